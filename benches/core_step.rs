@@ -1,5 +1,5 @@
-//! The consensus core alone: 3 and 5 replicas in one thread, messages handed over at once, disks
-//! and state machines that take no time. What is left is the cost of deciding.
+//! The consensus core alone: 3 and 5 replicas in one thread, with immediate message delivery and
+//! disks and state machines that take no time. What remains is the cost of consensus.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use bowline::types::{ClientId, Instant, NodeId, RequestId, RequestKey};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// A payload as the course's puts have it: key and value of 32 bytes.
+/// Payload of a put of the course: key and value of 32 bytes.
 const PAYLOAD: &[u8] = &[7; 109];
 
 /// All replicas, and the messages between them.
@@ -57,8 +57,8 @@ impl Cluster {
         self.replicas.iter().position(|replica| replica.status().role == RoleName::Leader)
     }
 
-    /// Hands `count` requests to a replica at once, as a busy network stage does.
-    fn ask(&mut self, place: usize, count: usize, kind: RequestKind) {
+    /// Submits `count` requests to a replica at once, as a busy network stage does.
+    fn submit(&mut self, place: usize, count: usize, kind: RequestKind) {
         for _ in 0..count {
             self.requests += 1;
             let request = RequestId(self.requests.to_le_bytes());
@@ -68,7 +68,7 @@ impl Cluster {
         }
     }
 
-    /// Runs until nobody has anything to say.
+    /// Runs until no replica has messages to send.
     fn settle(&mut self) {
         loop {
             let before = self.messages;
@@ -79,7 +79,7 @@ impl Cluster {
         }
     }
 
-    /// One turn of a replica's driver.
+    /// One iteration of a replica's driver.
     fn step(&mut self, place: usize) {
         let replica = &mut self.replicas[place];
         let due = self.now >= replica.next_timeout();
@@ -98,9 +98,9 @@ impl Cluster {
             let last = job.entries.last().map(bowline::record::Entry::id);
             let persisted = Persisted { sequence: job.sequence, last };
             self.waiting[place].push_back(Msg::Persisted(persisted));
-            post(&mut self.waiting, job.release);
+            deliver(&mut self.waiting, job.release);
         }
-        post(&mut self.waiting, self.effects.send.drain(..));
+        deliver(&mut self.waiting, self.effects.send.drain(..));
         self.read += self.effects.apply.reads.drain(..).count() as u128;
         if let Some(last) = self.effects.apply.entries.last() {
             let index = last.entry.index();
@@ -112,7 +112,7 @@ impl Cluster {
     }
 }
 
-fn post(waiting: &mut [VecDeque<Msg>], envelopes: impl IntoIterator<Item = Envelope>) {
+fn deliver(waiting: &mut [VecDeque<Msg>], envelopes: impl IntoIterator<Item = Envelope>) {
     for envelope in envelopes {
         waiting[usize::from(envelope.to.0)].push_back(Msg::Peer(envelope));
     }
@@ -126,8 +126,8 @@ fn configs() -> [(&'static str, u16, Config); 3] {
     ]
 }
 
-/// Proposals a second, by how many arrive at once; from the request to its being applied
-/// everywhere that the leader's messages tell of it.
+/// Proposals per second, by batch size: from submission until every replica that hears of the
+/// commit within the run has applied them.
 fn proposals(c: &mut Criterion) {
     let mut group = c.benchmark_group("proposals");
     for (name, replicas, config) in configs() {
@@ -138,20 +138,20 @@ fn proposals(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, batch), |b| {
                 b.iter(|| {
                     let batch = usize::try_from(batch).expect("small");
-                    // Time goes on, or heartbeats and timeouts would be left out.
+                    // Time advances, so that heartbeats and timeouts are included.
                     cluster.now = cluster.now + Duration::from_micros(50);
-                    cluster.ask(leader, batch, RequestKind::Write);
+                    cluster.submit(leader, batch, RequestKind::Write);
                     cluster.settle();
                 });
             });
-            assert_eq!(cluster.leader(), Some(leader), "the leader was lost on the way");
+            assert_eq!(cluster.leader(), Some(leader), "leadership changed during the benchmark");
         }
     }
     group.finish();
 }
 
-/// Messages a second that a core takes in, its own disk's and state machine's completions among
-/// them; the same runs as the proposals one at a time, counted the other way.
+/// Messages per second that a core handles, including the completions of its own disk and state
+/// machine: the same runs as single proposals, counted differently.
 fn messages(c: &mut Criterion) {
     let mut group = c.benchmark_group("messages");
     for (name, replicas, config) in configs() {
@@ -159,7 +159,7 @@ fn messages(c: &mut Criterion) {
         let leader = cluster.leader().expect("elected");
         let before = cluster.messages;
         for _ in 0..100 {
-            cluster.ask(leader, 1, RequestKind::Write);
+            cluster.submit(leader, 1, RequestKind::Write);
             cluster.settle();
         }
         let per_hundred = cluster.messages - before;
@@ -167,7 +167,7 @@ fn messages(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 for _ in 0..100 {
-                    cluster.ask(leader, 1, RequestKind::Write);
+                    cluster.submit(leader, 1, RequestKind::Write);
                     cluster.settle();
                 }
             });
@@ -176,7 +176,7 @@ fn messages(c: &mut Criterion) {
     group.finish();
 }
 
-/// Linearizable reads a second, 25 at once: by a confirmed round, and on the lease.
+/// Linearizable reads per second, 25 at once: with a confirmation round, and on the lease.
 fn reads(c: &mut Criterion) {
     let mut group = c.benchmark_group("reads");
     for (name, lease_reads) in [("read_index", false), ("lease", true)] {
@@ -187,17 +187,17 @@ fn reads(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 cluster.now = cluster.now + Duration::from_micros(50);
-                cluster.ask(leader, 25, RequestKind::Read);
+                cluster.submit(leader, 25, RequestKind::Read);
                 cluster.settle();
             });
         });
-        assert_eq!(cluster.read, cluster.requests, "a read was left waiting");
+        assert_eq!(cluster.read, cluster.requests, "a read did not complete");
     }
     group.finish();
 }
 
-/// Quick rather than exact: the figures are for telling tenfold from equal. A log is never cut
-/// here, so short runs also keep it small.
+/// Short runs: the figures are for spotting large differences. The log is never truncated here, and
+/// short runs keep it small.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(20)

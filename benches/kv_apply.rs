@@ -1,10 +1,9 @@
-//! The state machine alone: commands as the log brings them, applied one after the other. What is
-//! left is decoding, the memory of requests, the map and the copy of the value. And views of the
-//! state.
+//! The state machine alone: applies encoded commands one after the other, which measures decoding,
+//! deduplication, the hash table and copying the value. And snapshots of the state.
 
 use std::time::{Duration, Instant};
 
-use bowline::kv::{Command, ItemsBuffer, Operation, Store, Verb, WARMED_MAX};
+use bowline::kv::{Command, CommandId, Operation, PREFETCH_MAX, StateMachine};
 use bowline::types::{ClientId, EntryId, RequestId, RequestKey, Term};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -12,37 +11,37 @@ use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-/// Commands between two looks at the clock: what a busy server applies in one pass.
+/// Commands per time measurement: what a busy server applies in one pass.
 const BATCH: usize = 512;
-/// Batches that are made beforehand, so that keys come in another order each time.
+/// Batches generated in advance, so that the order of keys differs between them.
 const BATCHES: u64 = 64;
 const VALUE: &[u8] = &[7; 128];
-/// Where the server's request ids begin: replica and incarnation.
+/// The high 64 bits of the server's request ids: replica and incarnation.
 const ORIGIN: u128 = 0x0001_0000_0000_0001;
 
-/// A key as `redis-benchmark -r` makes them.
+/// A key in the format of `redis-benchmark -r`.
 fn key(number: u32) -> Vec<u8> {
     format!("key:{number:012}").into_bytes()
 }
 
-/// A request as the server names them: one number after the other.
+/// A request key as the server assigns them: consecutive numbers.
 fn name(sequence: u64) -> RequestKey {
     let request = RequestId((ORIGIN << 64 | u128::from(sequence)).to_be_bytes());
     RequestKey { client: ClientId(u32::try_from(sequence % 50).expect("below 50")), request }
 }
 
 struct Feeder {
-    store: Store,
+    store: StateMachine,
     sequence: u64,
     random: ChaCha8Rng,
     keys: u32,
 }
 
 impl Feeder {
-    /// A store that holds so many keys.
+    /// A store with `keys` keys.
     fn new(keys: u32) -> Feeder {
         let random = ChaCha8Rng::seed_from_u64(1);
-        let mut feeder = Feeder { store: Store::default(), sequence: 0, random, keys };
+        let mut feeder = Feeder { store: StateMachine::default(), sequence: 0, random, keys };
         for number in 0..keys {
             let key = key(number);
             let payload = feeder.put(&key);
@@ -52,14 +51,13 @@ impl Feeder {
     }
 
     fn put(&mut self, key: &[u8]) -> Bytes {
-        self.command(Operation::Put { key, value: VALUE })
+        self.command(Operation::set(key, VALUE))
     }
 
     /// A command by its verb.
     fn call(&mut self, verb: &str, words: &[&[u8]]) -> Bytes {
-        let verb = Verb::named(verb).expect("the store has it");
-        let words: ItemsBuffer = words.iter().copied().collect();
-        self.command(Operation::Call { verb, words: words.items() })
+        let command = CommandId::named(verb).expect("the store has it");
+        self.command(Operation::call(command, words))
     }
 
     fn command(&mut self, operation: Operation<'_>) -> Bytes {
@@ -67,7 +65,7 @@ impl Feeder {
         Command { key: name(self.sequence), operation }.encode()
     }
 
-    /// Commands on random keys.
+    /// A batch of commands on random keys.
     fn batch(&mut self, make: Make) -> Vec<Bytes> {
         let keys: Vec<u32> = (0..BATCH).map(|_| self.random.random_range(0..self.keys)).collect();
         keys.into_iter().map(|number| make(self, &key(number))).collect()
@@ -77,24 +75,24 @@ impl Feeder {
         self.store.apply(self.store.applied_index().next(), payload);
     }
 
-    /// As the applier does it: a few are decoded and their memory fetched before the first of them
-    /// is applied.
-    fn apply_some(&mut self, payloads: &[Bytes]) {
-        let mut commands = [None; WARMED_MAX];
+    /// Applies a chunk as the applier does: decodes all its commands and prefetches their memory
+    /// before applying the first.
+    fn apply_chunk(&mut self, payloads: &[Bytes]) {
+        let mut commands = [None; PREFETCH_MAX];
         for (command, payload) in commands.iter_mut().zip(payloads) {
             *command = Command::decode(payload).ok();
         }
-        self.store.warm(&commands);
+        self.store.prefetch(&commands);
         for command in commands.iter().take(payloads.len()) {
             self.store.apply_decoded(self.store.applied_index().next(), command.as_ref());
         }
     }
 
-    fn apply_some_each(&mut self, payloads: &[Bytes]) {
-        payloads.chunks(WARMED_MAX).for_each(|some| self.apply_some(some));
+    fn apply_in_chunks(&mut self, payloads: &[Bytes]) {
+        payloads.chunks(PREFETCH_MAX).for_each(|chunk| self.apply_chunk(chunk));
     }
 
-    /// The time that so many batches take; their making is not counted.
+    /// The time to apply `rounds` batches, excluding their generation.
     fn time(&mut self, rounds: u64, make: Make, apply: Apply) -> Duration {
         let mut spent = Duration::ZERO;
         let mut left = rounds;
@@ -112,18 +110,18 @@ impl Feeder {
     }
 }
 
-/// A command on a key.
+/// Generates a command on a key.
 type Make = fn(&mut Feeder, &[u8]) -> Bytes;
 
-/// How a batch is applied.
+/// Applies a batch.
 type Apply = fn(&mut Feeder, &[Bytes]);
 
-/// Puts of random keys among so many: as the applier does it, and one after the other.
+/// Puts of random keys, by number of keys: in chunks as the applier does, and one by one.
 fn puts(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let ways: [(&str, Apply); 2] = [
-        ("put", |feeder, batch| feeder.apply_some_each(batch)),
+    let cases: [(&str, Apply); 2] = [
+        ("put", |feeder, batch| feeder.apply_in_chunks(batch)),
         ("one_by_one", |feeder, batch| {
             for payload in batch {
                 feeder.apply(payload);
@@ -132,7 +130,7 @@ fn puts(c: &mut Criterion) {
     ];
     for keys in [1_000, 100_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);
-        for (name, apply) in ways {
+        for (name, apply) in cases {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
                 b.iter_custom(|rounds| feeder.time(rounds, Feeder::put, apply));
             });
@@ -141,23 +139,23 @@ fn puts(c: &mut Criterion) {
     group.finish();
 }
 
-/// A view of so many keys: what it takes to make one, during which nothing is applied; and the puts
-/// right after it, each of which finds tables that it must copy first.
+/// A view of the store, by number of keys: the time to create it, and the time of a batch of puts
+/// right after it, which must copy the tables shared with the view.
 fn views(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_view");
     for keys in [1_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);
-        let last = |store: &Store| EntryId { term: Term(1), index: store.applied_index() };
+        let last = |store: &StateMachine| EntryId { term: Term(1), index: store.applied_index() };
         for (name, times_view) in [("make", true), ("batch_after", false)] {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
                 b.iter_custom(|rounds| {
                     let mut spent = Duration::ZERO;
                     for _ in 0..rounds {
-                        // So that all tables are the store's own again.
+                        // Makes all tables exclusive to the store again.
                         for batch in
                             (0..BATCHES).map(|_| feeder.batch(Feeder::put)).collect::<Vec<_>>()
                         {
-                            feeder.apply_some_each(&batch);
+                            feeder.apply_in_chunks(&batch);
                         }
                         let batch = feeder.batch(Feeder::put);
                         let start = Instant::now();
@@ -165,7 +163,7 @@ fn views(c: &mut Criterion) {
                         let view = feeder.store.view(last);
                         let made = start.elapsed();
                         let start = Instant::now();
-                        feeder.apply_some_each(&batch);
+                        feeder.apply_in_chunks(&batch);
                         spent += if times_view { made } else { start.elapsed() };
                         drop(view);
                     }
@@ -177,12 +175,11 @@ fn views(c: &mut Criterion) {
     group.finish();
 }
 
-/// Fields of hashes, values of lists and members of sets, beside the puts above: of many small
-/// ones, and of a single one.
+/// Commands on hashes, lists, sets and sorted sets: many small ones, and a single large one.
 fn collections(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let ways: [(&str, Make); 6] = [
+    let cases: [(&str, Make); 6] = [
         ("hset", |feeder, key| feeder.call("hset", &[key, b"field", VALUE])),
         ("hset_one_hash", |feeder, key| feeder.call("hset", &[b"one", key, VALUE])),
         ("lpush_lpop", |feeder, key| {
@@ -200,18 +197,18 @@ fn collections(c: &mut Criterion) {
         }),
     ];
     for keys in [1_000, 100_000] {
-        for (name, make) in ways {
+        for (name, make) in cases {
             let mut feeder = Feeder::new(0);
             feeder.keys = keys;
             group.bench_function(BenchmarkId::new(name, keys), |b| {
-                b.iter_custom(|rounds| feeder.time(rounds, make, Feeder::apply_some_each));
+                b.iter_custom(|rounds| feeder.time(rounds, make, Feeder::apply_in_chunks));
             });
         }
     }
     group.finish();
 }
 
-/// Quick rather than exact.
+/// Short runs: the figures are for spotting large differences.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(20)

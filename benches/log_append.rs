@@ -1,6 +1,6 @@
-//! The durable log on the machine's own disk: what a group commit costs by how much it gathers, and
-//! what the format alone costs, in memory; and how long syncs wait while a large file is deleted on
-//! another thread, as happens at the end of each snapshot.
+//! The durable log on a real disk: the cost of a group commit by batch size; the cost of the format
+//! alone, in memory; and the delay of syncs while another thread deletes a large file, as happens
+//! after each snapshot.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 
-/// A payload as the course's puts have it: key and value of 32 bytes.
+/// Payload of a put of the course: key and value of 32 bytes.
 const PAYLOAD: &[u8] = &[7; 109];
 const ME: NodeId = NodeId(1);
 const CLUSTER: u128 = 1;
 
 fn folder() -> tempfile::TempDir {
-    // Under the build's folder, for the usual place of temporary files is often in memory.
+    // In the target folder, because the system's temporary folder is often in memory.
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    tempfile::tempdir_in(parent).expect("the build's folder is writable")
+    tempfile::tempdir_in(parent).expect("the target folder is writable")
 }
 
 fn open<D: Disk>(mut disk: D, bootstrap: bool) -> Log<D> {
@@ -29,10 +29,10 @@ fn open<D: Disk>(mut disk: D, bootstrap: bool) -> Log<D> {
         Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).expect("the folder is empty");
     }
     let opened = Log::open(disk, Some(CLUSTER), ME, LogOptions::default(), None);
-    opened.expect("the log is in order").0
+    opened.expect("the log is valid").0
 }
 
-/// Entries from `first` on.
+/// `count` entries starting at index `first`.
 fn entries(buffer: &mut RecordBuffer, first: u64, count: u64) -> Vec<Entry> {
     let encode = |index| buffer.encode(EntryId::new(1, index), EntryKind::Command, PAYLOAD);
     (first..first + count).map(encode).collect()
@@ -58,7 +58,7 @@ fn group_commit<D: Disk>(c: &mut Criterion, name: &str, mut log: Log<D>) {
                 log.sync().expect("the log works");
             });
         });
-        // What follows replaces the entries, as another leader's would.
+        // The next batches overwrite the entries, as those of another leader would.
         next = 1;
     }
     group.finish();
@@ -66,24 +66,24 @@ fn group_commit<D: Disk>(c: &mut Criterion, name: &str, mut log: Log<D>) {
 
 fn append_and_sync(c: &mut Criterion) {
     let folder = folder();
-    let disk = RealDisk::create(folder.path()).expect("the build's folder is writable");
+    let disk = RealDisk::create(folder.path()).expect("the target folder is writable");
     group_commit(c, "append_sync", open(disk, true));
     group_commit(c, "append_in_memory", open(MemDisk::default(), true));
 }
 
-/// How a file is deleted while the log syncs.
+/// How the file is deleted.
 #[derive(Clone, Copy)]
 enum Deletion {
-    /// Unlinked as a whole: the file system frees all its blocks at once.
+    /// Unlinked: the file system frees all blocks at once.
     AtOnce,
-    /// Truncated piece by piece, then unlinked.
+    /// Truncated in steps, then unlinked.
     InPieces,
-    /// Not at all: the baseline.
+    /// Not deleted: the baseline.
     None,
 }
 
-/// The longest of the log's syncs, one after the other, in the two seconds after the deletion of a
-/// file of 150 MiB has begun on another thread.
+/// The longest of consecutive log syncs in the two seconds after another thread starts to delete a
+/// file of 150 MiB.
 fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
     const FILE_BYTES: usize = 150 << 20;
     const WRITE_BYTES: usize = 256 << 10;
@@ -98,13 +98,13 @@ fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
     let mut log = disk.create("log", LOG_BYTES).expect("the disk has space");
     let mut offset = 0;
     let mut sync = |disk: &mut RealDisk| {
-        let begun = Instant::now();
+        let started = Instant::now();
         disk.write_at(&mut log, offset, &[1; 4_096]).expect("the disk works");
         disk.sync(&mut log).expect("the disk works");
         offset = (offset + 4_096) % LOG_BYTES;
-        begun.elapsed()
+        started.elapsed()
     };
-    // The device may still be busy with the file's own blocks, which are not measured.
+    // Lets the device finish writing the file, which is not measured.
     let settled = Instant::now() + Duration::from_millis(500);
     while Instant::now() < settled {
         sync(disk);
@@ -112,10 +112,10 @@ fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
     let mut longest = Duration::ZERO;
     let end = Instant::now() + Duration::from_secs(2);
     std::thread::scope(|scope| {
-        let mut beside = disk.beside().expect("one more descriptor");
+        let mut beside = disk.share().expect("one more descriptor");
         scope.spawn(move || match deletion {
             Deletion::AtOnce => beside.delete("large").expect("the file exists"),
-            Deletion::InPieces => beside.let_go("large").expect("the file exists"),
+            Deletion::InPieces => beside.delete_in_background("large").expect("the file exists"),
             Deletion::None => {}
         });
         while Instant::now() < end {
@@ -131,7 +131,7 @@ fn longest_sync_beside(disk: &mut RealDisk, deletion: Deletion) -> Duration {
 
 fn sync_beside_deletion(c: &mut Criterion) {
     let folder = folder();
-    let mut disk = RealDisk::create(folder.path()).expect("the build's folder is writable");
+    let mut disk = RealDisk::create(folder.path()).expect("the target folder is writable");
     let mut group = c.benchmark_group("longest_sync_beside_deletion");
     group.sampling_mode(SamplingMode::Flat);
     for (name, deletion) in
@@ -146,7 +146,7 @@ fn sync_beside_deletion(c: &mut Criterion) {
     group.finish();
 }
 
-/// Quick rather than exact, as a disk's figures are anyway.
+/// Short runs: disk latencies vary anyway.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(10)

@@ -1,8 +1,8 @@
-//! What a start costs by how much there is to read: `Log::open` on the machine's own disk, with
-//! entries of 100 bytes. The pages are in memory by then, so this is what the checks cost.
+//! Recovery time by log size: `Log::open` on a real disk, with entries of 100 bytes. The log is in
+//! the page cache, so this measures the validation.
 //!
-//! `BOWLINE_RECOVERY_ENTRIES=10000000` asks for one size of one's own: it writes 150 bytes for each
-//! entry, and holds as much in memory.
+//! `BOWLINE_RECOVERY_ENTRIES=10000000` measures this number of entries instead: it writes 150 bytes
+//! per entry and needs as much memory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 const PAYLOAD: &[u8] = &[7; 100];
 const ME: NodeId = NodeId(1);
 const CLUSTER: u128 = 1;
-/// Entries to a sync: of a busy log.
+/// Entries per sync, as in a busy log.
 const BATCH: u64 = 100;
 const ENTRIES_VARIABLE: &str = "BOWLINE_RECOVERY_ENTRIES";
 
@@ -26,7 +26,7 @@ fn open(disk: RealDisk) -> (Log<RealDisk>, u64) {
     (log, durable.entries.len() as u64)
 }
 
-/// A log of so many entries.
+/// Creates a log with `count` entries.
 fn fill(folder: &Path, count: u64) {
     let mut disk = RealDisk::create(folder).expect("the build's folder is writable");
     Log::bootstrap(&mut disk, CLUSTER, ME, &[ME]).expect("the folder is empty");
@@ -47,7 +47,7 @@ fn recovery(c: &mut Criterion) {
     let wanted = wanted.map(|text| text.parse::<u64>().expect("a number of entries"));
     let mut group = c.benchmark_group("recovery");
     for count in wanted.map_or(vec![0, 10_000, 1_000_000], |count| vec![count]) {
-        // Under the build's folder, for the usual place of temporary files is often in memory.
+        // In the target folder, because the system's temporary folder is often in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let folder = folder.expect("the build's folder is writable");
         fill(folder.path(), count);
@@ -67,7 +67,7 @@ fn recovery(c: &mut Criterion) {
     group.finish();
 }
 
-/// Quick rather than exact, as a disk's figures are anyway.
+/// Short runs: disk latencies vary anyway.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(10)

@@ -1,6 +1,6 @@
-//! The whole way of a put: three servers in this process, each with its stages on threads of their
-//! own, real sockets between them and to one client, real files. Afterwards a table of how often
-//! each thread asked for memory, a put: `perf/results/hot-path.md` says where.
+//! The complete path of a put: three servers in this process with one thread per stage, real
+//! sockets between them and to one client, and real files. Then prints the number of allocations
+//! per put and thread; `perf/results/hot-path.md` explains them.
 #![allow(unsafe_code, reason = "an allocator that counts can't be had without it")]
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -16,20 +16,20 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use bowline::config::Config;
-use bowline::runtime::{Bootstrap, Patience, ServerOptions, Threads, run_server};
+use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts, run_server};
 use bowline::types::NodeId;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 const REPLICAS: u16 = 3;
 const VALUE: &[u8] = &[b'v'; 128];
-/// Batches before counting, so that buffers have grown, and batches that count.
+/// Warm-up batches, which grow the buffers, and counted batches.
 const WARM_UP: usize = 300;
 const COUNTED: usize = 1_000;
-/// Most threads that are told apart.
+/// Maximum number of threads with a counter of their own.
 const SLOTS: usize = 64;
 
-/// How often each thread asked for memory, and its number with the system.
-static ASKED: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
+/// Allocations of each thread, and its thread id.
+static ALLOCATIONS: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
 static THREADS: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,14 +37,14 @@ thread_local! {
     static SLOT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// The system's allocator, with a count for each thread.
+/// The system allocator with a counter per thread.
 struct Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 fn count() {
-    // An error means that the thread is ending.
+    // An error means that the thread is exiting.
     let _ = SLOT.try_with(|slot| {
         if slot.get() == usize::MAX {
             let next = NEXT_SLOT.fetch_add(1, Ordering::Relaxed).min(SLOTS - 1);
@@ -52,33 +52,33 @@ fn count() {
             THREADS[next].store(id, Ordering::Relaxed);
             slot.set(next);
         }
-        ASKED[slot.get()].fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS[slot.get()].fetch_add(1, Ordering::Relaxed);
     });
 }
 
-// SAFETY: everything is the system allocator's; counting asks for no memory.
+// SAFETY: delegates to the system allocator; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
 /// A cluster in this process, and a connection to its leader.
 struct Cluster {
-    /// Which slots each replica's threads have, replica 1 first.
+    /// Slots of each replica's threads, starting with replica 1.
     slots: Vec<std::ops::Range<usize>>,
     leader: usize,
     connection: TcpStream,
@@ -88,7 +88,7 @@ struct Cluster {
 }
 
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are free ports");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener.local_addr().expect("it is bound")
 }
 
@@ -119,7 +119,7 @@ impl Cluster {
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
                 disk_reserve: 0,
-                patience: Patience::default(),
+                timeouts: Timeouts::default(),
             };
             let first = NEXT_SLOT.load(Ordering::Relaxed);
             thread::spawn(move || {
@@ -152,21 +152,21 @@ impl Cluster {
         Cluster { slots, leader, connection, sent: 0, requests, replies }
     }
 
-    /// Puts so many keys with one write, and waits for all replies.
+    /// Sends `batch` puts with one write, and waits for all replies.
     fn put(&mut self, batch: usize) {
         self.requests.clear();
         for _ in 0..batch {
             self.sent += 1;
             let key = self.sent.wrapping_mul(0x9E37_79B9) % 100_000;
             write!(self.requests, "*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$128\r\n")
-                .expect("a vector takes all");
+                .expect("writing to a vector cannot fail");
             self.requests.extend_from_slice(VALUE);
             self.requests.extend_from_slice(b"\r\n");
         }
-        self.connection.write_all(&self.requests).expect("the server lives");
+        self.connection.write_all(&self.requests).expect("the server runs");
         let mut left = batch * b"+OK\r\n".len();
         while left > 0 {
-            let count = self.connection.read(&mut self.replies).expect("the server lives");
+            let count = self.connection.read(&mut self.replies).expect("the server runs");
             assert!(
                 count > 0 && self.replies[0..count].iter().all(|byte| b"+OK\r\n".contains(byte))
             );
@@ -175,7 +175,7 @@ impl Cluster {
     }
 }
 
-/// How many threads have a slot from `first` on.
+/// Number of threads that were given a slot at or after `first`.
 fn threads_in(first: usize) -> usize {
     NEXT_SLOT.load(Ordering::Relaxed) - first
 }
@@ -189,30 +189,31 @@ fn puts(c: &mut Criterion, cluster: &mut Cluster) {
     group.finish();
 }
 
-/// Prints how often each thread asks for memory, a put.
+/// Prints the number of allocations per put, by batch size, replica and thread.
 fn count_allocations(cluster: &mut Cluster) {
     println!(
-        "\nallocations a put, by batch, replica and thread; replica {} leads",
+        "\nallocations per put, by batch, replica and thread; replica {} is the leader",
         cluster.leader + 1
     );
     for batch in [1, 16, 64, 256] {
         for _ in 0..WARM_UP {
             cluster.put(batch);
         }
-        let before: Vec<u64> = ASKED.iter().map(|asked| asked.load(Ordering::Relaxed)).collect();
+        let before: Vec<u64> =
+            ALLOCATIONS.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         for _ in 0..COUNTED {
             cluster.put(batch);
         }
         for (at, slots) in cluster.slots.iter().enumerate() {
             for slot in slots.clone() {
-                let asked = ASKED[slot].load(Ordering::Relaxed) - before[slot];
+                let allocations = ALLOCATIONS[slot].load(Ordering::Relaxed) - before[slot];
                 let id = THREADS[slot].load(Ordering::Relaxed);
                 let name = fs::read_to_string(format!("/proc/self/task/{id}/comm"));
                 if let Ok(name) = name
-                    && asked > 0
+                    && allocations > 0
                 {
-                    let share = asked as f64 / (COUNTED * batch) as f64;
-                    println!("{batch:>6} {:>6} {:<12} {share:.3}", at + 1, name.trim());
+                    let per_put = allocations as f64 / (COUNTED * batch) as f64;
+                    println!("{batch:>6} {:>6} {:<12} {per_put:.3}", at + 1, name.trim());
                 }
             }
         }
@@ -221,9 +222,9 @@ fn count_allocations(cluster: &mut Cluster) {
 
 fn main() {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = tempfile::tempdir_in(parent).expect("the build's folder is writable");
+    let folder = tempfile::tempdir_in(parent).expect("the target folder is writable");
     let mut cluster = Cluster::start(folder.path());
-    // Quick rather than exact: on one connection it is mostly the disk's time.
+    // Short runs: with one connection, the time is mostly the disk's.
     let mut criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(200))
@@ -236,6 +237,6 @@ fn main() {
         count_allocations(&mut cluster);
     }
     drop(folder);
-    // The servers' threads go on until here.
+    // Ends the servers' threads.
     exit(0);
 }

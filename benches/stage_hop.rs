@@ -1,16 +1,14 @@
-//! One hop between two stages: handing a batch over a bounded channel to another thread. It is what
-//! `--threads dedicated` costs above `fused`, so the figures here say where the one is worth the
-//! other.
+//! One hop between two stages: sending a batch over a bounded channel to another thread. This is
+//! the additional cost of `--threads dedicated` over `fused`.
 //!
-//! There and back, so two hops:
-//! - `parked`: the other thread has had nothing to do for a while and sleeps in its receive.
-//! - `awake`: the next batch comes before it goes to sleep, for crossbeam's receive looks around a
-//!   little before it does.
-//! - `polling`: it never sleeps.
-//! - `one_thread`: no other thread; what the channels themselves cost.
+//! Round trips of two hops:
+//! - `parked`: the other thread has been idle and sleeps in its receive.
+//! - `awake`: the next batch arrives while crossbeam's receive still spins before it sleeps.
+//! - `polling`: the other thread never sleeps.
+//! - `one_thread`: no other thread; the cost of the channels alone.
 //!
-//! And one way, without waiting for an answer:
-//! - `stream`: a busy stage that hands on one batch after another.
+//! One-way transfer without waiting for a reply:
+//! - `stream`: a busy stage that sends one batch after another.
 
 use std::hint::spin_loop;
 use std::thread;
@@ -20,15 +18,15 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
-/// As long as the channels between the stages are.
+/// Capacity of the channels between the stages.
 const CHANNEL_LEN: usize = 64;
 /// Batches in one measurement of `stream`.
 const STREAM_LEN: u64 = 1_000;
 
-/// After so long without work a thread surely sleeps.
+/// A thread that was idle for this long is asleep.
 const UNTIL_PARKED: Duration = Duration::from_micros(200);
 
-/// What goes over: as much as a small batch of messages is, a few words and shared bytes.
+/// A batch, about as large as a small batch of messages.
 type Batch = Vec<Bytes>;
 
 /// How a thread waits for the next batch; `None` once the channel is closed.
@@ -38,7 +36,7 @@ fn batch() -> Batch {
     vec![Bytes::from_static(b"payload"); 4]
 }
 
-/// Sends back what it gets, until the other side is gone.
+/// Sends every batch back until the channel closes.
 fn echo(
     inbox: &Receiver<Batch>,
     outbox: &Sender<Batch>,
@@ -67,12 +65,12 @@ fn polling(inbox: &Receiver<Batch>) -> Option<Batch> {
 
 fn there_and_back(c: &mut Criterion) {
     let mut group = c.benchmark_group("there_and_back");
-    let ways: [(&str, Receive, Option<Duration>); 3] = [
+    let cases: [(&str, Receive, Option<Duration>); 3] = [
         ("parked", parked, Some(UNTIL_PARKED)),
         ("awake", parked, None),
         ("polling", polling, None),
     ];
-    for (name, receive, pause) in ways {
+    for (name, receive, pause) in cases {
         let (to_other, inbox) = bounded(CHANNEL_LEN);
         let (outbox, from_other) = bounded(CHANNEL_LEN);
         let other = thread::spawn(move || echo(&inbox, &outbox, receive));
@@ -83,7 +81,9 @@ fn there_and_back(c: &mut Criterion) {
                 for _ in 0..rounds {
                     pause.into_iter().for_each(thread::sleep);
                     let start = Instant::now();
-                    to_other.send(carried.take().expect("it came back")).expect("it lives");
+                    to_other
+                        .send(carried.take().expect("the batch came back"))
+                        .expect("the other thread runs");
                     carried = receive(&from_other);
                     total += start.elapsed();
                 }
@@ -93,13 +93,15 @@ fn there_and_back(c: &mut Criterion) {
         drop(to_other);
         other.join().expect("the echo ends with its channel");
     }
-    // The same without a hop: the batch goes through both channels on one thread.
+    // Without a hop: the batch goes through both channels on one thread.
     let (sender, receiver) = bounded(CHANNEL_LEN);
     let mut carried = Some(batch());
     group.bench_function("one_thread", |b| {
         b.iter(|| {
             for _ in 0..2 {
-                sender.send(carried.take().expect("it came back")).expect("we hold both ends");
+                sender
+                    .send(carried.take().expect("the batch came back"))
+                    .expect("we hold both ends");
                 carried = receiver.try_recv().ok();
             }
         });
@@ -117,7 +119,7 @@ fn stream(c: &mut Criterion) {
                 thread::spawn(move || receiver.iter().map(|batch| batch.len()).sum::<usize>());
             let start = Instant::now();
             for _ in 0..rounds * STREAM_LEN {
-                sender.send(batch()).expect("the sink lives");
+                sender.send(batch()).expect("the sink runs");
             }
             drop(sender);
             sink.join().expect("the sink ends with its channel");
@@ -127,7 +129,7 @@ fn stream(c: &mut Criterion) {
     group.finish();
 }
 
-/// Quick rather than exact: a hop differs tenfold between the ways.
+/// Short runs: the cases differ tenfold.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(20)

@@ -1,4 +1,4 @@
-//! Cost of every encoding on the way of a write: the Redis protocol, command, log record, peer
+//! Cost of each encoding on the path of a write: the Redis protocol, command, log record, peer
 //! message, and the course's JSON around it.
 
 use std::hint::black_box;
@@ -15,7 +15,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 
 const ME: NodeId = NodeId(1);
 const MID: &[u8; 16] = b"ABCDEFGHIJ012345";
-/// Keys and values of the course are this long.
+/// Length of the course's keys and values in bytes.
 const TEXT: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
 fn request_key() -> RequestKey {
@@ -23,7 +23,7 @@ fn request_key() -> RequestKey {
 }
 
 fn put(value: &[u8]) -> Command<'_> {
-    Command { key: request_key(), operation: Operation::Put { key: TEXT, value } }
+    Command { key: request_key(), operation: Operation::set(TEXT, value) }
 }
 
 fn append(entry_count: u64) -> PeerMsg {
@@ -48,7 +48,7 @@ fn reply() -> PeerMsg {
     PeerMsg::AppendReply(AppendReply {
         term: Term(1),
         round: Round(1),
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
         outcome,
     })
 }
@@ -62,7 +62,7 @@ fn messages() -> [(&'static str, PeerMsg); 4] {
     ]
 }
 
-/// Requests as redis-benchmark sends them, 16 at a time.
+/// Requests of redis-benchmark, 16 at a time.
 fn requests(c: &mut Criterion) {
     let mut group = c.benchmark_group("resp");
     for value_bytes in [3, 128, 4_096] {
@@ -177,8 +177,8 @@ fn course_messages(c: &mut Criterion) {
     group.finish();
 }
 
-/// The whole way of one append as a follower under the course's simulator goes it: JSON in, entry
-/// out, payload decoded.
+/// The complete path of one append on a follower under the course's simulator: decodes the JSON,
+/// the entry and the payload.
 fn follower_path(c: &mut Criterion) {
     let envelope = Envelope { from: NodeId(0), to: ME, leader: Some(ME), message: append(1) };
     let mut bytes = Vec::new();
@@ -201,7 +201,7 @@ fn follower_path(c: &mut Criterion) {
     });
 }
 
-/// Quick rather than exact: the figures are for telling tenfold from equal.
+/// Short runs: the figures are for spotting large differences.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(20)

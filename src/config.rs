@@ -1,124 +1,143 @@
-//! Every limit and every interval of a replica, and the relations between them, checked once here.
+//! The configuration of a replica: every timeout and limit of consensus, and the checks that they
+//! fit together.
 
 use std::time::Duration;
 
-/// To whom a leader sends new entries.
+/// Which followers a leader sends new entries to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
-    /// To every follower, at once.
+    /// The leader sends new entries to all followers at once.
     All,
-    /// To just enough followers for a quorum, the least recently served first, so that the set
-    /// rotates and every follower hears often.
+    /// The leader sends new entries to only as many followers as a quorum needs, first to those
+    /// that it sent to least recently. So the choice rotates, and every follower gets entries
+    /// often.
     Thrifty,
 }
 
-/// How a replica behaves. Make one with [`Config::server`] or [`Config::course`], change fields,
-/// and let [`Config::validate`] look at it before use.
+/// The configuration of a replica. Start from [`Config::server`] or [`Config::course`], change
+/// fields, and call [`Config::validate`] before use.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// A follower that had nothing else for so long gets an empty append.
+    /// Heartbeat interval: a follower that was sent nothing for this long gets an empty
+    /// `AppendEntries`.
     pub heartbeat_interval: Duration,
-    /// A follower that does not answer gets heartbeats only so often, so that a dead one costs
-    /// little.
+    /// Heartbeat interval for a follower that does not answer: longer than `heartbeat_interval`, to
+    /// send fewer messages to a follower that may be down.
     pub heartbeat_interval_silent: Duration,
-    /// Lowest election timeout: within it after hearing a leader nobody votes. All replicas must
-    /// agree on it, for leases rest on it.
+    /// Lowest election timeout. A replica votes for no other leader for this long after it has
+    /// heard from one. Must be equal on all replicas, because leases rely on it.
     pub election_timeout_min: Duration,
-    /// Highest election timeout where no message is lost.
+    /// Highest election timeout without message loss.
     pub election_timeout_max: Duration,
-    /// Added to both ends of the drawn timeout as measured loss grows to 30 % and above.
+    /// Extra time added to the election timeout in proportion to the measured message loss: nothing
+    /// without loss, all of it from 30 % on.
     pub election_timeout_lossy_extra: Duration,
-    /// How often a candidate asks for votes within one election where 20 % of the messages are
-    /// lost; half as often where fewer are, twice as often from 40 % on.
+    /// Number of times a candidate requests each vote within one campaign while 20 % to 40 % of the
+    /// messages are lost. Half as many times below 20 %, and twice as many from 40 % on.
     pub vote_attempts: u32,
-    /// How long a candidate that would win waits for one with a longer log to object.
-    pub pre_vote_patience: Duration,
-    /// A leader that has not heard from a quorum for so long steps down.
+    /// How long a candidate with a majority of pre-votes waits for the other replies, so that a
+    /// replica with a longer log can object.
+    pub pre_vote_delay: Duration,
+    /// Check-quorum window: a leader that heard from no quorum for this long steps down.
     pub check_quorum_window: Duration,
-    /// The same where 30 % of the messages or more are lost; in between, in between.
+    /// Check-quorum window while 30 % or more of the messages are lost. Below 30 % the window grows
+    /// with the loss, from `check_quorum_window` to this value.
     pub check_quorum_window_lossy: Duration,
-    /// How soon a leader sends to all again once most of the window has passed in silence; the
-    /// wait doubles each time, up to four times this.
+    /// Interval at which a leader sends to all followers when most of the check-quorum window has
+    /// passed without replies from a quorum. Doubles after each probe, up to four times this value.
     pub quorum_probe_interval: Duration,
-    /// To whom new entries go.
+    /// Which followers a leader sends new entries to: all of them, or only as many as a quorum
+    /// needs.
     pub fan_out: FanOut,
-    /// Whether a leader answers reads on its lease, without asking anybody.
+    /// Whether a leader serves reads under its lease, without asking a quorum.
     pub lease_reads: bool,
-    /// Bound on the rates of any two clocks against each other, in parts per million.
+    /// Bound on the relative drift of any two monotonic clocks, in parts per million.
     pub clock_drift_ppm: u32,
-    /// Taken off the lease besides the drift.
+    /// Safety margin that shortens the lease, in addition to the clock drift.
     pub lease_margin: Duration,
-    /// Most entries in one append.
+    /// Maximum number of entries in one `AppendEntries`.
     pub append_entries_max: usize,
-    /// Most bytes of records in one append; one larger record travels alone.
+    /// Maximum total bytes of encoded entries in one `AppendEntries`. A single larger entry is sent
+    /// alone.
     pub append_bytes_max: usize,
-    /// Most appends with entries on their way to one follower.
+    /// Maximum number of `AppendEntries` with entries in flight to one follower.
     pub inflight_appends_max: usize,
-    /// Most bytes of records on their way to one follower.
+    /// Maximum bytes of encoded entries in flight to one follower. The last append sent may exceed
+    /// it.
     pub inflight_bytes_max: usize,
-    /// Most bytes of records that a leader holds uncommitted; above, it answers busy.
+    /// Maximum bytes of uncommitted entries on a leader. A write that would exceed it is refused as
+    /// busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound on the wait for an answer before something is sent again. Where messages are
-    /// dear it is long enough for the next entry to carry what got lost.
+    /// Lower bound of the retransmission timeout. The course's simulator counts messages; there the
+    /// bound is so long that the next append usually carries the lost entries too.
     pub retransmit_timeout_min: Duration,
-    /// The same where so much is lost that most entries would have to wait for that.
+    /// Lower bound of the retransmission timeout, instead of `retransmit_timeout_min`, while
+    /// message loss is high; applies only to the first few retransmissions to a peer.
     pub retransmit_timeout_min_lossy: Duration,
-    /// Upper bound on the same, whatever was measured.
+    /// Upper bound of the retransmission timeout.
     pub retransmit_timeout_max: Duration,
-    /// The wait before the first answer was measured.
+    /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// A replica sends nothing for so long after its start.
+    /// Time after its start in which a replica neither sends nor accepts peer messages.
     pub silence_after_start: Duration,
-    /// A new replica waits so long, after that silence, before the random part of its first
-    /// election timeout, unless a client asks for something.
+    /// Delay of the first election of a new replica: added after `silence_after_start` to the
+    /// random part of its election timeout. A client's request ends the delay.
     pub first_election_delay: Duration,
-    /// A request that came while no leader was known waits so long for one.
-    pub request_hold: Duration,
-    /// The same at a replica that found no quorum in a whole election.
-    pub request_hold_cut_off: Duration,
-    /// Most requests waiting for a leader; the next one is refused.
-    pub held_requests_max: usize,
-    /// Most reads waiting for a confirmation; the next one is answered busy.
+    /// How long a client's request waits at a replica while no leader is known, before it is
+    /// refused.
+    pub request_wait: Duration,
+    /// How long a client's request waits for a leader at a replica that reached no quorum in its
+    /// last campaign.
+    pub request_wait_isolated: Duration,
+    /// Maximum number of client requests that wait at a replica for a leader. Further ones are
+    /// refused as busy.
+    pub waiting_requests_max: usize,
+    /// Maximum number of reads that wait at a leader until a quorum confirms its leadership (read
+    /// index). Further reads are refused as busy.
     pub waiting_reads_max: usize,
-    /// The commit index shown to peers never passes what has been applied and answered here, so
-    /// that a successor answers what this leader may not have answered (the course's door).
-    pub commit_shown_after_replies: bool,
-    /// A follower that has not been shown the commit index for so long is sent it by itself, so
-    /// that it can answer the clients that it serves; `None` leaves it to the next append or
-    /// heartbeat, where every message counts.
+    /// Whether a leader limits the commit index in its messages to the entries that it has applied
+    /// and answered. The next leader then answers the clients that this leader may not have
+    /// answered (course only).
+    pub commit_index_after_replies: bool,
+    /// How long a leader waits for a message that can carry a new commit index to a follower,
+    /// before it sends one without entries, so that the follower can answer its clients. `None`:
+    /// the commit index is sent only with the next entries or heartbeat, which needs fewer
+    /// messages.
     pub commit_notice_after: Option<Duration>,
-    /// Bytes of the log that are kept although a snapshot holds them, so that a follower that was
-    /// away for a moment needs no snapshot. Entries past the latest snapshot count too.
+    /// Bytes of entries kept in memory after log compaction, so that a follower that lags a little
+    /// needs no snapshot. Entries after the latest snapshot count as well.
     pub log_bytes_kept: usize,
-    /// Bytes of the log above which all that is in a snapshot goes, whoever may still need it.
+    /// Bytes of entries in memory above which those covered by a snapshot are removed even if a
+    /// follower needs them.
     pub log_bytes_max: usize,
-    /// A snapshot's chunks leave for one follower no sooner after each other: with the driver's
-    /// size of a chunk that bounds the rate.
+    /// Minimum interval between two snapshot chunks to one follower. Together with the chunk size,
+    /// which the driver chooses, it limits the rate of a transfer.
     pub snapshot_chunk_interval: Duration,
-    /// A disk that has finished nothing for so long, while something waits for it, is stalled: a
-    /// leader hands its lead over, and nobody stands for election. `None` where nothing waits for a
-    /// disk.
-    pub disk_stall_after: Option<Duration>,
-    /// How long a leader that hands its lead over waits for its successor; so long it takes in no
-    /// requests.
-    pub handover_timeout: Duration,
-    /// From one attempt to hand the lead over to the next.
-    pub handover_interval: Duration,
-    /// The rule that this replica breaks, if any: see [`Mutant`].
+    /// Time after which a disk counts as stalled if work waits for it and it completes nothing. A
+    /// leader with a stalled disk transfers its leadership; a follower does not campaign. `None`: a
+    /// disk never counts as stalled.
+    pub disk_stall_timeout: Option<Duration>,
+    /// How long a leader waits for the target of a leadership transfer to become leader. Meanwhile
+    /// the old leader accepts no client requests.
+    pub leadership_transfer_timeout: Duration,
+    /// Time after an unsuccessful leadership transfer before the leader may try again.
+    pub leadership_transfer_interval: Duration,
+    /// The safety rule that this replica breaks on purpose (mutation testing); `None` for no rule.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
 
-/// A configuration that can't work, with what to change.
+/// The reason why a [`Config`] is invalid; its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Two settings contradict each other, or one can't be.
+    /// A value is out of range, or two values contradict each other. The text names them and says
+    /// what to change.
     #[error("{0}")]
     Relation(String),
 }
 
 impl Config {
-    /// The defaults of the durable server.
+    /// Returns the configuration of the server.
     #[must_use]
     pub fn server() -> Config {
         Config {
@@ -128,7 +147,7 @@ impl Config {
             election_timeout_max: Duration::from_millis(600),
             election_timeout_lossy_extra: Duration::from_millis(600),
             vote_attempts: 4,
-            pre_vote_patience: Duration::from_millis(5),
+            pre_vote_delay: Duration::from_millis(5),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(2),
             quorum_probe_interval: Duration::from_millis(50),
@@ -147,25 +166,26 @@ impl Config {
             retransmit_timeout_initial: Duration::from_millis(100),
             silence_after_start: Duration::ZERO,
             first_election_delay: Duration::ZERO,
-            request_hold: Duration::from_secs(2),
-            request_hold_cut_off: Duration::from_secs(2),
-            held_requests_max: 10_000,
+            request_wait: Duration::from_secs(2),
+            request_wait_isolated: Duration::from_secs(2),
+            waiting_requests_max: 10_000,
             waiting_reads_max: 100_000,
-            commit_shown_after_replies: false,
+            commit_index_after_replies: false,
             commit_notice_after: Some(Duration::from_millis(1)),
             log_bytes_kept: 16 << 20,
             log_bytes_max: 96 << 20,
             snapshot_chunk_interval: Duration::from_millis(4),
-            disk_stall_after: Some(Duration::from_secs(1)),
-            handover_timeout: Duration::from_millis(600),
-            handover_interval: Duration::from_secs(2),
+            disk_stall_timeout: Some(Duration::from_secs(1)),
+            leadership_transfer_timeout: Duration::from_millis(600),
+            leadership_transfer_interval: Duration::from_secs(2),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
     }
 
-    /// The same for snapshots that are taken each time when the log has grown by so many bytes: of
-    /// what is in one a quarter of that is kept, and for who needs it still at least half.
+    /// Sets the limits of the log in memory for a replica that takes a snapshot after every
+    /// `log_bytes` bytes of entries: `log_bytes_kept` becomes a quarter of `log_bytes`, and
+    /// `log_bytes_max` at least one and a half times `log_bytes`.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
         let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
@@ -176,8 +196,9 @@ impl Config {
         }
     }
 
-    /// The same where so many bytes of memory may be in use in all, 0 for any number: the log in
-    /// memory stays within a quarter of them, unless no snapshot can be taken.
+    /// Lowers the limits of the log in memory if the process has a memory limit of `bytes` bytes
+    /// (0: no limit): `log_bytes_max` to at most a quarter of it, `log_bytes_kept` to at most a
+    /// sixteenth. The log exceeds its limits while no snapshot can be taken.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -191,8 +212,8 @@ impl Config {
         }
     }
 
-    /// The defaults under the course's simulator, where every message between replicas counts
-    /// and up to half of them are lost.
+    /// Returns the configuration for the course's simulators, which count every message between
+    /// replicas and lose up to half of them.
     #[must_use]
     pub fn course() -> Config {
         Config {
@@ -202,7 +223,7 @@ impl Config {
             election_timeout_max: Duration::from_secs(2),
             election_timeout_lossy_extra: Duration::from_secs(1),
             vote_attempts: 4,
-            pre_vote_patience: Duration::from_millis(10),
+            pre_vote_delay: Duration::from_millis(10),
             check_quorum_window: Duration::from_secs(1),
             check_quorum_window_lossy: Duration::from_secs(3),
             quorum_probe_interval: Duration::from_millis(100),
@@ -221,58 +242,60 @@ impl Config {
             retransmit_timeout_initial: Duration::from_millis(20),
             silence_after_start: Duration::from_secs(1),
             first_election_delay: Duration::from_secs(2),
-            request_hold: Duration::from_millis(2_500),
-            request_hold_cut_off: Duration::from_secs(1),
-            held_requests_max: 10_000,
+            request_wait: Duration::from_millis(2_500),
+            request_wait_isolated: Duration::from_secs(1),
+            waiting_requests_max: 10_000,
             waiting_reads_max: 10_000,
-            commit_shown_after_replies: true,
+            commit_index_after_replies: true,
             commit_notice_after: None,
             log_bytes_kept: usize::MAX,
             log_bytes_max: usize::MAX,
             snapshot_chunk_interval: Duration::from_millis(4),
-            disk_stall_after: None,
-            handover_timeout: Duration::from_secs(2),
-            handover_interval: Duration::from_secs(4),
+            disk_stall_timeout: None,
+            leadership_transfer_timeout: Duration::from_secs(2),
+            leadership_transfer_interval: Duration::from_secs(4),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
     }
 
-    /// Checks the relations between the limits.
+    /// Checks that each value of the configuration is in its range and that no two values
+    /// contradict each other.
     ///
     /// # Errors
-    /// If one of them does not hold, with both names and what to do.
+    /// If a value is out of range or two values contradict each other. The error names the values
+    /// and says what to change.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let wrong = |text: String| Err(ConfigError::Relation(text));
+        let invalid = |text: String| Err(ConfigError::Relation(text));
         if self.heartbeat_interval.is_zero()
             || self.heartbeat_interval * 2 > self.election_timeout_min
         {
-            return wrong(format!(
+            return invalid(format!(
                 "heartbeat_interval is {:?}; make it more than zero and at most half of \
-                 election_timeout_min ({:?}), or one lost heartbeat starts an election",
+                 election_timeout_min ({:?}), or a single lost heartbeat starts an election",
                 self.heartbeat_interval, self.election_timeout_min
             ));
         }
         if self.election_timeout_max <= self.election_timeout_min {
-            return wrong(format!(
+            return invalid(format!(
                 "election_timeout_max ({:?}) must be above election_timeout_min ({:?}), or all \
-                 replicas stand for election at once",
+                 replicas campaign at the same time",
                 self.election_timeout_max, self.election_timeout_min
             ));
         }
         if self.check_quorum_window < self.heartbeat_interval * 2
             || self.check_quorum_window_lossy < self.check_quorum_window
         {
-            return wrong(format!(
-                "check_quorum_window is {:?} (lossy: {:?}); make it at least two heartbeat \
-                 intervals ({:?}), and the lossy one no shorter",
+            return invalid(format!(
+                "check_quorum_window is {:?} and check_quorum_window_lossy {:?}; make the first at \
+                 least two heartbeat_intervals ({:?}) and the second no shorter than the first",
                 self.check_quorum_window, self.check_quorum_window_lossy, self.heartbeat_interval
             ));
         }
         if self.lease_reads && self.lease_length().is_zero() {
-            return wrong(format!(
-                "lease_reads is on, but election_timeout_min ({:?}) less {} ppm drift and \
-                 lease_margin ({:?}) leaves nothing; raise the timeout or switch leases off",
+            return invalid(format!(
+                "lease_reads is on, but election_timeout_min ({:?}) minus {} ppm of drift and \
+                 lease_margin ({:?}) leaves no lease; raise the timeout or turn lease_reads off",
                 self.election_timeout_min, self.clock_drift_ppm, self.lease_margin
             ));
         }
@@ -280,7 +303,7 @@ impl Config {
             || self.retransmit_timeout_min < self.retransmit_timeout_min_lossy
             || self.retransmit_timeout_max < self.retransmit_timeout_min
         {
-            return wrong(format!(
+            return invalid(format!(
                 "retransmit_timeout_min_lossy is {:?}, retransmit_timeout_min {:?} and \
                  retransmit_timeout_max {:?}; make the first more than zero and each no shorter \
                  than the one before",
@@ -298,127 +321,162 @@ impl Config {
             ("vote_attempts", self.vote_attempts as usize),
         ] {
             if value == 0 {
-                return wrong(format!("{name} is 0; nothing could ever be sent, set at least 1"));
+                return invalid(format!(
+                    "{name} is 0, so nothing could be sent; make it at least 1"
+                ));
             }
         }
         Ok(())
     }
 
-    /// How long after the start of a confirmed round a leader may answer reads alone: shorter
-    /// than any follower's lowest election timeout by the drift of two clocks and a margin
-    /// (thesis 6.4.1). Zero if nothing is left.
+    /// Returns the length of the lease, counted from the start of a round that a quorum has
+    /// answered: the lowest election timeout minus the drift of two clocks and a margin (thesis
+    /// 6.4.1). Zero if nothing is left.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
         self.election_timeout_min.saturating_sub(drift).saturating_sub(self.lease_margin)
     }
 
-    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
+    /// Always false in a build without the feature `mutants`.
     #[cfg(feature = "mutants")]
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 
-    /// Whether this replica is to break `mutant`'s rule. Always false without the feature.
+    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
+    /// Always false in a build without the feature `mutants`.
     #[cfg(not(feature = "mutants"))]
-    #[expect(clippy::unused_self, reason = "the same face with and without the feature")]
+    #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
     pub(crate) const fn breaks(&self, _mutant: Mutant) -> bool {
         false
     }
 }
 
-/// Safety rules that can be broken on purpose, to show that the simulator notices. Only the
-/// feature `mutants` can choose one.
+/// A safety rule broken on purpose, in a build with the feature `mutants`, to show that the tests
+/// notice (mutation testing). Each variant says what a replica then does wrong. The rules are
+/// described in `src/guide/guarantees.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
-    /// S2: the vote is forgotten when a term is seen again.
+    /// Deliberate bug: a replica ignores that it has already voted in a term, so it may vote for
+    /// two candidates.
     VoteTwice,
-    /// S2: votes leave before they are durable.
+    /// Deliberate bug: a replica sends a vote before the vote is durable.
     VoteBeforeSync,
-    /// S3: a follower acknowledges what is not yet durable.
+    /// Deliberate bug: a follower acknowledges entries before they are durable.
     AcknowledgeBeforeSync,
-    /// S3: a follower acknowledges its own last index instead of what was checked.
+    /// Deliberate bug: a follower acknowledges all entries of its log, although the leader's
+    /// messages prove only some of them equal to the leader's.
     AcknowledgeOwnLast,
-    /// S3: a leader counts itself before its own disk has the entry.
+    /// Deliberate bug: a leader counts itself towards the majority before the entry is durable on
+    /// its own disk.
     CountSelfEarly,
-    /// S4: entries of earlier terms are committed by counting.
+    /// Deliberate bug: a leader commits entries of earlier terms because a majority holds them
+    /// (Figure 8 of the Raft paper).
     CommitOldTerms,
-    /// S5: a vote ignores the candidate's log.
+    /// Deliberate bug: a replica votes for a candidate without checking that the candidate's log is
+    /// at least as up to date as its own.
     VoteForShorterLog,
-    /// S6: half of the replicas are taken for a quorum.
+    /// Deliberate bug: half of the replicas count as a quorum, instead of more than half.
     HalfIsQuorum,
-    /// S7: a repeated append truncates what follows it.
+    /// Deliberate bug: a follower truncates its log after every append, so a late duplicate of an
+    /// earlier append removes the entries after it.
     TruncateAlways,
-    /// S7: conflicts are not truncated at all.
+    /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,
-    /// S10: an answer of another term moves the match index.
-    AnswerOfOldTerm,
-    /// C2: a chunk of an earlier leader's snapshot is answered to the leader of today.
-    AnswerChunkOfOldTerm,
-    /// S11: a follower takes the leader's commit index uncut.
-    CommitUncut,
-    /// S12, C1: reads are served before an entry of the leader's own term is committed.
+    /// Deliberate bug: a leader accepts a reply of an earlier term, which changes the follower's
+    /// match index.
+    ReplyOfOldTerm,
+    /// Deliberate bug: a follower acknowledges a snapshot chunk of an earlier term's leader to the
+    /// current leader.
+    ChunkReplyOfOldTerm,
+    /// Deliberate bug: a follower adopts the leader's commit index without limiting it to the
+    /// entries that are proven equal to the leader's.
+    CommitUnclamped,
+    /// Deliberate bug: a leader serves reads before it has committed an entry of its own term.
     ReadBeforeOwnTerm,
-    /// C1: a read is confirmed by a round that began before it came.
+    /// Deliberate bug: a read index counts as confirmed by a round of messages that began before
+    /// the read arrived.
     ReadOnOldRound,
-    /// C3: the lease lasts for two election timeouts.
+    /// Deliberate bug: a leader's lease lasts twice as long as it may.
     LeaseTooLong,
-    /// C3: votes are given although a leader was heard within the lowest election timeout.
+    /// Deliberate bug: a replica votes for another candidate although it heard from a leader within
+    /// the lowest election timeout.
     VoteUnderLease,
-    /// A replica that lost its disk votes before it has rejoined.
+    /// Deliberate bug: a replica that has lost its disk votes before it has rejoined.
     VoteWhileRejoining,
-    /// A replica that lost its disk acknowledges entries once a majority has answered.
+    /// Deliberate bug: a replica that has lost its disk acknowledges entries after a majority of
+    /// the members, not all of them, have told it their terms.
     RejoinWithoutAll,
-    /// A replica that lost its disk is a full member again before it holds what it had forgotten.
+    /// Deliberate bug: a replica that has lost its disk is a full member again before its log has
+    /// reached the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// A promise to a leader counts from a time before its message was received.
-    PromiseFromBeforeReceipt,
-    /// C6: retried requests are applied again.
+    /// Deliberate bug: a follower's promise to vote for no other leader for a while counts from a
+    /// time before the leader's message was received.
+    PromiseBeforeReceipt,
+    /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
+    /// because the first reply got lost, is applied twice.
     ApplyTwice,
-    /// C6: a state that comes from a snapshot knows no sessions.
-    ForgetSessions,
-    /// S10: the end of a sync counts for an entry that was replaced meanwhile.
-    SyncOfReplaced,
-    /// D1: a sync that failed is taken for done.
+    /// Deliberate bug: a replica that installs a snapshot loses the deduplication table, so a
+    /// repeated request is applied again.
+    SnapshotWithoutSessions,
+    /// Deliberate bug: a completed sync counts for an entry that was replaced while the sync was
+    /// running.
+    SyncOfReplacedEntry,
+    /// Deliberate bug: a failed sync of the disk counts as completed.
     IgnoreFailedSync,
-    /// D1: the last block is not written again at a start, though its sync may have failed.
+    /// Deliberate bug: when a replica starts, it does not write the last block of log records
+    /// again, although an earlier sync of that block may have failed.
     TrustLastBlock,
-    /// D3: the folder is not synced after a segment got its name.
+    /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
+    /// can lose the segment's name.
     UnsyncedSegmentName,
-    /// D3: the folder is not synced after a record took the place of the one before.
+    /// Deliberate bug: the directory is not synced after the file `meta` (members, segments,
+    /// history of starts) is replaced, so a power cut can restore the old one.
     UnsyncedRecordName,
-    /// D3: the folder is not synced after a snapshot got its name.
+    /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
+    /// cut can lose the name.
     UnsyncedSnapshotName,
-    /// D3: at a start files are deleted before the folder is synced that says so.
+    /// Deliberate bug: a replica that starts deletes obsolete files before the directory entries of
+    /// the files that replace them are synced.
     DeleteBeforeSync,
-    /// D4: a sector's checksum is not looked at.
+    /// Deliberate bug: the checksums of log sectors are not verified when the log is read.
     IgnoreSectorChecksum,
-    /// D4: what a block and a segment follow is not looked at.
+    /// Deliberate bug: when the log is read, the link from each block and segment to the previous
+    /// one is not verified.
     IgnoreChain,
-    /// D5: a missing sector is taken for a torn tail whatever is written behind it.
-    CutDamage,
-    /// D5: a sector that is damaged is taken for one that was torn.
-    CutDamagedSector,
-    /// C7: a leader moves the replicated clock to its own wall clock, whatever that does.
+    /// Deliberate bug: a sector without data counts as the torn end of the log even if data follows
+    /// it.
+    TruncateDamage,
+    /// Deliberate bug: a damaged sector counts as the torn end of the log, so entries after it are
+    /// lost silently.
+    TruncateDamagedSector,
+    /// Deliberate bug: a leader sets the replicated clock to its own wall clock, without the
+    /// agreement of a majority.
     FollowWallClock,
-    /// C7: reads are answered whatever the replicated clock shows in the state.
+    /// Deliberate bug: a read is served from a state whose replicated clock has not reached the
+    /// time at which the read was confirmed.
     ReadBeforeClock,
-    /// D6: nobody remembers which openings of other replicas it has heard.
-    BelieveOldCopy,
-    /// A peer is believed whose list of openings does not reach back to the one that was heard
-    /// last.
+    /// Deliberate bug: a replica does not remember the starts that each peer has announced, so a
+    /// peer that was restored from an older copy of its disk is accepted.
+    AcceptOldCopy,
+    /// Deliberate bug: a peer is accepted although the list of its recent starts lacks the start
+    /// that was seen last, so a wiped and newly bootstrapped peer is accepted.
     ForgetOldOpenings,
-    /// D8: the log is let go when a snapshot is begun.
-    DropLogEarly,
-    /// D8: a snapshot counts before it is synced.
+    /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
+    /// complete and durable.
+    CompactLogEarly,
+    /// Deliberate bug: a snapshot counts as durable before it is synced to disk.
     UnsyncedSnapshot,
-    /// D8: the latest snapshot is removed when the next one is begun.
-    RemoveLatestEarly,
-    /// D8: a leader's snapshot takes the place of a state that has come further.
-    InstallOlder,
-    /// D8: chunks of another snapshot are put to those that are here.
+    /// Deliberate bug: the latest snapshot is deleted when the next one is begun, before the next
+    /// one is complete.
+    RemoveLatestSnapshotEarly,
+    /// Deliberate bug: a replica installs a leader's snapshot although its own state is newer.
+    InstallOlderSnapshot,
+    /// Deliberate bug: a replica combines chunks of different snapshots into one.
     MixChunks,
-    /// D8: a snapshot's checksums are not looked at.
+    /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,
 }
 
@@ -427,13 +485,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid() {
+    fn default_configurations_are_valid() {
         assert_eq!(Config::server().validate(), Ok(()));
         assert_eq!(Config::course().validate(), Ok(()));
     }
 
     #[test]
-    fn contradictions_are_named() {
+    fn contradicting_values_are_refused_by_name() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);
@@ -448,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_shorter_than_the_lowest_election_timeout() {
+    fn lease_is_shorter_than_the_lowest_election_timeout() {
         for config in [Config::server(), Config::course()] {
             assert!(config.lease_length() < config.election_timeout_min);
         }

@@ -1,16 +1,34 @@
-//! Bowline: a strongly consistent, replicated key-value store.
+//! Bowline: a strongly consistent, replicated key-value store that speaks the Redis protocol.
 //!
-//! One pure consensus core ([`raft`]) and one pure state machine, driven by threads and sockets
-//! or, with the same code, by a deterministic simulator. Dependencies point one way only, which
-//! `tests/tidy.rs` checks:
+//! A pure consensus core ([`raft`]) and a pure state machine ([`kv`]) are driven by threads and
+//! sockets ([`runtime`]) or, with the same code, by a deterministic simulator ([`sim`]).
 //!
-//! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage} <- {redis, saved} <- sim
+//! | module | contents |
+//! |---|---|
+//! | [`types`], [`config`], [`record`] | terms, indexes, ids; settings; log entries |
+//! | [`clock`] | the replicated clock, from filtered wall clocks |
+//! | [`raft`] | the consensus core |
+//! | [`kv`] | the state machine: keyspace, commands, snapshots |
+//! | [`wire`] | encodings of messages: peers, RESP, JSON |
+//! | [`storage`] | the log and snapshots on disk |
+//! | [`snapshot_check`] | loading and verifying snapshot files |
+//! | [`redis`] | Redis commands: parsing, dispatch, replies |
+//! | [`course`] | the rules of the university course's simulator |
+//! | [`sim`] | deterministic simulation of clusters, with faults and checkers |
+//! | [`runtime`] | the server: pipeline stages, threads, sockets |
+//! | [`processes`] | the course's simulator for real processes |
+//!
+//! Dependencies point one way, which `tests/tidy.rs` checks:
+//!
+//! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
+//! <- {redis, snapshot_check} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
 
 pub mod clock;
 pub mod config;
+pub mod course;
 pub mod guide;
 pub mod kv;
 pub mod processes;
@@ -18,8 +36,8 @@ pub mod raft;
 pub mod record;
 pub mod redis;
 pub mod runtime;
-pub mod saved;
 pub mod sim;
+pub mod snapshot_check;
 pub mod storage;
 pub mod types;
 pub mod wire;

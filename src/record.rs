@@ -1,5 +1,5 @@
-//! The bytes of one log entry. An entry is encoded once, by the leader that takes it in; these
-//! bytes then travel to the peers, to the disk and into apply unchanged.
+//! Log entries and their encoding. The leader that appends an entry encodes it once; the same bytes
+//! then go to the peers, to disk and to the state machine.
 //!
 //! ```text
 //!  0        4        8                16               24     25 ..
@@ -8,31 +8,33 @@
 //!  +--------+--------+----------------+----------------+------+-------------------+
 //! ```
 //!
-//! Little endian. `length` counts the whole record; the checksum covers everything behind it.
+//! Integers are little endian. `length` is the length of the whole record in bytes; the checksum
+//! covers everything after it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::types::{EntryId, Index, Term};
 
-/// Bytes before the payload.
+/// Length in bytes of the header of an encoded log entry (record). The payload follows the header.
 pub const HEADER_BYTES: usize = 25;
-/// Largest record that [`Entry::decode`] takes: a header and 64 MiB.
+/// Largest length in bytes of an encoded log entry (record) that [`Entry::decode`] accepts: a
+/// header and 64 MiB of payload.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
-/// Size of the pieces in which [`RecordBuffer`] asks for memory.
+/// Smallest allocation, in bytes, of a [`RecordBuffer`], in which a leader encodes new entries.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What an entry is for.
+/// The kind of a log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// A new leader's first entry; applying it does nothing (§8).
-    NoOperation,
-    /// A command of a client, for the state machine.
+    /// An empty entry, the first one of each new leader (§8). Applying it has no effect.
+    NoOp,
+    /// An entry that carries a command for the state machine.
     Command,
 }
 
-/// One entry of the log: its id and its encoded record.
+/// A log entry with its encoded record. Clones share the record's bytes.
 ///
-/// Invariant: `record` is a whole, valid record of this id and kind. Cloning shares the bytes.
+/// Invariant: `record` is a complete, valid record with this id and kind.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     id: EntryId,
@@ -40,52 +42,53 @@ pub struct Entry {
     record: Bytes,
 }
 
-/// Why bytes are no record.
+/// The reason why bytes were not decoded as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Fewer bytes than the header or the length field asks for.
-    #[error("a log record is cut short: {have} bytes where {need} are needed")]
+    /// There are fewer bytes than the header or the record needs.
+    #[error("truncated log record: {have} bytes of {need}")]
     Short {
-        /// Bytes there.
+        /// Number of bytes that are present.
         have: usize,
-        /// Bytes needed.
+        /// Number of bytes that the header or the whole record needs.
         need: usize,
     },
-    /// A length below the header's or above [`RECORD_BYTES_MAX`].
+    /// The length field is below [`HEADER_BYTES`] or above [`RECORD_BYTES_MAX`].
     #[error(
-        "a log record claims {length} bytes; {HEADER_BYTES} to {RECORD_BYTES_MAX} are possible"
+        "invalid log record: its length field is {length} bytes, it must be {HEADER_BYTES} to \
+             {RECORD_BYTES_MAX}"
     )]
     Length {
-        /// What it claims.
+        /// Value of the length field, in bytes.
         length: usize,
     },
-    /// The checksum differs.
-    #[error("a log record is damaged: checksum {computed:08x}, expected {stored:08x}")]
+    /// The checksum in the header does not match the record's bytes.
+    #[error("damaged log record: checksum {computed:08x}, expected {stored:08x}")]
     Checksum {
-        /// Over the bytes as they are.
+        /// CRC-32C checksum computed from the record's bytes.
         computed: u32,
-        /// As written.
+        /// CRC-32C checksum stored in the record's header.
         stored: u32,
     },
-    /// A kind that this version does not know.
-    #[error("a log record has the unknown kind {0}; was it written by a newer version?")]
+    /// The kind of the entry is unknown to this version of the program.
+    #[error("log record with unknown kind {0}; was it written by a newer version?")]
     Kind(u8),
-    /// Term or index is zero, which no entry has.
-    #[error("a log record has the impossible id {0}")]
+    /// The entry's term or index is zero.
+    #[error("log record with invalid id {0}: term and index start at 1")]
     Id(EntryId),
 }
 
 impl EntryKind {
     fn to_byte(self) -> u8 {
         match self {
-            EntryKind::NoOperation => 1,
+            EntryKind::NoOp => 1,
             EntryKind::Command => 2,
         }
     }
 
     fn from_byte(byte: u8) -> Result<EntryKind, RecordError> {
         match byte {
-            1 => Ok(EntryKind::NoOperation),
+            1 => Ok(EntryKind::NoOp),
             2 => Ok(EntryKind::Command),
             other => Err(RecordError::Kind(other)),
         }
@@ -93,40 +96,41 @@ impl EntryKind {
 }
 
 impl Entry {
-    /// The entry's id.
+    /// Returns the entry's id.
     pub fn id(&self) -> EntryId {
         self.id
     }
 
-    /// The entry's term.
+    /// Returns the entry's term.
     pub fn term(&self) -> Term {
         self.id.term
     }
 
-    /// The entry's place.
+    /// Returns the entry's index.
     pub fn index(&self) -> Index {
         self.id.index
     }
 
-    /// What it is for.
+    /// Returns the kind of the entry.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
 
-    /// The whole record, as it goes on the wire and on disk.
+    /// Returns the entry's encoded record, as it is sent to peers and written to disk.
     pub fn record(&self) -> &Bytes {
         &self.record
     }
 
-    /// The payload.
+    /// Returns the payload: the encoded command, or nothing for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Takes the first record off `bytes`, checked, sharing their memory.
+    /// Removes the first record from `bytes`, validates it, and returns its entry. The entry shares
+    /// the memory of `bytes`.
     ///
     /// # Errors
-    /// If the bytes do not start with a whole, undamaged record. `bytes` is then as before.
+    /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.
     pub fn decode(bytes: &mut Bytes) -> Result<Entry, RecordError> {
         let have = bytes.len();
         if have < HEADER_BYTES {
@@ -161,19 +165,22 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// Where a leader encodes its entries: one buffer, so that a batch of small entries costs one
-/// allocation and not one each.
+/// Buffer in which a leader encodes entries, so that many small entries share one allocation.
 #[derive(Debug, Default)]
 pub struct RecordBuffer {
     buffer: BytesMut,
 }
 
 impl RecordBuffer {
-    /// Encodes one entry. The payload is copied here, once; callers keep it below
-    /// [`RECORD_BYTES_MAX`].
+    /// Returns an entry with this id, kind and payload, encoded into the buffer. Panics if the
+    /// record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
         let length = HEADER_BYTES + payload.len();
-        assert!(length <= RECORD_BYTES_MAX, "a payload of {} bytes got this far", payload.len());
+        assert!(
+            length <= RECORD_BYTES_MAX,
+            "a payload of {} bytes exceeds the largest record",
+            payload.len()
+        );
         if self.buffer.capacity() < length {
             self.buffer.reserve(length.max(BUFFER_BYTES));
         }
@@ -183,6 +190,7 @@ impl RecordBuffer {
         self.buffer.put_u64_le(id.index.0);
         self.buffer.put_u8(kind.to_byte());
         self.buffer.put_slice(payload);
+        assert!(self.buffer.len() == length, "{} bytes of {length}", self.buffer.len());
         let checksum = crc32c::crc32c(&self.buffer[8..length]);
         self.buffer[4..8].copy_from_slice(&checksum.to_le_bytes());
         Entry { id, kind, record: self.buffer.split().freeze() }
@@ -194,10 +202,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_encoded_comes_back() {
+    fn log_entries_round_trip_through_their_encoding() {
         let mut buffer = RecordBuffer::default();
         let first = buffer.encode(EntryId::new(3, 7), EntryKind::Command, b"payload");
-        let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOperation, b"");
+        let second = buffer.encode(EntryId::new(3, 8), EntryKind::NoOp, b"");
         let mut bytes = Bytes::from([&first.record()[..], &second.record()[..]].concat());
         assert_eq!(Entry::decode(&mut bytes), Ok(first.clone()));
         assert_eq!(Entry::decode(&mut bytes), Ok(second));
@@ -206,18 +214,18 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
-        let whole = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
-        let record = whole.record().to_vec();
+    fn every_flipped_bit_and_truncation_is_detected() {
+        let entry = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
+        let record = entry.record().to_vec();
         for bit in 0..record.len() * 8 {
             let mut damaged = record.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Entry::decode(&mut Bytes::from(damaged)).is_err(), "bit {bit} flipped");
         }
         for length in 0..record.len() {
-            let mut cut = Bytes::copy_from_slice(&record[..length]);
-            assert!(Entry::decode(&mut cut).is_err(), "cut to {length} bytes");
-            assert_eq!(cut.len(), length, "a refused record takes nothing");
+            let mut truncated = Bytes::copy_from_slice(&record[..length]);
+            assert!(Entry::decode(&mut truncated).is_err(), "truncated to {length} bytes");
+            assert_eq!(truncated.len(), length, "a rejected record consumes nothing");
         }
     }
 }

@@ -1,75 +1,114 @@
-//! The words of the field as types: terms, indexes, ids and instants, so that none is taken for
-//! another. Everything depends on this file; it depends on nothing.
+//! Terms, indexes, ids and instants as distinct types, so that none can be passed for another. This
+//! file depends on nothing in the crate.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A replica's number. Shown as the four hex digits that the course's simulator uses.
+/// The id of a replica. Displayed as four hexadecimal digits, as in the course's simulator.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u16);
 
-/// An election term (§5.1). Starts at 0, where nobody leads.
+/// An election term (§5.1). A new replica starts in term 0, which has no leader.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u64);
 
-/// A place in the log. The first entry is at 1; [`Index::ZERO`] is the place before it.
+/// The index of a log entry. The first entry has index 1; [`Index::ZERO`] precedes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Index(pub u64);
 
-/// Names an entry for good: two logs that hold the same id hold the same entry and the same
-/// entries before it (Log Matching, §5.3). Ordered as votes compare logs (§5.4.1): by term first.
+/// The id of a log entry: its term and index. Two logs that contain the same id are identical up to
+/// that entry (Log Matching, §5.3).
+///
+/// Ordered by term and then index, as votes compare logs (§5.4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
-    /// The term of the leader that made the entry.
+    /// The term of the leader that created the entry.
     pub term: Term,
-    /// Its place.
+    /// The entry's index in the log.
     pub index: Index,
 }
 
-/// Number of a leader's sending round, monotone within its term and echoed by answers; what
-/// leases, read indexes and round trip times rest on.
+/// The number of a leader's round: the messages that the leader sends at the end of one batch of
+/// inputs. Round numbers increase within a term, and replies echo them. Leases, read indexes and
+/// round-trip times are based on rounds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
-/// Numbers the jobs handed to the log writer, from 1, in order.
+/// The number of a job for the log writer. The first job of a process has number 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct JobSequence(pub u64);
 
-/// Who asked: under the course's simulator the client's four hex digits, elsewhere a connection.
+/// The id of the sender of a client request: a connection of the server, or a client of the
+/// course's simulator, whose id is written as four hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
-/// One request of a client, the same when it is sent again. Opaque bytes; the course's MID.
+/// The id of a client's request, chosen by the sender. A request that is sent again keeps its id.
+/// The core does not interpret the bytes; the course's simulator puts its message id here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestId(pub [u8; 16]);
 
-/// Names a request in the whole cluster.
+/// The id of a request, unique in the cluster: the client and the client's own id for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestKey {
-    /// Who asked.
+    /// The client that sent the request.
     pub client: ClientId,
-    /// Which of its requests.
+    /// The request's id, unique among the requests of this client.
     pub request: RequestId,
 }
 
 /// A reading of the driver's monotonic clock, in nanoseconds since an origin that the driver
-/// chose. Readings of different replicas can't be compared.
+/// chooses. Readings of different replicas cannot be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);
 
+/// The role of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RoleName {
+    /// The replica follows a leader, or waits for one.
+    Follower,
+    /// The replica campaigns, and asks for pre-votes.
+    PreCandidate,
+    /// The replica campaigns in a new term, and asks for votes.
+    Candidate,
+    /// The replica is the leader of its term.
+    Leader,
+}
+
+/// The condition of a replica's disk, as followers report it to the leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskState {
+    /// Writes complete, and free space is above the reserve.
+    #[default]
+    Healthy,
+    /// Free disk space is below the reserve.
+    Low,
+    /// The disk is stalled: writes wait, and none has completed for `Config::disk_stall_timeout`.
+    Stalled,
+}
+
+/// Whether a client's request changes the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// A write: the request becomes a log entry.
+    Write,
+    /// A read: the request is answered linearizably without a log entry (§8).
+    Read,
+}
+
 impl Index {
-    /// The place before the first entry.
+    /// The index before the first entry.
     pub const ZERO: Index = Index(0);
-    /// No log grows this far. Messages that name a larger index are malformed.
+    /// An upper bound on indexes, which no log reaches. A message with a larger index is malformed.
     pub const MAX: Index = Index(1 << 62);
 
-    /// The place after this one.
+    /// Returns the index after this one.
     #[must_use]
     pub const fn next(self) -> Index {
         Index(self.0 + 1)
     }
 
-    /// The place before this one; [`Index::ZERO`] stays.
+    /// Returns the index before this one; [`Index::ZERO`] for index 0.
     #[must_use]
     pub const fn previous(self) -> Index {
         Index(self.0.saturating_sub(1))
@@ -77,10 +116,10 @@ impl Index {
 }
 
 impl Term {
-    /// The largest term. Encodings keep the highest bit for themselves.
+    /// The largest valid term, 2^63 - 1: encodings reserve the highest bit of the 64-bit integer.
     pub const MAX: Term = Term(u64::MAX >> 1);
 
-    /// The term after this one; [`Term::MAX`] stays.
+    /// Returns the term after this one; [`Term::MAX`] for the largest term.
     #[must_use]
     pub const fn next(self) -> Term {
         if self.0 < Term::MAX.0 { Term(self.0 + 1) } else { Term::MAX }
@@ -88,7 +127,7 @@ impl Term {
 }
 
 impl Round {
-    /// The round after this one.
+    /// Returns the round number after this one.
     #[must_use]
     pub const fn next(self) -> Round {
         Round(self.0 + 1)
@@ -96,7 +135,7 @@ impl Round {
 }
 
 impl JobSequence {
-    /// The job after this one.
+    /// Returns the job number after this one.
     #[must_use]
     pub const fn next(self) -> JobSequence {
         JobSequence(self.0 + 1)
@@ -104,10 +143,10 @@ impl JobSequence {
 }
 
 impl EntryId {
-    /// The id before the first entry of every log.
+    /// The id that precedes the first entry of every log.
     pub const ZERO: EntryId = EntryId { term: Term(0), index: Index(0) };
 
-    /// An id from bare numbers, for tests and decoders.
+    /// Returns the entry id with this term and index, given as plain numbers.
     #[must_use]
     pub const fn new(term: u64, index: u64) -> EntryId {
         EntryId { term: Term(term), index: Index(index) }
@@ -115,12 +154,13 @@ impl EntryId {
 }
 
 impl Instant {
-    /// The clock's origin.
+    /// The origin of the monotonic clock.
     pub const ZERO: Instant = Instant(0);
-    /// Later than any reading.
+    /// An instant after every reading of the clock; stands for "never".
     pub const MAX: Instant = Instant(u64::MAX);
 
-    /// Time since `earlier`; zero if that is later.
+    /// Returns the time that has passed from `earlier` to this instant, or zero if `earlier` is
+    /// later.
     #[must_use]
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -1,7 +1,7 @@
-//! Clients that know Redis and nothing of us, unmodified, against a cluster of real processes:
-//! redis-cli, redis-benchmark, redis-py, ioredis, node-redis and the `redis` crate, in their plain,
-//! cluster and Sentinel modes. `.ci/install-clients` installs them; what is missing is skipped with
-//! a message, unless `BOWLINE_CLIENTS=required` is set, as `.ci/run` does.
+//! Unmodified Redis clients against a cluster of real processes: redis-cli, redis-benchmark,
+//! redis-py, ioredis, node-redis and the `redis` crate, in their plain, cluster and Sentinel modes.
+//! `.ci/install-clients` installs them. A missing client is skipped with a message, unless
+//! `BOWLINE_CLIENTS=required` is set, as in `.ci/run`.
 
 #[path = "clients/cluster.rs"]
 mod cluster;
@@ -12,12 +12,12 @@ use std::process::{Command, Stdio};
 
 use cluster::{Cluster, SENTINEL_PORT_OFFSET};
 
-/// Where `.ci/install-clients` puts libraries.
+/// Path of a library that `.ci/install-clients` installs.
 fn installed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(path)
 }
 
-/// Whether a client is there; if not, says so.
+/// Whether a client is installed; prints a message if not.
 fn is_there(client: &str, mut probe: Command) -> bool {
     let there = probe.output().is_ok_and(|output| output.status.success());
     if !there {
@@ -28,14 +28,14 @@ fn is_there(client: &str, mut probe: Command) -> bool {
     there
 }
 
-/// A program with words behind it.
+/// A program with arguments.
 fn command(program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(words);
     command
 }
 
-/// What it prints, if it ends well.
+/// The program's output; it must succeed.
 #[track_caller]
 fn output(mut command: Command) -> String {
     let output = command.output().expect("it was there a moment ago");
@@ -45,7 +45,7 @@ fn output(mut command: Command) -> String {
 }
 
 #[test]
-fn redis_cli_talks_to_every_replica() {
+fn redis_cli_works_on_every_replica() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;
     }
@@ -72,7 +72,7 @@ fn redis_cli_talks_to_every_replica() {
 }
 
 #[test]
-fn redis_cli_pipes_in_order() {
+fn redis_cli_pipe_mode_keeps_command_order() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;
     }
@@ -95,7 +95,7 @@ fn redis_cli_pipes_in_order() {
 }
 
 #[test]
-fn redis_cli_looks_at_all_keys() {
+fn redis_cli_scans_and_samples_all_keys() {
     if !is_there("redis-cli", command("redis-cli", &["--version"])) {
         return;
     }
@@ -121,7 +121,7 @@ fn redis_cli_looks_at_all_keys() {
 }
 
 #[test]
-fn redis_benchmark_runs_through() {
+fn redis_benchmark_runs_without_errors() {
     if !is_there("redis-benchmark", command("redis-benchmark", &["--version"])) {
         return;
     }
@@ -137,7 +137,7 @@ fn redis_benchmark_runs_through() {
 }
 
 #[test]
-fn redis_py_is_content() {
+fn redis_py_scenarios_pass() {
     let python = installed("python/bin/python");
     if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
         return;
@@ -148,9 +148,9 @@ fn redis_py_is_content() {
     assert!(output(script).contains("is content"));
 }
 
-/// The guide's example of commands that are applied once, as it stands there.
+/// The guide's example of ONCE, run as it is.
 #[test]
-fn the_example_of_the_guide_counts_each_visit_once() {
+fn guide_example_applies_each_command_once() {
     let python = installed("python/bin/python");
     if !is_there("redis-py", command(&python, &["-c", "import redis"])) {
         return;
@@ -172,7 +172,7 @@ fn the_example_of_the_guide_counts_each_visit_once() {
 }
 
 #[test]
-fn ioredis_is_content() {
+fn ioredis_scenarios_pass() {
     let folder = installed("");
     let probe = format!("require('{}')", installed("node_modules/ioredis").display());
     if !is_there("ioredis", command("node", &["-e", &probe])) {
@@ -185,7 +185,7 @@ fn ioredis_is_content() {
 }
 
 #[test]
-fn node_redis_is_content() {
+fn node_redis_scenarios_pass() {
     let folder = installed("");
     let probe = format!("require('{}')", installed("node_modules/redis").display());
     if !is_there("node-redis", command("node", &["-e", &probe])) {
@@ -198,7 +198,7 @@ fn node_redis_is_content() {
 }
 
 #[test]
-fn the_redis_crate_is_content() {
+fn redis_crate_scenarios_pass() {
     let program = installed("crate/debug/bowline-crate-client");
     if !is_there("the redis crate", command(&program, &[])) {
         return;

@@ -1,38 +1,40 @@
-//! Real servers as processes on loopback: killed under load, started again, fed with nonsense.
-//! Asserts what is true, never how long it took.
+//! Tests of real server processes on loopback: killed under load, restarted, sent invalid input.
+//! They assert outcomes, never durations.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
-#[path = "cluster/accounts.rs"]
-mod accounts;
-#[path = "cluster/channels.rs"]
-mod channels;
+#[path = "cluster/bank.rs"]
+mod bank;
 #[path = "cluster/client.rs"]
 mod client;
-#[path = "cluster/command.rs"]
-mod command_line;
-#[path = "cluster/cuts.rs"]
-mod cuts;
+#[path = "cluster/cluster_command.rs"]
+mod cluster_command;
 #[path = "cluster/expiration.rs"]
 mod expiration;
-#[path = "cluster/leases.rs"]
-mod leases;
+#[path = "cluster/forged_term.rs"]
+mod forged_term;
+#[path = "cluster/lease_reads.rs"]
+mod lease_reads;
 #[path = "cluster/load.rs"]
 mod load;
-#[path = "cluster/members.rs"]
-mod members;
-#[path = "cluster/promises.rs"]
-mod promises;
+#[path = "cluster/membership.rs"]
+mod membership;
+#[path = "cluster/partitions.rs"]
+mod partitions;
+#[path = "cluster/proxies.rs"]
+mod proxies;
+#[path = "cluster/pubsub.rs"]
+mod pubsub;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/disk.rs")]
 mod replicas;
-#[path = "cluster/strangers.rs"]
-mod strangers;
-#[path = "cluster/terms.rs"]
-mod terms;
-#[path = "cluster/wires.rs"]
-mod wires;
+#[path = "cluster/snapshots.rs"]
+mod snapshots;
+#[path = "cluster/transfers.rs"]
+mod transfers;
+#[path = "cluster/unknown_peers.rs"]
+mod unknown_peers;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -43,17 +45,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bowline::sim::linear::STEPS_MAX;
+use bowline::sim::checkers::linearizability::STEPS_MAX;
 
 use client::{Client, command};
 use load::{Notes, StopAtEnd};
-use replicas::{Cluster, PATIENCE, free_port};
+use replicas::{Cluster, TIMEOUT, free_port};
 
-/// Rounds of killing in each test; each kind of round comes up once in four.
+/// Rounds of kills in each test; each kind of round occurs once in four.
 const ROUNDS: u64 = 4;
-/// Asks for more of them.
+/// Environment variable for more rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_CLUSTER_ROUNDS";
-/// Load before a kill, and between that and the return of the killed.
+/// Duration of the load before a kill, and between the kill and the restart.
 const LOAD: Duration = Duration::from_millis(300);
 
 fn kill_rounds(threads: &'static str) {
@@ -96,20 +98,20 @@ fn kill_rounds(threads: &'static str) {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_replicas_are_killed_dedicated() {
+fn acknowledged_writes_survive_replica_kills_dedicated() {
     kill_rounds("dedicated");
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_replicas_are_killed_fused() {
+fn acknowledged_writes_survive_replica_kills_fused() {
     kill_rounds("fused");
 }
 
-/// What a client is told that sends much at once where the leader was lost in the middle of it.
-const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; nothing was done\r\n";
+/// Reply to a pipelined write that was not applied because the leader changed.
+const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; not applied, try again\r\n";
 
 #[test]
-fn every_replica_answers_in_order_and_the_same() {
+fn every_replica_replies_in_order_and_identically() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let bulk = |value: &str| format!("${}\r\n{value}\r\n", value.len()).into_bytes();
@@ -127,7 +129,7 @@ fn every_replica_answers_in_order_and_the_same() {
         let term = cluster.term();
         client.send(&bytes).unwrap();
         let (mut count, mut refused) = (0, 0);
-        // The reply, unless it is that the leader was lost.
+        // The reply, or `None` if the leader was lost.
         let mut hear = |client: &mut Client| {
             let reply = client.reply().unwrap();
             refused += usize::from(reply == REFUSED);
@@ -147,10 +149,9 @@ fn every_replica_answers_in_order_and_the_same() {
             }
             assert_eq!(client.reply().unwrap(), b"+PONG\r\n");
         }
-        // A machine that is busy with something else may cause an election, and nothing else may
-        // be the reason.
+        // On a busy machine an election may occur; nothing else may refuse a write.
         assert!(refused == 0 || cluster.term() > term, "{refused} refused\n{}", cluster.logs());
-        // Whoever stops sending still gets what it asked for.
+        // A client that has closed its sending side still gets its replies.
         client.send(&command(&[b"GET", b"k"])).unwrap();
         client.stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(client.reply().unwrap(), there);
@@ -159,14 +160,14 @@ fn every_replica_answers_in_order_and_the_same() {
 }
 
 #[test]
-fn a_lone_majority_serves_and_a_lone_replica_does_not() {
+fn majority_serves_and_lone_replica_refuses() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     let mut client = Client::connect(cluster.address(others[0])).unwrap();
     cluster.kill(leader);
-    // On its way or held, it is answered once somebody leads; a client may be told to try again.
+    // A request in flight is answered once there is a leader, or the client is told to retry.
     cluster.wait_for("a write without the old leader", || {
         let reply = client.call(&[b"SET", b"after", b"1"]).unwrap();
         (reply == b"+OK\r\n").then_some(())
@@ -178,10 +179,10 @@ fn a_lone_majority_serves_and_a_lone_replica_does_not() {
     assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n", "the connection stays open");
     cluster.restart();
     cluster.wait_until_all_serve();
-    assert_eq!(client.insist(&[b"GET", b"after"]), b"$1\r\n1\r\n");
+    assert_eq!(client.call_until_ok(&[b"GET", b"after"]), b"$1\r\n1\r\n");
 }
 
-/// What a start that must be refused says.
+/// The error of a start that must be refused.
 fn refusal(command: Command) -> String {
     let output = Cluster::run_to_end(command);
     assert!(!output.status.success(), "it should have been refused");
@@ -189,11 +190,11 @@ fn refusal(command: Command) -> String {
 }
 
 #[test]
-fn a_start_waits_for_the_process_before_it_to_leave() {
+fn start_waits_for_the_previous_process_to_exit() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(0);
-    // As one does that was killed and waits for its disk.
+    // Like a killed process that waits for its disk.
     let held = fs::File::open(cluster.replica_folder(0).join("lock")).unwrap();
     held.lock().unwrap();
     cluster.restart();
@@ -204,10 +205,10 @@ fn a_start_waits_for_the_process_before_it_to_leave() {
 }
 
 #[test]
-fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
+fn invalid_start_is_refused_with_a_remedy() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    // A port in use, by that very replica.
+    // A port in use by the same replica.
     let text = refusal(cluster.command(0));
     assert!(text.contains("another process listens there"), "{text}");
     // A folder in use.
@@ -215,7 +216,7 @@ fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
     assert!(text.contains("in use by another process"), "{text}");
     cluster.kill(0);
     fs::rename(cluster.replica_folder(0), cluster.folder.path().join("kept")).unwrap();
-    // No folder at all: a wiped replica does not come back by itself.
+    // No folder: a wiped replica must not start by itself.
     let text = refusal(cluster.command(0));
     assert!(text.contains("check the path") || text.contains("--bootstrap"), "{text}");
     fs::create_dir(cluster.replica_folder(0)).unwrap();
@@ -234,13 +235,13 @@ fn starts_that_can_not_be_right_are_refused_with_what_to_change() {
 }
 
 #[test]
-fn an_unwritable_folder_is_refused() {
+fn unwritable_folder_is_refused() {
     let cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
     if fs::write(folder.path().join("probe"), "x").is_ok() {
-        // The superuser writes anywhere; a file in the folder's place stops even that one.
+        // Root can write anywhere, but not into a file in place of the folder.
         let file = folder.path().join("probe");
         let text = refusal(start_alone(&file.join("replica")));
         assert!(text.contains("probe"), "{text}");
@@ -263,7 +264,7 @@ fn start_alone(folder: &std::path::Path) -> Command {
 }
 
 #[test]
-fn bad_bytes_end_at_most_their_own_connection() {
+fn malformed_input_closes_only_its_own_connection() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let mut good = Client::connect(cluster.address(0)).unwrap();
@@ -278,20 +279,21 @@ fn bad_bytes_end_at_most_their_own_connection() {
         assert!(reply.contains(words), "{reply}");
         assert!(client.reply().is_err(), "the connection should have ended");
     }
-    // Half a command, and then nothing: no reply, no harm.
+    // Half a command and then silence: no reply and no harm.
     let mut half = Client::connect(cluster.address(0)).unwrap();
     half.send(b"*2\r\n$3\r\nGET\r\n$1").unwrap();
     drop(half);
-    // Strangers at the door for peers: a wrong beginning, a claim of 4 GiB, half a frame.
+    // Invalid connections to the peer port: a wrong greeting, a claimed length of 4 GiB, half a
+    // frame.
     let peer_port = cluster.peer_port(0);
     for bytes in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], b"BOWL\x09\x00", b"BOWL\x03\x00\xff\xff\xff\xff\0\0\0\0"]
     {
         let mut stream = TcpStream::connect(("127.0.0.1", peer_port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(bytes).unwrap();
         let mut rest = Vec::new();
-        // Ended in order or reset: either way it is over.
+        // Closed or reset: both end the connection.
         let ended = stream.read_to_end(&mut rest);
         assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
     }
@@ -302,7 +304,7 @@ fn bad_bytes_end_at_most_their_own_connection() {
     assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
 }
 
-/// Memory in use, where the system tells it.
+/// Resident memory of a process in bytes; `None` if the system does not tell.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -310,15 +312,16 @@ fn resident_bytes(process: u32) -> Option<u64> {
 }
 
 #[test]
-fn a_client_that_never_reads_costs_a_bounded_amount_and_nobody_else_anything() {
+fn client_that_never_reads_uses_bounded_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    // A machine that is busy with something else may cause an election too, but not every time.
+    // On a busy machine an election may occur too, but not every time.
     let calm = (0..10).any(|_| feed_and_flood(&cluster));
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
 }
 
-/// One client asks for far more than it reads, another goes on. Whether the leader stayed.
+/// One client requests far more than it reads while another one works. Returns whether the leader
+/// stayed.
 fn feed_and_flood(cluster: &Cluster) -> bool {
     let leader = cluster.leader();
     let mut good = Client::connect(cluster.address(leader)).unwrap();
@@ -326,7 +329,7 @@ fn feed_and_flood(cluster: &Cluster) -> bool {
     assert_eq!(good.call(&[b"SET", b"large", &large]).unwrap(), b"+OK\r\n");
     let mut greedy = Client::connect(cluster.address(leader)).unwrap();
     let asked = command(&[b"GET", b"large"]).repeat(5_000);
-    // It is taken, or the connection is ended: both are in order.
+    // The server accepts the bytes or closes the connection: both are right.
     let _ = greedy.send(&asked);
     for number in 0..200 {
         let value = i32::to_string(&number);
@@ -339,7 +342,7 @@ fn feed_and_flood(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn a_shortage_of_file_descriptors_is_waited_out() {
+fn server_recovers_from_file_descriptor_exhaustion() {
     let mut cluster = Cluster::start_short_of_files(3, 64);
     cluster.wait_until_all_serve();
     let mut early = Client::connect(cluster.address(0)).unwrap();
@@ -350,8 +353,9 @@ fn a_shortage_of_file_descriptors_is_waited_out() {
         assert_eq!(early.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
     }
     drop(crowd);
-    // Whoever comes before the server has noticed that the crowd is gone is told that it is full.
-    cluster.wait_for("room for a late client", || {
+    // A client that connects before the server has noticed the closed connections is told that it
+    // is full.
+    cluster.wait_for("a free slot for a late client", || {
         let mut late = Client::connect(cluster.address(0)).ok()?;
         (late.call(&[b"GET", b"k"]).ok()? == b"$1\r\n1\r\n").then_some(())
     });
@@ -359,10 +363,10 @@ fn a_shortage_of_file_descriptors_is_waited_out() {
 }
 
 #[test]
-fn whoever_asks_for_the_slots_is_sent_to_the_leader() {
+fn cluster_client_is_redirected_to_the_leader() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    // Who leads may change at any time on a busy machine, so it is asked anew each time.
+    // On a busy machine the leader may change, so the test asks for it each time.
     cluster.wait_for("a hint to the leader", || {
         let leader = cluster.leader();
         let mut client = Client::connect(cluster.address((leader + 1) % 3)).unwrap();

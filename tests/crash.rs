@@ -1,16 +1,16 @@
-//! The durable log against power cuts, failing and full disks, damage, and files that are not its
-//! own: nothing vouched for is lost, and what is not as it was written is named and refused.
+//! The durable log against power cuts, failing and full disks, damage, and foreign files: no
+//! acknowledged entry is lost, and damage is reported and refused.
 
-#[path = "crash/both.rs"]
-mod both;
 #[path = "crash/damage.rs"]
 mod damage;
+#[path = "crash/log_and_snapshots.rs"]
+mod log_and_snapshots;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 #[path = "crash/workload.rs"]
 mod workload;
 
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
 
 use workload::{Account, CLUSTER, ME, OPTIONS};
@@ -18,7 +18,7 @@ use workload::{Account, CLUSTER, ME, OPTIONS};
 const SEED: u64 = 7;
 const STEPS: usize = 60;
 
-/// How much of what was not synced the disk has written when the power is gone.
+/// How much of the unsynced data is on the disk after a power cut.
 #[derive(Clone, Copy, Debug)]
 enum Luck {
     Nothing,
@@ -32,57 +32,61 @@ impl Luck {
             Luck::Nothing => disk.restart(&mut |_| 0),
             Luck::All => disk.restart(&mut |states| states - 1),
             Luck::Some(seed) => {
-                let mut dice = Dice::new(seed);
-                disk.restart(&mut |states| dice.place(states));
+                let mut rng = Rng::new(seed);
+                disk.restart(&mut |states| rng.index(states));
             }
         }
     }
 }
 
-/// A life that nothing disturbs.
-fn whole_life() -> (MemDisk, Account) {
+/// A run without faults.
+fn faultless_run() -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
-    account.live(&mut disk, SEED, STEPS).expect("nothing goes wrong");
+    account.live(&mut disk, SEED, STEPS).expect("no fault is planned");
     (disk, account)
 }
 
-/// A life during which the disk goes wrong.
-fn cut_life(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
-    let error = account.live(disk, seed, steps).expect_err("something goes wrong in this life");
+/// A run with a fault of the disk.
+fn faulty_run(disk: &mut MemDisk, account: &mut Account, seed: u64, steps: usize) {
+    let error = account.live(disk, seed, steps).expect_err("this run has a fault");
     let expected = matches!(error, StorageError::Io { .. } | StorageError::Failed { .. });
-    assert!(expected, "a cut or a failure is taken for something else: {error}");
+    assert!(expected, "unexpected error: {error}");
 }
 
 #[test]
-fn a_power_cut_at_any_operation_loses_nothing_vouched_for() {
-    let operations = whole_life().0.operations();
+fn power_cut_at_any_operation_loses_no_acknowledged_entry() {
+    let operations = faultless_run().0.operations();
     assert!(operations > 150, "{operations} operations are too few to show anything");
     for cut in 0..operations {
         let lucks = [Luck::Nothing, Luck::All].into_iter().chain((0..8).map(Luck::Some));
         for luck in lucks {
             let (mut disk, mut account) = (MemDisk::default(), Account::default());
-            disk.cut_at(cut);
-            cut_life(&mut disk, &mut account, SEED, STEPS);
+            disk.power_cut_at(cut);
+            faulty_run(&mut disk, &mut account, SEED, STEPS);
             luck.restart(&mut disk);
             let error = account.live(&mut disk, SEED + 1, 4).err();
-            assert!(error.is_none(), "cut at {cut}, {luck:?}: {}", error.unwrap());
+            assert!(error.is_none(), "power cut at {cut}, {luck:?}: {}", error.unwrap());
             Luck::Nothing.restart(&mut disk);
             let error = account.live(&mut disk, SEED + 2, 0).err();
-            assert!(error.is_none(), "again after a cut at {cut}, {luck:?}: {}", error.unwrap());
+            assert!(
+                error.is_none(),
+                "again after a power cut at {cut}, {luck:?}: {}",
+                error.unwrap()
+            );
         }
     }
 }
 
 #[test]
-fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
-    let operations = whole_life().0.operations();
-    let mut dice = Dice::new(SEED);
+fn power_cut_during_recovery_loses_no_acknowledged_entry() {
+    let operations = faultless_run().0.operations();
+    let mut rng = Rng::new(SEED);
     let mut torn = 0;
     for cut in 0..operations {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
-        disk.cut_at(cut);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
-        Luck::Some(dice.number()).restart(&mut disk);
+        disk.power_cut_at(cut);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
+        Luck::Some(rng.next_u64()).restart(&mut disk);
         let start = disk.operations();
         let opening = {
             let (mut disk, mut account) = (disk.clone(), account.clone());
@@ -92,9 +96,9 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
         torn += u64::from(opening > 8);
         for cut in 0..opening {
             let (mut disk, mut account) = (disk.clone(), account.clone());
-            disk.cut_at(start + cut);
-            cut_life(&mut disk, &mut account, SEED + 1, 0);
-            Luck::Some(dice.number()).restart(&mut disk);
+            disk.power_cut_at(start + cut);
+            faulty_run(&mut disk, &mut account, SEED + 1, 0);
+            Luck::Some(rng.next_u64()).restart(&mut disk);
             account.live(&mut disk, SEED + 2, 3).unwrap();
             Luck::Nothing.restart(&mut disk);
             account.live(&mut disk, SEED + 3, 0).unwrap();
@@ -104,11 +108,11 @@ fn a_power_cut_while_the_last_ones_traces_are_removed_loses_nothing_either() {
 }
 
 #[test]
-fn a_process_killed_at_any_operation_loses_nothing_and_believes_nothing_that_is_not_on_disk() {
-    for cut in 0..whole_life().0.operations() {
+fn kill_at_any_operation_exposes_only_durable_entries() {
+    for cut in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
-        disk.cut_at(cut);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
+        disk.power_cut_at(cut);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
         // No power cut yet: the next process reads what the first one wrote but did not sync.
         disk.kill();
         account.live(&mut disk, SEED + 1, 0).unwrap();
@@ -118,11 +122,11 @@ fn a_process_killed_at_any_operation_loses_nothing_and_believes_nothing_that_is_
 }
 
 #[test]
-fn after_a_failed_operation_the_next_process_finds_what_was_vouched_for() {
-    for at in 0..whole_life().0.operations() {
+fn acknowledged_entries_survive_any_failed_operation() {
+    for at in 0..faultless_run().0.operations() {
         let (mut disk, mut account) = (MemDisk::default(), Account::default());
         disk.fail_at(at);
-        cut_life(&mut disk, &mut account, SEED, STEPS);
+        faulty_run(&mut disk, &mut account, SEED, STEPS);
         disk.kill();
         let error = account.live(&mut disk, SEED + 1, 2).err();
         assert!(error.is_none(), "failed at {at}: {}", error.unwrap());
@@ -132,9 +136,9 @@ fn after_a_failed_operation_the_next_process_finds_what_was_vouched_for() {
 }
 
 #[test]
-fn a_log_with_a_failed_sync_is_dead() {
-    let (mut disk, account) = whole_life();
-    let entries = &account.vouched.entries[..1];
+fn log_refuses_everything_after_a_failed_sync() {
+    let (mut disk, account) = faultless_run();
+    let entries = &account.acknowledged.entries[..1];
     for fault in [0, 1] {
         let mut disk = disk.clone();
         let mut counted = disk.clone();
@@ -147,21 +151,21 @@ fn a_log_with_a_failed_sync_is_dead() {
         assert!(error.contains("segment-") && error.contains("the disk fails"), "{error}");
         for error in [log.sync().unwrap_err(), log.append(None, entries).unwrap_err()] {
             assert!(matches!(error, StorageError::Failed { .. }), "{error}");
-            assert!(error.to_string().contains("must end"), "{error}");
+            assert!(error.to_string().contains("restart the process"), "{error}");
         }
     }
     disk.restart(&mut |_| 0);
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing() {
-    let (disk, account) = whole_life();
+fn full_disk_is_reported_and_loses_nothing() {
+    let (disk, account) = faultless_run();
     let used: usize = disk.list().unwrap().iter().map(|name| disk.read(name).unwrap().len()).sum();
     for spare in [0, 512, 1_024, 4_000, 9_000] {
         let (mut disk, mut account) = (disk.clone(), account.clone());
         disk.set_capacity(Some(used as u64 + spare));
         let error = account.live(&mut disk, SEED + 1, 500).unwrap_err().to_string();
-        assert!(error.contains("make room on the disk"), "{error}");
+        assert!(error.contains("free disk space"), "{error}");
         disk.set_capacity(None);
         account.live(&mut disk, SEED + 2, 5).unwrap();
         Luck::Nothing.restart(&mut disk);
@@ -170,7 +174,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
 }
 
 #[test]
-fn a_folder_is_bootstrapped_once_and_opened_by_its_owner_only() {
+fn folder_is_bootstrapped_once_and_opened_only_by_its_owner() {
     let mut disk = MemDisk::default();
     let open = |disk: &mut MemDisk, cluster, replica| {
         Log::open(disk, cluster, replica, OPTIONS, None).map(|(log, ..)| drop(log)).unwrap_err()

@@ -1,9 +1,9 @@
-//! The built server against real disks that go wrong: system calls that fail, a full disk, damage,
-//! a folder put back from an older copy. Asserts what is acknowledged, refused and said.
+//! The built server on real disks that fail: failing system calls, a full disk, damage, a folder
+//! restored from an older copy. The tests assert what is acknowledged, refused and reported.
 //!
-//! Calls are made to fail with strace, and a disk is made small in a namespace of its own; where
-//! either is not to be had the test says so and is skipped, unless `BOWLINE_CLIENTS=required` is
-//! set and `.ci/install-clients` could have installed it.
+//! strace makes system calls fail, and a namespace has a small disk. If either is not available,
+//! the test is skipped with a message, unless `BOWLINE_CLIENTS=required` is set and
+//! `.ci/install-clients` could have installed it.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
@@ -13,15 +13,15 @@ mod client;
 mod damage;
 #[path = "disk/full.rs"]
 mod full;
-#[path = "disk/order.rs"]
-mod order;
+#[path = "disk/old_copies.rs"]
+mod old_copies;
 #[path = "cluster/replicas.rs"]
 #[allow(dead_code, reason = "shared with tests/cluster.rs")]
 mod replicas;
-#[path = "disk/rollback.rs"]
-mod rollback;
 #[path = "disk/stall.rs"]
 mod stall;
+#[path = "disk/sync_order.rs"]
+mod sync_order;
 
 use std::fs;
 use std::path::Path;
@@ -32,14 +32,14 @@ use std::time::Duration;
 use client::Client;
 use replicas::Cluster;
 
-/// How a server ends whose disk failed.
+/// Exit code of a server whose disk failed.
 const EXIT_DISK: i32 = 74;
-/// Values so large that sixteen fill a segment.
+/// Sixteen values of this size fill a segment.
 const LARGE: usize = 512 << 10;
 
-/// Whether strace is there and works; if not, says so.
+/// Whether strace works; prints a message if not.
 fn strace_is_there() -> bool {
-    // Containers may forbid what it does, and old ones don't know all its words.
+    // Containers may forbid tracing, and old versions lack some options.
     let words = ["-f", "-qq", "--seccomp-bpf", "-y", "-o", "/dev/null", "true"];
     let there = Command::new("strace").args(words).output();
     let there = there.is_ok_and(|output| output.status.success());
@@ -69,12 +69,13 @@ fn key(number: usize) -> Vec<u8> {
     format!("key{number}").into_bytes()
 }
 
-/// A value that no other key has, of so many bytes.
+/// A value of this size that differs between keys.
 fn value(number: usize, bytes: usize) -> Vec<u8> {
     number.to_string().into_bytes().into_iter().cycle().take(bytes).collect()
 }
 
-/// Writes one after the other until a write is not acknowledged, or up to `most`. How many were.
+/// Writes until a write is not acknowledged, or up to `most`. Returns the number of acknowledged
+/// writes.
 fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -> usize {
     let mut client = Client::connect(cluster.address(at)).unwrap();
     for number in from..most {
@@ -87,7 +88,7 @@ fn write(cluster: &Cluster, at: usize, from: usize, most: usize, bytes: usize) -
     most
 }
 
-/// All that was acknowledged must be there.
+/// Asserts that all acknowledged writes are there.
 #[track_caller]
 fn assert_holds(cluster: &Cluster, at: usize, count: usize, bytes: usize, case: &str) {
     let mut client = Client::connect(cluster.address(at)).unwrap();
@@ -113,7 +114,7 @@ fn field_of(text: &str, field: &str) -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.to_owned()))
 }
 
-/// Has a replica lead, by killing whoever else does.
+/// Makes a replica the leader by killing other leaders.
 fn lead(cluster: &mut Cluster, wanted: usize) {
     loop {
         let leader = cluster.leader();
@@ -128,33 +129,33 @@ fn lead(cluster: &mut Cluster, wanted: usize) {
     }
 }
 
-/// A call that the log writer makes, how it fails, and how often it succeeds on each thread before
-/// that: more often than the opening needs it, which is on the main thread.
+/// A system call of the log writer, how it fails, how often it succeeds on each thread before, and
+/// the text of the error. The opening of the log, on the main thread, needs fewer calls.
 const FAILURES: &[(&str, &str, usize, &str)] = &[
-    ("fdatasync", "error=EIO", 60, "syncing"),
-    ("fdatasync", "error=ENOSPC", 61, "make room on the disk"),
-    ("pwrite64", "error=EIO", 60, "writing to"),
-    ("pwrite64", "error=ENOSPC", 61, "make room on the disk"),
-    // Nothing of it was written.
-    ("pwrite64", "retval=0", 62, "writing to"),
+    ("fdatasync", "error=EIO", 60, "cannot sync"),
+    ("fdatasync", "error=ENOSPC", 61, "free disk space"),
+    ("pwrite64", "error=EIO", 60, "cannot write"),
+    ("pwrite64", "error=ENOSPC", 61, "free disk space"),
+    // Nothing is written.
+    ("pwrite64", "retval=0", 62, "cannot write"),
 ];
 
-/// The same for calls that begin a segment: each new one needs two of each.
+/// The same for calls that create a segment, which needs two of each.
 const ROTATION_FAILURES: &[(&str, &str, usize, &str)] = &[
-    ("fallocate", "error=ENOSPC", 2, "make room on the disk"),
-    ("fallocate", "error=ENOSPC", 3, "make room on the disk"),
-    ("/^rename", "error=EIO", 2, "replacing"),
-    ("/^rename", "error=EIO", 3, "renaming"),
-    ("fsync", "error=EIO", 3, "syncing"),
-    ("fsync", "error=EIO", 4, "syncing the folder"),
+    ("fallocate", "error=ENOSPC", 2, "free disk space"),
+    ("fallocate", "error=ENOSPC", 3, "free disk space"),
+    ("/^rename", "error=EIO", 2, "cannot replace"),
+    ("/^rename", "error=EIO", 3, "cannot rename"),
+    ("fsync", "error=EIO", 3, "cannot sync"),
+    ("fsync", "error=EIO", 4, "cannot sync the folder"),
 ];
 
-/// A replica alone: what it acknowledges is on its disk or nowhere.
+/// A cluster of one: an acknowledged write is on its disk or nowhere.
 fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
     if !strace_is_there() {
         return;
     }
-    // No snapshots: to cut the log takes the same calls.
+    // No snapshots: a compaction makes the same calls.
     let mut cluster = Cluster::start_with(1, "auto", &["--snapshot-log-bytes", "1gb"]);
     cluster.wait_until_all_serve();
     let mut held = 0;
@@ -172,7 +173,10 @@ fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
         let status = cluster.end_of(0);
         assert_eq!(status.code(), Some(EXIT_DISK), "{case}\n{}", cluster.logs());
         let logs = cluster.logs();
-        assert!(logs.contains("this replica ends here") && logs.contains(words), "{case}: {logs}");
+        assert!(
+            logs.contains("disk write failed, shutting down") && logs.contains(words),
+            "{case}: {logs}"
+        );
         let log = cluster.folder.path().join("replica-1.log");
         fs::remove_file(log).unwrap();
         cluster.restart();
@@ -184,17 +188,17 @@ fn fail_and_come_back(failures: &[(&str, &str, usize, &str)], bytes: usize) {
 }
 
 #[test]
-fn a_failed_write_or_sync_ends_the_process_and_loses_nothing_acknowledged() {
+fn failed_write_or_sync_exits_and_loses_no_acknowledged_write() {
     fail_and_come_back(FAILURES, 100);
 }
 
 #[test]
-fn a_failure_while_a_segment_is_begun_ends_the_process_and_loses_nothing_acknowledged() {
+fn failed_segment_creation_exits_and_loses_no_write() {
     fail_and_come_back(ROTATION_FAILURES, LARGE);
 }
 
 #[test]
-fn the_others_go_on_without_a_replica_whose_disk_fails() {
+fn majority_serves_without_a_replica_with_a_failed_disk() {
     if !strace_is_there() {
         return;
     }

@@ -1,8 +1,8 @@
-//! Floods: every connection sends as many commands as the server takes from one client before the
-//! first reply is read. However much that is, the leader's heartbeats leave in time: it keeps its
-//! term, and no client is left in doubt.
+//! Floods: every connection sends the largest number of commands that the server accepts from one
+//! client before the first reply is read. The leader's heartbeats must still leave in time: it
+//! keeps its term, and no write is UNCERTAIN.
 //!
-//! A test program of its own, so that no other test takes the processors meanwhile.
+//! A test program of its own, so that no other test uses the processors meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
@@ -22,16 +22,16 @@ use replicas::Cluster;
 
 /// Connections that flood the leader at the same time.
 const CONNECTIONS: usize = 400;
-/// Commands on each of them.
+/// Commands on each connection.
 const COMMANDS: usize = 1_024;
-/// Rounds that count, for each thread arrangement.
+/// Rounds that must count, for each thread arrangement.
 const ROUNDS: u64 = 2;
-/// Rounds that are tried for each one that is to count.
+/// Attempts for each round that must count.
 const TRIES: u64 = 3;
-/// Asks for more rounds.
+/// Environment variable for more rounds.
 const ROUNDS_VARIABLE: &str = "BOWLINE_FLOOD_ROUNDS";
-/// The share of the machine, in percent, that other processes may have in a round that counts. A
-/// replica whose threads wait for a processor all the time loses its lead, whatever it does.
+/// Largest share of the processors, in percent, that other processes may use in a round that
+/// counts: a leader whose threads wait for a processor loses its leadership whatever it does.
 const OTHERS_PERCENT_MAX: u64 = 25;
 
 /// The replies to one flood.
@@ -39,7 +39,7 @@ const OTHERS_PERCENT_MAX: u64 = 25;
 struct Outcome {
     done: usize,
     uncertain: usize,
-    /// Errors that say that the write was not applied, with one of them.
+    /// Errors that mean that the write was not applied, and one example.
     refused: usize,
     example: String,
 }
@@ -47,16 +47,16 @@ struct Outcome {
 /// Processor time since the start, in ticks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ticks {
-    /// What there was, on all processors.
+    /// Available time of all processors.
     all: u64,
-    /// What all processes had.
+    /// Time used by all processes.
     busy: u64,
-    /// What this process and the replicas had.
+    /// Time used by this process and the replicas.
     own: u64,
 }
 
 impl Ticks {
-    /// Zeros where the system does not say: then every round counts.
+    /// Reads the counters; zeros if the system does not tell, so that every round counts.
     fn read(cluster: &Cluster) -> Ticks {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
@@ -70,7 +70,7 @@ impl Ticks {
         Ticks { all, busy: all - idle, own }
     }
 
-    /// Of one process.
+    /// Time used by one process.
     fn of(process: u32) -> u64 {
         let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let behind_name = text.rsplit(')').next().unwrap_or_default();
@@ -78,14 +78,14 @@ impl Ticks {
         times.filter_map(|field| field.parse::<u64>().ok()).sum()
     }
 
-    /// The share of the machine that other processes have had since `before`, in percent.
+    /// Share of the processors that other processes used since `before`, in percent.
     fn others_percent(self, before: Ticks) -> u64 {
         let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
         others * 100 / (self.all - before.all).max(1)
     }
 }
 
-/// One thread and blocking sockets, so that the servers have the machine to themselves.
+/// Floods from one thread with blocking sockets, so that the servers have the processors.
 fn flood(clients: &mut [BufReader<TcpStream>], round: u64) -> Outcome {
     let mut outcome = Outcome::default();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -140,7 +140,7 @@ fn flood_in_rounds(threads: &'static str) {
         if counted == rounds {
             break;
         }
-        // The replicas finish what the flood left behind.
+        // The replicas finish the rest of the flood.
         thread::sleep(Duration::from_millis(100));
     }
     assert!(failed.is_empty(), "{failed:#?}\n{}", cluster.logs());
@@ -149,9 +149,9 @@ fn flood_in_rounds(threads: &'static str) {
     }
 }
 
-/// One arrangement after the other, so that each has the processors for itself.
+/// One thread arrangement after the other, so that each has the processors for itself.
 #[test]
-fn floods_change_no_leader() {
+fn command_floods_cause_no_leader_change() {
     flood_in_rounds("dedicated");
     flood_in_rounds("fused");
 }

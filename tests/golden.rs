@@ -1,18 +1,18 @@
 //! Golden traces: each file in `tests/golden/` is a script, four dashes, and the trace that the
-//! script must give. The first line says what the trace shows. To write the traces anew:
+//! script must give. The first line says what the trace shows. To rewrite the traces:
 //!
 //! ```sh
 //! UPDATE_GOLDEN=1 cargo test --test golden
 //! ```
 //!
-//! and then read the difference: a trace that changed must still show what its first line says.
+//! Then review the diff: a changed trace must still show what its first line says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::sim::stage;
+use bowline::sim::script;
 
-/// Every file of these folders is run.
+/// The folders with golden files; every file in them is run.
 const FOLDERS: [&str; 2] = ["tests/golden", "tests/golden/regressions"];
 const DASHES: &str = "----";
 
@@ -28,20 +28,20 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// What is wrong with one golden file, or what it should be.
+/// Returns a golden file with the trace that its script gives now, or an error of the script.
 fn run(text: &str) -> Result<String, String> {
     let script = text.split_once(DASHES).map_or(text, |(script, _)| script);
     if !script.starts_with("# ") {
-        return Err("the first line says in a sentence what the trace shows".to_owned());
+        return Err("the first line must be a comment that says what the trace shows".to_owned());
     }
-    let trace = stage::perform(script).map_err(|error| error.to_string())?;
+    let trace = script::run(script).map_err(|error| error.to_string())?;
     if trace.is_empty() {
         return Err("the trace is empty".to_owned());
     }
     Ok(format!("{}\n{DASHES}\n{}\n", script.trim_end(), trace.join("\n")))
 }
 
-/// The first line that differs, with a few around it.
+/// Describes the first difference, with the lines that follow it.
 fn difference(expected: &str, actual: &str) -> String {
     let (expected, actual): (Vec<&str>, Vec<&str>) =
         (expected.lines().collect(), actual.lines().collect());
@@ -56,31 +56,31 @@ fn difference(expected: &str, actual: &str) -> String {
 }
 
 #[test]
-fn every_trace_is_as_it_was() {
+fn golden_traces_are_unchanged() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let files = files();
     assert!(files.len() >= 25, "{} files", files.len());
-    let mut complaints = Vec::new();
+    let mut failures = Vec::new();
     for path in files {
         let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&path).display();
         let text = fs::read_to_string(&path).expect("a golden file is text");
         match run(&text) {
-            Err(error) => complaints.push(format!("{name}: {error}")),
+            Err(error) => failures.push(format!("{name}: {error}")),
             Ok(actual) if actual == text => {}
             Ok(actual) if update => fs::write(&path, actual).expect("the file can be written"),
-            Ok(actual) => complaints.push(format!("{name}, {}", difference(&text, &actual))),
+            Ok(actual) => failures.push(format!("{name}, {}", difference(&text, &actual))),
         }
     }
     assert!(
-        complaints.is_empty(),
-        "{} golden traces differ (UPDATE_GOLDEN=1 writes them anew):\n{}",
-        complaints.len(),
-        complaints.join("\n")
+        failures.is_empty(),
+        "{} golden traces differ (UPDATE_GOLDEN=1 rewrites them):\n{}",
+        failures.len(),
+        failures.join("\n")
     );
 }
 
 #[test]
-fn a_trace_that_is_missing_or_different_is_noticed() {
+fn missing_or_changed_trace_is_reported() {
     let script = "# A put.\ncluster 3 leader=1\nput 1 a=1; run\n";
     let whole = run(script).expect("it can be performed");
     assert_eq!(run(&whole), Ok(whole.clone()), "the trace below the dashes is not performed");

@@ -1,5 +1,6 @@
-//! What clients can make real servers hold, from outside: crowds that say nothing, that claim much,
-//! that read nothing. Memory stays within what is allowed, nobody else notices, nobody campaigns.
+//! Resources that clients can occupy in real servers: many idle connections, claimed lengths,
+//! unread replies. Memory stays within its limits, other clients are served, and no replica
+//! campaigns.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 #[path = "cluster/client.rs"]
@@ -20,29 +21,29 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use client::{Client, command};
 use replicas::Cluster;
 
-/// Connections that the idle crowd has, if the system lets this process have so many.
+/// Idle connections, if the system allows this process that many.
 const CROWD: u64 = 10_000;
-/// Files that this process and a server need beside them.
+/// File descriptors that this process and a server need in addition.
 const OTHER_FILES: u64 = 100;
-/// What one connection may cost a server that it said one thing to.
+/// Most memory of a connection that has sent one command.
 const IDLE_BYTES_MAX: u64 = 4 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Memory in use, where the system tells it.
+/// Resident memory of a process in bytes; `None` if the system does not tell.
 fn resident_bytes(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
 }
 
-/// Hundredths of seconds for which a process has kept a processor busy.
+/// Processor time of a process, in hundredths of a second.
 fn busy(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
-/// Fields of `INFO`, all of one moment.
+/// Fields of one `INFO` reply.
 fn infos<const N: usize>(client: &mut Client, fields: [&str; N]) -> [String; N] {
     let text = String::from_utf8(client.call(&[b"INFO"]).unwrap()).unwrap();
     fields.map(|field| {
@@ -51,13 +52,13 @@ fn infos<const N: usize>(client: &mut Client, fields: [&str; N]) -> [String; N] 
     })
 }
 
-/// One of them.
+/// One field of `INFO`.
 fn info(client: &mut Client, field: &str) -> String {
     let [value] = infos(client, [field]);
     value
 }
 
-/// As many connections as there may be, up to [`CROWD`].
+/// The number of idle connections: up to [`CROWD`].
 fn crowd_size() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -67,15 +68,15 @@ fn crowd_size() -> u64 {
 }
 
 #[test]
-fn a_crowd_of_idle_connections_costs_little_and_delays_nobody() {
-    let cluster = Cluster::start_with(3, "auto", &["--clients-max", "10050"]);
+fn idle_connections_cost_little_memory_and_no_latency() {
+    let cluster = Cluster::start_with(3, "auto", &["--maxclients", "10050"]);
     cluster.wait_until_all_serve();
-    // A machine that is busy with something else may cause an election too, but not every time.
+    // On a busy machine an election may occur too, but not every time.
     let calm = (0..10).any(|_| gather_and_serve(&cluster));
     assert!(calm, "an election each time, for idle connections\n{}", cluster.logs());
 }
 
-/// Whether the leader stayed.
+/// Opens the idle connections and serves others. Returns whether the leader stayed.
 fn gather_and_serve(cluster: &Cluster) -> bool {
     let count = crowd_size();
     let leader = cluster.leader();
@@ -84,18 +85,18 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
         let there = info(good, "connected_clients");
         (there == wanted.to_string()).then_some(())
     };
-    // That a client has gone the server hears a moment later.
-    cluster.wait_for("nobody else", || connected(&mut good, 1));
+    // The server notices closed connections a moment later.
+    cluster.wait_for("the other connections to close", || connected(&mut good, 1));
     let term = info(&mut good, "raft_term");
     let before = resident_bytes(cluster.process(leader));
     let mut crowd = Vec::new();
     for _ in 0..count {
-        // Each has said something once, so whatever a connection needs for that it has.
+        // Each connection has sent one command, so it has all the memory that needs.
         let mut client = Client::connect(cluster.address(leader)).unwrap();
         assert_eq!(client.call(&[b"PING"]).unwrap(), b"+PONG\r\n");
         crowd.push(client);
     }
-    cluster.wait_for("all of the crowd and nobody else", || connected(&mut good, count + 1));
+    cluster.wait_for("all idle connections", || connected(&mut good, count + 1));
     let busy_before = busy(cluster.process(leader));
     let span = Duration::from_secs(2);
     thread::sleep(span);
@@ -123,7 +124,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn lengths_that_are_only_claimed_cost_nothing() {
+fn declared_lengths_allocate_no_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -140,7 +141,7 @@ fn lengths_that_are_only_claimed_cost_nothing() {
     let peers: Vec<TcpStream> = (0..count)
         .map(|_| {
             let mut peer = TcpStream::connect(("127.0.0.1", cluster.peer_port(leader))).unwrap();
-            // It may be shut before all of it is sent.
+            // The server may close the connection before everything is sent.
             let _ = peer.write_all(b"BOWL\x02\x00\xff\xff\xff\xff\0\0\0\0 and no more");
             peer
         })
@@ -158,19 +159,19 @@ fn lengths_that_are_only_claimed_cost_nothing() {
 
 const OUT_OF_MEMORY: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
-/// A value of 64 KiB, so many of them and about what one takes in the log and in the state.
+/// A value of 64 KiB, the number of such values, and the memory of one in the log and in the state.
 const LARGE: &[u8] = &[b'x'; 64 << 10];
 
 fn large_key(number: usize) -> Vec<u8> {
     format!("large:{number}").into_bytes()
 }
 
-/// In so many rounds, one after the other, every replica refuses: then none has a log that is still
-/// to be cut, and takes something in once it is.
+/// Consecutive rounds in which every replica must refuse, so that no log is left whose compaction
+/// would free memory.
 const FULL_ROUNDS: usize = 10;
 
-/// Writes large values at one replica after the other until all refuse them, for the reason wanted;
-/// how many were taken, with those `written` before.
+/// Writes large values to one replica after another until all refuse them with the expected error.
+/// Returns the number of accepted values, including those `written` before.
 fn write_until_all_refuse(
     cluster: &Cluster,
     clients: &mut [Client],
@@ -196,8 +197,8 @@ fn write_until_all_refuse(
 }
 
 #[test]
-fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
-    let limits = &["--memory-max", "32mb", "--snapshot-log-bytes", "1mb"];
+fn memory_limit_refuses_only_commands_that_add_data() {
+    let limits = &["--maxmemory", "32mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -205,7 +206,7 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
         (0..3).map(|at| Client::connect(cluster.address(at)).unwrap()).collect();
     clients.rotate_left((leader + 1) % 3);
     let mut written = 0;
-    // Where the disk is slow a log may be cut late, and makes room once more.
+    // On a slow disk a log may be compacted late, and free memory once more.
     cluster.wait_for("replicas that refuse all that would add to what they hold", || {
         written = write_until_all_refuse(&cluster, &mut clients, written, OUT_OF_MEMORY);
         let adding: [&[&[u8]]; 2] = [&[b"SET", b"k", b"v"], &[b"INCR", b"n"]];
@@ -222,7 +223,7 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
         assert_eq!(client.call(&[b"STRLEN", &large_key(0)]).unwrap(), b":65536\r\n");
         assert_eq!(client.call(&[b"DEL", b"nothing"]).unwrap(), b":0\r\n");
         let values = (written * LARGE.len()) as u64;
-        // A follower that is late hears of the last of them a moment later.
+        // A slow follower receives the last values a moment later.
         cluster.wait_for("a state that holds these values and not much more", || {
             let fields = ["used_memory_dataset", "used_memory", "used_memory_rss"];
             let [dataset, used, resident] =
@@ -241,7 +242,7 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
             (reply == b"+OK\r\n").then_some(())
         });
     }
-    // One whose clients have room asks a leader that has none, whoever leads by now.
+    // A follower with free memory forwards to a leader without, whichever leads by then.
     let follower = cluster.wait_for("a leader that is full", || {
         let leader = cluster.leader();
         for (at, client) in clients.iter_mut().enumerate() {
@@ -270,13 +271,13 @@ fn above_its_limit_a_replica_refuses_what_would_add_to_it_and_nothing_else() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
+fn uncompacted_log_stays_within_its_memory_share() {
     use rustix::process::{Pid, Rlimit, prlimit};
 
-    let limits = &["--memory-max", "128mb", "--snapshot-log-bytes", "1mb"];
+    let limits = &["--maxmemory", "128mb", "--snapshot-log-bytes", "1mb"];
     let cluster = Cluster::start_with(3, "auto", limits);
     cluster.wait_until_all_serve();
-    // Segments of the log fit, and no snapshot of 20 MiB does.
+    // Large enough for segments of the log, too small for a snapshot of 20 MiB.
     let allow_files_of = |bytes| {
         for at in 0..3 {
             let process = i32::try_from(cluster.process(at)).unwrap();
@@ -299,7 +300,7 @@ fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
     }
     let refused = refused.expect("two thousand values were taken");
     assert!(refused.starts_with(b"-TRYAGAIN "), "{}", refused.escape_ascii());
-    // `INFO` is a moment late.
+    // `INFO` lags a moment.
     cluster.wait_for("a log that takes all of its share", || {
         most = most.max(info(&mut client, "used_memory_log").parse::<u64>().unwrap());
         (most > 56 * MIB).then_some(())
@@ -313,7 +314,7 @@ fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
     cluster.wait_for("a log that was cut, by itself", || {
         (client.call(&[b"SET", b"k", b"v"]).unwrap() == b"+OK\r\n").then_some(())
     });
-    cluster.wait_for("most of it gone", || {
+    cluster.wait_for("most of its size", || {
         let log: u64 = info(&mut client, "used_memory_log").parse().unwrap();
         client.call(&[b"SET", b"k", b"v"]).unwrap();
         (log < 40 * MIB).then_some(())
@@ -321,15 +322,15 @@ fn a_log_that_no_snapshot_cuts_stays_within_its_share_of_memory() {
 }
 
 #[test]
-fn a_crowd_that_reads_nothing_stays_within_its_memory() {
-    let cluster = Cluster::start_with(3, "auto", &["--clients-memory", "64mb"]);
+fn clients_that_never_read_stay_within_clients_memory() {
+    let cluster = Cluster::start_with(3, "auto", &["--maxmemory-clients", "64mb"]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let mut good = Client::connect(cluster.address(leader)).unwrap();
     let large = vec![b'x'; 256 << 10];
     assert_eq!(good.call(&[b"SET", b"large", &large]).unwrap(), b"+OK\r\n");
     let before = resident_bytes(cluster.process(leader));
-    // Replies of a GiB each: values, their lists, and lists of all who are connected.
+    // Replies of 1 GiB each: values, arrays of them, and lists of all connections.
     let asked = [
         command(&[b"GET", b"large"]).repeat(4_000),
         command(&[b"MGET", b"large", b"large", b"nothing", b"large"]).repeat(1_300),
@@ -341,7 +342,7 @@ fn a_crowd_that_reads_nothing_stays_within_its_memory() {
         let client = Client::connect(cluster.address(leader)).unwrap();
         client.stream.set_nonblocking(true).unwrap();
         let mut stream = client.stream;
-        // As much as it takes at once; some may be shut out.
+        // As much as the server accepts at once; it may close some connections.
         match stream.write(&asked[number % asked.len()]) {
             Ok(_) => {}
             Err(error) => assert_ne!(error.kind(), ErrorKind::InvalidInput),
@@ -357,7 +358,7 @@ fn a_crowd_that_reads_nothing_stays_within_its_memory() {
     if let (Some(before), Some(most)) = (before, most) {
         let grown = most.saturating_sub(before);
         eprintln!("a crowd that reads nothing: {} KiB more", grown / 1_024);
-        // What is allowed, and what the allocator keeps of what went. Unlimited it is 200 GiB.
+        // The limit, and what the allocator keeps. Without the limit it would be 200 GiB.
         assert!(grown < 192 * MIB, "{grown} bytes");
     }
     let held: u64 = info(&mut good, "mem_clients_normal").parse().unwrap();

@@ -1,48 +1,49 @@
-//! Every safety rule that can be broken on purpose ([`Mutant`]), and the seed of the simulator
-//! that notices. A simulator that finds nothing is only worth something if it finds these.
+//! Mutants: every safety rule broken on purpose ([`Mutant`]), and the simulator seed that notices
+//! it. These tests show that the simulator finds violations.
 //!
 //! ```sh
 //! cargo test --features mutants --test mutants
 //! ```
 //!
-//! runs the seed in the list with the rule broken, which must be noticed, and with all rules kept,
-//! which must not. Whatever changes a run (the core, the faults, the workload) may make a seed in
-//! the list useless; then another one is looked for, and if there is one the test passes and says
-//! so. To bring the list up to date:
+//! runs each listed seed with the rule broken, which must be noticed, and with all rules kept,
+//! which must not. A change of the core, the faults or the workload can make a listed seed useless;
+//! then the test searches for another one, passes if there is one, and prints it. To update the
+//! list:
 //!
 //! ```sh
 //! MUTANTS_SEARCH=1 cargo test --release --features mutants --test mutants search -- --nocapture
 //! ```
 //!
-//! A mutant that no seed up to [`SEEDS_MAX`] notices is a hole in the simulator. Close that.
+//! A mutant that no seed up to [`SEEDS_MAX`] notices is a hole in the simulator, to be closed
+//! first.
 //!
-//! Rules of storage are in the list with the profiles that run its code over a disk in memory. Two
-//! are not, for others stand before them: the chain of blocks (see the test of it), and that a
-//! snapshot which ends before the latest is not kept. The core asks for no chunks of such a one,
-//! and a start takes the one that ends last, whatever else is there; the rule itself is held by
-//! `crash::snapshots::a_snapshot_that_is_not_what_it_should_be_changes_nothing`. The checksum of a
-//! record is the network's: on disk its sectors' and the chain cover it
-//! (`record::tests::every_flipped_bit_and_every_cut_is_noticed`).
+//! The rules of storage are in the list with the profiles that run its code over a disk in memory.
+//! Two are not, because other rules mask them: the chain of blocks, which has its own test here,
+//! and that a snapshot which ends before the latest is not kept. For the latter the core requests
+//! no chunks, and a start uses the snapshot with the latest end; the rule itself is tested by
+//! `crash::snapshots::invalid_incoming_snapshot_changes_nothing`.
+//! The checksum of a record protects it on the network; on disk it is covered by the checksums of
+//! its sectors and by the chain (`record::tests::every_flipped_bit_and_truncation_is_detected`).
 //!
-//! [`Mutant::PromiseFromBeforeReceipt`] is a rule of the runtime's core stage, which the simulator
-//! does not run: the driver of stages notices it
-//! (`runtime::stage_tests::promises_from_before_receipt_are_noticed`).
+//! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
+//! not run: the seeded driver of the stages notices it
+//! (`runtime::stages::seeded_tests::lease_granted_from_before_receipt_is_detected`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bowline::config::{Config, Mutant};
 use bowline::raft::HardState;
 use bowline::record::{EntryKind, RecordBuffer};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
-use bowline::sim::trace::Trace;
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk};
 use bowline::types::{EntryId, NodeId, Term};
 
-/// Every mutant is noticed by a seed from 1 up to this one.
+/// Every mutant is noticed by a seed from 1 to this one.
 const SEEDS_MAX: u64 = 1_000;
 
-/// A mutant and the runs in which it is looked for.
+/// A mutant and the profile of the runs that must notice it.
 #[derive(Clone, Copy)]
 struct Hunt {
     mutant: Mutant,
@@ -50,12 +51,12 @@ struct Hunt {
 }
 
 impl Hunt {
-    /// What a run with the rule broken, or kept, noticed: the checks' words, or those of an
-    /// assertion of the core itself.
+    /// The violation that a run reports, with the rule broken or kept: from a checker, or from an
+    /// assertion of the core.
     fn noticed(self, seed: u64, broken: bool) -> Option<String> {
         let change = |config: &mut Config| {
             config.mutant = broken.then_some(self.mutant);
-            // Only half of the seeds draw leases; these runs are about nothing else.
+            // Only half of the seeds use leases; these runs are about nothing else.
             config.lease_reads |= self.mutant == Mutant::LeaseTooLong;
         };
         let run = || fault_run::run(self.profile, seed, Trace::default(), &change);
@@ -64,12 +65,12 @@ impl Hunt {
             Ok(Err(failure)) => Some(failure.violation.to_string()),
             Err(panic) => {
                 let words = panic.downcast_ref::<String>().map(String::as_str);
-                Some(words.unwrap_or("an assertion without words").to_owned())
+                Some(words.unwrap_or("an assertion without a message").to_owned())
             }
         }
     }
 
-    /// The first seed that notices, and what.
+    /// The first seed that notices the mutant, and its violation.
     fn search(self) -> Option<(u64, String)> {
         (1..=SEEDS_MAX).find_map(|seed| Some((seed, self.noticed(seed, true)?)))
     }
@@ -79,8 +80,8 @@ impl Hunt {
         let seed = if self.noticed(listed, true).is_some() {
             listed
         } else {
-            let (found, what) = self.search().expect("a hole in the simulator: no seed notices");
-            eprintln!("{:?}: not seed {listed} but {found} notices now: {what}", self.mutant);
+            let (found, what) = self.search().expect("no seed notices this mutant");
+            eprintln!("{:?}: seed {found} instead of {listed} notices it now: {what}", self.mutant);
             found
         };
         assert_eq!(self.noticed(seed, false), None, "seed {seed} with all rules kept");
@@ -102,78 +103,78 @@ macro_rules! mutants {
 }
 
 mutants! {
-    a_second_vote_in_a_term: VoteTwice, Mixed, 5;
-    a_vote_shown_before_it_is_durable: VoteBeforeSync, Mixed, 1;
-    an_acknowledgement_before_it_is_durable: AcknowledgeBeforeSync, Mixed, 1;
-    an_acknowledgement_of_what_was_not_checked: AcknowledgeOwnLast, Mixed, 37;
-    a_leader_that_counts_itself_before_its_disk: CountSelfEarly, Mixed, 2;
-    an_earlier_term_committed_by_counting: CommitOldTerms, Mixed, 7;
-    a_vote_for_a_shorter_log: VoteForShorterLog, Mixed, 40;
-    half_taken_for_a_quorum: HalfIsQuorum, Mixed, 1;
-    a_repeated_append_that_truncates: TruncateAlways, Mixed, 1;
-    a_conflict_that_stays: KeepConflicts, Mixed, 3;
-    an_answer_of_an_earlier_term_that_counts: AnswerOfOldTerm, Mixed, 281;
-    chunk_of_an_earlier_term_that_is_answered: AnswerChunkOfOldTerm, Snapshots, 37;
-    a_commit_index_taken_uncut: CommitUncut, Mixed, 19;
-    a_read_before_an_entry_of_the_own_term: ReadBeforeOwnTerm, Mixed, 9;
-    a_read_confirmed_by_an_older_round: ReadOnOldRound, Mixed, 41;
-    a_lease_that_lasts_too_long: LeaseTooLong, Partitions, 5;
-    a_vote_while_a_lease_may_last: VoteUnderLease, Mixed, 8;
-    a_vote_while_rejoining: VoteWhileRejoining, Crashes, 5;
-    a_rejoin_without_all_answers: RejoinWithoutAll, Mixed, 210;
-    a_rejoin_before_all_is_there: RejoinBeforeCaughtUp, Crashes, 5;
-    a_retry_applied_again: ApplyTwice, Mixed, 4;
-    sessions_that_are_forgotten: ForgetSessions, Snapshots, 4;
-    a_replicated_clock_that_follows_the_wall_clock: FollowWallClock, Clocks, 2;
-    a_read_before_the_replicated_clock_has_moved: ReadBeforeClock, Clocks, 38;
-    a_vote_shown_before_it_is_durable_in_files: VoteBeforeSync, Storage, 1;
-    an_acknowledgement_before_it_is_durable_in_files: AcknowledgeBeforeSync, Storage, 1;
-    the_end_of_a_sync_of_a_replaced_entry: SyncOfReplaced, Storage, 148;
-    a_failed_sync_that_is_taken_for_done: IgnoreFailedSync, Storage, 71;
-    a_last_block_that_is_trusted: TrustLastBlock, Storage, 145;
-    a_segments_name_that_is_not_durable: UnsyncedSegmentName, Storage, 180;
-    a_records_name_that_is_not_durable: UnsyncedRecordName, Storage, 5;
-    a_snapshots_name_that_is_not_durable: UnsyncedSnapshotName, Storage, 12;
-    files_deleted_before_the_folder_is_synced: DeleteBeforeSync, Storage, 534;
-    a_checksum_that_is_not_looked_at: IgnoreSectorChecksum, Storage, 11;
-    a_torn_tail_with_blocks_behind_it: CutDamage, Storage, 127;
-    a_damaged_sector_that_is_cut: CutDamagedSector, Storage, 11;
-    an_old_copy_that_is_believed: BelieveOldCopy, Storage, 12;
-    copy_restarted_beyond_the_memory_is_believed: ForgetOldOpenings, Storage, 121;
-    a_log_dropped_before_its_snapshot: DropLogEarly, Storage, 338;
-    a_snapshot_that_is_not_synced: UnsyncedSnapshot, Storage, 2;
-    a_latest_snapshot_removed_before_the_next: RemoveLatestEarly, Storage, 1;
-    an_older_snapshot_that_takes_the_states_place: InstallOlder, Snapshots, 91;
-    chunks_of_two_snapshots: MixChunks, Snapshots, 3;
-    a_snapshot_whose_checksum_is_not_looked_at: IgnoreSnapshotChecksum, Snapshots, 4;
+    second_vote_in_a_term_is_noticed: VoteTwice, Mixed, 5;
+    vote_sent_before_it_is_durable_is_noticed: VoteBeforeSync, Mixed, 1;
+    acknowledgement_before_the_sync_is_noticed: AcknowledgeBeforeSync, Mixed, 1;
+    acknowledgement_of_unchecked_entries_is_noticed: AcknowledgeOwnLast, Mixed, 37;
+    leader_counting_itself_before_its_sync_is_noticed: CountSelfEarly, Mixed, 2;
+    earlier_term_committed_by_counting_is_noticed: CommitOldTerms, Mixed, 7;
+    vote_for_a_shorter_log_is_noticed: VoteForShorterLog, Mixed, 40;
+    half_as_a_quorum_is_noticed: HalfIsQuorum, Mixed, 1;
+    truncation_by_a_repeated_append_is_noticed: TruncateAlways, Mixed, 1;
+    kept_conflict_is_noticed: KeepConflicts, Mixed, 3;
+    counted_reply_of_an_earlier_term_is_noticed: ReplyOfOldTerm, Mixed, 281;
+    reply_to_a_chunk_of_an_earlier_term_is_noticed: ChunkReplyOfOldTerm, Snapshots, 37;
+    unclamped_commit_index_is_noticed: CommitUnclamped, Mixed, 19;
+    read_before_an_entry_of_the_own_term_is_noticed: ReadBeforeOwnTerm, Mixed, 9;
+    read_confirmed_by_an_older_round_is_noticed: ReadOnOldRound, Mixed, 41;
+    overlong_lease_is_noticed: LeaseTooLong, Partitions, 5;
+    vote_during_a_lease_is_noticed: VoteUnderLease, Mixed, 8;
+    vote_while_rejoining_is_noticed: VoteWhileRejoining, Crashes, 5;
+    rejoin_without_all_replies_is_noticed: RejoinWithoutAll, Mixed, 210;
+    rejoin_before_catching_up_is_noticed: RejoinBeforeCaughtUp, Crashes, 5;
+    retry_applied_twice_is_noticed: ApplyTwice, Mixed, 4;
+    snapshot_without_sessions_is_noticed: SnapshotWithoutSessions, Snapshots, 4;
+    replicated_clock_following_a_wall_clock_is_noticed: FollowWallClock, Clocks, 2;
+    read_before_the_replicated_clock_moved_is_noticed: ReadBeforeClock, Clocks, 38;
+    vote_sent_before_it_is_durable_in_files_is_noticed: VoteBeforeSync, Storage, 1;
+    acknowledgement_before_the_sync_of_files_is_noticed: AcknowledgeBeforeSync, Storage, 1;
+    counted_sync_of_a_replaced_entry_is_noticed: SyncOfReplacedEntry, Storage, 148;
+    ignored_failed_sync_is_noticed: IgnoreFailedSync, Storage, 71;
+    trusted_last_block_is_noticed: TrustLastBlock, Storage, 145;
+    unsynced_segment_name_is_noticed: UnsyncedSegmentName, Storage, 180;
+    unsynced_record_name_is_noticed: UnsyncedRecordName, Storage, 5;
+    unsynced_snapshot_name_is_noticed: UnsyncedSnapshotName, Storage, 12;
+    deletion_before_the_folder_sync_is_noticed: DeleteBeforeSync, Storage, 534;
+    ignored_sector_checksum_is_noticed: IgnoreSectorChecksum, Storage, 11;
+    truncated_blocks_after_a_gap_are_noticed: TruncateDamage, Storage, 127;
+    truncated_damaged_sector_is_noticed: TruncateDamagedSector, Storage, 11;
+    accepted_old_copy_is_noticed: AcceptOldCopy, Storage, 12;
+    accepted_copy_with_a_forgotten_opening_is_noticed: ForgetOldOpenings, Storage, 121;
+    log_compacted_before_its_snapshot_is_noticed: CompactLogEarly, Storage, 338;
+    unsynced_snapshot_is_noticed: UnsyncedSnapshot, Storage, 2;
+    early_removal_of_the_latest_snapshot_is_noticed: RemoveLatestSnapshotEarly, Storage, 1;
+    installed_older_snapshot_is_noticed: InstallOlderSnapshot, Snapshots, 91;
+    mixed_chunks_of_two_snapshots_are_noticed: MixChunks, Snapshots, 3;
+    ignored_snapshot_checksum_is_noticed: IgnoreSnapshotChecksum, Snapshots, 4;
 }
 
-/// [`Mutant::IgnoreChain`] is not in the list, for the simulator can't notice: a sector's checksum
-/// depends on where it stands and in which segment of whose log, so one that is misdirected, stale
-/// or left over is found by that. The chain is for what was written at the same place in another
-/// life of the same folder: two copies were both gone on with, and then a file of one is found
+/// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot notice it: a sector's
+/// checksum depends on its position, its segment and its log, and already exposes a misdirected,
+/// stale or left-over sector. The chain exposes what was written at the same position in another
+/// history of the same folder: two copies were both written to, and then a file of one is found
 /// among those of the other.
 #[test]
-fn a_segment_of_another_life_of_the_folder_is_told_by_the_chain_alone() {
+fn only_chain_check_detects_segment_of_diverged_copy() {
     let options = LogOptions::with_segment_bytes(4 << 10);
     let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
     let mut first = MemDisk::default();
-    Log::bootstrap(&mut first, 7, NodeId(1), &[NodeId(1)]).expect("memory does not fail");
+    Log::bootstrap(&mut first, 7, NodeId(1), &[NodeId(1)]).expect("a disk in memory does not fail");
     let mut second = first.clone();
     for (disk, content) in [(&mut first, 1), (&mut second, 2)] {
-        let (mut log, ..) =
-            Log::open(disk, None, NodeId(1), options, None).expect("memory does not fail");
+        let (mut log, ..) = Log::open(disk, None, NodeId(1), options, None)
+            .expect("a disk in memory does not fail");
         let hard_state = HardState { term: Term(1), voted_for: None };
         let mut buffer = RecordBuffer::default();
         for index in 1..20 {
             let id = EntryId::new(1, index);
             let entry = buffer.encode(id, EntryKind::Command, &[content; 400]);
-            log.append(Some(hard_state), &[entry]).expect("memory does not fail");
-            log.sync().expect("memory does not fail");
+            log.append(Some(hard_state), &[entry]).expect("a disk in memory does not fail");
+            log.sync().expect("a disk in memory does not fail");
         }
         assert!(log.stats().segments > 2);
     }
-    let other = second.read("segment-0000000002").expect("memory does not fail");
+    let other = second.read("segment-0000000002").expect("a disk in memory does not fail");
     first.replace("segment-0000000002", Some(other));
     for mutant in [None, Some(Mutant::IgnoreChain)] {
         let mut disk = first.clone();
@@ -182,7 +183,7 @@ fn a_segment_of_another_life_of_the_folder_is_told_by_the_chain_alone() {
     }
 }
 
-/// Prints the list anew. Does nothing unless it is asked to by `MUTANTS_SEARCH`.
+/// Prints an updated list if `MUTANTS_SEARCH` is set.
 #[test]
 fn search() {
     if std::env::var_os("MUTANTS_SEARCH").is_none() {
@@ -193,7 +194,7 @@ fn search() {
         let Hunt { mutant, profile } = hunt;
         match hunt.search() {
             Some((seed, what)) => println!("{mutant:?}, {profile:?}, {seed}; // {what}"),
-            None => println!("{mutant:?}, {profile:?}: a hole, no seed notices"),
+            None => println!("{mutant:?}, {profile:?}: no seed notices it"),
         }
     }
 }

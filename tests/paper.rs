@@ -1,9 +1,9 @@
 //! Figure 2 of the Raft paper ("In Search of an Understandable Consensus Algorithm", extended
-//! version), rule by rule: one test each, straight against the core, in the figure's order.
+//! version), rule by rule: one test each, directly against the core, in the figure's order.
 //!
-//! Where Bowline does more than the figure asks, the test says so: it asks for pre-votes first
-//! (thesis 9.6), refuses votes by silence unless its own term is higher, and protects a leader
-//! that was heard lately from candidates (§6).
+//! Where Bowline differs from the figure, the test says so: it asks for pre-votes first (thesis
+//! 9.6), refuses votes silently unless its own term is higher, and protects a recently heard leader
+//! from candidates (§6).
 
 #[path = "paper/subject.rs"]
 mod subject;
@@ -20,59 +20,63 @@ use bowline::types::{EntryId, Index, NodeId, Round, Term};
 
 use subject::{ME, Step, Subject, append, matching, rejecting, request, vote};
 
-fn at(index: u64) -> AppendOutcome {
+fn match_at(index: u64) -> AppendOutcome {
     AppendOutcome::Match { index: Index(index) }
 }
 
 // State.
 
-/// Persistent state is on disk before an answer shows it: the vote (§5.2).
+/// Persistent state is durable before a message shows it: the vote (§5.2).
 #[test]
-fn a_vote_is_on_disk_before_it_is_shown() {
+fn vote_is_durable_before_it_is_sent() {
     let mut subject = Subject::restarted(3, 0, &[]);
-    assert!(subject.hear(2, request(1, (0, 0))).votes().is_empty());
+    assert!(subject.receive(2, request(1, (0, 0))).votes().is_empty());
     let voted = HardState { term: Term(1), voted_for: Some(NodeId(2)) };
     assert_eq!(subject.jobs[0].hard_state, Some(voted));
     assert_eq!(subject.sync().votes().len(), 1);
 }
 
-/// Persistent state: the term, also where it comes with an empty append (§5.1).
+/// Persistent state: the term, also if it arrives with an empty append (§5.1).
 #[test]
-fn a_term_is_on_disk_before_it_is_shown() {
+fn term_is_durable_before_it_is_sent() {
     let mut subject = Subject::restarted(3, 4, &[]);
-    assert!(subject.hear(2, append(5, (0, 0), &[], 0)).sent.is_empty());
+    assert!(subject.receive(2, append(5, (0, 0), &[], 0)).sent.is_empty());
     assert_eq!(subject.jobs[0].hard_state.unwrap().term, Term(5));
-    assert_eq!(subject.sync().outcomes(), [at(0)]);
-    assert_eq!(subject.hear(2, append(5, (0, 0), &[], 0)).outcomes(), [at(0)], "known by now");
+    assert_eq!(subject.sync().outcomes(), [match_at(0)]);
+    assert_eq!(
+        subject.receive(2, append(5, (0, 0), &[], 0)).outcomes(),
+        [match_at(0)],
+        "the term is durable by now"
+    );
 }
 
 /// Persistent state: log entries (§5.3).
 #[test]
-fn entries_are_on_disk_before_they_are_vouched_for() {
+fn entries_are_durable_before_acknowledgement() {
     let mut subject = Subject::restarted(3, 1, &[]);
-    assert!(subject.hear(2, append(1, (0, 0), &[1, 1], 0)).sent.is_empty());
+    assert!(subject.receive(2, append(1, (0, 0), &[1, 1], 0)).sent.is_empty());
     assert_eq!(subject.jobs[0].entries.len(), 2);
-    let heartbeat = subject.hear(2, append(1, (1, 2), &[], 0));
-    assert_eq!(heartbeat.outcomes(), [at(0)], "answered at once, for what is on disk");
-    assert_eq!(subject.sync().outcomes(), [at(2)]);
+    let heartbeat = subject.receive(2, append(1, (1, 2), &[], 0));
+    assert_eq!(heartbeat.outcomes(), [match_at(0)], "answered at once, for the durable entries");
+    assert_eq!(subject.sync().outcomes(), [match_at(2)]);
 }
 
-/// The same, where the entries are replaced while the disk is at work: the old ones' completion
-/// vouches for nothing that stands at their index now.
+/// Persistent state: the completion of a write does not count for entries that have replaced the
+/// written ones in the meantime.
 #[test]
-fn a_completion_counts_only_for_the_entries_that_it_names() {
+fn sync_of_a_replaced_entry_does_not_make_it_durable() {
     let mut subject = Subject::restarted(3, 1, &[]);
-    subject.hear(2, append(1, (0, 0), &[1, 1], 0));
-    subject.hear(3, append(2, (1, 1), &[2], 0));
+    subject.receive(2, append(1, (0, 0), &[1, 1], 0));
+    subject.receive(3, append(2, (1, 1), &[2], 0));
     subject.sync_one();
-    assert_eq!(subject.status().durable_index, Index(0), "2@1 was on disk, but is 2@2 now");
+    assert_eq!(subject.status().durable_index, Index(0), "2@1 was synced, but 2@2 has replaced it");
     subject.sync_one();
     assert_eq!(subject.status().durable_index, Index(2));
 }
 
-/// Persistent state outlives a restart; commit index and last applied begin at 0 again.
+/// Persistent state survives a restart; commit index and last applied start at 0.
 #[test]
-fn a_restart_keeps_term_vote_and_log_and_nothing_else() {
+fn restart_keeps_only_term_vote_and_log() {
     let subject = Subject::with_vote(3, 3, Some(NodeId(2)), &[1, 3]);
     let status = subject.status();
     assert_eq!((status.term, status.voted_for), (Term(3), Some(NodeId(2))));
@@ -81,39 +85,39 @@ fn a_restart_keeps_term_vote_and_log_and_nothing_else() {
     assert_eq!((status.role, status.leader), (RoleName::Follower, None));
 }
 
-// A request for a vote, at the receiver.
+// RequestVote, receiver.
 
-/// Rule 1: a request of an earlier term gets a no (§5.1).
+/// Rule 1: a request of an earlier term is denied (§5.1).
 #[test]
-fn a_request_of_an_old_term_is_denied() {
+fn vote_request_of_an_old_term_is_denied() {
     let mut subject = Subject::restarted(3, 5, &[]);
-    let [reply] = subject.hear(2, request(4, (4, 9))).votes()[..] else { panic!("no answer") };
+    let [reply] = subject.receive(2, request(4, (4, 9))).votes()[..] else { panic!("no reply") };
     assert!(!reply.granted);
-    assert_eq!(reply.term, Term(5), "the other learns the term");
+    assert_eq!(reply.term, Term(5), "the candidate learns the term");
     assert_eq!(subject.status().voted_for, None);
 }
 
-/// Rule 2, first half: one vote a term, and the same one again if it is asked for again, because
-/// answers get lost (§5.2).
+/// Rule 2, first half: one vote per term, repeated if the same candidate asks again, because
+/// replies get lost (§5.2).
 #[test]
-fn one_vote_a_term() {
+fn replica_grants_at_most_one_vote_per_term() {
     let mut subject = Subject::with_vote(5, 3, Some(NodeId(2)), &[]);
     let mut votes = |from| {
-        subject.hear(from, request(3, (0, 0)));
+        subject.receive(from, request(3, (0, 0)));
         subject.sync();
-        subject.hear(from, request(3, (0, 0))).votes()
+        subject.receive(from, request(3, (0, 0))).votes()
     };
-    assert!(votes(3).is_empty(), "the vote of term 3 is given, also after a restart");
+    assert!(votes(3).is_empty(), "it has voted in term 3 before the restart");
     assert!(votes(2).iter().all(|reply| reply.granted && reply.term == Term(3)));
     assert_eq!(votes(2).len(), 1);
     assert!(votes(4).is_empty());
     assert_eq!(subject.status().voted_for, Some(NodeId(2)));
 }
 
-/// Rule 2, second half: only to a log that is no older than its own. The later last term wins, the
-/// length decides between equal ones (§5.4.1).
+/// Rule 2, second half: only for a log that is at least as up to date. The later last term wins;
+/// the length decides between equal ones (§5.4.1).
 #[test]
-fn a_vote_goes_to_a_log_that_is_up_to_date() {
+fn vote_requires_an_up_to_date_log() {
     let own = [1, 1, 3];
     for (last, granted) in [
         ((3, 3), true),
@@ -124,126 +128,126 @@ fn a_vote_goes_to_a_log_that_is_up_to_date() {
         ((0, 0), false),
     ] {
         let mut subject = Subject::restarted(3, 3, &own);
-        // Past the time within which it protects a leader that it may have heard.
+        // It protects a leader that it may have heard before the restart.
         subject.wait(Config::server().election_timeout_min);
-        subject.hear(2, request(9, last));
+        subject.receive(2, request(9, last));
         let votes = subject.sync().votes();
         assert_eq!(votes.iter().any(|reply| reply.granted), granted, "{last:?} against {own:?}");
         assert_eq!(subject.status().voted_for.is_some(), granted);
     }
 }
 
-// An append, at the receiver.
+// AppendEntries, receiver.
 
-/// Rule 1: an append of an earlier term gets a no (§5.1).
+/// Rule 1: an append of an earlier term is rejected (§5.1).
 #[test]
-fn an_append_of_an_old_term_is_rejected() {
+fn append_of_an_old_term_is_rejected() {
     let mut subject = Subject::restarted(3, 5, &[5]);
-    let step = subject.hear(2, append(4, (0, 0), &[4], 1));
+    let step = subject.receive(2, append(4, (0, 0), &[4], 1));
     let [ref answer] = step.sent[..] else { panic!("{step:?}") };
     let PeerMsg::AppendReply(AppendReply { term, round, outcome, .. }) = answer.message else {
         panic!("{answer:?}")
     };
-    assert_eq!((term, round), (Term(5), Round(0)), "the old leader learns the term");
+    assert_eq!((term, round), (Term(5), Round(0)), "the deposed leader learns the term");
     assert!(matches!(outcome, AppendOutcome::Reject { .. }));
     assert_eq!(subject.log(), [5]);
     assert_eq!((subject.status().leader, subject.status().commit_index), (None, Index(0)));
 }
 
-/// Rule 2: it gets a no as well if the log does not hold the entry before the new ones (§5.3).
+/// Rule 2: an append is rejected if the log does not contain the entry before the new ones (§5.3).
 #[test]
-fn an_append_that_does_not_follow_is_rejected() {
-    // Past the end, and with another term there: a later one, an earlier one.
+fn append_without_matching_prev_is_rejected() {
+    // Past the end; and with another term at that index, a later and an earlier one.
     for prev in [(3, 4), (4, 3), (2, 3)] {
         let mut subject = Subject::restarted(3, 4, &[1, 1, 3]);
-        let mut step = subject.hear(2, append(4, prev, &[4], 9));
+        let mut step = subject.receive(2, append(4, prev, &[4], 9));
         step.absorb(subject.sync());
         let outcomes = step.outcomes();
         let [AppendOutcome::Reject { refused, hint }] = outcomes[..] else {
             panic!("{prev:?}: {outcomes:?}")
         };
         assert_eq!(refused, Index(prev.1));
-        assert!(hint.index < Index(prev.1), "{prev:?}: it points back, not to {hint:?}");
+        assert!(hint.index < Index(prev.1), "{prev:?}: {hint:?} is not before it");
         assert_eq!(subject.log(), [1, 1, 3]);
         assert_eq!(subject.status().commit_index, Index(0), "nothing is proven");
     }
 }
 
-/// Rule 3: an entry that a new one contradicts (same index, other term) goes, and with it all
-/// behind it (§5.3).
+/// Rule 3: an entry that conflicts with a new one (same index, other term) is removed, with all
+/// that follow it (§5.3).
 #[test]
-fn a_conflict_replaces_the_tail() {
+fn conflict_truncates_the_log() {
     let mut subject = Subject::restarted(3, 2, &[1, 2, 2, 2]);
-    subject.hear(2, append(3, (1, 1), &[3], 0));
+    subject.receive(2, append(3, (1, 1), &[3], 0));
     assert_eq!(subject.log(), [1, 3]);
-    assert_eq!(subject.status().durable_index, Index(1), "the replacement is not on disk");
+    assert_eq!(subject.status().durable_index, Index(1), "the replacement is not durable");
     assert_eq!(subject.jobs[0].entries[0].id(), EntryId::new(3, 2));
-    assert_eq!(subject.sync().outcomes(), [at(2)]);
+    assert_eq!(subject.sync().outcomes(), [match_at(2)]);
 }
 
-/// Rule 3, the other way: without a conflict nothing is deleted, so that a late append that ends
-/// before the log does takes nothing back that was vouched for (§5.3).
+/// Rule 3, conversely: without a conflict nothing is removed, so a late append that ends before the
+/// log does revokes no acknowledgement (§5.3).
 #[test]
-fn without_a_conflict_the_tail_stays() {
+fn log_is_not_truncated_without_conflict() {
     let mut subject = Subject::restarted(3, 1, &[]);
-    subject.hear(2, append(1, (0, 0), &[1, 1, 1, 1], 0));
-    assert_eq!(subject.sync().outcomes(), [at(4)]);
-    let late = subject.hear(2, append(1, (0, 0), &[1, 1], 0));
+    subject.receive(2, append(1, (0, 0), &[1, 1, 1, 1], 0));
+    assert_eq!(subject.sync().outcomes(), [match_at(4)]);
+    let late = subject.receive(2, append(1, (0, 0), &[1, 1], 0));
     assert_eq!(subject.log(), [1, 1, 1, 1]);
     assert!(subject.jobs.is_empty(), "nothing to write");
-    assert_eq!(late.outcomes(), [at(4)], "what was vouched for stays so");
+    assert_eq!(late.outcomes(), [match_at(4)], "the acknowledgement stays");
 }
 
-/// Rule 4: of the entries sent those that the log lacks are appended (§5.3).
+/// Rule 4: entries that the log lacks are appended (§5.3).
 #[test]
-fn only_what_is_new_is_appended() {
+fn only_new_entries_are_appended() {
     let mut subject = Subject::restarted(3, 1, &[1, 1]);
-    subject.hear(2, append(1, (1, 1), &[1, 1, 1], 0));
+    subject.receive(2, append(1, (1, 1), &[1, 1, 1], 0));
     assert_eq!(subject.log(), [1, 1, 1, 1]);
     let written: Vec<Index> = subject.jobs[0].entries.iter().map(Entry::index).collect();
     assert_eq!(written, [Index(3), Index(4)]);
 }
 
-/// Rule 5: the commit index follows the leader's, up to the last entry that this message proves
+/// Rule 5: the commit index follows the leader's, up to the last entry that the message proves
 /// equal to the leader's log, and never falls (§5.3).
 #[test]
-fn the_commit_index_is_cut_to_what_the_message_proves() {
+fn follower_commits_only_entries_matching_the_leader() {
     let mut subject = Subject::restarted(3, 2, &[1, 1, 2]);
-    subject.hear(2, append(3, (1, 1), &[], 9));
-    assert_eq!(subject.status().commit_index, Index(1), "2@1 and 3@2 may be replaced yet");
-    subject.hear(2, append(3, (1, 1), &[1], 9));
+    subject.receive(2, append(3, (1, 1), &[], 9));
+    assert_eq!(subject.status().commit_index, Index(1), "2@1 and 3@2 may still be replaced");
+    subject.receive(2, append(3, (1, 1), &[1], 9));
     assert_eq!(subject.status().commit_index, Index(2));
-    subject.hear(2, append(3, (1, 2), &[3, 3], 3));
-    assert_eq!(subject.status().commit_index, Index(3), "no further than the leader says");
-    subject.hear(2, append(3, (0, 0), &[], 0));
-    assert_eq!(subject.status().commit_index, Index(3), "and never back");
+    subject.receive(2, append(3, (1, 2), &[3, 3], 3));
+    assert_eq!(subject.status().commit_index, Index(3), "no further than the leader's");
+    subject.receive(2, append(3, (0, 0), &[], 0));
+    assert_eq!(subject.status().commit_index, Index(3), "it never falls");
 }
 
 // All servers.
 
-/// What is committed and not applied is applied, in order, each entry once (§5.3).
+/// Committed entries are applied in order, each once (§5.3).
 #[test]
-fn what_is_committed_is_applied_in_order_and_once() {
+fn committed_entries_are_applied_once_in_order() {
     let mut subject = Subject::restarted(3, 1, &[]);
-    assert!(subject.hear(2, append(1, (0, 0), &[1, 1, 1], 0)).applied().is_empty());
-    assert_eq!(subject.hear(2, append(1, (1, 3), &[], 2)).applied(), [1, 2]);
-    assert!(subject.hear(2, append(1, (1, 3), &[], 2)).applied().is_empty());
-    assert_eq!(subject.hear(2, append(1, (1, 3), &[], 3)).applied(), [3]);
-    assert_eq!(subject.status().applied_index, Index(0), "until the state machine says so");
+    assert!(subject.receive(2, append(1, (0, 0), &[1, 1, 1], 0)).applied().is_empty());
+    assert_eq!(subject.receive(2, append(1, (1, 3), &[], 2)).applied(), [1, 2]);
+    assert!(subject.receive(2, append(1, (1, 3), &[], 2)).applied().is_empty());
+    assert_eq!(subject.receive(2, append(1, (1, 3), &[], 3)).applied(), [3]);
+    assert_eq!(subject.status().applied_index, Index(0), "until the state machine reports it");
     subject.apply();
     assert_eq!(subject.status().applied_index, Index(3));
 }
 
-/// A later term, in whatever message, is taken over and makes a follower, whatever the role was
-/// (§5.1). But a vote request is ignored altogether while a leader may hold its lease (§6).
+/// A higher term in any message is adopted and makes a follower of every role (§5.1). But a vote
+/// request is ignored while a leader may hold a lease (§6).
 #[test]
-fn a_higher_term_makes_a_follower() {
+fn higher_term_steps_down_to_follower() {
     let rejected = |term| {
         let outcome = AppendOutcome::Reject { refused: Index(0), hint: EntryId::ZERO };
         PeerMsg::AppendReply(AppendReply {
             term: Term(term),
             round: Round(0),
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
             outcome,
         })
     };
@@ -268,17 +272,17 @@ fn a_higher_term_makes_a_follower() {
             let protected = matches!(message, PeerMsg::RequestVote(_));
             if protected && name == "leader" {
                 let before = subject.status().term;
-                subject.hear(2, message);
-                assert_eq!(subject.status().term, before, "it has just been heard");
+                subject.receive(2, message);
+                assert_eq!(subject.status().term, before, "a quorum has just answered it");
                 continue;
             }
             if protected && name == "follower" {
                 subject.wait(Config::server().election_timeout_min);
             }
-            subject.hear(2, message.clone());
+            subject.receive(2, message.clone());
             let status = subject.status();
             assert_eq!((status.role, status.term), (RoleName::Follower, Term(9)), "{message:?}");
-            // The candidate of that term has its vote, if its log is up to date; nobody else.
+            // Only a candidate of that term gets the vote.
             let asked = protected && name != "leader";
             assert_eq!(status.voted_for, asked.then_some(NodeId(2)), "{name}, {message:?}");
         }
@@ -287,71 +291,72 @@ fn a_higher_term_makes_a_follower() {
 
 // Followers.
 
-/// Who has heard no leader of its term and given no vote for the election timeout becomes a
-/// candidate (§5.2).
+/// A follower that neither hears its leader nor votes for an election timeout becomes a candidate
+/// (§5.2).
 #[test]
-fn silence_makes_a_candidate_and_heartbeats_prevent_it() {
+fn election_timeout_without_heartbeats_starts_campaign() {
     let config = Config::server();
     let mut subject = Subject::restarted(3, 1, &[]);
     for _ in 0..100 {
-        subject.hear(2, append(1, (0, 0), &[], 0));
+        subject.receive(2, append(1, (0, 0), &[], 0));
         subject.sync();
         assert!(subject.wait(config.election_timeout_min * 9 / 10).sent.is_empty());
         assert_eq!(subject.status().role, RoleName::Follower);
     }
     let asked = subject.wait(config.election_timeout_max);
     assert_eq!(subject.status().role, RoleName::PreCandidate);
-    assert!(asked.requests().iter().all(|(_, request)| request.pre), "it only asks at first");
-    assert_eq!(subject.status().term, Term(1), "and moves no term by that (thesis 9.6)");
+    assert!(asked.requests().iter().all(|(_, request)| request.pre), "pre-votes first");
+    assert_eq!(subject.status().term, Term(1), "pre-votes raise no term (thesis 9.6)");
 }
 
-/// The same: only a vote that is granted grants patience, and an append of an old leader none.
+/// Only a granted vote restarts the election timeout; a denied one does not, nor does an append of
+/// a deposed leader.
 #[test]
-fn a_granted_vote_grants_patience_and_a_denied_one_does_not() {
+fn granted_but_not_denied_vote_restarts_election_timeout() {
     let config = Config::server();
     let at_half = |message| {
         let mut subject = Subject::restarted(3, 4, &[4]);
         subject.wait(config.election_timeout_min);
-        let before = subject.patience();
-        subject.hear(2, message);
-        (before, subject.patience())
+        let before = subject.until_timeout();
+        subject.receive(2, message);
+        (before, subject.until_timeout())
     };
     let (before, after) = at_half(request(5, (4, 1)));
     assert!(after > before && after >= config.election_timeout_min);
-    for unimpressive in
+    for ignored in
         [request(5, (3, 9)), request(3, (4, 9)), append(3, (0, 0), &[], 0), vote(9, false)]
     {
-        let (before, after) = at_half(unimpressive.clone());
-        assert_eq!(before, after, "{unimpressive:?}");
+        let (before, after) = at_half(ignored.clone());
+        assert_eq!(before, after, "{ignored:?}");
     }
 }
 
-/// Nobody votes against a leader that it has heard within the lowest election timeout, nor says
-/// that it would (§6).
+/// A replica that has heard a leader within the lowest election timeout grants no vote and no
+/// pre-vote (§6).
 #[test]
-fn a_leader_heard_lately_is_protected() {
+fn no_vote_is_granted_soon_after_hearing_from_leader() {
     let config = Config::server();
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.wait(config.election_timeout_min);
-    subject.hear(2, append(1, (0, 0), &[], 0));
+    subject.receive(2, append(1, (0, 0), &[], 0));
     let last = EntryId::ZERO;
     let ask = RequestVote { term: Term(2), pre: true, transfer: false, last };
     for message in [request(2, (0, 0)), PeerMsg::RequestVote(ask)] {
-        subject.hear(3, message);
+        subject.receive(3, message);
         assert!(subject.sync().votes().is_empty());
         assert_eq!(subject.status().term, Term(1));
     }
     subject.wait(config.election_timeout_min);
-    subject.hear(3, request(2, (0, 0)));
-    assert_eq!(subject.sync().votes().len(), 1, "it was silent for too long");
+    subject.receive(3, request(2, (0, 0)));
+    assert_eq!(subject.sync().votes().len(), 1, "the leader has been silent for too long");
 }
 
 // Candidates.
 
-/// A candidate begins its election with a new term, its own vote, a new timeout, and a request to
-/// everybody else (§5.2).
+/// An election starts with a new term, a vote for itself, a new timeout, and requests to all others
+/// (§5.2).
 #[test]
-fn an_election_raises_the_term_votes_for_itself_and_asks_everybody() {
+fn election_raises_term_votes_for_self_and_asks_all() {
     let mut subject = Subject::restarted(5, 3, &[1, 3]);
     let asked = subject.stand();
     let status = subject.status();
@@ -363,98 +368,99 @@ fn an_election_raises_the_term_votes_for_itself_and_asks_everybody() {
     for (_, request) in real {
         assert_eq!((request.term, request.last), (Term(4), EntryId::new(3, 2)));
     }
-    assert!(subject.patience() > Duration::ZERO);
+    assert!(subject.until_timeout() > Duration::ZERO);
 }
 
-/// The same: nobody is asked, and the own vote does not count, before that vote is on disk.
+/// Votes are requested when the candidate's own vote is durable, which does not count before.
 #[test]
-fn a_candidate_shows_its_term_only_once_it_is_on_disk() {
+fn candidate_requests_votes_after_its_own_vote_is_durable() {
     let mut subject = Subject::restarted(3, 3, &[]);
-    subject.wait(subject.patience());
+    subject.wait(subject.until_timeout());
     let granted = VoteReply { term: Term(4), pre: true, granted: true };
-    let step = subject.hear(2, PeerMsg::VoteReply(granted));
+    let step = subject.receive(2, PeerMsg::VoteReply(granted));
     assert_eq!(subject.status().role, RoleName::Candidate);
     assert!(step.sent.is_empty());
-    subject.hear(2, vote(4, true));
+    subject.receive(2, vote(4, true));
     assert_eq!(subject.status().role, RoleName::Candidate, "two of three, but one not durable");
     subject.sync();
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
-/// The same, where the answers of all others are there before the word of its own disk.
+/// The own vote must be durable even if all others have voted for the candidate.
 #[test]
-fn nobody_leads_before_its_own_vote_is_on_disk_whoever_voted_for_it() {
+fn leadership_requires_own_durable_vote() {
     let mut subject = Subject::restarted(5, 3, &[]);
-    subject.wait(subject.patience());
+    subject.wait(subject.until_timeout());
     for peer in [2, 3, 4] {
         let granted = VoteReply { term: Term(4), pre: true, granted: true };
-        subject.hear(peer, PeerMsg::VoteReply(granted));
+        subject.receive(peer, PeerMsg::VoteReply(granted));
     }
     for peer in [2, 3, 4, 5] {
-        subject.hear(peer, vote(4, true));
+        subject.receive(peer, vote(4, true));
         assert_eq!(subject.status().role, RoleName::Candidate);
     }
     subject.sync();
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
-/// The votes of a majority make it the leader: of this term, from distinct replicas (§5.2).
+/// Votes of this term from a majority of distinct replicas make a leader (§5.2).
 #[test]
-fn a_majority_makes_a_leader() {
+fn majority_of_votes_makes_a_leader() {
     let mut subject = Subject::restarted(5, 3, &[]);
     subject.stand();
-    let would = |term| PeerMsg::VoteReply(VoteReply { term: Term(term), pre: true, granted: true });
+    let pre_vote =
+        |term| PeerMsg::VoteReply(VoteReply { term: Term(term), pre: true, granted: true });
     for (from, message) in [
         (2, vote(4, true)),
         (2, vote(4, true)),
         (3, vote(3, true)),
-        (3, would(4)),
-        (3, would(5)),
+        (3, pre_vote(4)),
+        (3, pre_vote(5)),
         (4, vote(4, false)),
     ] {
-        subject.hear(from, message);
+        subject.receive(from, message);
         assert_eq!(subject.status().role, RoleName::Candidate, "two of five");
     }
-    subject.hear(5, vote(4, true));
+    subject.receive(5, vote(4, true));
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
-/// An append of this term's leader makes it a follower (§5.2).
+/// An append of this term's leader makes a candidate a follower (§5.2).
 #[test]
-fn a_candidate_yields_to_the_leader_of_its_term() {
+fn candidate_follows_the_leader_of_its_term() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.stand();
-    subject.hear(3, append(3, (0, 0), &[], 0));
-    assert_eq!(subject.status().role, RoleName::Candidate, "that leader's term is over");
-    subject.hear(3, append(4, (0, 0), &[], 0));
+    subject.receive(3, append(3, (0, 0), &[], 0));
+    assert_eq!(subject.status().role, RoleName::Candidate, "that term is over");
+    subject.receive(3, append(4, (0, 0), &[], 0));
     let status = subject.status();
     assert_eq!((status.role, status.term), (RoleName::Follower, Term(4)));
-    assert_eq!((status.leader, status.voted_for), (Some(NodeId(3)), Some(ME)), "S2: vote kept");
+    assert_eq!((status.leader, status.voted_for), (Some(NodeId(3)), Some(ME)), "it keeps its vote");
 }
 
-/// Where nobody wins, the timeout begins the next election (§5.2).
+/// If no candidate wins, the timeout starts the next election (§5.2).
 #[test]
-fn an_election_without_a_winner_is_followed_by_another() {
+fn election_without_winner_is_repeated() {
     let mut subject = Subject::restarted(3, 3, &[]);
     subject.stand();
     let mut step = Step::default();
     while subject.status().role == RoleName::Candidate {
-        step.absorb(subject.wait(subject.patience()));
+        step.absorb(subject.wait(subject.until_timeout()));
     }
     assert_eq!(subject.status().role, RoleName::PreCandidate);
     let asked = step.requests();
     assert!(asked.iter().any(|(_, request)| request.pre && request.term == Term(5)));
     let granted = VoteReply { term: Term(5), pre: true, granted: true };
-    subject.hear(3, PeerMsg::VoteReply(granted));
+    subject.receive(3, PeerMsg::VoteReply(granted));
     assert_eq!((subject.status().role, subject.status().term), (RoleName::Candidate, Term(5)));
 }
 
 // Leaders.
 
-/// A new leader sends to everybody at once, and again whenever it was idle for long, so that nobody
-/// stands against it (§5.2). The first appends carry the new term's empty entry (§8).
+/// A new leader sends to all peers at once, and again at each heartbeat interval, to prevent
+/// elections (§5.2). The first appends carry the new term's no-op (§8).
 #[test]
-fn a_leader_makes_itself_heard_at_once_and_again() {
+fn new_leader_appends_at_once_and_then_heartbeats() {
     let config = Config::server();
     let (mut subject, mut step) = Subject::leader(3, 2, &[1]);
     let peers = [2, 3];
@@ -465,130 +471,133 @@ fn a_leader_makes_itself_heard_at_once_and_again() {
     for _ in 0..20 {
         for peer in peers {
             if let Some(append) = step.append_to(peer) {
-                subject.hear(peer, matching(&append));
+                subject.receive(peer, matching(&append));
             }
         }
         step = subject.wait(config.heartbeat_interval);
         for peer in peers {
-            assert!(step.append_to(peer).is_some(), "nothing for {peer} within an interval");
+            assert!(step.append_to(peer).is_some(), "no heartbeat to {peer}");
         }
     }
     assert_eq!(subject.status().role, RoleName::Leader);
 }
 
-/// A client's command goes into the leader's log, and is answered once it is applied (§5.3).
+/// A command is appended to the leader's log, and answered when it is applied (§5.3).
 #[test]
-fn a_command_is_appended_replicated_committed_and_then_applied() {
+fn command_is_replicated_committed_and_applied() {
     let (mut subject, first) = Subject::leader(3, 1, &[]);
-    subject.hear(2, matching(&first.append_to(2).unwrap()));
-    assert_eq!(subject.status().commit_index, Index(1), "the empty entry of its term");
+    subject.receive(2, matching(&first.append_to(2).unwrap()));
+    assert_eq!(subject.status().commit_index, Index(1), "the no-op of its term");
     let sent = subject.write(b"put");
     assert_eq!(subject.log(), [1, 1]);
-    let append = sent.append_to(2).expect("at once, beside its own disk");
+    let append = sent.append_to(2).expect("sent while its own disk writes");
     assert_eq!(append.entries.last().unwrap().payload(), &b"put"[..]);
     assert!(subject.sync().applied().is_empty(), "one of three is no majority");
-    let step = subject.hear(2, matching(&append));
+    let step = subject.receive(2, matching(&append));
     assert_eq!(step.applied(), [2]);
-    assert!(step.applied[0].as_leader, "so it is the one that answers the client");
+    assert!(step.applied[0].as_leader, "so it answers the client");
 }
 
-/// The same: who does not lead appends nothing and sends the client on (§8).
+/// A follower appends no command; it redirects the client (§8).
 #[test]
-fn a_follower_takes_no_command() {
+fn follower_redirects_commands() {
     let mut subject = Subject::restarted(3, 1, &[]);
-    subject.hear(2, append(1, (0, 0), &[], 0));
+    subject.receive(2, append(1, (0, 0), &[], 0));
     let step = subject.write(b"put");
     assert!(subject.log().is_empty());
     let [refusal] = step.refused[..] else { panic!("{step:?}") };
     assert_eq!((refusal.reason, refusal.leader), (RefusalReason::NotLeader, Some(NodeId(2))));
 }
 
-/// A follower that lacks entries gets them from its next index on, and its yes moves that and the
-/// match index (§5.3).
+/// A follower gets the entries that it lacks from its next index on; its acknowledgement advances
+/// next index and match index (§5.3).
 #[test]
-fn what_a_follower_lacks_is_sent_from_its_next_index_on() {
+fn missing_entries_are_sent_from_next_index() {
     let (mut subject, first) = Subject::leader(3, 3, &[1, 2]);
     let of_peer = |subject: &Subject| {
         let peer = subject.status().peers[0];
         (peer.id, peer.match_index, peer.next_index)
     };
     let append = first.append_to(2).unwrap();
-    assert_eq!(append.prev, EntryId::new(2, 2), "it begins right after its last entry");
-    assert_eq!(of_peer(&subject).1, Index(0), "and knows nothing of the other's log");
-    subject.hear(2, matching(&append));
+    assert_eq!(append.prev, EntryId::new(2, 2), "it starts after the leader's last entry");
+    assert_eq!(of_peer(&subject).1, Index(0), "nothing is known to match");
+    subject.receive(2, matching(&append));
     assert_eq!(of_peer(&subject), (NodeId(2), Index(3), Index(4)));
     subject.sync();
     let next = subject.write(b"next").append_to(2).unwrap();
     assert_eq!((next.prev, next.entries.len()), (EntryId::new(3, 3), 1));
 }
 
-/// Its no moves the next index back for another try: to where its answer says that the logs may
-/// agree, until they do (§5.3).
+/// A rejection lowers the next index to the hint, where the logs may match (§5.3).
 #[test]
-fn after_a_rejection_an_earlier_place_is_tried() {
+fn rejection_lowers_next_index_to_the_hint() {
     let (mut subject, first) = Subject::leader(3, 5, &[1, 1, 2, 3, 4]);
     let append = first.append_to(2).unwrap();
     assert_eq!(append.prev, EntryId::new(4, 5));
-    // The other's log is 1 1 2 2 2: no term 3, which the leader has at index 4.
-    let again = subject.hear(2, rejecting(&append, (2, 4))).append_to(2).expect("at once");
+    // The follower's log is 1 1 2 2 2, without term 3, which the leader has at index 4.
+    let again = subject.receive(2, rejecting(&append, (2, 4))).append_to(2).expect("at once");
     assert_eq!(again.prev, EntryId::new(2, 3), "the last entry of a term up to 2");
     assert_eq!(again.entries.len(), 3, "3@4, 4@5 and its own");
-    let stale = subject.hear(2, rejecting(&append, (0, 0)));
-    assert_eq!(stale.append_to(2), None, "a repeated answer changes nothing");
-    subject.hear(2, matching(&again));
+    let stale = subject.receive(2, rejecting(&append, (0, 0)));
+    assert_eq!(stale.append_to(2), None, "a repeated reply changes nothing");
+    subject.receive(2, matching(&again));
     assert_eq!(subject.status().peers[0].match_index, Index(6));
 }
 
-/// The same: an answer that helps nothing still moves a step, and never past what matched.
+/// A useless hint still lowers the next index by one, and never below the match index.
 #[test]
-fn a_rejection_without_help_moves_one_step_back() {
+fn rejection_without_usable_hint_lowers_next_index_by_one() {
     let (mut subject, first) = Subject::leader(3, 5, &[1, 1, 1]);
     let mut append = first.append_to(2).unwrap();
     for expected in [2, 1, 0] {
         let useless = (9, append.prev.index.0);
-        append = subject.hear(2, rejecting(&append, useless)).append_to(2).expect("at once");
+        append = subject.receive(2, rejecting(&append, useless)).append_to(2).expect("at once");
         assert_eq!(append.prev.index, Index(expected));
     }
-    assert_eq!(append.entries.len(), 4, "from the very beginning");
+    assert_eq!(append.entries.len(), 4, "from the first entry");
 }
 
-/// An answer of an earlier term says nothing about this term's log (§5.1).
+/// A reply of an earlier term says nothing about this term's log (§5.1).
 #[test]
-fn an_answer_of_an_earlier_term_moves_nothing() {
+fn reply_of_an_earlier_term_is_ignored() {
     let (mut subject, first) = Subject::leader(3, 3, &[1]);
     let append = first.append_to(2).unwrap();
-    subject.hear(2, matching(&AppendEntries { term: Term(2), ..append.clone() }));
+    subject.receive(2, matching(&AppendEntries { term: Term(2), ..append.clone() }));
     assert_eq!(subject.status().peers[0].match_index, Index(0));
-    subject.hear(2, matching(&append));
+    subject.receive(2, matching(&append));
     assert_eq!(subject.status().peers[0].match_index, Index(2));
 }
 
-/// What a majority holds is committed: a majority of all, the leader itself counted once its own
-/// disk has the entry (§5.3).
+/// An entry that a majority of all replicas holds is committed; the leader counts itself when its
+/// own disk has the entry (§5.3).
 #[test]
-fn a_majority_on_disk_commits() {
+fn entry_durable_on_a_majority_is_committed() {
     let (mut subject, first) = Subject::leader(5, 1, &[]);
     for peer in [2, 3] {
         assert_eq!(subject.status().commit_index, Index(0));
-        subject.hear(peer, matching(&first.append_to(peer).unwrap()));
+        subject.receive(peer, matching(&first.append_to(peer).unwrap()));
     }
     assert_eq!(subject.status().commit_index, Index(1));
     let sent = subject.write(b"put");
     for peer in [2, 3] {
-        subject.hear(peer, matching(&sent.append_to(peer).unwrap()));
-        subject.hear(peer, matching(&sent.append_to(peer).unwrap()));
+        subject.receive(peer, matching(&sent.append_to(peer).unwrap()));
+        subject.receive(peer, matching(&sent.append_to(peer).unwrap()));
     }
-    assert_eq!(subject.status().commit_index, Index(1), "two of five, and not yet itself");
+    assert_eq!(
+        subject.status().commit_index,
+        Index(1),
+        "two of five, and the leader's is not durable"
+    );
     subject.sync();
     assert_eq!(subject.status().commit_index, Index(2));
 }
 
-/// But an entry of an earlier term is never committed by counting, only along with one of the
-/// leader's own (§5.4.2, Figure 8).
+/// An entry of an earlier term is never committed by counting replicas, only together with one of
+/// the leader's own term (§5.4.2, Figure 8).
 #[test]
-fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
+fn entry_of_earlier_term_is_not_committed_by_count() {
     let (mut subject, first) = Subject::leader(5, 4, &[1, 2]);
-    // Two followers hold 2@2, as in the figure, but not yet the leader's own entry.
+    // Two followers have 2@2, as in the figure, but not yet the leader's no-op.
     for peer in [2, 3] {
         let append = first.append_to(peer).unwrap();
         let index = append.prev.index;
@@ -596,15 +605,15 @@ fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
         let reply = AppendReply {
             term: append.term,
             round: append.round,
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
             outcome: AppendOutcome::Match { index },
         };
-        subject.hear(peer, PeerMsg::AppendReply(reply));
+        subject.receive(peer, PeerMsg::AppendReply(reply));
     }
     assert_eq!(subject.status().peers[1].match_index, Index(2));
-    assert_eq!(subject.status().commit_index, Index(0), "a majority holds 2@2, and yet");
+    assert_eq!(subject.status().commit_index, Index(0), "although a majority holds 2@2");
     for peer in [2, 3] {
-        subject.hear(peer, matching(&first.append_to(peer).unwrap()));
+        subject.receive(peer, matching(&first.append_to(peer).unwrap()));
     }
-    assert_eq!(subject.status().commit_index, Index(3), "its own entry commits both");
+    assert_eq!(subject.status().commit_index, Index(3), "its no-op commits both");
 }

@@ -1,11 +1,13 @@
-//! The process simulator end to end: `bowline sim --processes` with replica programs that follow
-//! the rules and with such that break them. Each fault has its message and its exit code, and no
-//! process is left behind. What is counted is asserted, never how long anything takes.
+//! The process simulator end to end: `bowline sim --processes` with correct and with misbehaving
+//! replica programs. Each fault has its message and its exit code, and no process is left behind.
+//! The tests assert counts, never durations.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on may panic")]
 
-#[path = "processes/replica.rs"]
-mod replica;
+#[path = "processes/course.rs"]
+mod course;
+#[path = "processes/misbehaving_replica.rs"]
+mod misbehaving_replica;
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use replica::Habit;
+use misbehaving_replica::Habit;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,8 +23,8 @@ use tempfile::TempDir;
 const HABIT: &str = "BOWLINE_TEST_HABIT";
 const ARGUMENTS: &str = "BOWLINE_TEST_ARGUMENTS";
 
-/// Four seconds for five programs to start and one and a half for the last answers, which is far
-/// more than they take, and one of requests.
+/// Four seconds for five programs to start, one second of requests, and one and a half for the last
+/// replies, which is far more than they take.
 const SHORT: &str = r#"{
     "lifetime": 5, "replicas": 5, "requests": 200, "mix": 0.5, "start_wait": 4, "end_wait": 1.5,
     "max_packets": 2000, "events": EVENTS,
@@ -35,8 +37,8 @@ const SHORT: &str = r#"{
     }
 }"#;
 
-/// Not a test: the replica program of the others. The simulator starts a script, which starts this
-/// program again with an environment that makes it one.
+/// Not a test: the replica program of the other tests. The simulator starts a script, which starts
+/// this test program with an environment variable that makes it a replica.
 #[test]
 fn as_replica() {
     let habits = [
@@ -53,10 +55,10 @@ fn as_replica() {
     };
     let habit = habits.into_iter().find(|habit| format!("{habit:?}") == wanted).unwrap();
     let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-    replica::run(habit, &arguments)
+    misbehaving_replica::run(habit, &arguments)
 }
 
-/// A folder with a replica program in it, which notes the ids of its processes.
+/// A folder with a replica program, which records its process ids there.
 struct Stage {
     folder: TempDir,
 }
@@ -71,8 +73,8 @@ impl Stage {
 
     fn with_file(folder: TempDir, text: &str, mode: u32) -> Stage {
         let stage = Stage { folder };
-        // Written by a process of its own: while this one has a file open for writing, another
-        // thread may start a process that inherits it, and a file so open can't be executed.
+        // Written by another process: while this one has a file open for writing, another thread
+        // may start a child that inherits it, and an open file cannot be executed.
         let mut writer = Command::new("/bin/sh")
             .args(["-c", "cat > \"$0\" && chmod \"$1\" \"$0\""])
             .arg(stage.program())
@@ -108,7 +110,7 @@ impl Stage {
         Run::of(self.command(arguments).output().unwrap())
     }
 
-    /// One second of requests, with these events.
+    /// Runs one second of requests with these events.
     fn run_short(&self, events: &str, arguments: &[&str]) -> Run {
         let scenario = SHORT.replace("EVENTS", events);
         self.run(&[&["--seconds", "1", &scenario], arguments].concat())
@@ -119,16 +121,16 @@ impl Stage {
         text.lines().map(|line| Pid::from_raw(line.trim().parse().unwrap()).unwrap()).collect()
     }
 
-    /// All that were started are gone.
+    /// Asserts that all started processes are gone.
     #[track_caller]
-    fn assert_nobody_left(&self, started: usize) {
+    fn assert_no_process_left(&self, started: usize) {
         let pids = self.pids();
-        assert_eq!(pids.len(), started, "so many were started");
+        assert_eq!(pids.len(), started, "processes started");
         pids.into_iter().for_each(assert_gone);
     }
 }
 
-/// Whoever is not our child's child any more is waited for by the system, which may take a moment.
+/// The system reaps a process whose parent is gone, which may take a moment.
 #[track_caller]
 fn assert_gone(pid: Pid) {
     for _ in 0..1_000 {
@@ -140,7 +142,7 @@ fn assert_gone(pid: Pid) {
     panic!("{pid:?} was left behind");
 }
 
-/// What a run of the simulator came to.
+/// The result of a run of the simulator.
 struct Run {
     code: Option<i32>,
     out: String,
@@ -172,7 +174,7 @@ impl Run {
 }
 
 #[test]
-fn a_sound_replica_passes_over_udp() {
+fn correct_replica_passes_over_udp() {
     let stage = Stage::with_habit(Habit::Sound);
     let run = stage.run_short("[]", &["--json", "--seed", "9"]);
     assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
@@ -185,22 +187,23 @@ fn a_sound_replica_passes_over_udp() {
     assert_eq!(puts + gets.as_u64().unwrap(), 40);
     assert_eq!(report["total_msgs"], 4 * puts, "a put is sent to four others");
     assert_eq!(report["leaders"], serde_json::json!(["0000"]));
-    stage.assert_nobody_left(5);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn a_sound_replica_passes_over_unix_sockets() {
+fn correct_replica_passes_over_unix_sockets() {
     for protocol in ["seqpacket", "stream"] {
         let stage = Stage::with_habit(Habit::Sound);
-        let run = stage.run_short("[]", &["--protocol", protocol, "--silence", "--runs", "2"]);
+        let run =
+            stage.run_short("[]", &["--protocol", protocol, "--discard-output", "--runs", "2"]);
         assert_eq!(run.code, Some(0), "{protocol}: {}{}", run.out, run.err);
         assert!(run.out.contains("2 of 2 passed"), "{}", run.out);
-        stage.assert_nobody_left(10);
+        stage.assert_no_process_left(10);
     }
 }
 
 #[test]
-fn who_is_killed_by_an_event_is_not_missed() {
+fn replica_killed_by_an_event_is_no_failure() {
     let stage = Stage::with_habit(Habit::Sound);
     let events =
         r#"[{"type": "kill_non_leader", "time": 2}, {"type": "kill_non_leader", "time": 4}]"#;
@@ -209,11 +212,11 @@ fn who_is_killed_by_an_event_is_not_missed() {
     let report = run.report();
     assert_eq!((&report["killed"], &report["died"]), (&2.into(), &0.into()));
     assert_eq!(report["unavailability"][0]["event"], "kill_non_leader");
-    stage.assert_nobody_left(5);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn missing_program_is_named_in_the_error() {
     let run = |program: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["sim", "--processes", "simple-1", "--replica"]).arg(program);
@@ -221,84 +224,84 @@ fn a_program_that_is_not_there_is_named() {
     };
     let folder = tempfile::tempdir().unwrap();
     run(&folder.path().join("none")).assert_failed(2, &["none`: no such file; give its path"]);
-    run(folder.path()).assert_failed(2, &["is no file"]);
+    run(folder.path()).assert_failed(2, &["not a file"]);
 }
 
 #[test]
-fn a_program_that_cannot_be_executed_is_named() {
+fn unexecutable_program_is_named_in_the_error() {
     let plain = Stage::with_file(tempfile::tempdir().unwrap(), "text", 0o644);
-    plain.run(&["simple-1"]).assert_failed(2, &["is not executable; run `chmod +x"]);
+    plain.run(&["simple-1"]).assert_failed(2, &["not executable; run `chmod +x"]);
     let lost = "#!/no/such/interpreter\n";
     for text in ["\u{1}\u{2}\u{3}", lost] {
         let stage = Stage::with_file(tempfile::tempdir().unwrap(), text, 0o755);
         let run = stage.run(&["simple-1"]);
-        run.assert_failed(2, &["does not start", "first line", "built for this machine"]);
+        run.assert_failed(2, &["cannot start", "first line", "built for this"]);
     }
 }
 
 #[test]
-fn a_program_that_dies_early_is_quoted() {
+fn replica_exit_at_start_is_reported_with_its_output() {
     let stage = Stage::with_script("echo 'ModuleNotFoundError: raft' >&2; exit 3");
     let run = stage.run_short("[]", &[]);
     run.assert_failed(
         1,
-        &["replica 0000 died: exited by itself with code 3", "ModuleNotFoundError: raft", "FAIL"],
+        &["replica 0000 died: exited with code 3", "ModuleNotFoundError: raft", "FAIL"],
     );
-    stage.assert_nobody_left(5);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn a_program_that_dies_later_is_noticed() {
+fn replica_exit_during_the_run_is_reported() {
     let stage = Stage::with_habit(Habit::QuitsLater);
     for protocol in ["udp", "stream"] {
         let run = stage.run_short("[]", &["--protocol", protocol]);
-        run.assert_failed(1, &["died: exited by itself with code 7", "the disk is full"]);
+        run.assert_failed(1, &["died: exited with code 7", "the disk is full"]);
     }
-    stage.assert_nobody_left(10);
+    stage.assert_no_process_left(10);
 }
 
 #[test]
-fn a_flood_ends_the_run() {
+fn message_flood_ends_the_run() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
-    run.assert_failed(1, &["max_packets", "a message that answers itself"]);
+    run.assert_failed(1, &["max_packets", "messages that trigger each other"]);
     let report = run.report();
-    // Up to five broadcasts are counted before anybody looks.
+    // Up to five broadcasts are counted before the limit is checked.
     assert!((2_000..2_020).contains(&report["total_msgs"].as_u64().unwrap()), "{report}");
-    // The run may be over before the last of them has noted its id.
+    // The run may end before the last program has recorded its id.
     stage.pids().into_iter().for_each(assert_gone);
 }
 
 #[test]
-fn broken_json_is_quoted() {
+fn invalid_json_is_quoted_in_the_error() {
     let stage = Stage::with_habit(Habit::SendsBrokenJson);
     let run = stage.run_short("[]", &["--json"]);
-    run.assert_failed(1, &["sent a message that is no JSON (", r#"`{\"src\": \"0000\", `"#]);
+    run.assert_failed(1, &["sent a message that is not valid JSON (", r#"`{\"src\": \"0000\", `"#]);
     assert_eq!(run.report()["incorrect"], 40);
-    stage.assert_nobody_left(5);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn wrong_values_and_second_answers_are_incorrect() {
+fn wrong_values_and_duplicate_replies_are_incorrect() {
     let stage = Stage::with_habit(Habit::Lies);
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
-    stage.assert_nobody_left(5);
+    stage.assert_no_process_left(5);
     let stage = Stage::with_habit(Habit::AnswersTwice);
-    stage.run_short("[]", &[]).assert_failed(1, &["a second answer after a redirect"]);
-    stage.assert_nobody_left(5);
+    stage.run_short("[]", &[]).assert_failed(1, &["already answered with redirect or fail"]);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn who_never_says_hello_counts_as_dead() {
+fn replica_without_hello_counts_as_dead() {
     let stage = Stage::with_habit(Habit::Mute);
     let run = stage.run_short("[]", &[]);
-    run.assert_failed(1, &["was sent a message before it had said hello; say hello at once"]);
-    stage.assert_nobody_left(5);
-    // A script that only waits never connects either, and what it started goes with it.
+    run.assert_failed(1, &["was sent a message before it sent a hello; send a hello at once"]);
+    stage.assert_no_process_left(5);
+    // A script that only waits never connects either, and its child processes are killed with it.
     let stage = Stage::with_script("sleep 1000 & echo $! >> \"$0.children\"; wait");
     let run = stage.run_short("[]", &["--protocol", "seqpacket"]);
-    run.assert_failed(1, &["before it had connected; connect at once"]);
-    stage.assert_nobody_left(5);
+    run.assert_failed(1, &["before it connected; connect at once"]);
+    stage.assert_no_process_left(5);
     let children = fs::read_to_string(stage.folder.path().join("replica.children")).unwrap();
     assert_eq!(children.lines().count(), 5);
     for line in children.lines() {
@@ -307,15 +310,15 @@ fn who_never_says_hello_counts_as_dead() {
 }
 
 #[test]
-fn sigterm_may_be_ignored_in_vain() {
+fn replica_that_ignores_sigterm_is_killed() {
     let stage = Stage::with_script("trap '' TERM\nsleep 1000");
     let run = stage.run_short("[]", &[]);
-    run.assert_failed(1, &["before it had said hello"]);
-    stage.assert_nobody_left(5);
+    run.assert_failed(1, &["before it sent a hello"]);
+    stage.assert_no_process_left(5);
 }
 
 #[test]
-fn an_interrupt_ends_all_replicas() {
+fn interrupt_stops_all_replicas() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let stage = Stage::with_habit(Habit::Sound);
         let mut command = stage.command(&["simple-1"]);
@@ -326,17 +329,17 @@ fn an_interrupt_ends_all_replicas() {
         }
         kill_process(Pid::from_child(&simulator), signal).unwrap();
         let run = Run::of(simulator.wait_with_output().unwrap());
-        run.assert_failed(130, &["interrupted; all replicas were ended"]);
-        stage.assert_nobody_left(5);
+        run.assert_failed(130, &["interrupted; all replicas were stopped"]);
+        stage.assert_no_process_left(5);
     }
 }
 
 #[test]
-fn a_bad_scenario_is_refused_before_anything_starts() {
+fn invalid_scenario_is_refused_before_replicas_start() {
     let stage = Stage::with_habit(Habit::Sound);
     for (argument, parts) in [
         ("simple-9", ["there is no scenario `simple-9`", "advanced-4"]),
-        ("missing.json", ["can't read the scenario file missing.json", "path"]),
+        ("missing.json", ["cannot read the scenario file missing.json", "path"]),
         (r#"{"lifetime": 3}"#, ["`lifetime` is 3", "from 5"]),
         ("{", ["not JSON", "line 1"]),
     ] {
@@ -344,5 +347,5 @@ fn a_bad_scenario_is_refused_before_anything_starts() {
     }
     let run = stage.run(&["simple-1", "--drops", "2"]);
     run.assert_failed(2, &["`--drops` is 2", "a probability"]);
-    stage.assert_nobody_left(0);
+    stage.assert_no_process_left(0);
 }

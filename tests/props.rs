@@ -1,6 +1,8 @@
-//! Properties of the pure parts, over inputs that proptest draws: what was encoded comes back, no
-//! bytes make a decoder panic, and the store does what a naive model of it does.
+//! Properties of the pure layers, over inputs drawn by proptest: encodings round-trip, no bytes
+//! make a decoder panic, and the store agrees with a naive model.
 
+#[path = "props/corpus.rs"]
+mod corpus;
 #[path = "fuzz/entries.rs"]
 mod entries;
 
@@ -8,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bowline::config::Config;
-use bowline::kv::{Applied, Command, Operation, Outcome, Store};
+use bowline::kv::{Applied, Command, CommandId, Operation, Outcome, StateMachine};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
     Rejoin, RejoinReply, RequestKind, RequestVote, TimeoutNow, VoteReply, quorum,
@@ -24,20 +26,20 @@ use serde_json::{Value, json};
 
 const ME: NodeId = NodeId(1);
 
-/// Entries after `prev`: steps of the term, kinds and payloads.
+/// Entries after `prev`, from increments of the term, kinds and payloads.
 fn entries_after(prev: EntryId, shape: &[(u64, bool, Vec<u8>)]) -> Vec<Entry> {
     let mut buffer = RecordBuffer::default();
     let mut id = prev;
     let mut entries = Vec::new();
     for (step, command, payload) in shape {
         id = EntryId { term: Term((id.term.0 + step).max(1)), index: id.index.next() };
-        let kind = if *command { EntryKind::Command } else { EntryKind::NoOperation };
+        let kind = if *command { EntryKind::Command } else { EntryKind::NoOp };
         entries.push(buffer.encode(id, kind, payload));
     }
     entries
 }
 
-/// A place in a log, [`EntryId::ZERO`] among them.
+/// A position in a log, [`EntryId::ZERO`] included.
 fn place() -> impl Strategy<Value = EntryId> {
     prop_oneof![
         1 => Just(EntryId::ZERO),
@@ -45,7 +47,7 @@ fn place() -> impl Strategy<Value = EntryId> {
     ]
 }
 
-/// What [`entries_after`] takes.
+/// Input of [`entries_after`].
 fn shape(count: Range<usize>) -> impl Strategy<Value = Vec<(u64, bool, Vec<u8>)>> {
     vec((0_u64..3, any::<bool>(), vec(any::<u8>(), 0..90)), count)
 }
@@ -76,7 +78,8 @@ fn append_reply() -> impl Strategy<Value = PeerMsg> {
             hint
         }),
     ];
-    let disk = prop_oneof![Just(DiskState::Well), Just(DiskState::Low), Just(DiskState::Stalled),];
+    let disk =
+        prop_oneof![Just(DiskState::Healthy), Just(DiskState::Low), Just(DiskState::Stalled),];
     let parts = (1_u64 << 40..1 << 41, any::<u32>(), disk, outcome);
     parts.prop_map(|(term, round, disk, outcome)| {
         let (term, round) = (Term(term), Round(round.into()));
@@ -126,26 +129,28 @@ fn peer_bytes(message: &PeerMsg) -> Bytes {
     out.freeze()
 }
 
-/// An operation over few keys, so that they meet; owned, for [`Operation`] borrows.
+/// An operation on few keys, so that operations meet; owned, because [`Operation`] borrows.
 #[derive(Debug, Clone)]
 enum Wish {
     Get(u8),
     Put(u8, Vec<u8>),
     Delete(u8),
-    Transfer(u8, u8, u64),
+    Transfer(u8, u8, String),
 }
 
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"", b"a key longer than eight bytes"];
 
 impl Wish {
-    fn operation(&self) -> Operation<'_> {
+    /// The operation; `args` holds the arguments of a transfer.
+    fn operation<'a>(&'a self, args: &'a mut [&'a [u8]; 3]) -> Operation<'a> {
         let key = |number: &u8| KEYS[usize::from(*number)];
         match self {
-            Wish::Get(at) => Operation::Get { key: key(at) },
-            Wish::Put(at, value) => Operation::Put { key: key(at), value },
-            Wish::Delete(at) => Operation::Delete { key: key(at) },
+            Wish::Get(at) => Operation::get(key(at)),
+            Wish::Put(at, value) => Operation::set(key(at), value),
+            Wish::Delete(at) => Operation::del(key(at)),
             Wish::Transfer(from, to, amount) => {
-                Operation::Transfer { from: key(from), to: key(to), amount: *amount }
+                *args = [key(from), key(to), amount.as_bytes()];
+                Operation::call(CommandId::of("transfer"), &args[..])
             }
         }
     }
@@ -154,12 +159,14 @@ impl Wish {
 fn wish() -> impl Strategy<Value = Wish> {
     let key = || 0_u8..5;
     let number = (0_u64..20).prop_map(|number| number.to_string().into_bytes());
+    let transfer = (key(), key(), 0_u64..12)
+        .prop_map(|(from, to, amount)| Wish::Transfer(from, to, amount.to_string()));
     prop_oneof![
         1 => key().prop_map(Wish::Get),
         2 => (key(), number).prop_map(|(at, value)| Wish::Put(at, value)),
         1 => (key(), vec(any::<u8>(), 0..20)).prop_map(|(at, value)| Wish::Put(at, value)),
         1 => key().prop_map(Wish::Delete),
-        2 => (key(), key(), 0_u64..12).prop_map(|(a, b, amount)| Wish::Transfer(a, b, amount)),
+        2 => transfer,
     ]
 }
 
@@ -167,7 +174,7 @@ fn request_key(client: u32, request: u8) -> RequestKey {
     RequestKey { client: ClientId(client), request: RequestId([request; 16]) }
 }
 
-/// Any text, with the characters that JSON must escape among it more often than chance has them.
+/// Any text; characters that JSON must escape are more frequent than in random text.
 fn text() -> impl Strategy<Value = String> {
     let character = prop_oneof![
         3 => any::<char>(),
@@ -177,13 +184,13 @@ fn text() -> impl Strategy<Value = String> {
     vec(character, 0..20).prop_map(String::from_iter)
 }
 
-/// A request's name as the course gives it out.
+/// A request's key as the course assigns it.
 fn course_key(mid: &str) -> RequestKey {
     let request = RequestId(mid.as_bytes().try_into().expect("16 characters"));
     RequestKey { client: ClientId(0xFF), request }
 }
 
-/// The store as one would first write it.
+/// The naive model of the store.
 #[derive(Default)]
 struct Model {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -197,15 +204,17 @@ impl Model {
         {
             return Applied { key, outcome: outcome.clone(), repeated: true };
         }
-        let outcome = match operation {
-            Operation::Get { key } => Outcome::Value(self.pairs.get(key).cloned().map(Bytes::from)),
-            Operation::Put { key, value } => {
+        let (name, args) = operation.as_call().expect("every wish is a call");
+        let outcome = match (name, &args[..]) {
+            ("get", [key]) => Outcome::Value(self.pairs.get(*key).cloned().map(Bytes::from)),
+            ("set", [key, value]) => {
                 self.pairs.insert(key.to_vec(), value.to_vec());
                 Outcome::Done
             }
-            Operation::Delete { key } => Outcome::Deleted(self.pairs.remove(key).is_some()),
-            Operation::Transfer { from, to, amount } => {
-                Outcome::Transferred(self.transfer(from, to, amount).is_some())
+            ("del", [key]) => Outcome::Integer(self.pairs.remove(*key).is_some().into()),
+            ("transfer", [from, to, amount]) => {
+                let amount = str::from_utf8(amount).expect("digits").parse().expect("a number");
+                Outcome::Integer(self.transfer(from, to, amount).is_some().into())
             }
             other => unreachable!("no wish is {other:?}"),
         };
@@ -232,7 +241,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_048))]
 
     #[test]
-    fn records_come_back(prev in place(), shape in shape(1..5)) {
+    fn entry_records_round_trip(prev in place(), shape in shape(1..5)) {
         let entries = entries_after(prev, &shape);
         let records: Vec<u8> = entries.iter().flat_map(|entry| entry.record().to_vec()).collect();
         let mut bytes = Bytes::from(records);
@@ -243,34 +252,34 @@ proptest! {
     }
 
     #[test]
-    fn peer_messages_come_back(message in message()) {
+    fn peer_messages_round_trip(message in message()) {
         let bytes = peer_bytes(&message);
         prop_assert_eq!(bytes.len(), peer::encoded_len(&message));
         prop_assert_eq!(peer::decode(bytes), Ok(message));
     }
 
     #[test]
-    fn peer_messages_come_back_through_the_course(
+    fn peer_messages_round_trip_as_json(
         message in message(),
         from: u16,
         leader: Option<u16>,
     ) {
-        prop_assume!(from != ME.0 && from != course::NOBODY.0);
-        let leader = leader.map(NodeId).filter(|leader| *leader != course::NOBODY);
+        prop_assume!(from != ME.0 && from != course::BROADCAST.0);
+        let leader = leader.map(NodeId).filter(|leader| *leader != course::BROADCAST);
         let envelope = Envelope { from: NodeId(from), to: ME, leader, message };
         let mut out = Vec::new();
         course::encode_peer(&envelope, &mut out);
-        // The simulator reads it, too.
+        // The simulator decodes it too.
         let seen: Value = serde_json::from_slice(&out).unwrap();
         prop_assert_eq!(&seen["src"], &json!(format!("{from:04X}")));
-        let named = leader.unwrap_or(course::NOBODY);
+        let named = leader.unwrap_or(course::BROADCAST);
         prop_assert_eq!(&seen["leader"], &json!(format!("{:04X}", named.0)));
         prop_assert_eq!(out.last(), Some(&b'}'));
         prop_assert_eq!(course::decode(&out, ME), Ok(course::Incoming::Peer(envelope)));
     }
 
     #[test]
-    fn requests_come_in_whatever_the_strings_are(
+    fn json_client_requests_with_any_strings_are_parsed(
         key in text(),
         value in text(),
         mid in "[ -~]{16}",
@@ -284,9 +293,9 @@ proptest! {
         }
         let id = course_key(&mid);
         let operation = if write {
-            Operation::Put { key: key.as_bytes(), value: value.as_bytes() }
+            Operation::set(key.as_bytes(), value.as_bytes())
         } else {
-            Operation::Get { key: key.as_bytes() }
+            Operation::get(key.as_bytes())
         };
         match course::decode(message.to_string().as_bytes(), ME).unwrap() {
             course::Incoming::Request { client, request } => {
@@ -300,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_are_read_as_they_were_meant(
+    fn course_ok_replies_encode_request_id_leader_and_value(
         value in prop::option::of(text()),
         mid in "[ -~]{16}",
         leader: Option<u16>,
@@ -318,14 +327,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_answered_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+    fn decoders_never_panic_on_any_bytes(bytes in vec(any::<u8>(), 0..200)) {
         for (target, _) in entries::TARGETS {
             entries::run(target, &bytes);
         }
     }
 
     #[test]
-    fn damaged_messages_are_answered_without_a_panic(
+    fn decoders_never_panic_on_damaged_messages(
         message in message(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -350,27 +359,30 @@ proptest! {
     }
 
     #[test]
-    fn commands_come_back(wish in wish(), client: u32, request: [u8; 16]) {
+    fn commands_round_trip(wish in wish(), client: u32, request: [u8; 16]) {
         let key = RequestKey { client: ClientId(client), request: RequestId(request) };
-        let command = Command { key, operation: wish.operation() };
+        let mut args = [&[][..]; 3];
+        let command = Command { key, operation: wish.operation(&mut args) };
         let bytes = command.encode();
         prop_assert_eq!(bytes.len(), command.encoded_len());
         prop_assert_eq!(Command::decode(&bytes), Ok(command));
     }
 
-    /// Few clients and few request ids, so that retries are common, also under another operation.
+    /// Few clients and few request ids, so that retries are common, also with another operation.
     #[test]
-    fn the_store_does_what_the_model_does(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
-        let (mut store, mut model) = (Store::default(), Model::default());
+    fn state_machine_matches_a_reference_model(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
+        let (mut store, mut model) = (StateMachine::default(), Model::default());
         for (client, request, wish) in &wishes {
             let key = request_key(*client, *request);
-            let payload = Command { key, operation: wish.operation() }.encode();
+            let mut args = [&[][..]; 3];
+            let operation = wish.operation(&mut args);
+            let payload = Command { key, operation }.encode();
             let applied = store.apply(store.applied_index().next(), &payload);
-            prop_assert_eq!(applied, model.apply(key, wish.operation()));
+            prop_assert_eq!(applied, model.apply(key, operation));
         }
         for key in KEYS {
             let id = request_key(9, 0);
-            let payload = Command { key: id, operation: Operation::Get { key } }.encode();
+            let payload = Command { key: id, operation: Operation::get(key) }.encode();
             let value = model.pairs.get(key).cloned().map(Bytes::from);
             prop_assert_eq!(store.read(&payload), Ok((id, Outcome::Value(value))));
         }
@@ -379,11 +391,11 @@ proptest! {
     }
 }
 
-/// The digest of a store that came to the model's pairs by the shortest way.
+/// The digest of a store that reached the model's entries in the fewest steps.
 fn digest_of(model: &Model, applied_index: Index) -> u64 {
-    let mut store = Store::default();
+    let mut store = StateMachine::default();
     for (request, (key, value)) in (0..).zip(&model.pairs) {
-        let operation = Operation::Put { key, value };
+        let operation = Operation::set(key, value);
         let payload = Command { key: request_key(0, request), operation }.encode();
         store.apply(store.applied_index().next(), &payload);
     }
@@ -393,7 +405,7 @@ fn digest_of(model: &Model, applied_index: Index) -> u64 {
     store.digest()
 }
 
-/// A log as one would first write it: the term of each entry, and how far it is on disk.
+/// The naive model of a log: the term of each entry, and how many are durable.
 #[derive(Debug, Default)]
 struct LogModel {
     terms: Vec<u64>,
@@ -401,7 +413,8 @@ struct LogModel {
 }
 
 impl LogModel {
-    /// Rules 3 and 4 for receivers of appends (§5.3), word by word. True if something changed.
+    /// Rules 3 and 4 for receivers of `AppendEntries` (§5.3), literally. Returns whether something
+    /// changed.
     fn splice(&mut self, prev: usize, sent: &[u64]) -> bool {
         let mut changed = false;
         for (place, term) in (prev..).zip(sent) {
@@ -424,12 +437,12 @@ impl LogModel {
     }
 }
 
-/// Something that happens to a follower's log.
+/// An input to a follower's log.
 #[derive(Debug, Clone)]
 enum Change {
-    /// An append: how far back it begins, and the steps of the entries' terms.
+    /// An append: how far back it starts, and the increments of the entries' terms.
     Splice(prop::sample::Index, Vec<u64>),
-    /// A sync is done that began when the log ended here.
+    /// The completion of a sync that started when the log ended here.
     Durable(prop::sample::Index),
 }
 
@@ -444,24 +457,23 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_024))]
 
-    /// Any values on any number of replicas, against counting.
+    /// Any values on any number of replicas, compared with counting.
     #[test]
-    fn what_a_quorum_has_reached_is_what_counting_finds(
+    fn quorum_index_agrees_with_counting(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
     ) {
         let config = Config::server();
         let counted = |level: u64| values.iter().filter(|value| **value >= level).count();
         let naive = (0..6).rev().find(|level| 2 * counted(*level) > values.len());
         prop_assert_eq!(Some(reached_by_quorum(&mut values.clone(), &config)), naive);
-        // Any two quorums share a replica, and one less would not do.
+        // Any two quorums share a replica, and a smaller size would not ensure it.
         let needed = quorum(values.len(), &config);
         prop_assert!(2 * needed > values.len() && 2 * (needed - 1) <= values.len());
     }
 
-    /// One append and one sync after the other; syncs may come late, after what they wrote has
-    /// been replaced.
+    /// Appends and completions of syncs; a completion may arrive after its entries were replaced.
     #[test]
-    fn a_log_does_what_a_vector_of_terms_does(changes in vec(change(), 0..40)) {
+    fn log_agrees_with_a_vector_of_terms(changes in vec(change(), 0..40)) {
         let config = Config::server();
         let (mut log, mut model) = (LogTail::default(), LogModel::default());
         let mut syncs: Vec<EntryId> = Vec::new();

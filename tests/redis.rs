@@ -1,33 +1,33 @@
-//! What Redis clients are answered: properties of the door without sockets, and, where a Redis of
-//! version 7 is installed, the same requests to both and every byte of the replies compared.
+//! Replies to Redis clients: properties of the request handling without sockets, and, where Redis 7
+//! is installed, the same requests to both servers with every byte of the replies compared.
 
-#[path = "fuzz/door.rs"]
-mod door;
-#[path = "redis/forms.rs"]
-mod forms;
 #[path = "redis/grammar.rs"]
 mod grammar;
+#[path = "fuzz/local_server.rs"]
+mod local_server;
 #[path = "redis/once.rs"]
 mod once;
+#[path = "redis/own_replies.rs"]
+mod own_replies;
 #[path = "redis/random.rs"]
 mod random;
 #[path = "redis/reference.rs"]
 mod reference;
-#[path = "redis/replies.rs"]
-mod replies;
 #[path = "redis/reply.rs"]
 mod reply;
 #[path = "redis/same_replies.rs"]
 mod same_replies;
+#[path = "redis/templates.rs"]
+mod templates;
 #[path = "redis/transactions.rs"]
 mod transactions;
 
 use bowline::wire::resp::{Limits, Parser};
-use door::Door;
+use local_server::LocalServer;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// All requests in bytes that arrive in pieces which end at `cuts`, and whether that failed.
+/// The requests in bytes that arrive in pieces which end at `cuts`, and whether parsing failed.
 fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     let mut parser = Parser::new(Limits::default());
     let (mut buffer, mut found) = (Vec::new(), Vec::new());
@@ -48,7 +48,7 @@ fn requests(bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, bool) {
     (found, false)
 }
 
-/// A request as clients write it.
+/// Encodes a request as clients do.
 fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     out.extend(format!("*{}\r\n", request.len()).into_bytes());
     for argument in request {
@@ -58,7 +58,7 @@ fn written(request: &[Vec<u8>], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes of which requests are made, and others.
+/// Bytes of the protocol, and others.
 fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"*1\r\n$4\r\nPING\r\n".to_vec()),
@@ -75,7 +75,7 @@ fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn requests_come_back(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+    fn requests_round_trip(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
         let mut bytes = Vec::new();
         for request in &wanted {
             written(request, &mut bytes);
@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn where_bytes_are_split_does_not_matter(
+    fn parsed_requests_do_not_depend_on_input_splits(
         bytes in protocol_like(),
         cuts in vec(any::<prop::sample::Index>(), 0..4),
     ) {
@@ -97,22 +97,22 @@ proptest! {
     }
 
     #[test]
-    fn any_words_are_answered_once(wanted in vec(request(), 0..12)) {
-        let mut door = Door::new(Limits::default());
+    fn any_request_gets_a_complete_reply(wanted in vec(request(), 0..12)) {
+        let mut server = LocalServer::new(Limits::default());
         for request in &wanted {
             let mut bytes = Vec::new();
             written(request, &mut bytes);
-            door.receive(&bytes);
-            let reply = door.replies();
+            server.receive(&bytes);
+            let reply = server.replies();
             prop_assert!(reply.ends_with(b"\r\n"), "{:?} {:?}", request, reply.escape_ascii());
-            if door.closed() {
+            if server.closed() {
                 break;
             }
         }
     }
 }
 
-/// A command's name with any words behind it.
+/// A command's name with any arguments.
 fn request() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let names = prop::sample::select(vec![
         "set", "get", "mset", "incrby", "client", "cluster", "command", "config", "info", "hello",

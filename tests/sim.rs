@@ -1,24 +1,29 @@
-//! The simulator as a test: a sample of seeds of every profile, a seed that is run twice, the
-//! course's scenarios in virtual time. `bowline sim` explores more of each.
+//! The simulator as a test: a sample of seeds of every profile, one seed run twice, the course's
+//! scenarios in virtual time. `bowline sim` explores more of each.
+
+#[path = "sim/forged_messages.rs"]
+mod forged_messages;
+#[path = "sim/partitions.rs"]
+mod partitions;
 
 use std::cell::RefCell;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use bowline::course::scenario::{EventKind, Overrides, Scenario, names};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::course_run::{self, Options};
 use bowline::sim::coverage::{Coverage, Situation};
+use bowline::sim::disk::statistics::{DiskFault, FaultEffect, FaultStatistics};
 use bowline::sim::fault_run;
 use bowline::sim::faults::Profile;
-use bowline::sim::scenario::{EventKind, Overrides, Scenario, names};
-use bowline::sim::tally::{Effect, Kind, Tally};
-use bowline::sim::trace::Trace;
 use serde_json::Value;
 
-/// What the runs of every profile reach.
+/// Situations that the runs of every profile reach.
 const ALWAYS: [Situation; 3] =
     [Situation::Election, Situation::LeaseRead, Situation::ReadIndexRead];
 
-/// What is reached where keys expire and wall clocks jump.
+/// Situations in profiles with TTLs and jumps of wall clocks.
 const EXPIRATION: [Situation; 4] = [
     Situation::Expiration,
     Situation::ExpirationAcrossLeaders,
@@ -26,11 +31,11 @@ const EXPIRATION: [Situation; 4] = [
     Situation::ClockJump,
 ];
 
-/// Runs seeds until one fails, and then shows why. All of them together must reach the situations
-/// of [`ALWAYS`] and those in `reached`. Returns the faults of their disks and how often each
-/// situation was reached.
-fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage) {
-    let mut disks = Tally::default();
+/// Runs seeds until one fails, and shows why. All runs together must reach the situations of
+/// [`ALWAYS`] and those in `reached`. Returns the faults of their disks and the number of times
+/// that each situation was reached.
+fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (FaultStatistics, Coverage) {
+    let mut disks = FaultStatistics::default();
     let mut coverage = Coverage::default();
     for seed in 1..=seeds {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
@@ -63,7 +68,7 @@ fn hold(profile: Profile, seeds: u64, reached: &[Situation]) -> (Tally, Coverage
     (disks, coverage)
 }
 
-/// Every replica whose disk was lost has rejoined.
+/// Asserts that every replica with a lost disk has rejoined.
 #[track_caller]
 fn assert_all_rejoined(coverage: &Coverage) {
     let (lost, back) = (coverage.count(Situation::DiskLoss), coverage.count(Situation::Rejoin));
@@ -71,95 +76,96 @@ fn assert_all_rejoined(coverage: &Coverage) {
 }
 
 #[test]
-fn mixed_faults_break_no_rule() {
+fn mixed_faults_violate_no_invariant() {
     let reached = [&[Situation::Resend, Situation::VoterDiskLoss][..], &EXPIRATION].concat();
     assert_all_rejoined(&hold(Profile::Mixed, 800, &reached).1);
 }
 
 #[test]
-fn a_quiet_cluster_breaks_no_rule() {
+fn fault_free_cluster_violates_no_invariant() {
     hold(Profile::Quiet, 30, &[]);
 }
 
 #[test]
-fn a_bad_network_breaks_no_rule() {
+fn lossy_network_violates_no_invariant() {
     hold(Profile::Network, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn partitions_break_no_rule() {
+fn partitions_violate_no_invariant() {
     hold(Profile::Partitions, 120, &[Situation::Resend]);
 }
 
 #[test]
-fn crashes_and_slow_disks_break_no_rule() {
+fn crashes_and_slow_disks_violate_no_invariant() {
     assert_all_rejoined(&hold(Profile::Crashes, 200, &[Situation::Resend]).1);
 }
 
-/// Storage code and protocol together, each kind of trouble with disks among it, and each coming to
-/// what it must.
+/// Storage code and protocol together. Every kind of disk fault must occur and have its expected
+/// effect.
 #[test]
-fn disks_that_tear_fail_fill_and_rot_break_no_rule() {
+fn torn_failed_full_and_corrupt_disks_violate_no_invariant() {
     let reached = [Situation::Resend, Situation::Install];
     let (disks, _) = hold(Profile::Storage, 500, &reached);
-    for kind in Kind::ALL {
+    for kind in DiskFault::ALL {
         assert!(disks.injected(kind) > 0, "no {} in\n{}", kind.name(), disks.table());
     }
     for (kind, effect) in [
-        (Kind::FailedWrite, Effect::Stopped),
-        (Kind::FailedSync, Effect::Stopped),
-        (Kind::FailedNames, Effect::Stopped),
-        (Kind::FullDisk, Effect::GivenUp),
-        (Kind::TornWrite, Effect::Cut),
-        (Kind::FlippedBit, Effect::Refused),
-        (Kind::FlippedBit, Effect::Restored),
-        (Kind::FlippedBit, Effect::Older),
-        (Kind::LostWrite, Effect::Refused),
-        (Kind::MisdirectedWrite, Effect::Refused),
-        (Kind::VanishedFile, Effect::Refused),
-        (Kind::RottenSnapshot, Effect::Refused),
-        (Kind::RottenSnapshot, Effect::GivenUp),
-        (Kind::RottenSnapshot, Effect::Replaced),
-        (Kind::BadSnapshotWrite, Effect::GivenUp),
-        (Kind::OldFiles, Effect::Refused),
-        (Kind::OldCopy, Effect::Denied),
-        (Kind::PowerCut, Effect::CaughtUp),
+        (DiskFault::FailedWrite, FaultEffect::Stopped),
+        (DiskFault::FailedSync, FaultEffect::Stopped),
+        (DiskFault::FailedNames, FaultEffect::Stopped),
+        (DiskFault::FullDisk, FaultEffect::Abandoned),
+        (DiskFault::TornWrite, FaultEffect::TailRemoved),
+        (DiskFault::FlippedBit, FaultEffect::Refused),
+        (DiskFault::FlippedBit, FaultEffect::Restored),
+        (DiskFault::FlippedBit, FaultEffect::OlderSnapshot),
+        (DiskFault::LostWrite, FaultEffect::Refused),
+        (DiskFault::MisdirectedWrite, FaultEffect::Refused),
+        (DiskFault::VanishedFile, FaultEffect::Refused),
+        (DiskFault::CorruptSnapshot, FaultEffect::Refused),
+        (DiskFault::CorruptSnapshot, FaultEffect::Abandoned),
+        (DiskFault::CorruptSnapshot, FaultEffect::Replaced),
+        (DiskFault::BadSnapshotWrite, FaultEffect::Abandoned),
+        (DiskFault::OldFiles, FaultEffect::Refused),
+        (DiskFault::OldCopy, FaultEffect::Rejected),
+        (DiskFault::PowerCut, FaultEffect::CaughtUp),
     ] {
         let text = format!("{} {}", kind.name(), effect.name());
         assert!(disks.caused(kind, effect) > 0, "no {text} in\n{}", disks.table());
     }
 }
 
-/// What seeds beyond the sample have shown once. Whatever changes the draws makes other runs of
-/// them; new ones are added where they are found.
+/// Seeds beyond the sample that once failed. A change of the random draws turns them into other
+/// runs; new ones are added where they are found.
 #[test]
-fn seeds_that_have_failed_hold() {
+fn seeds_of_fixed_bugs_violate_no_invariant() {
     for (profile, seed) in [
-        // A leader outside the majority sent a snapshot in chunks so small that a bad link made it
-        // take longer than anybody waits.
+        // A leader outside the majority sent a snapshot in chunks so small that on a bad link it
+        // took longer than any timeout.
         (Profile::Storage, 1_805),
         (Profile::Storage, 203_199),
-        // Such a leader had more entries to bring over than its window let it in that time.
+        // Such a leader had more entries to send than its window allowed in that time.
         (Profile::Storage, 1_000_526),
         (Profile::Storage, 1_060_358),
-        // A copy of the whole log was taken for a part of it, for it had an unfinished file more.
+        // A copy of the whole log was taken for a part of it, because it had an unfinished file
+        // more.
         (Profile::Storage, 1_009_651),
         (Profile::Storage, 1_009_408),
-        // The first segments were deleted since a meta record said so whose name was not durable.
+        // The first segments were deleted because of a meta record whose name was not durable.
         (Profile::Storage, 1_019_040),
-        // A misdirected write put right what had rotted before.
+        // A misdirected write repaired an earlier corruption.
         (Profile::Storage, 4_002_087),
-        // A snapshot that rotted and then vanished was put back as it had rotted.
+        // A corrupted snapshot that vanished was restored in its corrupted form.
         (Profile::Storage, 1_021_557),
         // A snapshot whose name a power cut had undone came back in a copy.
         (Profile::Storage, 1_021_994),
-        // One key with more operations than the check of histories can do.
+        // One key with more operations than the linearizability checker can handle.
         (Profile::Storage, 50_934),
         (Profile::Storage, 52_817),
-        // An entry of the replicated clock was refused, for the log was full, and the next write
+        // An entry of the replicated clock was refused because the log was full, and the next write
         // was applied without one: its key expired at once.
         (Profile::Mixed, 711),
-        // A client with nothing to do any more slept on when a late answer gave it something.
+        // An idle client slept on when a late reply gave it work.
         (Profile::Snapshots, 906),
     ] {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
@@ -173,18 +179,21 @@ fn seeds_that_have_failed_hold() {
 }
 
 #[test]
-fn snapshots_and_logs_cut_behind_them_break_no_rule() {
+fn snapshots_and_log_compaction_violate_no_invariant() {
     let (disks, coverage) =
         hold(Profile::Snapshots, 200, &[Situation::Resend, Situation::InterruptedInstall]);
     assert_all_rejoined(&coverage);
     let installs = coverage.count(Situation::Install);
     assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
-    assert!(disks.cut_short > 20 && disks.injected(Kind::FlippedBit) > 0, "{disks:?}");
+    assert!(
+        disks.interrupted_compactions > 20 && disks.injected(DiskFault::FlippedBit) > 0,
+        "{disks:?}"
+    );
 }
 
 #[test]
-fn wrong_clocks_and_pauses_break_no_rule() {
+fn clock_skew_and_pauses_violate_no_invariant() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
@@ -199,7 +208,7 @@ fn events(profile: Profile, seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run_byte_for_byte() {
+fn same_seed_gives_the_same_run_byte_for_byte() {
     for (profile, seed) in [(Profile::Mixed, 1), (Profile::Crashes, 3), (Profile::Storage, 2)] {
         let (first, second) = (events(profile, seed), events(profile, seed));
         assert!(first.len() > 1_000, "{} events", first.len());
@@ -211,7 +220,7 @@ fn the_same_seed_is_the_same_run_byte_for_byte() {
 }
 
 #[test]
-fn a_trace_changes_nothing() {
+fn tracing_does_not_change_a_run() {
     let silent = fault_run::run(Profile::Mixed, 5, Trace::default(), &|_| ());
     assert_eq!(silent, fault_run::run(Profile::Mixed, 5, Trace::detailed(10), &|_| ()));
     let other = fault_run::run(Profile::Mixed, 6, Trace::default(), &|_| ());
@@ -219,9 +228,9 @@ fn a_trace_changes_nothing() {
 }
 
 #[test]
-fn all_scenarios_of_the_course_pass_in_virtual_time() {
+fn all_course_scenarios_pass_in_virtual_time() {
     for name in names() {
-        let scenario = Scenario::built_in(name).expect("it is built in");
+        let scenario = Scenario::built_in(name).expect("a built-in scenario");
         let mut redirects = Vec::new();
         for seed in 1..=5 {
             let report = course_run::run(&scenario, seed, Options::default()).report;
@@ -234,11 +243,11 @@ fn all_scenarios_of_the_course_pass_in_virtual_time() {
     }
 }
 
-/// Half of all messages lost, the leader killed, and at last ten seconds without loss: every
-/// request whose replica lives is answered by then.
+/// Half of all messages lost, the leader killed, and ten seconds without loss at the end: by then
+/// every request to a live replica has its reply.
 #[test]
-fn half_of_the_messages_lost_and_a_leader_killed() {
-    let scenario = Scenario::built_in("advanced-3").expect("it is built in");
+fn half_message_loss_and_leader_kill_leave_no_request_open() {
+    let scenario = Scenario::built_in("advanced-3").expect("a built-in scenario");
     let changes = Overrides { drops: Some(0.5), ..Overrides::default() };
     let scenario = scenario.with(&changes).expect("a valid share");
     assert_eq!(scenario.events[0].kind, EventKind::KillLeader);
@@ -282,8 +291,8 @@ fn all_scenarios_are_run_and_listed_by_default() {
 }
 
 #[test]
-fn a_failing_run_is_named_with_the_command_that_replays_it() {
-    // Nobody can commit behind a cluster that was killed down to two of five.
+fn failing_run_prints_the_command_that_replays_it() {
+    // No client can commit in a cluster with only two of five replicas left.
     let kills = r#"[{"type": "kill_leader", "time": 1}, {"type": "kill_non_leader", "time": 1},
         {"type": "kill_non_leader", "time": 1}]"#;
     let scenario = format!(
@@ -300,7 +309,7 @@ fn a_failing_run_is_named_with_the_command_that_replays_it() {
 }
 
 #[test]
-fn fault_runs_are_summed_up() {
+fn fault_runs_print_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let summary = json(&output);
@@ -309,14 +318,14 @@ fn fault_runs_are_summed_up() {
 }
 
 #[test]
-fn a_trace_is_printed_as_it_happens() {
+fn trace_is_printed_during_the_run() {
     let output = bowline(&["--profile", "quiet", "--seed", "1", "--trace"]);
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(text.lines().any(|line| line.ends_with(" leader")), "nobody came to lead");
+    assert!(text.lines().any(|line| line.ends_with(" leader")), "no replica became the leader");
 }
 
 #[test]
-fn wrong_arguments_say_what_is_right() {
+fn invalid_arguments_list_the_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

@@ -1,17 +1,21 @@
-//! House rules that neither the compiler nor clippy sees: who imports whom, what a file must begin
-//! with, what must not be left behind. Plain `std`, no parser; each rule is a function from text to
+//! House rules that neither the compiler nor clippy checks: imports, module documentation,
+//! leftovers, links, terms. Plain `std`, no parser; each rule is a function from text to
 //! complaints, tested on small bad samples, and then run over the repository.
 
 #[path = "tidy/commands.rs"]
 mod commands;
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/file_graph.rs"]
+mod file_graph;
 #[path = "tidy/files.rs"]
 mod files;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/terms.rs"]
+mod terms;
 
 use std::fs;
 
@@ -19,8 +23,8 @@ use source::{Source, line_of};
 
 const LINE_CHARS_MAX: usize = 100;
 
-/// Hosts that a link in the repository may lead to. Anything else is likely a mirror, a proxy or
-/// another name that means something on one machine only.
+/// Hosts that links in the repository may name. Others are likely mirrors, proxies or other names
+/// that mean something on one machine only.
 const HOSTS: &[&str] = &[
     "crates.io",
     "doc.rust-lang.org",
@@ -36,7 +40,7 @@ const HOSTS: &[&str] = &[
     "localhost",
 ];
 
-/// What is wrong with a file of Rust source, its imports apart.
+/// Violations in a file of Rust source, apart from its imports.
 fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut complain = |line: usize, what: &str| complaints.push(format!("{path}:{line}: {what}"));
@@ -76,7 +80,7 @@ fn check_rust(path: &str, text: &str, source: &Source) -> Vec<String> {
 /// Paths and hosts that mean something on one machine only.
 fn check_portable(path: &str, text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
-    // In pieces, or this file would find itself.
+    // In pieces, or this file would contain them.
     for top in ["work", "root", "home", "tmp", "Users"] {
         let folder = format!("/{top}");
         for (at, _) in text.match_indices(&folder) {
@@ -93,7 +97,9 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
         let rest = &text[at + scheme.len()..];
         let in_host = |char: char| char.is_alphanumeric() || "-.".contains(char);
         let host = &rest[..rest.find(|char| !in_host(char)).unwrap_or(rest.len())];
-        if !host.is_empty() && !HOSTS.contains(&host) {
+        // A placeholder such as HOST is in capitals.
+        let is_name = host.chars().any(char::is_lowercase) || host.contains('.');
+        if is_name && !HOSTS.contains(&host) {
             let line = line_of(text, at);
             complaints.push(format!("{path}:{line}: {host} is not in tests/tidy.rs's HOSTS"));
         }
@@ -107,11 +113,11 @@ fn check_portable(path: &str, text: &str) -> Vec<String> {
     complaints
 }
 
-/// Golden traces that the runner would pass over. It takes a whole folder or names each file.
+/// Golden traces that the runner skips. It runs a whole folder or names each file.
 fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     let golden = files.iter().filter(|file| file.starts_with("tests/golden/"));
     let not_run = golden.filter(|file| {
-        let (folder, name) = file.rsplit_once('/').expect("it is in a folder");
+        let (folder, name) = file.rsplit_once('/').expect("a golden file is in a folder");
         let Some(stem) = name.strip_suffix(".txt") else { return true };
         let mut words = runner.split(|char: char| !char.is_alphanumeric() && char != '_');
         let by_folder = runner.contains("read_dir(") && runner.contains(&format!("\"{folder}\""));
@@ -120,11 +126,15 @@ fn check_golden(files: &[String], runner: &str) -> Vec<String> {
     not_run.map(|file| format!("{file}: tests/golden.rs does not run it")).collect()
 }
 
-/// README's test commands that the whole check leaves out.
+/// README's test commands that `.ci/run` does not run. It may add arguments.
 fn check_commands(readme: &str, ci: &str) -> Vec<String> {
     let commands = readme.lines().filter(|line| line.starts_with("cargo test"));
-    let left_out =
-        commands.filter(|command| !ci.lines().any(|line| line == format!("run {command}")));
+    let is_run = |command: &str| {
+        let run = format!("run {command}");
+        let mut rests = ci.lines().filter_map(|line| line.strip_prefix(&run));
+        rests.any(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    let left_out = commands.filter(|command| !is_run(command));
     left_out.map(|command| format!("README.md: .ci/run does not run `{command}`")).collect()
 }
 
@@ -151,7 +161,7 @@ fn assert_tidy(complaints: &[String]) {
 }
 
 #[test]
-fn imports_follow_the_direction_of_dependencies() {
+fn imports_follow_the_layers() {
     let inside = rust_files().filter(|(path, _)| path.starts_with("src/"));
     let complaints: Vec<String> =
         inside.flat_map(|(path, text)| layers::check_file(&path, &Source::split(&text))).collect();
@@ -159,12 +169,23 @@ fn imports_follow_the_direction_of_dependencies() {
 }
 
 #[test]
-fn dependencies_say_what_for() {
-    assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is text")));
+fn file_imports_have_no_cycles() {
+    let sources: Vec<(String, Source)> =
+        rust_files().map(|(path, text)| (path, Source::split(&text))).collect();
+    let graph = file_graph::Graph::new(&sources);
+    if std::env::var_os("TIDY_PRINT").is_some() {
+        println!("{}", graph.print());
+    }
+    assert_tidy(&graph.check());
 }
 
 #[test]
-fn source_files_are_in_order() {
+fn dependencies_have_a_purpose_comment() {
+    assert_tidy(&layers::check_dependencies(&read("Cargo.toml").expect("it is UTF-8")));
+}
+
+#[test]
+fn source_files_follow_the_style_rules() {
     let complaints: Vec<String> = rust_files()
         .flat_map(|(path, text)| check_rust(&path, &text, &Source::split(&text)))
         .collect();
@@ -172,7 +193,14 @@ fn source_files_are_in_order() {
 }
 
 #[test]
-fn nothing_means_something_on_one_machine_only() {
+fn code_uses_standard_terms() {
+    let complaints: Vec<String> =
+        rust_files().flat_map(|(path, text)| terms::check(&path, &text)).collect();
+    assert_tidy(&complaints);
+}
+
+#[test]
+fn files_contain_no_machine_specific_paths_or_hosts() {
     let texts = files::files().into_iter().filter_map(|path| read(&path).map(|text| (path, text)));
     let complaints: Vec<String> =
         texts.flat_map(|(path, text)| check_portable(&path, &text)).collect();
@@ -187,7 +215,7 @@ fn every_golden_trace_is_run() {
     assert_tidy(&check_golden(&files, &runner));
 }
 
-/// README, the guide and what is said of measurements.
+/// README, the guide and the pages about measurements.
 fn pages() -> impl Iterator<Item = (String, String)> {
     let pages = files::files().into_iter().filter(|path| documents::is_page(path));
     pages.map(|path| {
@@ -205,7 +233,7 @@ fn readmes_are_short_and_name_every_folder() {
 }
 
 #[test]
-fn links_and_paths_of_pages_resolve() {
+fn links_and_paths_in_documentation_resolve() {
     let files = files::files();
     let complaints: Vec<String> = pages()
         .flat_map(|(path, text)| {
@@ -218,8 +246,8 @@ fn links_and_paths_of_pages_resolve() {
 }
 
 #[test]
-fn commands_of_pages_name_what_exists() {
-    let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is text"));
+fn commands_in_documentation_are_valid() {
+    let (files, settings) = (files::files(), read(".cargo/config.toml").expect("it is UTF-8"));
     let complaints: Vec<String> = pages()
         .flat_map(|(path, text)| documents::check_commands(&path, &text, &files, &settings))
         .collect();
@@ -227,7 +255,7 @@ fn commands_of_pages_name_what_exists() {
 }
 
 #[test]
-fn pages_use_standard_terms() {
+fn documentation_uses_standard_terms() {
     let complaints: Vec<String> =
         pages().flat_map(|(path, text)| documents::check_words(&path, &text)).collect();
     assert_tidy(&complaints);
@@ -235,17 +263,17 @@ fn pages_use_standard_terms() {
 
 #[test]
 fn every_mutant_belongs_to_a_rule_and_rules_name_real_tests() {
-    let page = read("src/guide/guarantees.md").expect("it is text");
-    let config = read("src/config.rs").expect("it is text");
+    let page = read("src/guide/guarantees.md").expect("it is UTF-8");
+    let config = read("src/config.rs").expect("it is UTF-8");
     let files = files::files();
     let read = |path: &str| files.iter().find(|file| *file == path).and_then(|file| read(file));
     assert_tidy(&documents::check_rules(&page, &config, read));
 }
 
 #[test]
-fn the_whole_check_runs_the_tests_that_readme_names() {
+fn ci_runs_the_test_commands_of_readme() {
     let (readme, ci) = (read("README.md"), read(".ci/run"));
-    assert_tidy(&check_commands(&readme.expect("it is text"), &ci.expect("it is text")));
+    assert_tidy(&check_commands(&readme.expect("it is UTF-8"), &ci.expect("it is UTF-8")));
 }
 
 mod samples {
@@ -256,7 +284,7 @@ mod samples {
     }
 
     #[test]
-    fn a_file_begins_with_what_it_is_for() {
+    fn missing_module_docs_are_reported() {
         assert!(rust("//! A sample.\nfn f() {}\n").is_empty());
         for headless in ["", "fn f() {}\n", "// Plain.\n", "//!\n", "\n//! Late.\n"] {
             assert_eq!(rust(headless).len(), 1, "{headless:?}");
@@ -264,7 +292,7 @@ mod samples {
     }
 
     #[test]
-    fn long_lines_are_counted_in_characters() {
+    fn line_length_is_counted_in_characters() {
         assert!(rust(&format!("//! {}\n", "ä".repeat(96))).is_empty());
         assert_eq!(
             rust(&format!("//! {}\n", "ä".repeat(97))),
@@ -273,7 +301,7 @@ mod samples {
     }
 
     #[test]
-    fn what_was_left_behind_is_found() {
+    fn debug_macros_ignored_tests_and_todos_are_reported() {
         let bad = ["dbg!(1);", "todo!()", "unimplemented!()", "#[ignore]", "#[ignore = \"slow\"]"];
         for line in bad.into_iter().chain(["// TODO: more", "/* FIXME */", "/// XXX"]) {
             let complaints = rust(&format!("//! A sample.\n{line}\n"));
@@ -286,7 +314,7 @@ mod samples {
     }
 
     #[test]
-    fn exceptions_have_reasons() {
+    fn lint_exceptions_have_reasons() {
         for bare in ["#[allow(x)]", "#![expect(x)]", "#[cfg_attr(y, allow(x))]", "#[expect(\nx\n)]"]
         {
             assert_eq!(rust(&format!("//! A sample.\n{bare}\n")).len(), 1, "{bare}");
@@ -297,14 +325,14 @@ mod samples {
     }
 
     #[test]
-    fn paths_and_hosts_of_one_machine_are_found() {
+    fn machine_specific_paths_and_hosts_are_found() {
         let count = |text: &str| check_portable("README.md", text).len();
         for top in ["work", "root", "home", "tmp", "Users"] {
             assert_eq!(count(&format!("cd /{top}/x")), 1, "{top}");
             assert_eq!(count(&format!("ls /{top}.")), 1, "{top}");
             assert_eq!(count(&format!("src/sim/{top}load.rs or /{top}load or a/{top}/b")), 0);
         }
-        assert_eq!(count("https://github.com/x http://127.0.0.1:80 a://"), 0);
+        assert_eq!(count("https://github.com/x http://127.0.0.1:80 a:// redis://HOST:PORT"), 0);
         for scheme in ["https:", "sparse+https:"] {
             assert_eq!(count(&format!("{scheme}//mirror.example:8080/crates")), 1);
         }
@@ -313,14 +341,15 @@ mod samples {
     }
 
     #[test]
-    fn a_test_command_that_is_not_checked_is_found() {
+    fn test_command_missing_from_ci_is_found() {
         let readme = "Type\n```sh\ncargo test --all\n```\n";
         assert!(check_commands(readme, "x\nrun cargo test --all\n").is_empty());
+        assert!(check_commands(readme, "run cargo test --all --features x\n").is_empty());
         assert_eq!(check_commands(readme, "# run cargo test --all\n").len(), 1);
     }
 
     #[test]
-    fn a_golden_trace_that_nobody_runs_is_found() {
+    fn golden_trace_that_is_not_run_is_found() {
         let files = ["tests/golden/a.txt".to_owned(), "tests/golden/deep/b.txt".to_owned()];
         assert_eq!(check_golden(&files, "").len(), 2);
         assert_eq!(

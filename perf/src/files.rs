@@ -1,5 +1,5 @@
-//! The files of a run: begun before it, so that a folder that can't be written is noticed at once,
-//! and put in their places after it, all or none, so that a run that fails leaves the last one's.
+//! Output files of a run. They are created before the run, so that an unwritable folder is noticed
+//! at once, and moved into place after it, so that a failed run leaves the previous results.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -7,59 +7,67 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Files under way. Dropped without [`Files::finish`], they leave nothing behind.
+/// Output files under temporary names. [`Files::finish`] gives them their final names; if the value
+/// is dropped without it, the files are deleted.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
     name: String,
-    begun: Vec<Begun>,
+    open: Vec<OpenFile>,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct OpenFile {
     ending: String,
     file: BufWriter<File>,
 }
 
 impl Files {
-    /// Begins `folder/name.ending` for each ending.
-    pub(crate) fn begin(folder: &Path, name: &str, endings: &[&str]) -> anyhow::Result<Files> {
+    /// Creates temporary files for `folder/name.ending` for each ending.
+    pub(crate) fn create(folder: &Path, name: &str, endings: &[&str]) -> anyhow::Result<Files> {
         let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
         anyhow::ensure!(
             !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
-            "`{name}` can't be a file's name here; give --name with letters, digits, `-`, `_` \
+            "`{name}` is not a valid name; give --name with letters, digits, `-`, `_` \
              and `.` only"
         );
         fs::create_dir_all(folder).with_context(|| cannot_write(folder))?;
         let mut files =
-            Files { folder: folder.to_owned(), name: name.to_owned(), begun: Vec::new() };
+            Files { folder: folder.to_owned(), name: name.to_owned(), open: Vec::new() };
         for &ending in endings {
             let path = files.unfinished(ending);
             let file = File::create(&path).with_context(|| cannot_write(&path))?;
-            files.begun.push(Begun { ending: ending.to_owned(), file: BufWriter::new(file) });
+            files.open.push(OpenFile { ending: ending.to_owned(), file: BufWriter::new(file) });
         }
         Ok(files)
     }
 
-    /// The file with this ending, to write to.
+    /// Returns the open temporary file for the file-name ending `ending`, for writing.
     pub(crate) fn get(&mut self, ending: &str) -> &mut BufWriter<File> {
-        let begun = self.begun.iter_mut().find(|begun| begun.ending == ending);
-        &mut begun.expect("callers ask for what they began").file
+        let open = self.open.iter_mut().find(|open| open.ending == ending);
+        &mut open.expect("the ending was passed to `create`").file
     }
 
-    /// Puts all files in their places, and names them.
+    /// Flushes all files, renames them from their temporary to their final names, and returns their
+    /// paths.
     pub(crate) fn finish(mut self) -> anyhow::Result<Vec<PathBuf>> {
-        for begun in &mut self.begun {
-            begun.file.flush().with_context(|| cannot_write(&self.folder))?;
+        for open in &mut self.open {
+            open.file.flush().with_context(|| cannot_write(&self.folder))?;
         }
         let mut paths = Vec::new();
-        for begun in &self.begun {
-            let path = self.folder.join(format!("{}.{}", self.name, begun.ending));
-            fs::rename(self.unfinished(&begun.ending), &path)
+        for open in &self.open {
+            let path = self.folder.join(format!("{}.{}", self.name, open.ending));
+            fs::rename(self.unfinished(&open.ending), &path)
                 .with_context(|| cannot_write(&path))?;
             paths.push(path);
         }
         Ok(paths)
+    }
+
+    /// Returns the error message for a failure to write the output file with the file-name ending
+    /// `ending`.
+    pub(crate) fn cannot_write(&self, ending: &str) -> String {
+        cannot_write(&self.folder.join(format!("{}.{ending}", self.name)))
     }
 
     fn unfinished(&self, ending: &str) -> PathBuf {
@@ -69,13 +77,16 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for begun in &self.begun {
-            // What was finished is gone from here; of the rest nothing is worth a second error.
-            let _ = fs::remove_file(self.unfinished(&begun.ending));
+        for open in &self.open {
+            // Finished files were renamed; an error on the rest is not worth reporting.
+            let _ = fs::remove_file(self.unfinished(&open.ending));
         }
     }
 }
 
 fn cannot_write(path: &Path) -> String {
-    format!("can't write {}; free it or give --out FOLDER", path.display())
+    format!(
+        "cannot write {}; check free space and permissions, or give another --out",
+        path.display()
+    )
 }

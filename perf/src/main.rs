@@ -1,6 +1,6 @@
-//! `cargo perf`: runs a load and writes what came of it to `perf/out/`: a table or JSON for now,
-//! and for later the latencies in HdrHistogram's formats and everything else as JSON.
-#![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
+//! `cargo perf`: measures Bowline and other servers. Prints a table or JSON, and writes results to
+//! `perf/out/` as JSON and in HdrHistogram's formats.
+#![allow(clippy::print_stdout, reason = "a command line prints its results")]
 
 #[cfg(test)]
 #[path = "../../tests/tidy/commands.rs"]
@@ -17,10 +17,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Exit code of a run that could not be held or written down; clap's own for bad arguments.
-const EXIT_TROUBLE: u8 = 2;
+/// Exit code if a run or its output failed; also clap's exit code for bad arguments.
+const EXIT_ERROR: u8 = 2;
 
-/// Measures Bowline.
+/// Measure Bowline and other servers.
 #[derive(clap::Parser, Debug)]
 #[command(name = "perf", version, arg_required_else_help = true)]
 struct Cli {
@@ -30,17 +30,17 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Run a scenario of the simulators at a rate of your choice.
+    /// Run a simulated scenario at a given rate.
     Sim(sim::Arguments),
-    /// Ask a server at a rate of your choice, or as fast as it answers.
+    /// Load a server at a given rate, or as fast as it replies.
     Load(Box<load::Arguments>),
-    /// Judge a history of `load --history`: could one copy of the data have answered so?
+    /// Check a history of `load --history` for linearizability.
     Check(load::history::Arguments),
-    /// Draw results, as pictures and as a page.
+    /// Draw charts of results.
     Report(report::Arguments),
     /// Measure Bowline, etcd and Redis side by side.
     Compare(compare::Arguments),
-    /// The same while packets between replicas are lost (needs root).
+    /// Measure under packet loss between replicas (needs root).
     Lossy(lossy::Arguments),
 }
 
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");
-        ExitCode::from(EXIT_TROUBLE)
+        ExitCode::from(EXIT_ERROR)
     })
 }
 
@@ -72,17 +72,18 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut pages = vec![root.join("README.md")];
         for folder in ["src/guide", "perf", "perf/results"] {
-            let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
-            let paths = entries.map(|entry| entry.expect("it is readable").path());
+            let entries = fs::read_dir(root.join(folder)).expect("the folder exists");
+            let paths = entries.map(|entry| entry.expect("the entry is readable").path());
             pages.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
         }
         let mut count = 0;
         for path in pages {
-            let text = fs::read_to_string(&path).expect("a page is text");
+            let text = fs::read_to_string(&path).expect("the page is UTF-8");
             for command in commands(&text) {
                 let Some(arguments) = arguments(&command, &["cargo perf"]) else { continue };
-                let words = std::iter::once("perf").chain(arguments.iter().map(String::as_str));
-                if let Err(error) = Cli::try_parse_from(words) {
+                let command_line =
+                    std::iter::once("perf").chain(arguments.iter().map(String::as_str));
+                if let Err(error) = Cli::try_parse_from(command_line) {
                     panic!("{}:{}: {error}", path.display(), command.line);
                 }
                 count += 1;

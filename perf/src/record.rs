@@ -1,107 +1,112 @@
-//! What a run leaves behind as JSON. The schema is described in `perf/formats.md`; a change to the
-//! meaning of a field raises [`SCHEMA`].
+//! The JSON that `perf sim` writes, described in `perf/formats.md`. Changing the meaning of a field
+//! increments [`SCHEMA`].
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use bowline::sim::clients::Sample;
-use bowline::sim::report::{Latency, Report, Unavailability};
+use bowline::course::clients::Sample;
+use bowline::course::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 
-/// Version of the schema.
+/// Version of the format of the JSON.
 const SCHEMA: u32 = 1;
 
-/// A run, and all that one has to know to hold it again and to compare it.
+/// The results of a run in JSON, with everything needed to repeat and compare it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record {
     schema: u32,
-    /// What the run is called, and its files.
+    /// Name of the run and of its files.
     name: String,
-    /// `virtual` or `processes`.
+    /// How the replicas ran: in `virtual` time, or as `processes`.
     mode: &'static str,
-    /// The command line.
+    /// The command line of the run, as a list of arguments.
     command: Vec<String>,
-    /// The commit of the source, with `-dirty` if it was changed; nothing if git can't tell.
+    /// Commit of the source, followed by `-dirty` if there were uncommitted changes; `None` if git
+    /// is not available.
     revision: Option<String>,
-    /// Processors that the run could use.
+    /// Number of processors that the run could use.
     cores: usize,
-    /// Operating system and architecture.
+    /// Operating system and architecture, as in `linux x86_64`.
     system: String,
-    /// When it began, in seconds since 1970.
+    /// Start time of the run, in seconds since 1970.
     began_unix_s: f64,
-    /// How long it took here; in virtual time that says how fast the simulator is.
+    /// Duration of the run by the wall clock, in seconds. In virtual time it measures the
+    /// simulator's speed.
     wall_s: f64,
-    /// Requests a second that the scenario asks for.
+    /// Requests per second that the scenario asks for.
     rate_intended: f64,
-    /// Requests a second that were answered with `ok`, over the same window.
+    /// Requests per second that got an `ok` reply, over the window in which requests are sent.
     rate_answered: f64,
-    /// What happened in each second in which something was answered.
+    /// Figures of each second in which a reply arrived.
     per_second: Vec<Second>,
-    /// What the scenario did to the replicas.
+    /// The events that the scenario injected, such as the kill of a leader, which charts mark.
     marks: Vec<Mark>,
-    /// The report, as `bowline sim --json` prints it.
+    /// The report on the run, as `bowline sim --json` prints it.
     report: Report,
 }
 
-/// What was answered in one second, gets and puts together.
+/// The replies of one second of a run, to gets and puts together.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Since the start of the run, the wait before the first request included.
+    /// Start of this second: whole seconds since the start of the run, which begins with a wait
+    /// before the first request.
     second: u64,
-    /// Latencies of whole operations, over all redirects.
+    /// Latencies of whole operations, from the first request to the final reply, including
+    /// redirects.
     latency: Latency,
 }
 
-/// Something that happened, for pictures.
+/// An event during a run that charts mark.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Since the start of the run, as in [`Second`].
+    /// Time of the event, in seconds since the start of the run (before the first request).
     at_s: f64,
-    /// A few words.
+    /// Short description of the event.
     what: String,
 }
 
-/// What is measured around a run.
+/// How and when a run took place: its mode, start time and durations, for the JSON record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Around {
-    /// `virtual` or `processes`.
+pub(crate) struct Circumstances {
+    /// How the replicas ran: in `virtual` time, or as `processes`.
     pub(crate) mode: &'static str,
-    /// When it began.
+    /// Start time of the run by the wall clock.
     pub(crate) began: SystemTime,
-    /// How long it took.
-    pub(crate) took: Duration,
-    /// How long requests were sent, in the run's time.
+    /// Duration of the run by the wall clock.
+    pub(crate) duration: Duration,
+    /// Length of the window in which requests are sent, in the run's own (real or virtual) time.
     pub(crate) window: Duration,
-    /// How long the run waited before the first request.
+    /// Time from the start of the run to the first request.
     pub(crate) start_wait: Duration,
 }
 
 impl Record {
-    /// Of a run whose clock began at `start`.
+    /// Creates the JSON record of a run whose own clock showed `start` at its beginning.
     pub(crate) fn new(
         name: &str,
-        around: Around,
+        circumstances: Circumstances,
         report: Report,
         start: Instant,
         samples: &[Sample],
     ) -> Record {
-        let since_epoch = around.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let window = around.window.as_secs_f64();
+        let since_epoch =
+            circumstances.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let window = circumstances.window.as_secs_f64();
         Record {
             schema: SCHEMA,
             name: name.to_owned(),
-            mode: around.mode,
+            mode: circumstances.mode,
             command: std::env::args().collect(),
             revision: revision(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             began_unix_s: since_epoch.as_secs_f64(),
-            wall_s: around.took.as_secs_f64(),
+            wall_s: circumstances.duration.as_secs_f64(),
             rate_intended: report.requests as f64 / window,
             rate_answered: samples.len() as f64 / window,
             per_second: per_second(start, samples),
-            marks: marks(&report, around.start_wait),
+            marks: marks(&report, circumstances.start_wait),
             report,
         }
     }
@@ -122,14 +127,16 @@ fn per_second(start: Instant, samples: &[Sample]) -> Vec<Second> {
 
 fn marks(report: &Report, start_wait: Duration) -> Vec<Mark> {
     let mark = |outage: &Unavailability| {
-        let whom = outage.killed.as_ref().map(|killed| format!(" ({killed})")).unwrap_or_default();
+        let replica =
+            outage.killed.as_ref().map(|killed| format!(" ({killed})")).unwrap_or_default();
         let at_s = start_wait.as_secs_f64() + outage.at_s;
-        Mark { at_s, what: format!("{}{whom}", outage.event.replace('_', " ")) }
+        Mark { at_s, what: format!("{}{replica}", outage.event.replace('_', " ")) }
     };
     report.unavailability.iter().map(mark).collect()
 }
 
-/// The commit of the source here; nothing if git can't tell.
+/// Returns the commit of the source in the current folder, followed by `-dirty` if there are
+/// uncommitted changes; `None` if git is not available.
 pub(crate) fn revision() -> Option<String> {
     let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
     let output = Command::new("git").args(arguments).output().ok()?;

@@ -1,4 +1,4 @@
-//! `perf sim`: one scenario at a rate of your choice, in virtual time or with real programs.
+//! `perf sim`: runs a scenario at a given rate, in virtual time or with real programs.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -7,56 +7,57 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use bowline::course::clients::Sample;
+use bowline::course::histogram::{Series, histogram, write_intervals, write_percentiles};
+use bowline::course::report::{Report, Verdict};
+use bowline::course::run::ScenarioRun;
+use bowline::course::scenario::{Overrides, Scenario};
+use bowline::course::table::table;
 use bowline::processes::{self, Options, Output, Protocol};
-use bowline::sim::clients::Sample;
 use bowline::sim::course_run;
-use bowline::sim::game::Game;
-use bowline::sim::histogram::{Series, histogram, write_intervals, write_percentiles};
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::scenario::{Overrides, Scenario};
-use bowline::sim::table::table;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files::Files;
-use crate::record::{Around, Record};
+use crate::record::{Circumstances, Record};
 
-/// What `perf sim` takes.
+/// Arguments of `perf sim`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// A built-in scenario, or a file.
+    /// Built-in scenario, or scenario file.
     #[arg(value_name = "SCENARIO|FILE")]
     scenario: String,
-    /// Requests a second instead of the scenario's.
+    /// Requests per second, instead of the scenario's.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rate: Option<f64>,
-    /// Requests in all instead of the scenario's.
+    /// Total number of requests, instead of the scenario's.
     #[arg(long, value_name = "N")]
     requests: Option<u32>,
-    /// Seconds of requests instead of the scenario's; events keep their place in them.
+    /// Length in seconds of the window in which requests are sent, instead of the scenario's; the
+    /// times of events scale with it.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
-    /// Replicas instead of the scenario's.
+    /// Number of replicas, instead of the scenario's.
     #[arg(long, value_name = "N")]
     replicas: Option<u16>,
-    /// Share of the messages between replicas that is lost, instead of the scenario's.
+    /// Fraction of messages lost between replicas, instead of the scenario's.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     drops: Option<f64>,
-    /// Seed of the run. Without it, the scenario's own, or 1.
+    /// Random seed. Default: the scenario's own, or 1.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Run real replica programs over UDP, in real time.
     #[arg(long, requires = "replica")]
     processes: bool,
-    /// The replica program.
+    /// Replica program to run with --processes.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
-    /// What the run and its files are called. Without it, as the scenario.
+    /// Name of the run and its files. Default: the scenario's name.
     #[arg(long)]
     name: Option<String>,
-    /// Where the files go.
+    /// Folder for the files with the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     out: PathBuf,
-    /// Print what goes into NAME.json instead of a table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -65,31 +66,33 @@ const JSON: &str = "json";
 const INTERVALS: &str = "hlog";
 const PERCENTILES: [&str; 3] = ["hgrm", "put.hgrm", "get.hgrm"];
 
-/// Holds the run and writes it down. The exit code is 0 only if the run was correct.
+/// Runs `perf sim`: runs the scenario and writes the results. The exit code is 1 if the verdict on
+/// the run is `Failed`, otherwise 0.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenario = load(arguments)?;
     let name = arguments.name.clone().unwrap_or_else(|| stem(&scenario.name));
     let endings: Vec<&str> = PERCENTILES.into_iter().chain([INTERVALS, JSON]).collect();
-    let mut files = Files::begin(&arguments.out, &name, &endings)?;
+    let mut files = Files::create(&arguments.out, &name, &endings)?;
 
     let (began, clock) = (SystemTime::now(), Instant::now());
     let seed = arguments.seed.or(scenario.seed).unwrap_or(1);
-    let (game, report) = hold(arguments, &scenario, seed)?;
+    let (scenario_run, report) = execute(arguments, &scenario, seed)?;
     let mode = if arguments.processes { "processes" } else { "virtual" };
-    let around = Around {
+    let circumstances = Circumstances {
         mode,
         began,
-        took: clock.elapsed(),
+        duration: clock.elapsed(),
         window: scenario.window,
         start_wait: scenario.start_wait,
     };
 
-    let tally = &game.clients().tally;
-    let answered = [&tally.gets[..], &tally.puts[..]].concat();
-    let record = Record::new(&name, around, report.clone(), game.start(), &answered);
+    let counts = &scenario_run.clients().counts;
+    let answered = [&counts.gets[..], &counts.puts[..]].concat();
+    let record = Record::new(&name, circumstances, report.clone(), scenario_run.start(), &answered);
     let json = serde_json::to_string_pretty(&record)?;
-    write_latencies(&mut files, began, &game, [&answered, &tally.puts, &tally.gets])?;
-    serde_json::to_writer_pretty(files.get(JSON), &record)?;
+    write_latencies(&mut files, began, &scenario_run, [&answered, &counts.puts, &counts.gets])?;
+    serde_json::to_writer_pretty(files.get(JSON), &record)
+        .with_context(|| files.cannot_write(JSON))?;
     let paths = files.finish()?;
 
     if arguments.json {
@@ -104,14 +107,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The scenario with what the command line changes in it.
+/// Loads the scenario and applies the overrides of the command line.
 fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     let given = &arguments.scenario;
     let path = Path::new(given);
     let looks_like_a_file = path.is_file() || given.contains('/') || path.extension().is_some();
     let scenario = if looks_like_a_file {
         let text = fs::read_to_string(path).with_context(|| {
-            format!("can't read the scenario file {given}; look at its path and its rights")
+            format!("cannot read scenario file {given}; check its path and permissions")
         })?;
         Scenario::parse(given, &text)?
     } else {
@@ -127,56 +130,67 @@ fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     Ok(scenario.with(&overrides)?)
 }
 
-/// The name of a scenario without the path and the ending of its file.
+/// Returns the name of a scenario file without its folder and its extension.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn hold(arguments: &Arguments, scenario: &Scenario, seed: u64) -> anyhow::Result<(Game, Report)> {
+fn execute(
+    arguments: &Arguments,
+    scenario: &Scenario,
+    seed: u64,
+) -> anyhow::Result<(ScenarioRun, Report)> {
     let Some(program) = arguments.replica.clone() else {
         let bar = bar(ProgressBar::new_spinner(), "{spinner} {msg} in virtual time, {elapsed}");
         bar.set_message(scenario.name.clone());
         bar.enable_steady_tick(Duration::from_millis(200));
         let run = course_run::run(scenario, seed, course_run::Options::default());
         bar.finish_and_clear();
-        return Ok((run.game, run.report));
+        return Ok((run.scenario_run, run.report));
     };
     let options = Options { program, protocol: Protocol::default(), output: Output::default() };
-    let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
+    let interrupted = processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
     let length = scenario.lifetime().as_secs();
     let bar = bar(ProgressBar::new(length), "{msg} {wide_bar} {pos}/{len} s");
     bar.set_message(scenario.name.clone());
-    let game = processes::run(scenario, seed, &options, &interrupted, &mut |seconds| {
+    let scenario_run = processes::run(scenario, seed, &options, &interrupted, &mut |seconds| {
         bar.set_position(Duration::from_secs_f64(seconds).as_secs());
     });
     bar.finish_and_clear();
-    let game = game?;
-    let report = game.report();
-    Ok((game, report))
+    let scenario_run = scenario_run?;
+    let report = scenario_run.report();
+    Ok((scenario_run, report))
 }
 
-/// The bar in this style on stderr, if that is a terminal.
+/// Gives a progress bar this style on stderr; hides it if stderr is not a terminal.
 fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    bar.with_style(ProgressStyle::with_template(template).expect("the template is sound"))
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Writes the histograms: percentiles of all, of puts and of gets, and the log of both.
+/// Writes the histogram files: percentiles of all operations, of puts and of gets, and a histogram
+/// per second.
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,
-    game: &Game,
+    scenario_run: &ScenarioRun,
     [all, puts, gets]: [&[Sample]; 3],
 ) -> anyhow::Result<()> {
     for (ending, samples) in PERCENTILES.into_iter().zip([all, puts, gets]) {
         let histogram = histogram(samples.iter().map(|sample| sample.operation_latency));
         write_percentiles(files.get(ending), &histogram)
-            .with_context(|| format!("can't write the .{ending} file"))?;
+            .with_context(|| files.cannot_write(ending))?;
     }
     let series = [Series { tag: "put", samples: puts }, Series { tag: "get", samples: gets }];
-    write_intervals(files.get(INTERVALS), began, game.start(), Duration::from_secs(1), &series)
-        .context("can't write the interval log")
+    write_intervals(
+        files.get(INTERVALS),
+        began,
+        scenario_run.start(),
+        Duration::from_secs(1),
+        &series,
+    )
+    .with_context(|| files.cannot_write(INTERVALS))
 }

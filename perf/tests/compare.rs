@@ -1,5 +1,5 @@
-//! `perf compare` as a program, with real servers and the shortest of runs. What it needs beside
-//! Bowline is taken from its sight, so that it behaves as on a machine where nothing is installed.
+//! `perf compare` as a program, with real servers and very short runs. `PATH` is empty, so the
+//! tests behave as on a machine without etcd and Redis.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod common;
@@ -12,23 +12,27 @@ use std::time::{Duration, Instant};
 use common::{command, folder, perf, stderr};
 use serde_json::Value;
 
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_mins(3);
+/// Timeout of a wait, far above what any step takes.
+const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// The server, built if it is not there yet.
+/// Path of the server program. The tests of the server build it; a build here is only needed if
+/// they did not run before.
 fn bowline() -> PathBuf {
     let perf = Path::new(env!("CARGO_BIN_EXE_perf"));
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "bowline", "--bin", "bowline"]);
-    if perf.parent().unwrap().ends_with("release") {
-        build.arg("--release");
+    let program = perf.with_file_name("bowline");
+    if !program.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "bowline", "--bin", "bowline"]);
+        if perf.parent().unwrap().ends_with("release") {
+            build.arg("--release");
+        }
+        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo starts");
+        assert!(status.success());
     }
-    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo is there");
-    assert!(status.success());
-    perf.with_file_name("bowline")
+    program
 }
 
-/// Processes whose command lines name this folder.
+/// Command lines of server processes that mention this folder.
 fn processes(folder: &Path) -> Vec<String> {
     let name = folder.to_str().unwrap();
     let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -43,18 +47,18 @@ fn processes(folder: &Path) -> Vec<String> {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
+        assert!(started.elapsed() < TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn results(folder: &Path) -> Value {
-    let text = fs::read_to_string(folder.join("out/compare.json")).expect("results are there");
-    serde_json::from_str(&text).expect("they are JSON")
+    let text = fs::read_to_string(folder.join("out/compare.json")).expect("results exist");
+    serde_json::from_str(&text).expect("results are JSON")
 }
 
 #[test]
-fn rounds_are_held_and_written_down() {
+fn rounds_run_in_order_and_are_recorded() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
@@ -64,11 +68,11 @@ fn rounds_are_held_and_written_down() {
         .env("PATH", &folder)
         .output()
         .unwrap();
-    let said = stderr(&output);
+    let stderr_text = stderr(&output);
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}\n{table}");
+    assert!(output.status.success(), "{stderr_text}\n{table}");
     for skipped in ["skipped: etcd: etcd is not installed", "skipped: redis: redis-server is"] {
-        assert!(said.contains(skipped), "{said}");
+        assert!(stderr_text.contains(skipped), "{stderr_text}");
     }
     let results = results(&folder);
     let runs = results["runs"].as_array().unwrap();
@@ -82,10 +86,10 @@ fn rounds_are_held_and_written_down() {
     });
     assert_eq!(order, expected.concat());
     for run in runs {
-        assert_eq!(run["trouble"], Value::Null, "{run}");
+        assert_eq!(run["failure"], Value::Null, "{run}");
         assert_eq!(run["errors"], 0, "{run}");
         assert!(run["operations"].as_u64().unwrap() > 0, "{run}");
-        // Only writes are synced, and what an election on a busy machine writes.
+        // Only writes and elections, which a busy machine may cause, are synced.
         let syncs = run["syncs"].as_u64().unwrap();
         let right = if run["case"] == "put-4" { syncs > 0 } else { syncs <= 20 };
         assert!(right, "{run}");
@@ -99,12 +103,16 @@ fn rounds_are_held_and_written_down() {
     for file in ["compare.html", "compare.systems.svg"] {
         assert!(folder.join("out").join(file).exists(), "{file}");
     }
-    assert_eq!(fs::read_dir(folder.join("data")).unwrap().count(), 0, "data were left");
+    assert_eq!(
+        fs::read_dir(folder.join("data")).unwrap().count(),
+        0,
+        "data folders were left behind"
+    );
     assert_eq!(processes(&folder), [""; 0]);
 }
 
 #[test]
-fn an_interrupted_comparison_keeps_what_it_has() {
+fn interrupted_comparison_keeps_its_results() {
     let folder = folder("compare_interrupted");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "1", "--seconds", "30", "--cases", "put-4"];
@@ -118,17 +126,17 @@ fn an_interrupted_comparison_keeps_what_it_has() {
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     let status = child.wait().unwrap();
     assert!(!status.success());
-    assert_eq!(processes(&folder), [""; 0], "it waits for its children's end");
+    assert_eq!(processes(&folder), [""; 0], "children are waited for");
     let results = results(&folder);
     assert!(results["partial"].as_str().unwrap().contains("interrupted in round 1"));
     assert_eq!(results["summary"].as_array().unwrap().len(), 0);
 }
 
 #[test]
-fn servers_die_with_a_killed_comparison() {
+fn servers_are_killed_with_the_comparison() {
     let setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status();
     if !setpriv.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: setpriv is not installed (Debian's package: util-linux)");
+        eprintln!("skipped: setpriv is not installed (Debian package: util-linux)");
         return;
     }
     let folder = folder("compare_killed");
@@ -142,65 +150,69 @@ fn servers_die_with_a_killed_comparison() {
     wait_until("three replicas are up", || processes(&folder).len() == 3);
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("no replica outlives it", || processes(&folder).is_empty());
+    wait_until("all replicas have exited", || processes(&folder).is_empty());
 }
 
-/// Exit code 2, `words` on stderr, nothing started and nothing left.
+/// Checks for exit code 2, all `texts` on stderr, no processes and no files.
 #[track_caller]
-fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
+fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, arguments);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{arguments:?}: `{word}` is not in: {said}");
+    let stderr_text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr_text}");
+    for text in texts {
+        assert!(stderr_text.contains(text), "{arguments:?}: `{text}` is not in: {stderr_text}");
     }
     let left = fs::read_dir(folder.join("perf/out")).map_or(0, Iterator::count);
     assert_eq!(left, 0, "{arguments:?} left files");
 }
 
 #[test]
-fn bad_arguments_are_refused() {
+fn invalid_arguments_are_rejected() {
     let folder = folder("compare_bad");
-    refused(&folder, &["compare", "--cases", "put"], &["`put`", "put-rate"]);
-    refused(&folder, &["compare", "--cases", "put-1,put-1"], &["twice"]);
-    refused(&folder, &["compare", "--only", "mysql"], &["mysql", "bowline-dedicated"]);
-    refused(&folder, &["compare", "--rounds", "0"], &["--rounds"]);
-    refused(&folder, &["compare", "--seconds", "NaN"], &["--seconds"]);
-    refused(&folder, &["compare", "--rate", "0"], &["--rate"]);
-    refused(&folder, &["compare", "--name", "a/b"], &["--name"]);
-    let nobody = ["compare", "--only", "bowline", "--bowline", "./none"];
-    refused(&folder, &nobody, &["nothing can be measured", "./none", "cargo build --release"]);
-    refused(&folder, &["lossy", "--losses", "95"], &["--losses has 95"]);
-    refused(&folder, &["lossy", "--losses", "5,5"], &["twice"]);
-    refused(&folder, &["lossy", "--only", "redis"], &["one process"]);
+    assert_rejected(&folder, &["compare", "--cases", "put"], &["`put`", "put-rate"]);
+    assert_rejected(&folder, &["compare", "--cases", "put-1,put-1"], &["twice"]);
+    assert_rejected(&folder, &["compare", "--only", "mysql"], &["mysql", "bowline-dedicated"]);
+    assert_rejected(&folder, &["compare", "--rounds", "0"], &["--rounds"]);
+    assert_rejected(&folder, &["compare", "--seconds", "NaN"], &["--seconds"]);
+    assert_rejected(&folder, &["compare", "--rate", "0"], &["--rate"]);
+    assert_rejected(&folder, &["compare", "--name", "a/b"], &["--name"]);
+    let missing = ["compare", "--only", "bowline", "--bowline", "./none"];
+    assert_rejected(
+        &folder,
+        &missing,
+        &["nothing can be measured", "./none", "cargo build --release"],
+    );
+    assert_rejected(&folder, &["lossy", "--losses", "95"], &["--losses has 95"]);
+    assert_rejected(&folder, &["lossy", "--losses", "5,5"], &["twice"]);
+    assert_rejected(&folder, &["lossy", "--only", "redis"], &["single process"]);
     fs::write(folder.join("file"), "in the way").unwrap();
-    refused(&folder, &["compare", "--out", "file/out"], &["file/out", "--out"]);
+    assert_rejected(&folder, &["compare", "--out", "file/out"], &["file/out", "--out"]);
 }
 
 #[test]
-fn packets_are_lost_between_replicas_only() {
+fn only_packets_between_replicas_are_dropped() {
     let folder = folder("compare_lossy");
     let bowline = bowline();
     let arguments = ["lossy", "--only", "bowline", "--losses", "0,10", "--connections", "4"];
     let lengths = ["--rounds", "1", "--seconds", "2", "--keys", "100"];
     let places = ["--dir", "data", "--out", "out", "--bowline", bowline.to_str().unwrap()];
     let output = perf(&folder, &[&arguments[..], &lengths, &places].concat());
-    let said = stderr(&output);
-    let cannot = ["root only", "is not installed", "unshare failed", "can't be made here"];
-    if let Some(why) = cannot.iter().find(|why| said.contains(**why)) {
+    let stderr_text = stderr(&output);
+    let cannot = ["only root", "is not installed", "unshare failed", "cannot create a bridge"];
+    if let Some(why) = cannot.iter().find(|why| stderr_text.contains(**why)) {
         assert_ne!(output.status.code(), Some(0));
-        eprintln!("skipped, for networks can't be made here ({why}): {said}");
+        eprintln!("skipped: cannot create network namespaces here ({why}): {stderr_text}");
         return;
     }
-    let text = fs::read_to_string(folder.join("out/lossy.json")).expect("results are there");
+    let text = fs::read_to_string(folder.join("out/lossy.json")).expect("results exist");
     let results: Value = serde_json::from_str(&text).unwrap();
     let runs = results["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 2, "{said}");
+    assert_eq!(runs.len(), 2, "{stderr_text}");
     for run in runs {
-        assert_eq!(run["trouble"], Value::Null, "{run}");
+        assert_eq!(run["failure"], Value::Null, "{run}");
         assert!(run["operations"].as_u64().unwrap() > 0, "{run}");
     }
-    assert_eq!(results["cases"][1]["step"]["value"], 10.0);
-    assert!(folder.join("out/lossy.row-1.svg").exists());
+    assert_eq!(results["cases"][1]["sweep"]["value"], 10.0);
+    assert!(folder.join("out/lossy.sweep-1.svg").exists());
     assert_eq!(processes(&folder), [""; 0]);
 }

@@ -1,4 +1,4 @@
-//! `perf report` as a program: its pictures are read back, and must show what the files hold.
+//! `perf report` as a program: the charts are parsed and compared with the input files.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod common;
@@ -21,8 +21,8 @@ fn latency(count: u64, p50_s: f64, p99_s: f64) -> Value {
     })
 }
 
-/// A result of `perf load`: `rates` a second, half of the operations within `p50_s`, all within
-/// `p99_s`.
+/// JSON of `perf load` with these rates per second; half of the operations take at most `p50_s`,
+/// all take at most `p99_s`.
 fn load(name: &str, rates: &[u64], p50_s: f64, p99_s: f64) -> Value {
     let seconds = rates.iter().enumerate().map(|(number, rate)| {
         json!({
@@ -72,7 +72,7 @@ fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join("out").join(name)).unwrap_or_else(|_| panic!("{name} is there"))
 }
 
-/// A report of these files in `out/`.
+/// Writes a report of these files to `out/`.
 #[track_caller]
 fn report(folder: &Path, arguments: &[&str]) {
     let output = perf(folder, &[&["report", "--out", "out"], arguments].concat());
@@ -109,7 +109,7 @@ fn number(node: Node<'_, '_>, attribute: &str) -> f64 {
     node.attribute(attribute).unwrap().parse().unwrap()
 }
 
-/// All points of the paths in a group, path by path.
+/// The points of each path in a group.
 fn paths(group: Node<'_, '_>) -> Vec<Vec<[f64; 2]>> {
     let of = |node: Node<'_, '_>| {
         let path = node.attribute("d").unwrap();
@@ -124,14 +124,14 @@ fn paths(group: Node<'_, '_>) -> Vec<Vec<[f64; 2]>> {
     group.descendants().filter(|node| node.has_tag_name_local("path")).map(of).collect()
 }
 
-/// Where the labels of the axis on the left stand, from the top: `label`'s height.
+/// Vertical positions of a label on the left axes, from the top.
 fn heights(svg: &Document<'_>, label: &str) -> Vec<f64> {
     let labels = svg.descendants().filter(|node| {
         node.has_tag_name_local("text")
             && node.attribute("class") == Some("end")
             && node.text() == Some(label)
     });
-    // A text stands four pixels below the middle of its letters.
+    // A text's baseline is four pixels below its centre.
     labels.map(|node| number(node, "y") - 4.0).collect()
 }
 
@@ -150,7 +150,7 @@ fn near(a: f64, b: f64) {
 }
 
 #[test]
-fn values_stand_where_the_axes_say() {
+fn chart_curves_and_marks_match_the_axis_scales() {
     let folder = folder("report_values");
     write(&folder, "steady.json", &load("steady", &[1_000, 1_000, 500], 0.001, 0.01));
     report(&folder, &["steady.json", "--name", "one"]);
@@ -160,7 +160,7 @@ fn values_stand_where_the_axes_say() {
     let (name, group) = &groups(&svg, "series")[0];
     assert_eq!(name, "steady");
     let curve = &paths(*group)[0];
-    // From 0 to 50 % at 1 ms, from 99 % on at 10 ms.
+    // 0 to 50 % at 1 ms, from 99 % on 10 ms.
     near(curve[0][1], heights(&svg, "1 ms")[0]);
     near(curve[0][0], place(&svg, "0 %"));
     let half = curve.iter().find(|point| (point[0] - place(&svg, "50 %")).abs() < 0.2);
@@ -178,16 +178,16 @@ fn values_stand_where_the_axes_say() {
     near(rates[2][1], f64::midpoint(heights(&svg, "0")[0], heights(&svg, "1000")[0]));
     near(p99[1][1], heights(&svg, "10 ms")[0]);
     near(median[1][1], heights(&svg, "1 ms")[0]);
-    // Seconds are drawn in their middles, a mark where it was.
+    // A second is drawn at its middle, a mark at its exact time.
     near(rates[1][0], f64::midpoint(place(&svg, "1 s"), place(&svg, "2 s")));
-    let (what, mark) = &groups(&svg, "happened")[0];
+    let (what, mark) = &groups(&svg, "mark")[0];
     assert_eq!(what, "leader <killed>");
     let line = mark.descendants().find(|node| node.has_tag_name_local("line")).unwrap();
     near(number(line, "x1"), f64::midpoint(place(&svg, "1 s"), place(&svg, "2 s")));
 }
 
 #[test]
-fn every_run_is_in_every_picture_and_in_the_page() {
+fn every_run_is_in_every_chart_and_in_the_page() {
     let folder = folder("report_series");
     write(&folder, "a.json", &load("alpha", &[10, 10], 0.001, 0.002));
     let mut beta = load("beta <&\">", &[20, 0, 20], 0.003, 0.004);
@@ -204,11 +204,11 @@ fn every_run_is_in_every_picture_and_in_the_page() {
     }
     let text = read(&folder, "report.over-time.svg");
     let svg = parse(&text);
-    // Those of the file are told once, those of the runs with the run's name.
-    let marks = names(&svg, "happened");
+    // Marks of the file appear once, marks of a run with the run's name.
+    let marks = names(&svg, "mark");
     assert_eq!(marks.iter().filter(|mark| *mark == "cut off").count(), 1);
     assert!(marks.contains(&"alpha: leader <killed>".to_owned()), "{marks:?}");
-    // Nothing was answered in the second second of beta: its rate falls to 0, its latency breaks.
+    // The second second of beta has no replies: its rate falls to 0, its latency line breaks.
     let (_, beta) = &groups(&svg, "series")[1];
     near(paths(*beta)[0][1][1], heights(&svg, "0")[0]);
 
@@ -222,7 +222,7 @@ fn every_run_is_in_every_picture_and_in_the_page() {
     assert!(text.contains("beta &lt;&amp;&quot;&gt;") && text.contains("prefers-color-scheme"));
 }
 
-/// An interval log of two seconds with puts of 2 ms and gets of 500 us.
+/// Writes an interval log of two seconds with puts of 2 ms and gets of 500 us.
 fn write_log(folder: &Path, name: &str) {
     let mut out = fs::File::create(folder.join(name)).unwrap();
     let mut serializer = V2DeflateSerializer::new();
@@ -269,7 +269,7 @@ fn interval_logs_are_drawn_with_a_heat_map() {
     let told: Vec<_> = cells.map(|cell| cell.first_element_child().unwrap().text()).collect();
     assert_eq!(told.len(), 4, "two seconds with two kinds: {told:?}");
     assert!(told.iter().flatten().filter(|text| text.starts_with("30 operations")).count() == 2);
-    // The log beside a JSON of the same name is used as well.
+    // The log beside a JSON file of the same name is used as well.
     write(&folder, "mixed.json", &load("mixed", &[40, 40], 0.002, 0.002));
     report(&folder, &["mixed.json", "mixed.hlog", "--name", "both"]);
     let text = read(&folder, "both.over-time.svg");
@@ -278,14 +278,14 @@ fn interval_logs_are_drawn_with_a_heat_map() {
 }
 
 #[test]
-fn a_run_of_the_simulator_is_drawn_with_its_faults() {
+fn simulator_run_is_drawn_with_its_faults() {
     let folder = folder("report_sim");
     let run = ["sim", "crash-3", "--rate", "50", "--seconds", "10", "--name", "crash"];
     let output = perf(&folder, &run);
     assert!(output.status.success(), "{}", stderr(&output));
     report(&folder, &["perf/out/crash.json"]);
     let text = read(&folder, "report.over-time.svg");
-    let marks = names(&parse(&text), "happened");
+    let marks = names(&parse(&text), "mark");
     assert!(marks.iter().any(|mark| mark.starts_with("kill leader (")), "{marks:?}");
     assert!(folder.join("out/report.heat-1.svg").exists());
 }
@@ -295,14 +295,14 @@ fn run_of(round: u32, system: &str, case: &str, rate: f64) -> Value {
         "round": round, "system": system, "case": case, "operations": 1_000, "errors": 0,
         "rate": rate, "p50_s": 0.001, "p99_s": 0.002, "max_s": 0.003, "cpu_s": 0.5,
         "written_bytes": 1_000_000, "syncs": null, "wall_s": 1.0, "stolen_s": 0.0,
-        "trouble": null
+        "failure": null
     })
 }
 
 fn comparison() -> Value {
     let spread = |value: f64| json!({"median": value, "min": value / 2.0, "max": value * 2.0});
-    let step = |value: f64| json!({"row": "puts by size", "axis": "bytes", "value": value});
-    let cases = [("put", Value::Null), ("size-1", step(1.0)), ("size-9", step(9.0))];
+    let sweep = |value: f64| json!({"name": "puts by size", "axis": "bytes", "value": value});
+    let cases = [("put", Value::Null), ("size-1", sweep(1.0)), ("size-9", sweep(9.0))];
     let systems = [("bowline", 100.0), ("etcd", 50.0)];
     let mut summary = Vec::new();
     for (case, _) in &cases {
@@ -321,15 +321,15 @@ fn comparison() -> Value {
         })
     };
     json!({
-        "schema": "bowline-compare", "schema_version": 1, "name": "sizes", "command": [],
+        "schema": "bowline-compare", "schema_version": 2, "name": "sizes", "command": [],
         "revision": null, "cores": 2, "system": "linux", "began_unix_s": 0.0, "wall_s": 1.0,
         "partial": null, "rounds": 1, "seconds": 1.0,
         "systems": [
             system("bowline", Value::Null), system("etcd", Value::Null),
             system("redis", "redis-server is not installed".into())
         ],
-        "cases": cases.iter().map(|(name, step)| {
-            json!({"name": name, "about": format!("about {name}"), "step": step})
+        "cases": cases.iter().map(|(name, sweep)| {
+            json!({"name": name, "about": format!("about {name}"), "sweep": sweep})
         }).collect::<Vec<_>>(),
         "runs": [run_of(1, "bowline", "put", 100.0), run_of(1, "etcd", "put", 50.0)],
         "summary": summary
@@ -344,7 +344,7 @@ fn comparisons_are_drawn_as_bars_and_lines() {
     let text = read(&folder, "report.systems.svg");
     let svg = parse(&text);
     let cases = groups(&svg, "case");
-    assert_eq!(cases.len(), 1, "what differs in one number is drawn as lines");
+    assert_eq!(cases.len(), 1, "sweeps are drawn as lines");
     let bars: Vec<f64> = cases[0]
         .1
         .descendants()
@@ -355,7 +355,7 @@ fn comparisons_are_drawn_as_bars_and_lines() {
     near(bars[0], bars[1] * 2.0);
     let dots = cases[0].1.descendants().filter(|node| node.has_tag_name_local("circle")).count();
     assert_eq!(dots, 6, "a dot for each round");
-    let text = read(&folder, "report.row-1.svg");
+    let text = read(&folder, "report.sweep-1.svg");
     let svg = parse(&text);
     assert_eq!(names(&svg, "series"), ["bowline", "etcd"]);
     let line = &paths(groups(&svg, "series")[0].1)[1];
@@ -366,28 +366,28 @@ fn comparisons_are_drawn_as_bars_and_lines() {
     assert!(page.contains("skipped: redis-server is not installed"));
 }
 
-/// Exit code 2, `words` on stderr, nothing written.
+/// Checks for exit code 2, all `texts` on stderr and no files.
 #[track_caller]
-fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
+fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
     let output = perf(folder, &[&["report", "--out", "out"], arguments].concat());
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{arguments:?}: `{word}` is not in: {said}");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    for text in texts {
+        assert!(message.contains(text), "{arguments:?}: `{text}` is not in: {message}");
     }
     assert!(!folder.join("out").exists(), "{arguments:?} left files");
 }
 
 #[test]
-fn what_is_no_result_is_refused() {
+fn invalid_result_files_are_rejected() {
     let folder = folder("report_bad");
     let put = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
     put("empty.json", "");
     put("text.json", "hello");
     put("list.json", "[1, 2]");
-    put("other.json", r#"{"schema": "of somebody else"}"#);
+    put("other.json", r#"{"schema": "unknown"}"#);
     put("sim.json", r#"{"schema": 2, "report": {}}"#);
-    put("half.json", r#"{"schema": "bowline-compare", "schema_version": 1}"#);
+    put("half.json", r#"{"schema": "bowline-compare", "schema_version": 2}"#);
     put("header.hlog", "#[Histogram log format version 1.3]\n");
     put("damaged.hlog", "#[StartTime: 1.0 (seconds since epoch)]\n0.0,1.0,1.0,AAAA\n");
     put("noise.hlog", "0.0,what\n");
@@ -401,23 +401,23 @@ fn what_is_no_result_is_refused() {
         nothing
     });
     write(&folder, "good.json", &load("good", &[1], 0.001, 0.002));
-    refused(&folder, &["none.json"], &["none.json", "no such file"]);
-    refused(&folder, &["empty.json"], &["empty.json", "it is empty"]);
-    refused(&folder, &["text.json"], &["text.json", "neither JSON nor"]);
-    refused(&folder, &["list.json"], &["list.json", "`perf load`, `perf sim`"]);
-    refused(&folder, &["other.json"], &["other.json", "`perf load`, `perf sim`"]);
-    refused(&folder, &["sim.json"], &["version 2"]);
-    refused(&folder, &["newer.json"], &["newer.json", "version 9"]);
-    refused(&folder, &["half.json"], &["field missing"]);
-    refused(&folder, &["header.hlog"], &["header.hlog", "no interval in it"]);
-    refused(&folder, &["damaged.hlog"], &["damaged.hlog", "damaged"]);
-    refused(&folder, &["noise.hlog"], &["noise.hlog", "no interval log"]);
-    refused(&folder, &["nothing.json"], &["nothing to draw"]);
-    // One bad file among good ones, and bad marks.
-    refused(&folder, &["good.json", "text.json"], &["text.json"]);
-    refused(&folder, &["good.json", "--marks", "marks"], &["marks:2", "seconds"]);
-    refused(&folder, &["good.json", "--name", "../escape"], &["--name"]);
-    refused(&folder, &[], &["FILES"]);
+    assert_rejected(&folder, &["none.json"], &["none.json", "no such file"]);
+    assert_rejected(&folder, &["empty.json"], &["empty.json", "the file is empty"]);
+    assert_rejected(&folder, &["text.json"], &["text.json", "neither JSON nor"]);
+    assert_rejected(&folder, &["list.json"], &["list.json", "`perf load`, `perf sim`"]);
+    assert_rejected(&folder, &["other.json"], &["other.json", "`perf load`, `perf sim`"]);
+    assert_rejected(&folder, &["sim.json"], &["version 2"]);
+    assert_rejected(&folder, &["newer.json"], &["newer.json", "version 9"]);
+    assert_rejected(&folder, &["half.json"], &["field missing"]);
+    assert_rejected(&folder, &["header.hlog"], &["header.hlog", "no intervals"]);
+    assert_rejected(&folder, &["damaged.hlog"], &["damaged.hlog", "corrupt"]);
+    assert_rejected(&folder, &["noise.hlog"], &["noise.hlog", "not an interval log"]);
+    assert_rejected(&folder, &["nothing.json"], &["nothing to draw"]);
+    // One invalid file among valid ones, and invalid marks.
+    assert_rejected(&folder, &["good.json", "text.json"], &["text.json"]);
+    assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks:2", "seconds"]);
+    assert_rejected(&folder, &["good.json", "--name", "../escape"], &["--name"]);
+    assert_rejected(&folder, &[], &["FILES"]);
     let many = ["good.json"; 9];
-    refused(&folder, &many, &["9 runs are too many"]);
+    assert_rejected(&folder, &many, &["9 runs are too many"]);
 }

@@ -1,35 +1,37 @@
-//! The replica program for the course's simulators: arguments, then the library.
+//! The program `bowline-replica`: a replica under one of the course's simulators.
 //!
-//! It prints nothing unless it can't start, and leaves SIGTERM to its default: the simulators
-//! wait for the process to be gone, and there is nothing to save.
+//! It prints nothing unless it cannot start. SIGTERM ends it at once: the simulators wait for the
+//! process to end, and there is nothing to save.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use bowline::config::Config;
-use bowline::runtime::{Counts, Invitation, Threads, run_course};
+use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
-/// What was wrong with the arguments is told by this exit code, as `clap` does.
-const USAGE: u8 = 2;
+/// Exit code after a wrong command line, the one that `clap` uses too.
+const EXIT_USAGE: u8 = 2;
 
-/// Where simulators pass no options of their own.
+/// Name of the environment variable with the default of `--threads`, for simulators that pass no
+/// options.
 const THREADS_VARIABLE: &str = "BOWLINE_THREADS";
 
-const USAGE_TEXT: &str = "usage: bowline-replica [--threads dedicated|fused|auto] \
-                          [UDP_PORT] MY_ID OTHER_ID...";
+const USAGE: &str =
+    "usage: bowline-replica [--threads dedicated|fused|auto] [UDP_PORT] MY_ID OTHER_ID...";
 
 fn main() -> ExitCode {
-    // Lossy: what is not Unicode is no argument of ours, and then named in the message.
-    let all = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    let (invitation, threads) = match arguments(all) {
-        Ok(arguments) => arguments,
+    // Lossy: an argument that is not Unicode is invalid anyway, and the error shows it.
+    let arguments =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let (arguments, threads) = match parse(arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
-            eprintln!("bowline-replica: {error:#}\n{USAGE_TEXT}");
-            return ExitCode::from(USAGE);
+            eprintln!("bowline-replica: {error:#}\n{USAGE}");
+            return ExitCode::from(EXIT_USAGE);
         }
     };
-    match run_course(&invitation, Config::course(), threads, &Arc::new(Counts::default())) {
+    match run_course(&arguments, Config::course(), threads, &Arc::new(RuntimeCounters::default())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bowline-replica: {error}");
@@ -38,26 +40,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// By hand: this program starts in the middle of a run that counts microseconds, and one option is
-/// all there is.
-fn arguments(mut all: impl Iterator<Item = String>) -> anyhow::Result<(Invitation, Threads)> {
+/// Parses the command line, by hand instead of with `clap`: there is only one option, and the
+/// simulator's clock runs while this program starts.
+fn parse(
+    mut arguments: impl Iterator<Item = String>,
+) -> anyhow::Result<(CourseArguments, Threads)> {
     let mut threads = match std::env::var(THREADS_VARIABLE) {
-        Ok(word) => word.parse().context(THREADS_VARIABLE)?,
+        Ok(value) => value.parse().context(THREADS_VARIABLE)?,
         Err(std::env::VarError::NotPresent) => Threads::default(),
         Err(error) => return Err(error).context(THREADS_VARIABLE),
     };
     let mut positional = Vec::new();
-    while let Some(argument) = all.next() {
+    while let Some(argument) = arguments.next() {
         if argument == "--threads" {
-            let word = all.next().ok_or_else(|| anyhow::anyhow!("--threads wants a word"))?;
-            threads = word.parse()?;
-        } else if let Some(word) = argument.strip_prefix("--threads=") {
-            threads = word.parse()?;
+            let value = arguments.next();
+            let value = value.context("--threads needs a value: dedicated, fused or auto")?;
+            threads = value.parse()?;
+        } else if let Some(value) = argument.strip_prefix("--threads=") {
+            threads = value.parse()?;
         } else if argument.starts_with('-') {
-            anyhow::bail!("`{argument}` is no option");
+            anyhow::bail!("unknown option `{argument}`");
         } else {
             positional.push(argument);
         }
     }
-    Ok((Invitation::from_arguments(&positional)?, threads))
+    Ok((CourseArguments::from_arguments(&positional)?, threads))
 }

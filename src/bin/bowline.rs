@@ -1,4 +1,5 @@
-//! The command line: arguments and their help; the work is in the library.
+//! The program `bowline`: parses the command line and runs a subcommand. The work is in the
+//! library.
 #![allow(clippy::print_stdout, reason = "printing is what a command line is for")]
 
 mod cli;

@@ -1,4 +1,4 @@
-//! The replicated clock as a replica knows it, and what a leader has the log say of it.
+//! The replicated clock as one replica knows it, and the entries that a leader proposes to move it.
 
 use std::time::Duration;
 
@@ -6,172 +6,197 @@ use crate::types::{Instant, NodeId, Term};
 
 use super::wall::{Jump, WallClock, millis_of};
 
-/// How far behind the state's clock may be when a write comes; there is no more than one entry in
-/// this time for writes only.
-const INTERVAL: Duration = Duration::from_millis(10);
-/// A peer's wall clock counts for this long after its last report.
+/// How far the replicated clock in the state machine may lag when a write arrives. If the leader
+/// proposed the last clock entry (a log entry that sets the clock) longer ago than this, it
+/// proposes one before the write. So writes cause at most one clock entry per interval.
+const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
+/// Maximum age of a peer's wall clock report that is still used.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
-/// How long a new leader waits for the wall clocks of all members where those that it knows differ
-/// by more than [`DIFFERENCE_MAX`]: one of the quorum that it can hear may be behind.
+/// How long a new leader waits for the wall clocks of all members if the clocks that it knows
+/// differ by more than [`DIFFERENCE_MAX`]. After this time the known clocks of a quorum are enough.
 const DIFFERENCE_WAIT: Duration = Duration::from_secs(1);
-/// Wall clocks that differ by at most this many milliseconds count as equal.
+/// Largest difference in milliseconds between wall clocks that count as equal.
 const DIFFERENCE_MAX: u64 = 500;
-/// How many reports of each peer count: of these the one that was delayed least.
+/// Number of wall clock reports kept per peer. Only the recent one with the least network delay is
+/// used.
 const REPORTS: usize = 4;
-/// A leader whose clock is ahead of the agreed time counts so much slower, until it is not.
+/// Rate in parts per million by which the replicated clock runs slower than the monotonic clock
+/// while it is ahead of the agreed time.
 const SLEW_PPM: u128 = 1_000;
+/// Number of nanoseconds in a millisecond.
 const NANOS: u128 = 1_000_000;
 
-/// The replicated clock in the state of a replica, after the entries that it has applied.
+/// The state of the replicated clock in the state machine, after the entries applied so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Shown {
-    /// What it shows, in milliseconds since 1970.
+pub struct AppliedClock {
+    /// The replicated clock's time in milliseconds since 1970; 0 before the first clock entry is
+    /// applied.
     pub millis: u64,
-    /// How often it was reset.
+    /// Number of times that the replicated clock was reset with `CLOCK RESET`.
     pub resets: u64,
-    /// When the next key expires by it; `None` if none will.
+    /// When the next key expires, in milliseconds since 1970; `None` if no key has an expiration.
     pub next_expiry: Option<u64>,
 }
 
-/// A peer's wall clock, as it told it.
+/// One report of a peer's wall clock, relative to this replica's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 struct Report {
-    /// Its wall clock less our monotonic clock when the report came: the delay makes it smaller.
+    /// The peer's wall clock minus this replica's monotonic clock when the report arrived, in
+    /// milliseconds. The longer the network delay of the report, the smaller the difference.
     offset: i64,
     at: Instant,
 }
 
-/// A peer and its latest reports, the newest first.
+/// A peer and its latest [`REPORTS`] wall clock reports, newest first.
 #[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
     reports: Vec<Report>,
 }
 
-/// What a leader last had the log say.
+/// A clock entry (a log entry that sets the replicated clock) that this replica proposed: its time
+/// in milliseconds since 1970, and when it was proposed.
 #[derive(Clone, Copy, Debug)]
 struct Proposed {
     millis: u64,
     at: Instant,
 }
 
-/// The replicated clock, as one replica knows it.
+/// The replicated clock as this replica knows it: its time, the members' wall clocks, and the
+/// proposed clock entries.
 ///
-/// Invariant: `base` never falls but by a reset.
+/// Invariant: the time in `base`, extrapolated by the monotonic clock, only decreases by a reset.
 #[derive(Clone, Debug)]
 pub struct ReplicatedClock {
     quorum: usize,
     wall: WallClock,
     peers: Vec<Peer>,
-    shown: Shown,
-    /// What the clock shows by now, in nanoseconds since 1970, and the reading at which that was
-    /// so; `None` before anything was applied or proposed.
+    applied: AppliedClock,
+    /// The replicated time in nanoseconds since 1970, and the reading of the monotonic clock at
+    /// that time; `None` until a first time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
-    /// The term in which requests may be taken in, once that is known, if this replica leads it.
+    /// The latest term in which this replica led and knew the wall clocks of a quorum.
     ready: Option<Term>,
-    /// The term for which that was asked, and since when.
+    /// The term in which this replica, as leader, waits for the wall clocks of a quorum, and the
+    /// time at which it began to wait; `None` if it never waited.
     waiting: Option<(Term, Instant)>,
-    /// What the clock must show for reads that wait.
-    wanted: Option<u64>,
-    /// A mutant's: the wall clock counts as it is, and alone.
-    follows_wall: bool,
-    /// The last observation, for that mutant.
-    raw: i64,
+    /// The earliest replicated time that waiting reads need, in milliseconds since 1970; `None` if
+    /// no read waits.
+    read_target: Option<u64>,
+    /// Whether this replica uses its own wall clock alone, jumps included, as the replicated clock.
+    /// Only in mutation tests.
+    follows_wall_clock: bool,
+    /// The own wall clock minus the monotonic clock at the last reading, in milliseconds. Used only
+    /// in mutation tests.
+    raw_offset: i64,
 }
 
 impl ReplicatedClock {
-    /// The clock of a replica with these peers.
+    /// Returns the clock of a replica with these peers, before any reading. A jump of this
+    /// replica's wall clock is accepted after it has lasted `confirm_after`.
     pub fn new(peers: &[NodeId], confirm_after: Duration) -> ReplicatedClock {
         ReplicatedClock {
             quorum: peers.len().div_ceil(2) + 1,
             wall: WallClock::new(confirm_after),
             peers: peers.iter().map(|&id| Peer { id, reports: Vec::new() }).collect(),
-            shown: Shown::default(),
+            applied: AppliedClock::default(),
             base: None,
             proposed: None,
             ready: None,
             waiting: None,
-            wanted: None,
-            follows_wall: false,
-            raw: 0,
+            read_target: None,
+            follows_wall_clock: false,
+            raw_offset: 0,
         }
     }
 
-    /// Has it follow the leader's wall clock, unfiltered and without a quorum (a mutant of the
-    /// simulator's).
+    /// Makes the replicated clock follow this replica's own wall clock, with its jumps and without
+    /// a quorum (mutation testing in the simulator).
     pub fn follow_wall_clock(&mut self) {
-        self.follows_wall = true;
+        self.follows_wall_clock = true;
     }
 
-    /// Takes in the own wall clock, in milliseconds since 1970.
+    /// Records that this replica's wall clock showed `wall`, in milliseconds since 1970, at the
+    /// reading `now` of the monotonic clock. Returns the jump of the wall clock that this reading
+    /// shows, if any.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
-        self.raw = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
+        self.raw_offset = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         self.wall.observe(now, wall)
     }
 
-    /// The own wall clock, jumps filtered out: what peers are told.
+    /// Returns this replica's own wall clock without jumps that have not lasted long enough to be
+    /// accepted; this clock is reported to peers.
     pub fn wall(&self) -> &WallClock {
         &self.wall
     }
 
-    /// Takes in a peer's wall clock, as it reported it: in milliseconds since 1970. `now` must have
-    /// been read after the report came. A report of a replica that is no peer is ignored.
-    pub fn hear(&mut self, from: NodeId, now: Instant, millis: u64) {
+    /// Records a peer's report of its wall clock, in milliseconds since 1970. `now` must have been
+    /// read after the report arrived. A report of a replica that is not a peer is ignored.
+    pub fn note_report(&mut self, from: NodeId, now: Instant, millis: u64) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
         let offset = i64::try_from(millis).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         peer.reports.truncate(REPORTS - 1);
         peer.reports.insert(0, Report { offset, at: now });
     }
 
-    /// How far a peer's wall clock is ahead of the own one, in milliseconds; `None` if it was not
-    /// heard lately.
+    /// Returns by how many milliseconds a peer's wall clock is ahead of this replica's; negative if
+    /// it is behind, `None` without a recent report.
     pub fn ahead_of_own(&self, peer: NodeId, now: Instant) -> Option<i64> {
         let peer = self.peers.iter().find(|there| there.id == peer)?;
         let own = i64::try_from(self.wall.read(now)?).ok()?;
         Some(peer.offset(now)?.saturating_add(millis_of(now)).saturating_sub(own))
     }
 
-    /// Takes in what the state shows. `now` must have been read after that was known: an earlier
-    /// reading would put the clock ahead.
-    pub fn note(&mut self, now: Instant, shown: Shown) {
-        let was_reset = shown.resets > self.shown.resets;
-        let nanos = u128::from(shown.millis) * NANOS;
+    /// Records the state of the replicated clock in the state machine after entries were applied.
+    /// `now`, a reading of the monotonic clock, must have been taken after that: an earlier reading
+    /// would make the extrapolated clock run ahead.
+    pub fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
+        debug_assert!(
+            applied.resets >= self.applied.resets,
+            "{} resets after {}",
+            applied.resets,
+            self.applied.resets
+        );
+        let was_reset = applied.resets > self.applied.resets;
+        let nanos = u128::from(applied.millis) * NANOS;
         if was_reset || self.base.is_none_or(|(base, at)| base + since(at, now) < nanos) {
             self.base = Some((nanos, now));
         }
         if was_reset {
             self.proposed = None;
         }
-        self.shown = shown;
-        self.wanted = self.wanted.filter(|wanted| *wanted > shown.millis);
+        self.applied = applied;
+        self.read_target = self.read_target.filter(|target| *target > applied.millis);
     }
 
-    /// What the state shows, as it was noted last.
-    pub fn shown(&self) -> Shown {
-        self.shown
+    /// Returns the state of the replicated clock in the state machine, as
+    /// [`ReplicatedClock::note_applied`] last recorded it.
+    pub fn applied(&self) -> AppliedClock {
+        self.applied
     }
 
-    /// What was proposed last is not in the log, which took nothing in: the next write needs an
-    /// entry of its own.
+    /// Records that the last proposed clock entry was refused and not appended to the log, so that
+    /// the next write needs a new clock entry.
     pub fn proposal_refused(&mut self) {
         self.proposed = None;
     }
 
-    /// Another replica leads now, or this one has just begun to: what it proposed may be lost.
+    /// Records a leader change: the last proposed clock entry may be lost.
     pub fn leader_changed(&mut self) {
         self.proposed = None;
     }
 
-    /// Whether this replica, which leads `term`, may take requests in: a quorum's wall clocks were
-    /// known at some time since it leads. Before, the state's clock may be far behind, and keys
-    /// would expire too early when it catches up. For the same reason it waits a little for the
-    /// clocks of the other members where those that it knows differ.
+    /// Returns whether this replica, the leader of `term`, may accept client requests: it has known
+    /// the wall clocks of a quorum in this term. Before that, the replicated clock may lag far;
+    /// keys whose expiration was computed from it would expire too early when it catches up. For
+    /// the same reason the leader waits up to one second for the other members' clocks if the known
+    /// ones differ.
     pub fn is_ready(&mut self, now: Instant, term: Term) -> bool {
         if self.ready == Some(term) {
             return true;
         }
-        if self.waiting.is_none_or(|(asked, _)| asked != term) {
+        if self.waiting.is_none_or(|(waiting, _)| waiting != term) {
             self.waiting = Some((term, now));
         }
         let waited = self.waiting.is_some_and(|(_, at)| now.since(at) >= DIFFERENCE_WAIT);
@@ -185,7 +210,8 @@ impl ReplicatedClock {
         self.ready == Some(term)
     }
 
-    /// The wall clocks of all members that are known, in milliseconds since 1970.
+    /// Returns the wall clocks at `now` of those members whose clock is known, this replica
+    /// included, in milliseconds since 1970.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
         let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));
@@ -194,28 +220,31 @@ impl ReplicatedClock {
             .chain(self.wall.read(now))
     }
 
-    /// The latest time that the wall clocks of a quorum have reached, in milliseconds since 1970;
-    /// `None` if too few are known. Message delay makes a peer's clock look earlier, never later.
+    /// Returns the agreed time in milliseconds since 1970: the latest time that the wall clocks of
+    /// a quorum of members have reached. `None` if too few clocks are known. Message delay makes a
+    /// peer's clock look earlier, never later.
     pub fn agreed(&self, now: Instant) -> Option<u64> {
-        if self.follows_wall {
-            return Some(u64::try_from(millis_of(now).saturating_add(self.raw)).unwrap_or(0));
+        if self.follows_wall_clock {
+            return Some(
+                u64::try_from(millis_of(now).saturating_add(self.raw_offset)).unwrap_or(0),
+            );
         }
-        // Of a few clocks, several times a batch: without a list to be sorted.
+        // Quadratic, but there are few clocks, and a sorted list would have to be allocated.
         let reached =
             |time: &u64| self.clocks(now).filter(|clock| clock >= time).count() >= self.quorum;
         self.clocks(now).filter(reached).max()
     }
 
-    /// What the clock should show now, in milliseconds since 1970: what it showed and the time
-    /// since, or the agreed time where that is later.
-    pub fn time(&mut self, now: Instant) -> u64 {
-        let nanos = self.reckon(now);
+    /// Advances the replicated clock to `now` and returns its time in milliseconds since 1970: the
+    /// last known time plus the monotonic time since then, or the agreed time if that is later.
+    pub fn advance(&mut self, now: Instant) -> u64 {
+        let nanos = self.extrapolate(now);
         self.base = Some((nanos, self.base.map_or(now, |(_, at)| at.max(now))));
         u64::try_from(nanos / NANOS).unwrap_or(u64::MAX)
     }
 
-    /// The same in nanoseconds, to be looked at only.
-    fn reckon(&self, now: Instant) -> u128 {
+    /// Returns the replicated time at `now`, in nanoseconds since 1970.
+    fn extrapolate(&self, now: Instant) -> u128 {
         let agreed = self.agreed(now).map(|millis| u128::from(millis) * NANOS);
         let mut nanos = 0;
         if let Some((base, at)) = self.base {
@@ -228,49 +257,57 @@ impl ReplicatedClock {
         nanos.max(agreed.unwrap_or(0))
     }
 
-    /// What is to be in the log before a write that comes now; `None` if nothing need be.
-    pub fn before_write(&mut self, now: Instant) -> Option<u64> {
-        let due = self.proposed.is_none_or(|proposed| now >= proposed.at + INTERVAL);
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed before a write
+    /// that arrives at `now`; `None` if none is needed, because one was proposed recently and no
+    /// key has expired since.
+    pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
+        let due = self.proposed.is_none_or(|proposed| now >= proposed.at + ENTRY_INTERVAL);
         if due {
-            let time = self.time(now);
+            let time = self.advance(now);
             return Some(self.propose(now, time));
         }
-        self.at_expiry(now)
+        self.entry_at_expiry(now)
     }
 
-    /// What is to be in the log because a key's time is over; `None` if nothing need be.
-    pub fn at_expiry(&mut self, now: Instant) -> Option<u64> {
-        let expiry = self.shown.next_expiry?;
-        self.reach(now, expiry)
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed because a key
+    /// has expired; `None` if none has, or if a clock entry for it is pending.
+    pub fn entry_at_expiry(&mut self, now: Instant) -> Option<u64> {
+        let expiry = self.applied.next_expiry?;
+        self.propose_if_reached(now, expiry)
     }
 
-    /// What is to be in the log for reads that wait until the clock shows more; `None` if none
-    /// wait, or if it is on its way.
-    pub fn for_reads(&mut self, now: Instant) -> Option<u64> {
-        let wanted = self.wanted?;
-        self.reach(now, wanted)
+    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed for waiting
+    /// reads; `None` if none wait, if the time that they need has not come, or if a clock entry for
+    /// them is pending.
+    pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
+        let target = self.read_target?;
+        self.propose_if_reached(now, target)
     }
 
-    /// Reads wait until the clock shows so much; `None` for none.
-    pub fn want(&mut self, millis: Option<u64>) {
-        self.wanted = millis.filter(|millis| *millis > self.shown.millis);
+    /// Sets the replicated time, in milliseconds since 1970, that the applied clock must reach
+    /// before waiting reads can be served; `None` if no read waits.
+    pub fn set_read_target(&mut self, millis: Option<u64>) {
+        self.read_target = millis.filter(|millis| *millis > self.applied.millis);
     }
 
-    /// The time now, if it has reached `millis` and no entry on its way says so.
-    fn reach(&mut self, now: Instant, millis: u64) -> Option<u64> {
+    /// Proposes a clock entry if the replicated time has reached `millis`, and returns the entry's
+    /// time in milliseconds since 1970. Returns `None` if the time has not been reached, or if a
+    /// proposal is pending; one older than [`ENTRY_INTERVAL`] may be lost and does not count.
+    fn propose_if_reached(&mut self, now: Instant, millis: u64) -> Option<u64> {
         if !self.may_propose(now, millis) {
             return None;
         }
-        let time = self.time(now);
+        let time = self.advance(now);
         (millis <= time).then(|| self.propose(now, time))
     }
 
-    /// One entry at a time: all that wait meanwhile wait for the next one. What was proposed long
-    /// ago may be lost.
+    /// Returns whether a clock entry may be proposed for the time `millis`. A pending proposal
+    /// prevents it, unless it is older than [`ENTRY_INTERVAL`] and may be lost. A proposal that was
+    /// applied prevents it only if its time has reached `millis`.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
-            now >= proposed.at + INTERVAL
-                || self.shown.millis >= proposed.millis && proposed.millis < millis
+            now >= proposed.at + ENTRY_INTERVAL
+                || self.applied.millis >= proposed.millis && proposed.millis < millis
         })
     }
 
@@ -279,28 +316,28 @@ impl ReplicatedClock {
         millis
     }
 
-    /// When [`ReplicatedClock::at_expiry`] or [`ReplicatedClock::for_reads`] may have something;
-    /// `None` for not before the state changes.
+    /// Returns when [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`]
+    /// may next return an entry; `None` if no key has an expiration and no read waits.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        let millis = [self.shown.next_expiry, self.wanted].into_iter().flatten().min()?;
-        let time = u64::try_from(self.reckon(now) / NANOS).unwrap_or(u64::MAX);
+        let millis = [self.applied.next_expiry, self.read_target].into_iter().flatten().min()?;
+        let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
         let left = Duration::from_millis(millis.saturating_sub(time));
         let due = now + left;
-        let again = self.proposed.map_or(now, |proposed| proposed.at + INTERVAL);
+        let again = self.proposed.map_or(now, |proposed| proposed.at + ENTRY_INTERVAL);
         Some(if self.may_propose(now, millis) { due } else { due.max(again) })
     }
 }
 
 impl Peer {
-    /// Its wall clock less our monotonic clock, by the report that was delayed least of the last
-    /// ones; `None` if it was not heard lately.
+    /// Returns the peer's wall clock minus this replica's monotonic clock in milliseconds, from the
+    /// recent report with the least network delay; `None` without a recent report.
     fn offset(&self, now: Instant) -> Option<i64> {
         let recent = self.reports.iter().filter(|report| now.since(report.at) <= REPORT_AGE_MAX);
         recent.map(|report| report.offset).max()
     }
 }
 
-/// Nanoseconds from one reading to the other.
+/// Returns the nanoseconds from one monotonic reading to a later one.
 fn since(from: Instant, to: Instant) -> u128 {
     to.since(from).as_nanos()
 }
@@ -310,7 +347,7 @@ mod tests {
     use super::super::CONFIRM_AFTER;
     use super::*;
 
-    /// A wall clock at the reading zero.
+    /// The wall clock at the monotonic reading 0.
     const EPOCH: u64 = 1_700_000_000_000;
     const HOUR: u64 = 3_600_000;
 
@@ -323,28 +360,28 @@ mod tests {
         ReplicatedClock::new(&peers, CONFIRM_AFTER)
     }
 
-    fn alone() -> ReplicatedClock {
+    fn single() -> ReplicatedClock {
         let mut clock = clock(0);
         clock.observe(at(0), EPOCH);
         clock
     }
 
-    fn shown(millis: u64, next_expiry: Option<u64>) -> Shown {
-        Shown { millis, resets: 0, next_expiry }
+    fn shown(millis: u64, next_expiry: Option<u64>) -> AppliedClock {
+        AppliedClock { millis, resets: 0, next_expiry }
     }
 
     #[test]
-    fn one_wrong_clock_of_three_moves_nothing() {
+    fn one_faulty_clock_of_three_is_outvoted() {
         for wrong in [EPOCH + 5 * HOUR, EPOCH - 5 * HOUR, u64::MAX, 0] {
             let mut clock = clock(2);
             clock.observe(at(0), wrong);
             assert_eq!((clock.agreed(at(0)), clock.is_ready(at(0), Term(1))), (None, false));
-            clock.hear(NodeId(2), at(1), EPOCH);
-            clock.hear(NodeId(3), at(1), EPOCH + 1);
+            clock.note_report(NodeId(2), at(1), EPOCH);
+            clock.note_report(NodeId(3), at(1), EPOCH + 1);
             let agreed = clock.agreed(at(1)).expect("all are known");
             assert!((EPOCH..=EPOCH + 1).contains(&agreed), "{agreed} with {wrong}");
             assert!(clock.is_ready(at(1), Term(1)));
-            // Nobody was heard for long: no agreed time, but the clock goes on.
+            // No recent reports: there is no agreed time, but the clock goes on.
             let later = at(60_000);
             assert_eq!(clock.agreed(later), None);
             assert!(clock.is_ready(later, Term(1)) && !clock.is_ready(later, Term(2)));
@@ -352,84 +389,84 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_waits_for_more_clocks_where_those_it_knows_differ() {
+    fn new_leader_waits_briefly_for_missing_clock_if_others_differ() {
         let mut clock = clock(2);
         clock.observe(at(0), EPOCH);
-        clock.hear(NodeId(2), at(0), EPOCH - HOUR);
+        clock.note_report(NodeId(2), at(0), EPOCH - HOUR);
         assert_eq!(clock.agreed(at(0)), Some(EPOCH - HOUR));
         assert!(!clock.is_ready(at(0), Term(1)) && !clock.is_ready(at(999), Term(1)));
-        let mut patient = clock.clone();
-        clock.hear(NodeId(3), at(999), EPOCH + 999);
-        assert!(clock.is_ready(at(999), Term(1)) && clock.time(at(999)) == EPOCH + 999);
-        // The third member is not there.
-        assert!(patient.is_ready(at(1_000), Term(1)) && !patient.is_ready(at(1_000), Term(2)));
+        let mut alone = clock.clone();
+        clock.note_report(NodeId(3), at(999), EPOCH + 999);
+        assert!(clock.is_ready(at(999), Term(1)) && clock.advance(at(999)) == EPOCH + 999);
+        // Without a report of the third member it waits for a second.
+        assert!(alone.is_ready(at(1_000), Term(1)) && !alone.is_ready(at(1_000), Term(2)));
     }
 
     #[test]
-    fn a_quorum_of_four_is_three() {
+    fn agreed_time_of_four_members_needs_three_clocks() {
         let mut clock = clock(3);
         clock.observe(at(0), EPOCH + HOUR);
-        clock.hear(NodeId(2), at(0), EPOCH + HOUR);
+        clock.note_report(NodeId(2), at(0), EPOCH + HOUR);
         assert_eq!(clock.agreed(at(0)), None);
-        clock.hear(NodeId(3), at(0), EPOCH);
-        clock.hear(NodeId(9), at(0), EPOCH + HOUR);
+        clock.note_report(NodeId(3), at(0), EPOCH);
+        clock.note_report(NodeId(9), at(0), EPOCH + HOUR);
         assert_eq!(clock.agreed(at(0)), Some(EPOCH));
     }
 
     #[test]
-    fn it_keeps_the_monotonic_rate_from_where_it_stands() {
-        let mut clock = alone();
-        // A clock before was an hour ahead.
-        clock.note(at(10), shown(EPOCH + HOUR, None));
-        assert_eq!(clock.time(at(10)), EPOCH + HOUR);
-        let later = clock.time(at(1_010));
+    fn clock_runs_at_the_monotonic_rate_and_is_slewed() {
+        let mut clock = single();
+        // The clock in the state is an hour ahead.
+        clock.note_applied(at(10), shown(EPOCH + HOUR, None));
+        assert_eq!(clock.advance(at(10)), EPOCH + HOUR);
+        let later = clock.advance(at(1_010));
         assert!((EPOCH + HOUR + 999..=EPOCH + HOUR + 1_000).contains(&later), "{later}");
-        // It is slewed towards the agreed time, and does not stand still.
-        let much_later = clock.time(at(1_001_010)) - later;
+        // It runs slower until the agreed time has caught up, and does not stand still.
+        let much_later = clock.advance(at(1_001_010)) - later;
         assert!((999_000..1_000_000).contains(&much_later), "{much_later}");
-        // A momentary jump of the wall clock changes nothing.
+        // A short jump of the wall clock changes nothing.
         clock.observe(at(1_001_020), EPOCH + 9_000 * HOUR);
-        assert!(clock.time(at(1_001_030)) < EPOCH + 2 * HOUR);
+        assert!(clock.advance(at(1_001_030)) < EPOCH + 2 * HOUR);
     }
 
     #[test]
-    fn a_key_expires_when_it_is_time_and_one_entry_is_in_flight() {
-        let mut clock = alone();
-        assert_eq!((clock.at_expiry(at(1)), clock.next_due(at(1))), (None, None));
-        clock.note(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
+    fn expirations_and_reads_share_one_clock_entry_in_flight() {
+        let mut clock = single();
+        assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
+        clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));
         assert_eq!(clock.next_due(at(40)), Some(at(100)));
-        assert_eq!(clock.at_expiry(at(99)), None);
-        assert_eq!(clock.at_expiry(at(100)), Some(EPOCH + 100));
-        clock.want(Some(EPOCH + 103));
-        assert_eq!((clock.at_expiry(at(103)), clock.for_reads(at(103))), (None, None));
+        assert_eq!(clock.entry_at_expiry(at(99)), None);
+        assert_eq!(clock.entry_at_expiry(at(100)), Some(EPOCH + 100));
+        clock.set_read_target(Some(EPOCH + 103));
+        assert_eq!((clock.entry_at_expiry(at(103)), clock.entry_for_reads(at(103))), (None, None));
         assert_eq!(clock.next_due(at(103)), Some(at(110)));
-        clock.note(at(104), shown(EPOCH + 100, None));
-        assert_eq!(clock.for_reads(at(104)), Some(EPOCH + 104));
-        clock.note(at(105), shown(EPOCH + 104, None));
-        assert_eq!((clock.for_reads(at(200)), clock.next_due(at(200))), (None, None));
+        clock.note_applied(at(104), shown(EPOCH + 100, None));
+        assert_eq!(clock.entry_for_reads(at(104)), Some(EPOCH + 104));
+        clock.note_applied(at(105), shown(EPOCH + 104, None));
+        assert_eq!((clock.entry_for_reads(at(200)), clock.next_due(at(200))), (None, None));
     }
 
     #[test]
-    fn writes_move_it_but_not_each() {
-        let mut clock = alone();
-        assert_eq!(clock.before_write(at(5)), Some(EPOCH + 5));
-        assert_eq!(clock.before_write(at(14)), None);
-        assert_eq!(clock.before_write(at(15)), Some(EPOCH + 15));
-        // A key that has expired must not be seen by a write either.
-        clock.note(at(16), shown(EPOCH + 15, Some(EPOCH + 18)));
-        assert_eq!(clock.before_write(at(17)), None);
-        assert_eq!(clock.before_write(at(18)), Some(EPOCH + 18));
+    fn writes_propose_one_clock_entry_per_interval() {
+        let mut clock = single();
+        assert_eq!(clock.entry_before_write(at(5)), Some(EPOCH + 5));
+        assert_eq!(clock.entry_before_write(at(14)), None);
+        assert_eq!(clock.entry_before_write(at(15)), Some(EPOCH + 15));
+        // A write must not see a key that has expired.
+        clock.note_applied(at(16), shown(EPOCH + 15, Some(EPOCH + 18)));
+        assert_eq!(clock.entry_before_write(at(17)), None);
+        assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
         clock.leader_changed();
-        assert_eq!(clock.before_write(at(18)), Some(EPOCH + 18));
+        assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
     }
 
     #[test]
-    fn a_reset_is_the_only_way_back() {
-        let mut clock = alone();
-        clock.note(at(1), shown(EPOCH + HOUR, Some(EPOCH + HOUR + 5)));
-        assert!(clock.time(at(3)) > EPOCH + HOUR);
-        let reset = Shown { millis: EPOCH + 4, resets: 1, next_expiry: Some(EPOCH + 7) };
-        clock.note(at(4), reset);
-        assert_eq!((clock.time(at(4)), clock.next_due(at(4))), (EPOCH + 4, Some(at(7))));
+    fn clock_goes_back_only_by_a_reset() {
+        let mut clock = single();
+        clock.note_applied(at(1), shown(EPOCH + HOUR, Some(EPOCH + HOUR + 5)));
+        assert!(clock.advance(at(3)) > EPOCH + HOUR);
+        let reset = AppliedClock { millis: EPOCH + 4, resets: 1, next_expiry: Some(EPOCH + 7) };
+        clock.note_applied(at(4), reset);
+        assert_eq!((clock.advance(at(4)), clock.next_due(at(4))), (EPOCH + 4, Some(at(7))));
     }
 }

@@ -1,66 +1,76 @@
-//! A replica's own wall clock, with jumps filtered out.
+//! A replica's own wall clock, without its jumps.
 
 use std::time::Duration;
 
 use crate::types::Instant;
 
-/// How far the wall clock may move against the monotonic clock at once and be believed, in
-/// milliseconds, and how much more for each millisecond that has passed: a clock that is slewed.
+/// Largest number of milliseconds by which a wall clock may move against the monotonic clock, in
+/// addition to the drift of [`DRIFT_PPM`], without counting as a jump. A clock that is adjusted
+/// gradually (slewed) stays within this bound.
 const STEP_MAX: u64 = 500;
+/// Rate in parts per million by which a wall clock may drift from the monotonic clock over time
+/// without counting as a jump.
 const DRIFT_PPM: u64 = 2_000;
-/// How long a jump must have lasted to be believed, in the server.
+/// How long a jump of the wall clock must last in the server before it is accepted.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(30);
 
-/// What an observation showed.
+/// A sudden change of the wall clock relative to the monotonic clock, or the end of one, as a new
+/// reading of both clocks shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Jump {
-    /// The wall clock jumped by this many milliseconds, which is not believed yet.
+    /// The wall clock has jumped by this many milliseconds. The jump is not accepted yet.
     Seen(i64),
-    /// A jump has lasted and is believed now.
+    /// A jump of the wall clock by this many milliseconds has lasted long enough, and is accepted
+    /// from now on.
     Accepted(i64),
-    /// A jump was undone before it was believed.
+    /// The wall clock has jumped back before the jump was accepted.
     Undone,
 }
 
-/// The difference of wall clock and monotonic clock, in milliseconds, at one reading of the latter.
+/// The wall clock minus the monotonic clock in milliseconds, at one reading of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Offset {
     millis: i64,
     at: Instant,
 }
 
-/// The wall clock as this replica believes it, and tells it to its peers.
+/// This replica's wall clock with its jumps filtered out, as it is reported to peers.
 ///
-/// The first observation is believed as it is: the replica may have been down for long. Later ones
-/// are believed at once only as far as a clock may be slewed; a jump must last first.
+/// The first reading is accepted as it is. A later reading is accepted at once only if a clock that
+/// is adjusted gradually (slewed) can have reached it; a jump must first last for `confirm_after`.
 #[derive(Clone, Debug)]
 pub struct WallClock {
     confirm_after: Duration,
-    /// What later observations are compared with; moves on as slowly as jumps are believed.
+    /// The accepted reading that later ones are compared with; `None` before the first. It is
+    /// replaced at most once per `confirm_after`, so that many small steps do not pass for a
+    /// gradual adjustment (slewing).
     anchor: Option<Offset>,
-    believed: i64,
-    /// A jump that is not believed yet, and when it was seen first.
+    /// The wall clock minus the monotonic clock in milliseconds, as last accepted.
+    accepted_millis: i64,
+    /// A jump that is not accepted yet, at the reading that first showed it; `None` if there is
+    /// none.
     candidate: Option<Offset>,
     jumps: u64,
 }
 
 impl WallClock {
-    /// A clock that was never observed, and believes a jump once it has lasted so long.
+    /// Returns a clock before its first reading. A jump is accepted when it has lasted
+    /// `confirm_after`.
     pub fn new(confirm_after: Duration) -> WallClock {
-        WallClock { confirm_after, anchor: None, believed: 0, candidate: None, jumps: 0 }
+        WallClock { confirm_after, anchor: None, accepted_millis: 0, candidate: None, jumps: 0 }
     }
 
-    /// Takes in that the wall clock showed `wall`, in milliseconds since 1970, at the reading `now`
-    /// of the monotonic clock.
+    /// Records that the wall clock showed `wall`, in milliseconds since 1970, at the reading `now`
+    /// of the monotonic clock. Returns the jump that this reading shows, if any.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
         let millis = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         let seen = Offset { millis, at: now };
         let Some(anchor) = self.anchor else {
-            (self.anchor, self.believed) = (Some(seen), millis);
+            (self.anchor, self.accepted_millis) = (Some(seen), millis);
             return None;
         };
         if is_near(anchor, seen) {
-            self.believed = millis;
+            self.accepted_millis = millis;
             if now.since(anchor.at) >= self.confirm_after {
                 self.anchor = Some(seen);
             }
@@ -68,32 +78,34 @@ impl WallClock {
         }
         match self.candidate.filter(|candidate| is_near(*candidate, seen)) {
             Some(candidate) if now.since(candidate.at) >= self.confirm_after => {
-                let by = millis.saturating_sub(self.believed);
-                (self.anchor, self.candidate, self.believed) = (Some(seen), None, millis);
+                let by = millis.saturating_sub(self.accepted_millis);
+                (self.anchor, self.candidate, self.accepted_millis) = (Some(seen), None, millis);
                 Some(Jump::Accepted(by))
             }
             Some(_) => None,
             None => {
                 self.candidate = Some(seen);
                 self.jumps += 1;
-                Some(Jump::Seen(millis.saturating_sub(self.believed)))
+                Some(Jump::Seen(millis.saturating_sub(self.accepted_millis)))
             }
         }
     }
 
-    /// What it shows at `now`, in milliseconds since 1970; `None` before the first observation.
+    /// Returns the filtered wall clock at `now`, in milliseconds since 1970; `None` before the
+    /// first reading.
     pub fn read(&self, now: Instant) -> Option<u64> {
         self.anchor?;
-        Some(u64::try_from(millis_of(now).saturating_add(self.believed)).unwrap_or(0))
+        Some(u64::try_from(millis_of(now).saturating_add(self.accepted_millis)).unwrap_or(0))
     }
 
-    /// Jumps that were seen, believed or not.
+    /// Returns how many jumps of the wall clock were seen, whether they lasted or not.
     pub fn jumps(&self) -> u64 {
         self.jumps
     }
 }
 
-/// Whether a clock that was slewed can have come from one difference to the other.
+/// Returns whether a wall clock that is adjusted only gradually (slewed) can have moved from one
+/// offset to the other.
 fn is_near(from: Offset, to: Offset) -> bool {
     let passed = u64::try_from(to.at.since(from.at).as_millis()).unwrap_or(u64::MAX);
     let bound = STEP_MAX.saturating_add(passed / 1_000_000 * DRIFT_PPM)
@@ -101,7 +113,7 @@ fn is_near(from: Offset, to: Offset) -> bool {
     from.millis.abs_diff(to.millis) <= bound
 }
 
-/// A monotonic reading in milliseconds.
+/// Returns a reading of the monotonic clock in whole milliseconds since its origin.
 pub(super) fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
@@ -123,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glitch_is_not_believed() {
+    fn wall_clock_ignores_a_jump_that_is_undone() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), 417 * DAY), Some(Jump::Seen(416 * 86_400_000 - 1_000)));
         assert_eq!(clock.observe(at(2_250), 417 * DAY + 250), None);
@@ -133,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_lasts_is_believed_in_both_directions() {
+    fn lasting_wall_clock_jump_is_accepted_in_both_directions() {
         for target in [9 * DAY, 7_000] {
             let mut clock = clock();
             for second in 2..32 {
@@ -147,11 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slewed_clock_is_followed_at_once_and_bounded_over_time() {
+    fn wall_clock_slew_is_followed_up_to_its_rate_limit() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), DAY + 1_400), None);
         assert_eq!(clock.read(at(2_000)), Some(DAY + 1_400));
-        // Again and again by little would be a jump too.
+        // Many small steps would be a jump too.
         assert!(clock.observe(at(2_100), DAY + 1_900).is_some());
         assert_eq!(clock.read(at(2_100)), Some(DAY + 1_500));
     }

@@ -1,220 +1,116 @@
-//! What a client wants done, and its bytes: the payload of a log entry and of a read alike.
+//! The payload of a log entry or a read: the ids of client and request, and the operation.
 //!
-//! The bytes are one rkyv archive of exactly their length: no byte in them is unaccounted for. The
-//! archive is flat (no recursion, nothing shared), is only ever read through rkyv's checked
-//! access, and its meaning is looked at after its shape.
+//! A command is encoded as one rkyv archive without unused bytes. The archive is flat (no
+//! recursion, no shared pointers) and is only read through rkyv's checked access, which validates
+//! its layout; then the values of its fields are validated.
 
 use bytes::{Bytes, BytesMut};
 use rkyv::api::low;
-use rkyv::rancor::Failure;
+use rkyv::boxed::{ArchivedBox, BoxResolver};
+use rkyv::rancor::{Failure, Fallible};
 use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::Buffer;
-use rkyv::with::InlineAsBox;
-use rkyv::{Archive, Archived, Serialize};
+use rkyv::ser::{Positional, Writer};
+use rkyv::with::{ArchiveWith, InlineAsBox, SerializeWith};
+use rkyv::{Archive, Archived, Place, Serialize};
 
+use crate::kv::commands::items::{Arguments, Items};
+use crate::kv::commands::registry::CommandId;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-use super::items::Items;
-use super::verbs::Verb;
-
-/// One request of a client: its name and what it wants. Borrows keys and values from the bytes
+/// One request of a client, as it is stored in a log entry. Borrows its arguments from the bytes
 /// that it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command<'a> {
-    /// Names the request; a command that comes again under this name is not applied again.
+    /// Identifies the request: a write that arrives again with an equal key is not applied again.
     pub key: RequestKey,
-    /// What to do.
+    /// The operation that the client requests.
     pub operation: Operation<'a>,
 }
 
-/// Whether a key is set, by what it is so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Whatever it is.
-    Always,
-    /// Only if it has no value.
-    IfAbsent,
-    /// Only if it has one.
-    IfPresent,
-}
-
-/// What can be done. Keys and values are any bytes, also none. What comes of each is said with
+/// The operation that a request asks the state machine to execute. The result is an
 /// [`Outcome`](super::Outcome).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// Tells the value of a key.
-    Get {
-        /// Which key.
-        key: &'a [u8],
-    },
-    /// Sets a key.
-    Put {
-        /// Which key.
-        key: &'a [u8],
-        /// Its new value.
-        value: &'a [u8],
-    },
-    /// Removes a key.
-    Delete {
-        /// Which key.
-        key: &'a [u8],
-    },
-    /// Moves `amount` between two accounts, if both hold a number (decimal digits) and the first
-    /// holds enough. The sum over all accounts stays, which a checker can look at from outside.
-    Transfer {
-        /// The account that pays.
-        from: &'a [u8],
-        /// The account that gets; may be the same.
-        to: &'a [u8],
-        /// How much.
-        amount: u64,
-    },
-    /// Sets a key under a condition, or tells its old value, or both. `Done` or `Unchanged`; with
-    /// `tell_old`, `Value` in either case.
-    Set {
-        /// Which key.
-        key: &'a [u8],
-        /// Its new value.
-        value: &'a [u8],
-        /// When.
-        condition: Condition,
-        /// Whether the outcome is the old value.
-        tell_old: bool,
-    },
-    /// Removes a key and tells its value.
-    Take {
-        /// Which key.
-        key: &'a [u8],
-    },
-    /// Makes a value longer at its end; none counts as empty. `Integer`: the length then.
-    Append {
-        /// Which key.
-        key: &'a [u8],
-        /// What comes behind.
-        value: &'a [u8],
-    },
-    /// Adds to the number that a key holds; none counts as 0. `Integer`: the sum.
-    Add {
-        /// Which key.
-        key: &'a [u8],
-        /// How much, may be negative.
-        amount: i64,
-    },
-    /// Sets several keys at once.
-    PutMany {
-        /// Keys and values, in turn. Of a key that comes twice the last value stays.
-        pairs: Items<'a>,
-    },
-    /// Removes several keys at once. `Integer`: how many of them had a value.
-    DeleteMany {
-        /// Which keys.
-        keys: Items<'a>,
-    },
-    /// Removes every key.
-    Clear,
-    /// Tells the values of several keys, all at one moment. `Values`.
-    GetMany {
-        /// Which keys.
-        keys: Items<'a>,
-    },
-    /// `Integer`: how many of the keys have a value, one that comes twice counted twice.
-    Exists {
-        /// Which keys.
-        keys: Items<'a>,
-    },
-    /// `Integer`: the length of a key's value; 0 if it has none.
-    Length {
-        /// Which key.
-        key: &'a [u8],
-    },
-    /// `Integer`: how many keys there are.
-    Count,
-    /// `Integer`: how many keys of a hash slot there are. Looks at every key.
-    CountInSlot {
-        /// Which slot.
-        slot: u16,
-    },
-    /// Whatever else there is, by its verb; what comes of it is up to that.
+    /// Calls a registered command.
     Call {
-        /// Which.
-        verb: Verb,
-        /// Its arguments.
-        words: Items<'a>,
+        /// The registered command to call.
+        command: CommandId,
+        /// Arguments of the call, without the command's name.
+        args: Arguments<'a>,
     },
-    /// Moves the replicated clock forward, if it is behind and was not reset since. Proposed by
-    /// leaders, and no request of a client.
+    /// Advances the replicated clock to `millis`. Has no effect if the clock already shows that
+    /// time or a later one, or if it was reset since the leader proposed this operation. Only
+    /// leaders propose it; clients cannot send it.
     Clock {
-        /// What it shows then, in milliseconds since 1970.
+        /// The new reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// How often it was reset, as the leader knew.
+        /// Number of times that the replicated clock had been reset when the leader proposed this;
+        /// on a mismatch the operation has no effect.
         resets: u64,
     },
-    /// Several operations at one moment, with nothing between them, if the keys that were watched
-    /// are as they were. `List` of their outcomes, `NoList` if one is not.
+    /// Runs several calls atomically (`MULTI`/`EXEC`), if no watched key has changed. The outcome
+    /// is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
     Transaction {
-        /// Keys and their revisions (8 bytes, little-endian), in turn.
+        /// Watched keys and their revisions (8 bytes each, little-endian), alternating: key,
+        /// revision, key, revision.
         watched: Items<'a>,
-        /// The operations, as [`Operation::encode`] gives them; none of them a transaction, and no
-        /// clock.
+        /// The calls of the transaction, each as written by [`Operation::encode`].
         operations: Items<'a>,
     },
-    /// Opens a session, which requests that must not be done twice name. `Integer`: its number.
+    /// Opens a client session. The outcome is the session's id, an `Integer`.
     OpenSession,
-    /// An operation that is done once, however often it is asked for: see
-    /// [`Store`](super::Store).
+    /// A request of a client session, which is applied only once even if the client sends it
+    /// several times.
     Once {
-        /// The session's number.
+        /// Id of the client session.
         session: u64,
-        /// The request's number in it.
+        /// Sequence number of the request within its client session, from 1.
         sequence: u64,
-        /// The operation, as [`Operation::encode`] gives it; no session's and no clock.
+        /// The call or transaction to run, as written by [`Operation::encode`].
         operation: &'a [u8],
     },
-    /// Tells a message to whoever listens to a channel, at every replica. `Done`.
-    Publish {
-        /// Which channel.
-        channel: &'a [u8],
-        /// The message.
-        message: &'a [u8],
-    },
-    /// Sets the replicated clock back, and with it the expiration of every key, so that each keeps
-    /// the time that it has left. `Integer`: by how many milliseconds; 0 if it was not ahead.
+    /// Sets the replicated clock back, and the expiration of every key by the same amount, so that
+    /// each key keeps its remaining TTL. The outcome is an `Integer`: the number of milliseconds by
+    /// which the clock was set back, 0 if it was not ahead.
     ResetClock {
-        /// What it shows then, in milliseconds since 1970: the agreed time, filled in by the
-        /// leader. 0 in a request, and where that is not known: nothing is done then.
+        /// The new reading of the replicated clock, in milliseconds since 1970: the time that the
+        /// wall clocks of a quorum agree on, filled in by the leader. 0 in a client's request, and
+        /// if there is no agreement: the command is then refused.
         millis: u64,
     },
 }
 
-/// Why bytes are no command, or not one that may be used so.
+/// Why a payload was rejected: it is not a valid command, or it is a write that was sent as a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The archive does not hold together.
-    #[error("a command of {length} bytes is damaged, or of a version unknown here")]
+    /// The encoding (an rkyv archive) is corrupt or has an unknown format version.
+    #[error("command of {length} bytes is damaged or of an unknown format version")]
     Damaged {
-        /// How many bytes there are.
+        /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
-    /// There are bytes that belong to nothing.
-    #[error("a command has {length} bytes, but what it says takes {expected}")]
+    /// The payload is longer or shorter than the encoding of the decoded command.
+    #[error("command has {length} bytes, but its fields take {expected}")]
     Length {
-        /// How many bytes there are.
+        /// Actual length of the payload in bytes.
         length: usize,
-        /// How many the command takes.
+        /// Length in bytes that the encoding of the decoded command has.
         expected: usize,
     },
-    /// A list, or a word with few meanings, is none.
-    #[error("a command of {length} bytes holds together, but means nothing")]
+    /// The rkyv archive is intact, but its content is invalid: a list is malformed, a command is
+    /// unknown, or operations are nested too deeply.
+    #[error("command of {length} bytes is invalid: unknown command, malformed list or bad nesting")]
     Meaningless {
-        /// How many bytes there are.
+        /// Length in bytes of the payload that was rejected.
         length: usize,
     },
-    /// A read that would change the state: it must go through the log.
+    /// A command that may change the state was sent as a read; it must go through the log.
     #[error("a command that changes the state was sent as a read")]
     NotARead,
 }
 
-/// A command as it is archived.
+/// The encoded (archived) form of a command.
 #[derive(Archive, Serialize)]
 struct Record<'a> {
     client: u32,
@@ -222,82 +118,14 @@ struct Record<'a> {
     operation: OperationRecord<'a>,
 }
 
-/// An operation as it is archived. New kinds go to the end: the place here is the byte there.
+/// The encoded form of an operation. Append new kinds of operations at the end: a variant's
+/// position is its tag byte in the log.
 #[derive(Archive, Serialize)]
 enum OperationRecord<'a> {
-    Get {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    Put {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
-    },
-    Delete {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    Transfer {
-        #[rkyv(with = InlineAsBox)]
-        from: &'a [u8],
-        #[rkyv(with = InlineAsBox)]
-        to: &'a [u8],
-        amount: u64,
-    },
-    Set {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
-        condition: u8,
-        tell_old: bool,
-    },
-    Take {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    Append {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
-    },
-    Add {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        amount: i64,
-    },
-    PutMany {
-        #[rkyv(with = InlineAsBox)]
-        pairs: &'a [u8],
-    },
-    DeleteMany {
-        #[rkyv(with = InlineAsBox)]
-        keys: &'a [u8],
-    },
-    Clear,
-    GetMany {
-        #[rkyv(with = InlineAsBox)]
-        keys: &'a [u8],
-    },
-    Exists {
-        #[rkyv(with = InlineAsBox)]
-        keys: &'a [u8],
-    },
-    Length {
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    Count,
-    CountInSlot {
-        slot: u16,
-    },
     Call {
-        verb: u16,
-        #[rkyv(with = InlineAsBox)]
-        words: &'a [u8],
+        command: u16,
+        #[rkyv(with = AsItems)]
+        args: Arguments<'a>,
     },
     Clock {
         millis: u64,
@@ -316,117 +144,105 @@ enum OperationRecord<'a> {
         #[rkyv(with = InlineAsBox)]
         operation: &'a [u8],
     },
-    Publish {
-        #[rkyv(with = InlineAsBox)]
-        channel: &'a [u8],
-        #[rkyv(with = InlineAsBox)]
-        message: &'a [u8],
-    },
     ResetClock {
         millis: u64,
     },
 }
 
-/// Size of the pieces in which [`Command::encode_in`] asks for memory.
-const BUFFER_BYTES: usize = 64 << 10;
+/// Encodes [`Arguments`] in the format of [`Items`], without building an intermediate list.
+struct AsItems;
 
-/// Bytes of a command beside its keys and values.
-const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
-/// The same of an operation by itself.
-const OPERATION_BYTES: usize = size_of::<Archived<OperationRecord<'static>>>();
+impl ArchiveWith<Arguments<'_>> for AsItems {
+    type Archived = ArchivedBox<[u8]>;
+    type Resolver = BoxResolver;
 
-impl Condition {
-    const ALL: [Condition; 3] = [Condition::Always, Condition::IfAbsent, Condition::IfPresent];
+    fn resolve_with(args: &Arguments<'_>, resolver: BoxResolver, out: Place<ArchivedBox<[u8]>>) {
+        let length = u32::try_from(args.encoded_len()).expect("limits keep a command below 2 GiB");
+        ArchivedBox::resolve_from_raw_parts(resolver, length.into(), out);
+    }
 }
 
-impl Operation<'_> {
-    /// Whether it leaves the state as it is, so that no log entry is needed.
+impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<Arguments<'_>, S>
+    for AsItems
+{
+    fn serialize_with(args: &Arguments<'_>, serializer: &mut S) -> Result<BoxResolver, S::Error> {
+        let position = serializer.pos();
+        args.write(|bytes| serializer.write(bytes))?;
+        Ok(BoxResolver::from_pos(position))
+    }
+}
+
+/// Minimum number of bytes by which [`Command::encode_in`] grows a buffer.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Encoded length in bytes of a command without its variable-length fields (arguments, watched
+/// keys, nested operations).
+const RECORD_BYTES: usize = size_of::<Archived<Record<'static>>>();
+/// Encoded length in bytes of an operation without its variable-length fields (arguments, watched
+/// keys, nested operations).
+const OPERATION_BYTES: usize = size_of::<Archived<OperationRecord<'static>>>();
+
+impl<'a> Operation<'a> {
+    /// Returns an operation that calls a command with these arguments.
+    pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
+        Operation::Call { command, args: args.into() }
+    }
+
+    /// `GET key`
+    pub fn get(key: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::GET, [key])
+    }
+
+    /// `SET key value`
+    pub fn set(key: &'a [u8], value: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::SET, [key, value])
+    }
+
+    /// `DEL key`
+    pub fn del(key: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::DEL, [key])
+    }
+
+    /// Returns the name of the called command and its arguments; `None` if the operation is not a
+    /// call.
+    pub fn as_call(&self) -> Option<(&'static str, Vec<&'a [u8]>)> {
+        match self {
+            Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the operation leaves the state unchanged, so that it needs no log entry.
     pub fn is_read(&self) -> bool {
         match self {
-            Operation::Get { .. }
-            | Operation::GetMany { .. }
-            | Operation::Exists { .. }
-            | Operation::Length { .. }
-            | Operation::Count
-            | Operation::CountInSlot { .. } => true,
-            Operation::Call { verb, .. } => verb.is_read(),
+            Operation::Call { command, .. } => command.is_read(),
             Operation::Transaction { operations, .. } => operations
                 .iter()
                 .all(|one| Operation::decode(one).is_ok_and(|operation| operation.is_read())),
-            Operation::Put { .. }
-            | Operation::Delete { .. }
-            | Operation::Transfer { .. }
-            | Operation::Set { .. }
-            | Operation::Take { .. }
-            | Operation::Append { .. }
-            | Operation::Add { .. }
-            | Operation::PutMany { .. }
-            | Operation::DeleteMany { .. }
-            | Operation::Clear
-            | Operation::Clock { .. }
+            Operation::Clock { .. }
             | Operation::OpenSession
             | Operation::Once { .. }
-            | Operation::Publish { .. }
             | Operation::ResetClock { .. } => false,
         }
     }
 
-    /// Bytes of its keys and values.
+    /// Returns the encoded length in bytes of the operation's variable-length fields: its
+    /// arguments, watched keys or nested operations.
     fn content_bytes(&self) -> usize {
         match self {
-            Operation::Get { key }
-            | Operation::Delete { key }
-            | Operation::Take { key }
-            | Operation::Add { key, .. }
-            | Operation::Length { key } => key.len(),
-            Operation::Put { key, value }
-            | Operation::Set { key, value, .. }
-            | Operation::Append { key, value } => key.len() + value.len(),
-            Operation::Transfer { from, to, .. } => from.len() + to.len(),
-            Operation::PutMany { pairs: items }
-            | Operation::DeleteMany { keys: items }
-            | Operation::GetMany { keys: items }
-            | Operation::Exists { keys: items } => items.bytes().len(),
-            Operation::Call { words, .. } => words.bytes().len(),
+            Operation::Call { args, .. } => args.encoded_len(),
             Operation::Transaction { watched, operations } => {
                 watched.bytes().len() + operations.bytes().len()
             }
             Operation::Once { operation, .. } => operation.len(),
-            Operation::Publish { channel, message } => channel.len() + message.len(),
-            Operation::Clear
-            | Operation::Count
-            | Operation::CountInSlot { .. }
-            | Operation::Clock { .. }
-            | Operation::ResetClock { .. }
-            | Operation::OpenSession => 0,
+            Operation::Clock { .. } | Operation::ResetClock { .. } | Operation::OpenSession => 0,
         }
     }
 
-    /// As it is archived.
-    fn record(&self) -> OperationRecord<'_> {
+    fn record(&self) -> OperationRecord<'a> {
         match *self {
-            Operation::Get { key } => OperationRecord::Get { key },
-            Operation::Put { key, value } => OperationRecord::Put { key, value },
-            Operation::Delete { key } => OperationRecord::Delete { key },
-            Operation::Transfer { from, to, amount } => {
-                OperationRecord::Transfer { from, to, amount }
-            }
-            Operation::Set { key, value, condition, tell_old } => {
-                OperationRecord::Set { key, value, condition: condition as u8, tell_old }
-            }
-            Operation::Take { key } => OperationRecord::Take { key },
-            Operation::Append { key, value } => OperationRecord::Append { key, value },
-            Operation::Add { key, amount } => OperationRecord::Add { key, amount },
-            Operation::PutMany { pairs } => OperationRecord::PutMany { pairs: pairs.bytes() },
-            Operation::DeleteMany { keys } => OperationRecord::DeleteMany { keys: keys.bytes() },
-            Operation::Clear => OperationRecord::Clear,
-            Operation::GetMany { keys } => OperationRecord::GetMany { keys: keys.bytes() },
-            Operation::Exists { keys } => OperationRecord::Exists { keys: keys.bytes() },
-            Operation::Length { key } => OperationRecord::Length { key },
-            Operation::Count => OperationRecord::Count,
-            Operation::CountInSlot { slot } => OperationRecord::CountInSlot { slot },
-            Operation::Call { verb, words } => {
-                OperationRecord::Call { verb: verb.number(), words: words.bytes() }
+            Operation::Call { command, args } => {
+                OperationRecord::Call { command: command.number(), args }
             }
             Operation::Clock { millis, resets } => OperationRecord::Clock { millis, resets },
             Operation::ResetClock { millis } => OperationRecord::ResetClock { millis },
@@ -438,58 +254,33 @@ impl Operation<'_> {
             Operation::Once { session, sequence, operation } => {
                 OperationRecord::Once { session, sequence, operation }
             }
-            Operation::Publish { channel, message } => {
-                OperationRecord::Publish { channel, message }
-            }
         }
     }
 }
 
-/// What an archived operation means, if it means something.
-fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Option<Operation<'a>> {
+/// Converts the decoded record into an operation; `None` if the operation is invalid, or may not be
+/// nested in `within`, such as a transaction in a transaction.
+fn validate<'a>(
+    record: &'a Archived<OperationRecord<'_>>,
+    within: Within,
+) -> Option<Operation<'a>> {
     use ArchivedOperationRecord as Record;
     let allowed = match record {
+        Record::Call { .. } => true,
+        Record::Transaction { .. } => within != Within::Transaction,
         Record::Clock { .. }
         | Record::ResetClock { .. }
         | Record::OpenSession
         | Record::Once { .. } => within == Within::Nothing,
-        Record::Transaction { .. } => within != Within::Transaction,
-        _ => true,
     };
     if !allowed {
         return None;
     }
     Some(match record {
-        Record::Get { key } => Operation::Get { key },
-        Record::Put { key, value } => Operation::Put { key, value },
-        Record::Delete { key } => Operation::Delete { key },
-        Record::Transfer { from, to, amount } => {
-            Operation::Transfer { from, to, amount: amount.to_native() }
-        }
-        Record::Set { key, value, condition, tell_old } => {
-            let condition = *Condition::ALL.get(usize::from(*condition))?;
-            Operation::Set { key, value, condition, tell_old: *tell_old }
-        }
-        Record::Take { key } => Operation::Take { key },
-        Record::Append { key, value } => Operation::Append { key, value },
-        Record::Add { key, amount } => Operation::Add { key, amount: amount.to_native() },
-        Record::PutMany { pairs } => {
-            let pairs = Items::check(pairs)?;
-            if pairs.iter().count() % 2 != 0 {
-                return None;
-            }
-            Operation::PutMany { pairs }
-        }
-        Record::DeleteMany { keys } => Operation::DeleteMany { keys: Items::check(keys)? },
-        Record::Clear => Operation::Clear,
-        Record::GetMany { keys } => Operation::GetMany { keys: Items::check(keys)? },
-        Record::Exists { keys } => Operation::Exists { keys: Items::check(keys)? },
-        Record::Length { key } => Operation::Length { key },
-        Record::Count => Operation::Count,
-        Record::CountInSlot { slot } => Operation::CountInSlot { slot: slot.to_native() },
-        Record::Call { verb, words } => {
-            Operation::Call { verb: Verb::numbered(verb.to_native())?, words: Items::check(words)? }
-        }
+        Record::Call { command, args } => Operation::Call {
+            command: CommandId::numbered(command.to_native())?,
+            args: Items::check(args)?.into(),
+        },
         Record::Clock { millis, resets } => {
             Operation::Clock { millis: millis.to_native(), resets: resets.to_native() }
         }
@@ -509,12 +300,12 @@ fn meaning<'a>(record: &'a Archived<OperationRecord<'_>>, within: Within) -> Opt
             let (session, sequence) = (session.to_native(), sequence.to_native());
             Operation::Once { session, sequence, operation }
         }
-        Record::Publish { channel, message } => Operation::Publish { channel, message },
     })
 }
 
-/// What an operation is part of. An operation in one in a transaction would be too deep: how deep
-/// bytes from outside go is not left to them.
+/// What an operation is nested in: nothing, a session's request (`Once`) or a transaction. The
+/// deepest nesting is a call in a transaction in a session's request, so untrusted bytes cannot
+/// cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Nothing,
@@ -523,22 +314,23 @@ enum Within {
 }
 
 impl<'a> Operation<'a> {
-    /// The operation's own bytes, to be part of another.
+    /// Returns the encoding of the operation, to be embedded in a transaction or in a session's
+    /// request.
     pub fn encode(&self) -> Vec<u8> {
         let record = self.record();
         let length = OPERATION_BYTES + self.content_bytes();
         let buffer = Vec::with_capacity(length);
         let bytes =
             low::to_bytes_in_with_alloc::<_, _, Failure>(&record, buffer, SubAllocator::empty())
-                .expect("a vector takes every byte, and what is in it stays far below 2 GiB");
+                .expect("a vector takes every byte, and a command stays far below 2 GiB");
         assert_eq!(bytes.len(), length, "rkyv padded an operation");
         bytes
     }
 
-    /// Reads what [`Operation::encode`] gave.
+    /// Decodes an operation from the bytes that [`Operation::encode`] wrote.
     ///
     /// # Errors
-    /// If the bytes are not exactly one operation that may be part of another.
+    /// If the bytes are not exactly one call or one transaction. Other operations cannot be nested.
     pub fn decode(bytes: &'a [u8]) -> Result<Operation<'a>, CommandError> {
         Operation::decode_in(bytes, Within::Once)
     }
@@ -547,7 +339,7 @@ impl<'a> Operation<'a> {
         let length = bytes.len();
         let record = low::access::<Archived<OperationRecord<'a>>, Failure>(bytes)
             .map_err(|Failure| CommandError::Damaged { length })?;
-        let operation = meaning(record, within).ok_or(CommandError::Meaningless { length })?;
+        let operation = validate(record, within).ok_or(CommandError::Meaningless { length })?;
         let expected = OPERATION_BYTES + operation.content_bytes();
         if length != expected {
             return Err(CommandError::Length { length, expected });
@@ -557,7 +349,7 @@ impl<'a> Operation<'a> {
 }
 
 impl<'a> Command<'a> {
-    fn record(&self) -> Record<'_> {
+    fn record(&self) -> Record<'a> {
         Record {
             client: self.key.client.0,
             request: self.key.request.0,
@@ -565,35 +357,35 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Whether these are the bytes of a [`Operation::ResetClock`], whose time the leader fills in.
-    /// Costs one comparison for all commands with a key.
+    /// Returns whether these bytes encode an [`Operation::ResetClock`], whose time the leader fills
+    /// in before it proposes the command. Cheap for a command with arguments: its length already
+    /// differs, so it is not decoded.
     pub fn resets_clock(bytes: &[u8]) -> bool {
         bytes.len() == RECORD_BYTES
             && Command::decode(bytes)
                 .is_ok_and(|command| matches!(command.operation, Operation::ResetClock { .. }))
     }
 
-    /// How many bytes [`Command::encode`] gives.
+    /// Returns the length in bytes of what [`Command::encode`] returns.
     pub fn encoded_len(&self) -> usize {
         RECORD_BYTES + self.operation.content_bytes()
     }
 
-    /// The command's bytes, in one allocation of their exact size.
+    /// Returns the encoded command, in an allocation of exactly its length.
     pub fn encode(&self) -> Bytes {
         let record = self.record();
         let buffer = Vec::with_capacity(self.encoded_len());
-        // Byte slices are copied whole, so no scratch space is ever asked for.
+        // Byte slices are copied whole, so no scratch space is ever needed.
         let bytes =
             low::to_bytes_in_with_alloc::<_, _, Failure>(&record, buffer, SubAllocator::empty())
-                .expect(
-                    "a vector takes every byte, and keys and values stay far below rkyv's 2 GiB",
-                );
+                .expect("a vector takes every byte, and a command stays far below 2 GiB");
         assert_eq!(bytes.len(), self.encoded_len(), "rkyv padded a command");
         Bytes::from(bytes)
     }
 
-    /// The same, behind what `buffer` holds, which stays: of many small commands in one buffer only
-    /// a few cost an allocation.
+    /// Encodes the command into the spare capacity of `buffer`, and splits the encoded bytes off
+    /// and returns them; earlier contents of `buffer` stay. Consecutive small commands share one
+    /// allocation.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
         if buffer.capacity() - start < length {
@@ -605,12 +397,13 @@ impl<'a> Command<'a> {
             Buffer::from(&mut buffer[start..]),
             SubAllocator::empty(),
         )
-        .expect("there is room for all, and keys and values stay far below rkyv's 2 GiB");
-        // What is split off at the end takes the buffer's room with it, at the beginning not.
+        .expect("the buffer was reserved, and a command stays far below 2 GiB");
+        // `split_off` at the end would take the buffer's spare capacity along; at the start
+        // `split` does not.
         if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
     }
 
-    /// Reads a command.
+    /// Decodes a command from the payload of a log entry or a read.
     ///
     /// # Errors
     /// If the bytes are not exactly one command.
@@ -618,15 +411,15 @@ impl<'a> Command<'a> {
         let length = bytes.len();
         let record = low::access::<Archived<Record<'a>>, Failure>(bytes)
             .map_err(|Failure| CommandError::Damaged { length })?;
-        let operation = meaning(&record.operation, Within::Nothing)
+        let operation = validate(&record.operation, Within::Nothing)
             .ok_or(CommandError::Meaningless { length })?;
         let key = RequestKey {
             client: ClientId(record.client.to_native()),
             request: RequestId(record.request),
         };
         let command = Command { key, operation };
-        // rkyv finds the root at the end and would not mind what else lies before it; we want to
-        // know that nothing travels and gets stored that no one reads.
+        // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
+        // be replicated and stored.
         let expected = command.encoded_len();
         if length != expected {
             return Err(CommandError::Length { length, expected });
@@ -637,11 +430,11 @@ impl<'a> Command<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::items::ItemsBuffer;
     use super::*;
+    use crate::kv::commands::items::ItemsBuffer;
 
     #[test]
-    fn commands_in_one_buffer_are_those_on_their_own() {
+    fn command_encoding_in_shared_buffer_equals_standalone() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for command in samples() {
@@ -653,40 +446,20 @@ mod tests {
         }
     }
 
-    fn list() -> Items<'static> {
-        Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()
-    }
-
     fn samples() -> Vec<Command<'static>> {
         let mut inner = ItemsBuffer::default();
-        inner.push(&Operation::Clear.encode());
+        inner.push(&Operation::get(b"k").encode());
         let inner: &'static [u8] = inner.items().bytes().to_vec().leak();
         let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
+        let several: &[&[u8]] = &[b"key", b"a", b"", b"1", b"", b"bb"];
         [
-            Operation::Get { key: b"k" },
-            Operation::Get { key: b"" },
-            Operation::Put { key: b"key", value: b"value" },
-            Operation::Put { key: b"", value: &[0; 1_000] },
-            Operation::Delete { key: b"gone" },
-            Operation::Transfer { from: b"a", to: b"bb", amount: u64::MAX },
-            Operation::Set {
-                key: b"k",
-                value: b"v",
-                condition: Condition::IfAbsent,
-                tell_old: true,
-            },
-            Operation::Take { key: b"k" },
-            Operation::Append { key: b"k", value: b"more" },
-            Operation::Add { key: b"k", amount: -7 },
-            Operation::PutMany { pairs: list() },
-            Operation::DeleteMany { keys: list() },
-            Operation::Clear,
-            Operation::GetMany { keys: list() },
-            Operation::Exists { keys: list() },
-            Operation::Length { key: b"k" },
-            Operation::Count,
-            Operation::CountInSlot { slot: 16_383 },
-            Operation::Call { verb: Verb::named("hset").unwrap(), words: list() },
+            Operation::get(b"k"),
+            Operation::get(b""),
+            Operation::set(b"key", b"value"),
+            Operation::set(b"", &[0; 1_000]),
+            Operation::call(CommandId::of("dbsize"), []),
+            Operation::call(CommandId::of("hset"), several),
+            Operation::call(CommandId::of("mget"), Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()),
             Operation::Clock { millis: 1_700_000_000_000, resets: 1 },
             Operation::ResetClock { millis: 1_700_000_000_000 },
             Operation::Transaction {
@@ -695,7 +468,6 @@ mod tests {
             },
             Operation::OpenSession,
             Operation::Once { session: 7, sequence: 1, operation: &inner[4..] },
-            Operation::Publish { channel: b"news", message: b"all is well" },
         ]
         .into_iter()
         .map(|operation| Command { key, operation })
@@ -703,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_comes_back_at_any_alignment() {
+    fn commands_decode_as_encoded_at_any_alignment() {
         for command in samples() {
             let bytes = command.encode();
             for offset in 0..8 {
@@ -715,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_padded_commands_are_refused() {
+    fn truncated_and_padded_commands_are_refused() {
         for command in samples() {
             let bytes = command.encode();
             for length in 0..bytes.len() {
@@ -730,37 +502,65 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_together_must_also_mean_something() {
-        let command = |operation| Command { key: RequestKey::default(), operation };
+    fn malformed_lists_and_unknown_commands_are_refused() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Command::decode(bytes), Err(CommandError::Meaningless { length }));
         };
-        let odd = Items::check(b"\x01\0\0\0a").unwrap();
-        refused(&command(Operation::PutMany { pairs: odd }).encode());
-        let mut bytes = command(Operation::GetMany { keys: odd }).encode().to_vec();
+        let command = Command { key: RequestKey::default(), operation: Operation::get(b"a") };
+        let mut bytes = command.encode().to_vec();
         bytes[0] = 2;
         refused(&bytes);
-        let condition = Condition::IfPresent;
-        let set = Operation::Set { key: b"", value: b"", condition, tell_old: false };
-        let bytes = command(set).encode();
-        // Somewhere there is the byte of the condition.
-        let raised = (0..bytes.len()).filter(|at| {
-            let mut other = bytes.to_vec();
-            other[*at] = 3;
-            matches!(Command::decode(&other), Err(CommandError::Meaningless { .. }))
-        });
-        assert_eq!(raised.count(), 1);
+        let bytes = command.encode();
+        let number = CommandId::GET.number().to_le_bytes();
+        let at = (0..bytes.len() - 2)
+            .find(|at| {
+                let mut other = bytes.to_vec();
+                other[*at..*at + 2].copy_from_slice(&[0xFF; 2]);
+                bytes[*at..*at + 2] == number
+                    && matches!(Command::decode(&other), Err(CommandError::Meaningless { .. }))
+            })
+            .expect("the command's number is in its bytes");
+        let mut other = bytes.to_vec();
+        other[at..at + 2].copy_from_slice(&CommandId::SET.number().to_le_bytes());
+        let decoded = Command::decode(&other).map(|command| command.operation);
+        assert_eq!(decoded, Ok(Operation::call(CommandId::SET, [&b"a"[..]])));
     }
 
     #[test]
-    fn no_flipped_bit_makes_a_command_panic() {
+    fn operations_nest_no_deeper_than_call_in_transaction_in_session() {
+        let key = RequestKey::default();
+        let encodings =
+            |operation: Operation<'_>| (operation.encode(), Command { key, operation }.encode());
+        let in_session = |inner: &Operation<'_>| {
+            let operation = &inner.encode();
+            encodings(Operation::Once { session: 1, sequence: 1, operation })
+        };
+        let in_transaction = |inner: &Operation<'_>| {
+            let (watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
+            list.push(&inner.encode());
+            let (watched, operations) = (watched.items(), list.items());
+            encodings(Operation::Transaction { watched, operations })
+        };
+        let get = Operation::get(b"k");
+        let (transaction, alone) = in_transaction(&get);
+        assert!(Command::decode(&alone).is_ok());
+        let transaction = Operation::decode(&transaction).unwrap();
+        let (once, alone) = in_session(&transaction);
+        assert!(Command::decode(&alone).is_ok());
+        assert!(Operation::decode(&once).is_err(), "a session's request is part of nothing");
+        let (_, alone) = in_transaction(&transaction);
+        assert!(Command::decode(&alone).is_err(), "a transaction in a transaction");
+    }
+
+    #[test]
+    fn flipped_bits_never_make_decoding_panic() {
         for command in samples() {
             let bytes = command.encode();
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.to_vec();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                // Checksums are the log's business: a flipped bit in a value is just another value.
+                // Checksums belong to the log: a flipped bit in a value is just another value.
                 if let Ok(other) = Command::decode(&damaged) {
                     let again = other.encode();
                     assert_eq!(Command::decode(&again), Ok(other), "bit {bit}");

@@ -1,57 +1,41 @@
-//! The state machine: pure, deterministic, the same on every replica.
+//! The state machine: committed commands in, outcomes out; deterministic, equal on all replicas.
 //!
-//! It takes committed commands in log order and gives outcomes. It reads no clock and no
-//! randomness, nothing in it depends on the order of a hash map, and it knows nothing of the
-//! consensus core: a command is bytes to the log, and the log is a row of indexes to the store.
+//! It reads no clock and no random numbers, nothing in it depends on the iteration order of a hash
+//! table, and it knows nothing of Raft: to the log a command is bytes, and to the state machine the
+//! log is a sequence of indexes. Four layers, each of which imports only from those below:
+//!
+//! | layer | files |
+//! |---|---|
+//! | state machine | `state_machine`, `command` (a log entry's payload), `transactions`, the rest |
+//! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
+//! | keyspace | `keyspace/`: entries, tables, expiration, events |
+//! | values | `values/`: hash, list, set, sorted set, numbers, encodings |
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod bitfields;
-mod bits;
-mod chance;
+mod client_sessions;
 mod command;
-mod digest;
-mod double;
-mod events;
-mod expiry;
-mod extended;
-mod generic;
-pub mod glob;
-mod hashes;
-mod items;
-mod keys;
+mod commands;
+mod dedup;
 mod keyspace;
-mod lcs;
-mod lists;
-mod number;
-mod object;
-mod once;
-mod outcome;
-mod pair;
-mod scan;
-mod sessions;
-mod sets;
-mod shards;
-mod share;
-mod slot;
 mod snapshot;
-mod sorted_sets;
-mod store;
-mod strings;
+mod state_machine;
 mod transactions;
-mod verbs;
+mod values;
 mod view;
 
-pub use command::{Command, CommandError, Condition, Operation};
-pub use double::write_double;
-pub use events::Event;
-pub use items::{Items, ItemsBuffer};
-pub use number::parse_integer;
-pub use object::Kind;
-pub use outcome::{Double, Outcome, Refusal};
-pub use sessions::REMEMBERED_MAX;
-pub use slot::{SLOT_COUNT, slot_of};
+pub use command::{Command, CommandError, Operation};
+pub use commands::items::{Arguments, Items, ItemsBuffer};
+pub use commands::outcome::{Double, Outcome, Refusal};
+pub use commands::registry::CommandId;
+pub use commands::row::KeyPositions;
+pub use commands::strings::VALUE_BYTES_MAX;
+pub use dedup::DEDUP_ENTRIES_MAX;
+pub use keyspace::events::Event;
+pub use keyspace::slot::{SLOT_COUNT, slot_of};
 pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter};
-pub use store::{Applied, Store, WARMED_MAX};
-pub use strings::VALUE_BYTES_MAX;
-pub use verbs::Verb;
+pub use state_machine::{Applied, PREFETCH_MAX, StateMachine};
+pub use values::collection::ValueType;
+pub use values::double::write_double;
+pub use values::glob;
+pub use values::number::parse_integer;
 pub use view::View;

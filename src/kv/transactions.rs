@@ -1,85 +1,72 @@
-//! Several operations at one moment, and what keys are watched by.
+//! Transactions (`MULTI`/`EXEC`): several calls, run atomically if no watched key has changed.
 
-use bytes::Bytes;
+use crate::kv::command::Operation;
+use crate::kv::commands::args::Args;
+use crate::kv::commands::items::{Arguments, Items};
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::registry::CommandId;
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::digest::mix;
 
-use super::command::Operation;
-use super::digest::mix;
-use super::items::Items;
-use super::outcome::Outcome;
-use super::store::Store;
-use super::verbs::{Answer, Row, Run, Words};
-
-pub(super) const VERBS: Row =
-    &[("revisions", Run::Read(revisions)), ("refuse", Run::Write(refuse))];
-
-impl Store {
-    /// Does one operation after another, if the keys that were watched are as they were.
-    pub(super) fn transact(
-        &mut self,
-        watched: Items<'_>,
-        operations: Items<'_>,
-        chance: u64,
-    ) -> Outcome {
-        if !self.are_as_they_were(watched) {
-            return Outcome::NoList;
-        }
-        let run = |(place, bytes): (u64, _)| {
-            let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-            let chance = mix(chance, place);
-            self.answer(&operation, chance).unwrap_or_else(|| self.perform(&operation, chance))
-        };
-        Outcome::List((0..).zip(operations.iter()).map(run).collect())
+/// Runs all calls of a transaction, unless a watched key has changed. The outcome is a `List` of
+/// the calls' outcomes, or `NoList` if a watched key has changed.
+pub(super) fn run(
+    keyspace: &mut Keyspace,
+    watched: Items<'_>,
+    operations: Items<'_>,
+    seed: u64,
+) -> Outcome {
+    if has_changed(keyspace, watched) {
+        return Outcome::NoList;
     }
+    let run = |(command, args): (CommandId, Args<'_>)| command.run(keyspace, &args);
+    Outcome::List(calls(operations, seed).map(run).collect())
+}
 
-    /// The same for operations that are all reads; `None` if one is not.
-    pub(super) fn read_together(
-        &self,
-        watched: Items<'_>,
-        operations: Items<'_>,
-        chance: u64,
-    ) -> Option<Outcome> {
-        let read = |(place, bytes): (u64, _)| {
-            let operation = Operation::decode(bytes).expect("it was looked at as a whole");
-            self.answer(&operation, mix(chance, place))
-        };
-        let outcomes: Option<Vec<Outcome>> = (0..).zip(operations.iter()).map(read).collect();
-        let outcomes = outcomes?;
-        Some(if self.are_as_they_were(watched) { Outcome::List(outcomes) } else { Outcome::NoList })
-    }
+/// Runs a transaction of read-only calls, like [`run`]; `None` if one of the calls may change the
+/// state.
+pub(super) fn read(
+    keyspace: &Keyspace,
+    watched: Items<'_>,
+    operations: Items<'_>,
+    seed: u64,
+) -> Option<Outcome> {
+    let read = |(command, args): (CommandId, Args<'_>)| command.read(keyspace, &args);
+    let outcomes: Vec<Outcome> = calls(operations, seed).map(read).collect::<Option<_>>()?;
+    Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
+}
 
-    fn are_as_they_were(&self, watched: Items<'_>) -> bool {
-        watched
-            .pairs()
-            .all(|(key, revision)| revision == self.revision(key).to_le_bytes().as_slice())
+/// Iterates over the calls of a transaction, each with its own random seed.
+fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
+    (0..).zip(operations.iter()).map(move |(position, bytes)| {
+        let (command, args) = call(bytes);
+        (command, Args::new(args, mix(seed, position)))
+    })
+}
+
+fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
+    match Operation::decode(bytes) {
+        Ok(Operation::Call { command, args }) => (command, args),
+        other => unreachable!("decoding the transaction checked its calls, this is {other:?}"),
     }
 }
 
-/// Of each key: which entry changed it last, 0 if there is no such key. Asked by doors, for
-/// `WATCH`; clients have no command for it.
-#[allow(clippy::unnecessary_wraps, reason = "as all verbs")]
-fn revisions(store: &Store, words: &Words<'_>) -> Answer {
-    let revision = |key: &&[u8]| {
-        let index = store.revision(key);
-        Outcome::Integer(i64::try_from(index).expect("no log has so many entries"))
-    };
-    Ok(Outcome::List(words.rest(0).iter().map(revision).collect()))
-}
-
-/// Gives the error that it is told, for what must be answered under a number and can't be done.
-/// Said by doors; clients have no command for it.
-fn refuse(_store: &mut Store, words: &Words<'_>) -> Answer {
-    Ok(Outcome::Error(Bytes::copy_from_slice(words.get(0)?)))
+/// Returns whether the revision of a watched key differs from the one that the client watched.
+fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
+    watched.pairs().any(|(key, revision)| revision != keyspace.revision(key).to_le_bytes())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::{Command, CommandError};
-    use super::super::items::ItemsBuffer;
-    use super::super::store::tests::Feeder;
+    use bytes::Bytes;
+
     use super::*;
+    use crate::kv::command::{Command, CommandError};
+    use crate::kv::commands::items::ItemsBuffer;
+    use crate::kv::state_machine::tests::Feeder;
     use crate::types::RequestKey;
 
-    /// Keys and their revisions.
+    /// Keys and their current revisions.
     fn watched(feeder: &mut Feeder, keys: &[&str]) -> ItemsBuffer {
         let Outcome::List(revisions) = feeder.call("revisions", keys) else { panic!("no list") };
         let mut watched = ItemsBuffer::default();
@@ -100,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_is_done_whole_if_what_was_watched_is_as_it_was() {
+    fn transactions_run_if_no_watched_key_has_changed() {
         let mut feeder = Feeder::new();
-        feeder.apply(Operation::Put { key: b"a", value: b"1" });
+        feeder.apply(Operation::set(b"a", b"1"));
         let operations = list(&[
-            Operation::Add { key: b"a", amount: 1 },
-            Operation::Add { key: b"b", amount: 2 },
-            Operation::Get { key: b"a" },
+            Operation::call(CommandId::of("incrby"), [&b"a"[..], b"1"]),
+            Operation::call(CommandId::of("incrby"), [&b"b"[..], b"2"]),
+            Operation::get(b"a"),
         ]);
         let transact = |feeder: &mut Feeder, watched: &ItemsBuffer| {
             let (watched, operations) = (watched.items(), operations.items());
@@ -122,15 +109,15 @@ mod tests {
         assert_eq!(transact(&mut feeder, &before), Outcome::NoList, "both have changed");
         let only_a = watched(&mut feeder, &["a"]);
         let other = watched(&mut feeder, &["other"]);
-        assert_ne!(transact(&mut feeder, &other), Outcome::NoList, "nobody made it");
+        assert_ne!(transact(&mut feeder, &other), Outcome::NoList, "it does not exist");
         assert_eq!(transact(&mut feeder, &only_a), Outcome::NoList);
         assert_eq!(feeder.get(b"b").as_deref(), Some(&b"4"[..]));
     }
 
     #[test]
-    fn a_watched_key_that_ends_or_is_to_end_has_changed() {
+    fn expiration_changes_a_watched_key() {
         let mut feeder = Feeder::new();
-        feeder.apply(Operation::Put { key: b"k", value: b"v" });
+        feeder.apply(Operation::set(b"k", b"v"));
         let none = ItemsBuffer::default();
         let holds = |feeder: &mut Feeder, watched: &ItemsBuffer| {
             let (watched, operations) = (watched.items(), none.items());
@@ -150,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn reads_together_need_no_entry() {
+    fn read_only_transactions_need_no_log_entry() {
         let mut feeder = Feeder::new();
-        feeder.apply(Operation::Put { key: b"a", value: b"1" });
+        feeder.apply(Operation::set(b"a", b"1"));
         let before = watched(&mut feeder, &["a"]);
-        let reads = list(&[Operation::Get { key: b"a" }, Operation::Count]);
+        let reads = list(&[Operation::get(b"a"), Operation::call(CommandId::of("dbsize"), [])]);
         let ask = |feeder: &Feeder, watched: &ItemsBuffer, operations: &ItemsBuffer| {
             let (watched, operations) = (watched.items(), operations.items());
             let operation = Operation::Transaction { watched, operations };
@@ -167,21 +154,21 @@ mod tests {
         };
         let both = vec![Outcome::Value(Some(Bytes::from_static(b"1"))), Outcome::Integer(1)];
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::List(both)));
-        let writes = list(&[Operation::Get { key: b"a" }, Operation::Clear]);
+        let writes = list(&[Operation::get(b"a"), Operation::call(CommandId::of("flushall"), [])]);
         assert_eq!(ask(&feeder, &before, &writes), Err(CommandError::NotARead));
-        feeder.apply(Operation::Put { key: b"a", value: b"1" });
+        feeder.apply(Operation::set(b"a", b"1"));
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::NoList));
     }
 
     #[test]
-    fn what_is_refused_in_a_transaction_leaves_the_rest_done() {
+    fn failed_command_does_not_abort_the_transaction() {
         let mut feeder = Feeder::new();
-        feeder.apply(Operation::Put { key: b"text", value: b"x" });
+        feeder.apply(Operation::set(b"text", b"x"));
         let none = ItemsBuffer::default();
         let operations = list(&[
-            Operation::Add { key: b"n", amount: 1 },
-            Operation::Add { key: b"text", amount: 1 },
-            Operation::Add { key: b"n", amount: 1 },
+            Operation::call(CommandId::of("incrby"), [&b"n"[..], b"1"]),
+            Operation::call(CommandId::of("incrby"), [&b"text"[..], b"1"]),
+            Operation::call(CommandId::of("incrby"), [&b"n"[..], b"1"]),
         ]);
         let (watched, operations) = (none.items(), operations.items());
         let outcome = feeder.apply(Operation::Transaction { watched, operations });

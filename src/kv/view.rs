@@ -1,34 +1,32 @@
-//! The whole state as it was at one moment, for whoever writes it somewhere while the store goes
-//! on.
+//! Copy-on-write views of the state, for writing snapshots while more log entries are applied.
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::kv::client_sessions::ClientSession;
+use crate::kv::dedup::DedupView;
+use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
-use super::expiry::Millis;
-use super::once::Session;
-use super::sessions::Memory;
-use super::shards::Table;
-
-/// A state that does not change any more. What the store had in memory stays there as long as this
-/// does, so it is best taken apart on the way.
+/// An immutable copy-on-write view of the state, from which a snapshot is written. Memory that the
+/// view shares with the state machine stays allocated until the view releases it, even if the state
+/// changes.
 pub struct View {
-    /// The last entry that is in it.
+    /// The last log entry whose effects the view contains.
     pub(super) last: EntryId,
     pub(super) digest: u64,
-    pub(super) clock: Millis,
-    pub(super) clock_resets: u64,
+    pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
-    /// The requests remembered.
-    pub(super) remembered: Memory,
-    /// The sessions that clients opened.
-    pub(super) sessions: Vec<(u64, Arc<Session>)>,
+    /// The deduplication table.
+    pub(super) dedup: DedupView,
+    /// Client sessions with their ids.
+    pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 
 impl View {
-    /// The last entry that is in it.
+    /// Returns the last log entry whose effects the view contains.
     pub fn last(&self) -> EntryId {
         self.last
     }

@@ -1,6 +1,6 @@
-//! The simulator's end of the connection to one replica, in the three forms that the course has
-//! had. Nothing here blocks but for a moment: a socket that stays full loses the message, as in
-//! the original.
+//! The simulator's end of the connection to one replica, over each of the course's three
+//! transports. A send waits at most [`FULL_WAIT`] for a full socket and then drops the message, as
+//! in the original.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,56 +12,62 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Protocol;
 
-/// Room for the largest datagram.
+/// Size in bytes of the receive buffer; the largest datagram fits.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// The original reads so much of a packet and cuts the rest.
+/// Maximum bytes of a SEQPACKET packet that the simulator of the university course reads; it drops
+/// the rest of a longer packet.
 const PACKET_BYTES_MAX: usize = 16_384;
-/// Asked for on both sides of every socket; the system gives what it allows.
+/// Size in bytes requested for each socket buffer; the system may grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// How long a full socket is waited for.
+/// Maximum time that a send waits for a full socket before it drops the message.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// A line longer than this is no message.
+/// Maximum bytes of a message on a stream socket; a longer one ends the connection.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// What a socket had for us.
+/// The outcome of one receive from a replica's socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// Nothing more for now.
+    /// No message has arrived yet.
     Nothing,
-    /// A message of so many bytes is in the buffer.
+    /// A message of this many bytes was received into the buffer.
     Message(usize),
-    /// A packet of so many bytes, more than the original reads.
+    /// A packet of this many bytes, more than the course's simulator reads.
     TooLong(usize),
-    /// The connection is over, for this reason.
+    /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// What became of a message for the replica.
+/// The outcome of sending a message to a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// On its way.
+    /// The operating system has accepted the message.
     Done,
-    /// The socket stayed full; the message is lost.
+    /// The socket's send buffer stayed full for 10 milliseconds ([`FULL_WAIT`]), so the message was
+    /// dropped.
     Full,
-    /// The replica has not said hello, or not connected.
-    NotThere,
-    /// The connection broke.
+    /// The replica has not sent a hello message yet, or has not connected.
+    NotConnected,
+    /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// One replica's connection.
+/// The simulator's end of the connection to one replica.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A socket of its own on 127.0.0.1; hello says where the replica is.
+    /// A UDP socket on 127.0.0.1. `replica` is the address from which the replica sent its hello
+    /// message, `last` the sender's address of the latest datagram; both are `None` before.
     Udp { socket: UdpSocket, replica: Option<SocketAddr>, last: Option<SocketAddr> },
-    /// A socket file with the replica's name, to which it connects.
+    /// A SEQPACKET socket with a file named after the replica's id, to which the replica connects;
+    /// `connection` is `None` before.
     Packet { listener: Socket, connection: Option<Socket> },
-    /// The same, with lines on it.
-    Stream { listener: Socket, connection: Option<Socket>, lines: Lines, unsent: Vec<u8> },
+    /// A stream socket with a file named after the replica's id, and one message per line. `unsent`
+    /// is the rest of a line that did not fit into the socket.
+    Stream { listener: Socket, connection: Option<Socket>, lines: LineBuffer, unsent: Vec<u8> },
 }
 
 impl Link {
-    /// Opens the simulator's side. `file` is where a UNIX socket goes.
+    /// Opens the simulator's end of the connection. `file` is the path of the UNIX socket to
+    /// create; UDP does not use it.
     pub(super) fn open(protocol: Protocol, file: &Path) -> io::Result<Link> {
         match protocol {
             Protocol::Udp => {
@@ -77,13 +83,14 @@ impl Link {
             Protocol::Stream => Ok(Link::Stream {
                 listener: listen(Type::STREAM, file)?,
                 connection: None,
-                lines: Lines::default(),
+                lines: LineBuffer::default(),
                 unsent: Vec::new(),
             }),
         }
     }
 
-    /// The UDP port to be told to the replica.
+    /// Returns the UDP port that the replica is given on its command line; `None` for other
+    /// transports.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Link::Udp { socket, .. } => socket.local_addr().ok().map(|address| address.port()),
@@ -91,8 +98,8 @@ impl Link {
         }
     }
 
-    /// Whether the replica is there to be spoken to.
-    pub(super) fn is_there(&self) -> bool {
+    /// Returns whether the replica has sent its hello (UDP) or has connected (UNIX sockets).
+    pub(super) fn is_connected(&self) -> bool {
         match self {
             Link::Udp { replica, .. } => replica.is_some(),
             Link::Packet { connection, .. } | Link::Stream { connection, .. } => {
@@ -101,14 +108,15 @@ impl Link {
         }
     }
 
-    /// The last datagram was a hello: its sender is the replica.
-    pub(super) fn hello(&mut self) {
+    /// Records that the latest UDP datagram was the replica's hello message, so that the datagram's
+    /// sender address is the replica's. Does nothing for UNIX sockets.
+    pub(super) fn on_hello(&mut self) {
         if let Link::Udp { replica, last, .. } = self {
             *replica = *last;
         }
     }
 
-    /// What to wait for.
+    /// Returns the file descriptor to poll, and the events to poll for.
     pub(super) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Link::Udp { socket, .. } => (socket.as_fd(), PollFlags::IN),
@@ -122,8 +130,9 @@ impl Link {
         }
     }
 
-    /// Takes one message, or a connection. The buffer holds [`MESSAGE_BYTES_MAX`] and grows for
-    /// longer lines.
+    /// Receives one message into `buffer`, or accepts the replica's connection. The length of
+    /// `buffer` must be at least [`MESSAGE_BYTES_MAX`]; a stream socket's message (a line) that is
+    /// longer enlarges it.
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
         let result = match self {
             Link::Udp { socket, last, .. } => socket.recv_from(buffer).map(|(length, from)| {
@@ -148,12 +157,14 @@ impl Link {
         };
         match result {
             Ok(received) => received,
-            Err(error) if is_passing(&error) => Received::Nothing,
-            Err(error) => Received::Over(format!("broke its connection ({error})")),
+            Err(error) if is_temporary(&error) => Received::Nothing,
+            Err(error) => Received::Over(format!("lost its connection ({error})")),
         }
     }
 
-    /// A line that came with an earlier one. Only streams have any.
+    /// Returns the next complete message that a stream socket received together with an earlier
+    /// one, without reading from the socket. Returns [`Received::Nothing`] if there is none, and
+    /// for all other sockets.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),
@@ -161,17 +172,17 @@ impl Link {
         }
     }
 
-    /// Passes a message on.
+    /// Sends a message to the replica; waits at most [`FULL_WAIT`] for a full socket.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         for attempt in 0..2 {
             match self.try_send(message) {
                 Ok(sent) => return sent,
-                Err(error) if is_passing(&error) => {
+                Err(error) if is_temporary(&error) => {
                     if attempt == 1 || !self.wait_until_writable() {
                         return Sent::Full;
                     }
                 }
-                Err(error) => return Sent::Over(format!("can't be sent to ({error})")),
+                Err(error) => return Sent::Over(format!("cannot be sent to ({error})")),
             }
         }
         Sent::Full
@@ -182,8 +193,8 @@ impl Link {
             Link::Udp { socket, replica: Some(replica), .. } => {
                 match socket.send_to(message, *replica) {
                     Ok(_) => Ok(Sent::Done),
-                    // What a dead replica's port answered to an earlier datagram. A living one
-                    // loses nothing that it would not lose by being slow to bind.
+                    // The port of a dead replica refused an earlier datagram. If the replica is
+                    // alive, this one is lost as any datagram may be.
                     Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Sent::Done),
                     Err(error) => Err(error),
                 }
@@ -196,12 +207,12 @@ impl Link {
                 if !unsent.is_empty() {
                     return Err(ErrorKind::WouldBlock.into());
                 }
-                // Half a line would spoil the next one too: what does not fit now waits.
+                // What does not fit is kept, since half a line would corrupt the next one too.
                 unsent.extend_from_slice(message);
                 unsent.push(b'\n');
                 flush(socket, unsent).map(|()| Sent::Done)
             }
-            _ => Ok(Sent::NotThere),
+            _ => Ok(Sent::NotConnected),
         }
     }
 
@@ -212,12 +223,12 @@ impl Link {
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 fn enlarge(socket: &Socket) {
-    // The defaults hold where the system allows no more.
+    // On failure the default sizes stay.
     drop(socket.set_recv_buffer_size(BUFFER_BYTES));
     drop(socket.set_send_buffer_size(BUFFER_BYTES));
 }
@@ -238,7 +249,7 @@ fn accept(listener: &Socket, connection: &mut Option<Socket>) -> io::Result<Rece
     Ok(Received::Nothing)
 }
 
-/// Writes what waits, as far as the socket takes it.
+/// Writes as much of `unsent` as the socket accepts, and removes it from `unsent`.
 fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     let result = loop {
@@ -247,7 +258,7 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
         }
         match socket.write(&unsent[written..]) {
             Ok(length) => written += length,
-            Err(error) if is_passing(&error) => break Ok(()),
+            Err(error) if is_temporary(&error) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -255,22 +266,23 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     result
 }
 
-/// Cuts a stream into messages, at each `}` with a newline behind it, as the original does.
+/// Splits the bytes of a stream into messages, at each `}` before a newline, as the course's
+/// simulator does.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// Up to here no message ends.
+    /// Number of bytes from the start that were searched already and contain no end of a message.
     searched: usize,
 }
 
-impl Lines {
+impl LineBuffer {
     fn receive(&mut self, socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Received> {
         let length = socket.read(buffer)?;
         if length == 0 {
             return Ok(Received::Over("closed its connection".to_owned()));
         }
         if self.bytes.len() + length > LINE_BYTES_MAX {
-            let text = format!("sent {LINE_BYTES_MAX} bytes without ending a line after `}}`");
+            let text = format!("sent {LINE_BYTES_MAX} bytes without a newline after `}}`");
             return Ok(Received::Over(text));
         }
         self.bytes.extend_from_slice(&buffer[..length]);
@@ -278,9 +290,9 @@ impl Lines {
     }
 
     fn next(&mut self, buffer: &mut Vec<u8>) -> Received {
-        let end = self.bytes[self.searched..].windows(2).position(|pair| pair == b"}\n");
-        let Some(end) = end.map(|place| self.searched + place + 1) else {
-            // The last byte may be a brace whose newline is still to come.
+        let end = self.bytes[self.searched..].windows(2).position(|bytes| bytes == b"}\n");
+        let Some(end) = end.map(|at| self.searched + at + 1) else {
+            // The last byte may be a brace, with its newline still to come.
             self.searched = self.bytes.len().saturating_sub(1);
             return Received::Nothing;
         };

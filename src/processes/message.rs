@@ -1,5 +1,5 @@
-//! What a replica sends, checked as the course's simulator checks it. Looks at the few fields that
-//! matter for routing; the rest is the replicas' own affair and is passed on unread.
+//! Messages of replicas, checked as the course's simulator checks them. Parses only the fields that
+//! routing needs; all others are forwarded as they are.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,66 +7,71 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::sim::clients::{Answer, AnswerKind};
-use crate::sim::referee::Destination;
+use crate::course::clients::{Answer, AnswerKind};
+use crate::course::referee::Destination;
 use crate::types::{ClientId, NodeId, RequestId};
 
-/// Of a message that is quoted, so many bytes.
+/// Maximum bytes of a message that an error quotes.
 const QUOTE_BYTES_MAX: usize = 120;
 
-/// A message of a replica.
+/// A message that a replica sent, with the fields that routing needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// Says where the replica is; for the simulator alone.
+    /// A hello message, with which a replica tells the simulator its UDP address (that of the
+    /// datagram's sender).
     Hello,
-    /// For one or all other replicas.
+    /// A message from replica `src` for one other replica or for all; `leader` is the leader that
+    /// it names, if any.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
-    /// For a client.
+    /// A replica's answer to a client's request.
     Answer { answer: Answer<'a> },
 }
 
-/// A message against the rules.
+/// Why a message of a replica is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// No UTF-8: the replica is given up.
+    /// The message is not UTF-8, so the replica is stopped. The text quotes the message.
     NotText(String),
-    /// Counts as incorrect.
+    /// The message is not in the course's message format, or has an unknown destination; the run's
+    /// report counts it as incorrect.
     Incorrect {
-        /// What is wrong, with the message quoted.
+        /// Description of the fault, with the message quoted.
         what: String,
-        /// Sender and leader, if the message got as far as to be asked for them.
+        /// The fields `src` and `leader` of the message; `None` if the fault was found before these
+        /// fields were parsed.
         leader: Option<(NodeId, Option<NodeId>)>,
     },
 }
 
-/// Where messages may go.
+/// The range of valid ids, for checking the addresses of messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
-    /// So many replicas, from 0.
+    /// Number of replicas, with ids from 0.
     pub(super) replicas: u16,
-    /// So many clients, from 16 above the replicas.
+    /// Number of clients, with ids from `replicas` + 16.
     pub(super) clients: u16,
-    /// Whether a hello is for the simulator. Over UNIX sockets it is a message like any other.
+    /// Whether a hello is for the simulator (UDP). Over UNIX sockets a hello is an ordinary
+    /// message.
     pub(super) hello: bool,
 }
 
-/// Reads one message.
+/// Parses and checks one message of a replica.
 pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>, Fault> {
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return Err(Fault::NotText(format!("sent bytes that are no UTF-8: {}", quote(bytes))));
+        return Err(Fault::NotText(format!("sent bytes that are not UTF-8: {}", quote(bytes))));
     };
     let wrong =
         |what: &str| Fault::Incorrect { what: format!("{what}: {}", quote(bytes)), leader: None };
-    // Serde would take a list for a struct.
+    // Serde accepts a list for a struct.
     if !text.trim_start().starts_with('{') {
         let problem = match serde_json::from_str::<IgnoredAny>(text) {
-            Ok(_) => "a message that is no JSON object",
-            Err(_) => "a message that is no JSON",
+            Ok(_) => "a message that is not a JSON object",
+            Err(_) => "a message that is not valid JSON",
         };
         return Err(wrong(problem));
     }
     let fields: Fields<'_> = serde_json::from_str(text)
-        .map_err(|problem| wrong(&format!("a message that is no JSON ({problem})")))?;
+        .map_err(|problem| wrong(&format!("a message that is not valid JSON ({problem})")))?;
     let leader = address(fields.leader.as_ref(), "leader").map_err(|what| wrong(&what))?;
     let dst = address(fields.dst.as_ref(), "dst").map_err(|what| wrong(&what))?;
     let src = address(fields.src.as_ref(), "src").map_err(|what| wrong(&what))?;
@@ -77,7 +82,7 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
     let (src, leader) = (NodeId(src.number), NodeId(leader.number));
     let leader = (leader.0 != 0xFFFF).then_some(leader);
-    // From here on the message has named a leader, whatever else is wrong with it.
+    // From here on the message names a leader, even if it is invalid.
     let wrong = |what: &str| Fault::Incorrect {
         what: format!("{what}: {}", quote(bytes)),
         leader: Some((src, leader)),
@@ -99,23 +104,25 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
             _ => return Err(wrong("an answer whose `type` is not ok, redirect or fail")),
         };
         let mid = mid.text().and_then(|mid| <[u8; 16]>::try_from(mid.as_bytes()).ok());
-        let Some(mid) = mid else { return Err(wrong("an answer to a `MID` that nobody asked")) };
+        let Some(mid) = mid else {
+            return Err(wrong("an answer whose `MID` is not that of a request"));
+        };
         let value = fields.value.map(Loose::into_text);
         let value = match value {
             None => None,
             Some(Some(Cow::Borrowed(text))) => Some(text.as_bytes()),
-            // Escaped text, or no text at all: no value that was ever written looks like that.
+            // Text with escapes, or no text at all: no client writes such a value.
             Some(_) => Some(&b"(not the text of a value)"[..]),
         };
         let client = ClientId(u32::from(dst.number));
         let mid = RequestId(mid);
         Ok(Message::Answer { answer: Answer { src, client, leader, mid, kind, value } })
     } else {
-        Err(wrong("a message to nobody (`dst` is no replica, no client and not FFFF)"))
+        Err(wrong("a message to an unknown `dst` (not a replica, not a client, not FFFF)"))
     }
 }
 
-/// The message as an error shows it: one line, not too long.
+/// Quotes a message for an error: on one line, and at most [`QUOTE_BYTES_MAX`] bytes of it.
 fn quote(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE_BYTES_MAX)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -126,10 +133,12 @@ fn quote(bytes: &[u8]) -> String {
     }
 }
 
-/// Four hex digits.
+/// An id in a message: four hexadecimal digits.
 struct Address {
     number: u16,
-    /// Written as the simulator writes it: destinations are compared as text.
+    /// Whether the letters among the digits are upper case, as the simulator writes them. The
+    /// course's simulator compares destinations as text, so an address in lower case matches no
+    /// replica.
     exact: bool,
 }
 
@@ -141,7 +150,7 @@ fn address(field: Option<&Loose<'_>>, name: &str) -> Result<Address, String> {
         (Some(text), Some(number)) => {
             Ok(Address { number, exact: !text.bytes().any(|byte| byte.is_ascii_lowercase()) })
         }
-        _ => Err(format!("a message whose `{name}` is not four hex digits")),
+        _ => Err(format!("a message whose `{name}` is not four hexadecimal digits")),
     }
 }
 
@@ -161,7 +170,8 @@ struct Fields<'a> {
     value: Option<Loose<'a>>,
 }
 
-/// A text, borrowed if it can be; or anything else, which no rule forbids where nobody looks.
+/// The value of a JSON field: a string, or any other value. The latter is valid only in fields that
+/// are not parsed.
 enum Loose<'a> {
     Text(Cow<'a, str>),
     Other,
@@ -195,7 +205,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
     type Value = Loose<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("anything")
+        f.write_str("any JSON value")
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Loose<'de>, E> {
@@ -253,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_between_replicas_are_understood() {
+    fn message_between_replicas_is_parsed() {
         let text =
             br#"{"src":"0001","dst":"0002","leader":"FFFF","type":"x","body":[1,{"a":null}]}"#;
         let peer = |leader, destination| Ok(Message::Peer { src: NodeId(1), leader, destination });
@@ -263,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_the_simulators_own_over_udp_only() {
+    fn hello_is_for_the_simulator_over_udp_only() {
         let text = br#"{"src":"0001","dst":"FFFF","leader":"FFFF","type":"hello"}"#;
         assert_eq!(inspect(text, COURSE), Ok(Message::Hello));
         let unix = Addresses { hello: false, ..COURSE };
@@ -271,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_understood() {
+    fn reply_to_client_is_parsed() {
         let written = |dst: &str, leader: &str, kind: &str, value: &str| {
             let mid = "ABCDEFGHIJKLMNOP";
             format!(
@@ -286,15 +296,15 @@ mod tests {
         let text = written("001C", "FFFF", "fail", "1");
         let Ok(Message::Answer { answer }) = inspect(text.as_bytes(), COURSE) else { panic!() };
         assert_eq!((answer.kind, answer.leader), (AnswerKind::Fail, None));
-        assert_ne!(answer.value, None, "a number is a value, if a wrong one");
+        assert_ne!(answer.value, None, "a number is a value, though a wrong one");
     }
 
     #[test]
-    fn each_fault_is_named_with_the_message() {
+    fn invalid_message_is_quoted_with_its_fault() {
         for (text, what) in [
-            ("{", "no JSON ("),
-            ("nonsense", "that is no JSON:"),
-            ("[1]", "no JSON object"),
+            ("{", "not valid JSON ("),
+            ("nonsense", "that is not valid JSON:"),
+            ("[1]", "not a JSON object"),
             (r#"{"dst":"0002","leader":"0001","type":"x"}"#, "without `src`"),
             (r#"{"src":"0001","leader":"0001","type":"x"}"#, "without `dst`"),
             (r#"{"src":"0001","dst":"0002","type":"x"}"#, "without `leader`"),
@@ -304,18 +314,18 @@ mod tests {
             (r#"{"src":"0001","dst":"0002","leader":1,"type":"x"}"#, "`leader` is not four"),
             (r#"{"src":"000G","dst":"0002","leader":"0001","type":"x"}"#, "`src` is not four"),
         ] {
-            let (complaint, leader) = incorrect(text);
-            assert!(complaint.contains(what) && complaint.contains(text), "{complaint}");
+            let (error, leader) = incorrect(text);
+            assert!(error.contains(what) && error.contains(text), "{error}");
             assert_eq!(leader, None);
         }
     }
 
     #[test]
-    fn a_message_to_nobody_still_names_the_leader() {
+    fn unknown_destination_is_rejected_but_leader_field_is_kept() {
         for dst in ["0005", "0014", "001D", "001c", "ffff"] {
             let text = format!(r#"{{"src":"0001","dst":"{dst}","leader":"0003","type":"ok"}}"#);
-            let (complaint, leader) = incorrect(&text);
-            assert!(complaint.contains("to nobody"), "{complaint}");
+            let (error, leader) = incorrect(&text);
+            assert!(error.contains("unknown `dst`"), "{error}");
             assert_eq!(leader, Some((NodeId(1), Some(NodeId(3)))));
         }
         let answer = |rest: &str| {
@@ -323,18 +333,18 @@ mod tests {
         };
         assert!(answer(r#""type":"ok""#).contains("without `MID`"));
         assert!(answer(r#""type":"yes","MID":"ABCDEFGHIJKLMNOP""#).contains("not ok, redirect"));
-        assert!(answer(r#""type":"ok","MID":"short""#).contains("nobody asked"));
+        assert!(answer(r#""type":"ok","MID":"short""#).contains("not that of a request"));
     }
 
     #[test]
-    fn long_messages_are_shortened_and_no_text_is_told() {
-        let (complaint, _) = incorrect(&"x".repeat(5_000));
-        assert!(complaint.len() < 200 && complaint.contains("(5000 bytes)"), "{complaint}");
+    fn long_message_is_shortened_and_non_utf8_is_refused() {
+        let (error, _) = incorrect(&"x".repeat(5_000));
+        assert!(error.len() < 200 && error.contains("(5000 bytes)"), "{error}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();
-        assert!(matches!(fault, Fault::NotText(what) if what.contains("no UTF-8")));
+        assert!(matches!(fault, Fault::NotText(what) if what.contains("not UTF-8")));
     }
 
-    /// Members and values, right and wrong, to be put together at random.
+    /// Valid and invalid members of a JSON object.
     fn member() -> impl Strategy<Value = String> {
         let name = prop_oneof![
             Just("src"),
@@ -358,7 +368,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_replica_sends_is_taken_or_told(
+        fn any_bytes_are_parsed_or_refused(
             members in vec(member(), 0..8),
             cut in any::<prop::sample::Index>(),
             noise in vec(any::<u8>(), 0..40),

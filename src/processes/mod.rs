@@ -1,19 +1,19 @@
-//! The process simulator: starts replica programs, ours or anyone's, carries their messages over
-//! real sockets in real time, and judges them by the course's rules.
+//! The process simulator: starts real replica programs, ours or any other, carries their messages
+//! over sockets in real time, and judges them by the course's rules.
 //!
-//! What a message means and what a run is worth is decided in [`crate::sim::game`], the same code
-//! that the virtual simulator drives. Here are only the programs, the sockets and the clock:
+//! The rules and the grading are those of [`crate::course::run`], which the simulator in virtual
+//! time uses too. Here are only the programs, the sockets and the clock:
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
-//! | `program` | a replica's process: start, kill, whatever happens leave none behind |
-//! | `output` | what it prints: read, so that it never blocks, and quoted when it dies |
-//! | `link` | the connection to it: UDP, UNIX SEQPACKET or UNIX STREAM |
-//! | `message` | what it sends, checked as the course's simulator checks it |
-//! | `router` | the loop that joins them |
+//! | `program` | a replica's process; none outlives the simulator |
+//! | `output` | what a replica prints: read so that it never blocks, quoted when the replica dies |
+//! | `link` | the connection to a replica: UDP, UNIX SEQPACKET or UNIX STREAM |
+//! | `message` | messages of replicas, checked as the course's simulator checks them |
+//! | `router` | the loop that waits for messages and routes them |
 //!
-//! In two points it is stricter than the original: a replica that exits by itself is noticed and
-//! counts as died, and a packet storm fails the run.
+//! It is stricter than the original in two points: a replica that exits on its own counts as dead,
+//! and a packet storm fails the run.
 
 mod link;
 mod message;
@@ -28,90 +28,93 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use crate::sim::game::Game;
-use crate::sim::scenario::Scenario;
+use crate::course::run::ScenarioRun;
+use crate::course::scenario::Scenario;
 use crate::types::NodeId;
 
-/// How replicas and the simulator talk.
+/// The transport between the simulator and the replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protocol {
-    /// Datagrams on 127.0.0.1; the current course.
+    /// Datagrams on 127.0.0.1, as in the current course.
     #[default]
     Udp,
-    /// UNIX `SOCK_SEQPACKET` sockets; the course until 2020.
+    /// UNIX `SOCK_SEQPACKET` sockets, as in the course until 2020.
     SeqPacket,
-    /// UNIX `SOCK_STREAM` sockets, one JSON object a line; the course in 2021.
+    /// UNIX `SOCK_STREAM` sockets with one JSON object per line, as in the course in 2021.
     Stream,
 }
 
-/// What becomes of what the replicas print.
+/// What the simulator does with the output of the replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
-    /// It is read, and the last lines are quoted if the replica dies.
+    /// Keep the last lines of each replica, and quote them if it dies.
     #[default]
     Keep,
-    /// It is shown on stderr, each line with the replica's id.
+    /// Print the output on stderr, each line with the replica's id, and keep the last lines.
     Show,
-    /// It goes to `/dev/null`.
+    /// Discard the output.
     Discard,
 }
 
-/// What to run and how.
+/// How the simulator runs the replicas.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The replica program.
+    /// Path of the replica program.
     pub program: PathBuf,
-    /// How to talk to it.
+    /// Transport between the simulator and the replicas.
     pub protocol: Protocol,
-    /// What becomes of what it prints.
+    /// What to do with the output of the replicas.
     pub output: Output,
 }
 
-/// Why a run could not be held at all. What a replica does wrong during a run is in the report.
+/// Why a run could not be started or finished. Faults of the replicas are reported in the run's
+/// report instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// Nothing can be started under this name.
-    #[error("replica program `{}`: {problem}", program.display())]
+    /// The replica program is missing, or is not an executable file.
+    #[error("cannot run the replica program `{}`: {problem}", program.display())]
     Program {
-        /// As given.
+        /// Path of the program as given by the user.
         program: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong with the program, and what to do.
         problem: String,
     },
-    /// The system refused to start it.
+    /// The operating system failed to start the replica program.
     #[error(
-        "replica program `{}` does not start ({source}): a script needs a first line such as \
-         `#!/usr/bin/env python3` whose program exists, a binary must be built for this machine",
+        "cannot start the replica program `{}`: {source}; a script needs a first line such as \
+         `#!/usr/bin/env python3` with an existing interpreter, a binary must be built for this \
+         machine",
         program.display()
     )]
     Start {
-        /// As given.
+        /// Path of the program as given by the user.
         program: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A socket could not be made.
-    #[error("no socket for replica {replica} ({source}): look at the limits with `ulimit -a`")]
+    /// A socket for a replica cannot be created.
+    #[error(
+        "cannot create a socket for replica {replica}: {source}; check the limits with `ulimit -a`"
+    )]
     Socket {
-        /// For whom.
+        /// Id of the replica that the socket was for.
         replica: NodeId,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Waiting for the sockets failed.
-    #[error("can't wait for the replicas' messages ({0})")]
+    /// Polling the sockets of the replicas failed.
+    #[error("cannot wait for messages of the replicas: {0}")]
     Wait(io::Error),
-    /// Somebody pressed Ctrl-C, or asked us to end.
-    #[error("interrupted; all replicas were ended")]
+    /// A signal such as Ctrl-C ended the run.
+    #[error("interrupted; all replicas were stopped")]
     Interrupted,
 }
 
-/// A flag for [`run`] that is set by every signal with which a person or a system ends a program:
-/// Ctrl-C and the like. Without it they would end the simulator and leave its replicas running,
-/// which are in process groups of their own.
+/// Returns a flag for [`run`] that SIGHUP, SIGINT, SIGQUIT and SIGTERM set. Without it these
+/// signals would end the simulator but not its replicas, which are in process groups of their own.
 ///
 /// # Errors
-/// If the system refuses to listen for them.
+/// If a signal handler cannot be installed.
 pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
@@ -120,19 +123,19 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs one scenario and gives the finished game, to ask for its report and its samples.
-/// `progress` hears now and then how many seconds have passed; as soon as `interrupted` is set the
-/// run is given up. Either way no replica is left behind.
+/// Runs one scenario with real processes and returns the finished run, with its report and
+/// latencies. Calls `progress` about 20 times a second with the seconds since the start. Ends early
+/// once `interrupted` is set. No replica runs any more when it returns.
 ///
 /// # Errors
-/// If the program can't be started, sockets can't be had, or the run is interrupted.
+/// If the program cannot be started, a socket cannot be created, or the run is interrupted.
 pub fn run(
     scenario: &Scenario,
     seed: u64,
     options: &Options,
     interrupted: &AtomicBool,
     progress: &mut dyn FnMut(f64),
-) -> Result<Game, ProcessError> {
+) -> Result<ScenarioRun, ProcessError> {
     let program = program::resolve(&options.program)?;
     let mut router = router::Router::start(scenario, seed, options, &program)?;
     router.run(interrupted, progress)?;

@@ -1,45 +1,47 @@
-//! Reads what a replica prints, so that a full pipe never blocks it, and remembers the end of it,
-//! and what a program in Rust says first when it panics. One thread for each replica, away from the
-//! loop that carries messages.
+//! Reads the output of a replica, so that a full pipe never blocks it. Keeps the last lines, and
+//! the first lines of a Rust panic. One thread per replica, apart from the loop that routes
+//! messages.
 
 use std::collections::VecDeque;
 use std::io::{PipeReader, Read as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
+
+use parking_lot::Mutex;
 
 use crate::types::NodeId;
 
-/// Lines remembered.
+/// Number of lines kept from the end of a replica's output.
 const LINES_MAX: usize = 5;
-/// What a panic begins with, and how many lines from there on are remembered: a long backtrace
-/// follows.
+/// Text in the first line of a Rust panic, by which a panic is recognized.
 const PANIC: &str = "panicked at";
+/// Number of lines kept of a Rust panic, from its first line on; a long backtrace follows them.
 const PANIC_LINES: usize = 2;
-/// Of each, so many bytes.
+/// Maximum bytes of a line of output; longer lines are split.
 const LINE_BYTES_MAX: usize = 300;
 
-/// The last lines that a replica printed.
+/// The last lines that a replica printed, shared with the thread that reads them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LastWords(Arc<Mutex<Remembered>>);
+pub(super) struct OutputTail(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
-struct Remembered {
+struct Kept {
     panic: Vec<String>,
     last: VecDeque<String>,
 }
 
-impl LastWords {
-    /// The lines in one, or nothing if there were none.
+impl OutputTail {
+    /// Returns the kept lines joined by ` | `; `None` if the replica printed nothing.
     pub(super) fn quote(&self) -> Option<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.0.lock();
         let lines: Vec<&str> = lines.panic.iter().chain(&lines.last).map(String::as_str).collect();
         (!lines.is_empty()).then(|| lines.join(" | "))
     }
 
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = line.contains(PANIC) || !lines.panic.is_empty();
-        if begun && lines.panic.len() < PANIC_LINES {
+        let mut lines = self.0.lock();
+        let panicked = line.contains(PANIC) || !lines.panic.is_empty();
+        if panicked && lines.panic.len() < PANIC_LINES {
             lines.panic.push(line);
             return;
         }
@@ -50,16 +52,17 @@ impl LastWords {
     }
 }
 
-/// Starts to read. The thread ends when the last process that holds the other end is gone; nobody
-/// waits for it.
-pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> LastWords {
-    let words = LastWords::default();
-    let sink = words.clone();
+/// Starts a thread that reads a replica's output until all writers have closed the pipe. The thread
+/// also prints each line on stderr if `show` is set. Returns a handle to the last lines read, which
+/// the thread updates.
+pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> OutputTail {
+    let tail = OutputTail::default();
+    let sink = tail.clone();
     let reader = move || {
-        let mut lines = Lines::default();
+        let mut lines = LineSplitter::default();
         let mut bytes = [0_u8; 4096];
         while let Ok(length @ 1..) = pipe.read(&mut bytes) {
-            lines.take(&bytes[..length], |line| {
+            lines.push(&bytes[..length], |line| {
                 if show {
                     eprintln!("[{replica}] {line}");
                 }
@@ -67,19 +70,19 @@ pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> LastWo
             });
         }
     };
-    // Without a thread the replica may block on its output: rare, and then it is just slow.
+    // If no thread can be started the replica may block on its output, which only makes it slow.
     drop(thread::Builder::new().name(format!("output {replica}")).spawn(reader));
-    words
+    tail
 }
 
-/// Cuts bytes into lines of bounded length; what has no newline counts as a line when it is long.
+/// Splits a replica's output into lines of at most [`LINE_BYTES_MAX`] bytes.
 #[derive(Default)]
-struct Lines {
+struct LineSplitter {
     partial: Vec<u8>,
 }
 
-impl Lines {
-    fn take(&mut self, bytes: &[u8], mut give: impl FnMut(String)) {
+impl LineSplitter {
+    fn push(&mut self, bytes: &[u8], mut on_line: impl FnMut(String)) {
         for byte in bytes {
             if *byte != b'\n' {
                 self.partial.push(*byte);
@@ -88,7 +91,7 @@ impl Lines {
                 let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
                 self.partial.clear();
                 if !line.is_empty() {
-                    give(line);
+                    on_line(line);
                 }
             }
         }
@@ -101,11 +104,11 @@ mod tests {
     use std::io::Write as _;
 
     #[test]
-    fn lines_are_cut_and_bounded() {
+    fn output_is_split_into_bounded_lines() {
         let mut seen = Vec::new();
-        let mut lines = Lines::default();
+        let mut lines = LineSplitter::default();
         for bytes in [&b"one\ntw"[..], b"o\n\n", &[b'x'; 700], b"\xFF\n"] {
-            lines.take(bytes, |line| seen.push(line));
+            lines.push(bytes, |line| seen.push(line));
         }
         assert_eq!(seen[..2], ["one", "two"]);
         assert_eq!(
@@ -115,29 +118,29 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_are_kept() {
+    fn last_lines_are_kept() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         for line in 0..20 {
             writeln!(writer, "line {line}").unwrap();
         }
         drop(writer);
-        let words = drain(NodeId(1), reader, false);
-        while !words.quote().is_some_and(|quote| quote.contains("line 19")) {
+        let tail = drain(NodeId(1), reader, false);
+        while !tail.quote().is_some_and(|quote| quote.contains("line 19")) {
             thread::yield_now();
         }
-        assert_eq!(words.quote().unwrap(), "line 15 | line 16 | line 17 | line 18 | line 19");
+        assert_eq!(tail.quote().unwrap(), "line 15 | line 16 | line 17 | line 18 | line 19");
     }
 
     #[test]
-    fn what_a_panic_says_is_kept_whatever_follows() {
-        let words = LastWords::default();
+    fn panic_message_is_kept_before_a_long_backtrace() {
+        let tail = OutputTail::default();
         for line in ["hello", "thread 'core' panicked at a.rs:1:2:", "a reason"] {
-            words.push(line.to_owned());
+            tail.push(line.to_owned());
         }
         for line in 0..20 {
-            words.push(format!("frame {line}"));
+            tail.push(format!("frame {line}"));
         }
-        let quote = words.quote().unwrap();
+        let quote = tail.quote().unwrap();
         assert!(quote.starts_with("thread 'core' panicked at a.rs:1:2: | a reason | frame 15"));
     }
 }

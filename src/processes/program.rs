@@ -1,7 +1,7 @@
-//! A replica's process: started in a process group of its own, killed with all that it started.
+//! A replica's process: started in its own process group and killed with all its children.
 //!
-//! No child may outlive the simulator, whatever ends it: a [`Replica`] kills its group when it is
-//! dropped, and a panic kills every group that is known, since a release build does not unwind.
+//! No child outlives the simulator: a [`Replica`] kills its group when it is dropped, and a panic
+//! hook kills every group, because a release build does not unwind.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,59 +9,64 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::output::{LastWords, drain};
+use super::output::{OutputTail, drain};
 use super::{Output, ProcessError};
 use crate::types::NodeId;
 
-/// How long a replica may take to end after SIGTERM.
-const TERM_GRACE: Duration = Duration::from_millis(500);
+/// Time that a replica has to exit after SIGTERM before it gets SIGKILL.
+const TERM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Process groups that run.
+/// Ids of the process groups of all running replicas, for the panic hook that kills them.
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Finds the program and looks whether it can be started, before anything else is set up.
+/// Returns the absolute path of the replica program; fails if it is not an executable file.
 pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
-    let wrong = |problem: &str| ProcessError::Program {
+    let invalid = |problem: &str| ProcessError::Program {
         program: program.to_owned(),
         problem: problem.to_owned(),
     };
     // Absolute, because replicas over UNIX sockets run in another folder.
     let path = program.canonicalize().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            wrong("no such file; give its path, such as ./target/release/bowline-replica")
+            invalid("no such file; give its path, such as ./target/release/bowline-replica")
         }
-        _ => wrong(&format!("can't be read ({error})")),
+        _ => invalid(&format!("cannot be read ({error}); check its permissions")),
     })?;
-    let facts = path.metadata().map_err(|error| wrong(&format!("can't be read ({error})")))?;
-    if !facts.is_file() {
-        return Err(wrong("is no file; give the path of the program itself"));
+    let metadata = path
+        .metadata()
+        .map_err(|error| invalid(&format!("cannot be read ({error}); check its permissions")))?;
+    if !metadata.is_file() {
+        return Err(invalid("not a file; give the path of the program itself"));
     }
-    if facts.permissions().mode() & 0o111 == 0 {
-        return Err(wrong(&format!("is not executable; run `chmod +x {}`", program.display())));
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(invalid(&format!("not executable; run `chmod +x {}`", program.display())));
     }
     Ok(path)
 }
 
-/// A replica's process and what it prints.
+/// The process of a replica, and the last lines of its output.
 #[derive(Debug)]
 pub(super) struct Replica {
     process: Child,
     group: Pid,
-    words: LastWords,
+    output: OutputTail,
     started: Instant,
-    /// SIGTERM was sent, and when.
-    ending: Option<Instant>,
-    exited: Option<ExitStatus>,
+    /// Time at which SIGTERM was sent; `None` if it was not sent.
+    terminated_at: Option<Instant>,
+    /// How the process exited; `None` while it runs.
+    exit_status: Option<ExitStatus>,
 }
 
 impl Replica {
-    /// Starts the program. `folder` is its working folder; `None` keeps ours.
+    /// Starts the program with the working directory `folder`, or in the simulator's own working
+    /// directory if `folder` is `None`.
     pub(super) fn start(
         id: NodeId,
         program: &Path,
@@ -79,111 +84,116 @@ impl Replica {
             command.stdout(Stdio::null()).stderr(Stdio::null());
             None
         } else {
-            // One pipe for both, so that the lines stay in their order.
+            // One pipe for both keeps the lines in order.
             let (reader, writer) = io::pipe()?;
             command.stdout(writer.try_clone()?).stderr(writer);
             Some(reader)
         };
         let process = command.spawn()?;
         let group = Pid::from_child(&process);
-        groups().insert(group.as_raw_nonzero().get());
-        let words = pipe.map(|pipe| drain(id, pipe, output == Output::Show)).unwrap_or_default();
-        Ok(Replica { process, group, words, started: Instant::now(), ending: None, exited: None })
+        GROUPS.lock().insert(group.as_raw_nonzero().get());
+        let output = pipe.map(|pipe| drain(id, pipe, output == Output::Show)).unwrap_or_default();
+        Ok(Replica {
+            process,
+            group,
+            output,
+            started: Instant::now(),
+            terminated_at: None,
+            exit_status: None,
+        })
     }
 
-    /// Asks the whole group to end. It gets a moment; [`Replica::tend`] sees to the rest.
+    /// Sends SIGTERM to the replica's process group. [`Replica::check`] sends SIGKILL if that does
+    /// not end it.
     pub(super) fn terminate(&mut self) {
-        if self.ending.is_none() && self.exited.is_none() {
+        if self.terminated_at.is_none() && self.exit_status.is_none() {
             self.signal(Signal::TERM);
-            self.ending = Some(Instant::now());
+            self.terminated_at = Some(Instant::now());
         }
     }
 
-    /// Notices an exit, and kills who does not end in time. To be called now and then.
-    pub(super) fn tend(&mut self) {
-        if self.exited.is_some() {
+    /// Checks whether the process has exited, and kills it if it still runs [`TERM_TIMEOUT`] after
+    /// SIGTERM. Must be called regularly.
+    pub(super) fn check(&mut self) {
+        if self.exit_status.is_some() {
             return;
         }
         if let Ok(Some(status)) = self.process.try_wait() {
-            // What the program started itself goes with it. The group's number is still taken
-            // while one of them lives, and free only since the wait above if none does.
+            // Kills the children of the program too. The group's id cannot belong to another
+            // group: it is in use while a child lives, and else was freed only by the wait above.
             self.signal(Signal::KILL);
-            self.exited = Some(status);
-            groups().remove(&self.group.as_raw_nonzero().get());
-        } else if self.ending.is_some_and(|since| since.elapsed() > TERM_GRACE) {
+            self.exit_status = Some(status);
+            GROUPS.lock().remove(&self.group.as_raw_nonzero().get());
+        } else if self.terminated_at.is_some_and(|at| at.elapsed() > TERM_TIMEOUT) {
             self.signal(Signal::KILL);
         }
     }
 
-    /// Whether the process is gone and waited for.
-    pub(super) fn is_gone(&self) -> bool {
-        self.exited.is_some()
+    /// Returns whether the process has exited and its exit status was read.
+    pub(super) fn has_exited(&self) -> bool {
+        self.exit_status.is_some()
     }
 
-    /// How it ended without having been asked to, if it did.
-    pub(super) fn own_exit(&self) -> Option<String> {
-        let status = self.exited.filter(|_| self.ending.is_none())?;
+    /// Describes an exit that the simulator did not cause; `None` if there was none.
+    pub(super) fn unexpected_exit(&self) -> Option<String> {
+        let status = self.exit_status.filter(|_| self.terminated_at.is_none())?;
         let how = match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exited by itself with code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}, not ours"),
-            (None, None) => "ended by itself".to_owned(),
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}, not by the simulator"),
+            (None, None) => "exited".to_owned(),
         };
-        let words = match self.words.quote() {
-            Some(quote) => format!("it printed: {quote}"),
-            None => "it printed nothing".to_owned(),
+        let output = match self.output.quote() {
+            Some(quote) => format!("last output: {quote}"),
+            None => "no output".to_owned(),
         };
-        Some(format!("{how} after {:.1} s; {words}", self.started.elapsed().as_secs_f64()))
+        Some(format!("{how} after {:.1} s; {output}", self.started.elapsed().as_secs_f64()))
     }
 
     fn signal(&self, signal: Signal) {
-        // An error means that the group is gone, which is what is wanted.
+        // Fails only if the group has ended already.
         let _ = kill_process_group(self.group, signal);
     }
 }
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        if self.exited.is_none() {
+        if self.exit_status.is_none() {
             self.signal(Signal::KILL);
             drop(self.process.wait());
-            groups().remove(&self.group.as_raw_nonzero().get());
+            GROUPS.lock().remove(&self.group.as_raw_nonzero().get());
         }
     }
 }
 
-/// Ends all of them together: SIGTERM, a moment, SIGKILL, and waits until they are gone.
-pub(super) fn end_all<'a>(replicas: impl Iterator<Item = &'a mut Replica>) {
+/// Terminates all these replicas at the same time, and returns when they have exited.
+pub(super) fn stop_all<'a>(replicas: impl Iterator<Item = &'a mut Replica>) {
     let mut replicas: Vec<&mut Replica> = replicas.collect();
     for replica in &mut replicas {
         replica.terminate();
     }
     while !replicas.is_empty() {
         for replica in &mut replicas {
-            replica.tend();
+            replica.check();
         }
-        replicas.retain(|replica| !replica.is_gone());
+        replicas.retain(|replica| !replica.has_exited());
         if !replicas.is_empty() {
             thread::sleep(Duration::from_millis(2));
         }
     }
 }
 
-fn groups() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn kill_all_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let earlier = std::panic::take_hook();
+        let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            // A panic while the list is locked must not wait for itself.
-            if let Ok(groups) = GROUPS.try_lock() {
+            // `try_lock`: the panicking thread itself may hold the lock.
+            if let Some(groups) = GROUPS.try_lock() {
                 for group in groups.iter().filter_map(|group| Pid::from_raw(*group)) {
                     let _ = kill_process_group(group, Signal::KILL);
                 }
             }
-            earlier(panic);
+            previous(panic);
         }));
     });
 }
@@ -198,49 +208,49 @@ mod tests {
     }
 
     fn wait(replica: &mut Replica) {
-        while !replica.is_gone() {
-            replica.tend();
+        while !replica.has_exited() {
+            replica.check();
             thread::sleep(Duration::from_millis(1));
         }
     }
 
     #[test]
-    fn a_program_that_cannot_be_started_is_refused_with_advice() {
+    fn program_that_cannot_be_started_is_refused_with_advice() {
         let folder = tempfile::tempdir().unwrap();
-        let complaint = |path: &Path| resolve(path).unwrap_err().to_string();
-        assert!(complaint(&folder.path().join("none")).contains("no such file; give its path"));
-        assert!(complaint(folder.path()).contains("is no file"));
+        let error = |path: &Path| resolve(path).unwrap_err().to_string();
+        assert!(error(&folder.path().join("none")).contains("no such file; give its path"));
+        assert!(error(folder.path()).contains("not a file"));
         let plain = folder.path().join("plain");
         std::fs::write(&plain, "text").unwrap();
-        assert!(complaint(&plain).contains("is not executable; run `chmod +x"));
+        assert!(error(&plain).contains("not executable; run `chmod +x"));
         assert!(resolve(Path::new("/bin/sh")).is_ok());
     }
 
     #[test]
-    fn an_exit_of_its_own_is_told_with_its_last_words() {
+    fn unexpected_exit_is_described_with_the_last_output() {
         let mut replica = shell("echo no such module >&2; exit 3");
         wait(&mut replica);
         // The thread that reads the pipe may be a moment behind.
-        while !replica.own_exit().unwrap().contains("no such module") {
+        while !replica.unexpected_exit().unwrap().contains("no such module") {
             thread::yield_now();
         }
-        assert!(replica.own_exit().unwrap().starts_with("exited by itself with code 3 after"));
+        assert!(replica.unexpected_exit().unwrap().starts_with("exited with code 3 after"));
     }
 
     #[test]
-    fn who_ignores_sigterm_is_killed_with_its_children() {
+    fn process_that_ignores_sigterm_is_killed_with_children() {
         let mut replica = shell("trap '' TERM; sleep 100 & sleep 100");
         let group = replica.group;
-        end_all(std::iter::once(&mut replica));
-        assert!(replica.is_gone() && replica.own_exit().is_none());
-        // Its children are nobody's of ours and vanish as soon as the system gets to it.
+        stop_all(std::iter::once(&mut replica));
+        assert!(replica.has_exited() && replica.unexpected_exit().is_none());
+        // The children are reaped by init, at some later time.
         while rustix::process::test_kill_process_group(group).is_ok() {
             thread::yield_now();
         }
     }
 
     #[test]
-    fn dropping_kills() {
+    fn dropped_replica_is_killed() {
         let replica = shell("sleep 100");
         let group = replica.group;
         drop(replica);

@@ -1,7 +1,7 @@
-//! The loop of the process simulator: waits for the replicas' sockets and for the game's next
-//! event, takes one message from each socket that has some, and does what the game says.
+//! The loop of the process simulator: waits for messages of the replicas and for the next event of
+//! the scenario, receives one message from each ready socket, and routes it.
 //!
-//! One thread, so that the order in which things happen is the order in which they are counted.
+//! One thread, so that messages are counted in the order in which they are routed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,48 +12,49 @@ use tempfile::TempDir;
 
 use super::link::{Link, MESSAGE_BYTES_MAX, Received, Sent};
 use super::message::{Addresses, Fault, Message, inspect};
-use super::program::{Replica, end_all};
+use super::program::{Replica, stop_all};
 use super::{Options, ProcessError, Protocol};
-use crate::sim::clients::CLIENT_COUNT;
-use crate::sim::game::{Action, Game};
-use crate::sim::scenario::Scenario;
+use crate::course::clients::CLIENT_COUNT;
+use crate::course::run::{Action, ScenarioRun};
+use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
-/// How often the processes are looked after.
-const TEND_INTERVAL: Duration = Duration::from_millis(50);
-/// A connection that is over is often all that is seen of an exit: so long the exit is waited for.
+/// Interval between two checks for exited processes.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum time to wait for the exit of a replica whose connection has ended, so that its exit code
+/// can be reported.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
-/// One run with real processes.
+/// One run of a scenario with real processes: the sockets, the processes and the clock.
 #[derive(Debug)]
 pub(super) struct Router {
-    game: Game,
-    /// By id. `None` once the connection is over.
+    scenario_run: ScenarioRun,
+    /// Connection to each replica, by replica id; `None` once it has ended.
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
-    /// The game's origin of time.
+    /// Time at which the run started: the zero of its clock.
     origin: Instant,
     buffer: Vec<u8>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
-    /// Holds the socket files; removed at the end.
+    /// Temporary folder with the socket files, which is removed when the run ends; `None` for UDP.
     _folder: Option<TempDir>,
 }
 
-/// The programs of a run. They end together when it is over, whatever the way out of it was.
+/// The processes of a run. They are stopped together when this is dropped, however the run ends.
 #[derive(Debug)]
 struct Replicas(Vec<Replica>);
 
 impl Drop for Replicas {
     fn drop(&mut self) {
-        end_all(self.0.iter_mut());
+        stop_all(self.0.iter_mut());
     }
 }
 
 impl Router {
-    /// Opens the sockets, starts all replicas one after the other, and then the clock.
+    /// Opens the sockets, starts all replicas one after the other, and then starts the run's clock.
     pub(super) fn start(
         scenario: &Scenario,
         seed: u64,
@@ -67,18 +68,18 @@ impl Router {
                 Some(tempfile::tempdir().map_err(socket(NodeId(0)))?)
             }
         };
-        let game = Game::new(scenario, seed, types::Instant::ZERO);
+        let scenario_run = ScenarioRun::new(scenario, seed, types::Instant::ZERO);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut links = Vec::new();
         for id in &ids {
-            let place = folder.as_ref().map_or(Path::new(""), TempDir::path);
-            let file = place.join(id.to_string());
+            let parent = folder.as_ref().map_or(Path::new(""), TempDir::path);
+            let file = parent.join(id.to_string());
             links.push(Some(Link::open(options.protocol, &file).map_err(socket(*id))?));
         }
         let mut replicas = Vec::new();
         for (id, link) in ids.iter().zip(&links) {
             let port = link.as_ref().and_then(Link::port).map(|port| port.to_string());
-            let others = game.others(*id).into_iter().map(|other| other.to_string());
+            let others = scenario_run.others(*id).into_iter().map(|other| other.to_string());
             let arguments: Vec<String> =
                 port.into_iter().chain([id.to_string()]).chain(others).collect();
             let folder = folder.as_ref().map(TempDir::path);
@@ -89,7 +90,7 @@ impl Router {
             );
         }
         Ok(Router {
-            game,
+            scenario_run,
             links,
             replicas: Replicas(replicas),
             protocol: options.protocol,
@@ -110,65 +111,66 @@ impl Router {
         types::Instant::ZERO + self.origin.elapsed()
     }
 
-    /// Runs until the game is over.
+    /// Routes messages and performs the scenario's events until the run ends.
     pub(super) fn run(
         &mut self,
         interrupted: &AtomicBool,
         progress: &mut dyn FnMut(f64),
     ) -> Result<(), ProcessError> {
         let mut ready = Vec::new();
-        let mut tend_at = Instant::now();
+        let mut check_at = Instant::now();
         loop {
             let now = self.now();
-            self.game.poll(now, &mut self.actions);
+            self.scenario_run.poll(now, &mut self.actions);
             self.act();
-            if self.game.ended().is_some() {
+            if self.scenario_run.ended().is_some() {
                 return Ok(());
             }
-            if Instant::now() >= tend_at {
+            if Instant::now() >= check_at {
                 if interrupted.load(Ordering::Relaxed) {
                     return Err(ProcessError::Interrupted);
                 }
-                self.tend();
+                self.check_processes();
                 progress(self.origin.elapsed().as_secs_f64());
-                tend_at = Instant::now() + TEND_INTERVAL;
+                check_at = Instant::now() + CHECK_INTERVAL;
             }
-            let until_event = self.game.next_event().since(self.now());
-            let timeout = until_event.min(tend_at.saturating_duration_since(Instant::now()));
+            let until_event = self.scenario_run.next_event().since(self.now());
+            let timeout = until_event.min(check_at.saturating_duration_since(Instant::now()));
             self.wait(timeout, &mut ready)?;
-            for place in ready.drain(..) {
-                self.receive(place);
+            for index in ready.drain(..) {
+                self.receive(index);
             }
         }
     }
 
-    /// Adds to `ready` whose socket has something.
+    /// Waits at most `timeout` for messages, and adds the index of each replica that sent some to
+    /// `ready`.
     fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> Result<(), ProcessError> {
-        let (mut places, mut fds) = (Vec::new(), Vec::new());
-        for (place, link) in self.links.iter().enumerate() {
+        let (mut indexes, mut fds) = (Vec::new(), Vec::new());
+        for (index, link) in self.links.iter().enumerate() {
             if let Some(link) = link {
                 let (fd, flags) = link.interest();
-                places.push(place);
+                indexes.push(index);
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
         let timeout = Timespec::try_from(timeout).unwrap_or_default();
         match poll(&mut fds, Some(&timeout)) {
-            // A signal: the loop looks at `interrupted` soon enough.
+            // A signal: `interrupted` is checked within `CHECK_INTERVAL`.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(ProcessError::Wait(error.into())),
         }
         ready.extend(
-            places.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(at, _)| at),
+            indexes.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(at, _)| at),
         );
         Ok(())
     }
 
-    /// One read from a replica's socket, and all messages that came with it.
-    fn receive(&mut self, place: usize) {
+    /// Receives once from the socket of the replica at `index`, and routes all messages received.
+    fn receive(&mut self, index: usize) {
         let mut buffered = false;
-        // The connection may go with any message.
-        while let Some(link) = &mut self.links[place] {
+        // Each message may end the connection.
+        while let Some(link) = &mut self.links[index] {
             let received = if buffered {
                 link.buffered(&mut self.buffer)
             } else {
@@ -177,27 +179,27 @@ impl Router {
             buffered = true;
             match received {
                 Received::Nothing => return,
-                Received::Message(length) => self.route(place, length),
-                Received::TooLong(length) => self.game.incorrect(format!(
-                    "replica {} sent a packet of {length} bytes; the course's simulator cuts it \
-                     at 16384, send less at a time",
-                    id_of(place)
+                Received::Message(length) => self.route(index, length),
+                Received::TooLong(length) => self.scenario_run.incorrect(format!(
+                    "replica {} sent a packet of {length} bytes; the course's simulator reads at \
+                     most 16384, send smaller packets",
+                    id_of(index)
                 )),
-                Received::Over(what) => self.lose(place, &what),
+                Received::Over(what) => self.lose(index, &what),
             }
         }
     }
 
-    fn route(&mut self, place: usize, length: usize) {
+    fn route(&mut self, index: usize, length: usize) {
         let now = self.now();
         match inspect(&self.buffer[..length], self.addresses) {
             Ok(Message::Hello) => {
-                if let Some(link) = &mut self.links[place] {
-                    link.hello();
+                if let Some(link) = &mut self.links[index] {
+                    link.on_hello();
                 }
             }
             Ok(Message::Peer { src, leader, destination }) => {
-                self.game.route(src, destination, leader, &mut self.deliver);
+                self.scenario_run.route(src, destination, leader, &mut self.deliver);
                 let deliver = std::mem::take(&mut self.deliver);
                 let message = std::mem::take(&mut self.buffer);
                 for id in &deliver {
@@ -208,16 +210,16 @@ impl Router {
                 self.deliver.clear();
             }
             Ok(Message::Answer { answer }) => {
-                self.game.answer(now, &answer, &mut self.actions);
+                self.scenario_run.answer(now, &answer, &mut self.actions);
                 self.act();
             }
             Err(Fault::Incorrect { what, leader }) => {
                 if let Some((src, leader)) = leader {
-                    self.game.note_leader(src, leader);
+                    self.scenario_run.note_leader(src, leader);
                 }
-                self.game.incorrect(format!("replica {} sent {what}", id_of(place)));
+                self.scenario_run.incorrect(format!("replica {} sent {what}", id_of(index)));
             }
-            Err(Fault::NotText(what)) => self.lose(place, &what),
+            Err(Fault::NotText(what)) => self.lose(index, &what),
         }
     }
 
@@ -225,15 +227,15 @@ impl Router {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Ask(request) => {
+                Action::Send(request) => {
                     let mut text = Vec::with_capacity(256);
                     request.write_json(&mut text);
                     self.send(request.replica, &text);
                 }
                 Action::Kill(id) => {
-                    let place = usize::from(id.0);
-                    self.links[place] = None;
-                    self.replicas.0[place].terminate();
+                    let index = usize::from(id.0);
+                    self.links[index] = None;
+                    self.replicas.0[index].terminate();
                 }
             }
         }
@@ -241,83 +243,86 @@ impl Router {
     }
 
     fn send(&mut self, id: NodeId, message: &[u8]) {
-        let place = usize::from(id.0);
-        let Some(link) = &mut self.links[place] else { return };
+        let index = usize::from(id.0);
+        let Some(link) = &mut self.links[index] else { return };
         match link.send(message) {
             Sent::Done => {}
-            Sent::Full => self.game.blocked(),
-            // As in the original: whoever is spoken to before it is there counts as dead. It
-            // goes on running, and what it sends is still carried.
-            Sent::NotThere => {
+            Sent::Full => self.scenario_run.blocked(),
+            // As in the original, a replica counts as dead if a message for it comes before it has
+            // connected. Its process continues, and its messages are still routed.
+            Sent::NotConnected => {
                 let text = match self.protocol {
                     Protocol::Udp => {
-                        "was sent a message before it had said hello; say hello at once, to the \
-                         port given on the command line, and send nothing else for about a second"
+                        "was sent a message before it sent a hello; send a hello at once, to the \
+                         port on the command line, and nothing else for about a second"
                     }
                     Protocol::SeqPacket | Protocol::Stream => {
-                        "was sent a message before it had connected; connect at once to the \
-                         socket in the current folder that is named like the id on the command \
-                         line, and send nothing for about a second"
+                        "was sent a message before it connected; connect at once to the socket in \
+                         the current directory that is named after the id on the command line, and \
+                         send nothing for about a second"
                     }
                 };
                 self.died(id, text);
             }
-            Sent::Over(what) => self.lose(place, &what),
+            Sent::Over(what) => self.lose(index, &what),
         }
     }
 
-    /// A replica whose connection is over is ended and counts as dead.
-    fn lose(&mut self, place: usize, what: &str) {
-        self.links[place] = None;
+    /// Stops the replica at `index`, whose connection has ended, and counts it as dead. `what`
+    /// describes the reason.
+    fn lose(&mut self, index: usize, what: &str) {
+        self.links[index] = None;
         let wait_until = Instant::now() + EXIT_WAIT;
-        while !self.replicas.0[place].is_gone() && Instant::now() < wait_until {
-            self.replicas.0[place].tend();
+        while !self.replicas.0[index].has_exited() && Instant::now() < wait_until {
+            self.replicas.0[index].check();
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.died(id_of(place), what);
-        self.replicas.0[place].terminate();
+        self.died(id_of(index), what);
+        self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead, and tells how its process ended if it did.
+    /// Counts a replica as dead. The reason in the report is the exit of its process if that has
+    /// exited, else `what`.
     fn died(&mut self, id: NodeId, what: &str) {
-        let exit = self.replicas.0[usize::from(id.0)].own_exit();
-        self.game.died(id, exit.unwrap_or_else(|| what.to_owned()));
+        let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
+        self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
-    /// Looks after the processes: who is to end, and who ended by itself.
-    fn tend(&mut self) {
-        for (place, replica) in self.replicas.0.iter_mut().enumerate() {
-            replica.tend();
-            let id = id_of(place);
-            if self.game.is_alive(id)
-                && let Some(exit) = replica.own_exit()
+    /// Checks all processes: kills those that ignore SIGTERM, and counts replicas that exited on
+    /// their own as dead.
+    fn check_processes(&mut self) {
+        for (index, replica) in self.replicas.0.iter_mut().enumerate() {
+            replica.check();
+            let id = id_of(index);
+            if self.scenario_run.is_alive(id)
+                && let Some(exit) = replica.unexpected_exit()
             {
-                self.links[place] = None;
-                self.game.died(id, exit);
+                self.links[index] = None;
+                self.scenario_run.died(id, exit);
             }
         }
     }
 
-    /// Ends all replicas and gives the finished game.
-    pub(super) fn finish(mut self) -> Game {
-        self.tend();
-        for place in 0..self.links.len() {
-            let there = self.links[place].as_ref().is_none_or(Link::is_there);
-            if !there && self.game.is_alive(id_of(place)) {
+    /// Stops all replicas, and returns the finished run.
+    pub(super) fn finish(mut self) -> ScenarioRun {
+        self.check_processes();
+        for index in 0..self.links.len() {
+            let connected = self.links[index].as_ref().is_none_or(Link::is_connected);
+            if !connected && self.scenario_run.is_alive(id_of(index)) {
                 self.died(
-                    id_of(place),
+                    id_of(index),
                     match self.protocol {
-                        Protocol::Udp => "never said hello",
-                        Protocol::SeqPacket | Protocol::Stream => "never connected",
+                        Protocol::Udp => "sent no hello",
+                        Protocol::SeqPacket | Protocol::Stream => "did not connect",
                     },
                 );
             }
         }
-        // All replicas end here, with what is left of `self`.
-        self.game
+        // Dropping the rest of `self` stops the replicas.
+        self.scenario_run
     }
 }
 
-fn id_of(place: usize) -> NodeId {
-    NodeId(u16::try_from(place).expect("at most 21 replicas"))
+fn id_of(index: usize) -> NodeId {
+    NodeId(u16::try_from(index).expect("at most 21 replicas"))
 }

@@ -1,5 +1,5 @@
-//! A candidate: asks first whether it would win (pre-vote, thesis 9.6) and then for the votes
-//! themselves, several times within one election, because requests get lost.
+//! The candidate role: asks for pre-votes (thesis 9.6) and then for votes (§5.2), each several
+//! times within one campaign, because messages get lost.
 
 use std::time::Duration;
 
@@ -8,50 +8,60 @@ use crate::types::{EntryId, Instant, NodeId};
 use super::effects::Effects;
 use super::message::{PeerMsg, RequestVote, VoteReply};
 use super::quorum::quorum;
-use super::replica::Transition;
+use super::role::Transition;
 use super::shared::Shared;
 use super::timing;
 
-/// What a candidate asks.
+/// The phase of a campaign: pre-votes first, then votes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
-    /// Whether it would get a vote in the next term. Binds nobody and changes no term.
+pub(super) enum VotePhase {
+    /// The candidate asks whether peers would vote for it in the next term. A pre-vote does not
+    /// raise the term, and a peer that grants one may grant others too.
     PreVote,
-    /// For the vote of the term that it has begun.
+    /// The candidate has started a new term, voted for itself, and asks for votes.
     Vote,
 }
 
-/// A replica that wants to lead.
+/// The state of a replica that campaigns for leadership.
 ///
-/// Invariant: in [`Stage::Vote`] the replica's own vote of this term is for itself.
+/// Invariant: in [`VotePhase::Vote`] the replica has voted for itself in the current term.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    stage: Stage,
-    /// Whether the leader of the term before asked for this election.
+    phase: VotePhase,
+    /// Whether this election is a leadership transfer: the previous term's leader asked for it.
     transfer: bool,
-    /// Who has said yes, itself apart. A set: the same yes twice counts once.
+    /// Peers that have granted their vote. A repeated reply counts once.
     granted: Vec<NodeId>,
-    /// Who has been heard at all.
+    /// Peers that have sent any message during this campaign.
     heard: Vec<NodeId>,
-    /// When it goes on to stand, once a quorum has said that it would win. A little later than
-    /// at once, so that one with a longer log can object: what that log holds alone would be lost.
+    /// When to start the election; set when a quorum has granted pre-votes. The short delay lets a
+    /// replica with a longer log object: otherwise the election could lose the entries that only it
+    /// has.
     stand_at: Option<Instant>,
-    /// Whether it leaves this election to another. Only in [`Stage::PreVote`].
+    /// Whether this replica has yielded to another candidate, and so will not win this campaign.
+    /// Only in [`VotePhase::PreVote`].
     has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
+    /// When the campaign ends if no candidate has won.
     deadline: Instant,
 }
 
 impl Candidate {
-    pub(super) fn new(shared: &mut Shared, stage: Stage, transfer: bool) -> Candidate {
+    pub(super) fn new(shared: &mut Shared, phase: VotePhase, transfer: bool) -> Candidate {
+        assert!(
+            phase == VotePhase::PreVote || shared.voted_for() == Some(shared.id),
+            "a candidate that voted for {:?} in term {}",
+            shared.voted_for(),
+            shared.term()
+        );
         let attempts =
-            timing::vote_attempts(&shared.config, shared.loss_permille, shared.cut_off_campaigns);
+            timing::vote_attempts(&shared.config, shared.loss_permille, shared.isolated_campaigns);
         let timeout =
-            timing::campaign_timeout(&shared.config, shared.cut_off_campaigns, &mut shared.rng);
+            timing::campaign_timeout(&shared.config, shared.isolated_campaigns, &mut shared.rng);
         Candidate {
-            stage,
+            phase,
             transfer,
             granted: Vec::new(),
             heard: Vec::new(),
@@ -64,11 +74,11 @@ impl Candidate {
         }
     }
 
-    pub(super) fn stage(&self) -> Stage {
-        self.stage
+    pub(super) fn phase(&self) -> VotePhase {
+        self.phase
     }
 
-    /// When it gives this campaign up.
+    /// Returns when the campaign ends if no candidate has won.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -79,18 +89,19 @@ impl Candidate {
         attempt.min(self.deadline).min(stand)
     }
 
-    /// Notes that a peer can be heard, whatever it says.
-    pub(super) fn note_heard(&mut self, from: NodeId) {
+    /// Records that the peer `from` has sent a message during this campaign.
+    pub(super) fn record_heard(&mut self, from: NodeId) {
         if !self.heard.contains(&from) {
             self.heard.push(from);
         }
     }
 
-    /// Another wants to stand too, and has the longer log or, with an equal one, the higher id:
-    /// this one goes on answering, but asks no more in this campaign and does not stand. So of
-    /// those that hear each other one goes on.
+    /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
+    /// date than this replica's, or equally up to date and `other` has the higher id. After
+    /// yielding, this replica still grants pre-votes, but requests none in this campaign. So only
+    /// one of the candidates that hear each other goes on.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
-        if self.stage == Stage::PreVote && (last, other) > (shared.log.last(), shared.id) {
+        if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
             self.has_yielded = true;
         }
@@ -103,33 +114,30 @@ impl Candidate {
         message: &PeerMsg,
     ) -> Transition {
         match message {
-            PeerMsg::VoteReply(reply) => self.on_vote_reply(shared, from, *reply),
-            // Its own vote of this term is given. Answers to appends are for a role it has left,
-            // and what a leader of this term sends has made it a follower before it comes here.
-            // What is about rejoining never comes to a role.
-            PeerMsg::RequestVote(_)
-            | PeerMsg::AppendReply(_)
-            | PeerMsg::AppendEntries(_)
-            | PeerMsg::InstallReply(_)
-            | PeerMsg::InstallSnapshot(_)
-            | PeerMsg::TimeoutNow(_)
-            | PeerMsg::Rejoin(_)
-            | PeerMsg::RejoinReply(_) => {
+            PeerMsg::VoteReply(reply) => return self.on_vote_reply(shared, from, *reply),
+            // It has voted for itself in this term; and replies to an earlier leadership.
+            PeerMsg::RequestVote(_) | PeerMsg::AppendReply(_) | PeerMsg::InstallReply(_) => {
                 shared.counters.stale += 1;
-                Transition::Stay
+            }
+            PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) | PeerMsg::TimeoutNow(_) => {
+                unreachable!("a message of this term's leader makes a candidate a follower first")
+            }
+            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => {
+                unreachable!("messages about rejoining are handled in every role alike")
             }
         }
+        Transition::Stay
     }
 
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared, out: &mut Effects) -> Transition {
         if shared.now >= self.deadline {
             if self.heard.len() + 1 < quorum(shared.replicas(), &shared.config) {
-                shared.cut_off();
+                shared.record_isolated_campaign();
             } else {
-                shared.cut_off_campaigns = 0;
+                shared.isolated_campaigns = 0;
             }
             if shared.disk.is_stalled() {
-                // It could not even vote for itself.
+                // It could not make its own vote durable.
                 return Transition::Follow { term: shared.term(), leader: None };
             }
             return Transition::Campaign;
@@ -137,53 +145,75 @@ impl Candidate {
         if self.attempts_left > 0 && shared.now >= self.next_attempt_at {
             self.ask(shared, out);
         }
-        self.count(shared)
+        self.count_votes(shared)
     }
 
-    /// Asks all that have not said yes.
+    /// Sends a vote or pre-vote request to all peers that have not granted theirs.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
+        assert!(self.attempts_left > 0, "a candidate asks more often than planned");
         self.attempts_left -= 1;
         self.next_attempt_at = shared.now + self.retry_interval;
-        let pre = self.stage == Stage::PreVote;
+        let pre = self.phase == VotePhase::PreVote;
         let term = if pre { shared.term().next() } else { shared.term() };
         let last = shared.log.last();
         let request = RequestVote { term, pre, transfer: self.transfer, last };
-        let silent: Vec<NodeId> =
+        let unanswered: Vec<NodeId> =
             shared.peers.iter().copied().filter(|peer| !self.granted.contains(peer)).collect();
-        for peer in silent {
+        for peer in unanswered {
             shared.send(peer, PeerMsg::RequestVote(request), out);
         }
     }
 
-    /// Whether the election is won. The own vote counts only once it is on disk, as everybody
-    /// else's does, and nobody leads a term before that: the requests leave when it is, but the
-    /// answers to them may be here before the disk's word is.
-    pub(super) fn count(&mut self, shared: &Shared) -> Transition {
-        let waits = self.stage == Stage::Vote && !shared.hard_state_is_durable();
+    /// Returns the role change if a quorum has granted votes or pre-votes, else
+    /// [`Transition::Stay`].
+    ///
+    /// The replica's own vote counts only when it is durable, so no replica leads a term before
+    /// that. Votes of peers may arrive earlier than the log writer's report.
+    pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
-        if waits || self.has_yielded || votes < quorum(shared.replicas(), &shared.config) {
+        assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());
+        let own_counts = self.phase == VotePhase::PreVote || shared.hard_state_is_durable();
+        if !own_counts || self.has_yielded || votes < quorum(shared.replicas(), &shared.config) {
             return Transition::Stay;
         }
-        if self.stage == Stage::Vote {
+        if self.phase == VotePhase::Vote {
             return Transition::Lead;
         }
-        let all = self.granted.len() == shared.peers.len();
-        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_patience);
-        if all || shared.now >= stand_at { Transition::Stand } else { Transition::Stay }
+        let stand_at = *self.stand_at.get_or_insert(shared.now + shared.config.pre_vote_delay);
+        if votes == shared.replicas() || shared.now >= stand_at {
+            Transition::Stand
+        } else {
+            Transition::Stay
+        }
     }
 
     fn on_vote_reply(&mut self, shared: &mut Shared, from: NodeId, reply: VoteReply) -> Transition {
-        let asked = match self.stage {
-            Stage::PreVote => reply.pre && reply.term == shared.term().next(),
-            Stage::Vote => !reply.pre && reply.term == shared.term(),
+        let is_answer = match self.phase {
+            VotePhase::PreVote => reply.pre && reply.term == shared.term().next(),
+            VotePhase::Vote => !reply.pre && reply.term == shared.term(),
         };
-        if !asked || !reply.granted {
+        if !is_answer || !reply.granted {
             shared.counters.stale += 1;
             return Transition::Stay;
         }
         if !self.granted.contains(&from) {
             self.granted.push(from);
         }
-        self.count(shared)
+        self.count_votes(shared)
+    }
+
+    /// Panics if the invariant of [`Candidate`] is violated.
+    pub(super) fn check(&self, shared: &Shared) {
+        assert!(
+            self.phase == VotePhase::PreVote || shared.voted_for() == Some(shared.id),
+            "a candidate that voted for {:?} in term {}",
+            shared.voted_for(),
+            shared.term()
+        );
+        assert!(
+            !self.has_yielded || self.phase == VotePhase::PreVote,
+            "a candidate yields in an election"
+        );
+        assert!(shared.leader.is_none(), "a candidate that follows {:?}", shared.leader);
     }
 }

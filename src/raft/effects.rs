@@ -1,5 +1,4 @@
-//! All that can come out of the core. A driver reuses one [`Effects`] and drains it after each
-//! flush.
+//! The outputs of the core. A driver reuses one [`Effects`] and drains it after each flush.
 
 use std::fmt;
 
@@ -8,138 +7,134 @@ use bytes::Bytes;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
-use super::message::{ClientRequest, Envelope};
+use super::message::{ClientRequest, Envelope, SnapshotId};
 
-/// What the driver has to do, in any order between the fields, in order within each.
+/// The outputs of the core: what the driver has to do. The items of a field must be carried out in
+/// order; the fields themselves in any order.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// May leave at once.
+    /// Messages to peers that may be sent now, without waiting for the disk.
     pub send: Vec<Envelope>,
-    /// For the log writer: filled by `flush`, at most one job a batch.
+    /// A job for the log writer, set by `flush`; `None` if nothing has to become durable.
     pub append: Option<AppendJob>,
-    /// For the apply stage: filled by `flush`, at most one job a batch.
+    /// A job for the applier, set by `flush`; may be empty.
     pub apply: ApplyJob,
-    /// Requests that are refused here and now. They are in nobody's log.
+    /// Client requests to be refused. They were not applied and never will be.
     pub refusals: Vec<Refusal>,
-    /// Messages [`InstallSnapshot`](super::InstallSnapshot) that lack their chunks: the driver
-    /// reads these from the snapshot, which may not be the latest any more, and sends them. What
-    /// it can't read it drops; the core asks again, in the end for another snapshot.
+    /// [`InstallSnapshot`](super::InstallSnapshot) messages without their chunks. The driver reads
+    /// each chunk from the snapshot that the message names, which may be older than the latest, and
+    /// sends the message. The driver drops a message whose chunk it cannot read; the core repeats
+    /// the request, and after several attempts switches to the latest snapshot.
     pub chunks_to_send: Vec<Envelope>,
-    /// Chunks of a leader's snapshot, for whoever puts them together. To each the driver says
-    /// [`Msg::ChunkStored`](super::Msg) sooner or later, and once the snapshot is whole, checked,
-    /// on disk and in the state machine, [`Msg::Installed`](super::Msg).
-    pub chunks: Vec<SnapshotChunk>,
-    /// Snapshots of this replica of which a peer had all chunks and threw them away, as it does
-    /// where they are none together. The driver looks whether they are still whole on its disk;
-    /// where the latest is not, it takes another, that ends no earlier.
-    pub doubted: Vec<SnapshotId>,
-    /// Messages of peers that no correct peer sends, for the operator to hear of. Nothing else
-    /// came of them.
+    /// Chunks of a leader's snapshot that the driver must store. The driver answers each with
+    /// [`Msg::ChunkStored`](super::Msg::ChunkStored). When the snapshot is complete, verified,
+    /// durable and installed in the state machine, the driver sends
+    /// [`Msg::Installed`](super::Msg::Installed).
+    pub received_chunks: Vec<SnapshotChunk>,
+    /// Snapshots of this replica that a peer received completely and then discarded, as it does
+    /// with a damaged one. The driver verifies them on its own disk. If the latest snapshot is
+    /// damaged, the driver takes a new one.
+    pub suspect_snapshots: Vec<SnapshotId>,
+    /// Peer messages that were rejected, to be logged. They had no other effect.
     pub rejected: Vec<RejectedMessage>,
 }
 
-/// A message that a correct peer cannot have sent: it was forged, or its sender is broken.
+/// A message that a correct peer cannot have sent: it was forged, or its sender is faulty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedMessage {
-    /// The sender, as it says.
+    /// Id of the sending replica, as the message states it.
     pub from: NodeId,
-    /// Why it was rejected.
+    /// Why the message was rejected.
     pub reason: RejectReason,
 }
 
-/// Why a message of a peer was rejected.
+/// The reason why a peer's message was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectReason {
-    /// No elections can have raised the term that far.
+    /// The message names a term so far above this replica's own term that elections cannot have
+    /// reached it in the time that has passed; the term may be forged.
     Term {
-        /// The term that the message names.
+        /// The term of the message.
         term: Term,
-        /// The replica's own.
+        /// The replica's own term.
         own: Term,
     },
-    /// Another replica is known to lead the term of the message.
+    /// The message claims to come from the leader of a term, but another replica is known to lead
+    /// that term.
     SecondLeader {
         /// The term of the message.
         term: Term,
-        /// The leader of that term.
+        /// The known leader of `term`.
         leader: NodeId,
     },
-    /// It has another entry where this replica's log is committed, or is known to be the same as
-    /// that of the leader.
+    /// The message contradicts an entry that is committed or known to be equal to the leader's.
     Contradiction {
-        /// An entry or the end of a snapshot, as the message has it.
+        /// Id of the contradicting entry in the message, or of the last entry of its snapshot.
         entry: EntryId,
-        /// Up to here the replica's log can't be replaced.
+        /// Index up to which this replica's log is final: committed, or equal to the current
+        /// leader's log.
         settled: Index,
     },
 }
 
-/// Names a snapshot. Those of two replicas that end with the same entry hold the same state but
-/// need not be the same bytes, so a transfer is of one of them from beginning to end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SnapshotId {
-    /// The last entry that is in it.
-    pub last: EntryId,
-    /// Its length.
-    pub bytes: u64,
-    /// A checksum over all of it.
-    pub checksum: u32,
-}
-
-/// A part of a leader's snapshot.
+/// A chunk of a leader's snapshot, for the driver to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
-    /// The term of the leader that sent it.
+    /// Term of the leader that sent the chunk.
     pub term: Term,
-    /// Which snapshot.
+    /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// The round of that term in which it was sent.
+    /// Number of the leader's round of messages in which the chunk was sent.
     pub round: Round,
-    /// Where in it the chunk begins.
+    /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// Its bytes.
+    /// The bytes of the chunk.
     pub chunk: Bytes,
 }
 
-/// The term and the vote: one record, durable before any message shows it (Figure 2).
+/// The term and vote that Raft must keep on disk (Figure 2): stored as one record, which is durable
+/// before any message reveals the term or the vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
-    /// Latest term seen.
+    /// The highest term that the replica has seen.
     pub term: Term,
-    /// Who got this replica's vote in that term.
+    /// The candidate that received this replica's vote in `term`; `None` if it has not voted.
     pub voted_for: Option<NodeId>,
 }
 
-/// What must be durable, and what may leave only then. Jobs are done in order.
+/// A job for the log writer: what must become durable, and what may be sent after that. Jobs are
+/// done in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AppendJob {
-    /// Its number, one more than the job's before.
+    /// Number of the job: one more than the previous job's. The first job of a process has number
+    /// 1.
     pub sequence: JobSequence,
-    /// New hard state, if it changed.
+    /// The hard state to be written; `None` if it has not changed since the previous job.
     pub hard_state: Option<HardState>,
-    /// Before anything else in this job the log begins anew behind this entry, the end of a
-    /// snapshot that is on disk; all that it held is gone.
+    /// If set, the log writer first replaces the log on disk by an empty log that starts after this
+    /// entry, the last one of a durable snapshot. `None` if the log on disk stays.
     pub restart_after: Option<EntryId>,
-    /// Entries up to here are in a snapshot on disk and will not be asked for again: their files
-    /// may go.
+    /// Index up to which all entries are in a durable snapshot and will not be read again, so their
+    /// log segments may be removed; `None` if nothing new may be removed.
     pub compact_to: Option<Index>,
-    /// Entries in order without gaps. The first replaces whatever the log held from its index on.
+    /// Entries to be written, without gaps. The first one replaces everything in the log from its
+    /// index on.
     pub entries: Vec<Entry>,
-    /// With this job a member that lost its disk has rejoined. Once everything else of this job
-    /// and of the ones before it is durable, the log writer removes the durable mark that says
-    /// that this replica is rejoining; only when that is durable too is the job done, and only
-    /// then do its messages leave.
+    /// Whether a member that had lost its disk becomes a full member with this job. When everything
+    /// else in this job and in earlier jobs is durable, the log writer removes the mark on disk
+    /// that says that this replica is rejoining. The job is done, and its messages may be sent,
+    /// when the removal is durable too.
     pub rejoined: bool,
-    /// Messages to peers that vouch for what this job and the ones before it make durable.
+    /// Messages to peers that may be sent only when this job and all earlier ones are done.
     pub release: Vec<Envelope>,
 }
 
-/// What goes to the state machine: first all entries, in order, then the reads.
+/// A job for the applier, which first applies all `entries` in order and then answers the `reads`.
 #[derive(Debug, Default)]
 pub struct ApplyJob {
-    /// Committed entries, without gaps over all jobs.
+    /// Committed entries to be applied in order. Over all jobs they have no gaps.
     pub entries: Vec<Committed>,
-    /// Reads that may be answered from the state after `entries`.
+    /// Reads to be answered from the state after all `entries` are applied.
     pub reads: Vec<ClientRequest>,
 }
 
@@ -148,74 +143,72 @@ pub struct ApplyJob {
 pub struct Committed {
     /// The entry.
     pub entry: Entry,
-    /// Whether this replica led when it committed. Under the course's door the leader that
-    /// commits an entry answers it, its own and inherited ones alike.
+    /// Whether this replica committed the entry as leader. In the course's simulator the leader
+    /// that commits an entry answers its client, also for entries that an earlier leader appended.
     pub as_leader: bool,
 }
 
-/// Why a request is refused. In every case it is certain that it was not and will not be applied
-/// by this attempt.
+/// A refused client request: it was not applied and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which request.
+    /// The id of the refused request.
     pub key: RequestKey,
-    /// Why.
+    /// Why the request was refused.
     pub reason: RefusalReason,
-    /// Whom to ask instead, if anybody is known.
+    /// The current leader, which the client can send the request to; `None` if it is unknown.
     pub leader: Option<NodeId>,
 }
 
-/// Why a request is refused.
+/// The reason why a client request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// Another replica leads, or nobody was found to in time.
+    /// Another replica leads, or no leader was found in time.
     NotLeader,
-    /// It was appended here, but another entry was committed in its place.
+    /// The request was appended to the log, but a later leader committed another entry in its
+    /// place.
     Replaced,
-    /// Too much is under way.
+    /// The limit of uncommitted bytes, waiting reads or waiting requests is reached.
     Busy,
-    /// There is too little room on the disks that would have to hold it.
+    /// There is too little free disk space on this leader or on a majority.
     DiskFull,
-    /// It would add to what is in memory, and that is full. Said by the driver: the core knows
-    /// nothing of memory.
+    /// The memory limit is reached. Only drivers use this reason: the core does not measure memory.
     OutOfMemory,
 }
 
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RejectReason::Term { term, own } => write!(
-                f,
-                "it names term {term}, which no elections can have reached from term {own}"
-            ),
+            RejectReason::Term { term, own } => {
+                write!(f, "term {term} cannot have been reached by elections from term {own}")
+            }
             RejectReason::SecondLeader { term, leader } => {
-                write!(f, "it was sent by a leader of term {term}, which {leader} leads")
+                write!(f, "sent as leader of term {term}, which {leader} leads")
             }
             RejectReason::Contradiction { entry, settled } => write!(
                 f,
-                "it has entry {entry}, but this log differs there and is settled up to {settled}"
+                "entry {entry} contradicts this replica's log, which is final up to {settled}"
             ),
         }
     }
 }
 
 impl ApplyJob {
-    /// Whether there is nothing to do.
+    /// Returns whether the job contains neither entries nor reads.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.reads.is_empty()
     }
 }
 
 impl Effects {
-    /// Whether there is nothing to do.
+    /// Returns whether the driver has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.send.is_empty()
             && self.append.is_none()
             && self.apply.is_empty()
             && self.refusals.is_empty()
             && self.chunks_to_send.is_empty()
-            && self.chunks.is_empty()
-            && self.doubted.is_empty()
+            && self.received_chunks.is_empty()
+            && self.suspect_snapshots.is_empty()
             && self.rejected.is_empty()
     }
 }

@@ -1,97 +1,113 @@
-//! Entries in a queue that never copies what it holds: a log of a million entries grows and shrinks
-//! without a pause, and has no more memory than it needs.
-//!
-//! (A `VecDeque` doubles: it has up to twice the memory it needs, three times while it moves.)
+//! A queue of log entries in fixed-size chunks. Unlike a `VecDeque`, which copies its contents when
+//! it grows and then has up to twice the memory it needs, it never moves an entry, so a log of a
+//! million entries grows and shrinks without a pause.
 
 use std::collections::VecDeque;
 
 use crate::record::Entry;
 
-/// Entries in a piece.
-const PIECE: usize = if cfg!(test) { 4 } else { 1_024 };
+/// Number of log entries in a full chunk of [`Entries`]; small in tests, so that they fill many
+/// chunks.
+const CHUNK_LEN: usize = if cfg!(test) { 4 } else { 1_024 };
 
-/// A queue of entries in pieces.
+/// A queue of log entries in chunks, which never moves an entry when it grows or shrinks.
 ///
-/// Invariant: no piece is empty; all but the first and the last hold [`PIECE`] entries.
+/// Invariant: no chunk is empty; all but the first and the last contain [`CHUNK_LEN`] entries.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    pieces: VecDeque<VecDeque<Entry>>,
+    chunks: VecDeque<VecDeque<Entry>>,
 }
 
 impl Entries {
     pub(super) fn back(&self) -> Option<&Entry> {
-        self.pieces.back()?.back()
+        self.chunks.back()?.back()
     }
 
     pub(super) fn get(&self, position: usize) -> Option<&Entry> {
-        let (piece, place) = self.place(position);
-        self.pieces.get(piece)?.get(place)
+        let (chunk, offset) = self.locate(position);
+        self.chunks.get(chunk)?.get(offset)
     }
 
-    /// All from `position` on.
+    /// Returns an iterator over the entries from `position` on, counted from 0 at the front of the
+    /// queue.
     pub(super) fn iter_from(&self, position: usize) -> impl Iterator<Item = &Entry> {
-        let (piece, place) = self.place(position);
-        let piece = piece.min(self.pieces.len());
-        let first = self.pieces.get(piece).map_or(0, |first| place.min(first.len()));
-        self.pieces.range(piece..).flatten().skip(first)
+        let (chunk, offset) = self.locate(position);
+        let chunk = chunk.min(self.chunks.len());
+        let first = self.chunks.get(chunk).map_or(0, |first| offset.min(first.len()));
+        self.chunks.range(chunk..).flatten().skip(first)
     }
 
-    /// How many from the first on `holds` is true of, which must be false from some entry on.
-    pub(super) fn partition_point(&self, holds: impl Fn(&Entry) -> bool) -> usize {
-        let whole = self.pieces.partition_point(|piece| piece.back().is_none_or(&holds));
-        let inside = self.pieces.get(whole).map_or(0, |piece| piece.partition_point(&holds));
-        self.count(whole) + inside
+    /// Returns the position of the first entry for which `predicate` is false, or the queue's
+    /// length if there is none. The predicate must be true for a prefix of the queue and false for
+    /// the rest.
+    pub(super) fn partition_point(&self, predicate: impl Fn(&Entry) -> bool) -> usize {
+        let full = self.chunks.partition_point(|chunk| chunk.back().is_none_or(&predicate));
+        let inside = self.chunks.get(full).map_or(0, |chunk| chunk.partition_point(&predicate));
+        self.count(full) + inside
     }
 
     pub(super) fn push_back(&mut self, entry: Entry) {
-        if let Some(piece) = self.pieces.back_mut().filter(|piece| piece.len() < PIECE) {
-            piece.push_back(entry);
+        if let Some(chunk) = self.chunks.back_mut().filter(|chunk| chunk.len() < CHUNK_LEN) {
+            chunk.push_back(entry);
             return;
         }
-        // A log that stays short, as in most simulations, needs no whole piece.
-        let room = if self.pieces.is_empty() { 1 } else { PIECE };
-        let mut piece = VecDeque::with_capacity(room);
-        piece.push_back(entry);
-        self.pieces.push_back(piece);
+        // Most simulations have a short log, which needs no full chunk.
+        let capacity = if self.chunks.is_empty() { 1 } else { CHUNK_LEN };
+        let mut chunk = VecDeque::with_capacity(capacity);
+        chunk.push_back(entry);
+        self.chunks.push_back(chunk);
+        self.check_full_before_last();
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Entry> {
-        let first = self.pieces.front_mut()?;
+        let first = self.chunks.front_mut()?;
         let entry = first.pop_front();
+        assert!(entry.is_some(), "the first of {} chunks is empty", self.chunks.len());
         if first.is_empty() {
-            self.pieces.pop_front();
+            self.chunks.pop_front();
         }
         entry
     }
 
     pub(super) fn pop_back(&mut self) -> Option<Entry> {
-        let last = self.pieces.back_mut()?;
+        let last = self.chunks.back_mut()?;
         let entry = last.pop_back();
+        assert!(entry.is_some(), "the last of {} chunks is empty", self.chunks.len());
         if last.is_empty() {
-            self.pieces.pop_back();
+            self.chunks.pop_back();
         }
         entry
     }
 
     pub(super) fn len(&self) -> usize {
-        self.count(self.pieces.len())
+        self.count(self.chunks.len())
     }
 
-    /// Entries in the first so many pieces.
-    fn count(&self, pieces: usize) -> usize {
-        match pieces {
+    /// Returns the number of entries in the first `chunks` chunks.
+    fn count(&self, chunks: usize) -> usize {
+        match chunks {
             0 => 0,
-            1 => self.pieces[0].len(),
-            _ => self.pieces[0].len() + (pieces - 2) * PIECE + self.pieces[pieces - 1].len(),
+            1 => self.chunks[0].len(),
+            _ => self.chunks[0].len() + (chunks - 2) * CHUNK_LEN + self.chunks[chunks - 1].len(),
         }
     }
 
-    /// The piece that a position is or would be in, and where in it.
-    fn place(&self, position: usize) -> (usize, usize) {
-        let first = self.pieces.front().map_or(0, VecDeque::len);
+    /// Returns the number of the chunk that contains `position`, and the offset in that chunk. For
+    /// a position past the end, both say where the entry would be.
+    fn locate(&self, position: usize) -> (usize, usize) {
+        let first = self.chunks.front().map_or(0, VecDeque::len);
         match position.checked_sub(first) {
             None => (0, position),
-            Some(behind) => (1 + behind / PIECE, behind % PIECE),
+            Some(rest) => (1 + rest / CHUNK_LEN, rest % CHUNK_LEN),
+        }
+    }
+
+    /// Panics if the next-to-last chunk of the queue is not full, unless it is also the first one:
+    /// only the first and the last chunk may be shorter than [`CHUNK_LEN`].
+    fn check_full_before_last(&self) {
+        if let Some(before) = self.chunks.len().checked_sub(2).filter(|&chunk| chunk > 0) {
+            let len = self.chunks[before].len();
+            assert!(len == CHUNK_LEN, "an inner chunk has {len} entries of {CHUNK_LEN}");
         }
     }
 }
@@ -104,54 +120,54 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum Action {
         Push(usize),
         PopFront(usize),
         PopBack(usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            (0_usize..12).prop_map(Step::Push),
-            (0_usize..9).prop_map(Step::PopFront),
-            (0_usize..9).prop_map(Step::PopBack),
+            (0_usize..12).prop_map(Action::Push),
+            (0_usize..9).prop_map(Action::PopFront),
+            (0_usize..9).prop_map(Action::PopBack),
         ]
     }
 
     proptest! {
-        /// Pieces beside one queue.
+        /// Compares chunks with one queue.
         #[test]
-        fn pieces_are_as_one_queue(steps in proptest::collection::vec(step(), 0..40)) {
+        fn chunks_behave_like_one_queue(actions in proptest::collection::vec(action(), 0..40)) {
             let mut buffer = RecordBuffer::default();
-            let mut pieces = Entries::default();
+            let mut chunks = Entries::default();
             let mut model: VecDeque<Entry> = VecDeque::new();
             let mut next = 1;
-            for step in steps {
-                match step {
-                    Step::Push(count) => for _ in 0..count {
+            for action in actions {
+                match action {
+                    Action::Push(count) => for _ in 0..count {
                         let entry =
                             buffer.encode(EntryId::new(1, next), EntryKind::Command, b"");
                         next += 1;
-                        pieces.push_back(entry.clone());
+                        chunks.push_back(entry.clone());
                         model.push_back(entry);
                     },
-                    Step::PopFront(count) => for _ in 0..count {
-                        prop_assert_eq!(pieces.pop_front(), model.pop_front());
+                    Action::PopFront(count) => for _ in 0..count {
+                        prop_assert_eq!(chunks.pop_front(), model.pop_front());
                     },
-                    Step::PopBack(count) => for _ in 0..count {
-                        prop_assert_eq!(pieces.pop_back(), model.pop_back());
+                    Action::PopBack(count) => for _ in 0..count {
+                        prop_assert_eq!(chunks.pop_back(), model.pop_back());
                     },
                 }
-                prop_assert_eq!(pieces.len(), model.len());
-                prop_assert_eq!(pieces.back(), model.back());
+                prop_assert_eq!(chunks.len(), model.len());
+                prop_assert_eq!(chunks.back(), model.back());
                 for position in 0..model.len() + 6 {
-                    prop_assert_eq!(pieces.get(position), model.get(position));
-                    let there: Vec<_> = pieces.iter_from(position).collect();
-                    let wanted: Vec<_> = model.iter().skip(position).collect();
-                    prop_assert_eq!(there, wanted);
+                    prop_assert_eq!(chunks.get(position), model.get(position));
+                    let rest: Vec<_> = chunks.iter_from(position).collect();
+                    let expected: Vec<_> = model.iter().skip(position).collect();
+                    prop_assert_eq!(rest, expected);
                     let bound = model.get(position).map_or(next, |entry| entry.index().0);
                     let below = |entry: &Entry| entry.index().0 < bound;
-                    prop_assert_eq!(pieces.partition_point(below), model.partition_point(below));
+                    prop_assert_eq!(chunks.partition_point(below), model.partition_point(below));
                 }
             }
         }

@@ -1,11 +1,10 @@
-//! Whom a leader sends to, when, and what: new entries to all or to a thrifty, rotating quorum,
-//! retransmission by measured round trip, heartbeats to whoever had nothing else, and a word to
-//! all when a quorum has been silent for long.
+//! Which peers the leader sends to, and when: new entries, retransmissions, heartbeats, rounds for
+//! reads, and the commit index.
 //!
-//! One rule covers new entries, retransmission, dead peers and read confirmations: the leader
-//! has a goal (a log index, and a round if reads wait), some peers have reached it, of some it
-//! may be hoped that they will, and where both together are too few it sends to more, those
-//! first that have had nothing for the longest time.
+//! With [`FanOut::All`] each entry goes to all peers. With [`FanOut::Thrifty`] it goes to as many
+//! peers as a quorum needs; to more of them only if replies are overdue. The peers that were sent
+//! to least recently come first, so all of them get their turn. Where loss is high, one more peer
+//! than needed gets the first attempt.
 
 use std::cmp::Reverse;
 
@@ -20,59 +19,67 @@ use super::quorum::quorum;
 use super::shared::Shared;
 use super::timing;
 
-/// What the leader wants of its peers.
+/// Message loss in permille from which [`FanOut::Thrifty`] sends to one peer more than a quorum
+/// needs at the first attempt. At this loss a leader that sends to two of four peers gets both
+/// replies at the first attempt in less than half of the cases.
+const SPARE_LOSS_PERMILLE: u16 = 200;
+/// Number of messages, each answered or counted as lost, that the leader must have sent before its
+/// own estimate of the loss replaces the one of the previous leader.
+const MEASURED_MIN: f64 = 12.0;
+/// Number of entries that a peer may lack before the leader sends it appends at once, even if it is
+/// not one of the peers that the leader chose for the newest entries. If `append_entries_max`, the
+/// maximum number of entries of one append, is lower, that is the limit.
+const CATCH_UP_ENTRIES: usize = 64;
+
+/// What the leader waits for: a number of peers that have acknowledged an entry and answered a
+/// round of messages.
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
     round: Round,
-    /// How many peers shall reach it.
+    /// Number of peers that must acknowledge the entry at `index` and answer `round`.
     peers: usize,
-    /// How many more to send to at the first try, lest some of the messages get lost.
+    /// Number of peers, in addition to `peers`, that the leader sends to at the first attempt, in
+    /// case messages get lost.
     spare: usize,
 }
 
-/// From this loss on, in a thousand, thrifty sending goes to one more peer than needed: with
-/// two of four the chance that both answers come at the first try is below a third there.
-const SPARE_LOSS_PERMILLE: u16 = 200;
-
-/// Messages whose fate must be known before they count for more than the estimate of the leader
-/// before.
-const MEASURED_MIN: f64 = 12.0;
-
-/// A peer that lacks more entries than this, or than an append holds, is kept going.
-const CATCH_UP_ENTRIES: usize = 64;
-
 impl Goal {
     fn is_reached_by(self, progress: &Progress) -> bool {
-        progress.match_index() >= self.index && progress.acked_round >= self.round
+        progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    fn is_hoped_of(self, progress: &Progress, shared: &Shared) -> bool {
-        progress.is_awaiting(shared.now, &shared.config)
+    /// Returns whether the messages in flight to the peer suffice for the goal: if it answers them,
+    /// it has acknowledged the entry and answered the round. False if one of its replies is
+    /// overdue.
+    fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
+        progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
             && progress.sent_round >= self.round
     }
 }
 
 impl Leader {
-    /// Sends what there is to send. Called once at the end of a batch, so that one append
-    /// carries all that the batch brought.
+    /// Sends all messages to peers that are due: entries, retransmissions, heartbeats, probes, the
+    /// commit index and snapshot chunks. Called once at the end of a batch of inputs, so that one
+    /// message carries everything that the batch produced.
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
         for progress in &mut self.progress {
-            progress.end_rest(shared.now);
+            progress.end_pause(shared.now);
             progress.expire(shared.now, &shared.config);
         }
         self.send_snapshots(shared, out);
         let round_before = self.round;
-        for peer in std::mem::take(&mut self.owed) {
+        for peer in std::mem::take(&mut self.urgent) {
             let position = self.progress.iter().position(|progress| progress.id == peer);
-            self.send(position.expect("admitted a peer"), true, round_before, shared, out);
+            let position = position.expect("admitted peers only");
+            self.send(position, true, round_before, shared, out);
         }
         if shared.now >= self.quorum_probe_at(shared) {
-            let first = self.probed_at.is_none_or(|at| at < self.quorum_heard_at(shared));
-            self.probes = if first { 0 } else { self.probes + 1 };
-            self.probed_at = Some(shared.now);
+            let is_first = self.quorum_probed_at.is_none_or(|at| at < self.quorum_heard_at(shared));
+            self.quorum_probes = if is_first { 0 } else { self.quorum_probes + 1 };
+            self.quorum_probed_at = Some(shared.now);
             for position in 0..self.progress.len() {
                 self.send(position, true, round_before, shared, out);
             }
@@ -83,42 +90,51 @@ impl Leader {
         self.catch_up(round_before, shared, out);
         for position in 0..self.progress.len() {
             if shared.now >= self.heartbeat_at(position, shared) {
-                let silent = self.progress[position].is_silent(shared.loss_permille);
-                self.send(position, !silent, round_before, shared, out);
+                let is_silent = self.progress[position].is_silent(shared.loss_permille);
+                self.send(position, !is_silent, round_before, shared, out);
             }
         }
-        self.show_commit(round_before, shared, out);
+        self.send_commit_index(round_before, shared, out);
+        assert!(
+            self.round <= round_before.next(),
+            "a batch began rounds {round_before:?} to {:?}",
+            self.round
+        );
     }
 
-    /// Sends the commit index by itself to whom nothing else has brought it in time.
-    fn show_commit(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
-        let Some(patience) = shared.config.commit_notice_after else { return };
+    /// Sends the commit index, in a message without entries, to each peer that has not received it
+    /// with other messages within [`Config::commit_notice_after`](crate::config::Config). Skips
+    /// peers that do not answer or are receiving a snapshot. `round_before` is the last round of
+    /// earlier batches of inputs.
+    fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
+        let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
-        let unshown = |progress: &Progress, shared: &Shared| {
-            progress.shown_commit_index < commit_index
+        let lacks_it = |progress: &Progress, shared: &Shared| {
+            progress.sent_commit_index < commit_index
                 && !progress.is_silent(shared.loss_permille)
-                && !progress.is_in_transfer()
+                && !progress.is_receiving_snapshot()
         };
-        if !self.progress.iter().any(|progress| unshown(progress, shared)) {
-            self.unshown_since = None;
+        if !self.progress.iter().any(|progress| lacks_it(progress, shared)) {
+            self.commit_unsent_since = None;
             return;
         }
-        let since = *self.unshown_since.get_or_insert(shared.now);
-        if shared.now < since + patience {
+        let since = *self.commit_unsent_since.get_or_insert(shared.now);
+        if shared.now < since + delay {
             return;
         }
-        self.unshown_since = None;
+        self.commit_unsent_since = None;
         for position in 0..self.progress.len() {
-            if unshown(&self.progress[position], shared) {
+            if lacks_it(&self.progress[position], shared) {
                 self.send(position, false, round_before, shared, out);
             }
         }
     }
 
-    /// When there is something to do for `replicate` although nothing came in.
+    /// Returns the next time at which the leader must act although no message arrives: it
+    /// retransmits, sends a heartbeat, chunk or commit index, or steps down.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
-        next = next.min(self.next_chunk_at(shared)).min(self.handover_at(shared));
+        next = next.min(self.next_chunk_at(shared)).min(self.transfer.next_timeout(shared));
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|progress| goal.is_reached_by(progress)).count();
         for (position, progress) in self.progress.iter().enumerate() {
@@ -128,10 +144,10 @@ impl Leader {
                 next = next.min(at.unwrap_or(Instant::MAX));
             }
         }
-        if let (Some(since), Some(patience)) =
-            (self.unshown_since, shared.config.commit_notice_after)
+        if let (Some(since), Some(delay)) =
+            (self.commit_unsent_since, shared.config.commit_notice_after)
         {
-            next = next.min(since + patience);
+            next = next.min(since + delay);
         }
         next
     }
@@ -139,49 +155,58 @@ impl Leader {
     fn goal(&self, shared: &Shared) -> Goal {
         let last = shared.log.last().index;
         let round = self.reads.wanted_round().unwrap_or(Round(0));
-        let thrifty = quorum(shared.replicas(), &shared.config) - 1;
-        let first_try = last > self.tried_index || round > self.tried_round;
-        let spare = usize::from(first_try && shared.loss_permille >= SPARE_LOSS_PERMILLE);
+        let quorum_peers = quorum(shared.replicas(), &shared.config) - 1;
+        let is_first_attempt = last > self.attempted_index || round > self.attempted_round;
+        let spare = usize::from(is_first_attempt && shared.loss_permille >= SPARE_LOSS_PERMILLE);
         match shared.config.fan_out {
             FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
-            // What is committed already reaches the others in their turn.
             FanOut::Thrifty if last > shared.commit_index() => {
-                Goal { index: last, round, peers: thrifty, spare }
+                Goal { index: last, round, peers: quorum_peers, spare }
             }
-            FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: thrifty, spare },
+            // Everything is committed; the other peers get it in their turn.
+            FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: quorum_peers, spare },
         }
     }
 
+    /// Sends the newest entries and the round that reads wait for to as many peers as must still
+    /// acknowledge them, first to the peers that the leader sent to least recently. `round_before`
+    /// is the last round of earlier batches of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
-        let reached = self.progress.iter().filter(|there| goal.is_reached_by(there)).count();
+        let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
         if reached >= goal.peers {
             return;
         }
-        let hoped = self
+        let pending = self
             .progress
             .iter()
-            .filter(|there| !goal.is_reached_by(there) && goal.is_hoped_of(there, shared))
+            .filter(|peer| !goal.is_reached_by(peer) && goal.is_pending_at(peer, shared))
             .count();
-        let mut order = std::mem::take(&mut self.order);
+        assert!(
+            goal.peers <= self.progress.len() && reached + pending <= self.progress.len(),
+            "{reached} and {pending} of {} peers, {} needed",
+            self.progress.len(),
+            goal.peers
+        );
+        let mut order = std::mem::take(&mut self.send_order);
         order.clear();
         order.extend((0..self.progress.len()).filter(|&position| {
             let progress = &self.progress[position];
             !goal.is_reached_by(progress)
-                && !goal.is_hoped_of(progress, shared)
+                && !goal.is_pending_at(progress, shared)
                 && !self.spares(position, shared)
         }));
-        // Least recently served first: the chosen set rotates, nobody falls behind, and those
-        // passed over now hear from the leader next time. Those that seem dead come last, and
-        // among those served at the same time whoever gave a sign of life first.
+        // Least recently sent to first: the chosen set rotates, so no peer falls behind. Peers that
+        // seem to be down come last; of those sent to at the same time, the one that replied last
+        // comes first.
         order.sort_unstable_by_key(|&position| {
             let progress = &self.progress[position];
-            let silent = progress.is_silent(shared.loss_permille);
-            (silent, progress.last_sent_at, Reverse(progress.heard_at), progress.id)
+            let is_silent = progress.is_silent(shared.loss_permille);
+            (is_silent, progress.last_sent_at, Reverse(progress.last_reply_at), progress.id)
         });
-        self.tried_index = shared.log.last().index;
-        self.tried_round = goal.round;
-        let mut missing = (goal.peers + goal.spare).saturating_sub(reached + hoped);
+        self.attempted_index = shared.log.last().index;
+        self.attempted_round = goal.round;
+        let mut missing = (goal.peers + goal.spare).saturating_sub(reached + pending);
         for &position in &order {
             if missing == 0 {
                 break;
@@ -190,21 +215,29 @@ impl Leader {
                 missing -= 1;
             }
         }
-        self.order = order;
+        self.send_order = order;
     }
 
-    /// Keeps a peer going that is behind by more than one append. Its turn in the rotation, or
-    /// a heartbeat, would bring it only one more each time.
+    /// Sends entries to each peer that lacks many and answers, as far as the limit of entries in
+    /// flight to it allows. Otherwise a lagging peer would get only one append each time that the
+    /// leader chooses it for new entries or sends it a heartbeat. `round_before` is the last round
+    /// of earlier batches of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
-        let enough = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
+        let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
         for position in 0..self.progress.len() {
             let progress = &self.progress[position];
-            let behind = (last.next().0 - progress.next_index().0) > enough;
-            if behind
+            assert!(
+                progress.next_index() <= last.next(),
+                "peer {} has next {}, but the log ends at {last}",
+                progress.id,
+                progress.next_index()
+            );
+            let lacking = last.next().0 - progress.next_index().0;
+            if lacking > threshold
                 && !progress.is_probing()
                 && !progress.is_silent(shared.loss_permille)
-                && progress.has_room(&shared.config)
+                && progress.can_send_entries(&shared.config)
                 && !self.spares(position, shared)
             {
                 self.send(position, true, round_before, shared, out);
@@ -212,8 +245,10 @@ impl Leader {
         }
     }
 
-    /// Sends to a peer what brings it to the goal, as far as its window has room. Whether the
-    /// goal may be hoped of it then.
+    /// Sends the peer at `position` the entries and the round that it lacks to reach `goal`, as far
+    /// as the limit of entries in flight to it allows. Returns whether the peer will reach the goal
+    /// if it answers the messages in flight. `round_before` is the last round of earlier batches of
+    /// inputs.
     fn send_towards(
         &mut self,
         position: usize,
@@ -225,25 +260,29 @@ impl Leader {
         loop {
             let progress = &self.progress[position];
             let lacks_entries = progress.match_index() < goal.index && !progress.covers(goal.index);
-            let lacks_round = progress.sent_round.max(progress.acked_round) < goal.round;
-            let may_send = lacks_round || (lacks_entries && progress.has_room(&shared.config));
+            let lacks_round = progress.sent_round.max(progress.answered_round) < goal.round;
+            let can_send_entries = progress.can_send_entries(&shared.config);
+            let may_send = lacks_round || lacks_entries && can_send_entries;
             if !may_send {
                 break;
             }
-            let probing = progress.is_probing();
-            let sent_before = progress.next_index();
+            let was_probing = progress.is_probing();
+            let next_before = progress.next_index();
             self.send(position, true, round_before, shared, out);
-            self.progress[position].await_answer(shared.now);
-            let advanced = self.progress[position].next_index() > sent_before;
-            if shared.config.fan_out == FanOut::Thrifty || probing || !advanced {
+            self.progress[position].await_reply(shared.now);
+            let has_advanced = self.progress[position].next_index() > next_before;
+            if shared.config.fan_out == FanOut::Thrifty || was_probing || !has_advanced {
                 break;
             }
         }
-        goal.is_hoped_of(&self.progress[position], shared)
+        goal.is_pending_at(&self.progress[position], shared)
     }
 
-    /// Sends one append: entries from the next index on if there are any and the window has
-    /// room, else a heartbeat. Once a peer was served in this flush a mere heartbeat is left out.
+    /// Sends one `AppendEntries` to the peer at `position`. It contains entries from the peer's
+    /// next index on if `with_entries` is set, there are any, and the limit of entries in flight to
+    /// the peer is not reached; otherwise it is a heartbeat. A heartbeat is omitted if the peer was
+    /// already sent a message in this batch of inputs. `round_before` is the last round of earlier
+    /// batches.
     fn send(
         &mut self,
         position: usize,
@@ -254,7 +293,7 @@ impl Leader {
     ) {
         let progress = &self.progress[position];
         let may_store = with_entries && !self.spares(position, shared);
-        let entries = if may_store && progress.has_room(&shared.config) {
+        let entries = if may_store && progress.can_send_entries(&shared.config) {
             shared.log.slice(
                 progress.next_index(),
                 shared.config.append_entries_max,
@@ -263,16 +302,16 @@ impl Leader {
         } else {
             Vec::new()
         };
-        let served = self.round > round_before && progress.sent_round == self.round;
-        if entries.is_empty() && served {
+        let was_sent_to = self.round > round_before && progress.sent_round == self.round;
+        if entries.is_empty() && was_sent_to {
             return;
         }
-        // A heartbeat proves itself where the logs are known to agree; one that pointed past
-        // entries still on their way would be refused if it overtook them.
-        let prev = if progress.is_in_transfer() {
-            // What it lacks is gone: this shows that the leader lives, and proves nothing.
+        let prev = if progress.is_receiving_snapshot() {
+            // The log no longer has what the peer lacks. This proves nothing about its log, only
+            // that the leader is alive.
             EntryId::ZERO
         } else if entries.is_empty() && !progress.is_probing() {
+            // A `prev` past entries in flight would be rejected if the heartbeat overtook them.
             shared.log.id_at(progress.match_index())
         } else {
             shared.log.id_at(progress.next_index().previous())
@@ -283,16 +322,27 @@ impl Leader {
         let sent = entries
             .last()
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));
+        assert!(
+            entries.first().is_none_or(|first| first.index() == prev.index.next()),
+            "{:?} is sent after {prev}",
+            entries.first()
+        );
+        let commit_index = shared.shown_commit_index();
+        assert!(
+            prev.index <= shared.log.last().index && commit_index <= shared.commit_index(),
+            "a message with prev {prev} and commit index {commit_index}, but {} is committed",
+            shared.commit_index()
+        );
         let progress = &mut self.progress[position];
-        progress.shown_commit_index = shared.shown_commit_index();
-        progress.sent(shared.now, self.round, sent);
+        progress.sent_commit_index = commit_index;
+        progress.record_sent(shared.now, self.round, sent);
         let append = AppendEntries {
             term: shared.term(),
             round: self.round,
             prev,
-            commit_index: shared.shown_commit_index(),
+            commit_index,
             loss_permille: shared.loss_permille,
-            transfer_to: self.handover.announced(),
+            transfer_to: self.transfer.announced_target(),
             entries,
         };
         let to = progress.id;
@@ -309,8 +359,9 @@ impl Leader {
         progress.last_sent_at.map_or(shared.now, |at| at + interval)
     }
 
-    /// When most of the check-quorum window has passed without word from a quorum. From then on
-    /// nothing can commit, and only the probes to all are sent; they carry entries too.
+    /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
+    /// [`Instant::MAX`] without peers. After that nothing can be committed, and only the probes to
+    /// all peers carry new entries.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -319,36 +370,42 @@ impl Leader {
         self.quorum_heard_at(shared) + window * 5 / 8
     }
 
-    /// When to send to all because of that: with a rotating few and lost
-    /// messages a leader would otherwise lose its lead although everybody is well.
+    /// Returns when to send to all peers because a quorum has not answered. Otherwise a leader that
+    /// sends to a rotating subset could step down because of lost messages although all replicas
+    /// are healthy. Successive probes are one, two and then four times `quorum_probe_interval`
+    /// apart.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
         }
         let silent = self.quorum_silent_at(shared);
-        match self.probed_at {
+        match self.quorum_probed_at {
             Some(at) if at >= self.quorum_heard_at(shared) => {
-                silent.max(at + shared.config.quorum_probe_interval * (1 << self.probes.min(2)))
+                let interval = shared.config.quorum_probe_interval;
+                silent.max(at + interval * (1 << self.quorum_probes.min(2)))
             }
             _ => silent,
         }
     }
 
-    /// One way, from the share of answered messages: both ways lose alike. Peers that seem dead
-    /// tell nothing about the network.
+    /// Measures the message loss in one direction from the share of messages that peers have
+    /// answered, assuming the same loss in both directions. Peers that seem to be down are left
+    /// out.
     fn measure_loss(&mut self, shared: &mut Shared) {
-        let living = self.progress.iter().filter(|there| !there.is_silent(shared.loss_permille));
-        let (answered, judged) = living
-            .map(Progress::answered_share)
-            .fold((0.0, 0.0), |(sum, all), (share, judged)| (sum + share * judged, all + judged));
-        if judged >= MEASURED_MIN {
-            let one_way = (answered / judged).clamp(0.0, 1.0).sqrt();
+        let alive = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
+        let (answered, samples) =
+            alive.map(Progress::answered_share).fold((0.0, 0.0), |(sum, all), (share, samples)| {
+                (sum + share * samples, all + samples)
+            });
+        if samples >= MEASURED_MIN {
+            let one_way = (answered / samples).clamp(0.0, 1.0).sqrt();
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "between 0 and 1000"
             )]
             let permille = ((1.0 - one_way) * 1000.0).round() as u16;
+            assert!(permille <= 1000, "a loss of {permille} permille");
             shared.loss_permille = permille;
         }
         for progress in &mut self.progress {

@@ -1,53 +1,59 @@
-//! A follower: takes in the leader's entries, votes, and stands for election when it has heard
-//! from no leader for its election timeout.
+//! The follower role: merges the leader's entries, votes, and campaigns when it has not heard a
+//! leader for an election timeout.
 
-use crate::config::Mutant;
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
-use super::effects::Effects;
+use super::effects::{Effects, RejectReason};
 use super::message::{AppendEntries, AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
-use super::replica::Transition;
+use super::role::Transition;
+use super::rules::{self, Acknowledgement};
 use super::shared::Shared;
+use super::transfer;
 
-/// The role of most replicas most of the time.
+/// A replica that follows a leader, or waits for one.
+///
+/// Invariant: `matched_index` is never past the log's end, because the leader of a term only
+/// appends and this replica truncates only what differs from the leader's log.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// When it stands for election unless it hears from a leader or gives its vote before.
+    /// When the follower campaigns, unless it hears from a leader or grants a vote before.
     election_at: Instant,
-    /// Up to here the log is proven equal to that of this term's leader. Never past it, for the
-    /// leader of a term only appends, and this replica truncates only what differs from it.
+    /// Index up to which this replica's log is known to be equal to the log of the current term's
+    /// leader.
     pub(super) matched_index: Index,
-    /// The round of the last chunk of a snapshot in this term; zero before the first.
+    /// Round number of the last snapshot chunk of the current term that was passed to the driver; 0
+    /// if there was none. The reply that reports the installed snapshot echoes it.
     pub(super) install_round: Round,
 }
 
 impl Follower {
+    /// Returns a follower with a new random election timeout, whose `matched_index` is zero.
     pub(super) fn new(shared: &mut Shared) -> Follower {
         let timeout = shared.draw_election_timeout();
-        Follower::standing_at(shared.now + timeout)
+        Follower::with_timeout_at(shared.now + timeout)
     }
 
-    /// One that has heard nothing of this term's leader.
-    fn standing_at(election_at: Instant) -> Follower {
+    fn with_timeout_at(election_at: Instant) -> Follower {
         Follower { election_at, matched_index: Index::ZERO, install_round: Round(0) }
     }
 
-    /// The role at the start of the process.
+    /// Returns the state of a replica at its start: a follower whose election timeout is counted
+    /// from the time at which it first accepts peer messages.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
-        // Nobody has led a replica that has just been made: instead of the patience with a
-        // leader it waits as long as its configuration says, and the random part.
-        let patience = if shared.leader_heard_at.is_none() {
+        // A new replica has had no leader to wait for: it waits as configured.
+        let timeout = if shared.leader_heard_at.is_none() {
             shared.draw_first_election_timeout() + shared.config.first_election_delay
         } else {
             shared.draw_election_timeout()
         };
-        Follower::standing_at(shared.silent_until + patience)
+        Follower::with_timeout_at(shared.silent_until + timeout)
     }
 
-    /// A client waits and there never was a leader: no more time is lost than it takes not to
-    /// stand for election all at once.
-    pub(super) fn hurry(&mut self, shared: &mut Shared) {
+    /// Shortens the election timeout of a new replica, which has heard no leader and is in term 0,
+    /// because a client's request waits. The timeout keeps a random part, so that not all replicas
+    /// campaign at once.
+    pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
             let random_part = shared.draw_first_election_timeout();
             let at = shared.now.max(shared.silent_until) + random_part / 4;
@@ -55,10 +61,10 @@ impl Follower {
         }
     }
 
-    /// A higher term was seen. That alone is no sign of a leader: the patience stays as it was,
-    /// but nothing is proven about the new term's leader yet.
+    /// Returns this follower after its term was raised. The election timeout stays, because a
+    /// higher term alone is no sign of a leader.
     pub(super) fn at_new_term(self) -> Follower {
-        Follower::standing_at(self.election_at)
+        Follower::with_timeout_at(self.election_at)
     }
 
     pub(super) fn election_at(&self) -> Instant {
@@ -73,20 +79,18 @@ impl Follower {
         out: &mut Effects,
     ) -> Transition {
         match message {
-            PeerMsg::TimeoutNow(now) => return Follower::on_timeout_now(shared, from, now),
+            PeerMsg::TimeoutNow(now) => return transfer::on_timeout_now(shared, from, now),
             PeerMsg::AppendEntries(append) => self.on_append_entries(shared, from, &append, out),
             PeerMsg::RequestVote(request) => self.on_request_vote(shared, from, request, out),
-            // Answers to a role that this replica has left. What is about rejoining never comes to
-            // a role.
-            PeerMsg::AppendReply(_)
-            | PeerMsg::VoteReply(_)
-            | PeerMsg::InstallReply(_)
-            | PeerMsg::Rejoin(_)
-            | PeerMsg::RejoinReply(_) => {
-                shared.counters.stale += 1;
-            }
             PeerMsg::InstallSnapshot(install) => {
                 self.on_install_snapshot(shared, from, install, out);
+            }
+            // Replies to an earlier role of this replica.
+            PeerMsg::AppendReply(_) | PeerMsg::VoteReply(_) | PeerMsg::InstallReply(_) => {
+                shared.counters.stale += 1;
+            }
+            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => {
+                unreachable!("messages about rejoining are handled in every role alike")
             }
         }
         Transition::Stay
@@ -97,36 +101,38 @@ impl Follower {
             return Transition::Stay;
         }
         if shared.disk.is_stalled() || shared.is_rejoining() || shared.term() == Term::MAX {
-            // It could not even vote for itself, or must not: others may be better off.
+            // It could not make its own vote durable, or must not campaign.
             self.election_at = shared.now + shared.draw_election_timeout();
             return Transition::Stay;
         }
         Transition::Campaign
     }
 
-    /// Notes that this term's leader lives.
-    pub(super) fn hear(&mut self, shared: &mut Shared, from: NodeId, out: &mut Effects) {
+    /// Records that this term's leader is alive, and restarts the election timeout.
+    pub(super) fn heard_leader(&mut self, shared: &mut Shared, from: NodeId, out: &mut Effects) {
         shared.heard_leader(from);
-        shared.redirect_held(out);
+        shared.redirect_waiting(out);
         self.election_at = shared.now + shared.draw_election_timeout();
     }
 
-    /// Up to here this log can't be replaced: it is committed, or proven equal to the log of this
-    /// term's leader, which only appends.
-    pub(super) fn settled(&self, shared: &Shared) -> Index {
+    /// Returns the index up to which this replica's log is final: committed, or equal to the log of
+    /// the current term's leader, which only appends.
+    pub(super) fn settled_index(&self, shared: &Shared) -> Index {
         shared.commit_index().max(self.matched_index)
     }
 
-    /// An entry of an append that differs from this log where that can't be replaced.
-    fn contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
-        let settled = self.settled(shared);
+    /// Returns the id of the first entry of an append, `prev` included, that differs from the final
+    /// part of this replica's log; `None` if no entry does.
+    fn find_contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
+        let settled = self.settled_index(shared);
         std::iter::once(append.prev)
             .chain(append.entries.iter().map(Entry::id))
-            .take_while(|there| there.index <= settled)
-            .find(|&there| shared.contradicts(there))
+            .take_while(|id| id.index <= settled)
+            .find(|&id| shared.contradicts(id))
     }
 
-    /// Receiver rules 2 to 5 of `AppendEntries` (Figure 2); rule 1 is the term rule in `Replica`.
+    /// Handles an `AppendEntries` of the current term's leader: receiver rules 2 to 5 (Figure 2).
+    /// Rule 1, about the term, is in `replica/admission.rs`.
     fn on_append_entries(
         &mut self,
         shared: &mut Shared,
@@ -134,75 +140,77 @@ impl Follower {
         append: &AppendEntries,
         out: &mut Effects,
     ) {
-        let settled = self.settled(shared);
-        if let Some(entry) = self.contradiction(shared, append) {
-            shared.reject_contradiction(from, entry, settled, out);
+        if let Some(entry) = self.find_contradiction(shared, append) {
+            let settled = self.settled_index(shared);
+            shared.reject(from, RejectReason::Contradiction { entry, settled }, out);
             return;
         }
         shared.loss_permille = append.loss_permille.min(1_000);
-        if let Some(to) = append.transfer_to {
-            shared.announced_transfer = Some((append.term, to));
+        if let Some(target) = append.transfer_to {
+            shared.announced_transfer = Some((append.term, target));
         }
-        self.hear(shared, from, out);
-        let disk = shared.disk.state();
-        let (term, round) = (append.term, append.round);
-        let answer = |outcome| PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
-        // Everything up to the base is committed, so this term's leader holds the same there.
+        self.heard_leader(shared, from, out);
+        // Entries up to the base are committed, so this term's leader has them too.
         let base = shared.log.base().index;
         if append.prev.index >= base && !shared.log.holds(append.prev) {
-            // Not past `prev`, and not `prev` itself: that is what differs.
-            let before = Index(append.prev.index.previous().0.min(shared.log.last().index.0));
-            let hint = shared.log.last_agreement(EntryId { term: append.prev.term, index: before });
+            // `prev` itself differs, so the logs agree before it at most.
+            let before = append.prev.index.previous().min(shared.log.last().index);
+            let hint = EntryId { term: append.prev.term, index: before };
+            let hint = shared.log.last_agreement(hint);
+            assert!(hint.index <= before, "hint {hint} for a rejected {}", append.prev);
             let outcome = AppendOutcome::Reject { refused: append.prev.index, hint };
-            shared.send(from, answer(outcome), out);
+            let reply = reply_to(append, outcome, shared);
+            shared.send(from, reply, out);
             return;
         }
-        let known = append.entries.partition_point(|entry| entry.index() <= base);
-        let entries = shared.storable(&append.entries[known..]);
+        let compacted = append.entries.partition_point(|entry| entry.index() <= base);
+        let entries = shared.disk.storable(&append.entries[compacted..], &shared.log);
         shared.splice(entries);
-        let proven = Index(append.prev.index.0 + (known + entries.len()) as u64);
+        let proven = Index(append.prev.index.0 + (compacted + entries.len()) as u64);
         self.matched_index = self.matched_index.max(proven).max(base);
-        let known = if shared.config.breaks(Mutant::CommitUncut) {
-            append.commit_index.min(shared.log.last().index)
-        } else {
-            append.commit_index.min(self.matched_index)
-        };
-        shared.commit_to(known, false);
-        self.acknowledge(shared, from, append, &answer, out);
+        self.check(shared);
+        let commit_index = rules::proven_commit_index(
+            append.commit_index,
+            self.matched_index,
+            shared.log.last().index,
+            &shared.config,
+        );
+        shared.commit_to(commit_index, false);
+        assert!(shared.leader == Some(from), "{:?} leads, not {from}", shared.leader);
+        self.acknowledge(shared, from, append, out);
     }
 
-    /// Answers how far the log is durable and matching. With entries that are not yet on disk
-    /// the answer waits for them; without, it leaves at once and vouches for less.
+    /// Acknowledges the entries that are durable and equal to the leader's log: at once for a
+    /// heartbeat, and when the new entries are durable for an append with entries.
     fn acknowledge(
         &self,
         shared: &mut Shared,
         from: NodeId,
         append: &AppendEntries,
-        answer: &dyn Fn(AppendOutcome) -> PeerMsg,
         out: &mut Effects,
     ) {
-        let durable_index = shared.log.durable_index();
-        if shared.config.breaks(Mutant::AcknowledgeOwnLast) {
-            let index = shared.log.last().index;
-            shared.send_when_durable(from, answer(AppendOutcome::Match { index }));
-        } else if append.entries.is_empty()
-            || self.matched_index <= durable_index
-            || shared.config.breaks(Mutant::AcknowledgeBeforeSync)
-        {
-            let index = if shared.config.breaks(Mutant::AcknowledgeBeforeSync) {
-                self.matched_index
-            } else {
-                self.matched_index.min(durable_index)
-            };
-            shared.send(from, answer(AppendOutcome::Match { index }), out);
-        } else {
-            let index = self.matched_index;
-            shared.send_when_durable(from, answer(AppendOutcome::Match { index }));
+        let acknowledgement = rules::acknowledgement(
+            self.matched_index,
+            shared.log.durable_index(),
+            shared.log.last().index,
+            !append.entries.is_empty(),
+            &shared.config,
+        );
+        match acknowledgement {
+            Acknowledgement::Now(index) => {
+                let reply = reply_to(append, AppendOutcome::Match { index }, shared);
+                shared.send(from, reply, out);
+            }
+            Acknowledgement::WhenDurable(index) => {
+                let reply = reply_to(append, AppendOutcome::Match { index }, shared);
+                shared.send_when_durable(from, reply);
+            }
         }
     }
 
-    /// Receiver rule 2 of `RequestVote` (Figure 2); the term is this replica's own by now. Who
-    /// gets no vote gets no answer: it counts votes, not refusals, and messages cost.
+    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it; the request's term
+    /// must be the current one. A refused vote gets no reply, because the candidate counts granted
+    /// votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,
@@ -210,15 +218,22 @@ impl Follower {
         request: RequestVote,
         out: &mut Effects,
     ) {
-        let free = shared.voted_for().is_none_or(|voted| voted == from)
-            || shared.config.breaks(Mutant::VoteTwice);
-        // The lease is asked about here too and not only where a term is adopted: a late answer
-        // may have raised this replica's term while the leader of the one before still serves.
-        let repeated = shared.voted_for() == Some(from);
-        let bound = !repeated
+        assert!(
+            request.term == shared.term(),
+            "a request for term {} in term {}",
+            request.term,
+            shared.term()
+        );
+        let is_repeated = shared.voted_for() == Some(from);
+        // Also checked where a request raises the term. Here because another message may have
+        // raised it while the leader of the term before may still hold a lease.
+        let is_lease_protected = !is_repeated
             && !shared.is_announced_transfer(from, &request)
             && shared.leader_may_hold_lease();
-        if !free || bound || !shared.is_up_to_date(request.last) {
+        if is_lease_protected
+            || !rules::vote_is_free(shared.voted_for(), from, &shared.config)
+            || !shared.is_up_to_date(request.last)
+        {
             return;
         }
         shared.vote_for(from);
@@ -226,4 +241,20 @@ impl Follower {
         let reply = VoteReply { term: request.term, pre: false, granted: true };
         shared.send(from, PeerMsg::VoteReply(reply), out);
     }
+
+    /// Panics if the invariant of [`Follower`] is violated.
+    pub(super) fn check(&self, shared: &Shared) {
+        assert!(
+            self.matched_index <= shared.log.last().index,
+            "matched up to {}, but the log ends with {}",
+            self.matched_index,
+            shared.log.last()
+        );
+    }
+}
+
+fn reply_to(append: &AppendEntries, outcome: AppendOutcome, shared: &Shared) -> PeerMsg {
+    let disk = shared.disk.state();
+    let (term, round) = (append.term, append.round);
+    PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
 }

@@ -1,85 +1,100 @@
-//! A leader: takes in requests, replicates them, commits what a quorum holds durably, answers
-//! reads, and gives up its lead when it has not heard from a quorum for a while.
-//!
-//! Whom it sends to and when is in `fanout.rs`.
+//! The leader role: appends requests, commits what a quorum holds durably, serves reads, and steps
+//! down when a quorum does not answer. What it sends, when and to which peers is in `fanout.rs`.
 
 use std::collections::VecDeque;
 
-use crate::config::Mutant;
 use crate::record::EntryKind;
 use crate::types::{Index, Instant, NodeId, Round};
 
-use super::effects::{Effects, RefusalReason, SnapshotId};
-use super::handover::Handover;
-use super::message::{AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, RequestKind};
+use super::effects::{Effects, RefusalReason};
+use super::message::{
+    AppendOutcome, AppendReply, ClientRequest, DiskState, PeerMsg, Rejoin, RequestKind, SnapshotId,
+};
 use super::progress::Progress;
-use super::quorum::{REPLICAS_MAX, reached_by_quorum};
+use super::quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
 use super::reads::{self, Reads};
-use super::replica::Transition;
+use super::role::Transition;
+use super::rules;
 use super::shared::Shared;
 use super::timing;
+use super::transfer::LeadershipTransfer;
 
-/// Rounds whose time is remembered; an answer to an older one still counts as an answer.
+/// Maximum number of recent rounds of messages whose start time is kept. A reply to an older round
+/// still proves that the peer is alive, but confirms no lease and measures no round trip.
 const ROUNDS_MAX: usize = 1 << 16;
 
-/// The replica that leads its term.
+/// The state of the replica that leads its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is in order, and `round` is
-/// the last one begun. The log only grows while this exists: nothing here can truncate it.
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered, and `round` is the
+/// last round begun. The log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
-    /// The entry that began this leadership. Until it is committed nothing is known of what
-    /// earlier terms committed (§8), and no read is served.
+    /// Index of the no-op that this leader appended first. Until the no-op is committed, the leader
+    /// does not know what earlier terms committed (§8), and serves no reads.
     first_index: Index,
-    /// The last round begun.
+    /// Number of the last round of messages begun; 0 before the first.
     pub(super) round: Round,
-    /// When the latest rounds began, by this replica's clock before they were sent.
+    /// The latest rounds with their start times, each read from this replica's clock before the
+    /// first message of the round was sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
-    /// When it last sent to all because a quorum was silent.
-    pub(super) probed_at: Option<Instant>,
-    /// How often it has done so since a quorum was last heard.
-    pub(super) probes: u32,
-    /// Up to here entries have been sent at least once.
-    pub(super) tried_index: Index,
-    /// The last round that was sent for reads.
-    pub(super) tried_round: Round,
-    /// Peers that are owed an append at once: they asked for votes, or said what they lack.
-    pub(super) owed: Vec<NodeId>,
-    /// Since when a living peer has not been shown the commit index, if one has not.
-    pub(super) unshown_since: Option<Instant>,
-    /// Snapshots that a peer had and threw away.
-    pub(super) doubted: Vec<SnapshotId>,
-    /// Kept between batches for its memory.
-    pub(super) order: Vec<usize>,
-    /// How far it has come with handing its lead over.
-    pub(super) handover: Handover,
+    pub(super) transfer: LeadershipTransfer,
+    /// When this leader last sent a probe to all peers because a quorum did not answer; `None` if
+    /// never.
+    pub(super) quorum_probed_at: Option<Instant>,
+    /// Number of probes to all peers since a quorum last answered, minus 1.
+    pub(super) quorum_probes: u32,
+    /// Index of the log's last entry when the leader last tried to send its entries to the peers
+    /// that it needs for a quorum. Entries after this index have not been part of an attempt yet.
+    pub(super) attempted_index: Index,
+    /// Number of the round that the oldest waiting read needed when the leader last tried to send
+    /// to the peers that it needs for a quorum; 0 if no read waited.
+    pub(super) attempted_round: Round,
+    /// Peers that get a message at the next flush in any case, for example because they asked for
+    /// votes or rejected an append.
+    pub(super) urgent: Vec<NodeId>,
+    /// Time since which some peer that answers has not been sent the current commit index; `None`
+    /// if all of them have.
+    pub(super) commit_unsent_since: Option<Instant>,
+    /// Snapshots that a peer received completely and then discarded; reported to the driver at the
+    /// next flush.
+    pub(super) suspect_snapshots: Vec<SnapshotId>,
+    /// Scratch space of `pursue_goal`: positions of peers in the order of sending. Kept between
+    /// batches to reuse the allocation.
+    pub(super) send_order: Vec<usize>,
 }
 
 impl Leader {
-    /// Begins a leadership with an empty entry of its own term (§8).
+    /// Returns the state of a new leader, whose first entry is a no-op of the new term (§8).
     pub(super) fn new(shared: &mut Shared) -> Leader {
+        assert!(
+            shared.log.last().term < shared.term(),
+            "a leader of term {} finds {} in its log",
+            shared.term(),
+            shared.log.last()
+        );
         let last = shared.log.last().index;
         let progress = shared.peers.iter().map(|&id| Progress::new(id, last, shared.now)).collect();
         shared.heard_leader(shared.id);
-        shared.count_uncommitted();
-        let first_index = shared.append(EntryKind::NoOperation, &[]).index;
+        shared.start_leadership();
+        let first_index = shared.append(EntryKind::NoOp, &[]).index;
+        assert!(first_index == last.next(), "the no-op is {first_index} after {last}");
         Leader {
             progress,
             first_index,
             round: Round(0),
             rounds: VecDeque::new(),
             reads: Reads::default(),
-            probed_at: None,
-            probes: 0,
-            tried_index: Index::ZERO,
-            tried_round: Round(0),
-            owed: Vec::new(),
-            unshown_since: None,
-            doubted: Vec::new(),
-            order: Vec::new(),
-            handover: Handover::default(),
+            transfer: LeadershipTransfer::default(),
+            quorum_probed_at: None,
+            quorum_probes: 0,
+            attempted_index: Index::ZERO,
+            attempted_round: Round(0),
+            urgent: Vec::new(),
+            commit_unsent_since: None,
+            suspect_snapshots: Vec::new(),
+            send_order: Vec::new(),
         }
     }
 
@@ -92,42 +107,42 @@ impl Leader {
         match message {
             PeerMsg::AppendReply(reply) => self.on_append_reply(shared, from, reply),
             PeerMsg::InstallReply(reply) => self.on_install_reply(shared, from, reply),
+            // Late votes, and a candidate of this term that has lost.
+            PeerMsg::VoteReply(_) | PeerMsg::RequestVote(_) => shared.counters.stale += 1,
             PeerMsg::AppendEntries(_) | PeerMsg::InstallSnapshot(_) | PeerMsg::TimeoutNow(_) => {
-                unreachable!("another leader of a term is rejected before it gets here")
+                unreachable!("a second leader of this term is rejected first")
             }
-            // Late votes, and a candidate of this very term that lost. What is about rejoining
-            // never comes to a role.
-            PeerMsg::VoteReply(_)
-            | PeerMsg::RequestVote(_)
-            | PeerMsg::Rejoin(_)
-            | PeerMsg::RejoinReply(_) => shared.counters.stale += 1,
+            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => {
+                unreachable!("messages about rejoining are handled in every role alike")
+            }
         }
         Transition::Stay
     }
 
-    /// Steps down if a quorum was silent for the whole window (thesis 6.2).
+    /// Steps down if a quorum has not answered within the check-quorum window (thesis 6.2).
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
         if shared.now < self.steps_down_at(shared) {
             return Transition::Stay;
         }
         shared.counters.quorum_losses += 1;
-        shared.cut_off_campaigns = shared.cut_off_campaigns.max(1);
+        shared.isolated_campaigns = shared.isolated_campaigns.max(1);
         Transition::Follow { term: shared.term(), leader: None }
     }
 
-    /// Takes in a client's request (§8). A write is in the log when this returns.
+    /// Accepts or refuses a client's request (§8). An accepted write is in the log when this
+    /// function returns; an accepted read waits for its confirmation.
     pub(super) fn on_client(
         &mut self,
         shared: &mut Shared,
         request: ClientRequest,
         out: &mut Effects,
     ) {
-        if self.handover.is_under_way() {
-            // It is the successor's to take in, which then has all that this log will ever hold.
+        if self.transfer.is_in_progress() {
+            // The target must have this leader's whole log.
             shared.refuse(request.key, RefusalReason::NotLeader, out);
             return;
         }
-        let full = match request.kind {
+        let is_full = match request.kind {
             RequestKind::Write => {
                 shared.uncommitted_bytes() + request.payload.len()
                     > shared.config.uncommitted_bytes_max
@@ -135,107 +150,164 @@ impl Leader {
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };
         match request.kind {
-            RequestKind::Write if !self.has_room(shared) => {
+            RequestKind::Write if !self.has_disk_space(shared) => {
                 shared.refuse(request.key, RefusalReason::DiskFull, out);
             }
-            _ if full => shared.refuse(request.key, RefusalReason::Busy, out),
+            _ if is_full => shared.refuse(request.key, RefusalReason::Busy, out),
             RequestKind::Write => shared.append_request(&request),
             RequestKind::Read => self.reads.push(shared, self.round, request),
         }
     }
 
-    /// A peer stands for election, so it has not heard this leader: it gets an append at once.
+    /// Schedules a message to a peer that asked for a pre-vote: the peer has not heard from this
+    /// leader.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
-        self.owe(from);
+        self.mark_urgent(from);
     }
 
-    /// All peers get an append at once.
-    pub(super) fn owe_all(&mut self) {
-        self.owed.clear();
-        self.owed.extend(self.progress.iter().map(|progress| progress.id));
+    /// Schedules a message to every peer for the next flush, even if none is due.
+    pub(super) fn mark_all_urgent(&mut self) {
+        self.urgent.clear();
+        self.urgent.extend(self.progress.iter().map(|peer| peer.id));
     }
 
-    /// Owes a peer an append at once.
-    pub(super) fn owe(&mut self, from: NodeId) {
-        if !self.owed.contains(&from) {
-            self.owed.push(from);
+    /// Schedules a message to `peer` for the next flush, even if none is due.
+    pub(super) fn mark_urgent(&mut self, peer: NodeId) {
+        if !self.urgent.contains(&peer) {
+            self.urgent.push(peer);
         }
+    }
+
+    /// Returns the progress of the peer with this id. Panics if the id is not that of a peer.
+    pub(super) fn progress_of(&mut self, peer: NodeId) -> &mut Progress {
+        self.progress.iter_mut().find(|progress| progress.id == peer).expect("admitted peers only")
     }
 
     fn on_append_reply(&mut self, shared: &mut Shared, from: NodeId, reply: &AppendReply) {
         let last = shared.log.last().index;
-        let sent_at = self.round_sent_at(reply.round);
-        let progress =
-            self.progress.iter_mut().find(|progress| progress.id == from).expect("admitted a peer");
-        // What this leader never sent can't be answered: bytes that only look like an answer.
-        let possible = match reply.outcome {
+        let sent_at = self.round_began_at(reply.round);
+        let progress = self.progress_of(from);
+        // A correct follower replies only to what this leader has sent.
+        let is_possible = match reply.outcome {
             AppendOutcome::Match { index } => index <= last,
             AppendOutcome::Reject { refused, hint } => refused <= last && hint.index <= refused,
         };
-        if !possible || reply.round > progress.sent_round {
+        if !is_possible || reply.round > progress.sent_round {
             shared.counters.malformed += 1;
             return;
         }
-        progress.heard(shared.now, reply.round, sent_at, &shared.config);
+        progress.record_reply(shared.now, reply.round, sent_at, &shared.config);
         match reply.outcome {
             AppendOutcome::Match { index } => {
-                let news = progress.acknowledge(index, shared.now);
-                progress.note_disk(reply.disk, news, shared.now, &shared.config);
-                if news {
+                let advanced = progress.acknowledge(index, shared.now);
+                progress.record_disk(reply.disk, advanced, shared.now, &shared.config);
+                if advanced {
                     self.advance_commit(shared);
                 }
             }
             AppendOutcome::Reject { refused, hint } => {
                 let agreement = shared.log.last_agreement(hint);
-                let lacks = progress.rejected(refused, agreement);
-                progress.note_disk(reply.disk, false, shared.now, &shared.config);
-                if !lacks {
+                let is_current = progress.reject(refused, agreement);
+                progress.record_disk(reply.disk, false, shared.now, &shared.config);
+                if !is_current {
                     shared.counters.stale += 1;
                 } else if reply.disk != DiskState::Low {
-                    // It lives and has just said what it lacks: it gets that at once, whatever
-                    // may still be hoped of others.
-                    self.owe(from);
+                    // It is alive, and has just told which entries it lacks.
+                    self.mark_urgent(from);
                 }
             }
         }
     }
 
-    /// Commits what a quorum holds durably, if it is of this term (§5.4.2). This replica counts
-    /// itself only as far as its own disk has come.
+    /// Advances the commit index to the last entry that a quorum holds durably, if that entry is of
+    /// the current term (§5.4.2). This replica counts only up to its own last durable entry.
     pub(super) fn advance_commit(&self, shared: &mut Shared) {
-        let own = if shared.config.breaks(Mutant::CountSelfEarly) {
-            shared.log.last().index
-        } else {
-            shared.log.durable_index()
-        };
+        let (durable, last) = (shared.log.durable_index(), shared.log.last().index);
+        let own = rules::own_match_index(durable, last, &shared.config);
         let reached = self.reached(shared, own, Progress::match_index);
+        assert!(reached <= last, "a quorum holds {reached}, but the log ends at {last}");
         if reached > shared.commit_index()
-            && (shared.log.term_at(reached) == Some(shared.term())
-                || shared.config.breaks(Mutant::CommitOldTerms))
+            && rules::may_commit(shared.log.term_at(reached), shared.term(), &shared.config)
         {
             shared.commit_to(reached, true);
         }
     }
 
-    /// Lets reads go that are confirmed by now.
+    /// Hands those waiting reads to the applier that a quorum has confirmed, or all of them while
+    /// the lease is valid. None is handed over before the leader's no-op is committed.
     pub(super) fn release_reads(&mut self, shared: &mut Shared) {
         let confirmed = self.confirmed_round(shared);
-        let early = shared.config.breaks(Mutant::ReadBeforeOwnTerm);
-        if shared.commit_index() < self.first_index && !early {
+        assert!(confirmed <= self.round.next(), "{confirmed:?} is confirmed of {:?}", self.round);
+        if !rules::may_serve_reads(shared.commit_index(), self.first_index, &shared.config) {
             return;
         }
-        let lease_valid = !self.handover.gave_up_lease()
+        let lease_is_valid = !self.transfer.is_lease_given_up()
             && reads::lease_is_valid(shared, self.confirmed_at(shared));
-        self.reads.release(shared, confirmed, lease_valid);
+        self.reads.release(shared, confirmed, lease_is_valid);
+    }
+
+    /// Records that the peer `from` lost its disk and that its log now ends with `rejoin.last`:
+    /// entries after that are sent again.
+    ///
+    /// The peer's earlier acknowledgements remain valid: it had those entries then, so what was
+    /// committed with them stays committed. Until the peer has those entries again it does not
+    /// vote, and no replica without them is elected without its vote. A late acknowledgement may
+    /// raise the match index again; the peer asks until it has caught up, and each request resets
+    /// the match index.
+    pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
+        let progress = self.progress_of(from);
+        progress.asked_to_rejoin_at = Some(shared.now);
+        let is_behind = progress.match_index() > rejoin.last.index;
+        if is_behind {
+            progress.reset(rejoin.last.index);
+        }
+        // A peer that follows in this term already accepts entries.
+        if is_behind || rejoin.term == shared.term() {
+            self.mark_urgent(from);
+        }
+    }
+
+    // Disk space.
+
+    /// Returns whether new entries can be stored on this replica's disk and on those of a quorum.
+    /// The disks of peers that do not answer are ignored.
+    pub(super) fn has_disk_space(&self, shared: &Shared) -> bool {
+        let is_low =
+            |peer: &Progress| peer.disk == DiskState::Low && !peer.is_silent(shared.loss_permille);
+        !shared.disk.is_low()
+            && (!self.progress.iter().any(is_low) || self.quorum_has_disk_space(shared))
+    }
+
+    /// Returns whether the follower at `position` gets no entries, because its disk is almost full
+    /// and a quorum can store them without it.
+    pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
+        self.progress[position].disk == DiskState::Low && self.quorum_has_disk_space(shared)
+    }
+
+    /// Returns whether the replicas with enough disk space, not counting peers that do not answer,
+    /// form a quorum.
+    fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
+        let can_store = |peer: &&Progress| {
+            peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
+        };
+        let peers = self.progress.iter().filter(can_store).count();
+        peers + usize::from(!shared.disk.is_low()) >= quorum(shared.replicas(), &shared.config)
     }
 
     // Rounds.
 
-    /// Begins a round, before anything of it is sent.
+    /// Begins a round: draws the next round number and records its start time. Must be called
+    /// before the round's first message is sent.
     pub(super) fn begin_round(&mut self, shared: &Shared) {
         self.round = self.round.next();
+        assert!(
+            self.rounds.back().is_none_or(|&(last, at)| last < self.round && at <= shared.now),
+            "round {:?} after {:?}",
+            self.round,
+            self.rounds.back()
+        );
         self.rounds.push_back((self.round, shared.now));
-        // An answer to an older round proves nothing that is still of use.
+        // Replies to rounds older than any check-quorum window prove nothing useful.
         let window = timing::check_quorum_window(&shared.config, u16::MAX);
         while self.rounds.len() > ROUNDS_MAX
             || self.rounds.front().is_some_and(|&(_, at)| shared.now.since(at) > window)
@@ -244,37 +316,47 @@ impl Leader {
         }
     }
 
-    pub(super) fn round_sent_at(&self, round: Round) -> Option<Instant> {
-        let position = self.rounds.binary_search_by_key(&round, |&(there, _)| there).ok()?;
+    /// Returns when `round` began; `None` if it is too old to be remembered or was never begun.
+    pub(super) fn round_began_at(&self, round: Round) -> Option<Instant> {
+        let position = self.rounds.binary_search_by_key(&round, |&(begun, _)| begun).ok()?;
         Some(self.rounds[position].1)
     }
 
-    /// The latest round that a quorum has answered.
+    /// Returns the number of the last round that a quorum has answered. A replica without peers is
+    /// a quorum: even its next round is confirmed.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {
-            // Alone it is a quorum: whatever it is about to begin is confirmed already.
+            // A lone replica is a quorum: even its next round is confirmed.
             return self.round.next();
         }
-        self.reached(shared, self.round, |progress| progress.acked_round)
+        self.reached(shared, self.round, |peer| peer.answered_round)
     }
 
-    /// The latest instant at which rounds began that a quorum has answered since; now, where
-    /// this replica is a quorum by itself.
+    /// Returns the start time of the last round that a quorum has answered, or the current time if
+    /// this replica has no peers; `None` if the round is too old to be remembered.
     pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
         if self.progress.is_empty() {
             return Some(shared.now);
         }
-        self.round_sent_at(self.confirmed_round(shared))
+        self.round_began_at(self.confirmed_round(shared))
     }
 
-    /// When a quorum was last heard.
+    /// Returns the latest time since which each member of some quorum has answered; this replica
+    /// counts as answering now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
-        self.reached(shared, shared.now, |progress| progress.heard_at)
+        self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }
 
-    /// What a quorum has reached, this replica at `own` included. On the stack: it is asked
-    /// several times a batch.
+    /// Returns the highest value that a quorum of the replicas has reached. `own` is this replica's
+    /// value; `of` returns the value of a peer. The values are kept on the stack because this runs
+    /// several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
+        assert!(
+            self.progress.len() + 1 == shared.replicas(),
+            "{} peers of {} replicas",
+            self.progress.len(),
+            shared.replicas()
+        );
         let mut values = [own; REPLICAS_MAX];
         for (value, progress) in values[1..].iter_mut().zip(&self.progress) {
             *value = of(progress);
@@ -282,7 +364,8 @@ impl Leader {
         reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
     }
 
-    /// When this leader gives up unless it hears from a quorum before.
+    /// Returns when this leader steps down if no quorum answers before; [`Instant::MAX`] without
+    /// peers.
     pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -291,21 +374,42 @@ impl Leader {
         self.quorum_heard_at(shared) + window
     }
 
+    /// Panics if the invariant of [`Leader`] is violated.
     pub(super) fn check(&self, shared: &Shared) {
         assert!(shared.leader == Some(shared.id), "a leader that follows {:?}", shared.leader);
         assert!(
+            shared.voted_for() == Some(shared.id),
+            "a leader of term {} that voted for {:?}",
+            shared.term(),
+            shared.voted_for()
+        );
+        assert!(
             self.first_index <= shared.log.base().index
                 || shared.log.term_at(self.first_index) == Some(shared.term()),
-            "the first entry of this leadership is gone"
+            "the no-op {} of term {} is missing",
+            self.first_index,
+            shared.term()
         );
-        for progress in &self.progress {
+        let last = shared.log.last().index;
+        for (progress, &peer) in self.progress.iter().zip(&shared.peers) {
             progress.check();
             assert!(
-                progress.match_index() <= shared.log.last().index,
-                "peer {} holds {} of a log that ends with {:?}",
-                progress.id,
+                progress.id == peer,
+                "the progress of {} is in the place of {peer}",
+                progress.id
+            );
+            assert!(
+                progress.match_index() <= last && progress.next_index() <= last.next(),
+                "peer {peer}: match {}, next {}, but the log ends at {last}",
                 progress.match_index(),
-                shared.log.last()
+                progress.next_index()
+            );
+            assert!(
+                progress.sent_round <= self.round && progress.sent_commit_index <= last,
+                "peer {peer} was sent {:?} of {:?} and commit index {}",
+                progress.sent_round,
+                self.round,
+                progress.sent_commit_index
             );
         }
     }

@@ -1,24 +1,23 @@
-//! The log in memory: what it holds, where it agrees with another, and how far it is on disk.
+//! The log in memory: its entries, how far it is durable, and where it agrees with another log.
 //!
-//! Entries are at indexes from the base on without gaps and their terms never fall; both are
-//! asserted at every change. Truncation happens in [`LogTail::splice`] alone, at a real conflict
-//! only, and never at or below the commit index. What lies at or below the base is committed and
-//! in a snapshot.
+//! Entries are contiguous from the base on and their terms never decrease; every change asserts
+//! both. Only [`LogTail::splice`] truncates, only at a conflict, and never at or below the commit
+//! index. Entries at or below the base are committed and in a snapshot.
 
-use crate::config::{Config, Mutant};
+use crate::config::Config;
 use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::types::{EntryId, Index, Term};
 
 use super::entries::Entries;
+use super::rules;
 
-/// A replica's log, as far as it is kept.
+/// The part of a replica's log that is in memory: the entries after the base. The base is the last
+/// entry that was compacted away.
 ///
-/// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never fall, from the base's on;
-/// `durable_index` is at least the base's index and at most the last; `bytes` is the sum of the
-/// entries' records.
+/// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never decrease from the base on;
+/// `base.index <= durable_index <= last index`; `bytes` is the sum of the record lengths.
 #[derive(Debug, Default)]
 pub struct LogTail {
-    /// The entry right before the first one kept.
     base: EntryId,
     entries: Entries,
     bytes: usize,
@@ -26,57 +25,67 @@ pub struct LogTail {
     buffer: RecordBuffer,
 }
 
-/// What [`LogTail::splice`] did.
+/// The changes that a call of [`LogTail::splice`] has made to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spliced {
-    /// The first index whose entry is new, if any is.
+    /// Index of the first new entry; `None` if the log has not changed.
     pub changed_from: Option<Index>,
-    /// Whether entries were thrown away for it.
+    /// Whether entries were removed because of a conflict.
     pub truncated: bool,
 }
 
 impl LogTail {
-    /// A log as its disk held it behind `base`, all of it durable.
+    /// Returns the log that a replica found on its disk: `entries` follow `base`, the last entry of
+    /// its snapshot. All entries are durable.
     pub fn recovered(base: EntryId, entries: Vec<Entry>) -> LogTail {
+        let count = entries.len() as u64;
         let mut log = LogTail { base, durable_index: base.index, ..LogTail::default() };
         for entry in entries {
             log.push(entry);
         }
         log.durable_index = log.last().index;
+        assert!(
+            log.durable_index.0 == base.index.0 + count,
+            "{count} entries behind {base} end at {}",
+            log.durable_index
+        );
         log
     }
 
-    /// The last entry's id, or the base; [`EntryId::ZERO`] if there never was an entry.
+    /// Returns the id of the last entry, or of the base if the log has no entries.
     pub fn last(&self) -> EntryId {
         self.entries.back().map_or(self.base, Entry::id)
     }
 
-    /// The entry right before the first one kept: all up to it is committed, and in a snapshot.
+    /// Returns the id of the base, the entry before the first one in this log; [`EntryId::ZERO`] if
+    /// the log was never compacted. All entries up to the base are committed and in a snapshot.
     pub fn base(&self) -> EntryId {
         self.base
     }
 
-    /// Bytes of the records kept.
+    /// Returns the total length in bytes of the encoded entries in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Up to here the log is known to be on this replica's disk.
+    /// Returns the index of the last entry that is known to be on this replica's disk.
     pub fn durable_index(&self) -> Index {
         self.durable_index
     }
 
-    /// The entry at `index`.
+    /// Returns the entry at `index`; `None` at or before the base, and past the last entry.
     pub fn entry(&self, index: Index) -> Option<&Entry> {
         self.entries.get(self.position(index)?)
     }
 
-    /// Where in `entries` an index is or would be; `None` at the base or before it.
+    /// Returns the position in `entries` of the entry with this index, or where it would be if it
+    /// is past the last entry; `None` at or before the base.
     fn position(&self, index: Index) -> Option<usize> {
         usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()
     }
 
-    /// The term at `index`, which is known from the base on; `None` before it and past the last.
+    /// Returns the term of the entry at `index`, which may be the base; `None` before the base and
+    /// past the last entry.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             Some(self.base.term)
@@ -85,77 +94,92 @@ impl LogTail {
         }
     }
 
-    /// The id at `index`, which must be in the log or its base.
+    /// Returns the id of the entry at `index`. Panics if the index is before the base or past the
+    /// last entry.
     pub fn id_at(&self, index: Index) -> EntryId {
-        let term = self.term_at(index).expect("callers ask within the log");
+        let Some(term) = self.term_at(index) else {
+            panic!("index {index} is not in the log from {} to {}", self.base, self.last())
+        };
         EntryId { term, index }
     }
 
-    /// Whether the log holds that entry, and so all before it (§5.3).
+    /// Returns whether the log contains this entry, and so all entries before it (§5.3).
     pub fn holds(&self, id: EntryId) -> bool {
         self.term_at(id.index) == Some(id.term)
     }
 
-    /// The last entry, not past `hint.index`, whose term is at most `hint.term`: beyond it a log
-    /// with `hint` in it cannot agree with this one. Terms never fall, so it is found by halving.
-    /// [`EntryId::ZERO`] if it lies before the base, where nothing is known any more.
+    /// Returns the last entry at which this log may agree with a log that contains `hint`: the last
+    /// one with an index of at most `hint.index` and a term of at most `hint.term`. Returns
+    /// [`EntryId::ZERO`] if that entry is before the base.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
-        let agrees = |there: EntryId| there.index <= hint.index && there.term <= hint.term;
-        let count = self.entries.partition_point(|entry| agrees(entry.id()));
-        match count.checked_sub(1) {
-            Some(position) => self.entries.get(position).expect("it was counted").id(),
-            None if agrees(self.base) => self.base,
+        let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
+        // Terms never decrease, so a binary search finds it.
+        let count = self.entries.partition_point(|entry| may_agree(entry.id()));
+        let agreement = match count.checked_sub(1) {
+            Some(position) => self.entries.get(position).expect("below the count").id(),
+            None if may_agree(self.base) => self.base,
             None => EntryId::ZERO,
-        }
+        };
+        assert!(may_agree(agreement), "{agreement} cannot agree with {hint}");
+        agreement
     }
 
-    /// Entries from `from` on, as many as fit both limits, but one at least where there is one.
+    /// Returns entries from index `from` on: at most `count_max`, and at most `bytes_max` bytes
+    /// unless the first entry alone is larger.
     pub fn slice(&self, from: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
+        assert!(count_max > 0, "a slice of no entries");
         let start = self.position(from).unwrap_or(0);
         let mut bytes = 0;
         self.entries
             .iter_from(start)
             .take(count_max)
             .take_while(|entry| {
-                let first = bytes == 0;
+                let is_first = bytes == 0;
                 bytes += entry.record().len();
-                first || bytes <= bytes_max
+                is_first || bytes <= bytes_max
             })
             .cloned()
             .collect()
     }
 
-    /// All entries from `from` on.
+    /// Returns all entries from index `from` on.
     pub fn tail(&self, from: Index) -> Vec<Entry> {
         self.slice(from, usize::MAX, usize::MAX)
     }
 
-    /// Encodes and adds a leader's own entry.
+    /// Encodes a new entry of this replica, the leader of `term`, and appends it to the log.
     pub fn append(&mut self, term: Term, kind: EntryKind, payload: &[u8]) -> &Entry {
+        assert!(term > Term(0), "a leader of term 0");
         let id = EntryId { term, index: self.last().index.next() };
         let entry = self.buffer.encode(id, kind, payload);
         self.push(entry);
         self.entries.back().expect("just pushed")
     }
 
-    /// Takes in a leader's `entries`, which follow an entry that this log holds (§5.3, receiver
-    /// rules 3 and 4). What is here already stays, even if `entries` ends before it: a late or
-    /// repeated append changes nothing.
+    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). They must follow an
+    /// entry of this log. Entries that the log already contains stay, and so do those after them
+    /// unless an entry conflicts: a late or repeated message changes nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
+        let Some(first) = entries.first() else { return Spliced::default() };
+        assert!(
+            self.base.index < first.index() && first.index() <= self.last().index.next(),
+            "{} does not follow an entry of the log from {} to {}",
+            first.id(),
+            self.base,
+            self.last()
+        );
         let mut done = Spliced::default();
-        if let Some(first) = entries.first()
-            && config.breaks(Mutant::TruncateAlways)
-        {
+        if rules::truncates_unconditionally(config) {
             self.truncate_from(first.index());
         }
         for entry in entries {
             match self.term_at(entry.index()) {
                 Some(term) if term == entry.term() => continue,
-                Some(_) if config.breaks(Mutant::KeepConflicts) => continue,
+                Some(_) if !rules::replaces_conflicts(config) => continue,
                 Some(term) => {
                     assert!(
                         entry.index() > commit_index,
-                        "{:?} would replace the committed entry of term {term}",
+                        "{} would replace the committed entry of term {term}",
                         entry.id()
                     );
                     self.truncate_from(entry.index());
@@ -169,36 +193,45 @@ impl LogTail {
         done
     }
 
-    /// Notes that the disk holds `last` and all before it. An entry replaced meanwhile is not
-    /// taken for the one synced. True if that is news.
-    pub fn mark_durable(&mut self, last: EntryId, config: &Config) -> bool {
-        let is_it = self.holds(last)
-            || config.breaks(Mutant::SyncOfReplaced) && last.index <= self.last().index;
-        if is_it && last.index > self.durable_index {
-            self.durable_index = last.index;
+    /// Records that the disk contains the entry `synced` and all entries before it. If `synced` has
+    /// been replaced in the log since it was written, nothing changes. Returns whether the durable
+    /// index has advanced.
+    pub fn mark_durable(&mut self, synced: EntryId, config: &Config) -> bool {
+        let counts = rules::sync_counts(self.holds(synced), synced, self.last(), config);
+        if counts && synced.index > self.durable_index {
+            self.durable_index = synced.index;
+            self.check_durable();
             return true;
         }
         false
     }
 
-    /// Lets go of entries up to `index`, the oldest first, while there are more than `bytes_kept`
-    /// bytes of them; at most `count_max` at once, for to free a great many takes time. The caller
-    /// has them in a snapshot, and they are committed. What is not yet on disk stays.
+    /// Removes entries up to `index` from memory, oldest first, until at most `bytes_kept` bytes
+    /// remain. Removes at most `count_max` entries, because freeing memory takes time. The entries
+    /// must be committed and in a snapshot. Entries that are not durable stay.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {
             if self.base.index >= index || self.bytes <= bytes_kept {
                 break;
             }
-            let entry = self.entries.pop_front().expect("there are bytes of entries");
+            let entry = self.entries.pop_front().expect("the log ends after its base");
+            assert!(
+                entry.index() == self.base.index.next(),
+                "{} follows the base {}",
+                entry.id(),
+                self.base
+            );
             self.base = entry.id();
-            self.bytes -= entry.record().len();
+            self.subtract_bytes(&entry);
         }
+        self.check_durable();
     }
 
-    /// The log begins anew behind `last`, the end of a snapshot: what it held can't be told from
-    /// what would contradict it.
+    /// Replaces the log by an empty one that starts after `last`, the last entry of an installed
+    /// snapshot. The old entries are dropped because they may contradict the snapshot.
     pub fn restart(&mut self, last: EntryId) {
+        assert!(last.index > self.base.index, "the log restarts at {last}, before {}", self.base);
         self.entries = Entries::default();
         self.bytes = 0;
         self.base = last;
@@ -209,21 +242,43 @@ impl LogTail {
         let last = self.last();
         assert!(
             entry.index() == last.index.next(),
-            "entry {:?} does not follow {last:?}: a gap or a repeat",
+            "entry {} does not follow {last}: a gap or a repetition",
             entry.id()
         );
-        assert!(entry.term() >= last.term, "entry {:?} after {last:?}: a term fell", entry.id());
+        assert!(entry.term() >= last.term, "entry {} after {last}: the term fell", entry.id());
         self.bytes += entry.record().len();
         self.entries.push_back(entry);
     }
 
     fn truncate_from(&mut self, index: Index) {
-        let count = self.position(index).expect("what lies at the base or before it is committed");
+        let count = self.position(index).expect("entries at or before the base are committed");
         while self.entries.len() > count {
-            let entry = self.entries.pop_back().expect("its length says so");
-            self.bytes -= entry.record().len();
+            let entry = self.entries.pop_back().expect("the log is longer than that");
+            self.subtract_bytes(&entry);
         }
         self.durable_index = self.durable_index.min(index.previous());
+        self.check_durable();
+    }
+
+    fn subtract_bytes(&mut self, entry: &Entry) {
+        let length = entry.record().len();
+        assert!(length <= self.bytes, "{length} bytes removed from {}", self.bytes);
+        self.bytes -= length;
+        assert!(
+            self.entries.len() > 0 || self.bytes == 0,
+            "an empty log with {} bytes of entries",
+            self.bytes
+        );
+    }
+
+    /// Panics unless base <= durable index <= last index.
+    fn check_durable(&self) {
+        let (base, last) = (self.base.index, self.last().index);
+        assert!(
+            base <= self.durable_index && self.durable_index <= last,
+            "durable index {} of a log from {base} to {last}",
+            self.durable_index
+        );
     }
 }
 
@@ -245,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_append_changes_nothing_and_a_conflict_replaces_the_tail() {
+    fn stale_append_is_a_noop_and_conflict_truncates_the_log() {
         let config = Config::server();
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2]));
         assert_eq!(log.splice(&entries(2, &[1]), Index(1), &config), Spliced::default());
@@ -253,23 +308,23 @@ mod tests {
         let done = log.splice(&entries(3, &[3]), Index(2), &config);
         assert_eq!(done, Spliced { changed_from: Some(Index(3)), truncated: true });
         assert_eq!(terms(&log), [1, 1, 3]);
-        assert_eq!(log.durable_index(), Index(2), "what replaced the tail is not on disk yet");
+        assert_eq!(log.durable_index(), Index(2), "the new tail is not durable yet");
         assert!(
             !log.mark_durable(EntryId::new(2, 3), &Config::server()),
-            "a replaced entry's sync"
+            "sync of a replaced entry"
         );
         assert!(log.mark_durable(EntryId::new(3, 3), &Config::server()));
     }
 
     #[test]
     #[should_panic(expected = "committed entry")]
-    fn a_committed_entry_is_never_replaced() {
+    fn replacing_a_committed_entry_panics() {
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1]));
         log.splice(&entries(2, &[2]), Index(2), &Config::server());
     }
 
     #[test]
-    fn slices_obey_both_limits_but_carry_one_entry_at_least() {
+    fn slice_limits_entries_and_bytes_after_the_first_entry() {
         let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
@@ -277,17 +332,17 @@ mod tests {
     }
 
     #[test]
-    fn a_compacted_log_knows_its_base_and_what_follows() {
+    fn compacted_log_keeps_its_base_and_later_entries() {
         let mut log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 2, 2, 3]));
-        let whole = log.bytes();
+        let bytes = log.bytes();
         log.compact(Index(3), 0, 2);
-        assert_eq!(log.base(), EntryId::new(1, 2), "two at a time");
-        log.compact(Index(3), whole, 2);
-        assert_eq!(log.base(), EntryId::new(1, 2), "there is room for all");
+        assert_eq!(log.base(), EntryId::new(1, 2), "at most two at once");
+        log.compact(Index(3), bytes, 2);
+        assert_eq!(log.base(), EntryId::new(1, 2), "all of it may be kept");
         log.compact(Index(3), 0, 2);
         log.compact(Index(2), 0, 2);
         assert_eq!(log.base(), EntryId::new(2, 3));
-        assert_eq!(log.bytes(), whole / 5 * 2);
+        assert_eq!(log.bytes(), bytes / 5 * 2);
         assert_eq!((log.term_at(Index(2)), log.term_at(Index(3))), (None, Some(Term(2))));
         assert!(log.holds(EntryId::new(2, 3)) && log.holds(EntryId::new(3, 5)));
         assert!(!log.holds(EntryId::new(1, 2)) && log.entry(Index(3)).is_none());
@@ -304,9 +359,9 @@ mod tests {
     }
 
     proptest! {
-        /// Splice against the rule of the paper, spelled out on plain vectors.
+        /// Compares with the rule of the paper on plain vectors.
         #[test]
-        fn splice_does_what_the_paper_says(
+        fn splice_follows_the_append_entries_rule_of_raft(
             own in proptest::collection::vec(1_u64..4, 0..12),
             sent in proptest::collection::vec(1_u64..4, 0..12),
             prev in 0_usize..12,
@@ -316,7 +371,7 @@ mod tests {
             let mut sent = sent;
             sent.sort_unstable();
             let prev = prev.min(own.len());
-            // The entries sent follow `prev`, whose term bounds theirs from below.
+            // The sent entries follow `prev`, so their terms are not below its term.
             let floor = prev.checked_sub(1).map_or(0, |position| own[position]);
             for term in &mut sent {
                 *term = (*term).max(floor);
@@ -324,7 +379,7 @@ mod tests {
             let mut model = own.clone();
             for (offset, term) in sent.iter().enumerate() {
                 match model.get(prev + offset) {
-                    Some(there) if there == term => {}
+                    Some(held) if held == term => {}
                     Some(_) => {
                         model.truncate(prev + offset);
                         model.push(*term);
@@ -337,9 +392,9 @@ mod tests {
             prop_assert_eq!(terms(&log), model);
         }
 
-        /// The agreement is the last place that a log with `hint` in it could share.
+        /// Compares with a search backwards through the log.
         #[test]
-        fn agreement_is_found_as_by_walking(
+        fn last_agreement_matches_a_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),
             term in 0_u64..7,
             index in 0_u64..25,
@@ -347,12 +402,12 @@ mod tests {
             let mut own = own;
             own.sort_unstable();
             let log = LogTail::recovered(EntryId::ZERO, entries(1, &own));
-            let walked = (0..=index.min(own.len() as u64))
+            let found = (0..=index.min(own.len() as u64))
                 .rev()
                 .map(|index| log.id_at(Index(index)))
                 .find(|id| id.term.0 <= term)
                 .unwrap_or(EntryId::ZERO);
-            prop_assert_eq!(log.last_agreement(EntryId::new(term, index)), walked);
+            prop_assert_eq!(log.last_agreement(EntryId::new(term, index)), found);
         }
     }
 }

@@ -1,251 +1,271 @@
-//! All that can come into the core. Wire decoding can only make [`PeerMsg`]: a peer cannot forge
-//! `Persisted` or `Applied`, by type.
+//! The inputs of the core. Wire decoding can only produce [`PeerMsg`], so by type no peer can forge
+//! a [`Persisted`] or [`Msg::Applied`].
 
 use bytes::Bytes;
 
 use crate::record::Entry;
 use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term};
 
-use super::effects::SnapshotId;
+pub use crate::types::{DiskState, RequestKind};
 
-/// What a driver hands to [`Replica::handle_msg`](super::Replica::handle_msg).
+/// An input of [`Replica::handle_msg`](super::Replica::handle_msg).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
-    /// From another replica.
+    /// A message from another replica.
     Peer(Envelope),
-    /// From a client.
+    /// A request from a client.
     Client(ClientRequest),
-    /// From the log writer.
+    /// The log writer has made a job durable.
     Persisted(Persisted),
-    /// From the apply stage.
+    /// The applier has applied all entries up to `index` and has handed over their replies.
     Applied {
-        /// Everything up to here is applied, and its replies have been handed to the socket.
+        /// Index of the last applied entry.
         index: Index,
     },
-    /// A snapshot of this replica's own state is on its disk, whole and read back once.
+    /// A snapshot of this replica's own state is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
-    /// A chunk of a leader's snapshot was looked at, see [`Effects::chunks`](super::Effects).
+    /// A chunk of a leader's snapshot was stored: the reply to a chunk in
+    /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
-    /// A leader's snapshot is on this replica's disk and in its state machine, whole.
+    /// A leader's snapshot is complete and durable, and the state machine has installed it.
     Installed(SnapshotId),
-    /// How much room this replica's disk has, now and then while it is short of it, and when that
-    /// begins and ends.
-    DiskRoom(DiskRoom),
+    /// The free disk space of this replica. The driver sends it when free space falls below the
+    /// configured reserve, from time to time while it is below, and when it is above the reserve
+    /// again.
+    DiskSpace(DiskSpace),
 }
 
-/// How much room a replica's disk has.
+/// Free space on a replica's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DiskRoom {
-    /// It has less than its reserve.
+pub struct DiskSpace {
+    /// Whether the disk's free space is below the reserve, the free space that the configuration
+    /// wants to preserve.
     pub low: bool,
-    /// Bytes of entries that it can store for sure, if it is low.
+    /// Bytes of log entries that can certainly be stored. Meaningful only if `low`.
     pub bytes: u64,
 }
 
-/// How far a leader's snapshot has come.
+/// The driver's report that it has stored a chunk of a leader's snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
     /// The term of the leader that sent the chunk.
     pub term: Term,
-    /// Which snapshot.
+    /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// The round of that term in which the chunk was sent.
+    /// Number of the leader's round of messages in which the chunk was sent.
     pub round: Round,
-    /// Bytes that are here, from its beginning without gaps: where the next chunk is to begin.
+    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
     pub received: u64,
 }
 
-/// A message between replicas with its addressing.
+/// Identifies a snapshot by its last entry, length and checksum.
+///
+/// Two replicas' snapshots with the same last entry hold the same state, but their bytes may
+/// differ. So all chunks of a transfer must come from one snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotId {
+    /// Id of the last entry that the snapshot covers.
+    pub last: EntryId,
+    /// Length of the snapshot in bytes.
+    pub bytes: u64,
+    /// Checksum (CRC-32C) of the snapshot's content: its header and blocks, without the blocks' own
+    /// checksum fields.
+    pub checksum: u32,
+}
+
+/// A message between replicas with its sender and receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// The sender, as it says.
+    /// Id of the sending replica, as the message states it.
     pub from: NodeId,
-    /// The addressee.
+    /// The receiver.
     pub to: NodeId,
-    /// Whom the sender believes to lead; `None` if it knows nobody. Only shown to the course's
-    /// simulator, never decided upon.
+    /// The leader that the sender knows of, or `None`. Reported to the course's simulator; the core
+    /// never reads it.
     pub leader: Option<NodeId>,
-    /// What it says.
+    /// The message.
     pub message: PeerMsg,
 }
 
-/// What replicas say to each other. Every variant carries the sender's term, but for pre-votes,
-/// where it is the term that the sender would stand for.
+/// A message between replicas. Each variant carries the sender's term, except pre-votes and granted
+/// pre-vote replies, which carry the term of the election that they ask about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMsg {
-    /// A leader's entries, or its heartbeat if there are none.
+    /// Entries of a leader; a heartbeat if there are none.
     AppendEntries(AppendEntries),
-    /// The answer to that.
+    /// The reply to [`AppendEntries`]: whether the follower's log matches.
     AppendReply(AppendReply),
-    /// A candidate asks for a vote or, first, whether it would get one.
+    /// A candidate's request for a vote or a pre-vote.
     RequestVote(RequestVote),
-    /// The answer to that.
+    /// The reply to [`RequestVote`]: whether the vote is granted.
     VoteReply(VoteReply),
-    /// A part of a leader's snapshot, for a follower that lacks entries which are in no log any
-    /// more (§7).
+    /// A chunk of a leader's snapshot, for a follower that lacks compacted entries (§7).
     InstallSnapshot(InstallSnapshot),
-    /// The answer to that, until it is installed; then [`AppendReply`] says so.
+    /// The reply to [`InstallSnapshot`]: how much of the snapshot is stored. When the snapshot is
+    /// installed, the follower replies with an [`AppendReply`] instead.
     InstallReply(InstallReply),
-    /// A leader hands its lead over (thesis 3.10).
+    /// A leader's request to campaign at once: leadership transfer (thesis 3.10).
     TimeoutNow(TimeoutNow),
-    /// A member that lost its disk asks to rejoin.
+    /// A request of a member that has lost its disk, sent to all other members; see `rejoin.rs`.
     Rejoin(Rejoin),
-    /// The answer to that.
+    /// The reply to [`Rejoin`]: the member's term and last log entry.
     RejoinReply(RejoinReply),
 }
 
-/// A member that lost its disk asks for what it may have forgotten.
+/// Request of a member that has lost its disk: asks another member for its term and its last log
+/// entry, because the sender has forgotten its own votes and acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejoin {
-    /// Different at each start of the sender's process; the answer echoes it.
+    /// Random number that the sender draws at each start of its process; the reply echoes it.
     pub nonce: u64,
-    /// The sender's term; 0 or an old one until all have answered.
+    /// The sender's term. Until all members have answered, it may be lower than before the loss of
+    /// the disk, or 0.
     pub term: Term,
-    /// The last entry that the sender holds now.
+    /// Id of the last entry in the sender's log.
     pub last: EntryId,
 }
 
-/// The answer to [`Rejoin`].
+/// The reply to [`Rejoin`]: the term and the last entry of the member that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejoinReply {
-    /// Echo of the request's nonce.
+    /// The nonce of the [`Rejoin`] request that this answers.
     pub nonce: u64,
-    /// The answering member's term; 0 if it never heard of an election.
+    /// The sender's term; 0 if it has seen no election.
     pub term: Term,
-    /// Whether it leads that term.
+    /// Whether the sender is the leader of `term`.
     pub leads: bool,
-    /// Its last entry.
+    /// Id of the last entry in the sender's log.
     pub last: EntryId,
 }
 
-/// A leader asks a follower to stand for election at once: it has all that the leader has, and the
-/// leader takes in nothing more for a while. It is for the leader of the term that the leader gives
-/// up leases with it until the term's end: whoever votes in that election does not mind them.
+/// A leader's request to a follower to campaign at once (leadership transfer).
+///
+/// From this message to the end of its term the leader serves no reads under a lease, so voters may
+/// elect its successor although they have heard from the leader recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutNow {
     /// The leader's term.
     pub term: Term,
-    /// The leader's last entry, which the follower holds durably, as it has told the leader.
+    /// The leader's last entry, which the follower has acknowledged.
     pub last: EntryId,
 }
 
-/// How a replica's disk is, as far as it matters to others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DiskState {
-    /// It writes, and has room.
-    #[default]
-    Well,
-    /// It is short of room: what can be stored elsewhere should be.
-    Low,
-    /// It has not finished a write for long.
-    Stalled,
-}
-
-/// A part of a leader's snapshot (§7).
+/// A chunk of a leader's snapshot, sent to a follower that lacks compacted entries (§7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// The round in which it was sent; the answer echoes it.
+    /// Number of the leader's round of messages in which the chunk was sent; the reply echoes it.
     pub round: Round,
-    /// Which snapshot.
+    /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Where in it the chunk begins.
+    /// Position of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// Its bytes. Empty in what the core hands out: the driver has the snapshot.
+    /// The bytes of the chunk. Empty in the core's output: the driver reads the chunk from the
+    /// snapshot file before it sends the message.
     pub chunk: Bytes,
 }
 
-/// A follower's answer to [`InstallSnapshot`].
+/// The reply to [`InstallSnapshot`]: how much of the snapshot the follower has stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// Echo of the round answered.
+    /// Round number of the [`InstallSnapshot`] that this answers.
     pub round: Round,
-    /// Which snapshot.
+    /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
-    /// Where the next chunk is to begin.
+    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
     pub received: u64,
 }
 
-/// A leader's entries (§5.3).
+/// A leader's entries for a follower's log, or a heartbeat (§5.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// The round in which it was sent; the answer echoes it.
+    /// Number of the leader's round of messages in which this was sent; the reply echoes it.
     pub round: Round,
-    /// The entry right before `entries`; [`EntryId::ZERO`] before the first.
+    /// Id of the entry that precedes `entries` in the leader's log; [`EntryId::ZERO`] if they start
+    /// at index 1.
     pub prev: EntryId,
-    /// What the leader shows as committed; may lie beyond what this message proves.
+    /// The leader's commit index. It may be past the last entry up to which this message proves the
+    /// logs equal; the follower then commits only up to that entry.
     pub commit_index: Index,
-    /// Messages lost one way, in a thousand, as the leader measures it over its living peers.
+    /// Message loss in one direction in permille, measured by the leader over all peers that
+    /// answer.
     pub loss_permille: u16,
-    /// The replica that the leader asks, or is about to ask, to take over in the next term. In
-    /// that election its leases don't count.
+    /// The follower that the leader transfers its leadership to, or `None`. Announced before the
+    /// leader sends [`TimeoutNow`] and until its term ends. Voters may elect this follower although
+    /// they have heard from the leader recently.
     pub transfer_to: Option<NodeId>,
-    /// Entries in order, without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
+    /// Entries without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
     pub entries: Vec<Entry>,
 }
 
-/// A follower's answer to [`AppendEntries`].
+/// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to
+/// where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendReply {
-    /// The follower's term: the leader's, or a higher one that deposes it.
+    /// The follower's term: equal to the leader's, or a higher one that makes the leader step down.
     pub term: Term,
-    /// Echo of the round answered; zero where the append was of a lower term.
+    /// Round number of the message that this answers; 0 if that message was from the leader of an
+    /// earlier term.
     pub round: Round,
-    /// How the follower's disk is.
+    /// The condition of the follower's disk.
     pub disk: DiskState,
-    /// What came of it.
+    /// Whether the follower's log matches the leader's.
     pub outcome: AppendOutcome,
 }
 
-/// What came of an append.
+/// Whether a follower's log matches the leader's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// The follower's log is durable and equal to the leader's up to here. It covers all that
-    /// this leader sent before too. [`Index::ZERO`] vouches for nothing.
+    /// The follower's log is durable and equal to the leader's up to an index.
     Match {
-        /// Up to here.
+        /// Index up to which the logs are equal and durable. It acknowledges all earlier messages
+        /// of this leader too. [`Index::ZERO`] acknowledges nothing.
         index: Index,
     },
-    /// The follower's log does not hold `prev`, or the append's term is old.
+    /// The follower's log does not contain the message's `prev`, or the message was from the leader
+    /// of an earlier term.
     Reject {
-        /// The `prev.index` that was refused: tells a late answer from a fresh one.
+        /// Index of the `prev` that was rejected. The leader recognises late replies by it.
         refused: Index,
-        /// Where the follower's log may still agree with the leader's.
+        /// The last entry of the follower's log that may be equal to the leader's entry at its
+        /// index.
         hint: EntryId,
     },
 }
 
-/// A candidate's plea (§5.2), or its pre-vote (thesis 9.6).
+/// A request for a vote (§5.2) or a pre-vote (thesis 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestVote {
-    /// The term it stands for; in a pre-vote, the one it would stand for.
+    /// The term of the election; for a pre-vote, the term that the sender would start.
     pub term: Term,
-    /// Only asks; binds nobody.
+    /// Whether this is a pre-vote: asks whether the receiver would vote for the sender, without
+    /// starting the term.
     pub pre: bool,
-    /// The leader of the term before asked for this election, and has given up its lease.
+    /// Whether this election is a leadership transfer: the previous term's leader asked for it and
+    /// has given up its lease.
     pub transfer: bool,
-    /// The candidate's last durable entry.
+    /// Id of the last entry in the candidate's log.
     pub last: EntryId,
 }
 
-/// The answer to [`RequestVote`].
+/// The reply to [`RequestVote`], for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
-    /// If granted, the term asked for; if not, the term of the one who refuses.
+    /// The term of the request if the vote is granted, else the voter's own term.
     pub term: Term,
-    /// Answers a pre-vote.
+    /// Whether this answers a pre-vote request; false for a vote request.
     pub pre: bool,
-    /// Whether the vote is given.
+    /// Whether the vote is granted.
     pub granted: bool,
 }
 
 impl PeerMsg {
-    /// Its name, as in traces and counters.
+    /// Returns the name of the message type, as shown in traces and counters.
     pub fn name(&self) -> &'static str {
         match self {
             PeerMsg::AppendEntries(_) => "AppendEntries",
@@ -263,32 +283,51 @@ impl PeerMsg {
     }
 }
 
-/// A client's request. The core never looks into the payload.
+impl AppendEntries {
+    /// Returns whether the entries follow `prev` without gaps, in terms that never decrease and do
+    /// not exceed the message's term. Wire decoders check this too; here it protects the core from
+    /// every driver.
+    pub(super) fn is_well_formed(&self) -> bool {
+        // Bounded, so that later additions to an index cannot overflow.
+        let end = self.prev.index.0.checked_add(self.entries.len() as u64);
+        let in_bounds = end.is_some_and(|end| end <= Index::MAX.0);
+        let mut before = self.prev;
+        in_bounds
+            && before.term <= self.term
+            && self.entries.iter().all(|entry| {
+                let follows = entry.index() == before.index.next() && entry.term() >= before.term;
+                before = entry.id();
+                follows && entry.term() <= self.term
+            })
+    }
+}
+
+impl InstallSnapshot {
+    /// Returns whether the id of the snapshot's last entry is valid: its term is at most the
+    /// message's term, and its index within the allowed range.
+    pub(super) fn is_well_formed(&self) -> bool {
+        self.snapshot.last.index <= Index::MAX && self.snapshot.last.term <= self.term
+    }
+}
+
+/// A client's request. The core never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
-    /// Names it, in replies too.
+    /// The id of the request; the reply carries the same id.
     pub key: RequestKey,
-    /// Whether it goes into the log.
+    /// Whether this is a write, which becomes a log entry, or a read.
     pub kind: RequestKind,
-    /// For the state machine.
+    /// The encoded command for the state machine.
     pub payload: Bytes,
 }
 
-/// Whether a request changes the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Goes through the log.
-    Write,
-    /// Only reads; answered linearizably without a log entry (§8).
-    Read,
-}
-
-/// The log writer has made a job durable, and with it all jobs before.
+/// The log writer's report that a job and all earlier jobs are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persisted {
-    /// Which job.
+    /// Number of the job.
     pub sequence: JobSequence,
-    /// The last entry of the job, `None` if it had none. Named by term too: an entry replaced
-    /// meanwhile is not taken for the one synced.
+    /// The last entry that the job wrote; `None` if the job had no entries. The id includes the
+    /// term, so that the sync of an entry that has been replaced since does not count for its
+    /// replacement.
     pub last: Option<EntryId>,
 }

@@ -1,56 +1,249 @@
-//! The consensus core: Raft, pure. It takes `(now, message)` or `(now, timeout)` and gives
-//! [`Effects`]; it reads no clock, starts no thread, opens no file or socket, and draws its
-//! randomness from a seed it was given.
+//! The consensus core: Raft as a pure state machine, `(now, input) -> Effects`.
 //!
-//! | rule (paper, thesis) | where |
+//! It reads no clock, starts no thread, opens no file or socket, and draws its randomness from a
+//! seed. Section numbers (§) refer to the extended version of the Raft paper, "thesis" to Ongaro's
+//! dissertation; see [Sources](#sources). All times are settings of
+//! [`Config`](crate::config::Config).
+//!
+//! # Interface
+//!
+//! A driver passes inputs to [`Replica::handle_msg`] and due timeouts to
+//! [`Replica::handle_timeout`], then ends the batch with [`Replica::flush`] and carries out the
+//! [`Effects`]: messages to peers, one job for the log writer, one job for the applier. It reports
+//! back when a job is durable ([`Msg::Persisted`]) and when entries are applied ([`Msg::Applied`]).
+//!
+//! Inputs of peers and clients may contain anything. They are validated where they enter, counted
+//! and dropped if invalid; a message that no correct peer can have sent is reported as a
+//! [`RejectedMessage`]. Behind that, invariants are asserted.
+//!
+//! # Terms and roles (§5.1)
+//!
+//! Time is divided into terms, each with at most one leader. A replica is a follower, a candidate
+//! or a leader. A message with a higher term makes every replica a follower in that term; a message
+//! of a lower term is answered with the current one or dropped.
+//!
+//! The term and the vote in it are the *hard state*. No message that shows them is sent before they
+//! are durable (Figure 2). The commit index is not stored: after a restart it is the end of the
+//! snapshot until a leader tells a higher one.
+//!
+//! # The log (§5.3)
+//!
+//! An entry is identified by its term and index. Two logs that contain the same entry are identical
+//! up to it. A follower removes entries only from the first one that differs from the leader's,
+//! never at or below its commit index or what it knows to be equal to the leader's log. Entries at
+//! or below the log's *base* have been compacted; a snapshot covers them.
+//!
+//! The cursors of a log are ordered `base <= applied <= commit <= last` and `base <= durable <=
+//! last`. Commit and durable are independent: a quorum of other replicas can commit an entry that
+//! is not on this replica's disk yet.
+//!
+//! # Elections (§5.2, §5.4.1, thesis 9.6)
+//!
+//! A follower campaigns when it has neither heard its leader nor granted a vote for an election
+//! timeout. Timeouts are random, and longer while the leader measures message loss.
+//!
+//! 1. **Pre-vote.** The candidate asks all peers for a vote in the next term, without starting that
+//!    term. A peer grants the pre-vote if it would grant the vote: its own term is lower, it has
+//!    not heard a leader within the lowest election timeout, and the candidate's log is at least as
+//!    up to date as its own. A follower with a longer log campaigns itself instead; a leader
+//!    answers with an append. Of two pre-candidates that hear each other, the one with the shorter
+//!    log, or with the lower id if the logs are equal, yields.
+//! 2. **Vote.** With pre-votes of a quorum, and after a short delay in which a longer log can
+//!    object, the candidate starts the next term and votes for itself. When that is durable it asks
+//!    for votes. A replica votes once in a term, for a log that is at least as up to date as its
+//!    own. The candidate leads when a quorum has voted for it and its own vote is durable.
+//!
+//! Requests get lost, so a candidate repeats them within one campaign to the peers that have not
+//! granted them. Refusals are silent, except that a request of a lower term is answered with the
+//! current one: only granted votes count. A campaign without a winner is followed by another one,
+//! after a random pause that grows while the candidate hears from no quorum.
+//!
+//! **Stable leader** (§6). A replica that has heard a leader within the lowest election timeout
+//! ignores vote requests and does not adopt their term. So a replica that returns from a partition
+//! deposes no leader, and leases are safe. A replica that restarts counts as having heard a leader
+//! at its start.
+//!
+//! # Replication (§5.3)
+//!
+//! A new leader appends a no-op and keeps a `Progress` for each peer: `match_index`, up to
+//! which the peer's log is durable and equal, and `next_index`, the next entry to send. A peer is
+//! in one of three states:
+//!
+//! - **Probe**: the last matching entry is unknown. One append at a time, until one is
+//!   acknowledged. A rejection carries a hint, the follower's last entry that may match, so each
+//!   rejection skips at least one term of either log.
+//! - **Replicate**: appends are pipelined, within a window of messages and of bytes. When a reply
+//!   is overdue, everything after `match_index` is sent again; after three timeouts in a row the
+//!   peer is probed.
+//! - **Snapshot**: the peer lacks compacted entries, and gets the chunks of a snapshot.
+//!
+//! All appends of one flush carry the same *round* number, and each snapshot chunk begins a round
+//! of its own; replies echo the number. A reply to a round proves that the peer still followed this
+//! leader after the round began. Rounds also give the round-trip time, from which the
+//! retransmission timeout follows as in TCP, and the share of lost messages.
+//!
+//! A peer that was sent nothing for a heartbeat interval gets an empty append; a peer that has left
+//! several messages unanswered gets them less often. With `FanOut::All` entries go to all peers at
+//! once; with `FanOut::Thrifty`, where messages are expensive, to as many as a quorum needs, those
+//! first that were sent to least recently. A follower whose disk is almost full gets entries only
+//! if they cannot be committed without it.
+//!
+//! # Durable acknowledgements (thesis 10.2.1)
+//!
+//! The leader sends entries while its own log writer stores them, and counts itself when it has. A
+//! follower acknowledges entries that are durable and proven equal to the leader's log; the
+//! acknowledgement is attached to the log writer's job and leaves when the job is done. A heartbeat
+//! is acknowledged at once, up to what is durable. A completion of the log writer names its last
+//! entry with its term, so it does not count for an entry that has replaced it since.
+//!
+//! # Commit (§5.4.2)
+//!
+//! An entry is committed when a quorum holds it durably and it is of the leader's term; the entries
+//! before it are committed with it. The leader sends its commit index with every append, and on its
+//! own to peers that no other message has told it within `commit_notice_after`. A follower
+//! commits up to that index, but no further than the leader's messages of this term have proven its
+//! log equal. Committed entries go to the applier once and in order.
+//!
+//! # Client requests (§8)
+//!
+//! The leader appends writes, up to a limit of uncommitted bytes. A follower redirects clients to
+//! the leader. Requests that arrive while no leader is known wait for one, for a limited time. A
+//! refused request is in no log, or has certainly been replaced there: another entry is committed
+//! at its index, or an entry of a later term before it.
+//!
+//! # Reads (§8, thesis 6.4)
+//!
+//! A read is no log entry. A new leader serves reads when its no-op is committed: before that it
+//! does not know what earlier terms committed. Then it must be sure that it still leads:
+//!
+//! - **Read index**: the read waits until a quorum has answered a round that began after the read
+//!   arrived. The round is begun at the end of the batch, and serves all waiting reads.
+//! - **Lease** (`lease_reads`): if a quorum has answered a round that began less than a lease
+//!   length ago, the read is served at once. A lease is shorter than the lowest election timeout,
+//!   within which these replicas vote for no other leader, by the clock drift and a margin.
+//!
+//! The read is then answered from the state after everything committed at that time.
+//!
+//! # Check-quorum (thesis 6.2)
+//!
+//! A leader that has not had replies from a quorum within a window steps down, so its clients look
+//! for another leader. After 5/8 of the window it sends to all peers, at growing intervals, instead
+//! of sending each new entry, which could not be committed. When it steps down, its unconfirmed
+//! reads wait for the next leader.
+//!
+//! # Leadership transfer (thesis 3.10)
+//!
+//! A leader whose disk is stalled or almost full transfers its leadership to a follower with a
+//! healthy disk, if the followers that could take over are a quorum. It refuses requests, announces
+//! the target in its appends, and sends [`TimeoutNow`] when the target has its whole log. The
+//! target starts an election without a pre-vote. Voters do not wait for the old leader's lease,
+//! because it has given it up; they believe only a transfer that the leader itself has announced.
+//!
+//! # Snapshots (§7)
+//!
+//! The driver takes snapshots of the applied state. When one is durable, the log is compacted up to
+//! its end: some bytes are kept for followers that are only a little behind, and entries that a
+//! follower still needs are kept as long as the log is within its maximal size. Chunks of a
+//! snapshot are sent at a limited rate, each after the one before is acknowledged. When a follower
+//! has stored and installed the snapshot, its log stays if it contains the snapshot's last entry,
+//! and otherwise restarts after it (Figure 13).
+//!
+//! # Rejoining after the loss of a disk
+//!
+//! A member with an empty folder has forgotten votes and acknowledgements. It first learns the
+//! terms of all other members and adopts the highest, with its vote spent; then it follows without
+//! voting until its log is durable up to the leader's last entry. The protocol and its proof are in
+//! `rejoin.rs`.
+//!
+//! # Terms in messages
+//!
+//! A forged term could use up all numbers. A message raises the term only within a budget that
+//! refills with time (`term_budget.rs`). A second leader of a known term, and an append or snapshot
+//! that contradicts an entry that cannot be replaced, are rejected. Peers are not authenticated
+//! otherwise.
+//!
+//! # Rules
+//!
+//! `rules.rs` contains the safety rules that mutation tests break, one function for each.
+//!
+//! | rule | file |
 //! |---|---|
-//! | terms (§5.1), changes of role, pre-votes answered (thesis 9.6) | `replica.rs` |
-//! | votes and the election restriction (§5.2, §5.4.1) | `follower.rs`, `candidate.rs` |
-//! | log matching, truncation at conflicts only (§5.3) | `log.rs`, `follower.rs` |
-//! | commit by counting own terms' entries only (§5.4.2), check-quorum (thesis 6.2) | `leader.rs` |
-//! | term and vote durable before they show (Figure 2), requests that wait | `shared.rs` |
-//! | probing, pipelining, retransmission, loss | `progress.rs`, `fanout.rs` |
-//! | linearizable reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
-//! | log compaction (§7): what may go, installing a leader's snapshot | `snapshots.rs` |
-//! | handing the lead over (thesis 3.10) because of the own disk | `handover.rs` |
-//! | disks that are stalled or short of room | `health.rs` |
-//! | rejoining with an empty disk, under the old id | `rejoin.rs` |
-//! | bounds on what messages may do to the term | `term_budget.rs` |
+//! | rule of terms (§5.1), answers to pre-votes (thesis 9.6) | `replica/admission.rs` |
+//! | role changes, inputs and outputs of the core | `replica.rs`, `role.rs` |
+//! | one vote per term (§5.2), durable hard state (Figure 2) | `hard_state.rs` |
+//! | election restriction (§5.4.1), stable leader (§6) | `follower.rs`, `shared.rs` |
+//! | pre-vote, repeated requests, counting votes | `candidate.rs` |
+//! | random timeouts (§5.2), longer under loss | `timing.rs` |
+//! | log matching, truncation at conflicts only (§5.3) | `log.rs`, `entries.rs` |
+//! | receiver rules of `AppendEntries`, acknowledgements | `follower.rs` |
+//! | commit by current term (§5.4.2), check-quorum (thesis 6.2), rounds | `leader.rs` |
+//! | Probe, Replicate, Snapshot; retransmission | `progress.rs` |
+//! | window of entries in flight; round-trip time and loss | `inflights.rs`, `link.rs` |
+//! | when and to whom the leader sends | `fanout.rs` |
+//! | jobs of the log writer, messages that wait for them (thesis 10.2.1) | `append_jobs.rs` |
+//! | client requests that wait for a leader, or for their entry's fate | `pending.rs` |
+//! | reads by read index and lease (§8, thesis 6.4) | `reads.rs` |
+//! | snapshots and compaction (§7) | `snapshots.rs` |
+//! | leadership transfer (thesis 3.10) | `transfer.rs` |
+//! | stalled and full disks | `disk_health.rs` |
+//! | rejoining under the old id with an empty disk | `rejoin.rs` |
+//! | bounds on terms in messages | `term_budget.rs` |
+//! | majorities | `quorum.rs` |
 //!
-//! Left out on purpose, until its issue comes: membership changes.
+//! # Left out
+//!
+//! - Membership changes (§6): the members of a group are fixed when it is created.
+//! - Learners and witnesses: every member votes and has the whole log.
+//! - Leadership transfer on request, and balancing of leaders: there is one group.
+//! - Sessions and deduplication of requests: they are in the state machine (`kv`).
+//!
+//! # Sources
+//!
+//! - D. Ongaro, J. Ousterhout: *In Search of an Understandable Consensus Algorithm (Extended
+//!   Version)*, 2014.
+//! - D. Ongaro: *Consensus: Bridging Theory and Practice*, dissertation, Stanford, 2014.
+//! - B. Liskov, J. Cowling: *Viewstamped Replication Revisited*, 2012, section 4.3, for rejoining.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod append_jobs;
 mod candidate;
+mod disk_health;
 mod effects;
 mod entries;
 mod fanout;
 mod follower;
-mod handover;
-mod health;
+mod hard_state;
+mod inflights;
 mod leader;
+mod link;
 mod log;
 mod message;
+mod pending;
 mod progress;
 mod quorum;
 mod reads;
 mod rejoin;
 mod replica;
+mod role;
+mod rules;
 mod shared;
 mod snapshots;
 mod status;
 mod term_budget;
 mod timing;
+mod transfer;
 
 pub use effects::{
     AppendJob, ApplyJob, Committed, Effects, HardState, Refusal, RefusalReason, RejectReason,
-    RejectedMessage, SnapshotChunk, SnapshotId,
+    RejectedMessage, SnapshotChunk,
 };
 pub use log::{LogTail, Spliced};
 pub use message::{
-    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskRoom, DiskState,
+    AppendEntries, AppendOutcome, AppendReply, ChunkStored, ClientRequest, DiskSpace, DiskState,
     Envelope, InstallReply, InstallSnapshot, Msg, PeerMsg, Persisted, Rejoin, RejoinReply,
-    RequestKind, RequestVote, TimeoutNow, VoteReply,
+    RequestKind, RequestVote, SnapshotId, TimeoutNow, VoteReply,
 };
 pub use quorum::{REPLICAS_MAX, quorum, reached_by_quorum};
-pub use replica::{Durable, Replica};
-pub use status::{Counters, PeerStatus, RejoinStatus, RoleName, Status};
+pub use replica::Replica;
+pub use role::{Durable, RoleName};
+pub use status::{Counters, PeerStatus, RejoinStatus, Status};

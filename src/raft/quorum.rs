@@ -1,32 +1,34 @@
-//! Majority arithmetic; nothing else.
+//! Majority arithmetic.
 
 use crate::config::{Config, Mutant};
 
-/// Most replicas of one group. The course's simulator goes to 21.
+/// Largest number of replicas that a cluster may have.
 pub const REPLICAS_MAX: usize = 31;
 
-/// How many of `replicas` make a quorum.
+/// Returns how many of `replicas` are a quorum: more than half of them.
 pub fn quorum(replicas: usize, config: &Config) -> usize {
+    assert!((1..=REPLICAS_MAX).contains(&replicas), "a group of {replicas} replicas");
     if config.breaks(Mutant::HalfIsQuorum) {
         return (replicas / 2).max(1);
     }
     replicas / 2 + 1
 }
 
-/// The highest value that a quorum has reached or passed. `values` holds one for each replica,
-/// this one included, and is left sorted.
+/// Returns the highest value that at least a quorum of the replicas has reached. `values` holds one
+/// value for each replica of the group; it is sorted in place.
 pub fn reached_by_quorum<T: Ord + Copy>(values: &mut [T], config: &Config) -> T {
+    let needed = quorum(values.len(), config);
     values.sort_unstable_by(|a, b| b.cmp(a));
-    values[quorum(values.len(), config) - 1]
+    values[needed - 1]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every assignment of small values to 1 to 7 replicas, against counting by hand.
+    /// All assignments of three values to 1 to 7 replicas, compared with counting.
     #[test]
-    fn agrees_with_counting() {
+    fn quorum_value_agrees_with_counting() {
         let config = Config::server();
         for replicas in 1..=7_u32 {
             for code in 0..3_usize.pow(replicas) {

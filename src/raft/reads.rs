@@ -1,27 +1,28 @@
-//! Linearizable reads without log entries: by the leader's lease, or by a read index confirmed
-//! in a round that began after the read came (§8; thesis 6.4, 6.4.1).
+//! Linearizable reads without log entries: under the leader's lease, or by a read index that a
+//! round confirms which began after the read arrived (§8; thesis 6.4, 6.4.1).
 
 use std::collections::VecDeque;
 
-use crate::config::Mutant;
 use crate::types::{Instant, Round};
 
 use super::message::ClientRequest;
+use super::rules;
 use super::shared::Shared;
 
-/// A read and the first round whose answers prove that its leader still led when it came.
+/// A read that waits, and the round of messages that must be answered by a quorum to prove that the
+/// leader still led when the read arrived.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingRead {
     round: Round,
     request: ClientRequest,
 }
 
-/// A leader's reads that are not confirmed yet.
+/// The reads that wait at a leader until a quorum confirms its leadership.
 ///
-/// Invariant: in order of the rounds that they need.
+/// Invariant: ordered by round.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingRead>,
 }
 
 impl Reads {
@@ -29,26 +30,31 @@ impl Reads {
         self.waiting.len()
     }
 
-    /// Takes in a read; `current` is the last round begun.
+    /// Adds a read, to be confirmed by the round after `current`, the last round begun.
     pub(super) fn push(&mut self, shared: &Shared, current: Round, request: ClientRequest) {
-        let round =
-            if shared.config.breaks(Mutant::ReadOnOldRound) { Round(0) } else { current.next() };
-        debug_assert!(self.waiting.back().is_none_or(|last| last.round <= round));
-        self.waiting.push_back(Waiting { round, request });
+        let round = rules::confirming_round(current, &shared.config);
+        assert!(
+            self.waiting.back().is_none_or(|last| last.round <= round),
+            "a read waits for {round:?} after {:?}",
+            self.waiting.back()
+        );
+        self.waiting.push_back(WaitingRead { round, request });
     }
 
-    /// The round that the oldest read waits for. Later ones wait for the next confirmation, so
-    /// that one serves all that came meanwhile.
+    /// Returns the round that must be answered to confirm the oldest waiting read; `None` if no
+    /// read waits. Later reads wait for a later round, which then confirms all reads that have
+    /// arrived by its start.
     pub(super) fn wanted_round(&self) -> Option<Round> {
         self.waiting.front().map(|read| read.round)
     }
 
-    /// Lets go what `confirmed` proves, or everything under a valid lease. The state that they
-    /// are answered from is the one after all that is committed now, which is no older than the
-    /// one that was committed when they came.
-    pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_valid: bool) {
-        while self.waiting.front().is_some_and(|read| lease_valid || read.round <= confirmed) {
-            let read = self.waiting.pop_front().expect("there is a front");
+    /// Releases the waiting reads whose round is at most `confirmed`, the last round that a quorum
+    /// has answered, or all of them under a valid lease. Released reads are answered from the state
+    /// after everything that is committed now, which is no older than what was committed when they
+    /// arrived.
+    pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_is_valid: bool) {
+        let releases = |read: &mut WaitingRead| lease_is_valid || read.round <= confirmed;
+        while let Some(read) = self.waiting.pop_front_if(releases) {
             if read.round <= confirmed {
                 shared.counters.read_index_reads += 1;
             } else {
@@ -56,21 +62,23 @@ impl Reads {
             }
             shared.ready_reads.push(read.request);
         }
+        assert!(
+            self.waiting.front().is_none_or(|read| read.round > confirmed),
+            "{confirmed:?} is confirmed, but {:?} waits",
+            self.waiting.front()
+        );
     }
 
-    /// All that wait, for a leader that leads no more.
+    /// Removes and returns all waiting reads, because the leader has stepped down.
     pub(super) fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         std::mem::take(&mut self.waiting).into_iter().map(|read| read.request)
     }
 }
 
-/// Whether a leader may answer alone at `now`: a quorum, itself included, answered rounds begun
-/// (`confirmed_at`, by this replica's clock before they were sent) so lately that none of them
-/// votes for another yet.
+/// Returns whether a leader may serve reads under its lease. `confirmed_at` is when the last round
+/// began that a quorum has answered, by this replica's clock; `None` if unknown. The lease is valid
+/// while no member of that quorum may vote for another leader yet.
 pub(super) fn lease_is_valid(shared: &Shared, confirmed_at: Option<Instant>) -> bool {
-    let mut length = shared.config.lease_length();
-    if shared.config.breaks(Mutant::LeaseTooLong) {
-        length *= 2;
-    }
-    shared.config.lease_reads && confirmed_at.is_some_and(|sent_at| shared.now < sent_at + length)
+    shared.config.lease_reads
+        && confirmed_at.is_some_and(|at| rules::lease_is_valid(at, shared.now, &shared.config))
 }

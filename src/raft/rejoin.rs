@@ -1,97 +1,104 @@
-//! Rejoining after the loss of a disk: a member comes back under its old id with an empty folder.
-//! It has forgotten the votes it gave and the entries it acknowledged, so it may do neither again
-//! before it knows enough of what it forgot. A recovery protocol in the manner of Viewstamped
-//! Replication Revisited (section 4.3), adapted to Raft. R is the rejoining member; its *former
-//! life* is everything before its disk was lost.
+//! Rejoining after the loss of a disk: a member comes back under its id with an empty folder.
 //!
-//! 1. **Ask.** R sends [`Rejoin`] to all other members until each of them has answered with its
-//!    term. Meanwhile R ignores every other message: it neither votes nor acknowledges. The term
-//!    T that R adopts is the highest of those answered, with its vote in T spent.
+//! It has forgotten the votes it gave and the entries it acknowledged, so it may neither vote nor
+//! acknowledge before it has recovered enough of what it forgot. The protocol follows the recovery
+//! of Viewstamped Replication Revisited (section 4.3), adapted to Raft. In the following, R is the
+//! rejoining member and *old R* is the same member before it lost its disk.
+//!
+//! 1. **Ask.** R sends [`Rejoin`] to all other members until each has answered with its term. Until
+//!    then R ignores every other message: it neither votes nor acknowledges. It adopts the highest
+//!    term answered, T, with its vote in T spent.
 //! 2. **Catch up.** R is a follower in T or a later term. It stores and acknowledges entries and
-//!    snapshots, but ignores requests for votes and pre-votes and [`TimeoutNow`], and does not
-//!    campaign. It goes on asking: an answer of the leader of R's present term names the leader's
-//!    last entry, the *target*. A leader of a later term must name a target of its own.
-//! 3. **End.** Once R holds everything up to the target durably, as matched with that leader in
-//!    that term, it hands the log writer a job with `AppendJob::rejoined`. When that job is
-//!    durable, R is a full member.
+//!    snapshots, but ignores vote requests, pre-votes and [`TimeoutNow`], and does not campaign. It
+//!    keeps asking: the reply of the leader of R's current term names the leader's last entry, the
+//!    *target*. The leader of a later term must name a target of its own.
+//! 3. **Finish.** When R's log is durable up to the target, and matches that leader's log in that
+//!    term, R hands the log writer a job with `AppendJob::rejoined`. When that job is done, R is a
+//!    full member.
 //!
-//! A member that is itself rejoining answers nobody. So at most one member can rejoin at a time:
-//! two wait for each other for ever, because what both forgot may be known to nobody else. In a
-//! group of two R can rejoin only while the other member still leads, because without R's vote
-//! nobody is elected; a lone replica never rejoins.
+//! A rejoining member does not answer other members' questions. So only one member can rejoin at a
+//! time: two would wait for each other for ever, because what both forgot may be known to no one
+//! else. In a group of two, R can rejoin only while the other member still leads, because without
+//! R's vote it cannot be elected. A group of one never rejoins.
 //!
-//! Why R may acknowledge after step 1: a candidate makes its term durable before it asks for
-//! votes, so every term in which R voted for another is at most T, and every leader elected with
-//! such a vote has a term of at most T. R acknowledges to no leader of an earlier term than T. A
-//! majority of answers would not do: R may have voted for exactly the member that did not
-//! answer, and would then help the leader of an earlier term to commit what the new leader lacks.
+//! Why R may acknowledge after step 1: a candidate makes its term durable before it asks for votes.
+//! So every term in which old R voted for another member is at most T, and every leader elected
+//! with such a vote has a term of at most T. R acknowledges to no leader of a term before T. A
+//! majority of answers would not be enough: old R may have voted for exactly the member that has
+//! not answered, and R would help the leader of an earlier term to commit entries that the new
+//! leader lacks.
 //!
-//! A vote that R gave itself as a candidate may be of a later term than T, and forgetting it is no
-//! harm: the former life no longer comes to lead. A request of that candidacy may arrive late and
-//! be granted, and R may count the vote if it comes to stand in that same term. The voter then
-//! compared its log with that of the former life, which ends in a term of at most T. So does the
-//! voter's, and what it holds of what was committed is not past the target: what a leader before
-//! the one that named the target committed, that one holds; and of its own entries the former
-//! life had none that it did not have.
+//! Old R may have voted for itself in a term later than T. Forgetting that vote is harmless,
+//! because old R no longer becomes leader. A request of that candidacy may arrive late and be
+//! granted, and R may count the reply if it campaigns in the same term. The voter then compared its
+//! log with that of old R, which ends in a term of at most T. So does the voter's own log, and the
+//! committed entries in it are not past the target: those that leaders before the target's leader
+//! committed, that leader has; and old R had no entry of that leader's term that the leader itself
+//! lacked.
 //!
-//! Why R may vote after step 3: let an entry be committed in term t with an acknowledgement of
-//! the former life. Then t is at most T, and so at most the term of the leader that named the
-//! target. If that leader is of a later term than t, it holds the entry by leader completeness,
-//! in which R takes part as a member that holds the entry until the loss and does not vote from
-//! the loss on. If it is the leader of t, it had the entry before R acknowledged it, and so when
-//! it answered. In both cases the entry is not past the target. The same holds for
-//! acknowledgements that arrive late.
+//! Why R may vote after step 3: let an entry be committed in term t with an acknowledgement of old
+//! R. Then t is at most T, and so at most the term of the leader that named the target. If that
+//! leader has a later term than t, it has the entry by leader completeness, which R preserves: it
+//! had the entry until the loss, and does not vote from the loss on. If it is the leader of t, it
+//! had the entry before old R acknowledged it, and so when it named the target. In both cases the
+//! entry is not past the target. The same holds for acknowledgements that arrive late.
 //!
-//! The spent vote is a second line of defence: R rejoins only with an entry of the leader's own
-//! term in its log, which no candidate of that term has, so it would not vote in T anyway.
+//! Spending the vote is a second line of defence: R finishes only with an entry of the leader's own
+//! term in its log, which no candidate of that term has, so R would not vote in T anyway.
 //!
-//! A restart while rejoining begins anew at step 1, with the log and the term that were stored
-//! meanwhile. R has not voted since the loss, and what it acknowledged since then it holds.
+//! A restart while rejoining starts again at step 1, with the log and the term that were stored
+//! meanwhile. R has not voted since the loss, and has the entries that it acknowledged since.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand_chacha::rand_core::Rng;
 
-use crate::config::Mutant;
+use crate::config::Config;
 use crate::types::{EntryId, Index, Instant, JobSequence, NodeId, Term};
 
-use super::effects::Effects;
-use super::leader::Leader;
-use super::message::{PeerMsg, Rejoin, RejoinReply, TimeoutNow};
-use super::quorum::quorum;
-use super::shared::Shared;
+use super::log::LogTail;
+use super::message::{PeerMsg, Rejoin, RejoinReply};
+use super::rules;
 use super::status::RejoinStatus;
 
-/// Heartbeat intervals from one request to rejoin to the next.
+/// Number of heartbeat intervals between two [`Rejoin`] requests to the same member.
 const ASK_HEARTBEATS: u32 = 2;
-/// A peer that asked to rejoin within this many heartbeat intervals counts as still rejoining.
+/// Number of heartbeat intervals after its last [`Rejoin`] request for which a peer counts as still
+/// rejoining.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
-/// How far a rejoining replica has come.
+/// The state of a replica that has lost its disk and is rejoining its group.
 #[derive(Debug)]
 pub(super) struct Rejoining {
-    /// Tells the answers to this start of the process from those to an earlier one.
+    /// Random number drawn at each start of the process. Replies echo it, so replies to an earlier
+    /// start are recognised.
     nonce: u64,
-    /// The terms answered so far.
+    /// The members that have answered the [`Rejoin`] request, each with the highest term in its
+    /// answers.
     terms: BTreeMap<NodeId, Term>,
-    step: Step,
-    /// When to ask again.
+    phase: Phase,
+    /// When to send the next [`Rejoin`] request.
     ask_at: Instant,
 }
 
+/// The steps of the rejoin protocol: ask all members, catch up with the leader, finish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum Phase {
     Ask,
     CatchUp {
+        /// The leader's last entry, up to which the log must be durable; `None` until a leader has
+        /// named its last entry.
         target: Option<Target>,
     },
-    /// `job` is the job that ends it, once that is handed out.
-    End {
+    Finish {
+        /// The log writer's job that ends rejoining; `None` until the job is handed out.
         job: Option<JobSequence>,
     },
 }
 
-/// What a leader named as its last entry.
+/// The entry that a rejoining replica's log must contain before rejoining ends: the last entry of
+/// the leader when it answered the [`Rejoin`] request; with that leader's id and term.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Target {
     leader: NodeId,
@@ -99,215 +106,200 @@ struct Target {
     last: EntryId,
 }
 
-/// What a replica does about an answer to its request to rejoin.
+/// What a rejoining replica must do after a reply to its [`Rejoin`] request.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answered {
-    /// Nothing more.
-    Noted,
-    /// It adopts this term, which may be its own, with its vote spent: all have answered.
+    /// Nothing: the reply is to an earlier start of the process, or this replica is a full member
+    /// again.
+    Stale,
+    /// Nothing: the reply was recorded.
+    Recorded,
+    /// Adopt this term, the highest that a member has named, and cast no vote in it: all members
+    /// have answered. The term may be the current one.
     Adopt(Term),
-    /// It follows in this later term.
+    /// Follow the sender to this term, which is higher than the replica's own.
     Newer(Term),
 }
 
+/// Whether a rejoining replica's log has reached the entry that the leader named (the target).
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CaughtUp {
+    /// The log is durable up to the target, and equal to the leader's.
+    Yes,
+    /// No leader of the current term has named a target, or the log is not yet durable up to it and
+    /// known to be equal to that leader's.
+    NotYet,
+    /// The log is equal to the leader's past the target's index, but has a different entry there.
+    /// So the named target was wrong: no correct leader of this term can have named it.
+    Contradiction,
+}
+
 impl Rejoining {
-    /// Begins to rejoin. It asks from `ask_at` on.
+    /// Returns the state of a replica that starts to rejoin. Its first [`Rejoin`] request is due at
+    /// `ask_at`.
     pub(super) fn new(rng: &mut impl Rng, ask_at: Instant) -> Rejoining {
-        Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), step: Step::Ask, ask_at }
+        Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase: Phase::Ask, ask_at }
     }
 
-    /// When it asks next.
+    /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught
+    /// up.
     pub(super) fn ask_at(&self) -> Instant {
-        if matches!(self.step, Step::End { .. }) { Instant::MAX } else { self.ask_at }
+        if matches!(self.phase, Phase::Finish { .. }) { Instant::MAX } else { self.ask_at }
     }
 
-    /// Whether the job that ends it has not been handed out yet.
+    /// Returns whether the log has caught up with the leader, but the log writer's job that ends
+    /// rejoining is not handed out yet.
     pub(super) fn has_caught_up(&self) -> bool {
-        self.step == Step::End { job: None }
+        self.phase == Phase::Finish { job: None }
     }
 
-    /// The job that ends it was handed out.
-    pub(super) fn end_with(&mut self, job: JobSequence) {
-        assert!(self.has_caught_up(), "a replica ends rejoining at {:?}", self.step);
-        self.step = Step::End { job: Some(job) };
+    /// Records that rejoining ends when the log writer has done `job`.
+    pub(super) fn finish_with(&mut self, job: JobSequence) {
+        assert!(self.has_caught_up(), "job {job} ends rejoining in {:?}", self.phase);
+        self.phase = Phase::Finish { job: Some(job) };
     }
 
-    /// Whether it is over once everything up to `durable` is durable.
-    pub(super) fn is_over(&self, durable: JobSequence) -> bool {
-        matches!(self.step, Step::End { job: Some(job) } if job <= durable)
+    /// Returns whether the job that ends rejoining is among those up to `done`, which the log
+    /// writer has done.
+    pub(super) fn is_finished(&self, done: JobSequence) -> bool {
+        matches!(self.phase, Phase::Finish { job: Some(job) } if job <= done)
     }
 
-    pub(super) fn status(&self, peers: &[NodeId], own: Term) -> RejoinStatus {
-        let waits = |peer: &NodeId| self.step == Step::Ask && !self.terms.contains_key(peer);
+    pub(super) fn status(&self, peers: &[NodeId], own_term: Term) -> RejoinStatus {
+        let is_missing = |peer: &NodeId| self.phase == Phase::Ask && !self.terms.contains_key(peer);
         RejoinStatus {
-            waiting_for: peers.iter().copied().filter(waits).collect(),
-            target: match self.step {
-                Step::CatchUp { target } => {
-                    target.filter(|target| target.term == own).map(|target| target.last.index)
+            waiting_for: peers.iter().copied().filter(is_missing).collect(),
+            target: match self.phase {
+                Phase::CatchUp { target } => {
+                    target.filter(|target| target.term == own_term).map(|target| target.last.index)
                 }
-                Step::Ask | Step::End { .. } => None,
+                Phase::Ask | Phase::Finish { .. } => None,
             },
         }
     }
-}
 
-impl Shared {
-    /// Whether this replica lost its disk and is no full member yet.
-    pub(super) fn is_rejoining(&self) -> bool {
-        self.rejoining.is_some()
-    }
-
-    /// Whether a rejoining replica ignores this message.
-    pub(super) fn ignores_to_rejoin(&self, message: &PeerMsg) -> bool {
-        let Some(rejoining) = &self.rejoining else { return false };
+    /// Returns whether the replica ignores this message because it is rejoining.
+    pub(super) fn ignores(&self, message: &PeerMsg, config: &Config) -> bool {
         match message {
             PeerMsg::RejoinReply(_) => false,
-            // Not even another that rejoins is told a term: this one may have forgotten a higher.
-            PeerMsg::Rejoin(_) | PeerMsg::TimeoutNow(TimeoutNow { .. }) => true,
-            PeerMsg::RequestVote(_) => !self.config.breaks(Mutant::VoteWhileRejoining),
+            // Another rejoining member gets no answer: this one may have forgotten a higher term.
+            PeerMsg::Rejoin(_) | PeerMsg::TimeoutNow(_) => true,
+            PeerMsg::RequestVote(_) => rules::ignores_vote_requests_while_rejoining(config),
             PeerMsg::AppendEntries(_)
             | PeerMsg::AppendReply(_)
             | PeerMsg::VoteReply(_)
             | PeerMsg::InstallSnapshot(_)
-            | PeerMsg::InstallReply(_) => rejoining.step == Step::Ask,
+            | PeerMsg::InstallReply(_) => self.phase == Phase::Ask,
         }
     }
 
-    /// Asks the others, if it is time: first those that have not answered, then the leader, or
-    /// everybody while none is known. Messages get lost, and acknowledgements of the former life
-    /// may arrive at the leader between two requests, so it asks until it is done.
-    pub(super) fn ask_to_rejoin(&mut self, out: &mut Effects) {
-        let (term, last) = (self.term(), self.log.last());
-        let Some(rejoining) = &mut self.rejoining else { return };
-        if self.now < rejoining.ask_at() {
-            return;
+    /// Returns the [`Rejoin`] request to be sent and its receivers; `None` if it is not due. The
+    /// receivers are first the members that have not answered, and then the leader, or all members
+    /// while no leader is known. The request is repeated until rejoining is over, because messages
+    /// get lost, and because late acknowledgements from before the loss of the disk may reach the
+    /// leader in between. `own` is the replica's term and its last log entry.
+    pub(super) fn question(
+        &mut self,
+        now: Instant,
+        heartbeat_interval: Duration,
+        own: (Term, EntryId),
+        peers: &[NodeId],
+        leader: Option<NodeId>,
+    ) -> Option<(Rejoin, Vec<NodeId>)> {
+        if now < self.ask_at() {
+            return None;
         }
-        rejoining.ask_at = self.now + self.config.heartbeat_interval * ASK_HEARTBEATS;
-        let (nonce, terms, leader) = (rejoining.nonce, &rejoining.terms, self.leader);
-        let is_asked = |peer: &NodeId| match rejoining.step {
-            Step::Ask => !terms.contains_key(peer),
-            Step::CatchUp { .. } | Step::End { .. } => leader.is_none_or(|leader| leader == *peer),
+        self.ask_at = now + heartbeat_interval * ASK_HEARTBEATS;
+        let is_asked = |peer: &NodeId| match self.phase {
+            Phase::Ask => !self.terms.contains_key(peer),
+            Phase::CatchUp { .. } | Phase::Finish { .. } => {
+                leader.is_none_or(|leader| leader == *peer)
+            }
         };
-        let asked: Vec<NodeId> = self.peers.iter().copied().filter(is_asked).collect();
-        for peer in asked {
-            self.send(peer, PeerMsg::Rejoin(Rejoin { nonce, term, last }), out);
-        }
+        let receivers = peers.iter().copied().filter(is_asked).collect();
+        let (term, last) = own;
+        Some((Rejoin { nonce: self.nonce, term, last }, receivers))
     }
 
-    /// Tells a peer that lost its disk this replica's term and last entry.
-    pub(super) fn answer_rejoin(
+    /// Records a reply to the [`Rejoin`] request, and returns what the replica must do. `peers` is
+    /// the number of other members.
+    pub(super) fn record_reply(
         &mut self,
         from: NodeId,
-        rejoin: Rejoin,
-        leads: bool,
-        out: &mut Effects,
-    ) {
-        assert!(!self.is_rejoining(), "{} answers {from}, but is itself rejoining", self.id);
-        let (nonce, term, last) = (rejoin.nonce, self.term(), self.log.last());
-        self.send(from, PeerMsg::RejoinReply(RejoinReply { nonce, term, leads, last }), out);
-    }
-
-    /// Takes in an answer to the request to rejoin.
-    pub(super) fn on_rejoin_reply(&mut self, from: NodeId, reply: RejoinReply) -> Answered {
-        let (own, replicas) = (self.term(), self.replicas());
-        let Some(rejoining) = self.rejoining.as_mut().filter(|there| there.nonce == reply.nonce)
-        else {
-            self.counters.stale += 1;
-            return Answered::Noted;
-        };
-        match &mut rejoining.step {
-            Step::Ask => {
-                let term = rejoining.terms.entry(from).or_insert(reply.term);
+        reply: RejoinReply,
+        own_term: Term,
+        peers: usize,
+        now: Instant,
+        config: &Config,
+    ) -> Answered {
+        if reply.nonce != self.nonce {
+            return Answered::Stale;
+        }
+        match &mut self.phase {
+            Phase::Ask => {
+                let term = self.terms.entry(from).or_insert(reply.term);
                 *term = (*term).max(reply.term);
-                let enough = if self.config.breaks(Mutant::RejoinWithoutAll) {
-                    quorum(replicas, &self.config) - 1
-                } else {
-                    self.peers.len()
-                };
-                if rejoining.terms.len() < enough {
-                    return Answered::Noted;
+                assert!(self.terms.len() <= peers, "{} of {peers} answers", self.terms.len());
+                if self.terms.len() < rules::rejoin_answers_needed(peers, config) {
+                    return Answered::Recorded;
                 }
-                let highest = rejoining.terms.values().copied().max().unwrap_or_default();
-                rejoining.step = if self.config.breaks(Mutant::RejoinBeforeCaughtUp) {
-                    Step::End { job: None }
+                let highest = self.terms.values().copied().max().unwrap_or_default();
+                self.phase = if rules::must_catch_up_to_rejoin(config) {
+                    Phase::CatchUp { target: None }
                 } else {
-                    Step::CatchUp { target: None }
+                    Phase::Finish { job: None }
                 };
                 // The leader names its last entry when it is asked again.
-                rejoining.ask_at = self.now;
-                Answered::Adopt(highest.max(own))
+                self.ask_at = now;
+                Answered::Adopt(highest.max(own_term))
             }
-            Step::CatchUp { .. } | Step::End { .. } if reply.term > own => {
+            Phase::CatchUp { .. } | Phase::Finish { .. } if reply.term > own_term => {
                 Answered::Newer(reply.term)
             }
-            Step::CatchUp { target } => {
-                let named_before = target.is_some_and(|target| target.term == own);
-                if reply.leads && reply.term == own && !named_before {
-                    *target = Some(Target { leader: from, term: own, last: reply.last });
+            Phase::CatchUp { target } => {
+                let has_target = target.is_some_and(|target| target.term == own_term);
+                if reply.leads && reply.term == own_term && !has_target {
+                    *target = Some(Target { leader: from, term: own_term, last: reply.last });
                 }
-                Answered::Noted
+                Answered::Recorded
             }
-            Step::End { .. } => Answered::Noted,
+            Phase::Finish { .. } => Answered::Recorded,
         }
     }
 
-    /// Spends the vote of the present term: it may have been given in the former life. No
-    /// candidacy goes with it.
-    pub(super) fn spend_vote(&mut self) {
-        assert!(self.is_rejoining(), "{} spends its vote without need", self.id);
-        if self.term() > Term(0) && self.voted_for().is_none() {
-            self.vote_for(self.id);
-        }
-    }
-
-    /// Notes whether a rejoining replica, whose log matches that of this term's leader up to
-    /// `matched`, holds everything up to the target durably.
-    pub(super) fn note_caught_up(&mut self, matched: Index) {
-        let own = self.term();
-        let Some(Rejoining { step: Step::CatchUp { target }, .. }) = &mut self.rejoining else {
-            return;
+    /// Returns whether the log has reached the entry that the leader named (the target). `matched`
+    /// is the index up to which the log is equal to the log of `leader`, the leader of the current
+    /// term.
+    pub(super) fn compare_with_target(
+        &mut self,
+        own_term: Term,
+        leader: Option<NodeId>,
+        matched: Index,
+        log: &LogTail,
+    ) -> CaughtUp {
+        let Phase::CatchUp { target: Some(target) } = self.phase else {
+            return CaughtUp::NotYet;
         };
-        let Some(Target { leader, term, last }) = *target else { return };
-        if term != own || self.leader != Some(leader) {
-            return;
+        if target.term != own_term || leader != Some(target.leader) {
+            return CaughtUp::NotYet;
         }
-        if last.index > matched.min(self.log.durable_index()) {
-            return;
+        if target.last.index > matched.min(log.durable_index()) {
+            return CaughtUp::NotYet;
         }
-        if last.index > self.log.base().index && !self.log.holds(last) {
-            // No leader of this term has said that: its log has another entry there.
-            *target = None;
-            self.counters.malformed += 1;
-            return;
+        if target.last.index > log.base().index && !log.holds(target.last) {
+            self.phase = Phase::CatchUp { target: None };
+            return CaughtUp::Contradiction;
         }
-        if let Some(rejoining) = &mut self.rejoining {
-            rejoining.step = Step::End { job: None };
-        }
-    }
-}
-
-impl Leader {
-    /// A peer lost its disk and says where its log ends. What it acknowledged beyond that it
-    /// acknowledged in its former life, and no longer has: it is sent everything again.
-    ///
-    /// That it was counted is no harm. It did hold those entries when it acknowledged them, so
-    /// what was committed with that was committed; until it holds them again it does not vote,
-    /// and nobody can be elected without them but by its vote. An acknowledgement that is late
-    /// may raise the match index once more. The peer asks until it has caught up, and is reset
-    /// each time.
-    pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
-        let progress =
-            self.progress.iter_mut().find(|progress| progress.id == from).expect("a known peer");
-        progress.asked_to_rejoin_at = Some(shared.now);
-        let reset = progress.match_index() > rejoin.last.index;
-        if reset {
-            progress.reset(rejoin.last.index);
-        }
-        // One that follows in this term already takes entries.
-        if reset || rejoin.term == shared.term() {
-            self.owe(from);
-        }
+        assert!(
+            target.last.index <= log.last().index,
+            "caught up to {}, but the log ends with {}",
+            target.last,
+            log.last()
+        );
+        self.phase = Phase::Finish { job: None };
+        CaughtUp::Yes
     }
 }
 

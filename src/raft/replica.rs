@@ -1,61 +1,27 @@
-//! A replica of the consensus group. Every message goes three steps: **admit** (right addressee,
-//! and the rule of terms), **role** (follower, candidate or leader), **enter** (the change of
-//! role that came of it). The rule of terms and all changes of role are in this file alone.
+//! A replica of a Raft group, and the interface of the core.
+//!
+//! Every peer message goes through three steps: **admit** (`replica/admission.rs`) applies the rule
+//! of terms, the **role** handles the message, and **enter** performs the role change that results.
+//! All role changes are in this file.
+
+mod admission;
 
 use crate::config::{Config, Mutant};
-use crate::record::Entry;
-use crate::types::{EntryId, Index, Instant, NodeId, Term};
+use crate::types::{Index, Instant, NodeId, Term};
 
-use super::candidate::{Candidate, Stage};
-use super::effects::{Effects, HardState, RejectReason, SnapshotId};
+use super::candidate::{Candidate, VotePhase};
+use super::effects::{Effects, RejectReason};
 use super::follower::Follower;
 use super::leader::Leader;
 use super::log::LogTail;
 use super::message::{
-    AppendOutcome, AppendReply, ClientRequest, DiskState, Envelope, InstallReply, InstallSnapshot,
-    Msg, PeerMsg, Rejoin, RejoinReply, RequestVote, TimeoutNow, VoteReply,
+    ClientRequest, DiskState, Envelope, Msg, PeerMsg, Rejoin, RejoinReply, SnapshotId,
 };
 use super::progress::Progress;
-use super::rejoin::{Answered, Rejoining};
+use super::rejoin::{Answered, CaughtUp, Rejoining};
+use super::role::{Durable, RoleName, Transition};
 use super::shared::Shared;
-use super::status::{PeerStatus, RoleName, Status};
-
-/// What a replica's disk held when it started. The default is an empty disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Durable {
-    /// Term and vote.
-    pub hard_state: HardState,
-    /// The latest whole snapshot; `None` if none was ever taken.
-    pub snapshot: Option<SnapshotId>,
-    /// The log behind the snapshot's last entry, or from index 1, without gaps.
-    pub entries: Vec<Entry>,
-    /// Whether the disk was lost and replaced, and the replica has not rejoined since: it has
-    /// forgotten votes and acknowledgements.
-    pub rejoining: bool,
-}
-
-/// What a role wants to become. Roles never build one another.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Transition {
-    /// What it is.
-    Stay,
-    /// A follower in `term`, of `leader` if that is known.
-    Follow {
-        /// This term or a higher one.
-        term: Term,
-        /// Who leads it.
-        leader: Option<NodeId>,
-    },
-    /// One that asks whether it would win an election.
-    Campaign,
-    /// A candidate in the next term, because this term's leader wants it so.
-    TakeOver,
-    /// A candidate in the next term.
-    Stand,
-    /// The leader of this term.
-    Lead,
-}
+use super::status::{PeerStatus, Status};
 
 #[derive(Debug)]
 enum Role {
@@ -64,10 +30,10 @@ enum Role {
     Leader(Leader),
 }
 
-/// One replica. Pure: it is told the time and what came in, and says what is to be done.
+/// One replica: a pure state machine, `(now, message) -> Effects`.
 ///
-/// A driver hands in all that waits (`handle_msg`, `handle_timeout`), then calls `flush` once
-/// and carries out the [`Effects`].
+/// A driver passes in all waiting inputs (`handle_msg`, `handle_timeout`), then calls `flush` once
+/// and carries out the [`Effects`]. Equal seeds and equal inputs give equal outputs.
 #[derive(Debug)]
 pub struct Replica {
     shared: Shared,
@@ -75,8 +41,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica `id` among `peers` (the others, in any order), that found `durable` on its disk.
-    /// It starts as a follower; equal seeds and equal inputs give equal outputs.
+    /// Creates the replica `id` of a group with `peers`, the other replicas in any order. It starts
+    /// as a follower from the state on its disk, `durable`.
     ///
     /// `config` must be valid, see [`Config::validate`].
     pub fn new(
@@ -92,12 +58,14 @@ impl Replica {
         Replica { shared, role }
     }
 
-    /// Takes in one message. Time never runs backwards: an earlier `now` counts as the last one.
+    /// Handles one input at time `now`. If `now` is before the time of an earlier call, the earlier
+    /// call's time is used.
     pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         match msg {
             Msg::Peer(envelope) => self.on_peer(envelope, out),
-            Msg::Client(request) => self.on_client(request, out),
+            // Neither commits nor completes anything, so nothing below is due.
+            Msg::Client(request) => return self.on_client(request, out),
             Msg::Persisted(persisted) => {
                 self.shared.on_persisted(persisted);
                 let transition = match &mut self.role {
@@ -105,14 +73,14 @@ impl Replica {
                         leader.advance_commit(&mut self.shared);
                         Transition::Stay
                     }
-                    Role::Candidate(candidate) => candidate.count(&self.shared),
+                    Role::Candidate(candidate) => candidate.count_votes(&self.shared),
                     Role::Follower(_) => Transition::Stay,
                 };
                 self.enter(transition, out);
             }
             Msg::Applied { index } => self.shared.on_applied(index),
             Msg::SnapshotTaken(snapshot) => self.shared.on_snapshot_taken(snapshot),
-            Msg::DiskRoom(room) => self.shared.disk.note_room(room),
+            Msg::DiskSpace(space) => self.shared.disk.record_space(space),
             Msg::ChunkStored(stored) => {
                 if let Role::Follower(_) = &self.role {
                     Follower::on_chunk_stored(&mut self.shared, stored, out);
@@ -120,11 +88,12 @@ impl Replica {
             }
             Msg::Installed(snapshot) => self.on_installed(snapshot, out),
         }
-        self.note_caught_up();
+        self.finish_rejoining();
         self.shared.refuse_replaced(out);
+        self.shared.check_cursors();
     }
 
-    /// Does what is due by `now`. Harmless if nothing is.
+    /// Handles the timeouts that are due by `now`, if any.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         self.shared.watch_disk();
@@ -134,30 +103,32 @@ impl Replica {
             Role::Leader(leader) => leader.handle_timeout(&mut self.shared),
         };
         self.enter(transition, out);
-        self.shared.ask_to_rejoin(out);
+        self.ask_to_rejoin(out);
         self.shared.refuse_overdue(out);
+        self.shared.check_cursors();
     }
 
-    /// Ends a batch: at most one job for the log writer, one for the apply stage, and the
-    /// appends that bring the peers what the batch brought. The driver must have taken the jobs
-    /// of the flush before.
+    /// Ends a batch of inputs: emits at most one job for the log writer and one for the applier,
+    /// and the messages to peers that the batch requires. The driver must have taken the jobs of
+    /// the previous flush.
     pub fn flush(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         self.shared.watch_disk();
+        let mut log_needed_after = Index(u64::MAX);
         if let Role::Leader(leader) = &mut self.role {
-            leader.hand_over(&mut self.shared, out);
+            if leader.transfer.advance(&leader.progress, &mut self.shared, out) {
+                leader.mark_all_urgent();
+            }
             leader.release_reads(&mut self.shared);
             leader.replicate(&mut self.shared, out);
+            log_needed_after = leader.log_needed_after(&self.shared);
         }
-        let needed = match &self.role {
-            Role::Leader(leader) => leader.needed_after(&self.shared),
-            Role::Follower(_) | Role::Candidate(_) => Index(u64::MAX),
-        };
-        self.shared.compact(needed);
+        self.shared.compact(log_needed_after);
         self.shared.flush(out);
+        self.shared.check_cursors();
     }
 
-    /// When to call `handle_timeout` and `flush` if no message comes before.
+    /// Returns when to call `handle_timeout` and `flush` if no input arrives before.
     pub fn next_timeout(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -166,14 +137,14 @@ impl Replica {
         };
         let disk = self.shared.disk.watch_at(&self.shared.config);
         let rejoin = self.shared.rejoining.as_ref().map_or(Instant::MAX, Rejoining::ask_at);
-        role.min(self.shared.held_deadline()).min(disk).min(rejoin)
+        role.min(self.shared.next_waiting_deadline()).min(disk).min(rejoin)
     }
 
-    /// When `handle_timeout` takes it that peers are silent: a follower stands for election, a
-    /// candidate gives up, a leader steps down. Before it acts, a driver must have handed in
-    /// everything from peers that had arrived by then: a replica that did not read its messages
-    /// knows nothing of its peers.
-    pub fn acts_on_silence_at(&self) -> Instant {
+    /// Returns when `handle_timeout` next assumes that peers are silent: a follower then campaigns,
+    /// a candidate gives up its campaign, a leader steps down. Before the driver calls
+    /// `handle_timeout` at or after this time, it must have passed in all peer messages that had
+    /// arrived by then.
+    pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),
             Role::Candidate(candidate) => candidate.deadline(),
@@ -181,82 +152,85 @@ impl Replica {
         }
     }
 
-    /// Before this instant it votes for nobody, for a leader may count on a lease; `None` if it has
-    /// heard no leader.
+    /// Returns the time until which this replica votes for no other, because the leader that it
+    /// last heard from may hold a lease; `None` if it has heard from no leader.
     #[cfg(test)]
-    pub(crate) fn votes_again_at(&self) -> Option<Instant> {
+    pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
         Some(heard_at + self.shared.config.election_timeout_min)
     }
 
-    /// Whether it is to break `mutant`'s rule, for drivers that keep one too.
+    /// Returns whether the safety rule of `mutant` is broken on purpose in this replica (mutation
+    /// testing). For drivers, which implement some of the rules.
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.shared.config.breaks(mutant)
     }
 
-    /// Whom this replica names as leader: the one it knows or, while it knows none, the last one
-    /// it knew. Nothing is decided upon it.
-    pub fn named_leader(&self) -> Option<NodeId> {
-        self.shared.named_leader
-    }
-
-    /// Who leads its term, once it knows.
+    /// Returns the leader of the current term, if known.
     pub fn leader(&self) -> Option<NodeId> {
         self.shared.leader
     }
 
-    /// Whether it leads, as far as it knows.
-    pub fn leads(&self) -> bool {
+    /// Returns the last leader that was known, in any term; `None` if there was none. Used in
+    /// reports only.
+    pub fn last_known_leader(&self) -> Option<NodeId> {
+        self.shared.last_known_leader
+    }
+
+    /// Returns whether this replica leads its term. Another replica may lead a higher term already.
+    pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// To whom it is handing its lead over, if it is: it takes in nothing meanwhile.
-    pub fn successor(&self) -> Option<NodeId> {
+    /// Returns the follower that this leader is transferring its leadership to, or `None`. During a
+    /// transfer the leader refuses client requests.
+    pub fn transfer_target(&self) -> Option<NodeId> {
         match &self.role {
-            Role::Leader(leader) => leader.handover.successor(),
+            Role::Leader(leader) => leader.transfer.target(),
             Role::Follower(_) | Role::Candidate(_) => None,
         }
     }
 
-    /// Whether it leads and would take a write in, for all that it knows of disks and of who is to
-    /// lead.
-    pub fn takes_writes(&self) -> bool {
+    /// Returns whether a client's write would be accepted as far as role and disk decide: this
+    /// replica leads, is not transferring its leadership, and a quorum has free disk space.
+    pub fn accepts_writes(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
-                !leader.handover.is_under_way() && leader.has_room(&self.shared)
+                !leader.transfer.is_in_progress() && leader.has_disk_space(&self.shared)
             }
             Role::Follower(_) | Role::Candidate(_) => false,
         }
     }
 
-    /// How its disk is.
+    /// Returns the condition of this replica's disk.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()
     }
 
-    /// Its term.
+    /// Returns the current term.
     pub fn term(&self) -> Term {
         self.shared.term()
     }
 
-    /// Its log.
+    /// Returns the part of the log that is in memory.
     pub fn log(&self) -> &LogTail {
         &self.shared.log
     }
 
-    /// Up to here the log is committed, as far as this replica knows.
+    /// Returns the index of the last entry that is known to be committed.
     pub fn commit_index(&self) -> Index {
         self.shared.commit_index()
     }
 
-    /// A view of its state.
+    /// Returns a copy of the replica's state, for traces, metrics and tests.
     pub fn status(&self) -> Status {
+        let shared = &self.shared;
         let role = match &self.role {
             Role::Follower(_) => RoleName::Follower,
-            Role::Candidate(candidate) if candidate.stage() == Stage::PreVote => {
-                RoleName::PreCandidate
-            }
-            Role::Candidate(_) => RoleName::Candidate,
+            Role::Candidate(candidate) => match candidate.phase() {
+                VotePhase::PreVote => RoleName::PreCandidate,
+                VotePhase::Vote => RoleName::Candidate,
+            },
             Role::Leader(_) => RoleName::Leader,
         };
         let peer_status = |progress: &Progress| PeerStatus {
@@ -267,75 +241,59 @@ impl Replica {
             disk: progress.disk,
         };
         Status {
-            id: self.shared.id,
+            id: shared.id,
             role,
-            term: self.shared.term(),
-            voted_for: self.shared.voted_for(),
-            leader: self.shared.leader,
-            base: self.shared.log.base(),
-            last: self.shared.log.last(),
-            durable_index: self.shared.log.durable_index(),
-            commit_index: self.shared.commit_index(),
-            applied_index: self.shared.applied_index(),
+            term: shared.term(),
+            voted_for: shared.voted_for(),
+            leader: shared.leader,
+            base: shared.log.base(),
+            last: shared.log.last(),
+            durable_index: shared.log.durable_index(),
+            commit_index: shared.commit_index(),
+            applied_index: shared.applied_index(),
             disk: self.disk(),
-            successor: self.successor(),
-            rejoining: self
-                .shared
-                .rejoining
-                .as_ref()
-                .map(|there| there.status(&self.shared.peers, self.shared.term())),
+            transfer_target: self.transfer_target(),
+            rejoining: shared.rejoining.as_ref().map(|it| it.status(&shared.peers, shared.term())),
             peers: match &self.role {
                 Role::Leader(leader) => leader.progress.iter().map(peer_status).collect(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
             },
-            counters: self.shared.counters,
+            counters: shared.counters,
         }
     }
 
-    /// Asserts what must hold between any two steps.
+    /// Panics if an invariant of the replica is violated; to be called between any two inputs.
     pub fn check(&self) {
         self.shared.check();
         assert!(
             !self.shared.is_rejoining() || matches!(self.role, Role::Follower(_)),
-            "replica {} is no follower, but is rejoining",
+            "replica {} is rejoining, but not a follower",
             self.shared.id
         );
-        if let Role::Leader(leader) = &self.role {
-            leader.check(&self.shared);
+        match &self.role {
+            Role::Follower(follower) => follower.check(&self.shared),
+            Role::Candidate(candidate) => candidate.check(&self.shared),
+            Role::Leader(leader) => leader.check(&self.shared),
         }
     }
 
-    /// A leader's snapshot is in the state machine. It does not matter in which term it was sent:
-    /// what it ends with is committed, and the answer is of this term.
-    fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
-        let last = snapshot.last;
-        let leads = self.leads();
-        let settled = if leads { self.shared.log.last().index } else { self.shared.commit_index() };
-        if last.index <= settled && self.shared.contradicts(last) || leads && last.index > settled {
-            // No correct leader has sent it, for this log has all that is committed. Who did is
-            // not known any more.
-            self.shared.reject_contradiction(self.shared.id, last, settled, out);
-            if last.index <= self.shared.commit_index() {
-                return;
-            }
-            // The state machine has left this log behind. Others may be better off.
-            self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
-        }
-        self.shared.install(snapshot, self.leads());
-        if let Role::Follower(follower) = &mut self.role {
-            follower.on_installed(&mut self.shared, snapshot, None, out);
-        }
+    /// Returns the state that all roles share, for unit tests.
+    #[cfg(test)]
+    pub(super) fn shared_mut(&mut self) -> &mut Shared {
+        &mut self.shared
     }
+
+    // Inputs.
 
     fn on_client(&mut self, request: ClientRequest, out: &mut Effects) {
         match (&mut self.role, self.shared.leader) {
             (Role::Leader(leader), _) => leader.on_client(&mut self.shared, request, out),
             (Role::Follower(_), Some(_)) => self.shared.redirect(request, out),
             (Role::Follower(follower), None) => {
-                follower.hurry(&mut self.shared);
-                self.shared.hold(request, out);
+                follower.hurry_first_election(&mut self.shared);
+                self.shared.wait_for_leader(request, out);
             }
-            (Role::Candidate(_), _) => self.shared.hold(request, out),
+            (Role::Candidate(_), _) => self.shared.wait_for_leader(request, out),
         }
     }
 
@@ -349,10 +307,11 @@ impl Replica {
             return;
         }
         if let Role::Candidate(candidate) = &mut self.role {
-            candidate.note_heard(from);
+            candidate.record_heard(from);
         }
-        if self.shared.ignores_to_rejoin(&message) {
-            self.shared.counters.ignored_to_rejoin += 1;
+        let rejoining = self.shared.rejoining.as_ref();
+        if rejoining.is_some_and(|it| it.ignores(&message, &self.shared.config)) {
+            self.shared.counters.ignored_while_rejoining += 1;
             return;
         }
         match message {
@@ -372,13 +331,47 @@ impl Replica {
         self.enter(transition, out);
     }
 
-    /// A peer has lost its disk: a leader forgets what it knew of it, and everybody answers.
+    /// Handles the driver's report that a leader's snapshot is installed. The term in which the
+    /// snapshot was sent does not matter, because the snapshot's last entry is committed.
+    fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
+        let last = snapshot.last;
+        let is_leader = self.is_leader();
+        let settled =
+            if is_leader { self.shared.log.last().index } else { self.shared.commit_index() };
+        let contradicts = last.index <= settled && self.shared.contradicts(last);
+        if contradicts || is_leader && last.index > settled {
+            // No correct leader has sent it, because this log has everything that is committed. The
+            // sender is no longer known.
+            let reason = RejectReason::Contradiction { entry: last, settled };
+            self.shared.reject(self.shared.id, reason, out);
+            if last.index <= self.shared.commit_index() {
+                return;
+            }
+            // The state machine is ahead of this log now: it must not lead.
+            self.enter(Transition::Follow { term: self.shared.term(), leader: None }, out);
+        }
+        self.shared.install(snapshot, self.is_leader());
+        if let Role::Follower(follower) = &mut self.role {
+            follower.on_installed(&mut self.shared, snapshot, None, out);
+        }
+    }
+
+    // Rejoining.
+
+    /// Answers a [`Rejoin`] request of a peer that lost its disk with this replica's term and last
+    /// entry. If this replica leads, it resets the peer's match index.
     fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Effects) {
+        assert!(!self.shared.is_rejoining(), "a rejoining replica would answer {from}");
         if let Role::Leader(leader) = &mut self.role {
             leader.on_rejoin(&self.shared, from, rejoin);
         }
-        let leads = self.leads();
-        self.shared.answer_rejoin(from, rejoin, leads, out);
+        let reply = RejoinReply {
+            nonce: rejoin.nonce,
+            term: self.shared.term(),
+            leads: self.is_leader(),
+            last: self.shared.log.last(),
+        };
+        self.shared.send(from, PeerMsg::RejoinReply(reply), out);
     }
 
     fn on_rejoin_reply(&mut self, from: NodeId, reply: RejoinReply, out: &mut Effects) {
@@ -387,212 +380,72 @@ impl Replica {
             self.shared.reject(from, RejectReason::Term { term, own }, out);
             return;
         }
-        match self.shared.on_rejoin_reply(from, reply) {
-            Answered::Noted => {}
+        let Shared { rejoining, peers, now, config, .. } = &mut self.shared;
+        let answered = rejoining.as_mut().map_or(Answered::Stale, |it| {
+            it.record_reply(from, reply, own, peers.len(), *now, config)
+        });
+        match answered {
+            Answered::Stale => self.shared.counters.stale += 1,
+            Answered::Recorded => {}
             Answered::Adopt(term) => {
                 self.enter(Transition::Follow { term, leader: None }, out);
-                self.shared.spend_vote();
+                // It may have voted in this term before it lost its disk.
+                if self.shared.term() > Term(0) && self.shared.voted_for().is_none() {
+                    self.shared.vote_for(self.shared.id);
+                }
             }
             Answered::Newer(term) => self.enter(Transition::Follow { term, leader: None }, out),
         }
     }
 
-    /// For the tests of its parts.
-    #[cfg(test)]
-    pub(super) fn shared_mut(&mut self) -> &mut Shared {
-        &mut self.shared
-    }
-
-    fn note_caught_up(&mut self) {
-        if let Role::Follower(follower) = &self.role {
-            self.shared.note_caught_up(follower.matched_index);
+    /// Sends a [`Rejoin`] request to other members if this replica is rejoining and the request is
+    /// due.
+    fn ask_to_rejoin(&mut self, out: &mut Effects) {
+        let own = (self.shared.term(), self.shared.log.last());
+        let Shared { rejoining, peers, now, config, leader, .. } = &mut self.shared;
+        let Some(rejoining) = rejoining else { return };
+        let interval = config.heartbeat_interval;
+        let Some((question, receivers)) = rejoining.question(*now, interval, own, peers, *leader)
+        else {
+            return;
+        };
+        for peer in receivers {
+            self.shared.send(peer, PeerMsg::Rejoin(question), out);
         }
     }
 
-    /// The rule of terms (§5.1): a higher term makes a follower, a lower one is refused. True if
-    /// the role shall see the message.
-    fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
-        let own = self.shared.term();
-        match message {
-            PeerMsg::RequestVote(request) if request.pre => {
-                self.on_pre_vote(from, *request, out);
-                false
-            }
-            // A granted pre-vote names the term that was asked about, which nobody has begun.
-            PeerMsg::VoteReply(VoteReply { pre: true, granted: true, .. }) => true,
-            PeerMsg::RequestVote(request @ RequestVote { term, .. }) => {
-                if *term < own {
-                    self.deny(from, false, out);
-                    return false;
-                }
-                if *term > own {
-                    if self.leader_may_hold_lease()
-                        && !self.shared.is_announced_transfer(from, request)
-                    {
-                        self.shared.counters.stale += 1;
-                        return false;
-                    }
-                    return self.raise_term(from, *term, None, out);
-                } else if self.only_asks_and_is_free() {
-                    // It has not begun a term of its own: it votes as the follower that it was.
-                    self.enter(Transition::Follow { term: own, leader: None }, out);
-                }
-                true
-            }
-            PeerMsg::AppendEntries(append) => {
-                if !is_consistent(append) {
-                    self.shared.counters.malformed += 1;
-                    return false;
-                }
-                if append.term < own {
-                    self.reject_old(from, append.prev.index, out);
-                    return false;
-                }
-                self.admit_leader(from, append.term, out)
-            }
-            PeerMsg::TimeoutNow(TimeoutNow { term, .. }) => {
-                if *term < own {
-                    self.shared.counters.stale += 1;
-                    return false;
-                }
-                self.admit_leader(from, *term, out)
-            }
-            PeerMsg::InstallSnapshot(install) => {
-                let InstallSnapshot { term, snapshot, .. } = install;
-                if snapshot.last.index > Index::MAX || snapshot.last.term > *term {
-                    self.shared.counters.malformed += 1;
-                    return false;
-                }
-                if *term < own {
-                    self.reject_old(from, Index::ZERO, out);
-                    return false;
-                }
-                self.admit_leader(from, *term, out)
-            }
-            PeerMsg::AppendReply(AppendReply { term, .. })
-            | PeerMsg::InstallReply(InstallReply { term, .. })
-            | PeerMsg::VoteReply(VoteReply { term, .. }) => {
-                if *term > own {
-                    self.raise_term(from, *term, None, out);
-                    return false;
-                }
-                let current = *term == own || self.shared.config.breaks(Mutant::AnswerOfOldTerm);
-                self.shared.counters.stale += u64::from(!current);
-                current
-            }
-            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => false,
+    /// Checks whether a rejoining replica's log has reached the entry that the leader named; if so,
+    /// the next job of the log writer ends rejoining.
+    fn finish_rejoining(&mut self) {
+        let Role::Follower(follower) = &self.role else { return };
+        let (own, leader) = (self.shared.term(), self.shared.leader);
+        let Some(rejoining) = &mut self.shared.rejoining else { return };
+        let matched = follower.matched_index;
+        match rejoining.compare_with_target(own, leader, matched, &self.shared.log) {
+            CaughtUp::Yes | CaughtUp::NotYet => {}
+            CaughtUp::Contradiction => self.shared.counters.malformed += 1,
         }
     }
 
-    /// Follows a message to its higher term, if elections can have led there.
-    fn raise_term(
-        &mut self,
-        from: NodeId,
-        term: Term,
-        leader: Option<NodeId>,
-        out: &mut Effects,
-    ) -> bool {
-        let own = self.shared.term();
-        if !self.shared.may_raise_term(term) {
-            self.shared.reject(from, RejectReason::Term { term, own }, out);
-            return false;
-        }
-        self.enter(Transition::Follow { term, leader }, out);
-        true
-    }
+    // Role changes.
 
-    /// A message that only the leader of its term sends, which is this replica's own term or a
-    /// later one. A candidate yields to the leader of its term (Figure 2).
-    fn admit_leader(&mut self, from: NodeId, term: Term, out: &mut Effects) -> bool {
-        if term > self.shared.term() {
-            return self.raise_term(from, term, Some(from), out);
-        }
-        if let Some(leader) = self.shared.leader_of_term.filter(|&known| known != from) {
-            self.shared.reject(from, RejectReason::SecondLeader { term, leader }, out);
-            return false;
-        }
-        if matches!(self.role, Role::Candidate(_)) {
-            self.enter(Transition::Follow { term, leader: Some(from) }, out);
-        }
-        true
-    }
-
-    /// Whether somebody may hold a lease that this replica has helped to: the leader that it
-    /// heard, or itself.
-    fn leader_may_hold_lease(&self) -> bool {
-        if let Role::Leader(leader) = &self.role {
-            let heard = leader.quorum_heard_at(&self.shared);
-            return self.shared.now.since(heard) < self.shared.config.election_timeout_min;
-        }
-        self.shared.leader_may_hold_lease()
-    }
-
-    /// Whether this replica is in the pre-vote stage with its vote of this term still to give.
-    fn only_asks_and_is_free(&self) -> bool {
-        matches!(&self.role, Role::Candidate(candidate) if candidate.stage() == Stage::PreVote)
-            && self.shared.voted_for().is_none()
-    }
-
-    /// Answers a pre-vote: a yes binds nobody and moves no timer. A no is silent unless this
-    /// replica's term is higher, which the other has to learn.
-    fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
-        if let Role::Candidate(candidate) = &mut self.role {
-            candidate.yield_to(from, request.last, &self.shared);
-        }
-        if let Role::Leader(leader) = &mut self.role {
-            // The append shows this term; if the other's is higher, its answer shows that.
-            leader.on_pre_vote(from);
-        } else if request.term <= self.shared.term() {
-            self.deny(from, true, out);
-        } else if !self.shared.may_raise_term(request.term) {
-            // Nor would it be given the vote.
-            let reason = RejectReason::Term { term: request.term, own: self.shared.term() };
-            self.shared.reject(from, reason, out);
-        } else if matches!(self.role, Role::Follower(_))
-            && !self.shared.is_rejoining()
-            && !self.leader_may_hold_lease()
-            && self.shared.log.last() > request.last
-        {
-            // No leader here either, and the longer log: better to stand than to say no.
-            self.enter(Transition::Campaign, out);
-        } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
-            let reply = VoteReply { term: request.term, pre: true, granted: true };
-            self.shared.send(from, PeerMsg::VoteReply(reply), out);
-        }
-    }
-
-    fn deny(&mut self, to: NodeId, pre: bool, out: &mut Effects) {
-        let reply = VoteReply { term: self.shared.term(), pre, granted: false };
-        self.shared.send(to, PeerMsg::VoteReply(reply), out);
-    }
-
-    /// Tells a leader of an earlier term that its time is over.
-    fn reject_old(&mut self, to: NodeId, refused: Index, out: &mut Effects) {
-        self.shared.counters.stale += 1;
-        let outcome = AppendOutcome::Reject { refused, hint: EntryId::ZERO };
-        let term = self.shared.term();
-        let (round, disk) = (crate::types::Round(0), self.shared.disk.state());
-        let reply = AppendReply { term, round, disk, outcome };
-        self.shared.send(to, PeerMsg::AppendReply(reply), out);
-    }
-
-    /// Performs a change of role, and those that follow from it at once.
+    /// Performs a role change and the further role changes that immediately follow from it.
     fn enter(&mut self, mut transition: Transition, out: &mut Effects) {
         loop {
             transition = match transition {
                 Transition::Stay => return,
                 Transition::Follow { term, leader } => self.follow(term, leader, out),
-                // No term is left to stand for election in.
+                // There is no term left to campaign in.
                 Transition::Campaign | Transition::Stand | Transition::TakeOver
                     if self.shared.term() == Term::MAX =>
                 {
                     self.follow(Term::MAX, None, out)
                 }
-                Transition::Campaign => self.campaign(Stage::PreVote, false, out),
+                Transition::Campaign => self.campaign(VotePhase::PreVote, false, out),
                 Transition::Stand | Transition::TakeOver => {
                     let (term, id) = (self.shared.term().next(), self.shared.id);
-                    self.shared.set_term(term, Some(id));
-                    self.campaign(Stage::Vote, transition == Transition::TakeOver, out)
+                    self.shared.start_term(term, Some(id));
+                    self.campaign(VotePhase::Vote, transition == Transition::TakeOver, out)
                 }
                 Transition::Lead => self.lead(out),
             };
@@ -600,45 +453,50 @@ impl Replica {
     }
 
     fn follow(&mut self, term: Term, leader: Option<NodeId>, out: &mut Effects) -> Transition {
-        assert!(term >= self.shared.term(), "to follow in {term} from {}", self.shared.term());
-        let newer = term > self.shared.term();
-        if newer {
+        let own = self.shared.term();
+        assert!(term >= own, "following in term {term} after {own}");
+        assert!(leader != Some(self.shared.id), "following itself in term {term}");
+        if term > own {
             self.shared.raise_term(term);
         }
-        let placeholder = Role::Follower(Follower::new(&mut self.shared));
-        match std::mem::replace(&mut self.role, placeholder) {
-            Role::Follower(follower) if newer => {
+        let new = Role::Follower(Follower::new(&mut self.shared));
+        match std::mem::replace(&mut self.role, new) {
+            Role::Follower(follower) if term > own => {
                 self.role = Role::Follower(follower.at_new_term());
             }
             Role::Follower(follower) => self.role = Role::Follower(follower),
             Role::Candidate(_) => {}
-            Role::Leader(mut led) => {
-                self.shared.leader = None;
-                self.shared.orphan_pending();
-                // Reads are in nobody's log: they may wait for the next leader, or go to it.
-                for request in led.reads.take() {
-                    self.shared.hold(request, out);
+            Role::Leader(mut leader) => {
+                self.shared.end_leadership();
+                // No log contains the reads: they may wait for the next leader.
+                for request in leader.reads.take() {
+                    self.shared.wait_for_leader(request, out);
                 }
             }
         }
         if let Some(leader) = leader {
             self.shared.heard_leader(leader);
-            self.shared.redirect_held(out);
+            self.shared.redirect_waiting(out);
         }
+        assert!(
+            self.shared.term() == term && matches!(self.role, Role::Follower(_)),
+            "not a follower in term {term}, but in {}",
+            self.shared.term()
+        );
         Transition::Stay
     }
 
-    fn campaign(&mut self, stage: Stage, transfer: bool, out: &mut Effects) -> Transition {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader that stands for election");
-        assert!(!self.shared.is_rejoining(), "a rejoining replica stands for election");
+    fn campaign(&mut self, phase: VotePhase, transfer: bool, out: &mut Effects) -> Transition {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader campaigns");
+        assert!(!self.shared.is_rejoining(), "a rejoining replica campaigns");
         self.shared.leader = None;
-        match stage {
-            Stage::PreVote => self.shared.counters.pre_votes += 1,
-            Stage::Vote => self.shared.counters.elections += 1,
+        match phase {
+            VotePhase::PreVote => self.shared.counters.pre_votes += 1,
+            VotePhase::Vote => self.shared.counters.elections += 1,
         }
-        let mut candidate = Candidate::new(&mut self.shared, stage, transfer);
+        let mut candidate = Candidate::new(&mut self.shared, phase, transfer);
         candidate.ask(&mut self.shared, out);
-        let transition = candidate.count(&self.shared);
+        let transition = candidate.count_votes(&self.shared);
         self.role = Role::Candidate(candidate);
         transition
     }
@@ -646,33 +504,22 @@ impl Replica {
     fn lead(&mut self, out: &mut Effects) -> Transition {
         assert!(
             self.shared.voted_for() == Some(self.shared.id) && self.shared.hard_state_is_durable(),
-            "to lead term {} without an own durable vote",
+            "leading term {} without a durable vote for itself",
             self.shared.term()
+        );
+        assert!(
+            self.shared.leader_of_term.is_none(),
+            "leading term {}, which {:?} leads",
+            self.shared.term(),
+            self.shared.leader_of_term
         );
         self.shared.counters.leaderships += 1;
         let mut leader = Leader::new(&mut self.shared);
-        let held: Vec<ClientRequest> = self.shared.take_held().collect();
-        for request in held {
+        let waiting: Vec<ClientRequest> = self.shared.take_waiting().collect();
+        for request in waiting {
             leader.on_client(&mut self.shared, request, out);
         }
         self.role = Role::Leader(leader);
         Transition::Stay
     }
-}
-
-/// Whether an append's entries follow `prev` without gaps, in terms that never fall and never
-/// pass the message's own. Wire decoders check this too; here it protects the core from every
-/// driver.
-fn is_consistent(append: &super::message::AppendEntries) -> bool {
-    // No log comes near the bound, so that an index can always be added to below.
-    let end = append.prev.index.0.checked_add(append.entries.len() as u64);
-    let in_bounds = end.is_some_and(|end| end <= Index::MAX.0);
-    let mut before = append.prev;
-    in_bounds
-        && before.term <= append.term
-        && append.entries.iter().all(|entry| {
-            let follows = entry.index() == before.index.next() && entry.term() >= before.term;
-            before = entry.id();
-            follows && entry.term() <= append.term
-        })
 }

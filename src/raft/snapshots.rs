@@ -1,79 +1,90 @@
-//! Log compaction (§7): which entries may go once a snapshot holds them, sending a snapshot to a
-//! peer that lacks entries which are gone, and taking one in.
+//! Snapshots and log compaction (§7): which entries may be removed when a snapshot covers them,
+//! sending a snapshot to a peer that lacks removed entries, and installing a leader's snapshot.
 //!
-//! The core never sees a snapshot's bytes: the driver takes them, keeps them, and moves them. What
-//! is decided here is when a peer needs one, at which pace its chunks leave, and what the log is
-//! once it is in.
+//! The core never sees the bytes: the driver takes, stores and sends snapshots. The core decides
+//! when a peer needs one, how fast chunks are sent, and what the log is after an installation.
 
 use bytes::Bytes;
 
-use crate::config::Mutant;
 use crate::types::{Index, Instant, NodeId, Round};
 
-use super::effects::{Effects, SnapshotChunk, SnapshotId};
+use super::effects::{Effects, RejectReason, SnapshotChunk};
 use super::follower::Follower;
 use super::leader::Leader;
 use super::message::{
-    AppendOutcome, AppendReply, ChunkStored, InstallReply, InstallSnapshot, PeerMsg,
+    AppendOutcome, AppendReply, ChunkStored, InstallReply, InstallSnapshot, PeerMsg, SnapshotId,
 };
-use super::progress::{Progress, Stored};
+use super::progress::{ChunkReply, Progress};
+use super::rules;
 use super::shared::Shared;
 
-/// Entries let go of at the end of one batch: to free all of a long log at once would take
-/// milliseconds in which the core answers nobody.
+/// Maximum number of entries removed from memory at the end of a batch. Freeing a long log at once
+/// would block the core for milliseconds.
 const COMPACTED_MAX: usize = 8_192;
 
 impl Shared {
-    /// A snapshot of this replica's own state is on disk.
+    /// Records that a snapshot of this replica's own state, or of a leader's, is durable. It
+    /// becomes the latest snapshot unless a later one exists.
     pub(super) fn on_snapshot_taken(&mut self, snapshot: SnapshotId) {
         assert!(
             snapshot.last.index <= self.applied_index(),
-            "a snapshot up to {:?}, but only {} is applied",
+            "a snapshot up to {}, but only {} is applied",
             snapshot.last,
             self.applied_index()
         );
         assert!(
             snapshot.last.index <= self.log.base().index || self.log.holds(snapshot.last),
-            "a snapshot up to {:?}, which the log contradicts",
+            "a snapshot up to {}, which the log contradicts",
             snapshot.last
         );
-        // One that ends where the latest does was taken since that is damaged.
+        // A snapshot with the same end replaces one that is damaged.
         if self.snapshot.is_none_or(|latest| latest.last.index <= snapshot.last.index) {
             self.snapshot = Some(snapshot);
         }
     }
 
-    /// Lets go of entries that are in a snapshot, as long as the log holds more than it shall
-    /// keep for slow followers; not past `needed`, unless it holds more than it may.
+    /// Removes entries that the latest snapshot covers from the log in memory. Entries up to
+    /// `needed`, which no follower needs, are removed until `log_bytes_kept` remain, or all of them
+    /// while disk space is low. Entries after `needed` are removed only while the log exceeds
+    /// `log_bytes_max`.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
-        // Where there is no room, nothing is kept for who may need it.
-        let kept = if self.disk.is_low() { 0 } else { config.log_bytes_kept };
-        log.compact(snapshot.last.index.min(needed), kept, COMPACTED_MAX);
+        let bytes_kept = if self.disk.is_low() { 0 } else { config.log_bytes_kept };
+        log.compact(snapshot.last.index.min(needed), bytes_kept, COMPACTED_MAX);
         log.compact(snapshot.last.index, config.log_bytes_max, COMPACTED_MAX);
+        assert!(
+            log.base().index <= snapshot.last.index,
+            "the log is compacted up to {}, past the snapshot {snapshot:?}",
+            log.base()
+        );
     }
 
-    /// A leader's snapshot is on disk and in the state machine, with all up to its last entry.
-    /// Where the log holds that entry it stays as it is; else nothing that it holds can be told
-    /// from what contradicts the snapshot, and it begins anew behind it (Figure 13, rules 6, 7).
-    pub(super) fn install(&mut self, snapshot: SnapshotId, leads: bool) {
+    /// Records that a leader's snapshot is durable and installed. If the log contains the
+    /// snapshot's last entry, the log stays. Otherwise its entries may contradict the snapshot, so
+    /// it is replaced by an empty log that starts after the snapshot (Figure 13, rules 6 and 7).
+    pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
         let last = snapshot.last;
         if self.log.holds(last) {
-            self.commit_to(last.index, leads);
-            self.note_applied(last.index);
+            self.commit_to(last.index, is_leader);
+            self.applied_by_snapshot(last.index);
         } else if last.index > self.commit_index() {
-            assert!(!leads, "a leader's log lacks {last:?}, which is committed");
+            assert!(!is_leader, "a leader's log lacks the committed entry {last}");
             self.restart_log(last);
         }
-        // Now that the log's base is not past it.
+        assert!(
+            last.index <= self.commit_index(),
+            "a snapshot up to {last} is installed, but only {} is committed",
+            self.commit_index()
+        );
         self.on_snapshot_taken(snapshot);
     }
 }
 
 impl Follower {
-    /// A part of the leader's snapshot. What it contains is already here if this replica's log is
-    /// committed that far: then the logs match up to there.
+    /// Handles a chunk of the leader's snapshot: passes it to the driver. If this replica has
+    /// committed all entries that the snapshot covers, the chunk is not needed, and the leader is
+    /// told that the logs match up to the snapshot's end.
     pub(super) fn on_install_snapshot(
         &mut self,
         shared: &mut Shared,
@@ -82,28 +93,29 @@ impl Follower {
         out: &mut Effects,
     ) {
         let InstallSnapshot { term, round, snapshot, offset, chunk } = install;
-        let settled = self.settled(shared);
+        let settled = self.settled_index(shared);
         if snapshot.last.index <= settled && shared.contradicts(snapshot.last) {
-            shared.reject_contradiction(from, snapshot.last, settled, out);
+            let reason = RejectReason::Contradiction { entry: snapshot.last, settled };
+            shared.reject(from, reason, out);
             return;
         }
-        self.hear(shared, from, out);
+        self.heard_leader(shared, from, out);
         if snapshot.last.index <= shared.commit_index() {
             self.on_installed(shared, snapshot, Some(round), out);
         } else if chunk.len() as u64 > snapshot.bytes.saturating_sub(offset) {
             shared.counters.malformed += 1;
         } else {
             self.install_round = round;
-            out.chunks.push(SnapshotChunk { term, snapshot, round, offset, chunk });
+            out.received_chunks.push(SnapshotChunk { term, snapshot, round, offset, chunk });
         }
     }
 
-    /// Tells the leader how much of its snapshot is here. A chunk that an earlier leader sent is
-    /// not answered: its round is one of an earlier term, and in this term's leader it could
-    /// confirm reads that came after it. This leader finds out with the next chunk that it sends.
+    /// Tells the current leader how much of its snapshot this replica has stored. A chunk that the
+    /// leader of an earlier term sent gets no reply: the current leader would take the chunk's
+    /// round number for its own, and could confirm reads that arrived after that round began.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
-        if term != shared.term() && !shared.config.breaks(Mutant::AnswerChunkOfOldTerm) {
+        if !rules::chunk_is_current(term, shared.term(), &shared.config) {
             shared.counters.stale += 1;
             return;
         }
@@ -114,8 +126,9 @@ impl Follower {
         }
     }
 
-    /// Everything up to the snapshot's end is here, and committed, so the leader of any later
-    /// term has the same there.
+    /// Tells the leader that this replica's log matches up to the end of an installed snapshot.
+    /// Everything up to there is committed, so every leader of the current or a later term has the
+    /// same entries. `round` is the round number to echo; `None` for that of the last stored chunk.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -123,14 +136,15 @@ impl Follower {
         round: Option<Round>,
         out: &mut Effects,
     ) {
-        let end = shared.log.last().index;
-        self.matched_index = self.matched_index.max(snapshot.last.index).min(end);
+        let last = shared.log.last().index;
+        self.matched_index = self.matched_index.max(snapshot.last.index).min(last);
+        self.check(shared);
         let Some(leader) = shared.leader else { return };
         let index = self.matched_index.min(shared.log.durable_index());
         let outcome = AppendOutcome::Match { index };
         let round = round.unwrap_or(self.install_round);
-        // The snapshot is on disk, and whoever finds it there lets a log go that lacks its end: so
-        // this need not wait for the log to begin anew.
+        // This need not wait for the restart of the log on disk: the snapshot is durable, and a
+        // start that finds it drops a log that does not contain its last entry.
         let (term, disk) = (shared.term(), shared.disk.state());
         let reply = PeerMsg::AppendReply(AppendReply { term, round, disk, outcome });
         shared.send(leader, reply, out);
@@ -138,35 +152,38 @@ impl Follower {
 }
 
 impl Leader {
-    /// Up to here no living follower needs the log: it is compacted no further while that costs
-    /// no more than memory.
-    pub(super) fn needed_after(&self, shared: &Shared) -> Index {
+    /// Returns the index of the last entry that no peer needs from this leader's log any more,
+    /// peers that do not answer left out; `Index(u64::MAX)` if no peer answers. Later entries are
+    /// kept while the log is within its maximum size.
+    pub(super) fn log_needed_after(&self, shared: &Shared) -> Index {
         self.progress
             .iter()
             .filter(|progress| !progress.is_silent(shared.loss_permille))
-            .map(Progress::needs_after)
+            .map(Progress::needs_log_after)
             .min()
             .unwrap_or(Index(u64::MAX))
     }
 
-    /// Begins to send the latest snapshot to peers that lack entries which are gone, and sends
-    /// each of them the next chunk if it is time.
+    /// Starts a transfer of the latest snapshot to each peer that lacks compacted entries, and
+    /// sends the chunks that are due.
     pub(super) fn send_snapshots(&mut self, shared: &mut Shared, out: &mut Effects) {
         let base = shared.log.base().index;
-        out.doubted.append(&mut self.doubted);
+        out.suspect_snapshots.append(&mut self.suspect_snapshots);
         for position in 0..self.progress.len() {
             let progress = &mut self.progress[position];
             if let Some(snapshot) = shared.snapshot {
-                progress.prefer(snapshot);
+                progress.prefer_snapshot(snapshot);
             }
             if progress.lacks_compacted(base) {
-                let snapshot = shared.snapshot.expect("a log is compacted behind a snapshot");
-                progress.begin_transfer(snapshot, shared.now);
+                let snapshot = shared.snapshot.expect("a compacted log has a snapshot");
+                assert!(base <= snapshot.last.index, "base {base} is past {snapshot:?}");
+                progress.begin_snapshot(snapshot, shared.now);
             }
             let Some((snapshot, offset)) = progress.next_chunk(shared.now) else { continue };
+            assert!(offset <= snapshot.bytes, "a chunk at {offset} of {snapshot:?}");
             self.begin_round(shared);
             let progress = &mut self.progress[position];
-            progress.sent_chunk(shared.now, self.round, &shared.config);
+            progress.record_chunk_sent(shared.now, self.round, &shared.config);
             let install = InstallSnapshot {
                 term: shared.term(),
                 round: self.round,
@@ -185,24 +202,24 @@ impl Leader {
         from: NodeId,
         reply: &InstallReply,
     ) {
-        let sent_at = self.round_sent_at(reply.round);
-        let progress =
-            self.progress.iter_mut().find(|progress| progress.id == from).expect("admitted a peer");
+        let sent_at = self.round_began_at(reply.round);
+        let progress = self.progress_of(from);
         if reply.round > progress.sent_round || reply.received > reply.snapshot.bytes {
             shared.counters.malformed += 1;
             return;
         }
-        progress.heard(shared.now, reply.round, sent_at, &shared.config);
-        match progress.stored(reply.snapshot, reply.received) {
-            Stored::Here => {}
-            Stored::ThrownAway => self.doubted.push(reply.snapshot),
-            Stored::Another => shared.counters.stale += 1,
+        progress.record_reply(shared.now, reply.round, sent_at, &shared.config);
+        match progress.record_chunk_reply(reply.snapshot, reply.received) {
+            ChunkReply::Received => {}
+            ChunkReply::Discarded => self.suspect_snapshots.push(reply.snapshot),
+            ChunkReply::OtherSnapshot => shared.counters.stale += 1,
         }
     }
 
-    /// When the next chunk is due, if one is.
+    /// Returns when the next snapshot chunk to any peer is due or counts as lost; [`Instant::MAX`]
+    /// if no peer is being sent a snapshot.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
-        let due = |progress: &Progress| progress.chunk_at(&shared.config);
+        let due = |progress: &Progress| progress.next_chunk_at(&shared.config);
         self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)
     }
 }

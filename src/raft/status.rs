@@ -1,117 +1,115 @@
-//! A read-only view of a replica, for traces, metrics and tests. Nothing decides upon it.
+//! A read-only view of a replica for traces, metrics and tests. No decision depends on it.
 
 use crate::types::{EntryId, Index, NodeId, Term};
 
 use super::message::DiskState;
+use super::role::RoleName;
 
-/// Which role a replica plays.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum RoleName {
-    /// Follows, or waits.
-    Follower,
-    /// Asks whether it would win.
-    PreCandidate,
-    /// Stands for election.
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-/// A replica at one moment.
+/// The state of a replica at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
-    /// Which replica.
+    /// The replica's id.
     pub id: NodeId,
-    /// Its role.
+    /// The replica's role.
     pub role: RoleName,
-    /// Its term.
+    /// The replica's current term.
     pub term: Term,
-    /// Its vote in that term.
+    /// The replica's vote in its current term; `None` if it has not voted.
     pub voted_for: Option<NodeId>,
-    /// Whom it believes to lead.
+    /// The leader of the current term, if known.
     pub leader: Option<NodeId>,
-    /// The entry before the first in its log: all up to there is in a snapshot.
+    /// The entry before the first one of the log in memory; a snapshot covers everything up to it.
     pub base: EntryId,
-    /// Its last entry.
+    /// The last entry of the log.
     pub last: EntryId,
-    /// Up to here its log is on disk.
+    /// Index of the last entry that is on this replica's disk.
     pub durable_index: Index,
-    /// Up to here its log is committed, as far as it knows.
+    /// Index of the last entry that is known to be committed.
     pub commit_index: Index,
-    /// Up to here its state machine has come.
+    /// Index of the last entry that the state machine has applied.
     pub applied_index: Index,
-    /// How its disk is.
+    /// The condition of the replica's disk.
     pub disk: DiskState,
-    /// To whom it is handing its lead over.
-    pub successor: Option<NodeId>,
-    /// How far it has come with rejoining, if it lost its disk; `None` for a full member.
+    /// The follower that this leader is transferring its leadership to; `None` if no transfer is in
+    /// progress.
+    pub transfer_target: Option<NodeId>,
+    /// Progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
-    /// A leader's knowledge of its peers, in order of their ids; empty in other roles.
+    /// The leader's view of each peer, ordered by id; empty if this replica does not lead.
     pub peers: Vec<PeerStatus>,
-    /// What it refused and dropped so far.
+    /// Event counts since the replica's process started.
     pub counters: Counters,
 }
 
-/// How far a member that lost its disk has come with rejoining. It is waiting for a leader while
-/// it waits for no answer and has no target.
+/// Progress of a member that has lost its disk and is rejoining. If `waiting_for` is empty and
+/// `target` is `None`, the member waits for a leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
-    /// Members whose answers are missing, in order of their ids. A member that is itself rejoining
-    /// does not answer.
+    /// Members that have not answered the rejoining member yet, ordered by id. A member that is
+    /// itself rejoining does not answer.
     pub waiting_for: Vec<NodeId>,
-    /// It rejoins when it holds the log up to here durably; `None` until a leader has named it.
+    /// Index up to which the log must be durable before the member becomes a full member; `None`
+    /// until a leader has named this index.
     pub target: Option<Index>,
 }
 
-/// What a leader knows of a peer.
+/// A leader's view of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
-    /// Which peer.
+    /// The peer's id.
     pub id: NodeId,
-    /// Durable and equal up to here.
+    /// Index up to which the peer's log is durable and equal to the leader's.
     pub match_index: Index,
-    /// The next entry to send.
+    /// Index of the next entry that the leader will send to the peer.
     pub next_index: Index,
-    /// Whether it is still being probed.
+    /// Whether the leader is still looking for the last entry at which the peer's log matches its
+    /// own.
     pub probing: bool,
-    /// How its disk is, as it last said.
+    /// The condition of the peer's disk, according to its last reply.
     pub disk: DiskState,
 }
 
-/// Counts of what was refused or given up, and of elections, since the replica started.
+/// Event counts since the replica's process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Messages for another replica, from unknown ones, or before the silence after the start
-    /// was over.
+    /// Peer messages dropped because they were addressed to another replica, came from an unknown
+    /// one, or arrived during `silence_after_start`, the time after the start in which the replica
+    /// accepts no messages.
     pub misdirected: u64,
-    /// Messages of an earlier term, or answers to nothing.
+    /// Peer messages dropped because they were of an earlier term, or were replies that are no
+    /// longer awaited.
     pub stale: u64,
-    /// Appends whose entries contradict themselves.
+    /// Peer messages dropped because their fields contradict each other or what this replica has
+    /// sent.
     pub malformed: u64,
-    /// Messages rejected for a term that no elections can have reached.
+    /// Peer messages rejected because their term is so high that elections cannot have reached it.
     pub terms_rejected: u64,
-    /// Messages rejected because they contradict a committed entry or the leader of their term.
+    /// Peer messages rejected because they contradict a committed entry or the known leader of
+    /// their term.
     pub conflicts_rejected: u64,
-    /// Requests refused because too much was under way.
+    /// Client requests refused because too many requests or uncommitted bytes were in flight.
     pub busy: u64,
-    /// Pre-votes started.
+    /// Campaigns for pre-votes that this replica has started.
     pub pre_votes: u64,
-    /// Elections stood for.
+    /// Elections that this replica has started.
     pub elections: u64,
-    /// Times it became leader.
+    /// Elections that this replica has won.
     pub leaderships: u64,
-    /// Times it gave up its lead because a quorum was silent.
+    /// Number of times that this replica stepped down as leader because a quorum did not answer.
     pub quorum_losses: u64,
-    /// Times it tried to hand its lead over.
-    pub handovers: u64,
-    /// Times its disk stalled.
+    /// Leadership transfers that this replica has started as leader.
+    pub leadership_transfers: u64,
+    /// Number of times that this replica's disk stalled.
     pub disk_stalls: u64,
-    /// Messages ignored because it was rejoining, requests for votes among them.
-    pub ignored_to_rejoin: u64,
-    /// Times it rejoined after the loss of its disk: 0 or 1.
+    /// Peer messages ignored because this replica was rejoining after the loss of its disk, vote
+    /// requests among them.
+    pub ignored_while_rejoining: u64,
+    /// Number of times that this replica became a full member again after the loss of its disk: 0
+    /// or 1.
     pub rejoined: u64,
-    /// Reads released under the lease before a quorum had confirmed their round.
+    /// Reads that were served under the leader's lease, without waiting for a quorum to confirm
+    /// their round.
     pub lease_reads: u64,
-    /// Reads released because a quorum had confirmed their round.
+    /// Reads that were served after a quorum had confirmed their round (read index).
     pub read_index_reads: u64,
 }

@@ -1,45 +1,50 @@
-//! Bounds how far messages may raise a replica's term.
+//! A bound on how far messages can raise a replica's term.
 //!
-//! An election raises the term by one and takes a large part of a second, so honest terms grow
-//! slowly. A forged message could name the largest term there is, after which no election is
-//! possible any more. Each raise is therefore paid for out of a budget that time refills: enough
-//! for a replica that was away for a week of frequent elections, and far too little to come
-//! anywhere near [`Term::MAX`], for which the refill would take a hundred million years.
+//! An election raises the term by one and takes a good part of a second, so honest terms grow
+//! slowly. A forged message could name the largest term, after which no election would be possible.
+//! Each raise is therefore paid for from a budget that refills with time. It is enough for a
+//! replica that was away for a week of frequent elections, and far too small to come near
+//! [`Term::MAX`]: the refill would take a hundred million years.
 //!
 //! A replica's own elections cost nothing: they raise the term by one each.
 
 use crate::types::{Instant, Term};
 
-/// The largest raise at once, in terms.
+/// Maximum of the term budget: the largest number of terms by which messages can raise the
+/// replica's term within a moment.
 const CAPACITY: u64 = 1 << 20;
-/// Terms by which the budget grows in a second, up to the capacity.
+/// Number of terms per second by which the term budget refills, up to its capacity.
 const REFILL_PER_SECOND: u128 = 1_024;
 const SECOND: u128 = 1_000_000_000;
-/// The highest term that a replica without any state takes from a message, whatever its budget.
-/// It may join a cluster in whose past terms were forged. Versions without a budget accepted terms
-/// below 2^62; from there as far again is left for elections.
+/// The highest term that a new replica, which has neither a term nor a log, accepts from its first
+/// message without regard to the budget: the cluster that it joins may have accepted forged terms,
+/// which were limited to 2^62 in versions without a budget. Between this bound and the largest
+/// term, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
-/// How many terms messages may still raise a replica's term by.
+/// The number of terms by which messages may still raise the replica's term.
 ///
 /// Invariant: `available <= CAPACITY`.
 #[derive(Debug)]
 pub(super) struct TermBudget {
     available: u64,
-    /// The refill is accounted for up to this instant of the replica's own clock.
+    /// Time, by the replica's own clock, up to which the refill has been added to `available`.
     refilled_at: Instant,
-    /// The replica has no state yet: its first term is free.
+    /// Whether the replica has neither a term nor a log yet: the first raise of its term is not
+    /// limited by the budget.
     first_is_free: bool,
 }
 
 impl TermBudget {
-    /// A full budget. `is_new` tells that the replica has neither a term nor a log.
+    /// Returns a full budget. `is_new` tells whether the replica has neither a term nor a log.
     pub(super) fn new(now: Instant, is_new: bool) -> TermBudget {
         TermBudget { available: CAPACITY, refilled_at: now, first_is_free: is_new }
     }
 
-    /// Whether a message may raise the term from `own` to the higher `term`. Costs nothing yet.
+    /// Returns whether a message may raise the term from `own` to the higher `term`. Does not
+    /// subtract the raise from the budget.
     pub(super) fn covers(&mut self, own: Term, term: Term, now: Instant) -> bool {
+        assert!(own < term, "a raise from term {own} to {term}");
         self.refill(now);
         let raise = term.0 - own.0;
         term <= Term::MAX
@@ -47,8 +52,10 @@ impl TermBudget {
                 || self.first_is_free && own == Term(0) && term <= FIRST_TERM_MAX)
     }
 
-    /// Pays for a raise that [`TermBudget::covers`] allows.
+    /// Subtracts a raise of the term from `own` to `term` from the budget. [`TermBudget::covers`]
+    /// must have allowed the raise.
     pub(super) fn pay(&mut self, own: Term, term: Term) {
+        assert!(own < term, "a raise from term {own} to {term}");
         let raise = term.0 - own.0;
         let is_free = self.first_is_free && own == Term(0);
         assert!(is_free || raise <= self.available, "{raise} terms of {}", self.available);
@@ -61,11 +68,12 @@ impl TermBudget {
     fn refill(&mut self, now: Instant) {
         let passed = now.since(self.refilled_at).as_nanos();
         let gained = passed * REFILL_PER_SECOND / SECOND;
+        assert!(self.available <= CAPACITY, "{} terms of {CAPACITY}", self.available);
         let missing = CAPACITY - self.available;
         match u64::try_from(gained) {
             Ok(gained) if gained < missing => {
                 self.available += gained;
-                // The rest of the time counts towards the next term.
+                // The remaining time counts towards the next term.
                 let accounted = u128::from(gained) * SECOND / REFILL_PER_SECOND;
                 let accounted = u64::try_from(accounted).unwrap_or(u64::MAX);
                 self.refilled_at = Instant(self.refilled_at.0.saturating_add(accounted));
@@ -109,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn frequent_looks_lose_no_refill() {
+    fn term_budget_refills_fully_despite_frequent_checks() {
         let mut budget = TermBudget::new(Instant::ZERO, false);
         assert!(raise(&mut budget, 0, CAPACITY, Instant::ZERO));
         for millis in 1..=1_000 {
@@ -121,19 +129,19 @@ mod tests {
     }
 
     #[test]
-    fn new_replica_takes_its_first_term_from_an_old_cluster() {
+    fn first_term_raise_of_new_replica_uses_no_budget() {
         let far = (1 << 62) + 9;
         let mut budget = TermBudget::new(Instant::ZERO, true);
         assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));
         assert!(raise(&mut budget, 0, far, Instant::ZERO));
         assert!(raise(&mut budget, far, 3, Instant::ZERO));
-        assert!(!raise(&mut budget, 0, far, Instant::ZERO), "only the first");
+        assert!(!raise(&mut budget, 0, far, Instant::ZERO), "only the first raise is free");
         let mut old = TermBudget::new(Instant::ZERO, false);
         assert!(!old.covers(Term(0), Term(far), Instant::ZERO));
     }
 
     #[test]
-    fn no_term_passes_the_largest() {
+    fn largest_term_is_never_exceeded() {
         let mut budget = TermBudget::new(Instant::ZERO, false);
         assert!(budget.covers(Term(Term::MAX.0 - 1), Term::MAX, Instant::ZERO));
         assert!(!budget.covers(Term::MAX, Term(Term::MAX.0 + 1), Instant::ZERO));

@@ -1,4 +1,4 @@
-//! Timeouts: drawn at random, and longer where messages are lost.
+//! Timeouts: randomised, and longer where messages are lost.
 
 use std::time::Duration;
 
@@ -7,18 +7,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
 
-/// From this loss on, in a thousand, timeouts grow no further.
+/// Message loss in permille above which timeouts grow no further.
 const LOSS_FULL_PERMILLE: u32 = 300;
-/// Until its loss has been measured, a network is taken for a bad one: patience costs little
-/// there, and a leader that gives up, or a candidate that asks too seldom, costs an election.
+/// Message loss in permille that a replica assumes before a leader has measured it. Assuming too
+/// much loss costs little; assuming too little costs an unnecessary leader change, or an election
+/// in which the candidate asks too rarely.
 pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
-/// `extra` in proportion to the measured loss, whole from 30 % on.
+/// Returns the part of `extra` that is proportional to the message loss: none of it without loss,
+/// all of it from 30 % on.
 fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
-    extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE
+    let scaled = extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE;
+    assert!(scaled <= extra, "{scaled:?} of {extra:?} at {loss_permille} permille");
+    scaled
 }
 
-/// A follower's patience with its leader (§5.2), redrawn each time so that no two stay in step.
+/// Returns a random election timeout (§5.2): how long a follower waits for its leader. It grows
+/// with the message loss.
 pub(super) fn election_timeout(
     config: &Config,
     loss_permille: u16,
@@ -26,52 +31,61 @@ pub(super) fn election_timeout(
 ) -> Duration {
     let spread = config.election_timeout_max.saturating_sub(config.election_timeout_min);
     let drawn = spread.mul_f64(rng.random_range(0.0..1.0));
-    config.election_timeout_min
+    let timeout = config.election_timeout_min
         + drawn
-        + by_loss(config.election_timeout_lossy_extra, loss_permille)
+        + by_loss(config.election_timeout_lossy_extra, loss_permille);
+    // Leases depend on it.
+    assert!(timeout >= config.election_timeout_min, "an election timeout of {timeout:?}");
+    timeout
 }
 
-/// The random part of an election timeout alone, for a replica that has had no leader yet.
+/// Returns the random part of an election timeout alone, for a new replica that has not heard from
+/// any leader.
 pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {
     election_timeout(config, 0, rng).saturating_sub(config.election_timeout_min)
 }
 
-/// How long a leader does without a quorum.
+/// Returns the check-quorum window: a leader that has not heard from a quorum for this long steps
+/// down. It grows with the message loss.
 pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
     let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
     config.check_quorum_window + by_loss(extra, loss_permille)
 }
 
-/// How often a candidate asks within one election: the more the likelier its pleas get lost, and
-/// seldom if it did not even hear from a quorum lately though little is lost: it is cut off.
-pub(super) fn vote_attempts(config: &Config, loss_permille: u16, cut_off_campaigns: u32) -> u32 {
-    match loss_permille {
-        0..200 if cut_off_campaigns > 0 => config.vote_attempts.div_ceil(4),
+/// Returns how many times a candidate requests each vote within one campaign: more often where
+/// requests are likely to be lost, and less often after campaigns that reached no quorum although
+/// few messages are lost, because the replica is then isolated.
+pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campaigns: u32) -> u32 {
+    let attempts = match loss_permille {
+        0..200 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
         0..200 => config.vote_attempts.div_ceil(2),
         200..400 => config.vote_attempts,
         400.. => config.vote_attempts * 2,
-    }
+    };
+    assert!(attempts > 0, "no attempt of {} at {loss_permille} permille", config.vote_attempts);
+    attempts
 }
 
-/// How long a candidate waits before it asks again those that have not answered: requests get
-/// lost, and a whole new election would cost much more. However many times it asks, it does so
-/// over half of the lowest election timeout, in which those that heard the old leader after it
-/// did come to the end of their patience too.
+/// Returns how long a candidate waits before it repeats its request to the replicas that have not
+/// answered. Repeating a request is much cheaper than a new election. All attempts together take
+/// half of the lowest election timeout; in that time replicas that heard from the old leader a
+/// little later than this one become free to vote.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
+    assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts
 }
 
-/// How long a campaign lasts before the next one: all its attempts, then a random rest that
-/// grows while it is cut off, up to the highest election timeout, lest it
-/// shout for ever.
+/// Returns a random time after which a campaign without a winner is followed by the next one: the
+/// time of all attempts and a random pause. The pause grows with the number of campaigns in which
+/// the replica was isolated, up to the highest election timeout.
 pub(super) fn campaign_timeout(
     config: &Config,
-    cut_off_campaigns: u32,
+    isolated_campaigns: u32,
     rng: &mut ChaCha8Rng,
 ) -> Duration {
-    let rest = config.election_timeout_min * cut_off_campaigns.max(1);
-    let rest = rest.min(config.election_timeout_max);
-    config.election_timeout_min / 2 + rest.mul_f64(rng.random_range(0.25..1.0))
+    let pause = config.election_timeout_min * isolated_campaigns.max(1);
+    let pause = pause.min(config.election_timeout_max);
+    config.election_timeout_min / 2 + pause.mul_f64(rng.random_range(0.25..1.0))
 }
 
 #[cfg(test)]
@@ -80,12 +94,12 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn timeouts_stay_within_their_bounds_and_grow_with_loss() {
+    fn election_timeout_is_bounded_and_grows_with_loss() {
         let config = Config::course();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..1000 {
-            let quiet = election_timeout(&config, 0, &mut rng);
-            assert!((config.election_timeout_min..config.election_timeout_max).contains(&quiet));
+            let reliable = election_timeout(&config, 0, &mut rng);
+            assert!((config.election_timeout_min..config.election_timeout_max).contains(&reliable));
             let lossy = election_timeout(&config, 900, &mut rng);
             assert!(lossy >= config.election_timeout_min + config.election_timeout_lossy_extra);
         }

@@ -1,172 +1,217 @@
-//! What a replica knows of itself and of its cluster, as far as replies tell of it. The door fills
-//! it in and keeps it up to date; nothing here changes it.
+//! The state of a replica and its cluster that replies depend on. The server keeps it up to date;
+//! commands only read it.
 
 use std::time::Duration;
 
-use crate::raft::{Counters, DiskState, RejoinStatus, RoleName};
-use crate::types::{Index, Instant, NodeId, Term};
+use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
 use super::failure::Failure;
-use super::pubsub::Subscriptions;
-use super::slow::SlowLog;
+use super::session::subscriptions::Subscriptions;
+use super::slow_log::SlowLog;
 
-/// The facts that replies are made of.
+/// The part of a replica's and its cluster's state that replies depend on. The server keeps it up
+/// to date; commands only read it.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// This replica.
+    /// The id of this replica.
     pub me: NodeId,
-    /// What clients may see of the cluster's id: a fingerprint, of which the id can't be computed.
+    /// A hash of the cluster's id, from which the id can't be computed. Part of the ids in
+    /// `CLUSTER` replies.
     pub cluster_fingerprint: u128,
-    /// All replicas, this one too, in order of their ids.
-    pub nodes: Vec<Node>,
-    /// Whom this replica believes to lead.
+    /// All replicas of the cluster, including this one, sorted by id.
+    pub nodes: Vec<ReplicaInfo>,
+    /// Id of the replica that this one believes to be leader; `None` if no leader is known.
     pub leader: Option<NodeId>,
-    /// Its own role.
+    /// This replica's role.
     pub role: RoleName,
-    /// Its term.
+    /// This replica's term.
     pub term: Term,
-    /// The last entry of its log.
+    /// Index of the last entry of this replica's log.
     pub last_index: Index,
-    /// The first entry of its log that is not only in a snapshot.
+    /// Index of the first entry of this replica's log; a snapshot covers all earlier entries.
     pub first_index: Index,
-    /// Up to here its log is on disk.
+    /// Index up to which this replica's log is synced to disk.
     pub durable_index: Index,
-    /// Up to here its log is committed, as far as it knows.
+    /// Index of the last entry that this replica knows to be committed.
     pub commit_index: Index,
-    /// Up to here its store has come.
+    /// Index of the last entry that this replica has applied to its state machine.
     pub applied_index: Index,
-    /// How many keys its store has, at a recent moment.
+    /// Number of keys in the store, when `applied_index` or a slightly earlier entry had been
+    /// applied.
     pub key_count: u64,
-    /// How many of them end some day.
-    pub ending_count: u64,
-    /// The state at `applied_index` as a number, which is equal where states are.
+    /// Number of keys that have an expiration.
+    pub expires_count: u64,
+    /// Digest of the state machine's state at `applied_index`. Replicas with equal states have
+    /// equal digests.
     pub state_digest: u64,
-    /// The reading of the monotonic clock that this batch goes by.
+    /// Reading of the monotonic clock at the start of the current batch of requests.
     pub now: Instant,
-    /// When the replica started, by the same clock.
+    /// Reading of the monotonic clock when the replica started.
     pub started: Instant,
-    /// The wall clock, since 1970. Only shown (`TIME`), never decided upon.
+    /// Wall clock of this replica as time since 1970. Only reported (`TIME`, slow log); no decision
+    /// depends on it.
     pub wall_clock: Duration,
-    /// The replicated clock, and the clocks that it goes by.
-    pub clocks: Clocks,
-    /// The system's number of the process.
+    /// The replicated clock, by which keys expire, and the wall clocks of the replicas.
+    pub clocks: ClockStatus,
+    /// Process id of this replica in the operating system.
     pub process_id: u32,
-    /// A number drawn at each start, by which tools see that a server was started again.
+    /// Random number drawn when the process starts. Tools compare it to detect a restart.
     pub run_id: u128,
-    /// Bytes that all clients together hold, at a recent moment.
+    /// Bytes of memory that all clients together take. Refreshed at intervals, so slightly out of
+    /// date.
     pub clients_bytes: u64,
-    /// Bytes of memory that the state takes.
+    /// Bytes of memory that the keys and values of the store take.
     pub dataset_bytes: u64,
-    /// Those that the log does.
+    /// Bytes of memory that the log's entries in memory take.
     pub log_bytes: u64,
-    /// Both, and what clients hold.
+    /// Memory in use, in bytes: the sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
     pub used_memory: u64,
-    /// What the system has given the process, 0 if unknown.
+    /// Resident memory of the process in bytes, as reported by the operating system; 0 if unknown.
     pub resident_bytes: u64,
-    /// Whether so much is in use that no command may add to it.
+    /// Whether `used_memory` is above `maxmemory`, so that commands that add data are refused.
     pub is_full: bool,
-    /// Its snapshots, at a recent moment.
-    pub snapshot: Saved,
-    /// How its disk is.
+    /// State of this replica's snapshots. Refreshed at intervals, so slightly out of date.
+    pub snapshot: SnapshotInfo,
+    /// Whether this replica's disk is healthy, low on space, or stalled.
     pub disk: DiskState,
-    /// Bytes that are free on it, at a recent moment.
+    /// Bytes of free disk space. Refreshed at intervals, so slightly out of date.
     pub disk_free: u64,
-    /// Below so many bytes of room writes are refused.
+    /// Bytes of free disk space below which writes are refused.
     pub disk_reserve: u64,
-    /// How many writes of clients here were refused because disks were short of room.
+    /// Number of writes of this replica's clients, since the process started, that were refused
+    /// because disk space was short.
     pub disk_refused: u64,
-    /// What the replica's core has counted since the start.
-    pub counters: Counters,
-    /// How far this replica has come with rejoining after the loss of its disk; `None` if it is a
-    /// full member.
-    pub rejoining: Option<RejoinStatus>,
-    /// Syncs of the log since the start.
+    /// Counters of the consensus core (Raft) since the process started.
+    pub counters: RaftCounters,
+    /// Progress of this replica in rejoining the cluster after it lost its disk; `None` for a full
+    /// member.
+    pub rejoining: Option<RejoinProgress>,
+    /// Number of times the log was synced to disk since the process started.
     pub log_syncs: u64,
-    /// What went through the door so far.
+    /// Counters of connections, commands and bytes since the process started or `CONFIG RESETSTAT`.
     pub traffic: Traffic,
-    /// Whether `DEBUG` may be used.
+    /// Whether the operator allows the command `DEBUG` (`--enable-debug-command`).
     pub debug: bool,
-    /// What took long.
-    pub slow: SlowLog,
-    /// How clients that ask a Sentinel call this cluster.
+    /// The slow log and the latency samples of this replica.
+    pub slow_log: SlowLog,
+    /// The name under which Sentinel clients ask for this cluster's master.
     pub sentinel_name: String,
-    /// Who listens to what.
+    /// Pub/Sub subscriptions of all clients that are connected to this replica.
     pub subscriptions: Subscriptions,
-    /// Most bytes of a command's payload: what is larger is refused, for no log would take it.
+    /// Largest encoded command, in bytes, that fits in a log entry.
     pub payload_bytes_max: usize,
 }
 
-/// A replica, as clients find it.
+/// A replica of the cluster, as replies to clients describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// Which one.
+pub struct ReplicaInfo {
+    /// The replica's id.
     pub id: NodeId,
-    /// The host that clients should use; a name or an address, without brackets.
+    /// Host that clients connect to: a name, or an IP address without brackets.
     pub host: String,
-    /// The port for clients.
+    /// TCP port for clients.
     pub port: u16,
-    /// The port for peers.
+    /// TCP port for the other replicas.
     pub peer_port: u16,
-    /// Whether this replica has heard from it lately; true for itself.
+    /// Whether the outgoing connections to the described replica are established; always true for
+    /// the replica that writes the reply.
     pub connected: bool,
-    /// Up to here its log equals the leader's, as the leader knows; `None` elsewhere.
+    /// Match index of the described replica. `None` if the replica that writes the reply is not
+    /// leader, or does not know the index yet.
     pub match_index: Option<Index>,
-    /// How its disk is, as it last told the leader; `Well` elsewhere.
+    /// State of the described replica's disk. Known only while the replica that writes the reply is
+    /// leader; otherwise `Healthy`.
     pub disk: DiskState,
 }
 
-/// The replicated clock, by which keys expire, and the clocks that it goes by. Times are in
-/// milliseconds since 1970.
+/// The replicated clock, by which keys expire, and the wall clocks of the replicas, which it
+/// follows. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Clocks {
-    /// What the replicated clock shows by now, as far as this replica knows.
+pub struct ClockStatus {
+    /// Current value of the replicated clock in milliseconds since 1970, as far as this replica
+    /// knows; 0 if unknown.
     pub replicated: u64,
-    /// What the wall clocks of a quorum have reached; `None` if too few are known.
+    /// Latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
+    /// `None` if the clocks of fewer replicas are known.
     pub agreed: Option<u64>,
-    /// Jumps of this replica's wall clock since the start, believed or not.
+    /// Number of jumps of this replica's wall clock since the process started, including jumps that
+    /// the replicated clock did not follow.
     pub jumps: u64,
-    /// How often the replicated clock was reset.
+    /// Number of times the replicated clock was reset (`CLOCK RESET`).
     pub resets: u64,
-    /// By how many milliseconds each peer's wall clock is ahead of this replica's; `None` if it was
-    /// not heard lately.
+    /// For each peer, the milliseconds by which its wall clock is ahead of this replica's
+    /// (negative: behind); `None` if the peer has not reported its clock recently.
     pub peers: Vec<(NodeId, Option<i64>)>,
 }
 
-/// A replica's snapshots.
+/// The state of a replica's snapshots, for `INFO persistence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Saved {
-    /// The latest one's last entry; zero if there is none.
+pub struct SnapshotInfo {
+    /// Index of the last entry in the latest snapshot; zero if there is no snapshot.
     pub index: Index,
-    /// Its size.
+    /// Size of the latest snapshot in bytes.
     pub bytes: u64,
-    /// When it was taken, or found at the start, in seconds since 1970.
+    /// Unix time in seconds when the latest snapshot was completed, or loaded when the replica
+    /// started; 0 if there is no snapshot.
     pub saved_at: u64,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken at the moment.
     pub taking: bool,
-    /// Whether the last attempt to take one failed.
+    /// Whether the latest attempt to take a snapshot failed.
     pub failed: bool,
 }
 
-/// What went through the door since the start.
+/// Counters of the traffic between this replica and its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Clients connected now.
+    /// Number of clients that are connected at the moment.
     pub clients: u64,
-    /// Connections accepted.
+    /// Number of client connections accepted since the process started or since `CONFIG RESETSTAT`.
     pub connections: u64,
-    /// Connections refused, for there were too many.
+    /// Number of connections refused because the maximum number of clients was connected.
     pub connections_refused: u64,
-    /// Requests answered.
+    /// Number of requests received from clients since the process started or since `CONFIG
+    /// RESETSTAT`.
     pub commands: u64,
-    /// Bytes read from clients.
+    /// Number of bytes received from clients since the process started or since `CONFIG RESETSTAT`.
     pub bytes_in: u64,
-    /// Bytes sent to clients.
+    /// Number of bytes sent to clients since the process started or since `CONFIG RESETSTAT`.
     pub bytes_out: u64,
 }
 
+/// Counters of the consensus core (Raft) since the process started, for `INFO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RaftCounters {
+    /// Number of times, since the process started, that a disk write took longer than the stall
+    /// timeout.
+    pub disk_stalls: u64,
+    /// Number of reads, since the process started, that this replica served as leader under its
+    /// lease, without a round trip to a quorum.
+    pub lease_reads: u64,
+    /// Number of reads, since the process started, that this replica served as leader after a
+    /// quorum had confirmed its leadership.
+    pub read_index_reads: u64,
+    /// Number of leadership transfers that this replica started as leader.
+    pub leadership_transfers: u64,
+    /// Number of messages rejected because their term is higher than elections can have reached.
+    pub terms_rejected: u64,
+    /// Number of messages rejected because they contradict a committed entry or the known leader of
+    /// their term.
+    pub conflicts_rejected: u64,
+}
+
+/// The progress of a replica that rejoins after the loss of its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RejoinProgress {
+    /// Ids of the members that have not yet answered this replica's rejoin request, ascending.
+    pub waiting_for: Vec<NodeId>,
+    /// Index up to which the replica's log must be durable before the replica is a full member
+    /// again; `None` until a leader has named the index.
+    pub target: Option<Index>,
+}
+
 impl Context {
-    /// A replica by itself, that knows no leader: what a door begins with, and tests.
-    pub fn alone(me: Node, cluster_fingerprint: u128, now: Instant) -> Context {
+    /// Returns the initial context of a replica that knows neither its peers nor a leader.
+    pub fn alone(me: ReplicaInfo, cluster_fingerprint: u128, now: Instant) -> Context {
         Context {
             me: me.id,
             cluster_fingerprint,
@@ -180,12 +225,12 @@ impl Context {
             commit_index: Index::ZERO,
             applied_index: Index::ZERO,
             key_count: 0,
-            ending_count: 0,
+            expires_count: 0,
             state_digest: 0,
             now,
             started: now,
             wall_clock: Duration::ZERO,
-            clocks: Clocks::default(),
+            clocks: ClockStatus::default(),
             process_id: 0,
             run_id: 0,
             clients_bytes: 0,
@@ -194,60 +239,69 @@ impl Context {
             used_memory: 0,
             resident_bytes: 0,
             is_full: false,
-            snapshot: Saved::default(),
-            disk: DiskState::Well,
+            snapshot: SnapshotInfo::default(),
+            disk: DiskState::Healthy,
             disk_free: 0,
             disk_reserve: 0,
             disk_refused: 0,
-            counters: Counters::default(),
+            counters: RaftCounters::default(),
             rejoining: None,
             log_syncs: 0,
             traffic: Traffic::default(),
             debug: false,
-            slow: SlowLog::default(),
+            slow_log: SlowLog::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
             payload_bytes_max: 64 << 20,
         }
     }
 
-    /// The store has come so far. What it applied is committed and in the log, whatever was heard
-    /// of these last: `applied <= commit <= last` holds in every reply.
+    /// Sets the applied index. Also raises the commit index and the last index to at least the
+    /// applied index, because the latest report of them can be older. So every reply satisfies
+    /// `applied <= commit <= last`.
     pub fn note_applied(&mut self, applied: Index) {
         self.applied_index = applied;
         self.note_log(self.last_index, self.commit_index);
     }
 
-    /// How far the log went and was committed at some recent moment.
+    /// Sets the last index and the commit index from a report of the consensus core, but never
+    /// below the applied index.
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);
         self.last_index = last.max(self.commit_index);
     }
 
-    /// The replica `id`, if there is one.
-    pub fn node(&self, id: NodeId) -> Option<&Node> {
+    /// Returns the replica with the given id; `None` if the cluster has no such replica.
+    pub fn node(&self, id: NodeId) -> Option<&ReplicaInfo> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
-    /// The replica that is believed to lead, if any is.
-    pub fn leader(&self) -> Option<&Node> {
+    /// Returns the replica that this one believes to be leader; `None` if no leader is known.
+    pub fn leader(&self) -> Option<&ReplicaInfo> {
         self.node(self.leader?)
     }
 
-    /// Whom a client is sent to, if somebody else leads and it wants to hear so: that is, if there
-    /// is a slot.
+    /// Returns the `MOVED` error for a request to `slot`. `None` if this replica leads, no leader
+    /// is known, or `slot` is `None`.
     pub(super) fn moved(&self, slot: Option<u16>) -> Option<Failure<'_>> {
         let leader = self.leader().filter(|_| !self.leads())?;
-        Some(Failure::Moved { slot: slot?, leader })
+        Some(Failure::Moved { slot: slot?, host: &leader.host, port: leader.port })
     }
 
-    /// Whether this replica leads.
+    /// Whether this replica believes itself to be leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.me)
     }
 
-    /// A replica's name of 40 hex digits, as Redis Cluster's nodes have one: the cluster's
-    /// fingerprint and the replica's id.
+    /// Returns the replication offset that replies report for a replica: this replica's applied
+    /// index, or another replica's match index (0 if unknown).
+    pub(super) fn replication_offset(&self, node: &ReplicaInfo) -> u64 {
+        let index = if node.id == self.me { Some(self.applied_index) } else { node.match_index };
+        index.unwrap_or_default().0
+    }
+
+    /// Returns a replica's id in `CLUSTER` and `SENTINEL` replies: 40 hex digits, as in Redis, made
+    /// of the cluster's fingerprint and the replica's id.
     pub(super) fn name_of(&self, id: NodeId) -> String {
         format!("{:032x}{:08x}", self.cluster_fingerprint, id.0)
     }
@@ -258,15 +312,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_of_different_moments_never_contradict_one_another() {
-        let node = Node {
+    fn applied_commit_and_last_index_stay_ordered() {
+        let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),
             port: 1,
             peer_port: 2,
             connected: true,
             match_index: None,
-            disk: DiskState::Well,
+            disk: DiskState::Healthy,
         };
         let mut context = Context::alone(node, 0, Instant::ZERO);
         let cursors = |context: &Context| {

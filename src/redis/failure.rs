@@ -1,6 +1,6 @@
-//! What a client is told when a request comes to nothing (design.md §6). Clients act on the first
-//! word: those that make them try again by themselves stand only where the request surely was not
-//! and will not be applied.
+//! The errors for requests that were submitted to the consensus core and have no outcome. Clients
+//! decide by the error code, the first word: codes on which they retry are used only if the request
+//! was not applied and will not be.
 
 use std::fmt;
 
@@ -9,38 +9,41 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-use super::context::Node;
-
-/// Why there is no outcome.
+/// Why a request that was submitted to the consensus core has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
-    /// No leader was found in time; not applied.
+    /// No leader was found before the deadline. The request was not applied.
     NoLeader,
-    /// The leader has too much under way; not applied.
+    /// The leader has too many requests in flight. The request was not applied.
     Busy,
-    /// Disks are short of room; not applied.
+    /// The leader, or a majority of the replicas, is short of disk space. The request was not
+    /// applied.
     DiskFull,
-    /// It would add to what is in memory, of which no more may be used; not applied.
+    /// The request would add data while memory in use exceeds `maxmemory`. It was not applied.
     OutOfMemory,
-    /// Its entry was replaced by another leader's; not applied, and never will be.
+    /// The leader changed and another entry replaced the request's log entry. The request was not
+    /// applied.
     Lost,
-    /// It was on its way when the time was over or the leader changed: it may have been applied,
-    /// or may still be.
+    /// The deadline passed, or the leader changed, while the request was in flight: it may have
+    /// been applied already, may be applied later, or may never be.
     Uncertain {
-        /// Where its entry is in the log, if that is known.
+        /// Index of the request's log entry; `None` if unknown.
         index: Option<Index>,
     },
-    /// Somebody else leads: for clients that follow such hints.
+    /// Another replica leads, and the client follows `MOVED` redirections. The request was not
+    /// applied.
     Moved {
-        /// The slot of the request's key.
+        /// Redis Cluster hash slot of the request's first key.
         slot: u16,
-        /// Who leads.
-        leader: &'a Node,
+        /// Host of the leader, for clients.
+        host: &'a str,
+        /// TCP port of the leader for clients.
+        port: u16,
     },
 }
 
 impl Failure<'_> {
-    /// Writes the error reply.
+    /// Appends this failure as an error reply to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         Writer::new(out, Version::Two).error(self.to_string().as_bytes());
     }
@@ -49,30 +52,35 @@ impl Failure<'_> {
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::NoLeader => f.write_str("CLUSTERDOWN no leader is known; nothing was done"),
-            Failure::Busy => {
-                f.write_str("TRYAGAIN the leader has too much under way; nothing was done")
+            Failure::NoLeader => {
+                f.write_str("CLUSTERDOWN no leader is known; not applied, try again")
             }
-            // The word that Redis has for a server that can't persist: no client tries again by
-            // itself, as with TRYAGAIN, for room does not come within its retries.
-            Failure::DiskFull => f.write_str(
-                "MISCONF there is too little room on the cluster's disks, so writes are refused \
-                 until there is more (INFO persistence); nothing was done",
+            Failure::Busy => f.write_str(
+                "TRYAGAIN the leader has too many requests in flight; not applied, try again",
             ),
-            // Redis's own words.
+            // Redis's code for a server that can't persist. Not TRYAGAIN: clients retry that at
+            // once, and disk space does not come back within their retries.
+            Failure::DiskFull => f.write_str(
+                "MISCONF too little free disk space in the cluster, so writes are refused; not \
+                 applied, see disk_free_bytes in INFO persistence",
+            ),
+            // Redis's text.
             Failure::OutOfMemory => {
                 f.write_str("OOM command not allowed when used memory > 'maxmemory'.")
             }
-            Failure::Lost => f.write_str("TRYAGAIN the leader changed; nothing was done"),
+            Failure::Lost => f.write_str("TRYAGAIN the leader changed; not applied, try again"),
             Failure::Uncertain { index: Some(index) } => {
-                write!(f, "UNCERTAIN may or may not have been applied, index={index}")
+                write!(
+                    f,
+                    "UNCERTAIN the deadline passed or the leader changed; the command may or may \
+                     not have been applied, check before retrying, index={index}"
+                )
             }
-            Failure::Uncertain { index: None } => {
-                f.write_str("UNCERTAIN may or may not have been applied")
-            }
-            Failure::Moved { slot, leader } => {
-                write!(f, "MOVED {slot} {}:{}", leader.host, leader.port)
-            }
+            Failure::Uncertain { index: None } => f.write_str(
+                "UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying",
+            ),
+            Failure::Moved { slot, host, port } => write!(f, "MOVED {slot} {host}:{port}"),
         }
     }
 }
@@ -80,21 +88,9 @@ impl fmt::Display for Failure<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::DiskState;
-    use crate::types::NodeId;
 
     #[test]
-    fn clients_find_the_words_that_they_act_on() {
-        let (id, host) = (NodeId(2), "127.0.0.1".to_owned());
-        let node = Node {
-            id,
-            host,
-            port: 7002,
-            peer_port: 8002,
-            connected: true,
-            match_index: None,
-            disk: DiskState::Well,
-        };
+    fn errors_begin_with_the_codes_that_clients_expect() {
         for (failure, wanted) in [
             (Failure::NoLeader, "-CLUSTERDOWN "),
             (Failure::Busy, "-TRYAGAIN "),
@@ -103,10 +99,18 @@ mod tests {
             (Failure::DiskFull, "-MISCONF "),
             (
                 Failure::Uncertain { index: Some(Index(7)) },
-                "-UNCERTAIN may or may not have been applied, index=7\r\n",
+                "-UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying, index=7\r\n",
             ),
-            (Failure::Uncertain { index: None }, "-UNCERTAIN may or may not have been applied\r\n"),
-            (Failure::Moved { slot: 12182, leader: &node }, "-MOVED 12182 127.0.0.1:7002\r\n"),
+            (
+                Failure::Uncertain { index: None },
+                "-UNCERTAIN the deadline passed or the leader changed; the command may or may not \
+                 have been applied, check before retrying\r\n",
+            ),
+            (
+                Failure::Moved { slot: 12182, host: "127.0.0.1", port: 7002 },
+                "-MOVED 12182 127.0.0.1:7002\r\n",
+            ),
         ] {
             let mut out = BytesMut::new();
             failure.encode(&mut out);

@@ -1,63 +1,67 @@
-//! What Redis clients are answered: which commands there are, what they mean to the store, and all
-//! the texts around them. Pure: no socket, no clock, no thread; `runtime/` calls it.
+//! The commands of the Redis protocol: their descriptions, their replies, and the operations of the
+//! state machine that they submit. Pure: no socket, no clock, no thread. `runtime/server` calls it.
 //!
-//! # How a door uses it
+//! Each layer imports only from those above it:
 //!
-//! Each client's connection has a [`Connection`] beside its
-//! [`Parser`](crate::wire::resp::Parser). The door keeps one [`Settings`] for all of them and one
-//! [`Context`], which it brings up to date before each batch. For each request that the parser
-//! finds it calls [`Connection::execute`] with a buffer for replies and acts on the [`Step`]:
+//! | file | contents |
+//! |---|---|
+//! | `session/` | the state of one client's connection |
+//! | `action` | what the server does with a request |
+//! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
+//! | `context` | the state of the replica and its cluster that replies depend on |
+//! | `call` | the arguments of a command's function |
+//! | `spec`, `lookup` | the description of a command; finding the command of a request |
+//! | `commands/` | one file for each group of commands: rows and functions |
+//! | `registry` | the table of all commands |
+//! | `dispatch` | [`Connection::execute`] |
 //!
-//! - [`Step::Done`]: the reply is in the buffer.
-//! - [`Step::Submit`]: a read or a write for the core. The door keeps the [`Shape`] and, when the
-//!   outcome is there, calls [`Shape::encode`]; or, when it will not come, [`Failure::encode`].
-//!   With `hold` it looks at no later request of that connection before, and calls
-//!   [`Connection::resume`] or [`Connection::give_up`].
-//! - [`Step::ListClients`]: the reply needs all connections; see [`ClientList`].
-//! - [`Step::Listen`]: what the connection listens to has changed; the reply is in the buffer.
-//! - [`Step::Kill`], [`Step::Forget`], [`Step::Sleep`]: what they say; for the first the reply is
-//!   written by [`Killing::finish`].
-//! - [`Step::Save`]: a snapshot is to be taken; the reply is in the buffer.
-//! - [`Step::Close`]: to be closed once the buffer's bytes have been sent.
+//! # How a server uses it
 //!
-//! Replies go to a client in the order of its requests. So while an earlier request of a
-//! connection is under way, what `execute` writes must wait behind it: give it a buffer of its
-//! own then. Whether a later request may be *submitted* meanwhile is the door's choice: a read
-//! must see the writes before it on the same connection.
+//! The server keeps a [`Connection`] and a [`Parser`](crate::wire::resp::Parser) for each client,
+//! and one [`Settings`] and one [`Context`] for all of them. It brings the context up to date
+//! before each batch. For each request that the parser finds it calls [`Connection::execute`] with
+//! a buffer for the reply, then performs the [`Action`].
 //!
-//! When the parser fails: `Writer::error` with the error as text, then close, as Redis does.
+//! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known it
+//! calls [`ReplyFormat::encode`]; if there will be none, [`Failure::encode`]. If the request
+//! `blocks`, the server executes no later request of the connection until then, and calls
+//! [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
 //!
-//! A door gives every request a [`RequestKey`](crate::types::RequestKey) that no other request of
-//! any replica ever had: the same key applied twice is answered from memory.
+//! Replies are sent in the order of the requests. While an earlier request of a connection is in
+//! flight, the replies that `execute` writes have to wait in another buffer. The server
+//! decides whether a later request may be submitted meanwhile: a read must see the writes before it
+//! on the same connection.
+//!
+//! When the parser fails, the server writes the error and closes the connection, as Redis does.
+//!
+//! The server gives every request a [`RequestKey`](crate::types::RequestKey) that no other request
+//! in the cluster ever had. A key that is applied twice returns the first outcome.
 
-mod calls;
-mod client;
-mod cluster;
+mod action;
+mod call;
 mod commands;
-mod connection;
 mod context;
 mod dispatch;
 mod failure;
-mod hello;
-mod info;
-mod once;
-mod pubsub;
-mod save;
-mod sentinel;
+mod lookup;
+mod notifications;
+mod registry;
+mod session;
 mod settings;
-mod shape;
-mod slow;
-mod strings;
-mod table;
-mod transactions;
+mod slow_log;
+mod spec;
 
-pub use client::{ClientList, ClientQuery, Killing};
-pub use connection::{Buffered, Connection};
-pub use context::{Clocks, Context, Node, Saved, Traffic};
-pub use dispatch::{Record, Step, may_grow};
+pub use action::{Action, Statistics};
+pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
+pub use context::{
+    ClockStatus, Context, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo, Traffic,
+};
 pub use failure::Failure;
-pub use pubsub::{Interest, KeyEvents, Listener, Subscriptions, write_message};
-pub use sentinel::{SWITCH_CHANNEL, switch_message};
-pub use settings::{CLIENTS_BYTES_MIN, Records, Settings, parse_bytes};
-pub use shape::Shape;
-pub use slow::{SlowLog, Took};
+pub use notifications::KeyspaceNotifications;
+pub use registry::may_add_data;
+pub use session::client_info::{ClientKill, ClientList, ClientQuery};
+pub use session::connection::{BufferBytes, Connection};
+pub use session::reply_format::ReplyFormat;
+pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
+pub use settings::{CLIENTS_BYTES_MIN, Settings, SlowLogSettings, parse_bytes};
+pub use slow_log::{CompletedRequest, SlowLog};

@@ -1,87 +1,88 @@
-//! `CONFIG`: what Redis clients and tools read and set. Our own settings are made by flags, file
-//! and environment before a start. Here are Redis's names: the limits on clients count from when
-//! they are set; what else says what this server does can't be changed; and a few harmless ones are
-//! taken and kept, so that tools which set them go on. Each replica has its own, and forgets them
-//! at its end.
+//! The settings of one replica that `CONFIG GET` and `CONFIG SET` show, under Redis's names.
+//!
+//! Bowline's own settings are flags, file entries and environment variables, read at startup. Of
+//! the settings here, limits, notifications, slow log and latency samples take effect as soon as
+//! they are set. Some, such as the port, can't be changed. All others are accepted and stored
+//! without an effect, because tools set them. Changes last until the process exits.
 
 use std::time::Duration;
 
-use crate::kv::{glob, parse_integer};
+use crate::kv::parse_integer;
 use crate::wire::resp::Limits;
 
-use super::dispatch::{Call, Record, Step};
-use super::pubsub::KeyEvents;
+use super::notifications::KeyspaceNotifications;
 
-/// One replica's settings.
+/// The settings of one replica that clients see, with their current values.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    kept: Vec<Kept>,
-    fixed: Vec<(&'static str, String)>,
+    settings: Vec<Setting>,
+    /// Names and values of the settings that can't be changed, such as `port`.
+    immutable: Vec<(&'static str, String)>,
 }
 
-/// Which requests are recorded.
+/// Which requests the slow log and the latency samples record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Records {
-    /// Those that took so long are kept, with their words; `None` for none.
-    pub slower_than: Option<Duration>,
-    /// So many of them.
-    pub kept: usize,
-    /// Of those that took so long the moments are kept; `None` for none.
-    pub moments_from: Option<Duration>,
+pub struct SlowLogSettings {
+    /// Requests that take at least this long are added to the slow log; `None` if no request is.
+    pub threshold: Option<Duration>,
+    /// Maximum number of entries in the slow log.
+    pub entries_max: usize,
+    /// Requests that take at least this long are recorded as latency samples; `None` if none is.
+    pub latency_threshold: Option<Duration>,
 }
 
-/// A setting that can be changed.
+/// A setting that can be changed with `CONFIG SET`, with its current value.
 #[derive(Debug, Clone)]
-struct Kept {
+struct Setting {
     name: &'static str,
-    kind: Kind,
+    kind: ValueKind,
     value: String,
 }
 
-/// What a setting may be.
+/// The kind of values that a setting accepts.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum ValueKind {
     Text,
-    /// Letters for what is told of keys.
-    KeyEvents,
-    /// One of these words.
+    /// Letters of event classes, as in `notify-keyspace-events` (see [`KeyspaceNotifications`]).
+    EventClasses,
+    /// One of the given words, such as `yes` or `notice`.
     Word(&'static [&'static str]),
-    /// What gives way when memory is full.
-    Policy,
-    /// Pairs of seconds and changes, as Redis saves after.
+    /// An eviction policy. Only `noeviction` is accepted, because keys are never evicted.
+    EvictionPolicy,
+    /// Pairs of a number of seconds and a number of changes, as in Redis's setting `save`.
     SavePoints,
-    /// A number from -1.
+    /// An integer that is at least -1.
     Integer,
-    /// A number from the first to the second.
-    Within(u64, u64),
+    /// An integer between the two given bounds, both included.
+    Between(u64, u64),
     Bytes,
-    /// At least so many.
+    /// A number of bytes that is at least the given one, with an optional unit such as `mb`.
     BytesFrom(u64),
     YesOrNo,
 }
 
-/// The limits on clients, which have an effect. All others are only kept.
 const MEMORY_MAX: &str = "maxmemory";
 const CLIENTS_MAX: &str = "maxclients";
 const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
 const IDLE_SECONDS_MAX: &str = "timeout";
 const KEEP_ALIVE_SECONDS: &str = "tcp-keepalive";
-/// What is recorded of requests.
-const SLOWER_THAN: &str = "slowlog-log-slower-than";
-const SLOW_MAX: &str = "slowlog-max-len";
-const MOMENTS_FROM: &str = "latency-monitor-threshold";
-/// What is told of keys to who listens.
-const KEY_EVENTS: &str = "notify-keyspace-events";
+const SLOW_LOG_MICROS: &str = "slowlog-log-slower-than";
+const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
+const LATENCY_MILLIS: &str = "latency-monitor-threshold";
+const NOTIFICATIONS: &str = "notify-keyspace-events";
 
-/// Less memory would have clients in each other's way.
+/// Smallest accepted `maxmemory-clients`, in bytes. With less memory, clients would wait for each
+/// other to release their buffers.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
-const LONG: Kind = Kind::Within(0, i64::MAX as u64);
-const TIME_LIMIT: Kind = LONG;
-const NUMBER: Kind = Kind::Within(0, i32::MAX as u64);
-/// Nothing is ever thrown away to make room: a replicated store keeps what it acknowledged.
-/// What may give way when memory is full, as Redis names it; here it is always the last.
-const POLICIES: &[&str] = &[
+/// Longest TCP keep-alive time that all supported operating systems accept, in seconds.
+const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
+
+const ANY_I64: ValueKind = ValueKind::Between(0, i64::MAX as u64);
+const ANY_I32: ValueKind = ValueKind::Between(0, i32::MAX as u64);
+
+/// Names of all eviction policies of Redis.
+const EVICTION_POLICIES: &[&str] = &[
     "volatile-lru",
     "volatile-lfu",
     "volatile-random",
@@ -92,40 +93,42 @@ const POLICIES: &[&str] = &[
     "noeviction",
 ];
 
-const KEPT: &[(&str, Kind, &str)] = &[
-    ("save", Kind::SavePoints, ""),
-    ("appendonly", Kind::YesOrNo, "yes"),
-    ("appendfsync", Kind::Word(&["everysec", "always", "no"]), "always"),
-    ("auto-aof-rewrite-percentage", NUMBER, "100"),
-    (MEMORY_MAX, Kind::Bytes, "0"),
-    ("maxmemory-policy", Kind::Policy, "noeviction"),
-    ("maxmemory-samples", Kind::Within(1, i32::MAX as u64), "5"),
-    (IDLE_SECONDS_MAX, NUMBER, "0"),
-    (CLIENTS_MAX, Kind::Within(1, u32::MAX as u64), "10000"),
-    (CLIENTS_BYTES_MAX, Kind::BytesFrom(CLIENTS_BYTES_MIN), "268435456"),
-    (KEEP_ALIVE_SECONDS, NUMBER, "300"),
-    ("loglevel", Kind::Word(&["debug", "verbose", "notice", "warning"]), "notice"),
-    ("hz", NUMBER, "10"),
-    ("lua-time-limit", TIME_LIMIT, "5000"),
-    ("busy-reply-threshold", TIME_LIMIT, "5000"),
-    (KEY_EVENTS, Kind::KeyEvents, ""),
-    (SLOWER_THAN, Kind::Integer, "10000"),
-    (SLOW_MAX, LONG, "128"),
-    (MOMENTS_FROM, LONG, "0"),
-    ("lazyfree-lazy-user-del", Kind::YesOrNo, "no"),
-    ("lazyfree-lazy-user-flush", Kind::YesOrNo, "no"),
-    ("client-output-buffer-limit", Kind::Text, ""),
+/// Name, kind of values and default value of each setting that can be changed.
+const SETTINGS: &[(&str, ValueKind, &str)] = &[
+    ("save", ValueKind::SavePoints, ""),
+    ("appendonly", ValueKind::YesOrNo, "yes"),
+    ("appendfsync", ValueKind::Word(&["everysec", "always", "no"]), "always"),
+    ("auto-aof-rewrite-percentage", ANY_I32, "100"),
+    (MEMORY_MAX, ValueKind::Bytes, "0"),
+    ("maxmemory-policy", ValueKind::EvictionPolicy, "noeviction"),
+    ("maxmemory-samples", ValueKind::Between(1, i32::MAX as u64), "5"),
+    (IDLE_SECONDS_MAX, ANY_I32, "0"),
+    (CLIENTS_MAX, ValueKind::Between(1, u32::MAX as u64), "10000"),
+    (CLIENTS_BYTES_MAX, ValueKind::BytesFrom(CLIENTS_BYTES_MIN), "268435456"),
+    (KEEP_ALIVE_SECONDS, ANY_I32, "300"),
+    ("loglevel", ValueKind::Word(&["debug", "verbose", "notice", "warning"]), "notice"),
+    ("hz", ANY_I32, "10"),
+    ("lua-time-limit", ANY_I64, "5000"),
+    ("busy-reply-threshold", ANY_I64, "5000"),
+    (NOTIFICATIONS, ValueKind::EventClasses, ""),
+    (SLOW_LOG_MICROS, ValueKind::Integer, "10000"),
+    (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
+    (LATENCY_MILLIS, ANY_I64, "0"),
+    ("lazyfree-lazy-user-del", ValueKind::YesOrNo, "no"),
+    ("lazyfree-lazy-user-flush", ValueKind::YesOrNo, "no"),
+    ("client-output-buffer-limit", ValueKind::Text, ""),
 ];
 
 impl Settings {
-    /// Those at the start, with what is fixed for the process: `port` is the one for clients.
+    /// Returns the default settings. `limits` are those on the size of a request, clients connect
+    /// to `host` and `port`, and `folder` is the replica's data folder.
     pub fn new(limits: &Limits, host: &str, port: u16, folder: &str) -> Settings {
-        let kept = KEPT.iter().map(|(name, kind, value)| Kept {
+        let settings = SETTINGS.iter().map(|(name, kind, value)| Setting {
             name,
             kind: *kind,
             value: (*value).to_owned(),
         });
-        let fixed = vec![
+        let immutable = vec![
             ("bind", host.to_owned()),
             ("port", port.to_string()),
             ("dir", folder.to_owned()),
@@ -134,160 +137,113 @@ impl Settings {
             ("requirepass", String::new()),
             ("proto-max-bulk-len", limits.bulk_bytes_max.to_string()),
         ];
-        Settings { kept: kept.collect(), fixed }
+        Settings { settings: settings.collect(), immutable }
     }
 
-    /// What clients are allowed at the start: how many, bytes of memory for all of them, and how
-    /// many seconds one may be idle, 0 for ever.
-    pub fn allow_clients(&mut self, most: u64, bytes: u64, idle_seconds: u64) {
-        let values = [(CLIENTS_MAX, most), (CLIENTS_BYTES_MAX, bytes)];
-        for (name, value) in values.into_iter().chain([(IDLE_SECONDS_MAX, idle_seconds)]) {
-            let kept = self.kept.iter_mut().find(|kept| kept.name == name);
-            kept.expect("they are in the list").value = value.to_string();
+    /// Sets the limits on clients: the maximum number of clients, the bytes of memory that all of
+    /// them together may take, and the seconds without traffic after which a client is disconnected
+    /// (0: never).
+    pub fn set_client_limits(&mut self, count_max: u64, bytes_max: u64, idle_seconds_max: u64) {
+        self.set_number(CLIENTS_MAX, count_max);
+        self.set_number(CLIENTS_BYTES_MAX, bytes_max);
+        self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
+    }
+
+    /// Sets `maxmemory`: while more bytes of memory are in use, commands that add data are refused.
+    /// 0 means no limit.
+    pub fn set_memory_max(&mut self, bytes: u64) {
+        self.set_number(MEMORY_MAX, bytes);
+    }
+
+    fn set_number(&mut self, name: &str, value: u64) {
+        let setting = self.settings.iter_mut().find(|setting| setting.name == name);
+        setting.expect("only for names in SETTINGS").value = value.to_string();
+    }
+
+    /// Returns which requests the slow log and the latency samples record.
+    pub fn slow_log(&self) -> SlowLogSettings {
+        let micros: i64 = self.value(SLOW_LOG_MICROS).parse().expect("checked when it was set");
+        let latency_millis = self.number(LATENCY_MILLIS);
+        SlowLogSettings {
+            threshold: u64::try_from(micros).ok().map(Duration::from_micros),
+            entries_max: usize::try_from(self.number(SLOW_LOG_ENTRIES_MAX)).unwrap_or(usize::MAX),
+            latency_threshold: (latency_millis > 0).then(|| Duration::from_millis(latency_millis)),
         }
     }
 
-    /// What is recorded of requests.
-    pub fn records(&self) -> Records {
-        let slower: i64 = self.value(SLOWER_THAN).parse().expect("checked when it was set");
-        let moments = self.number(MOMENTS_FROM);
-        Records {
-            slower_than: u64::try_from(slower).ok().map(Duration::from_micros),
-            kept: usize::try_from(self.number(SLOW_MAX)).unwrap_or(usize::MAX),
-            moments_from: (moments > 0).then(|| Duration::from_millis(moments)),
-        }
+    /// Returns which keyspace notifications are published.
+    pub fn notifications(&self) -> KeyspaceNotifications {
+        KeyspaceNotifications::parse(self.value(NOTIFICATIONS)).unwrap_or_default()
     }
 
-    /// What is told of keys.
-    pub fn key_events(&self) -> KeyEvents {
-        KeyEvents::read(self.value(KEY_EVENTS)).unwrap_or_default()
-    }
-
-    /// So many bytes of memory may be in use at the start before commands that add to it are
-    /// refused; 0 for any number.
-    pub fn allow_memory(&mut self, bytes: u64) {
-        let kept = self.kept.iter_mut().find(|kept| kept.name == MEMORY_MAX);
-        kept.expect("it is in the list").value = bytes.to_string();
-    }
-
-    /// The same, as it is now.
+    /// Returns `maxmemory`: while more bytes of memory are in use, commands that add data are
+    /// refused. 0 means no limit.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
     }
 
-    /// Most clients at a time.
+    /// Returns the maximum number of clients that may be connected at the same time.
     pub fn clients_max(&self) -> u64 {
         self.number(CLIENTS_MAX)
     }
 
-    /// Most bytes of memory that clients may hold together.
+    /// Returns the bytes of memory that all clients together may take.
     pub fn clients_bytes_max(&self) -> usize {
         usize::try_from(self.number(CLIENTS_BYTES_MAX)).unwrap_or(usize::MAX)
     }
 
-    /// How long a client may be idle, unless for ever.
+    /// Returns how long a client may be idle before it is disconnected; `None` for no limit.
     pub fn idle_max(&self) -> Option<Duration> {
         let seconds = self.number(IDLE_SECONDS_MAX);
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// After how long a silent client is asked whether it is there, if at all.
+    /// Returns the TCP keep-alive time of client connections; `None` if keep-alive is off.
     pub fn keep_alive(&self) -> Option<Duration> {
         let seconds = self.number(KEEP_ALIVE_SECONDS);
-        // The system takes less than that.
-        (seconds > 0).then(|| Duration::from_secs(seconds.min(32_000)))
+        (seconds > 0).then(|| Duration::from_secs(seconds.min(KEEP_ALIVE_SECONDS_MAX)))
     }
 
     fn number(&self, name: &str) -> u64 {
-        self.value(name).parse().expect("it was checked when it was set")
+        self.value(name).parse().expect("checked when it was set")
     }
 
-    /// The value of a setting that is kept.
+    /// Returns the current value of a setting that can be changed.
+    ///
+    /// # Panics
+    /// If no such setting has the given name.
     pub(super) fn value(&self, name: &str) -> &str {
-        let kept = self.kept.iter().find(|kept| kept.name == name);
-        &kept.expect("asked only for names in the list").value
+        let setting = self.settings.iter().find(|setting| setting.name == name);
+        &setting.expect("only for names in SETTINGS").value
     }
 
-    /// All settings with their values.
-    fn all(&self) -> impl Iterator<Item = (&str, String)> {
-        let kept = self.kept.iter().map(|kept| (kept.name, kept.value.clone()));
-        let fixed = self.fixed.iter().map(|(name, value)| (*name, value.clone()));
-        kept.chain(fixed)
+    /// Returns names and current values of all settings, including the ones that can't be changed.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mutable = self.settings.iter().map(|setting| (setting.name, &*setting.value));
+        mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
+    }
+
+    /// Changes a setting. `name` must be in lower case.
+    ///
+    /// # Errors
+    /// Returns Redis's error text that says why the value is refused; `None` if there is no setting
+    /// with this name.
+    pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Option<String>> {
+        if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == name) {
+            setting.value = setting.kind.parse(value)?;
+            return Ok(());
+        }
+        let is_known = self.immutable.iter().any(|(known, _)| *known == name);
+        Err(is_known.then(|| "can't set immutable config".to_owned()))
     }
 }
 
-/// `CONFIG GET pattern [pattern ...]`
-pub(super) fn get(call: &mut Call<'_>) -> Step {
-    let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
-    let wanted =
-        |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
-    let chosen: Vec<(&str, String)> =
-        call.settings.all().filter(|(name, _)| wanted(name)).collect();
-    call.writer.map(chosen.len());
-    for (name, value) in chosen {
-        call.writer.bulk(name.as_bytes());
-        call.writer.bulk(value.as_bytes());
-    }
-    Step::Done
-}
-
-/// `CONFIG RESETSTAT`
-pub(super) fn reset_statistics(call: &mut Call<'_>) -> Step {
-    call.writer.ok();
-    Step::Forget(Record::Traffic)
-}
-
-/// `CONFIG REWRITE`: settings of ours are no settings of Redis's, so no file could keep them.
-pub(super) fn rewrite(call: &mut Call<'_>) -> Step {
-    call.error(&"ERR The server is running without a config file")
-}
-
-/// `CONFIG SET name value [name value ...]`: all of them or none.
-pub(super) fn set(call: &mut Call<'_>) -> Step {
-    let words = call.request.rest(2);
-    if !words.len().is_multiple_of(2) {
-        return call.error(&"ERR syntax error");
-    }
-    let names: Vec<Vec<u8>> = words.clone().step_by(2).map(<[u8]>::to_ascii_lowercase).collect();
-    let mut changed = call.settings.kept.clone();
-    let mut words = words;
-    let mut number = 0;
-    while let (Some(word), Some(value)) = (words.next(), words.next()) {
-        let name = String::from_utf8_lossy(word).to_ascii_lowercase();
-        let again = names[..number].contains(&names[number]);
-        number += 1;
-        let mut places = changed.iter_mut();
-        let why = match places.find(|kept| kept.name == name) {
-            Some(_) if again => "duplicate parameter".to_owned(),
-            Some(kept) => match kept.kind.read(value) {
-                Ok(value) => {
-                    kept.value = value;
-                    continue;
-                }
-                Err(why) => why,
-            },
-            None if call.settings.all().any(|(known, _)| known == name) => {
-                "can't set immutable config".to_owned()
-            }
-            None => {
-                return call.error(&format_args!(
-                    "ERR Unknown option or number of arguments for CONFIG SET - '{}'",
-                    String::from_utf8_lossy(word)
-                ));
-            }
-        };
-        return call.error(&format_args!(
-            "ERR CONFIG SET failed (possibly related to argument '{}') - {why}",
-            String::from_utf8_lossy(word)
-        ));
-    }
-    call.settings.kept = changed;
-    call.ok()
-}
-
-impl Kind {
-    /// The value as it is kept, or why it is none, in Redis's words.
-    fn read(self, value: &[u8]) -> Result<String, String> {
+impl ValueKind {
+    /// Checks a new value and returns it in the form in which it is stored.
+    ///
+    /// # Errors
+    /// Returns Redis's error text that says why the value is refused.
+    fn parse(self, value: &[u8]) -> Result<String, String> {
         let text = std::str::from_utf8(value).map_err(|_| "argument must be text")?;
         let number = || {
             let number = parse_integer(value);
@@ -296,60 +252,65 @@ impl Kind {
         let bytes =
             || parse_bytes(text).ok_or_else(|| "argument must be a memory value".to_owned());
         match self {
-            Kind::Text => Ok(text.to_owned()),
-            Kind::KeyEvents if KeyEvents::read(text).is_some() => Ok(text.to_owned()),
-            Kind::KeyEvents => {
+            ValueKind::Text => Ok(text.to_owned()),
+            ValueKind::EventClasses if KeyspaceNotifications::parse(text).is_some() => {
+                Ok(text.to_owned())
+            }
+            ValueKind::EventClasses => {
                 Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".to_owned())
             }
-            Kind::YesOrNo if ["yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+            ValueKind::YesOrNo
+                if ["yes", "no"].iter().any(|word| text.eq_ignore_ascii_case(word)) =>
+            {
                 Ok(text.to_ascii_lowercase())
             }
-            Kind::YesOrNo => Err("argument must be 'yes' or 'no'".to_owned()),
-            Kind::Word(words) => {
+            ValueKind::YesOrNo => Err("argument must be 'yes' or 'no'".to_owned()),
+            ValueKind::Word(words) => {
                 let found = words.iter().find(|word| text.eq_ignore_ascii_case(word));
                 let words = || words.join(", ");
                 found
                     .map(|word| (*word).to_owned())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", words()))
             }
-            Kind::Policy if text.eq_ignore_ascii_case("noeviction") => Ok("noeviction".to_owned()),
-            Kind::Policy => match Kind::Word(POLICIES).read(value) {
-                Ok(_) => {
-                    Err("no key gives way to another here, only noeviction is true".to_owned())
-                }
-                Err(why) => Err(why),
-            },
-            Kind::SavePoints => {
+            ValueKind::EvictionPolicy if text.eq_ignore_ascii_case("noeviction") => {
+                Ok("noeviction".to_owned())
+            }
+            ValueKind::EvictionPolicy => {
+                ValueKind::Word(EVICTION_POLICIES).parse(value)?;
+                Err("keys are never evicted here; the only policy is noeviction".to_owned())
+            }
+            ValueKind::SavePoints => {
                 let numbers: Vec<Option<i64>> =
                     text.split_ascii_whitespace().map(|word| word.parse().ok()).collect();
-                let pairs = numbers.chunks(2).all(|pair| {
+                let are_pairs = numbers.chunks(2).all(|pair| {
                     matches!(pair, [Some(seconds), Some(changes)] if *seconds > 0 && *changes >= 0)
                 });
-                if pairs { Ok(text.to_owned()) } else { Err("Invalid save parameters".to_owned()) }
+                are_pairs.then(|| text.to_owned()).ok_or("Invalid save parameters".to_owned())
             }
-            Kind::Integer => {
+            ValueKind::Integer => {
                 let found = Some(number()?).filter(|number| *number >= -1);
-                let most = i64::MAX;
+                let max = i64::MAX;
                 let found = found.map(|number| number.to_string());
-                found.ok_or_else(|| format!("argument must be between -1 and {most} inclusive"))
+                found.ok_or_else(|| format!("argument must be between -1 and {max} inclusive"))
             }
-            Kind::Within(least, most) => {
-                let within = |number: &u64| (least..=most).contains(number);
-                let found = u64::try_from(number()?).ok().filter(within);
+            ValueKind::Between(min, max) => {
+                let is_between = |number: &u64| (min..=max).contains(number);
+                let found = u64::try_from(number()?).ok().filter(is_between);
                 let found = found.map(|number| number.to_string());
-                found.ok_or(format!("argument must be between {least} and {most} inclusive"))
+                found.ok_or(format!("argument must be between {min} and {max} inclusive"))
             }
-            Kind::Bytes => Ok(bytes()?.to_string()),
-            Kind::BytesFrom(least) => {
-                let found = Some(bytes()?).filter(|bytes| *bytes >= least);
+            ValueKind::Bytes => Ok(bytes()?.to_string()),
+            ValueKind::BytesFrom(min) => {
+                let found = Some(bytes()?).filter(|bytes| *bytes >= min);
                 let found = found.map(|bytes| bytes.to_string());
-                found.ok_or(format!("argument must be at least {least} bytes"))
+                found.ok_or(format!("argument must be at least {min} bytes"))
             }
         }
     }
 }
 
-/// A number of bytes with a unit, as Redis reads it: `100mb` is 100 times 2^20, `100m` 10^8.
+/// Parses a number of bytes with an optional unit like Redis: `100mb` is 100 * 2^20, `100m` is
+/// 10^8. Returns `None` if the text is malformed or the number is 2^64 or more.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let unit = match text[digits..].to_ascii_lowercase().as_str() {
@@ -370,11 +331,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_page_lists_every_parameter() {
+    fn configuration_page_lists_every_parameter() {
         let page = include_str!("../guide/configuration.md");
-        let (_, page) = page.split_once("## CONFIG GET").expect("there is a part about it");
-        let (page, _) = page.split_once("## Constants").expect("another part follows");
-        for (name, _, default) in KEPT {
+        let (_, page) = page.split_once("## CONFIG GET").expect("there is a section about it");
+        let (page, _) = page.split_once("## Constants").expect("another section follows");
+        for (name, _, default) in SETTINGS {
             let default = if default.is_empty() { "empty" } else { &format!("`{default}`") };
             let row = format!("| `{name}` | {default} |");
             assert!(page.contains(&row), "src/guide/configuration.md lacks: {row}");
@@ -385,7 +346,7 @@ mod tests {
         }
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
         for name in rows.filter_map(|row| row.split('`').next()) {
-            assert!(settings.all().any(|(known, _)| known == name), "{name} is no parameter");
+            assert!(settings.all().any(|(known, _)| known == name), "{name} is not a parameter");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Every channel between the stages: what travels on it, how much may wait, and what happens when
-//! it is full. One item is a batch, never a single request.
+//! The channels between the stages: what each carries, how much may wait in it, and what happens
+//! when it is full. One item is a batch, never a single request.
 //!
 //! ```text
 //!          core_inbox, requests           append_jobs
 //!   network ----------------> core ------------------------> log writer
 //!    ^ ^ ^                     | |                             |   |
-//!    | | |     departures      | |  apply_jobs                 |   | core_inbox
+//!    | | |     outbound        | |  apply_jobs                 |   | core_inbox
 //!    | | +---------------------+ +-------------> applier       |   +---------> core
 //!    | |                                            |          |
 //!    | |                  replies                   |          |
@@ -13,50 +13,48 @@
 //!    |                    released                             |
 //!    +---------------------------------------------------------+
 //!
-//!   core, applier ---- snapshot_work ----> snapshots ---- core_inbox ----> core
+//!   core, applier ---- snapshot_jobs ----> snapshots ---- core_inbox ----> core
 //!                                              +--------- released -------> network
 //! ```
 //!
-//! Each holds up to [`QUEUE_LEN`] items. What happens when it is full:
+//! Each holds up to [`QUEUE_LEN`] items. When it is full:
 //!
-//! - `requests`, [`Requests`] from the network: everything that clients ask, in order. It has a
-//!   channel of its own so that peers' messages and completions never wait behind it; the core
-//!   receives the next item only when it has handled the last one. Clients' requests are put in
-//!   only while it is under half full; else they wait at the network, [`HELD_REQUESTS_MAX`] of
-//!   them, and beyond that the network stops reading. Writes that peers pass on are left with the
-//!   peers while it is half full. Where it is full all the same, a first copy is answered busy,
-//!   and another is dropped and counted; its client hears that nobody knows.
-//! - `core_inbox`, [`CoreItem::Peers`] from the network: dropped and counted.
-//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::Room`] from the log writer: wait, for
-//!   the core never does.
-//! - `core_inbox`, [`CoreItem::Applied`] and [`CoreItem::ReadsAt`] from the network: wait at the
-//!   network for its next pass.
-//! - `core_inbox`, [`CoreItem::Save`] from the network: waits there for its next pass.
-//! - `core_inbox`, [`CoreItem::Snapshot`] from the snapshots stage: waits, for the core never
-//!   does.
-//! - `departures`, [`Departures`]: peers' messages are dropped and counted; refusals, and the news
-//!   who leads, wait at the core for its next pass.
-//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`]: jobs wait at the core and
-//!   join the next batch; see below.
-//! - `released`, messages to peers that a job has let go, or that carry a snapshot's chunks:
-//!   dropped and counted.
-//! - `snapshot_work`, [`SnapshotWork`] from the core: chunks are dropped and counted, for a leader
-//!   sends again what nobody tells it the arrival of. From the applier: a view is not taken, and
-//!   taken later; a state to be freed is freed there and then.
-//! - `replies`, [`ReplyBatch`]: the applier waits for the network, which takes none while its
-//!   socket is full.
+//! - `requests`, [`Requests`] from the network: every request of a client, in order. This channel
+//!   is separate so that peers' messages and completions never wait behind requests; the core
+//!   receives an item only after it has handled the one before. Requests of this replica's clients
+//!   are sent while the channel is less than half full; the others wait at the network, up to
+//!   [`HELD_REQUESTS_MAX`] of them in the course, in the server up to the bounds of each
+//!   connection's replies. Beyond that the network stops reading. Writes forwarded by peers are not
+//!   read from the peers while the channel is half full. If it is full all the same, a first copy
+//!   is refused as busy; a repeated copy is dropped and counted, and its client gets `UNCERTAIN` in
+//!   the end.
+//! - `core_inbox`, [`CoreItem::Peers`] from the network: the messages are dropped and counted.
+//! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
+//!   [`CoreItem::Snapshot`] from the snapshots stage: the stage waits. The core never waits for it.
+//! - `core_inbox`, [`CoreItem::Applied`], [`CoreItem::IndexedReads`] and [`CoreItem::TakeSnapshot`]
+//!   from the network: they wait at the network for its next pass.
+//! - `outbound`, [`Outbound`] from the core: messages to peers are dropped and counted; refusals
+//!   and a new leader wait at the core for its next pass.
+//! - `append_jobs`, [`AppendBatch`], and `apply_jobs`, [`ApplyBatch`], from the core: jobs wait at
+//!   the core and join the next batch; see below.
+//! - `released`, messages to peers that a job has released or that carry a chunk of a snapshot:
+//!   they are dropped and counted.
+//! - `snapshot_jobs`, [`SnapshotJob`]. From the core: chunks are dropped and counted; the leader
+//!   sends again what is not acknowledged. From the applier: a snapshot is taken later, and a state
+//!   that was replaced is freed by the applier itself.
+//! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
+//!   none while its socket is full.
 //!
-//! While the log writer is some mebibytes behind, what is committed waits at the core, and with it
-//! the clients: they go as fast as this log, not as fast as the others' logs.
+//! While 4 MiB of appends are in flight, committed entries wait at the core, and with them the
+//! clients: they go as fast as this log, not as fast as the logs of the other replicas.
 //!
-//! What waits at the core is bounded, too: it counts the bytes of all jobs that are under way, and
-//! at [`JOB_BYTES_MAX`] it drops appends of peers and answers requests busy, both counted. So a
-//! stuck log writer or applier, or a simulator that reads nothing, ends in refusals and not in
-//! memory, and the core still blocks nowhere but in its one receive.
+//! What waits at the core is bounded, too. It sums up the bytes of all jobs in flight, and at
+//! [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck log
+//! writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
+//! memory, and the core waits only in its one receive.
 //!
-//! Whoever waits for another stage waits for one further down this list, and the core for none:
-//! applier -> network, log writer -> core, snapshots -> core, network -> nobody. There is no
-//! circle.
+//! No stages wait for each other in a circle: the applier waits for the network, the log writer and
+//! the snapshots stage wait for the core, and the core and the network wait for no stage.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -64,238 +62,261 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
-use crate::clock::Shown;
-use crate::kv::{Event, Outcome, Store, View};
+use crate::clock::AppliedClock;
+use crate::kv::{Event, Outcome, StateMachine, View};
 use crate::raft::{
-    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskRoom, Envelope, Persisted, Refusal,
+    AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
 };
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::Attempt;
 
-use super::wake::{COMPLETIONS, DEPARTURES, READ_PEERS, RELEASED, REPLIES, Wake};
+use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
-/// Items on each channel.
+/// Capacity of each channel, in items. An item is a batch of messages or requests.
 pub(super) const QUEUE_LEN: usize = 64;
-/// Most messages that the network takes from its socket before it hands them over.
+/// Maximum number of messages that the network stage, under a simulator of the course, receives
+/// from its socket before it sends them to the core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
-/// The same in bytes: with [`QUEUE_LEN`] it bounds what can wait at the core.
+/// Maximum bytes of messages that the network stage, under a simulator of the course, sends to the
+/// core in one item. With [`QUEUE_LEN`] it bounds the bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Most requests that wait at the network for the core's queue.
+/// Maximum number of clients' requests that the network stage holds, under a simulator of the
+/// course, while the core's queue of requests is at least half full. At this number it stops
+/// receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Bytes of jobs under way at which the core takes in no more of what makes jobs.
+/// Limit in bytes on jobs in flight (sent to the log writer or the applier and not completed). At
+/// the limit the core drops `AppendEntries` messages and refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// What the core receives besides clients' requests.
+/// Input of the core other than clients' requests.
 #[derive(Debug)]
 pub(super) enum CoreItem {
     /// From the network: messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: jobs that are done, in order.
+    /// From the log writer: append jobs whose entries are durable now, in order.
     Persisted {
-        /// Which.
+        /// One completion report for each append job that has become durable.
         completions: Vec<Persisted>,
-        /// [`AppendBatch::bytes`] of those jobs, given back.
+        /// Total [`AppendBatch::bytes`] of the completed jobs, which are no longer in flight.
         bytes: usize,
     },
-    /// From the network: replies that the socket has.
+    /// From the network: what the applier has completed, sent once the socket has accepted the
+    /// replies to clients.
     Applied(Applied),
-    /// From the network: reads that the leader has named a place in the log for.
-    ReadsAt(ReadsAt),
-    /// From the network: somebody wants a snapshot now.
-    Save,
-    /// From the snapshots stage.
-    Snapshot(SnapshotNews),
-    /// From the log writer: how much room there is now.
-    Room(RoomNews),
-    /// From the network: it has ended, and so do all.
+    /// From the network: reads for which the leader has confirmed a read index.
+    IndexedReads(IndexedReads),
+    /// From the network: a client asks for a snapshot now (`BGSAVE`).
+    TakeSnapshot,
+    /// From the snapshots stage: an event such as a completed snapshot or a stored chunk.
+    Snapshot(SnapshotEvent),
+    /// From the log writer: a change of free disk space that the core must handle.
+    DiskSpace(DiskSpaceReport),
+    /// From the network: it has stopped, and all stages stop with it.
     Stop,
 }
 
-/// Requests for the core, in the order in which they came.
+/// Clients' requests for the core, in the order of their arrival at the network.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Of clients here, and read indexes for peers.
+    /// Requests of this replica's clients, and requests of peers for a read index (for their own
+    /// clients' reads).
     Clients(Vec<ClientRequest>),
-    /// Writes that have been passed on.
-    Forwarded(Vec<Forwarded>),
+    /// Writes that other replicas have forwarded to this one.
+    Forwarded(Vec<ForwardedWrite>),
 }
 
-/// How much room the disk has.
+/// A measurement of free disk space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct RoomNews {
-    /// For the replica.
-    pub(super) room: DiskRoom,
-    /// Less than twice the reserve is left: time to cut the log.
-    pub(super) tight: bool,
-    /// Bytes that are free, for the log.
-    pub(super) free: u64,
-    /// Segments of the log.
-    pub(super) segments: u64,
+pub(super) struct DiskSpaceReport {
+    /// Whether disk space is low, and how many bytes of log entries still fit on the disk: the
+    /// input of the consensus code.
+    pub(super) space: DiskSpace,
+    /// Whether less than twice the disk reserve is free, so that a snapshot should be taken to
+    /// compact the log.
+    pub(super) is_scarce: bool,
+    /// Free bytes on the disk, for log lines.
+    pub(super) free_bytes: u64,
+    /// Number of segment files of the log.
+    pub(super) segment_count: u64,
 }
 
-/// What the snapshots stage has done.
+/// What the snapshots stage reports to the core.
 #[derive(Debug)]
-pub(super) enum SnapshotNews {
-    /// One of this replica's own state is durable.
+pub(super) enum SnapshotEvent {
+    /// A snapshot of this replica's own state is durable.
     Taken(SnapshotId),
-    /// The latest is damaged: another is needed.
+    /// The latest snapshot is damaged, so the replica must take another one.
     Lost,
-    /// So much of a leader's is here.
-    Stored(ChunkStored),
-    /// A leader's is durable, and this is the state in it, for the applier.
-    Whole(Box<Install>),
+    /// How much of a leader's snapshot has been stored.
+    ChunkStored(ChunkStored),
+    /// A leader's snapshot is complete and durable; the applier installs it.
+    Received(Box<ReceivedSnapshot>),
 }
 
-/// A leader's snapshot on its way into the state.
+/// A leader's snapshot, complete and verified.
 #[derive(Debug)]
-pub(super) struct Install {
-    /// Which one.
-    pub(super) snapshot: SnapshotId,
-    /// The state in it.
-    pub(super) store: Store,
+pub(super) struct ReceivedSnapshot {
+    /// Identifies the snapshot by its last entry, size and checksum.
+    pub(super) id: SnapshotId,
+    /// The state machine loaded from the snapshot.
+    pub(super) store: StateMachine,
 }
 
 /// Work for the snapshots stage.
 #[derive(Debug)]
-pub(super) enum SnapshotWork {
-    /// From the core: messages that lack their chunks.
-    Send(Vec<Envelope>),
-    /// From the core: chunks of a leader's snapshot.
-    Keep(Vec<SnapshotChunk>),
-    /// From the core: what a follower had and threw away may be damaged here.
-    LookAgain(Vec<SnapshotId>),
-    /// From the applier: the state as it is now, to be written.
-    Take(Box<View>),
-    /// From the applier: a state that is not needed any more. To free a large one takes longer
-    /// than clients should wait.
-    Free(Box<Store>),
+pub(super) enum SnapshotJob {
+    /// From the core: snapshot messages to followers. The stage reads the chunk that each message
+    /// names, and sends both.
+    SendChunks(Vec<Envelope>),
+    /// From the core: chunks of a leader's snapshot, to be stored.
+    StoreChunks(Vec<SnapshotChunk>),
+    /// From the core: snapshots that followers found damaged on arrival, to be read and verified.
+    Verify(Vec<SnapshotId>),
+    /// From the applier: an immutable view of the current state, to be written as a snapshot.
+    Write(Box<View>),
+    /// From the applier: a state that a leader's snapshot has replaced, to be freed here. Freeing a
+    /// large one on the applier's thread would delay clients.
+    Drop(Box<StateMachine>),
 }
 
-/// A write that went from one replica to another, or was meant to.
+/// A write that one replica forwards to another.
 #[derive(Debug)]
-pub(super) struct Forwarded {
-    /// Whether another copy of it may be in the log.
+pub(super) struct ForwardedWrite {
+    /// Whether this is the first copy of the write that was sent, with the leader's term, or a
+    /// repeated copy, so that an earlier copy may already be in the log.
     pub(super) attempt: Attempt,
-    /// The write.
+    /// The write, as the client sent it.
     pub(super) request: ClientRequest,
 }
 
-/// Reads that may be answered here once the state has come as far as the leader's was when it
-/// still led after they came.
+/// Clients' reads with a read index, which the leader confirmed after the reads had arrived. This
+/// replica answers the reads once it has applied the log up to the read index.
 #[derive(Debug)]
-pub(super) struct ReadsAt {
-    /// That far.
+pub(super) struct IndexedReads {
+    /// The commit index that the leader confirmed for these reads.
     pub(super) index: Index,
-    /// The reads.
+    /// Clients' reads that wait for the index to be applied.
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// Who leads, as the core knows.
+/// The current Raft term and its leader, as far as this replica's core knows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Lead {
-    /// In which term.
+pub(super) struct Leadership {
+    /// The Raft term of this replica's core.
     pub(super) term: Term,
-    /// Who; `None` while nobody is known to.
+    /// The leader of the term; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
-/// What the core may forget about once the replies are with the socket.
+/// Report of what the applier has completed. The network passes the report on to the core once the
+/// socket has accepted the replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
-    /// The last entry; `None` if there were only reads.
+    /// The index of the last log entry applied; `None` if no entry was applied, for example if only
+    /// reads were answered.
     pub(super) index: Option<Index>,
-    /// [`ApplyBatch::bytes`], given back.
+    /// Total [`ApplyBatch::bytes`] of the completed batches, which are no longer in flight.
     pub(super) bytes: usize,
-    /// A leader's snapshot that is in the state now. It counts after `index`.
+    /// The leader's snapshot that the applier has installed; `None` if it installed none. The core
+    /// handles `index` first.
     pub(super) installed: Option<SnapshotId>,
-    /// The replicated clock in the state as it is now.
-    pub(super) clock: Shown,
-    /// What it must show for reads that wait; `None` if none wait.
+    /// The replicated clock in the applied state.
+    pub(super) clock: AppliedClock,
+    /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
+    /// can answer the reads that wait for it; `None` if no reads wait.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// What leaves the core at once.
+/// What the core sends to the network without waiting for an append job to become durable.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
-    /// To peers.
+pub(super) struct Outbound {
+    /// Messages to peers. Dropped when the channel is full.
     pub(super) peers: Vec<Envelope>,
-    /// To clients.
+    /// Refusals of clients' requests. Kept for the next batch when the channel is full.
     pub(super) refusals: Vec<Refusal>,
-    /// Who leads now, if that has changed.
-    pub(super) lead: Option<Lead>,
+    /// The new leadership; `None` if it has not changed since the last batch.
+    pub(super) leadership: Option<Leadership>,
 }
 
 /// Jobs for the log writer, in order.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// The jobs.
+    /// Append jobs, to be made durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Their size, as the core counts it.
+    /// Bytes of the jobs as the core counts them towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
 /// Work for the applier.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
-    /// Committed entries, then reads.
+    /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads that wait for a place in the log, maybe beyond the job's.
-    pub(super) reads_at: Vec<ReadsAt>,
-    /// What the replicated clock must show in the state for the job's reads.
-    pub(super) read_clock: ReadClock,
-    /// Whom the core believed to lead when it handed this over; answers name it.
+    /// Reads with a read index, which may be larger than the index of the last entry in `job`.
+    pub(super) indexed_reads: Vec<IndexedReads>,
+    /// The replicated clock that the state must have reached before the applier answers the reads
+    /// in `job`.
+    pub(super) read_timestamp: ReadTimestamp,
+    /// The leader known to the core when it sent this batch; `None` if unknown. Used only for
+    /// replies in the protocol of the course's simulators, which name the leader.
     pub(super) leader: Option<NodeId>,
-    /// The job's size, as the core counts it.
+    /// Bytes of this batch as the core counts them towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
-    /// A leader's snapshot, which comes before the job.
-    pub(super) install: Option<Box<Install>>,
-    /// Somebody wants a snapshot now.
-    pub(super) save: bool,
+    /// A leader's snapshot to be installed before `job` is handled.
+    pub(super) install: Option<Box<ReceivedSnapshot>>,
+    /// Whether the applier must start taking a snapshot of its state now.
+    pub(super) take_snapshot: bool,
 }
 
-/// When reads were let go, by the replicated clock: no key may be shown to them that had expired
-/// then. Zero for any state.
+/// The replicated clock at the time when the leader confirmed a read. The read is answered only
+/// from a state whose clock has reached it, so that the read sees no key that had expired by then.
+/// The default, zero, allows any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct ReadClock {
-    /// What it showed.
+pub(super) struct ReadTimestamp {
+    /// The replicated clock when the leader confirmed the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// How often it had been reset.
+    /// How often the replicated clock had been reset by `CLOCK RESET` when the leader confirmed the
+    /// read.
     pub(super) resets: u64,
 }
 
-/// Answers on their way to clients.
+/// Replies to clients, with the key counts and the digest of the applied state.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBatch {
-    /// In the order of the log, then the reads.
+    /// Replies to writes in log order, then replies to reads.
     pub(super) answers: Vec<Answer>,
-    /// Peers' questions how far the state must be for a read that came when they asked.
+    /// Replies to peers that requested a read index: the key of each peer's request, and the log
+    /// index that the peer must have applied before it answers its client's read.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
-    /// What happened, for who listens here.
+    /// Pub/Sub messages and keyspace notifications for this replica's subscribers.
     pub(super) events: VecDeque<Event>,
-    /// From [`ApplyBatch::leader`].
+    /// The leader that the replies to clients name, copied from [`ApplyBatch::leader`]; `None` if
+    /// unknown.
     pub(super) leader: Option<NodeId>,
-    /// How many keys there are now.
+    /// Number of keys in the keyspace.
     pub(super) key_count: usize,
-    /// How many of them end some day.
-    pub(super) ending_count: usize,
-    /// The state as a number.
+    /// Number of keys with an expiration.
+    pub(super) expires_count: usize,
+    /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
+    /// have equal digests.
     pub(super) digest: u64,
-    /// What the core may know once these answers are with the socket.
+    /// Report that the network sends to the core once the socket has accepted these replies.
     pub(super) applied: Applied,
 }
 
-/// One answer.
+/// The reply to one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// To which request.
+    /// The key of the request that is answered.
     pub(super) key: RequestKey,
-    /// What came of it.
+    /// The result of the command.
     pub(super) outcome: Outcome,
 }
 
 impl Applied {
-    /// Both in one, `later` being the later one.
+    /// Adds to `self` the report `later`, on work that the applier completed after the work in
+    /// `self`.
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
@@ -306,17 +327,21 @@ impl Applied {
 }
 
 impl ApplyBatch {
-    /// Whether there is nothing to do.
+    /// Returns whether the batch has no work for the applier.
     pub(super) fn is_empty(&self) -> bool {
-        self.job.is_empty() && self.reads_at.is_empty() && self.install.is_none() && !self.save
+        self.job.is_empty()
+            && self.indexed_reads.is_empty()
+            && self.install.is_none()
+            && !self.take_snapshot
     }
 }
 
-/// The sending end of a channel to the network, which sleeps in `Poll` and must be rung.
+/// The sending end of a channel to the network stage. A send also wakes the network stage, which
+/// sleeps in `mio::Poll` and not in the channel.
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
-    /// This channel's mark in `wake`.
+    /// The bit of this channel in `wake`, which tells the network that the channel has items.
     mark: u32,
     wake: Arc<Wake>,
 }
@@ -326,38 +351,39 @@ impl<T> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 
-    /// Puts `item` in if there is room.
+    /// Sends `item` without waiting.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
-    /// Puts `item` in, and waits for room if there is none.
+    /// Sends `item`; waits while the channel is full.
     pub(super) fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.sender.send(item)?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
-    /// Whether [`ToNetwork::send`] would wait.
+    /// Returns whether the channel is full, so that [`ToNetwork::send`] would wait.
     pub(super) fn is_full(&self) -> bool {
         self.sender.is_full()
     }
 
-    /// Has the network look at its peers' sockets, and say when it has, see [`PeersRead`].
+    /// Asks the network stage to read its peers' sockets, and to record in [`PeersRead`] when it
+    /// has read them.
     pub(super) fn read_peers(&self) {
-        self.wake.ring(READ_PEERS).expect("a write to the waker's own descriptor");
+        self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
-    fn ring(&self) {
-        // A network that can't be woken leaves a replica that hears and says nothing.
-        self.wake.ring(self.mark).expect("a write to the waker's own descriptor");
+    fn notify(&self) {
+        // A network that can't be woken would leave a replica that neither receives nor sends.
+        self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
-/// The sending end of the channel to the core for who is not the network. On a thread that the core
-/// shares with the network it sleeps in `Poll` too, and must be rung.
+/// The sending end of the channel to the core, for the log writer and the snapshots stage. If core
+/// and network share a thread, a send also wakes that thread from `mio::Poll`.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -365,67 +391,68 @@ pub(super) struct ToCore {
 }
 
 impl ToCore {
-    /// Puts `item` in, and waits for room if there is none.
+    /// Sends `item`; waits while the channel is full.
     pub(super) fn send(&self, item: CoreItem) -> Result<(), SendError<CoreItem>> {
         self.sender.send(item)?;
         if let Some(wake) = &self.wake {
-            wake.ring(COMPLETIONS).expect("a write to the waker's own descriptor");
+            wake.notify(COMPLETIONS).expect("a write to the waker's own descriptor");
         }
         Ok(())
     }
 
-    /// Whether [`ToCore::send`] would wait.
+    /// Returns whether the channel is full, so that [`ToCore::send`] would wait.
     pub(super) fn is_full(&self) -> bool {
         self.sender.is_full()
     }
 }
 
-/// When the network last found nothing more to read from peers: everything that had arrived by
-/// then is in the core's queue, or was dropped.
+/// The latest instant at which the network had read everything from its peers' sockets: messages
+/// that had arrived by then are in the core's queue, or were dropped.
 ///
-/// The core asks before it acts on the silence of peers. Where this process was stopped, or its
-/// network was busy, their messages may lie in its sockets.
+/// The core checks it before it treats a peer as silent (election timeout, lost lease): after a
+/// pause of this process, or while the network is busy, the peer's messages may still be in a
+/// socket.
 #[derive(Debug, Default)]
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// The network's side: `at` is a reading of the clock from before it looked at the sockets, and
-    /// what it found is in the core's queue.
+    /// Records `at`, an instant after which the network stage has read the peers' sockets until
+    /// they were empty. Called by the network once the messages are in the core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
 
-    /// The core's side: what was there by this instant is found in the queue by a look at it from
-    /// now on.
+    /// Returns the latest recorded instant: all peers' messages that had arrived by that instant
+    /// are in the core's queue, or were dropped. Called by the core.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
 }
 
-/// The network's ends.
+/// The channel ends that the network stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct NetworkEnds {
     pub(super) to_core: Sender<CoreItem>,
     pub(super) requests: Sender<Requests>,
     pub(super) peers_read: Arc<PeersRead>,
     pub(super) replies: Receiver<ReplyBatch>,
-    pub(super) departures: Receiver<Departures>,
+    pub(super) outbound: Receiver<Outbound>,
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
-/// The core's ends.
+/// The channel ends that the core stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
     pub(super) requests: Receiver<Requests>,
     pub(super) peers_read: Arc<PeersRead>,
-    pub(super) to_network: ToNetwork<Departures>,
+    pub(super) to_network: ToNetwork<Outbound>,
     pub(super) to_log_writer: Sender<AppendBatch>,
     pub(super) to_applier: Sender<ApplyBatch>,
-    pub(super) to_snapshots: Sender<SnapshotWork>,
+    pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The log writer's ends.
+/// The channel ends that the log writer stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct LogWriterEnds {
     pub(super) jobs: Receiver<AppendBatch>,
@@ -433,23 +460,23 @@ pub(super) struct LogWriterEnds {
     pub(super) to_core: ToCore,
 }
 
-/// The applier's ends.
+/// The channel ends that the applier stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct ApplierEnds {
     pub(super) jobs: Receiver<ApplyBatch>,
     pub(super) to_network: ToNetwork<ReplyBatch>,
-    pub(super) to_snapshots: Sender<SnapshotWork>,
+    pub(super) to_snapshots: Sender<SnapshotJob>,
 }
 
-/// The snapshots stage's ends.
+/// The channel ends that the snapshots stage owns: its receiver, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct SnapshotEnds {
-    pub(super) work: Receiver<SnapshotWork>,
+    pub(super) jobs: Receiver<SnapshotJob>,
     pub(super) to_network: ToNetwork<Vec<Envelope>>,
     pub(super) to_core: ToCore,
 }
 
-/// The ends of all stages.
+/// The ends of all channels of one replica, grouped by stage.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) network: NetworkEnds,
@@ -459,19 +486,19 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// All channels of one replica, as the ends that each stage owns. `core_sleeps_in_poll` tells
-/// whether a stage on a thread of its own has to ring for the core.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether core and network share a
+/// thread that sleeps in `mio::Poll`, so that senders to the core must wake it through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);
     let peers_read = Arc::<PeersRead>::default();
-    let (departures_in, departures) = channel::bounded(QUEUE_LEN);
+    let (outbound_in, outbound) = channel::bounded(QUEUE_LEN);
     let (to_log_writer, append_jobs) = channel::bounded(QUEUE_LEN);
     let (to_applier, apply_jobs) = channel::bounded(QUEUE_LEN);
     let (released_in, released) = channel::bounded(QUEUE_LEN);
     let (replies_in, replies) = channel::bounded(QUEUE_LEN);
-    let (to_snapshots, work) = channel::bounded(QUEUE_LEN);
-    let ring_core =
+    let (to_snapshots, snapshot_jobs) = channel::bounded(QUEUE_LEN);
+    let to_core_with_wake =
         || ToCore { sender: to_core.clone(), wake: core_sleeps_in_poll.then(|| Arc::clone(wake)) };
     let release = || ToNetwork::new(released_in.clone(), RELEASED, wake);
     Ends {
@@ -480,14 +507,14 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
             requests: requests_in,
             peers_read: Arc::clone(&peers_read),
             replies,
-            departures,
+            outbound,
             released,
         },
         core: CoreEnds {
             inbox,
             requests,
             peers_read,
-            to_network: ToNetwork::new(departures_in, DEPARTURES, wake),
+            to_network: ToNetwork::new(outbound_in, OUTBOUND, wake),
             to_log_writer,
             to_applier,
             to_snapshots: to_snapshots.clone(),
@@ -495,13 +522,17 @@ pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
         log_writer: LogWriterEnds {
             jobs: append_jobs,
             to_network: release(),
-            to_core: ring_core(),
+            to_core: to_core_with_wake(),
         },
         applier: ApplierEnds {
             jobs: apply_jobs,
             to_network: ToNetwork::new(replies_in, REPLIES, wake),
             to_snapshots,
         },
-        snapshots: SnapshotEnds { work, to_network: release(), to_core: ring_core() },
+        snapshots: SnapshotEnds {
+            jobs: snapshot_jobs,
+            to_network: release(),
+            to_core: to_core_with_wake(),
+        },
     }
 }

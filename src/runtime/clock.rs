@@ -1,5 +1,5 @@
-//! The process's clock. The one place where the runtime reads it; the core stage reads it several
-//! times a pass, and hands the readings to the replica.
+//! The monotonic clock of the core and the network, and readings of the wall clock. The core reads
+//! it several times in each pass and hands the readings to the replica.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,41 +7,44 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Instant;
 
-/// It goes on while the machine is suspended: a lease must not outlive the elections that others
-/// hold meanwhile (thesis 6.4.1). Where a system has no such clock, machines that lease reads must
-/// not be suspended.
+/// Source of the monotonic clock. On Linux it also advances while the machine is suspended: a lease
+/// must not outlive elections that other replicas hold meanwhile (Raft thesis 6.4.1). On other
+/// systems, machines that use lease reads must not be suspended.
 #[cfg(target_os = "linux")]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// How far two readings of it may be apart between which the wall clock was read.
+/// Maximum time between the two readings of the monotonic clock around a reading of the wall clock.
+/// With more time in between, the wall clock reading is discarded as inaccurate.
 const SAMPLE_MAX: Duration = Duration::from_millis(5);
 
-/// A monotonic clock that starts at zero when it is made.
+/// A monotonic clock that starts at zero when it is created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Duration,
-    /// Reads this instead of the system's clock.
+    /// The clock to read instead of the system's, in a test; `None` outside tests.
     #[cfg(test)]
     test_clock: Option<&'static dyn TestClock>,
 }
 
-/// A source of time that a test controls.
+/// A clock for tests, which the test advances.
 #[cfg(test)]
 pub(super) trait TestClock: std::fmt::Debug + Sync {
-    /// The time now. A test may let time pass, or run other code, right behind a reading.
+    /// Returns the current time of the test clock. An implementation may advance the time, or run
+    /// other code, right after the reading.
     fn read(&self) -> Instant;
 }
 
 fn reading() -> Duration {
     let time = clock_gettime(CLOCK);
-    let seconds = u64::try_from(time.tv_sec).expect("time since the machine's start");
+    let seconds =
+        u64::try_from(time.tv_sec).expect("the monotonic clock counts from the machine's start");
     Duration::new(seconds, u32::try_from(time.tv_nsec).expect("below a second"))
 }
 
 impl Clock {
-    /// A clock that reads zero now.
+    /// Creates a monotonic clock that counts from now: its first readings are near zero.
     pub(super) fn start() -> Clock {
         Clock {
             origin: reading(),
@@ -50,13 +53,13 @@ impl Clock {
         }
     }
 
-    /// A clock that shows what a test says.
+    /// Creates a clock that reads its time from `test_clock`.
     #[cfg(test)]
     pub(super) fn for_test(test_clock: &'static dyn TestClock) -> Clock {
         Clock { origin: Duration::ZERO, test_clock: Some(test_clock) }
     }
 
-    /// The time since the start.
+    /// Returns the time since the clock was created.
     pub(super) fn now(&self) -> Instant {
         #[cfg(test)]
         if let Some(test_clock) = self.test_clock {
@@ -65,9 +68,9 @@ impl Clock {
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// The wall clock, in milliseconds since 1970, with the reading of this clock at which it
-    /// showed that. `None` if the process was stopped between the readings: they don't belong
-    /// together then.
+    /// Returns the wall clock in milliseconds since 1970, with the reading of the monotonic clock
+    /// at the same instant. `None` if too much time passed between the two readings, because the
+    /// process was paused.
     pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
         let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -81,7 +84,7 @@ impl Clock {
 pub(super) mod tests {
     use super::*;
 
-    /// A clock that does not move.
+    /// A clock that always reads zero.
     #[derive(Debug)]
     struct Stopped;
 
@@ -91,13 +94,13 @@ pub(super) mod tests {
         }
     }
 
-    /// A clock that always shows zero, for tests in which no time passes.
+    /// Returns a clock for tests that always reads zero.
     pub(in crate::runtime) fn stopped() -> Clock {
         Clock::for_test(&Stopped)
     }
 
     #[test]
-    fn readings_rise() {
+    fn readings_increase_with_time() {
         let clock = Clock::start();
         let first = clock.now();
         std::thread::sleep(Duration::from_millis(2));

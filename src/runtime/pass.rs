@@ -1,8 +1,8 @@
-//! The bound of one pass of a stage over a queue: how many items it takes, and for how long. What
-//! it does not take stays in the queue, in order, for the next pass.
+//! Passes of stages: a pass is one turn of a stage's loop. Bounds a pass over a queue in items and
+//! in time. What a pass does not take stays in the queue, in order, for the next pass.
 //!
-//! Every loop over a queue that others fill while it runs has one of these or a bound of its own,
-//! so that nothing that must leave in time, a heartbeat above all, waits for the end of a flood.
+//! Every loop over a queue that another stage fills meanwhile has such a bound, or one of its own.
+//! So messages that must be sent in time, above all heartbeats, never wait for the end of a flood.
 
 use std::time::Duration;
 
@@ -10,60 +10,76 @@ use crate::types::Instant;
 
 use super::clock::Clock;
 
-/// Items between two readings of the clock: small ones, or a reading would cost as much as they do.
+/// Number of small items that a stage handles between two checks of its time limit. Reading the
+/// clock costs about as much as handling one small item.
 const ITEMS_PER_READING: usize = 32;
 
-/// How long one stage works on one queue before it looks after everything else. A few of these
-/// together must be far less than a heartbeat interval, and each far more than a wake-up.
+/// Time limit of one pass (turn of a stage's loop) over one queue: short compared with a heartbeat
+/// interval, long compared with the time to wake a thread.
 pub(super) const PASS_TIME: Duration = Duration::from_millis(4);
 
-/// What is left of one pass.
+/// Whether a stage continues or has stopped, after a pass (turn of its loop).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StageState {
+    /// The stage continues with its next turn.
+    Running,
+    /// The stage has ended, so the replica stops.
+    Stopped,
+}
+
+/// The remaining budget of one pass (turn of a stage's loop) over a queue, in items and in time.
+///
+/// Invariant: `until_reading` is at least 1 before an item is taken.
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When it ends; `None` until its first item, for a clock is not read for an empty queue.
+    /// When the time budget of the pass ends; `None` before the first item, so that an empty queue
+    /// costs no clock reading.
     until: Option<Instant>,
     items_left: usize,
-    /// Items until the clock is read again.
-    unread: usize,
-    /// Items between two readings.
-    stride: usize,
+    /// Number of items that may be taken until the clock is read again to check the time budget.
+    until_reading: usize,
+    items_per_reading: usize,
 }
 
 impl Pass {
-    /// Of at most `items_max` small items.
+    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` small items.
+    /// The clock is read once for several items.
     pub(super) fn of_small(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, ITEMS_PER_READING)
     }
 
-    /// Of at most `items_max` items each of which may take long.
+    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` items, each
+    /// of which may take long. The clock is read for each item.
     pub(super) fn of_large(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, 1)
     }
 
-    fn new(clock: Clock, items_max: usize, stride: usize) -> Pass {
-        Pass { clock, until: None, items_left: items_max, unread: stride, stride }
+    fn new(clock: Clock, items_max: usize, items_per_reading: usize) -> Pass {
+        let until_reading = items_per_reading;
+        Pass { clock, until: None, items_left: items_max, until_reading, items_per_reading }
     }
 
-    /// The next item; `None` if there is none, or if the pass is over. `next` is asked only for an
-    /// item that is then given back, so none is taken that nobody handles.
+    /// Returns the next item, which the caller must handle; `None` if the queue is empty or the
+    /// budget is used up. The closure `next` removes an item from the queue; it is called only
+    /// while budget is left.
     pub(super) fn next<T>(&mut self, next: impl FnOnce() -> Option<T>) -> Option<T> {
         if self.is_over() {
             return None;
         }
         let item = next()?;
         self.items_left -= 1;
-        self.unread -= 1;
+        self.until_reading -= 1;
         if self.until.is_none() {
             self.until = Some(self.clock.now() + PASS_TIME);
         }
         Some(item)
     }
 
-    /// Whether it takes no more.
+    /// Returns whether the budget of the pass, in items or time, is used up.
     pub(super) fn is_over(&mut self) -> bool {
-        if self.items_left > 0 && self.unread == 0 {
-            self.unread = self.stride;
+        if self.items_left > 0 && self.until_reading == 0 {
+            self.until_reading = self.items_per_reading;
             if self.until.is_some_and(|until| self.clock.now() >= until) {
                 self.items_left = 0;
             }
@@ -71,7 +87,8 @@ impl Pass {
         self.items_left == 0
     }
 
-    /// Ends it.
+    /// Ends the pass (turn of the stage's loop): sets its budget to zero, so that no more items are
+    /// taken.
     pub(super) fn end(&mut self) {
         self.items_left = 0;
     }
@@ -84,7 +101,7 @@ mod tests {
     use crate::runtime::clock::tests::stopped;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Each reading takes a quarter of a pass.
+    /// A clock that advances by a quarter of [`PASS_TIME`] with each reading.
     #[derive(Debug, Default)]
     struct Quarters(AtomicU64);
 
@@ -104,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_ends_at_its_items_and_leaves_the_rest() {
+    fn pass_stops_at_its_item_limit_and_leaves_the_rest() {
         let mut queue: Vec<u32> = (0..100).collect();
         assert_eq!(taken(&mut Pass::of_large(stopped(), 64), &mut queue), 64);
         assert_eq!(queue.len(), 36, "an item was taken and dropped");
@@ -112,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_ends_in_time_and_leaves_the_rest() {
+    fn pass_stops_at_its_time_limit_and_leaves_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
-        // The reading behind the fourth item is the first at the end.
+        // The reading after the fourth item is the first that is past the limit.
         assert_eq!(taken(&mut Pass::of_large(clock, 1_000), &mut queue), 4);
         assert_eq!(queue.len(), 996);
         let small = taken(&mut Pass::of_small(clock, 1_000), &mut queue);

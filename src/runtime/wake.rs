@@ -1,73 +1,80 @@
-//! Tells the network stage which of its queues hold something, and wakes it only if it sleeps: a
-//! wake-up is a system call, and under load the stage finds what was handed to it anyway.
-//!
-//! The other stages need none of this, for they wait in a channel's own `recv`. The network stage
-//! waits in `Poll`, so whoever hands something to it has to get it out of there.
+//! Wakes the network stage when another stage has put something into one of its queues. A wake-up
+//! is a system call, so it is made only while the network stage sleeps in `Poll`; under load it
+//! finds the queues filled anyway. The other stages sleep in a channel's own `recv` and need no
+//! waker.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Something is in the queue of replies.
+/// Mark (bit of [`Wake`]): the network stage's queue of replies from the applier may have items.
 pub(super) const REPLIES: u32 = 1;
-/// Something is in the queue of what leaves the core.
-pub(super) const DEPARTURES: u32 = 2;
-/// Something is in the queue of what the log writer has let go.
+/// Mark (bit of [`Wake`]): the network stage's queue of batches from the core may have items.
+pub(super) const OUTBOUND: u32 = 2;
+/// Mark (bit of [`Wake`]): the network stage's queue of messages from the log writer and the
+/// snapshots stage may have items.
 pub(super) const RELEASED: u32 = 4;
-/// Something is in the queue of the core, which shares the network's thread.
+/// Mark (bit of [`Wake`]): the core's queue may have items. Set only if the core shares the network
+/// stage's thread.
 pub(super) const COMPLETIONS: u32 = 8;
-/// The core wants to know what peers have sent by now.
+/// Mark (bit of [`Wake`]) that the core sets to ask the network stage to read the sockets of its
+/// peers.
 pub(super) const READ_PEERS: u32 = 16;
-/// The stage sleeps, or is about to.
+/// Mark (bit of [`Wake`]): the network stage sleeps in `Poll` or is about to, so it must be woken.
 const ASLEEP: u32 = 32;
 
-/// One word between one sleeper and many wakers.
+/// Wakes the network stage from its `Poll`. Other stages set a mark (bit) for the queue that they
+/// have put an item into; the network takes the marks and reads those queues.
 ///
-/// Invariant: whatever is put in a queue before its mark is set is found by a sleeper that takes
-/// the mark, and no mark is set while the sleeper sleeps on. For all is in one word: a sleeper
-/// falls asleep only from a word without marks, and a waker that sets a mark sees in the same step
-/// whether anybody sleeps.
+/// Invariant: if the network takes a mark, it finds the item that was put into the queue before the
+/// mark was set, and the network never sleeps while a mark is set. This holds because all marks,
+/// including [`ASLEEP`], are bits of one atomic: the network falls asleep only while no mark is
+/// set, and setting a mark reads [`ASLEEP`] in the same operation.
 #[derive(Debug)]
 pub(super) struct Wake {
-    word: AtomicU32,
+    marks: AtomicU32,
     waker: mio::Waker,
 }
 
 impl Wake {
-    /// Of the stage whose `Poll` has `waker` registered.
+    /// Creates a `Wake` for the stage in whose `Poll` the `waker` is registered.
     pub(super) fn new(waker: mio::Waker) -> Wake {
-        Wake { word: AtomicU32::new(0), waker }
+        Wake { marks: AtomicU32::new(0), waker }
     }
 
-    /// The wakers' side: something was put in the queue of `mark`.
+    /// Sets `mark`, a bit that stands for a queue, and wakes the network stage if it sleeps. Called
+    /// by another stage after it has put an item into that queue.
     ///
     /// # Errors
-    /// If the system call fails, after which the sleeper might sleep for ever.
-    pub(super) fn ring(&self, mark: u32) -> io::Result<()> {
-        let before = self.word.fetch_or(mark, Ordering::AcqRel);
-        // Of several wakers only the one that takes the flag away makes the call.
-        if before & ASLEEP != 0 && self.word.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0 {
+    /// If the system call fails, after which the network stage might sleep forever.
+    pub(super) fn notify(&self, mark: u32) -> io::Result<()> {
+        let before = self.marks.fetch_or(mark, Ordering::AcqRel);
+        // Of several wakers only the one that clears the flag makes the system call.
+        if before & ASLEEP != 0 && self.marks.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0 {
             return self.waker.wake();
         }
         Ok(())
     }
 
-    /// The sleeper's side: takes the marks set since the last call.
+    /// Returns the marks (one bit for each queue) that were set since the last call, and clears
+    /// them. Called by the network stage.
     pub(super) fn take_marks(&self) -> u32 {
-        // The load first: mostly there is nothing, and a load leaves the cache line shared.
-        if self.word.load(Ordering::Relaxed) == 0 {
+        // Most of the time there are none, and a load leaves the cache line shared.
+        if self.marks.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        self.word.swap(0, Ordering::AcqRel) & !ASLEEP
+        self.marks.swap(0, Ordering::AcqRel) & !ASLEEP
     }
 
-    /// The sleeper's side: whether it may sleep, which it must not if there are marks to take.
-    pub(super) fn fall_asleep(&self) -> bool {
-        self.word.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    /// Returns whether the network stage may sleep, and if so records that it sleeps. Returns false
+    /// if a queue may have items. Called by the network stage.
+    pub(super) fn begin_sleep(&self) -> bool {
+        self.marks.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// The sleeper's side: it is awake and will take the marks before it sleeps again.
-    pub(super) fn rise(&self) {
-        self.word.fetch_and(!ASLEEP, Ordering::AcqRel);
+    /// Records that the network stage is awake, so that other stages need not wake it. Called by
+    /// the network stage.
+    pub(super) fn end_sleep(&self) {
+        self.marks.fetch_and(!ASLEEP, Ordering::AcqRel);
     }
 }
 
@@ -79,15 +86,15 @@ pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// For channels of which nobody sleeps at the other end.
+    /// A waker that wakes no stage, for tests of channels.
     pub(in crate::runtime) fn unused_wake() -> Arc<Wake> {
         let poll = Poll::new().unwrap();
         Arc::new(Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap()))
     }
 
-    /// Two wakers hand over one number after the other, each waiting for the sleeper to have seen
-    /// it, so that the sleeper is about to sleep nearly every time: a lost wake-up would leave it
-    /// in `poll` until the time-out, which fails the test.
+    /// Two wakers send one item after the other, each waiting until the sleeper has received it. So
+    /// the sleeper is about to sleep nearly every time, and a lost wake-up would leave it in `poll`
+    /// until the timeout, which fails the test.
     #[test]
     fn no_wake_up_is_lost() {
         const ROUNDS: u32 = 5_000;
@@ -101,7 +108,7 @@ pub(super) mod tests {
                     let (seen, wait) = channel::bounded(1);
                     for _ in 0..ROUNDS {
                         sender.send(seen.clone()).unwrap();
-                        wake.ring(REPLIES).unwrap();
+                        wake.notify(REPLIES).unwrap();
                         wait.recv().unwrap();
                     }
                 });
@@ -109,10 +116,14 @@ pub(super) mod tests {
             let mut events = Events::with_capacity(4);
             let mut count = 0;
             while count < 2 * ROUNDS {
-                if wake.fall_asleep() {
+                if wake.begin_sleep() {
                     poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-                    assert!(!events.is_empty(), "slept on after {count} of {}", 2 * ROUNDS);
-                    wake.rise();
+                    assert!(
+                        !events.is_empty(),
+                        "a wake-up was lost after {count} of {}",
+                        2 * ROUNDS
+                    );
+                    wake.end_sleep();
                 }
                 if wake.take_marks() == REPLIES {
                     for seen in receiver.try_iter() {
@@ -125,19 +136,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn whoever_is_awake_is_not_woken() {
+    fn wake_up_is_skipped_while_the_stage_is_awake() {
         let mut poll = Poll::new().unwrap();
         let wake = Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
         let mut events = Events::with_capacity(4);
-        wake.ring(REPLIES).unwrap();
-        assert!(!wake.fall_asleep(), "there is something in a queue");
-        wake.ring(RELEASED).unwrap();
+        wake.notify(REPLIES).unwrap();
+        assert!(!wake.begin_sleep(), "a queue is not empty");
+        wake.notify(RELEASED).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
-        assert!(events.is_empty(), "a system call was spent on a stage that was awake");
+        assert!(events.is_empty(), "the stage was woken while it was awake");
         assert_eq!(wake.take_marks(), REPLIES | RELEASED);
-        assert!(wake.fall_asleep());
-        wake.ring(DEPARTURES).unwrap();
-        wake.ring(DEPARTURES).unwrap();
+        assert!(wake.begin_sleep());
+        wake.notify(OUTBOUND).unwrap();
+        wake.notify(OUTBOUND).unwrap();
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(!events.is_empty());
     }

@@ -1,57 +1,62 @@
-//! The course's scenarios in virtual time: the replicas that ship, configured as the replica
-//! program configures them, under the [`Game`] that also drives real programs. Every message
-//! passes the simulator, as there: one way to it and one way from it, in order on each.
+//! The course's scenarios in virtual time: replicas with the configuration of the replica program,
+//! driven by the same [`ScenarioRun`] as real programs. As in the process simulator, every message
+//! passes through the simulator: it is delayed on the way to it and on the way from it, and stays
+//! in order on each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checker::Violation;
-use super::clients::{Answer as Heard, AnswerKind as Kind, Operation as Wish, Request};
-use super::dice::Dice;
-use super::game::{Action, Game};
-use super::referee::Destination;
-use super::report::Report;
-use super::scenario::Scenario;
-use super::trace::Trace;
-use super::world::{Answer, AnswerKind, Door, Happening, World};
 use crate::config::Config;
+use crate::course::clients::{
+    Answer as CourseAnswer, AnswerKind as CourseAnswerKind, Operation as CourseOperation, Request,
+};
+use crate::course::referee::Destination;
+use crate::course::report::Report;
+use crate::course::run::{Action, ScenarioRun};
+use crate::course::scenario::Scenario;
 use crate::kv::{Command, Operation, Outcome};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
+use crate::sim::cluster::trace::Trace;
+use crate::sim::cluster::{Advance, Answer, AnswerKind, ClientProtocol, Cluster};
+use crate::sim::rng::Rng;
+use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
-/// One way between a replica and the simulator: half of a routed hop, which takes 100 to 300 us.
-const WAY_MIN: Duration = Duration::from_micros(50);
-const WAY_MAX: Duration = Duration::from_micros(150);
-/// From the start of one replica program to that of the next, at most.
+/// Minimum delay of a message between a replica and the simulator: half of the time from replica to
+/// replica through the simulator, which takes 100 to 300 us.
+const DELAY_MIN: Duration = Duration::from_micros(50);
+const DELAY_MAX: Duration = Duration::from_micros(150);
+/// Maximum time from the start of one replica to that of the next.
 const SPAWN_MAX: Duration = Duration::from_millis(10);
 
-/// How to run a scenario.
+/// Options of a run of a course scenario in virtual time.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// No message is lost any more in so much time before the end.
+    /// Time at the end of the run during which no message is lost.
     pub lossless_tail: Duration,
-    /// Where events are written down.
+    /// The trace that records the run's events.
     pub trace: Trace,
 }
 
-/// A run that is over.
+/// The result of a run of a course scenario in virtual time.
 #[derive(Debug)]
 pub struct CourseRun {
-    /// What it came to. A broken safety rule fails it.
+    /// The report on the run. A violated safety rule makes the run count as failed.
     pub report: Report,
-    /// The finished game, for its samples.
-    pub game: Game,
-    /// Requests that were never answered although their replica lives.
+    /// The scenario run, with its latency samples.
+    pub scenario_run: ScenarioRun,
+    /// Requests without an answer, each with the replica that it was sent to. Only requests to
+    /// replicas that are still running count.
     pub hanging: Vec<(RequestId, NodeId)>,
-    /// The events that were traced.
+    /// The events that the trace recorded.
     pub trace: Vec<String>,
-    /// Virtual time that passed.
+    /// Duration of the run in virtual time.
     pub virtual_time: Duration,
 }
 
-/// What is on its way to the simulator, or is to happen in it.
+/// A future event at the course's simulator, through which all messages pass.
 #[derive(Debug)]
-enum Coming {
+enum Event {
     Start(NodeId),
     Message(Envelope),
     Answer(Answer),
@@ -61,43 +66,47 @@ enum Coming {
 
 #[derive(Debug)]
 struct Driver {
-    game: Game,
-    world: World,
-    dice: Dice,
-    coming: BTreeMap<u64, Coming>,
+    scenario_run: ScenarioRun,
+    cluster: Cluster,
+    rng: Rng,
+    events: BTreeMap<u64, Event>,
     next_alarm: u64,
-    /// When the last message of each replica comes to the simulator, and the last one to it.
+    /// For each replica, the time at which the latest message that it has sent arrives at the
+    /// simulator.
     last_out: Vec<Instant>,
+    /// For each replica, the time at which the latest message from the simulator arrives at the
+    /// replica.
     last_in: Vec<Instant>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
 }
 
-/// Runs a scenario with a seed.
+/// Runs a course scenario in virtual time. The `seed` determines all random choices, so the same
+/// seed gives the same run.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
     let mut driver = Driver::new(scenario, seed, options.trace);
     let drops_end = scenario.lifetime().saturating_sub(options.lossless_tail);
     if options.lossless_tail > Duration::ZERO {
-        driver.alarm(Instant::ZERO + drops_end, Coming::DropsEnd);
+        driver.set_alarm(Instant::ZERO + drops_end, Event::DropsEnd);
     }
     if let Err(violation) = driver.play() {
-        driver.game.incorrect(format!("a safety rule is broken: {violation}"));
+        driver.scenario_run.incorrect(format!("safety rule violated: {violation}"));
     }
     driver.finish()
 }
 
 impl Driver {
     fn new(scenario: &Scenario, seed: u64, trace: Trace) -> Driver {
-        // Not the game's own draws: what replicas do must not change what the clients ask.
-        let mut dice = Dice::new(seed ^ 0x636f_7572_7365);
+        // Not the run's own generator: the replicas must not influence the clients' requests.
+        let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
-        let mut world = World::new(&ids, &Config::course(), Door::Course, &mut dice);
-        world.trace = trace;
+        let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);
+        cluster.trace = trace;
         Driver {
-            game: Game::new(scenario, seed, Instant::ZERO),
-            world,
-            dice,
-            coming: BTreeMap::new(),
+            scenario_run: ScenarioRun::new(scenario, seed, Instant::ZERO),
+            cluster,
+            rng,
+            events: BTreeMap::new(),
             next_alarm: 0,
             last_out: vec![Instant::ZERO; ids.len()],
             last_in: vec![Instant::ZERO; ids.len()],
@@ -106,110 +115,115 @@ impl Driver {
         }
     }
 
-    fn alarm(&mut self, at: Instant, coming: Coming) {
+    fn set_alarm(&mut self, at: Instant, event: Event) {
         self.next_alarm += 1;
-        self.coming.insert(self.next_alarm, coming);
-        self.world.alarm(at, self.next_alarm);
+        self.events.insert(self.next_alarm, event);
+        self.cluster.alarm(at, self.next_alarm);
     }
 
     fn play(&mut self) -> Result<(), Violation> {
         let mut at = Instant::ZERO;
-        for place in 0..self.world.nodes().len() {
-            let id = self.world.nodes()[place].id;
-            self.alarm(at, Coming::Start(id));
-            at = at + self.dice.span(Duration::from_millis(1), SPAWN_MAX);
+        for place in 0..self.cluster.machines().len() {
+            let id = self.cluster.machines()[place].id;
+            self.set_alarm(at, Event::Start(id));
+            at = at + self.rng.duration(Duration::from_millis(1), SPAWN_MAX);
         }
-        self.alarm(self.game.next_event(), Coming::Poll);
-        while self.game.ended().is_none() {
-            match self.world.advance()? {
-                Happening::Alarm(number) => {
-                    let coming = self.coming.remove(&number).expect("an alarm goes off once");
-                    self.come(coming)?;
+        self.set_alarm(self.scenario_run.next_event(), Event::Poll);
+        while self.scenario_run.ended().is_none() {
+            match self.cluster.advance()? {
+                Advance::Alarm(number) => {
+                    let event = self.events.remove(&number).expect("each alarm is set once");
+                    self.on_event(event)?;
                 }
-                Happening::Inside => {}
-                Happening::Nothing => return Ok(()),
+                Advance::Internal => {}
+                Advance::Idle => return Ok(()),
             }
-            self.carry();
+            self.collect_sent();
         }
         Ok(())
     }
 
-    /// Brings what replicas sent on its way to the simulator.
-    fn carry(&mut self) {
-        let mut sent = std::mem::take(&mut self.world.sent);
+    /// Takes the messages and answers that replicas have sent, and schedules their arrival at the
+    /// simulator.
+    fn collect_sent(&mut self) {
+        let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
-            let at = self.way_out(envelope.from);
-            self.alarm(at, Coming::Message(envelope));
+            let at = self.arrival_at_simulator(envelope.from);
+            self.set_alarm(at, Event::Message(envelope));
         }
-        self.world.sent = sent;
-        let mut answers = std::mem::take(&mut self.world.answers);
+        self.cluster.sent = sent;
+        let mut answers = std::mem::take(&mut self.cluster.answers);
         for answer in answers.drain(..) {
-            let at = self.way_out(answer.from);
-            self.alarm(at, Coming::Answer(answer));
+            let at = self.arrival_at_simulator(answer.from);
+            self.set_alarm(at, Event::Answer(answer));
         }
-        self.world.answers = answers;
+        self.cluster.answers = answers;
     }
 
-    fn way_out(&mut self, from: NodeId) -> Instant {
-        let at = self.world.now() + self.dice.span(WAY_MIN, WAY_MAX);
+    /// Draws when a message from a replica arrives at the simulator: after the replica's earlier
+    /// messages.
+    fn arrival_at_simulator(&mut self, from: NodeId) -> Instant {
+        let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
         *last = at.max(*last);
         *last
     }
 
-    fn way_in(&mut self, to: NodeId) -> Instant {
-        let at = self.world.now() + self.dice.span(WAY_MIN, WAY_MAX);
+    /// Draws when a message from the simulator arrives at a replica: after the simulator's earlier
+    /// messages to it.
+    fn arrival_at_replica(&mut self, to: NodeId) -> Instant {
+        let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];
         *last = at.max(*last);
         *last
     }
 
-    fn come(&mut self, coming: Coming) -> Result<(), Violation> {
-        let now = self.world.now();
-        match coming {
-            Coming::Start(id) => self.world.start(id)?,
-            Coming::Message(envelope) => self.route(envelope),
-            Coming::Answer(answer) => self.hear(now, &answer),
-            Coming::Poll => {
-                self.game.poll(now, &mut self.actions);
-                let next = self.game.next_event();
+    fn on_event(&mut self, event: Event) -> Result<(), Violation> {
+        let now = self.cluster.now();
+        match event {
+            Event::Start(id) => self.cluster.start(id)?,
+            Event::Message(envelope) => self.route(envelope),
+            Event::Answer(answer) => self.on_answer(now, &answer),
+            Event::Poll => {
+                self.scenario_run.poll(now, &mut self.actions);
+                let next = self.scenario_run.next_event();
                 if next < Instant::MAX {
-                    self.alarm(next.max(now), Coming::Poll);
+                    self.set_alarm(next.max(now), Event::Poll);
                 }
             }
-            Coming::DropsEnd => self.game.set_drops(0.0),
+            Event::DropsEnd => self.scenario_run.set_drops(0.0),
         }
-        self.act();
+        self.perform_actions();
         Ok(())
     }
 
     fn route(&mut self, envelope: Envelope) {
         let (from, to) = (envelope.from, envelope.to);
         let mut deliver = std::mem::take(&mut self.deliver);
-        self.game.route(from, Destination::Replica(to), envelope.leader, &mut deliver);
-        if self.world.trace.is_on() {
+        self.scenario_run.route(from, Destination::Replica(to), envelope.leader, &mut deliver);
+        if self.cluster.trace.is_on() {
             let arrow = if deliver.is_empty() { "~->" } else { "->" };
-            let replica = self.world.node(from).replica.as_ref();
+            let replica = self.cluster.machine(from).replica.as_ref();
             let term = replica.map_or(Term(0), |replica| replica.status().term);
-            self.world.trace.sent(self.world.now(), term, &envelope, arrow);
+            self.cluster.trace.sent(self.cluster.now(), term, &envelope, arrow);
         }
         if deliver.pop().is_some() {
-            let at = self.way_in(to);
-            self.world.deliver(at, envelope);
+            let at = self.arrival_at_replica(to);
+            self.cluster.deliver(at, envelope);
         }
         self.deliver = deliver;
     }
 
-    fn hear(&mut self, now: Instant, answer: &Answer) {
+    fn on_answer(&mut self, now: Instant, answer: &Answer) {
         let value = match &answer.kind {
             AnswerKind::Done(Outcome::Value(value)) => Some(value.as_deref().unwrap_or(b"")),
             AnswerKind::Done(_) | AnswerKind::Refused(_) => None,
         };
         let kind = match answer.kind {
-            AnswerKind::Done(_) => Kind::Ok,
-            AnswerKind::Refused(_) => Kind::Redirect,
+            AnswerKind::Done(_) => CourseAnswerKind::Ok,
+            AnswerKind::Refused(_) => CourseAnswerKind::Redirect,
         };
-        let heard = Heard {
+        let answer_of_course = CourseAnswer {
             src: answer.from,
             client: answer.key.client,
             leader: answer.leader,
@@ -217,22 +231,22 @@ impl Driver {
             kind,
             value,
         };
-        self.game.answer(now, &heard, &mut self.actions);
+        self.scenario_run.answer(now, &answer_of_course, &mut self.actions);
     }
 
-    fn act(&mut self) {
+    fn perform_actions(&mut self) {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Ask(request) => {
-                    let at = self.way_in(request.replica);
-                    let asked = client_request(&request);
-                    self.world.trace.asked(&asked);
-                    self.world.request(at, request.replica, asked);
+                Action::Send(request) => {
+                    let at = self.arrival_at_replica(request.replica);
+                    let client_request = client_request(&request);
+                    self.cluster.trace.request_sent(&client_request);
+                    self.cluster.request(at, request.replica, client_request);
                 }
                 Action::Kill(id) => {
-                    if self.world.node(id).replica.is_some() {
-                        self.world.crash(id);
+                    if self.cluster.machine(id).replica.is_some() {
+                        self.cluster.crash(id);
                     }
                 }
             }
@@ -241,19 +255,19 @@ impl Driver {
     }
 
     fn finish(mut self) -> CourseRun {
-        let mut report = self.game.report();
-        report.elections = Some(self.world.checker.leader_count() as u64);
-        let open = self.game.open_requests();
+        let mut report = self.scenario_run.report();
+        report.elections = Some(self.cluster.checker.leader_count() as u64);
+        let open = self.scenario_run.open_requests();
         let hanging = open
             .filter_map(|(mid, replica, _)| Some((mid, replica?)))
-            .filter(|&(_, replica)| self.game.is_alive(replica))
+            .filter(|&(_, replica)| self.scenario_run.is_alive(replica))
             .collect();
         CourseRun {
             report,
-            game: self.game,
+            scenario_run: self.scenario_run,
             hanging,
-            trace: self.world.trace.take(),
-            virtual_time: self.world.now().since(Instant::ZERO),
+            trace: self.cluster.trace.take(),
+            virtual_time: self.cluster.now().since(Instant::ZERO),
         }
     }
 }
@@ -261,8 +275,8 @@ impl Driver {
 fn client_request(request: &Request) -> ClientRequest {
     let key = RequestKey { client: request.client, request: request.mid };
     let (operation, kind) = match &request.operation {
-        Wish::Get { key } => (Operation::Get { key }, RequestKind::Read),
-        Wish::Put { key, value } => (Operation::Put { key, value }, RequestKind::Write),
+        CourseOperation::Get { key } => (Operation::get(key), RequestKind::Read),
+        CourseOperation::Put { key, value } => (Operation::set(key, value), RequestKind::Write),
     };
     ClientRequest { key, kind, payload: Command { key, operation }.encode() }
 }
@@ -276,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_scenario_passes_with_few_messages() {
+    fn scenario_without_faults_passes_with_few_messages() {
         let run = play("simple-1", 1);
         assert!(run.report.passed, "{:?}", run.report.reasons);
         assert_eq!((run.report.failures, run.report.duplicates), (0, 0));
@@ -286,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_run() {
+    fn same_seed_gives_the_same_run() {
         assert_eq!(play("advanced-1", 3).report, play("advanced-1", 3).report);
         assert_ne!(play("advanced-1", 3).report, play("advanced-1", 4).report);
     }

@@ -1,42 +1,45 @@
-//! How often fault runs reached the situations that their rules are about. A rule that no run puts
-//! to the test shows nothing, so tests assert that these counts are above zero in each profile.
+//! Coverage: how often runs reached the situations in which the safety rules can be violated. Tests
+//! assert that the counts are above zero, as otherwise a rule would never be tested.
 
 use std::fmt::Write as _;
 
-/// A situation in which a safety rule can be broken.
+/// A situation in which a safety rule could be violated, so that tests must reach it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Situation {
     /// A replica became leader.
     Election,
-    /// A leader answered a read under its lease, before a quorum had confirmed its round.
+    /// A leader answered a read under its lease, before a quorum had confirmed that it is still
+    /// leader.
     LeaseRead,
-    /// A read waited until a quorum confirmed the leader in a round begun after it arrived.
+    /// A read waited until a quorum confirmed the leader, by replies to messages sent after the
+    /// read arrived.
     ReadIndexRead,
-    /// A client sent a request again that it had no answer to.
+    /// A client resent a request that had not been answered.
     Resend,
-    /// A leader's snapshot took the place of a follower's state.
+    /// A follower installed a leader's snapshot.
     Install,
-    /// A replica that had received a part of a leader's snapshot moved to a later term before it
-    /// had installed it.
+    /// A replica moved to a later term while it was receiving a leader's snapshot.
     InterruptedInstall,
-    /// A read no longer found a value whose time was over.
+    /// A read found a value expired.
     Expiration,
-    /// The same under another leader than the value was set.
+    /// A read found a value expired under another leader than the one under which it was set.
     ExpirationAcrossLeaders,
-    /// A read waited for an entry of the replicated clock: a key had expired since the last one.
+    /// A read waited for an entry that advances the replicated clock, because a key had expired
+    /// since the clock was last advanced.
     DeferredRead,
-    /// A replica saw its wall clock jump.
+    /// A replica detected a jump of its wall clock.
     ClockJump,
     /// A replica lost its disk.
     DiskLoss,
-    /// A replica lost its disk that had voted for a leader, while one of an earlier term still led.
+    /// A replica lost its disk after voting for a leader, while the leader of an earlier term was
+    /// still active.
     VoterDiskLoss,
     /// A replica that had lost its disk became a full member again.
     Rejoin,
 }
 
 impl Situation {
-    /// All situations, in the order of the table.
+    /// All situations, in the order in which they are printed.
     pub const ALL: [Situation; 13] = [
         Situation::Election,
         Situation::LeaseRead,
@@ -53,7 +56,7 @@ impl Situation {
         Situation::Rejoin,
     ];
 
-    /// The name in tables and JSON.
+    /// Returns the name of the situation in printed tables and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Situation::Election => "elections",
@@ -73,14 +76,14 @@ impl Situation {
     }
 }
 
-/// One count per [`Situation`].
+/// How often each [`Situation`] was reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Coverage {
     counts: [u64; Situation::ALL.len()],
 }
 
 impl Coverage {
-    /// How often `situation` was reached.
+    /// Returns how often `situation` was reached.
     pub fn count(&self, situation: Situation) -> u64 {
         self.counts[situation as usize]
     }
@@ -90,14 +93,14 @@ impl Coverage {
         self.counts[situation as usize] += times;
     }
 
-    /// Adds the counts of another run.
+    /// Adds the counts of another run to the counts of this one.
     pub fn merge(&mut self, other: &Coverage) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
         }
     }
 
-    /// All counts in one line, as `12 elections, 3 lease reads, ..`.
+    /// Returns all counts in one line, as `12 elections, 3 lease reads, ..`.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for situation in Situation::ALL {
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_situation_has_its_own_count() {
+    fn coverage_counts_are_kept_per_situation_and_merged() {
         for (position, situation) in Situation::ALL.into_iter().enumerate() {
             assert_eq!(situation as usize, position, "{situation:?} is listed out of order");
         }

@@ -1,131 +1,136 @@
-//! What goes wrong in a fault run: profiles, and the plan that a seed draws from one.
+//! Fault profiles, and the plan of a run that a seed draws from a profile.
 
 use std::time::Duration;
 
-use super::dice::{Dice, nanoseconds};
-use super::machine::Pace;
-use super::network::LinkQuality;
-use super::node::Paces;
-use super::snapshots::SnapshotPlan;
-use super::workload::Load;
-use super::world::Door;
 use crate::config::{Config, FanOut};
+use crate::sim::cluster::ClientProtocol;
+use crate::sim::cluster::network::LinkQuality;
+use crate::sim::disk::snapshots::SnapshotPlan;
+use crate::sim::machine::Delays;
+use crate::sim::rng::DurationRange;
+use crate::sim::rng::{Rng, nanoseconds};
+use crate::sim::workload::Load;
 use crate::types::NodeId;
 
-/// With fewer replicas one whose disk is lost may never come back.
+/// Minimum number of replicas for runs in which disks are lost. With fewer, a replica that lost its
+/// disk may never complete rejoining.
 const DISK_LOSS_REPLICAS_MIN: u16 = 3;
 
-/// A family of fault runs.
+/// A fault profile: a family of runs with the same types of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// Anything, each seed its own mixture of all others.
+    /// All types of faults except corrupted files. Each seed draws which of them occur, and how
+    /// often.
     Mixed,
-    /// Nothing goes wrong but small delays.
+    /// No faults, only small delays.
     Quiet,
-    /// Messages are lost, repeated, late and out of order.
+    /// Message loss, duplication, delay and reordering.
     Network,
-    /// Links are cut: in two halves, one way, partly.
+    /// Partitions: splits, one-way and partial partitions.
     Partitions,
-    /// Replicas crash and start again, some with an empty disk, and their disks are slow.
+    /// Crashes and restarts, some with an empty disk, and slow disks.
     Crashes,
-    /// The same with each folder in files, by the storage code, on a disk that tears at a crash
-    /// what was not synced, fails, stalls, is full, rots, and is put back from a copy; in some
-    /// seeds on a bad network, and in some with snapshots.
+    /// Crashes with the real storage code, on disks that tear writes, fail, stall, fill up, get
+    /// corrupted, and are put back from old copies; in some seeds with network faults and
+    /// snapshots.
     Storage,
-    /// Anything, and replicas take snapshots and cut their logs, so that those that were away are
-    /// sent snapshots; in most seeds in files, on such a disk.
+    /// All types of faults, while replicas take snapshots and compact their logs, so that followers
+    /// need snapshots; in most seeds with the real storage code.
     Snapshots,
-    /// Clocks go wrong within the bound, while replicas pause and links are cut; leases are on.
+    /// Clock drift within the bound, wall clock jumps, pauses and partitions, with leases.
     Clocks,
 }
 
-/// What can be done to a running cluster.
+/// A fault to inject into a running cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Cut the replicas in two groups.
+    /// Partitions the replicas into two random groups.
     Split,
-    /// Cut one replica off, often the leader.
+    /// Isolates one replica, often the leader.
     Isolate,
-    /// Cut one replica off in one direction only.
-    Deafen,
-    /// Cut some links in some directions.
-    CutSome,
-    /// Take back all cuts.
+    /// Isolates one replica in one direction only.
+    IsolateOneWay,
+    /// Cuts random links, some in one direction only.
+    CutLinks,
+    /// Heals all links.
     Heal,
-    /// Stop a replica for a while.
+    /// Pauses a replica for a random time.
     Pause,
-    /// Crash a replica and start it again later.
+    /// Crashes a random replica, often the leader, and restarts it later.
     Crash,
-    /// Crash the leader.
+    /// Crashes the leader and restarts it later.
     CrashLeader,
-    /// Crash all replicas at once.
+    /// Crashes all replicas at once, and restarts them later.
     CrashAll,
-    /// Crash a replica and let it start again later with an empty disk, while no other is without
-    /// its own.
+    /// Crashes a replica and restarts it later with an empty disk, unless another replica is
+    /// already rejoining after losing its disk.
     LoseDisk,
-    /// Make a disk slow, or as fast as before.
+    /// Makes a machine's disk slow or, if it is slow, as fast as before.
     SlowDisk,
-    /// Let one sync take longer than any election.
-    Stall,
-    /// Let an operation of a disk fail.
+    /// Makes one sync take longer than any election timeout.
+    StallDisk,
+    /// Makes one of a machine's next disk operations fail.
     FailDisk,
-    /// Leave no room on a disk, for a while.
+    /// Makes a machine's disk full for a random time.
     FillDisk,
-    /// Let a write of a snapshot go wrong without anybody's being told.
-    SpoilSnapshot,
-    /// Damage a snapshot while its replica runs.
-    RotSnapshot,
-    /// Change the rate of a clock, within the bound.
-    Clock,
-    /// Let a wall clock jump, or several for a moment.
+    /// Makes a machine's next write of a snapshot store wrong bytes without an error.
+    CorruptSnapshotWrite,
+    /// Flips a bit of a snapshot file while its replica runs.
+    CorruptSnapshot,
+    /// Changes the rate of a machine's monotonic clock, within the bound on clock drift.
+    ClockRate,
+    /// Makes one wall clock jump for a long time, or several for a moment.
     WallClock,
-    /// Lose more messages for a while, or as many as before.
-    Weather,
+    /// Sets the loss of messages between replicas to 70 % or back to the usual value, at random.
+    MessageLoss,
 }
 
-/// One run, drawn from its seed.
+/// The plan of a fault run: its cluster, faults and workload, drawn from the seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The replicas.
+    /// Ids of the replicas.
     pub ids: Vec<NodeId>,
-    /// How each of them is configured.
+    /// Configuration of each replica.
     pub config: Config,
-    /// Who answers writes.
-    pub door: Door,
-    /// Links between replicas.
+    /// Protocol between clients and replicas.
+    pub protocol: ClientProtocol,
+    /// Quality of links between replicas.
     pub quality: LinkQuality,
-    /// Links between clients and replicas.
+    /// Quality of links between clients and replicas.
     pub client_quality: LinkQuality,
-    /// How fast machines are.
-    pub paces: Paces,
-    /// Slow disks.
-    pub slow_sync: Pace,
-    /// Largest deviation of a clock from the true time.
+    /// How long the operations of each machine take.
+    pub delays: Delays,
+    /// Duration of a sync on a slow disk.
+    pub slow_sync: DurationRange,
+    /// Maximum rate error of the monotonic clocks, in parts per million.
     pub drift_ppm: u64,
-    /// How long a jump of a wall clock must last to be believed; `None` if no key expires.
+    /// Time that a jump of a wall clock must last before a replica accepts the new time; `None` if
+    /// the run has no expirations.
     pub confirm_after: Option<Duration>,
-    /// What happens, each as likely as it is often here.
+    /// The types of faults from which each fault is drawn. A type that is listed twice is twice as
+    /// likely.
     pub faults: Vec<Fault>,
-    /// From one fault to the next.
-    pub fault_pause: Pace,
-    /// How long a replica is stopped or down.
-    pub outage: Pace,
-    /// Clients.
+    /// Time from one injected fault to the next.
+    pub fault_interval: DurationRange,
+    /// Duration of a replica's pause, or time from its crash to its restart.
+    pub outage: DurationRange,
+    /// What the clients do.
     pub load: Load,
-    /// How long the faults last.
+    /// Duration of the phase in which faults are injected.
     pub duration: Duration,
-    /// Messages are encoded and decoded on their way.
+    /// Whether messages between replicas are encoded and decoded in transit.
     pub through_wire: bool,
-    /// Size of the segments of logs in files, where logs are in files.
+    /// Size of log segments in bytes in a run with the real storage code; `None` in a run without
+    /// it.
     pub segment_bytes: Option<u64>,
-    /// Whether folders are damaged while their replicas are down.
-    pub may_rot: bool,
-    /// How replicas take snapshots, if they do.
+    /// Whether files of a replica that is down may be corrupted.
+    pub may_corrupt: bool,
+    /// Schedule of snapshots; `None` if replicas take none.
     pub snapshots: Option<SnapshotPlan>,
 }
 
 impl Profile {
-    /// All of them.
+    /// All fault profiles.
     pub const ALL: [Profile; 8] = [
         Profile::Mixed,
         Profile::Quiet,
@@ -137,7 +142,7 @@ impl Profile {
         Profile::Clocks,
     ];
 
-    /// Its name on the command line.
+    /// Returns the name of the profile on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Mixed => "mixed",
@@ -151,15 +156,15 @@ impl Profile {
         }
     }
 
-    /// The profile of that name.
+    /// Returns the profile with this name; `None` if there is none.
     pub fn by_name(name: &str) -> Option<Profile> {
         Profile::ALL.into_iter().find(|profile| profile.name() == name)
     }
 }
 
-/// A kind of trouble that a seed has or has not.
+/// A type of faults that a run either has or does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum FaultType {
     Network,
     Partitions,
     Crashes,
@@ -170,8 +175,8 @@ enum Trouble {
 }
 
 impl Profile {
-    fn draw_troubles(self, dice: &mut Dice) -> Vec<Trouble> {
-        use Trouble::{Clocks, Crashes, Disks, Files, Network, Partitions, Pauses};
+    fn draw_fault_types(self, rng: &mut Rng) -> Vec<FaultType> {
+        use FaultType::{Clocks, Crashes, Disks, Files, Network, Partitions, Pauses};
         match self {
             Profile::Mixed | Profile::Snapshots => [
                 (Network, 600),
@@ -184,7 +189,7 @@ impl Profile {
             ]
             .into_iter()
             .filter(|&(_, permille)| permille > 0)
-            .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+            .filter_map(|(fault_type, permille)| rng.permille(permille).then_some(fault_type))
             .collect(),
             Profile::Quiet => vec![],
             Profile::Network => vec![Network],
@@ -193,7 +198,9 @@ impl Profile {
             Profile::Storage => {
                 [(Crashes, 1_000), (Disks, 700), (Network, 400), (Partitions, 300), (Files, 800)]
                     .into_iter()
-                    .filter_map(|(trouble, permille)| dice.chance(permille).then_some(trouble))
+                    .filter_map(|(fault_type, permille)| {
+                        rng.permille(permille).then_some(fault_type)
+                    })
                     .collect()
             }
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
@@ -202,11 +209,11 @@ impl Profile {
 }
 
 impl Plan {
-    /// Draws a run.
-    pub fn draw(profile: Profile, dice: &mut Dice) -> Plan {
-        let troubles = profile.draw_troubles(dice);
-        let has = |trouble| troubles.contains(&trouble);
-        let replicas = match dice.below(20) {
+    /// Draws the plan of a run of the profile.
+    pub fn draw(profile: Profile, rng: &mut Rng) -> Plan {
+        let types = profile.draw_fault_types(rng);
+        let has = |fault_type| types.contains(&fault_type);
+        let replicas = match rng.below(20) {
             0 => 1,
             1 => 2,
             2 => 7,
@@ -215,76 +222,76 @@ impl Plan {
             _ => 5,
         };
         // The course's replicas never take snapshots.
-        let course = dice.chance(400) && profile != Profile::Snapshots;
+        let course = rng.permille(400) && profile != Profile::Snapshots;
         let mut config = if course { Config::course() } else { Config::server() };
-        vary(&mut config, dice, profile == Profile::Clocks);
-        let clients = dice.between(2, 9);
+        vary(&mut config, rng, profile == Profile::Clocks);
+        let clients = rng.between(2, 9);
         if clients.is_multiple_of(2) {
-            // So soon that disks which are only slow are taken for stalled, too.
-            config.disk_stall_after = Some(Duration::from_millis(clients * clients * 4));
-            config.handover_interval = Duration::from_millis(clients * 100);
-            config.handover_timeout = config.election_timeout_max;
+            // Short enough that disks that are only slow count as stalled, too.
+            config.disk_stall_timeout = Some(Duration::from_millis(clients * clients * 4));
+            config.leadership_transfer_interval = Duration::from_millis(clients * 100);
+            config.leadership_transfer_timeout = config.election_timeout_max;
         }
         let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
-            door: if course { Door::Course } else { Door::Connection },
-            quality: draw_quality(has(Trouble::Network), hop, &config, dice),
-            client_quality: client_quality(course, has(Trouble::Network), hop),
-            paces: draw_paces(has(Trouble::Disks), dice),
-            slow_sync: Pace {
+            protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
+            quality: draw_quality(has(FaultType::Network), hop, &config, rng),
+            client_quality: client_quality(course, has(FaultType::Network), hop),
+            delays: draw_delays(has(FaultType::Disks), rng),
+            slow_sync: DurationRange {
                 min: Duration::from_millis(5),
-                max: config.election_timeout_max * u32::try_from(dice.between(1, 4)).expect("4"),
+                max: config.election_timeout_max * u32::try_from(rng.between(1, 4)).expect("4"),
             },
-            drift_ppm: if has(Trouble::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
+            drift_ppm: if has(FaultType::Clocks) { u64::from(config.clock_drift_ppm) } else { 0 },
             confirm_after: None,
-            faults: draw_faults(&troubles, dice),
-            fault_pause: {
+            faults: draw_faults(&types, rng),
+            fault_interval: {
                 let max =
-                    config.election_timeout_max * u32::try_from(dice.between(1, 6)).expect("6");
-                Pace { min: Duration::from_millis(20), max }
+                    config.election_timeout_max * u32::try_from(rng.between(1, 6)).expect("6");
+                DurationRange { min: Duration::from_millis(20), max }
             },
-            outage: Pace {
+            outage: DurationRange {
                 min: Duration::from_millis(1),
-                max: config.election_timeout_max * u32::try_from(dice.between(1, 5)).expect("5"),
+                max: config.election_timeout_max * u32::try_from(rng.between(1, 5)).expect("5"),
             },
             load: Load {
                 clients: usize::try_from(clients).expect("9"),
-                readers: dice.place(usize::try_from(clients).expect("9")),
-                keys: dice.between(2, 5),
+                readers: rng.index(usize::try_from(clients).expect("9")),
+                keys: rng.between(2, 5),
                 padding: 0,
-                accounts: dice.between(0, 4),
-                think: Pace {
+                accounts: rng.between(0, 4),
+                think_time: DurationRange {
                     min: Duration::ZERO,
-                    max: Duration::from_millis(*dice.pick(&[15, 50, 150, 1_000])),
+                    max: Duration::from_millis(*rng.choose(&[15, 50, 150, 1_000])),
                 },
-                patience: Pace {
+                timeout: DurationRange {
                     min: config.election_timeout_min,
                     max: config.election_timeout_max * 2,
                 },
-                give_up_permille: if course { 200 } else { 20 },
-                promises: profile == Profile::Snapshots,
+                abandon_permille: if course { 200 } else { 20 },
+                sessions: profile == Profile::Snapshots,
                 expiring: false,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
-            through_wire: dice.chance(250),
+            through_wire: rng.permille(250),
             segment_bytes: (profile == Profile::Storage
-                || profile == Profile::Snapshots && dice.chance(700))
-            .then(|| *dice.pick(&[2 << 10, 8 << 10, 64 << 10])),
-            may_rot: has(Trouble::Files),
+                || profile == Profile::Snapshots && rng.permille(700))
+            .then(|| *rng.choose(&[2 << 10, 8 << 10, 64 << 10])),
+            may_corrupt: has(FaultType::Files),
             snapshots: (profile == Profile::Snapshots
-                || profile == Profile::Storage && !course && dice.chance(600))
+                || profile == Profile::Storage && !course && rng.permille(600))
             .then(|| {
-                config.log_bytes_kept = *dice.pick(&[0, 500, 4 << 10]);
-                config.log_bytes_max = config.log_bytes_kept * dice.place(3);
+                config.log_bytes_kept = *rng.choose(&[0, 500, 4 << 10]);
+                config.log_bytes_max = config.log_bytes_kept * rng.index(3);
                 SnapshotPlan {
-                    every: *dice.pick(&[1, 5, 20, 80]),
-                    chunk_bytes: *dice.pick(&[100, 1_000, 10_000]),
+                    every: *rng.choose(&[1, 5, 20, 80]),
+                    chunk_bytes: *rng.choose(&[100, 1_000, 10_000]),
                 }
             }),
             config,
         };
-        // Decided by what was drawn already, so that the other seeds are the runs that they were.
+        // Derived from earlier draws, so that the runs of other seeds stay the same.
         let expiring =
             profile == Profile::Clocks || profile == Profile::Mixed && clients.is_multiple_of(3);
         if expiring && !course {
@@ -293,95 +300,99 @@ impl Plan {
             plan.faults.extend([Fault::WallClock; 2]);
         }
         if profile == Profile::Storage {
-            plan.burden_disks(dice);
+            plan.increase_disk_load(rng);
         }
         let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
-            && has(Trouble::Crashes)
+            && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
-        // Drawn from a copy of the dice, so that all other runs stay what they were.
-        if loses_disks && dice.clone().chance(500) {
+        // Drawn from a copy of the generator, so that the runs of other seeds stay the same.
+        if loses_disks && rng.clone().permille(500) {
             plan.faults.extend([Fault::LoseDisk; 2]);
         }
         if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
-            // So that crashes come while a log is cut or begins anew.
-            plan.paces.sync =
-                Pace { min: Duration::from_micros(10), max: Duration::from_millis(20) };
+            // Makes crashes likely during log restarts and compactions.
+            plan.delays.sync =
+                DurationRange { min: Duration::from_micros(10), max: Duration::from_millis(20) };
         }
         plan
     }
 
-    /// Puts more load on disks, and no more on the judgement of what clients saw.
-    fn burden_disks(&mut self, dice: &mut Dice) {
-        // So that blocks are of several sectors, of which some are torn.
-        self.load.padding = *dice.pick(&[0, 0, 300, 1_500]);
-        // Where a disk is slow the whole window is sent again and again: with one record a
-        // message that would be millions of messages that say nothing new.
+    /// Changes the plan so that disks have more to write, without more work for the linearizability
+    /// checker.
+    fn increase_disk_load(&mut self, rng: &mut Rng) {
+        // Blocks of several sectors can be torn.
+        self.load.padding = *rng.choose(&[0, 0, 300, 1_500]);
+        // With a slow disk the whole window is resent repeatedly; with one entry per message that
+        // would be millions of redundant messages.
         self.config.inflight_appends_max = self.config.inflight_appends_max.min(16);
         self.config.uncommitted_bytes_max += self.load.padding * 4;
-        // What clients saw is judged key by key, and of one with thousands of operations that
-        // takes longer than it may.
+        // The linearizability checker searches each key separately, and thousands of operations on
+        // one key would take too long.
         self.load.keys *= 4;
-        // Quick readers are most of the work, and do nothing to disks.
-        self.load.readers = self.load.readers.min(usize::from(dice.chance(200)));
+        // Reading clients cause most of the work, and do not use disks.
+        self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
-    /// How long a healthy majority may take to answer everything and to agree.
-    pub fn patience(&self) -> Duration {
+    /// Returns the maximum time that a healthy majority may take, in the recovery phase, to answer
+    /// all requests and to agree on the log.
+    pub fn recovery_timeout(&self) -> Duration {
         let config = &self.config;
         let election = config.election_timeout_max + config.election_timeout_lossy_extra;
         election * 10
             + config.check_quorum_window_lossy
             + config.silence_after_start
-            + config.request_hold
-            + self.load.patience.max * 3
+            + config.request_wait
+            + self.load.timeout.max * 3
     }
 }
 
-fn vary(config: &mut Config, dice: &mut Dice, leases: bool) {
-    config.lease_reads = leases || dice.chance(500);
-    config.fan_out = if dice.chance(500) { FanOut::All } else { FanOut::Thrifty };
-    if dice.chance(300) {
-        config.append_entries_max = usize::try_from(dice.between(1, 5)).expect("5");
+fn vary(config: &mut Config, rng: &mut Rng, leases: bool) {
+    config.lease_reads = leases || rng.permille(500);
+    config.fan_out = if rng.permille(500) { FanOut::All } else { FanOut::Thrifty };
+    if rng.permille(300) {
+        config.append_entries_max = usize::try_from(rng.between(1, 5)).expect("5");
     }
-    if dice.chance(300) {
-        config.append_bytes_max = usize::try_from(dice.between(1, 300)).expect("300");
+    if rng.permille(300) {
+        config.append_bytes_max = usize::try_from(rng.between(1, 300)).expect("300");
     }
-    if dice.chance(300) {
-        config.inflight_appends_max = usize::try_from(dice.between(1, 4)).expect("4");
+    if rng.permille(300) {
+        config.inflight_appends_max = usize::try_from(rng.between(1, 4)).expect("4");
     }
-    if dice.chance(100) {
-        config.inflight_bytes_max = usize::try_from(dice.between(1, 500)).expect("500");
+    if rng.permille(100) {
+        config.inflight_bytes_max = usize::try_from(rng.between(1, 500)).expect("500");
     }
-    if dice.chance(100) {
-        config.uncommitted_bytes_max = usize::try_from(dice.between(500, 2_000)).expect("2000");
+    if rng.permille(100) {
+        config.uncommitted_bytes_max = usize::try_from(rng.between(500, 2_000)).expect("2000");
     }
-    if dice.chance(100) {
-        config.held_requests_max = usize::try_from(dice.between(0, 3)).expect("3");
-        config.waiting_reads_max = usize::try_from(dice.between(1, 3)).expect("3");
+    if rng.permille(100) {
+        config.waiting_requests_max = usize::try_from(rng.between(0, 3)).expect("3");
+        config.waiting_reads_max = usize::try_from(rng.between(1, 3)).expect("3");
     }
 }
 
-fn draw_quality(faulty: bool, hop: Duration, config: &Config, dice: &mut Dice) -> LinkQuality {
+fn draw_quality(faulty: bool, hop: Duration, config: &Config, rng: &mut Rng) -> LinkQuality {
     let clean =
         LinkQuality { delay_min: hop / 2, delay_max: hop * 3 / 2, ..LinkQuality::perfect(hop) };
     if !faulty {
         return clean;
     }
-    let loss_max = *dice.pick(&[0, 50, 150, 300, 500_u64]);
+    let loss_max = *rng.choose(&[0, 50, 150, 300, 500_u64]);
     LinkQuality {
-        loss_permille: u32::try_from(dice.between(0, loss_max)).expect("500"),
-        duplicate_permille: *dice.pick(&[0, 20, 100]),
-        late_permille: *dice.pick(&[0, 10, 100, 300]),
-        delay_max: hop * u32::try_from(dice.between(2, 60)).expect("60"),
-        // Older than several terms.
+        loss_permille: u32::try_from(rng.between(0, loss_max)).expect("500"),
+        duplicate_permille: *rng.choose(&[0, 20, 100]),
+        late_permille: *rng.choose(&[0, 10, 100, 300]),
+        delay_max: hop * u32::try_from(rng.between(2, 60)).expect("60"),
+        // Longer than several terms.
         late_max: config.election_timeout_max * 8,
         ..clean
     }
 }
 
-/// The course's client traffic is never lost; a socket's is only where its replica dies, but a
-/// client that gives a connection up too early and asks again over another one looks like loss.
+/// Returns the quality of links between clients and replicas; `hop` is the usual delay. No message
+/// is lost with the course's protocol (`course`) or in runs without network faults (`faulty` is
+/// false). In the other runs, a lost message stands for a client that abandons a TCP connection too
+/// early and uses another one.
 fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
     let clean = LinkQuality { delay_min: hop / 2, delay_max: hop * 2, ..LinkQuality::perfect(hop) };
     if course || !faulty {
@@ -396,64 +407,66 @@ fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
     }
 }
 
-fn draw_paces(slow: bool, dice: &mut Dice) -> Paces {
+fn draw_delays(slow: bool, rng: &mut Rng) -> Delays {
     let micros = Duration::from_micros;
-    let choose = |dice: &mut Dice, longest: u64| match dice.below(3) {
-        0 => Pace::AT_ONCE,
-        1 => Pace { min: micros(1), max: micros(longest / 10) },
-        _ => Pace { min: micros(10), max: micros(longest) },
+    let choose = |rng: &mut Rng, longest: u64| match rng.below(3) {
+        0 => DurationRange::ZERO,
+        1 => DurationRange { min: micros(1), max: micros(longest / 10) },
+        _ => DurationRange { min: micros(10), max: micros(longest) },
     };
     let factor = if slow { 10 } else { 1 };
-    Paces {
-        sync: choose(dice, 2_000 * factor),
-        apply: choose(dice, 500 * factor),
-        batch: choose(dice, 300 * factor),
+    Delays {
+        sync: choose(rng, 2_000 * factor),
+        apply: choose(rng, 500 * factor),
+        batch: choose(rng, 300 * factor),
     }
 }
 
-fn draw_faults(troubles: &[Trouble], dice: &mut Dice) -> Vec<Fault> {
+fn draw_faults(types: &[FaultType], rng: &mut Rng) -> Vec<Fault> {
     use Fault::{
-        Clock, Crash, CrashAll, CrashLeader, CutSome, Deafen, FailDisk, FillDisk, Heal, Isolate,
-        Pause, RotSnapshot, SlowDisk, Split, SpoilSnapshot, Stall, Weather,
+        ClockRate, CorruptSnapshot, CorruptSnapshotWrite, Crash, CrashAll, CrashLeader, CutLinks,
+        FailDisk, FillDisk, Heal, Isolate, IsolateOneWay, MessageLoss, Pause, SlowDisk, Split,
+        StallDisk,
     };
-    let has = |trouble| troubles.contains(&trouble);
+    let has = |fault_type| types.contains(&fault_type);
     let mut faults = Vec::new();
     let mut add = |wanted: bool, some: &[Fault]| {
         if wanted {
             faults.extend_from_slice(some);
         }
     };
-    add(has(Trouble::Partitions), &[Heal, Heal]);
-    // Each seed has its own weights: some never split, some only isolate.
-    for fault in [Split, Isolate, Deafen, CutSome] {
-        add(has(Trouble::Partitions) && dice.chance(600), &[fault]);
+    add(has(FaultType::Partitions), &[Heal, Heal]);
+    // Each seed has its own weights: for example, some never split the cluster.
+    for fault in [Split, Isolate, IsolateOneWay, CutLinks] {
+        add(has(FaultType::Partitions) && rng.permille(600), &[fault]);
     }
-    add(has(Trouble::Crashes), &[Crash]);
-    add(has(Trouble::Crashes) && dice.chance(600), &[CrashLeader]);
-    add(has(Trouble::Crashes) && dice.chance(200), &[CrashAll]);
-    add(has(Trouble::Disks), &[SlowDisk]);
-    add(has(Trouble::Pauses), &[Pause]);
-    add(has(Trouble::Clocks), &[Clock]);
-    add(has(Trouble::Network) && dice.chance(300), &[Weather]);
-    for fault in [Stall, FailDisk, FillDisk, SpoilSnapshot, RotSnapshot] {
-        add(has(Trouble::Files) && dice.chance(500), &[fault]);
+    add(has(FaultType::Crashes), &[Crash]);
+    add(has(FaultType::Crashes) && rng.permille(600), &[CrashLeader]);
+    add(has(FaultType::Crashes) && rng.permille(200), &[CrashAll]);
+    add(has(FaultType::Disks), &[SlowDisk]);
+    add(has(FaultType::Pauses), &[Pause]);
+    add(has(FaultType::Clocks), &[ClockRate]);
+    add(has(FaultType::Network) && rng.permille(300), &[MessageLoss]);
+    for fault in [StallDisk, FailDisk, FillDisk, CorruptSnapshotWrite, CorruptSnapshot] {
+        add(has(FaultType::Files) && rng.permille(500), &[fault]);
     }
     faults
 }
 
-/// A rate within the bound, in parts per million; the limits themselves come often.
-pub(super) fn draw_rate(drift_ppm: u64, dice: &mut Dice) -> i64 {
+/// Draws the rate error of a clock, in parts per million, between `-drift_ppm` and `drift_ppm`. The
+/// bounds themselves are likely.
+pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     let bound = i64::try_from(drift_ppm).expect("a small rate");
-    match dice.below(4) {
+    match rng.below(4) {
         0 => bound,
         1 => -bound,
-        _ => i64::try_from(dice.between(0, 2 * drift_ppm)).expect("a small rate") - bound,
+        _ => i64::try_from(rng.between(0, 2 * drift_ppm)).expect("a small rate") - bound,
     }
 }
 
-/// A reading at which a clock starts: anything up to a day.
-pub(super) fn draw_origin(dice: &mut Dice) -> crate::types::Instant {
-    crate::types::Instant(dice.below(nanoseconds(Duration::from_hours(24))))
+/// Draws what a monotonic clock shows at first: up to a day.
+pub(super) fn draw_origin(rng: &mut Rng) -> crate::types::Instant {
+    crate::types::Instant(rng.below(nanoseconds(Duration::from_hours(24))))
 }
 
 #[cfg(test)]
@@ -461,13 +474,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plan_is_valid_and_all_sizes_and_doors_come() {
+    fn fault_plans_are_valid_and_cover_all_sizes_and_protocols() {
         let mut sizes = std::collections::BTreeSet::new();
         for seed in 0..500 {
             for profile in Profile::ALL {
-                let plan = Plan::draw(profile, &mut Dice::new(seed));
+                let plan = Plan::draw(profile, &mut Rng::new(seed));
                 assert_eq!(plan.config.validate(), Ok(()), "{profile:?} {seed}");
-                sizes.insert((plan.ids.len(), plan.door == Door::Course));
+                sizes.insert((plan.ids.len(), plan.protocol == ClientProtocol::Course));
                 assert!(plan.faults.is_empty() || profile != Profile::Quiet);
             }
         }
@@ -475,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_profiles() {
+    fn profile_is_found_by_its_name() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

@@ -1,186 +1,187 @@
-//! What can be wrong with a replica's folder. Every message names the file, the place in it where
-//! there is one, what was being done, and what the operator can do next.
+//! Errors of a replica's folder. Each message names the operation, the file, the offset if there is
+//! one, the reason, and what the operator can do.
 
 use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
-/// What to do about a folder that is not what the replica wrote. Advice that names the folder is
-/// the command line's.
+/// Advice on how to recover from a damaged folder, as the end of an error message. The command line
+/// adds advice with concrete paths.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
-                      replace this one by what they hold: `bowline cluster --replace ID`, or \
+                      rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
 
-/// Why a log can't be made, opened or written.
+/// Why a replica's folder cannot be created, opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The operating system refused something.
-    #[error("{doing} {file}: {source}; {}", io_advice(.source))]
+    /// The operating system reported an error for an operation on a file or the folder.
+    #[error("cannot {action} {file}: {source}; {}", io_advice(.source))]
     Io {
-        /// What was being done, as in "syncing".
-        doing: &'static str,
-        /// The file.
+        /// The failed operation, as the verb of a message, such as "sync".
+        action: &'static str,
+        /// Path of the file or folder on which the operation failed.
         file: String,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Another process has the folder open.
+    /// Another process has the replica's folder open.
     #[error(
-        "{folder} is in use by another process; stop that one, or give this one another folder"
+        "{folder} is in use by another process; stop that process, or choose another folder with \
+         --dir"
     )]
     Locked {
-        /// The folder.
+        /// Path of the folder that is in use.
         folder: String,
     },
-    /// A folder to be made a replica's holds something already.
+    /// The folder in which a replica is to be bootstrapped is not empty.
     #[error(
-        "{file} is already there, so the folder is not empty; start without --bootstrap and \
-         --rejoin if it is this replica's, or choose an empty folder"
+        "{file} already exists, so the folder is not empty; start without --bootstrap and \
+         --rejoin if it is this replica's folder, or choose an empty one"
     )]
     NotEmpty {
-        /// What is there.
+        /// Path of a file in the folder that exists already.
         file: String,
     },
-    /// The folder has no meta record.
+    /// The folder has no meta record (the file `meta` with the ids of cluster and replica), so it
+    /// was never bootstrapped.
     #[error(
-        "{file} is missing: this folder was never bootstrapped, or its disk was wiped; the \
-         replicas of a new cluster start with --bootstrap, but one that has run before must not: \
-         {REMEDY}"
+        "{file} is missing: this folder was never bootstrapped, or its disk was wiped; start the \
+         replicas of a new cluster with --bootstrap, but never one that has run before: {REMEDY}"
     )]
     NoIdentity {
-        /// The file that is missing.
+        /// Path of the missing meta record.
         file: String,
     },
-    /// The folder belongs to another cluster.
+    /// The folder belongs to a replica of another cluster.
     #[error(
-        "{file} belongs to cluster {found:032x}, not to {expected:032x}; check the folder and the \
-         cluster id"
+        "{file} belongs to cluster {found:032x}, not to {expected:032x}; check --dir and \
+         --cluster"
     )]
     OtherCluster {
-        /// The file that says so.
+        /// Path of the file that contains the id of the other cluster.
         file: String,
-        /// Whose it is.
+        /// Id of the cluster that the file belongs to.
         found: u128,
-        /// Whose it should be.
+        /// Id of the cluster that this replica is configured for.
         expected: u128,
     },
-    /// The folder belongs to another replica.
-    #[error(
-        "{file} belongs to replica {found}, not to replica {expected}; check the folder and --id"
-    )]
+    /// The folder belongs to another replica of the cluster.
+    #[error("{file} belongs to replica {found}, not to replica {expected}; check --dir and --id")]
     OtherReplica {
-        /// The file that says so.
+        /// Path of the file that contains the id of the other replica.
         file: String,
-        /// Whose it is.
+        /// Id of the replica that the file belongs to.
         found: NodeId,
-        /// Whose it should be.
+        /// Id of this replica, from the command line.
         expected: NodeId,
     },
-    /// The members of the cluster are others.
+    /// The replica ids of the cluster, as stored in the folder, differ from those on the command
+    /// line.
     #[error(
         "--peers and --id name {}, but {file} belongs to a cluster of {}: the members of a cluster \
-         are fixed when it is bootstrapped; name all of them in --peers, with the addresses at \
-         which they are now, or check --dir",
+         are fixed when it is bootstrapped; name all of them in --peers with their current \
+         addresses, or check --dir",
         replicas(.expected), replicas(.found)
     )]
     OtherMembers {
-        /// The file that says so.
+        /// Path of the file that contains the cluster's replica ids.
         file: String,
-        /// The ids in the folder.
+        /// Replica ids of the cluster that are stored in the file.
         found: Vec<NodeId>,
-        /// The ids that were given.
+        /// Replica ids of the cluster from the command line.
         expected: Vec<NodeId>,
     },
-    /// A format that this version does not know.
+    /// A file has a format version that this program does not read.
     #[error(
-        "{file} is in format {found}, this version of bowline knows {known} only; start it with \
-         the version that wrote it"
+        "{file} has format version {found}, which this version of bowline cannot read (it writes \
+         {known}); start the replica with the version that wrote the file"
     )]
     Version {
-        /// The file.
+        /// Path of the file with the unknown version.
         file: String,
-        /// Its format.
+        /// Format version of the file.
         found: u32,
-        /// Ours.
+        /// Format version of this kind of file that this program writes.
         known: u32,
     },
-    /// Bytes are not as they were written.
+    /// Bytes of a file differ from what was written.
     #[error(
-        "{file} is damaged at byte {offset}: {what}; what was written there may be committed, so \
-         nothing is cut off; {REMEDY}"
+        "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
+         nothing is truncated; {REMEDY}"
     )]
     Damaged {
-        /// The file.
+        /// Path of the damaged file.
         file: String,
-        /// Where in it the damaged part begins.
+        /// Byte offset of the damage in the file.
         offset: u64,
-        /// What is wrong there.
+        /// Description of the damage.
         what: String,
     },
-    /// A file of the log is not there.
-    #[error("{file} is missing, though later ones or the meta record speak of it; {REMEDY}")]
+    /// A segment file of the log is missing.
+    #[error("{file} is missing, but the meta record or a later segment refers to it; {REMEDY}")]
     Missing {
-        /// The file.
+        /// Path of the missing segment file.
         file: String,
     },
-    /// Files of the folder are of different ages: some were put back from a copy.
+    /// Files of the folder contradict each other: at least one was restored from an older copy.
     #[error(
-        "{file} is older than the rest of the folder: {what}; a folder restored from a copy has \
-         forgotten what it acknowledged; {REMEDY}"
+        "{file} is older than the rest of the folder: {what}; a folder restored from a copy lacks \
+         entries that it acknowledged; {REMEDY}"
     )]
     RolledBack {
-        /// The file that is too old.
+        /// Path of the file that is older than the others.
         file: String,
-        /// How that shows.
+        /// How the older file contradicts the others.
         what: String,
     },
-    /// Entries are missing between a snapshot and the log.
+    /// Entries are missing between the latest snapshot and the first entry of the log.
     #[error(
-        "the log in {folder} begins with entry {first}, but what the snapshots there hold ends \
-         with entry {end}: a snapshot is missing or damaged; {REMEDY}"
+        "the log in {folder} starts with entry {first}, but its snapshots end with entry {end}: a \
+         snapshot is missing or damaged; {REMEDY}"
     )]
     Uncovered {
-        /// The folder.
+        /// Path of the folder that contains the log and the snapshots.
         folder: String,
-        /// The log's first entry.
+        /// Index of the first entry in the log.
         first: Index,
-        /// The last entry of the latest whole snapshot; zero if there is none.
+        /// Index of the last entry in the latest complete snapshot; zero if there is no snapshot.
         end: Index,
     },
-    /// A snapshot is not whole, and the log does not hold what it held.
+    /// A snapshot is damaged, and neither the log nor an older snapshot has all of its entries.
     #[error(
-        "{file} is damaged, and neither the log nor an older snapshot, which ends with entry \
-         {end}, holds all that it did, up to {last}; {REMEDY}"
+        "{file} is damaged, and its state up to entry {last} is not in the log or in an older \
+         snapshot, which ends with entry {end}; {REMEDY}"
     )]
     SnapshotLost {
-        /// The file.
+        /// Path of the damaged snapshot.
         file: String,
-        /// Its last entry.
+        /// Id (term and index) of the last entry in the damaged snapshot.
         last: EntryId,
-        /// The last entry of the latest whole snapshot; zero if there is none.
+        /// Index of the last entry in the latest complete snapshot; zero if there is none.
         end: Index,
     },
-    /// A snapshot's bytes are not what they should be.
-    #[error("{file} is no whole snapshot: {what}")]
+    /// A file that should be a complete snapshot is damaged or incomplete.
+    #[error("{file} is not a complete snapshot: {what}")]
     Snapshot {
-        /// The file.
+        /// Path of the file that was expected to be a complete snapshot.
         file: String,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: String,
     },
-    /// An earlier write or sync failed.
+    /// The log refuses an operation because an earlier write or sync failed.
     #[error(
-        "the log in {folder} refuses all work since a write or sync failed; the process must end \
-         and read its disk anew"
+        "the log in {folder} accepts no more work because a write or sync failed; restart the \
+         process so that it reads its disk again"
     )]
     Failed {
-        /// The folder.
+        /// Path of the folder that contains the log.
         folder: String,
     },
 }
 
 impl StorageError {
-    /// Whether files are not as they were written, and are named for it.
+    /// Returns whether files of the folder are damaged, missing or out of date, so that the replica
+    /// must be rebuilt from the others.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -193,32 +194,33 @@ impl StorageError {
         )
     }
 
-    /// Whether all that was wrong is that there was no room.
-    pub fn is_no_room(&self) -> bool {
+    /// Returns whether the operation failed only for lack of disk space, or because of a limit on
+    /// file sizes.
+    pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let StorageError::Io { source, .. } = self else { return false };
         matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 }
 
+/// Returns what the operator can do about an error of the operating system.
 fn io_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room on the disk, then start again: nothing acknowledged is lost"
+            "free disk space, then start again: no acknowledged write is lost"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "give this user write access to the folder, then start again"
         }
         io::ErrorKind::FileTooLarge => {
-            "raise this user's limit on the size of files, then start again: nothing acknowledged \
-             is lost"
+            "raise this user's limit on file sizes, then start again: no acknowledged write is lost"
         }
         io::ErrorKind::NotFound => "check the path of the folder",
-        _ => "check the disk, then start again: nothing acknowledged is lost",
+        _ => "check the disk, then start again: no acknowledged write is lost",
     }
 }
 
-/// Ids as a sentence has them: `replicas 1, 2, 3`.
+/// Formats replica ids for a message: `replicas 1, 2, 3`.
 pub(crate) fn replicas(ids: &[NodeId]) -> String {
     let names: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
     format!("replica{} {}", if ids.len() == 1 { "" } else { "s" }, names.join(", "))

@@ -1,21 +1,22 @@
-//! Named places at which a test lets a process kill itself: each step of taking a snapshot, of
-//! taking one in, and of cutting the log behind it. Which one is told by the environment when the
-//! process starts, `BOWLINE_FAILPOINT=snapshot-own-renamed`, or `..=snapshot-own-renamed:3` for the
-//! third time that it is reached. They lie only on paths that are walked once for a snapshot, a
-//! piece of one, or a segment, and cost a load there.
+//! Failpoints: named places at which a test makes the process kill itself. Each step of taking a
+//! snapshot, of installing one and of compacting the log has one. The environment chooses it at the
+//! start of the process: `BOWLINE_FAILPOINT=snapshot-own-renamed`, or `...=snapshot-own-renamed:3`
+//! for the third time that it is reached. A failpoint costs one load, and is reached at most once
+//! per chunk of a snapshot or per segment.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Where the environment says which one.
+/// Name of the environment variable that selects the failpoint at which the process kills itself.
 pub const VARIABLE: &str = "BOWLINE_FAILPOINT";
 
 #[derive(Debug)]
 struct Failpoint {
     name: String,
-    /// How often it is still to be passed before.
+    /// Number of visits of the failpoint that are left until the process kills itself, which it
+    /// does when this counter drops from 1 to 0.
     left: AtomicU64,
 }
 
@@ -30,22 +31,26 @@ fn parse(text: &str) -> Failpoint {
 }
 
 impl Failpoint {
-    /// Whether it is this one, for the last time.
-    fn is_here(&self, who: &str, step: &str) -> bool {
-        let step_of_it = self.name.strip_prefix(who).and_then(|rest| rest.strip_prefix('-'));
-        step_of_it == Some(step) && self.left.fetch_sub(1, Ordering::Relaxed) == 1
+    /// Counts a visit of the failpoint `scope-step`, if that is the selected one. Returns whether
+    /// the process must kill itself now.
+    fn is_due(&self, scope: &str, step: &str) -> bool {
+        let own_step = self.name.strip_prefix(scope).and_then(|rest| rest.strip_prefix('-'));
+        own_step == Some(step) && self.left.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
-/// From now on the process is to end at this one.
+/// Selects the failpoint (named place in the code) at which this process kills itself, to test
+/// recovery: `name` for its first visit, `name:count` for visit number `count`. Only the first call
+/// has an effect.
 pub fn choose(text: &str) {
     let _ = CHOSEN.set(parse(text));
 }
 
-/// The place `who-step` is reached.
-pub fn reach(who: &str, step: &str) {
-    if CHOSEN.get().is_some_and(|chosen| chosen.is_here(who, step)) {
-        // As by kill -9: nothing more runs, nothing is flushed.
+/// Kills the process here if the failpoint `scope-step` was selected and has been reached the given
+/// number of times.
+pub fn reach(scope: &str, step: &str) {
+    if CHOSEN.get().is_some_and(|chosen| chosen.is_due(scope, step)) {
+        // Like kill -9: nothing else runs and nothing is flushed.
         let _ = kill_process(getpid(), Signal::KILL);
     }
 }
@@ -55,12 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_named_one_at_the_given_time_only() {
-        let chosen = parse("log-cut:2");
-        assert!(!chosen.is_here("log", "cut"), "the first time");
-        assert!(!chosen.is_here("log", "cut-noted") && !chosen.is_here("lo", "g-cut"));
-        assert!(chosen.is_here("log", "cut"));
-        assert!(!chosen.is_here("log", "cut"), "it is over");
-        assert!(parse("snapshot-own-made").is_here("snapshot-own", "made"));
+    fn failpoint_fires_only_at_the_configured_hit() {
+        let chosen = parse("log-synced:2");
+        assert!(!chosen.is_due("log", "synced"), "the first time");
+        assert!(!chosen.is_due("log", "synced-twice") && !chosen.is_due("lo", "g-synced"));
+        assert!(chosen.is_due("log", "synced"));
+        assert!(!chosen.is_due("log", "synced"), "fires once");
+        assert!(parse("snapshot-own-created").is_due("snapshot-own", "created"));
     }
 }

@@ -1,39 +1,38 @@
-//! The durable log of one replica, as the log writer stage uses it.
+//! [`Log`]: the durable log of one replica, as the log writer stage uses it.
 
 use std::collections::VecDeque;
 
-use crate::config::Mutant;
-use crate::raft::{Durable, HardState, SnapshotId};
+use crate::raft::HardState;
 use crate::record::{Entry, RECORD_BYTES_MAX};
 use crate::types::{EntryId, Index, NodeId, Term};
 
-use super::Identity;
-use super::disk::Disk;
+use super::active_segment::ActiveSegment;
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::failpoint::reach;
+use super::identity::Identity;
 use super::meta::{META_FILE_NEW, Meta, OPENINGS_KEPT};
-use super::opening::Expected;
 use super::recovery::{Replay, check_hard_state};
-use super::sector::{self, SECTOR_BYTES, sectors_for};
+use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
 
-/// Most bytes that wait for a sync; one that would make them more is preceded by a sync.
+/// Maximum bytes of records that are collected for one block (the unit of writing and syncing). The
+/// collected records are synced before a record that would exceed the limit.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
-/// How a segment is called before its header is durable.
-pub(super) const UNFINISHED: &str = ".new";
 
-/// How a log is laid out. Any log can be opened with any options.
+/// Layout of a log. A log can be opened with options other than those it was written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Size of a segment; one larger block gets a segment of its own size.
+    /// Size of a new segment file in bytes. A block that is larger gets a segment file just large
+    /// enough for it.
     pub segment_bytes: u64,
-    /// How many openings are remembered, 1 to [`OPENINGS_KEPT`]. The same for all replicas of a
-    /// cluster.
+    /// Number of starts that the history of starts in the meta record keeps, 1 to
+    /// [`OPENINGS_KEPT`]. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
 impl LogOptions {
-    /// Segments of this size, everything else as usual.
+    /// Returns the default options with segments of `segment_bytes` bytes.
     pub const fn with_segment_bytes(segment_bytes: u64) -> LogOptions {
         LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT }
     }
@@ -45,133 +44,149 @@ impl Default for LogOptions {
     }
 }
 
-/// What a log has done since it was opened, and what it holds.
+/// Statistics of a log since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
-    /// Blocks made durable, the one of the opening among them.
+    /// Number of blocks written and synced since the log was opened, including the block that is
+    /// written when the log is opened.
     pub syncs: u64,
-    /// Bytes written for them.
+    /// Bytes written for blocks, including the zeros written after small blocks.
     pub bytes: u64,
-    /// Records in them.
+    /// Number of records (log entries) in the written blocks.
     pub records: u64,
-    /// How long the log is, from the first segment that was there when it was opened on: with its
-    /// headers and with what is left empty at segments' ends, but without what lies ahead.
+    /// Position of the end of the last block, in bytes since the start of the first segment that
+    /// existed when the log was opened. Segment headers and unused ends of segments count.
     pub end: u64,
-    /// Segments there are.
+    /// Number of segment files that the log has now.
     pub segments: u64,
-    /// How many were deleted from the front.
+    /// Number of segments deleted at the front of the log by compaction.
     pub segments_deleted: u64,
-    /// How often the log began anew behind a snapshot.
+    /// Number of times that the log was restarted after an installed snapshot.
     pub restarts: u64,
-    /// Bytes of a torn tail that were cut off when the log was opened.
+    /// Bytes of an incomplete (torn) block that were truncated when the log was opened.
     pub torn_bytes: u64,
 }
 
 /// The durable log of one replica.
 ///
-/// [`Log::append`] gathers, [`Log::sync`] makes all of it durable as one block. After an error of
-/// either the log refuses everything: the process must end, and the next one reads what is there.
+/// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. After an error
+/// of any operation the log refuses all further operations: the process must exit, and the next
+/// process recovers the log from the disk.
+///
+/// Invariants: `durable_last` and `durable_state` are the last entry, term and vote of the last
+/// block on disk; `last` and `hard_state` include what is not synced yet.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
     pub(super) disk: D,
-    pub(super) options: LogOptions,
+    options: LogOptions,
     pub(super) meta: Meta,
-    pub(super) segment: Segment<D::File>,
-    /// Of each segment its number, and the last index before it when it was begun.
-    pub(super) bases: VecDeque<(u64, Index)>,
-    /// The chain after the last block.
-    pub(super) chain: u32,
-    /// The opening that wrote the last block.
-    pub(super) written_by: u64,
-    pub(super) hard_state: HardState,
-    pub(super) block: BlockBuilder,
-    /// Whether the block in the making says anything new.
-    pub(super) waiting: bool,
-    /// The last entry, those that wait included. Its term is zero where it is not known.
-    pub(super) last: EntryId,
-    /// The last entry that is durable.
-    pub(super) durable_last: EntryId,
-    /// Term and vote that are durable.
-    pub(super) durable_state: HardState,
-    /// Sectors of the block being written; kept for its memory.
-    pub(super) image: Vec<u8>,
-    pub(super) failed: bool,
-    pub(super) stats: LogStats,
-}
-
-/// The segment that is written to.
-#[derive(Debug)]
-pub(super) struct Segment<F> {
-    pub(super) file: F,
-    pub(super) number: u64,
-    pub(super) salt: u32,
-    pub(super) sectors: u32,
-    /// The first sector that no block fills.
-    pub(super) next: u32,
-    /// Before this sector all are written: with blocks, or with zeros again.
-    pub(super) written: u32,
-    /// How many blocks it has.
-    pub(super) blocks: u32,
+    segment: ActiveSegment<D::File>,
+    /// Number of each segment file, and the index of the last entry before the segment when it was
+    /// created.
+    bases: VecDeque<(u64, Index)>,
+    /// Checksum that chains the blocks, as of the last block: computed over that block and the
+    /// chain checksum of the block before it.
+    chain: u32,
+    /// Incarnation of the replica that wrote the last block, that is, how often its log had been
+    /// opened (its process started) by then; zero before the first block.
+    written_by: u64,
+    hard_state: HardState,
+    /// The block that the next sync writes, with the records collected so far.
+    block: BlockBuilder,
+    /// Whether the next sync has entries, a term or a vote to write.
+    unsynced: bool,
+    /// Id of the last entry, durable or not. Its term is zero if unknown.
+    last: EntryId,
+    durable_last: EntryId,
+    durable_state: HardState,
+    /// Reused buffer for the sectors of one block.
+    image: Vec<u8>,
+    failed: bool,
+    stats: LogStats,
 }
 
 impl<D: Disk> Log<D> {
-    /// Makes an empty folder the home of a replica of this cluster, whose members, this replica
-    /// included, are these. Once in a replica's life.
+    /// Creates the files of a new replica in an empty folder, once in the replica's life. `members`
+    /// are the ids of all voters, this replica included.
     ///
     /// # Errors
-    /// If the folder is not empty or can't be written.
+    /// If the folder is not empty or cannot be written.
     pub fn bootstrap(
         disk: &mut D,
         cluster: u128,
         replica: NodeId,
         members: &[NodeId],
     ) -> Result<(), StorageError> {
-        make_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
+        create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
-    /// Makes an empty folder the new home of a replica that has lost its old one. It is marked as
-    /// rejoining until [`Log::end_rejoining`]: it has forgotten what it acknowledged and voted.
+    /// Creates the files of a replica that lost its folder, under its old id in an empty folder.
+    /// The replica is marked as rejoining until [`Log::end_rejoining`], because it lacks entries
+    /// and votes that it acknowledged.
     ///
     /// # Errors
-    /// If the folder is not empty or can't be written.
+    /// If the folder is not empty or cannot be written.
     pub fn bootstrap_rejoining(
         disk: &mut D,
         cluster: u128,
         replica: NodeId,
         members: &[NodeId],
     ) -> Result<(), StorageError> {
-        assert!(members.len() > 2, "{} members can't replace one of them", members.len());
-        make_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
+        assert!(members.len() > 2, "{} members cannot rebuild one of them", members.len());
+        create_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
     }
 
-    /// Recovers a replica's log and opens it at once: [`Log::recover`] and
-    /// [`Recovered::open`](super::Recovered::open) for callers with nothing to do in between, and
-    /// for which the folder says who the members are.
-    ///
-    /// # Errors
-    /// As these two.
-    pub fn open(
+    /// Returns a log in the state that recovery read from its files, with its last segment open for
+    /// appends. The caller must at once write a block with [`Log::write_block`] and the replica's
+    /// new incarnation (how often the log was opened, this time included).
+    pub(super) fn resume(
         disk: D,
-        cluster: Option<u128>,
-        replica: NodeId,
         options: LogOptions,
-        snapshot: Option<SnapshotId>,
-    ) -> Result<(Log<D>, Durable, Identity), StorageError> {
-        let expected = Expected { cluster, replica, members: None };
-        let recovered = Log::recover(disk, options, &expected)?;
-        recovered.check_snapshot(snapshot)?;
-        let (log, durable) = recovered.open(snapshot)?;
-        let identity = log.identity();
-        Ok((log, durable, identity))
+        meta: Meta,
+        segment: ActiveSegment<D::File>,
+        replay: &Replay,
+    ) -> Log<D> {
+        let mut bases = replay.bases.clone();
+        if bases.is_empty() {
+            bases.push_back((segment.number(), Index::ZERO));
+        }
+        assert!(bases.back().is_some_and(|&(number, _)| number == segment.number()), "{bases:?}");
+        let last = replay.last();
+        let hard_state = replay.durable.hard_state;
+        assert!(last.term <= hard_state.term, "{last} beyond term {}", hard_state.term);
+        let stats = LogStats {
+            end: replay.bytes_before + segment.used_bytes(),
+            torn_bytes: u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64,
+            ..LogStats::default()
+        };
+        Log {
+            disk,
+            options,
+            meta,
+            segment,
+            bases,
+            chain: replay.chain,
+            written_by: replay.incarnation,
+            hard_state,
+            block: BlockBuilder::default(),
+            unsynced: true,
+            last,
+            durable_last: last,
+            durable_state: hard_state,
+            image: Vec::new(),
+            failed: false,
+            stats,
+        }
     }
 
-    /// Durably ends the state in which [`Log::bootstrap_rejoining`] has left the replica: it holds
-    /// again what it may have acknowledged.
+    /// Durably records that the replica is not rejoining any more, after
+    /// [`Log::bootstrap_rejoining`]. The caller does so once the replica has again every entry that
+    /// it may have acknowledged.
     ///
     /// # Errors
-    /// If that failed, now or earlier, as with [`Log::sync`].
+    /// If the write failed, now or earlier, as with [`Log::sync`].
     pub fn end_rejoining(&mut self) -> Result<(), StorageError> {
-        self.check()?;
+        self.check_usable()?;
         if !self.meta.rejoining {
             return Ok(());
         }
@@ -182,48 +197,23 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// What a replica starts with that has this snapshot. Makes the log follow it if it does not.
-    pub(super) fn cut_behind(
-        &mut self,
-        snapshot: Option<SnapshotId>,
-        replay: Replay,
-    ) -> Result<Durable, StorageError> {
-        let follows = snapshot.is_none_or(|snapshot| replay.holds(snapshot.last));
-        let rejoining = self.meta.rejoining;
-        let mut durable = Durable { snapshot, rejoining, ..replay.durable };
-        let Some(SnapshotId { last, .. }) = snapshot else { return Ok(durable) };
-        if !follows {
-            if last.term > self.hard_state.term {
-                // The snapshot came to the disk before the term in which it was sent did. In such
-                // a term this replica has promised nothing: no promise leaves before it is durable.
-                self.hard_state = HardState { term: last.term, voted_for: None };
-                self.waiting = true;
-                durable.hard_state = self.hard_state;
-            }
-            self.restart_after(last)?;
-        }
-        let in_snapshot = |entry: &Entry| entry.index() <= last.index;
-        let count = durable.entries.partition_point(in_snapshot);
-        durable.entries.drain(..if follows { count } else { durable.entries.len() });
-        Ok(durable)
-    }
-
-    /// Takes in what the next sync is to make durable: term and vote if they changed, and entries
-    /// in order without gaps, the first of which replaces whatever the log holds from its index
-    /// on. Their records are copied; they are not durable before [`Log::sync`] has returned.
+    /// Collects what the next sync makes durable: term and vote if they changed, and consecutive
+    /// entries. The first of `entries` replaces the log's entry at its index and all later ones.
+    /// Copies the entries. Nothing is durable before [`Log::sync`] returns.
     ///
     /// # Errors
-    /// If an earlier write failed, or one now: very much may make a sync of its own.
+    /// If an earlier write failed, or a write during this call: entries that exceed the largest
+    /// block are synced before the call returns.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
         entries: &[Entry],
     ) -> Result<(), StorageError> {
-        self.check()?;
+        self.check_usable()?;
         if let Some(hard_state) = hard_state {
-            // The pair of what recovery checks: a log that can't be read back must not be written.
+            // What recovery would refuse must not be written.
             assert_eq!(check_hard_state(self.hard_state, hard_state), Ok(()));
-            self.waiting |= hard_state != self.hard_state;
+            self.unsynced |= hard_state != self.hard_state;
             self.hard_state = hard_state;
         }
         if let Some(first) = entries.first() {
@@ -232,62 +222,62 @@ impl<D: Disk> Log<D> {
             self.last = EntryId { term: Term(0), index: first.previous() };
         }
         for entry in entries {
-            let last = self.last.index;
-            let term = self.hard_state.term;
-            assert!(entry.index() == last.next(), "{} does not follow {last}", entry.id());
-            let fits = Term(0) < entry.term() && entry.term() <= term;
-            assert!(fits, "{} in a block of term {term}", entry.id());
+            let (last, term) = (self.last, self.hard_state.term);
+            assert!(entry.index() == last.index.next(), "{} does not follow {last}", entry.id());
+            assert!(entry.term() > Term(0), "{} has no term", entry.id());
+            assert!(entry.term() <= term, "{} in a block of term {term}", entry.id());
+            assert!(entry.term() >= last.term, "{} follows {last}", entry.id());
             if self.block.len() + entry.record().len() > BLOCK_BYTES_MAX {
                 self.sync()?;
             }
             self.block.push(entry);
             self.last = entry.id();
-            self.waiting = true;
+            self.unsynced = true;
         }
         Ok(())
     }
 
-    /// Makes all of it durable: one write and one sync, or nothing if nothing new waits.
+    /// Makes all collected entries, the term and the vote durable with one write and one sync; does
+    /// nothing if everything is durable already.
     ///
     /// # Errors
-    /// If that failed, now or earlier. What the disk holds is unknown from then on, and the log
-    /// refuses everything.
+    /// If the write or the sync failed, now or earlier. The contents of the disk are then unknown,
+    /// and the log refuses all further operations.
     pub fn sync(&mut self) -> Result<(), StorageError> {
-        self.check()?;
-        if self.waiting { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
+        self.check_usable()?;
+        if self.unsynced { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Lets the log begin anew behind `last`, the end of a snapshot that is durable, in place of
-    /// all that it holds, and makes that durable. What waits is made durable first, for the log
-    /// must not forget a term or a vote among it. So a job's term and vote are handed over before,
-    /// and its entries after.
+    /// Durably replaces all entries of the log by a new start after `last`, the last entry of a
+    /// durable snapshot. Syncs first, so that an unsynced term or vote is not lost. A caller with a
+    /// new term and entries appends the term before this call, and the entries after it.
     ///
     /// # Errors
-    /// If that failed, now or earlier, as with [`Log::sync`].
+    /// If a write or sync failed, now or earlier, as with [`Log::sync`].
     pub fn restart_after(&mut self, last: EntryId) -> Result<(), StorageError> {
         self.sync()?;
         let term = self.hard_state.term;
         assert!(last.index > Index::ZERO && last.term <= term, "{last} in term {term}");
-        // Until all has gone well.
+        assert!(self.durable_state == self.hard_state, "term {term} is not durable");
         self.failed = true;
         self.begin_segment(1, Some(last))?;
-        reach("log", "begun-anew");
+        reach("log", "restarted");
         (self.last, self.durable_last) = (last, last);
-        self.delete_before(self.segment.number)?;
-        reach("log", "begun-anew-alone");
+        self.delete_before(self.segment.number())?;
+        reach("log", "restarted-compacted");
         self.stats.restarts += 1;
         self.failed = false;
         Ok(())
     }
 
-    /// Deletes the segments all of whose entries are in a snapshot that is durable, which holds
-    /// all up to `index`; what the log holds up to there must be durable too. For after a sync, and
-    /// after what waits for that: to delete files takes time.
+    /// Deletes the segments that hold only entries up to `index`. These entries must be in a
+    /// durable snapshot, and durable in the log too. The deletion takes time, so the caller should
+    /// first sync and acknowledge the entries collected so far.
     ///
     /// # Errors
-    /// If that failed, now or earlier, as with [`Log::sync`].
+    /// If a write or deletion failed, now or earlier, as with [`Log::sync`].
     pub fn compact_to(&mut self, index: Index) -> Result<(), StorageError> {
-        self.check()?;
+        self.check_usable()?;
         let needed = self.bases.iter().rposition(|&(_, base)| base <= index);
         let Some(place) = needed.filter(|&place| place > 0) else { return Ok(()) };
         self.failed = true;
@@ -296,214 +286,186 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Whether anything waits for a sync.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting
+    /// Returns whether entries, a term or a vote are collected but not synced yet.
+    pub fn has_unsynced(&self) -> bool {
+        self.unsynced
     }
 
-    /// What it has done and holds.
+    /// Returns the statistics since the log was opened.
     pub fn stats(&self) -> LogStats {
         LogStats { segments: self.bases.len() as u64, ..self.stats }
     }
 
-    /// Whose log it is.
+    /// Returns the cluster, replica and incarnation that the log belongs to.
     pub fn identity(&self) -> Identity {
         self.meta.identity
     }
 
-    /// The random numbers of the latest openings, this one's last: by these peers tell the log from
-    /// an older copy of itself.
+    /// Returns the random numbers that were drawn at the latest openings of the log, one per start
+    /// of the replica, that of the current start last. They let peers tell this log from an older
+    /// copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.meta.openings
     }
 
-    /// The ids of all voters of the cluster, ascending; this replica is one of them.
+    /// Returns the ids of all voters of the cluster, ascending, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.meta.members
     }
 
-    /// Whether the replica has lost what it had acknowledged, and does not hold it again yet.
+    /// Returns whether the replica lost acknowledged entries with its folder and has not received
+    /// them again yet.
     pub fn is_rejoining(&self) -> bool {
         self.meta.rejoining
     }
 
-    /// The disk, for whoever simulates one and decides what goes wrong with it.
+    /// Returns the disk, so that a simulation can plan its faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Gives the disk back, without whatever waits for a sync.
+    /// Returns the disk. Entries, term and vote that were appended but not synced are lost.
     pub fn into_disk(self) -> D {
         self.disk
     }
 
-    fn check(&self) -> Result<(), StorageError> {
+    pub(super) fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Sets the current term to `term`, that of the last entry of an installed snapshot, and clears
+    /// the vote: the power failed after the snapshot became durable and before the term did. The
+    /// replica has voted for no candidate in this term, since a vote is durable before it is sent.
+    pub(super) fn adopt_term(&mut self, term: Term) {
+        assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
+        self.hard_state = HardState { term, voted_for: None };
+        self.unsynced = true;
+    }
+
+    fn check_usable(&self) -> Result<(), StorageError> {
         if self.failed {
             return Err(StorageError::Failed { folder: self.disk.describe("") });
         }
         Ok(())
     }
 
+    /// Writes and syncs a block with the collected records, term and vote. `incarnation`, which the
+    /// block's header records, is how often the log has been opened (the replica started).
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
-        // Until all has gone well.
+        assert!(
+            incarnation >= self.written_by,
+            "a block of opening {incarnation} after one of opening {}",
+            self.written_by
+        );
+        // Cleared at the end, so that any error on the way fails the log.
         self.failed = true;
         let sectors = sectors_for(self.block.len());
-        if sectors as u64 > u64::from(self.segment.sectors - self.segment.next) {
+        if !self.segment.fits(sectors) {
             self.begin_segment(sectors, None)?;
         }
-        let count = self.block.count();
+        let record_count = self.block.count();
         let (stream, chain) = self.block.finish(self.chain, incarnation, self.hard_state);
-        let segment = &mut self.segment;
-        let (disk, first) = (&mut self.disk, segment.next);
-        let end = first + as_sectors(sectors);
-        let mut ahead = 0;
-        if end > segment.written {
-            if sectors * SECTOR_BYTES <= SMALL_BLOCK_BYTES {
-                ahead = (segment.sectors - end).min(AHEAD_SECTORS);
-            }
-            segment.written = end + ahead;
-        }
-        let image = &mut self.image;
-        image.clear();
-        image.reserve((sectors + ahead as usize) * SECTOR_BYTES + IMAGE_ALIGN);
-        // Some disks take bytes from where they lie, if that is at a round address.
-        let start = image.as_ptr().align_offset(IMAGE_ALIGN).min(IMAGE_ALIGN);
-        image.resize(start, 0);
-        sector::seal(segment.salt, first, segment.blocks + 1, stream, image);
-        image.resize(image.len() + ahead as usize * SECTOR_BYTES, 0);
-        let image = &image[start..];
-        let offset = u64::from(first) * SECTOR_BYTES as u64;
-        let name = segment::file_name(segment.number);
-        disk.write_at(&mut segment.file, offset, image)
-            .map_err(|source| io(disk, "writing to", &name, source))?;
-        let synced = disk.sync(&mut segment.file);
-        if disk.mutant() != Some(Mutant::IgnoreFailedSync) {
-            synced.map_err(|source| io(disk, "syncing", &name, source))?;
-        }
-        segment.next += as_sectors(sectors);
-        segment.blocks += 1;
-        self.stats.end += bytes_of(as_sectors(sectors));
+        let used = self.segment.used_bytes();
+        let written = self.segment.write_block(&mut self.disk, stream, &mut self.image)?;
+        self.stats.end += self.segment.used_bytes() - used;
+        self.stats.syncs += 1;
+        self.stats.bytes += written;
+        self.stats.records += u64::from(record_count);
+        assert!(self.stats.end > used, "the log ends at {}", self.stats.end);
         self.chain = chain;
         self.written_by = incarnation;
         (self.durable_last, self.durable_state) = (self.last, self.hard_state);
-        self.stats.syncs += 1;
-        self.stats.bytes += image.len() as u64;
-        self.stats.records += u64::from(count);
         self.block.clear();
-        if self.image.capacity() > IMAGE_BYTES_KEPT {
-            self.image = Vec::new();
-        }
-        self.waiting = false;
+        self.unsynced = false;
         self.failed = false;
         Ok(())
     }
 
-    /// Begins a segment that has room for a block of so many sectors, and that follows the ones
-    /// before it, or the end of a snapshot. All blocks are durable.
+    /// Creates the next segment file, large enough for a block of `sectors` sectors. It continues
+    /// after the last durable block, or restarts the log after `snapshot_end`, the last entry of a
+    /// snapshot, if that is set.
     fn begin_segment(
         &mut self,
         sectors: usize,
         snapshot_end: Option<EntryId>,
     ) -> Result<(), StorageError> {
         let header = SegmentHeader {
-            number: self.segment.number + 1,
-            sectors: sectors_of(self.options, sectors),
+            number: self.segment.number() + 1,
+            sectors: segment_sectors(self.options, sectors),
             chain: self.chain,
-            blocks_before: self.segment.blocks,
+            blocks_before: self.segment.block_count(),
             base: snapshot_end.unwrap_or(self.durable_last),
             incarnation: self.written_by,
             hard_state: self.durable_state,
             restart: snapshot_end.is_some(),
             ..first_segment(&self.meta, self.options)
         };
-        self.stats.end += bytes_of(self.segment.sectors - self.segment.next);
-        self.segment = make_segment(&mut self.disk, &header)?;
-        self.stats.end += bytes_of(self.segment.next);
+        self.stats.end += self.segment.unused_bytes();
+        self.segment = ActiveSegment::create(&mut self.disk, &header)?;
+        self.stats.end += self.segment.used_bytes();
+        assert!(self.segment.fits(sectors), "segment {} is too small", header.number);
+        let last = self.bases.back().map_or(0, |&(number, _)| number);
+        assert!(last < header.number, "segment {} after {last}", header.number);
         self.bases.push_back((header.number, header.base.index));
         self.meta.last = header.number;
         self.meta.write(&mut self.disk)
     }
 
-    /// Deletes the segments before `first`, the oldest first. The meta record says before that
-    /// they are not needed, so it is the same whether a power cut brings some of them back.
+    /// Deletes the segments with numbers below `first`, the oldest first. Writes `first` to the
+    /// meta record before, so that recovery ignores segments that a power cut brings back.
     pub(super) fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
+        let current = self.segment.number();
+        assert!(first <= current, "segment {first} of {current}");
+        assert!(first >= self.meta.first, "segment {first} before {}", self.meta.first);
         self.meta.first = first;
         self.meta.write(&mut self.disk)?;
-        reach("log", "cut-noted");
+        reach("log", "compaction-recorded");
         while self.bases[0].0 < first {
             let name = segment::file_name(self.bases[0].0);
-            let disk = &mut self.disk;
-            disk.let_go(&name).map_err(|source| io(disk, "deleting", &name, source))?;
+            self.disk.delete_in_background(&name).map_err(io_error(&self.disk, "delete", &name))?;
             reach("log", "segment-deleted");
             self.bases.pop_front();
             self.stats.segments_deleted += 1;
         }
+        assert!(!self.bases.is_empty(), "all segments were deleted");
         Ok(())
     }
 }
 
-/// A file system sets room aside without writing it, and notes what has been written at the first
-/// write to each place: with a sync that is one more write, to its journal, and one more wait. So a
-/// small block has a stretch of zeros written behind it, and the next blocks find that done: a sync
-/// of theirs takes two thirds of the time. Large blocks would gain little for twice the bytes.
-const AHEAD_SECTORS: u32 = 512;
-const SMALL_BLOCK_BYTES: usize = 32 << 10;
-
-/// Where in memory a block's sectors begin: at a multiple of this.
-const IMAGE_ALIGN: usize = 4_096;
-/// Memory for a block's sectors that is kept from one block to the next.
-const IMAGE_BYTES_KEPT: usize = 1 << 20;
-
-/// Writes the first meta record of an empty folder.
-fn make_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
-    let names = disk.list().map_err(|source| io(disk, "listing", "", source))?;
+/// Writes the first meta record into an empty folder; fails if the folder is not empty.
+fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
+    let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.
     if let Some(other) = names.iter().find(|name| *name != META_FILE_NEW) {
         return Err(StorageError::NotEmpty { file: disk.describe(other) });
     }
     for name in &names {
-        disk.delete(name).map_err(|source| io(disk, "deleting", name, source))?;
+        disk.delete(name).map_err(io_error(disk, "delete", name))?;
     }
     meta.write(disk)
 }
 
-/// The same ids, ascending.
 fn sorted(members: &[NodeId]) -> Vec<NodeId> {
     let mut members = members.to_vec();
     members.sort_unstable();
     members
 }
 
-pub(super) fn io<D: Disk>(
-    disk: &D,
-    doing: &'static str,
-    name: &str,
-    source: std::io::Error,
-) -> StorageError {
-    StorageError::Io { doing, file: disk.describe(name), source }
-}
-
-pub(super) fn bytes_of(sectors: u32) -> u64 {
-    u64::from(sectors) * SECTOR_BYTES as u64
-}
-
-fn as_sectors(count: usize) -> u32 {
-    u32::try_from(count).expect("a block is within its segment")
-}
-
-/// How many sectors a segment gets whose first block fills so many.
-fn sectors_of(options: LogOptions, block: usize) -> u32 {
+/// Returns the length in sectors of a new segment whose first block has `block` sectors.
+fn segment_sectors(options: LogOptions, block: usize) -> u32 {
     let wanted = options.segment_bytes / SECTOR_BYTES as u64;
     let needed = 1 + block.max(sectors_for(BLOCK_HEADER_BYTES)) as u64;
+    assert!(needed > 1, "a segment needs more than its header");
     u32::try_from(wanted.max(needed)).expect("segments are below 2 TiB")
 }
 
+/// Returns the header of a new log's first segment.
 pub(super) fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
     SegmentHeader {
         cluster: meta.identity.cluster,
         replica: meta.identity.replica,
         number: 1,
-        sectors: sectors_of(options, 1),
+        sectors: segment_sectors(options, 1),
         chain: 0,
         blocks_before: 0,
         base: EntryId::ZERO,
@@ -513,41 +475,12 @@ pub(super) fn first_segment(meta: &Meta, options: LogOptions) -> SegmentHeader {
     }
 }
 
-/// Makes a segment's file, durable with its header and its name.
-pub(super) fn make_segment<D: Disk>(
-    disk: &mut D,
-    header: &SegmentHeader,
-) -> Result<Segment<D::File>, StorageError> {
-    let name = segment::file_name(header.number);
-    let unfinished = format!("{name}{UNFINISHED}");
-    let bytes = u64::from(header.sectors) * SECTOR_BYTES as u64;
-    let mut file = disk
-        .create(&unfinished, bytes)
-        .map_err(|source| io(disk, "making and preallocating", &unfinished, source))?;
-    disk.write_at(&mut file, 0, &header.encode())
-        .map_err(|source| io(disk, "writing to", &unfinished, source))?;
-    disk.sync(&mut file).map_err(|source| io(disk, "syncing", &unfinished, source))?;
-    disk.rename(&unfinished, &name).map_err(|source| io(disk, "renaming", &unfinished, source))?;
-    if disk.mutant() != Some(Mutant::UnsyncedSegmentName) {
-        disk.sync_dir().map_err(|source| io(disk, "syncing", "", source))?;
-    }
-    Ok(Segment {
-        file,
-        number: header.number,
-        salt: header.salt(),
-        sectors: header.sectors,
-        next: 1,
-        written: 1,
-        blocks: 0,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::{Durable, SnapshotId};
     use crate::record::{EntryKind, RecordBuffer};
-    use crate::storage::MemDisk;
-    use crate::types::EntryId;
+    use crate::storage::{Expected, MemDisk};
 
     const OPTIONS: LogOptions = LogOptions::with_segment_bytes(8 << 10);
 
@@ -566,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_synced_is_there_again_and_a_replaced_tail_is_not() {
+    fn synced_entries_survive_and_a_replaced_tail_does_not() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, durable, identity) = opened(&mut disk);
@@ -577,23 +510,23 @@ mod tests {
         let before = log.stats().syncs;
         log.sync().unwrap();
         log.sync().unwrap();
-        assert_eq!(log.stats().syncs, before + 1, "one block for all that waited");
+        assert_eq!(log.stats().syncs, before + 1, "one block for both appends");
         log.append(Some(term(4)), &entries(4, 50..60)).unwrap();
         log.sync().unwrap();
         log.append(Some(term(5)), &entries(5, 60..61)).unwrap();
-        assert!(log.is_waiting());
+        assert!(log.has_unsynced());
         drop(log);
         let (log, durable, identity) = opened(&mut disk);
         assert_eq!(identity.incarnation, 2);
         assert_eq!(durable.hard_state, term(4));
         assert_eq!(durable.entries, [entries(3, 1..50), entries(4, 50..60)].concat());
-        assert!(log.stats().segments > 1, "a block larger than a segment got one of its own");
+        assert!(log.stats().segments > 1, "a block larger than a segment has a segment of its own");
     }
 
-    /// A meta record may be read out of memory whose name is not on the disk: a killed process had
-    /// put it there, and did not come to sync the folder.
+    /// A killed process may leave a meta record that is visible, but whose name is not durable
+    /// because the folder was not synced.
     #[test]
-    fn nothing_is_deleted_since_a_meta_record_says_so_that_is_not_durable() {
+    fn segments_are_kept_until_the_meta_record_is_durable() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);
@@ -602,22 +535,23 @@ mod tests {
             log.sync().unwrap();
         }
         assert!(log.stats().segments > 5);
-        // The meta record is made, written, synced and renamed; then the folder's sync fails.
+        // The meta record is created, written, synced and renamed; then the sync of the folder
+        // fails.
         log.disk_mut().fail_in(4);
         let error = log.compact_to(Index(300)).unwrap_err().to_string();
-        assert!(error.contains("syncing the folder"), "{error}");
+        assert!(error.contains("sync the folder"), "{error}");
         drop(log);
         disk.kill();
         let last = EntryId::new(3, 300);
         let snapshot = Some(SnapshotId { last, bytes: 1, checksum: 1 });
         for cut in 0..40 {
-            for luck in 0..20 {
+            for draw in 0..20 {
                 let mut disk = disk.clone();
-                disk.cut_in(cut);
+                disk.power_cut_in(cut);
                 let _ = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
-                let mut state = cut * 20 + luck;
+                let mut state = cut * 20 + draw;
                 disk.restart(&mut |states| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(luck + 1);
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(draw + 1);
                     usize::try_from(state >> 33).unwrap() % states
                 });
                 let opened = Log::open(&mut disk, Some(9), NodeId(1), OPTIONS, snapshot);
@@ -628,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn rejoining_mark_survives_restarts_until_it_is_ended() {
+    fn rejoining_mark_survives_restarts_until_it_is_cleared() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -648,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_rejoining_end_fails_the_log() {
+    fn failed_clearing_of_the_rejoin_mark_fails_the_log() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -658,11 +592,11 @@ mod tests {
         assert!(matches!(log.sync(), Err(StorageError::Failed { .. })));
         drop(log);
         disk.kill();
-        assert!(opened(&mut disk).1.rejoining, "what failed before the rename changed nothing");
+        assert!(opened(&mut disk).1.rejoining, "a failure before the rename changes nothing");
     }
 
     #[test]
-    fn start_that_fails_before_the_end_counts_no_opening() {
+    fn refused_start_changes_no_file_and_no_incarnation() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         drop(opened(&mut disk));
@@ -676,19 +610,19 @@ mod tests {
         }
         let members = [NodeId(2), NodeId(1)];
         let expected = Expected { cluster: None, replica: NodeId(1), members: Some(&members) };
-        // Whatever else fails before the log is opened.
+        // As if something else failed before the log is opened.
         drop(Log::recover(&mut disk, OPTIONS, &expected).unwrap());
         for name in before.list().unwrap() {
             assert_eq!(disk.read(&name).unwrap(), before.read(&name).unwrap(), "{name}");
         }
-        // An opening that fails at any operation is not counted either, or is known to nobody.
+        // An opening that fails at any operation is not counted, or no peer knows of it.
         let mut fails = 0;
         loop {
             disk.fail_in(fails);
             let recovered = Log::recover(&mut disk, OPTIONS, &expected).unwrap();
             let opened = recovered.open(None).is_ok();
             disk.kill();
-            disk.calm();
+            disk.clear_faults();
             if opened {
                 break;
             }
@@ -702,7 +636,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "leaves a gap")]
-    fn a_gap_is_a_broken_protocol() {
+    fn appending_past_a_log_index_gap_panics() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, ..) = opened(&mut disk);

@@ -1,31 +1,24 @@
-//! A disk in memory, as unreliable as a disk may be: what was not synced may be there or not after
-//! a power cut, sector by sector and name by name, in any combination.
+//! [`MemDisk`]: a disk in memory that is as unreliable as a disk may be. After a power cut, what
+//! was not synced is there or not, sector by sector and name by name, in any combination.
 //!
-//! The crash tests and the simulator run the log over it. It has two images, the live one and the
-//! durable one, and the list of what lies between them. [`MemDisk::cut_at`] lets the power fail
-//! in the middle of the n-th operation from now, [`MemDisk::fail_at`] lets that operation fail as
-//! a bad disk does; [`MemDisk::restart`] goes on from what is durable.
+//! The crash tests and the simulator run the storage code over it. Each file has live and durable
+//! contents and the list of writes between them; names likewise. [`MemDisk::power_cut_at`] cuts the
+//! power during an operation, [`MemDisk::fail_at`] makes an operation fail as a bad disk does, and
+//! [`MemDisk::restart`] continues from what is durable.
+
+mod inode;
 
 use std::collections::BTreeMap;
 use std::io;
 
 use super::disk::Disk;
+use inode::Inode;
 
-/// What the disk writes whole or not at all.
+/// Size in bytes of a sector, which the disk writes completely or not at all.
 pub const SECTOR_BYTES: usize = super::sector::SECTOR_BYTES;
 
-/// A file's contents, whatever its names are.
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    /// Writes since the last sync, in order.
-    unsynced: Vec<(usize, Vec<u8>)>,
-    /// Lengths that the file has had since, as appends made it longer.
-    lengths: Vec<usize>,
-}
-
-/// A change of names that is not durable yet.
+/// A creation, rename or deletion of a file that is not durable yet; `usize` is the file's position
+/// in `inodes`.
 #[derive(Clone, Debug)]
 enum NameChange {
     Create(String, usize),
@@ -33,211 +26,227 @@ enum NameChange {
     Delete(String),
 }
 
-/// What is to happen at an operation.
+/// Kind of a planned fault of one operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Trouble {
+enum Fault {
     PowerCut,
     Failure,
 }
 
-/// What an operation does.
+/// Kind of an operation, for the counters of failures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doing {
+enum Operation {
     Write,
     Sync,
     Names,
 }
 
-/// How an append goes wrong without anybody's being told.
+/// Ways to corrupt the bytes of an append that reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadAppend {
-    /// A bit of it is another.
+pub enum AppendFault {
+    /// One bit of the appended bytes is flipped.
     FlippedBit,
-    /// Nothing of it is written: zeros are where it should be.
+    /// Nothing is written; the bytes of the append read as zeros.
     Lost,
-    /// It is written over what is at the beginning of the file, and zeros are where it should be.
+    /// The appended bytes are written over the beginning of the file, and zeros are appended in
+    /// their place.
     Misdirected,
 }
 
-/// How often what went wrong with a disk.
+/// Counts of the faults of a disk since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mishaps {
-    /// A write failed, after a part of it.
+pub struct DiskFaultCounts {
+    /// Number of writes that failed after a part of their bytes was written.
     pub failed_writes: u64,
-    /// A sync of a file failed.
+    /// Number of syncs of files that failed.
     pub failed_syncs: u64,
-    /// A change of names failed, or their sync.
+    /// Number of creations, renames and deletions of files and syncs of the directory that failed.
     pub failed_names: u64,
-    /// There was no room for a file or more of it.
+    /// Number of file creations and appends that failed because the disk was full.
     pub no_room: u64,
-    /// Appends that went wrong without anybody's being told.
+    /// Number of appends that reported success, but wrote corrupted bytes.
     pub bad_appends: u64,
-    /// Writes of which a power cut left some sectors, but not all.
+    /// Number of writes of which a power cut left some sectors, but not all (torn writes).
     pub torn: u64,
-    /// Writes of which a power cut left nothing.
+    /// Number of writes of which a power cut left nothing.
     pub lost: u64,
-    /// New or changed names that a power cut has undone.
+    /// Number of creations and renames of files that a power cut undid.
     pub names_lost: u64,
-    /// Files that were deleted, and were there again after a power cut.
+    /// Number of deleted files that existed again after a power cut.
     pub names_back: u64,
 }
 
-/// The disk.
+/// A disk in memory, with power cuts and faults, for tests and the simulator. A file handle is an
+/// index into `inodes`, which never shrinks.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
+    /// Number of operations that changed the disk so far, which is also the number (from 0) of the
+    /// next such operation.
     operations: u64,
-    trouble: Option<(u64, Trouble)>,
+    /// Planned fault, and the number of the operation that it hits.
+    fault: Option<(u64, Fault)>,
     power_is_out: bool,
-    /// Most bytes that all files may have together, if there is a bound.
+    /// Maximum bytes of all files together; `None` for no limit.
     capacity: Option<u64>,
-    /// The next sync of names is to fail.
-    names_fail: bool,
-    /// Whether syncs of files say that they were done, and were not.
-    lies: bool,
-    /// How many numbers were drawn; a copy of the disk goes on by another count.
+    /// Whether the next sync of the directory fails.
+    dir_sync_fails: bool,
+    /// Whether syncs of files report success and do nothing.
+    ignores_syncs: bool,
+    /// Number of random numbers drawn so far.
     drawn: u64,
-    /// What is to happen to the next append, if anything.
-    bad_append: Option<BadAppend>,
-    mishaps: Mishaps,
+    /// How to corrupt the next append; `None` to write it correctly.
+    append_fault: Option<AppendFault>,
+    fault_counts: DiskFaultCounts,
     #[cfg(feature = "mutants")]
     mutant: Option<crate::config::Mutant>,
 }
 
 impl MemDisk {
-    /// Has whoever stores something here break a rule.
+    /// Selects the safety rule that all code over this disk breaks on purpose, to test the checkers
+    /// (mutation testing); `None` for none.
     #[cfg(feature = "mutants")]
     pub fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
         self.mutant = mutant;
     }
 
-    /// How many operations that change something there were: each is a place where the power
-    /// may fail.
+    /// Returns the number of operations so far that change the disk. Faults are planned by these
+    /// numbers.
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Lets the power fail in the middle of the operation with this number, counted from 0 as
-    /// [`MemDisk::operations`] does. It and all after it give errors, until a restart.
-    pub fn cut_at(&mut self, operation: u64) {
-        self.trouble = Some((operation, Trouble::PowerCut));
+    /// Cuts the power during the operation with this number, counted like [`MemDisk::operations`].
+    /// That operation and all later ones fail until [`MemDisk::restart`].
+    pub fn power_cut_at(&mut self, operation: u64) {
+        assert!(operation >= self.operations, "operation {operation} is over");
+        self.fault = Some((operation, Fault::PowerCut));
     }
 
-    /// The same, counted from the next operation on.
-    pub fn cut_in(&mut self, operations: u64) {
-        self.cut_at(self.operations + operations);
+    /// Cuts the power like [`MemDisk::power_cut_at`], with operations counted from the next one: 0
+    /// is the next.
+    pub fn power_cut_in(&mut self, operations: u64) {
+        self.power_cut_at(self.operations + operations);
     }
 
-    /// Lets that one operation fail. A write that fails has written a part. A sync that fails has
-    /// synced nothing, and forgets what it was to sync, as file systems do: the next sync succeeds,
-    /// and the data is not on the disk.
+    /// Makes the operation with this number fail. A failed write has written a part of its bytes. A
+    /// failed sync has synced nothing and forgets the writes that it was for, as file systems do:
+    /// the next sync succeeds, and the data is not on the disk.
     pub fn fail_at(&mut self, operation: u64) {
-        self.trouble = Some((operation, Trouble::Failure));
+        assert!(operation >= self.operations, "operation {operation} is over");
+        self.fault = Some((operation, Fault::Failure));
     }
 
-    /// The same, counted from the next operation on.
+    /// Makes an operation fail like [`MemDisk::fail_at`], with operations counted from the next
+    /// one: 0 is the next.
     pub fn fail_in(&mut self, operations: u64) {
         self.fail_at(self.operations + operations);
     }
 
-    /// Lets the next sync of names fail: names are read back that a power cut may still undo.
-    pub fn fail_names(&mut self) {
-        self.names_fail = true;
+    /// Makes the next sync of the directory fail: created, renamed and deleted names are visible,
+    /// but a power cut may still undo them.
+    pub fn fail_next_dir_sync(&mut self) {
+        self.dir_sync_fails = true;
     }
 
-    /// Whether a power cut may undo changes of names.
+    /// Returns whether a power cut may undo a creation, rename or deletion of a file.
     pub fn has_unsynced_names(&self) -> bool {
         !self.unsynced_names.is_empty()
     }
 
-    /// Lets syncs of files succeed without doing anything, as some disks do that hold back what
-    /// they were told to write: to show that a test notices.
-    pub fn set_lying(&mut self) {
-        self.lies = true;
+    /// Makes syncs of files report success without doing anything, like a disk with a volatile
+    /// cache. A test uses it to show that it notices the lost writes.
+    pub fn ignore_syncs(&mut self) {
+        self.ignores_syncs = true;
     }
 
-    /// Bounds the length of all files together.
+    /// Limits the length of all files together, in bytes; `None` removes the limit.
     pub fn set_capacity(&mut self, bytes: Option<u64>) {
         self.capacity = bytes;
     }
 
-    /// Cuts the power, if it is not out yet, and switches it on again. `choose(n)` says, for each
-    /// sector and each name between its durable and its live state, how many of its n - 1 unsynced
-    /// changes the disk has made: 0 none of them, n - 1 all.
+    /// Cuts the power, unless it is out already, and switches it on again. `choose(n)` returns, for
+    /// each sector and each name with n - 1 unsynced changes, how many of them are on the disk: 0
+    /// for none, n - 1 for all.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
-            inode.lose_power(choose, &mut self.mishaps);
+            inode.lose_power(choose, &mut self.fault_counts);
         }
         for change in std::mem::take(&mut self.unsynced_names) {
-            if choose(2) == 1 {
-                change.make(&mut self.durable_names);
+            let made = choose(2);
+            assert!(made < 2, "{made} of one change was chosen");
+            if made == 1 {
+                change.apply(&mut self.durable_names);
             } else if matches!(change, NameChange::Delete(_)) {
-                self.mishaps.names_back += 1;
+                self.fault_counts.names_back += 1;
             } else {
-                self.mishaps.names_lost += 1;
+                self.fault_counts.names_lost += 1;
             }
         }
         self.names = self.durable_names.clone();
         self.end_process();
+        assert!(!self.power_is_out && self.unsynced_names.is_empty(), "the restart is incomplete");
     }
 
-    /// What went wrong so far.
-    pub fn mishaps(&self) -> Mishaps {
-        self.mishaps
+    /// Returns the counts of faults so far.
+    pub fn fault_counts(&self) -> DiskFaultCounts {
+        self.fault_counts
     }
 
-    /// Lets the next append go wrong, and say that it went well.
-    pub fn spoil_append(&mut self, how: BadAppend) {
-        self.bad_append = Some(how);
+    /// Corrupts the next append in the way that `fault` says; the append still reports success.
+    pub fn corrupt_next_append(&mut self, fault: AppendFault) {
+        self.append_fault = Some(fault);
     }
 
-    /// Nothing is to go wrong any more, and there is room.
-    pub fn calm(&mut self) {
-        (self.trouble, self.bad_append, self.capacity) = (None, None, None);
-        self.names_fail = false;
+    /// Removes all planned faults and the limit on the disk's capacity.
+    pub fn clear_faults(&mut self) {
+        (self.fault, self.append_fault, self.capacity) = (None, None, None);
+        self.dir_sync_fails = false;
     }
 
-    /// What is drawn from now on was drawn by neither of the two before.
-    pub fn go_on_drawing_from(&mut self, other: &MemDisk) {
+    /// Makes [`Disk::draw`] return only numbers that neither this disk nor `other` has drawn.
+    pub fn advance_random_past(&mut self, other: &MemDisk) {
         self.drawn = self.drawn.max(other.drawn) + (1 << 32);
     }
 
-    /// The files as they are now, all of them durable: what an operator copies.
+    /// Returns a disk with the current contents of all files, all of it durable, like an operator's
+    /// copy of the folder.
     #[must_use]
     pub fn copy(&self) -> MemDisk {
         let mut copy = MemDisk::default();
         for (name, &inode) in &self.names {
-            let live = self.inodes[inode].live.clone();
-            copy.inodes.push(Inode { durable: live.clone(), live, ..Inode::default() });
+            copy.inodes.push(Inode::durable(self.inodes[inode].live.clone()));
             copy.names.insert(name.clone(), copy.inodes.len() - 1);
         }
         copy.durable_names.clone_from(&copy.names);
+        assert!(copy.used_bytes() == self.used_bytes(), "{} bytes", copy.used_bytes());
         copy.drawn = self.drawn;
         #[cfg(feature = "mutants")]
         copy.set_mutant(self.mutant);
         copy
     }
 
-    /// The length of all files together.
+    /// Returns the length of all files together, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.names.values().map(|&inode| self.inodes[inode].live.len() as u64).sum()
     }
 
-    /// Ends the process that uses the disk, without a power cut: all that was written stays, and
-    /// is as unsynced as it was.
+    /// Ends the process that uses the disk, without a power cut: all writes stay, and unsynced
+    /// writes stay unsynced. Removes planned faults.
     pub fn kill(&mut self) {
         self.end_process();
     }
 
-    /// Nobody has a file open any more: those without a name are gone.
+    /// Drops the contents of files without a name, removes planned faults, and switches the power
+    /// on, as when the process that uses the disk ends and another is started.
     fn end_process(&mut self) {
         self.power_is_out = false;
-        self.trouble = None;
-        self.bad_append = None;
-        self.names_fail = false;
+        self.fault = None;
+        self.append_fault = None;
+        self.dir_sync_fails = false;
         let mut named = vec![false; self.inodes.len()];
         self.names.values().chain(self.durable_names.values()).for_each(|&at| named[at] = true);
         for change in &self.unsynced_names {
@@ -250,64 +259,67 @@ impl MemDisk {
         }
     }
 
-    /// Changes a file's bytes behind everybody's back, durably: damage, or a copy put back.
+    /// Changes a file's bytes durably and without an error: damage, or a file restored from a copy.
     pub fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let inode = &mut self.inodes[self.names[name]];
-        change(&mut inode.live);
-        inode.durable.clone_from(&inode.live);
-        inode.unsynced.clear();
-        inode.lengths.clear();
+        let mut bytes = std::mem::take(&mut inode.live);
+        change(&mut bytes);
+        *inode = Inode::durable(bytes);
     }
 
-    /// Takes a file away or puts one there behind everybody's back, durably.
+    /// Replaces a file, or deletes it if `bytes` is `None`, durably and without an error.
     pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         self.names.remove(name);
-        if let Some(live) = bytes {
-            self.inodes.push(Inode { durable: live.clone(), live, ..Inode::default() });
+        if let Some(bytes) = bytes {
+            self.inodes.push(Inode::durable(bytes));
             self.names.insert(name.to_owned(), self.inodes.len() - 1);
         }
         self.durable_names.clone_from(&self.names);
         self.unsynced_names.clear();
     }
 
-    /// Counts an operation. What is to happen at it, if anything.
-    fn begin(&mut self, doing: Doing) -> io::Result<Option<Trouble>> {
+    /// Counts an operation that changes the disk, and returns the fault planned for it. Fails if
+    /// the power is out.
+    fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         if self.power_is_out {
             return Err(io::Error::other("the power is out"));
         }
         let number = self.operations;
         self.operations += 1;
-        let trouble = self.trouble.filter(|(at, _)| *at == number).map(|(_, trouble)| trouble);
-        self.power_is_out = trouble == Some(Trouble::PowerCut);
-        if trouble == Some(Trouble::Failure) {
-            let mishaps = &mut self.mishaps;
-            *match doing {
-                Doing::Write => &mut mishaps.failed_writes,
-                Doing::Sync => &mut mishaps.failed_syncs,
-                Doing::Names => &mut mishaps.failed_names,
+        let fault = self.fault.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
+        self.power_is_out = fault == Some(Fault::PowerCut);
+        if fault == Some(Fault::Failure) {
+            let counts = &mut self.fault_counts;
+            *match operation {
+                Operation::Write => &mut counts.failed_writes,
+                Operation::Sync => &mut counts.failed_syncs,
+                Operation::Names => &mut counts.failed_names,
             } += 1;
         }
-        Ok(trouble)
+        Ok(fault)
     }
 
     fn inode_of(&self, name: &str) -> io::Result<usize> {
-        self.names.get(name).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let inode = self.names.get(name).copied();
+        assert!(inode.is_none_or(|inode| inode < self.inodes.len()), "{name} has no inode");
+        inode.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
-    /// Makes a change of names, which is not durable before the next sync of them.
+    /// Applies a creation, rename or deletion of a file, which is not durable before the next sync
+    /// of the directory.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
-        let trouble = self.begin(Doing::Names)?;
-        if trouble != Some(Trouble::Failure) {
-            change.make(&mut self.names);
+        let fault = self.begin(Operation::Names)?;
+        if fault != Some(Fault::Failure) {
+            change.apply(&mut self.names);
             self.unsynced_names.push(change);
         }
-        outcome(trouble)
+        outcome(fault)
     }
 
-    fn check_room(&mut self, more: u64) -> io::Result<()> {
+    fn check_capacity(&mut self, more_bytes: u64) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if self.used_bytes() + more > capacity => {
-                self.mishaps.no_room += 1;
+            Some(capacity) if self.used_bytes() + more_bytes > capacity => {
+                self.fault_counts.no_room += 1;
                 Err(io::Error::from(io::ErrorKind::StorageFull))
             }
             _ => Ok(()),
@@ -315,16 +327,16 @@ impl MemDisk {
     }
 }
 
-fn outcome(trouble: Option<Trouble>) -> io::Result<()> {
-    match trouble {
+fn outcome(fault: Option<Fault>) -> io::Result<()> {
+    match fault {
         None => Ok(()),
-        Some(Trouble::PowerCut) => Err(io::Error::other("the power fails")),
-        Some(Trouble::Failure) => Err(io::Error::other("the disk fails")),
+        Some(Fault::PowerCut) => Err(io::Error::other("the power fails")),
+        Some(Fault::Failure) => Err(io::Error::other("the disk fails")),
     }
 }
 
 impl NameChange {
-    fn make(&self, names: &mut BTreeMap<String, usize>) {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             NameChange::Create(name, inode) => {
                 names.insert(name.clone(), *inode);
@@ -337,69 +349,6 @@ impl NameChange {
                 names.remove(name);
             }
         }
-    }
-}
-
-impl Inode {
-    /// Makes something else of what is to be appended.
-    fn spoil(&mut self, how: BadAppend, bytes: &mut [u8]) {
-        match how {
-            BadAppend::FlippedBit => bytes[bytes.len() / 2] ^= 4,
-            BadAppend::Lost => bytes.fill(0),
-            BadAppend::Misdirected => {
-                let there = bytes.len().min(self.live.len());
-                self.live[..there].copy_from_slice(&bytes[..there]);
-                self.unsynced.push((0, bytes[..there].to_vec()));
-                bytes.fill(0);
-            }
-        }
-    }
-
-    /// Makes some of the unsynced writes durable, for each sector a beginning of those that
-    /// touched it, and forgets the rest.
-    fn lose_power(&mut self, choose: &mut dyn FnMut(usize) -> usize, mishaps: &mut Mishaps) {
-        let lengths = std::mem::take(&mut self.lengths);
-        if !lengths.is_empty() {
-            // The length is noted apart from the contents: what is missing of these reads as zeros.
-            let made = choose(lengths.len() + 1);
-            self.durable
-                .resize(made.checked_sub(1).map_or(self.durable.len(), |at| lengths[at]), 0);
-        } else if self.durable.len() < self.live.len()
-            && (!self.durable.is_empty() || choose(2) == 1)
-        {
-            self.durable.resize(self.live.len(), 0);
-        }
-        let mut touched: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (write, (offset, bytes)) in self.unsynced.iter().enumerate() {
-            let end = offset + bytes.len();
-            for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-                touched.entry(sector).or_default().push(write);
-            }
-        }
-        // Of each write how many sectors are there, and how many should be.
-        let mut kept = vec![(0, 0); self.unsynced.len()];
-        for (sector, writes) in touched {
-            let made = choose(writes.len() + 1);
-            for (place, &write) in writes.iter().enumerate() {
-                kept[write].0 += usize::from(place < made);
-                kept[write].1 += 1;
-            }
-            for &write in writes.iter().take(made) {
-                let (offset, bytes) = &self.unsynced[write];
-                let from = (sector * SECTOR_BYTES).max(*offset);
-                let to = ((sector + 1) * SECTOR_BYTES).min(offset + bytes.len());
-                let to = to.min(self.durable.len());
-                if from < to {
-                    self.durable[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
-                }
-            }
-        }
-        for (there, all) in kept {
-            mishaps.lost += u64::from(there == 0 && all > 0);
-            mishaps.torn += u64::from(there > 0 && there < all);
-        }
-        self.unsynced.clear();
-        self.live.clone_from(&self.durable);
     }
 }
 
@@ -422,9 +371,9 @@ impl Disk for MemDisk {
         if self.names.contains_key(name) {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
-        self.check_room(bytes)?;
-        let live = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        self.inodes.push(Inode { live, ..Inode::default() });
+        self.check_capacity(bytes)?;
+        let zeros = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        self.inodes.push(Inode::unsynced(zeros));
         let inode = self.inodes.len() - 1;
         self.change_names(NameChange::Create(name.to_owned(), inode))?;
         Ok(inode)
@@ -435,33 +384,28 @@ impl Disk for MemDisk {
     }
 
     fn write_at(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let trouble = self.begin(Doing::Write)?;
+        let fault = self.begin(Operation::Write)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        let inode = &mut self.inodes[*file];
-        assert!(offset + bytes.len() <= inode.live.len(), "a write behind a file's end");
         // The page cache is filled page by page: a write that ends early ends between sectors.
         let half = bytes.len() / SECTOR_BYTES / 2 * SECTOR_BYTES;
-        let written = if trouble == Some(Trouble::Failure) { half } else { bytes.len() };
-        inode.live[offset..offset + written].copy_from_slice(&bytes[..written]);
-        inode.unsynced.push((offset, bytes[..written].to_vec()));
-        outcome(trouble)
+        let written = if fault == Some(Fault::Failure) { half } else { bytes.len() };
+        self.inodes[*file].write_at(offset, &bytes[..written]);
+        outcome(fault)
     }
 
     fn append(&mut self, file: &mut usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check_room(bytes.len() as u64)?;
-        let trouble = self.begin(Doing::Write)?;
+        self.check_capacity(bytes.len() as u64)?;
+        let fault = self.begin(Operation::Write)?;
         let inode = &mut self.inodes[*file];
         assert!(offset == inode.live.len() as u64, "an append at {offset} is not at the end");
-        let written = if trouble == Some(Trouble::Failure) { bytes.len() / 2 } else { bytes.len() };
+        let written = if fault == Some(Fault::Failure) { bytes.len() / 2 } else { bytes.len() };
         let mut written = bytes[..written].to_vec();
-        if let Some(how) = self.bad_append.take_if(|_| !written.is_empty()) {
-            self.mishaps.bad_appends += 1;
-            inode.spoil(how, &mut written);
+        if let Some(fault) = self.append_fault.take_if(|_| !written.is_empty()) {
+            self.fault_counts.bad_appends += 1;
+            inode.corrupt(fault, &mut written);
         }
-        inode.live.extend_from_slice(&written);
-        inode.unsynced.push((inode.live.len() - written.len(), written));
-        inode.lengths.push(inode.live.len());
-        outcome(trouble)
+        inode.append(written);
+        outcome(fault)
     }
 
     fn open_to_read(&self, name: &str) -> io::Result<usize> {
@@ -481,29 +425,20 @@ impl Disk for MemDisk {
     }
 
     fn sync(&mut self, file: &mut usize) -> io::Result<()> {
-        let trouble = self.begin(Doing::Sync)?;
+        let fault = self.begin(Operation::Sync)?;
         let inode = &mut self.inodes[*file];
-        match trouble {
-            None if self.lies => {}
-            None => {
-                inode.durable.resize(inode.live.len(), 0);
-                inode.lengths.clear();
-                for (offset, bytes) in inode.unsynced.drain(..) {
-                    inode.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
-                }
-            }
-            // The live image keeps what the durable one will never get.
-            Some(Trouble::Failure) => {
-                inode.unsynced.clear();
-                inode.lengths.clear();
-            }
-            Some(Trouble::PowerCut) => {}
+        match fault {
+            None if self.ignores_syncs => {}
+            None => inode.sync(),
+            Some(Fault::Failure) => inode.forget_unsynced(),
+            Some(Fault::PowerCut) => {}
         }
-        outcome(trouble)
+        outcome(fault)
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let inode = self.inode_of(from)?;
+        assert!(from != to, "{from} is renamed to itself");
         self.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), inode))
     }
 
@@ -512,8 +447,9 @@ impl Disk for MemDisk {
         self.change_names(NameChange::Delete(name.to_owned()))
     }
 
-    /// Whoever has it open for all that finds nothing in it any more.
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
+    /// Deletes the file and empties it at once, so that tests notice code that still reads it
+    /// through an open handle, which the caller must not do.
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let inode = self.inode_of(name)?;
         self.delete(name)?;
         self.inodes[inode].live.clear();
@@ -521,19 +457,19 @@ impl Disk for MemDisk {
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.names_fail) {
+        if std::mem::take(&mut self.dir_sync_fails) {
             self.fail_in(0);
         }
-        let trouble = self.begin(Doing::Names)?;
-        // Where it fails the changes wait on: names are in the file system's journal, which does
-        // not forget them as it does pages.
-        if trouble.is_none() {
+        let fault = self.begin(Operation::Names)?;
+        // After a failure the changes stay unsynced: names are in the file system's journal, which,
+        // unlike the page cache, does not forget them.
+        if fault.is_none() {
             for change in self.unsynced_names.drain(..) {
-                change.make(&mut self.durable_names);
+                change.apply(&mut self.durable_names);
             }
-            debug_assert_eq!(self.durable_names, self.names);
+            debug_assert_eq!(self.durable_names, self.names, "names differ after a sync");
         }
-        outcome(trouble)
+        outcome(fault)
     }
 
     fn draw(&mut self) -> u64 {
@@ -552,7 +488,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_lost_until_the_folder_is_synced_however_well_the_file_is() {
+    fn unsynced_name_is_lost_even_if_its_file_is_synced() {
         let mut disk = MemDisk::default();
         let mut kept = disk.create("kept", 512).unwrap();
         disk.sync_dir().unwrap();
@@ -562,17 +498,17 @@ mod tests {
         disk.write_at(&mut lost, 0, &[2; 512]).unwrap();
         disk.sync(&mut lost).unwrap();
         disk.rename("kept", "moved").unwrap();
-        let mut lucky = disk.clone();
+        let mut complete = disk.clone();
         disk.restart(&mut |_| 0);
         assert_eq!(disk.list().unwrap(), ["kept"]);
         assert_eq!(disk.read("kept").unwrap(), [1; 512]);
-        lucky.restart(&mut |states| states - 1);
-        assert_eq!(lucky.list().unwrap(), ["lost", "moved"]);
-        assert_eq!(lucky.read("lost").unwrap(), [2; 512]);
+        complete.restart(&mut |states| states - 1);
+        assert_eq!(complete.list().unwrap(), ["lost", "moved"]);
+        assert_eq!(complete.read("lost").unwrap(), [2; 512]);
     }
 
     #[test]
-    fn each_sector_has_its_own_luck_and_keeps_the_order_of_its_writes() {
+    fn each_unsynced_sector_keeps_a_prefix_of_its_writes() {
         let mut disk = MemDisk::default();
         let mut file = disk.create("file", 1_024).unwrap();
         disk.sync(&mut file).unwrap();
@@ -593,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_forgets_and_the_next_one_claims_to_have_done_it() {
+    fn failed_sync_drops_writes_and_the_next_sync_succeeds() {
         let mut disk = MemDisk::default();
         let mut file = disk.create("file", 512).unwrap();
         disk.sync(&mut file).unwrap();
@@ -602,8 +538,8 @@ mod tests {
         disk.fail_at(disk.operations());
         assert!(disk.sync(&mut file).is_err());
         disk.sync(&mut file).unwrap();
-        assert_eq!(disk.read("file").unwrap(), [1; 512], "out of memory");
+        assert_eq!(disk.read("file").unwrap(), [1; 512], "the page cache still has it");
         disk.restart(&mut |states| states - 1);
-        assert_eq!(disk.read("file").unwrap(), [0; 512], "never on the disk");
+        assert_eq!(disk.read("file").unwrap(), [0; 512], "it never reached the disk");
     }
 }

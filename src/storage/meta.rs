@@ -1,6 +1,7 @@
-//! The meta record: which replica of which cluster a folder belongs to, who the members of that
-//! cluster are, and what the folder must at least hold. One file with two copies of the record. It
-//! is replaced as a whole: written under another name, synced, renamed, the folder synced.
+//! The meta record: the owner of a folder, the members of its cluster, the history of the openings
+//! of its log (one per start of the replica), and the segments that must exist. One file with two
+//! copies of the record. The file is replaced as a whole: written under a temporary name, synced,
+//! renamed, and the directory synced.
 //!
 //! ```text
 //!  stream of one copy, in sectors; the rest of the last sector is zeros
@@ -14,81 +15,86 @@
 //!     +--------------+---------------+------------+-------------+--------+
 //! ```
 //!
-//! Little endian. The checksum covers the stream before it, so that sectors of two versions of the
-//! record never pass for one. A damaged copy is replaced by the other one when the folder is
-//! opened.
+//! Little endian. The checksum covers the stream before it, so sectors of two versions of the
+//! record never pass for one. A damaged copy is replaced by the other one when the log is opened.
 //!
-//! Each opening of the log draws a random number; the latest [`OPENINGS_KEPT`] are kept, newest
-//! last. `incarnation` counts all openings, so it tells where the list begins. A folder restored
-//! from an older copy counts on as the lost one did but draws other numbers: that is how peers tell
-//! the two apart (`peers.rs`).
+//! Each opening of the log draws a random number. The latest [`OPENINGS_KEPT`] are kept, newest
+//! last; `incarnation` counts all. A folder restored from an older copy reaches the same counts
+//! again but draws other numbers, so peers can tell the two apart (`peers.rs`).
 //!
-//! `members` are the ids of all voters, this replica included. They are written when the folder is
-//! bootstrapped and never taken from flags again. `rejoining` (the lowest bit of `flags`) marks a
-//! replica that was bootstrapped again under its old id, and must not vote before it holds what it
-//! may have acknowledged.
+//! `members` are the ids of all voters, this replica included, in ascending order. They are written
+//! when the folder is bootstrapped and never taken from flags again. `rejoining`, the lowest bit of
+//! `flags`, marks a replica that was bootstrapped again under its old id: it must not vote before
+//! it has everything that it may have acknowledged.
 //!
-//! `first` and `last` are the segments that must be there. Before `first` is raised, a snapshot is
-//! durable that holds what the segments before it held, and only then are they deleted: what a
-//! power cut leaves of them counts for nothing.
+//! `first` and `last` are the numbers of the segments that must exist. `first` is raised only after
+//! a durable snapshot has the entries of the segments before it, and these are deleted only
+//! afterwards. What a power cut leaves of them is ignored.
 //!
-//! A folder without this file does not start: a replica that comes back empty under its old id
-//! would vote again in terms in which it has voted, and deny entries that it has acknowledged.
+//! A log does not open without this file: a replica that starts empty under its old id would vote
+//! again in terms in which it has voted, and lack entries that it has acknowledged.
 //!
-//! Format 2 had one copy of one sector, 48 openings, neither members nor flags. It is read, and
+//! Format 2 had one copy in one sector, 48 openings, and neither members nor flags. It is read, and
 //! replaced at the first opening.
 
 use crate::config::Mutant;
 use crate::raft::REPLICAS_MAX;
 use crate::types::NodeId;
 
-use super::Identity;
-use super::disk::Disk;
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
+use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
-/// Its name.
+/// Name of the file with the meta record: the replica that owns the folder, the cluster's members,
+/// and the history of the starts of the replica.
 pub(super) const META_FILE: &str = "meta";
-/// Its name while it is written.
+/// Name of the temporary file to which a new version of the meta record is written, before it
+/// replaces the old one.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// The format that this version writes.
+/// Format version of the meta record that this program writes.
 const META_VERSION: u32 = 3;
-/// The format before it, which is still read.
+/// The previous format version of the meta record, which is still read.
 const META_VERSION_OLD: u32 = 2;
-/// Openings in a record of the format before.
+/// Number of openings (starts of the replica) that a record of the previous format can list.
 const OPENINGS_OLD: usize = 48;
-/// Bytes of a stream before the members.
+/// Length in bytes of the record's fixed fields, before the list of members.
 const HEAD_BYTES: usize = 66;
 const CHECKSUM_BYTES: usize = 4;
-/// The bit of `flags` for a replica that rejoins.
+/// Bit of the field `flags` that marks a rejoining replica.
 const REJOINING: u8 = 1;
 
-/// Most openings that are remembered.
+/// Maximum openings (starts of the replica) in the history of the meta record; older ones are
+/// forgotten.
 pub const OPENINGS_KEPT: usize = 4_096;
-/// The head and all members are in the first sector.
+// The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
-/// The meta record.
+/// The meta record, decoded: the replica that owns the folder, the cluster's members, the history
+/// of openings of the log (starts of the replica), and the numbers of the first and the last log
+/// segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// Whose folder, and how often its log was opened; zero before the first time.
+    /// Cluster, replica and incarnation that own the folder. The incarnation (number of starts of
+    /// the replica) is zero before the first start.
     pub(super) identity: Identity,
-    /// The ids of all voters, ascending; empty if the record is of the format before.
+    /// The ids of all voters of the cluster, ascending; empty in a record of the previous format.
     pub(super) members: Vec<NodeId>,
-    /// Whether the replica has lost what it had acknowledged, and does not hold it again yet.
+    /// Whether the replica lost acknowledged entries with its folder and has not received them
+    /// again yet.
     pub(super) rejoining: bool,
-    /// The first segment that the log needs.
+    /// Number of the first log segment that must exist.
     pub(super) first: u64,
-    /// The last that there is at least; zero before the first was made.
+    /// Number of the last log segment that must exist; zero before the first was created.
     pub(super) last: u64,
-    /// The numbers that the latest openings drew, the newest last. Zero if it is not known any
-    /// more.
+    /// The random numbers drawn at the latest openings of the log, one per start of the replica,
+    /// the newest last. Zero stands for an unknown number.
     pub(super) openings: Vec<u64>,
 }
 
-/// A record that was read, and whether both of its copies were as they were written.
+/// The meta record as read from the file, and whether both of its copies were intact.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) meta: Meta,
@@ -96,7 +102,7 @@ pub(super) struct Found {
 }
 
 impl Meta {
-    /// The record of a folder that was never opened.
+    /// Returns the meta record of a folder whose log was never opened.
     pub(super) fn new(
         cluster: u128,
         replica: NodeId,
@@ -108,9 +114,18 @@ impl Meta {
     }
 
     fn stream(&self) -> Vec<u8> {
-        assert!(self.members.contains(&self.identity.replica), "{self:?} is no member");
+        assert!(self.members.contains(&self.identity.replica), "{self:?} is not a member");
+        assert!(self.members.is_sorted_by(|one, next| one < next), "{:?}", self.members);
         assert!(self.members.len() <= REPLICAS_MAX, "{} members", self.members.len());
         assert!(self.openings.len() <= OPENINGS_KEPT, "{} openings", self.openings.len());
+        let (count, incarnation) = (self.openings.len() as u64, self.identity.incarnation);
+        assert!(count <= incarnation, "{count} openings, but incarnation {incarnation}");
+        assert!(
+            0 < self.first && self.first - 1 <= self.last,
+            "segments {} to {}",
+            self.first,
+            self.last
+        );
         let mut stream = Vec::new();
         stream.extend_from_slice(MAGIC);
         stream.extend_from_slice(&META_VERSION.to_le_bytes());
@@ -131,6 +146,8 @@ impl Meta {
             stream.extend_from_slice(&opening.to_le_bytes());
         }
         stream.extend_from_slice(&crc32c::crc32c(&stream).to_le_bytes());
+        let length = record_bytes(self.members.len(), self.openings.len());
+        assert!(stream.len() == length, "{} of {length} bytes", stream.len());
         stream
     }
 
@@ -140,17 +157,19 @@ impl Meta {
         let mut out = Vec::with_capacity(2 * sectors * SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
         sector::seal(0, as_sector(sectors), 1, &stream, &mut out);
+        assert!(out.len() == 2 * sectors * SECTOR_BYTES, "{} bytes", out.len());
         out
     }
 
-    /// Reads the file: its first copy, or the second where the first is damaged.
+    /// Decodes the bytes of the meta record's file: its first copy, or the second if the first is
+    /// damaged.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Found, StorageError> {
         let damaged = |(sector, what): (usize, String)| StorageError::Damaged {
             file: file.to_owned(),
             offset: (sector * SECTOR_BYTES) as u64,
             what,
         };
-        // Where the second copy begins, unless the file was cut.
+        // The first sector of the second copy, unless the file was truncated.
         let middle = bytes.len() / SECTOR_BYTES / 2;
         let second = Copy { bytes, first: middle, block: 1 };
         let first_error = match (Copy { bytes, first: 0, block: 0 }).read() {
@@ -160,7 +179,7 @@ impl Meta {
                 return Ok(Found { meta, is_intact });
             }
             Ok(Content::OldRecord(_)) if bytes.len() != SECTOR_BYTES => {
-                (1, format!("{} bytes where {SECTOR_BYTES} belong", bytes.len()))
+                (1, format!("{} bytes instead of {SECTOR_BYTES}", bytes.len()))
             }
             Ok(Content::OldRecord(meta)) => return Ok(Found { meta, is_intact: true }),
             Ok(Content::Version(found)) => {
@@ -175,42 +194,57 @@ impl Meta {
         }
     }
 
-    /// Adds the next opening, which drew `number`; of all openings the latest `kept` are
-    /// remembered.
+    /// Counts a new opening of the log, which drew the random number `number`, and forgets all but
+    /// the latest `kept` openings.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
-        assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to remember");
+        assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
+        assert!(number != 0, "zero stands for an unknown opening");
         self.identity.incarnation += 1;
         self.openings.push(number);
         let more = self.openings.len().saturating_sub(kept);
         self.openings.drain(..more);
+        assert!(self.openings.last() == Some(&number), "opening {number} is not the last");
     }
 
-    /// Puts it in the place of the one that is there.
+    /// Durably replaces the meta record in the folder by this one.
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
-        replace(disk, META_FILE, META_FILE_NEW, &self.encode())
+        let bytes = self.encode();
+        debug_assert!(
+            Meta::decode(META_FILE, &bytes)
+                .is_ok_and(|found| found.is_intact && found.meta.identity == self.identity),
+            "{self:?} is not read back"
+        );
+        replace(disk, META_FILE, META_FILE_NEW, &bytes)
     }
+}
+
+/// Returns the encoded length in bytes of a meta record with these numbers of members and openings,
+/// one copy and without padding.
+fn record_bytes(members: usize, openings: usize) -> usize {
+    HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
 
 fn as_sector(count: usize) -> u32 {
     u32::try_from(count).expect("a record has few sectors")
 }
 
-/// One copy of the record within the file: where it begins, and the block that its sectors name.
+/// One of the two copies of the meta record in a file: the file's bytes, the number of the copy's
+/// first sector, and the block number that the copy's sectors carry.
 struct Copy<'a> {
     bytes: &'a [u8],
     first: usize,
     block: u32,
 }
 
-/// What a whole copy holds.
+/// What an intact copy of the meta record contains.
 enum Content {
     Record(Meta),
     OldRecord(Meta),
-    /// A record of a format that this version does not know.
+    /// A record of a format version that this program does not read.
     Version(u32),
 }
 
-/// A sector of the file, and what is wrong with it.
+/// Number of a damaged sector of the file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {
@@ -218,15 +252,15 @@ impl Copy<'_> {
         let at = self.first + number;
         let damaged = |what: &str| Err((at, what.to_owned()));
         let Some(bytes) = self.bytes.get(at * SECTOR_BYTES..(at + 1) * SECTOR_BYTES) else {
-            return Err((at, format!("the file has only {} bytes", self.bytes.len())));
+            return Err((at, format!("the file ends after {} bytes", self.bytes.len())));
         };
         match sector::read(0, as_sector(at), bytes) {
             Sector::Written { block, payload } if block == self.block => Ok(payload),
             Sector::Written { block, .. } => {
-                Err((at, format!("a sector of block {block} where {} belongs", self.block)))
+                Err((at, format!("a sector of block {block} instead of {}", self.block)))
             }
-            Sector::Unwritten => damaged("zeros in place of the record"),
-            Sector::Damaged => damaged("a checksum differs"),
+            Sector::Unwritten => damaged("zeros instead of the record"),
+            Sector::Damaged => damaged("wrong checksum"),
         }
     }
 
@@ -246,7 +280,7 @@ impl Copy<'_> {
         let counts = &head[HEAD_BYTES - 3..HEAD_BYTES];
         let (members, openings) =
             (usize::from(counts[0]), usize::from(u16::from_le_bytes([counts[1], counts[2]])));
-        let length = HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES;
+        let length = record_bytes(members, openings);
         if members > REPLICAS_MAX || openings > OPENINGS_KEPT {
             return Err((self.first, format!("{members} members and {openings} openings")));
         }
@@ -262,9 +296,11 @@ impl Copy<'_> {
 }
 
 fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta, String> {
+    let length = record_bytes(members, openings);
+    assert!(stream.len() == length, "{} of {length} bytes", stream.len());
     let (covered, checksum) = stream.split_at(stream.len() - CHECKSUM_BYTES);
     if crc32c::crc32c(covered).to_le_bytes() != checksum {
-        return Err("the record's checksum differs".to_owned());
+        return Err("wrong checksum of the record".to_owned());
     }
     let mut fields = Fields::of(&covered[20..]);
     let (identity, first, last) = common_fields(&mut fields)?;
@@ -274,20 +310,21 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
         (0..members).map(|_| NodeId(u16::from_le_bytes(fields.take()))).collect();
     let openings: Vec<u64> = (0..openings).map(|_| u64::from_le_bytes(fields.take())).collect();
     if flags & !REJOINING != 0 {
-        return Err(format!("its flags are {flags:08b}"));
+        return Err(format!("unknown flags {flags:08b}"));
     }
     if !members.is_sorted_by(|one, next| one < next) || !members.contains(&identity.replica) {
         let replica = identity.replica.0;
-        return Err(format!("the members of replica {replica}'s cluster are {members:?}"));
+        return Err(format!("replica {replica} with the members {members:?}"));
     }
     if openings.len() as u64 > identity.incarnation {
         let (count, incarnation) = (openings.len(), identity.incarnation);
-        return Err(format!("{count} openings of a log that was opened {incarnation} times"));
+        return Err(format!("{count} openings, but incarnation {incarnation}"));
     }
     Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
 }
 
-/// What both formats have behind magic and version.
+/// Decodes the fields that follow magic and version in both formats of the meta record: identity,
+/// first and last segment.
 fn common_fields(fields: &mut Fields<'_>) -> Result<(Identity, u64, u64), String> {
     let identity = Identity {
         cluster: u128::from_le_bytes(fields.take()),
@@ -296,8 +333,8 @@ fn common_fields(fields: &mut Fields<'_>) -> Result<(Identity, u64, u64), String
     };
     let first = u64::from_le_bytes(fields.take());
     let last = u64::from_le_bytes(fields.take());
-    if first == 0 || first > last + 1 {
-        return Err(format!("it says that the log's segments are those from {first} to {last}"));
+    if first == 0 || first - 1 > last {
+        return Err(format!("segments {first} to {last}"));
     }
     Ok((identity, first, last))
 }
@@ -307,36 +344,34 @@ fn decode_old(mut fields: Fields<'_>) -> Result<Meta, String> {
     let count = usize::from(u16::from_le_bytes(fields.take()));
     if count > OPENINGS_OLD || count as u64 > identity.incarnation {
         let incarnation = identity.incarnation;
-        return Err(format!("{count} openings of a log that was opened {incarnation} times"));
+        return Err(format!("{count} openings, but incarnation {incarnation}"));
     }
-    // The list is to be as long as any other's. Zeros match nothing that a peer has noted.
+    // The list must have the full length. Zeros match no record of a peer.
     let known = usize::try_from(identity.incarnation).unwrap_or(usize::MAX).min(OPENINGS_KEPT);
     let mut openings = vec![0; known - count];
     openings.extend((0..count).map(|_| u64::from_le_bytes(fields.take())));
     Ok(Meta { identity, members: Vec::new(), rejoining: false, first, last, openings })
 }
 
-/// Puts a small file in the place of the one that is there, as a whole: whenever the power fails,
-/// one of the two is found.
+/// Durably replaces a small file through a temporary file named `new`: after a power cut at any
+/// time, either the old or the new contents are found.
 pub(super) fn replace(
     disk: &mut impl Disk,
     name: &str,
     new: &str,
     bytes: &[u8],
 ) -> Result<(), StorageError> {
-    let file = disk.describe(name);
-    let io = |doing| {
-        let file = file.clone();
-        move |source| StorageError::Io { doing, file, source }
-    };
-    let mut file = disk.create(new, bytes.len() as u64).map_err(io("making a new"))?;
-    disk.write_at(&mut file, 0, bytes).map_err(io("writing a new"))?;
-    disk.sync(&mut file).map_err(io("syncing a new"))?;
-    disk.rename(new, name).map_err(io("replacing"))?;
+    assert!(name != new, "{name} would be overwritten in place");
+    assert!(bytes.len().is_multiple_of(SECTOR_BYTES), "{name} has {} bytes", bytes.len());
+    let size = bytes.len() as u64;
+    let mut file = disk.create(new, size).map_err(io_error(disk, "create a new", name))?;
+    disk.write_at(&mut file, 0, bytes).map_err(io_error(disk, "write a new", name))?;
+    disk.sync(&mut file).map_err(io_error(disk, "sync a new", name))?;
+    disk.rename(new, name).map_err(io_error(disk, "replace", name))?;
     if disk.mutant() == Some(Mutant::UnsyncedRecordName) {
         return Ok(());
     }
-    disk.sync_dir().map_err(io("syncing the folder of"))
+    disk.sync_dir().map_err(io_error(disk, "sync the folder of", name))
 }
 
 #[cfg(test)]
@@ -351,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_any_length_is_read_back() {
+    fn meta_record_of_any_length_round_trips() {
         for openings in [0, 1, 52, 53, 60, 4_095, 4_096, 5_000] {
             let meta = meta(openings);
             let bytes = meta.encode();
@@ -378,7 +413,7 @@ mod tests {
             damaged[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES].fill(0);
             repaired(&damaged, &format!("sector {sector}"));
         }
-        repaired(&bytes[..bytes.len() / 2], "the second copy cut off");
+        repaired(&bytes[..bytes.len() / 2], "without the second copy");
     }
 
     #[test]
@@ -396,7 +431,7 @@ mod tests {
         }
     }
 
-    /// A record as format 2 had it.
+    /// Encodes a record in format 2.
     fn encode_old(incarnation: u64, openings: &[u64]) -> Vec<u8> {
         let mut stream = Vec::new();
         stream.extend_from_slice(MAGIC);
@@ -416,18 +451,18 @@ mod tests {
     }
 
     #[test]
-    fn record_of_format_2_is_read_without_members() {
+    fn meta_record_of_format_2_is_read_without_members() {
         let found = Meta::decode("meta", &encode_old(3, &[7, 8, 9])).unwrap();
         assert!(found.is_intact && found.meta.members.is_empty());
         assert_eq!(found.meta.openings, [7, 8, 9]);
         let found = Meta::decode("meta", &encode_old(60, &[5; 48])).unwrap();
         assert_eq!(found.meta.openings, [vec![0; 12], vec![5; 48]].concat());
         let error = Meta::decode("meta", &encode_old(2, &[5; 3])).unwrap_err().to_string();
-        assert!(error.contains("3 openings of a log that was opened 2 times"), "{error}");
+        assert!(error.contains("3 openings, but incarnation 2"), "{error}");
     }
 
     #[test]
-    fn record_of_a_later_format_is_refused_by_version() {
+    fn meta_record_of_a_newer_format_is_rejected() {
         let mut stream = meta(1).stream();
         stream[16] = 9;
         let mut bytes = Vec::new();

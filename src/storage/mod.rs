@@ -1,43 +1,54 @@
-//! The durable log of one replica: segment files of checked sectors in one folder, group commit,
-//! and a start that reads and checks everything before it trusts anything (design.md §8).
+//! The durable state of one replica in one folder: the log in segment files, snapshots, and two
+//! small records. A start reads and checks everything before it uses anything.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
-//! | [`disk`] | what a log needs of a disk ([`Disk`]), and a real one ([`RealDisk`]) |
-//! | `sector` | the unit that a disk writes whole or not at all, with its own checksum |
-//! | `segment` | the format of segment files, drawn; blocks and segment headers |
-//! | `meta` | who this folder belongs to: cluster, replica, incarnation, members |
-//! | `opening` | the start of a log: reads everything, then repairs and counts ([`Recovered`]) |
-//! | `peers` | which openings of other replicas this one has heard ([`PeerNotes`]) |
-//! | `recovery` | from the bytes of all segments to the log, or to what is wrong with them |
-//! | `log` | [`Log`]: bootstrap, append, sync |
-//! | `snapshots` | [`Snapshots`]: the state's snapshots in files, the log's other half |
-//! | `letting_go` | deletes large files a piece at a time |
-//! | [`failpoint`] | where tests let a process kill itself |
-//! | `error` | [`StorageError`]: which file, which place, what was done, what to do next |
+//! | `identity` | [`Identity`]: the owner of a folder |
+//! | `error` | [`StorageError`]: which file, which offset, what failed, what to do |
+//! | [`failpoint`] | places at which tests make the process kill itself |
+//! | `sector` | the unit that a disk writes atomically, with its own checksum |
+//! | [`disk`] | [`Disk`]: the operations on files that everything here needs |
+//! | `segment` | the format of segment files: segment headers and blocks |
+//! | `reserve` | a file that reserves disk space for what must be stored on a full disk |
+//! | `background_delete` | deletes large files piece by piece on a thread |
+//! | `real_disk` | [`RealDisk`]: a folder of the file system |
+//! | [`mem_disk`] | [`MemDisk`]: a disk in memory with power cuts and faults |
+//! | [`shared_disk`] | [`SharedDisk`]: several handles to one [`MemDisk`] |
+//! | `meta` | the meta record: owner, members, openings |
+//! | `peers` | [`PeerRecords`]: the last known opening of each peer |
+//! | `recovery` | from the bytes of all segments to the log, or to the damage in them |
+//! | `active_segment` | the segment file that the log appends to |
+//! | `log` | [`Log`]: bootstrap, append, sync, compact |
+//! | `snapshots` | [`Snapshots`]: snapshot files |
+//! | `opening` | opening a log: read and check all, then repair and count ([`Recovered`]) |
 //!
-//! Everything but `disk`, `reserve`, `letting_go` and `failpoint` is pure over the trait: the
-//! simulator and the crash tests run the same code over [`MemDisk`], all of it over one
-//! ([`SharedDisk`]). What holds:
+//! All files but `real_disk`, `reserve`, `background_delete` and `failpoint` are pure over the
+//! [`Disk`] trait: the simulator and the crash tests run the same code over [`MemDisk`].
 //!
-//! - What a returned [`Log::sync`] covers survives any power cut after it.
-//! - A power cut in the middle of a sync leaves a beginning of the log; what it tore is cut off.
-//! - Anything else that is not as it was written is found when the log is opened, named, and
-//!   refused: to go on without an entry that was vouched for could lose a committed write.
-//! - After a failed write or sync the [`Log`] refuses everything: nobody knows what the disk holds
-//!   then, and a second sync that succeeds proves nothing (safety.md D1).
+//! Invariants:
+//!
+//! - What a completed [`Log::sync`] covers survives any later power cut.
+//! - A power cut during a sync leaves a prefix of the log; the torn rest is truncated at the next
+//!   opening.
+//! - Any other difference from what was written is found when the log is opened, reported with file
+//!   and offset, and refused: without an acknowledged entry a committed write could be lost.
+//! - After a failed write or sync the [`Log`] refuses everything. The contents of the disk are
+//!   unknown then, and a second sync that succeeds proves nothing.
 
 #![deny(clippy::disallowed_types)]
 
+mod active_segment;
+mod background_delete;
 pub mod disk;
 mod error;
 pub mod failpoint;
-mod letting_go;
+mod identity;
 mod log;
 pub mod mem_disk;
 mod meta;
 mod opening;
 mod peers;
+mod real_disk;
 mod recovery;
 mod reserve;
 mod sector;
@@ -45,42 +56,17 @@ mod segment;
 pub mod shared_disk;
 mod snapshots;
 
-pub use disk::{Disk, RealDisk, make_folder};
+pub use disk::Disk;
 pub use error::StorageError;
 pub(crate) use error::replicas;
+pub use identity::{Identity, cluster_fingerprint};
 pub use log::{Log, LogOptions, LogStats};
-pub use mem_disk::{BadAppend, MemDisk, Mishaps};
+pub use mem_disk::{AppendFault, DiskFaultCounts, MemDisk};
 pub use meta::OPENINGS_KEPT;
 pub use opening::{Expected, Recovered};
-pub use peers::{Doubt, History, PeerNotes, Sighting};
+pub use peers::{HistoryError, OpeningHistory, PeerOpening, PeerRecords};
+pub use real_disk::{RealDisk, make_folder};
 pub use recovery::check_segment;
-pub use reserve::{RESERVE_FILE, Room};
+pub use reserve::{FreeSpace, RESERVE_FILE};
 pub use shared_disk::SharedDisk;
 pub use snapshots::{Loaded, SnapshotCheck, SnapshotSource, SnapshotWriter, Snapshots};
-
-use sha2::{Digest as _, Sha256};
-
-use crate::types::NodeId;
-
-/// Whose log a folder holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster, drawn once when it was made.
-    pub cluster: u128,
-    /// The replica in it.
-    pub replica: NodeId,
-    /// How often the log was opened, this time included: never the same twice, so that peers can
-    /// tell a replica from its own past (safety.md D6).
-    pub incarnation: u64,
-}
-
-/// The fingerprint of a cluster's id, which clients and logs may show: half of its SHA-256. The id
-/// itself is a secret of the replicas, because a sender that knows it can pose as one of them.
-pub fn cluster_fingerprint(cluster: u128) -> u128 {
-    let mut hash = Sha256::new();
-    hash.update(b"bowline cluster fingerprint\n");
-    hash.update(cluster.to_le_bytes());
-    let hash: [u8; 32] = hash.finalize().into();
-    let (half, _) = hash.split_first_chunk().expect("32 bytes");
-    u128::from_be_bytes(*half)
-}

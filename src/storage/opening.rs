@@ -1,63 +1,83 @@
-//! The start of a replica's log: reads and checks the whole folder without a change, then repairs
-//! it and counts the opening.
+//! Opening a log, in two steps: [`Log::recover`] reads and checks the whole folder without a
+//! change, [`Recovered::open`] repairs it and counts the opening.
 //!
-//! The two steps are apart so that the caller can do in between whatever else a start needs and can
-//! fail. A start that fails before [`Recovered::open`] leaves the log and the meta record as they
-//! were; only an opening that peers may hear of is counted.
+//! Between the two, a caller does what else a start needs and may fail. A start that fails before
+//! [`Recovered::open`] leaves the log and the meta record unchanged: only an opening that peers may
+//! learn of is counted.
 
 use crate::config::Mutant;
 use crate::raft::{Durable, SnapshotId};
+use crate::record::Entry;
 use crate::types::{Index, NodeId};
 
-use super::Identity;
-use super::disk::Disk;
+use super::active_segment::{ActiveSegment, Tail, UNFINISHED};
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
-use super::log::{
-    Log, LogOptions, LogStats, Segment, UNFINISHED, bytes_of, first_segment, io, make_segment,
-};
+use super::identity::Identity;
+use super::log::{Log, LogOptions, first_segment};
 use super::meta::{Found, META_FILE, Meta};
 use super::recovery::Replay;
-use super::sector::SECTOR_BYTES;
-use super::segment::{self, BlockBuilder, SegmentHeader, check_owner};
+use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
 
-/// What the caller knows of a folder; the folder must agree.
+/// What the caller expects of a replica's folder. Recovery fails if the folder differs.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The cluster; `None` takes what the folder says.
+    /// Id of the cluster that the folder must belong to; `None` accepts any.
     pub cluster: Option<u128>,
-    /// The replica.
+    /// Id of the replica that the folder must belong to.
     pub replica: NodeId,
-    /// The ids of all voters, this replica included, in any order; `None` takes what the folder
-    /// says.
+    /// The ids of all voters, this replica included, in any order; `None` accepts any.
     pub members: Option<&'a [NodeId]>,
 }
 
-/// A replica's log as its folder holds it, read and checked, and not changed yet.
+/// A replica's log, read and checked from its folder, which is not changed yet.
 #[derive(Debug)]
 pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// As it was found.
+    /// The meta record (file `meta`) as read from the folder.
     found: Meta,
-    /// As it will be once this opening is counted.
+    /// The meta record (file `meta`) that [`Recovered::open`] is to write: as `found`, with the
+    /// members that were checked, and with this opening of the log (this start of the replica)
+    /// counted.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Reads and checks all of a replica's log. Changes nothing.
+    /// Recovers a replica's log and opens it at once, by [`Log::recover`] and [`Recovered::open`].
+    /// Accepts whatever members the folder names.
     ///
     /// # Errors
-    /// If the folder is not what is expected, or anything in it is not as it was written.
+    /// As [`Log::recover`] and [`Recovered::open`].
+    pub fn open(
+        disk: D,
+        cluster: Option<u128>,
+        replica: NodeId,
+        options: LogOptions,
+        snapshot: Option<SnapshotId>,
+    ) -> Result<(Log<D>, Durable, Identity), StorageError> {
+        let expected = Expected { cluster, replica, members: None };
+        let recovered = Log::recover(disk, options, &expected)?;
+        recovered.check_snapshot(snapshot)?;
+        let (log, durable) = recovered.open(snapshot)?;
+        let identity = log.identity();
+        Ok((log, durable, identity))
+    }
+
+    /// Reads and checks a replica's whole log. Does not change the folder.
+    ///
+    /// # Errors
+    /// If the folder contradicts `expected`, or anything in it is damaged.
     pub fn recover(
         mut disk: D,
         options: LogOptions,
         expected: &Expected<'_>,
     ) -> Result<Recovered<D>, StorageError> {
-        let names = disk.list().map_err(|source| io(&disk, "listing", "", source))?;
+        let names = disk.list().map_err(io_error(&disk, "list", ""))?;
         let Found { meta: found, is_intact: is_meta_intact } = read_meta(&disk, &names)?;
         let cluster = expected.cluster.unwrap_or(found.identity.cluster);
         let identity = Identity { cluster, replica: expected.replica, ..found.identity };
@@ -66,50 +86,56 @@ impl<D: Disk> Log<D> {
         let members = members_of(&disk, &found, expected)?;
         let replay = read_segments(&disk, &names, &found)?;
         let mut next = Meta { members, ..found.clone() };
-        // Zero stands for a number that is not known.
+        // Zero stands for an unknown number.
         next.open(disk.draw().max(1), options.openings_kept);
+        let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
+        assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
         Ok(Recovered { disk, options, names, found, next, replay, is_meta_intact })
     }
 }
 
 impl<D: Disk> Recovered<D> {
-    /// Whose log it is; this opening is counted already.
+    /// Returns the cluster, replica and incarnation that own the log; the current opening is
+    /// counted already.
     pub fn identity(&self) -> Identity {
         self.next.identity
     }
 
-    /// The random numbers of the latest openings, this one's last.
+    /// Returns the random numbers drawn at the latest openings of the log, one per start of the
+    /// replica, that of the current start last.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
 
-    /// The ids of all voters, ascending; this replica is one of them.
+    /// Returns the ids of all voters, ascending, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.next.members
     }
 
-    /// Whether the replica has lost what it had acknowledged, and does not hold it again yet.
+    /// Returns whether the replica lost acknowledged entries with its folder and has not received
+    /// them again yet.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
     }
 
-    /// Whether the folder did not say who the members are, so that [`Expected::members`] are
-    /// written into it by this opening.
+    /// Returns whether the folder names no members yet, so that [`Recovered::open`] writes
+    /// [`Expected::members`] into it.
     pub fn adopts_members(&self) -> bool {
         self.found.members.is_empty()
     }
 
-    /// Whether a copy of the meta record was damaged; this opening replaces it.
+    /// Returns whether one of the two copies of the meta record was damaged. [`Recovered::open`]
+    /// replaces the damaged copy.
     pub fn repairs_meta(&self) -> bool {
         !self.is_meta_intact
     }
 
-    /// Checks that the log goes on where a snapshot ends: the latest that
-    /// [`Snapshots::load`](super::Snapshots::load) found whole.
+    /// Checks that the log continues the latest complete snapshot, which
+    /// [`Snapshots::load`](super::Snapshots::load) returned; `None` if there is no snapshot.
     ///
     /// # Errors
-    /// If entries are missing between the snapshot and the log, or the folder holds a later
-    /// snapshot, which then is damaged, and the log does not reach to its end.
+    /// If entries are missing between the snapshot and the log, or the folder has a later, damaged
+    /// snapshot whose last entry the log lacks.
     pub fn check_snapshot(&self, snapshot: Option<SnapshotId>) -> Result<(), StorageError> {
         let Recovered { disk, names, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -126,86 +152,105 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Cuts off a torn tail, makes durable that the log was opened once more, and gives back what
-    /// it holds behind the snapshot, for which [`Recovered::check_snapshot`] succeeded. Where the
-    /// log does not hold the snapshot's last entry, as when the power failed between a snapshot's
-    /// installation and the log's beginning anew, the log begins anew here.
+    /// Truncates a torn block at the end of the log, durably counts the current opening, and
+    /// returns the log with its entries after the snapshot. [`Recovered::check_snapshot`] must have
+    /// succeeded for this snapshot. If the log lacks the snapshot's last entry, the log is
+    /// restarted after the snapshot: the power failed between the installation of the snapshot and
+    /// the restart of the log.
     ///
     /// # Errors
-    /// If the folder can't be written. Then the opening does not count, and the next one draws
-    /// another number.
+    /// If the folder cannot be written. The start of the replica is then not counted, and
+    /// the next start draws another random number.
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
         let Recovered { mut disk, options, names, found, next, replay, .. } = self;
+        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        let base = replay.base.index;
+        assert!(base <= end, "the log starts after {base}, the snapshot ends at {end}: unchecked");
         let early = disk.mutant() == Some(Mutant::DeleteBeforeSync);
-        for name in names.iter().filter(|name| early && is_left_over(name, &found)) {
-            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
+        for name in names.iter().filter(|name| early && is_obsolete(name, &found)) {
+            disk.delete(name).map_err(io_error(&disk, "delete", name))?;
         }
-        // What a killed process wrote and did not sync is read back all the same, out of memory.
-        // Nothing may be vouched for that the disk does not hold, and nothing deleted since a meta
-        // record or a snapshot says so whose name is not durable.
-        disk.sync_dir().map_err(|source| io(&disk, "syncing", "", source))?;
-        for name in names.iter().filter(|name| !early && is_left_over(name, &found)) {
-            disk.delete(name).map_err(|source| io(&disk, "deleting", name, source))?;
+        // What a killed process wrote and did not sync is still read back from the page cache. A
+        // file may be deleted only because of a meta record or a snapshot whose name is durable.
+        disk.sync_dir().map_err(io_error(&disk, "sync", ""))?;
+        for name in names.iter().filter(|name| !early && is_obsolete(name, &found)) {
+            disk.delete(name).map_err(io_error(&disk, "delete", name))?;
         }
-        let mut stats = LogStats::default();
-        let mut bases = replay.bases.clone();
-        let segment = if let Some(header) = replay.header {
-            stats.torn_bytes = u64::from(replay.torn_end - replay.end) * SECTOR_BYTES as u64;
-            reopen(&mut disk, &header, &replay)?
-        } else {
-            bases.push_back((1, Index::ZERO));
-            make_segment(&mut disk, &first_segment(&found, options))?
+        let segment = match replay.header {
+            Some(header) => ActiveSegment::reopen(&mut disk, &header, tail_of(&replay))?,
+            None => ActiveSegment::create(&mut disk, &first_segment(&found, options))?,
         };
-        stats.end = replay.bytes_before + bytes_of(segment.next);
         let mut meta = Meta { members: next.members.clone(), ..found };
-        if meta.last != segment.number {
-            // The making of the last segment came this far only.
-            meta.last = segment.number;
+        if meta.last != segment.number() {
+            // The power failed after the creation of the last segment.
+            meta.last = segment.number();
             meta.write(&mut disk)?;
         }
-        let mut log = Log {
-            disk,
-            options,
-            meta,
-            bases,
-            chain: replay.chain,
-            written_by: replay.incarnation,
-            hard_state: replay.durable.hard_state,
-            last: replay.last(),
-            durable_last: replay.last(),
-            durable_state: replay.durable.hard_state,
-            block: BlockBuilder::default(),
-            waiting: true,
-            image: Vec::new(),
-            failed: false,
-            stats,
-            segment,
-        };
-        // First in the log, then in the meta record: so neither can be restored from an older copy
-        // without the other showing it. If the power failed between the two the last time, that
-        // opening was never heard of, and this one takes its place.
+        let mut log = Log::resume(disk, options, meta, segment, &replay);
+        // First in the log, then in the meta record: if one of them is restored from an older copy,
+        // the other shows it. If the power failed between the two last time, no peer learned of
+        // that opening, and this one replaces it.
         log.write_block(next.identity.incarnation)?;
         let (identity, openings) = (next.identity, next.openings);
         log.meta = Meta { identity, openings, ..log.meta };
         log.meta.write(&mut log.disk)?;
         if let Some(number) = replay.restarted {
-            // The power failed before they were deleted.
+            // The power failed before the segments of the old log were deleted.
             log.delete_before(number)?;
         }
-        let durable = log.cut_behind(snapshot, replay)?;
+        let durable = follow_snapshot(&mut log, snapshot, replay)?;
+        let first = durable.entries.first().map(Entry::index);
+        assert!(first.is_none_or(|first| first == end.next()), "{first:?} after {end}");
+        assert!(durable.hard_state == log.hard_state(), "{:?}", durable.hard_state);
         Ok((log, durable))
     }
 }
 
-/// Who the members are: what the folder says, or what is expected if it is of a format that did not
-/// say.
+/// Returns the position and the contents of the last block in the last segment.
+fn tail_of(replay: &Replay) -> Tail<'_> {
+    Tail {
+        last_block: replay.last_block,
+        last_image: &replay.last_image,
+        end: replay.end,
+        torn_end: replay.torn_end,
+        block_count: replay.blocks,
+    }
+}
+
+/// Returns the durable state of a replica with this snapshot: the log's entries after it. Restarts
+/// the log after the snapshot if the log lacks the snapshot's last entry.
+fn follow_snapshot<D: Disk>(
+    log: &mut Log<D>,
+    snapshot: Option<SnapshotId>,
+    replay: Replay,
+) -> Result<Durable, StorageError> {
+    let holds_end = snapshot.is_none_or(|snapshot| replay.holds(snapshot.last));
+    let rejoining = log.is_rejoining();
+    let mut durable = Durable { snapshot, rejoining, ..replay.durable };
+    let Some(SnapshotId { last, .. }) = snapshot else { return Ok(durable) };
+    if holds_end {
+        let covered = durable.entries.partition_point(|entry| entry.index() <= last.index);
+        durable.entries.drain(..covered);
+        return Ok(durable);
+    }
+    if last.term > log.hard_state().term {
+        log.adopt_term(last.term);
+        durable.hard_state = log.hard_state();
+    }
+    log.restart_after(last)?;
+    durable.entries.clear();
+    Ok(durable)
+}
+
+/// Returns the ids of all voters: those in the folder, or the expected ones if the folder's meta
+/// record is of the previous format, which names none.
 fn members_of<D: Disk>(
     disk: &D,
     found: &Meta,
     expected: &Expected<'_>,
 ) -> Result<Vec<NodeId>, StorageError> {
     let Some(members) = expected.members else {
-        // A folder without members and a caller that does not know them: it belongs to one alone.
+        // Neither the folder nor the caller names members: a cluster of one.
         let alone = || vec![found.identity.replica];
         return Ok(Some(found.members.clone()).filter(|it| !it.is_empty()).unwrap_or_else(alone));
     };
@@ -219,9 +264,9 @@ fn members_of<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Whether nothing depends on a file any more, or ever did: it was never completed, or a snapshot
-/// took its place.
-fn is_left_over(name: &str, meta: &Meta) -> bool {
+/// Returns whether a file can be deleted: an unfinished meta record or segment, or a segment before
+/// the first that must exist, whose entries a snapshot contains.
+fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
     }
@@ -234,11 +279,11 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError>
     if !names.iter().any(|name| name == META_FILE) {
         return Err(StorageError::NoIdentity { file });
     }
-    let bytes = disk.read(META_FILE).map_err(|source| io(disk, "reading", META_FILE, source))?;
+    let bytes = disk.read(META_FILE).map_err(io_error(disk, "read", META_FILE))?;
     Meta::decode(&file, &bytes)
 }
 
-/// Reads all segments and holds them against the meta record.
+/// Reads all log segments, and checks that they are those that the meta record names.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
     replay.mutant = disk.mutant();
@@ -251,57 +296,25 @@ fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Rep
         if numbers.binary_search(&number).is_err() {
             return Err(StorageError::Missing { file });
         }
-        let bytes = disk.read(&name).map_err(|source| io(disk, "reading", &name, source))?;
+        let bytes = disk.read(&name).map_err(io_error(disk, "read", &name))?;
         replay.segment(&file, &bytes, number == count)?;
     }
+    let expected = count.saturating_add(1).saturating_sub(meta.first);
+    assert!(replay.bases.len() as u64 == expected, "{} of {expected} segments", replay.bases.len());
     let (opened, written) = (meta.identity.incarnation, replay.incarnation);
     if written < opened {
         let file = disk.describe(&segment::file_name(count));
-        let what = format!("it ends with opening {written}, the meta record knows of {opened}");
+        let what = format!("it ends with opening {written}, the meta record with opening {opened}");
         return Err(StorageError::RolledBack { file, what });
     }
-    if written > opened + 1 || count > meta.last + 1 {
+    if written > opened.saturating_add(1) || count > meta.last.saturating_add(1) {
         let file = disk.describe(META_FILE);
         let what = format!(
-            "it knows of {opened} openings and of segments up to {}, the log of {written} and \
-             {count}",
+            "it ends with opening {opened} and segment {}, the log with opening {written} and \
+             segment {count}",
             meta.last
         );
         return Err(StorageError::RolledBack { file, what });
     }
     Ok(replay)
-}
-
-/// Opens the last segment to go on writing to it. A torn tail is made zeros again: the next
-/// block is then written to sectors that hold nothing, like any other.
-fn reopen<D: Disk>(
-    disk: &mut D,
-    header: &SegmentHeader,
-    replay: &Replay,
-) -> Result<Segment<D::File>, StorageError> {
-    let name = segment::file_name(header.number);
-    let mut file = disk.open(&name).map_err(|source| io(disk, "opening", &name, source))?;
-    let place = |sector: u32| u64::from(sector) * SECTOR_BYTES as u64;
-    // A sync that failed may have thrown away what it was to write, and a new process reads it
-    // out of memory all the same, and syncs it with success. That can be the last block only: it is
-    // written again as it is, and then the sync is worth something.
-    if disk.mutant() != Some(Mutant::TrustLastBlock) {
-        disk.write_at(&mut file, place(replay.last_block), &replay.last_image)
-            .map_err(|source| io(disk, "writing the last block again to", &name, source))?;
-    }
-    let torn = (replay.torn_end - replay.end) as usize;
-    if torn > 0 {
-        disk.write_at(&mut file, place(replay.end), &vec![0; torn * SECTOR_BYTES])
-            .map_err(|source| io(disk, "cutting the torn tail of", &name, source))?;
-    }
-    disk.sync(&mut file).map_err(|source| io(disk, "syncing", &name, source))?;
-    Ok(Segment {
-        file,
-        number: header.number,
-        salt: header.salt(),
-        sectors: header.sectors,
-        next: replay.end,
-        written: replay.end,
-        blocks: replay.blocks,
-    })
 }

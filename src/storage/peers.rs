@@ -1,245 +1,268 @@
-//! Which opening of each other replica this one has heard last, so that a replica whose folder was
-//! restored from an older copy or wiped, and which has forgotten what it acknowledged, is not taken
-//! for itself. Kept in a file, for a restart must not forget it. The network stage writes it when a
-//! peer calls that has started anew, before anything that peer says is believed.
+//! The last known opening (start of the process) of each peer. A peer whose folder was restored
+//! from an older copy or wiped lacks entries and votes that it acknowledged; the record exposes it.
+//! Kept in a file that survives restarts. The network stage writes it when a restarted peer
+//! connects, before it accepts any of that peer's messages.
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
-//!  | magic  | version | cluster | replica | count | peer, incarnation, its number ..  |
+//!  | magic  | version | cluster | replica | count | peer, incarnation, opening ..     |
 //!  |   16   |    4    |   16    |    2    |   2   |  2 + 8 + 8 each                   |
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //! ```
 //!
-//! The file is a cache: without it the log is whole. If it is damaged or of another format it is
-//! rebuilt as the peers call.
+//! The file is a cache: the log is complete without it. If it is damaged or has another format it
+//! is rebuilt as peers connect.
 //!
-//! Limits: a peer that was down or cut off while the lost openings ran has never heard of them, and
-//! neither has one that has lost this file. If such peers and the old copy are a majority by
-//! themselves, nobody is there to object.
+//! Limits: a peer that was down or partitioned during the lost openings does not know of them, nor
+//! does one that lost this file. If such peers and the old copy form a majority, no replica rejects
+//! the old copy.
 
 use crate::config::Mutant;
 use crate::types::NodeId;
 
-use super::Identity;
-use super::disk::Disk;
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
+use super::identity::Identity;
 use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Its name.
+/// Name of the file that records, for each peer, the last opening of the peer's log (start of its
+/// process) that this replica knows of.
 const PEERS_FILE: &str = "peers";
-/// Its name while it is written.
+/// Name of the temporary file to which a new version of the file `peers` is written, before it
+/// replaces the old one.
 const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
-const SIGHTING_BYTES: usize = 18;
-/// As many as fit in a sector; far more than a cluster has.
-const SIGHTINGS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / SIGHTING_BYTES;
+const RECORD_BYTES: usize = 18;
+/// Maximum peers in the file: as many records as fit in one sector, far more than a cluster has
+/// members.
+const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Most openings that a replica can have counted: more than can be made in a year.
+/// Largest incarnation (number of openings of a log) that is believed of a peer: more than a log
+/// can have in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The opening of a peer that was heard last.
+/// The last opening of a peer's log (start of the peer's process) that this replica knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
-    /// The peer.
+pub struct PeerOpening {
+    /// Id of the peer.
     pub peer: NodeId,
-    /// How often its log had been opened.
+    /// Number of times that the peer's log had been opened, this opening included.
     pub incarnation: u64,
-    /// The random number of the last of these openings; see [`super::Log::openings`].
+    /// Random number that the peer drew at this opening, never zero; see [`super::Log::openings`].
     pub opening: u64,
 }
 
-/// What a replica says of its own past when it connects.
+/// History of the openings of a replica's log (the starts of its process), as the replica states it
+/// in its hello message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct History<'a> {
-    /// How often its log was opened.
+pub struct OpeningHistory<'a> {
+    /// Number of times that the replica's log was opened (its process started).
     pub incarnation: u64,
-    /// The random numbers of the latest openings, the newest last.
+    /// The random numbers drawn at the latest openings of the replica's log, one per opening, the
+    /// newest last.
     pub openings: &'a [u64],
 }
 
-/// Why a replica's history is not believed.
+/// Why the history of log openings (process starts) that a peer claims is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
-    /// The list of openings is not as long as it must be, or more openings than possible.
-    #[error("it lists {listed} of its {incarnation} openings")]
+pub enum HistoryError {
+    /// The history of log openings (process starts) that the peer claims has the wrong length for
+    /// the number of openings that the peer claims, its last random number is zero, or that number
+    /// of openings is too large to be believed.
+    #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
     Incomplete {
-        /// How many are listed.
+        /// Number of log openings (process starts) that the peer's history lists.
         listed: usize,
-        /// How many there are said to be.
+        /// Number of times that the peer's log was opened, as the peer claims.
         incarnation: u64,
     },
-    /// It is not the replica that was heard before, nor that one later.
+    /// The history of log openings (process starts) that the peer claims contradicts its last
+    /// opening that this replica has recorded: the peer's folder was restored from an older copy or
+    /// wiped, or a copy of it is running.
     #[error(
-        "it was heard before as incarnation {seen}, and incarnation {incarnation} is another \
-         history: its folder was restored from an older copy, wiped and bootstrapped again, or a \
-         copy of it is running"
+        "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
+         its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
+         it is running"
     )]
     Other {
-        /// The incarnation that was heard last.
+        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
+        /// had been opened (its process started) by then.
         seen: u64,
-        /// The one that it says it is.
+        /// Incarnation that the peer claims now: how often its log has been opened (its process
+        /// started).
         incarnation: u64,
     },
-    /// What was heard of it lies further back than its list of openings goes.
+    /// The history of log openings (process starts) that the peer claims does not reach back to the
+    /// last opening that this replica has recorded, so it cannot be checked.
     #[error(
-        "it was heard last as incarnation {seen}, and incarnation {incarnation} does not remember \
-         that far back"
+        "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
+         reach back that far"
     )]
     Forgotten {
-        /// The incarnation that was heard last.
+        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
+        /// had been opened (its process started) by then.
         seen: u64,
-        /// The one that it says it is.
+        /// Incarnation that the peer claims now: how often its log has been opened (its process
+        /// started).
         incarnation: u64,
     },
 }
 
-impl History<'_> {
-    /// Whether `peer`, of which `seen` was heard last, may have this history. Gives what is to be
-    /// remembered of it. Every replica remembers its latest `kept` openings.
+impl OpeningHistory<'_> {
+    /// Checks the history of log openings (process starts) that `peer` claims against `seen`, the
+    /// last opening of the peer's log that this replica has recorded. Returns the latest opening in
+    /// the history, which the caller is to record. `kept` is the number of openings that the
+    /// histories of all replicas keep.
     ///
-    /// Fails closed: what lies further back than the list goes can't be checked, so it is not
-    /// believed.
+    /// Also rejects a history that does not reach back to `seen`, since it cannot be checked.
     ///
     /// # Errors
-    /// If it is not the one that was seen, nor that one later.
+    /// If the history is incomplete or does not contain `seen`.
     pub fn check(
         &self,
         peer: NodeId,
-        seen: Option<Sighting>,
+        seen: Option<PeerOpening>,
         kept: usize,
-    ) -> Result<Sighting, Doubt> {
-        let History { incarnation, openings } = *self;
-        let sighting = self.as_sighting(peer, kept)?;
-        let Some(seen) = seen else { return Ok(sighting) };
+    ) -> Result<PeerOpening, HistoryError> {
+        let OpeningHistory { incarnation, openings } = *self;
+        let latest = self.latest(peer, kept)?;
+        let Some(seen) = seen else { return Ok(latest) };
         let seen_incarnation = seen.incarnation;
+        assert!(seen.peer == peer, "the record of {} for {peer}", seen.peer);
         let Some(since) = incarnation.checked_sub(seen_incarnation) else {
-            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         };
         let since = usize::try_from(since).unwrap_or(usize::MAX);
         let Some(place) = (openings.len() - 1).checked_sub(since) else {
-            return Err(Doubt::Forgotten { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Forgotten { seen: seen_incarnation, incarnation });
         };
         if openings[place] != seen.opening || seen.opening == 0 {
-            return Err(Doubt::Other { seen: seen_incarnation, incarnation });
+            return Err(HistoryError::Other { seen: seen_incarnation, incarnation });
         }
-        Ok(sighting)
+        assert!(latest.incarnation >= seen_incarnation, "{latest:?} before {seen:?}");
+        Ok(latest)
     }
 
-    /// The sighting of a peer with this history, whatever was heard of it before.
+    /// Returns the latest opening in this history of `peer`, without a check against an opening
+    /// that was recorded before. `kept` is the number of openings that the histories of all
+    /// replicas keep.
     ///
     /// # Errors
-    /// If the history is not complete.
-    pub fn as_sighting(&self, peer: NodeId, kept: usize) -> Result<Sighting, Doubt> {
-        let History { incarnation, openings } = *self;
+    /// If the history is incomplete.
+    pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
+        let OpeningHistory { incarnation, openings } = *self;
+        assert!(kept > 0, "no openings are kept");
         let listed = openings.len();
         let wanted = usize::try_from(incarnation).unwrap_or(usize::MAX).min(kept);
         match openings.last() {
             Some(&opening)
                 if opening != 0 && listed == wanted && incarnation <= INCARNATION_MAX =>
             {
-                Ok(Sighting { peer, incarnation, opening })
+                Ok(PeerOpening { peer, incarnation, opening })
             }
-            _ => Err(Doubt::Incomplete { listed, incarnation }),
+            _ => Err(HistoryError::Incomplete { listed, incarnation }),
         }
     }
 }
 
-/// The notes of one replica about its peers, in its folder.
+/// A replica's records of the last known opening of each of its peers, kept in the replica's
+/// folder.
 #[derive(Debug)]
-pub struct PeerNotes<D: Disk> {
+pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
-    sightings: Vec<Sighting>,
-    /// The file says less: it could not be written, or was damaged.
-    behind: bool,
-    /// Why the file that was there is not used.
+    records: Vec<PeerOpening>,
+    /// Whether the file `peers` differs from `records` in memory: the last write failed, or the
+    /// file is damaged and was not written again yet.
+    stale: bool,
+    /// Why the file `peers` was ignored when it was read; `None` if it was used or did not exist.
     damage: Option<StorageError>,
 }
 
-impl<D: Disk> PeerNotes<D> {
-    /// Reads what was noted in the folder whose log is open as `owner`. Notes that are damaged, of
-    /// another format or another replica's count for nothing; [`PeerNotes::damage`] has the reason.
+impl<D: Disk> PeerRecords<D> {
+    /// Reads the records from the folder of `owner`. A file that is damaged, of another format or
+    /// of another replica is ignored; [`PeerRecords::damage`] returns the reason.
     ///
     /// # Errors
-    /// If they can't be read, or the folder can't be written.
-    pub fn open(mut disk: D, owner: Identity) -> Result<PeerNotes<D>, StorageError> {
+    /// If the file cannot be read, or an unfinished one cannot be deleted.
+    pub fn open(mut disk: D, owner: Identity) -> Result<PeerRecords<D>, StorageError> {
         let file = disk.describe(PEERS_FILE);
-        let io = |doing| {
-            let file = file.clone();
-            move |source| StorageError::Io { doing, file, source }
-        };
-        let names = disk.list().map_err(io("looking for"))?;
+        let names = disk.list().map_err(io_error(&disk, "list", ""))?;
         if names.iter().any(|name| name == PEERS_FILE_NEW) {
-            disk.delete(PEERS_FILE_NEW).map_err(io("deleting an unfinished"))?;
+            disk.delete(PEERS_FILE_NEW).map_err(io_error(&disk, "delete", PEERS_FILE_NEW))?;
         }
-        let (mut sightings, mut damage) = (Vec::new(), None);
+        let (mut records, mut damage) = (Vec::new(), None);
         if names.iter().any(|name| name == PEERS_FILE) {
-            let bytes = disk.read(PEERS_FILE).map_err(io("reading"))?;
+            let bytes = disk.read(PEERS_FILE).map_err(io_error(&disk, "read", PEERS_FILE))?;
             match decode(&file, &bytes, &owner) {
-                Ok(found) => sightings = found,
+                Ok(found) => records = found,
                 Err(error) => damage = Some(error),
             }
         }
-        let behind = damage.is_some();
-        Ok(PeerNotes { disk, owner, sightings, behind, damage })
+        let stale = damage.is_some();
+        Ok(PeerRecords { disk, owner, records, stale, damage })
     }
 
-    /// Why the notes that were found in the folder are not used, if they are not.
+    /// Returns why the file `peers` was ignored when it was read; `None` if it was used or did not
+    /// exist.
     pub fn damage(&self) -> Option<&StorageError> {
         self.damage.as_ref()
     }
 
-    /// What is known of a peer, if it has ever called.
-    pub fn of(&self, peer: NodeId) -> Option<Sighting> {
-        if self.disk.mutant() == Some(Mutant::BelieveOldCopy) {
+    /// Returns the last known opening of a peer; `None` if none is recorded: the peer never
+    /// connected, or the records were lost.
+    pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
+        if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
         }
-        self.sightings.iter().find(|sighting| sighting.peer == peer).copied()
+        self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Whether a peer may have this history; see [`History::check`].
+    /// Checks the history of openings that a peer claims against its recorded opening; see
+    /// [`OpeningHistory::check`].
     ///
     /// # Errors
-    /// If it must not be believed.
+    /// If the history must be rejected.
     pub fn check(
         &self,
         peer: NodeId,
-        history: History<'_>,
+        history: OpeningHistory<'_>,
         kept: usize,
-    ) -> Result<Sighting, Doubt> {
+    ) -> Result<PeerOpening, HistoryError> {
         match history.check(peer, self.of(peer), kept) {
-            Err(Doubt::Forgotten { .. })
+            Err(HistoryError::Forgotten { .. })
                 if self.disk.mutant() == Some(Mutant::ForgetOldOpenings) =>
             {
-                history.as_sighting(peer, kept)
+                history.latest(peer, kept)
             }
             checked => checked,
         }
     }
 
-    /// Makes durable what was heard of a peer, in place of what was known.
+    /// Durably records the last known opening of a peer, in place of an earlier one.
     ///
     /// # Errors
-    /// If it can't be written. Where there was only no room for it, it is remembered all the same,
-    /// and written with the next note; after anything else the process must end.
-    pub fn note(&mut self, new: Sighting) -> Result<(), StorageError> {
-        if self.of(new.peer) == Some(new) && !self.behind {
+    /// If the file cannot be written. If the disk is full, the opening is kept in memory and
+    /// written with the next one; after any other error the process must exit.
+    pub fn note(&mut self, new: PeerOpening) -> Result<(), StorageError> {
+        if self.of(new.peer) == Some(new) && !self.stale {
             return Ok(());
         }
-        if std::mem::replace(&mut self.behind, true) {
-            // Left by the attempt that failed, if that came so far.
+        if std::mem::replace(&mut self.stale, true) {
+            // The failed attempt may have left a temporary file.
             let _ = self.disk.delete(PEERS_FILE_NEW);
         }
-        self.sightings.retain(|sighting| sighting.peer != new.peer);
-        self.sightings.push(new);
-        assert!(self.sightings.len() <= SIGHTINGS_MAX, "{} peers", self.sightings.len());
+        self.records.retain(|record| record.peer != new.peer);
+        self.records.push(new);
+        assert!(self.records.len() <= RECORDS_MAX, "{} peers", self.records.len());
+        assert!(new.opening != 0, "zero stands for an unknown opening");
         let bytes = self.encode();
         replace(&mut self.disk, PEERS_FILE, PEERS_FILE_NEW, &bytes)?;
-        self.behind = false;
+        self.stale = false;
         Ok(())
     }
 
@@ -249,38 +272,39 @@ impl<D: Disk> PeerNotes<D> {
         stream.extend_from_slice(&VERSION.to_le_bytes());
         stream.extend_from_slice(&self.owner.cluster.to_le_bytes());
         stream.extend_from_slice(&self.owner.replica.0.to_le_bytes());
-        let count = u16::try_from(self.sightings.len()).expect("they fit in a sector");
+        let count = u16::try_from(self.records.len()).expect("RECORDS_MAX is small");
         stream.extend_from_slice(&count.to_le_bytes());
-        for sighting in &self.sightings {
-            stream.extend_from_slice(&sighting.peer.0.to_le_bytes());
-            stream.extend_from_slice(&sighting.incarnation.to_le_bytes());
-            stream.extend_from_slice(&sighting.opening.to_le_bytes());
+        for record in &self.records {
+            stream.extend_from_slice(&record.peer.0.to_le_bytes());
+            stream.extend_from_slice(&record.incarnation.to_le_bytes());
+            stream.extend_from_slice(&record.opening.to_le_bytes());
         }
         let mut out = Vec::with_capacity(SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
+        assert!(out.len() == SECTOR_BYTES, "{} peers do not fit", self.records.len());
         out
     }
 }
 
-fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<Sighting>, StorageError> {
+fn decode(file: &str, bytes: &[u8], owner: &Identity) -> Result<Vec<PeerOpening>, StorageError> {
     let mut fields = header_fields(file, bytes, MAGIC)?;
     let damaged = |offset, what| StorageError::Damaged { file: file.to_owned(), offset, what };
     if bytes.len() != SECTOR_BYTES {
-        let what = format!("{} bytes where {SECTOR_BYTES} belong", bytes.len());
+        let what = format!("{} bytes instead of {SECTOR_BYTES}", bytes.len());
         return Err(damaged(SECTOR_BYTES as u64, what));
     }
     let cluster = u128::from_le_bytes(fields.take());
     check_owner(file, (cluster, NodeId(u16::from_le_bytes(fields.take()))), owner)?;
     let count = usize::from(u16::from_le_bytes(fields.take()));
-    if count > SIGHTINGS_MAX {
-        return Err(damaged(0, format!("{count} peers where {SIGHTINGS_MAX} fit")));
+    if count > RECORDS_MAX {
+        return Err(damaged(0, format!("{count} peers, at most {RECORDS_MAX} fit")));
     }
-    let sightings = (0..count).map(|_| Sighting {
+    let records = (0..count).map(|_| PeerOpening {
         peer: NodeId(u16::from_le_bytes(fields.take())),
         incarnation: u64::from_le_bytes(fields.take()),
         opening: u64::from_le_bytes(fields.take()),
     });
-    Ok(sightings.collect())
+    Ok(records.collect())
 }
 
 #[cfg(test)]
@@ -290,33 +314,33 @@ mod tests {
 
     const OWNER: Identity = Identity { cluster: 9, replica: NodeId(1), incarnation: 4 };
 
-    fn sighting(peer: u16, incarnation: u64, opening: u64) -> Sighting {
-        Sighting { peer: NodeId(peer), incarnation, opening }
+    fn last_opening(peer: u16, incarnation: u64, opening: u64) -> PeerOpening {
+        PeerOpening { peer: NodeId(peer), incarnation, opening }
     }
 
-    /// What each replica remembers in these tests.
+    /// Openings that each replica keeps in these tests.
     const KEPT: usize = 4;
 
     #[test]
-    fn only_a_complete_history_of_the_same_replica_is_believed() {
-        let seen = sighting(2, 5, 55);
-        let other = |incarnation| Err(Doubt::Other { seen: 5, incarnation });
-        let incomplete = |listed, incarnation| Err(Doubt::Incomplete { listed, incarnation });
-        let later = |incarnation, opening| Ok(sighting(2, incarnation, opening));
+    fn hello_with_foreign_or_incomplete_history_is_rejected() {
+        let seen = last_opening(2, 5, 55);
+        let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
+        let incomplete =
+            |listed, incarnation| Err(HistoryError::Incomplete { listed, incarnation });
+        let later = |incarnation, opening| Ok(last_opening(2, incarnation, opening));
         for (incarnation, openings, expected) in [
             (5, &[22, 33, 44, 55][..], later(5, 55)),
             (7, &[44, 55, 66, 77], later(7, 77)),
             (8, &[55, 66, 77, 88], later(8, 88)),
-            // Restored from a copy, or bootstrapped again: it counts as far, or further, and drew
-            // other numbers.
+            // Restored from a copy, or bootstrapped again: any count, and other numbers.
             (1, &[11], other(1)),
             (4, &[12, 22, 33, 44], other(4)),
             (5, &[22, 33, 44, 54], other(5)),
             (6, &[33, 44, 54, 66], other(6)),
-            // The opening that was seen lies further back than the list goes.
-            (9, &[66, 77, 88, 99], Err(Doubt::Forgotten { seen: 5, incarnation: 9 })),
-            (60, &[6, 7, 8, 9], Err(Doubt::Forgotten { seen: 5, incarnation: 60 })),
-            // The list must be complete as far as anything is remembered.
+            // The list does not reach back to the known opening.
+            (9, &[66, 77, 88, 99], Err(HistoryError::Forgotten { seen: 5, incarnation: 9 })),
+            (60, &[6, 7, 8, 9], Err(HistoryError::Forgotten { seen: 5, incarnation: 60 })),
+            // The list must be complete.
             (0, &[], incomplete(0, 0)),
             (5, &[], incomplete(0, 5)),
             (5, &[44, 55], incomplete(2, 5)),
@@ -325,53 +349,57 @@ mod tests {
             (7, &[44, 55, 66, 0], incomplete(4, 7)),
             (u64::MAX, &[1, 2, 3, 4], incomplete(4, u64::MAX)),
         ] {
-            let history = History { incarnation, openings };
+            let history = OpeningHistory { incarnation, openings };
             let found = history.check(NodeId(2), Some(seen), KEPT);
             assert_eq!(found, expected, "incarnation {incarnation}, {openings:?}");
         }
     }
 
     #[test]
-    fn first_hello_with_impossible_history_is_not_believed() {
-        let check =
-            |incarnation, openings| History { incarnation, openings }.check(NodeId(2), None, KEPT);
-        assert_eq!(check(2, &[8, 9]), Ok(sighting(2, 2, 9)));
-        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(sighting(2, 6, 9)));
+    fn first_hello_with_an_impossible_history_is_rejected() {
+        let check = |incarnation, openings| {
+            OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
+        };
+        assert_eq!(check(2, &[8, 9]), Ok(last_opening(2, 2, 9)));
+        assert_eq!(check(6, &[6, 7, 8, 9]), Ok(last_opening(2, 6, 9)));
         for (incarnation, openings) in
             [(2, &[9][..]), (6, &[8, 9]), (i64::MAX.unsigned_abs(), &[6, 7, 8, 9])]
         {
             let listed = openings.len();
-            let expected = Err(Doubt::Incomplete { listed, incarnation });
+            let expected = Err(HistoryError::Incomplete { listed, incarnation });
             assert_eq!(check(incarnation, openings), expected);
         }
     }
 
     #[test]
-    fn opening_that_is_not_known_any_more_matches_nothing() {
-        let history = History { incarnation: 3, openings: &[0, 8, 9] };
-        let seen = Some(sighting(2, 1, 0));
-        let expected = Err(Doubt::Other { seen: 1, incarnation: 3 });
+    fn zero_opening_id_never_matches_a_known_opening() {
+        let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
+        let seen = Some(last_opening(2, 1, 0));
+        let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });
         assert_eq!(history.check(NodeId(2), seen, KEPT), expected);
     }
 
     #[test]
-    fn notes_survive_a_power_cut_at_any_operation() {
+    fn peer_records_survive_a_power_cut_at_any_operation() {
         let mut cuts = 0;
         loop {
             let mut disk = MemDisk::default();
-            PeerNotes::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
-            disk.cut_in(cuts);
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-            let outcome =
-                notes.note(sighting(3, 1, 11)).and_then(|()| notes.note(sighting(2, 2, 12)));
+            PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
+            disk.power_cut_in(cuts);
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let outcome = records
+                .note(last_opening(3, 1, 11))
+                .and_then(|()| records.note(last_opening(2, 2, 12)));
             disk.restart(&mut |states| usize::try_from(cuts).unwrap() % states);
-            // Whatever was left unfinished is in nobody's way.
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-            let of_two = notes.of(NodeId(2));
-            assert!(of_two == Some(sighting(2, 1, 10)) || of_two == Some(sighting(2, 2, 12)));
-            notes.note(sighting(3, 9, 13)).unwrap();
+            // Unfinished files are no obstacle.
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let of_two = records.of(NodeId(2));
+            assert!(
+                of_two == Some(last_opening(2, 1, 10)) || of_two == Some(last_opening(2, 2, 12))
+            );
+            records.note(last_opening(3, 9, 13)).unwrap();
             if outcome.is_ok() {
-                assert_eq!(of_two, Some(sighting(2, 2, 12)));
+                assert_eq!(of_two, Some(last_opening(2, 2, 12)));
                 break;
             }
             cuts += 1;
@@ -380,45 +408,45 @@ mod tests {
     }
 
     #[test]
-    fn without_room_notes_are_kept_in_memory_and_written_later() {
+    fn full_disk_keeps_peer_records_in_memory_until_writable() {
         let mut disk = MemDisk::default();
-        let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-        notes.note(sighting(2, 1, 10)).unwrap();
-        notes.disk.set_capacity(Some(600));
+        let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        records.note(last_opening(2, 1, 10)).unwrap();
+        records.disk.set_capacity(Some(600));
         for _ in 0..2 {
-            let error = notes.note(sighting(2, 2, 11)).unwrap_err();
-            assert!(error.is_no_room(), "{error}");
+            let error = records.note(last_opening(2, 2, 11)).unwrap_err();
+            assert!(error.is_disk_full(), "{error}");
         }
-        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
-        notes.disk.set_capacity(None);
-        // A name that a failed attempt has left is in nobody's way.
-        notes.disk.create(PEERS_FILE_NEW, 100).unwrap();
-        notes.note(sighting(2, 2, 11)).unwrap();
-        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-        assert_eq!(notes.of(NodeId(2)), Some(sighting(2, 2, 11)));
+        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
+        records.disk.set_capacity(None);
+        // A temporary file of a failed attempt is no obstacle.
+        records.disk.create(PEERS_FILE_NEW, 100).unwrap();
+        records.note(last_opening(2, 2, 11)).unwrap();
+        let records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        assert_eq!(records.of(NodeId(2)), Some(last_opening(2, 2, 11)));
     }
 
     #[test]
-    fn damaged_or_foreign_notes_are_rebuilt_from_nothing() {
+    fn damaged_or_foreign_peer_records_are_rebuilt() {
         let mut disk = MemDisk::default();
-        PeerNotes::open(&mut disk, OWNER).unwrap().note(sighting(2, 1, 10)).unwrap();
+        PeerRecords::open(&mut disk, OWNER).unwrap().note(last_opening(2, 1, 10)).unwrap();
         let whole = disk.read(PEERS_FILE).unwrap();
         for bit in 0..whole.len() * 8 {
             disk.tamper(PEERS_FILE, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-            let mut notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-            let damage = notes.damage().map(StorageError::to_string).unwrap_or_default();
+            let mut records = PeerRecords::open(&mut disk, OWNER).unwrap();
+            let damage = records.damage().map(StorageError::to_string).unwrap_or_default();
             assert!(damage.contains("peers is damaged at byte 0"), "bit {bit}: {damage}");
-            assert_eq!(notes.of(NodeId(2)), None);
-            // The same opening is written again, though it is what the file said once.
-            notes.note(sighting(2, 1, 10)).unwrap();
+            assert_eq!(records.of(NodeId(2)), None);
+            // The same opening is written again.
+            records.note(last_opening(2, 1, 10)).unwrap();
             assert_eq!(disk.read(PEERS_FILE).unwrap(), whole, "bit {bit}");
         }
         let other = Identity { replica: NodeId(7), ..OWNER };
-        let notes = PeerNotes::open(&mut disk, other).unwrap();
-        assert!(matches!(notes.damage(), Some(StorageError::OtherReplica { .. })));
-        assert_eq!(notes.of(NodeId(2)), None);
-        let notes = PeerNotes::open(&mut disk, OWNER).unwrap();
-        assert!(notes.damage().is_none());
-        assert_eq!(notes.of(NodeId(3)), None);
+        let records = PeerRecords::open(&mut disk, other).unwrap();
+        assert!(matches!(records.damage(), Some(StorageError::OtherReplica { .. })));
+        assert_eq!(records.of(NodeId(2)), None);
+        let records = PeerRecords::open(&mut disk, OWNER).unwrap();
+        assert!(records.damage().is_none());
+        assert_eq!(records.of(NodeId(3)), None);
     }
 }

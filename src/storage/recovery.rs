@@ -1,10 +1,10 @@
-//! From the bytes of all segments to the log that they hold, or to what is wrong with them.
+//! Recovery: from the bytes of all segments to the log in them, or to the damage.
 //!
-//! Pure: takes bytes, gives facts; `log.rs` does what has to be done. One rule tells a torn tail,
-//! which is cut, from damage, which is refused (design.md §7 item 6): each block was synced before
-//! the next was begun, and a segment's last before the next segment was made. So sectors may be
-//! missing in the last block of the last segment only, and anything written behind a missing
-//! sector that is not of the same block proves that it was once there.
+//! Pure: `opening.rs` reads the files and acts on the result. One rule distinguishes a torn tail,
+//! which is truncated, from damage, which is refused: each block was synced before the next one was
+//! written, and the last block of a segment before the next segment was created. So sectors can be
+//! missing only in the last block of the last segment, and a written sector of another block after
+//! a missing one proves that the missing one had been written.
 
 use std::collections::VecDeque;
 
@@ -15,53 +15,59 @@ use crate::raft::{Durable, HardState};
 use crate::record::Entry;
 use crate::types::{EntryId, Index, Term};
 
-use super::Identity;
 use super::error::StorageError;
-use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
+use super::identity::Identity;
+use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, offset_of, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check_owner};
 
-/// What was read so far, block by block.
+/// State of a log while recovery reads its segments: the entries, and the position in the files.
 #[derive(Debug)]
 pub(super) struct Replay {
-    /// Whose log it must be.
+    /// Cluster and replica that the segments must belong to.
     owner: Identity,
-    /// The log as the blocks so far leave it, behind `base`.
+    /// Term, vote and log entries after `base`, as recovered so far.
     pub(super) durable: Durable,
-    /// The entry before the log's first. Its term is zero where it is not known, since entries
-    /// were replaced whose segments are deleted.
+    /// Id of the entry before the first in `durable`. Its term is zero if unknown, which is so if
+    /// the first entry that was read replaced an entry of a deleted segment.
     pub(super) base: EntryId,
-    /// The chain after the last block.
+    /// Checksum that chains the blocks, as of the last block read; zero before the log's first
+    /// block.
     pub(super) chain: u32,
-    /// The last segment, if any, behind others that do not count since the log began anew with it.
+    /// Number of the last segment that restarted the log after a snapshot and so made the earlier
+    /// segments obsolete; `None` if none did.
     pub(super) restarted: Option<u64>,
-    /// The opening that wrote the last block; zero before the first.
+    /// Incarnation of the replica that wrote the last block read, that is, how often its log had
+    /// been opened (its process started) by then; zero before the log's first block.
     pub(super) incarnation: u64,
-    /// The last segment's file.
+    /// Path of the last segment file read.
     file: String,
-    /// The number of the next segment.
+    /// Number of the segment file to read next.
     pub(super) next: u64,
-    /// Of each segment read its number, and the last index before it.
+    /// Number of each segment read, and the index of the last entry before the segment.
     pub(super) bases: VecDeque<(u64, Index)>,
-    /// Bytes of the segments before the last.
+    /// Length in bytes of all segment files before the last one read.
     pub(super) bytes_before: u64,
-    /// How many blocks the last segment has.
+    /// Number of complete blocks in the last segment read.
     pub(super) blocks: u32,
-    /// The last segment's header.
+    /// Header of the last segment read; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// The first sector of the last segment that no block fills.
+    /// Number of the sector after the last complete block of the last segment.
     pub(super) end: u32,
-    /// Behind `end`, where the last torn sector ends; equal to `end` if nothing was torn.
+    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
+    /// no block is torn.
     pub(super) torn_end: u32,
-    /// The first sector of the last segment's last block; equal to `end` if it has none.
+    /// Number of the first sector of the last segment's last block; equal to `end` if the segment
+    /// has no blocks.
     pub(super) last_block: u32,
-    /// The sectors of that block as they are.
+    /// Bytes of the sectors of the last segment's last block.
     pub(super) last_image: Vec<u8>,
-    /// The rule that is to be broken, if any.
+    /// Safety rule that recovery breaks on purpose, to test the checkers (mutation testing); `None`
+    /// outside of such tests.
     pub(super) mutant: Option<Mutant>,
 }
 
 impl Replay {
-    /// Nothing read yet of a log that begins with the segment `first`.
+    /// Returns the state before the first segment, which must have the number `first`.
     pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
@@ -84,7 +90,7 @@ impl Replay {
         }
     }
 
-    /// Reads the next segment, whose file is `file`; `is_last` if no other follows.
+    /// Reads the next segment: its path is `file`, and `is_last` says that no segment follows it.
     pub(super) fn segment(
         &mut self,
         file: &str,
@@ -93,21 +99,21 @@ impl Replay {
     ) -> Result<(), StorageError> {
         let damaged = |sector: u32, what: String| StorageError::Damaged {
             file: file.to_owned(),
-            offset: u64::from(sector) * SECTOR_BYTES as u64,
+            offset: offset_of(sector),
             what,
         };
         let header = SegmentHeader::decode(file, bytes)?;
         check_owner(file, (header.cluster, header.replica), &self.owner)?;
         self.check_header(file, &header)?;
-        if bytes.len() as u64 != u64::from(header.sectors) * SECTOR_BYTES as u64 {
-            let what = format!("{} bytes where {} sectors belong", bytes.len(), header.sectors);
+        if bytes.len() as u64 != offset_of(header.sectors) {
+            let what = format!("{} bytes instead of {} sectors", bytes.len(), header.sectors);
             return Err(damaged(header.sectors, what));
         }
         let (salt, count, mutant) = (header.salt(), header.sectors, self.mutant);
         let sectors = Sectors { salt, count, bytes, mutant };
         file.clone_into(&mut self.file);
         if let Some(before) = self.header {
-            self.bytes_before += u64::from(before.sectors) * SECTOR_BYTES as u64;
+            self.bytes_before += offset_of(before.sectors);
         }
         if self.header.is_none() {
             (self.chain, self.incarnation) = (header.chain, header.incarnation);
@@ -119,7 +125,7 @@ impl Replay {
             self.restarted = Some(header.number);
         }
         self.bases.push_back((header.number, header.base.index));
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.blocks = 0;
         self.header = Some(header);
         let mut at = 1;
@@ -128,19 +134,26 @@ impl Replay {
             let number = self.blocks + 1;
             match sectors.block(at, number) {
                 Found::Whole { stream, end } => {
+                    assert!(at < end && end <= count, "block from {at} to {end} of {count}");
                     self.block(&stream).map_err(|what| damaged(at, what))?;
+                    assert!(number == self.blocks + 1, "block {number} after {}", self.blocks);
                     self.blocks = number;
                     (self.last_block, at) = (at, end);
                 }
                 Found::Damaged { sector, what } => return Err(damaged(sector, what)),
                 Found::Missing { sector } => {
                     let torn_end = sectors
-                        .behind(at, number, sector)
+                        .torn_end(at, number, sector)
                         .map_err(|(sector, what)| damaged(sector, what))?;
                     if torn_end > at && !is_last {
-                        let what = "the block is incomplete, though a later segment was begun";
+                        let what = "the block is incomplete, but a later segment exists";
                         return Err(damaged(at, what.to_owned()));
                     }
+                    assert!(
+                        self.last_block <= at && at <= torn_end && torn_end <= count,
+                        "block at {}, end {at}, torn to {torn_end} of {count} sectors",
+                        self.last_block
+                    );
                     (self.end, self.torn_end) = (at, torn_end);
                     if is_last {
                         self.last_image = sectors.image(self.last_block, at).to_vec();
@@ -151,29 +164,30 @@ impl Replay {
         }
     }
 
-    /// Whether the segment follows those read so far.
+    /// Checks that a segment's header continues the segments read so far.
     fn check_header(&self, file: &str, header: &SegmentHeader) -> Result<(), StorageError> {
         let damaged = |file: &str, sector: u32, what: String| {
-            let offset = u64::from(sector) * SECTOR_BYTES as u64;
-            Err(StorageError::Damaged { file: file.to_owned(), offset, what })
+            let (file, offset) = (file.to_owned(), offset_of(sector));
+            Err(StorageError::Damaged { file, offset, what })
         };
         let number = self.next;
         if header.number != number {
             let found = header.number;
-            let what = format!("it is segment {found} under the name of segment {number}");
+            let what = format!("segment {found} under the name of segment {number}");
             return damaged(file, 0, what);
         }
         if self.header.is_none() {
             let is_whole = number == 1 && !header.restart;
             if is_whole && (header.base, header.chain) != (EntryId::ZERO, 0) {
-                let what = "it is the first segment and continues another".to_owned();
+                let what = "the first segment claims to continue another one".to_owned();
                 return damaged(file, 0, what);
             }
             return Ok(());
         }
         let (before, blocks) = (header.blocks_before, self.blocks);
         if before > blocks {
-            let what = format!("it ends after {blocks} blocks, {file} continues {before}");
+            let what =
+                format!("the file ends after {blocks} blocks, but {file} continues after {before}");
             return damaged(&self.file, self.end, what);
         }
         if self.mutant == Some(Mutant::IgnoreChain) {
@@ -181,31 +195,32 @@ impl Replay {
         }
         if (before, header.chain) != (blocks, self.chain) {
             let what = format!(
-                "it continues {before} blocks with chain {:08x}, but {} has {blocks} with {:08x}: \
-                 one of the two is an older copy, or of another log",
+                "the segment continues {before} blocks with chain {:08x}, but {} has {blocks} \
+                 blocks with chain {:08x}: one of them is an older copy or of another log",
                 header.chain, self.file, self.chain
             );
             return damaged(file, 0, what);
         }
-        // The chain is that of the same blocks, so all that follows from them is the same.
+        // With the same chain, the state before the segment must be the same.
         let state = (self.incarnation, self.durable.hard_state);
         let is_next = header.restart || header.base == self.last();
         if !is_next || (header.incarnation, header.hard_state) != state {
-            let what = format!("it does not say what {} comes to", self.file);
+            let what = format!("the header contradicts the state at the end of {}", self.file);
             return damaged(file, 0, what);
         }
         Ok(())
     }
 
-    /// The last entry, or the base.
+    /// Returns the id of the log's last entry, or `base` if the log has no entries.
     pub(super) fn last(&self) -> EntryId {
         self.durable.entries.last().map_or(self.base, Entry::id)
     }
 
-    /// Whether the log holds that entry, and so all before it.
+    /// Returns whether the log contains the entry with this id, or starts right after this entry.
+    /// If so, the log also agrees with all entries before this one (Raft's log matching property).
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
-            // Where its term is not known it is committed all the same, and there is but one.
+            // An entry with an unknown term is committed, so there is only one.
             return id == self.base || self.base.term == Term(0);
         }
         let place = id.index.0.checked_sub(self.base.index.0 + 1);
@@ -213,32 +228,33 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Takes in a whole block.
+    /// Adds a complete block to the log: its entries, its term and its vote.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
+        assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
         let chain = segment::chain(self.chain, stream);
         if chain != header.chain && self.mutant != Some(Mutant::IgnoreChain) {
             return Err(format!(
-                "the block does not follow the one before it: chain {:08x}, expected {chain:08x}",
+                "the block does not continue the one before it: chain {:08x}, expected {chain:08x}",
                 header.chain
             ));
         }
         if header.incarnation < self.incarnation {
             return Err(format!(
-                "the block was written by opening {} after one of opening {}",
+                "a block of opening {} after one of opening {}",
                 header.incarnation, self.incarnation
             ));
         }
         check_hard_state(self.durable.hard_state, header.hard_state)?;
-        // A copy of the block's own size: a record shares its memory for as long as it lives,
-        // and should not keep a segment's padding.
+        // A copy of exactly the block's size: records share its memory while they live, and must
+        // not keep a whole segment's.
         let mut records = Bytes::copy_from_slice(&stream[BLOCK_HEADER_BYTES..]);
         for _ in 0..header.count {
             let entry = Entry::decode(&mut records).map_err(|error| error.to_string())?;
             self.entry(entry, header.hard_state.term)?;
         }
         if !records.is_empty() {
-            return Err(format!("{} bytes behind the block's last record", records.len()));
+            return Err(format!("{} bytes after the block's last record", records.len()));
         }
         self.durable.hard_state = header.hard_state;
         self.incarnation = header.incarnation;
@@ -246,19 +262,21 @@ impl Replay {
         Ok(())
     }
 
-    /// Puts an entry in its place; what was there and behind is replaced.
+    /// Puts an entry at its index and removes all later entries. `term` is the current term of the
+    /// entry's block.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
-            return Err(format!("entry {} leaves a gap behind {last}", entry.id()));
+            return Err(format!("entry {} leaves a gap after {last}", entry.id()));
         }
         if entry.index() <= self.base.index {
-            // It replaces what stood in segments that are deleted. That was possible because the
-            // snapshot reaches further than they did; who opens the log checks that it does.
+            // It replaces entries of deleted segments. These were deleted because of a snapshot
+            // with a later end; `Recovered::check_snapshot` checks that it exists.
             entries.clear();
             self.base = EntryId { term: Term(0), index: entry.index().previous() };
         }
         let keep = usize::try_from(entry.index().0 - self.base.index.0 - 1).unwrap_or(usize::MAX);
+        assert!(keep <= entries.len(), "entry {} after {} entries", entry.id(), entries.len());
         let before = keep.checked_sub(1).map_or(self.base.term, |place| entries[place].term());
         if entry.term() < before || entry.term() > term {
             return Err(format!(
@@ -268,11 +286,13 @@ impl Replay {
         }
         entries.truncate(keep);
         entries.push(entry);
+        debug_assert_eq!(entries.len(), keep + 1);
         Ok(())
     }
 }
 
-/// A term never falls, and a vote once given in it stays (Figure 2).
+/// Checks that the term does not decrease, and that the vote does not change within a term (Raft,
+/// Figure 2).
 pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()
@@ -283,7 +303,7 @@ pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<()
     Ok(())
 }
 
-/// The sectors of one segment.
+/// The bytes of one segment file, read sector by sector.
 struct Sectors<'a> {
     salt: u32,
     count: u32,
@@ -291,18 +311,20 @@ struct Sectors<'a> {
     mutant: Option<Mutant>,
 }
 
-/// What is at the place of a block.
+/// What recovery found at the sector where a block would start.
 enum Found {
-    /// The block, and the sector behind it.
+    /// A complete block: its contents (header and records), and the number of the sector after it.
     Whole { stream: Vec<u8>, end: u32 },
-    /// Its first unwritten sector.
+    /// No block or an incomplete one; `sector` is the first unwritten sector.
     Missing { sector: u32 },
-    /// Something that can't have come of a power cut.
+    /// Bytes that no power cut can have left; `sector` is the number of the damaged sector, `what`
+    /// describes the damage.
     Damaged { sector: u32, what: String },
 }
 
 impl Sectors<'_> {
     fn image(&self, from: u32, to: u32) -> &[u8] {
+        assert!(from <= to && to <= self.count, "sectors {from} to {to} of {}", self.count);
         &self.bytes[from as usize * SECTOR_BYTES..to as usize * SECTOR_BYTES]
     }
 
@@ -312,12 +334,14 @@ impl Sectors<'_> {
             Sector::Damaged if self.mutant == Some(Mutant::IgnoreSectorChecksum) => {
                 sector::read_unchecked(bytes)
             }
-            Sector::Damaged if self.mutant == Some(Mutant::CutDamagedSector) => Sector::Unwritten,
+            Sector::Damaged if self.mutant == Some(Mutant::TruncateDamagedSector) => {
+                Sector::Unwritten
+            }
             found => found,
         }
     }
 
-    /// The block `number`, which begins at the sector `first`.
+    /// Reads block number `number` of the segment, which starts at the sector `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);
@@ -328,10 +352,10 @@ impl Sectors<'_> {
             match self.read(at) {
                 Sector::Unwritten => return Found::Missing { sector: at },
                 Sector::Damaged => {
-                    return Found::Damaged { sector: at, what: "a checksum differs".to_owned() };
+                    return Found::Damaged { sector: at, what: "wrong checksum".to_owned() };
                 }
                 Sector::Written { block, .. } if block != number => {
-                    let what = format!("a sector of block {block} where {number} belongs");
+                    let what = format!("a sector of block {block} instead of {number}");
                     return Found::Damaged { sector: at, what };
                 }
                 Sector::Written { payload, .. } => stream.extend_from_slice(payload),
@@ -352,39 +376,46 @@ impl Sectors<'_> {
         }
         let length = u32::from_le_bytes(stream[..4].try_into().expect("a whole sector"));
         stream.truncate(length as usize);
+        assert!(stream.len() == length as usize, "{} of {length} bytes", stream.len());
         Found::Whole { stream, end }
     }
 
-    /// Looks at all that stands behind the sector `missing` of block `number`, which begins at
-    /// `first`: only other sectors of that block may. Returns where the last of them ends, or
-    /// `first` if there is none at all.
-    fn behind(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
+    /// Checks that block `number` is torn (incomplete) rather than damaged. `first` is the number
+    /// of its first sector, `missing` that of its first unwritten one; all written sectors after
+    /// `missing` must belong to this block. Returns the number of the sector after the last written
+    /// one, or `first` if none was written. The error is the number of a damaged sector, and a
+    /// description of the damage.
+    fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
+        assert!(
+            first <= missing && missing <= self.count,
+            "block at {first}, missing {missing} of {} sectors",
+            self.count
+        );
         let mut torn_end = if missing > first { missing } else { first };
         for at in missing..self.count {
             match self.read(at) {
                 Sector::Unwritten => {}
                 Sector::Written { block, .. } if block == number => torn_end = at + 1,
-                Sector::Written { .. } if self.mutant == Some(Mutant::CutDamage) => {
+                Sector::Written { .. } if self.mutant == Some(Mutant::TruncateDamage) => {
                     torn_end = at + 1;
                 }
                 Sector::Written { block, .. } => {
                     let what = format!(
-                        "zeros in block {number}, which was whole when block {block} was begun"
+                        "zeros in block {number}, which was complete when block {block} was written"
                     );
                     return Err((missing, what));
                 }
-                Sector::Damaged => return Err((at, "a checksum differs".to_owned())),
+                Sector::Damaged => return Err((at, "wrong checksum".to_owned())),
             }
         }
         Ok(torn_end)
     }
 }
 
-/// Reads the bytes of a segment, whoever it belongs to, as the first of a log: for fuzzers, and to
-/// look into one. Whatever the bytes are, they give a log or an error.
+/// Decodes the bytes of one segment as if it were the first of a log of any replica. For fuzzers.
 ///
 /// # Errors
-/// If they are no segment that [`super::Log`] can have written.
+/// If [`Log`](super::Log) cannot have written these bytes.
 pub fn check_segment(bytes: &[u8]) -> Result<Durable, StorageError> {
     let header = SegmentHeader::decode("the file", bytes)?;
     let owner = Identity { cluster: header.cluster, replica: header.replica, incarnation: 0 };

@@ -1,66 +1,70 @@
-//! The reserve: a file that holds room on a replica's disk for what must be stored when somebody
-//! else has taken all the rest. It is given up piece by piece, and made whole again when there is
-//! room.
+//! The reserve: a file that holds disk space for what a replica must still store when the disk is
+//! full. Its space is released piece by piece, and taken again once there is free space.
 //!
-//! Only what is new and depends on nothing is made with its help: a file that could not be
-//! preallocated is none yet, so to try that once more loses nothing (safety.md D1, D2).
+//! Only the creation of new files uses it. A file that could not be preallocated holds nothing yet,
+//! so a second attempt loses nothing, unlike a second attempt at a failed write.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::disk::set_aside;
-
-/// The file. Nothing depends on what it holds, which is nothing.
+/// Name of the file that reserves disk space. Its contents mean nothing.
 pub const RESERVE_FILE: &str = "reserve";
-/// It is given up in pieces of this.
+/// Bytes by which the reserve grows and shrinks at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// How much room there is on a replica's disk.
+/// Disk space that a replica can still use: the file system's free space and the disk reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Room {
-    /// Bytes that are free for anybody.
+pub struct FreeSpace {
+    /// Bytes that are free for any process.
     pub free: u64,
-    /// Bytes that the reserve holds.
+    /// Bytes that the disk reserve (the file `reserve`) holds.
     pub held: u64,
 }
 
-impl Room {
-    /// All that this replica can still store.
+impl FreeSpace {
+    /// Returns all bytes that this replica can still store: free ones and those in the disk
+    /// reserve.
     pub fn bytes(self) -> u64 {
         self.free.saturating_add(self.held)
     }
 }
 
-/// The file and what it holds.
+/// The disk reserve: a file whose space is released when the disk is full. Invariant: `held <=
+/// target`.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     path: PathBuf,
-    /// `None` where none is kept.
+    /// The open reserve file; `None` if no reserve is kept.
     file: Option<File>,
-    wanted: u64,
+    /// Bytes that the reserve is to hold when there is free space.
+    target: u64,
+    /// Bytes that the reserve file holds now.
     held: u64,
 }
 
 impl Reserve {
-    /// What the process before left there.
-    pub(super) fn of(folder: &Path) -> Reserve {
+    /// Returns the reserve that an earlier process left in the folder; an empty one if there is
+    /// none.
+    pub(super) fn open(folder: &Path) -> Reserve {
         let path = folder.join(RESERVE_FILE);
         let file = OpenOptions::new().write(true).open(&path).ok();
         let about = file.as_ref().and_then(|file| file.metadata().ok());
-        // A length alone may be a hole.
+        // Not the length alone: a sparse file holds no space.
         let held = about.map_or(0, |about| about.len().min(about.blocks() * 512));
-        Reserve { path, file, wanted: held, held }
+        Reserve { path, file, target: held, held }
     }
 
+    /// Returns the number of bytes that the reserve file holds now.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
 
-    /// From now on it is to hold so many bytes.
-    pub(super) fn want(&mut self, bytes: u64) -> io::Result<()> {
-        self.wanted = bytes;
+    /// Sets the size of the reserve in bytes; zero removes the file. Releases space above the new
+    /// size, but does not grow the file; see [`Reserve::refill`].
+    pub(super) fn set_target(&mut self, bytes: u64) -> io::Result<()> {
+        self.target = bytes;
         if bytes == 0 {
             self.file = None;
             self.held = 0;
@@ -72,41 +76,63 @@ impl Reserve {
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(false).write(true).open(&self.path)?;
         self.held = self.held.min(bytes);
+        assert!(self.held <= self.target, "{} of {} bytes held", self.held, self.target);
         file.set_len(self.held)?;
         self.file = Some(file);
         Ok(())
     }
 
-    /// Makes it whole, as far as there is room.
+    /// Grows the reserve file to its target size, as far as there is free space.
     pub(super) fn refill(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        while self.held < self.wanted {
-            let more = (self.held + PIECE_BYTES).min(self.wanted);
-            match set_aside(file, more) {
+        while self.held < self.target {
+            let more = (self.held + PIECE_BYTES).min(self.target);
+            match preallocate(file, more) {
                 Ok(true) => self.held = more,
-                // This file system can't hold room.
-                Ok(false) => return self.want(0),
+                // This file system cannot reserve space.
+                Ok(false) => return self.set_target(0),
                 Err(error) if is_full(&error) => return file.set_len(self.held),
                 Err(error) => return Err(error),
             }
         }
+        assert!(self.held <= self.target, "{} of {} bytes held", self.held, self.target);
         Ok(())
     }
 
-    /// Gives so many bytes up, or a little more. False if it holds nothing any more.
-    pub(super) fn give_up(&mut self, bytes: u64) -> io::Result<bool> {
+    /// Releases `bytes` of the reserve to the file system, rounded up to a multiple of 1 MiB.
+    /// Returns false if the reserve holds nothing.
+    pub(super) fn release(&mut self, bytes: u64) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         if self.held == 0 {
             return Ok(false);
         }
         let left = self.held.saturating_sub(bytes.max(1).next_multiple_of(PIECE_BYTES));
+        assert!(left < self.held, "{bytes} bytes of {} would release nothing", self.held);
         file.set_len(left)?;
         self.held = left;
         Ok(true)
     }
 }
 
-/// Whether this is for want of room.
+/// Sets the length of a new file to `bytes` and allocates its disk space. Later writes then cannot
+/// fail for lack of space, and do not change the file's size, which a sync would have to write as
+/// well. Returns false if the file system cannot allocate space: only the length is set then.
+pub(super) fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::retry_on_intr;
+    assert!(bytes > 0, "a preallocation of nothing");
+    // A signal can interrupt the call, also one that stops and continues the process.
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
+        Ok(()) => Ok(true),
+        // This costs speed and an early report of a full disk, but no safety.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            file.set_len(bytes).map(|()| false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns whether an operation failed for lack of disk space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -116,26 +142,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_filled_given_up_in_pieces_and_filled_again() {
+    fn reserve_is_filled_released_in_pieces_and_refilled() {
         let folder = tempfile::tempdir().unwrap();
-        let mut reserve = Reserve::of(folder.path());
-        assert!(!reserve.give_up(1).unwrap(), "there is none");
-        reserve.want(3 * PIECE_BYTES + 5).unwrap();
+        let mut reserve = Reserve::open(folder.path());
+        assert!(!reserve.release(1).unwrap(), "there is no reserve");
+        reserve.set_target(3 * PIECE_BYTES + 5).unwrap();
         reserve.refill().unwrap();
         let length = || fs::metadata(folder.path().join(RESERVE_FILE)).unwrap().len();
         assert_eq!((reserve.held(), length()), (3 * PIECE_BYTES + 5, 3 * PIECE_BYTES + 5));
-        assert!(reserve.give_up(PIECE_BYTES + 1).unwrap());
+        assert!(reserve.release(PIECE_BYTES + 1).unwrap());
         assert_eq!((reserve.held(), length()), (PIECE_BYTES + 5, PIECE_BYTES + 5));
-        assert!(reserve.give_up(u64::MAX / 2).unwrap());
+        assert!(reserve.release(u64::MAX / 2).unwrap());
         assert_eq!((reserve.held(), length()), (0, 0));
-        assert!(!reserve.give_up(1).unwrap());
+        assert!(!reserve.release(1).unwrap());
         reserve.refill().unwrap();
         assert_eq!(reserve.held(), 3 * PIECE_BYTES + 5);
-        let mut next = Reserve::of(folder.path());
+        let mut next = Reserve::open(folder.path());
         assert!(next.held() >= 3 * PIECE_BYTES, "{}", next.held());
-        next.want(PIECE_BYTES).unwrap();
+        next.set_target(PIECE_BYTES).unwrap();
         assert_eq!((next.held(), length()), (PIECE_BYTES, PIECE_BYTES));
-        reserve.want(0).unwrap();
+        reserve.set_target(0).unwrap();
         assert_eq!(reserve.held(), 0);
         assert!(!folder.path().join(RESERVE_FILE).exists());
     }

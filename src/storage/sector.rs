@@ -1,5 +1,5 @@
-//! The unit of all files: 512 bytes that a disk writes whole or not at all, each with a checksum
-//! of its own.
+//! Sectors: the unit of all files but snapshots. A disk writes 512 bytes completely or not at all;
+//! each sector has its own checksum.
 //!
 //! ```text
 //!  0        4        8        12 ..                            512
@@ -8,49 +8,65 @@
 //!  +--------+--------+--------+--------------------------------+
 //! ```
 //!
-//! Little endian. The checksum covers all behind it, and where the sector stands: file and number
-//! go in as its start, so a sector written to the wrong place, or left from another file, is
-//! not valid there.
+//! Little endian. The checksum covers everything after it and the sector's position: it is seeded
+//! with the file's salt and the sector number, so a sector written to the wrong place, or left over
+//! from another file, is not valid.
 //!
-//! Files are made of zeros before anything is written into them, and no sector that holds something
-//! is written again. So after a power cut a sector is either all zeros, which means that its write
-//! never happened, or valid. Anything else was damaged later. No flipped bit turns one into the
-//! other: `mark` has many bits set, so a valid sector is far from zeros, and zeros with one bit set
-//! are not valid. That is how a torn tail, which may be cut, is told from damage, which may not.
+//! Files are created full of zeros, and no sector with contents is written again. So after a power
+//! cut a sector is either all zeros, which means that it was not written, or valid. Anything else
+//! was damaged later. No flipped bit turns one state into the other: `mark` has many bits set, so a
+//! valid sector is far from zeros, and zeros with one bit set are not valid. That distinguishes a
+//! torn tail, which may be truncated, from damage, which may not.
 
-/// Bytes of a sector. Disks with larger ones write several of ours whole.
+/// Length of a sector in bytes, the unit of writing and checking. Disks with larger sectors write
+/// several of them at once.
 pub(super) const SECTOR_BYTES: usize = 512;
-/// Bytes of a sector that are the block's.
+/// Bytes of a sector that carry the contents of a block: all but the sector's header (checksum, a
+/// constant that marks written sectors, and block number).
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
-/// What was never written. Compared as a whole: most of a young log is that.
+/// Contents of an unwritten sector, for a fast comparison with a whole sector at once.
 const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
-/// What a sector's bytes are.
+/// What the bytes of a sector show about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector<'a> {
-    /// Zeros: preallocated and never written.
+    /// All bytes are zero: the sector was preallocated and never written.
     Unwritten,
-    /// As it was written.
+    /// The checksum is right: the sector was written as a part of a block.
     Written {
-        /// The number of the block that it belongs to, within its file.
+        /// Number of the block in the file that the sector is a part of.
         block: u32,
-        /// That block's bytes.
+        /// The [`PAYLOAD_BYTES`] of the block's contents in this sector.
         payload: &'a [u8],
     },
-    /// Neither.
+    /// The sector's bytes are not all zeros, and its checksum is wrong.
     Damaged,
 }
 
-/// How many sectors a stream of so many bytes fills.
+/// Returns the number of sectors that a block with `stream_bytes` bytes of contents takes.
 pub(super) const fn sectors_for(stream_bytes: usize) -> usize {
     stream_bytes.div_ceil(PAYLOAD_BYTES)
 }
 
-/// Adds a block's stream to `out` as sectors from `first` on, the last one filled with zeros.
+/// Returns the byte offset of a sector in its file.
+pub(super) fn offset_of(sector: u32) -> u64 {
+    u64::from(sector) * SECTOR_BYTES as u64
+}
+
+/// Appends the contents `stream` of a block to `out` as sectors with checksums. `salt` is the
+/// file's checksum seed, `first` the number of the block's first sector, `block` the number of the
+/// block. The last sector is padded with zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
-    out.reserve(sectors_for(stream.len()) * SECTOR_BYTES);
+    let sectors = sectors_for(stream.len());
+    let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);
+    assert!(!stream.is_empty(), "block {block} is empty");
+    assert!(
+        u32::try_from(u64::from(first) + sectors as u64).is_ok(),
+        "block {block} has {sectors} sectors from sector {first} on"
+    );
+    out.reserve(bytes);
     for (number, payload) in (first..).zip(stream.chunks(PAYLOAD_BYTES)) {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
@@ -61,16 +77,15 @@ pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut V
         let checksum = checksum(salt, number, &out[start + 4..]);
         out[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
     }
+    assert!(out.len() == start + bytes, "{} bytes in {sectors} sectors", out.len() - start);
 }
 
-/// Looks at the sector `number` of a file.
+/// Returns whether sector `number` of a file, with these bytes, is unwritten, correctly written or
+/// damaged. The file's checksums are seeded with `salt`.
 pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
-    let word = |at: usize| {
-        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were asked for"))
-    };
-    if word(4) == MARK && word(0) == checksum(salt, number, &bytes[4..]) {
-        Sector::Written { block: word(8), payload: &bytes[HEAD_BYTES..] }
+    if field(bytes, 4) == MARK && field(bytes, 0) == checksum(salt, number, &bytes[4..]) {
+        Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }
     } else if bytes == ZEROS {
         Sector::Unwritten
     } else {
@@ -78,15 +93,20 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
-/// What it would be if nobody looked at its checksum: the rule that a mutant breaks.
+/// Reads a sector without checking its checksum, for the mutation test that leaves the check out.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {
-    let block = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes were asked for"));
-    Sector::Written { block, payload: &bytes[HEAD_BYTES..] }
+    assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
+    Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }
+}
+
+fn field(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 fn checksum(salt: u32, number: u32, covered: &[u8]) -> u32 {
-    let place = crc32c::crc32c_append(salt, &number.to_le_bytes());
-    crc32c::crc32c_append(place, covered)
+    debug_assert!(covered.len() == SECTOR_BYTES - 4, "a checksum over {} bytes", covered.len());
+    let position = crc32c::crc32c_append(salt, &number.to_le_bytes());
+    crc32c::crc32c_append(position, covered)
 }
 
 #[cfg(test)]
@@ -94,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_comes_back_from_its_sectors() {
+    fn byte_stream_round_trips_through_sectors() {
         let stream: Vec<u8> = (0..1_200_u32).map(|number| (number % 251) as u8).collect();
         let mut bytes = Vec::new();
         seal(7, 3, 9, &stream, &mut bytes);
@@ -102,7 +122,7 @@ mod tests {
         let mut found = Vec::new();
         for (number, sector) in (3..).zip(bytes.chunks(SECTOR_BYTES)) {
             let Sector::Written { block: 9, payload } = read(7, number, sector) else {
-                panic!("sector {number} is not as it was written")
+                panic!("sector {number} is not valid")
             };
             found.extend_from_slice(payload);
         }
@@ -111,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_makes_one_state_another() {
+    fn any_flipped_bit_marks_a_sector_damaged() {
         for stream in [&[0; PAYLOAD_BYTES][..], &[0xFF; PAYLOAD_BYTES], b"x"] {
             let mut sector = Vec::new();
             seal(0, 1, 1, stream, &mut sector);
@@ -131,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sector_is_valid_at_its_own_place_only() {
+    fn sector_is_valid_only_at_its_own_position() {
         let mut sector = Vec::new();
         seal(5, 1, 1, b"x", &mut sector);
         assert!(matches!(read(5, 1, &sector), Sector::Written { .. }));

@@ -1,4 +1,4 @@
-//! The format of a segment file: one header, then blocks, each of them what one sync made durable.
+//! The format of a segment file: a header, then blocks, one per sync of the log.
 //!
 //! ```text
 //!  sector 0   sector 1 ..             ..                    ..        last sector
@@ -16,29 +16,28 @@
 //!     |     8     |     8      |      8      |  8   |     2     |  1  |    1    |
 //!     +-----------+------------+-------------+------+-----------+-----+---------+
 //!
-//!  block, from the beginning of a sector on; its stream runs through the sectors' payloads
+//!  block, starts at a sector; its stream runs through the payloads of the sectors
 //!  0        4       8              16      24         26    27   28      32
 //!  +--------+-------+--------------+-------+----------+-----+----+-------+----------------+
 //!  | length | chain | incarnation  | term  | voted_for| has | 0  | count | records ..     |
 //!  +--------+-------+--------------+-------+----------+-----+----+-------+----------------+
 //! ```
 //!
-//! Little endian. `length` counts the stream, `count` the records, which are those of `record.rs`
-//! unchanged. A record at an index that the log holds replaces that entry and all behind it; no
-//! byte is ever written twice, so nothing that was vouched for is at risk while a tail is
-//! replaced. Term and vote stand in every block: the last block's are those that hold.
+//! Little endian. `length` is the length of the stream in bytes, `count` the number of records,
+//! whose format is that of `record.rs`. A record at an index that the log already has replaces that
+//! entry and all later ones. No byte is written twice, so replacing a tail cannot harm acknowledged
+//! entries. Term and vote are in every block; those of the last block are current.
 //!
-//! `chain` is the checksum over this block's stream (itself taken as zeros), begun with the
-//! chain of the block before it, through all segments: so no block can be left out, repeated,
-//! moved or be of another log. A segment's header says where the chain stood and how many
-//! blocks the segment before it has, so that the end of each but the last is known. It also repeats
-//! what the log came to before it: the last entry (`base`), the opening that wrote the last block,
-//! term and vote. So the segments before it may be deleted once a snapshot holds their entries.
-//! With `restart` the log begins anew behind `base`, the end of a snapshot, and what was before
-//! counts no more.
+//! `chain` is the checksum of this block's stream without the chain itself, seeded with the chain
+//! of the block before it, through all segments: so no block can be missing, repeated, moved, or
+//! from another log. A segment's header contains the chain and the number of blocks of the segment
+//! before it, so the end of every segment but the last is known. It also contains the state of the
+//! log before the segment: the last entry (`base`), the opening that wrote the last block, term and
+//! vote. So earlier segments may be deleted once a snapshot has their entries. With `restart`, the
+//! log restarts after `base`, the end of a snapshot, and all entries before are obsolete.
 //!
-//! `sectors` is the file's length. A segment is written under another name and renamed when its
-//! header is durable: a torn header can't be.
+//! `sectors` is the length of the file. A segment is written under a temporary name and renamed
+//! once its header is durable, so there are no torn headers.
 
 use crate::raft::HardState;
 use crate::record::Entry;
@@ -48,51 +47,63 @@ use super::Identity;
 use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
-/// The format that this version writes and reads.
-pub(super) const VERSION: u32 = 2;
-/// Bytes of a block before its records.
+/// Format version of segments and peer records.
+pub(super) const VERSION: u32 = 3;
+/// Length in bytes of a block's header, which precedes the block's records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
 const HEADER_BYTES: usize = 94;
 const PREFIX: &str = "segment-";
 
-/// The name of a segment's file; names sort as numbers do.
+/// Returns the name of a segment's file. The names sort like the numbers.
 pub(super) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
-/// The number of the segment with that name.
+/// Returns the number of the segment with this file name; `None` for other files.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix(PREFIX)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
-/// What a segment's first sector says.
+/// The header of a segment file, in its first sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
     pub(super) cluster: u128,
     pub(super) replica: NodeId,
-    /// From 1, without gaps.
+    /// Number of the segment, from 1, without gaps.
     pub(super) number: u64,
-    /// The file's length.
+    /// Length of the segment file in sectors, preallocated ones included.
     pub(super) sectors: u32,
-    /// The chain of the last block before it; zero if there is none.
+    /// Checksum that chains the blocks, as of the last block before this segment; zero if there is
+    /// no such block.
     pub(super) chain: u32,
-    /// How many blocks the segment before it has.
+    /// Number of blocks in the preceding segment; zero if there is none.
     pub(super) blocks_before: u32,
-    /// The last entry before it; [`EntryId::ZERO`] if there is none.
+    /// Id of the last entry before this segment; [`EntryId::ZERO`] if there is none.
     pub(super) base: EntryId,
-    /// The opening that wrote the last block before it; zero if there is none.
+    /// Incarnation of the replica that wrote the last block before this segment, that is, how often
+    /// its log had been opened (its process started) by then; zero if there is no such block.
     pub(super) incarnation: u64,
-    /// Term and vote before it.
+    /// Current term and vote before the first block of this segment.
     pub(super) hard_state: HardState,
-    /// Whether the log begins anew behind `base`.
+    /// Whether the log restarts after `base`, the last entry of a snapshot, so that all earlier
+    /// segments are obsolete.
     pub(super) restart: bool,
 }
 
 impl SegmentHeader {
-    /// Sector 0.
+    /// Encodes the header as sector 0 of the segment file.
     pub(super) fn encode(&self) -> Vec<u8> {
+        assert!(self.number > 0, "segments are numbered from 1");
+        assert!(self.sectors > 1, "segment {} has {} sectors", self.number, self.sectors);
+        assert!(
+            self.base.term <= self.hard_state.term,
+            "entry {} before segment {} is beyond term {}",
+            self.base,
+            self.number,
+            self.hard_state.term
+        );
         let mut stream = Vec::with_capacity(HEADER_BYTES);
         stream.extend_from_slice(MAGIC);
         stream.extend_from_slice(&VERSION.to_le_bytes());
@@ -112,10 +123,11 @@ impl SegmentHeader {
         assert!(stream.len() == HEADER_BYTES, "a header of {} bytes", stream.len());
         let mut out = Vec::with_capacity(SECTOR_BYTES);
         sector::seal(0, 0, 0, &stream, &mut out);
+        assert!(out.len() == SECTOR_BYTES, "a header in {} bytes", out.len());
         out
     }
 
-    /// Reads sector 0 of the segment `file`.
+    /// Decodes the header from sector 0 of the segment at the path `file`.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<SegmentHeader, StorageError> {
         let mut fields = header_fields(file, bytes, MAGIC)?;
         let damaged = |what| StorageError::Damaged { file: file.to_owned(), offset: 0, what };
@@ -133,13 +145,13 @@ impl SegmentHeader {
         };
         let (hard_state, flag) = fields.hard_state().map_err(damaged)?;
         if flag > 1 || header.base.term > hard_state.term {
-            return Err(damaged("the header contradicts itself".to_owned()));
+            return Err(damaged("the fields of the header contradict one another".to_owned()));
         }
         Ok(SegmentHeader { hard_state, restart: flag == 1, ..header })
     }
 
-    /// What the sectors' checksums begin with: a sector of another log or segment is not valid
-    /// in this one.
+    /// Returns the seed of the segment's sector checksums. It makes a sector of another log or
+    /// segment invalid in this segment.
     pub(super) fn salt(&self) -> u32 {
         let salt = crc32c::crc32c(&self.cluster.to_le_bytes());
         let salt = crc32c::crc32c_append(salt, &self.replica.0.to_le_bytes());
@@ -147,30 +159,32 @@ impl SegmentHeader {
     }
 }
 
-/// Reads fields one after the other from bytes that were checked.
+/// A reader that takes fields one after the other from bytes whose length was checked.
 pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// The fields in `bytes`.
+    /// Returns a reader of the fields in `bytes`.
     pub(super) fn of(bytes: &'a [u8]) -> Fields<'a> {
         Fields(bytes)
     }
 }
 
 impl Fields<'_> {
-    /// The next `N` bytes. Callers stay within what they have checked.
+    /// Returns the next `N` bytes. The caller has checked that they exist.
     pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self.0.split_first_chunk().expect("a sector holds every header");
+        let (field, rest) = self.0.split_first_chunk().expect("the caller has checked the length");
         self.0 = rest;
         *field
     }
 
-    /// The next eight bytes as a number.
+    /// Returns the next eight bytes as a little-endian number.
     fn number(&mut self) -> u64 {
         u64::from_le_bytes(self.take())
     }
 
-    /// The next twelve bytes: term, vote, whether there is one, and a byte that is the caller's.
+    /// Reads the next twelve bytes: the term, the vote, a flag that tells whether there is a vote,
+    /// and one byte that the caller interprets. Returns term and vote, and that byte. Fails if the
+    /// flag is invalid.
     fn hard_state(&mut self) -> Result<(HardState, u8), String> {
         let term = Term(self.number());
         let voted_for = NodeId(u16::from_le_bytes(self.take()));
@@ -178,14 +192,15 @@ impl Fields<'_> {
         let voted_for = match has {
             0 if voted_for == NodeId(0) => None,
             1 => Some(voted_for),
-            other => return Err(format!("it says {other} about its vote for {voted_for}")),
+            other => return Err(format!("the vote for {voted_for} has the flag {other}")),
         };
         Ok((HardState { term, voted_for }, rest))
     }
 }
 
-/// Checks the first sector of a file and returns what stands behind magic and version. Every
-/// format to come keeps this frame, so that an older version can name a newer one.
+/// Checks the first sector of a file and returns its fields after magic and version. Later formats
+/// must keep the position of magic and version, so that older programs can report the newer
+/// version.
 pub(super) fn header_fields<'a>(
     file: &str,
     bytes: &'a [u8],
@@ -217,21 +232,22 @@ pub(super) fn header_fields<'a>(
     Ok(fields)
 }
 
-/// What a block says before its records.
+/// The header of a block, in front of the block's records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BlockHeader {
-    /// Bytes of the stream, this header among them.
+    /// Length of the block in bytes, from this header to the last record.
     pub(super) length: u32,
     pub(super) chain: u32,
-    /// Which opening of the log wrote it.
+    /// Incarnation of the replica that wrote the block: how often its log had been opened (its
+    /// process started) by then.
     pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
-    /// How many records follow.
+    /// Number of records (log entries) in the block.
     pub(super) count: u32,
 }
 
 impl BlockHeader {
-    /// Reads the beginning of a block's stream.
+    /// Decodes a block's header from the beginning of the block.
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));
@@ -242,14 +258,14 @@ impl BlockHeader {
         let incarnation = u64::from_le_bytes(fields.take());
         let (hard_state, rest) = fields.hard_state()?;
         if rest != 0 {
-            return Err(format!("{rest} in place of a zero behind its vote"));
+            return Err(format!("{rest} instead of a zero after the vote"));
         }
         let count = u32::from_le_bytes(fields.take());
         Ok(BlockHeader { length, chain, incarnation, hard_state, count })
     }
 }
 
-/// A block in the making: its stream, with room for the header.
+/// A block to which records are appended. Invariant: `stream` starts with space for the header.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
     stream: Vec<u8>,
@@ -263,30 +279,34 @@ impl Default for BlockBuilder {
 }
 
 impl BlockBuilder {
-    /// Adds a record as it is.
+    /// Appends the record of a log entry to the block.
     pub(super) fn push(&mut self, entry: &Entry) {
+        assert!(!entry.record().is_empty(), "{} has no record", entry.id());
         self.stream.extend_from_slice(entry.record());
         self.count += 1;
     }
 
-    /// Bytes of the stream.
+    /// Returns the length of the block in bytes, header included.
     pub(super) fn len(&self) -> usize {
         self.stream.len()
     }
 
-    /// How many records it has.
+    /// Returns the number of records in the block.
     pub(super) fn count(&self) -> u32 {
         self.count
     }
 
-    /// Completes the header and gives the stream and its chain.
+    /// Writes the block's header. Returns the encoded block and its chain checksum, which is
+    /// computed over the block and `previous_chain`, the chain checksum of the block before.
     pub(super) fn finish(
         &mut self,
         previous_chain: u32,
         incarnation: u64,
         hard_state: HardState,
     ) -> (&[u8], u32) {
-        let length = u32::try_from(self.stream.len()).expect("blocks are kept small");
+        assert!(incarnation > 0, "openings are counted from 1");
+        assert!(self.stream.len() >= BLOCK_HEADER_BYTES, "{} bytes", self.stream.len());
+        let length = u32::try_from(self.stream.len()).expect("blocks are below 4 GiB");
         let voted_for = hard_state.voted_for.unwrap_or(NodeId(0));
         let mut put = |at: usize, field: &[u8]| {
             self.stream[at..at + field.len()].copy_from_slice(field);
@@ -299,10 +319,14 @@ impl BlockBuilder {
         put(28, &self.count.to_le_bytes());
         let chain = chain(previous_chain, &self.stream);
         self.stream[4..8].copy_from_slice(&chain.to_le_bytes());
+        debug_assert_eq!(
+            BlockHeader::decode(&self.stream),
+            Ok(BlockHeader { length, chain, incarnation, hard_state, count: self.count })
+        );
         (&self.stream, chain)
     }
 
-    /// Makes it empty, keeping its memory unless it is much.
+    /// Removes all records. Keeps at most 1 MiB of memory allocated for the next block.
     pub(super) fn clear(&mut self) {
         const KEPT_BYTES_MAX: usize = 1 << 20;
         if self.stream.capacity() > KEPT_BYTES_MAX {
@@ -311,16 +335,19 @@ impl BlockBuilder {
         self.stream.clear();
         self.stream.resize(BLOCK_HEADER_BYTES, 0);
         self.count = 0;
+        assert!(self.stream.capacity() <= KEPT_BYTES_MAX, "{} bytes", self.stream.capacity());
     }
 }
 
-/// The chain after a block with this stream.
+/// Returns the chain checksum of a block: the CRC-32C of the encoded block `stream` without its
+/// field `chain`, seeded with `previous`, the chain checksum of the block before.
 pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
+    assert!(stream.len() >= BLOCK_HEADER_BYTES, "a block of {} bytes", stream.len());
     let chain = crc32c::crc32c_append(previous, &stream[..4]);
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// The identity that a file claims, against the one that is expected.
+/// Checks that a file's cluster and replica, `found`, are the expected ones.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),
@@ -356,7 +383,7 @@ mod tests {
     };
 
     #[test]
-    fn a_header_comes_back_and_a_newer_one_is_called_newer() {
+    fn header_round_trips_and_newer_version_is_refused() {
         let mut bytes = HEADER.encode();
         assert_eq!(SegmentHeader::decode("file", &bytes).unwrap(), HEADER);
         let mut stream = bytes[12..].to_vec();
@@ -364,12 +391,12 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 3, known: 2, .. }), "{error}");
-        assert!(error.to_string().contains("with the version that wrote it"), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 4, known: 3, .. }), "{error}");
+        assert!(error.to_string().contains("with the version that wrote the file"), "{error}");
     }
 
     #[test]
-    fn names_are_numbers_and_nothing_else_is_a_segment() {
+    fn segment_names_round_trip_and_salts_differ() {
         assert_eq!(number_of(&file_name(12)), Some(12));
         assert_eq!(number_of(&file_name(u64::MAX)), Some(u64::MAX));
         for other in
@@ -382,6 +409,6 @@ mod tests {
         salts.push(SegmentHeader { replica: NodeId(4), ..HEADER }.salt());
         salts.push(SegmentHeader { number: 8, ..HEADER }.salt());
         salts.dedup();
-        assert_eq!(salts.len(), 4, "each segment of each log has its own");
+        assert_eq!(salts.len(), 4, "salts repeat");
     }
 }

@@ -1,5 +1,5 @@
-//! One disk in memory of which the log, the snapshots and the notes of a replica each have a
-//! handle, as they have on a real folder.
+//! [`SharedDisk`]: several handles to one disk in memory, for a replica's log, snapshots and peer
+//! records, as they share a real folder.
 
 use std::cell::{RefCell, RefMut};
 use std::io;
@@ -8,22 +8,23 @@ use std::rc::Rc;
 use super::disk::Disk;
 use super::mem_disk::MemDisk;
 
-/// A handle of the disk.
+/// A handle to a [`MemDisk`]. Clones are handles to the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// The first handle of this disk.
+    /// Returns the first handle to a disk in memory.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }
 
-    /// The disk, to decide what goes wrong with it. Not to be kept.
+    /// Returns the disk, so that a test can plan its faults. The borrow must end before the next
+    /// operation of any handle.
     pub fn disk(&self) -> RefMut<'_, MemDisk> {
         self.0.borrow_mut()
     }
 
-    /// A copy of the disk as it is, with all that is not durable.
+    /// Returns a copy of the disk, including what is not durable.
     #[must_use]
     pub fn snapshot(&self) -> MemDisk {
         self.0.borrow().clone()
@@ -85,8 +86,8 @@ impl Disk for SharedDisk {
         self.disk().delete(name)
     }
 
-    fn let_go(&mut self, name: &str) -> io::Result<()> {
-        self.disk().let_go(name)
+    fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
+        self.disk().delete_in_background(name)
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {

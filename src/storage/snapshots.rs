@@ -1,64 +1,62 @@
-//! Snapshots in files: the state as bytes, which take the place of the log up to their last entry.
-//! Storage knows nothing of what is in them; who does checks them ([`SnapshotCheck`]).
+//! [`Snapshots`]: snapshot files, which replace the log up to their last entry. Their contents are
+//! opaque here; a [`SnapshotCheck`] of the caller verifies them.
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `snapshot-<index>-<term>` | whole, durable and read back; named after its last entry |
-//! | `snapshot-own.new` | one that is being taken |
-//! | `snapshot-incoming.new` | a leader's, as far as its chunks have come |
+//! | `snapshot-<index>-<term>` | complete, durable and verified; named after its last entry |
+//! | `snapshot-own.new` | being written by this replica |
+//! | `snapshot-incoming.new` | the chunks of a leader's snapshot received so far |
 //!
-//! One is written under a temporary name, synced, read back and checked, renamed, and its name made
-//! durable; then it counts (safety.md D8), and the one before it may go
-//! ([`Snapshots::drop_previous`]). It goes at the latest when the next is begun: so there are never
-//! more than two, the one in the making included. What goes wrong with a temporary file touches
-//! none that counts.
+//! A snapshot is written under a temporary name, synced, read back and verified, and renamed, and
+//! the folder is synced. Only then does it count, and the previous one may be deleted
+//! ([`Snapshots::drop_previous`]), at the latest when the next one is begun: there are never more
+//! than two, an unfinished one included. Failures with a temporary file do not affect complete
+//! snapshots.
 //!
-//! A snapshot may be read while it is replaced: what was read for a follower since stays open,
-//! though it has no name any more.
-
-use std::io;
+//! A snapshot can be read while it is replaced: a file opened for a follower stays readable after
+//! its name is deleted.
 
 use bytes::Bytes;
 
 use crate::config::Mutant;
 use crate::raft::SnapshotId;
-use crate::types::EntryId;
+use crate::types::{EntryId, Index};
 
-use super::disk::Disk;
+use super::disk::{Disk, io_error};
 use super::error::StorageError;
 use super::failpoint::reach;
 
 const PREFIX: &str = "snapshot-";
-/// How many bytes are written before they are synced: a sync of very much at once would let the
-/// log's own syncs wait for it.
+/// Maximum bytes of a snapshot that are written without a sync: a larger sync would delay the syncs
+/// of the log.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
-/// How much is read at once to check it.
-const PIECE_BYTES: u64 = 256 << 10;
+/// Bytes that are read at a time to verify a snapshot.
+const PIECE_BYTES: usize = 256 << 10;
 
-/// Reads a snapshot's bytes, piece by piece, to tell whether they are one.
+/// Verifies a snapshot's contents, which are passed piece by piece.
 pub trait SnapshotCheck {
-    /// What they are, in the end.
+    /// Type of the decoded contents of a snapshot; `()` if snapshots are checked but not decoded.
     type Whole;
 
-    /// Takes in the next piece.
+    /// Checks the next bytes of the snapshot.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the damage.
     fn feed(&mut self, piece: &[u8]) -> Result<(), String>;
 
-    /// The snapshot is whole. What it is told by, and what it is.
+    /// Ends the check after the last piece. Returns the snapshot's id and its decoded contents.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the damage, also if bytes are missing at the end.
     fn finish(self) -> Result<(SnapshotId, Self::Whole), String>;
 }
 
-/// Who makes a snapshot: one of each at a time.
+/// Where a snapshot comes from. At most one snapshot of each source is written at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
-    /// This replica, of its own state.
+    /// A snapshot that this replica takes of its own state.
     Own,
-    /// A leader, in chunks.
+    /// A snapshot that this replica receives in chunks from a leader.
     Incoming,
 }
 
@@ -70,8 +68,9 @@ impl SnapshotSource {
         }
     }
 
-    /// How the places are called at which it can be killed (`failpoint.rs`).
-    const fn place(self) -> &'static str {
+    /// Returns the prefix of the names of the failpoints (places where a test kills the process)
+    /// that are passed while a snapshot of this source is written.
+    const fn scope(self) -> &'static str {
         match self {
             SnapshotSource::Own => "snapshot-own",
             SnapshotSource::Incoming => "snapshot-incoming",
@@ -79,8 +78,11 @@ impl SnapshotSource {
     }
 }
 
-/// A snapshot in the making. To be given to [`Snapshots::finish`] or [`Snapshots::abandon`]; one
-/// that is only dropped leaves its file until the next is begun.
+/// A snapshot that is being written, to be ended by [`Snapshots::finish`] or
+/// [`Snapshots::abandon`]. If the writer is only dropped, its file stays until the next snapshot of
+/// the same source is begun.
+///
+/// Invariant: `synced_bytes <= bytes`.
 #[derive(Debug)]
 pub struct SnapshotWriter<F> {
     file: F,
@@ -90,50 +92,55 @@ pub struct SnapshotWriter<F> {
 }
 
 impl<F> SnapshotWriter<F> {
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// What was found at the start.
+/// The snapshots that were found in the folder when the replica started.
 #[derive(Debug)]
 pub struct Loaded<W> {
-    /// The latest snapshot that is whole, and what it is; `None` if there is none.
+    /// Id and decoded contents of the latest undamaged snapshot; `None` if there is none.
     pub latest: Option<(SnapshotId, W)>,
-    /// Later ones that are damaged. They are told loudly, and then it is for the log to say whether
-    /// it can do without them.
+    /// The errors of the damaged snapshots that are later than `latest`.
+    /// [`Recovered::check_snapshot`](super::Recovered) tells whether the log has the entries of the
+    /// damaged ones.
     pub damaged: Vec<StorageError>,
 }
 
-/// A replica's snapshots, beside its log in the same folder.
+/// A replica's snapshots, in the same folder as its log.
+///
+/// Invariant: `previous` ends before `latest`.
 #[derive(Debug)]
 pub struct Snapshots<D: Disk> {
     disk: D,
     latest: Option<SnapshotId>,
-    /// The one before it, while it is there.
+    /// Id of the complete snapshot before the latest one; `None` if there is none or it was
+    /// deleted.
     previous: Option<SnapshotId>,
-    /// What was the latest, and is damaged: only one that ends no earlier takes its place.
+    /// Id of the former latest snapshot, which was found damaged. Only a snapshot that ends at the
+    /// same entry or later replaces its file.
     lost: Option<SnapshotId>,
-    /// Open to be read by followers.
+    /// Snapshot files that are open because followers read them.
     open: Vec<Reading<D::File>>,
 }
 
-/// A snapshot that is open.
+/// A snapshot file that is open because followers read it.
 #[derive(Debug)]
 struct Reading<F> {
     id: SnapshotId,
     file: F,
-    /// Read since the last time that a snapshot was finished.
+    /// Whether a follower has read the file since a snapshot was last completed.
     in_use: bool,
 }
 
 impl<D: Disk> Snapshots<D> {
-    /// The snapshots in this folder: removes what was never completed. None is read before
-    /// [`Snapshots::load`].
+    /// Opens the folder and deletes unfinished snapshots. Reads no snapshot; [`Snapshots::load`]
+    /// does.
     ///
     /// # Errors
-    /// If the folder can't be read or written.
+    /// If the folder cannot be read or written.
     pub fn open(mut disk: D) -> Result<Snapshots<D>, StorageError> {
         for name in list(&disk)? {
             if SOURCES.iter().any(|source| source.file_name() == name) {
@@ -143,15 +150,16 @@ impl<D: Disk> Snapshots<D> {
         Ok(Snapshots { disk, latest: None, previous: None, lost: None, open: Vec::new() })
     }
 
-    /// Reads and checks the latest snapshot, and where that is damaged the one before it. To be
-    /// called once, before the log is opened.
+    /// Reads and verifies the latest snapshot, or the latest undamaged one if that is damaged.
+    /// Called once, before the log is opened.
     ///
     /// # Errors
-    /// If the folder or a file can't be read, for another reason than damage.
+    /// If the folder or a file cannot be read.
     pub fn load<C: SnapshotCheck>(
         &mut self,
         mut new_check: impl FnMut() -> C,
     ) -> Result<Loaded<C::Whole>, StorageError> {
+        assert!(self.latest.is_none() && self.open.is_empty(), "snapshots are loaded once");
         let names = list(&self.disk)?;
         let mut found: Vec<_> =
             names.iter().filter_map(|name| Some((end_of(name)?, name))).collect();
@@ -171,18 +179,19 @@ impl<D: Disk> Snapshots<D> {
         Ok(loaded)
     }
 
-    /// The latest that is whole and durable.
+    /// Returns the id of the latest complete and durable snapshot; `None` if there is none.
     pub fn latest(&self) -> Option<SnapshotId> {
         self.latest
     }
 
-    /// Reads a snapshot again that somebody doubts. The latest counts no more if it is damaged or
-    /// can't be read: nobody is sent it again, and one with the same end may take its place. Its
-    /// file stays until one has, so that nobody takes an older one for all that there was.
+    /// Verifies the latest snapshot again, because a follower rejected it. If the snapshot is
+    /// damaged or cannot be read, it is sent to no follower any more, and another snapshot with the
+    /// same end may replace it. Its file stays until then, so that a restart does not mistake an
+    /// older snapshot for the latest. Does nothing if `id` is not the latest snapshot.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn look_again<C: SnapshotCheck>(
+    /// If the snapshot is damaged or cannot be read.
+    pub fn recheck<C: SnapshotCheck>(
         &mut self,
         id: SnapshotId,
         check: C,
@@ -202,16 +211,17 @@ impl<D: Disk> Snapshots<D> {
         Err(error)
     }
 
-    /// Whether it was found to be damaged, and none has taken its place yet.
+    /// Returns whether [`Snapshots::recheck`] found this snapshot damaged and no other has replaced
+    /// it yet.
     pub fn is_lost(&self, id: SnapshotId) -> bool {
         self.lost == Some(id)
     }
 
-    /// Begins one, of which nothing is known but who makes it. An unfinished one of the same source
-    /// is thrown away, and so are all whole ones but the latest, to make room.
+    /// Creates the file of a new snapshot. To free disk space, deletes an unfinished snapshot of
+    /// the same source and all complete snapshots before the latest.
     ///
     /// # Errors
-    /// If the folder can't be written.
+    /// If the folder cannot be written.
     pub fn begin(
         &mut self,
         source: SnapshotSource,
@@ -219,40 +229,39 @@ impl<D: Disk> Snapshots<D> {
         let new = source.file_name();
         let latest = self.latest.map(|latest| file_name(latest.last));
         for name in list(&self.disk)? {
-            // A damaged one that is later than the latest stays: the log may not have been asked
-            // yet whether it can do without.
+            // A damaged snapshot after the latest stays: the log may not be known yet to make up
+            // for it.
             let older = end_of(&name)
                 .is_some_and(|last| self.latest.is_some_and(|it| last.index < it.last.index));
-            let early = self.disk.mutant() == Some(Mutant::RemoveLatestEarly)
+            let early = self.disk.mutant() == Some(Mutant::RemoveLatestSnapshotEarly)
                 && Some(&name) == latest.as_ref();
             if name == new || (older && Some(&name) != latest.as_ref()) || early {
-                self.let_go(&name)?;
+                self.delete_in_background(&name)?;
             }
         }
         self.previous = None;
-        let file = self.disk.create(new, 0).map_err(io(&self.disk, "making", new))?;
-        reach(source.place(), "made");
+        let file = self.disk.create(new, 0).map_err(io_error(&self.disk, "create", new))?;
+        reach(source.scope(), "created");
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
 
-    /// Writes the next bytes. Small pieces are the caller's to gather.
+    /// Appends bytes to a snapshot that is being written. The caller should collect small pieces,
+    /// since each call is a write.
     ///
     /// # Errors
-    /// If that failed. Whole snapshots are untouched then, so for want of room this one may be
-    /// abandoned; any other failure is the disk's, and the process must end.
+    /// If the write failed; complete snapshots are not affected. If the disk is full, the caller
+    /// may abandon this snapshot; after any other error the process must exit.
     pub fn write(
         &mut self,
         writer: &mut SnapshotWriter<D::File>,
         bytes: &[u8],
     ) -> Result<(), StorageError> {
         let name = writer.source.file_name();
-        self.disk.append(&mut writer.file, writer.bytes, bytes).map_err(io(
-            &self.disk,
-            "writing to",
-            name,
-        ))?;
+        self.disk
+            .append(&mut writer.file, writer.bytes, bytes)
+            .map_err(io_error(&self.disk, "write", name))?;
         writer.bytes += bytes.len() as u64;
-        reach(writer.source.place(), "written");
+        reach(writer.source.scope(), "written");
         if writer.bytes - writer.synced_bytes >= UNSYNCED_BYTES_MAX {
             self.sync(writer)?;
         }
@@ -261,110 +270,121 @@ impl<D: Disk> Snapshots<D> {
 
     fn sync(&mut self, writer: &mut SnapshotWriter<D::File>) -> Result<(), StorageError> {
         let name = writer.source.file_name();
-        self.disk.sync(&mut writer.file).map_err(io(&self.disk, "syncing", name))?;
+        self.disk.sync(&mut writer.file).map_err(io_error(&self.disk, "sync", name))?;
+        assert!(writer.synced_bytes <= writer.bytes, "synced beyond the end of {name}");
         writer.synced_bytes = writer.bytes;
         Ok(())
     }
 
-    /// Makes it durable, reads it back, which must give `id`, and only then makes it the latest.
-    /// If a later one, or another with the same end, became the latest meanwhile, it is whole all
-    /// the same but not kept. Gives what the check made of it.
+    /// Syncs a written snapshot, reads it back, verifies that its id is `id`, and makes it the
+    /// latest. Deletes it instead if the latest snapshot now ends at the same entry or later.
+    /// Returns the result of the verification in both cases.
     ///
     /// # Errors
-    /// [`StorageError::Snapshot`] if it is not what it should be: then it is gone, and nothing else
-    /// has changed. Other errors are the disk's, as with [`Snapshots::write`].
+    /// [`StorageError::Snapshot`] if the snapshot is damaged or its id is not `id`: it is deleted,
+    /// and nothing else has changed. Other errors as with [`Snapshots::write`].
     pub fn finish<C: SnapshotCheck>(
         &mut self,
         mut writer: SnapshotWriter<D::File>,
         id: SnapshotId,
         check: C,
     ) -> Result<C::Whole, StorageError> {
-        let (new, place) = (writer.source.file_name(), writer.source.place());
+        let (new, scope) = (writer.source.file_name(), writer.source.scope());
         let synced = match self.disk.mutant() {
             Some(Mutant::UnsyncedSnapshot) => Ok(()),
             _ => self.sync(&mut writer),
         };
         drop(writer);
         if synced.is_err() {
-            // Perhaps there was no room for it: then it must not go on taking what there is.
+            // The disk may be full: free its space.
             delete(&mut self.disk, new)?;
         }
         synced?;
-        reach(place, "synced");
+        reach(scope, "synced");
         let whole = match self.read_whole(new, id.last, check) {
             Ok((found, whole)) if found == id => whole,
             other => {
-                self.let_go(new)?;
+                self.delete_in_background(new)?;
                 return Err(other.err().unwrap_or_else(|| self.other_than(new, id)));
             }
         };
         if self.latest.is_some_and(|latest| latest.last.index >= id.last.index)
             || self.lost.is_some_and(|lost| lost.last.index > id.last.index)
         {
-            self.let_go(new)?;
+            self.delete_in_background(new)?;
             return Ok(whole);
         }
-        reach(place, "verified");
+        reach(scope, "verified");
         let name = file_name(id.last);
-        self.disk.rename(new, &name).map_err(io(&self.disk, "renaming", new))?;
-        reach(place, "renamed");
+        self.disk.rename(new, &name).map_err(io_error(&self.disk, "rename", new))?;
+        reach(scope, "renamed");
         if self.disk.mutant() != Some(Mutant::UnsyncedSnapshotName) {
-            self.disk.sync_dir().map_err(io(&self.disk, "syncing", ""))?;
+            self.disk.sync_dir().map_err(io_error(&self.disk, "sync", ""))?;
         }
-        reach(place, "durable");
+        reach(scope, "durable");
         self.previous = self.latest.replace(id);
+        assert!(
+            self.previous.is_none_or(|previous| previous.last.index < id.last.index),
+            "{id:?} replaces {:?}",
+            self.previous
+        );
         self.lost = None;
         let previous = self.previous;
         for other in list(&self.disk)? {
             let is_kept = |last| last == id.last || previous.is_some_and(|it| it.last == last);
             if end_of(&other).is_some_and(|last| !is_kept(last)) {
-                self.let_go(&other)?;
+                self.delete_in_background(&other)?;
             }
         }
         self.open.retain(|reading| reading.in_use);
+        assert!(self.latest == Some(id), "{:?} in place of {id:?}", self.latest);
         for reading in &mut self.open {
             reading.in_use = false;
         }
         Ok(whole)
     }
 
-    /// Deletes the snapshot before the latest, for the latest was read back: as large as it is, and
-    /// for as long as it would lie there, it costs more than it is good for. A leader's followers
-    /// go on reading it where [`Snapshots::read`] has opened it.
+    /// Deletes the snapshot before the latest one. Followers continue to read it if
+    /// [`Snapshots::read`] has opened it.
     ///
     /// # Errors
-    /// If it can't be deleted.
+    /// If the file cannot be deleted.
     pub fn drop_previous(&mut self) -> Result<(), StorageError> {
         let Some(previous) = self.previous.take() else { return Ok(()) };
-        self.let_go(&file_name(previous.last))?;
+        let latest = self.latest.map_or(Index::ZERO, |latest| latest.last.index);
+        assert!(previous.last.index < latest, "{previous:?} is not before {latest}");
+        self.delete_in_background(&file_name(previous.last))?;
         reach("snapshot", "previous-deleted");
         Ok(())
     }
 
-    /// Throws away one in the making.
+    /// Deletes a snapshot that is being written.
     ///
     /// # Errors
-    /// If the file can't be deleted.
+    /// If the file cannot be deleted.
     pub fn abandon(&mut self, writer: SnapshotWriter<D::File>) -> Result<(), StorageError> {
         let name = writer.source.file_name();
         drop(writer);
-        self.let_go(name)
+        self.delete_in_background(name)
     }
 
-    /// Deletes a file: at leisure, if no follower is sent what is in it.
-    fn let_go(&mut self, name: &str) -> Result<(), StorageError> {
+    /// Deletes a snapshot file at once; frees its disk space in the background unless followers
+    /// still read it.
+    fn delete_in_background(&mut self, name: &str) -> Result<(), StorageError> {
+        let is_latest = self.latest.is_some_and(|latest| file_name(latest.last) == name);
+        assert!(!is_latest || self.disk.mutant().is_some(), "the latest snapshot {name} is in use");
         if self.open.iter().any(|reading| file_name(reading.id.last) == name) {
             return delete(&mut self.disk, name);
         }
-        self.disk.let_go(name).map_err(io(&self.disk, "deleting", name))
+        self.disk.delete_in_background(name).map_err(io_error(&self.disk, "delete", name))
     }
 
-    /// Up to `bytes_max` bytes of a snapshot from `offset` on, for a follower; `None` if it is
-    /// neither the latest nor the one before it, as long as that is there, nor still open from an
+    /// Reads up to `bytes_max` bytes of a snapshot from byte `offset` on, for a follower. Returns
+    /// `None` if the snapshot is neither the latest nor the previous one, nor still open from an
     /// earlier read.
     ///
     /// # Errors
-    /// If it can't be read.
+    /// If the file cannot be read.
     pub fn read(
         &mut self,
         id: SnapshotId,
@@ -376,7 +396,7 @@ impl<D: Disk> Snapshots<D> {
             Some(place) => place,
             None if self.latest == Some(id) || self.previous == Some(id) => {
                 let file =
-                    self.disk.open_to_read(&name).map_err(io(&self.disk, "opening", &name))?;
+                    self.disk.open_to_read(&name).map_err(io_error(&self.disk, "open", &name))?;
                 self.open.push(Reading { id, file, in_use: true });
                 self.open.len() - 1
             }
@@ -384,30 +404,32 @@ impl<D: Disk> Snapshots<D> {
         };
         let reading = &mut self.open[place];
         reading.in_use = true;
+        assert!(reading.id == id, "{:?} is open for {id:?}", reading.id);
         let left = usize::try_from(id.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left.min(bytes_max)];
         self.disk
             .read_at(&reading.file, offset, &mut bytes)
-            .map_err(io(&self.disk, "reading", &name))?;
+            .map_err(io_error(&self.disk, "read", &name))?;
         Ok(Some(Bytes::from(bytes)))
     }
 
-    /// The disk, for whoever simulates one and decides what goes wrong with it.
+    /// Returns the disk, so that a simulation can plan its faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Gives the disk back.
+    /// Returns the disk with the snapshots; drops everything else that is in memory.
     pub fn into_disk(self) -> D {
         self.disk
     }
 
     fn other_than(&self, name: &str, id: SnapshotId) -> StorageError {
-        let what = format!("it is another than {id:?}");
+        let what = format!("its contents are not those of {id:?}");
         StorageError::Snapshot { file: self.disk.describe(name), what }
     }
 
-    /// Reads a whole file through a check. Its name must tell its end.
+    /// Reads a whole snapshot file and passes it to `check`. Fails if the snapshot's last entry is
+    /// not `last`.
     fn read_whole<C: SnapshotCheck>(
         &self,
         name: &str,
@@ -415,21 +437,23 @@ impl<D: Disk> Snapshots<D> {
         mut check: C,
     ) -> Result<(SnapshotId, C::Whole), StorageError> {
         let damaged = |what| StorageError::Snapshot { file: self.disk.describe(name), what };
-        let file = self.disk.open_to_read(name).map_err(io(&self.disk, "opening", name))?;
-        let length = self.disk.length(&file).map_err(io(&self.disk, "reading", name))?;
+        let file = self.disk.open_to_read(name).map_err(io_error(&self.disk, "open", name))?;
+        let length = self.disk.length(&file).map_err(io_error(&self.disk, "read", name))?;
         let mut piece = Vec::new();
-        for offset in (0..length).step_by(usize::try_from(PIECE_BYTES).expect("a small piece")) {
-            let bytes = PIECE_BYTES.min(length - offset);
-            piece.resize(usize::try_from(bytes).expect("a small piece"), 0);
+        for offset in (0..length).step_by(PIECE_BYTES) {
+            let left = usize::try_from(length - offset).unwrap_or(usize::MAX);
+            piece.resize(left.min(PIECE_BYTES), 0);
             self.disk
                 .read_at(&file, offset, &mut piece)
-                .map_err(io(&self.disk, "reading", name))?;
+                .map_err(io_error(&self.disk, "read", name))?;
             check.feed(&piece).map_err(damaged)?;
         }
         let (id, whole) = check.finish().map_err(damaged)?;
         if id.last != last || id.bytes != length {
-            let expected = format!("{length} bytes up to {last} were expected");
-            return Err(damaged(format!("it has {} up to {}; {expected}", id.bytes, id.last)));
+            return Err(damaged(format!(
+                "{} bytes up to entry {}, expected {length} bytes up to entry {last}",
+                id.bytes, id.last
+            )));
         }
         Ok((id, whole))
     }
@@ -437,37 +461,30 @@ impl<D: Disk> Snapshots<D> {
 
 const SOURCES: [SnapshotSource; 2] = [SnapshotSource::Own, SnapshotSource::Incoming];
 
-/// The file of the snapshot that ends with `last`. Names sort as indexes do.
+/// Returns the file name of the snapshot whose last entry is `last`. The names sort like the
+/// indexes.
 fn file_name(last: EntryId) -> String {
     format!("{PREFIX}{:020}-{}", last.index.0, last.term.0)
 }
 
-/// The end of the snapshot with that name.
+/// Returns the id of the last entry of the snapshot with this file name; `None` for other files.
 fn end_of(name: &str) -> Option<EntryId> {
     let (index, term) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let last = EntryId::new(term.parse().ok()?, index.parse().ok()?);
     (file_name(last) == name).then_some(last)
 }
 
-/// The name and the end of the latest snapshot among these files, whole or not.
+/// Returns the file name and the last entry of the latest snapshot among these files, damaged or
+/// not; `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
     let found = names.iter().filter_map(|name| Some((name.as_str(), end_of(name)?)));
     found.max_by_key(|(_, last)| (last.index, last.term))
 }
 
 fn list<D: Disk>(disk: &D) -> Result<Vec<String>, StorageError> {
-    disk.list().map_err(io(disk, "listing", ""))
+    disk.list().map_err(io_error(disk, "list", ""))
 }
 
 fn delete<D: Disk>(disk: &mut D, name: &str) -> Result<(), StorageError> {
-    disk.delete(name).map_err(io(disk, "deleting", name))
-}
-
-fn io<D: Disk>(
-    disk: &D,
-    doing: &'static str,
-    name: &str,
-) -> impl FnOnce(io::Error) -> StorageError + use<D> {
-    let file = disk.describe(name);
-    move |source| StorageError::Io { doing, file, source }
+    disk.delete(name).map_err(io_error(disk, "delete", name))
 }

@@ -1,10 +1,10 @@
-//! The messages of the course's simulator: one JSON object each, with the members `src`, `dst`,
-//! `leader` and `type` and what the type asks for. A message between replicas carries the bytes of
-//! [`peer`] in base64 in one more member, so the simulator sees only its address.
+//! The messages of the course's simulator: JSON objects with the members `src`, `dst`, `leader` and
+//! `type`, and further ones by type. A message between replicas has the bytes of [`peer`] in base64
+//! in the member `body`, so the simulator sees only its addresses.
 //!
-//! What is written is compact: no blank between tokens, the last byte is `}`. What is read may be
-//! any JSON from anybody, and is told apart into a client's request, a peer's message, something
-//! that does not concern us, and errors. Neither way builds a tree of the JSON.
+//! Encoded messages are compact: no white space between tokens, and the last byte is `}`. Decoding
+//! accepts any JSON and distinguishes requests of clients, messages of peers, messages to ignore
+//! and errors. Neither builds a tree of the JSON.
 
 use std::fmt;
 
@@ -23,90 +23,92 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
-/// The address of all, and the leader nobody knows.
-pub const NOBODY: NodeId = NodeId(0xFFFF);
-/// Largest command taken from a client. A replica must be able to pass it on to others, alone in
-/// one message of at most 16,384 bytes, where base64 makes four bytes out of three.
+/// The broadcast address of the course's simulator. In the member `leader` it means that no leader
+/// is known.
+pub const BROADCAST: NodeId = NodeId(0xFFFF);
+/// Longest command accepted from a client, in bytes. An append with the command has to fit in a
+/// simulator message of 16,384 bytes after base64, which turns three bytes into four.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
 
-/// A message that came in.
+/// A received and decoded message of the course's simulator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A client wants something.
+    /// A client's request.
     Request {
-        /// Who.
+        /// Address of the client that sent the request.
         client: ClientId,
-        /// What.
+        /// The client's request.
         request: ClientRequest,
     },
-    /// Another replica has something to say.
+    /// A message from another replica.
     Peer(Envelope),
-    /// It is in order, and nothing is to be done.
+    /// A valid message that this replica does not have to handle.
     Ignored(Ignored),
 }
 
-/// Why a message that is in order does not concern us.
+/// Why a valid message of the simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// Another replica says hello. Transports on which the simulator does not take a hello for
-    /// itself hand it on to everybody.
+    /// The message with which another replica registers at the simulator. Some transports deliver
+    /// it to all replicas.
     Hello,
-    /// It is for somebody else.
+    /// The message is addressed to the given replica instead of this one.
     Misdirected(NodeId),
 }
 
-/// Why a message is refused.
+/// Why a received message is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
-    /// No JSON object, or a member that we read is no string.
-    #[error("no JSON object with text members: {0}")]
+    /// The message is not a JSON object, or a member is not a string.
+    #[error("not a JSON object with string members: {0}")]
     Json(String),
-    /// A member is missing that its type asks for.
+    /// The message lacks the JSON member with the given name, which its type requires.
     #[error("the member `{0}` is missing")]
     Missing(&'static str),
-    /// An address that is not four hex digits.
+    /// The value of an address member is not four hex digits.
     #[error("the member `{member}` is {text:?}, not four hex digits")]
     Address {
-        /// Which member.
+        /// Name of the JSON member whose value is not an address.
         member: &'static str,
-        /// What it says.
+        /// The value that is not an address, as text.
         text: String,
     },
-    /// The sender is ourselves, or everybody.
-    #[error("the sender {0} can't send to us")]
+    /// The sender's address is this replica's own or the broadcast address.
+    #[error("{0} can't be the sender of a message to this replica")]
     Sender(NodeId),
-    /// A type that is neither a client's request nor a peer's message.
-    #[error("the type {0:?} is none that a replica takes")]
+    /// The message's type is neither that of a client's request nor of a message between replicas.
+    #[error("unknown message type {0:?}")]
     Type(String),
-    /// A message id that is not 16 printable ASCII characters.
+    /// The message id is not 16 printable ASCII characters.
     #[error("the message id {0:?} is not 16 printable ASCII characters")]
     RequestId(String),
-    /// A command that could not be passed on to the other replicas.
-    #[error("a command of {bytes} bytes is too large, {COMMAND_BYTES_MAX} fit in a message")]
+    /// The client's command is too large for a message between replicas.
+    #[error("command of {bytes} bytes is too large, at most {COMMAND_BYTES_MAX} are allowed")]
     TooLarge {
-        /// How large it is.
+        /// Length of the rejected command in bytes.
         bytes: usize,
     },
     /// The body of a peer's message is not base64.
-    #[error("the body of a peer message: {0}")]
+    #[error("the body of a peer message is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
-    /// The body of a peer's message is wrong.
+    /// The body of a peer's message is malformed.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The type of a peer's message is not that of its body.
+    /// The member `type` of a peer's message contradicts the message encoded in `body`.
     #[error("the type is {found:?}, but the body is of type {expected:?}")]
     TypeOfBody {
-        /// What the type member says.
+        /// The message type that the JSON member `type` states.
         found: String,
-        /// What it should say.
+        /// The message type that the message in the JSON member `body` has.
         expected: &'static str,
     },
-    /// A client or a request id that the course can't have given out, so nothing can be sent.
-    #[error("request {0:?} has no address under the course's simulator")]
+    /// A reply can't be addressed: the client's address or the request id does not have the form
+    /// that the course's simulator uses.
+    #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
     Unaddressable(RequestKey),
 }
 
-/// The members of a message that anything is read from; the last one counts where one comes twice.
+/// The members of a JSON message that are decoded. If a member is repeated, its last value is used.
 #[derive(Debug, Default)]
 struct Members<'a> {
     src: Option<Text<'a>>,
@@ -157,20 +159,22 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// Reads one message that came to replica `me`: all of `bytes`, but for blanks around it.
+/// Decodes a message that replica `me` received. `bytes` must hold exactly one message; white space
+/// around it is allowed.
 ///
 /// # Errors
-/// If it is not one JSON object, lacks something its type needs, or says something that can't be.
+/// If the message is not a JSON object, lacks a member that its type requires, or has an invalid
+/// value.
 pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
     let members: Members<'_> =
         serde_json::from_slice(bytes).map_err(|error| CourseError::Json(error.to_string()))?;
     let from = address("src", members.src.as_ref())?;
     let to = address("dst", members.dst.as_ref())?;
     let kind = text("type", members.kind.as_ref())?;
-    if to != me && to != NOBODY {
+    if to != me && to != BROADCAST {
         return Ok(Incoming::Ignored(Ignored::Misdirected(to)));
     }
-    if from == me || from == NOBODY {
+    if from == me || from == BROADCAST {
         return Err(CourseError::Sender(from));
     }
     match kind {
@@ -183,39 +187,39 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
         _ if PEER_TYPES.contains(&kind) => {
             let leader = address("leader", members.leader.as_ref())?;
             let message = peer_message(kind, &members)?;
-            let leader = (leader != NOBODY).then_some(leader);
+            let leader = (leader != BROADCAST).then_some(leader);
             Ok(Incoming::Peer(Envelope { from, to: me, leader, message }))
         }
         _ => Err(CourseError::Type(kind.to_owned())),
     }
 }
 
-/// Appends a message between replicas.
+/// Appends a message between replicas, encoded as JSON, to `out`.
 pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     let mut body = BytesMut::new();
     peer::encode(&envelope.message, &mut body);
-    let encoded_len = base64::encoded_len(body.len(), false).expect("far below the address space");
+    let encoded_len = base64::encoded_len(body.len(), false).expect("the length fits in memory");
     out.reserve(ADDRESS_BYTES + encoded_len);
     open(envelope.from, envelope.to, envelope.leader, peer_type(&envelope.message), out);
     out.extend_from_slice(b",\"body\":\"");
     let start = out.len();
     out.resize(start + encoded_len, 0);
     let written = BASE64.encode_slice(&body, &mut out[start..]).expect("resized to its length");
-    assert_eq!(written, encoded_len, "base64 miscounted");
+    assert_eq!(written, encoded_len, "base64 has another length");
     out.extend_from_slice(b"\"}");
 }
 
-/// Appends the message by which a replica makes itself known.
+/// Appends the `hello` message with which replica `me` registers at the simulator.
 pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
-    open(me, NOBODY, None, "hello", out);
+    open(me, BROADCAST, None, "hello", out);
     out.push(b'}');
 }
 
-/// Appends the answer to a request that was done. A get's answer has a value, empty if the key has
-/// none; a put's has not.
+/// Appends the reply `ok` to a request that was applied. `value` is the reply of a get, empty if
+/// the key does not exist; it is `None` for a put.
 ///
 /// # Errors
-/// If the request can't have come from the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
 pub fn encode_ok(
     me: NodeId,
     key: RequestKey,
@@ -232,10 +236,10 @@ pub fn encode_ok(
     Ok(())
 }
 
-/// Appends the answer that sends a client to `leader`, or to anybody if that is unknown.
+/// Appends the reply that redirects a client to `leader`, or to any replica if `leader` is `None`.
 ///
 /// # Errors
-/// If the request can't have come from the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
 pub fn encode_redirect(
     me: NodeId,
     key: RequestKey,
@@ -247,10 +251,10 @@ pub fn encode_redirect(
     Ok(())
 }
 
-/// Bytes of a message between replicas beside its body, and a few to spare.
+/// Upper bound for the length of a message between replicas without its body, in bytes.
 const ADDRESS_BYTES: usize = 96;
 
-/// The types of messages between replicas, as [`peer_type`] gives them.
+/// The values of the member `type` in messages between replicas, as [`peer_type`] returns them.
 const PEER_TYPES: [&str; 12] = [
     "append",
     "append_ok",
@@ -293,7 +297,7 @@ fn text<'m>(member: &'static str, text: Option<&'m Text<'_>>) -> Result<&'m str,
 
 fn address(member: &'static str, found: Option<&Text<'_>>) -> Result<NodeId, CourseError> {
     let text = text(member, found)?;
-    // Not left to the parser of numbers alone: that one takes a sign, too.
+    // The number parser alone would accept a sign.
     let hex = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match u16::from_str_radix(text, 16) {
         Ok(number) if hex => Ok(NodeId(number)),
@@ -314,12 +318,12 @@ fn request(
         .filter(|id: &[u8; 16]| printable(id))
         .map(RequestId)
         .ok_or_else(|| CourseError::RequestId(mid.to_owned()))?;
-    let pair = text("key", members.key.as_ref())?.as_bytes();
+    let key_name = text("key", members.key.as_ref())?.as_bytes();
     let operation = if kind == "get" {
-        Operation::Get { key: pair }
+        Operation::get(key_name)
     } else {
         let value = text("value", members.value.as_ref())?.as_bytes();
-        Operation::Put { key: pair, value }
+        Operation::set(key_name, value)
     };
     let key = RequestKey { client, request };
     let command = Command { key, operation };
@@ -345,7 +349,7 @@ fn peer_message(kind: &str, members: &Members<'_>) -> Result<PeerMsg, CourseErro
     Ok(message)
 }
 
-/// Starts an answer to a client, up to its message id.
+/// Appends the start of a reply to a client: all members up to the request's id (`MID`).
 fn answer(
     me: NodeId,
     key: RequestKey,
@@ -353,10 +357,10 @@ fn answer(
     kind: &str,
     out: &mut Vec<u8>,
 ) -> Result<(), CourseError> {
-    // Entries come from peers, too: one that was made up elsewhere must not stop us here, and an
-    // answer to the address of all would be handed to every replica.
-    let client = u16::try_from(key.client.0).map_or(NOBODY, NodeId);
-    if client == NOBODY || client == me || !printable(&key.request.0) {
+    // The request may come from a peer's log entry and have any ids: that must not panic here, and
+    // a reply to the broadcast address would reach every replica.
+    let client = u16::try_from(key.client.0).map_or(BROADCAST, NodeId);
+    if client == BROADCAST || client == me || !printable(&key.request.0) {
         return Err(CourseError::Unaddressable(key));
     }
     open(me, client, leader, kind, out);
@@ -365,20 +369,22 @@ fn answer(
     Ok(())
 }
 
-/// Starts a message: all that every message has, without the closing brace.
+/// Appends the start of a JSON message: the opening brace and the members that all messages have
+/// (addresses, leader and type).
 fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"src\":\"");
     write_address(src, out);
     out.extend_from_slice(b"\",\"dst\":\"");
     write_address(dst, out);
     out.extend_from_slice(b"\",\"leader\":\"");
-    write_address(leader.unwrap_or(NOBODY), out);
+    write_address(leader.unwrap_or(BROADCAST), out);
     out.extend_from_slice(b"\",\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.push(b'"');
 }
 
-/// Four upper-case hex digits: the simulator compares addresses as text.
+/// Appends an address as four upper-case hex digits. The case matters, because the simulator
+/// compares addresses as text.
 fn write_address(id: NodeId, out: &mut Vec<u8>) {
     let digit = |shift: u32| b"0123456789ABCDEF"[usize::from(id.0 >> shift & 15)];
     out.extend_from_slice(&[digit(12), digit(8), digit(4), digit(0)]);

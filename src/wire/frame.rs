@@ -1,193 +1,217 @@
-//! What travels on a TCP connection between two replicas: one way only, a preamble, then frames,
-//! the first of which says who speaks. Bytes in, frames out; sockets are the runtime's.
+//! Frames: the contents of a TCP connection between two replicas. A connection is used in one
+//! direction only and begins with a preamble; the first frame, the hello, identifies the sender.
+//! This module converts bytes to frames and back, without sockets.
 //!
 //! ```text
-//!  preamble                    frame, as often as wanted
+//!  preamble                    frame, repeated
 //!  0        4         6        0        4         8      9
 //!  +--------+---------+        +--------+---------+------+----------+
 //!  | "BOWL" | version |        | length | crc32c  | kind |   body   |
 //!  +--------+---------+        +--------+---------+------+----------+
 //! ```
 //!
-//! Little endian. `length` counts the kind and the body, and so does the checksum. A length beyond
-//! [`FRAME_BYTES_MAX`] is refused as it is read; below, memory grows with the bytes that have come
-//! and never with what the length claims (safety.md H2). Of one who has not said who it is, no
-//! frame longer than a hello is taken at all.
+//! Little endian. Length and checksum cover the kind and the body. A length above
+//! [`FRAME_BYTES_MAX`] is rejected as soon as it is read; below, memory grows with the bytes that
+//! have arrived and never with the length that is claimed. Before the hello no frame may be longer
+//! than a hello.
 //!
 //! | kind | body |
 //! |---|---|
 //! | 1 hello | cluster (16), from, to, incarnation (8), lane, flags (1), counts, lists, address |
-//! | 2 peer message | as [`peer`] has it |
+//! | 2 peer message | see [`peer`] |
 //! | 3 forwarded write | client (4), request (16), attempt (8), command |
-//! | 4 refusal of one | client (4), request (16), reason (1) |
-//! | 5 question for a read index | ticket (8) |
-//! | 6 the answer | ticket (8), index (8); no index: not asked the leader |
+//! | 4 rejected forwarded write | client (4), request (16), reason (1) |
+//! | 5 read index request | ticket (8) |
+//! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! The counts of a hello are those of its members (1) and of its openings (2); the lists have 2 and
-//! 8 bytes for each of them.
+//! The counts of a hello are the number of members (1 byte) and of openings (2 bytes), which are
+//! random numbers drawn at each opening of the sender's log; the lists have 2 bytes for each member
+//! and 8 for each opening.
 //!
-//! An attempt is an index where the write is sent again; the first time it is a term, and its
-//! highest bit is set.
+//! The attempt of a forwarded write is a term with the highest bit set when the write is sent for
+//! the first time, and a log index when it is sent again.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+mod decoder;
+#[cfg(test)]
+mod tests;
+
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::raft::{PeerMsg, REPLICAS_MAX, RefusalReason};
 use crate::record::RECORD_BYTES_MAX;
-use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Term};
+use crate::types::{Index, NodeId, RequestKey, Term};
 
 use super::peer::{self, PeerError};
 
-/// What every connection between replicas begins with.
+pub use decoder::Decoder;
+
+/// The first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// The version of this layout and of all that it carries.
-pub const VERSION: u16 = 3;
-/// Bytes of the preamble.
+/// Version of the protocol between replicas: frames, peer messages, and the commands in them.
+pub const VERSION: u16 = 4;
+/// Length of the preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 6;
-/// Bytes before a frame's kind.
+/// Length of a frame's header in bytes: the length and the checksum.
 const HEADER_BYTES: usize = 8;
-/// Longest frame, its header apart: the largest record, or an append of the usual 1 MiB.
+/// Longest frame in bytes, without its header: the largest log record and 1 MiB for everything
+/// else.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
-/// Longest client address in a hello.
+/// Longest address for clients in a hello, in bytes.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Most openings in a hello: all that a replica remembers.
+/// Maximum number of the sender's starts (each time its log was opened) that a hello lists. A
+/// replica's log records as many.
 pub const OPENINGS_MAX: usize = 4_096;
-/// Bytes of a hello without members, openings and address, the kind apart.
+/// Length of the fixed part of a hello's body, in bytes: without members, starts and address.
 const HELLO_BYTES: usize = 33;
-/// Longest first frame of a stranger.
-const STRANGER_BYTES_MAX: usize =
+/// Longest first frame that is accepted from an unknown peer, in bytes without the frame's header.
+const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
-/// The flag of a replica that rejoins.
+/// Bit in the flags of a hello: the sender rejoins the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
-/// Who opens a connection, and for what.
+/// The first frame of a connection: identifies the sender and says which frames follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Which cluster the sender belongs to.
+    /// Id of the cluster that the sender belongs to.
     pub cluster: u128,
-    /// The sender.
+    /// Id of the replica that sends the hello.
     pub from: NodeId,
-    /// Whom it believes to talk to.
+    /// Id of the replica that the sender wants to connect to.
     pub to: NodeId,
-    /// How often the sender's log was opened: tells it from its own past.
+    /// Number of times the sender's log has been opened. A higher number means that the sender has
+    /// been restarted.
     pub incarnation: u64,
-    /// The random numbers of the latest openings, the newest last: tells it from an older copy.
-    /// At most [`OPENINGS_MAX`].
+    /// One random number for each of the sender's latest starts (each opening of its log), the
+    /// newest last; at most [`OPENINGS_MAX`]. They distinguish the replica from one that runs on an
+    /// older copy of its folder.
     pub openings: Vec<u64>,
-    /// The ids of all voters of the sender's cluster, ascending; the sender is one of them.
+    /// Ids of all voters of the sender's cluster, ascending, including the sender.
     pub members: Vec<NodeId>,
-    /// The sender has lost what it had acknowledged, and does not vote before it holds it again.
+    /// Whether the sender has lost its disk and rejoins. It does not vote until its log again holds
+    /// everything that it may have acknowledged.
     pub rejoining: bool,
-    /// What the connection is for.
+    /// Which frames the connection carries.
     pub lane: Lane,
-    /// Where the sender's clients connect, for those that are sent there; may be empty.
+    /// Address that the sender's clients connect to, for redirections; empty if unknown.
     pub client_address: String,
 }
 
-/// Small messages must not wait behind large ones.
+/// Which frames a connection carries. Two replicas use one connection per lane and direction, so
+/// that small urgent messages do not wait for large ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Heartbeats, votes, answers.
+    /// Small frames: heartbeats, votes and replies.
     Urgent,
-    /// Entries and forwarded writes.
+    /// Large frames: log entries, snapshots and forwarded writes.
     Bulk,
 }
 
-/// Which copy of a forwarded write this is. Whoever appends it must be sure that another copy, if
-/// there is one in the log, is remembered; so each copy says what bounds the distance.
+/// Whether a forwarded write is sent for the first time or again, which bounds how far back in the
+/// log an earlier copy can be. The leader appends the write only if such a copy would still be in
+/// the deduplication table, so that no write is applied twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The only one so far. For the leader of this term and nobody else: one that comes to light
-    /// when its sender has long tried elsewhere must not be taken for a new write.
+    /// The write is sent for the first time. Only the leader of the given term accepts it:
+    /// otherwise a delayed copy, arriving after the sender has tried another leader, would pass for
+    /// a new write.
     First {
-        /// In which its sender believes that the addressee leads.
+        /// The term in which, as far as the sender knows, the receiver is leader.
         term: Term,
     },
-    /// Nobody knows what became of the copy before.
+    /// The write is sent again, because the outcome of the previous attempt is unknown.
     Again {
-        /// No copy is in the log up to here.
+        /// Log index up to which there is certainly no earlier copy of the write.
         since: Index,
     },
 }
 
-/// One frame.
+/// One frame of a connection between replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The first one.
+    /// The first frame of a connection.
     Hello(Hello),
-    /// Of the consensus core.
+    /// A Raft message between the consensus cores of two replicas.
     Peer(PeerMsg),
-    /// A client's write, from the replica that it is connected with to the leader. Answered only
-    /// if it is refused: else its sender sees it applied.
+    /// A client's write that a replica forwards to the leader. The leader replies only if it
+    /// rejects the write; otherwise the sender sees that the write is applied.
     Forward {
-        /// Names it for good, so that it is not applied twice.
+        /// Identifies the write, so that it is applied only once.
         key: RequestKey,
-        /// Whether another copy of it may be about.
+        /// Whether an earlier copy of the write may be in the log.
         attempt: Attempt,
-        /// For the state machine.
+        /// The write, encoded as a command of the state machine.
         payload: Bytes,
     },
-    /// A forwarded write that was not and will not be applied.
+    /// Reply to [`Frame::Forward`]: the leader rejected the write, which was not and will not be
+    /// applied.
     Refused {
-        /// Which.
+        /// Identifies the rejected write.
         key: RequestKey,
-        /// Why.
+        /// Why the write was rejected.
         reason: RefusalReason,
     },
-    /// How far must my state be for the reads that have come by now?
+    /// Asks the leader for a read index: the log index that the sender must have applied before it
+    /// serves the reads that it has received so far.
     AskReadIndex {
-        /// Names the question.
+        /// Number chosen by the sender that links the reply to this request.
         ticket: u64,
     },
-    /// So far.
+    /// The reply to [`Frame::AskReadIndex`].
     ReadIndex {
-        /// Which question.
+        /// Number copied from the request.
         ticket: u64,
-        /// How far; `None` if the one asked could not tell.
+        /// The read index; `None` if the replying replica is not leader.
         index: Option<Index>,
     },
-    /// The sender's wall clock, jumps filtered out.
+    /// The sender's wall clock, with sudden jumps of the clock removed.
     WallClock {
-        /// Milliseconds since 1970.
+        /// The time in milliseconds since 1970.
         millis: u64,
     },
 }
 
-/// Why bytes are no frame. Whatever it is, the connection is of no use any more.
+/// Why received bytes are not a valid frame. The connection must be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Somebody else's protocol.
-    #[error("no connection of a replica: it begins with {0:02x?}")]
-    Magic([u8; 4]),
-    /// Another version than ours.
+    /// The connection does not begin with `MAGIC`, so it does not come from a replica.
     #[error(
-        "a peer speaks version {0} of the protocol, here it is {VERSION}: run the same \
-             version of bowline everywhere"
+        "not a connection from a replica: it begins with {0:02x?} instead of \"BOWL\"; check what \
+         connects to the port for peers"
+    )]
+    Magic([u8; 4]),
+    /// The connection uses another version of the protocol.
+    #[error(
+        "the peer speaks version {0} of the protocol, this replica version {VERSION}; run the same \
+         version of bowline everywhere"
     )]
     Version(u16),
-    /// A frame without a kind, or too long.
-    #[error("a peer's frame claims {claimed} bytes; 1 to {most} are possible")]
+    /// The frame is empty or longer than allowed.
+    #[error("frame of {claimed} bytes from a peer, 1 to {max} are allowed")]
     Length {
-        /// What it claims.
+        /// Length in bytes that the frame's header states.
         claimed: usize,
-        /// What is possible here.
-        most: usize,
+        /// Longest frame that is allowed at this point of the connection, in bytes.
+        max: usize,
     },
-    /// Damaged on its way.
-    #[error("a peer's frame is damaged: checksum {computed:08x}, expected {stored:08x}")]
+    /// The frame's checksum is wrong: it was damaged in transit.
+    #[error(
+        "frame from a peer is damaged: its checksum is {computed:08x}, not {stored:08x}; check \
+         the network"
+    )]
     Checksum {
-        /// Over the bytes as they are.
+        /// Checksum computed from the received bytes.
         computed: u32,
-        /// As sent.
+        /// Checksum in the frame's header.
         stored: u32,
     },
-    /// A kind that this version does not know.
-    #[error("a peer's frame has the unknown kind {0}")]
+    /// The frame has a kind that this version does not know.
+    #[error("frame of unknown kind {0} from a peer; run the same version of bowline everywhere")]
     Kind(u8),
-    /// A body of a known kind that is none.
-    #[error("a peer's frame of kind {0} is malformed")]
+    /// The body of a frame of the given kind is malformed.
+    #[error("malformed frame of kind {0} from a peer")]
     Body(u8),
-    /// A message of the core that is none.
+    /// The peer message in the frame is malformed.
     #[error(transparent)]
     Message(#[from] PeerError),
 }
@@ -205,7 +229,7 @@ impl Frame {
         }
     }
 
-    /// Which connection it takes.
+    /// Returns the lane (the one of the two connections to a peer) on which the frame is sent.
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
@@ -219,7 +243,8 @@ impl Frame {
         }
     }
 
-    /// The large parts, in order, which follow the head.
+    /// Returns the frame's large contents (log records, a snapshot chunk, or a write's payload),
+    /// which follow the bytes of [`encode_head`] in this order.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
         let message = match self {
             Frame::Peer(message) => Some(peer::parts_of(message)),
@@ -233,14 +258,14 @@ impl Frame {
     }
 }
 
-/// Appends what a connection begins with.
+/// Appends the preamble with which every connection begins: magic number and version.
 pub fn encode_preamble(out: &mut BytesMut) {
     out.put_slice(&MAGIC);
     out.put_u16_le(VERSION);
 }
 
-/// Appends `frame` without its [`Frame::parts`], whose bytes must follow as they are: they can be
-/// large, and are sent from where they lie.
+/// Appends `frame` without its [`Frame::parts`], whose bytes the caller must send next. So large
+/// contents are sent without being copied.
 pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
@@ -273,7 +298,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
         Frame::Forward { key, attempt, .. } => {
             put_key(*key, out);
             out.put_u64_le(match attempt {
-                Attempt::First { term } => FIRST_TIME | term.0,
+                Attempt::First { term } => FIRST_ATTEMPT | term.0,
                 Attempt::Again { since } => since.0,
             });
         }
@@ -307,7 +332,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends the whole of `frame`.
+/// Appends the complete `frame`, including its [`Frame::parts`].
 pub fn encode(frame: &Frame, out: &mut BytesMut) {
     encode_head(frame, out);
     for part in frame.parts() {
@@ -315,388 +340,14 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     }
 }
 
-/// Puts the frames of one connection together from the pieces in which they come.
-#[derive(Debug)]
-pub struct Decoder {
-    buffer: BytesMut,
-    greeted: bool,
-    /// Longest frame that is taken.
-    most: usize,
-}
-
-impl Default for Decoder {
-    /// One that takes any frame from the start.
-    fn default() -> Decoder {
-        Decoder { buffer: BytesMut::new(), greeted: false, most: FRAME_BYTES_MAX }
-    }
-}
-
-impl Decoder {
-    /// For a connection of somebody unknown: until its first frame, which ought to be a hello, no
-    /// frame longer than that is taken, and so no memory for one.
-    pub fn of_stranger() -> Decoder {
-        Decoder { most: STRANGER_BYTES_MAX, ..Decoder::default() }
-    }
-
-    /// Takes in what has come.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// Bytes that wait for the rest of their frame.
-    pub fn waiting_bytes(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// The next frame, if all of it has come. Its large parts share the memory of what was fed.
-    ///
-    /// # Errors
-    /// If there is none and never will be: the connection is to be closed.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        if !self.greeted {
-            if self.buffer.len() < PREAMBLE_BYTES {
-                return Ok(None);
-            }
-            let mut preamble = self.buffer.split_to(PREAMBLE_BYTES);
-            let mut magic = [0; 4];
-            preamble.copy_to_slice(&mut magic);
-            if magic != MAGIC {
-                return Err(FrameError::Magic(magic));
-            }
-            let version = preamble.get_u16_le();
-            if version != VERSION {
-                return Err(FrameError::Version(version));
-            }
-            self.greeted = true;
-        }
-        let Some(mut header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
-        let length = header.get_u32_le() as usize;
-        let stored = header.get_u32_le();
-        if !(1..=self.most).contains(&length) {
-            return Err(FrameError::Length { claimed: length, most: self.most });
-        }
-        if self.buffer.len() < HEADER_BYTES + length {
-            return Ok(None);
-        }
-        self.buffer.advance(HEADER_BYTES);
-        let mut body = self.buffer.split_to(length).freeze();
-        let computed = crc32c::crc32c(&body);
-        if computed != stored {
-            return Err(FrameError::Checksum { computed, stored });
-        }
-        let kind = body.get_u8();
-        let frame = decode_body(kind, body)?;
-        self.most = FRAME_BYTES_MAX;
-        Ok(Some(frame))
-    }
-}
-
-fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
-    let exactly = |wanted: bool| if wanted { Ok(()) } else { Err(FrameError::Body(kind)) };
-    Ok(match kind {
-        1 => {
-            exactly(body.len() >= HELLO_BYTES)?;
-            let cluster = body.get_u128_le();
-            let (from, to) = (NodeId(body.get_u16_le()), NodeId(body.get_u16_le()));
-            let incarnation = body.get_u64_le();
-            let lane = match body.get_u8() {
-                0 => Lane::Urgent,
-                1 => Lane::Bulk,
-                _ => return Err(FrameError::Body(kind)),
-            };
-            let flags = body.get_u8();
-            exactly(flags & !REJOINING == 0)?;
-            let member_count = usize::from(body.get_u8());
-            let count = usize::from(body.get_u16_le());
-            exactly(member_count <= REPLICAS_MAX && count <= OPENINGS_MAX)?;
-            exactly(body.len() >= member_count * 2 + count * 8)?;
-            let members: Vec<NodeId> =
-                (0..member_count).map(|_| NodeId(body.get_u16_le())).collect();
-            exactly(members.is_sorted_by(|one, next| one < next) && members.contains(&from))?;
-            let openings = (0..count).map(|_| body.get_u64_le()).collect();
-            exactly(body.len() <= ADDRESS_BYTES_MAX)?;
-            let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
-            // It is shown to clients: no more than an address, then.
-            exactly(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
-            Frame::Hello(Hello {
-                cluster,
-                from,
-                to,
-                incarnation,
-                openings,
-                members,
-                rejoining: flags == REJOINING,
-                lane,
-                client_address: address.to_owned(),
-            })
-        }
-        2 => Frame::Peer(peer::decode(body)?),
-        3 => {
-            exactly(body.len() >= KEY_BYTES + 8)?;
-            let key = get_key(&mut body);
-            let number = body.get_u64_le();
-            let attempt = if number & FIRST_TIME == 0 {
-                Attempt::Again { since: Index(number) }
-            } else {
-                Attempt::First { term: Term(number & !FIRST_TIME) }
-            };
-            Frame::Forward { key, attempt, payload: body }
-        }
-        4 => {
-            exactly(body.len() == KEY_BYTES + 1)?;
-            let key = get_key(&mut body);
-            let reason = match body.get_u8() {
-                0 => RefusalReason::NotLeader,
-                1 => RefusalReason::Replaced,
-                2 => RefusalReason::Busy,
-                3 => RefusalReason::DiskFull,
-                4 => RefusalReason::OutOfMemory,
-                _ => return Err(FrameError::Body(kind)),
-            };
-            Frame::Refused { key, reason }
-        }
-        5 => {
-            exactly(body.len() == 8)?;
-            Frame::AskReadIndex { ticket: body.get_u64_le() }
-        }
-        9 => {
-            exactly(body.len() == 8)?;
-            Frame::WallClock { millis: body.get_u64_le() }
-        }
-        6 => {
-            exactly(body.len() == 8 || body.len() == 16)?;
-            let ticket = body.get_u64_le();
-            let index = (!body.is_empty()).then(|| Index(body.get_u64_le()));
-            Frame::ReadIndex { ticket, index }
-        }
-        other => return Err(FrameError::Kind(other)),
-    })
-}
-
-/// Marks a term: the write is sent for the first time. Terms end below it, indexes far below.
-const FIRST_TIME: u64 = 1 << 63;
-const _: () = assert!(Term::MAX.0 & FIRST_TIME == 0 && Index::MAX.0 & FIRST_TIME == 0);
-/// Bytes of a request's key.
+/// Bit in the attempt field of a forwarded write: the other bits are a term ([`Attempt::First`])
+/// instead of a log index. Terms and indexes never use this bit.
+const FIRST_ATTEMPT: u64 = 1 << 63;
+const _: () = assert!(Term::MAX.0 & FIRST_ATTEMPT == 0 && Index::MAX.0 & FIRST_ATTEMPT == 0);
+/// Length of an encoded request key in bytes.
 const KEY_BYTES: usize = 20;
 
 fn put_key(key: RequestKey, out: &mut BytesMut) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
-}
-
-fn get_key(body: &mut Bytes) -> RequestKey {
-    let client = ClientId(body.get_u32_le());
-    let mut request = [0; 16];
-    body.copy_to_slice(&mut request);
-    RequestKey { client, request: RequestId(request) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::raft::{AppendEntries, RequestVote};
-    use crate::record::{EntryKind, RecordBuffer};
-    use crate::types::{EntryId, Round, Term};
-
-    fn key() -> RequestKey {
-        RequestKey {
-            client: ClientId(7),
-            request: RequestId(*b"\0\x01\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"),
-        }
-    }
-
-    fn frames() -> Vec<Frame> {
-        let mut buffer = RecordBuffer::default();
-        let entries = (3..6)
-            .map(|index| buffer.encode(EntryId::new(2, index), EntryKind::Command, b"payload"))
-            .collect();
-        let append = AppendEntries {
-            term: Term(2),
-            round: Round(4),
-            prev: EntryId::new(1, 2),
-            commit_index: Index(2),
-            loss_permille: 0,
-            transfer_to: None,
-            entries,
-        };
-        let last = EntryId::new(2, 5);
-        let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
-        let hello = Hello {
-            cluster: 0xFEED,
-            from: NodeId(1),
-            to: NodeId(2),
-            incarnation: 9,
-            openings: vec![7, u64::MAX],
-            members: vec![NodeId(1), NodeId(2), NodeId(9)],
-            rejoining: true,
-            lane: Lane::Bulk,
-            client_address: "127.0.0.1:7001".to_owned(),
-        };
-        vec![
-            Frame::Hello(hello),
-            Frame::Peer(PeerMsg::AppendEntries(append)),
-            Frame::Peer(PeerMsg::RequestVote(vote)),
-            Frame::Forward {
-                key: key(),
-                attempt: Attempt::First { term: Term(2) },
-                payload: Bytes::from_static(b"command"),
-            },
-            Frame::Forward {
-                key: key(),
-                attempt: Attempt::Again { since: Index(8) },
-                payload: Bytes::new(),
-            },
-            Frame::Refused { key: key(), reason: RefusalReason::Busy },
-            Frame::Refused { key: key(), reason: RefusalReason::OutOfMemory },
-            Frame::AskReadIndex { ticket: 11 },
-            Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
-            Frame::ReadIndex { ticket: 12, index: None },
-            Frame::WallClock { millis: 1_700_000_000_000 },
-        ]
-    }
-
-    fn encoded(frames: &[Frame]) -> BytesMut {
-        let mut bytes = BytesMut::new();
-        encode_preamble(&mut bytes);
-        for frame in frames {
-            encode(frame, &mut bytes);
-        }
-        bytes
-    }
-
-    #[test]
-    fn frames_come_back_however_they_were_cut() {
-        let bytes = encoded(&frames());
-        for piece in [1, 3, 17, bytes.len()] {
-            let mut decoder = Decoder::default();
-            let mut found = Vec::new();
-            for part in bytes.chunks(piece) {
-                decoder.feed(part);
-                while let Some(frame) = decoder.next_frame().unwrap() {
-                    found.push(frame);
-                }
-            }
-            assert_eq!(found, frames(), "in pieces of {piece}");
-            assert_eq!(decoder.waiting_bytes(), 0);
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_is_an_error_or_a_frame_that_never_ends() {
-        let bytes = encoded(&frames()[1..2]);
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            let mut decoder = Decoder::default();
-            decoder.feed(&damaged);
-            assert!(!matches!(decoder.next_frame(), Ok(Some(_))), "bit {bit} went unnoticed");
-        }
-    }
-
-    #[test]
-    fn a_length_is_refused_before_anything_is_kept_for_it() {
-        let longest = u32::try_from(FRAME_BYTES_MAX).unwrap();
-        for length in [0, longest + 1, u32::MAX] {
-            let mut decoder = Decoder::default();
-            let mut bytes = encoded(&[]);
-            bytes.put_u32_le(length);
-            bytes.put_u32_le(0);
-            decoder.feed(&bytes);
-            let (claimed, most) = (length as usize, FRAME_BYTES_MAX);
-            assert_eq!(decoder.next_frame(), Err(FrameError::Length { claimed, most }));
-        }
-        let mut decoder = Decoder::default();
-        let mut bytes = encoded(&[]);
-        bytes.put_u32_le(longest);
-        bytes.put_u32_le(0);
-        decoder.feed(&bytes);
-        assert_eq!(decoder.next_frame(), Ok(None));
-        assert!(decoder.buffer.capacity() < 1 << 10, "memory was kept for a mere claim");
-    }
-
-    #[test]
-    fn a_stranger_may_say_no_more_than_who_it_is() {
-        let mut frames = frames();
-        let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
-        hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
-        hello.openings = vec![5; OPENINGS_MAX];
-        hello.members = (1..=u16::try_from(REPLICAS_MAX).unwrap()).map(NodeId).collect();
-        let mut large = RecordBuffer::default();
-        let entries =
-            vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; STRANGER_BYTES_MAX])];
-        let Frame::Peer(PeerMsg::AppendEntries(append)) = &mut frames[1] else { panic!("it is") };
-        append.entries = entries;
-        let mut decoder = Decoder::of_stranger();
-        decoder.feed(&encoded(&frames[1..2]));
-        assert!(matches!(
-            decoder.next_frame(),
-            Err(FrameError::Length { most: STRANGER_BYTES_MAX, .. })
-        ));
-        let mut decoder = Decoder::of_stranger();
-        decoder.feed(&encoded(&frames));
-        let found: Vec<_> = std::iter::from_fn(|| decoder.next_frame().unwrap()).collect();
-        assert_eq!(found, frames, "after its hello it is no stranger");
-    }
-
-    #[test]
-    fn hello_that_contradicts_itself_is_refused() {
-        let hello = |members: &[u16]| {
-            let Frame::Hello(hello) = &frames()[0] else { panic!("the first one is a hello") };
-            let members = members.iter().copied().map(NodeId).collect();
-            Frame::Hello(Hello { members, ..hello.clone() })
-        };
-        for (members, is_sound) in [
-            (&[1][..], true),
-            (&[1, 7], true),
-            (&[], false),
-            (&[2, 3], false),
-            (&[2, 1], false),
-            (&[1, 1], false),
-        ] {
-            let mut decoder = Decoder::of_stranger();
-            decoder.feed(&encoded(&[hello(members)]));
-            let found = decoder.next_frame();
-            if is_sound {
-                assert_eq!(found, Ok(Some(hello(members))), "{members:?}");
-            } else {
-                assert_eq!(found, Err(FrameError::Body(1)), "{members:?}");
-            }
-        }
-        // A count beyond the bounds, and more openings than bytes.
-        let whole = encoded(&[hello(&[1, 2])]);
-        let counts = PREAMBLE_BYTES + HEADER_BYTES + HELLO_BYTES - 2;
-        for (place, byte) in [(counts, 200), (counts + 1, 100), (counts + 2, 0x80)] {
-            let mut bytes = whole.clone();
-            bytes[place] = byte;
-            let body = &bytes[PREAMBLE_BYTES + HEADER_BYTES..];
-            let checksum = crc32c::crc32c(body).to_le_bytes();
-            bytes[PREAMBLE_BYTES + 4..PREAMBLE_BYTES + 8].copy_from_slice(&checksum);
-            let mut decoder = Decoder::of_stranger();
-            decoder.feed(&bytes);
-            assert_eq!(decoder.next_frame(), Err(FrameError::Body(1)), "byte {place}");
-        }
-    }
-
-    #[test]
-    fn strangers_and_other_versions_are_told_apart() {
-        let mut decoder = Decoder::default();
-        decoder.feed(b"GET / HTTP/1.1");
-        assert_eq!(decoder.next_frame(), Err(FrameError::Magic(*b"GET ")));
-        let mut decoder = Decoder::default();
-        decoder.feed(b"BOWL\x02\x00");
-        assert_eq!(decoder.next_frame(), Err(FrameError::Version(2)));
-    }
-
-    #[test]
-    fn large_parts_stay_out_of_the_head() {
-        for frame in frames() {
-            let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
-            encode_head(&frame, &mut head);
-            encode(&frame, &mut whole);
-            for part in frame.parts() {
-                head.put_slice(part);
-            }
-            assert_eq!(head, whole);
-        }
-    }
 }

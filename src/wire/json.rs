@@ -1,13 +1,12 @@
-//! JSON strings: writing any bytes as one, and reading the members of an object without building a
-//! tree of it.
+//! JSON strings: encoding any bytes, and decoding without copies.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-/// Appends `text` as a JSON string with its quotes. Bytes that are no UTF-8 come out as U+FFFD,
-/// for JSON has no way to say them.
+/// Appends `text` as a JSON string with quotes. Bytes that are not UTF-8 become U+FFFD, because
+/// JSON can't represent them.
 pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for chunk in text.utf8_chunks() {
@@ -19,7 +18,7 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Escapes what must be, and copies all between in one go.
+/// Appends `text`, with the characters escaped that JSON does not allow in a string.
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut written = 0;
     for (position, &byte) in text.iter().enumerate() {
@@ -49,7 +48,7 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&text[written..]);
 }
 
-/// A string of a JSON text: borrowed from it unless something in it is escaped.
+/// A decoded JSON string, borrowed from the input unless it has escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_comes_back() {
+    fn json_strings_round_trip_with_escapes() {
         let all: String =
             (0..0x3000u32).chain(0x1_F600..0x1_F680).filter_map(char::from_u32).collect();
         assert_eq!(serde_json::from_str::<String>(&written(all.as_bytes())).unwrap(), all);
@@ -96,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_replaced() {
+    fn invalid_utf8_is_replaced() {
         assert_eq!(written(b"a\xFFb\xE2\x82"), "\"a\u{FFFD}b\u{FFFD}\"");
         assert_eq!(written(b""), "\"\"");
     }
 
     #[test]
-    fn only_escaped_strings_are_copied() {
+    fn strings_are_borrowed_unless_escaped() {
         let Text(plain) = serde_json::from_str("\"plain\"").unwrap();
         assert!(matches!(plain, Cow::Borrowed("plain")));
         let Text(escaped) = serde_json::from_str(r#""\u0041""#).unwrap();

@@ -1,7 +1,9 @@
-//! Bytes to types and back, without sockets: what replicas say to each other, the messages of the
-//! course's simulator, and the Redis protocol. Everything that comes from outside is checked here,
-//! in shape and in meaning, so that behind this border a contradiction is an error of ours. What is
-//! wrong is refused with a typed reason and never a panic; what a decoder takes it can write again.
+//! Bytes to types and back, without sockets: messages between replicas, the messages of the
+//! course's simulator, and the Redis protocol.
+//!
+//! All input from outside is validated here, its layout and its meaning, so that all other code may
+//! treat a contradiction as a bug. Invalid input is rejected with a typed error and never a panic.
+//! Whatever a decoder accepts can be encoded again.
 
 pub mod course;
 pub mod frame;

@@ -1,7 +1,7 @@
-//! The Redis protocol: requests from bytes that arrive piece by piece, and replies to bytes, in
-//! both versions. No sockets and no commands here; what a request means is `redis/`'s business.
+//! The Redis protocol, RESP2 and RESP3: requests from bytes that arrive in pieces, and replies to
+//! bytes. No sockets and no commands; `redis/` runs the requests.
 //!
-//! A connection has one [`Parser`] and one buffer of bytes that were read and not yet used:
+//! A connection has one [`Parser`] and one buffer of bytes that were received and not yet consumed:
 //!
 //! ```
 //! use bowline::wire::resp::{Limits, Parser};
@@ -13,7 +13,7 @@
 //!     assert_eq!(request.iter().collect::<Vec<_>>(), [&b"GET"[..], b"k"]);
 //! }
 //! buffer.drain(..used);
-//! assert_eq!(buffer, b"PI"); // The parser remembers how far it has looked.
+//! assert_eq!(buffer, b"PI"); // The parser remembers how far it has scanned.
 //! ```
 
 mod inline;

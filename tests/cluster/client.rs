@@ -1,14 +1,14 @@
-//! The smallest client that pipelines: sends whole commands, gives replies as the bytes they are.
+//! A minimal pipelining client: sends complete commands and returns raw replies.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Above every deadline that a server has in these tests: whoever waits longer waits for nothing.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longer than any deadline of the servers in these tests.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A connection.
+/// A connection to a server.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     input: Vec<u8>,
@@ -16,23 +16,23 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Client { stream, input: Vec::new() })
     }
 
-    /// Sends one command and waits for its reply.
+    /// Sends a command and waits for its reply.
     pub(crate) fn call(&mut self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
         self.stream.write_all(&command(words))?;
         self.reply()
     }
 
-    /// The same for what may be done twice, again and again until it is done: where a leader was
-    /// lost, or a disk takes seconds, a request may be refused although all is well a moment later.
-    pub(crate) fn insist(&mut self, words: &[&[u8]]) -> Vec<u8> {
-        let until = Instant::now() + PATIENCE;
+    /// Repeats an idempotent command until it succeeds: while a leader is lost or a disk is slow,
+    /// requests may be refused.
+    pub(crate) fn call_until_ok(&mut self, words: &[&[u8]]) -> Vec<u8> {
+        let until = Instant::now() + TIMEOUT;
         loop {
             let reply = self.call(words).unwrap();
             let passing = ["-CLUSTERDOWN ", "-TRYAGAIN ", "-UNCERTAIN "];
@@ -45,12 +45,12 @@ impl Client {
         }
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// The next reply, whole.
+    /// The next complete reply.
     pub(crate) fn reply(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(length) = reply_length(&self.input) {
@@ -65,7 +65,7 @@ impl Client {
     }
 }
 
-/// A command as an array of bulk strings.
+/// Encodes a command as an array of bulk strings.
 pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
@@ -76,7 +76,7 @@ pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// How long the reply is that the bytes begin with, if it is whole.
+/// Length of the first reply in `bytes`; `None` if it is incomplete.
 fn reply_length(bytes: &[u8]) -> Option<usize> {
     let line_end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let number = || -> i64 { std::str::from_utf8(&bytes[1..line_end]).unwrap().parse().unwrap() };

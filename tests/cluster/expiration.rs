@@ -1,10 +1,10 @@
-//! Expiration with real processes whose wall clocks are wrong or jump, over failovers and cold
-//! starts: a key is never read after its time, never gone before it, and never comes back.
+//! Expiration in real processes whose wall clocks are wrong or jump, across failovers and cold
+//! starts: a key is never read after it has expired, never missing before, and never comes back.
 //!
-//! Bounds: a reply is judged by when its command was sent, and by when it came. A key must be gone
-//! for a read that was sent [`BOUND`] after its time, and must not be gone for a reply that came
-//! [`BOUND`] before it; both are widened by the longest time for which this machine stopped a
-//! thread that wanted to run.
+//! Bounds: a reply is checked by the times at which its command was sent and it was received. A key
+//! must be missing for a read that was sent [`BOUND`] after its expiration, and must exist for a
+//! reply received [`BOUND`] before. Both are widened by the longest time for which the machine
+//! suspended a runnable thread.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,16 +17,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::client::Client;
 use crate::load::StopAtEnd;
-use crate::replicas::{Cluster, PATIENCE};
+use crate::replicas::{Cluster, TIMEOUT};
 
-/// How far a reply may be off, stalls of the machine apart.
+/// Tolerance of a reply, apart from stalls of the machine.
 const BOUND: Duration = Duration::from_millis(100);
-/// Leaders killed in a test, or jumps of clocks, and the variable that asks for more.
+/// Failovers or clock jumps in a test, and the environment variable for more.
 const ROUNDS: usize = 3;
 const ROUNDS_VARIABLE: &str = "BOWLINE_EXPIRATION_ROUNDS";
-/// Between two of them.
+/// Pause between two of them.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How often a key that has expired is looked for again.
+/// How often an expired key is read again.
 const LOOKS: usize = 6;
 const CLIENTS: usize = 4;
 const NIL: &[u8] = b"$-1\r\n";
@@ -35,7 +35,7 @@ fn rounds() -> usize {
     std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
 }
 
-/// The library that shifts wall clocks; `None`, and says so, where it is not installed.
+/// Path of the library that shifts wall clocks. `None`, with a message, if it is not installed.
 fn faketime() -> Option<String> {
     let mut command = Command::new("faketime");
     command.args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]);
@@ -55,7 +55,7 @@ struct Clocks {
 }
 
 impl Clocks {
-    /// Three replicas whose clocks are off by so much from the start.
+    /// Starts three replicas with these clock offsets.
     fn start(preload: String, threads: &'static str, offsets: [&str; 3]) -> Clocks {
         let cluster = Cluster::start_hasty(3, threads, &[]);
         cluster.wait_until_all_serve();
@@ -75,9 +75,9 @@ impl Clocks {
         self.cluster.folder.path().join(format!("clock-{at}"))
     }
 
-    /// Sets how far a replica's wall clock is off.
+    /// Sets the offset of a replica's wall clock.
     fn set(&self, at: usize, offset: &str) {
-        // Renamed, so that no half of it is read.
+        // Renamed, so that a replica never reads half of it.
         let new = self.file(at).with_extension("new");
         fs::write(&new, format!("{offset}\n")).unwrap();
         fs::rename(&new, self.file(at)).unwrap();
@@ -102,7 +102,7 @@ impl Clocks {
         (0..3).map(|at| self.cluster.address(at)).collect()
     }
 
-    /// Kills the leader, waits for another one, and starts the killed replica again.
+    /// Kills the leader, waits for another one, and restarts the killed replica.
     fn fail_over(&mut self) {
         let leader = self.cluster.leader();
         self.cluster.kill(leader);
@@ -122,19 +122,19 @@ impl Clocks {
     }
 }
 
-/// A reply, when its command was sent, and when it came.
+/// A reply, and the times at which its command was sent and it was received.
 struct Answer {
     sent: Instant,
     came: Instant,
     reply: Vec<u8>,
 }
 
-/// Sends a command to one replica after the other until one executes it. What is asked again after
-/// an unknown outcome must be the same when it is done twice.
+/// Sends a command to one replica after another until one executes it. The command must be
+/// idempotent, because it is repeated after an unknown outcome.
 fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
     let began = Instant::now();
     for turn in from.. {
-        assert!(began.elapsed() < PATIENCE, "no replica answers");
+        assert!(began.elapsed() < TIMEOUT, "no replica answers");
         let address = addresses[turn % addresses.len()];
         let Ok(mut client) = Client::connect(address) else { continue };
         let sent = Instant::now();
@@ -145,17 +145,17 @@ fn ask(addresses: &[SocketAddr], from: usize, words: &[&[u8]]) -> Answer {
             _ => thread::sleep(Duration::from_millis(5)),
         }
     }
-    unreachable!("the loop has no end")
+    unreachable!("the loop does not end")
 }
 
-/// What clients saw.
+/// Replies that contradict an expiration.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
     expired: AtomicUsize,
-    /// The longest time for which a thread that wanted to run did not.
+    /// The longest time for which a runnable thread was not run, in microseconds.
     stall_micros: AtomicU64,
-    /// By how much replies were too early or too late, and what they were.
+    /// How much too late or too early a reply was, with a description.
     late: Mutex<Vec<(Duration, String)>>,
     early: Mutex<Vec<(Duration, String)>>,
 }
@@ -172,7 +172,7 @@ impl Seen {
         }
     }
 
-    /// A reply about a key that was to expire between these two.
+    /// Checks a reply about a key that expires between `earliest` and `latest`.
     fn judge(&self, answer: &Answer, earliest: Instant, latest: Instant, what: &str) {
         if answer.reply == NIL {
             let early = earliest.saturating_duration_since(answer.came);
@@ -187,7 +187,7 @@ impl Seen {
         }
     }
 
-    /// Fails if a reply was further off than it may be.
+    /// Fails if a reply is beyond the tolerance.
     fn check(&self) {
         let stall = Duration::from_micros(self.stall_micros.load(Ordering::Relaxed));
         let bound = BOUND + stall * 2;
@@ -201,7 +201,7 @@ impl Seen {
         }
     }
 
-    /// Sets keys that expire, reads each until it is gone, and looks for it again at every replica.
+    /// Sets keys with a TTL, reads each until it is missing, and reads it again on every replica.
     fn set_and_look(&self, addresses: &[SocketAddr], name: usize) {
         for round in 0_usize.. {
             if self.stop.load(Ordering::Relaxed) {
@@ -212,12 +212,12 @@ impl Seen {
             let time = Duration::from_millis(20 + round as u64 % 9 * 60);
             let millis = time.as_millis().to_string();
             let (earliest, latest) = if round % 3 == 0 {
-                // As a date, on a key that is there.
+                // As a date, on an existing key.
                 ask(addresses, name + round, &[b"SET", &key, value.as_bytes()]);
                 let (until, date) = (Instant::now() + time, now() + time);
                 let date = date.as_millis().to_string();
                 let set = ask(addresses, name + round, &[b"PEXPIREAT", &key, date.as_bytes()]);
-                // Asked again after it was done it may find the key gone.
+                // Repeated after it was applied, it may find the key missing.
                 assert!([&b":1\r\n"[..], b":0\r\n"].contains(&&set.reply[..]));
                 (until, until.max(set.came))
             } else {
@@ -241,15 +241,15 @@ impl Seen {
                     }
                     continue;
                 }
-                assert!(looks == 0, "{what} was gone and is back: {:?}", answer.reply);
+                assert!(looks == 0, "{what} was missing and is back: {:?}", answer.reply);
                 self.judge(&answer, earliest, latest, &what);
-                assert!(latest.elapsed() < PATIENCE, "{what} does not expire");
+                assert!(latest.elapsed() < TIMEOUT, "{what} does not expire");
             }
             self.expired.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Runs clients while `doing` goes on, then judges what they saw.
+    /// Runs clients while `doing` runs, then checks their replies.
     fn under_load(addresses: &[SocketAddr], doing: impl FnOnce(&Seen)) {
         let seen = Seen::default();
         thread::scope(|scope| {
@@ -266,7 +266,7 @@ impl Seen {
     }
 }
 
-/// The right time, since 1970.
+/// The correct time since 1970.
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
@@ -283,7 +283,7 @@ fn wall_clock(address: SocketAddr) -> i64 {
     text.lines().nth(2).unwrap().parse().unwrap()
 }
 
-fn expirations_hold_over_failovers(threads: &'static str) {
+fn expirations_hold_across_failovers(threads: &'static str) {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, threads, ["+5h", "+0", "-5h"]);
     for (at, hours) in [(0, 5), (1, 0), (2, -5)] {
@@ -303,17 +303,17 @@ fn expirations_hold_over_failovers(threads: &'static str) {
 }
 
 #[test]
-fn expirations_hold_over_failovers_dedicated() {
-    expirations_hold_over_failovers("dedicated");
+fn expirations_hold_across_failovers_dedicated() {
+    expirations_hold_across_failovers("dedicated");
 }
 
 #[test]
-fn expirations_hold_over_failovers_fused() {
-    expirations_hold_over_failovers("fused");
+fn expirations_hold_across_failovers_fused() {
+    expirations_hold_across_failovers("fused");
 }
 
-/// Jumps by seconds to years, forward and back, of one clock and of all, momentary ones and some
-/// that last.
+/// Clock jumps of seconds to years, forward and back, of one clock and of all clocks, some
+/// momentary and some permanent.
 #[test]
 fn wall_clock_jumps_expire_no_key() {
     let Some(preload) = faketime() else { return };
@@ -331,7 +331,7 @@ fn wall_clock_jumps_expire_no_key() {
                 _ => clocks.set(leader, "+9y"),
             }
             thread::sleep(Duration::from_millis(300));
-            // Some of the leader's stay.
+            // Some offsets of the leader stay.
             if round % 8 < 5 {
                 clocks.set_all("+0");
             }
@@ -339,7 +339,7 @@ fn wall_clock_jumps_expire_no_key() {
             if round % 4 == 3 {
                 clocks.set_all("+0");
                 clocks.fail_over();
-                // A process believes the clock that it finds when it starts.
+                // A process accepts the clock that it finds when it starts.
                 clocks.cluster.wait_until_all_serve();
             }
         }
@@ -359,7 +359,7 @@ fn wall_clock_jumps_expire_no_key() {
 }
 
 #[test]
-fn a_cold_start_shows_no_expired_key() {
+fn cold_start_shows_no_expired_key() {
     let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
     for round in 0..rounds() {
         cluster.wait_until_all_serve();
@@ -379,9 +379,9 @@ fn a_cold_start_shows_no_expired_key() {
     }
 }
 
-/// A cluster that was bootstrapped with all clocks ahead is led back to the right time.
+/// A cluster that was bootstrapped with all clocks ahead is brought back to the correct time.
 #[test]
-fn clock_reset_brings_a_clock_back_that_is_ahead() {
+fn clock_reset_moves_an_advanced_clock_back() {
     let Some(preload) = faketime() else { return };
     let mut clocks = Clocks::start(preload, "fused", ["+416d", "+416d", "+416d"]);
     let addresses = clocks.addresses();

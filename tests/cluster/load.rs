@@ -1,5 +1,5 @@
-//! Clients that pipeline without pause while replicas are killed, and note everything they ask and
-//! hear.
+//! Clients that pipeline without pause while replicas are killed, and record a history of requests
+//! and replies.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,20 +7,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use bowline::sim::linear::{Call, History, OperationId, Reply};
+use bowline::sim::checkers::linearizability::{Call, History, OperationId, Reply};
 use bytes::Bytes;
 
 use crate::client::{Client, command};
 
-/// Keys that all clients share in one round. New ones each round: requests whose fate nobody knows
-/// make the search for an order wide.
+/// Keys that all clients share in one round. Each round has new ones, because unknown outcomes make
+/// the search for a linearization expensive.
 const SHARED_KEYS: u64 = 12;
 /// Commands sent before the first reply is read.
 const PIPELINE: u64 = 8;
-/// A breath between pipelines, so that a round stays small enough to be judged.
+/// Pause between pipelines, so that the history of a round stays small enough to be checked.
 const BREATH: Duration = Duration::from_millis(4);
 
-/// Tells clients to stop, also when the test fails meanwhile: it would wait for them for ever else.
+/// Stops the clients when dropped, also when the test fails: otherwise it would wait for them
+/// forever.
 pub(crate) struct StopAtEnd<'s>(pub(crate) &'s AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -29,7 +30,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// What clients of all rounds saw.
+/// The history of all rounds.
 #[derive(Default)]
 pub(crate) struct Notes {
     history: Mutex<History>,
@@ -38,15 +39,15 @@ pub(crate) struct Notes {
     pub(crate) refused: AtomicU64,
 }
 
-/// One command of a pipeline, and what is known of its reply before it comes.
+/// A command of a pipeline, and the reply that it must get.
 enum Sent {
-    /// Judged with all others of its key.
+    /// Checked with all other operations on its key.
     Shared(OperationId, Call),
-    /// A write of a key that nobody else writes.
+    /// A write to a key that no other client writes.
     Own(u64),
-    /// Must give this back, or an older one of the same client if the write was not done.
+    /// Must return the latest write, or an older one of the same client if that was not applied.
     ReadOwn,
-    /// Must give exactly this back.
+    /// Must return exactly these bytes.
     Echo(Vec<u8>),
 }
 
@@ -64,11 +65,12 @@ fn shared_key(round: u64, number: u64) -> Bytes {
     Bytes::from(format!("round{round}:key{}", number % SHARED_KEYS))
 }
 
-/// One client, until told to stop: always at the same replica, connecting again when that was
-/// killed. Panics at any answer that can't be.
+/// Runs one client until `stop`. It always uses the same replica, and reconnects when that was
+/// killed. Panics at an impossible reply.
 pub(crate) fn run(address: SocketAddr, name: u64, round: u64, notes: &Notes, stop: &AtomicBool) {
     let own_key = format!("own{name}:round{round}").into_bytes();
-    // Of the own key: the newest value that is surely there, and the newest that may be.
+    // For the client's own key: the newest value certainly applied, and the newest possibly
+    // applied.
     let (mut sure, mut possible) = (0, 0);
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -114,7 +116,7 @@ pub(crate) fn run(address: SocketAddr, name: u64, round: u64, notes: &Notes, sto
                     (Some(reply), next) => judge(next, &reply, &mut sure, possible, notes),
                     (None, next) => {
                         broken = true;
-                        // A read that nobody heard the answer to had no effect.
+                        // A read without a reply had no effect.
                         if let Sent::Shared(id, Call::Get) = next {
                             notes.history().refuse(id);
                         }
@@ -140,7 +142,7 @@ fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes)
     }
     match sent {
         Sent::Shared(id, _) if refused => notes.history().refuse(id),
-        // It may be done, or may still be: what the history takes it for until it is told.
+        // It may have been applied, or may still be: the history assumes so until it has a reply.
         Sent::Shared(_, Call::Put(_)) if uncertain => {}
         Sent::Shared(id, Call::Put(_)) => {
             assert_eq!(shown(), "+OK\r\n", "in answer to a SET");
@@ -166,7 +168,7 @@ fn judge(sent: Sent, reply: &[u8], sure: &mut u64, possible: u64, notes: &Notes)
     }
 }
 
-/// What a bulk string holds.
+/// The contents of a bulk string.
 fn bulk(reply: &[u8]) -> Option<Bytes> {
     assert_eq!(reply[0], b'$', "{} is no bulk string", String::from_utf8_lossy(reply));
     if reply == b"$-1\r\n" {
@@ -176,20 +178,20 @@ fn bulk(reply: &[u8]) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(&reply[start..reply.len() - 2]))
 }
 
-/// Reads all keys of a round at every replica, as the last word of its history.
+/// Reads all keys of a round on every replica, as the last operations of its history.
 pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
     for address in addresses {
         let mut client = Client::connect(*address).unwrap();
         for number in 0..SHARED_KEYS {
             let key = shared_key(round, number);
             let id = notes.history().call(key.clone(), Call::Get);
-            let reply = client.insist(&[b"GET", &key]);
+            let reply = client.call_until_ok(&[b"GET", &key]);
             notes.history().answer(id, Reply::Value(bulk(&reply)));
         }
     }
 }
 
-/// Whom a round of killing kills, of three replicas.
+/// The replicas, of three, that a round kills.
 pub(crate) fn victims(round: u64, leader: usize) -> Vec<usize> {
     let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
     match round % 4 {

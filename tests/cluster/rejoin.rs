@@ -1,5 +1,5 @@
-//! A replica that has lost its folder comes back empty under its id, with `--rejoin`: single
-//! servers, as on machines of their own. (`command.rs` has the same for `bowline cluster`.)
+//! A replica that lost its folder comes back empty under its id with `--rejoin`: single servers, as
+//! on separate machines. `cluster_command.rs` has the same for `bowline cluster`.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::refusal;
 use crate::replicas::Cluster;
 
-/// Asks for more rounds of loss.
+/// Environment variable for more rounds of loss.
 const ROUNDS_VARIABLE: &str = "BOWLINE_REJOIN_ROUNDS";
 
 fn rejoin_rounds(threads: &'static str) {
@@ -19,14 +19,14 @@ fn rejoin_rounds(threads: &'static str) {
         let mut client = Client::connect(cluster.address(at)).unwrap();
         for _ in 0..20 {
             let key = keys.to_string();
-            assert_eq!(client.insist(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
+            assert_eq!(client.call_until_ok(&[b"SET", key.as_bytes(), key.as_bytes()]), b"+OK\r\n");
             *keys += 1;
         }
     };
     for round in 0..rounds.unwrap_or(2_usize) {
         let lost = round % 3;
         let others = [(lost + 1) % 3, (lost + 2) % 3];
-        // Only the one that is lost and one more have these.
+        // Only the lost replica and one other one have these writes.
         cluster.kill(others[1]);
         write(&cluster, lost, &mut keys);
         cluster.kill(lost);
@@ -35,20 +35,20 @@ fn rejoin_rounds(threads: &'static str) {
         let mut command = cluster.command(lost);
         command.arg("--rejoin");
         cluster.start_as(lost, command);
-        // It must not help the one that lacks them to lead, nor is it done before that one is
-        // there.
+        // A replica without these writes must not become the leader with the help of the lost one,
+        // and the rejoin must not complete before the other one is back.
         cluster.restart();
         cluster.wait_until_all_serve();
         write(&cluster, others[1], &mut keys);
-        cluster.wait_for("the end of rejoining", || {
-            cluster.log(lost)[before..].contains("rejoined: this replica holds").then_some(())
+        cluster.wait_for("the end of the rejoin", || {
+            cluster.log(lost)[before..].contains("rejoined: this replica is").then_some(())
         });
-        // A full member: with either of the others alone it is a majority, over a restart too.
+        // A full member: it forms a majority with either of the others, also after a restart.
         cluster.kill(lost);
         let mut command = cluster.command(lost);
         command.arg("--rejoin");
         let text = refusal(command);
-        assert!(text.contains("is already there, so the folder is not empty"), "{text}");
+        assert!(text.contains("already exists, so the folder is not empty"), "{text}");
         cluster.restart();
         cluster.wait_until_all_serve();
         cluster.kill(others[round / 3 % 2]);
@@ -60,7 +60,7 @@ fn rejoin_rounds(threads: &'static str) {
             for key in 0..keys {
                 let key = key.to_string();
                 let expected = format!("${}\r\n{key}\r\n", key.len());
-                let reply = client.insist(&[b"GET", key.as_bytes()]);
+                let reply = client.call_until_ok(&[b"GET", key.as_bytes()]);
                 assert_eq!(reply, expected.as_bytes(), "round {round}, at {at}");
             }
         }
@@ -90,10 +90,10 @@ fn lost_replica_rejoins_under_its_id_fused() {
 }
 
 #[test]
-fn rejoin_that_is_not_possible_is_refused() {
+fn rejoin_of_two_member_cluster_or_with_bootstrap_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
-    // Two can't replace one of them.
+    // Two members cannot rebuild one of them.
     let mut command = cluster.command_naming(0, &[0, 1]);
     command.arg("--rejoin");
     let text = refusal(command);

@@ -1,4 +1,4 @@
-//! A cluster of built servers as child processes on loopback, to be killed and started again.
+//! A cluster of built servers as child processes on loopback, which tests kill and restart.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 
-/// How long anything may take that must happen at all. Far more than it does: a slow machine shall
-/// fail no test.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest time for anything that must happen. Far more than needed, so that no test fails on a
+/// slow machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Below the ports that systems give to outgoing connections.
+/// Below the range of ports that systems give to outgoing connections.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// A port of this machine at which nobody listens.
+/// A free port of this machine.
 pub(crate) fn free_port() -> u16 {
     loop {
         let own = u16::try_from(std::process::id() % 1_500).expect("below 1,500") * 12;
@@ -30,29 +30,29 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Time for an election, or for a disk that takes seconds, before a client is told of it.
+/// Long deadlines: an election or a slow disk delays a reply and causes no error.
 const PATIENT: &[&str] = &["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"];
 
-/// Would else follow from the list of peers, which is not everywhere the same behind wires.
+/// Otherwise derived from the list of peers, which differs between replicas behind proxies.
 pub(crate) const CLUSTER: &str = "000000000000000000000000feedbee5";
 
-/// Replicas 1 to n.
+/// Replicas with the ids 1 to n.
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
     pub(crate) ports: Vec<u16>,
-    /// What each replica is told of where the others are.
+    /// The `--peers` of each replica.
     peers: Vec<String>,
     peer_ports: Vec<u16>,
     threads: &'static str,
     flags: &'static [&'static str],
-    /// Deadlines of requests, where they are not the server's own.
+    /// Flags for the deadlines of requests, if they are not the defaults.
     deadlines: &'static [&'static str],
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
-    /// Starts `count` replicas on empty folders. They are patient: on a machine that is busy with
-    /// something else a leader may be lost, and another is found, without a client hearing of it.
+    /// Starts `count` replicas on empty folders, with long deadlines: on a busy machine a leader
+    /// may be lost and another one elected without an error for clients.
     pub(crate) fn start(count: usize, threads: &'static str) -> Cluster {
         Cluster::start_with(count, threads, &[])
     }
@@ -66,8 +66,7 @@ impl Cluster {
         Cluster::start_all(Cluster::between_ports(count, threads, flags, PATIENT))
     }
 
-    /// Replicas with the deadlines that they have by themselves, for tests of what clients are told
-    /// then: these must be ready for it at any time.
+    /// Starts replicas with the default deadlines, for tests of the errors that clients get.
     pub(crate) fn start_hasty(
         count: usize,
         threads: &'static str,
@@ -87,7 +86,8 @@ impl Cluster {
         Cluster::new(peer_ports, threads, flags, deadlines, |_, to| found[to])
     }
 
-    /// Hasty ones; `port` tells where one replica finds another.
+    /// Starts replicas with the default deadlines; `port` returns the port at which one replica
+    /// reaches another.
     pub(crate) fn start_between(
         peer_ports: Vec<u16>,
         threads: &'static str,
@@ -124,7 +124,7 @@ impl Cluster {
         cluster
     }
 
-    /// Where a replica keeps its log.
+    /// The folder of a replica.
     pub(crate) fn replica_folder(&self, at: usize) -> PathBuf {
         self.folder.path().join(format!("replica-{}", at + 1))
     }
@@ -134,12 +134,12 @@ impl Cluster {
         self.command_at(at, self.ports[at], self.peer_ports[at])
     }
 
-    /// The same at other ports.
+    /// The same with other ports.
     pub(crate) fn command_at(&self, at: usize, port: u16, peer_port: u16) -> Command {
         self.command_with(at, port, peer_port, &self.peers[at])
     }
 
-    /// The command that starts a replica with only these in `--peers`.
+    /// The command that starts a replica with only these replicas in `--peers`.
     pub(crate) fn command_naming(&self, at: usize, named: &[usize]) -> Command {
         let all: Vec<&str> = self.peers[at].split(',').collect();
         let named: Vec<&str> = named.iter().map(|place| all[*place]).collect();
@@ -174,7 +174,7 @@ impl Cluster {
         self.children[at] = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// Starts a replica that does not run by a command of the test's own.
+    /// Starts a replica with a command of the test.
     pub(crate) fn start_as(&mut self, at: usize, mut command: Command) {
         let path = self.folder.path().join(format!("replica-{}.log", at + 1));
         let log = File::options().create(true).append(true).open(path).unwrap();
@@ -182,11 +182,11 @@ impl Cluster {
         self.children[at] = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// Waits until a replica's process ends by itself.
+    /// Waits until a replica's process exits by itself.
     pub(crate) fn end_of(&mut self, at: usize) -> ExitStatus {
         let mut child = self.children[at].take().expect("it was started");
         let step = Duration::from_millis(20);
-        let mut left = PATIENCE;
+        let mut left = TIMEOUT;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
                 return status;
@@ -200,16 +200,16 @@ impl Cluster {
         }
     }
 
-    /// Where a replica listens for peers.
+    /// The peer port of a replica.
     pub(crate) fn peer_port(&self, at: usize) -> u16 {
         self.peer_ports[at]
     }
 
-    /// Runs a command that must end by itself.
+    /// Runs a command that must exit by itself.
     pub(crate) fn run_to_end(mut command: Command) -> Output {
         command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut left = PATIENCE;
+        let mut left = TIMEOUT;
         while child.try_wait().unwrap().is_none() {
             if left.is_zero() {
                 child.kill().unwrap();
@@ -230,7 +230,7 @@ impl Cluster {
         }
     }
 
-    /// Starts those that do not run.
+    /// Starts the replicas that do not run.
     pub(crate) fn restart(&mut self) {
         for at in 0..self.children.len() {
             if self.children[at].is_none() {
@@ -239,12 +239,12 @@ impl Cluster {
         }
     }
 
-    /// The process of a replica that runs.
+    /// The process id of a running replica.
     pub(crate) fn process(&self, at: usize) -> u32 {
         self.children[at].as_ref().expect("it runs").id()
     }
 
-    /// Starts replicas with so few file descriptors each.
+    /// Starts replicas with a limit of file descriptors.
     pub(crate) fn start_short_of_files(count: usize, files: u16) -> Cluster {
         let mut cluster = Cluster::start(count, "auto");
         cluster.wait_until_all_serve();
@@ -273,13 +273,13 @@ impl Cluster {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[at]))
     }
 
-    /// Waits until a replica says that it leads.
+    /// Waits until a replica reports that it leads.
     pub(crate) fn leader(&self) -> usize {
         let all: Vec<usize> = (0..self.ports.len()).collect();
         self.wait_for("a leader", || self.leader_of(&all))
     }
 
-    /// Which of these replicas says that it leads, if one does.
+    /// The replica among `some` that reports that it leads, if any.
     pub(crate) fn leader_of(&self, some: &[usize]) -> Option<usize> {
         let leads = |at: &usize| {
             let reply = Client::connect(self.address(*at)).and_then(|mut c| c.call(&[b"ROLE"]));
@@ -288,18 +288,18 @@ impl Cluster {
         some.iter().copied().find(leads)
     }
 
-    /// Which replica but this one says that it leads.
+    /// Another replica that reports that it leads, if any.
     pub(crate) fn leader_but(&self, at: usize) -> Option<usize> {
         let others: Vec<usize> = (0..self.ports.len()).filter(|other| *other != at).collect();
         self.leader_of(&others)
     }
 
-    /// The highest term that any replica knows of.
+    /// The highest term of any replica.
     pub(crate) fn term(&self) -> u64 {
         (0..self.ports.len()).map(|at| self.info::<u64>(at, "raft_term")).max().unwrap_or(0)
     }
 
-    /// A field of what a replica's INFO tells.
+    /// A field of a replica's INFO.
     pub(crate) fn info<T: std::str::FromStr>(&self, at: usize, field: &str) -> T {
         self.wait_for(field, || {
             let mut client = Client::connect(self.address(at)).ok()?;
@@ -309,12 +309,12 @@ impl Cluster {
         })
     }
 
-    /// Stops a replica's process for a while: its sockets stay, but it does nothing.
+    /// Suspends a replica's process: its sockets stay open.
     pub(crate) fn pause(&self, at: usize) {
         self.signal(at, rustix::process::Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes a replica's process.
     pub(crate) fn resume(&self, at: usize) {
         self.signal(at, rustix::process::Signal::CONT);
     }
@@ -337,7 +337,7 @@ impl Cluster {
 
     pub(crate) fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let step = Duration::from_millis(20);
-        let mut left = PATIENCE;
+        let mut left = TIMEOUT;
         loop {
             if let Some(found) = look() {
                 return found;
@@ -348,13 +348,13 @@ impl Cluster {
         }
     }
 
-    /// What a replica said.
+    /// The output of a replica.
     pub(crate) fn log(&self, at: usize) -> String {
         let path = self.folder.path().join(format!("replica-{}.log", at + 1));
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// The last of what the replicas said, for a test that fails.
+    /// The end of the output of all replicas, for a failing test.
     pub(crate) fn logs(&self) -> String {
         let read = |at: usize| {
             let text = self.log(at);

@@ -1,11 +1,11 @@
-//! Files that are not as they were written: every flipped bit, cuts, swaps, copies put back, files
-//! of others. All of it is named and refused.
+//! Damaged folders: flipped bits, truncated, swapped, restored and foreign files. All are refused,
+//! with the file named.
 
 use bowline::storage::{Disk as _, Log, MemDisk, StorageError};
 use bowline::types::NodeId;
 
 use crate::workload::{Account, CLUSTER, ME, OPTIONS};
-use crate::{SEED, whole_life};
+use crate::{SEED, faultless_run};
 
 const SECTOR: usize = bowline::storage::mem_disk::SECTOR_BYTES;
 
@@ -13,7 +13,7 @@ fn open(disk: &MemDisk) -> Result<bowline::raft::Durable, StorageError> {
     Log::open(disk.clone(), Some(CLUSTER), ME, OPTIONS, None).map(|(_, durable, _)| durable)
 }
 
-/// The log must be refused, with a message that names the file.
+/// Asserts that the log is refused with a message that names the file.
 #[track_caller]
 fn assert_refused(disk: &MemDisk, file: &str, case: &str) -> StorageError {
     match open(disk) {
@@ -25,23 +25,23 @@ fn assert_refused(disk: &MemDisk, file: &str, case: &str) -> StorageError {
     }
 }
 
-/// One copy of the meta record is damaged: the log is read all the same, and both are whole again
-/// once it was opened.
+/// Asserts that the log opens with one damaged copy of the meta record, and that both copies are
+/// intact afterwards.
 #[track_caller]
-fn assert_repaired(disk: &MemDisk, vouched: &bowline::raft::Durable, case: &str) {
+fn assert_repaired(disk: &MemDisk, acknowledged: &bowline::raft::Durable, case: &str) {
     let mut disk = disk.clone();
     for _ in 0..2 {
         let opened = Log::open(&mut disk, Some(CLUSTER), ME, OPTIONS, None);
         let (_, durable, _) = opened.unwrap_or_else(|error| panic!("meta, {case}: {error}"));
-        assert!(durable == *vouched, "meta, {case}: {durable:?}");
-        let middle = disk.read("meta").expect("memory does not fail").len() / 2;
-        // Whatever the first copy is like from now on.
+        assert!(durable == *acknowledged, "meta, {case}: {durable:?}");
+        let middle = disk.read("meta").expect("a disk in memory does not fail").len() / 2;
+        // Whatever the state of the first copy from now on.
         disk.tamper("meta", |bytes| bytes[..middle].fill(0xEE));
     }
 }
 
 #[test]
-fn every_flipped_bit_of_every_file_is_found_and_named() {
+fn every_flipped_bit_is_detected_and_its_file_named() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, 12).unwrap();
     let names = disk.list().unwrap();
@@ -52,7 +52,7 @@ fn every_flipped_bit_of_every_file_is_found_and_named() {
             disk.tamper(name, flip);
             if name == "meta" {
                 if bit % 5 == 0 {
-                    assert_repaired(&disk, &account.vouched, &format!("bit {bit} flipped"));
+                    assert_repaired(&disk, &account.acknowledged, &format!("bit {bit} flipped"));
                 }
                 disk.tamper(name, flip);
                 continue;
@@ -65,32 +65,36 @@ fn every_flipped_bit_of_every_file_is_found_and_named() {
             disk.tamper(name, flip);
         }
     }
-    assert_eq!(open(&disk).unwrap(), account.vouched);
+    assert_eq!(open(&disk).unwrap(), account.acknowledged);
 }
 
 #[test]
-fn every_cut_file_is_refused() {
-    let (disk, account) = whole_life();
+fn truncated_files_are_refused_unless_a_copy_is_intact() {
+    let (disk, account) = faultless_run();
     for name in disk.list().unwrap() {
         let whole = disk.read(&name).unwrap();
         for length in (0..whole.len()).step_by(64).chain([whole.len() - 1, whole.len() + SECTOR]) {
             let mut disk = disk.clone();
             disk.tamper(&name, |bytes| bytes.resize(length, 0));
             if name == "meta" && length >= whole.len() / 2 {
-                assert_repaired(&disk, &account.vouched, &format!("cut to {length} bytes"));
+                assert_repaired(
+                    &disk,
+                    &account.acknowledged,
+                    &format!("truncated to {length} bytes"),
+                );
                 continue;
             }
-            assert_refused(&disk, &name, &format!("cut to {length} bytes"));
+            assert_refused(&disk, &name, &format!("truncated to {length} bytes"));
         }
     }
 }
 
-/// A sector whose write never came to the disk, although the sync has returned. It is found
-/// wherever a later block or segment shows that it was there. In the very last block nothing can
-/// show that: there it looks like the traces of a power cut.
+/// A sector that was not written although its sync returned. It is found if a later block or
+/// segment proves that it was written. In the very last block nothing does: it looks like a torn
+/// tail.
 #[test]
-fn a_sector_lost_behind_the_back_of_a_sync_is_refused_where_anything_later_shows_it() {
-    let (disk, account) = whole_life();
+fn lost_sector_is_refused_when_later_blocks_reveal_it() {
+    let (disk, account) = faultless_run();
     let names = disk.list().unwrap();
     let last = names.last().unwrap();
     let whole = disk.read(last).unwrap();
@@ -109,7 +113,7 @@ fn a_sector_lost_behind_the_back_of_a_sync_is_refused_where_anything_later_shows
             let mut disk = disk.clone();
             disk.tamper(name, |bytes| bytes[place].fill(0));
             if name == "meta" {
-                assert_repaired(&disk, &account.vouched, &format!("sector {sector} is zeros"));
+                assert_repaired(&disk, &account.acknowledged, &format!("sector {sector} is zeros"));
                 continue;
             }
             assert_refused(&disk, name, &format!("sector {sector} is zeros"));
@@ -150,11 +154,11 @@ fn swapped_sectors_are_refused() {
     }
 }
 
-/// A file put back from a copy. All are refused but one kind: the last segment, from a copy taken
-/// since the log was last opened. Such a copy is a log that was whole once, and nothing else in
-/// the folder is written with each sync; peers that have seen more find it out.
+/// A file restored from an older copy. All are refused except the last segment from a copy taken
+/// since the log was last opened. Such a copy is a complete earlier log, and no other file of the
+/// folder is written with each sync; peers that have seen more expose it.
 #[test]
-fn copies_put_back_are_refused() {
+fn restored_old_copies_are_refused() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     let mut copies = Vec::new();
     for seed in 0..12 {
@@ -177,8 +181,8 @@ fn copies_put_back_are_refused() {
 }
 
 #[test]
-fn a_segment_under_anothers_name_is_refused() {
-    let (disk, _) = whole_life();
+fn segment_under_another_name_is_refused() {
+    let (disk, _) = faultless_run();
     let names = disk.list().unwrap();
     for name in &names {
         for other in names.iter().filter(|other| *other != name) {
@@ -191,8 +195,8 @@ fn a_segment_under_anothers_name_is_refused() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
-    let (disk, _) = whole_life();
+fn missing_file_is_named_in_the_error() {
+    let (disk, _) = faultless_run();
     let names = disk.list().unwrap();
     for name in &names {
         let mut disk = disk.clone();
@@ -206,8 +210,8 @@ fn a_missing_file_is_named() {
         wiped.replace(name, None);
     }
     assert!(matches!(open(&wiped), Err(StorageError::NoIdentity { .. })));
-    // Made new under the same id it is an empty log, but its meta record alone can't bring back
-    // the old segments.
+    // Bootstrapped again under the same id it is an empty log, but the new meta record does not
+    // make the old segments valid.
     let mut log_only = disk.clone();
     log_only.replace("meta", None);
     let error = Log::bootstrap(&mut log_only, CLUSTER, ME, &[ME]).unwrap_err();
@@ -216,7 +220,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn files_of_another_replica_or_cluster_are_refused() {
-    let (disk, _) = whole_life();
+    let (disk, _) = faultless_run();
     let stranger = |cluster, replica| {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, cluster, replica, &[replica]).unwrap();

@@ -1,39 +1,39 @@
-//! The log and the snapshots of one folder, against power cuts, kills and failures at every
-//! operation, and against damage: together they hold what was vouched for, or are refused.
+//! The log and the snapshots of one folder under power cuts, kills and failures at every operation,
+//! and under damage: together they contain what must be durable, or are refused.
 #![allow(clippy::unwrap_used, reason = "a test whose helpers can't go on fails")]
 
 use bowline::raft::{Durable, HardState, SnapshotId};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{
     Disk as _, Log, MemDisk, SharedDisk, SnapshotSource, Snapshots, StorageError,
 };
 use bowline::types::{EntryId, Index, Term};
 
 use crate::Luck;
-use crate::both::{Account, Check, Counts, snapshot_of};
+use crate::log_and_snapshots::{Account, Check, Counts, snapshot_of};
 use crate::workload::{CLUSTER, ME, OPTIONS};
 
 const STEPS: usize = 150;
 const SEEDS: std::ops::Range<u64> = 0..4;
 
-/// A life during which the disk goes wrong, and what is left then.
-fn broken_life(seed: u64, trouble: impl FnOnce(&mut MemDisk)) -> (MemDisk, Account) {
+/// A run with a fault of the disk; returns the disk and the account.
+fn faulty_run(seed: u64, trouble: impl FnOnce(&mut MemDisk)) -> (MemDisk, Account) {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     trouble(&mut disk);
     let disk = SharedDisk::new(disk);
-    let error = account.live(&disk, seed, STEPS).expect_err("something goes wrong in this life");
+    let error = account.live(&disk, seed, STEPS).expect_err("this run has a fault");
     assert_is_the_disks(&error);
     (disk.snapshot(), account)
 }
 
 fn assert_is_the_disks(error: &StorageError) {
     let expected = matches!(error, StorageError::Io { .. } | StorageError::Failed { .. });
-    assert!(expected, "a cut or a failure is taken for something else: {error}");
+    assert!(expected, "unexpected error: {error}");
 }
 
-/// Two more lives, which must find what they must. Only the first one works.
-fn go_on(disk: MemDisk, account: &mut Account, seed: u64, case: &str) {
+/// Two more runs, which must find everything durable. Only the first one writes.
+fn run_twice_more(disk: MemDisk, account: &mut Account, seed: u64, case: &str) {
     let disk = SharedDisk::new(disk);
     let error = account.live(&disk, seed + 100, 12).err();
     assert!(error.is_none(), "seed {seed}, {case}: {}", error.unwrap());
@@ -44,7 +44,7 @@ fn go_on(disk: MemDisk, account: &mut Account, seed: u64, case: &str) {
 
 fn operations_of(seed: u64) -> u64 {
     let (disk, mut account) = (SharedDisk::default(), Account::default());
-    account.live(&disk, seed, STEPS).expect("nothing goes wrong");
+    account.live(&disk, seed, STEPS).expect("no fault is planned");
     disk.snapshot().operations()
 }
 
@@ -58,14 +58,14 @@ fn add(counts: &mut Counts, more: Counts) {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_leaves_a_snapshot_and_a_log_that_fit() {
+fn power_cut_leaves_snapshot_and_log_consistent() {
     let mut counts = Counts::default();
     for seed in SEEDS {
         for cut in 0..operations_of(seed) {
             for luck in [Luck::Nothing, Luck::All, Luck::Some(cut), Luck::Some(cut + 7)] {
-                let (mut disk, mut account) = broken_life(seed, |disk| disk.cut_at(cut));
+                let (mut disk, mut account) = faulty_run(seed, |disk| disk.power_cut_at(cut));
                 luck.restart(&mut disk);
-                go_on(disk, &mut account, seed, &format!("a cut at {cut}, {luck:?}"));
+                run_twice_more(disk, &mut account, seed, &format!("power cut at {cut}, {luck:?}"));
                 add(&mut counts, account.counts);
             }
         }
@@ -76,22 +76,27 @@ fn a_power_cut_at_any_operation_leaves_a_snapshot_and_a_log_that_fit() {
 }
 
 #[test]
-fn a_power_cut_while_a_folder_is_opened_after_one_leaves_both_too() {
-    let (mut dice, mut cut_again) = (Dice::new(5), 0);
+fn second_power_cut_leaves_snapshot_and_log_consistent() {
+    let (mut rng, mut cut_again) = (Rng::new(5), 0);
     let seed = 1;
     for cut in 0..operations_of(seed) {
-        let (mut disk, account) = broken_life(seed, |disk| disk.cut_at(cut));
-        Luck::Some(dice.number()).restart(&mut disk);
+        let (mut disk, account) = faulty_run(seed, |disk| disk.power_cut_at(cut));
+        Luck::Some(rng.next_u64()).restart(&mut disk);
         let opened = SharedDisk::new(disk.clone());
         account.clone().live(&opened, seed, 0).unwrap();
         for operation in disk.operations()..opened.snapshot().operations() {
             let (mut disk, mut account) = (disk.clone(), account.clone());
-            disk.cut_at(operation);
+            disk.power_cut_at(operation);
             let disk = SharedDisk::new(disk);
             assert_is_the_disks(&account.live(&disk, seed, 0).unwrap_err());
             let mut disk = disk.snapshot();
-            Luck::Some(dice.number()).restart(&mut disk);
-            go_on(disk, &mut account, seed, &format!("cuts at {cut} and {operation}"));
+            Luck::Some(rng.next_u64()).restart(&mut disk);
+            run_twice_more(
+                disk,
+                &mut account,
+                seed,
+                &format!("power cuts at {cut} and {operation}"),
+            );
             cut_again += 1;
         }
     }
@@ -99,20 +104,20 @@ fn a_power_cut_while_a_folder_is_opened_after_one_leaves_both_too() {
 }
 
 #[test]
-fn a_process_killed_or_a_disk_that_fails_at_any_operation_leaves_both_too() {
+fn kill_or_disk_failure_leaves_snapshot_and_log_consistent() {
     for seed in SEEDS {
         for at in 0..operations_of(seed) {
-            let (mut disk, mut account) = broken_life(seed, |disk| disk.cut_at(at));
+            let (mut disk, mut account) = faulty_run(seed, |disk| disk.power_cut_at(at));
             disk.kill();
-            go_on(disk, &mut account, seed, &format!("a kill at {at}"));
-            let (mut disk, mut account) = broken_life(seed, |disk| disk.fail_at(at));
+            run_twice_more(disk, &mut account, seed, &format!("a kill at {at}"));
+            let (mut disk, mut account) = faulty_run(seed, |disk| disk.fail_at(at));
             disk.kill();
-            go_on(disk, &mut account, seed, &format!("a failure at {at}"));
+            run_twice_more(disk, &mut account, seed, &format!("a failure at {at}"));
         }
     }
 }
 
-/// A folder made by hand.
+/// A folder built step by step.
 struct Folder {
     disk: SharedDisk,
     log: Log<SharedDisk>,
@@ -120,7 +125,8 @@ struct Folder {
     history: Vec<Entry>,
 }
 
-/// What is found in a folder: the log's half, and how many snapshots are damaged.
+/// The contents of a folder: the log's entries after the snapshot, and the number of damaged
+/// snapshots.
 type Found = Result<(Durable, usize), StorageError>;
 
 type Folders = (Log<SharedDisk>, Snapshots<SharedDisk>, Durable, usize);
@@ -148,7 +154,8 @@ impl Folder {
         Folder { disk, log, snapshots, history: Vec::new() }
     }
 
-    /// Entries up to and with `last`, in place of all from `first` on, each with a sync of its own.
+    /// Writes the entries from `first` to `last`, in place of all from `first` on, each with its
+    /// own sync.
     fn write(&mut self, term: u64, first: u64, last: u64) {
         let mut buffer = RecordBuffer::default();
         self.history.truncate(usize::try_from(first - 1).unwrap());
@@ -162,7 +169,7 @@ impl Folder {
         }
     }
 
-    /// The history that some leader has.
+    /// A history that a leader may have.
     fn others(&self, term: u64, from: u64, last: u64) -> Vec<Entry> {
         let mut buffer = RecordBuffer::default();
         let mut encode =
@@ -192,7 +199,7 @@ impl Folder {
         names
     }
 
-    /// The folder with its file changed.
+    /// A copy of the folder with one file changed.
     fn with(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> MemDisk {
         let mut disk = self.disk.snapshot();
         disk.tamper(name, change);
@@ -201,7 +208,7 @@ impl Folder {
 }
 
 #[test]
-fn a_damaged_snapshot_gives_way_to_the_one_before_if_the_log_reaches_back() {
+fn damaged_snapshot_falls_back_to_the_previous_one() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let first = folder.take(10);
@@ -221,14 +228,17 @@ fn a_damaged_snapshot_gives_way_to_the_one_before_if_the_log_reaches_back() {
     let mut folder = Folder { disk, log, snapshots, history: folder.history };
     let second = folder.take(18);
     let names = folder.files("snapshot-");
-    assert!(names.len() == 2 && !names.contains(latest), "{names:?}: the damaged one is gone");
+    assert!(
+        names.len() == 2 && !names.contains(latest),
+        "{names:?}: the damaged one must be deleted"
+    );
     let (durable, damaged) = found(&folder.disk.snapshot()).unwrap();
     assert_eq!((durable.snapshot, damaged), (Some(second), 0));
     assert_eq!(durable.entries, folder.history[18..]);
 }
 
 #[test]
-fn a_damaged_or_missing_snapshot_that_the_log_does_not_reach_behind_is_refused() {
+fn damaged_snapshot_not_covered_by_the_log_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 40);
     folder.take(10);
@@ -243,10 +253,10 @@ fn a_damaged_or_missing_snapshot_that_the_log_does_not_reach_behind_is_refused()
         }
         let error = found(&disk).unwrap_err();
         assert!(matches!(error, StorageError::Uncovered { .. }), "{error}");
-        assert!(error.to_string().contains("ends with entry 10"), "{error}");
+        assert!(error.to_string().contains("end with entry 10"), "{error}");
         disk.replace(first, None);
         let error = found(&disk).unwrap_err();
-        assert!(error.to_string().contains("ends with entry 0"), "{error}");
+        assert!(error.to_string().contains("end with entry 0"), "{error}");
     }
     let mut disk = folder.disk.snapshot();
     disk.replace(first, None);
@@ -254,7 +264,7 @@ fn a_damaged_or_missing_snapshot_that_the_log_does_not_reach_behind_is_refused()
 }
 
 #[test]
-fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after() {
+fn damaged_snapshot_from_the_leader_is_refused() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     folder.take(10);
@@ -265,7 +275,7 @@ fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after
     let error = found(&disk).unwrap_err();
     assert!(matches!(error, StorageError::SnapshotLost { .. }), "{error}");
     assert!(error.to_string().contains(&latest), "{error}");
-    // Whole it lets the log begin anew, though that lacks its term too.
+    // With the complete snapshot the log restarts, although it lacks the snapshot's term.
     let (durable, _) = found(&folder.disk.snapshot()).unwrap();
     let hard_state = HardState { term: Term(2), voted_for: None };
     assert_eq!(durable, Durable { hard_state, snapshot: Some(id), ..Durable::default() });
@@ -281,9 +291,9 @@ fn a_damaged_snapshot_of_a_leader_is_refused_before_the_log_follows_it_and_after
     assert_eq!(durable.entries, folder.history[30..]);
 }
 
-/// A segment's first entries may replace some of the segment before, which is deleted.
+/// The first entries of a segment may replace some of the deleted segment before it.
 #[test]
-fn a_log_whose_first_segment_replaces_entries_of_a_deleted_one_is_read() {
+fn segment_may_replace_entries_of_a_deleted_segment() {
     let mut folder = Folder::new();
     folder.write(1, 1, 10);
     let segments = folder.log.stats().segments;
@@ -291,7 +301,7 @@ fn a_log_whose_first_segment_replaces_entries_of_a_deleted_one_is_read() {
         let next = folder.history.len() as u64 + 1;
         folder.write(1, next, next);
     }
-    // All but the last, which begins the newest segment, is in older ones.
+    // All entries but the last, which starts the newest segment, are in older segments.
     let end = folder.history.len() as u64 - 1;
     folder.write(2, end - 1, end + 8);
     let back = usize::try_from(end - 2).unwrap();
@@ -315,7 +325,7 @@ fn a_log_whose_first_segment_replaces_entries_of_a_deleted_one_is_read() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
+fn damage_to_a_compacted_log_is_detected() {
     let mut folder = Folder::new();
     folder.write(1, 1, 30);
     let others = folder.others(2, 20, 50);
@@ -335,7 +345,7 @@ fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
         for bit in (0..bits).step_by(3) {
             let disk = folder.with(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
             if name == "meta" {
-                // The other copy takes its place.
+                // The other copy replaces it.
                 assert_eq!(found(&disk).unwrap(), whole, "meta, bit {bit}");
                 continue;
             }
@@ -348,14 +358,14 @@ fn every_flipped_bit_and_every_missing_file_of_a_compacted_log_is_found() {
         let error = found(&disk).unwrap_err();
         assert!(error.to_string().contains(name), "{name} is missing: {error}");
     }
-    // What a power cut left of a deleted segment counts for nothing, whatever is in it.
+    // A segment that a power cut brought back after its deletion is ignored, whatever it contains.
     let mut disk = folder.disk.snapshot();
     disk.replace("segment-0000000001", Some(vec![3; 512]));
     assert_eq!(found(&disk).unwrap(), whole);
 }
 
 #[test]
-fn a_snapshot_that_is_not_what_it_should_be_changes_nothing() {
+fn invalid_incoming_snapshot_changes_nothing() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let latest = folder.take(10);
@@ -371,7 +381,7 @@ fn a_snapshot_that_is_not_what_it_should_be_changes_nothing() {
         assert_eq!(folder.snapshots.latest(), Some(latest));
         assert_eq!(folder.files("snapshot-").len(), 1);
     }
-    // One that is older than the latest is whole, but not kept.
+    // A snapshot older than the latest is complete, but not kept.
     let mut writer = folder.snapshots.begin(SnapshotSource::Incoming).unwrap();
     folder.snapshots.write(&mut writer, &older.1).unwrap();
     folder.snapshots.finish(writer, older.0, Check::default()).unwrap();
@@ -380,7 +390,7 @@ fn a_snapshot_that_is_not_what_it_should_be_changes_nothing() {
 }
 
 #[test]
-fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
+fn snapshot_stays_readable_while_it_is_replaced() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let old = folder.take(5);
@@ -392,7 +402,7 @@ fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
         assert_eq!(read(&mut folder, 800).unwrap(), whole[800..], "{last}");
         assert!(folder.snapshots.read(latest, 0, 1).unwrap().is_some());
     }
-    assert_eq!(read(&mut folder, old.bytes).unwrap().len(), 0, "behind its end");
+    assert_eq!(read(&mut folder, old.bytes).unwrap().len(), 0, "after its end");
     folder.take(9);
     folder.take(10);
     assert!(read(&mut folder, 0).is_none(), "nobody had read it since the last one");
@@ -401,26 +411,26 @@ fn a_snapshot_is_read_while_it_is_replaced_and_for_a_while_after() {
 }
 
 #[test]
-fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() {
+fn damaged_snapshot_in_use_is_replaced() {
     let mut folder = Folder::new();
     folder.write(1, 1, 20);
     let (before, latest) = (folder.take(5), folder.take(12));
-    assert!(folder.snapshots.look_again(latest, Check::default()).is_ok());
+    assert!(folder.snapshots.recheck(latest, Check::default()).is_ok());
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
     let name = folder.files("snapshot-").remove(1);
     folder.disk.disk().tamper(&name, |bytes| bytes[100] ^= 1);
-    assert!(folder.snapshots.look_again(before, Check::default()).is_ok(), "nobody needs it");
-    let error = folder.snapshots.look_again(latest, Check::default()).unwrap_err();
+    assert!(folder.snapshots.recheck(before, Check::default()).is_ok(), "nobody needs it");
+    let error = folder.snapshots.recheck(latest, Check::default()).unwrap_err();
     assert!(matches!(error, StorageError::Snapshot { .. }), "{error}");
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_none(), "sent to nobody");
     assert_eq!(folder.files("snapshot-").len(), 2, "what a start must name is still there");
-    // One that ends before it would leave a gap to the log.
+    // A snapshot that ends earlier would leave a gap before the log.
     let (id, bytes) = snapshot_of(&folder.history[..8], 900);
     let mut writer = folder.snapshots.begin(SnapshotSource::Incoming).unwrap();
     folder.snapshots.write(&mut writer, &bytes).unwrap();
     folder.snapshots.finish(writer, id, Check::default()).unwrap();
     assert_eq!(folder.snapshots.latest(), Some(before));
-    // The same again takes its place.
+    // The same snapshot again replaces it.
     assert_eq!(folder.take(12), latest);
     assert_eq!(folder.snapshots.latest(), Some(latest));
     assert!(folder.snapshots.read(latest, 0, 10).unwrap().is_some());
@@ -428,13 +438,13 @@ fn a_latest_that_is_damaged_while_it_is_in_use_counts_no_more_and_is_replaced() 
 }
 
 #[test]
-fn a_folder_stays_small_however_much_is_written() {
+fn folder_size_stays_bounded_under_writes() {
     let mut folder = Folder::new();
     for round in 1..=50 {
         folder.write(1, round * 20 - 19, round * 20);
         folder.take(folder.history.len() - 5);
         folder.log.compact_to(Index(round * 20 - 10)).unwrap();
-        // Twenty entries fill a few segments; and there are two snapshots and the meta record.
+        // Twenty entries fill a few segments; there are also two snapshots and the meta record.
         let names = folder.disk.snapshot().list().unwrap();
         assert!(names.len() <= 13, "{names:?}");
     }

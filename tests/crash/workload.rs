@@ -1,30 +1,31 @@
-//! A replica's use of its log, drawn from a seed, with an account of what was vouched for.
+//! A replica's use of its log, drawn from a seed, with an account of what must be durable.
 
 use bowline::raft::{Durable, HardState};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 use bowline::storage::{Log, LogOptions, MemDisk, StorageError};
 use bowline::types::{EntryId, NodeId, Term};
 
 pub(crate) const CLUSTER: u128 = 0x00C0_FFEE;
 pub(crate) const ME: NodeId = NodeId(2);
-/// Six sectors, the header among them: a few blocks fill it, and some need one of their own.
+/// Six sectors, the header included: a few blocks fill a segment, and some blocks need a segment of
+/// their own.
 pub(crate) const OPTIONS: LogOptions = LogOptions::with_segment_bytes(6 * 512);
 
-/// What one replica knows of its own disk over all its lives.
+/// What a replica must find on its disk, over all its runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
-    /// What must be there: all that a sync has returned for.
-    pub(crate) vouched: Durable,
-    /// What may be there instead: that, and what was on its way to the disk.
+    /// What must be durable: everything that a completed sync covers.
+    pub(crate) acknowledged: Durable,
+    /// What may be found instead: that, and what was being written.
     pub(crate) attempted: Durable,
-    /// The last opening that was told its number.
+    /// The last reported incarnation.
     pub(crate) incarnation: u64,
     bootstrapped: bool,
 }
 
 impl Account {
-    /// One process's life: it opens the log, finds what it must, and works for so many steps.
+    /// One process: it opens the log, checks what it finds, and works for some steps.
     pub(crate) fn live(
         &mut self,
         disk: &mut MemDisk,
@@ -33,7 +34,7 @@ impl Account {
     ) -> Result<(), StorageError> {
         if !self.bootstrapped {
             match Log::bootstrap(&mut &mut *disk, CLUSTER, ME, &[ME]) {
-                // The power failed when all was done, before it was said.
+                // The power failed after the bootstrap and before its report.
                 Err(StorageError::NotEmpty { file }) if file == "meta" => {}
                 other => other?,
             }
@@ -41,52 +42,52 @@ impl Account {
         }
         let (mut log, durable, identity) = Log::open(disk, Some(CLUSTER), ME, OPTIONS, None)?;
         assert!(
-            durable == self.vouched || durable == self.attempted,
-            "vouched for {:?}, also wrote {:?}, found {durable:?}",
-            self.vouched,
+            durable == self.acknowledged || durable == self.attempted,
+            "acknowledged {:?}, attempted {:?}, found {durable:?}",
+            self.acknowledged,
             self.attempted
         );
         assert!(identity.incarnation > self.incarnation, "{identity:?} was there before");
         self.incarnation = identity.incarnation;
-        self.vouched.clone_from(&durable);
+        self.acknowledged.clone_from(&durable);
         self.attempted = durable;
-        let mut dice = Dice::new(seed);
+        let mut rng = Rng::new(seed);
         for _ in 0..steps {
-            let (hard_state, entries) = self.draw_job(&mut dice);
+            let (hard_state, entries) = self.draw_job(&mut rng);
             log.append(hard_state, &entries)?;
-            if dice.chance(700) {
+            if rng.permille(700) {
                 log.sync()?;
-                self.vouched.clone_from(&self.attempted);
+                self.acknowledged.clone_from(&self.attempted);
             }
         }
         log.sync()?;
-        self.vouched.clone_from(&self.attempted);
+        self.acknowledged.clone_from(&self.attempted);
         Ok(())
     }
 
-    /// What the core may hand to its log writer next.
-    fn draw_job(&mut self, dice: &mut Dice) -> (Option<HardState>, Vec<Entry>) {
+    /// A job that the core may give to its log writer next.
+    fn draw_job(&mut self, rng: &mut Rng) -> (Option<HardState>, Vec<Entry>) {
         let Durable { hard_state, entries, .. } = &mut self.attempted;
-        let changed = hard_state.term == Term(0) || dice.chance(300);
+        let changed = hard_state.term == Term(0) || rng.permille(300);
         if changed
             && hard_state.term > Term(0)
             && hard_state.voted_for.is_none()
-            && dice.chance(500)
+            && rng.permille(500)
         {
             hard_state.voted_for = Some(NodeId(3));
         } else if changed {
-            let voted_for = dice.chance(500).then_some(ME);
+            let voted_for = rng.permille(500).then_some(ME);
             *hard_state = HardState { term: hard_state.term.next(), voted_for };
         }
-        let count = if dice.chance(200) { 0 } else { dice.between(1, 4) };
-        if count > 0 && changed && dice.chance(400) {
-            // Another leader's entries take the place of a tail.
-            entries.truncate(entries.len() - dice.place(entries.len().min(5) + 1));
+        let count = if rng.permille(200) { 0 } else { rng.between(1, 4) };
+        if count > 0 && changed && rng.permille(400) {
+            // Entries of another leader replace a tail.
+            entries.truncate(entries.len() - rng.index(entries.len().min(5) + 1));
         }
         let first = entries.len() as u64 + 1;
         let mut buffer = RecordBuffer::default();
         let mut encode = |index| {
-            let payload = draw_payload(dice);
+            let payload = draw_payload(rng);
             let id = EntryId::new(hard_state.term.0, index);
             buffer.encode(id, EntryKind::Command, &payload)
         };
@@ -96,13 +97,13 @@ impl Account {
     }
 }
 
-/// Sizes around those of a sector, and contents that look like nothing written.
-pub(crate) fn draw_payload(dice: &mut Dice) -> Vec<u8> {
-    let bytes = match dice.below(10) {
-        0 => dice.between(400, 600),
-        1 => dice.between(2_000, 4_000),
-        _ => dice.between(0, 200),
+/// Payloads with sizes around that of a sector, and with contents that look unwritten.
+pub(crate) fn draw_payload(rng: &mut Rng) -> Vec<u8> {
+    let bytes = match rng.below(10) {
+        0 => rng.between(400, 600),
+        1 => rng.between(2_000, 4_000),
+        _ => rng.between(0, 200),
     };
-    let byte = *dice.pick(&[0, 0xFF, b'x']);
+    let byte = *rng.choose(&[0, 0xFF, b'x']);
     vec![byte; usize::try_from(bytes).expect("a small payload")]
 }

@@ -1,14 +1,14 @@
-//! Real folders with bits flipped and sectors lost. Exactly what is refused and what is cut:
+//! Real folders with flipped bits and lost sectors. What exactly is refused, repaired or truncated:
 //!
-//! - A flipped bit anywhere in a segment, also in the zeros behind the last block, is damage:
-//!   refused, with the file, the sector and the remedy, and without a change to the folder. No
-//!   power cut flips bits, so none is taken for a torn tail.
-//! - One in a copy of the meta record is repaired from the other copy; damaged notes about peers
-//!   are rebuilt. Both are logged.
-//! - Sectors of the last block that were never written are a torn tail, where its sync had not
-//!   returned: cut, and the replica starts without that block. All before is there.
-//! - The same sectors lost after the sync had returned look the same and are cut too; only what
-//!   other replicas hold brings them back. Lost sectors of any earlier block are refused.
+//! - A flipped bit anywhere in a segment, also in the zeros after the last block, is damage: the
+//!   start is refused with the file, the sector and the remedy, and changes nothing in the folder.
+//!   No power cut flips bits, so it is never taken for a torn tail.
+//! - A flipped bit in one copy of the meta record is repaired from the other copy; a damaged peer
+//!   record is rebuilt. Both are logged.
+//! - Unwritten sectors in the last block, whose sync had not returned, are a torn tail: it is
+//!   truncated, and the replica starts without that block and with everything before it.
+//! - The same sectors lost after the sync returned look the same and are truncated too; only the
+//!   other replicas can restore them. Lost sectors of any earlier block are refused.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::client::Client;
 
 const SECTOR: usize = 512;
 
-/// What a start says that must be refused.
+/// The error of a start that must be refused.
 #[track_caller]
 fn refusal(cluster: &Cluster, case: &str) -> String {
     let output = Cluster::run_to_end(cluster.command(0));
@@ -27,7 +27,7 @@ fn refusal(cluster: &Cluster, case: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The number of the block that each sector belongs to; zero where nothing is written.
+/// The block number of each sector; zero for unwritten sectors.
 fn blocks(bytes: &[u8]) -> Vec<u32> {
     let number = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().unwrap());
     bytes.chunks(SECTOR).map(number).collect()
@@ -49,7 +49,7 @@ fn flip(path: &Path, bit: usize) {
 
 #[test]
 fn flipped_bit_is_refused_or_repaired_and_logged() {
-    // Two replicas, so that there are notes about a peer, and so that replica 2 runs on.
+    // Two replicas, so that there is a peer record, and so that replica 2 continues to run.
     let mut cluster = Cluster::start(2, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 18, LARGE);
@@ -70,7 +70,7 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
         if name.starts_with("segment") {
             let last = last_block(&bytes);
             places.extend([5, 11, 100, SECTOR, last.start * SECTOR + 3, last.end * SECTOR - 1]);
-            // The first of the zeros, where there are any.
+            // The first unwritten sector, if any.
             places.extend([last.end * SECTOR].iter().filter(|&&place| place < bytes.len()));
         }
         for place in places {
@@ -83,8 +83,8 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
                 cluster.start_as(0, cluster.command(0));
                 cluster.wait_until_all_serve();
                 let words = match name.as_str() {
-                    "meta" => "a copy of the meta record is damaged; it is replaced",
-                    _ => "peers is damaged at byte 0:",
+                    "meta" => "damaged copy of the meta record repaired from the other copy",
+                    _ => "damaged records of peers, a cache, are rebuilt",
                 };
                 assert!(cluster.log(0)[log..].contains(words), "{case}: {}", cluster.log(0));
                 cluster.kill(0);
@@ -109,7 +109,7 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
 }
 
 #[test]
-fn a_torn_tail_is_cut_and_lost_sectors_before_it_are_refused() {
+fn torn_tail_is_truncated_and_earlier_lost_sector_refused() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 30, 100);
@@ -129,14 +129,14 @@ fn a_torn_tail_is_cut_and_lost_sectors_before_it_are_refused() {
         }
         fs::write(&path, bytes).unwrap();
     };
-    // Every block before was followed by another, so it had been synced.
+    // Each of these blocks was followed by another one, so it had been synced.
     for lost in [1, last.start / 2, last.start - 1] {
         without(&[lost]);
         let text = refusal(&cluster, &format!("sector {lost} lost"));
         let place = format!("segment-0000000001 is damaged at byte {}:", lost * SECTOR);
         assert!(text.contains(&place), "{text}");
     }
-    // As if the power had failed during the sync of the last one: any of its sectors may be there.
+    // As if the power had failed during the last sync: any of its sectors may be there.
     let all: Vec<usize> = last.clone().collect();
     let (folder, kept) = (cluster.replica_folder(0), cluster.folder.path().join("kept"));
     fs::rename(&folder, &kept).unwrap();
@@ -149,12 +149,12 @@ fn a_torn_tail_is_cut_and_lost_sectors_before_it_are_refused() {
         let mut client = Client::connect(cluster.address(0)).unwrap();
         assert_eq!(client.call(&[b"GET", b"torn"]).unwrap(), b"$-1\r\n", "a part of a block");
         cluster.kill(0);
-        // The log goes on behind what was cut.
+        // The log continues after the truncated tail.
         cluster.restart();
         cluster.wait_until_all_serve();
         assert_holds(&cluster, 0, acknowledged, 100, "once more");
         cluster.kill(0);
-        // The meta record counts openings, so the old segment alone can't be put back.
+        // The meta record counts openings, so restoring the segment alone is detected.
         without(&[]);
         let text = refusal(&cluster, "an old segment put back");
         assert!(text.contains("segment-0000000001 is older than the rest"), "{text}");

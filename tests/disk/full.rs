@@ -1,5 +1,4 @@
-//! A disk that is full: a small file system in memory, in a namespace of its own that outlives the
-//! server.
+//! A full disk: a small file system in memory, in a namespace that outlives the server.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +11,8 @@ use super::{EXIT_DISK, LARGE, assert_holds, field_of, info, info_text, key, lead
 struct SmallDisk(Child);
 
 impl SmallDisk {
-    /// So much room mounted over the folder of a replica that does not run, with what that held.
+    /// Mounts a file system of this size over the folder of a stopped replica, and copies the
+    /// folder's files into it.
     fn over(cluster: &Cluster, at: usize, size: &str) -> Option<SmallDisk> {
         let folder = cluster.replica_folder(at);
         let script = "mkdir $0.copy && cp -a $0/. $0.copy && mount -t tmpfs -o size=$1 tmpfs $0 \
@@ -32,13 +32,13 @@ impl SmallDisk {
         let disk = SmallDisk(child);
         if line != "ready\n" {
             // Nothing that could be installed: containers often forbid it.
-            eprintln!("skipped: this system lets nobody mount a small file system");
+            eprintln!("skipped: this system does not allow to mount a small file system");
             return None;
         }
         Some(disk)
     }
 
-    /// A command inside.
+    /// A command inside the namespace.
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--user", "--mount", "--preserve-credentials", "--target"]);
@@ -46,7 +46,7 @@ impl SmallDisk {
         command
     }
 
-    /// Starts the replica whose folder this is over.
+    /// Starts the replica with this folder.
     fn start(&self, cluster: &mut Cluster, at: usize) {
         let served = cluster.command(at);
         let mut command = self.enter();
@@ -55,7 +55,7 @@ impl SmallDisk {
         cluster.start_as(at, command);
     }
 
-    /// Takes all the room that there is, with a file that is nobody's here.
+    /// Fills the disk with a file that is not the replica's.
     fn fill(&self, cluster: &Cluster, at: usize) {
         let mut fill = self.enter();
         let to = format!("of={}", foreign(cluster, at).display());
@@ -63,7 +63,7 @@ impl SmallDisk {
         assert!(!fill.status().unwrap().success(), "it never became full");
     }
 
-    /// Gives that room back.
+    /// Deletes that file.
     fn free(&self, cluster: &Cluster, at: usize) {
         let status = self.enter().arg("rm").arg(foreign(cluster, at)).status().unwrap();
         assert!(status.success());
@@ -82,7 +82,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_told() {
+fn file_size_limit_is_reported() {
     let cluster = Cluster::start(1, "auto");
     let folder = cluster.folder.path().join("limited");
     let mut served = cluster.command_at(0, free_port(), free_port());
@@ -95,20 +95,20 @@ fn a_limit_on_the_size_of_files_is_told() {
     command.args(words).stdin(Stdio::piped());
     let output = Cluster::run_to_end(command);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    // It ends by itself, not by the signal.
+    // It exits by itself, not by the signal.
     assert!(output.status.code().is_some_and(|code| code != 0), "{text}");
-    assert!(text.contains("limit on the size of files"), "{text}");
+    assert!(text.contains("limit on file sizes"), "{text}");
     assert!(text.contains("/limited"), "{text}");
 }
 
-/// As if no room were kept: the replica ends when it needs some and there is none.
+/// Without a reserve: the replica exits when it needs disk space and there is none.
 #[test]
-fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again() {
+fn acknowledged_writes_survive_a_full_disk() {
     let mut cluster = Cluster::start_with(1, "auto", &["--disk-reserve", "0"]);
     cluster.wait_until_all_serve();
     cluster.kill(0);
     let folder = cluster.replica_folder(0);
-    // Room for two segments.
+    // Space for two segments.
     let Some(disk) = SmallDisk::over(&cluster, 0, "20m") else { return };
     disk.start(&mut cluster, 0);
     cluster.wait_until_all_serve();
@@ -117,8 +117,8 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     assert_eq!(cluster.end_of(0).code(), Some(EXIT_DISK), "{}", cluster.logs());
     let logs = cluster.logs();
     let place = folder.display().to_string();
-    assert!(logs.contains("make room on the disk") && logs.contains(&place), "{logs}");
-    // As long as there is no room it serves what it has, until it needs more.
+    assert!(logs.contains("free disk space") && logs.contains(&place), "{logs}");
+    // While the disk is full, the replica serves what it has, until it needs more space.
     disk.start(&mut cluster, 0);
     cluster.wait_for("a start on a full disk", || {
         let client = Client::connect(cluster.address(0));
@@ -131,12 +131,12 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_there_when_it_has_room_again
     assert!(grow.status().unwrap().success());
     disk.start(&mut cluster, 0);
     cluster.wait_until_all_serve();
-    assert_holds(&cluster, 0, acknowledged, LARGE, "with room again");
+    assert_holds(&cluster, 0, acknowledged, LARGE, "after the disk was freed");
     assert_eq!(write(&cluster, 0, acknowledged, acknowledged + 20, LARGE), acknowledged + 20);
     assert_holds(&cluster, 0, acknowledged + 20, LARGE, "with more than fitted before");
 }
 
-/// Writes, each to a key of its own, and what became of them.
+/// Writes, each to its own key, and their outcomes.
 #[derive(Default)]
 struct Outcomes {
     done: Vec<usize>,
@@ -144,8 +144,8 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// Writes one value. Whether it was done; else it was refused for want of room, and nothing
-    /// else may happen.
+    /// Writes one value. Returns whether it was applied; any error but that of a full disk fails
+    /// the test.
     #[track_caller]
     fn write(&mut self, client: &mut Client, cluster: &Cluster) -> bool {
         let number = self.done.len() + self.refused.len();
@@ -162,7 +162,7 @@ impl Outcomes {
         done
     }
 
-    /// All that was done must be there, and nothing that was refused.
+    /// Asserts that all applied writes are there, and no refused one.
     #[track_caller]
     fn check(&self, cluster: &Cluster, at: usize, case: &str) {
         let mut client = Client::connect(cluster.address(at)).unwrap();
@@ -181,14 +181,14 @@ impl Outcomes {
 const SMALL: usize = 1_000;
 const RESERVE: &[&str] = &["--disk-reserve", "32mb"];
 
-/// `INFO` is a moment late.
+/// `INFO` lags a moment.
 fn wait_until_disk_is(cluster: &Cluster, at: usize, state: &str) {
     cluster.wait_for(state, || info(cluster, at, "disk_state").filter(|there| there == state));
 }
 
-/// A replica alone, under load while somebody else takes all the room there is.
+/// A cluster of one under load while another process fills the disk.
 #[test]
-fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
+fn low_disk_space_refuses_writes_until_space_returns() {
     let mut cluster = Cluster::start_with(1, "auto", RESERVE);
     cluster.wait_until_all_serve();
     cluster.kill(0);
@@ -199,7 +199,7 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
     let mut client = Client::connect(cluster.address(0)).unwrap();
     for round in 0..2 {
         for _ in 0..100 {
-            assert!(outcomes.write(&mut client, &cluster), "there is room");
+            assert!(outcomes.write(&mut client, &cluster), "the disk has space");
         }
         wait_until_disk_is(&cluster, 0, "ok");
         std::thread::scope(|scope| {
@@ -209,7 +209,7 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
         wait_until_disk_is(&cluster, 0, "low");
         assert!(!outcomes.write(&mut client, &cluster));
         outcomes.check(&cluster, 0, "while the disk is full");
-        // Nor does a snapshot take what room is left.
+        // No snapshot may use the remaining space.
         let reply = client.call(&[b"BGSAVE"]).unwrap();
         assert_eq!(reply, b"+Background saving started\r\n");
         cluster.wait_for("a snapshot that is not taken", || {
@@ -225,7 +225,7 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
             });
             wait_until_disk_is(&cluster, 0, "low");
             client = Client::connect(cluster.address(0)).unwrap();
-            assert!(!outcomes.write(&mut client, &cluster), "it is still full");
+            assert!(!outcomes.write(&mut client, &cluster), "the log is still full");
         }
         disk.free(&cluster, 0);
         cluster.wait_for("room", || outcomes.write(&mut client, &cluster).then_some(()));
@@ -233,7 +233,7 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
     }
     assert!(cluster.runs(0), "{}", cluster.logs());
     let logs = cluster.logs();
-    for words in ["the disk is short of room", "the disk has room again"] {
+    for words in ["disk space low", "disk space is no longer low"] {
         assert!(logs.contains(words), "{logs}");
     }
     cluster.kill(0);
@@ -243,9 +243,9 @@ fn want_of_room_is_foreseen_and_service_comes_back_with_it() {
     eprintln!("{} writes done, {} refused", outcomes.done.len(), outcomes.refused.len());
 }
 
-/// The others have room: no client sees anything of it.
+/// The other replicas have disk space: clients notice nothing.
 #[test]
-fn a_leader_short_of_room_hands_over_and_is_spared() {
+fn leader_with_low_disk_space_transfers_leadership() {
     let mut cluster = Cluster::start_with(3, "auto", RESERVE);
     cluster.wait_until_all_serve();
     let victim = cluster.leader();
@@ -254,19 +254,19 @@ fn a_leader_short_of_room_hands_over_and_is_spared() {
     disk.start(&mut cluster, victim);
     cluster.wait_until_all_serve();
     let mut outcomes = Outcomes::default();
-    // On a machine that is busy with something else it may take two attempts, between which it
-    // refuses writes, but not every time.
-    let unseen = (0..5).any(|_| {
+    // On a busy machine it may take two attempts, between which it refuses writes, but not every
+    // time.
+    let unnoticed = (0..5).any(|_| {
         lead(&mut cluster, victim);
-        is_short_of_room_unseen(&cluster, &disk, victim, &mut outcomes)
+        is_low_on_space_unnoticed(&cluster, &disk, victim, &mut outcomes)
     });
-    assert!(unseen, "writes were refused each time\n{}", cluster.logs());
+    assert!(unnoticed, "writes were refused each time\n{}", cluster.logs());
     assert!(cluster.runs(victim), "{}", cluster.logs());
 }
 
-/// Fills the disk of the leader, until another leads, and gives the room back. Whether no write was
-/// refused meanwhile.
-fn is_short_of_room_unseen(
+/// Fills the leader's disk until another replica leads, and frees it again. Returns whether no
+/// write was refused meanwhile.
+fn is_low_on_space_unnoticed(
     cluster: &Cluster,
     disk: &SmallDisk,
     victim: usize,
@@ -287,7 +287,7 @@ fn is_short_of_room_unseen(
     wait_until_disk_is(cluster, victim, "low");
     let field = format!("raft_peer_{}", victim + 1);
     let leader = cluster.wait_for("the leader's word", || {
-        // A new leader tells of its peers a moment after it tells that it leads.
+        // A new leader reports its peers a moment after it reports that it leads.
         let leader = cluster.leader_but(victim)?;
         let facts = field_of(&info_text(cluster, leader)?, &field)?;
         facts.ends_with("disk=low").then_some(leader)
@@ -300,6 +300,6 @@ fn is_short_of_room_unseen(
         let applied = |at| info(cluster, at, "raft_applied_index");
         (applied(victim)? == applied(leader)?).then_some(())
     });
-    outcomes.check(cluster, victim, "with room again");
+    outcomes.check(cluster, victim, "after the disk was freed");
     outcomes.refused.len() == refused
 }

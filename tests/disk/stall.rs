@@ -1,5 +1,5 @@
-//! A disk that hangs: no call fails, some take seconds. Each replica in turn runs with a log whose
-//! syncs hang now and then; clients go on writing by the others.
+//! A disk that stalls: no system call fails, some take seconds. Each replica in turn runs with a
+//! log whose syncs stall now and then, while clients write through the others.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::client::Client;
 use super::replicas::Cluster;
 use super::{assert_holds, field_of, info, info_text, key, lead, strace_is_there, traced, value};
 
-/// Every so many syncs of a thread one hangs for so long.
+/// One sync in 150 of a thread stalls for 2.5 seconds.
 const HANG_EVERY: &str = "inject=fdatasync:delay_exit=2500000:when=150+150";
 const BYTES: usize = 100;
 
@@ -15,12 +15,12 @@ fn count(cluster: &Cluster, at: usize, field: &str) -> u64 {
     info(cluster, at, field).map_or(0, |text| text.parse().unwrap())
 }
 
-/// How often the disks of the others have hung, too: they may, where the disk is a slow one.
+/// How often the disks of the other replicas stalled: a slow disk may.
 fn stalls_but(cluster: &Cluster, victim: usize) -> u64 {
     (1..3).map(|next| count(cluster, (victim + next) % 3, "disk_stalls")).sum()
 }
 
-/// What clients saw of one hang.
+/// What clients saw of one stall.
 #[derive(Default)]
 struct Seen {
     written: usize,
@@ -29,8 +29,8 @@ struct Seen {
     stalled: bool,
 }
 
-/// Writes by another replica until the victim's disk has hung once more, for so long that it could
-/// be seen, and is well again.
+/// Writes through another replica until the victim's disk has stalled once more, long enough to be
+/// seen, and is healthy again.
 fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
     let writer = (victim + 1) % 3;
     let mut client = Client::connect(cluster.address(writer)).unwrap();
@@ -47,12 +47,12 @@ fn write_through_a_hang(cluster: &Cluster, victim: usize, from: usize) -> Seen {
         last = Instant::now();
         if looked.elapsed() > Duration::from_millis(100) {
             looked = Instant::now();
-            // Of one moment: a disk may hang again between two answers.
+            // From one reply: a disk may stall again between two.
             let text = info_text(cluster, victim).unwrap();
             let state = field_of(&text, "disk_state").unwrap();
             seen.stalled |= state == "stalled";
             let stalls: u64 = field_of(&text, "disk_stalls").unwrap().parse().unwrap();
-            // A slow disk may hang for a moment besides.
+            // A slow disk may stall for a moment as well.
             if state == "ok" && (stalls > before && seen.stalled || stalls > before + 3) {
                 return seen;
             }
@@ -79,7 +79,7 @@ fn hang(threads: &'static str) {
             break;
         }
         assert!(hangs < 12, "after 12 hangs: led and handed over {handed_over}");
-        let handovers = count(&cluster, victim, "raft_handovers");
+        let handovers = count(&cluster, victim, "raft_leadership_transfers");
         let others_hung = stalls_but(&cluster, victim);
         let term = cluster.term();
         let led = cluster.leader() == victim;
@@ -93,10 +93,10 @@ fn hang(threads: &'static str) {
         written = seen.written;
         assert!(seen.stalled, "INFO never said so\n{}", cluster.logs());
         if led {
-            // It may have lost its lead before its disk hung, or have been elected anew after that.
-            // Else it must have tried to hand it over, unless the others' disks hung as well; on a
-            // machine that is busy with something else that may fail, but not every time.
-            let tried = count(&cluster, victim, "raft_handovers") > handovers;
+            // The victim may have been deposed before its disk stalled, or elected again
+            // afterwards. Otherwise it must have tried to transfer its leadership, unless the
+            // others' disks stalled as well; on a busy machine that may fail, but not every time.
+            let tried = count(&cluster, victim, "raft_leadership_transfers") > handovers;
             let lost = cluster.leader() != victim || cluster.term() > term;
             let excused = stalls_but(&cluster, victim) > others_hung;
             assert!(lost || tried || excused, "it led on\n{}", cluster.logs());
@@ -111,7 +111,7 @@ fn hang(threads: &'static str) {
     let log =
         std::fs::read_to_string(cluster.folder.path().join(format!("replica-{}.log", victim + 1)));
     let log = log.unwrap();
-    for words in ["the disk is stalled", "the lead is handed over", "the disk writes again"] {
+    for words in ["disk stalled", "leadership transfer started", "disk no longer stalled"] {
         assert!(log.contains(words), "no `{words}` in {log}");
     }
     for at in 0..3 {
@@ -120,11 +120,11 @@ fn hang(threads: &'static str) {
 }
 
 #[test]
-fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_dedicated() {
+fn leader_with_a_stalled_disk_transfers_leadership_dedicated() {
     hang("dedicated");
 }
 
 #[test]
-fn a_leader_whose_disk_hangs_hands_over_and_a_follower_is_not_missed_fused() {
+fn leader_with_a_stalled_disk_transfers_leadership_fused() {
     hang("fused");
 }

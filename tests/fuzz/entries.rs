@@ -1,27 +1,27 @@
-//! What a fuzzer feeds: for every decoder one function that takes any bytes. It must not panic,
-//! and what it accepts it must be able to write again. Shared by the fuzz targets beside this
-//! file, by the replay of the committed corpus, and by the property tests.
+//! The entry points of the fuzzers: for every decoder one function that accepts any bytes. It must
+//! not panic, and must be able to encode what it decodes. Shared by the fuzz targets beside this
+//! file, the replay of the committed corpus, and the property tests.
 
-#[path = "door.rs"]
-mod door;
 #[path = "frames.rs"]
 mod frames;
+#[path = "local_server.rs"]
+mod local_server;
 #[path = "requests.rs"]
 mod requests;
 #[path = "segments.rs"]
 mod segments;
 
-use bowline::kv::{Command, Operation, Outcome, Store};
+use bowline::course::run::ScenarioRun;
+use bowline::course::scenario::{Overrides, Scenario};
+use bowline::kv::{Command, Operation, Outcome, StateMachine};
 use bowline::raft::RequestKind;
 use bowline::record::{self, Entry, RecordBuffer};
-use bowline::sim::game::Game;
-use bowline::sim::scenario::{Overrides, Scenario};
 use bowline::types::{Index, Instant, NodeId};
 use bowline::wire::course::{self, Incoming};
 use bowline::wire::peer;
 use bytes::{Bytes, BytesMut};
 
-/// A decoder's entry: takes any bytes.
+/// A decoder's entry point: accepts any bytes.
 type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
@@ -36,24 +36,23 @@ pub(crate) const TARGETS: [(&str, Decoder); 8] = [
     ("segment", segments::segment),
 ];
 
-/// Feeds one decoder.
+/// Runs one decoder.
 pub(crate) fn run(target: &str, bytes: &[u8]) {
     let known = TARGETS.iter().find(|(name, _)| *name == target);
     let (_, decoder) = known.unwrap_or_else(|| panic!("there is no fuzz target {target}"));
     decoder(bytes);
 }
 
-/// The replica that reads.
+/// The receiving replica.
 const ME: NodeId = NodeId(1);
 
-/// Log records, one after the other: as they are, and with their checksums made right, for no
-/// fuzzer guesses those.
+/// Log records: as they are, and with corrected checksums, which no fuzzer guesses.
 fn record(bytes: &[u8]) {
     records(bytes);
     records(&mended(bytes, 0));
 }
 
-/// Makes the checksums of the records right that begin at `start`.
+/// Corrects the checksums of the records from `start` on.
 fn mended(bytes: &[u8], start: usize) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut rest = bytes.get_mut(start..).unwrap_or_default();
@@ -84,7 +83,7 @@ fn records(bytes: &[u8]) {
     }
 }
 
-/// A message of a replica: as it is, and with the checksums of its entries made right.
+/// A message of a replica: as it is, and with corrected checksums of its entries.
 fn peer(bytes: &[u8]) {
     message(bytes);
     if let [_, low, high, ..] = bytes {
@@ -115,7 +114,7 @@ fn course(bytes: &[u8]) {
             assert_eq!(command.key, request.key);
             assert_eq!(command.operation.is_read(), request.kind == RequestKind::Read);
             let value = Some(bytes);
-            course::encode_ok(ME, request.key, None, value, &mut out).expect("it came from there");
+            course::encode_ok(ME, request.key, None, value, &mut out).expect("the file was listed");
             assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
         }
         Ok(Incoming::Ignored(_)) => {}
@@ -123,9 +122,9 @@ fn course(bytes: &[u8]) {
     }
 }
 
-/// A command of the state machine, which also does it.
+/// A command of the state machine, which also applies it.
 fn command(bytes: &[u8]) {
-    let mut store = Store::default();
+    let mut store = StateMachine::default();
     let applied = store.apply(Index(1), bytes);
     let Ok(command) = Command::decode(bytes) else {
         assert_eq!(applied.outcome, Outcome::Malformed);
@@ -137,14 +136,18 @@ fn command(bytes: &[u8]) {
     assert_eq!(applied.key, command.key);
     assert_eq!(store.read(bytes).is_ok(), command.operation.is_read());
     let retried = store.apply(Index(2), bytes);
-    // The clock is nobody's request: to say it again changes nothing, and nothing remembers it.
-    let remembered =
-        !command.operation.is_read() && !matches!(command.operation, Operation::Clock { .. });
+    // Entries of the replicated clock have no request key: repeating one changes nothing, and the
+    // deduplication table does not record it. Transactions of reads are recorded like others.
+    let remembered = match command.operation {
+        Operation::Clock { .. } => false,
+        Operation::Transaction { .. } => true,
+        operation => !operation.is_read(),
+    };
     assert_eq!((retried.outcome, retried.repeated), (applied.outcome, remembered));
 }
 
-/// A scenario file. Where it is small it is also played to its end, with nobody answering: what
-/// was checked once is relied on from then on.
+/// A scenario file. A small one is also run to its end, with no replies, since later code relies on
+/// the checks.
 fn scenario(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let scenario = match Scenario::parse("FILE", text) {
@@ -165,16 +168,16 @@ fn scenario(bytes: &[u8]) {
 }
 
 fn play(scenario: &Scenario) {
-    let mut game = Game::new(scenario, 1, Instant::ZERO);
+    let mut scenario_run = ScenarioRun::new(scenario, 1, Instant::ZERO);
     let mut actions = Vec::new();
     let mut now = Instant::ZERO;
     loop {
-        let next = game.next_event();
-        assert!(next >= now, "the game goes backwards");
+        let next = scenario_run.next_event();
+        assert!(next >= now, "the run goes backwards");
         now = next;
         if now == Instant::MAX {
             return;
         }
-        game.poll(now, &mut actions);
+        scenario_run.poll(now, &mut actions);
     }
 }

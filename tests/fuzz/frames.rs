@@ -1,5 +1,5 @@
-//! What a connection of a peer brings: as it is, and as frames whose checksums are right, for no
-//! fuzzer guesses those.
+//! Input of a peer connection: as it is, and as frames with corrected checksums, which no fuzzer
+//! guesses.
 
 use bowline::wire::frame::{Decoder, Frame, encode, encode_preamble};
 use bytes::{BufMut as _, BytesMut};
@@ -23,7 +23,7 @@ pub(crate) fn frame(bytes: &[u8]) {
     assert_eq!(frames_of(&again, again.len()), mended, "what was taken was not written again");
 }
 
-/// All frames up to the end or to what is none.
+/// All frames before the end or the first invalid one.
 fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
     let mut decoder = Decoder::default();
     let mut frames = Vec::new();
@@ -37,11 +37,11 @@ fn frames_of(bytes: &[u8], piece: usize) -> Vec<Frame> {
             }
         }
     }
-    assert!(decoder.waiting_bytes() <= bytes.len());
+    assert!(decoder.buffered_bytes() <= bytes.len());
     frames
 }
 
-/// The same bytes with the checksum of every whole frame made right.
+/// The same bytes with corrected checksums of all complete frames.
 fn mended(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut rest = &mut bytes[..];

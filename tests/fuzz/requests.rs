@@ -1,11 +1,11 @@
-//! Requests of Redis clients from any bytes: whole and in pieces they must be answered the same,
-//! within limits small enough that a fuzzer meets them.
+//! Requests of Redis clients from any bytes: complete and in pieces they must get the same replies,
+//! with limits so small that a fuzzer reaches them.
 
 use bowline::wire::resp::Limits;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 
-/// The decoder's entry.
+/// The decoder's entry point.
 pub(crate) fn resp(bytes: &[u8]) {
     let limits = Limits { bulk_bytes_max: 100, items_max: 20, request_bytes_max: 500 };
     let whole = answered(bytes, bytes.len().max(1), limits);
@@ -15,11 +15,11 @@ pub(crate) fn resp(bytes: &[u8]) {
     answered(bytes, bytes.len().max(1), Limits::default());
 }
 
-/// What bytes are answered with that arrive in such pieces, and whether the connection is closed.
+/// The replies to bytes that arrive in pieces of this size, and whether the connection is closed.
 fn answered(bytes: &[u8], piece: usize, limits: Limits) -> (Vec<u8>, bool) {
-    let mut door = Door::new(limits);
+    let mut server = LocalServer::new(limits);
     for piece in bytes.chunks(piece) {
-        door.receive(piece);
+        server.receive(piece);
     }
-    (door.replies(), door.closed())
+    (server.replies(), server.closed())
 }

@@ -1,6 +1,6 @@
-//! Segment files from any bytes: the bytes as a file, and the bytes as blocks that are put into a
-//! file with all checksums made right, for no fuzzer guesses those. Written after the drawing in
-//! `src/storage/segment.rs`, apart from the code that it checks.
+//! Segment files from any bytes: the bytes as a file, and as blocks in a file with correct
+//! checksums, which no fuzzer guesses. Written after the drawing in `src/storage/segment.rs`,
+//! independently of the code under test.
 
 use bowline::raft::Durable;
 use bowline::record::Entry;
@@ -12,13 +12,13 @@ const CLUSTER: u128 = 1;
 const REPLICA: u16 = 2;
 const NUMBER: u64 = 1;
 
-/// The decoder's entry.
+/// The decoder's entry point.
 pub(crate) fn segment(bytes: &[u8]) {
     checked(bytes);
     checked(&file_of(&blocks_of(bytes)));
 }
 
-/// Whatever is taken is a log that a replica can start with.
+/// An accepted file must be a log that a replica can start with.
 fn checked(file: &[u8]) {
     match check_segment(file) {
         Ok(Durable { hard_state, entries, .. }) => {
@@ -34,7 +34,7 @@ fn checked(file: &[u8]) {
     }
 }
 
-/// Cuts the bytes into blocks: each a length of two bytes and its stream.
+/// Splits the bytes into blocks: each a length of two bytes and its stream.
 fn blocks_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut blocks = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<2>() {
@@ -45,7 +45,7 @@ fn blocks_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     blocks
 }
 
-/// A segment of such blocks, with one sector to spare.
+/// A segment with these blocks and one unwritten sector.
 fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     let sectors: usize = blocks.iter().map(|block| block.len().div_ceil(PAYLOAD)).sum();
     let sectors = u32::try_from(sectors + 2).expect("a small file");
@@ -74,7 +74,7 @@ fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// Adds sectors of a block.
+/// Appends the sectors of a block.
 fn put(file: &mut Vec<u8>, salt: u32, block: u32, stream: &[u8]) {
     for payload in stream.chunks(PAYLOAD) {
         let place = u32::try_from(file.len() / 512).expect("a small file");

@@ -1,5 +1,5 @@
-//! The replica under test in `tests/paper.rs`: driven by hand-made messages, its disk and its time
-//! in the test's hands.
+//! The replica under test in `tests/paper.rs`. The test controls its messages, its disk and its
+//! time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use bowline::types::{EntryId, Index, Instant, NodeId, RequestKey, Round, Term};
 /// The replica under test; its peers are 2, 3, and so on.
 pub(crate) const ME: NodeId = NodeId(1);
 
-/// What a step brought, as a driver would see it.
+/// The outputs of a step, as a driver would see them.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
-    /// Messages that may leave now.
+    /// Messages that may be sent now.
     pub(crate) sent: Vec<Envelope>,
     /// Entries for the state machine.
     pub(crate) applied: Vec<Committed>,
@@ -27,22 +27,23 @@ pub(crate) struct Step {
     pub(crate) refused: Vec<Refusal>,
 }
 
-/// A replica, its clock, and the jobs that its disk has not done yet.
+/// A replica, its clock, and the jobs that its disk has not done.
 #[derive(Debug)]
 pub(crate) struct Subject {
     replica: Replica,
     now: Instant,
-    /// In order; [`Subject::sync`] does them.
+    /// The jobs in order; [`Subject::sync`] completes them.
     pub(crate) jobs: VecDeque<AppendJob>,
 }
 
 impl Subject {
-    /// One of `replicas` that found `terms` in its log, one entry each, and has last seen `term`.
+    /// Returns one of `replicas` whose disk has `term`, no vote, and a log with one entry for each
+    /// of `terms`.
     pub(crate) fn restarted(replicas: u16, term: u64, terms: &[u64]) -> Subject {
         Subject::with_vote(replicas, term, None, terms)
     }
 
-    /// The same, with its vote in that term.
+    /// Returns the same with a vote in that term.
     pub(crate) fn with_vote(
         replicas: u16,
         term: u64,
@@ -54,76 +55,72 @@ impl Subject {
         let durable = Durable { hard_state, entries, ..Durable::default() };
         let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
         let now = Instant(1_000_000_000);
-        // The patience with one that has a longer log is ours, not the paper's.
-        // Of disks the paper knows nothing but that they are waited for.
-        let config = Config {
-            pre_vote_patience: Duration::ZERO,
-            disk_stall_after: None,
-            ..Config::server()
-        };
+        // The paper has neither the delay before an election nor stalled disks.
+        let config =
+            Config { pre_vote_delay: Duration::ZERO, disk_stall_timeout: None, ..Config::server() };
         let replica = Replica::new(ME, &peers, config, 7, durable, now);
         Subject { replica, now, jobs: VecDeque::new() }
     }
 
-    /// A leader of `term`, one of `replicas`, whose log held `terms` before; its first entry is on
-    /// its disk and on its way, and nobody has answered yet.
+    /// Returns the leader of `term` among `replicas`, whose log had one entry for each of `terms`
+    /// before. Its no-op is durable and sent, and no peer has answered.
     pub(crate) fn leader(replicas: u16, term: u64, terms: &[u64]) -> (Subject, Step) {
         let mut subject = Subject::restarted(replicas, term - 1, terms);
         subject.stand();
         let majority = replicas / 2;
         let mut step = Step::default();
         for peer in 2..2 + majority {
-            step.absorb(subject.hear(peer, vote(term, true)));
+            step.absorb(subject.receive(peer, vote(term, true)));
         }
         step.absorb(subject.sync());
         assert_eq!(subject.status().term, Term(term));
         (subject, step)
     }
 
-    /// Waits out the election timeout and wins the pre-vote, so that it stands in the next term,
-    /// with its own vote on disk. What it sent meanwhile is returned.
+    /// Waits for the election timeout and wins the pre-vote, so that the replica is a candidate in
+    /// the next term with a durable vote. Returns the outputs of all steps.
     pub(crate) fn stand(&mut self) -> Step {
         let mut step = self.wait(self.replica.next_timeout().since(self.now));
         let term = self.status().term.0 + 1;
         let replicas = step.requests().len() + 1;
         for peer in (2..).take(replicas / 2) {
             let reply = VoteReply { term: Term(term), pre: true, granted: true };
-            step.absorb(self.hear(peer, PeerMsg::VoteReply(reply)));
+            step.absorb(self.receive(peer, PeerMsg::VoteReply(reply)));
         }
         step.absorb(self.sync());
         step
     }
 
-    /// Hands it a message of a peer.
-    pub(crate) fn hear(&mut self, from: u16, message: PeerMsg) -> Step {
+    /// Delivers a peer's message.
+    pub(crate) fn receive(&mut self, from: u16, message: PeerMsg) -> Step {
         let from = NodeId(from);
-        self.take(Msg::Peer(Envelope { from, to: ME, leader: None, message }))
+        self.handle(Msg::Peer(Envelope { from, to: ME, leader: None, message }))
     }
 
-    /// Hands it a client's write.
+    /// Delivers a client's write.
     pub(crate) fn write(&mut self, payload: &'static [u8]) -> Step {
         let request = ClientRequest {
             key: RequestKey::default(),
             kind: RequestKind::Write,
             payload: payload.into(),
         };
-        self.take(Msg::Client(request))
+        self.handle(Msg::Client(request))
     }
 
-    fn take(&mut self, msg: Msg) -> Step {
+    fn handle(&mut self, msg: Msg) -> Step {
         let mut out = Effects::default();
         self.replica.handle_msg(self.now, msg, &mut out);
-        self.end(out)
+        self.flush(out)
     }
 
-    fn end(&mut self, mut out: Effects) -> Step {
+    fn flush(&mut self, mut out: Effects) -> Step {
         self.replica.flush(self.now, &mut out);
         self.replica.check();
         self.jobs.extend(out.append);
         Step { sent: out.send, applied: out.apply.entries, refused: out.refusals }
     }
 
-    /// Lets its disk do all that waits.
+    /// Completes all jobs.
     pub(crate) fn sync(&mut self) -> Step {
         let mut step = Step::default();
         while !self.jobs.is_empty() {
@@ -132,21 +129,21 @@ impl Subject {
         step
     }
 
-    /// Lets its disk do the job that has waited longest.
+    /// Completes the oldest job.
     pub(crate) fn sync_one(&mut self) -> Step {
         let job = self.jobs.pop_front().expect("a job waits");
         let last = job.entries.last().map(Entry::id);
         let mut step = Step { sent: job.release, ..Step::default() };
-        step.absorb(self.take(Msg::Persisted(Persisted { sequence: job.sequence, last })));
+        step.absorb(self.handle(Msg::Persisted(Persisted { sequence: job.sequence, last })));
         step
     }
 
-    /// Tells it that all it committed is applied and answered.
+    /// Reports that all committed entries are applied.
     pub(crate) fn apply(&mut self) -> Step {
-        self.take(Msg::Applied { index: self.replica.commit_index() })
+        self.handle(Msg::Applied { index: self.replica.commit_index() })
     }
 
-    /// Lets time pass, with all that falls due in it.
+    /// Lets time pass, with the timeouts that fall due.
     pub(crate) fn wait(&mut self, span: Duration) -> Step {
         let until = self.now + span;
         let mut step = Step::default();
@@ -154,11 +151,11 @@ impl Subject {
             if self.replica.next_timeout() > until {
                 break;
             }
-            assert!(timeouts < 10_000, "it is always late for something: {:?}", self.status());
+            assert!(timeouts < 10_000, "timeouts without end: {:?}", self.status());
             self.now = self.now.max(self.replica.next_timeout());
             let mut out = Effects::default();
             self.replica.handle_timeout(self.now, &mut out);
-            step.absorb(self.end(out));
+            step.absorb(self.flush(out));
         }
         self.now = until;
         step
@@ -168,26 +165,26 @@ impl Subject {
         self.replica.status()
     }
 
-    /// Until it does something by itself.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns the time until the next timeout.
+    pub(crate) fn until_timeout(&self) -> Duration {
         self.replica.next_timeout().since(self.now)
     }
 
-    /// The terms of its entries, from index 1.
+    /// Returns the terms of the log's entries, from index 1.
     pub(crate) fn log(&self) -> Vec<u64> {
         self.replica.log().tail(Index(1)).iter().map(|entry| entry.term().0).collect()
     }
 }
 
 impl Step {
-    /// Adds what a later step brought.
+    /// Adds the outputs of a later step.
     pub(crate) fn absorb(&mut self, later: Step) {
         self.sent.extend(later.sent);
         self.applied.extend(later.applied);
         self.refused.extend(later.refused);
     }
 
-    /// The requests for votes in it, and to whom.
+    /// Returns the vote requests and their receivers.
     pub(crate) fn requests(&self) -> Vec<(NodeId, RequestVote)> {
         let request = |envelope: &Envelope| match envelope.message {
             PeerMsg::RequestVote(request) => Some((envelope.to, request)),
@@ -196,7 +193,7 @@ impl Step {
         self.sent.iter().filter_map(request).collect()
     }
 
-    /// The answers to requests for votes.
+    /// Returns the replies to vote requests.
     pub(crate) fn votes(&self) -> Vec<VoteReply> {
         let reply = |envelope: &Envelope| match envelope.message {
             PeerMsg::VoteReply(reply) => Some(reply),
@@ -205,7 +202,7 @@ impl Step {
         self.sent.iter().filter_map(reply).collect()
     }
 
-    /// The appends in it, and to whom.
+    /// Returns the appends and their receivers.
     pub(crate) fn appends(&self) -> Vec<(NodeId, AppendEntries)> {
         let append = |envelope: &Envelope| match &envelope.message {
             PeerMsg::AppendEntries(append) => Some((envelope.to, append.clone())),
@@ -214,13 +211,13 @@ impl Step {
         self.sent.iter().filter_map(append).collect()
     }
 
-    /// The last append to a peer.
+    /// Returns the last append to a peer.
     pub(crate) fn append_to(&self, peer: u16) -> Option<AppendEntries> {
         let to_peer = |(to, append)| (to == NodeId(peer)).then_some(append);
         self.appends().into_iter().filter_map(to_peer).next_back()
     }
 
-    /// The outcomes in answers to appends.
+    /// Returns the outcomes in replies to appends.
     pub(crate) fn outcomes(&self) -> Vec<AppendOutcome> {
         let outcome = |envelope: &Envelope| match envelope.message {
             PeerMsg::AppendReply(reply) => Some(reply.outcome),
@@ -229,13 +226,13 @@ impl Step {
         self.sent.iter().filter_map(outcome).collect()
     }
 
-    /// The indexes of the entries for the state machine.
+    /// Returns the indexes of the entries for the state machine.
     pub(crate) fn applied(&self) -> Vec<u64> {
         self.applied.iter().map(|committed| committed.entry.index().0).collect()
     }
 }
 
-/// Entries after index `prev`, one for each term.
+/// Returns entries after index `prev`, one for each term.
 pub(crate) fn entries(prev: u64, terms: &[u64]) -> Vec<Entry> {
     let mut buffer = RecordBuffer::default();
     (prev + 1..)
@@ -246,7 +243,7 @@ pub(crate) fn entries(prev: u64, terms: &[u64]) -> Vec<Entry> {
         .collect()
 }
 
-/// A leader's append: entries of `terms` after `prev` as (term, index).
+/// Returns an append with entries of `terms` after `prev`, a (term, index).
 pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u64) -> PeerMsg {
     PeerMsg::AppendEntries(AppendEntries {
         term: Term(term),
@@ -259,30 +256,30 @@ pub(crate) fn append(term: u64, prev: (u64, u64), terms: &[u64], commit_index: u
     })
 }
 
-/// A candidate's request whose log ends with `last` as (term, index).
+/// Returns the vote request of a candidate whose log ends with `last`, a (term, index).
 pub(crate) fn request(term: u64, last: (u64, u64)) -> PeerMsg {
     let last = EntryId::new(last.0, last.1);
     PeerMsg::RequestVote(RequestVote { term: Term(term), pre: false, transfer: false, last })
 }
 
-/// An answer to a request for a vote.
+/// Returns a reply to a vote request.
 pub(crate) fn vote(term: u64, granted: bool) -> PeerMsg {
     PeerMsg::VoteReply(VoteReply { term: Term(term), pre: false, granted })
 }
 
-/// A follower's yes to an append.
+/// Returns a follower's acknowledgement of an append.
 pub(crate) fn matching(append: &AppendEntries) -> PeerMsg {
     let index = Index(append.prev.index.0 + append.entries.len() as u64);
     reply_to(append, AppendOutcome::Match { index })
 }
 
-/// A follower's no: its log agrees at most up to `hint` as (term, index).
+/// Returns a follower's rejection of an append, with `hint` as a (term, index).
 pub(crate) fn rejecting(append: &AppendEntries, hint: (u64, u64)) -> PeerMsg {
     let hint = EntryId::new(hint.0, hint.1);
     reply_to(append, AppendOutcome::Reject { refused: append.prev.index, hint })
 }
 
 fn reply_to(append: &AppendEntries, outcome: AppendOutcome) -> PeerMsg {
-    let (term, round, disk) = (append.term, append.round, DiskState::Well);
+    let (term, round, disk) = (append.term, append.round, DiskState::Healthy);
     PeerMsg::AppendReply(AppendReply { term, round, disk, outcome })
 }

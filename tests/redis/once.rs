@@ -1,25 +1,25 @@
-//! Requests of sessions: done once, and answered as their commands are.
+//! ONCE: commands of a session are applied once, with the replies of their commands.
 
 use bowline::wire::resp::Limits;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 
-fn ask(door: &mut Door, line: &str) -> String {
-    door.receive(format!("{line}\r\n").as_bytes());
-    String::from_utf8(door.replies()).expect("replies of text")
+fn ask(server: &mut LocalServer, line: &str) -> String {
+    server.receive(format!("{line}\r\n").as_bytes());
+    String::from_utf8(server.replies()).expect("replies of text")
 }
 
-/// A door, and a session's number.
-fn open() -> (Door, String) {
-    let mut door = Door::new(Limits::default());
-    let session = ask(&mut door, "once open");
+/// A server, and the number of a session.
+fn open() -> (LocalServer, String) {
+    let mut server = LocalServer::new(Limits::default());
+    let session = ask(&mut server, "once open");
     let number = session.strip_prefix(':').expect("a number").trim_end().to_owned();
-    (door, number)
+    (server, number)
 }
 
 #[test]
-fn what_comes_again_is_answered_again_and_not_done_again() {
-    let (mut door, session) = open();
+fn repeated_once_command_is_replied_but_not_applied() {
+    let (mut server, session) = open();
     for (number, command, reply) in [
         (1, "INCR n", ":1\r\n"),
         (2, "INCRBY n 41", ":42\r\n"),
@@ -29,7 +29,7 @@ fn what_comes_again_is_answered_again_and_not_done_again() {
         (6, "MSET a 1 b 2", "+OK\r\n"),
         (7, "GETDEL a", "$1\r\n1\r\n"),
         (8, "DEL b h nothing", ":2\r\n"),
-        // What can't be done has its number, too.
+        // A command that fails uses its number, too.
         (9, "INCR k", "-ERR value is not an integer or out of range\r\n"),
         (10, "INCRBY n many", "-ERR value is not an integer or out of range\r\n"),
         (11, "INCR", "-ERR wrong number of arguments for 'incr' command\r\n"),
@@ -40,21 +40,21 @@ fn what_comes_again_is_answered_again_and_not_done_again() {
         (16, "EXEC", "-ERR ONCE takes commands that write\r\n"),
     ] {
         for _ in 0..2 {
-            assert_eq!(ask(&mut door, &format!("ONCE {session} {number} {command}")), reply);
+            assert_eq!(ask(&mut server, &format!("ONCE {session} {number} {command}")), reply);
         }
     }
-    assert_eq!(ask(&mut door, "MGET n k"), "*2\r\n$2\r\n42\r\n$1\r\nv\r\n");
-    // By another connection, in another version.
-    door.connect_again(Limits::default());
-    ask(&mut door, "HELLO 3");
-    assert_eq!(ask(&mut door, &format!("ONCE {session} 3 SET k v GET")), "_\r\n");
+    assert_eq!(ask(&mut server, "MGET n k"), "*2\r\n$2\r\n42\r\n$1\r\nv\r\n");
+    // From another connection, with another protocol version.
+    server.connect_again(Limits::default());
+    ask(&mut server, "HELLO 3");
+    assert_eq!(ask(&mut server, &format!("ONCE {session} 3 SET k v GET")), "_\r\n");
 }
 
 #[test]
-fn what_can_not_be_answered_is_not_done_and_says_so() {
-    let (mut door, session) = open();
+fn unanswerable_once_command_is_refused_with_a_reason() {
+    let (mut server, session) = open();
     let mut starts = |line: &str, code: &str| {
-        let reply = ask(&mut door, line);
+        let reply = ask(&mut server, line);
         assert!(reply.starts_with(&format!("-{code} ")), "{line}: {reply}");
     };
     starts(&format!("ONCE {session} 2 INCR n"), "SEQGAP");
@@ -65,40 +65,40 @@ fn what_can_not_be_answered_is_not_done_and_says_so() {
     starts(&format!("ONCE {session} 1"), "ERR");
     starts("ONCE OPEN x", "ERR");
     let large = "x".repeat(2_000);
-    assert_eq!(ask(&mut door, &format!("ONCE {session} 1 SET k {large}")), "+OK\r\n");
+    assert_eq!(ask(&mut server, &format!("ONCE {session} 1 SET k {large}")), "+OK\r\n");
     let again = format!("ONCE {session} 2 GETSET k v");
-    assert!(ask(&mut door, &again).ends_with(&format!("{large}\r\n")));
-    let reply = ask(&mut door, &again);
+    assert!(ask(&mut server, &again).ends_with(&format!("{large}\r\n")));
+    let reply = ask(&mut server, &again);
     assert!(reply.starts_with("-LARGEREPLY "), "{reply}");
-    let reply = ask(&mut door, &format!("ONCE {session} 2 INCR n"));
+    let reply = ask(&mut server, &format!("ONCE {session} 2 INCR n"));
     assert!(reply.starts_with("-REUSEDSEQ "), "{reply}");
-    assert_eq!(ask(&mut door, "MGET k n"), "*2\r\n$1\r\nv\r\n$-1\r\n");
+    assert_eq!(ask(&mut server, "MGET k n"), "*2\r\n$1\r\nv\r\n$-1\r\n");
     for number in 3..=70 {
-        ask(&mut door, &format!("ONCE {session} {number} INCR n"));
+        ask(&mut server, &format!("ONCE {session} {number} INCR n"));
     }
-    let reply = ask(&mut door, &format!("ONCE {session} 6 INCR n"));
+    let reply = ask(&mut server, &format!("ONCE {session} 6 INCR n"));
     assert!(reply.starts_with("-STALESEQ "), "{reply}");
-    assert_eq!(ask(&mut door, &format!("ONCE {session} 7 INCR n")), ":5\r\n");
-    assert_eq!(ask(&mut door, "GET n"), "$2\r\n68\r\n");
-    door.allow_payload(1_000);
-    let reply = ask(&mut door, &format!("ONCE {session} 71 SET k {large}"));
-    assert!(reply.starts_with("-ERR the command takes "), "{reply}");
-    assert_eq!(ask(&mut door, &format!("ONCE {session} 72 INCR n")), ":69\r\n");
+    assert_eq!(ask(&mut server, &format!("ONCE {session} 7 INCR n")), ":5\r\n");
+    assert_eq!(ask(&mut server, "GET n"), "$2\r\n68\r\n");
+    server.allow_payload(1_000);
+    let reply = ask(&mut server, &format!("ONCE {session} 71 SET k {large}"));
+    assert!(reply.starts_with("-ERR the command is too large: it takes "), "{reply}");
+    assert_eq!(ask(&mut server, &format!("ONCE {session} 72 INCR n")), ":69\r\n");
 }
 
 #[test]
-fn a_session_is_not_for_transactions() {
-    let (mut door, session) = open();
+fn once_is_refused_inside_transactions() {
+    let (mut server, session) = open();
     for line in ["ONCE OPEN".to_owned(), format!("ONCE {session} 1 INCR n")] {
-        assert_eq!(ask(&mut door, "MULTI"), "+OK\r\n");
-        assert_eq!(ask(&mut door, &line), "-ERR Command not allowed inside a transaction\r\n");
-        assert!(ask(&mut door, "EXEC").starts_with("-EXECABORT "));
+        assert_eq!(ask(&mut server, "MULTI"), "+OK\r\n");
+        assert_eq!(ask(&mut server, &line), "-ERR Command not allowed inside a transaction\r\n");
+        assert!(ask(&mut server, "EXEC").starts_with("-EXECABORT "));
     }
-    assert_eq!(ask(&mut door, "EXISTS n"), ":0\r\n");
+    assert_eq!(ask(&mut server, "EXISTS n"), ":0\r\n");
 }
 
 #[test]
-fn cluster_clients_find_the_key() {
-    let mut door = Door::new(Limits::default());
-    assert_eq!(ask(&mut door, "COMMAND GETKEYS ONCE 1 1 INCR n"), "*1\r\n$1\r\nn\r\n");
+fn command_getkeys_finds_the_key_after_once() {
+    let mut server = LocalServer::new(Limits::default());
+    assert_eq!(ask(&mut server, "COMMAND GETKEYS ONCE 1 1 INCR n"), "*1\r\n$1\r\nn\r\n");
 }

@@ -1,9 +1,10 @@
-//! Random streams of requests to the door and to a real Redis: the replies must agree.
+//! Random streams of requests to this server and to a real Redis: the replies must agree.
 //!
-//! A stream follows from its seed. If one fails, what led there is made as short as can be had
-//! cheaply, and printed with how to see it again. `BOWLINE_REDIS_COMMANDS=1000000` makes a long
-//! run, `BOWLINE_REDIS_SEED=17` does one stream (or, with the former, begins there), and
-//! `BOWLINE_REDIS_ROOM=hashes` takes requests of one room only (see `ROOMS` in `forms.rs`).
+//! A stream follows from its seed. If one fails, its requests are reduced to a short failing
+//! stream, which is printed with a command to reproduce it. `BOWLINE_REDIS_COMMANDS=1000000` makes
+//! a long run, `BOWLINE_REDIS_SEED=17` runs one stream (or, with the former, starts there), and
+//! `BOWLINE_REDIS_GROUP=hashes` uses the requests of one group only (see `GROUPS` in
+//! `templates.rs`).
 
 use std::env;
 use std::fmt::Write as _;
@@ -16,30 +17,30 @@ use bowline::wire::resp::Limits;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::door::Door;
-use super::forms::{ALL_KEYS, LAST, ROOMS};
-use super::grammar::{Form, Made};
+use super::grammar::{Made, Template};
+use super::local_server::LocalServer;
 use super::reference::Reference;
 use super::reply::{Agreement, Reply};
+use super::templates::{ALL_KEYS, GROUPS, LAST};
 
-/// Requests of one stream, without the questions at its end.
+/// Requests of one stream, without the final comparison.
 const STREAM_LEN: usize = 500;
-/// Requests of all streams together, if nothing else is asked for.
+/// Requests of all streams together, by default.
 const SAMPLE_LEN: usize = 40_000;
-/// Most requests that are on their way at once.
+/// Most requests in flight.
 const PIPELINED_MAX: usize = 60;
-/// Most streams that are tried to make a failing one shorter.
+/// Most streams that are tried to reduce a failing one.
 const TRIES_MAX: usize = 600;
 
-/// Both servers, with nothing in them, and a connection to each.
+/// Both servers, empty, and a connection to each.
 struct Both {
     stream: UnixStream,
-    door: Door,
-    /// What was put off until `EXEC`.
+    server: LocalServer,
+    /// How to compare the replies of commands queued for `EXEC`.
     queued: Vec<Agreement>,
 }
 
-/// Where replies did not agree.
+/// A request whose replies did not agree.
 struct Disagreement {
     at: usize,
     ours: String,
@@ -49,25 +50,25 @@ struct Disagreement {
 impl Both {
     fn new(reference: &Reference, version: u8) -> Both {
         let mut stream = reference.connect();
-        let mut door = Door::new(Limits::default());
+        let mut server = LocalServer::new(Limits::default());
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
-        door.receive(greeting.as_bytes());
-        door.replies();
+        server.receive(greeting.as_bytes());
+        server.replies();
         stream.write_all(greeting.as_bytes()).expect("it reads");
         read_replies(&mut stream, 2);
-        Both { stream, door, queued: Vec::new() }
+        Both { stream, server, queued: Vec::new() }
     }
 
-    /// Sends requests to both at once.
+    /// Sends requests to both servers and compares the replies.
     fn ask(&mut self, requests: &[Made]) -> Result<(), Disagreement> {
         let mut sent = Vec::new();
         for request in requests {
             super::written(&request.words, &mut sent);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.door.move_clock(now.expect("it is after 1970"));
-        self.door.receive(&sent);
-        let ours = self.door.replies();
+        self.server.move_clock(now.expect("it is after 1970"));
+        self.server.receive(&sent);
+        let ours = self.server.replies();
         let mut writer = self.stream.try_clone().expect("a second handle");
         let writing = thread::spawn(move || writer.write_all(&sent));
         let theirs = read_replies(&mut self.stream, requests.len());
@@ -106,7 +107,7 @@ impl Both {
     }
 }
 
-/// Reads so many replies.
+/// Reads this many replies.
 fn read_replies(stream: &mut UnixStream, count: usize) -> Vec<Reply> {
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 1 << 16]);
     let (mut replies, mut used) = (Vec::new(), 0);
@@ -123,36 +124,36 @@ fn read_replies(stream: &mut UnixStream, count: usize) -> Vec<Reply> {
     replies
 }
 
-/// Some form of a room.
-fn some_form(rooms: &[(&str, &'static [Form])], dice: &mut impl Rng) -> &'static Form {
+/// A random template of a group.
+fn draw_template(groups: &[(&str, &'static [Template])], rng: &mut impl Rng) -> &'static Template {
     loop {
-        let room = rooms[dice.random_range(0..rooms.len())].1;
-        let form = &room[dice.random_range(0..room.len())];
-        if dice.random_range(0..form.rarity) == 0 {
+        let group = groups[rng.random_range(0..groups.len())].1;
+        let form = &group[rng.random_range(0..group.len())];
+        if rng.random_range(0..form.rarity) == 0 {
             return form;
         }
     }
 }
 
-/// The requests of the stream of that seed.
+/// The requests of a seed's stream.
 fn stream_of(seed: u64) -> Vec<Made> {
-    let only = env::var("BOWLINE_REDIS_ROOM").ok();
-    let rooms: Vec<_> = ROOMS
+    let only = env::var("BOWLINE_REDIS_GROUP").ok();
+    let groups: Vec<_> = GROUPS
         .iter()
         .copied()
         .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
         .collect();
-    assert!(!rooms.is_empty(), "there is no room called {only:?}");
-    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    assert!(!groups.is_empty(), "there is no group called {only:?}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut requests = Vec::new();
     while requests.len() < STREAM_LEN {
-        requests.extend(some_form(&rooms, &mut dice).make(&mut dice));
+        requests.extend(draw_template(&groups, &mut rng).make(&mut rng));
     }
     requests.extend(last_questions());
     requests
 }
 
-/// What every key holds.
+/// Requests for the contents of every key.
 fn last_questions() -> impl Iterator<Item = Made> {
     let about = |key: &'static [u8]| {
         LAST.iter().map(move |form| {
@@ -166,14 +167,14 @@ fn last_questions() -> impl Iterator<Item = Made> {
     ALL_KEYS.iter().flat_map(move |key| about(key))
 }
 
-/// Does a stream from nothing; the first disagreement. Into which pipelines it is cut follows from
-/// the seed, too.
+/// Runs a stream on empty servers; returns the first disagreement. The pipelines into which it is
+/// split follow from the seed, too.
 fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagreement> {
     let mut both = Both::new(reference, if seed.is_multiple_of(2) { 2 } else { 3 });
-    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut from = 0;
     while from < requests.len() {
-        let length = dice.random_range(1..=PIPELINED_MAX).min(requests.len() - from);
+        let length = rng.random_range(1..=PIPELINED_MAX).min(requests.len() - from);
         both.ask(&requests[from..from + length])
             .map_err(|found| Disagreement { at: from + found.at, ..found })?;
         from += length;
@@ -181,9 +182,8 @@ fn run(reference: &Reference, seed: u64, requests: &[Made]) -> Result<(), Disagr
     Ok(())
 }
 
-/// A shorter stream that fails as well: a short end of what led there, and of that only what is
-/// needed.
-fn shorter(
+/// Reduces a failing stream: a short suffix that fails, and of that only the necessary requests.
+fn shrink(
     reference: &Reference,
     seed: u64,
     requests: &[Made],
@@ -230,38 +230,37 @@ fn typed(request: &Made) -> String {
     request.words.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Does the stream of a seed.
+/// Runs the stream of a seed.
 ///
-/// # Panics
-/// If replies do not agree, with what led there.
+/// # Panics If replies do not agree, with a reduced stream.
 fn check(reference: &Reference, seed: u64, requests: &[Made]) {
     let Err(found) = run(reference, seed, requests) else { return };
-    let (all, only) = (found.at + 1, env::var("BOWLINE_REDIS_ROOM"));
-    let (requests, found) = shorter(reference, seed, requests, found);
-    let mut text = format!("seed {seed}, request {all}; shorter, with the same end:\n");
+    let (all, only) = (found.at + 1, env::var("BOWLINE_REDIS_GROUP"));
+    let (requests, found) = shrink(reference, seed, requests, found);
+    let mut text = format!("seed {seed}, request {all}; shrink, with the same end:\n");
     for request in &requests {
         let _ = writeln!(text, "    {}", typed(request));
     }
     let _ = write!(text, "ours   {}\ntheirs {}\n", found.ours, found.theirs);
     let _ = write!(text, "again: BOWLINE_REDIS_SEED={seed} ");
     if let Ok(only) = only {
-        let _ = write!(text, "BOWLINE_REDIS_ROOM={only} ");
+        let _ = write!(text, "BOWLINE_REDIS_GROUP={only} ");
     }
     panic!("{text}cargo test --test redis random::\n");
 }
 
-/// Streams in which keys end while they run: some are given a moment to live, everybody waits
-/// until it is over, and the same requests go on.
+/// Streams in which keys expire: some get a short TTL, the test waits until it is over, and the
+/// same requests continue.
 #[test]
-fn keys_that_end_are_gone_in_both() {
+fn expiring_keys_get_the_same_replies_as_in_redis() {
     let Some(reference) = Reference::start() else { return };
     for seed in 0..12 {
-        let mut dice = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut both = Both::new(&reference, if seed.is_multiple_of(2) { 2 } else { 3 });
         let requests = stream_of(seed);
         let mut asked = Vec::new();
         for requests in requests.chunks(requests.len() / 3) {
-            // To these Redis shows keys that have ended until it comes across them.
+            // For these, Redis shows expired keys until it happens to delete them.
             let shows = |request: &Made| {
                 ["dbsize", "memory"]
                     .iter()
@@ -269,7 +268,7 @@ fn keys_that_end_are_gone_in_both() {
             };
             let mut requests = requests.to_vec();
             requests.retain(|request| !shows(request));
-            let ending = ALL_KEYS.iter().filter(|_| dice.random_range(0..2) == 0);
+            let ending = ALL_KEYS.iter().filter(|_| rng.random_range(0..2) == 0);
             requests.extend(ending.map(|key| {
                 let words = [&b"PEXPIRE"[..], key, b"1"].map(<[u8]>::to_vec).to_vec();
                 Made { words, agreement: Agreement::Exact }
@@ -291,7 +290,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_streams_are_answered_alike() {
+fn random_requests_get_the_same_replies_as_in_redis() {
     let Some(reference) = Reference::start() else { return };
     let (only, wanted) = (number("BOWLINE_REDIS_SEED"), number("BOWLINE_REDIS_COMMANDS"));
     let wanted = wanted.unwrap_or(if only.is_some() { 1 } else { SAMPLE_LEN as u64 });

@@ -1,4 +1,4 @@
-//! A real Redis beside the test, on a UNIX socket in a folder that goes away.
+//! A real Redis beside the test, on a UNIX socket in a temporary folder.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The running server; ends with this.
+/// A running Redis; stopped when dropped.
 pub(crate) struct Reference {
     process: Child,
     socket: PathBuf,
@@ -15,7 +15,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// Starts it. `None`, with a message, where there is none of the version that we compare with.
+    /// Starts Redis. `None`, with a message, if the version to compare with is not installed.
     pub(crate) fn start() -> Option<Reference> {
         let version = Command::new("redis-server").arg("--version").output().ok();
         let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -29,18 +29,18 @@ impl Reference {
         let folder = tempfile::tempdir().expect("a folder for its socket");
         let socket = folder.path().join("redis");
         let process = Command::new("redis-server")
-            // With as many databases as we have.
+            // One database, like this server.
             .args(["--port", "0", "--databases", "1", "--save", "", "--appendonly", "no"])
             .arg("--unixsocket")
             .arg(&socket)
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it told its version");
+            .expect("it printed its version");
         let reference = Reference { process, socket, _folder: folder };
-        let patience = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while UnixStream::connect(&reference.socket).is_err() {
-            assert!(Instant::now() < patience, "redis-server does not listen");
+            assert!(Instant::now() < deadline, "redis-server does not listen");
             thread::sleep(Duration::from_millis(10));
         }
         Some(reference)
@@ -53,13 +53,13 @@ impl Reference {
         stream
     }
 
-    /// What it answers to `bytes` until it closes the connection.
+    /// The reply to `bytes` until Redis closes the connection.
     pub(crate) fn until_closed(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("it reads");
         let mut replies = Vec::new();
         match stream.read_to_end(&mut replies) {
-            // It closes with bytes of ours unread.
+            // Redis closes the connection with unread bytes.
             Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
             _ => replies,
         }
@@ -68,7 +68,7 @@ impl Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // Nothing is lost if it has ended by itself.
+        // An error means that it has exited already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

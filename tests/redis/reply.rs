@@ -1,6 +1,6 @@
-//! Replies read back from their bytes, and when two of them count as the same.
+//! Decoded replies, and rules to compare them.
 
-/// A reply: its first byte, the text behind that, and what is in it.
+/// A reply: its first byte, the text after that, and its elements.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reply {
     kind: u8,
@@ -8,26 +8,25 @@ pub(crate) struct Reply {
     items: Vec<Reply>,
 }
 
-/// When replies to a request count as the same.
+/// How to compare two replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Agreement {
-    /// If every byte is.
+    /// Every byte must be equal.
     Exact,
-    /// Whatever the order of what is in them.
+    /// The elements must be equal, in any order.
     AnyOrder,
-    /// Whatever the order of what is in them two by two: fields and their values.
+    /// The pairs of elements must be equal, in any order: fields and their values.
     Pairs,
-    /// If they are of one kind and length: chance decides what is in them.
-    Shape,
-    /// If they are numbers that lie no further apart; those below 0 must be equal.
+    /// Type and length must be equal: the elements are random.
+    TypeAndLength,
+    /// Numbers that differ by at most this; numbers below 0 must be equal.
     Near(i64),
 }
 
 impl Reply {
-    /// The reply that `bytes` begin with, and how many bytes it takes; `None` if more must come.
+    /// The first reply in `bytes`, and its length in bytes; `None` if it is incomplete.
     ///
-    /// # Panics
-    /// If they begin with none.
+    /// # Panics If the bytes are not a reply.
     pub(crate) fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
         let (kind, text) = (bytes[0], &bytes[1..end]);
@@ -45,7 +44,7 @@ impl Reply {
                     bytes.get(used + length..used + length + 2)?;
                     used += length + 2;
                 } else {
-                    // Apart from a text that reads "-1".
+                    // Null, unlike a text that reads "-1".
                     reply.kind = b'_';
                 }
             }
@@ -62,9 +61,9 @@ impl Reply {
         Some((reply, used))
     }
 
-    /// Whether both count as the same.
+    /// Whether two replies agree.
     pub(crate) fn agrees(&self, other: &Reply, agreement: Agreement) -> bool {
-        // An error is one in every word.
+        // Errors must be equal in every byte.
         if self.kind == b'-' || other.kind == b'-' {
             return self == other;
         }
@@ -72,7 +71,9 @@ impl Reply {
             Agreement::Exact => self == other,
             Agreement::AnyOrder => self.sorted() == other.sorted(),
             Agreement::Pairs => self.paired() == other.paired(),
-            Agreement::Shape => self.kind == other.kind && self.items.len() == other.items.len(),
+            Agreement::TypeAndLength => {
+                self.kind == other.kind && self.items.len() == other.items.len()
+            }
             Agreement::Near(distance) => match (self.number(), other.number()) {
                 (Some(one), Some(other)) if one >= 0 && other >= 0 => {
                     one.abs_diff(other) <= distance.unsigned_abs()
@@ -82,12 +83,12 @@ impl Reply {
         }
     }
 
-    /// Whether it says that the request is put off until `EXEC`.
+    /// Whether this is the reply to a queued command.
     pub(crate) fn is_queued(&self) -> bool {
         self.kind == b'+' && self.text == b"QUEUED"
     }
 
-    /// What is in it.
+    /// The elements.
     pub(crate) fn items(&self) -> &[Reply] {
         &self.items
     }
@@ -138,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_the_same_is_up_to_the_request() {
-        use Agreement::{AnyOrder, Exact, Near, Pairs, Shape};
+    fn reply_comparison_follows_the_agreement_mode() {
+        use Agreement::{AnyOrder, Exact, Near, Pairs, TypeAndLength};
         let one = reply(b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n");
         let other = reply(b"*4\r\n$1\r\nc\r\n$1\r\nd\r\n$1\r\na\r\n$1\r\nb\r\n");
         let third = reply(b"*4\r\n$1\r\nd\r\n$1\r\nc\r\n$1\r\na\r\n$1\r\nb\r\n");
@@ -150,8 +151,8 @@ mod tests {
         assert!(reply(b":5\r\n").agrees(&reply(b":7\r\n"), Near(2)));
         assert!(!reply(b":5\r\n").agrees(&reply(b":7\r\n"), Near(1)));
         assert!(!reply(b":-1\r\n").agrees(&reply(b":-2\r\n"), Near(2)));
-        assert!(!reply(b"-a\r\n").agrees(&reply(b"-b\r\n"), Shape));
-        assert!(reply(b"$1\r\na\r\n").agrees(&reply(b"$1\r\nb\r\n"), Shape));
+        assert!(!reply(b"-a\r\n").agrees(&reply(b"-b\r\n"), TypeAndLength));
+        assert!(reply(b"$1\r\na\r\n").agrees(&reply(b"$1\r\nb\r\n"), TypeAndLength));
         assert_ne!(reply(b"$-1\r\n"), reply(b"$2\r\n-1\r\n"));
     }
 }

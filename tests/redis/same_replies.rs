@@ -1,4 +1,4 @@
-//! The same requests to the door and to a real Redis, and every byte of the replies compared.
+//! The same requests to this server and to a real Redis, with every byte of the replies compared.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,11 +6,11 @@ use std::thread;
 
 use bowline::wire::resp::Limits;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 use super::reference::Reference;
 
-/// Requests of which every reply is the same, one a line. What tells of the server itself (its
-/// version, its list of commands, who is connected) can't be.
+/// Requests with equal replies, one per line. Replies about the server itself (version, commands,
+/// connections) cannot be compared.
 const SAME: &str = r#"
 PING
 ping hello
@@ -294,7 +294,7 @@ RESET
 PING
 "#;
 
-/// What ends a connection.
+/// Inputs that end a connection.
 const BROKEN: &[&[u8]] = &[
     b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",
     b"*abc\r\n",
@@ -314,16 +314,16 @@ const BROKEN: &[&[u8]] = &[
     b"Host: a\r\n",
 ];
 
-/// Stands between the replies, so that they can be told apart.
+/// Separates replies from one another.
 const MARK: &[u8] = b"a mark between replies";
 
-/// Sends lines to both, each with a mark behind, and compares what comes before the marks.
-fn compare(reference: &mut UnixStream, door: &mut Door, lines: &[Vec<u8>]) {
+/// Sends lines to both servers, each followed by a mark, and compares the replies before the marks.
+fn compare(reference: &mut UnixStream, server: &mut LocalServer, lines: &[Vec<u8>]) {
     let mark = [b"ECHO '", MARK, b"'\r\n"].concat();
     let sent: Vec<u8> =
         lines.iter().flat_map(|line| [line, &b"\r\n"[..], &mark].concat()).collect();
-    door.receive(&sent);
-    let ours = parts(&door.replies());
+    server.receive(&sent);
+    let ours = parts(&server.replies());
     let mut writer = reference.try_clone().expect("a second handle");
     let writing = thread::spawn(move || writer.write_all(&sent));
     let (mut theirs, mut piece) = (Vec::new(), vec![0; 1 << 16]);
@@ -362,13 +362,13 @@ fn parts(replies: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_reply_is_redis_s_own() {
+fn replies_equal_those_of_redis() {
     let Some(reference) = Reference::start() else { return };
     let lines = || SAME.lines().filter(|line| !line.is_empty());
     for version in ["2", "3"] {
         let mut stream = reference.connect();
-        let mut door = Door::new(Limits::default());
-        // A greeting tells of the server; only what comes behind it is compared.
+        let mut server = LocalServer::new(Limits::default());
+        // The reply to HELLO describes the server; only later replies are compared.
         let greeting = format!("HELLO {version}\r\nFLUSHALL\r\n");
         stream.write_all(greeting.as_bytes()).expect("it reads");
         let mut answered = Vec::new();
@@ -377,27 +377,27 @@ fn every_reply_is_redis_s_own() {
             let length = stream.read(&mut piece).expect("it answers");
             answered.extend_from_slice(&piece[..length]);
         }
-        door.receive(greeting.as_bytes());
-        door.replies();
+        server.receive(greeting.as_bytes());
+        server.replies();
         // Errors quote 128 bytes of a name, and as many of all arguments.
         let long = [format!("FOO {} {} c", "a".repeat(70), "b".repeat(70)), "f".repeat(150)];
         let lines = lines().map(str::to_owned).chain(long);
         let lines: Vec<Vec<u8>> = lines.map(String::into_bytes).collect();
-        compare(&mut stream, &mut door, &lines);
+        compare(&mut stream, &mut server, &lines);
     }
 }
 
-/// What Redis has since 7.2. Those of a Sentinel it has in a process of its own, and DEBUG has no
-/// table there.
+/// Commands that Redis has only since 7.2, Sentinel commands, which are in another process there,
+/// and DEBUG, which has no subcommand table there.
 const LATER: &[&str] = &["client|setinfo", "client|no-touch", "delex", "once"];
 
 #[test]
-fn the_table_of_commands_says_what_redis_says() {
+fn command_table_agrees_with_redis() {
     let Some(reference) = Reference::start() else { return };
     let ask = |request: &str| {
-        let mut door = Door::new(Limits::default());
-        door.receive(format!("{request}\r\n").as_bytes());
-        String::from_utf8(door.replies()).expect("names are text")
+        let mut server = LocalServer::new(Limits::default());
+        server.receive(format!("{request}\r\n").as_bytes());
+        String::from_utf8(server.replies()).expect("names are text")
     };
     let list = ask("COMMAND LIST");
     let mut names: Vec<String> = list
@@ -406,7 +406,7 @@ fn the_table_of_commands_says_what_redis_says() {
         .map(str::to_owned)
         .collect();
     assert!(names.len() > 30, "{list:?}");
-    // Subcommands are those names in a command's facts that have a bar.
+    // Subcommands are names with a bar in the command's description.
     for name in names.clone() {
         let facts = ask(&format!("COMMAND INFO {name}"));
         names.extend(facts.lines().filter(|line| line.contains('|')).map(str::to_owned));
@@ -430,10 +430,10 @@ fn the_table_of_commands_says_what_redis_says() {
     assert!(differences.is_empty(), "{}", differences.concat());
 }
 
-/// Of a command's description in `COMMAND INFO`: arity, flags, places of keys and categories, as
-/// lines of the reply; what is a set there is sorted.
+/// From a command's entry in `COMMAND INFO`: arity, flags, key positions and categories, as lines
+/// of the reply; sets are sorted.
 fn facts(reply: &str) -> Vec<Vec<&str>> {
-    // An array of one array of ten, and a name of two lines.
+    // The reply starts with an array of one array of ten, and a name of two lines.
     let mut lines = reply.lines().skip(4);
     let mut facts = vec![lines.by_ref().take(1).collect::<Vec<_>>()];
     for numbers in [3, 0] {
@@ -448,13 +448,13 @@ fn facts(reply: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn broken_requests_end_in_the_same_way() {
+fn malformed_requests_end_as_in_redis() {
     let Some(reference) = Reference::start() else { return };
     for bytes in BROKEN {
-        let mut door = Door::new(Limits::default());
-        door.receive(bytes);
-        let (ours, theirs) = (door.replies(), reference.until_closed(bytes));
+        let mut server = LocalServer::new(Limits::default());
+        server.receive(bytes);
+        let (ours, theirs) = (server.replies(), reference.until_closed(bytes));
         assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
-        assert!(door.closed(), "{}", bytes.escape_ascii());
+        assert!(server.closed(), "{}", bytes.escape_ascii());
     }
 }

@@ -1,14 +1,14 @@
-//! Transactions: the same replies as a real Redis gives, of scripts that were thought of and of
-//! random ones; and what only we do.
+//! Transactions: scripts and random transactions get the replies of a real Redis; and what only
+//! this server does.
 
 use bowline::wire::resp::Limits;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::door::Door;
+use super::local_server::LocalServer;
 use super::reference::Reference;
 
-/// Scripts, one a line, requests parted by semicolons. Each has a connection of its own.
+/// Scripts, one per line, with requests separated by semicolons. Each has its own connection.
 const SCRIPTS: &str = "
 EXEC; DISCARD; UNWATCH; EXEC a; MULTI; EXEC a; EXEC
 MULTI; MULTI; WATCH a; SET a 1; EXEC; GET a
@@ -41,19 +41,19 @@ MULTI; SUBSCRIBE c; PSUBSCRIBE e*; EXEC; MULTI; PING; UNSUBSCRIBE; PUNSUBSCRIBE;
 MULTI; PUBLISH c hello; PUBSUB NUMSUB c; INCR n; EXEC
 ";
 
-/// Everything that comes back of a script until its connection is closed, a greeting apart.
-fn ours(door: &mut Door, script: &[u8]) -> String {
-    door.connect_again(Limits::default());
-    door.receive(script);
-    door.replies().escape_ascii().to_string()
+/// All replies to a script until its connection is closed, without that to HELLO.
+fn ours(server: &mut LocalServer, script: &[u8]) -> String {
+    server.connect_again(Limits::default());
+    server.receive(script);
+    server.replies().escape_ascii().to_string()
 }
 
-fn compare(reference: &Reference, door: &mut Door, requests: &[String], version: u32) {
-    // The greeting's own reply tells of the server.
+fn compare(reference: &Reference, server: &mut LocalServer, requests: &[String], version: u32) {
+    // The reply to HELLO describes the server.
     let greeting = if version == 3 { "HELLO 3\r\nECHO begin\r\n" } else { "ECHO begin\r\n" };
     let script = format!("{greeting}{}\r\nQUIT\r\n", requests.join("\r\n"));
     let theirs = reference.until_closed(script.as_bytes()).escape_ascii().to_string();
-    let ours = ours(door, script.as_bytes());
+    let ours = ours(server, script.as_bytes());
     let behind = |replies: &str| {
         let at = replies.find("begin").expect("the greeting is answered");
         replies[at..].to_owned()
@@ -63,37 +63,37 @@ fn compare(reference: &Reference, door: &mut Door, requests: &[String], version:
 }
 
 #[test]
-fn transactions_are_answered_as_redis_answers_them() {
+fn transactions_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
-    let mut door = Door::new(Limits::default());
+    let mut server = LocalServer::new(Limits::default());
     let flush = ["FLUSHALL".to_owned()];
     for version in [2, 3] {
         for script in SCRIPTS.lines().filter(|line| !line.is_empty()) {
-            compare(&reference, &mut door, &flush, version);
+            compare(&reference, &mut server, &flush, version);
             let requests: Vec<String> = script.split("; ").map(str::to_owned).collect();
-            compare(&reference, &mut door, &requests, version);
+            compare(&reference, &mut server, &requests, version);
         }
     }
 }
 
-/// Random ones, on so few keys that watched ones change.
+/// Random transactions, on so few keys that watched ones change.
 #[test]
-fn random_transactions_are_answered_as_redis_answers_them() {
+fn random_transactions_get_the_replies_of_redis() {
     let Some(reference) = Reference::start() else { return };
-    let mut door = Door::new(Limits::default());
-    compare(&reference, &mut door, &["FLUSHALL".to_owned()], 2);
-    let mut dice = ChaCha8Rng::seed_from_u64(7);
+    let mut server = LocalServer::new(Limits::default());
+    compare(&reference, &mut server, &["FLUSHALL".to_owned()], 2);
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
     let (mut conflicts, mut done) = (0, 0);
     for round in 0..600 {
-        let requests: Vec<String> = (0..40).map(|_| random(&mut dice)).collect();
-        compare(&reference, &mut door, &requests, 2 + round % 2);
+        let requests: Vec<String> = (0..40).map(|_| random(&mut rng)).collect();
+        compare(&reference, &mut server, &requests, 2 + round % 2);
         let queued = requests.iter().filter(|line| *line == "EXEC").count();
         (conflicts, done) = (conflicts + usize::from(queued > 1), done + queued);
     }
     assert!(conflicts > 100 && done > 1_000, "{conflicts} {done}");
 }
 
-fn random(dice: &mut ChaCha8Rng) -> String {
+fn random(rng: &mut ChaCha8Rng) -> String {
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
     const VALUES: [&str; 6] = ["1", "-7", "text", "9223372036854775807", "\"\"", "0"];
     const FORMS: [&str; 36] = [
@@ -134,70 +134,70 @@ fn random(dice: &mut ChaCha8Rng) -> String {
         "nonesuch V",
         "GET",
     ];
-    let form = if dice.random_range(0..60) == 0 {
-        ["RESET", "FLUSHALL", "SAVE", "EXEC V"][dice.random_range(0..4)]
+    let form = if rng.random_range(0..60) == 0 {
+        ["RESET", "FLUSHALL", "SAVE", "EXEC V"][rng.random_range(0..4)]
     } else {
-        FORMS[dice.random_range(0..FORMS.len())]
+        FORMS[rng.random_range(0..FORMS.len())]
     };
     let words = form.split(' ').map(|word| match word {
-        "K" => KEYS[dice.random_range(0..KEYS.len())],
-        "V" => VALUES[dice.random_range(0..VALUES.len())],
+        "K" => KEYS[rng.random_range(0..KEYS.len())],
+        "V" => VALUES[rng.random_range(0..VALUES.len())],
         word => word,
     });
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// What a script of requests parted by semicolons gives.
-fn run(door: &mut Door, script: &str) -> String {
-    door.receive(format!("{}\r\n", script.replace("; ", "\r\n")).as_bytes());
-    String::from_utf8(door.replies()).expect("replies of text")
+/// The replies to a script of requests separated by semicolons.
+fn run(server: &mut LocalServer, script: &str) -> String {
+    server.receive(format!("{}\r\n", script.replace("; ", "\r\n")).as_bytes());
+    String::from_utf8(server.replies()).expect("replies of text")
 }
 
 #[test]
-fn a_client_list_shows_who_is_in_a_transaction() {
-    let mut door = Door::new(Limits::default());
-    let list = run(&mut door, "CLIENT LIST");
+fn client_list_shows_open_transactions() {
+    let mut server = LocalServer::new(Limits::default());
+    let list = run(&mut server, "CLIENT LIST");
     assert!(list.contains(" flags=N ") && list.contains(" multi=-1 "), "{list}");
-    let reply = run(&mut door, "MULTI; SET k v; CLIENT LIST; CLIENT INFO; INCR n; EXEC");
+    let reply = run(&mut server, "MULTI; SET k v; CLIENT LIST; CLIENT INFO; INCR n; EXEC");
     assert!(reply.starts_with(&format!("+OK\r\n{}*4\r\n+OK\r\n$", "+QUEUED\r\n".repeat(4))));
     assert!(reply.ends_with("\r\n:1\r\n"), "{reply}");
     assert_eq!(reply.matches("id=3 addr=").count(), 2, "{reply}");
-    run(&mut door, "MULTI; SET k v");
-    assert_eq!(run(&mut door, "CLIENT INFO"), "+QUEUED\r\n");
-    assert!(door.held_bytes() > 20);
-    run(&mut door, "DISCARD");
-    assert_eq!(door.held_bytes(), 0);
+    run(&mut server, "MULTI; SET k v");
+    assert_eq!(run(&mut server, "CLIENT INFO"), "+QUEUED\r\n");
+    assert!(server.held_bytes() > 20);
+    run(&mut server, "DISCARD");
+    assert_eq!(server.held_bytes(), 0);
 }
 
 #[test]
-fn what_a_door_does_beside_replying_it_does_unless_keys_are_watched() {
-    let mut door = Door::new(Limits::default());
-    let reply = run(&mut door, "MULTI; BGSAVE; EXEC");
+fn bgsave_in_multi_is_refused_only_if_keys_are_watched() {
+    let mut server = LocalServer::new(Limits::default());
+    let reply = run(&mut server, "MULTI; BGSAVE; EXEC");
     assert!(reply.ends_with("*1\r\n+Background saving started\r\n"), "{reply}");
-    // It could not be taken back.
-    let reply = run(&mut door, "WATCH k; MULTI; BGSAVE; EXEC");
+    // A snapshot could not be undone.
+    let reply = run(&mut server, "WATCH k; MULTI; BGSAVE; EXEC");
     assert!(reply.ends_with("*1\r\n-ERR Command not allowed inside a transaction\r\n"), "{reply}");
 }
 
 #[test]
-fn what_is_too_large_for_the_log_is_refused_whole() {
-    let mut door = Door::new(Limits::default());
-    door.allow_payload(2_000);
+fn transaction_larger_than_a_log_entry_is_refused() {
+    let mut server = LocalServer::new(Limits::default());
+    server.allow_payload(2_000);
     let value = "v".repeat(700);
-    let reply = run(&mut door, &format!("MULTI; SET a {value}; SET b {value}; SET c {value}"));
-    let last = reply.lines().last().expect("it is answered");
+    let reply = run(&mut server, &format!("MULTI; SET a {value}; SET b {value}; SET c {value}"));
+    let last = reply.lines().last().expect("it has a reply");
     assert!(last.starts_with("-ERR the transaction takes "), "{last}");
-    let reply = run(&mut door, "EXEC; EXISTS a b c");
+    let reply = run(&mut server, "EXEC; EXISTS a b c");
     assert_eq!(reply, "-EXECABORT Transaction discarded because of previous errors.\r\n:0\r\n");
-    // With what is watched it is more than it was when it was queued.
+    // With the watched keys it is larger than it was when it was queued.
     let watched = "w".repeat(1_500);
-    let reply = run(&mut door, &format!("WATCH {watched}; MULTI; SET a {value}; EXEC"));
-    let last = reply.lines().last().expect("it is answered");
+    let reply = run(&mut server, &format!("WATCH {watched}; MULTI; SET a {value}; EXEC"));
+    let last = reply.lines().last().expect("it has a reply");
     assert!(last.starts_with("-EXECABORT Transaction discarded because it takes "), "{last}");
-    assert_eq!(run(&mut door, "EXISTS a; MULTI; EXEC"), ":0\r\n+OK\r\n*0\r\n");
+    assert_eq!(run(&mut server, "EXISTS a; MULTI; EXEC"), ":0\r\n+OK\r\n*0\r\n");
     let keys: Vec<String> = (0..100).map(|number| format!("key{number}")).collect();
     assert_eq!(
-        run(&mut door, &format!("WATCH {}", keys.join(" "))),
+        run(&mut server, &format!("WATCH {}", keys.join(" "))),
         "-ERR too many keys are watched\r\n"
     );
 }

@@ -1,8 +1,8 @@
-//! The commands that Markdown pages show in their `sh` blocks, split into arguments as a shell
-//! would. No dependencies: `tests/tidy.rs`, the tests of `bowline` and of `cargo perf` include it.
+//! The commands in the `sh` blocks of Markdown pages, split into arguments like in a shell. Without
+//! dependencies: `tests/tidy.rs` and the tests of `bowline` and of `cargo perf` include this file.
 
-/// A command of a page: the line on which it begins and its words, up to a pipe, a redirection or
-/// the next command.
+/// A command of a page: its first line and its words, up to a pipe, a redirection or the next
+/// command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) line: usize,
@@ -44,7 +44,7 @@ pub(crate) fn commands(page: &str) -> Vec<Command> {
     commands
 }
 
-/// The arguments behind `programs`, each a program with its fixed first arguments, if the command
+/// The arguments after one of `programs`, each a program with fixed first arguments, if the command
 /// runs one of them.
 pub(crate) fn arguments<'c>(command: &'c Command, programs: &[&str]) -> Option<&'c [String]> {
     programs.iter().find_map(|program| {
@@ -60,7 +60,7 @@ fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(upper))
 }
 
-/// Words, with single and double quotes taken away and comments left out.
+/// Words, without single and double quotes and comments.
 fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -90,7 +90,7 @@ fn split(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn commands_are_split_as_a_shell_does() {
+fn commands_are_split_like_in_a_shell() {
     let page = "x\n```sh\nA=1 sudo b c  'd e' # f\n\ng \\\n    --h=\"i\" && j > k\n```\n\
                 ```toml\nl = 1\n```\n";
     let found: Vec<(usize, String)> =

@@ -1,5 +1,5 @@
 //! README, `perf/` and the guide: their length and links, the files, tests and commands that they
-//! name, and the words that they must not use.
+//! name, and banned words.
 
 use std::collections::BTreeSet;
 
@@ -68,7 +68,7 @@ const BANNED: &[(&str, &str)] = &[
     ("vouch", "acknowledge"),
 ];
 
-/// Whether a page is written for readers of the project: all that these checks look at.
+/// Whether a page is written for readers of the project: all that these checks read.
 pub(crate) fn is_page(path: &str) -> bool {
     let named = path.strip_suffix(".md").is_some();
     named && (!path.contains('/') || path.starts_with("perf/") || path.starts_with("src/guide/"))
@@ -90,7 +90,7 @@ pub(crate) fn check_folders(readme: &str, files: &[String]) -> Vec<String> {
     missing.map(|top| format!("README.md: say what `{top}/` is for")).collect()
 }
 
-/// Links that lead nowhere inside the repository.
+/// Links to files or headings that do not exist.
 pub(crate) fn check_links(path: &str, text: &str, files: &[String]) -> Vec<String> {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let broken = links(text).into_iter().filter_map(|(line, target)| {
@@ -108,7 +108,7 @@ pub(crate) fn check_links(path: &str, text: &str, files: &[String]) -> Vec<Strin
     broken.collect()
 }
 
-/// Files and folders named in backticks that do not exist.
+/// Files and folders in backticks that do not exist.
 pub(crate) fn check_paths(path: &str, text: &str, files: &[String]) -> Vec<String> {
     let tops = ["src/", "tests/", "benches/", ".ci/", ".cargo/"];
     let missing = code_spans(text).filter_map(|(line, span)| {
@@ -120,8 +120,8 @@ pub(crate) fn check_paths(path: &str, text: &str, files: &[String]) -> Vec<Strin
     missing.collect()
 }
 
-/// Commands that name a program, a test, a benchmark or an alias that does not exist. What the
-/// programs make of their arguments is checked beside them.
+/// Commands that name a program, a test, a benchmark or an alias that does not exist. The programs'
+/// own tests check their arguments.
 pub(crate) fn check_commands(
     path: &str,
     text: &str,
@@ -157,7 +157,7 @@ pub(crate) fn check_commands(
     complaints
 }
 
-/// Home-made words outside of code.
+/// Banned words outside of code.
 pub(crate) fn check_words(path: &str, text: &str) -> Vec<String> {
     let prose = prose(text).to_lowercase();
     let mut complaints = Vec::new();
@@ -173,8 +173,8 @@ pub(crate) fn check_words(path: &str, text: &str) -> Vec<String> {
     complaints
 }
 
-/// Mutants that the page of guarantees lacks or invents, and tests that it names and that are not
-/// where it says. `read` gives a file of the repository.
+/// Mutants that guarantees.md lacks or invents, and tests in it that do not exist where it says.
+/// `read` returns a file of the repository.
 pub(crate) fn check_rules(
     page: &str,
     config: &str,
@@ -191,7 +191,7 @@ pub(crate) fn check_rules(
     for invented in named.iter().filter(|named| !mutants.contains(**named)) {
         complaints.push(format!("{name}: there is no mutant {invented}"));
     }
-    // A test stands behind the file that it is in, or behind the word for golden traces.
+    // A test follows its file, or the word for golden traces.
     for (number, line) in page.lines().enumerate().filter(|(_, line)| line.starts_with("| **")) {
         for part in line.split([';', '|']) {
             let golden = part.trim_start().starts_with("golden: ");
@@ -232,7 +232,7 @@ fn is_camel_case(word: &str) -> bool {
         && word.contains(|char: char| char.is_ascii_lowercase())
 }
 
-/// What stands in backticks in the last column of the tables of rules.
+/// The words in backticks in the last column of the tables of rules.
 fn rule_spans(page: &str) -> impl Iterator<Item = (usize, &str)> {
     let rows = page.lines().enumerate().filter(|(_, line)| line.starts_with("| **"));
     let cells = rows.filter_map(|(number, line)| Some((number + 1, line.split(" | ").nth(3)?)));
@@ -251,13 +251,13 @@ fn text_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What stands in backticks.
+/// The words in backticks.
 fn code_spans(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text_lines(text)
         .flat_map(|(number, line)| line.split('`').skip(1).step_by(2).map(move |s| (number, s)))
 }
 
-/// The text without code, line by line as it was.
+/// The text without code, with the same lines.
 fn prose(text: &str) -> String {
     let mut prose = String::new();
     let mut in_block = false;
@@ -274,7 +274,7 @@ fn prose(text: &str) -> String {
     prose
 }
 
-/// Targets of links and pictures, and of definitions of links.
+/// Targets of links and pictures, and of link definitions.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let mut links = Vec::new();
     for (number, line) in text_lines(text) {
@@ -292,7 +292,7 @@ fn links(text: &str) -> Vec<(usize, &str)> {
     links
 }
 
-/// Headings as code hosts name them in links.
+/// Headings as anchors of links, in the form that code hosts use.
 fn headings(text: &str) -> impl Iterator<Item = String> {
     let titles = text_lines(text).filter(|(_, line)| line.starts_with('#'));
     titles.map(|(_, line)| {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn long_readmes_and_unnamed_folders_are_found() {
+    fn long_readmes_and_unlisted_folders_are_reported() {
         assert_eq!(check_length("README.md", &"x\n".repeat(150)).len(), 0);
         assert_eq!(check_length("perf/README.md", &"x\n".repeat(151)).len(), 1);
         assert_eq!(check_length("src/guide/a.md", &"x\n".repeat(151)).len(), 0);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_mutants_and_missing_tests_are_found() {
+    fn undocumented_mutants_and_missing_tests_are_reported() {
         let config = "pub enum Mutant {\n    /// One.\n    VoteTwice,\n    CutDamage,\n}\n";
         let read = |path: &str| match path {
             "tests/a.rs" => Some("fn one() {}\n    two: VoteTwice, 3;\n".to_owned()),

@@ -20,7 +20,11 @@ pub(crate) fn files() -> Vec<String> {
 fn collect(folder: &Path, ignored: &str, files: &mut Vec<String>) {
     for entry in fs::read_dir(folder).expect("the repository is readable") {
         let path: PathBuf = entry.expect("the repository is readable").path();
-        let name = path.strip_prefix(root()).expect("it is below").to_string_lossy().into_owned();
+        let name = path
+            .strip_prefix(root())
+            .expect("the path starts with the root")
+            .to_string_lossy()
+            .into_owned();
         if name == ".git" || is_ignored(&name, ignored) {
             continue;
         }

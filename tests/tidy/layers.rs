@@ -1,5 +1,5 @@
-//! Who may know whom: the direction of dependencies, and which outside crates and
-//! which parts of `std` each folder of `src/` may name.
+//! Layers: which folder of `src/` may import which, and which outside crates and parts of `std`
+//! each may use.
 
 use crate::source::Source;
 
@@ -14,16 +14,42 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kv", &["types", "config", "record"]),
     ("wire", &["types", "config", "record", "raft", "kv"]),
     ("storage", &["types", "config", "record", "raft"]),
-    ("saved", &["raft", "kv", "storage"]),
-    ("sim", &["types", "clock", "config", "record", "raft", "kv", "wire", "storage", "saved"]),
-    ("redis", &["types", "config", "record", "raft", "kv", "wire"]),
+    ("snapshot_check", &["raft", "kv", "storage"]),
+    ("course", &["types"]),
+    (
+        "sim",
+        &[
+            "course",
+            "types",
+            "clock",
+            "config",
+            "record",
+            "raft",
+            "kv",
+            "wire",
+            "storage",
+            "snapshot_check",
+        ],
+    ),
+    ("redis", &["types", "config", "record", "kv", "wire"]),
     (
         "runtime",
-        &["types", "clock", "config", "record", "raft", "kv", "wire", "storage", "saved", "redis"],
+        &[
+            "types",
+            "clock",
+            "config",
+            "record",
+            "raft",
+            "kv",
+            "wire",
+            "storage",
+            "snapshot_check",
+            "redis",
+        ],
     ),
     (
         "processes",
-        &["types", "config", "record", "raft", "kv", "wire", "storage", "sim", "runtime"],
+        &["types", "config", "record", "raft", "kv", "wire", "storage", "course", "runtime"],
     ),
     (
         "bin",
@@ -36,6 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wire",
             "storage",
             "redis",
+            "course",
             "sim",
             "runtime",
             "processes",
@@ -43,19 +70,19 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Layers that touch the machine: the only ones that read clocks, open files and sockets and start
+/// Layers that touch the machine: only these read clocks, open files and sockets, and start
 /// threads.
 const IMPURE: &[&str] = &["runtime", "processes", "bin"];
 
 /// The files of a pure layer that touch the machine, behind a trait.
 const IMPURE_FILES: [&str; 3] =
-    ["src/storage/disk.rs", "src/storage/letting_go.rs", "src/storage/reserve.rs"];
+    ["src/storage/background_delete.rs", "src/storage/real_disk.rs", "src/storage/reserve.rs"];
 
-/// Parts of `std` that only [`IMPURE`] layers may name.
+/// Parts of `std` that only [`IMPURE`] layers may use.
 const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
 
-/// Every dependency of the library and the layers that may name it. One for all would do the
-/// compiler's work again; this one keeps, say, sockets out of the core.
+/// Every dependency of the library and the layers that may use it, to keep, for example, sockets
+/// out of the core.
 const CRATES: &[(&str, &[&str])] = &[
     ("anyhow", &["bin"]),
     ("base64", &["wire"]),
@@ -68,16 +95,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crossbeam", &["runtime", "processes"]),
     ("foldhash", &["kv", "sim"]),
     ("hashbrown", &["kv", "sim"]),
-    ("hdrhistogram", &["sim"]),
+    ("hdrhistogram", &["course"]),
     ("indexmap", &["kv"]),
     ("indicatif", &["bin"]),
     ("mio", &["runtime", "processes"]),
-    ("rand", &["raft", "sim"]),
-    ("rand_chacha", &["raft", "sim"]),
+    ("parking_lot", &["storage", "runtime", "processes"]),
+    ("rand", &["raft", "course", "sim"]),
+    ("rand_chacha", &["raft", "course", "sim"]),
     ("rkyv", &["kv", "wire"]),
     ("rustix", &["storage", "runtime", "processes"]),
-    ("serde", &["wire", "sim", "processes", "bin"]),
-    ("serde_json", &["wire", "sim", "processes", "bin"]),
+    ("serde", &["wire", "course", "processes", "bin"]),
+    ("serde_json", &["wire", "course", "processes", "bin"]),
     ("sha2", &["storage"]),
     ("signal_hook", &["processes", "bin"]),
     ("socket2", &["runtime", "processes"]),
@@ -86,10 +114,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tracing", &["runtime", "bin"]),
     ("tracing_subscriber", &["bin"]),
     ("triomphe", &["kv"]),
-    ("thiserror", &["config", "record", "kv", "wire", "storage", "sim", "runtime", "processes"]),
+    (
+        "thiserror",
+        &["config", "record", "kv", "wire", "storage", "course", "sim", "runtime", "processes"],
+    ),
 ];
 
-/// What is wrong with the imports of one file of `src/`.
+/// Violations in the imports of one file of `src/`.
 pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     let module = module_of(path);
     let Some(own) = module.first().copied() else {
@@ -101,7 +132,7 @@ pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
         )];
     };
     let impure = IMPURE.contains(&own) || IMPURE_FILES.contains(&path);
-    // Unit tests stand at the foot of a file and may bring their own tools.
+    // Unit tests are at the end of a file and may use other crates.
     let tests_from =
         source.attributes().iter().find(|(_, text)| *text == "cfg(test)").map(|at| at.0);
     let mut complaints = Vec::new();
@@ -137,7 +168,7 @@ pub(crate) fn check_file(path: &str, source: &Source) -> Vec<String> {
     complaints
 }
 
-/// The crate's root holds its documentation and the list of modules, nothing else.
+/// The crate root has only documentation and the list of modules.
 fn check_root(path: &str, source: &Source) -> Vec<String> {
     let only_modules = |line: &&str| {
         let line = line.trim();
@@ -149,7 +180,7 @@ fn check_root(path: &str, source: &Source) -> Vec<String> {
     other.map(|line| format!("{path}: only `pub mod` lines belong here, not `{line}`")).collect()
 }
 
-/// Whether every dependency says what it is for, and has its line in [`CRATES`].
+/// Dependencies without a purpose comment or without a line in [`CRATES`].
 pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut section = "";
@@ -185,8 +216,8 @@ pub(crate) fn check_dependencies(manifest: &str) -> Vec<String> {
     complaints
 }
 
-/// `src/raft/log.rs` is `[raft, log]`, `src/raft/mod.rs` is `[raft]`, `src/lib.rs` is `[]`; a
-/// program is `[bin]`, however many files it has.
+/// `[raft, log]` for `src/raft/log.rs`, `[raft]` for `src/raft/mod.rs`, `[]` for `src/lib.rs`;
+/// `[bin]` for all files of a program.
 fn module_of(path: &str) -> Vec<&str> {
     let inside = path.strip_prefix("src/").expect("only called for files in src/");
     let mut module: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
@@ -198,10 +229,10 @@ fn module_of(path: &str) -> Vec<&str> {
     module
 }
 
-/// The layer that a path of this crate leads to, if it leads to another one.
+/// The layer that a path of this crate leads to, if it is another one.
 ///
 /// Inside `mod tests { .. }` a `super` is one step shorter than it looks here. That is harmless:
-/// what it then seems to name at the root is no layer.
+/// the name that it seems to lead to is not a layer.
 fn own_crate_layer<'a>(module: &[&'a str], names: &[&'a str]) -> Option<&'a str> {
     let ups = names.iter().take_while(|name| **name == "super").count();
     let absolute = if matches!(names[0], "crate" | "bowline") {
@@ -224,59 +255,65 @@ mod tests {
     }
 
     #[test]
-    fn imports_against_the_direction_are_found() {
-        assert_eq!(complaints("src/raft/log.rs", "use crate::kv::Store;"), 1);
+    fn imports_against_the_layers_are_found() {
+        assert_eq!(complaints("src/raft/log.rs", "use crate::kv::StateMachine;"), 1);
         assert_eq!(complaints("src/raft/mod.rs", "fn f() { crate::sim::run() }"), 1);
-        assert_eq!(complaints("src/raft/log.rs", "use super::super::kv::Store;"), 1);
-        assert_eq!(complaints("src/kv/store.rs", "use crate::{types::Index, raft::Replica};"), 1);
+        assert_eq!(complaints("src/raft/log.rs", "use super::super::kv::StateMachine;"), 1);
+        assert_eq!(
+            complaints("src/kv/state_machine.rs", "use crate::{types::Index, raft::Replica};"),
+            1
+        );
         assert_eq!(complaints("src/types.rs", "use crate::config::Config;"), 1);
-        assert_eq!(complaints("src/runtime/core.rs", "use crate::sim::World;"), 1);
-        assert_eq!(complaints("src/sim/world.rs", "use crate::runtime;"), 1);
-        assert_eq!(complaints("src/sim/world.rs", "use bowline::processes;"), 1);
+        assert_eq!(complaints("src/runtime/stages/core/mod.rs", "use crate::sim::Cluster;"), 1);
+        assert_eq!(complaints("src/sim/cluster/mod.rs", "use crate::runtime;"), 1);
+        assert_eq!(complaints("src/sim/cluster/mod.rs", "use bowline::processes;"), 1);
         assert_eq!(complaints("src/new/mod.rs", ""), 1);
     }
 
     #[test]
-    fn imports_in_the_direction_are_not() {
+    fn imports_along_the_layers_are_allowed() {
         assert_eq!(complaints("src/raft/log.rs", "use crate::types::{Index, Term};"), 0);
         assert_eq!(complaints("src/raft/log.rs", "use super::message::Msg;"), 0);
         assert_eq!(complaints("src/raft/log.rs", "mod tests { use super::super::log::*; }"), 0);
-        assert_eq!(complaints("src/raft/log.rs", "// use crate::kv::Store;"), 0);
+        assert_eq!(complaints("src/raft/log.rs", "// use crate::kv::StateMachine;"), 0);
         assert_eq!(complaints("src/bin/bowline.rs", "use bowline::{runtime, sim};"), 0);
-        assert_eq!(complaints("src/processes/mod.rs", "use crate::sim::Scenario;"), 0);
+        assert_eq!(complaints("src/processes/mod.rs", "use crate::course::Scenario;"), 0);
     }
 
     #[test]
-    fn the_machine_is_out_of_reach_of_pure_folders() {
+    fn pure_modules_may_not_use_files_network_threads_or_time() {
         assert_eq!(complaints("src/raft/log.rs", "use std::{fmt, fs::File, net};"), 2);
         assert_eq!(complaints("src/wire/peer.rs", "fn f() { std::thread::yield_now() }"), 1);
-        assert_eq!(complaints("src/sim/world.rs", "fn f() { let _ = Instant::now(); }"), 1);
-        assert_eq!(complaints("src/sim/world.rs", "fn f() { std::time::SystemTime::now() }"), 1);
-        assert_eq!(complaints("src/runtime/core.rs", "use std::{fs, net, thread};"), 0);
-        assert_eq!(complaints("src/storage/disk.rs", "use std::fs::File;"), 0);
+        assert_eq!(complaints("src/sim/cluster/mod.rs", "fn f() { let _ = Instant::now(); }"), 1);
+        assert_eq!(
+            complaints("src/sim/cluster/mod.rs", "fn f() { std::time::SystemTime::now() }"),
+            1
+        );
+        assert_eq!(complaints("src/runtime/stages/core/mod.rs", "use std::{fs, net, thread};"), 0);
+        assert_eq!(complaints("src/storage/real_disk.rs", "use std::fs::File;"), 0);
         assert_eq!(complaints("src/storage/log.rs", "use std::fs::File;"), 1);
     }
 
     #[test]
-    fn crates_stay_in_their_folders() {
+    fn dependencies_are_used_only_in_allowed_folders() {
         assert_eq!(complaints("src/raft/log.rs", "use mio::Poll;"), 1);
         assert_eq!(
             complaints("src/raft/log.rs", "fn f(now: crossbeam::channel::Sender<u8>) {}"),
             1
         );
-        assert_eq!(complaints("src/runtime/network.rs", "use mio::Poll;"), 0);
+        assert_eq!(complaints("src/runtime/course/network.rs", "use mio::Poll;"), 0);
         let tested = "use mio::Poll;\n#[cfg(test)]\nmod tests { use mio::Poll; }";
         assert_eq!(complaints("src/raft/log.rs", tested), 1);
     }
 
     #[test]
-    fn the_root_is_a_list_of_modules() {
+    fn crate_root_may_only_declare_modules() {
         assert_eq!(complaints("src/lib.rs", "//! Doc.\n#![warn(x)]\n\npub mod raft;\n"), 0);
         assert_eq!(complaints("src/lib.rs", "pub mod raft;\npub use raft::Replica;\n"), 1);
     }
 
     #[test]
-    fn dependencies_say_what_for() {
+    fn dependencies_have_a_purpose_comment() {
         let missing = check_dependencies("[dependencies]\n").len();
         assert_eq!(missing, CRATES.len());
         let with = |line: &str| check_dependencies(&format!("[dependencies]\n{line}\n")).len();

@@ -1,20 +1,20 @@
-//! Rust source as the rules of `tests/tidy.rs` read it: code and comments apart, strings gone, and
-//! the paths that the code names. It is no parser: it knows just enough of the language not to
+//! Rust source for the rules of `tests/tidy.rs`: code and comments apart, without the contents of
+//! strings, and the paths in the code. Not a parser: it knows just enough of the language not to
 //! take a word in a string or a comment for code.
 
-/// One file, split. Both texts have the lines of the original, with blanks where the other stood.
+/// A split file. Both texts have the lines of the original, with blanks for the other.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
-    /// Everything but comments and the insides of strings and characters.
+    /// Everything but comments and the contents of strings and characters.
     pub(crate) code: String,
     /// Only the comments.
     pub(crate) comments: String,
 }
 
-/// A path such as `crate::kv::Store`, imported or used in place.
+/// A path such as `crate::kv::StateMachine`, imported or used in place.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// Where it begins.
+    /// Its first line.
     pub(crate) line: usize,
     /// Its names, in order; `*` for a glob.
     pub(crate) names: Vec<String>,
@@ -43,7 +43,7 @@ impl Source {
         source
     }
 
-    /// All paths of at least two names, imports written out: `use a::{b, c::d};` gives `a::b` and
+    /// All paths of at least two names, with imports expanded: `use a::{b, c::d};` gives `a::b` and
     /// `a::c::d`.
     pub(crate) fn paths(&self) -> Vec<Path> {
         let tokens = tokens(&self.code);
@@ -53,6 +53,11 @@ impl Source {
             let word = |place: usize| tokens.get(place).map_or("", |token| token.text);
             if word(at) == "use" && word(at + 1) != "<" {
                 at = use_tree(&tokens, at + 1, &[], &mut paths);
+            } else if word(at) == "pub" && word(at + 1) == "(" {
+                // The path of `pub(in path)` imports nothing.
+                while !matches!(word(at), ")" | "") {
+                    at += 1;
+                }
             } else if is_name(word(at)) {
                 let line = tokens[at].line;
                 let mut names = vec![word(at).to_owned()];
@@ -69,7 +74,7 @@ impl Source {
         paths
     }
 
-    /// The attributes `#[..]` and `#![..]`, each with its line and the text between the brackets.
+    /// The attributes `#[..]` and `#![..]`: line, and text between the brackets.
     pub(crate) fn attributes(&self) -> Vec<(usize, &str)> {
         let mut attributes = Vec::new();
         for (at, _) in self.code.match_indices('#') {
@@ -88,7 +93,7 @@ impl Source {
     }
 }
 
-/// The line, counted from 1, of a byte.
+/// The line of a byte, counted from 1.
 pub(crate) fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
@@ -100,7 +105,7 @@ enum Kind {
     Literal,
 }
 
-/// Length in characters and kind of the piece that the text begins with.
+/// Length in characters, and kind, of the first piece of the text.
 fn piece(text: &[char], before: Option<char>) -> (usize, Kind) {
     let starts = |prefix: &str| prefix.chars().eq(text.iter().copied().take(prefix.len()));
     let word_before = before.is_some_and(|char| char.is_alphanumeric() || char == '_');
@@ -129,7 +134,8 @@ fn piece(text: &[char], before: Option<char>) -> (usize, Kind) {
     (1, Kind::Code)
 }
 
-/// Characters up to and with `end`, looked for from `from` on; a line's end is not part of it.
+/// Number of characters up to `end`, included unless it is the end of a line, searched from `from`
+/// on.
 fn length_to(text: &[char], from: usize, end: &str, escapes: bool) -> usize {
     let end: Vec<char> = end.chars().collect();
     let mut at = from;
@@ -199,10 +205,10 @@ fn tokens(code: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// Writes out one import from `at` on and returns the place of what ends it.
+/// Expands the import at `at`; returns the position of the token that ends it.
 fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<Path>) -> usize {
     let mut names = prefix.to_vec();
-    let mut at = at;
+    let (mut at, mut names_prefix) = (at, false);
     let line = tokens.get(at).map_or(0, |token| token.line);
     while let Some(token) = tokens.get(at) {
         match token.text {
@@ -215,20 +221,20 @@ fn use_tree(tokens: &[Token<'_>], at: usize, prefix: &[String], paths: &mut Vec<
                 return at + 1;
             }
             "," | "}" | ";" => break,
-            "self" if !names.is_empty() => {}
+            "self" if !names.is_empty() => names_prefix = true,
             name => names.push(name.to_owned()),
         }
         at += 1;
     }
-    // After a trailing comma there is nothing to report but the prefix, already known.
-    if names.len() > prefix.len() || names.len() > 1 {
+    // After a trailing comma only the prefix is left.
+    if names.len() > prefix.len() || names_prefix {
         paths.push(Path { line, names });
     }
     at
 }
 
 #[test]
-fn strings_and_comments_are_no_code() {
+fn strings_and_comments_are_not_code() {
     let text = "a /* b /* c */ d */ \"e \\\" // f\" r#\"g \" h\"# 'i' '\\'' &'j // k\nl";
     let source = Source::split(text);
     let words: Vec<&str> = source.code.split_whitespace().collect();
@@ -239,9 +245,9 @@ fn strings_and_comments_are_no_code() {
 }
 
 #[test]
-fn paths_are_written_out() {
-    let text =
-        "use a::{b, c::{self, d as e}, f::*};\nuse g;\nfn x() -> impl use<'_> { h::i::<j>() }";
+fn use_paths_are_expanded() {
+    let text = "use a::{b, c::{self, d as e}, f::*,};\nuse g;\npub(in k::l) fn x() -> \
+                impl use<'_> { h::i::<j>() }";
     let found: Vec<(usize, String)> =
         Source::split(text).paths().iter().map(|path| (path.line, path.names.join("::"))).collect();
     let expected =
@@ -250,7 +256,7 @@ fn paths_are_written_out() {
 }
 
 #[test]
-fn attributes_are_found_whole() {
+fn attributes_are_parsed_with_nested_brackets() {
     let source =
         Source::split("#![allow(x, reason = \"]\")]\n#[derive(A)]\n#[cfg_attr(b, expect(c))]");
     let found: Vec<(usize, &str)> = source.attributes();

@@ -1,10 +1,12 @@
-//! The floor under a replica's latency: a program that passes the messages of a thrifty star, of
-//! the same sizes, over the same UDP, in one thread, and decides nothing.
+//! Lower bound for a replica's latency: a single-threaded program that exchanges messages of the
+//! same sizes in the same pattern (a thrifty star) over the same UDP transport as a real replica,
+//! but does not run Raft.
 //!
-//! The replica with the lowest id leads for ever. It answers a get at once. A put goes to two of
-//! the four others, in turn; when both have answered, so does it. The others redirect. There is no
-//! log, no term and no election: what a replica under the same simulator takes longer than this is
-//! the price of consensus and threads, and nothing else. Run both in turn (perf/results/course.md).
+//! The replica with the lowest id is always the leader. It replies to gets at once. It sends each
+//! put to two of the four other replicas in turn, and replies when both have acknowledged it. The
+//! others redirect clients. There is no log, no term and no election, so the additional latency of
+//! a real replica under the same simulator is the cost of consensus and threads. Alternate runs of
+//! both programs (perf/results/course.md).
 
 use std::collections::HashMap;
 use std::io;
@@ -19,12 +21,14 @@ use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Ro
 use bowline::wire::course::encode_peer;
 use serde::Deserialize;
 
-/// A put whose messages may be lost sends them again so often; no first try takes as long.
+/// Time after which the leader sends an append again if it was not acknowledged; far above a normal
+/// round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Digits of a put's number at the front of a message's body.
+/// Number of decimal digits of the sequence number of a put, with which the body of each message
+/// between replicas begins.
 const NUMBER_DIGITS: usize = 16;
 
-/// The fields of a message that this program looks at.
+/// The fields of a message that this program uses.
 #[derive(Deserialize)]
 struct Message<'a> {
     src: &'a str,
@@ -40,13 +44,14 @@ struct Message<'a> {
     body: &'a str,
 }
 
-/// A put that waits for its two answers.
+/// A put for which the leader waits until every replica to which it sent the put has acknowledged
+/// it.
 struct Pending {
     client: String,
     mid: String,
     key: String,
     value: String,
-    waits_for: Vec<String>,
+    unacknowledged: Vec<String>,
     sent: Instant,
 }
 
@@ -55,14 +60,15 @@ struct Floor {
     simulator: (Ipv4Addr, u16),
     me: String,
     leader: String,
-    /// In order of their ids.
+    /// Ids of the other replicas, in ascending order.
     others: Vec<String>,
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// How long an append and an answer of the real replica are.
+    /// Length in bytes of a real replica's `AppendEntries` message for one put, to which this
+    /// program pads its messages; `reply_length` is the length of the acknowledgement.
     append_length: usize,
-    answer_length: usize,
+    reply_length: usize,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -70,13 +76,13 @@ fn main() -> anyhow::Result<()> {
     let [port, me, others @ ..] = &arguments[..] else {
         anyhow::bail!("usage: floor-replica UDP-PORT ID OTHER-ID..");
     };
-    let port = port.parse().with_context(|| format!("{port} is no UDP port"))?;
+    let port = port.parse().with_context(|| format!("{port} is not a UDP port"))?;
     let mut others = others.to_vec();
     others.sort();
     let leader = others.first().map_or(me, |other| other.min(me)).clone();
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no socket")?;
-    socket.set_read_timeout(Some(RESEND_AFTER / 2)).context("no timeout")?;
-    let (append_length, answer_length) = lengths();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a UDP socket")?;
+    socket.set_read_timeout(Some(RESEND_AFTER / 2)).context("cannot set the socket's timeout")?;
+    let (append_length, reply_length) = lengths();
     let floor = Floor {
         socket,
         simulator: (Ipv4Addr::LOCALHOST, port),
@@ -87,7 +93,7 @@ fn main() -> anyhow::Result<()> {
         pending: HashMap::new(),
         puts: 0,
         append_length,
-        answer_length,
+        reply_length,
     };
     floor.run()
 }
@@ -102,11 +108,11 @@ impl Floor {
             match self.socket.recv(&mut buffer) {
                 Ok(length) => {
                     if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
-                        self.take(&message);
+                        self.on_message(&message);
                     }
                 }
                 Err(error) if is_timeout(&error) => {}
-                Err(error) => return Err(error).context("can't receive"),
+                Err(error) => return Err(error).context("cannot receive from the simulator"),
             }
             if !self.pending.is_empty() {
                 self.resend();
@@ -115,30 +121,30 @@ impl Floor {
     }
 
     fn send(&self, text: &str) {
-        // Nobody is left to be told of an error: the simulator is gone, or will end us.
+        // An error means that the simulator is gone, so there is no one to report it to.
         let _ = self.socket.send_to(text.as_bytes(), self.simulator);
     }
 
-    fn take(&mut self, message: &Message<'_>) {
+    fn on_message(&mut self, message: &Message<'_>) {
         match message.kind {
             "get" | "put" if self.me != self.leader => {
-                self.answer(message.src, message.mid, "redirect", None);
+                self.reply(message.src, message.mid, "redirect", None);
             }
             "get" => {
                 let value = self.store.get(message.key).map_or("", String::as_str);
-                self.answer(message.src, message.mid, "ok", Some(value));
+                self.reply(message.src, message.mid, "ok", Some(value));
             }
             "put" => self.put(message),
             "append" => {
                 let number = message.body.get(..NUMBER_DIGITS).unwrap_or_default();
-                self.pass(message.src, "append_ok", number, self.answer_length);
+                self.send_padded(message.src, "append_ok", number, self.reply_length);
             }
-            "append_ok" => self.acknowledged(message),
+            "append_ok" => self.on_ack(message),
             _ => {}
         }
     }
 
-    fn answer(&self, client: &str, mid: &str, kind: &str, value: Option<&str>) {
+    fn reply(&self, client: &str, mid: &str, kind: &str, value: Option<&str>) {
         let value = value.map(|value| format!(r#","value":"{value}""#)).unwrap_or_default();
         self.send(&format!(
             r#"{{"src":"{}","dst":"{client}","leader":"{}","type":"{kind}","MID":"{mid}"{value}}}"#,
@@ -146,8 +152,9 @@ impl Floor {
         ));
     }
 
-    /// Sends a message of the length that the real one has.
-    fn pass(&self, to: &str, kind: &str, number: &str, length: usize) {
+    /// Sends the replica `to` a message with the type `kind` and the sequence number `number` of a
+    /// put, padded to `length` bytes.
+    fn send_padded(&self, to: &str, kind: &str, number: &str, length: usize) {
         let mut text = format!(
             r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,
             self.me, self.leader
@@ -168,7 +175,7 @@ impl Floor {
             .map(|place| self.others[(first + place) % self.others.len()].clone())
             .collect();
         for other in &chosen {
-            self.pass(other, "append", &format!("{number:016}"), self.append_length);
+            self.send_padded(other, "append", &format!("{number:016}"), self.append_length);
         }
         self.pending.insert(
             number,
@@ -177,22 +184,22 @@ impl Floor {
                 mid: message.mid.to_owned(),
                 key: message.key.to_owned(),
                 value: message.value.to_owned(),
-                waits_for: chosen,
+                unacknowledged: chosen,
                 sent: Instant::now(),
             },
         );
     }
 
-    fn acknowledged(&mut self, message: &Message<'_>) {
+    fn on_ack(&mut self, message: &Message<'_>) {
         let number = message.body.get(..NUMBER_DIGITS).and_then(|digits| digits.parse().ok());
         let Some(number) = number else { return };
         let Some(pending) = self.pending.get_mut(&number) else { return };
-        pending.waits_for.retain(|other| other != message.src);
-        if pending.waits_for.is_empty()
+        pending.unacknowledged.retain(|other| other != message.src);
+        if pending.unacknowledged.is_empty()
             && let Some(done) = self.pending.remove(&number)
         {
             self.store.insert(done.key, done.value);
-            self.answer(&done.client, &done.mid, "ok", None);
+            self.reply(&done.client, &done.mid, "ok", None);
         }
     }
 
@@ -202,11 +209,11 @@ impl Floor {
         for (number, pending) in &mut self.pending {
             if now.duration_since(pending.sent) >= RESEND_AFTER {
                 pending.sent = now;
-                late.extend(pending.waits_for.iter().map(|other| (*number, other.clone())));
+                late.extend(pending.unacknowledged.iter().map(|other| (*number, other.clone())));
             }
         }
         for (number, other) in late {
-            self.pass(&other, "append", &format!("{number:016}"), self.append_length);
+            self.send_padded(&other, "append", &format!("{number:016}"), self.append_length);
         }
     }
 }
@@ -218,10 +225,11 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// Lengths of the real replica's append of one put, and of the answer to it.
+/// Returns the lengths in bytes of two messages of the real replica: its append of one put, and the
+/// acknowledgement of that append.
 fn lengths() -> (usize, usize) {
     let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
-    let operation = Operation::Put { key: &[b'K'; 32], value: &[b'v'; 32] };
+    let operation = Operation::set(&[b'K'; 32], &[b'v'; 32]);
     let payload = Command { key, operation }.encode();
     let id = EntryId::new(1, 2);
     let append = AppendEntries {
@@ -236,7 +244,7 @@ fn lengths() -> (usize, usize) {
     let reply = AppendReply {
         term: Term(1),
         round: Round(1),
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
         outcome: AppendOutcome::Match { index: Index(2) },
     };
     let length = |message| {

@@ -1,32 +1,32 @@
-//! The work that systems are compared by.
+//! The cases of a comparison: client, operation and parameters.
 
 use std::fmt::Write as _;
 
 use anyhow::{bail, ensure};
 
-use super::results::{self, Step};
+use super::results::{self, SweepPoint};
 use super::systems::System;
 
-/// Length of a value, where it is not what differs.
+/// Length of a written value in bytes, except in the cases of the sweep `values`.
 const VALUE_BYTES: usize = 128;
 
-/// Who asks.
+/// The client program that generates the load of a case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Client {
-    /// `perf load`.
+    /// `perf load`, the load generator of this project.
     Load,
-    /// `redis-benchmark`, which knows nothing of us.
+    /// `redis-benchmark`, the load generator of Redis.
     RedisBenchmark,
 }
 
-/// What is asked for.
+/// The operation that all requests of a case perform.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
 }
 
-/// One case.
+/// One case of a comparison: the client program, the operation and the parameters of the load.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -35,18 +35,20 @@ pub(crate) struct Case {
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
     pub(crate) value_bytes: usize,
-    /// Different keys.
+    /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Operations a second by a schedule; `None`: as fast as they are answered.
+    /// Intended operations per second of an open loop; `None` for a closed loop, in which each
+    /// connection sends its next request after a reply.
     pub(crate) rate: Option<f64>,
-    /// Share of the packets between replicas that is lost.
+    /// Fraction of packets lost between replicas, from 0 to 1; `None` if no loss is configured.
     pub(crate) loss: Option<f64>,
-    /// Its place in a row.
-    pub(crate) step: Option<Step>,
+    /// The point in a sweep (a series of cases that differ in one parameter) that this case
+    /// measures; `None` if the case belongs to no sweep.
+    pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// What is run if nothing is chosen.
-const USUAL: &[&str] = &[
+/// Names of the cases that are measured if the command line names none.
+const DEFAULT: &[&str] = &[
     "put-64",
     "put-64-16",
     "put-64-64",
@@ -62,34 +64,35 @@ const USUAL: &[&str] = &[
     "bench-get-64-16",
 ];
 
-/// The names that can be given, for messages.
+/// The forms of valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
-    bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the rows \
+    bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the sweeps \
     connections, values, keys and depth";
 
-/// Reads names; a row's name stands for all its cases.
+/// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
+/// is the number of different keys, and `rate` the operations per second of `put-rate`.
 pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
-    let usual = || USUAL.iter().map(|name| (*name).to_owned()).collect();
-    let names: Vec<String> = if names.is_empty() { usual() } else { names.to_vec() };
+    let default = || DEFAULT.iter().map(|name| (*name).to_owned()).collect();
+    let names: Vec<String> = if names.is_empty() { default() } else { names.to_vec() };
     let mut cases = Vec::new();
     for name in &names {
         match name.as_str() {
             "connections" => cases.extend([1, 8, 64, 512].map(|connections| Case {
                 connections,
-                ..step("connections", "connections", connections as f64, keys)
+                ..sweep("connections", "connections", connections as f64, keys)
             })),
             "depth" => cases.extend([1, 4, 16, 64].map(|pipeline| Case {
                 pipeline,
-                ..step("depth", "requests under way on each connection", pipeline as f64, keys)
+                ..sweep("depth", "requests in flight per connection", pipeline as f64, keys)
             })),
             "values" => cases.extend([16, 1_024, 16_384, 131_072, 1_048_576].map(|value_bytes| {
-                // A million bytes each, from 64 connections: few keys, or memory would be measured.
+                // Few keys for large values, or the run would measure memory.
                 let keys = keys.min((256 << 20) / value_bytes as u64).max(1);
-                Case { value_bytes, ..step("values", "bytes a value", value_bytes as f64, keys) }
+                Case { value_bytes, ..sweep("values", "bytes per value", value_bytes as f64, keys) }
             })),
             "keys" => cases.extend(
                 [1_000, 10_000, 1_000_000_u64]
-                    .map(|count| step("keys", "keys", count as f64, count)),
+                    .map(|count| sweep("keys", "keys", count as f64, count)),
             ),
             "put-rate" => cases.push(Case {
                 rate: Some(rate),
@@ -102,7 +105,7 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
     for (at, case) in cases.iter().enumerate() {
         ensure!(
             cases[..at].iter().all(|other| other.name != case.name),
-            "the case {} is chosen twice",
+            "case {} is given twice",
             case.name
         );
     }
@@ -125,7 +128,7 @@ fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
             return Ok(Case { name, ..plain(client, operation, connections, pipeline, keys) });
         }
     }
-    bail!("there is no case `{name}`; there are {NAMES}")
+    bail!("unknown case `{name}`; give {NAMES}")
 }
 
 fn plain(
@@ -145,26 +148,27 @@ fn plain(
         keys,
         rate: None,
         loss: None,
-        step: None,
+        sweep: None,
     }
 }
 
-fn step(row: &str, axis: &str, value: f64, keys: u64) -> Case {
+fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     Case {
-        name: format!("{row}-{value}"),
-        step: Some(Step { row: format!("puts by {row}"), axis: axis.to_owned(), value }),
+        name: format!("{name}-{value}"),
+        sweep: Some(SweepPoint { name: format!("puts by {name}"), axis: axis.to_owned(), value }),
         ..plain(Client::Load, Operation::Put, 64, 1, keys)
     }
 }
 
-/// Puts of 64 clients while this share of the packets between replicas is lost.
+/// Returns a case of puts over `connections` connections, during which the fraction `loss` of the
+/// packets between replicas is lost.
 pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
     let percent = loss * 100.0;
     Case {
         name: format!("loss-{percent}"),
         loss: Some(loss),
-        step: Some(Step {
-            row: "puts under packet loss between replicas".to_owned(),
+        sweep: Some(SweepPoint {
+            name: "puts under packet loss between replicas".to_owned(),
             axis: "packets lost, %".to_owned(),
             value: percent,
         }),
@@ -173,9 +177,9 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// What goes into the results.
+    /// Returns the name and description of this case for the results file.
     pub(crate) fn describe(&self) -> results::Case {
-        results::Case { name: self.name.clone(), about: self.about(), step: self.step.clone() }
+        results::Case { name: self.name.clone(), about: self.about(), sweep: self.sweep.clone() }
     }
 
     fn about(&self) -> String {
@@ -190,7 +194,7 @@ impl Case {
             text.pop();
         }
         let mut add = |part: std::fmt::Arguments<'_>| {
-            text.write_fmt(part).expect("a string takes all");
+            text.write_fmt(part).expect("writing to a String cannot fail");
         };
         if self.pipeline > 1 {
             add(format_args!(", {} deep", self.pipeline));
@@ -202,7 +206,7 @@ impl Case {
         if self.value_bytes != VALUE_BYTES {
             add(format_args!(", {} B values", self.value_bytes));
         }
-        if self.step.as_ref().is_some_and(|step| step.axis == "keys") {
+        if self.sweep.as_ref().is_some_and(|sweep| sweep.axis == "keys") {
             add(format_args!(", {} keys", self.keys));
         }
         if let Some(loss) = self.loss {
@@ -211,11 +215,13 @@ impl Case {
         text
     }
 
-    /// Why this system can't be asked so; `None` if it can.
-    pub(crate) fn misfit(&self, system: System) -> Option<&'static str> {
+    /// Returns why `system` cannot run this case; `None` if it can.
+    pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
-            (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not speak to it"),
-            (Client::RedisBenchmark, System::RedisWait) => Some("redis-benchmark can't WAIT"),
+            (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not support etcd"),
+            (Client::RedisBenchmark, System::RedisWait) => {
+                Some("redis-benchmark does not send WAIT")
+            }
             _ => None,
         }
     }
@@ -231,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_is_asked() {
+    fn case_names_are_parsed() {
         let found = named(&["put-8", "bench-get-64-16", "put-rate"]).unwrap();
         assert_eq!((found[0].connections, found[0].pipeline), (8, 1));
         assert_eq!((found[1].client, found[1].pipeline), (Client::RedisBenchmark, 16));
@@ -240,20 +246,21 @@ mod tests {
         assert_eq!(about[0], "puts, 8 connections, closed loop");
         assert_eq!(about[1], "redis-benchmark GET, 64 connections, 16 deep, closed loop");
         assert_eq!(about[2], "puts, 64 connections, open loop at 100/s");
-        assert_eq!(named(&[]).unwrap().len(), USUAL.len());
+        assert_eq!(named(&[]).unwrap().len(), DEFAULT.len());
     }
 
     #[test]
-    fn rows_differ_in_one_number() {
+    fn cases_of_a_sweep_differ_in_one_parameter() {
         let found = named(&["connections", "values", "keys"]).unwrap();
-        let steps: Vec<f64> = found.iter().map(|case| case.step.as_ref().unwrap().value).collect();
-        assert_eq!(steps[..4], [1.0, 8.0, 64.0, 512.0]);
+        let values: Vec<f64> =
+            found.iter().map(|case| case.sweep.as_ref().unwrap().value).collect();
+        assert_eq!(values[..4], [1.0, 8.0, 64.0, 512.0]);
         assert_eq!((found[8].value_bytes, found[8].keys), (1_048_576, 256));
         assert_eq!(found[11].keys, 1_000_000);
     }
 
     #[test]
-    fn other_names_are_refused() {
+    fn unknown_case_names_are_rejected() {
         for bad in ["put", "put-", "put-0", "put-64-x", "set-64", "put-64-16-2"] {
             let error = named(&[bad]).unwrap_err().to_string();
             assert!(error.contains(bad) && error.contains("put-rate"), "{error}");

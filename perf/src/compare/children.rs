@@ -1,7 +1,7 @@
-//! Processes that a comparison starts. Each ends with us, however we end: when it is dropped, in a
-//! panic (which unwinds nothing in release builds), and, where `setpriv` is installed, even when
-//! we are killed. Only ever our own children are signalled, by their ids, and only until they are
-//! waited for: before that nobody else can have got the number.
+//! Child processes of a comparison. A child is killed when its handle is dropped, in a panic
+//! (release builds abort without unwinding), and, if `setpriv` is installed, when this process is
+//! killed. Only our own children are signalled, by process id, and only before they are waited for:
+//! until then the id cannot be reused.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -12,46 +12,48 @@ use std::sync::{Mutex, Once, PoisonError};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Children that were not waited for yet.
-static LIVING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Process ids of the child processes whose exit status has not been collected yet.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
-/// Lines of a log that are shown when a process ended by itself.
+/// Number of lines, from the end of a child's log, that an error message shows.
 const LAST_LINES: usize = 5;
 
-/// A child process.
+/// A child process, killed when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     name: String,
     process: std::process::Child,
-    /// What it writes goes there.
+    /// File that receives the stdout and stderr of the process.
     log: PathBuf,
-    ended: Option<ExitStatus>,
+    exit_status: Option<ExitStatus>,
 }
 
-/// Where the program is, by the environment's `PATH` or by its own path.
+/// Returns the path of a program: looked up in `PATH` and the system's folders, or `name` itself if
+/// it contains a slash. `None` if there is no such program.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH")?;
-    // Where servers and network tools are, on systems that don't show them to everybody.
-    let hidden = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let folders = std::env::split_paths(&path).chain(hidden);
+    // Servers and network tools may be here even if `PATH` of ordinary users does not include it.
+    let system_folders = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let folders = std::env::split_paths(&path).chain(system_folders);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// A command for this program, in the network of the process `within`, if it is given.
+/// Returns a command that runs `program`, in the network namespace of the process with the id
+/// `within`, or in this process's own if `within` is `None`.
 pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
-    let mut words: Vec<String> = Vec::new();
+    let mut arguments: Vec<String> = Vec::new();
     if let Some(process) = within {
-        words.extend(["nsenter".to_owned(), format!("--net=/proc/{process}/ns/net")]);
+        arguments.extend(["nsenter".to_owned(), format!("--net=/proc/{process}/ns/net")]);
     }
     if find_program("setpriv").is_some() {
-        words.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
+        arguments.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
     }
-    // Both become the program, so the id of the child is the program's.
-    match words.split_first() {
+    // nsenter and setpriv exec the program, so the child's process id is the program's.
+    match arguments.split_first() {
         Some((first, rest)) => {
             let mut command = Command::new(first);
             command.args(rest).arg(program);
@@ -61,104 +63,111 @@ pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
     }
 }
 
-fn living() -> std::sync::MutexGuard<'static, Vec<u32>> {
-    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+fn running_children() -> std::sync::MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn kill(id: u32) {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw);
-    // It may have ended by itself in this instant.
+    // The process may just have exited by itself.
     let _ = id.map(|id| kill_process(id, Signal::KILL));
 }
 
-/// Ends all children before a panic ends us.
-fn end_children_in_panics() {
+/// Installs a panic hook that kills all child processes.
+fn kill_children_on_panic() {
     HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
+        let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            // Whoever panics while holding the lock is the one that must not wait for it.
-            if let Ok(living) = LIVING.try_lock() {
-                living.iter().copied().for_each(kill);
+            // Not `lock`: the panicking thread may hold it.
+            if let Ok(running_children) = RUNNING.try_lock() {
+                running_children.iter().copied().for_each(kill);
             }
-            usual(panic);
+            default_hook(panic);
         }));
     });
 }
 
 impl Child {
-    /// Starts it; its output goes to `log`, after what is there already.
+    /// Starts a child process called `name` in errors; its output is appended to the file `log`.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Child> {
-        end_children_in_panics();
+        kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
-        let file = file.with_context(|| format!("can't write {}", log.display()))?;
-        let for_errors = file.try_clone().context("can't use the log twice")?;
+        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+        let for_errors = file.try_clone().context("cannot duplicate the log's file handle")?;
         command.stdin(Stdio::null()).stdout(file).stderr(for_errors);
-        // Ctrl-C in a terminal is for us; we end them.
+        // A process group of its own: Ctrl-C in a terminal must reach this process only, which then
+        // kills its children.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut living = living();
+        let mut running_children = running_children();
         let process = command.spawn().map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow::anyhow!("can't start {name}: there is no {command:?}"),
-            _ => anyhow::anyhow!("can't start {name} ({command:?}): {error}"),
+            ErrorKind::NotFound => {
+                anyhow::anyhow!(
+                    "cannot start {name}: program {command:?} not found; install it or correct \
+                     its path"
+                )
+            }
+            _ => anyhow::anyhow!("cannot start {name} ({command:?}): {error}"),
         })?;
-        living.push(process.id());
-        Ok(Child { name: name.to_owned(), process, log: log.to_owned(), ended: None })
+        running_children.push(process.id());
+        Ok(Child { name: name.to_owned(), process, log: log.to_owned(), exit_status: None })
     }
 
-    /// The system's number of the process.
+    /// Returns the process id of the child.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        if self.ended.is_none() {
-            let mut living = living();
-            self.ended = self.process.try_wait().context("can't ask for a child's end")?;
-            if self.ended.is_some() {
-                living.retain(|id| *id != self.process.id());
+    /// Returns the exit status; `None` while the process runs.
+    pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        if self.exit_status.is_none() {
+            let mut running_children = running_children();
+            self.exit_status =
+                self.process.try_wait().context("cannot get the exit status of a child")?;
+            if self.exit_status.is_some() {
+                running_children.retain(|id| *id != self.process.id());
             }
         }
-        Ok(self.ended)
+        Ok(self.exit_status)
     }
 
-    /// Fails with the end of its log if it is gone.
-    pub(crate) fn expect_living(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.ended()? {
-            bail!("{} ended by itself ({status}); {}", self.name, self.last_words());
+    /// Returns an error with the end of the process's log if the process has exited.
+    pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.exit_status()? {
+            bail!("{} exited unexpectedly ({status}); {}", self.name, self.log_tail());
         }
         Ok(())
     }
 
-    /// The end of its log, for messages.
-    pub(crate) fn last_words(&self) -> String {
+    /// Returns the last lines of the process's log, as text for an error message.
+    pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
         if last.is_empty() {
-            "it said nothing".to_owned()
+            "its log is empty".to_owned()
         } else {
-            format!("its last words:\n{}", last.join("\n"))
+            format!("end of its log:\n{}", last.join("\n"))
         }
     }
 
-    /// Ends it now.
-    pub(crate) fn end(&mut self) {
-        if matches!(self.ended(), Ok(Some(_))) {
+    /// Kills the process and waits until it has exited.
+    pub(crate) fn kill(&mut self) {
+        if matches!(self.exit_status(), Ok(Some(_))) {
             return;
         }
         kill(self.process.id());
-        let mut living = living();
+        let mut running_children = running_children();
         if let Ok(status) = self.process.wait() {
-            self.ended = Some(status);
+            self.exit_status = Some(status);
         }
-        living.retain(|id| *id != self.process.id());
+        running_children.retain(|id| *id != self.process.id());
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.end();
+        self.kill();
     }
 }
 
@@ -167,7 +176,7 @@ mod tests {
     use super::*;
 
     fn is_alive(id: u32) -> bool {
-        // A process that waits to be asked for its end is no longer alive.
+        // A zombie is not alive.
         let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
     }
@@ -178,17 +187,17 @@ mod tests {
         Child::start("sleep", command, &folder.join("log")).unwrap()
     }
 
-    /// All in one, for a panic ends the children of every test of this process.
+    /// One test for all cases, because a panic kills the children of every test of this process.
     #[test]
-    fn children_end_with_us() {
+    fn children_are_killed_on_drop_and_on_panic() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sleeper(folder.path());
         let id = child.id();
-        assert!(child.expect_living().is_ok() && is_alive(id));
+        assert!(child.ensure_running().is_ok() && is_alive(id));
         drop(child);
-        assert!(!is_alive(id) && !living().contains(&id));
+        assert!(!is_alive(id) && !running_children().contains(&id));
 
-        // Nothing is dropped, as in release builds, where a panic aborts.
+        // Nothing is dropped in release builds, where a panic aborts.
         let child = sleeper(folder.path());
         let id = child.id();
         std::mem::forget(child);
@@ -201,10 +210,10 @@ mod tests {
         let mut command = command(&find_program("sh").expect("every system has it"), None);
         command.args(["-c", "echo I give up; exit 3"]);
         let mut child = Child::start("sh", command, &folder.path().join("log")).unwrap();
-        while child.ended().unwrap().is_none() {
+        while child.exit_status().unwrap().is_none() {
             std::thread::yield_now();
         }
-        let error = child.expect_living().unwrap_err().to_string();
+        let error = child.ensure_running().unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("I give up"), "{error}");
         let missing = Command::new("./no-such-program");
         let error = Child::start("x", missing, &folder.path().join("log")).unwrap_err();

@@ -1,5 +1,5 @@
-//! The two clients: `perf load`, as a process of its own so that its processor time is nobody
-//! else's, and `redis-benchmark`.
+//! Client programs: `perf load`, as a separate process so that its processor time is measured
+//! separately, and `redis-benchmark`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,17 +16,21 @@ use super::systems::{Protocol, System};
 use crate::load::schema::LoadRecord;
 use crate::report::to_count;
 
-/// How much longer than asked a client may take before it is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What is measured, for nobody, after all keys were written.
-const FILL_SECONDS: f64 = 0.1;
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// The first, short run of `redis-benchmark`, by which the long one is measured out.
-const PROBE_ROUND_TRIPS: usize = 40;
+/// Time beyond the planned length of a run after which the client program counts as hung and the
+/// run as failed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Length in seconds of the run in which `perf load` preloads the keys; the measurements of this
+/// run are discarded.
+const PRELOAD_SECONDS: f64 = 0.1;
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Round trips per connection in the short run of `redis-benchmark` that estimates the rate of
+/// operations.
+const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// What a client saw.
+/// What a client program measured in one run: counts of operations, operations per second, and
+/// latencies in seconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ClientResult {
     pub(crate) operations: u64,
     pub(crate) errors: u64,
     pub(crate) rate: f64,
@@ -35,99 +39,101 @@ pub(crate) struct Seen {
     pub(crate) max_s: f64,
 }
 
-/// Whom to ask.
+/// The system that a client program sends its load to, with its addresses for clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) system: System,
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs clients, one at a time.
+/// Runs the client programs `perf load` and `redis-benchmark`, one at a time.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
-    /// For what clients write.
+    /// Folder for the client programs' output files.
     pub(crate) folder: PathBuf,
     pub(crate) length: Duration,
     pub(crate) seed: u64,
 }
 
 impl Clients<'_> {
-    /// Writes all keys of a case, so that gets find something. Not measured.
-    pub(crate) fn fill(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
+    /// Writes all keys of a case, so that later gets find values. This run is not measured.
+    pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
-                // Whoever reads writes all keys first.
+                // `perf load` preloads all keys before it reads.
                 let reader = Case { operation: Operation::Get, rate: None, ..case.clone() };
-                let words = load_words(target, &reader, FILL_SECONDS);
-                self.load(&words, PATIENCE * 4).map(drop)
+                let arguments = load_arguments(target, &reader, PRELOAD_SECONDS);
+                self.load(&arguments, TIMEOUT * 4).map(drop)
             }
             Client::RedisBenchmark => {
-                let filler = Case {
+                let writer = Case {
                     operation: Operation::Put,
                     connections: 64,
                     pipeline: 64,
                     ..case.clone()
                 };
-                // Drawn at random, so some are written twice, and one in e^3 not at all.
+                // Keys are random: with three writes per key, one key in e^3 is missing.
                 let count = usize::try_from(case.keys)?.saturating_mul(3);
-                self.redis_benchmark(target, &filler, count, PATIENCE * 4).map(drop)
+                self.redis_benchmark(target, &writer, count, TIMEOUT * 4).map(drop)
             }
         }
     }
 
-    /// What has to be done before the clock runs: how many operations will take as long as asked.
-    pub(crate) fn measure_out(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
+    /// Returns the number of operations with which a run takes about the planned length; 0 for
+    /// `perf load`, which stops after a time instead.
+    pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),
             Client::RedisBenchmark => {
-                let count = case.connections * case.pipeline * PROBE_ROUND_TRIPS;
-                let seen = self.redis_benchmark(target, case, count, PATIENCE)?;
-                Ok(to_count(seen.rate * self.length.as_secs_f64()).max(count))
+                let count = case.connections * case.pipeline * CALIBRATION_ROUND_TRIPS;
+                let result = self.redis_benchmark(target, case, count, TIMEOUT)?;
+                Ok(to_count(result.rate * self.length.as_secs_f64()).max(count))
             }
         }
     }
 
-    /// Runs a case.
+    /// Runs a case and returns the measured result. `count` is the number of operations that
+    /// [`Clients::calibrate`] returned for the case.
     pub(crate) fn run(
         &self,
         target: Target<'_>,
         case: &Case,
         count: usize,
-    ) -> anyhow::Result<Seen> {
+    ) -> anyhow::Result<ClientResult> {
         match case.client {
             Client::Load => {
-                let mut words = load_words(target, case, self.length.as_secs_f64());
-                words.push("--no-preload".to_owned());
-                self.load(&words, self.length + PATIENCE)
+                let mut arguments = load_arguments(target, case, self.length.as_secs_f64());
+                arguments.push("--no-preload".to_owned());
+                self.load(&arguments, self.length + TIMEOUT)
             }
             Client::RedisBenchmark => {
-                self.redis_benchmark(target, case, count, self.length * 4 + PATIENCE)
+                self.redis_benchmark(target, case, count, self.length * 4 + TIMEOUT)
             }
         }
     }
 
-    fn load(&self, words: &[String], patience: Duration) -> anyhow::Result<Seen> {
+    fn load(&self, arguments: &[String], timeout: Duration) -> anyhow::Result<ClientResult> {
         let path = self.folder.join("load.json");
         let _ = fs::remove_file(&path);
-        let program = std::env::current_exe().context("can't find this very program")?;
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut command = command(&program, None);
         command
             .arg("load")
-            .args(words)
+            .args(arguments)
             .args(["--warm-up", "0", "--seed", &self.seed.to_string(), "--json"])
             .arg(&path);
         let mut child = Child::start("perf load", command, &self.folder.join("load.log"))?;
-        let status = self.await_end(&mut child, patience)?;
+        let status = self.await_end(&mut child, timeout)?;
         let text = fs::read_to_string(&path);
         let Ok(record) = text.context("no file").and_then(|text| LoadRecord::parse(&text)) else {
-            bail!("perf load failed ({status}); {}", child.last_words());
+            bail!("perf load failed ({status}); {}", child.log_tail());
         };
         if let Some(why) = record.partial {
             bail!("perf load ended early: {why}");
         }
-        let all = record.latencies.get("all").context("perf load saw no answer")?.main();
-        Ok(Seen {
+        let all = record.latencies.get("all").context("perf load got no reply")?.main();
+        Ok(ClientResult {
             operations: record.counts.succeeded,
             errors: record.counts.failed,
             rate: record.achieved_rate,
@@ -142,11 +148,11 @@ impl Clients<'_> {
         target: Target<'_>,
         case: &Case,
         count: usize,
-        patience: Duration,
-    ) -> anyhow::Result<Seen> {
+        timeout: Duration,
+    ) -> anyhow::Result<ClientResult> {
         let program = find_program("redis-benchmark")
-            .context("redis-benchmark is not installed (Debian's package: redis-tools)")?;
-        let address = target.clients.first().context("there is nobody to ask")?;
+            .context("redis-benchmark is not installed (Debian package: redis-tools)")?;
+        let address = target.clients.first().context("no server address")?;
         let test = match case.operation {
             Operation::Put => "set",
             Operation::Get => "get",
@@ -161,34 +167,35 @@ impl Clients<'_> {
             .args(["-r", &case.keys.to_string(), "-d", &case.value_bytes.to_string()])
             .args(["-n", &count.to_string()]);
         let mut child = Child::start("redis-benchmark", command, &output)?;
-        let status = self.await_end(&mut child, patience)?;
-        ensure!(status.success(), "redis-benchmark failed ({status}); {}", child.last_words());
-        let csv = fs::read_to_string(&output).context("redis-benchmark left nothing")?;
+        let status = self.await_end(&mut child, timeout)?;
+        ensure!(status.success(), "redis-benchmark failed ({status}); {}", child.log_tail());
+        let csv = fs::read_to_string(&output).context("redis-benchmark wrote no output")?;
         read_csv(&csv, count as u64)
-            .with_context(|| format!("redis-benchmark wrote what can't be read: {csv}"))
+            .with_context(|| format!("cannot parse the output of redis-benchmark: {csv}"))
     }
 
     fn await_end(
         &self,
         child: &mut Child,
-        patience: Duration,
+        timeout: Duration,
     ) -> anyhow::Result<std::process::ExitStatus> {
         let started = Instant::now();
         loop {
-            if let Some(status) = child.ended()? {
+            if let Some(status) = child.exit_status()? {
                 return Ok(status);
             }
             ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
-            if started.elapsed() > patience {
-                bail!("the client did not end after {} s", patience.as_secs());
+            if started.elapsed() > timeout {
+                bail!("the client did not finish within {} s", timeout.as_secs());
             }
-            thread::sleep(LOOK_INTERVAL);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// How `perf load` is asked for this case; `seconds` are measured.
-fn load_words(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
+/// Returns the arguments with which `perf load` runs this case; `seconds` is the length of the
+/// measured part.
+fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
     let addresses: Vec<String> = target.clients.iter().map(ToString::to_string).collect();
     let scheme = match target.system.protocol() {
         Protocol::Redis => "redis",
@@ -199,7 +206,7 @@ fn load_words(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
         Operation::Get => "get",
     };
     let (target_url, keys) = (format!("{scheme}://{}", addresses.join(",")), case.keys.to_string());
-    let mut words: Vec<String> = [
+    let mut arguments: Vec<String> = [
         ["--target", &target_url],
         ["--workload", workload],
         ["--keys", &keys],
@@ -213,17 +220,18 @@ fn load_words(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
     .map(str::to_owned)
     .collect();
     match case.rate {
-        Some(rate) => words.extend(["--rate".to_owned(), rate.to_string()]),
-        None => words.push("--closed".to_owned()),
+        Some(rate) => arguments.extend(["--rate".to_owned(), rate.to_string()]),
+        None => arguments.push("--closed".to_owned()),
     }
     if target.system == System::RedisWait {
-        words.extend(["--wait", "1"].map(str::to_owned));
+        arguments.extend(["--wait", "1"].map(str::to_owned));
     }
-    words
+    arguments
 }
 
-/// Reads the last line of `redis-benchmark --csv`: rates a second, latencies in milliseconds.
-fn read_csv(text: &str, operations: u64) -> Option<Seen> {
+/// Parses the output of `redis-benchmark --csv`, which has operations per second, and latencies in
+/// milliseconds; `None` if it is malformed. `operations` is the number of operations in the run.
+fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     let mut lines = text.lines().filter(|line| line.starts_with('"'));
     let head = lines.next()?;
     let row = lines.next()?;
@@ -236,7 +244,7 @@ fn read_csv(text: &str, operations: u64) -> Option<Seen> {
         row.get(at)?.parse().ok()
     };
     let seconds = |name: &str| Some(cell(name)? / 1e3);
-    Some(Seen {
+    Some(ClientResult {
         operations,
         errors: 0,
         rate: cell("rps")?,
@@ -246,17 +254,17 @@ fn read_csv(text: &str, operations: u64) -> Option<Seen> {
     })
 }
 
-/// Whether the client of a case is there; else why not.
+/// Returns why a client program cannot be used (it is not installed); `None` if it can.
 pub(crate) fn missing(client: Client) -> Option<String> {
     let lacks = client == Client::RedisBenchmark && find_program("redis-benchmark").is_none();
-    lacks.then(|| "redis-benchmark is not installed (Debian's package: redis-tools)".to_owned())
+    lacks.then(|| "redis-benchmark is not installed (Debian package: redis-tools)".to_owned())
 }
 
-/// Makes the folder for what clients write.
+/// Creates the folder for the client programs' output inside `folder`, and returns its path.
 pub(crate) fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = folder.join("clients");
     fs::create_dir_all(&folder)
-        .with_context(|| format!("can't make the folder {}", folder.display()))?;
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     Ok(folder)
 }
 
@@ -265,14 +273,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redis_benchmarks_table_is_read() {
+    fn redis_benchmark_csv_is_parsed() {
         let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
             \"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"\n\
             \"SET\",\"53900.50\",\"0.9\",\"0.1\",\"0.800\",\"2.0\",\"4.300\",\"9.000\"\n";
-        let seen = read_csv(text, 7).unwrap();
-        assert_eq!((seen.operations, seen.rate), (7, 53_900.5));
-        assert!((seen.p50_s - 0.0008).abs() < 1e-9 && (seen.p99_s - 0.0043).abs() < 1e-9);
-        assert!((seen.max_s - 0.009).abs() < 1e-9);
+        let result = read_csv(text, 7).unwrap();
+        assert_eq!((result.operations, result.rate), (7, 53_900.5));
+        assert!((result.p50_s - 0.0008).abs() < 1e-9 && (result.p99_s - 0.0043).abs() < 1e-9);
+        assert!((result.max_s - 0.009).abs() < 1e-9);
         for bad in ["", "\"test\"\n\"SET\"\n", "Could not connect"] {
             assert_eq!(read_csv(bad, 7), None);
         }

@@ -1,13 +1,13 @@
-//! `perf compare`: Bowline, etcd and Redis under the same work, in turn, on fresh folders, with
-//! what each of them cost.
+//! `perf compare`: measures Bowline, etcd and Redis under the same load, in turn, in fresh folders,
+//! with the processor time and the disk writes of the servers.
 
-mod ask;
 mod cases;
 mod children;
 mod clients;
+mod hosts;
+mod query;
 pub(crate) mod results;
-mod session;
-mod site;
+mod rounds;
 mod systems;
 mod table;
 mod usage;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, ensure};
 
 pub(crate) use children::{Child, command, find_program};
-pub(crate) use site::Host;
+pub(crate) use hosts::Host;
 pub(crate) use systems::System;
 
 use crate::files::Files;
@@ -30,32 +30,33 @@ use crate::report::{self, Input};
 use cases::Case;
 use clients::Clients;
 use results::{Comparison, SCHEMA, SCHEMA_VERSION};
-use session::{Plan, SetLoss};
+use rounds::{Rounds, SetLoss};
 use systems::Programs;
 
 const JSON: &str = "json";
-/// What the kernel calls file systems that are memory.
+/// File system type numbers (`statfs`) of in-memory file systems: tmpfs and ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 
-/// What `perf compare` takes.
+/// Command-line arguments of `perf compare`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Only these cases: put-64, get-64-16 (16 deep), bench-set-64 (redis-benchmark), put-rate
-    /// (open loop), or the rows connections, depth, values, keys.
+    /// Cases to run: put-64, get-64-16 (16 in flight), bench-set-64 (redis-benchmark), put-rate
+    /// (open loop), or the sweeps connections, depth, values, keys.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<String>,
-    /// Operations a second of put-rate.
+    /// Operations per second in the case put-rate, an open loop.
     #[arg(long, value_name = "N", default_value_t = 1_000.0)]
     rate: f64,
-    /// Different keys.
+    /// Number of different keys that requests use.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
-    /// All systems up at once, and each case through all of them before the next case: what is
-    /// compared lies seconds apart and not minutes, but idle ones cost the others a little.
+    /// Start all systems at once, and run each case on all of them before the next case. The runs
+    /// to compare are then seconds instead of minutes apart, but idle systems take some processor
+    /// time.
     #[arg(long)]
     together: bool,
-    /// Only these systems.
+    /// Systems to measure.
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_enum, default_values_t =
           [System::Bowline, System::Etcd, System::Redis, System::RedisWait])]
     only: Vec<System>,
@@ -63,107 +64,110 @@ pub(crate) struct Arguments {
     common: Common,
 }
 
-/// What `perf compare` and `perf lossy` have in common.
+/// Command-line arguments that `perf compare` and `perf lossy` share.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Common {
-    /// How often everything is done.
+    /// Number of rounds, each of which runs every case on every system once.
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
-    /// Seconds that each case takes.
+    /// Length of each run in seconds.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     pub(crate) seconds: f64,
-    /// Of everything that the load generator draws.
+    /// Random seed of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Where servers keep their data meanwhile: on the disk that is to be measured.
+    /// Folder for the servers' data, on the disk to measure.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out/data")]
     pub(crate) dir: PathBuf,
-    /// The `bowline` program. Without it the one beside this program, built anew under cargo.
+    /// Path of the `bowline` program to measure. Default: the one beside this program, rebuilt
+    /// under cargo.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) bowline: Option<PathBuf>,
-    /// Where the results go.
+    /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     pub(crate) out: PathBuf,
-    /// What the results are called.
+    /// Name of the result files (default: the subcommand).
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Print what goes into NAME.json instead of the table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Compares. The exit code is 0 only if every run went well.
+/// Runs `perf compare`. The exit code is 0 only if all rounds were completed, and no run failed or
+/// had a failed operation.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     ensure!(
         arguments.rate.is_finite() && arguments.rate > 0.0,
-        "--rate is {}; it must be above 0",
+        "--rate {}: give more than 0",
         arguments.rate
     );
     let cases = cases::cases(&arguments.cases, arguments.keys, arguments.rate)?;
-    let hosts = vec![site::LOOPBACK; 9];
-    let work = Work { systems: &arguments.only, cases, together: arguments.together, hosts };
-    hold(&arguments.common, "compare", work, &mut |_| Ok(()))
+    let hosts = vec![hosts::LOOPBACK; 9];
+    let setup = Setup { systems: &arguments.only, cases, together: arguments.together, hosts };
+    measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
-/// What is done in each round.
+/// The systems, cases and hosts of a comparison.
 #[derive(Debug)]
-pub(crate) struct Work<'a> {
+pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
 }
 
-/// Puts while packets between replicas are lost, a case for each share.
+/// Returns cases of puts under packet loss, one for each fraction in `losses` (from 0 to 1).
 pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<Case> {
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Holds all rounds, and writes down and prints what came of them.
-pub(crate) fn hold(
+/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_loss` sets
+/// the fraction of packets that are lost between replicas.
+pub(crate) fn measure(
     common: &Common,
-    usual_name: &str,
-    work: Work<'_>,
+    default_name: &str,
+    setup: Setup<'_>,
     set_loss: &mut SetLoss<'_>,
 ) -> anyhow::Result<ExitCode> {
     ensure!(
         common.seconds.is_finite() && common.seconds >= 0.1 && common.seconds <= 3_600.0,
-        "--seconds is {}; give 0.1 to 3600",
+        "--seconds {}: give 0.1 to 3600",
         common.seconds
     );
-    let name = common.name.clone().unwrap_or_else(|| usual_name.to_owned());
-    let mut files = Files::begin(&common.out, &name, &[JSON])?;
+    let name = common.name.clone().unwrap_or_else(|| default_name.to_owned());
+    let mut files = Files::create(&common.out, &name, &[JSON])?;
     let programs = Programs { bowline: find_bowline(common)? };
-    let (mut comparison, systems, cases) = prepare(common, &name, &work, &programs);
+    let (mut comparison, systems, cases) = prepare(common, &name, &setup, &programs);
     ensure!(
         !systems.is_empty() && !cases.is_empty(),
         "nothing can be measured: {}",
         table::table(&comparison)
     );
     std::fs::create_dir_all(&common.dir)
-        .with_context(|| format!("can't make the folder {}", common.dir.display()))?;
-    // Ours alone, so that nothing that was there before is ever removed.
+        .with_context(|| format!("cannot create the folder {}", common.dir.display()))?;
+    // A new folder, so that nothing that existed before is removed.
     let folder = tempfile::Builder::new()
         .prefix("compare-")
         .tempdir_in(&common.dir)
-        .with_context(|| format!("can't make a folder in {}", common.dir.display()))?;
+        .with_context(|| format!("cannot create a folder in {}", common.dir.display()))?;
     if is_memory(folder.path()) {
         eprintln!(
-            "perf: {} is in memory: syncs cost nothing there; choose a disk with --dir",
+            "perf: warning: {} is in memory, where syncs cost nothing; choose a disk with --dir",
             common.dir.display()
         );
     }
     let interrupted =
-        bowline::processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
+        bowline::processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
     let interrupted: &AtomicBool = &interrupted;
-    let plan = Plan {
+    let rounds = Rounds {
         systems,
         cases,
-        rounds: common.rounds,
-        together: work.together,
+        count: common.rounds,
+        together: setup.together,
         programs,
-        hosts: work.hosts,
+        hosts: setup.hosts,
         folder: folder.path().to_owned(),
         clients: Clients {
             interrupted,
@@ -174,12 +178,12 @@ pub(crate) fn hold(
         interrupted,
     };
     let clock = Instant::now();
-    comparison.partial = plan.hold(set_loss, &mut |run| {
+    comparison.partial = rounds.run(set_loss, &mut |run| {
         eprintln!("{}", table::line(&run));
         comparison.runs.push(run);
     });
     comparison.wall_s = clock.elapsed().as_secs_f64();
-    comparison.sum_up();
+    comparison.summarize();
     serde_json::to_writer_pretty(files.get(JSON), &comparison)?;
     files.get(JSON).write_all(b"\n")?;
     let mut paths = files.finish()?;
@@ -190,13 +194,13 @@ pub(crate) fn hold(
     } else {
         print!("{table}");
     }
-    let whole = comparison.partial.is_none();
+    let complete = comparison.partial.is_none();
     if let Some(why) = &comparison.partial {
-        eprintln!("perf: {why}; what was measured until then is kept, and marked as partial");
+        eprintln!("perf: {why}; results so far are kept and marked as partial");
     }
-    let well = comparison.runs.iter().all(|run| run.trouble.is_none() && run.errors == 0);
+    let succeeded = comparison.runs.iter().all(|run| run.failure.is_none() && run.errors == 0);
     if comparison.summary.is_empty() {
-        eprintln!("perf: no run went well, so there is nothing to draw");
+        eprintln!("perf: no run succeeded, so there is nothing to draw");
     } else {
         paths.extend(report::write(
             &[Input::Comparison(Box::new(comparison))],
@@ -207,19 +211,20 @@ pub(crate) fn hold(
     for path in paths.iter().filter(|_| !common.json) {
         println!("wrote {}", path.display());
     }
-    Ok(if whole && well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if complete && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The results without any runs, and of the systems and cases those that can be had.
+/// Returns the results file without runs yet, and the systems and cases that can be measured here;
+/// prints the others as skipped.
 fn prepare(
     common: &Common,
     name: &str,
-    work: &Work<'_>,
+    setup: &Setup<'_>,
     programs: &Programs,
 ) -> (Comparison, Vec<System>, Vec<Case>) {
     let mut described = Vec::new();
     let mut systems = Vec::new();
-    for &system in work.systems {
+    for &system in setup.systems {
         if systems.contains(&system) {
             continue;
         }
@@ -231,10 +236,10 @@ fn prepare(
         described.push(description);
     }
     let mut cases = Vec::new();
-    for case in &work.cases {
-        let nobody = || systems.iter().all(|system| case.misfit(*system).is_some());
+    for case in &setup.cases {
+        let unsupported = || systems.iter().all(|system| case.unsupported_by(*system).is_some());
         let why = clients::missing(case.client)
-            .or_else(|| nobody().then(|| "none of the systems can be asked so".to_owned()));
+            .or_else(|| unsupported().then(|| "no selected system supports this case".to_owned()));
         match why {
             Some(why) => eprintln!("skipped: {}: {why}", case.name),
             None => cases.push(case.clone()),
@@ -255,19 +260,20 @@ fn prepare(
         rounds: common.rounds,
         seconds: common.seconds,
         systems: described,
-        cases: work.cases.iter().map(Case::describe).collect(),
+        cases: setup.cases.iter().map(Case::describe).collect(),
         runs: Vec::new(),
         summary: Vec::new(),
     };
     (comparison, systems, cases)
 }
 
-/// The program to measure. Under cargo it is built first: an old one would be measured unnoticed.
+/// Returns the path of the `bowline` program to measure. Under cargo it is built first, so that no
+/// outdated program is measured.
 fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
     if let Some(given) = &common.bowline {
         return Ok(given.clone());
     }
-    let ours = std::env::current_exe().context("can't find this very program")?;
+    let ours = std::env::current_exe().context("cannot find the path of this program")?;
     let beside = ours.with_file_name("bowline");
     let in_release = ours.parent().is_some_and(|folder| folder.ends_with("release"));
     let (cargo, folder) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"));
@@ -276,8 +282,8 @@ fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
             .args(["build", "--quiet", "--release", "--package", "bowline", "--bin", "bowline"])
             .current_dir(folder)
             .status()
-            .context("can't start cargo to build bowline")?;
-        ensure!(status.success(), "bowline can't be built; see above");
+            .context("cannot start cargo to build bowline")?;
+        ensure!(status.success(), "building bowline failed; see the messages above");
     }
     Ok(beside)
 }

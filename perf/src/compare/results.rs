@@ -1,6 +1,6 @@
-//! What `perf compare` and `perf lossy` leave behind as JSON: every run of every round, and the
-//! summary that the table shows. `perf/formats.md` describes it; a change to the meaning of a field
-//! raises [`SCHEMA_VERSION`].
+//! JSON of `perf compare` and `perf lossy`: every run of every round, and the summary that the
+//! table shows. Described in `perf/formats.md`. Changing the meaning of a field increments
+//! [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
 
@@ -8,177 +8,187 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Tells this JSON from other JSON.
+/// Value of the field `schema`, which identifies the JSON of `perf compare` and `perf lossy`.
 pub(crate) const SCHEMA: &str = "bowline-compare";
-/// Version of the schema.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
-/// A run counts as quiet if the host took away less than this share of the processor time.
+/// Version of the JSON schema, incremented when the meaning of a field changes.
+pub(crate) const SCHEMA_VERSION: u32 = 2;
+/// A run is quiet, and so comparable, if the host stole less than this fraction of the processor
+/// time from this virtual machine.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
-/// Several systems under the same work.
+/// The results of a comparison: several systems, measured under the same load in turn.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
-    /// [`SCHEMA`].
+    /// Identifies the format of the JSON; always [`SCHEMA`].
     pub(crate) schema: String,
-    /// [`SCHEMA_VERSION`].
+    /// Always [`SCHEMA_VERSION`], the version of the JSON schema.
     pub(crate) schema_version: u32,
-    /// What it is called.
+    /// Name of the comparison, also used for the result files.
     pub(crate) name: String,
-    /// The command line.
+    /// Command line of the program that made the comparison.
     pub(crate) command: Vec<String>,
-    /// The commit of the source, with `-dirty` if it was changed.
+    /// Commit of the source, with the suffix `-dirty` if there were uncommitted changes; `None` if
+    /// git is not available.
     pub(crate) revision: Option<String>,
-    /// Processors that everything shared, the load generator too.
+    /// Number of processors, which all servers and the load generator share.
     pub(crate) cores: usize,
-    /// Operating system and architecture.
+    /// Operating system and processor architecture of the machine.
     pub(crate) system: String,
-    /// When it began, in seconds since 1970.
+    /// Time when the comparison started, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// How long it took.
+    /// Duration of the whole comparison in seconds.
     pub(crate) wall_s: f64,
-    /// Why it ended early, in words. `None`: it is whole.
+    /// Why the comparison ended early; `None` if it is complete.
     pub(crate) partial: Option<String>,
-    /// Rounds asked for.
+    /// Planned number of rounds. In each round every system runs every case once.
     pub(crate) rounds: u32,
-    /// Seconds that each run was asked to last; clients that count operations come near it.
+    /// Planned length of a run in seconds. Clients that stop after a number of operations keep to
+    /// it only roughly.
     pub(crate) seconds: f64,
-    /// The systems, in the order in which each round takes them.
+    /// The measured systems, in the order in which each round measures them.
     pub(crate) systems: Vec<System>,
-    /// The cases, in the order in which each system goes through them.
+    /// The measured cases, in the order in which each round runs them.
     pub(crate) cases: Vec<Case>,
-    /// All runs, as they were held.
+    /// The results of all runs, in the order in which they were run.
     pub(crate) runs: Vec<Measurement>,
-    /// The runs summed up.
+    /// Medians and ranges over the rounds, for each case and system.
     pub(crate) summary: Vec<Summary>,
 }
 
-/// What was measured.
+/// A system that is measured, such as Bowline or Redis in one configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct System {
-    /// Short name.
+    /// Short name of the system, as on the command line and in tables.
     pub(crate) name: String,
-    /// What it is, how it is set up, and its version.
+    /// Version of the system's program, and its configuration.
     pub(crate) about: String,
-    /// Copies of each write when it is acknowledged.
+    /// Number of replicas that hold a write when it is acknowledged to the client.
     pub(crate) copies: u32,
-    /// Whether they are on disk then.
+    /// Whether the acknowledged copies of a write have been synced to disk.
     pub(crate) synced: bool,
-    /// Why it was left out. `None`: it was not.
+    /// Why the system was not measured; `None` if it was.
     pub(crate) skipped: Option<String>,
 }
 
-/// The work that was asked for.
+/// A case of the comparison: one kind of load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Case {
-    /// Short name.
+    /// Short name of the case, as on the command line and in tables.
     pub(crate) name: String,
-    /// In words.
+    /// Description of the case: client program, operation and parameters.
     pub(crate) about: String,
-    /// Its place in a row of cases that differ in one number.
-    pub(crate) step: Option<Step>,
+    /// The point of a sweep that this case measures; `None` if the case belongs to no sweep.
+    pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// One of a row of cases that differ in one number.
+/// A point of a sweep: a series of cases that differ in one parameter only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Step {
-    /// Names the row.
-    pub(crate) row: String,
-    /// What the number is, with its unit.
+pub(crate) struct SweepPoint {
+    /// Name of the sweep, such as `connections`.
+    pub(crate) name: String,
+    /// Name of the parameter that differs, with its unit.
     pub(crate) axis: String,
-    /// The number.
+    /// Value of the parameter in this case.
     pub(crate) value: f64,
 }
 
-/// One run: one system, one case, one round.
+/// The result of one run: one system in one case in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// From 1.
+    /// Number of the round, counted from 1.
     pub(crate) round: u32,
-    /// [`System::name`].
+    /// Name of the measured system, as in [`System::name`].
     pub(crate) system: String,
-    /// [`Case::name`].
+    /// Name of the case that was run, as in [`Case::name`].
     pub(crate) case: String,
-    /// Operations that succeeded.
+    /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Operations that failed.
+    /// Number of operations that failed during the run.
     pub(crate) errors: u64,
-    /// Operations that succeeded, a second.
+    /// Successful operations per second.
     pub(crate) rate: f64,
-    /// Half of them took at most so long.
+    /// Median latency in seconds.
     pub(crate) p50_s: f64,
-    /// 99 %.
+    /// 99th percentile of the latency in seconds.
     pub(crate) p99_s: f64,
-    /// The longest.
+    /// Maximum latency in seconds.
     pub(crate) max_s: f64,
-    /// Processor seconds of all server processes.
+    /// Processor time in seconds that all server processes of the system used during the run.
     pub(crate) cpu_s: f64,
-    /// Bytes that all server processes sent to disk.
+    /// Bytes that all server processes of the system wrote to disk during the run.
     pub(crate) written_bytes: u64,
-    /// Syncs by all servers' own count; `None` where they don't count.
+    /// Number of syncs to disk during the run, as counted by the servers; `None` if the system does
+    /// not report it.
     pub(crate) syncs: Option<u64>,
-    /// How long the run took, by the wall clock, from before the client's start to after its end.
+    /// Duration of the run by the wall clock in seconds, from before the client's start until after
+    /// its end.
     pub(crate) wall_s: f64,
-    /// Processor seconds that the host machine took away meanwhile, over all cores.
+    /// Processor time in seconds, summed over all cores, that the host took from this virtual
+    /// machine during the run.
     pub(crate) stolen_s: f64,
-    /// What went wrong. `None`: nothing; such runs alone are summed up.
-    pub(crate) trouble: Option<String>,
+    /// Why the run failed; `None` if it succeeded. Summaries use successful runs only.
+    pub(crate) failure: Option<String>,
 }
 
-/// The runs of one system in one case.
+/// Medians and ranges over the runs of one system in one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// [`Case::name`].
+    /// Name of the case, as in [`Case::name`].
     pub(crate) case: String,
-    /// [`System::name`].
+    /// Name of the system, as in [`System::name`].
     pub(crate) system: String,
-    /// How many went well.
+    /// Number of successful runs, on which the summary is based.
     pub(crate) runs: usize,
-    /// How many of them were quiet.
+    /// Number of successful runs that were quiet (see [`QUIET_SHARE`]).
     pub(crate) quiet_runs: usize,
-    /// Operations a second.
+    /// Successful operations per second.
     pub(crate) rate: Spread,
-    /// Median latency.
+    /// Median latency in seconds of each successful run; the spread is over the runs.
     pub(crate) p50_s: Spread,
-    /// 99th percentile.
+    /// 99th percentile of a run's latency in seconds.
     pub(crate) p99_s: Spread,
-    /// Processor seconds of all server processes for 1,000 operations.
+    /// Processor time in seconds of all server processes per 1,000 operations.
     pub(crate) cpu_s_per_1000: Spread,
-    /// Bytes to disk for each operation, over all processes.
+    /// Bytes written to disk per operation, summed over all server processes.
     pub(crate) bytes_per_operation: Spread,
-    /// Syncs for each operation, over all processes.
+    /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
+    /// report them.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// For each other system, this one's figure divided by the other's of the same round.
+    /// For each other system, by name: this system's figures divided by the other system's figures
+    /// of the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
 }
 
-/// One system's figures divided by another's, round by round.
+/// Ratios of one system's figures to another system's: one ratio for each round, then median and
+/// range of the ratios.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
-    /// Of operations a second.
+    /// Ratio of the operations per second.
     pub(crate) rate: Spread,
-    /// The same of rounds in which both runs were quiet; `None` if there were none.
+    /// Ratio of the operations per second, only from rounds in which both runs were quiet (see
+    /// [`QUIET_SHARE`]); `None` if there was no such round.
     pub(crate) rate_quiet: Option<Spread>,
-    /// Of median latency.
+    /// Ratio of the median latencies.
     pub(crate) p50: Spread,
-    /// Of the 99th percentile.
+    /// Ratio of the 99th percentiles of the latency.
     pub(crate) p99: Spread,
-    /// Of processor time an operation.
+    /// Ratio of the processor times per operation.
     pub(crate) cpu: Spread,
 }
 
-/// The middle and the ends of some figures.
+/// Median, minimum and maximum of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
-    /// Half way.
+    /// Median.
     pub(crate) median: f64,
-    /// The least.
+    /// Minimum.
     pub(crate) min: f64,
-    /// The most.
+    /// Maximum.
     pub(crate) max: f64,
 }
 
 impl Spread {
-    /// Of any figures. `None` if there are none.
+    /// Returns median and range of the finite values; `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -194,43 +204,45 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Processor seconds of all server processes for 1,000 operations.
+    /// Returns the processor time in seconds of all server processes per 1,000 successful
+    /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.cpu_s / self.operations as f64
     }
 
-    /// Whether the host took little processor time away.
+    /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
+    /// time of all `cores` from this virtual machine.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_s < QUIET_SHARE * self.wall_s * cores as f64
     }
 }
 
 impl Comparison {
-    /// Reads one.
+    /// Parses the JSON of a comparison.
     ///
     /// # Errors
-    /// If it is of another version, or damaged.
+    /// If the JSON has another schema version, or a field is missing or of the wrong type.
     pub(crate) fn parse(value: Value) -> anyhow::Result<Comparison> {
         let version = &value["schema_version"];
         ensure!(
             *version == SCHEMA_VERSION,
-            "it is of `perf compare` or `perf lossy`, version {version} of its schema, and this \
+            "JSON of `perf compare` or `perf lossy` with schema version {version}; this \
              program reads {SCHEMA_VERSION}; use the program that wrote it"
         );
         serde_json::from_value(value)
-            .context("it looks like JSON of `perf compare`, with a field missing or wrong")
+            .context("JSON of `perf compare` with a field missing or of the wrong type")
     }
 
-    /// The runs of a system in a case that went well.
+    /// Returns the successful runs of a system in a case, both given by name.
     pub(crate) fn runs_of(&self, case: &str, system: &str) -> Vec<&Measurement> {
         let wanted = |run: &&Measurement| {
-            run.case == case && run.system == system && run.trouble.is_none() && run.operations > 0
+            run.case == case && run.system == system && run.failure.is_none() && run.operations > 0
         };
         self.runs.iter().filter(wanted).collect()
     }
 
-    /// Sums all runs up, anew.
-    pub(crate) fn sum_up(&mut self) {
+    /// Recomputes the summary from the results of all runs.
+    pub(crate) fn summarize(&mut self) {
         let mut summary = Vec::new();
         for case in &self.cases {
             for system in &self.systems {
@@ -240,7 +252,7 @@ impl Comparison {
         self.summary = summary;
     }
 
-    /// The summary of a system in a case.
+    /// Returns the summary of a system in a case, both given by name; `None` if no run succeeded.
     pub(crate) fn find(&self, case: &str, system: &str) -> Option<&Summary> {
         self.summary.iter().find(|summary| summary.case == case && summary.system == system)
     }

@@ -1,5 +1,5 @@
-//! The systems that are compared: what each is, how it is started on fresh folders, when it is
-//! ready, and what it counts.
+//! The systems that are compared: their setup, how they are started in fresh folders, when they are
+//! ready, and which counters they report.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,81 +11,84 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::ask;
 use super::children::{Child, command, find_program};
+use super::hosts::{self, Host};
+use super::query;
 use super::results;
-use super::site::{self, Host};
 use super::usage::{Usage, usage};
 
-/// How long a system gets until it serves.
-const START_PATIENCE: Duration = Duration::from_mins(2);
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest time that a started system may take to become ready; after it, the start and the runs of
+/// the system fail.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A system and how it is set up.
+/// A system that can be measured: a program with a fixed configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum System {
-    /// Three replicas of Bowline, threads by its own choice.
+    /// Three Bowline replicas; each chooses its number of threads itself.
     Bowline,
-    /// The same with a thread for each stage.
+    /// Three Bowline replicas, each with one thread per pipeline stage.
     BowlineDedicated,
-    /// The same with network, core and apply on one thread.
+    /// Three Bowline replicas, each with network, consensus core and applier on one thread.
     BowlineFused,
-    /// Five replicas.
+    /// Five Bowline replicas.
     Bowline5,
-    /// Seven replicas.
+    /// Seven Bowline replicas.
     Bowline7,
-    /// Three members of etcd.
+    /// Three etcd members.
     Etcd,
-    /// One Redis that syncs before it answers.
+    /// One Redis server that syncs every write to disk before it replies.
     Redis,
-    /// A Redis with two replicas, and WAIT 1 after each write; nothing is synced.
+    /// A Redis primary with two replicas, without syncs to disk; after each write the client waits
+    /// for one replica (WAIT 1).
     RedisWait,
-    /// One Redis without a disk.
+    /// One Redis server that writes nothing to disk.
     RedisMemory,
 }
 
-/// Whom a client talks to, and how.
+/// The protocol that a system's clients use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     Redis,
     Etcd,
 }
 
-/// The programs that the systems are made of.
+/// Paths of server programs that are not looked up in `PATH`.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
-    /// The `bowline` program.
+    /// Path of the `bowline` program.
     pub(crate) bowline: PathBuf,
 }
 
-/// A system that serves.
+/// A running system: its server processes and addresses, in a folder of its own. The processes are
+/// killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     system: System,
     children: Vec<Child>,
-    /// Where clients connect. Of Bowline the leader's comes first.
+    /// Addresses for clients, one for each server that accepts them; Bowline's leader comes first.
     clients: Vec<SocketAddr>,
     folder: PathBuf,
 }
 
 impl System {
-    /// Its name on command lines and in tables.
+    /// Returns the system's name on command lines and in tables.
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
-        value.expect("none of them is hidden").get_name().to_owned()
+        value.expect("no value is hidden").get_name().to_owned()
     }
 
-    /// Whether this is our own.
+    /// Whether the system is Bowline in one of its configurations.
     pub(crate) fn is_bowline(self) -> bool {
         self.name().starts_with("bowline")
     }
 
-    /// What clients speak to it.
+    /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
         if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
     }
 
-    /// How many processes it has.
+    /// Returns the number of server processes of the system.
     pub(crate) fn processes(self) -> usize {
         match self {
             System::Redis | System::RedisMemory => 1,
@@ -95,7 +98,7 @@ impl System {
         }
     }
 
-    fn set_up(self) -> &'static str {
+    fn setup(self) -> &'static str {
         match self {
             System::Bowline => "three replicas, --threads auto",
             System::BowlineDedicated => "three replicas, --threads dedicated",
@@ -109,7 +112,8 @@ impl System {
         }
     }
 
-    /// What goes into the results, and whether it can be had.
+    /// Returns the system's description for the results file, with the reason if its program is not
+    /// available.
     pub(crate) fn describe(self, programs: &Programs) -> results::System {
         let program = self.program(programs);
         let skipped = match &program {
@@ -119,8 +123,8 @@ impl System {
         let version = program.ok().map(|program| version(&program)).unwrap_or_default();
         results::System {
             name: self.name(),
-            about: format!("{version}: {}", self.set_up()),
-            // At the answer: a majority's, or what WAIT has heard of.
+            about: format!("{version}: {}", self.setup()),
+            // When a write is acknowledged: a majority's, or the primary's and that of WAIT 1.
             copies: u32::try_from(match self {
                 System::RedisWait => 2,
                 _ => self.processes() / 2 + 1,
@@ -140,7 +144,7 @@ impl System {
             _ => {
                 ensure!(
                     programs.bowline.is_file(),
-                    "there is no {}; make it with `cargo build --release`, or name it with \
+                    "{} does not exist; build it with `cargo build --release`, or give \
                      --bowline",
                     programs.bowline.display()
                 );
@@ -148,10 +152,11 @@ impl System {
             }
         };
         find_program(name)
-            .with_context(|| format!("{name} is not installed (Debian's package: {package})"))
+            .with_context(|| format!("{name} is not installed (Debian package: {package})"))
     }
 
-    /// Starts it in `folder`, which is made anew, and waits until it serves.
+    /// Starts the system's servers in `folder`, which is emptied first, and waits until the system
+    /// is ready. `hosts` needs at least one host for each server process.
     pub(crate) fn start(
         self,
         programs: &Programs,
@@ -161,10 +166,11 @@ impl System {
     ) -> anyhow::Result<Running> {
         remove(folder)?;
         fs::create_dir_all(folder)
-            .with_context(|| format!("can't make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let program = self.program(programs)?;
-        let hosts = hosts.get(..self.processes()).context("there are too few places")?;
-        let folder = fs::canonicalize(folder).context("the folder is gone")?;
+        let hosts = hosts.get(..self.processes()).context("not enough hosts")?;
+        let folder = fs::canonicalize(folder)
+            .with_context(|| format!("cannot resolve the folder {}", folder.display()))?;
         let mut running =
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
@@ -174,7 +180,7 @@ impl System {
             }
             _ => running.start_bowline(&program, hosts)?,
         }
-        running.await_service(interrupted)?;
+        running.await_ready(interrupted)?;
         Ok(running)
     }
 }
@@ -184,54 +190,55 @@ fn version(program: &Path) -> String {
     let text = output.map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().next().unwrap_or_default();
-    // Redis adds its checksum, allocator and build.
+    // Redis appends checksum, allocator and build.
     line.split(" sha=").next().unwrap_or_default().to_owned()
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)
-            .with_context(|| format!("can't empty the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot empty the folder {}", folder.display()))?;
     }
     Ok(())
 }
 
 impl Running {
-    /// Where clients connect; the first is the one to ask if only one is asked.
+    /// Returns the addresses for clients. Clients that use only one address take the first one.
     pub(crate) fn clients(&self) -> &[SocketAddr] {
         &self.clients
     }
 
-    /// What all its processes have used so far.
+    /// Returns the processor time and disk writes of all server processes since they started.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
 
-    /// Syncs of all its processes so far; `None` where they don't tell.
+    /// Returns how often all servers together have synced to disk since they started; `None` if the
+    /// system does not report it.
     pub(crate) fn syncs(&self) -> Option<u64> {
         let of_one = |client: &SocketAddr| match self.system.protocol() {
             Protocol::Etcd => {
-                let metrics = ask::http(*client, "/metrics").ok()?;
-                let count = |name| ask::number(&metrics, name);
+                let metrics = query::http(*client, "/metrics").ok()?;
+                let count = |name| query::number(&metrics, name);
                 let log = count("etcd_disk_wal_fsync_duration_seconds_count")?;
                 Some(log + count("etcd_disk_backend_commit_duration_seconds_count")?)
             }
             Protocol::Redis => {
-                let info = ask::redis(*client, &["INFO", "raft"]).ok()?;
-                ask::number(&info, "raft_log_syncs")
+                let info = query::redis(*client, &["INFO", "raft"]).ok()?;
+                query::number(&info, "raft_log_syncs")
             }
         };
         self.clients.iter().map(of_one).sum()
     }
 
-    /// Fails if one of its processes is gone.
-    pub(crate) fn expect_living(&mut self) -> anyhow::Result<()> {
-        self.children.iter_mut().try_for_each(Child::expect_living)
+    /// Returns an error if one of the system's server processes has exited.
+    pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        self.children.iter_mut().try_for_each(Child::ensure_running)
     }
 
-    /// Ends all its processes and removes its folder.
-    pub(crate) fn end(mut self) -> anyhow::Result<()> {
-        self.children.iter_mut().for_each(Child::end);
+    /// Kills all server processes of the system and removes its folder.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.children.iter_mut().for_each(Child::kill);
         remove(&self.folder)
     }
 
@@ -247,7 +254,7 @@ impl Running {
             System::BowlineFused => "fused",
             _ => "auto",
         };
-        let addresses = site::addresses::<2>(hosts)?;
+        let addresses = hosts::allocate::<2>(hosts)?;
         let peers = addresses.iter().enumerate();
         let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));
         let peers = peers.collect::<Vec<_>>().join(",");
@@ -270,12 +277,13 @@ impl Running {
     }
 
     fn start_redis(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
-        let addresses = site::addresses::<1>(hosts)?;
+        let addresses = hosts::allocate::<1>(hosts)?;
         let primary = addresses[0][0];
         for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
             let name = format!("redis-{}", number + 1);
             let folder = self.folder.join(&name);
-            fs::create_dir_all(&folder).context("can't make a folder for Redis")?;
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
             let (address, port) = (client.ip().to_string(), client.port().to_string());
             let mut command = command(program, host.within);
             command
@@ -299,7 +307,7 @@ impl Running {
     }
 
     fn start_etcd(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
-        let addresses = site::addresses::<2>(hosts)?;
+        let addresses = hosts::allocate::<2>(hosts)?;
         let name = |number: usize| format!("etcd-{}", number + 1);
         let members = addresses.iter().enumerate();
         let members = members.map(|(number, [_, peer])| format!("{}=http://{peer}", name(number)));
@@ -323,55 +331,57 @@ impl Running {
         Ok(())
     }
 
-    fn await_service(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
+    fn await_ready(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self.is_ready() {
             ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
-            self.expect_living()?;
-            if started.elapsed() > START_PATIENCE {
-                let words: Vec<String> = self.children.iter().map(Child::last_words).collect();
+            self.ensure_running()?;
+            if started.elapsed() > START_TIMEOUT {
+                let logs: Vec<String> = self.children.iter().map(Child::log_tail).collect();
                 bail!(
-                    "{} does not serve after {} s; {}",
+                    "{} is not ready after {} s; {}",
                     self.system.name(),
-                    START_PATIENCE.as_secs(),
-                    words.join("\n")
+                    START_TIMEOUT.as_secs(),
+                    logs.join("\n")
                 );
             }
-            thread::sleep(LOOK_INTERVAL);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Whether it serves; sorts Bowline's leader to the front.
+    /// Returns whether the system accepts requests. Moves the address of Bowline's leader to the
+    /// front.
     fn is_ready(&mut self) -> bool {
         match self.system {
             System::Etcd => self.clients.iter().all(|client| {
-                let health = ask::http(*client, "/health").unwrap_or_default();
+                let health = query::http(*client, "/health").unwrap_or_default();
                 health.contains("\"health\":\"true\"")
             }),
             System::RedisWait => {
-                let info = ask::redis(self.clients[0], &["INFO", "replication"]);
+                let info = query::redis(self.clients[0], &["INFO", "replication"]);
                 info.is_ok_and(|info| info.matches("state=online").count() == 2)
             }
             System::Redis | System::RedisMemory => {
-                ask::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")
+                query::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")
             }
             _ => self.find_leader(),
         }
     }
 
-    /// Puts Bowline's leader first, if there is one, and it serves. Others stay as they are.
+    /// Moves the address of Bowline's leader to the front. Returns whether there is a leader that
+    /// accepts writes; always true for other systems.
     pub(crate) fn find_leader(&mut self) -> bool {
         if !self.system.is_bowline() {
             return true;
         }
-        let leads = |client: &SocketAddr| {
-            let role = ask::redis(*client, &["ROLE"]);
+        let is_leader = |client: &SocketAddr| {
+            let role = query::redis(*client, &["ROLE"]);
             role.is_ok_and(|role| role.starts_with("$6\r\nmaster"))
         };
-        let Some(leader) = self.clients.iter().position(leads) else { return false };
+        let Some(leader) = self.clients.iter().position(is_leader) else { return false };
         self.clients.swap(0, leader);
-        let written = ask::redis(self.clients[0], &["SET", "perf:ready", "yes"]);
+        let written = query::redis(self.clients[0], &["SET", "perf:ready", "yes"]);
         written.is_ok_and(|reply| reply == "+OK")
     }
 }

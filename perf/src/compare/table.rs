@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use super::results::{Comparison, Measurement, Spread};
 use crate::report::{amount, duration};
 
-/// A line about a run, as it ends.
+/// Returns a line that describes the result of one run, or why it failed.
 pub(crate) fn line(run: &Measurement) -> String {
     let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
-    match &run.trouble {
-        Some(trouble) => format!("{start} {trouble}"),
+    match &run.failure {
+        Some(failure) => format!("{start} {failure}"),
         None => format!(
             "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {} errors, {:.1} % stolen",
             amount(run.rate),
@@ -21,11 +21,11 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
-/// All cases, a block each.
+/// Returns the results of all cases as a table for the terminal, with one block of lines per case.
 pub(crate) fn table(comparison: &Comparison) -> String {
     let mut text = String::new();
     let mut add = |part: std::fmt::Arguments<'_>| {
-        text.write_fmt(part).expect("a string takes all");
+        text.write_fmt(part).expect("writing to a String cannot fail");
     };
     for system in &comparison.systems {
         match &system.skipped {
@@ -34,7 +34,7 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
     }
     add(format_args!(
-        "{} rounds of {} s a case, {} shared cores; medians, in brackets least to most\n",
+        "{} rounds of {} s per case, {} shared cores; medians (minimum to maximum)\n",
         comparison.rounds, comparison.seconds, comparison.cores
     ));
     for case in &comparison.cases {
@@ -61,7 +61,7 @@ pub(crate) fn table(comparison: &Comparison) -> String {
                 duration(summary.p99_s.median),
                 summary.cpu_s_per_1000.median,
                 amount(summary.bytes_per_operation.median),
-                syncs.map_or_else(|| "not told".to_owned(), |syncs| format!("{:.4}", syncs.median)),
+                syncs.map_or_else(|| "-".to_owned(), |syncs| format!("{:.4}", syncs.median)),
             ));
         }
         for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {
@@ -81,9 +81,9 @@ pub(crate) fn table(comparison: &Comparison) -> String {
             }
         }
     }
-    let failed: Vec<_> = comparison.runs.iter().filter(|run| run.trouble.is_some()).collect();
+    let failed: Vec<_> = comparison.runs.iter().filter(|run| run.failure.is_some()).collect();
     if !failed.is_empty() {
-        add(format_args!("\nruns that went wrong, and are in no figure above:\n"));
+        add(format_args!("\nfailed runs, excluded from the figures above:\n"));
         for run in failed {
             add(format_args!("  {}\n", line(run)));
         }

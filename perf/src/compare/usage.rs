@@ -1,16 +1,17 @@
-//! What processes have used so far, as the kernel counts it.
+//! Resource usage of processes, as the kernel counts it.
 
 use std::fs;
 use std::ops::{AddAssign, Sub};
 
 use anyhow::Context as _;
 
-/// Used since the start of some processes.
+/// Processor time and disk writes of a group of processes: since the start of each process, or the
+/// difference of two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// Processor seconds, in the processes and in the kernel for them.
+    /// Processor time in seconds, in user mode and in the kernel.
     pub(crate) cpu_s: f64,
-    /// Bytes sent to disk.
+    /// Number of bytes written to disk.
     pub(crate) written_bytes: u64,
 }
 
@@ -32,26 +33,28 @@ impl Sub for Usage {
     }
 }
 
-/// Of all these processes together.
+/// Returns the resources used by the processes with these ids, added up.
 pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<Usage> {
     let mut sum = Usage::default();
     for id in processes {
         let read = |file: &str| {
             let path = format!("/proc/{id}/{file}");
-            fs::read_to_string(&path).with_context(|| format!("can't read {path}"))
+            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
         };
-        let ticks = read_ticks(&read("stat")?).context("/proc/PID/stat has another form here")?;
+        let ticks = read_ticks(&read("stat")?)
+            .with_context(|| format!("cannot find the processor times in /proc/{id}/stat"))?;
         sum += Usage {
             cpu_s: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
             written_bytes: read_field(&read("io")?, "write_bytes:")
-                .context("/proc/PID/io has another form here")?,
+                .with_context(|| format!("cannot find write_bytes in /proc/{id}/io"))?,
         };
     }
     Ok(sum)
 }
 
-/// User and system ticks, fields 14 and 15. The name before them may hold anything, blanks and
-/// brackets too.
+/// Returns the processor time in clock ticks from the text of `/proc/PID/stat`: the sum of fields
+/// 14 (user) and 15 (system). The process name before them may contain any characters, so fields
+/// are counted from its end.
 fn read_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -63,8 +66,8 @@ fn read_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-/// Processor seconds that the host machine took away since the system started, over all cores; 0
-/// where nobody counts them.
+/// Returns the processor time in seconds, summed over all cores, that the host has taken from this
+/// virtual machine since it started; 0 if unknown.
 pub(crate) fn stolen_s() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     read_stolen(&stat).unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_files_are_read() {
+    fn proc_stat_and_io_files_are_parsed() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 900 0 0 0 250 50 0 0 20 0 4 0 100 0 0";
         assert_eq!(read_ticks(stat), Some(300));
         assert_eq!(read_ticks("7 (a"), None);
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn work_shows_up() {
+    fn process_cpu_time_is_measured() {
         let id = std::process::id();
         let before = usage([id]).unwrap();
         let mut sum = 0_u64;

@@ -1,10 +1,11 @@
-//! `--fail-if`: conditions on the results that make a run count as failed.
+//! `--fail-if`: conditions on the results of a run. The run counts as failed if one of them holds.
 
 use anyhow::{Context as _, ensure};
 
 use super::schema::{Latency, LoadRecord};
 
-/// Such as `p99>5ms`.
+/// A condition of `--fail-if` on the results of a run, such as `p99>5ms`: the run fails if it
+/// holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     text: String,
@@ -24,9 +25,9 @@ enum Metric {
     P999,
     P9999,
     Max,
-    /// Percent of the intended rate.
+    /// Achieved rate in percent of the intended rate of an open loop.
     AchievedShare,
-    /// Operations a second.
+    /// Achieved rate in successful operations per second.
     Achieved,
     Errors,
     Unsent,
@@ -41,15 +42,15 @@ enum Comparison {
     AtMost,
 }
 
-const HOW: &str = "write p50, p90, p95, p99, p99.9, p99.99, min, mean or max with us, ms or s; \
+const SYNTAX: &str = "write p50, p90, p95, p99, p99.9, p99.99, min, mean or max with us, ms or s; \
                    achieved with % or as operations a second; errors, unsent or not_found as \
                    counts; between them >, >=, < or <=";
 
 impl Condition {
-    /// From text.
+    /// Parses a condition of `--fail-if`.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Condition> {
-        let wrong = || format!("--fail-if '{text}': {HOW}");
-        let at = text.find(['<', '>']).with_context(wrong)?;
+        let invalid = || format!("--fail-if '{text}': {SYNTAX}");
+        let at = text.find(['<', '>']).with_context(invalid)?;
         let (name, rest) = text.split_at(at);
         let or_equal = rest[1..].starts_with('=');
         let comparison = match (rest.starts_with('>'), or_equal) {
@@ -61,7 +62,7 @@ impl Condition {
         let value = rest[if or_equal { 2 } else { 1 }..].trim();
         let digits = value.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(value.len());
         let (number, unit) = value.split_at(digits);
-        let number: f64 = number.parse().ok().with_context(wrong)?;
+        let number: f64 = number.parse().ok().with_context(invalid)?;
         let time = match unit.trim() {
             "us" => Some(1e-6),
             "ms" => Some(1e-3),
@@ -83,20 +84,21 @@ impl Condition {
             ("errors", "") => (Metric::Errors, false),
             ("unsent", "") => (Metric::Unsent, false),
             ("not_found", "") => (Metric::NotFound, false),
-            _ => anyhow::bail!(wrong()),
+            _ => anyhow::bail!(invalid()),
         };
-        ensure!(!is_time || time.is_some(), wrong());
+        ensure!(!is_time || time.is_some(), invalid());
         let limit = if is_time { number * time.unwrap_or(1.0) } else { number };
         Ok(Condition { text: text.to_owned(), metric, comparison, limit })
     }
 
-    /// Whether it compares with an intended rate.
+    /// Returns whether the condition refers to the intended rate, which only an open loop has.
     pub(crate) fn needs_a_rate(&self) -> bool {
         self.metric == Metric::AchievedShare
     }
 
-    /// If it came true: itself and the figure.
-    pub(crate) fn came_true(&self, record: &LoadRecord) -> Option<String> {
+    /// Checks the condition on the results of a run. If it holds, returns its text with the
+    /// measured figure, otherwise `None`.
+    pub(crate) fn check(&self, record: &LoadRecord) -> Option<String> {
         let latency = record.latencies.get("all").map_or(Latency::default(), |all| *all.main());
         let figure = match self.metric {
             Metric::Min => latency.min_s,
@@ -122,13 +124,13 @@ impl Condition {
             Metric::Errors | Metric::Unsent | Metric::NotFound => format!("{figure}"),
             _ => format!("{:.3} ms", figure * 1e3),
         };
-        let came_true = match self.comparison {
+        let holds = match self.comparison {
             Comparison::Above => figure > self.limit,
             Comparison::AtLeast => figure >= self.limit,
             Comparison::Below => figure < self.limit,
             Comparison::AtMost => figure <= self.limit,
         };
-        came_true.then(|| format!("{} ({shown})", self.text))
+        holds.then(|| format!("{} ({shown})", self.text))
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_are_read() {
+    fn fail_if_conditions_are_parsed() {
         let parts = |text: &str| {
             let condition = Condition::parse(text).unwrap();
             (condition.metric, condition.comparison, condition.limit)

@@ -1,5 +1,5 @@
-//! One connection: its socket, what is on the way in both directions, and what state it is in.
-//! It decides nothing; the engine does.
+//! One connection of the load generator: its socket, its buffers, the operations in flight and its
+//! state. The engine makes all decisions.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -8,73 +8,81 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::encoder::RequestEncoder;
 use super::etcd;
+use super::generator::Operation;
 use super::http2::{Ended, Http2};
 use super::keys::Values;
-use super::requests::Requests;
 use super::resp::Broken;
-use super::work::Operation;
 
-/// How far a connection is.
+/// State of one connection of the load generator. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// To be opened at this moment.
+    /// The connection is closed, and is opened again at the time `retry_at`, in nanoseconds of the
+    /// run's clock.
     Down { retry_at: u64 },
-    /// Being opened, or asking who leads, until this moment at most.
+    /// The TCP connection is being established; the attempt fails at the time `until`, in
+    /// nanoseconds of the run's clock.
     Connecting { until: u64 },
-    /// Connected, and has asked who leads.
-    Asking { until: u64 },
-    /// Takes requests.
+    /// The connection is established, and waits for the reply to `CLUSTER SLOTS`, which names the
+    /// leader. Fails at the time `until`, in nanoseconds of the run's clock.
+    FindingLeader { until: u64 },
+    /// The connection is ready for requests.
     Up,
 }
 
-/// One connection.
+/// One connection of the load generator to a server.
 #[allow(clippy::struct_excessive_bools, reason = "marks of the engine, each for itself")]
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Option<TcpStream>,
     pub(crate) state: State,
-    /// Which of the addresses.
+    /// Index of the server's address in the engine's list of addresses.
     pub(crate) address: usize,
-    /// Bytes to be sent, and how many of them were.
+    /// Output buffer with encoded requests; its first `out_sent` bytes were already written to the
+    /// socket.
     out: Vec<u8>,
     out_sent: usize,
-    /// The beginning of an answer.
+    /// The bytes of a reply that has not been received completely.
     pub(crate) partial: Vec<u8>,
-    /// What HTTP/2 remembers, if that is spoken.
+    /// HTTP/2 state of a connection to etcd; `None` for the Redis protocol.
     pub(crate) http2: Option<Box<Http2>>,
-    /// In the order in which they were written.
+    /// Operations whose reply is outstanding, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// How many of them, at the end, were not handed to the kernel yet.
-    fresh: usize,
-    /// Whether it stands in the engine's queue of connections with room.
+    /// Number of operations at the end of `in_flight` whose requests are still in the output
+    /// buffer.
+    unsent_count: usize,
+    /// Whether the connection is in the engine's `ready` queue.
     pub(crate) queued: bool,
-    /// Whether it has something new to send.
+    /// Whether the connection is in the engine's `dirty` list: it has new bytes to send.
     pub(crate) dirty: bool,
-    /// Whether it shall not take new requests for a moment.
+    /// Whether the connection gets no new requests until the next housekeeping, because the server
+    /// reported that it has no leader or is overloaded.
     pub(crate) paused: bool,
-    /// Whether it was up before.
+    /// Whether the connection was established before, so that establishing it again counts as a
+    /// reconnect.
     pub(crate) was_up: bool,
-    /// Attempts in a row that failed.
+    /// Number of failures since the connection was last established successfully.
     pub(crate) failures: u32,
 }
 
-/// A frame's length, and the call that it ends.
+/// An HTTP/2 frame that was read: its length in bytes, and the call that it completes, if any.
 type Frame = (usize, Option<Ended>);
 
-/// What came of reading.
+/// Result of reading from a connection.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// So many bytes, and there may be more.
-    Some(usize),
-    /// Nothing more for now.
+    /// The given number of bytes was read into the buffer; the socket may have more.
+    Bytes(usize),
+    /// The socket has no data for now.
     Nothing,
-    /// The connection is gone.
+    /// The server closed the connection, or reading failed.
     End,
 }
 
 impl Connection {
-    /// One that is to be opened at once.
+    /// Returns a closed connection to the server with index `address`, which is due to be opened.
+    /// `pipeline` is the expected number of operations in flight.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -85,7 +93,7 @@ impl Connection {
             partial: Vec::new(),
             http2: None,
             in_flight: VecDeque::with_capacity(pipeline + 1),
-            fresh: 0,
+            unsent_count: 0,
             queued: false,
             dirty: false,
             paused: false,
@@ -94,7 +102,8 @@ impl Connection {
         }
     }
 
-    /// Begins to connect.
+    /// Starts to establish a connection to the address `socket`. The attempt must succeed before
+    /// `until`, in nanoseconds of the run's clock.
     pub(crate) fn open(
         &mut self,
         socket: SocketAddr,
@@ -103,14 +112,15 @@ impl Connection {
         until: u64,
     ) -> io::Result<()> {
         let mut stream = TcpStream::connect(socket)?;
-        // Both at once and for good: changing what is waited for would cost a call each time.
+        // Registered once for both: changing the interest would cost a system call each time.
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         self.state = State::Connecting { until };
         Ok(())
     }
 
-    /// Whether it has come up, once something happened while it was connecting.
+    /// Returns whether the connection attempt in progress has succeeded; called when the socket
+    /// reports an event.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let Some(stream) = &self.stream else { return Ok(false) };
         if let Some(error) = stream.take_error()? {
@@ -126,22 +136,29 @@ impl Connection {
         }
     }
 
-    /// Closes it; what was under way is handed to `lost`.
+    /// Closes the connection, to be opened again at `retry_at` (nanoseconds of the run's clock),
+    /// and passes each operation in flight to `lost`.
     pub(crate) fn close(&mut self, retry_at: u64, mut lost: impl FnMut(Operation)) {
-        // Dropping the socket takes it from the poll, too.
+        // Dropping the socket also deregisters it from the poll.
         self.stream = None;
         self.state = State::Down { retry_at };
         self.out.clear();
         self.out_sent = 0;
         self.partial.clear();
         self.http2 = None;
-        self.fresh = 0;
+        self.unsent_count = 0;
         self.paused = false;
         self.in_flight.drain(..).for_each(&mut lost);
     }
 
-    /// Puts an operation after those that are under way.
-    pub(crate) fn push(&mut self, operation: Operation, requests: &Requests, values: &Values) {
+    /// Appends the request of an operation to the output buffer, and adds the operation to those in
+    /// flight.
+    pub(crate) fn push(
+        &mut self,
+        operation: Operation,
+        requests: &RequestEncoder,
+        values: &Values,
+    ) {
         match &mut self.http2 {
             Some(http2) => {
                 etcd::call(http2, &mut self.out, &operation, values, requests.key_bytes);
@@ -149,37 +166,38 @@ impl Connection {
             None => requests.write(&mut self.out, &operation, values),
         }
         self.in_flight.push_back(operation);
-        self.fresh += 1;
+        self.unsent_count += 1;
     }
 
-    /// Speaks HTTP/2 from now on.
+    /// Starts HTTP/2 on this connection. `authority` is the `host:port` of the server.
     pub(crate) fn start_http2(&mut self, authority: String) {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
     }
 
-    /// Reads a frame of HTTP/2 from the start of `input`; see [`Http2::read`].
+    /// Reads one HTTP/2 frame from the start of `input`; see [`Http2::read`].
     pub(crate) fn read_frame(&mut self, input: &[u8]) -> Result<Option<Frame>, Broken> {
         let http2 = self.http2.as_mut().ok_or(Broken)?;
         http2.read(input, &mut self.out)
     }
 
-    /// Puts bytes of our own before all operations.
-    pub(crate) fn greet(&mut self, bytes: &[u8]) {
+    /// Appends bytes that are already encoded to the output buffer.
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Sends what there is; `now` is the moment that counts as that of sending.
+    /// Writes as much of the output buffer to the socket as the socket accepts. Operations in the
+    /// buffer that had no send time yet get `now` as their send time.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
-        let old = self.in_flight.len() - self.fresh.min(self.in_flight.len());
+        let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {
             if operation.sent == 0 {
                 operation.sent = now;
             }
-            if operation.step_sent == 0 {
-                operation.step_sent = now;
+            if operation.request_sent == 0 {
+                operation.request_sent = now;
             }
         }
-        self.fresh = 0;
+        self.unsent_count = 0;
         let Some(stream) = &mut self.stream else { return Ok(()) };
         while self.out_sent < self.out.len() {
             match stream.write(&self.out[self.out_sent..]) {
@@ -195,18 +213,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether bytes wait for room in the kernel.
-    pub(crate) fn is_stuck(&self) -> bool {
+    /// Returns whether the output buffer has bytes that the socket did not accept, because its send
+    /// buffer is full.
+    pub(crate) fn has_unsent_bytes(&self) -> bool {
         self.out_sent < self.out.len()
     }
 
-    /// Reads into `buffer`.
+    /// Reads bytes from the socket into `buffer` without waiting. Returns the number of bytes, or
+    /// that the socket has none, or that the connection has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Input {
         let Some(stream) = &mut self.stream else { return Input::Nothing };
         loop {
             return match stream.read(buffer) {
                 Ok(0) => Input::End,
-                Ok(count) => Input::Some(count),
+                Ok(count) => Input::Bytes(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Input::Nothing,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => Input::End,

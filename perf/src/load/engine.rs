@@ -1,13 +1,13 @@
-//! One thread of the load generator: a poll, its connections, and the loop that sends what is due
-//! and reads what is answered.
+//! One thread of the load generator: a poll, its connections, and the loop that sends due requests
+//! and reads replies.
 //!
-//! Cheap by design, as it shares the machine with the servers it measures: one read and one write
-//! a connection and wake-up however many requests that holds, one clock reading for each, no
-//! allocation a request. The moment of an answer is read after its bytes, that of a request before
-//! them, so that service times leave nothing out.
+//! Cheap by design, because it shares the machine with the servers that it measures: one read and
+//! one write per connection and wake-up, whatever the number of requests; one clock reading for
+//! each; no allocation per request. The time of a reply is read after its bytes, the time of a
+//! request before its bytes, so service times omit nothing.
 //!
-//! Followed leaders: each new connection asks `CLUSTER SLOTS`, and `MOVED` takes all connections to
-//! the leader it names, each once what it had under way is answered.
+//! Finding the leader: each new connection sends `CLUSTER SLOTS`, and `MOVED` takes all connections
+//! to the leader that it names, each as soon as its requests in flight are done.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -18,100 +18,108 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use mio::{Events, Poll, Token};
 
-use super::answer::Answer;
 use super::connection::{Connection, Input, State};
+use super::encoder::RequestEncoder;
 use super::etcd;
+use super::generator::{Generator, Next, Operation, Request, nanoseconds};
 use super::history::Record;
 use super::options::{Plan, Protocol};
-use super::requests::Requests;
+use super::reply::Reply;
 use super::resp;
 use super::timer::Timer;
-use super::work::{Next, Operation, Step, Work, nanoseconds};
 
-/// Moments in nanoseconds since the program began, the same for all threads.
+/// The clock of a run: nanoseconds since the clock was started, with the same start for all
+/// threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
 impl Clock {
-    /// Starts now.
+    /// Starts the clock.
     pub(crate) fn start() -> Clock {
         Clock(Instant::now())
     }
 
-    /// The present moment; never 0, which stands for none.
+    /// Returns the nanoseconds since the clock was started, plus 1: in fields of times, 0 means
+    /// that there is no time yet.
     pub(crate) fn now(self) -> u64 {
         nanoseconds(self.0.elapsed()) + 1
     }
 }
 
-/// Why a run ended before its time.
+/// A text that says why a run ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndedEarly(pub(crate) String);
 
-/// Something worth a mark in a picture.
+/// An event during the run that charts mark, such as a leader change; `at` is in nanoseconds of the
+/// run's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct Notice {
     pub(crate) at: u64,
     pub(crate) what: String,
 }
 
-/// Between looks at timeouts, connections to be opened, and the stop flag.
-const LOOK_INTERVAL: u64 = 50_000_000;
-/// Requests due within this are sent together; costs so much lateness at most, and saves a
-/// wake-up each at rates of ten thousands.
+/// Interval between checks of timeouts, reconnects and the stop flag, in nanoseconds.
+const HOUSEKEEPING_INTERVAL: u64 = 50_000_000;
+/// Requests that fall due within this time, in nanoseconds, are sent together. This delays a
+/// request by at most 50 µs, and saves wake-ups at rates above ten thousand per second.
 const TICK: u64 = 50_000;
-/// How long opening a connection may take.
-const CONNECT_PATIENCE: u64 = 2_000_000_000;
-/// First pause before a connection is opened again; doubled each time.
+/// Maximum time to establish a connection, in nanoseconds; the request timeout applies instead if
+/// it is shorter.
+const CONNECT_TIMEOUT: u64 = 2_000_000_000;
+/// Pause before a connection is opened again after its first failure, in nanoseconds. It doubles
+/// with each further failure.
 const RETRY_PAUSE: u64 = 20_000_000;
 const RETRY_PAUSE_MAX: u64 = 640_000_000;
 const BUFFER_BYTES: usize = 256 << 10;
 const TIMER: Token = Token(usize::MAX);
-/// Depth of the preload, whatever the run's is.
+/// Minimum number of requests in flight per connection during the preload, which writes all keys.
 const PRELOAD_PIPELINE: usize = 32;
 
-/// One thread.
+/// State of one thread of the load generator.
 #[derive(Debug)]
 pub(crate) struct Engine {
     plan: Arc<Plan>,
-    pub(crate) work: Work,
+    pub(crate) generator: Generator,
     clock: Clock,
     stop: Arc<AtomicBool>,
     poll: Poll,
     events: Events,
     timer: Timer,
     connections: Vec<Connection>,
-    /// Connections with room, each once. May hold some that went down meanwhile.
+    /// Indexes of the connections that can take requests, each at most once. Some of them may have
+    /// been closed in the meantime.
     ready: VecDeque<usize>,
-    /// To be sent again, before anything new.
-    again: VecDeque<Operation>,
-    /// Connections with something to send.
+    /// Operations to send again (redirected ones, for example), before new ones.
+    retries: VecDeque<Operation>,
+    /// Indexes of the connections with new bytes in their output buffers, which the next dispatch
+    /// writes to the sockets.
     dirty: Vec<usize>,
-    requests: Requests,
+    requests: RequestEncoder,
     addresses: Vec<SocketAddr>,
-    /// Which of them leads, as far as we know.
+    /// Index in `addresses` of the server that is presumed to be the leader.
     leader: usize,
-    /// Who led when a connection last came up.
-    led: Option<usize>,
+    /// Index in `addresses` of the leader to which a connection was last established; `None` before
+    /// the first. When it changes, a leader change is reported.
+    announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
-    next_look: u64,
-    /// Why the last connection failed.
+    next_housekeeping: u64,
+    /// Reason why a connection last failed, as a text; empty if none has.
     last_failure: String,
-    pub(crate) noted: Vec<Noted>,
+    pub(crate) notices: Vec<Notice>,
 }
 
 impl Engine {
-    /// With this thread's share of the connections; none is open yet.
+    /// Creates the engine of a thread, with the thread's share of the connections, all closed.
     pub(crate) fn new(
         plan: &Arc<Plan>,
-        work: Work,
+        generator: Generator,
         thread: usize,
         clock: Clock,
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<Engine> {
-        let poll = Poll::new().context("can't wait for sockets")?;
-        let timer = Timer::new(poll.registry(), TIMER).context("can't have a timer")?;
+        let poll = Poll::new().context("cannot create an epoll instance; check ulimit -n")?;
+        let timer = Timer::new(poll.registry(), TIMER).context("cannot create a timer")?;
         let mine = (thread..plan.connections).step_by(plan.threads);
         let connections = mine
             .map(|number| {
@@ -121,7 +129,7 @@ impl Engine {
             .collect::<Vec<_>>();
         Ok(Engine {
             plan: Arc::clone(plan),
-            work,
+            generator,
             clock,
             stop: Arc::clone(stop),
             poll,
@@ -129,29 +137,32 @@ impl Engine {
             timer,
             ready: VecDeque::with_capacity(connections.len()),
             connections,
-            again: VecDeque::new(),
+            retries: VecDeque::new(),
             dirty: Vec::new(),
-            requests: Requests::new(plan.key_bytes, plan.value_bytes, plan.wait),
+            requests: RequestEncoder::new(plan.key_bytes, plan.value_bytes, plan.wait),
             addresses: plan.sockets.clone(),
             leader: 0,
-            led: None,
+            announced_leader: None,
             pipeline: plan.pipeline,
             buffer: vec![0; BUFFER_BYTES],
-            next_look: 0,
+            next_housekeeping: 0,
             last_failure: String::new(),
-            noted: Vec::new(),
+            notices: Vec::new(),
         })
     }
 
-    /// Opens all connections, and writes all keys if that is planned.
+    /// Opens all connections and, if the plan has a preload, writes the keys of this thread.
+    ///
+    /// # Errors
+    /// If no successful reply arrives within `--give-up` seconds, or the run is interrupted.
     pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
-        self.work.last_success = self.clock.now();
+        self.generator.last_success = self.clock.now();
         if self.plan.preload {
-            self.work.start_preload();
+            self.generator.start_preload();
             self.pipeline = self.plan.pipeline.max(PRELOAD_PIPELINE);
         }
         loop {
-            let now = self.turn()?;
+            let now = self.poll_once()?;
             let up = self.connections.iter().all(|connection| connection.state == State::Up);
             if up && self.is_done(now) {
                 break;
@@ -164,29 +175,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Does what is measured: from `first` on, with the window from `begin`. `each` is called with
-    /// every second that is over.
+    /// Runs the load. The first request is due at `first`, and the measured window begins at
+    /// `begin`, both in nanoseconds of the run's clock. Calls `each` whenever seconds of the window
+    /// are finished. Returns why the run ended early, or `None` if it did not.
     pub(crate) fn measure(
         &mut self,
         first: u64,
         begin: u64,
         mut each: impl FnMut(&mut Engine),
     ) -> anyhow::Result<Option<EndedEarly>> {
-        // Asleep until then: what is due is due from `first` on only.
+        // Nothing is due before `first`.
         let wait = first.saturating_sub(self.clock.now());
         std::thread::sleep(Duration::from_nanos(wait));
-        self.work.last_success = self.clock.now();
-        self.work.start(first, begin);
+        self.generator.last_success = self.clock.now();
+        self.generator.start(first, begin);
         for number in 0..self.connections.len() {
-            self.make_ready(number);
+            self.enqueue_ready(number);
         }
-        let last = self.work.end() + nanoseconds(self.plan.timeout);
+        let last = self.generator.end() + nanoseconds(self.plan.timeout);
         let ended = loop {
-            let now = self.turn()?;
-            if !self.work.over.is_empty() {
+            let now = self.poll_once()?;
+            if !self.generator.over.is_empty() {
                 each(self);
             }
-            if self.is_done(now) && now >= self.work.end() {
+            if self.is_done(now) && now >= self.generator.end() {
                 break None;
             }
             if let Some(ended) = self.ended_early(now, false) {
@@ -197,23 +209,23 @@ impl Engine {
             }
         };
         let now = self.clock.now();
-        self.work.stop(now.min(self.work.end()));
+        self.generator.stop(now.min(self.generator.end()));
         for number in 0..self.connections.len() {
             self.connections[number].close(u64::MAX, |operation| {
-                self.work.lost(&operation, "timeout", now);
+                self.generator.on_lost(&operation, "timeout", now);
             });
         }
-        for operation in std::mem::take(&mut self.again) {
-            self.work.lost(&operation, "timeout", now);
+        for operation in std::mem::take(&mut self.retries) {
+            self.generator.on_lost(&operation, "timeout", now);
         }
-        self.work.close_second(now);
+        self.generator.close_second(now);
         each(self);
         Ok(ended)
     }
 
-    /// What was recorded.
+    /// Returns the recorded history of operations, and leaves an empty one.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
-        self.work.take_history()
+        self.generator.take_history()
     }
 
     fn in_flight(&self) -> usize {
@@ -221,48 +233,49 @@ impl Engine {
     }
 
     fn is_done(&self, now: u64) -> bool {
-        self.work.is_exhausted(now) && self.again.is_empty() && self.in_flight() == 0
+        self.generator.is_exhausted(now) && self.retries.is_empty() && self.in_flight() == 0
     }
 
     fn ended_early(&mut self, now: u64, waiting: bool) -> Option<EndedEarly> {
         if self.stop.load(Ordering::Relaxed) {
             return Some(EndedEarly("interrupted".to_owned()));
         }
-        let due = self.work.due().is_some_and(|due| due <= now);
-        if !waiting && !due && self.again.is_empty() && self.in_flight() == 0 {
-            // Nothing is wanted, so nothing is missing. In a closed loop something always is,
-            // but while all connections are down: then nothing good comes either.
+        let due = self.generator.due().is_some_and(|due| due <= now);
+        if !waiting && !due && self.retries.is_empty() && self.in_flight() == 0 {
+            // Nothing was due, so a lack of replies means nothing. A closed loop always has
+            // something due; while all its connections are down, the silence counts.
             if self.connections.iter().any(|connection| connection.state == State::Up) {
-                self.work.last_success = now;
+                self.generator.last_success = now;
             }
         }
-        let silent = now.saturating_sub(self.work.last_success);
+        let silent = now.saturating_sub(self.generator.last_success);
         if silent < nanoseconds(self.plan.give_up) {
             return None;
         }
-        let said = [&self.last_failure, &self.work.last_error];
+        let said = [&self.last_failure, &self.generator.last_error];
         let said: Vec<&str> =
             said.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
         let said = if said.is_empty() { String::new() } else { format!(": {}", said.join("; ")) };
         Some(EndedEarly(format!(
-            "no good answer from {} for {:.1} s{said}",
+            "no successful reply from {} for {:.1} s{said}",
             self.plan.addresses.join(", "),
             silent as f64 / 1e9
         )))
     }
 
-    /// Waits for whatever comes next and deals with it.
-    fn turn(&mut self) -> anyhow::Result<u64> {
+    /// Waits until a socket event, the timer of the next due request, or the next housekeeping, and
+    /// handles it. Returns the current time in nanoseconds.
+    fn poll_once(&mut self) -> anyhow::Result<u64> {
         let now = self.clock.now();
-        if let Some(due) = self.work.due().filter(|_| !self.ready.is_empty()) {
+        if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
             let moment = due.max(now + TICK);
-            self.timer.set(moment, now).context("can't set a timer")?;
+            self.timer.set(moment, now).context("cannot set a timer")?;
         }
-        let wait = Duration::from_nanos(self.next_look.saturating_sub(now));
+        let wait = Duration::from_nanos(self.next_housekeeping.saturating_sub(now));
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(wait)) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                return Err(error).context("can't wait for sockets");
+                return Err(error).context("cannot wait for sockets");
             }
             _ => {}
         }
@@ -273,9 +286,9 @@ impl Engine {
         }
         self.events = events;
         let now = self.clock.now();
-        self.fill(now);
-        if now >= self.next_look {
-            self.look(now);
+        self.dispatch(now);
+        if now >= self.next_housekeeping {
+            self.housekeeping(now);
         }
         Ok(now)
     }
@@ -287,14 +300,14 @@ impl Engine {
                 Ok(true) if self.plan.protocol == Protocol::Etcd => {
                     let address = self.addresses[connection.address];
                     connection.start_http2(address.to_string());
-                    self.make_dirty(number);
+                    self.mark_dirty(number);
                     self.on_up(number);
                 }
                 Ok(true) if self.plan.follow => {
-                    connection.state = State::Asking { until };
-                    let mut greeting = Vec::new();
-                    resp::write_request(&mut greeting, &[b"CLUSTER", b"SLOTS"]);
-                    connection.greet(&greeting);
+                    connection.state = State::FindingLeader { until };
+                    let mut request = Vec::new();
+                    resp::write_request(&mut request, &[b"CLUSTER", b"SLOTS"]);
+                    connection.push_bytes(&request);
                 }
                 Ok(true) => self.on_up(number),
                 Ok(false) => return,
@@ -302,7 +315,7 @@ impl Engine {
             }
         }
         let connection = &mut self.connections[number];
-        if connection.is_stuck()
+        if connection.has_unsent_bytes()
             && let Err(error) = connection.flush(self.clock.now())
         {
             return self.on_failure(number, &error.to_string());
@@ -321,7 +334,7 @@ impl Engine {
                 buffer.resize(2 * (kept + BUFFER_BYTES), 0);
             }
             let count = match connection.read(&mut buffer[kept..]) {
-                Input::Some(count) => count,
+                Input::Bytes(count) => count,
                 Input::Nothing => break,
                 Input::End => {
                     self.on_failure(number, "the server closed the connection");
@@ -332,18 +345,20 @@ impl Engine {
             connection.partial.clear();
             let now = self.clock.now();
             if !self.on_bytes(number, &buffer[..kept + count], now) || kept + count < buffer.len() {
-                // Less than there was room for: the socket is empty, and its next byte wakes us.
+                // The read did not fill the buffer: the socket is empty, and its next byte wakes
+                // us.
                 break;
             }
         }
         self.buffer = buffer;
-        // At once, and not after all other connections were read: a closed loop asks again when it
-        // is answered.
+        // Now, and not after reading the other connections: a closed loop sends the next request as
+        // soon as it has a reply.
         let now = self.clock.now();
-        self.fill(now);
+        self.dispatch(now);
     }
 
-    /// Takes answers from `bytes` and keeps the rest. False if the connection is down now.
+    /// Handles the replies in `bytes`, and keeps an incomplete last reply until the rest of its
+    /// bytes arrives. Returns false if the connection is now closed.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         if self.plan.protocol == Protocol::Etcd {
             return self.on_frames(number, bytes, now);
@@ -351,31 +366,32 @@ impl Engine {
         let mut at = 0;
         loop {
             let next = self.connections[number].in_flight.front();
-            let wait = self.plan.wait.filter(|_| next.is_some_and(|it| it.step == Step::Put));
+            let wait = self.plan.wait.filter(|_| next.is_some_and(|it| it.request == Request::Put));
             let read = match wait {
-                Some(replicas) => resp::read_waited(&bytes[at..], replicas),
+                Some(replicas) => resp::read_with_wait(&bytes[at..], replicas),
                 None => resp::read(&bytes[at..]),
             };
             match read {
-                Ok(Some((answer, length))) => {
+                Ok(Some((reply, length))) => {
                     at += length;
-                    if !self.on_answer(number, answer, now) {
+                    if !self.on_reply(number, reply, now) {
                         return false;
                     }
                 }
                 Ok(None) => break,
                 Err(resp::Broken) => {
-                    self.on_failure(number, "what came is not the Redis protocol");
+                    self.on_failure(number, "invalid data: not the Redis protocol");
                     return false;
                 }
             }
         }
         self.connections[number].partial.extend_from_slice(&bytes[at..]);
-        self.make_ready(number);
-        !self.retire(number)
+        self.enqueue_ready(number);
+        !self.leave_old_leader(number)
     }
 
-    /// The same for HTTP/2, where answers come in any order.
+    /// Handles the HTTP/2 frames in `bytes`, whose replies may arrive in any order, and keeps an
+    /// incomplete last frame for later. Returns false if the connection is now closed.
     fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -387,21 +403,24 @@ impl Engine {
                 }
                 Ok(None) => break,
                 Err(resp::Broken) => {
-                    self.on_failure(number, "what came is not HTTP/2, or its end");
+                    self.on_failure(
+                        number,
+                        "invalid HTTP/2 data, or the server closed the connection (GOAWAY)",
+                    );
                     return false;
                 }
             };
             let Some(ended) = ended else { continue };
-            let step = connection.in_flight.get(ended.place).map(|operation| operation.step);
+            let request = connection.in_flight.get(ended.place).map(|operation| operation.request);
             match &ended.result {
                 Ok(message) => {
-                    // What makes no sense is of the wrong kind for any operation.
-                    let answer = step.and_then(|step| etcd::answer(step, message));
-                    let answer = answer.unwrap_or(Answer::Damaged);
-                    self.on_answer_at(number, ended.place, answer, now);
+                    // An undecodable message is of the wrong type for every operation.
+                    let reply = request.and_then(|request| etcd::reply(request, message));
+                    let reply = reply.unwrap_or(Reply::Damaged);
+                    self.on_reply_at(number, ended.place, reply, now);
                 }
                 Err(text) => {
-                    self.on_answer_at(number, ended.place, Answer::Error(text.as_bytes()), now);
+                    self.on_reply_at(number, ended.place, Reply::Error(text.as_bytes()), now);
                 }
             }
             if let (Ok(message), Some(http2)) = (ended.result, &mut self.connections[number].http2)
@@ -410,40 +429,41 @@ impl Engine {
             }
         }
         self.connections[number].partial.extend_from_slice(&bytes[at..]);
-        // Acknowledgements, too, which nobody waits for.
-        self.make_dirty(number);
-        self.make_ready(number);
-        !self.retire(number)
+        // Also flushes acknowledgements, which belong to no operation.
+        self.mark_dirty(number);
+        self.enqueue_ready(number);
+        !self.leave_old_leader(number)
     }
 
-    /// False if the connection is down now.
-    fn on_answer(&mut self, number: usize, answer: Answer<'_>, now: u64) -> bool {
+    /// Handles a reply in the Redis protocol. Returns false if the connection is now closed.
+    fn on_reply(&mut self, number: usize, reply: Reply<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
-        if let State::Asking { .. } = connection.state {
-            return self.on_slots(number, answer);
+        if let State::FindingLeader { .. } = connection.state {
+            return self.on_cluster_slots(number, reply);
         }
         if connection.in_flight.is_empty() {
-            self.on_failure(number, "an answer came that nobody had asked for");
+            self.on_failure(number, "unexpected reply: no request is in flight");
             return false;
         }
-        self.on_answer_at(number, 0, answer, now);
+        self.on_reply_at(number, 0, reply, now);
         true
     }
 
-    /// The answer to the operation at `place` among those under way on the connection.
-    fn on_answer_at(&mut self, number: usize, place: usize, answer: Answer<'_>, now: u64) {
+    /// Handles the reply to the operation at index `place` of the connection's operations in
+    /// flight.
+    fn on_reply_at(&mut self, number: usize, place: usize, reply: Reply<'_>, now: u64) {
         let connection = &mut self.connections[number];
         let Some(operation) = connection.in_flight.remove(place) else { return };
-        match self.work.answered(operation, answer, now) {
-            Next::Over => {}
+        match self.generator.on_reply(operation, reply, now) {
+            Next::Done => {}
             Next::Pause => connection.paused = self.plan.rate.is_none(),
-            Next::Step(operation) => {
-                connection.push(operation, &self.requests, &self.work.values);
-                self.make_dirty(number);
+            Next::Continue(operation) => {
+                connection.push(operation, &self.requests, &self.generator.values);
+                self.mark_dirty(number);
             }
-            Next::Moved(operation) => {
-                self.again.push_back(operation);
-                if let Answer::Error(text) = answer
+            Next::Retry(operation) => {
+                self.retries.push_back(operation);
+                if let Reply::Error(text) = reply
                     && let Some(leader) = moved_to(text)
                 {
                     self.follow(leader);
@@ -452,31 +472,32 @@ impl Engine {
         }
     }
 
-    /// The answer to who leads. False if the connection is down now.
-    fn on_slots(&mut self, number: usize, answer: Answer<'_>) -> bool {
-        let asked = self.addresses[self.connections[number].address];
+    /// Handles the reply to `CLUSTER SLOTS`, which names the leader. Returns false if the
+    /// connection is now closed.
+    fn on_cluster_slots(&mut self, number: usize, reply: Reply<'_>) -> bool {
+        let queried = self.addresses[self.connections[number].address];
         let now = self.clock.now();
-        match answer {
-            Answer::List(list) => {
-                let Some(leader) = leader_of(list, asked) else {
-                    self.on_failure(number, "no replica leads");
+        match reply {
+            Reply::List(list) => {
+                let Some(leader) = leader_of(list, queried) else {
+                    self.on_failure(number, "the cluster has no leader");
                     return false;
                 };
                 self.follow(leader);
                 let connection = &mut self.connections[number];
                 if connection.address != self.leader {
-                    // Not at once: a follower names a leader that is gone until there is another.
-                    connection.close(now + RETRY_PAUSE, |_| unreachable!("nothing is under way"));
+                    // Not at once: until a new leader is elected, a follower names the old one.
+                    connection.close(now + RETRY_PAUSE, |_| unreachable!("nothing is in flight"));
                     return false;
                 }
                 self.on_up(number);
                 true
             }
-            Answer::Error(text) if text.starts_with(b"CLUSTERDOWN") => {
-                self.on_failure(number, "no replica leads");
+            Reply::Error(text) if text.starts_with(b"CLUSTERDOWN") => {
+                self.on_failure(number, "the cluster has no leader");
                 false
             }
-            // A server that is no cluster.
+            // Not a cluster.
             _ => {
                 self.on_up(number);
                 true
@@ -489,21 +510,22 @@ impl Engine {
         connection.state = State::Up;
         connection.failures = 0;
         if connection.was_up {
-            self.work.tally.counts.reconnects += 1;
+            self.generator.stats.counts.reconnects += 1;
         }
         connection.was_up = true;
         let address = connection.address;
-        if self.plan.follow && self.led != Some(address) {
-            // Only now is it sure that it is there.
-            if self.led.is_some() {
-                self.note(self.clock.now(), format!("{} leads", self.addresses[address]));
+        if self.plan.follow && self.announced_leader != Some(address) {
+            // Announced only now that the leader is known to be reachable.
+            if self.announced_leader.is_some() {
+                self.note(self.clock.now(), format!("{} is leader", self.addresses[address]));
             }
-            self.led = Some(address);
+            self.announced_leader = Some(address);
         }
-        self.make_ready(number);
+        self.enqueue_ready(number);
     }
 
-    /// All connections shall go to `leader` from now on.
+    /// Sets the server that is presumed to be the leader to `leader`; connections to other servers
+    /// are then replaced by connections to it. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
@@ -515,16 +537,16 @@ impl Engine {
         });
     }
 
-    /// Closes the connection if it goes to somebody who does not lead and has nothing under way,
-    /// to open it to the leader.
-    fn retire(&mut self, number: usize) -> bool {
+    /// Closes the connection if it is to a server that is not the leader and has nothing in flight;
+    /// it is then opened to the leader. Returns whether it was closed.
+    fn leave_old_leader(&mut self, number: usize) -> bool {
         let connection = &mut self.connections[number];
         let wrong = self.plan.follow && connection.address != self.leader;
         if !wrong || connection.state != State::Up || !connection.in_flight.is_empty() {
             return false;
         }
-        connection.close(0, |_| unreachable!("nothing is under way"));
-        self.next_look = 0;
+        connection.close(0, |_| unreachable!("nothing is in flight"));
+        self.next_housekeeping = 0;
         true
     }
 
@@ -541,12 +563,12 @@ impl Engine {
         let pause = (RETRY_PAUSE << connection.failures.min(5)).min(RETRY_PAUSE_MAX);
         connection.failures += 1;
         let was_up = connection.state == State::Up;
-        let (work, again) = (&mut self.work, &mut self.again);
+        let (generator, retries) = (&mut self.generator, &mut self.retries);
         connection.close(now + pause, |operation| {
-            if operation.step_sent == 0 {
-                again.push_back(operation);
-            } else if let Next::Moved(operation) = work.lost(&operation, reason, now) {
-                again.push_back(operation);
+            if operation.request_sent == 0 {
+                retries.push_back(operation);
+            } else if let Next::Retry(operation) = generator.on_lost(&operation, reason, now) {
+                retries.push_back(operation);
             }
         });
         if self.plan.follow && address == self.leader {
@@ -559,16 +581,16 @@ impl Engine {
         }
     }
 
-    /// Notes what happened, unless that was just said.
+    /// Records an event for charts, unless an equal one was recorded within the last second.
     fn note(&mut self, at: u64, what: String) {
-        const SAME_AGAIN_AFTER: u64 = 1_000_000_000;
-        let last = self.noted.iter().rev().find(|noted| noted.what == what);
-        if last.is_none_or(|last| at.saturating_sub(last.at) > SAME_AGAIN_AFTER) {
-            self.noted.push(Noted { at, what });
+        const REPEAT_AFTER: u64 = 1_000_000_000;
+        let last = self.notices.iter().rev().find(|notices| notices.what == what);
+        if last.is_none_or(|last| at.saturating_sub(last.at) > REPEAT_AFTER) {
+            self.notices.push(Notice { at, what });
         }
     }
 
-    fn has_room(&self, number: usize) -> bool {
+    fn has_capacity(&self, number: usize) -> bool {
         let connection = &self.connections[number];
         connection.state == State::Up
             && !connection.paused
@@ -576,35 +598,37 @@ impl Engine {
             && (!self.plan.follow || connection.address == self.leader)
     }
 
-    fn make_ready(&mut self, number: usize) {
-        if !self.connections[number].queued && self.has_room(number) {
+    fn enqueue_ready(&mut self, number: usize) {
+        if !self.connections[number].queued && self.has_capacity(number) {
             self.connections[number].queued = true;
             self.ready.push_back(number);
         }
     }
 
-    fn make_dirty(&mut self, number: usize) {
+    fn mark_dirty(&mut self, number: usize) {
         if !self.connections[number].dirty {
             self.connections[number].dirty = true;
             self.dirty.push(number);
         }
     }
 
-    /// Gives operations to connections with room, and sends them.
-    fn fill(&mut self, now: u64) {
+    /// Assigns the operations that are due to connections with capacity for more requests, and
+    /// writes the requests to the sockets.
+    fn dispatch(&mut self, now: u64) {
         while let Some(&number) = self.ready.front() {
-            if !self.has_room(number) {
+            if !self.has_capacity(number) {
                 self.connections[number].queued = false;
                 self.ready.pop_front();
                 continue;
             }
-            let Some(operation) = self.again.pop_front().or_else(|| self.work.next(now)) else {
+            let Some(operation) = self.retries.pop_front().or_else(|| self.generator.next(now))
+            else {
                 break;
             };
-            self.connections[number].push(operation, &self.requests, &self.work.values);
-            self.make_dirty(number);
+            self.connections[number].push(operation, &self.requests, &self.generator.values);
+            self.mark_dirty(number);
             if self.plan.rate.is_some() {
-                // One each in turn, as if they came from as many users.
+                // Round robin, as if the operations came from as many users.
                 self.ready.rotate_left(1);
             }
         }
@@ -617,41 +641,45 @@ impl Engine {
         }
     }
 
-    /// What has to be looked at now and then.
-    fn look(&mut self, now: u64) {
-        self.next_look = now + LOOK_INTERVAL;
-        self.work.roll(now);
+    /// Does the periodic work, at least every 50 ms: handles timeouts, opens closed connections,
+    /// and resumes paused ones.
+    fn housekeeping(&mut self, now: u64) {
+        self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
+        self.generator.roll(now);
         let timeout = nanoseconds(self.plan.timeout);
         for number in 0..self.connections.len() {
             let connection = &mut self.connections[number];
             connection.paused = false;
             match connection.state {
                 State::Down { retry_at } if retry_at <= now => self.open(number, now),
-                State::Down { retry_at } => self.next_look = self.next_look.min(retry_at),
-                State::Connecting { until } | State::Asking { until } if until <= now => {
-                    self.on_failure(number, "no connection in time");
+                State::Down { retry_at } => {
+                    self.next_housekeeping = self.next_housekeeping.min(retry_at);
+                }
+                State::Connecting { until } | State::FindingLeader { until } if until <= now => {
+                    self.on_failure(number, "timed out while connecting");
                 }
                 State::Up => {
                     let first = connection.in_flight.front();
                     let late = |operation: &Operation| {
-                        operation.step_sent > 0 && operation.step_sent + timeout <= now
+                        operation.request_sent > 0 && operation.request_sent + timeout <= now
                     };
                     if first.is_some_and(late) {
-                        // Answers come in order: those behind it wait for as long.
+                        // Replies arrive in order, so the operations behind it are at least as late
+                        // as it is.
                         self.last_failure = format!(
-                            "{}: no answer in time",
+                            "{}: request timed out",
                             self.addresses[self.connections[number].address]
                         );
                         self.drop_connection(number, "timeout");
                     } else {
-                        self.retire(number);
-                        self.make_ready(number);
+                        self.leave_old_leader(number);
+                        self.enqueue_ready(number);
                     }
                 }
                 _ => {}
             }
         }
-        self.fill(now);
+        self.dispatch(now);
     }
 
     fn open(&mut self, number: usize, now: u64) {
@@ -660,32 +688,32 @@ impl Engine {
             connection.address = self.leader;
         }
         let socket = self.addresses[connection.address];
-        let until = now + CONNECT_PATIENCE.min(nanoseconds(self.plan.timeout));
+        let until = now + CONNECT_TIMEOUT.min(nanoseconds(self.plan.timeout));
         if let Err(error) = connection.open(socket, self.poll.registry(), Token(number), until) {
             self.on_failure(number, &error.to_string());
         }
     }
 }
 
-/// The address in `MOVED slot host:port`.
+/// Returns the address in the redirect `MOVED slot host:port`; `None` if the text is not one.
 fn moved_to(text: &[u8]) -> Option<SocketAddr> {
     let address = std::str::from_utf8(text).ok()?.split(' ').nth(2)?;
     address.to_socket_addrs().ok()?.next()
 }
 
-/// The first slot range's master in an answer to `CLUSTER SLOTS`; no host means that of whom was
-/// asked.
-fn leader_of(list: &[u8], asked: SocketAddr) -> Option<SocketAddr> {
-    let Some(Answer::List(range)) = resp::parts(list)?.first().copied() else { return None };
-    let Some(Answer::List(node)) = resp::parts(range)?.get(2).copied() else { return None };
+/// Returns the address of the master of the first slot range in a reply to `CLUSTER SLOTS`. An
+/// empty host name stands for the host of `queried`, the server that replied.
+fn leader_of(list: &[u8], queried: SocketAddr) -> Option<SocketAddr> {
+    let Some(Reply::List(range)) = resp::parts(list)?.first().copied() else { return None };
+    let Some(Reply::List(node)) = resp::parts(range)?.get(2).copied() else { return None };
     let node = resp::parts(node)?;
     let text = |place: usize| match node.get(place) {
-        Some(Answer::Value(Some(text))) => std::str::from_utf8(text).ok(),
+        Some(Reply::Value(Some(text))) => std::str::from_utf8(text).ok(),
         _ => None,
     };
     let port: u16 = text(1)?.parse().ok()?;
     match text(0) {
-        None | Some("" | "?") => Some(SocketAddr::new(asked.ip(), port)),
+        None | Some("" | "?") => Some(SocketAddr::new(queried.ip(), port)),
         Some(host) => (host, port).to_socket_addrs().ok()?.next(),
     }
 }
@@ -695,16 +723,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaders_are_read_from_what_servers_say() {
-        let asked: SocketAddr = "127.0.0.1:7001".parse().unwrap();
+    fn leader_address_is_parsed_from_redirects_and_slots() {
+        let queried: SocketAddr = "127.0.0.1:7001".parse().unwrap();
         let other: SocketAddr = "127.0.0.1:7002".parse().unwrap();
         assert_eq!(moved_to(b"MOVED 12182 127.0.0.1:7002"), Some(other));
         assert_eq!(moved_to(b"MOVED 12182"), None);
         let slots =
             |host: &str| format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{host}:7002\r\n$2\r\nid\r\n");
-        assert_eq!(leader_of(slots("$9\r\n127.0.0.1\r\n").as_bytes(), asked), Some(other));
-        assert_eq!(leader_of(slots("$-1\r\n").as_bytes(), asked), Some(other));
-        assert_eq!(leader_of(b"*0\r\n", asked), None);
-        assert_eq!(leader_of(b"*1\r\n:0\r\n", asked), None);
+        assert_eq!(leader_of(slots("$9\r\n127.0.0.1\r\n").as_bytes(), queried), Some(other));
+        assert_eq!(leader_of(slots("$-1\r\n").as_bytes(), queried), Some(other));
+        assert_eq!(leader_of(b"*0\r\n", queried), None);
+        assert_eq!(leader_of(b"*1\r\n:0\r\n", queried), None);
     }
 }

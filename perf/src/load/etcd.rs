@@ -1,19 +1,21 @@
-//! etcd's messages (its v3 API), the few that are needed: protocol buffers by hand.
+//! The messages of etcd's v3 API that the load generator needs, with a minimal encoder and decoder
+//! of protocol buffers.
 
-use super::answer::Answer;
+use super::generator::{Operation, Request};
 use super::http2::Http2;
 use super::keys::{Values, write_key};
-use super::work::{Operation, Step};
+use super::reply::Reply;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
-/// Wire types of protocol buffers.
+/// Wire type of numbers (varints) in protocol buffers; the constants below are other wire types.
 const NUMBER: u64 = 0;
 const BYTES: u64 = 2;
 
-/// Asks what the operation wants now. Reads are linearizable, as they are unless one asks for less.
+/// Starts the gRPC call for an operation's current request. Reads are linearizable, which is etcd's
+/// default.
 pub(crate) fn call(
     http2: &mut Http2,
     out: &mut Vec<u8>,
@@ -25,16 +27,16 @@ pub(crate) fn call(
         field_head(out, 1, key_bytes);
         write_key(out, operation.key, key_bytes);
     };
-    match operation.step {
-        Step::Get => http2.call(out, RANGE, key),
-        Step::Put => http2.call(out, PUT, |out| {
+    match operation.request {
+        Request::Get => http2.call(out, RANGE, key),
+        Request::Put => http2.call(out, PUT, |out| {
             key(out);
             field_head(out, 2, values.length());
             values.write(out, operation.mark);
         }),
-        Step::Scan => http2.call(out, RANGE, |out| {
+        Request::Scan => http2.call(out, RANGE, |out| {
             key(out);
-            // To the end of all keys, but so many at most.
+            // Range end "\0": all keys from here on, up to the limit.
             field_head(out, 2, 1);
             out.push(0);
             varint(out, 3 << 3 | NUMBER);
@@ -43,25 +45,27 @@ pub(crate) fn call(
     }
 }
 
-/// What an answer's message means.
-pub(crate) fn answer(step: Step, message: &[u8]) -> Option<Answer<'_>> {
-    Some(match step {
-        Step::Put => Answer::Done,
-        Step::Scan => Answer::List(message),
-        // The first pair's value: no value is an empty one, no pair is none.
-        Step::Get => match field(message, 2)? {
-            None => Answer::Value(None),
-            Some(pair) => Answer::Value(Some(field(pair, 5)?.unwrap_or_default())),
+/// Decodes the response message to a request; `None` if it is malformed.
+pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
+    Some(match request {
+        Request::Put => Reply::Done,
+        Request::Scan => Reply::List(message),
+        // The value of the first key-value pair: without a pair the key does not exist, a pair
+        // without the field has an empty value.
+        Request::Get => match field(message, 2)? {
+            None => Reply::Value(None),
+            Some(pair) => Reply::Value(Some(field(pair, 5)?.unwrap_or_default())),
         },
     })
 }
 
-/// Asks a server about itself.
+/// Starts a call for the server's status.
 pub(crate) fn call_status(http2: &mut Http2, out: &mut Vec<u8>) {
     http2.call(out, STATUS, |_| {});
 }
 
-/// Its version, and whether it leads.
+/// Decodes a status response: the server's version, and whether it is the leader. `None` if the
+/// message is malformed.
 pub(crate) fn status(message: &[u8]) -> Option<(String, bool)> {
     let version = String::from_utf8_lossy(field(message, 2)??).into_owned();
     let member = number_field(field(message, 1)??, 2)?;
@@ -94,14 +98,15 @@ fn read_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A field of a message: a number, or bytes.
+/// Value of a field of a protocol buffers message.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-/// Takes the next field. The outer `None`: the message is damaged.
-#[allow(clippy::option_option, reason = "damaged and over are two things")]
+/// Returns the number and the value of the next field in `rest`, and removes it from there.
+/// `Some(None)` at the end of the message, `None` if the message is malformed.
+#[allow(clippy::option_option, reason = "malformed and finished differ")]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     if rest.is_empty() {
         return Some(None);
@@ -127,8 +132,9 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     Some(Some((tag >> 3, field)))
 }
 
-/// The first such field. The outer `None`: the message is damaged.
-#[allow(clippy::option_option, reason = "damaged and absent are two things")]
+/// Returns the first field of a message with the number `wanted` whose value is bytes; `Some(None)`
+/// if there is no such field, `None` if the message is malformed.
+#[allow(clippy::option_option, reason = "malformed and absent differ")]
 fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     while let Some((number, field)) = next(&mut message)? {
         if let (true, Field::Bytes(bytes)) = (number == wanted, field) {
@@ -138,7 +144,8 @@ fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     Some(None)
 }
 
-/// The same for a number; one that is not there is 0.
+/// Returns the first field of a message with the number `wanted` whose value is a number. If there
+/// is none, returns 0, the default of protocol buffers; `None` if the message is malformed.
 fn number_field(mut message: &[u8], wanted: u64) -> Option<u64> {
     while let Some((number, field)) = next(&mut message)? {
         if let (true, Field::Number(value)) = (number == wanted, field) {
@@ -153,14 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read() {
+    fn responses_are_decoded() {
         // A header, and one pair with key, revisions and value.
         let with = b"\x0a\x02\x08\x01\x12\x0c\x0a\x01k\x10\x05\x18\x96\x01\x2a\x02ab\x20\x01";
-        assert_eq!(answer(Step::Get, with), Some(Answer::Value(Some(b"ab"))));
-        assert_eq!(answer(Step::Get, b"\x0a\x02\x08\x01"), Some(Answer::Value(None)));
-        assert_eq!(answer(Step::Get, b"\x12\x03\x0a\x01k"), Some(Answer::Value(Some(b""))));
-        assert_eq!(answer(Step::Get, b"\x0a\x09\x08"), None, "damaged");
-        assert_eq!(answer(Step::Put, b""), Some(Answer::Done));
+        assert_eq!(reply(Request::Get, with), Some(Reply::Value(Some(b"ab"))));
+        assert_eq!(reply(Request::Get, b"\x0a\x02\x08\x01"), Some(Reply::Value(None)));
+        assert_eq!(reply(Request::Get, b"\x12\x03\x0a\x01k"), Some(Reply::Value(Some(b""))));
+        assert_eq!(reply(Request::Get, b"\x0a\x09\x08"), None, "malformed");
+        assert_eq!(reply(Request::Put, b""), Some(Reply::Done));
         let leads = b"\x0a\x04\x08\x01\x10\x07\x12\x053.4.2\x18\x01\x20\x07";
         assert_eq!(status(leads), Some(("3.4.2".to_owned(), true)));
         let follows = b"\x0a\x04\x08\x01\x10\x07\x12\x053.4.2\x18\x01\x20\x08";
@@ -168,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_any_length() {
+    fn varints_of_every_length_round_trip() {
         for value in [0, 1, 127, 128, 300, u64::MAX] {
             let mut out = Vec::new();
             varint(&mut out, value);

@@ -1,10 +1,10 @@
-//! What was asked and answered, key by key, and whether that is linearizable: `--history` writes
-//! it, `perf check` judges it.
+//! Histories of operations and their linearizability check: `--history` writes one, `perf check`
+//! checks it.
 //!
-//! The file: a line of JSON that says what it is, then one line an operation, with tabs between:
-//! the moment of the call and of the answer in nanoseconds of one clock (`-`: no answer came, so it
-//! may have taken effect or not; `x`: certainly refused), `r` or `w`, the key's number, and what
-//! was written or read (`-`: nothing was there). Values are known by the marks that they carry.
+//! File format: a JSON line that identifies the format, then one line per operation with
+//! tab-separated fields: the time of the call and of the reply in nanoseconds of one clock (`-`: no
+//! reply, the outcome is unknown; `x`: rejected, not applied), `r` or `w`, the number of the key,
+//! and the value written or read (`-`: no value). Values are represented by their marks.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write};
@@ -12,46 +12,48 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use bowline::sim::linear::{Call, History, Reply, STEPS_MAX};
+use bowline::sim::checkers::linearizability::{Call, History, Reply, STEPS_MAX};
 use bytes::Bytes;
 
-/// The first line.
+/// First line of a history file, which identifies the format.
 const HEAD: &str = r#"{"schema":"bowline-history","schema_version":1}"#;
 
-/// An operation.
+/// An operation of a recorded history. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) called: u64,
-    pub(crate) end: End,
+    pub(crate) outcome: Outcome,
     pub(crate) key: u64,
-    /// The mark of what a write wrote; `None` for a read.
+    /// Mark (unique number) of the value that was written; `None` for a read.
     pub(crate) wrote: Option<u64>,
 }
 
-/// How it ended.
+/// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Nobody knows.
+pub(crate) enum Outcome {
+    /// There was no reply: the operation may or may not have been applied.
     Unknown,
-    /// It took no effect and never will.
-    Refused,
-    /// Answered, with the mark of what a read found.
-    Answered { at: u64, found: Option<u64> },
+    /// The operation was rejected: it was not applied, and never will be.
+    Rejected,
+    /// The operation succeeded, and its reply arrived at the time `at`, in nanoseconds of the run's
+    /// clock. `found` is the mark (unique number) of the value that a read returned; `None` if the
+    /// key did not exist or the operation was a write.
+    Completed { at: u64, found: Option<u64> },
 }
 
-/// Writes all operations of a run.
+/// Writes the history of a run.
 pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<()> {
     writeln!(out, "{HEAD}")?;
     for record in records {
         write!(out, "{}\t", record.called)?;
-        match record.end {
-            End::Unknown => write!(out, "-")?,
-            End::Refused => write!(out, "x")?,
-            End::Answered { at, .. } => write!(out, "{at}")?,
+        match record.outcome {
+            Outcome::Unknown => write!(out, "-")?,
+            Outcome::Rejected => write!(out, "x")?,
+            Outcome::Completed { at, .. } => write!(out, "{at}")?,
         }
-        let (letter, value) = match (record.wrote, record.end) {
+        let (letter, value) = match (record.wrote, record.outcome) {
             (Some(mark), _) => ('w', Some(mark)),
-            (None, End::Answered { found, .. }) => ('r', found),
+            (None, Outcome::Completed { found, .. }) => ('r', found),
             (None, _) => ('r', None),
         };
         write!(out, "\t{letter}\t{}\t", record.key)?;
@@ -63,19 +65,21 @@ pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<
     out.flush()
 }
 
-/// Writes them to a file.
+/// Writes the history of a run to a file.
 pub(crate) fn write_file(path: &Path, records: &[Record]) -> anyhow::Result<()> {
     let file = File::create(path).and_then(|file| {
         let mut out = BufWriter::new(file);
         write(&mut out, records)
     });
-    file.with_context(|| format!("can't write the history {}", path.display()))
+    file.with_context(|| {
+        format!("cannot write history file {}; check free space and permissions", path.display())
+    })
 }
 
 fn parse(line: &str) -> Option<Record> {
     let mut parts = line.split('\t');
     let mut next = || parts.next();
-    let (called, end, letter, key, value) = (next()?, next()?, next()?, next()?, next()?);
+    let (called, outcome, letter, key, value) = (next()?, next()?, next()?, next()?, next()?);
     if parts.next().is_some() {
         return None;
     }
@@ -88,24 +92,26 @@ fn parse(line: &str) -> Option<Record> {
         "r" => None,
         _ => return None,
     };
-    let end = match end {
-        "-" => End::Unknown,
-        "x" => End::Refused,
-        at => End::Answered {
+    let outcome = match outcome {
+        "-" => Outcome::Unknown,
+        "x" => Outcome::Rejected,
+        at => Outcome::Completed {
             at: at.parse().ok()?,
             found: if wrote.is_some() { None } else { value },
         },
     };
-    Some(Record { called: called.parse().ok()?, end, key: key.parse().ok()?, wrote })
+    Some(Record { called: called.parse().ok()?, outcome, key: key.parse().ok()?, wrote })
 }
 
-/// The history in the checker's terms, in the order of time.
+/// Converts recorded operations to a history for the linearizability checker, with all calls and
+/// replies in order of time.
 fn history(records: &[Record]) -> History {
-    // At the same nanosecond calls come first: then the two overlap, which accuses nobody falsely.
+    // At the same nanosecond calls sort before replies: then the operations overlap, and the check
+    // has no false positives.
     let mut moments: Vec<(u64, bool, usize)> = Vec::with_capacity(records.len() * 2);
     for (place, record) in records.iter().enumerate() {
         moments.push((record.called, false, place));
-        if let End::Answered { at, .. } = record.end {
+        if let Outcome::Completed { at, .. } = record.outcome {
             moments.push((at, true, place));
         }
     }
@@ -118,11 +124,11 @@ fn history(records: &[Record]) -> History {
         if !answered {
             let call = record.wrote.map_or(Call::Get, |mark| Call::Put(text(mark)));
             let id = history.call(Bytes::from(record.key.to_string()), call);
-            if record.end == End::Refused {
+            if record.outcome == Outcome::Rejected {
                 history.refuse(id);
             }
             ids[place] = Some(id);
-        } else if let (End::Answered { found, .. }, Some(id)) = (record.end, ids[place]) {
+        } else if let (Outcome::Completed { found, .. }, Some(id)) = (record.outcome, ids[place]) {
             let reply = match record.wrote {
                 Some(_) => Reply::Done,
                 None => Reply::Value(found.map(text)),
@@ -133,39 +139,48 @@ fn history(records: &[Record]) -> History {
     history
 }
 
-/// What `perf check` takes.
+/// Arguments of `perf check`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// A history, as `perf load --history` writes it.
+    /// History file written by `perf load --history`.
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
 
-/// `perf check`: exit code 0 if the history is linearizable, 1 if not.
+/// Runs `perf check`. Returns exit code 0 if the history is linearizable, and 1 if it is not.
+///
+/// # Errors
+/// If the file is not a history, or the check was undecided when it reached its limit of steps.
 pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = &arguments.file;
-    let file = File::open(path).with_context(|| format!("can't read {}", path.display()))?;
+    let file = File::open(path).with_context(|| {
+        format!("cannot read history file {}; check its path and permissions", path.display())
+    })?;
     let mut lines = BufReader::new(file).lines();
     let head = lines.next().transpose().unwrap_or_default();
     ensure!(
         head.as_deref() == Some(HEAD),
-        "{} is no history of `perf load --history`: its first line is not {HEAD}",
+        "{} is not a history of `perf load --history`: its first line is not {HEAD}",
         path.display()
     );
     let mut records = Vec::new();
     for (number, line) in lines.enumerate() {
-        let line = line.with_context(|| format!("can't read {}", path.display()))?;
+        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
         let Some(record) = parse(&line) else {
-            bail!("{}, line {}: no operation: {line:?}", path.display(), number + 2);
+            bail!("{}, line {}: invalid operation {line:?}", path.display(), number + 2);
         };
-        // An answer before its call would turn the checker's order of time around.
-        if let End::Answered { at, .. } = record.end {
+        // The checker relies on replies being later than their calls.
+        if let Outcome::Completed { at, .. } = record.outcome {
             let line = number + 2;
-            ensure!(at >= record.called, "{}, line {line}: answered early", path.display());
+            ensure!(
+                at >= record.called,
+                "{}, line {line}: the reply is earlier than the call",
+                path.display()
+            );
         }
         records.push(record);
     }
-    let unknown = records.iter().filter(|record| record.end == End::Unknown).count();
+    let unknown = records.iter().filter(|record| record.outcome == Outcome::Unknown).count();
     let mut keys: Vec<u64> = records.iter().map(|record| record.key).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -178,7 +193,12 @@ pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }
-        Err(error @ bowline::sim::linear::LinearError::NotLinearizable { .. }) => {
+        Err(
+            error
+            @ bowline::sim::checkers::linearizability::LinearizabilityError::NotLinearizable {
+                ..
+            },
+        ) => {
             println!("NOT linearizable: {error}");
             Ok(ExitCode::FAILURE)
         }
@@ -191,23 +211,23 @@ mod tests {
     use super::*;
 
     fn write_of(key: u64, mark: u64, called: u64, at: u64) -> Record {
-        let end = End::Answered { at, found: None };
-        Record { called, end, key, wrote: Some(mark) }
+        let outcome = Outcome::Completed { at, found: None };
+        Record { called, outcome, key, wrote: Some(mark) }
     }
 
     fn read_of(key: u64, found: Option<u64>, called: u64, at: u64) -> Record {
-        Record { called, end: End::Answered { at, found }, key, wrote: None }
+        Record { called, outcome: Outcome::Completed { at, found }, key, wrote: None }
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn history_round_trips_through_its_file_format() {
         let records = [
             write_of(3, 0xFFFF_0000_0000_0001, 5, 9),
             read_of(3, Some(7), 1, 2),
             read_of(4, None, 1, 2),
-            Record { called: 1, end: End::Unknown, key: 3, wrote: Some(8) },
-            Record { called: 1, end: End::Refused, key: 3, wrote: Some(8) },
-            Record { called: 1, end: End::Unknown, key: 3, wrote: None },
+            Record { called: 1, outcome: Outcome::Unknown, key: 3, wrote: Some(8) },
+            Record { called: 1, outcome: Outcome::Rejected, key: 3, wrote: Some(8) },
+            Record { called: 1, outcome: Outcome::Unknown, key: 3, wrote: None },
         ];
         let mut out = Vec::new();
         write(&mut out, &records).unwrap();
@@ -221,16 +241,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_is_found_and_an_overlapping_one_is_not_accused() {
+    fn stale_read_is_reported_and_overlapping_read_is_not() {
         let judge = |records: &[Record]| history(records).check(STEPS_MAX).is_ok();
         let (first, second) = (write_of(1, 1, 0, 10), write_of(1, 2, 20, 30));
         assert!(judge(&[first, second, read_of(1, Some(2), 31, 40)]));
         assert!(!judge(&[first, second, read_of(1, Some(1), 31, 40)]), "stale");
-        assert!(judge(&[first, second, read_of(1, Some(1), 30, 40)]), "called as it was answered");
+        assert!(
+            judge(&[first, second, read_of(1, Some(1), 30, 40)]),
+            "called at the time of the reply"
+        );
         assert!(!judge(&[first, read_of(1, None, 11, 12)]), "lost");
-        let unknown = Record { called: 0, end: End::Unknown, key: 1, wrote: Some(3) };
+        let unknown = Record { called: 0, outcome: Outcome::Unknown, key: 1, wrote: Some(3) };
         assert!(judge(&[unknown, first, read_of(1, Some(3), 90, 91)]));
-        let refused = Record { end: End::Refused, ..unknown };
+        let refused = Record { outcome: Outcome::Rejected, ..unknown };
         assert!(!judge(&[refused, first, read_of(1, Some(3), 90, 91)]));
     }
 }

@@ -1,27 +1,27 @@
-//! HTTP/2's header compression (RFC 7541), as much of it as a client of gRPC needs: it writes
-//! headers without compressing them, and reads those of a server that was told to keep no table.
+//! HTTP/2 header compression (HPACK, RFC 7541), the part that a gRPC client needs: writes headers
+//! without compression, and reads those of a server whose dynamic table has size 0.
 
 use super::resp::Broken;
 
-/// The headers that say how a call ended. Everything else is read over.
+/// The response headers that carry the outcome of a gRPC call. All others are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
-    /// `:status`.
+    /// Value of `:status`, the HTTP status; `None` if the header is absent.
     pub(crate) http_status: Option<u32>,
-    /// `grpc-status`.
+    /// Value of `grpc-status`, the gRPC status code; `None` if the header is absent.
     pub(crate) grpc_status: Option<u32>,
-    /// `grpc-message`.
+    /// Value of `grpc-message`, the error message; empty if the header is absent.
     pub(crate) message: String,
 }
 
-/// Values of `:status` in the static table, from index 8 on.
+/// Values of `:status` in HPACK's static table, from index 8 of the table on.
 const STATUSES: [u32; 7] = [200, 204, 206, 304, 400, 404, 500];
 const FIRST_STATUS: usize = 8;
 const STATIC_ENTRIES: usize = 61;
 
-/// Symbols of Huffman's code by the length of their code words, shortest first; within a length
-/// code words rise with the symbol (RFC 7541, appendix B). Longer ones stand for bytes that no
-/// gRPC header holds.
+/// Symbols of the Huffman code by the length of their codes in bits, shortest first; within a
+/// length, codes increase with the symbol (RFC 7541, appendix B). Longer codes stand for bytes that
+/// no gRPC header contains.
 const CODE: [(u32, &[u8]); 11] = [
     (5, b"012aceiost"),
     (6, b" %-./3456789=A_bdfghlmnpru"),
@@ -36,10 +36,10 @@ const CODE: [(u32, &[u8]); 11] = [
     (19, b"\\\xC3\xD0"),
 ];
 
-/// Reads a block of headers.
+/// Decodes a header block, and stores the outcome of the gRPC call that it carries in `headers`.
 ///
 /// # Errors
-/// If it is none, or leans on a table that it should not have.
+/// If the block is malformed or refers to the dynamic table.
 pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     let mut rest = block;
     while let Some(&first) = rest.first() {
@@ -54,11 +54,11 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
             continue;
         }
         if first & 0xE0 == 0x20 {
-            // The size of a table that we keep empty.
+            // Dynamic table size update; our table is always empty.
             integer(&mut rest, 5)?;
             continue;
         }
-        // With or without a wish to be remembered: nothing is.
+        // A literal, with or without indexing: nothing is added to a table.
         let index = integer(&mut rest, if first & 0x40 != 0 { 6 } else { 4 })?;
         let name = match index {
             0 => text(&mut rest)?,
@@ -77,7 +77,8 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     Ok(())
 }
 
-/// An integer whose first byte leaves `bits` for it.
+/// Decodes an HPACK integer at the start of `rest`, whose first byte has a prefix of `bits` bits,
+/// and removes it from `rest`.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let mut take = || {
         let (&byte, after) = rest.split_first().ok_or(Broken)?;
@@ -107,7 +108,7 @@ fn text(rest: &mut &[u8]) -> Result<String, Broken> {
     Ok(if is_huffman { huffman(bytes) } else { String::from_utf8_lossy(bytes).into_owned() })
 }
 
-/// Decodes a text; what it can't, it leaves out with all that follows.
+/// Decodes a Huffman-coded string. Stops at the first code that is not in `CODE`.
 fn huffman(bytes: &[u8]) -> String {
     let mut out = String::new();
     let (mut word, mut length) = (0_u32, 0);
@@ -120,11 +121,12 @@ fn huffman(bytes: &[u8]) -> String {
             break;
         }
     }
-    // What is left are ones, less than a byte of them.
+    // What remains is padding: fewer than eight ones.
     out
 }
 
-/// The symbol of a code word, if it is one.
+/// Returns the symbol whose Huffman code is `word`, with a length of `length` bits; `None` if there
+/// is none.
 fn symbol(word: u32, length: u32) -> Option<u8> {
     let (mut first, mut before) = (0_u32, 0);
     for (bits, symbols) in CODE {
@@ -138,9 +140,11 @@ fn symbol(word: u32, length: u32) -> Option<u8> {
     None
 }
 
-/// Writes the headers of a call.
+/// Appends the encoded request headers of a gRPC call to `out`. `path` names the method, and
+/// `authority` is the `host:port` of the server.
 pub(crate) fn write_call(out: &mut Vec<u8>, path: &str, authority: &str) {
-    // POST and http, from the static table; then names from it with values of ours.
+    // `:method POST` and `:scheme http` from the static table, then literals whose names are in the
+    // static table.
     out.extend_from_slice(&[0x83, 0x86]);
     let mut literal = |name: &[u8], value: &str| {
         out.extend_from_slice(name);
@@ -166,7 +170,7 @@ mod tests {
 
     /// The examples of RFC 7541, appendix C.4 and C.6.
     #[test]
-    fn huffman_texts_are_those_of_the_standard() {
+    fn huffman_decoding_matches_the_rfc_examples() {
         for (code, expected) in [
             ("f1e3 c2e5 f23a 6ba0 ab90 f4ff", "www.example.com"),
             ("a8eb 1064 9cbf", "no-cache"),
@@ -183,9 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_call_is_read() {
+    fn status_and_grpc_headers_are_decoded() {
         let mut headers = Headers::default();
-        // A table size, :status 200, content-type and grpc-status as literals.
+        // Table size update, :status 200, content-type and grpc-status as literals.
         let mut block = bytes("20 88 0f10 04");
         block.extend_from_slice(b"text");
         block.extend_from_slice(b"\x00\x0bgrpc-status\x0214\x40\x0cgrpc-message\x04gone");
@@ -194,9 +198,9 @@ mod tests {
             Headers { http_status: Some(200), grpc_status: Some(14), message: "gone".to_owned() };
         assert_eq!(headers, expected);
         for end in 1..block.len() {
-            // Whatever is cut short is refused or ends between two headers; it never panics.
+            // A truncated block is an error or ends between two headers; it never panics.
             let _ = read(&block[..end], &mut Headers::default());
         }
-        assert_eq!(read(&[0xBE], &mut headers), Err(Broken), "the first entry of a table");
+        assert_eq!(read(&[0xBE], &mut headers), Err(Broken), "first entry of the dynamic table");
     }
 }

@@ -1,9 +1,9 @@
-//! Calls of gRPC over one HTTP/2 connection (RFC 9113), as a client: frames, streams and windows,
-//! bytes in and bytes out, no socket. Written by hand because the load generator shares the machine
-//! with the server it measures, and because the other servers' clients here are no heavier.
+//! gRPC calls over one HTTP/2 connection (RFC 9113), client side: frames, streams and flow control,
+//! bytes in and bytes out, no socket. Hand-written because the load generator shares the machine
+//! with the server it measures, so all its clients must be equally cheap.
 //!
-//! A call's answer is whole when its stream ends. Calls may end in any order; each is named by its
-//! place among those under way.
+//! A response is complete when its stream ends. Calls may complete in any order; each is identified
+//! by its position among those in flight.
 
 use std::collections::VecDeque;
 
@@ -12,11 +12,11 @@ use super::resp::Broken;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
-/// Largest frame that either side may send, as nobody here asks for larger ones.
+/// Maximum length of a frame's payload in bytes. Neither side negotiates a larger one.
 const FRAME_MAX: usize = 1 << 14;
-const WINDOW_AT_FIRST: i64 = 65_535;
+const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
-/// The server's window is filled up again after so many bytes.
+/// Number of received bytes after which the receive window is replenished.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -28,9 +28,9 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-/// Of DATA and HEADERS.
+/// Flag of DATA and HEADERS frames: the stream ends.
 const END_STREAM: u8 = 1;
-/// Of SETTINGS and PING.
+/// Flag of SETTINGS and PING frames: an acknowledgement.
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -38,21 +38,23 @@ const PRIORITY: u8 = 32;
 
 const SETTING_INITIAL_WINDOW: u16 = 4;
 
-/// One connection.
+/// State of one HTTP/2 connection.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     authority: String,
     next_stream: u32,
-    /// Calls under way, in the order in which they were made.
+    /// The gRPC calls in flight, in the order in which they were made.
     calls: VecDeque<Call>,
-    /// What the server takes now, over all streams, and on a new one.
+    /// Send window of the connection: number of bytes that may still be sent over all streams.
+    /// `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
-    /// Bytes received since the server's window was filled up.
+    /// Number of bytes received since the receive window was last replenished.
     received: u32,
-    /// A block of headers that goes on in the next frame: its stream, whether that then ends.
+    /// Header block whose end has not been received yet: the id of its stream, whether the stream
+    /// ends with the block, and the bytes received so far. `None` if no header block is incomplete.
     block: Option<(u32, bool, Vec<u8>)>,
-    /// Of calls that are over, to be used again.
+    /// Empty buffers of completed calls, which later calls use instead of allocating new ones.
     spare: Vec<Vec<u8>>,
 }
 
@@ -60,26 +62,27 @@ pub(crate) struct Http2 {
 struct Call {
     stream: u32,
     window: i64,
-    /// What the server has no room for yet.
+    /// Bytes of the call's message that wait until the send window allows them.
     unsent: Vec<u8>,
     body: Vec<u8>,
     headers: Headers,
 }
 
-/// A call that is over.
+/// A gRPC call that was completed.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its place among those under way, before it was taken out.
+    /// Index of the completed call among the calls in flight, before its removal.
     pub(crate) place: usize,
-    /// The message, without gRPC's five bytes before it; or the error.
+    /// The response message without gRPC's five-byte prefix, or the error as a text.
     pub(crate) result: Result<Vec<u8>, String>,
 }
 
 impl Http2 {
-    /// Begins a connection to `authority`.
+    /// Starts HTTP/2 on a connection to `authority` (the server's `host:port`): appends the preface
+    /// and the settings to `out`.
     pub(crate) fn start(authority: String, out: &mut Vec<u8>) -> Http2 {
         out.extend_from_slice(PREFACE);
-        // No table of headers, no pushes, and as much as it likes on every stream.
+        // No dynamic header table, no server push, and the largest receive window on every stream.
         let settings = [(1_u16, 0), (2, 0), (SETTING_INITIAL_WINDOW, WINDOW_MAX)];
         frame_head(out, settings.len() * 6, SETTINGS, 0, 0);
         for (setting, value) in settings {
@@ -91,15 +94,16 @@ impl Http2 {
             authority,
             next_stream: 1,
             calls: VecDeque::new(),
-            window: WINDOW_AT_FIRST,
-            stream_window: WINDOW_AT_FIRST,
+            window: INITIAL_WINDOW,
+            stream_window: INITIAL_WINDOW,
             received: 0,
             block: None,
             spare: Vec::new(),
         }
     }
 
-    /// Calls `path` with the message that `write` makes.
+    /// Starts a gRPC call of the method `path`, with the request message that `write` encodes.
+    /// Appends the frames to `out`.
     pub(crate) fn call(&mut self, out: &mut Vec<u8>, path: &str, write: impl FnOnce(&mut Vec<u8>)) {
         let stream = self.next_stream;
         self.next_stream += 2;
@@ -119,13 +123,14 @@ impl Http2 {
         self.send(out, place);
     }
 
-    /// Sends of a call's message what the server has room for.
+    /// Appends as much of a call's message to `out` as the send windows allow. `place` is the index
+    /// of the call among those in flight.
     fn send(&mut self, out: &mut Vec<u8>, place: usize) {
         let call = &mut self.calls[place];
         let mut at = 0;
         while at < call.unsent.len() {
-            let room = usize::try_from(call.window.min(self.window)).unwrap_or(0);
-            let length = (call.unsent.len() - at).min(room).min(FRAME_MAX);
+            let window = usize::try_from(call.window.min(self.window)).unwrap_or(0);
+            let length = (call.unsent.len() - at).min(window).min(FRAME_MAX);
             if length == 0 {
                 break;
             }
@@ -148,11 +153,11 @@ impl Http2 {
         }
     }
 
-    /// Reads one frame from the start of `input`: its length and the call that it ends, if any.
-    /// `None` if it is not all there yet. Writes what the protocol wants said to `out`.
+    /// Reads one frame from the start of `input`. Returns its length and the call that it
+    /// completes, if any; `None` if the frame is incomplete. Appends protocol responses to `out`.
     ///
     /// # Errors
-    /// If it is no HTTP/2, or the server ends the connection.
+    /// If the data is not HTTP/2, or the server closes the connection.
     pub(crate) fn read(
         &mut self,
         input: &[u8],
@@ -216,7 +221,7 @@ impl Http2 {
         Ok(Some((FRAME_HEAD + length, ended)))
     }
 
-    /// Gives a message's buffer back.
+    /// Keeps the buffer of a response message that the caller no longer needs, for a later call.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.push(buffer);
@@ -240,7 +245,7 @@ impl Http2 {
         Ok((flags & END_STREAM != 0).then(|| self.finish(place)))
     }
 
-    /// Reads the headers if they are all there.
+    /// Decodes the header block if it is complete. Returns the call that it completes, if any.
     fn on_block(&mut self, flags: u8) -> Result<Option<Ended>, Broken> {
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -262,17 +267,19 @@ impl Http2 {
         }
     }
 
-    /// Most calls end in the order in which they were made.
+    /// Returns the index, among the calls in flight, of the call with this stream id; `None` if
+    /// there is none. Calls mostly complete in order, so the search is short.
     fn place(&self, stream: u32) -> Option<usize> {
         self.calls.iter().position(|call| call.stream == stream)
     }
 
-    /// Ends a call whose stream has ended.
+    /// Completes the call at index `place`, whose stream has ended, and removes it from the calls
+    /// in flight.
     fn finish(&mut self, place: usize) -> Ended {
         let call = &mut self.calls[place];
         let result = match (call.headers.http_status, call.headers.grpc_status) {
             (Some(200), Some(0)) => {
-                // One message: a byte that says whether it is compressed, and its length.
+                // One message: the compression flag, its length, its bytes.
                 let length = call.body.get(1..5).and_then(|length| number(length).ok());
                 if call.body.first() == Some(&0)
                     && length.is_some_and(|length| length as usize + 5 == call.body.len())
@@ -280,7 +287,7 @@ impl Http2 {
                     call.body.drain(..5);
                     Ok(std::mem::take(&mut call.body))
                 } else {
-                    Err("INTERNAL no message came".to_owned())
+                    Err("INTERNAL invalid or missing message".to_owned())
                 }
             }
             (_, Some(code)) => Err(format!("{} {}", status_name(code), call.headers.message)),
@@ -307,7 +314,8 @@ fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32
     out.extend_from_slice(&stream.to_be_bytes());
 }
 
-/// Fills in the length of a frame that began at `head` and ends here.
+/// Writes the length of a frame into its header, which starts at index `head` of `out`. The frame
+/// ends at the end of `out`.
 fn set_length(out: &mut [u8], head: usize) {
     let length = u32::try_from(out.len() - head - FRAME_HEAD).expect("a frame is small");
     out[head..head + 3].copy_from_slice(&length.to_be_bytes()[1..]);
@@ -318,7 +326,8 @@ fn window_update(out: &mut Vec<u8>, more: u32) {
     out.extend_from_slice(&more.to_be_bytes());
 }
 
-/// What is in a frame without its padding, and how long that is.
+/// Returns the number of padding bytes at the end of a DATA or HEADERS frame's payload (0 if
+/// `flags` has no PADDED), and the payload without its padding and padding length.
 fn unpad(payload: &[u8], flags: u8) -> Result<(usize, &[u8]), Broken> {
     if flags & PADDED == 0 {
         return Ok((0, payload));
@@ -334,7 +343,7 @@ fn number(bytes: &[u8]) -> Result<u32, Broken> {
     Ok(u32::from_be_bytes(*bytes))
 }
 
-/// gRPC's name of a status.
+/// Returns the name of a gRPC status code, such as `UNAVAILABLE`; `UNKNOWN` for an undefined code.
 fn status_name(code: u32) -> &'static str {
     const NAMES: [&str; 17] = [
         "OK",
@@ -369,7 +378,8 @@ mod tests {
         out
     }
 
-    /// What a frame ends; the frame cut short says nothing.
+    /// Reads one frame and returns the call that it completes; every proper prefix of it must be
+    /// incomplete.
     #[track_caller]
     fn read(http2: &mut Http2, out: &mut Vec<u8>, frame: &[u8]) -> Option<Ended> {
         for end in 0..frame.len() {
@@ -383,7 +393,7 @@ mod tests {
     const OK: &[u8] = b"\x00\x0bgrpc-status\x010";
 
     #[test]
-    fn calls_are_answered_in_any_order() {
+    fn calls_complete_in_any_order() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("127.0.0.1:1".to_owned(), &mut out);
         assert!(out.starts_with(PREFACE));
@@ -402,7 +412,7 @@ mod tests {
             for part in [&body[..3], &body[3..]] {
                 assert!(read(&mut http2, out, &frame(DATA, 0, stream, part)).is_none());
             }
-            // The last headers in two parts.
+            // The trailers in two frames.
             let (a, b) = OK.split_at(5);
             assert!(read(&mut http2, out, &frame(HEADERS, END_STREAM, stream, a)).is_none());
             let end = frame(CONTINUATION, END_HEADERS, stream, b);
@@ -414,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_named() {
+    fn grpc_errors_carry_their_status_name() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         for _ in 0..3 {
@@ -428,13 +438,13 @@ mod tests {
         assert_eq!(ended.result, Err("RST_STREAM code 8".to_owned()));
         let ok = [&[0x88], OK].concat();
         let ended = read(&mut http2, &mut out, &frame(HEADERS, all, 5, &ok)).unwrap();
-        assert_eq!(ended.result, Err("INTERNAL no message came".to_owned()));
+        assert_eq!(ended.result, Err("INTERNAL invalid or missing message".to_owned()));
         assert!(http2.read(&frame(GOAWAY, 0, 0, &[0; 8]), &mut out).is_err());
         assert!(http2.read(b"HTTP/1.1 400 Bad Request\r\n", &mut out).is_err());
     }
 
     #[test]
-    fn large_messages_wait_for_the_servers_windows() {
+    fn large_messages_wait_for_flow_control() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         out.clear();
@@ -442,7 +452,7 @@ mod tests {
         let sent = |out: &[u8]| out.split(|&byte| byte == 7).count() - 1;
         let before = sent(&out);
         assert!((65_000..65_535).contains(&before), "{before}");
-        // More for the stream alone is no use, nor for the connection alone.
+        // Sending needs window on both the stream and the connection.
         let more = 50_000_u32.to_be_bytes();
         read(&mut http2, &mut out, &frame(WINDOW_UPDATE, 0, 1, &more));
         assert_eq!(sent(&out), before);
@@ -452,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_and_settings_are_answered() {
+    fn pings_and_settings_are_acknowledged() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         out.clear();

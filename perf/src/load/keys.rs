@@ -1,25 +1,25 @@
-//! Which key an operation is about, and what keys and values look like as bytes. Everything that
-//! costs time is computed before the run; a draw allocates nothing.
+//! Key distributions, and the encoding of keys and values. Everything expensive is computed before
+//! the run; drawing a key allocates nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 
-/// How keys are chosen.
+/// Distribution from which the keys of operations are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Distribution {
-    /// Each as often as any other.
+    /// All keys are equally likely.
     Uniform,
-    /// Few often and most rarely, and the popular ones scattered over all keys.
+    /// A few keys are popular. The popular keys are scattered over the key space.
     Zipfian,
-    /// The later it was inserted, the more often.
+    /// Keys that were inserted recently are popular.
     Latest,
-    /// One after the other.
+    /// Each thread uses its share of the keys in ascending order.
     Sequential,
 }
 
 impl Distribution {
-    /// Its name in options and results.
+    /// Returns the name of the distribution in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Distribution::Uniform => "uniform",
@@ -30,7 +30,9 @@ impl Distribution {
     }
 }
 
-/// Keys added during the run, over all threads.
+/// Counters of keys, shared by all threads: of keys whose numbers are reserved, and of keys that
+/// exist because the server acknowledged their insert. Both include the keys at the start of the
+/// run.
 #[derive(Debug)]
 pub(crate) struct Inserts {
     next: AtomicU64,
@@ -38,41 +40,44 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// After so many keys.
+    /// Creates the counters of reserved and of existing keys for a run that starts with `keys`
+    /// keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }
 
-    /// A key that nobody has used.
+    /// Reserves a new key for an insert, and returns its number.
     pub(crate) fn take(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// One more is there.
+    /// Adds one to the number of existing keys, after the server acknowledged an insert.
     pub(crate) fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Keys that are there. Exact but for inserts that overtook each other.
+    /// Returns the number of keys that exist. It is approximate while inserts complete out of
+    /// order.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 }
 
-/// Draws keys.
+/// Draws the keys of one thread's operations.
 #[derive(Debug)]
 pub(crate) struct Keys {
     distribution: Distribution,
     count: u64,
     zipf: Zipf,
-    /// Takes popular ranks to places all over the keys; has no factor in common with `keys`.
+    /// Factor that scatters the ranks of the zipfian distribution over the key space; coprime to
+    /// `count`, so that no two ranks share a key.
     stride: u64,
     next: u64,
     step: u64,
 }
 
 impl Keys {
-    /// Of thread `thread` of `threads`.
+    /// Creates the key generator of the thread with number `thread`, of `threads` in total.
     pub(crate) fn new(
         distribution: Distribution,
         theta: f64,
@@ -90,18 +95,18 @@ impl Keys {
         }
     }
 
-    /// A key for a read or an update.
-    pub(crate) fn draw(&mut self, dice: &mut Dice, inserts: &Inserts) -> u64 {
+    /// Draws the number of an existing key, for a read, an update or a scan.
+    pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
-            Distribution::Uniform => dice.below(self.count),
+            Distribution::Uniform => rng.below(self.count),
             Distribution::Zipfian => {
-                let place = u128::from(self.zipf.draw(dice)) * u128::from(self.stride);
+                let place = u128::from(self.zipf.draw(rng)) * u128::from(self.stride);
                 u64::try_from(place % u128::from(self.count)).expect("a rest is smaller")
             }
             Distribution::Latest => {
                 let known = inserts.known();
                 self.zipf.grow(known);
-                known - 1 - self.zipf.draw(dice)
+                known - 1 - self.zipf.draw(rng)
             }
             Distribution::Sequential => {
                 let key = self.next % self.count;
@@ -112,8 +117,8 @@ impl Keys {
     }
 }
 
-/// About 0.618 of `keys`, so that neighbours in rank lie far apart, and coprime to it, so that
-/// each rank has a key of its own.
+/// Returns the factor that scatters ranks over `keys` keys: about 0.618 of `keys`, so that
+/// neighbouring ranks are far apart, and coprime to `keys`, so that no two ranks share a key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -127,31 +132,33 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// Ranks from 0, rank r in proportion to 1 / (r + 1)^theta, drawn exactly by rejection from the
-/// hat that inversion of the integral gives (Hörmann and Derflinger 1996). YCSB's own generator is
-/// an approximation of the same; its keys collide when scattered, ours do not.
+/// Zipfian distribution over ranks from 0: the probability of rank r is proportional to 1 / (r +
+/// 1)^theta. Sampled exactly by rejection-inversion (Hörmann and Derflinger 1996), whereas YCSB
+/// only approximates the distribution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// The integral's values at the ends of the range.
+    /// Integral of the density at the lower end of the range from which samples are drawn; `high`
+    /// is the integral at the upper end.
     low: f64,
     high: f64,
-    /// Draws that close above a whole number are under the curve for certain.
-    sure: f64,
+    /// Tolerance of the sampler: a sample that is at most this far below the rank to which it
+    /// rounds is accepted without evaluating the density.
+    accept_within: f64,
 }
 
 impl Zipf {
-    /// Over `ranks` of them, at least one.
+    /// Creates a zipfian distribution over `ranks` ranks, at least one, with the skew `theta`.
     pub(crate) fn new(ranks: u64, theta: f64) -> Zipf {
-        let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, sure: 0.0 };
+        let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, accept_within: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
-        zipf.sure = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
+        zipf.accept_within = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
         zipf.grow(ranks);
         zipf
     }
 
-    /// Over another number of ranks from now on.
+    /// Raises the number of ranks to `ranks`.
     pub(crate) fn grow(&mut self, ranks: u64) {
         if self.ranks != ranks {
             self.ranks = ranks;
@@ -159,18 +166,20 @@ impl Zipf {
         }
     }
 
-    /// A rank.
+    /// Returns a random rank of the distribution: at least 0 and below the number of ranks.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "clamped to the ranks, which are below 2^52"
     )]
-    pub(crate) fn draw(&self, dice: &mut Dice) -> u64 {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> u64 {
         loop {
-            let drawn = self.high + unit(dice) * (self.low - self.high);
+            let drawn = self.high + unit(rng) * (self.low - self.high);
             let x = self.inverse(drawn);
             let rank = x.round().clamp(1.0, self.ranks as f64);
-            if rank - x <= self.sure || drawn >= self.integral(rank + 0.5) - self.density(rank) {
+            if rank - x <= self.accept_within
+                || drawn >= self.integral(rank + 0.5) - self.density(rank)
+            {
                 return rank as u64 - 1;
             }
         }
@@ -180,7 +189,7 @@ impl Zipf {
         (-self.theta * x.ln()).exp()
     }
 
-    /// Of the density, from 1 to `x`.
+    /// Returns the integral of the zipfian density from 1 to `x`.
     fn integral(&self, x: f64) -> f64 {
         let log = x.ln();
         let power = (1.0 - self.theta) * log;
@@ -194,16 +203,16 @@ impl Zipf {
     }
 }
 
-/// From 0 up to and without 1.
-pub(crate) fn unit(dice: &mut Dice) -> f64 {
-    (dice.number() >> 11) as f64 / (1_u64 << 53) as f64
+/// Returns a uniformly distributed random number from 0, included, to 1, excluded.
+pub(crate) fn unit(rng: &mut Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
-/// Decimal digits of the largest key.
+/// Number of decimal digits of the largest possible key number.
 const DIGITS_MAX: usize = 20;
 
-/// Writes a key of `length` bytes: `key:` and its number with leading zeros.
+/// Appends a key of `length` bytes to `out`: `key:` and the key's number with leading zeros.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -219,38 +228,40 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// How many keys can be told apart in `length` bytes; half of that leaves room for inserts.
+/// Returns the number of different keys of `length` bytes that the key encoding allows, at most
+/// 10^15. A run may start with half as many keys; the other half is for inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
 }
 
-/// Makes values, each with a mark of its own if there is room, the rest cut from a pool of random
-/// letters at a place that the mark tells. So a value can be checked as a whole when it is read.
+/// Encodes values. A value of at least 16 bytes starts with its mark (a unique number in
+/// hexadecimal digits). The rest is a piece of a pool of random letters, at an offset that the mark
+/// determines, so a reader can verify every byte.
 #[derive(Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
 }
 
-/// Bytes of a mark: hexadecimal digits.
+/// Length in bytes of a value's mark, a unique number in 16 hexadecimal digits.
 pub(crate) const MARK_BYTES: usize = 16;
 const POOL_BYTES: usize = 1 << 16;
 
 impl Values {
-    /// Of `length` bytes.
-    pub(crate) fn new(length: usize, dice: &mut Dice) -> Values {
+    /// Creates an encoder of values of `length` bytes.
+    pub(crate) fn new(length: usize, rng: &mut Rng) -> Values {
         let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-        let pool = (0..POOL_BYTES + length).map(|_| letters[dice.place(letters.len())]).collect();
+        let pool = (0..POOL_BYTES + length).map(|_| letters[rng.index(letters.len())]).collect();
         Values { pool, length }
     }
 
-    /// How long they are.
+    /// Returns the length of the values in bytes.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// Writes the value with this mark.
+    /// Appends to `out` the value that is identified by the unique number `mark`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {
             for nibble in (0..MARK_BYTES).rev() {
@@ -262,7 +273,8 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// The mark of a value, if it is one of ours to the last byte.
+    /// Returns the mark (unique number) with which a value that was read begins; `None` if any byte
+    /// of the value differs from the value that this program writes for the mark.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
@@ -271,7 +283,7 @@ impl Values {
 
     fn rest(&self, mark: u64) -> &[u8] {
         let length = if self.length >= MARK_BYTES { self.length - MARK_BYTES } else { self.length };
-        // Steps of 97, so that values in a row differ from their first letters on.
+        // Offsets are 97 apart, so that consecutive values differ from their first letters on.
         let at = usize::try_from(mark % 0xFFFF_FFFF).expect("32 bits") * 97 % POOL_BYTES;
         &self.pool[at..at + length]
     }
@@ -281,17 +293,17 @@ impl Values {
 mod tests {
     use super::*;
 
-    /// Draws follow the formula: every rank of the first hundred within five standard deviations
-    /// of its share, and the rest together too.
+    /// Frequencies follow the formula: each of the first hundred ranks is within five standard
+    /// deviations of its probability, and so are all others together.
     #[test]
-    fn zipf_frequencies_are_those_of_the_formula() {
+    fn zipf_frequencies_match_the_formula() {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]
         {
             let draws = 200_000_u32;
-            let (zipf, mut dice) = (Zipf::new(ranks, theta), Dice::new(5));
+            let (zipf, mut rng) = (Zipf::new(ranks, theta), Rng::new(5));
             let mut counts = vec![0_u64; usize::try_from(ranks).unwrap()];
             for _ in 0..draws {
-                counts[usize::try_from(zipf.draw(&mut dice)).unwrap()] += 1;
+                counts[usize::try_from(zipf.draw(&mut rng)).unwrap()] += 1;
             }
             let weight = |rank: usize| 1.0 / (rank as f64 + 1.0).powf(theta);
             let sum: f64 = (0..counts.len()).map(weight).sum();
@@ -305,13 +317,13 @@ mod tests {
                 near(count, weight(rank) / sum, &format!("rank {rank}"));
             }
             let rest: f64 = (100..counts.len()).map(|rank| weight(rank) / sum).sum();
-            near(counts.iter().skip(100).sum(), rest, "all further ranks");
+            near(counts.iter().skip(100).sum(), rest, "all other ranks");
         }
     }
 
     fn draws(distribution: Distribution, keys: u64, inserts: &Inserts, count: usize) -> Vec<u64> {
-        let (mut dice, mut drawn) = (Dice::new(3), Keys::new(distribution, 0.99, keys, 0, 1));
-        (0..count).map(|_| drawn.draw(&mut dice, inserts)).collect()
+        let (mut rng, mut drawn) = (Rng::new(3), Keys::new(distribution, 0.99, keys, 0, 1));
+        (0..count).map(|_| drawn.draw(&mut rng, inserts)).collect()
     }
 
     fn shares(draws: &[u64]) -> Vec<(u64, usize)> {
@@ -325,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn popular_keys_are_scattered_and_no_two_ranks_share_one() {
+    fn zipfian_ranks_map_to_distinct_scattered_keys() {
         for keys in [1_u64, 2, 10, 1_000, 1_024, 9_973] {
             let stride = u128::from(stride(keys));
             let mut seen: Vec<u128> =
@@ -335,14 +347,14 @@ mod tests {
             assert_eq!(seen.len() as u64, keys);
         }
         let counts = shares(&draws(Distribution::Zipfian, 1_000, &Inserts::after(1_000), 100_000));
-        // The most popular of 1,000 keys has a share of 1 / 7.73.
+        // The most popular of 1,000 keys has probability 1 / 7.73.
         assert!((12_400..13_500).contains(&counts[0].1), "{:?}", counts[0]);
         let popular: Vec<u64> = counts[..4].iter().map(|&(key, _)| key).collect();
         assert!(popular.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 100), "{popular:?}");
     }
 
     #[test]
-    fn other_distributions_are_what_they_are_called() {
+    fn sequential_uniform_and_latest_keys_match_distribution() {
         let inserts = Inserts::after(10);
         assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
         let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));
@@ -352,11 +364,11 @@ mod tests {
         assert_eq!(inserts.take(), 10);
         inserts.acknowledge();
         let counts = shares(&draws(Distribution::Latest, 10, &inserts, 10_000));
-        assert_eq!((counts[0].0, counts.len()), (10, 11), "it grows with the keys");
+        assert_eq!((counts[0].0, counts.len()), (10, 11), "follows inserts");
     }
 
     #[test]
-    fn keys_have_the_length_asked_for() {
+    fn keys_have_the_requested_length() {
         let key = |key, length| {
             let mut out = Vec::new();
             write_key(&mut out, key, length);
@@ -371,8 +383,8 @@ mod tests {
     }
 
     #[test]
-    fn values_carry_their_mark_and_are_checked_to_the_last_byte() {
-        let values = Values::new(40, &mut Dice::new(1));
+    fn every_byte_of_a_value_is_verified() {
+        let values = Values::new(40, &mut Rng::new(1));
         let mut value = Vec::new();
         values.write(&mut value, 0xAB00_0000_0000_0001);
         assert_eq!(value.len(), 40);
@@ -380,7 +392,7 @@ mod tests {
         value[39] ^= 1;
         assert_eq!(values.mark(&value), None);
         assert_eq!(values.mark(b"short"), None);
-        let (small, mut value) = (Values::new(5, &mut Dice::new(1)), Vec::new());
+        let (small, mut value) = (Values::new(5, &mut Rng::new(1)), Vec::new());
         small.write(&mut value, 3);
         assert_eq!(value.len(), 5);
     }

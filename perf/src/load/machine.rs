@@ -1,4 +1,4 @@
-//! What is to be known of the machine that a run was held on, and of what it took.
+//! Describes the machine on which a run takes place, and measures processor time.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::schema::Host;
 
-/// Where we are. `stolen_s` is for the caller to fill in.
+/// Returns a description of this machine. The caller fills in `stolen_s`.
 pub(crate) fn host() -> Host {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = cpu
@@ -26,13 +26,14 @@ pub(crate) fn host() -> Host {
     }
 }
 
-/// Processor seconds of this process so far.
+/// Returns the processor time, in seconds, that this process has used so far.
 pub(crate) fn cpu_s() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Processor seconds that the host took away since the machine started, over all cores.
+/// Returns the processor time, in seconds over all cores, that the virtual machine's host has given
+/// to others since this machine started; `None` if the kernel does not report it.
 pub(crate) fn stolen_s() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     parse_stolen(&text)
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stolen_time_is_read() {
+    fn steal_time_is_parsed_from_proc_stat() {
         assert_eq!(parse_stolen("cpu  1 2 3 4 5 6 7 850 0 0\ncpu0 1\n"), Some(8.5));
         assert_eq!(parse_stolen("cpu  1 2\n"), None);
         assert_eq!(parse_stolen(""), None);

@@ -1,4 +1,4 @@
-//! The command line of `perf load`, and the plan of a run that it becomes once it makes sense.
+//! The command line of `perf load`, and the validated plan of a run.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -11,106 +11,110 @@ use super::keys::{Distribution, MARK_BYTES, keys_max};
 use super::schema::Loop;
 use super::workload::{Kind, Mix};
 
-/// What `perf load` takes.
+/// Arguments of `perf load`.
 #[derive(clap::Args, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Arguments {
-    /// Whom to ask: Bowline or Redis as in `redis://127.0.0.1:7001,127.0.0.1:7002`, etcd as in
-    /// `etcd://127.0.0.1:2379`. Give all replicas: the one that leads is found and followed.
+    /// Servers: `redis://127.0.0.1:7001,127.0.0.1:7002` for Bowline or Redis,
+    /// `etcd://127.0.0.1:2379` for etcd. Give all replicas: the leader is found and followed.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
-    /// Operations a second, at fixed distances whatever the server does (open loop). Latencies
-    /// count from the moment at which each should have been sent.
+    /// Operations per second at a constant interval, whatever the server does (open loop).
+    /// Latencies count from the time at which each operation should have been sent.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) rate: Option<f64>,
-    /// Ask again as soon as an answer is there (closed loop). Finds the highest throughput; its
-    /// latencies leave out what users wait for a server that is behind.
+    /// Send the next request as soon as a reply arrives (closed loop). Finds the maximum
+    /// throughput; latencies exclude the time that users would wait for an overloaded server.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) closed: bool,
-    /// Connections, over all threads.
+    /// Number of connections, over all threads.
     #[arg(long, short = 'c', value_name = "N", default_value_t = 64)]
     pub(crate) connections: usize,
-    /// Requests under way on a connection at most.
+    /// Maximum requests in flight per connection.
     #[arg(long, short = 'P', value_name = "N", default_value_t = 1)]
     pub(crate) pipeline: usize,
-    /// Threads that send and receive.
+    /// Number of threads of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: usize,
     /// YCSB's `a` to `f`, `set`, `get`, or shares such as `read=90,update=10`.
     #[arg(long, short = 'w', value_name = "NAME", default_value = "a")]
     pub(crate) workload: String,
-    /// How keys are chosen. Without it, as the workload is defined; uniform for those of our own.
+    /// Distribution of keys. Default: the workload's own; uniform for workloads that YCSB does not
+    /// define.
     #[arg(long, value_name = "HOW")]
     pub(crate) distribution: Option<Distribution>,
-    /// How uneven zipfian and latest are.
+    /// Skew of the zipfian and latest distributions.
     #[arg(long, value_name = "X", default_value_t = 0.99, allow_negative_numbers = true)]
     pub(crate) theta: f64,
-    /// Keys.
+    /// Number of keys.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) keys: u64,
-    /// Bytes of a key.
+    /// Length of a key in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 16)]
     pub(crate) key_size: usize,
-    /// Bytes of a value.
+    /// Length of a value in bytes.
     #[arg(long, short = 'd', value_name = "BYTES", default_value_t = 128)]
     pub(crate) value_size: usize,
-    /// Don't write all keys before the run. It is done unless the run only writes.
+    /// Do not write all keys before the run. By default all are written, unless the workload only
+    /// writes.
     #[arg(long)]
     pub(crate) no_preload: bool,
-    /// Seconds of the same load before anything is measured.
+    /// Length of the warm-up in seconds: the load before the measured window, which is not
+    /// measured.
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) warm_up: f64,
-    /// Seconds that are measured.
+    /// Length of the measured window in seconds.
     #[arg(long, value_name = "S", default_value_t = 10.0, allow_negative_numbers = true)]
     pub(crate) seconds: f64,
-    /// Of everything drawn.
+    /// Random seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Seconds after which a request counts as failed; its connection is opened again.
+    /// Request timeout in seconds. The request counts as failed and its connection is reopened.
     #[arg(long, value_name = "S", default_value_t = 5.0, allow_negative_numbers = true)]
     pub(crate) timeout: f64,
-    /// Seconds without any good answer after which the run is ended and kept as partial.
+    /// End the run after this many seconds without a successful reply; results so far are kept as
+    /// partial.
     #[arg(long, value_name = "S", default_value_t = 10.0, allow_negative_numbers = true)]
     pub(crate) give_up: f64,
-    /// Spread the connections over all addresses and leave it to the servers to pass requests on.
+    /// Spread the connections over all addresses, and let the servers forward requests.
     #[arg(long)]
     pub(crate) no_follow: bool,
-    /// Each write is followed by Redis's WAIT for so many replicas, and counts as done when these
-    /// have it too.
+    /// Follow each write by Redis's WAIT for this number of replicas; the write succeeds when they
+    /// have acknowledged it.
     #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait: Option<u32>,
-    /// Check every value read to the last byte, against what this program writes.
+    /// Verify every byte of each value that is read.
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Write down what was asked and answered, for `perf check`.
+    /// Record a history of operations to FILE, for `perf check`.
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
-    /// Print results as JSON instead of a table, or write them to a file.
+    /// Print results as JSON instead of a table, or write them to FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) json: Option<PathBuf>,
-    /// Print redis-benchmark's columns instead of a table.
+    /// Print CSV with redis-benchmark's columns instead of a table.
     #[arg(long)]
     pub(crate) csv: bool,
-    /// Write NAME.json, NAME.hgrm (percentiles) and NAME.hlog (a histogram a second).
+    /// Write NAME.json, NAME.hgrm (percentiles) and NAME.hlog (a histogram per second).
     #[arg(long, value_name = "NAME")]
     pub(crate) out: Option<PathBuf>,
-    /// Exit code 1 if this comes true: `p99>5ms`, `achieved<95%`, `errors>0`. May be repeated, and
-    /// then replaces `errors>0` and, in an open loop, `achieved<95%`.
+    /// Exit with code 1 if this condition holds, such as `p99>5ms`, `achieved<95%` or `errors>0`.
+    /// May be repeated. Default: `errors>0` and, in an open loop, `achieved<95%`.
     #[arg(long, value_name = "CONDITION", allow_hyphen_values = true)]
     pub(crate) fail_if: Vec<String>,
 }
 
-/// The protocols that we speak.
+/// Protocol of the servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
-    /// Bowline's and Redis's.
+    /// The Redis protocol, for Bowline and Redis.
     Redis,
     /// etcd's v3 API, gRPC.
     Etcd,
 }
 
 impl Protocol {
-    /// Its name in results.
+    /// Returns the name of the protocol in results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Protocol::Redis => "redis",
@@ -119,17 +123,17 @@ impl Protocol {
     }
 }
 
-/// A run, as planned: everything is in its limits.
+/// A validated plan of a run: every setting is within its limits.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
-    /// As given.
+    /// Addresses of the servers as given on the command line, `host:port` each.
     pub(crate) addresses: Vec<String>,
-    /// The same, looked up.
+    /// Resolved socket addresses of the servers, in the order of `addresses`.
     pub(crate) sockets: Vec<SocketAddr>,
     pub(crate) kind: Loop,
-    /// In an open loop.
+    /// Operations per second over all connections; `None` in a closed loop.
     pub(crate) rate: Option<f64>,
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
@@ -147,7 +151,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
-    /// Replicas that Redis waits for after each write.
+    /// Number of replicas that the Redis command WAIT after each write waits for; `None` if no WAIT
+    /// is sent.
     pub(crate) wait: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
@@ -157,12 +162,13 @@ pub(crate) struct Plan {
 const CONNECTIONS_MAX: usize = 10_000;
 const RATE_MAX: f64 = 1e7;
 const KEY_BYTES_MIN: usize = 8;
-/// Redis's own limit of a value is 512 MiB, ours is less; nobody measures with more than this.
+/// Maximum length of a value in bytes. Redis allows 512 MiB, but values larger than this are of no
+/// use for measuring.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 const KEY_BYTES_MAX: usize = 64 << 10;
 
 impl Arguments {
-    /// The plan, if it makes sense.
+    /// Validates the arguments, and returns the plan of the run.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let (protocol, addresses) = self.target()?;
         let sockets = addresses
@@ -171,28 +177,28 @@ impl Arguments {
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
             self.wait.is_none() || protocol == Protocol::Redis,
-            "--wait is a command of Redis: leave it out for etcd, which always waits"
+            "--wait: WAIT is a Redis command; leave it out, as etcd always waits for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
                 ensure!(
                     rate.is_finite() && rate > 0.0 && rate <= RATE_MAX,
-                    "--rate {rate}: give operations a second, more than 0 and at most {RATE_MAX}"
+                    "--rate {rate}: give operations per second, more than 0 and at most {RATE_MAX}"
                 );
                 Loop::Open
             }
             (None, true) => Loop::Closed,
             (None, false) => bail!(
-                "say how to ask: --rate N for N operations a second (open loop), or --closed to \
-                 ask again whenever an answer is there"
+                "give --rate N for N operations per second (open loop), or --closed to send \
+                 the next request whenever a reply arrives"
             ),
         };
         self.check_counts()?;
         let seconds = |name: &str, value: f64, least: f64| {
             ensure!(
                 value.is_finite() && value >= least && value <= 1e6,
-                "--{name} {value}: give seconds, {least} at least"
+                "--{name} {value}: give at least {least} seconds"
             );
             Ok(Duration::from_secs_f64(value))
         };
@@ -200,7 +206,7 @@ impl Arguments {
         if let Some(rate) = self.rate {
             ensure!(
                 rate * self.seconds >= 1.0,
-                "--rate {rate}: not one operation falls into --seconds {}",
+                "--rate {rate}: no operation is due within --seconds {}; raise one of them",
                 self.seconds
             );
         }
@@ -211,7 +217,7 @@ impl Arguments {
         }
         ensure!(
             !self.verify || self.value_size >= MARK_BYTES,
-            "--verify needs room for a mark in each value: --value-size {MARK_BYTES} at least"
+            "--verify needs values with a unique mark; give --value-size {MARK_BYTES} or more"
         );
         Ok(Plan {
             protocol,
@@ -254,8 +260,8 @@ impl Arguments {
             self.fail_if.iter().map(|text| Condition::parse(text)).collect::<Result<_, _>>()?;
         ensure!(
             kind == Loop::Open || !conditions.iter().any(Condition::needs_a_rate),
-            "--fail-if achieved in percent: of what? A closed loop has no rate to achieve; give \
-             operations a second, as in achieved<1000"
+            "--fail-if achieved in percent: a closed loop has no intended rate; give \
+             operations per second, as in achieved<1000"
         );
         Ok(conditions)
     }
@@ -263,12 +269,14 @@ impl Arguments {
     fn target(&self) -> anyhow::Result<(Protocol, Vec<String>)> {
         let target = &self.target;
         let (scheme, rest) = target.split_once("://").with_context(|| {
-            format!("--target {target}: write redis:// and HOST:PORT, for Bowline too")
+            format!(
+                "--target {target}: give redis://HOST:PORT (Bowline or Redis) or etcd://HOST:PORT"
+            )
         })?;
         let protocol = match scheme {
             "redis" | "bowline" => Protocol::Redis,
             "etcd" => Protocol::Etcd,
-            _ => bail!("--target {target}: `{scheme}` is not spoken here; redis and etcd are"),
+            _ => bail!("--target {target}: unknown scheme `{scheme}`; use redis or etcd"),
         };
         let addresses = rest.trim_end_matches('/').split(',');
         Ok((protocol, addresses.map(|address| address.trim().to_owned()).collect()))
@@ -286,7 +294,7 @@ impl Arguments {
         within("value-size", self.value_size, 0, VALUE_BYTES_MAX)?;
         ensure!(
             self.threads <= self.connections,
-            "--threads {}: each needs a connection, and there are {}",
+            "--threads {}: each thread needs a connection, and there are {}",
             self.threads,
             self.connections
         );
@@ -298,7 +306,7 @@ impl Arguments {
         );
         ensure!(
             self.theta > 0.0 && self.theta <= 5.0,
-            "--theta {}: more than 0 and at most 5",
+            "--theta {}: give more than 0 and at most 5",
             self.theta
         );
         Ok(())
@@ -307,17 +315,16 @@ impl Arguments {
     fn check_history(&self, mix: &Mix) -> anyhow::Result<()> {
         ensure!(
             self.value_size >= MARK_BYTES,
-            "--history needs a mark in each value to tell them apart: --value-size {MARK_BYTES} \
-             at least"
+            "--history needs values with a unique mark; give --value-size {MARK_BYTES} or more"
         );
         ensure!(
             !mix.has(Kind::Insert) && !mix.has(Kind::Scan),
-            "--history knows reads and writes of single keys that were there at the start; take \
+            "--history supports reads and writes of single keys that exist at the start; use \
              --workload a, b, c or f"
         );
         ensure!(
             !self.no_preload,
-            "--history with --no-preload: the checker must know what was there before"
+            "--history: the checker must know the initial values; leave out --no-preload"
         );
         Ok(())
     }
@@ -326,7 +333,7 @@ impl Arguments {
 fn look_up(address: &str) -> anyhow::Result<SocketAddr> {
     let found = address
         .to_socket_addrs()
-        .with_context(|| format!("--target: `{address}` is no HOST:PORT that can be found"))?
+        .with_context(|| format!("--target: `{address}` is not a HOST:PORT that can be resolved"))?
         .next();
     found.with_context(|| format!("--target: `{address}` has no address"))
 }

@@ -1,5 +1,4 @@
-//! A first look at the target, before the run: whether anybody is there, and what it tells of
-//! itself.
+//! Checks the target before the run: whether a server is there, and which one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -8,20 +7,21 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::answer::Answer;
 use super::etcd;
 use super::http2::Http2;
 use super::options::{Plan, Protocol};
+use super::reply::Reply;
 use super::resp;
 use super::schema::Target;
 use super::workload::Kind;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the first server that answers. Of etcd's asks all, and puts the one that leads first.
+/// Returns the name and version of the first server that replies, with settings that affect
+/// results. For etcd, asks all servers, and moves the leader to the front of the plan's addresses.
 ///
 /// # Errors
-/// If none does, or if it can't do what the plan wants.
+/// If no server replies, or the server lacks a command that the workload needs.
 pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     let mut target = Target {
         protocol: plan.protocol.name().to_owned(),
@@ -50,18 +50,19 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     for (socket, address) in redis_sockets.iter().zip(&plan.addresses) {
         match redis(*socket, plan, &mut target) {
             Ok(None) => return Ok(target),
-            Ok(Some(lacking)) => bail!("{address}: {lacking}"),
+            Ok(Some(missing)) => bail!("{address}: {missing}"),
             Err(error) => failures.push(format!("{address}: {error}")),
         }
     }
-    bail!("nobody answers: {}; start a server there, or give --target", failures.join(", "))
+    bail!("no server replies: {}; start a server there, or give --target", failures.join(", "))
 }
 
-/// What the server lacks, if anything.
+/// Asks a Redis server for its name and version, and writes them to `target`. Returns what the
+/// server lacks for this plan; `None` if it lacks nothing.
 fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Option<String>> {
-    let mut line = Line::open(socket)?;
-    let info = line.ask(&[b"INFO"], |answer| match answer {
-        Answer::Value(Some(text)) => String::from_utf8_lossy(text).into_owned(),
+    let mut connection = Connection::open(socket)?;
+    let info = connection.query(&[b"INFO"], |reply| match reply {
+        Reply::Value(Some(text)) => String::from_utf8_lossy(text).into_owned(),
         _ => String::new(),
     })?;
     let field = |name: &str| {
@@ -78,23 +79,24 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
         }
     }
     for name in ["appendonly", "appendfsync"] {
-        let value = line.ask(&[b"CONFIG", b"GET", name.as_bytes()], |answer| match answer {
-            Answer::List(list) => match resp::parts(list).unwrap_or_default().get(1) {
-                Some(Answer::Value(Some(text))) => String::from_utf8_lossy(text).into_owned(),
+        let value =
+            connection.query(&[b"CONFIG", b"GET", name.as_bytes()], |reply| match reply {
+                Reply::List(list) => match resp::parts(list).unwrap_or_default().get(1) {
+                    Some(Reply::Value(Some(text))) => String::from_utf8_lossy(text).into_owned(),
+                    _ => String::new(),
+                },
                 _ => String::new(),
-            },
-            _ => String::new(),
-        })?;
+            })?;
         if !value.is_empty() {
             target.facts.insert(name.to_owned(), value);
         }
     }
     if plan.mix.has(Kind::Scan) {
-        let scans =
-            line.ask(&[b"SCAN", b"0", b"COUNT", b"1"], |answer| matches!(answer, Answer::List(_)))?;
+        let scans = connection
+            .query(&[b"SCAN", b"0", b"COUNT", b"1"], |reply| matches!(reply, Reply::List(_)))?;
         if !scans {
             return Ok(Some(format!(
-                "this server has no SCAN, and workload {} consists of scans",
+                "the server has no SCAN command, which workload {} needs",
                 plan.mix.name
             )));
         }
@@ -102,21 +104,22 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     Ok(None)
 }
 
-/// The version of an etcd, and whether it leads.
+/// Returns the version of an etcd server, and whether it is the leader.
 fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "what came is not etcd's protocol");
-    let mut line = Line::open(socket)?;
+    let damaged =
+        || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not etcd's protocol");
+    let mut connection = Connection::open(socket)?;
     let mut out = Vec::new();
     let mut http2 = Http2::start(socket.to_string(), &mut out);
     etcd::call_status(&mut http2, &mut out);
     loop {
-        line.stream.write_all(&out)?;
+        connection.stream.write_all(&out)?;
         out.clear();
-        line.receive()?;
+        connection.receive()?;
         while let Some((length, ended)) =
-            http2.read(&line.buffer, &mut out).map_err(|resp::Broken| damaged())?
+            http2.read(&connection.buffer, &mut out).map_err(|resp::Broken| damaged())?
         {
-            line.buffer.drain(..length);
+            connection.buffer.drain(..length);
             if let Some(ended) = ended {
                 let message = ended.result.map_err(io::Error::other)?;
                 return etcd::status(&message).ok_or_else(damaged);
@@ -125,30 +128,34 @@ fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     }
 }
 
-/// A connection on which one waits for each answer.
-struct Line {
+/// A connection for checking a server, with one request at a time.
+struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-impl Line {
-    fn open(socket: SocketAddr) -> io::Result<Line> {
-        let stream = TcpStream::connect_timeout(&socket, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Line { stream, buffer: Vec::new() })
+impl Connection {
+    fn open(socket: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&socket, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(Connection { stream, buffer: Vec::new() })
     }
 
-    fn ask<T>(&mut self, words: &[&[u8]], read: impl FnOnce(Answer<'_>) -> T) -> io::Result<T> {
+    fn query<T>(
+        &mut self,
+        arguments: &[&[u8]],
+        read: impl FnOnce(Reply<'_>) -> T,
+    ) -> io::Result<T> {
         let mut request = Vec::new();
-        resp::write_request(&mut request, words);
+        resp::write_request(&mut request, arguments);
         self.stream.write_all(&request)?;
         loop {
-            let answer = resp::read(&self.buffer).map_err(|resp::Broken| {
-                io::Error::new(io::ErrorKind::InvalidData, "what came is not the Redis protocol")
+            let reply = resp::read(&self.buffer).map_err(|resp::Broken| {
+                io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not the Redis protocol")
             })?;
-            if let Some((answer, length)) = answer {
-                let result = read(answer);
+            if let Some((reply, length)) = reply {
+                let result = read(reply);
                 self.buffer.drain(..length);
                 return Ok(result);
             }
@@ -156,13 +163,13 @@ impl Line {
         }
     }
 
-    /// Waits for more bytes.
+    /// Waits for more bytes from the server, and appends them to the buffer.
     fn receive(&mut self) -> io::Result<()> {
         let mut chunk = [0; 4096];
         let count = match self.stream.read(&mut chunk) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "timed out"));
             }
             read => read?,
         };

@@ -1,68 +1,69 @@
-//! Requests and replies of the Redis protocol, as a client sees them: nothing is kept of a reply
-//! but what the run needs, and nothing is copied.
+//! Requests and replies of the Redis protocol (RESP), client side: keeps only what a run needs of a
+//! reply, and copies nothing.
 
-use super::answer::Answer;
+use super::reply::Reply;
 
-/// A reply that is no Redis protocol.
+/// Error: the received bytes are not valid in the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// Deepest nesting of arrays; nobody sends more than a handful.
+/// Maximum nesting depth of arrays in a reply.
 const DEPTH_MAX: usize = 32;
 
-/// Reads one reply from the start of `input`: what it says and its length. `None` if it is not
-/// all there yet.
+/// Parses the reply at the start of `input`. Returns the reply and its length in bytes; `None` if
+/// the reply is incomplete.
 ///
 /// # Errors
-/// If it can't become one.
-pub(crate) fn read(input: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Broken> {
+/// If `input` is not the beginning of a valid reply.
+pub(crate) fn read(input: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Broken> {
     let Some((line, after)) = line(input)? else { return Ok(None) };
     let (kind, rest) = line.split_first().ok_or(Broken)?;
-    let answer = match kind {
-        b'+' | b':' | b',' | b'#' | b'(' => Answer::Done,
-        b'-' => Answer::Error(rest),
-        b'_' => Answer::Value(None),
+    let reply = match kind {
+        b'+' | b':' | b',' | b'#' | b'(' => Reply::Done,
+        b'-' => Reply::Error(rest),
+        b'_' => Reply::Value(None),
         b'$' | b'=' | b'!' => {
-            let Some(length) = length(rest)? else { return Ok(Some((Answer::Value(None), after))) };
+            let Some(length) = length(rest)? else { return Ok(Some((Reply::Value(None), after))) };
             let end = after + length;
             let Some(tail) = input.get(end..end + 2) else { return Ok(None) };
             if tail != b"\r\n" {
                 return Err(Broken);
             }
             let text = &input[after..end];
-            let answer =
-                if *kind == b'!' { Answer::Error(text) } else { Answer::Value(Some(text)) };
-            return Ok(Some((answer, end + 2)));
+            let reply = if *kind == b'!' { Reply::Error(text) } else { Reply::Value(Some(text)) };
+            return Ok(Some((reply, end + 2)));
         }
         b'*' | b'%' | b'~' | b'>' => {
             let Some(end) = skip(input, 0)? else { return Ok(None) };
-            return Ok(Some((Answer::List(&input[..end]), end)));
+            return Ok(Some((Reply::List(&input[..end]), end)));
         }
         _ => return Err(Broken),
     };
-    Ok(Some((answer, after)))
+    Ok(Some((reply, after)))
 }
 
-/// Reads the reply to a write and that to the WAIT behind it, as one: a write that fewer replicas
-/// have in time is an error.
-pub(crate) fn read_waited(
+/// Parses the reply to a write and the reply to the WAIT that follows the write. Returns one reply
+/// for both, and their total length in bytes; `None` if they are incomplete. The reply is an error
+/// if fewer than `replicas` replicas acknowledged the write in time.
+pub(crate) fn read_with_wait(
     input: &[u8],
     replicas: u32,
-) -> Result<Option<(Answer<'_>, usize)>, Broken> {
-    let Some((wrote, end)) = read(input)? else { return Ok(None) };
-    let Some((waited, length)) = read(&input[end..])? else { return Ok(None) };
+) -> Result<Option<(Reply<'_>, usize)>, Broken> {
+    let Some((write_reply, end)) = read(input)? else { return Ok(None) };
+    let Some((wait_reply, length)) = read(&input[end..])? else { return Ok(None) };
     let both = end + length;
-    if matches!(wrote, Answer::Error(_)) || waited != Answer::Done {
-        let error = if matches!(wrote, Answer::Error(_)) { wrote } else { waited };
+    if matches!(write_reply, Reply::Error(_)) || wait_reply != Reply::Done {
+        let error = if matches!(write_reply, Reply::Error(_)) { write_reply } else { wait_reply };
         return Ok(Some((error, both)));
     }
     let text = std::str::from_utf8(&input[end + 1..both - 2]).map_err(|_| Broken)?;
     let have: u32 = text.parse().map_err(|_| Broken)?;
-    let answer = if have < replicas { Answer::Error(b"WAITED in vain") } else { wrote };
-    Ok(Some((answer, both)))
+    let reply = if have < replicas { Reply::Error(b"WAIT timed out") } else { write_reply };
+    Ok(Some((reply, both)))
 }
 
-/// Where the reply at the start of `input` ends, whatever it is.
+/// Returns the length in bytes of the reply at the start of `input`, whatever its type; `None` if
+/// the reply is incomplete.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
         return Err(Broken);
@@ -87,24 +88,26 @@ fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     }
 }
 
-/// The parts of an array; of each its text if it is one, and where it lies if it is an array.
-pub(crate) fn parts(list: &[u8]) -> Option<Vec<Answer<'_>>> {
+/// Returns the elements of an array: numbers and simple strings as their text, nested arrays
+/// unparsed. `None` if `list` is not a complete array.
+pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     let (line, mut at) = line(list).ok()??;
     let count = length(line.get(1..)?).ok()??;
     let mut parts = Vec::new();
     for _ in 0..count {
-        let (answer, length) = read(&list[at..]).ok()??;
-        // What `read` leaves out of numbers and simple texts is wanted here.
+        let (reply, length) = read(&list[at..]).ok()??;
+        // `read` drops the text of numbers and simple strings, which is needed here.
         let text = &list[at + 1..(at + length).saturating_sub(2)];
-        parts.push(if answer == Answer::Done { Answer::Value(Some(text)) } else { answer });
+        parts.push(if reply == Reply::Done { Reply::Value(Some(text)) } else { reply });
         at += length;
     }
     Some(parts)
 }
 
-/// The first line without its end, and where the next one begins.
+/// Returns the first line of `input` without its line end, and the offset of the second line;
+/// `None` if the first line is incomplete.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
-    /// No first line is longer: texts of errors are the longest.
+    /// Maximum length of a line in bytes; longer ones are rejected. Error messages are the longest.
     const LINE_MAX: usize = 1 << 16;
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else {
         return if input.len() > LINE_MAX { Err(Broken) } else { Ok(None) };
@@ -113,7 +116,7 @@ fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
     Ok(Some((line, end + 1)))
 }
 
-/// A length; `None` if it is -1, which stands for nothing.
+/// Parses the length of a string or array; `None` for -1, which stands for null.
 fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
     if text == b"-1" {
         return Ok(None);
@@ -129,12 +132,12 @@ fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
         .map(Some)
 }
 
-/// Writes a request of any words.
-pub(crate) fn write_request(out: &mut Vec<u8>, words: &[&[u8]]) {
-    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
+/// Appends a command with these arguments, encoded as an array of strings, to `out`.
+pub(crate) fn write_request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+    for argument in arguments {
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -143,64 +146,64 @@ pub(crate) fn write_request(out: &mut Vec<u8>, words: &[&[u8]]) {
 mod tests {
     use super::*;
 
-    /// Reads the whole text as one reply, having seen that no part of it is one.
-    fn whole(text: &str) -> Answer<'_> {
+    /// Parses the whole text as one reply, and checks that every proper prefix is incomplete.
+    fn whole(text: &str) -> Reply<'_> {
         for end in 0..text.len() {
             assert_eq!(read(&text.as_bytes()[..end]), Ok(None), "{text:?} up to {end}");
         }
-        let (answer, length) = read(text.as_bytes()).unwrap().unwrap();
+        let (reply, length) = read(text.as_bytes()).unwrap().unwrap();
         assert_eq!(length, text.len());
-        answer
+        reply
     }
 
     #[test]
-    fn every_kind_of_reply_is_read_and_never_too_early() {
-        assert_eq!(whole("+OK\r\n"), Answer::Done);
-        assert_eq!(whole(":12\r\n"), Answer::Done);
-        assert_eq!(whole("-ERR no\r\n"), Answer::Error(b"ERR no"));
-        assert_eq!(whole("$5\r\na\r\nbc\r\n"), Answer::Value(Some(b"a\r\nbc")));
-        assert_eq!(whole("$0\r\n\r\n"), Answer::Value(Some(b"")));
-        assert_eq!(whole("$-1\r\n"), Answer::Value(None));
-        assert_eq!(whole("_\r\n"), Answer::Value(None));
-        assert_eq!(whole("!3\r\nERR\r\n"), Answer::Error(b"ERR"));
+    fn every_reply_type_is_parsed_once_complete() {
+        assert_eq!(whole("+OK\r\n"), Reply::Done);
+        assert_eq!(whole(":12\r\n"), Reply::Done);
+        assert_eq!(whole("-ERR no\r\n"), Reply::Error(b"ERR no"));
+        assert_eq!(whole("$5\r\na\r\nbc\r\n"), Reply::Value(Some(b"a\r\nbc")));
+        assert_eq!(whole("$0\r\n\r\n"), Reply::Value(Some(b"")));
+        assert_eq!(whole("$-1\r\n"), Reply::Value(None));
+        assert_eq!(whole("_\r\n"), Reply::Value(None));
+        assert_eq!(whole("!3\r\nERR\r\n"), Reply::Error(b"ERR"));
         let nested = "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n%1\r\n+a\r\n$-1\r\n";
-        assert_eq!(whole(nested), Answer::List(nested.as_bytes()));
-        assert_eq!(whole("*0\r\n"), Answer::List(b"*0\r\n"));
+        assert_eq!(whole(nested), Reply::List(nested.as_bytes()));
+        assert_eq!(whole("*0\r\n"), Reply::List(b"*0\r\n"));
     }
 
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn invalid_replies_are_rejected() {
         for text in ["HTTP/1.1 400\r\n", "\r\n", "$x\r\n", "$99999999999\r\n", "$1\r\nabc", "+\n"] {
             assert_eq!(read(text.as_bytes()), Err(Broken), "{text:?}");
         }
         assert_eq!(read("*1\r\n".repeat(99).as_bytes()), Err(Broken));
-        assert_eq!(read(&vec![b'+'; 100_000]), Err(Broken), "a line without an end");
+        assert_eq!(read(&vec![b'+'; 100_000]), Err(Broken), "a line without a line end");
     }
 
     #[test]
-    fn a_write_counts_when_replicas_have_it() {
+    fn write_succeeds_when_enough_replicas_acknowledge() {
         let both = b"+OK\r\n:1\r\n";
         for end in 0..both.len() {
-            assert_eq!(read_waited(&both[..end], 1), Ok(None));
+            assert_eq!(read_with_wait(&both[..end], 1), Ok(None));
         }
-        assert_eq!(read_waited(both, 1), Ok(Some((Answer::Done, both.len()))));
-        let (answer, _) = read_waited(both, 2).unwrap().unwrap();
-        assert_eq!(answer, Answer::Error(b"WAITED in vain"));
-        let (answer, length) = read_waited(b"-OOM no\r\n:0\r\n+", 1).unwrap().unwrap();
-        assert_eq!((answer, length), (Answer::Error(b"OOM no"), 13));
+        assert_eq!(read_with_wait(both, 1), Ok(Some((Reply::Done, both.len()))));
+        let (reply, _) = read_with_wait(both, 2).unwrap().unwrap();
+        assert_eq!(reply, Reply::Error(b"WAIT timed out"));
+        let (reply, length) = read_with_wait(b"-OOM no\r\n:0\r\n+", 1).unwrap().unwrap();
+        assert_eq!((reply, length), (Reply::Error(b"OOM no"), 13));
     }
 
     #[test]
-    fn arrays_come_apart() {
+    fn arrays_are_split_into_elements() {
         let list = b"*3\r\n:7\r\n$2\r\nab\r\n*1\r\n+x\r\n";
         let expected =
-            [Answer::Value(Some(b"7")), Answer::Value(Some(b"ab")), Answer::List(b"*1\r\n+x\r\n")];
+            [Reply::Value(Some(b"7")), Reply::Value(Some(b"ab")), Reply::List(b"*1\r\n+x\r\n")];
         assert_eq!(parts(list).unwrap(), expected);
         assert_eq!(parts(b"*-1\r\n"), None);
     }
 
     #[test]
-    fn requests_are_arrays_of_texts() {
+    fn requests_are_arrays_of_bulk_strings() {
         let mut out = Vec::new();
         write_request(&mut out, &[b"GET", b"k"]);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");

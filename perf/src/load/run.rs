@@ -1,5 +1,5 @@
-//! One run: starts the threads, brings their seconds together, shows how it goes, and makes the
-//! record of it.
+//! Executes a run: starts the threads, merges their statistics, shows progress, and builds the
+//! record.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,63 +10,66 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-use super::engine::{Clock, EndedEarly, Engine, Noted};
+use super::engine::{Clock, EndedEarly, Engine, Notice};
+use super::generator::{Generator, SECOND, nanoseconds};
 use super::history::Record;
 use super::keys::Inserts;
-use super::live::Live;
 use super::machine;
 use super::options::Plan;
+use super::progress::ProgressLine;
 use super::schema::{
     Client, Config, Counts, Host, LoadRecord, Loop, Mark, SCHEMA, SCHEMA_VERSION, Second, Target,
 };
-use super::tally::{Tally, latencies, latency};
-use super::work::{SECOND, Work, nanoseconds};
+use super::stats::{Stats, latencies, latency};
 use super::workload::KINDS;
 
-/// What threads tell.
+/// Message from a thread of the load generator to the main thread.
 enum Event {
-    /// Connected, all keys written.
+    /// The thread's connections are all established, and its share of the keys is written.
     Ready,
-    /// A second of the window is over in one thread.
-    Second(u64, Box<Tally>),
-    /// Over.
+    /// The number of a finished second of the measured window, and the thread's statistics of it.
+    Second(u64, Box<Stats>),
+    /// The thread has finished its part of the load.
     Done(Box<Ended>),
-    /// It could not be held at all.
+    /// The thread failed with this error.
     Failed(anyhow::Error),
 }
 
 struct Ended {
     early: Option<EndedEarly>,
-    noted: Vec<Noted>,
+    notices: Vec<Notice>,
     history: Vec<Record>,
 }
 
-/// A run that was held.
-pub(crate) struct Held {
-    /// Everything but name, command and conditions.
+/// The results of a finished run.
+pub(crate) struct Finished {
+    /// The results as they are written to JSON. The caller of `execute` still fills in the name,
+    /// the command line, the commit and the `--fail-if` conditions that hold.
     pub(crate) record: LoadRecord,
-    /// The whole window.
-    pub(crate) total: Tally,
+    /// Statistics of the whole measured window, over all threads.
+    pub(crate) total: Stats,
     pub(crate) history: Vec<Record>,
 }
 
-/// Takes each second of the window as it ends, with its number.
-pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Tally) + 'a;
+/// Function that is called after each second of the measured window, with the second's number (from
+/// 0) and its statistics over all threads.
+pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Stats) + 'a;
 
-/// Once all threads are ready, before the first request.
-const HEAD_START: Duration = Duration::from_millis(20);
+/// Time between the end of the preload in all threads and the first request of the load.
+const START_DELAY: Duration = Duration::from_millis(20);
 
-/// Holds the run.
-pub(crate) fn hold(
+/// Performs a run: starts the threads, waits for their results, and sums them up. Calls
+/// `each_second` for each finished second of the measured window.
+pub(crate) fn execute(
     plan: &Plan,
     target: Target,
-    live: &mut Live,
+    progress: &mut ProgressLine,
     each_second: &mut EachSecond<'_>,
-) -> anyhow::Result<Held> {
+) -> anyhow::Result<Finished> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
-            .context("can't listen for Ctrl-C")?;
+            .context("cannot install a handler for Ctrl-C")?;
     }
     let plan = Arc::new(plan.clone());
     let clock = Clock::start();
@@ -77,85 +80,91 @@ pub(crate) fn hold(
     let (sender, events) = mpsc::channel();
     let mut threads = Vec::new();
     for number in 0..plan.threads {
-        let work = Work::new(&plan, number, run, &inserts);
+        let work = Generator::new(&plan, number, run, &inserts);
         let engine = Engine::new(&plan, work, number, clock, &stop)?;
         let (start, sender) = (Arc::clone(&start), sender.clone());
         let thread = thread::Builder::new()
             .name(format!("load-{number}"))
-            .spawn(move || one_thread(engine, &start, &sender))
-            .context("can't start a thread")?;
+            .spawn(move || run_thread(engine, &start, &sender))
+            .with_context(|| format!("cannot start load thread {number}; try fewer --threads"))?;
         threads.push(thread);
     }
     drop(sender);
-    let mut run = Run::new(&plan, live, each_second);
-    let held = run.watch(&events, &start, clock, &stop);
-    // After a failure the others must not wait for a start that never comes.
+    let mut collector = Collector::new(&plan, progress, each_second);
+    let finished = collector.watch(&events, &start, clock, &stop);
+    // After a failure, release the threads that wait for the start.
     stop.store(true, Ordering::Relaxed);
     let _ = start.set((0, 0));
     for thread in threads {
         thread.join().map_err(|_| anyhow::anyhow!("a thread of the load generator panicked"))?;
     }
-    run.live.clear();
-    held?;
-    Ok(run.finish(since_epoch, target))
+    collector.progress.clear();
+    finished?;
+    Ok(collector.finish(since_epoch, target))
 }
 
-fn one_thread(mut engine: Engine, start: &OnceLock<(u64, u64)>, events: &Sender<Event>) {
-    // Nobody listens any more only if the run has failed elsewhere.
-    let tell = |event: Event| drop(events.send(event));
+fn run_thread(mut engine: Engine, start: &OnceLock<(u64, u64)>, events: &Sender<Event>) {
+    // The receiver is gone only if the run failed elsewhere.
+    let send = |event: Event| drop(events.send(event));
     if let Err(error) = engine.prepare() {
-        return tell(Event::Failed(error));
+        return send(Event::Failed(error));
     }
-    tell(Event::Ready);
+    send(Event::Ready);
     let (first, begin) = *start.wait();
     if begin == 0 {
         return;
     }
     let measured = engine.measure(first, begin, |engine| {
-        for (number, tally) in engine.work.over.drain(..) {
-            tell(Event::Second(number, Box::new(tally)));
+        for (number, stats) in engine.generator.over.drain(..) {
+            send(Event::Second(number, Box::new(stats)));
         }
     });
     match measured {
         Ok(early) => {
-            let (noted, history) = (std::mem::take(&mut engine.noted), engine.take_history());
-            tell(Event::Done(Box::new(Ended { early, noted, history })));
+            let (notices, history) = (std::mem::take(&mut engine.notices), engine.take_history());
+            send(Event::Done(Box::new(Ended { early, notices, history })));
         }
-        Err(error) => tell(Event::Failed(error)),
+        Err(error) => send(Event::Failed(error)),
     }
 }
 
-struct Run<'a, 'b> {
+struct Collector<'a, 'b> {
     plan: &'a Plan,
-    live: &'a mut Live,
+    progress: &'a mut ProgressLine,
     each_second: &'a mut EachSecond<'b>,
-    /// Seconds that not all threads have ended, with how many have.
-    open: BTreeMap<u64, (usize, Tally)>,
+    /// Seconds of the measured window that some threads have not finished yet, by the number of the
+    /// second. The value is the number of threads that have finished it, and the sum of their
+    /// statistics.
+    open: BTreeMap<u64, (usize, Stats)>,
     seconds: Vec<Second>,
-    total: Tally,
+    total: Stats,
     begin: u64,
-    /// When the last thread was done.
+    /// Time at which the last thread finished, in nanoseconds of the run's clock.
     ended: u64,
     early: Option<EndedEarly>,
-    noted: Vec<Noted>,
+    notices: Vec<Notice>,
     history: Vec<Record>,
     cpu_s: f64,
     stolen_s: Option<f64>,
 }
 
-impl<'a, 'b> Run<'a, 'b> {
-    fn new(plan: &'a Plan, live: &'a mut Live, each_second: &'a mut EachSecond<'b>) -> Run<'a, 'b> {
-        Run {
+impl<'a, 'b> Collector<'a, 'b> {
+    fn new(
+        plan: &'a Plan,
+        progress: &'a mut ProgressLine,
+        each_second: &'a mut EachSecond<'b>,
+    ) -> Collector<'a, 'b> {
+        Collector {
             plan,
-            live,
+            progress,
             each_second,
             open: BTreeMap::new(),
             seconds: Vec::new(),
-            total: Tally::new(),
+            total: Stats::new(),
             begin: 0,
             ended: 0,
             early: None,
-            noted: Vec::new(),
+            notices: Vec::new(),
             history: Vec::new(),
             cpu_s: 0.0,
             stolen_s: None,
@@ -172,10 +181,10 @@ impl<'a, 'b> Run<'a, 'b> {
         let (mut ready, mut done) = (0, 0);
         let mut begun = false;
         if self.plan.preload {
-            self.live.say(&format!("writing {} keys", self.plan.keys));
+            self.progress.phase(&format!("writing {} keys", self.plan.keys));
         }
         while done < self.plan.threads {
-            // Awake at the window's start, to read the processor's clocks.
+            // Wakes at the start of the window to read the processor times.
             let wait = match (begun, self.begin) {
                 (false, 1..) => Duration::from_nanos(self.begin.saturating_sub(clock.now())),
                 _ => Duration::from_hours(1),
@@ -184,23 +193,23 @@ impl<'a, 'b> Run<'a, 'b> {
                 Ok(Event::Ready) => {
                     ready += 1;
                     if ready == self.plan.threads {
-                        let first = clock.now() + nanoseconds(HEAD_START);
+                        let first = clock.now() + nanoseconds(START_DELAY);
                         self.begin = first + nanoseconds(self.plan.warm_up);
                         let _ = start.set((first, self.begin));
                         if !self.plan.warm_up.is_zero() {
-                            self.live.say("warming up");
+                            self.progress.phase("warming up");
                         }
                     }
                 }
-                Ok(Event::Second(number, tally)) => self.on_second(number, &tally),
+                Ok(Event::Second(number, stats)) => self.on_second(number, &stats),
                 Ok(Event::Done(ended)) => {
                     done += 1;
-                    // Whoever ends early takes the others along.
+                    // A thread that ends early stops the others.
                     if ended.early.is_some() {
                         stop.store(true, Ordering::Relaxed);
                         self.early = self.early.take().or(ended.early);
                     }
-                    self.noted.extend(ended.noted);
+                    self.notices.extend(ended.notices);
                     self.history.extend(ended.history);
                 }
                 Ok(Event::Failed(error)) => return Err(error),
@@ -215,45 +224,45 @@ impl<'a, 'b> Run<'a, 'b> {
         self.ended = clock.now();
         self.cpu_s = machine::cpu_s() - self.cpu_s;
         self.stolen_s = machine::stolen_s().zip(self.stolen_s).map(|(now, then)| now - then);
-        while let Some((number, (_, tally))) = self.open.pop_first() {
-            self.end_second(number, &tally);
+        while let Some((number, (_, stats))) = self.open.pop_first() {
+            self.end_second(number, &stats);
         }
         Ok(())
     }
 
-    fn on_second(&mut self, number: u64, tally: &Tally) {
-        let (threads, sum) = self.open.entry(number).or_insert_with(|| (0, Tally::new()));
+    fn on_second(&mut self, number: u64, stats: &Stats) {
+        let (threads, sum) = self.open.entry(number).or_insert_with(|| (0, Stats::new()));
         *threads += 1;
-        sum.add(tally);
+        sum.add(stats);
         if *threads == self.plan.threads {
-            let (_, tally) = self.open.remove(&number).expect("it was just there");
-            self.end_second(number, &tally);
+            let (_, stats) = self.open.remove(&number).expect("it was just there");
+            self.end_second(number, &stats);
         }
     }
 
-    fn end_second(&mut self, number: u64, tally: &Tally) {
+    fn end_second(&mut self, number: u64, stats: &Stats) {
         let open = self.plan.kind == Loop::Open;
-        self.total.add(tally);
-        self.total.backlog = tally.backlog;
-        // Past the planned end there are only stragglers: no second to show if none came.
+        self.total.add(stats);
+        self.total.backlog = stats.backlog;
+        // After the planned end only late replies arrive: skip seconds without any.
         let planned = self.plan.length.as_secs_f64().ceil();
-        if number as f64 >= planned && tally.is_empty() {
+        if number as f64 >= planned && stats.is_empty() {
             return;
         }
         let second = Second {
             number,
-            succeeded: tally.counts.succeeded,
-            failed: tally.counts.failed,
-            backlog: tally.backlog,
-            latency: latency(&Tally::all(tally.main(open))),
+            succeeded: stats.counts.succeeded,
+            failed: stats.counts.failed,
+            backlog: stats.backlog,
+            latency: latency(&Stats::all(stats.main(open))),
         };
-        self.live.second(&second, self.plan, self.total.counts.failed);
+        self.progress.second(&second, self.plan, self.total.counts.failed);
         self.seconds.push(second);
-        (self.each_second)(number, tally);
+        (self.each_second)(number, stats);
     }
 
-    fn finish(self, since_epoch: Duration, target: Target) -> Held {
-        let Run { plan, total, .. } = self;
+    fn finish(self, since_epoch: Duration, target: Target) -> Finished {
+        let Collector { plan, total, .. } = self;
         let open = plan.kind == Loop::Open;
         let at_s = |moment: u64| (moment as f64 - self.begin as f64) / SECOND as f64;
         let mut window_s = at_s(total.last.max(self.begin));
@@ -269,13 +278,13 @@ impl<'a, 'b> Run<'a, 'b> {
             let service = &total.service[kind.place()];
             by_kind.insert(kind.name().to_owned(), latencies(response, service));
         }
-        let (response, service) = (Tally::all(&total.response), Tally::all(&total.service));
+        let (response, service) = (Stats::all(&total.response), Stats::all(&total.service));
         by_kind.insert("all".to_owned(), latencies(open.then_some(&response), &service));
         let mut marks: Vec<Mark> = self
-            .noted
+            .notices
             .iter()
-            .filter(|noted| noted.at >= self.begin.saturating_sub(nanoseconds(plan.warm_up)))
-            .map(|noted| Mark { at_s: at_s(noted.at), what: noted.what.clone() })
+            .filter(|notices| notices.at >= self.begin.saturating_sub(nanoseconds(plan.warm_up)))
+            .map(|notices| Mark { at_s: at_s(notices.at), what: notices.what.clone() })
             .collect();
         marks.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
         marks.dedup_by(|a, b| a.what == b.what && (a.at_s - b.at_s).abs() < 1.0);
@@ -306,7 +315,7 @@ impl<'a, 'b> Run<'a, 'b> {
             },
             failed: Vec::new(),
         };
-        Held { record, total, history: self.history }
+        Finished { record, total, history: self.history }
     }
 }
 

@@ -1,25 +1,26 @@
-//! When requests are due in an open loop: at fixed distances, counted from one start for all
-//! threads, so that no delay of one request moves the next.
+//! The schedule of an open loop: requests are due at a constant interval, counted from one start
+//! time for all threads, so a delayed request does not move the next one.
 //!
-//! There is no queue of due requests. The schedule knows the moment of each, so those that could
-//! not be sent in time simply have not been taken from it yet; each still begins to count at its
-//! own moment.
+//! There is no queue of due requests: requests that could not be sent in time have not been taken
+//! from the schedule yet, and their latency still counts from their own due time.
 
-/// The moments of one thread: every `threads`-th of all.
+/// The schedule of one thread of an open loop: every `threads`-th request of the run. Times are in
+/// nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,
-    /// Nanoseconds between two requests of all threads together.
+    /// Interval between two requests over all threads, in nanoseconds.
     period: f64,
     next: u64,
     step: u64,
-    /// Requests of all threads together.
+    /// Total number of requests in the schedule, over all threads.
     count: u64,
 }
 
 impl Schedule {
-    /// From the moment `first` (in nanoseconds, as all moments here) on for `length` at `rate`
-    /// requests a second.
+    /// Creates the part of the schedule that belongs to thread number `thread`. The schedule starts
+    /// at `first` and lasts `length`, both in nanoseconds, with `rate` requests per second over all
+    /// threads.
     pub(crate) fn new(
         first: u64,
         length: u64,
@@ -28,38 +29,42 @@ impl Schedule {
         threads: usize,
     ) -> Schedule {
         let period = 1e9 / rate;
-        let count = whole((length as f64 / period).round());
+        let count = to_u64((length as f64 / period).round());
         Schedule { first, period, next: thread as u64, step: threads as u64, count }
     }
 
-    /// When the next request is due, or was; `None` after the last.
+    /// Returns the due time of the thread's next request, in nanoseconds of the run's clock; it may
+    /// be in the past. `None` after the last request.
     pub(crate) fn due(&self) -> Option<u64> {
-        (self.next < self.count).then(|| self.moment(self.next))
+        (self.next < self.count).then(|| self.due_at(self.next))
     }
 
-    /// Takes the next request.
+    /// Removes the next request of this thread from the schedule, because it is sent now.
     pub(crate) fn take(&mut self) {
         self.next += self.step;
     }
 
-    /// Requests that are due at `now` and not taken.
+    /// Returns the number of the thread's requests that are due at `now` and were not taken from
+    /// the schedule.
     pub(crate) fn backlog(&self, now: u64) -> u64 {
         let due = now.saturating_sub(self.first) as f64 / self.period;
-        let due = (whole(due.floor()) + 1).min(self.count);
+        let due = (to_u64(due.floor()) + 1).min(self.count);
         due.saturating_sub(self.next).div_ceil(self.step)
     }
 
-    /// Requests that were not taken, of those due from `since` to `now`.
+    /// Returns the number of the thread's requests that were due from `since` to `now` and were not
+    /// taken from the schedule.
     pub(crate) fn unsent(&self, since: u64, now: u64) -> u64 {
-        let places = (self.next..self.count).step_by(usize::try_from(self.step).unwrap_or(1));
-        let moments = places.map(|place| self.moment(place));
-        moments.skip_while(|&moment| moment < since).take_while(|&moment| moment <= now).count()
+        let pending = (self.next..self.count).step_by(usize::try_from(self.step).unwrap_or(1));
+        let due_times = pending.map(|place| self.due_at(place));
+        due_times.skip_while(|&due_at| due_at < since).take_while(|&due_at| due_at <= now).count()
             as u64
     }
 
-    fn moment(&self, place: u64) -> u64 {
-        // From the start each time: adding up periods would add up their rounding.
-        self.first + whole(place as f64 * self.period)
+    fn due_at(&self, place: u64) -> u64 {
+        // Computed from the start each time, because adding periods would accumulate rounding
+        // errors.
+        self.first + to_u64(place as f64 * self.period)
     }
 }
 
@@ -68,7 +73,7 @@ impl Schedule {
     clippy::cast_sign_loss,
     reason = "counts and nanoseconds of a run are positive and below 2^52"
 )]
-fn whole(value: f64) -> u64 {
+fn to_u64(value: f64) -> u64 {
     value as u64
 }
 
@@ -79,16 +84,16 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn all(mut schedule: Schedule) -> Vec<u64> {
-        let mut moments = Vec::new();
+        let mut due_times = Vec::new();
         while let Some(due) = schedule.due() {
-            moments.push(due);
+            due_times.push(due);
             schedule.take();
         }
-        moments
+        due_times
     }
 
     #[test]
-    fn requests_are_due_at_even_distances_and_as_many_as_asked_for() {
+    fn requests_are_due_at_a_constant_interval() {
         assert_eq!(
             all(Schedule::new(7, SECOND, 4.0, 0, 1)),
             [7, 250_000_007, 500_000_007, 750_000_007]
@@ -108,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_taken_in_time_waits_and_keeps_its_moment() {
+    fn late_requests_keep_their_due_time() {
         let mut schedule = Schedule::new(0, SECOND, 10.0, 0, 1);
         assert_eq!(schedule.backlog(0), 1);
         schedule.take();
         assert_eq!((schedule.backlog(0), schedule.backlog(99_999_999)), (0, 0));
         assert_eq!(schedule.backlog(350_000_000), 3);
         assert_eq!(schedule.due(), Some(100_000_000));
-        assert_eq!(schedule.backlog(50 * SECOND), 9, "no more than there are");
+        assert_eq!(schedule.backlog(50 * SECOND), 9, "at most the requests that remain");
         assert_eq!((schedule.unsent(0, SECOND), schedule.unsent(900_000_000, SECOND)), (9, 1));
         assert_eq!((schedule.unsent(0, 200_000_000), schedule.unsent(SECOND, SECOND)), (2, 0));
         let mut second = Schedule::new(0, SECOND, 10.0, 1, 2);

@@ -1,13 +1,13 @@
-//! Results for people, and in redis-benchmark's columns.
+//! Formats the results of a run as a table, or as CSV with redis-benchmark's columns.
 
 use std::fmt::Write as _;
 
 use super::schema::{Latency, LoadRecord, Loop};
 
-/// The table.
+/// Returns the results of a run as a table for the terminal.
 pub(crate) fn table(record: &LoadRecord) -> String {
     let mut out = String::new();
-    // A string takes all.
+    // Writing to a String cannot fail.
     let _ = write_table(&mut out, record);
     out
 }
@@ -16,10 +16,13 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     let config = &record.config;
     let rate = match (config.kind, record.intended_rate) {
         (Loop::Open, Some(rate)) => format!("open loop, {rate} operations/s"),
-        _ => "CLOSED loop: a slow server is asked less, waits for it don't show".to_owned(),
+        _ => {
+            "CLOSED loop: a slow server gets fewer requests, and queueing does not show".to_owned()
+        }
     };
     writeln!(out, "{rate}")?;
-    let server = if record.target.server.is_empty() { "a server" } else { &record.target.server };
+    let server =
+        if record.target.server.is_empty() { "unknown server" } else { &record.target.server };
     writeln!(out, "{server} at {}", record.target.addresses.join(", "))?;
     writeln!(
         out,
@@ -62,13 +65,13 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     for (name, latencies) in kinds {
         row(&name.replace('_', "-"), latencies.main())?;
         if !several && latencies.response.is_some() {
-            row("  once sent", &latencies.service)?;
+            row("  service time", &latencies.service)?;
         }
     }
     if several && let Some(all) = record.latencies.get("all") {
         row("all", all.main())?;
         if all.response.is_some() {
-            row("  once sent", &all.service)?;
+            row("  service time", &all.service)?;
         }
     }
     writeln!(out)?;
@@ -87,10 +90,10 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     }
     writeln!(out, "{} succeeded, {} failed{errors}", counts.succeeded, counts.failed)?;
     for (count, what) in [
-        (counts.unsent, "due and never sent"),
-        (counts.not_found, "reads of keys that were not there"),
+        (counts.unsent, "due but never sent"),
+        (counts.not_found, "reads of keys that do not exist"),
         (counts.redirects, "redirects"),
-        (counts.reconnects, "connections opened again"),
+        (counts.reconnects, "reconnects"),
     ] {
         if count > 0 {
             writeln!(out, "{count} {what}")?;
@@ -99,10 +102,11 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     for mark in &record.marks {
         writeln!(out, "at {:.1} s: {}", mark.at_s, mark.what)?;
     }
-    let stolen = record.host.stolen_s.map_or(String::new(), |s| format!(", {s:.2} s stolen"));
+    let stolen =
+        record.host.stolen_s.map_or(String::new(), |s| format!(", {s:.2} s stolen by the host"));
     writeln!(
         out,
-        "the load generator took {:.2} s of processor time, {:.1} us an operation{stolen}",
+        "load generator: {:.2} s of processor time, {:.1} us per operation{stolen}",
         record.client.cpu_s, record.client.cpu_us_per_operation
     )?;
     for failed in &record.failed {
@@ -111,7 +115,8 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     Ok(())
 }
 
-/// redis-benchmark's columns; a line for each kind of operation.
+/// Returns the results of a run as CSV with redis-benchmark's columns, with a line per kind of
+/// operation.
 pub(crate) fn csv(record: &LoadRecord) -> String {
     let mut out = String::from(
         "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\

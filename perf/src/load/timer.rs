@@ -1,5 +1,5 @@
-//! A timer finer than `Poll`'s timeout, which counts whole milliseconds: an open loop would send
-//! everything up to a millisecond late.
+//! A timer with a finer resolution than the timeout of `Poll` in whole milliseconds, with which an
+//! open loop would send requests up to a millisecond late.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,25 +11,26 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// Wakes a `Poll`.
+/// A timer that wakes a mio `Poll` at a given time, with a resolution of nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: OwnedFd,
-    /// The moment it is set to; 0 if it is not.
+    /// Time at which the timer is due, in nanoseconds of the run's clock; 0 if it is not set.
     set_to: u64,
 }
 
 impl Timer {
-    /// One that wakes whoever polls `registry`, with `token`.
+    /// Creates a timer that wakes the `Poll` of `registry` with an event with this token.
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // Edge-triggered: each expiration wakes once, whether or not anybody reads the counter.
+        // Edge-triggered: each expiration wakes once, so the counter need not be read.
         registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Timer { timer, set_to: 0 })
     }
 
-    /// Wake at `moment`, which is `now` or later.
+    /// Sets the timer to the time `moment`, which must not be before `now`; both in nanoseconds of
+    /// the run's clock.
     pub(crate) fn set(&mut self, moment: u64, now: u64) -> io::Result<()> {
         if self.set_to == moment && moment > now {
             return Ok(());

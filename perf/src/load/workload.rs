@@ -1,31 +1,31 @@
-//! Which kinds of operations a run consists of: YCSB's workloads and a few of our own.
+//! Workloads: YCSB's and simple mixes of operations.
 
 use anyhow::{Context as _, bail, ensure};
-use bowline::sim::dice::Dice;
+use bowline::sim::rng::Rng;
 
 use super::keys::{Distribution, unit};
 
-/// A kind of operation.
+/// Kind of operation of a workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// The value of a key.
+    /// Reads a key.
     Read,
-    /// A new value for a key that is there.
+    /// Writes an existing key.
     Update,
-    /// A new key.
+    /// Writes a new key.
     Insert,
-    /// A handful of keys from one on.
+    /// Reads up to 100 keys in order, from a random key on.
     Scan,
-    /// A read, and then an update of the same key.
+    /// Reads a key and then writes it.
     ReadModifyWrite,
 }
 
-/// All of them, in the order of their place in tables.
+/// All kinds of operations, in the order of [`Kind::place`].
 pub(crate) const KINDS: [Kind; 5] =
     [Kind::Read, Kind::Update, Kind::Insert, Kind::Scan, Kind::ReadModifyWrite];
 
 impl Kind {
-    /// Its name in options and results.
+    /// Returns the name of the kind in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Read => "read",
@@ -36,25 +36,25 @@ impl Kind {
         }
     }
 
-    /// Its place in [`KINDS`].
+    /// Returns the index of the kind in [`KINDS`].
     pub(crate) fn place(self) -> usize {
         self as usize
     }
 }
 
-/// Shares of the kinds, in the order of [`KINDS`], adding up to 1.
+/// A workload: the fraction of each kind of operation.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mix {
-    /// As results call it.
+    /// Name of the workload in results.
     pub(crate) name: String,
-    /// Share of each kind.
+    /// Fraction of each kind, in the order of [`KINDS`]; their sum is 1.
     pub(crate) shares: [f64; 5],
-    /// How keys are chosen unless the command line says otherwise.
+    /// Distribution from which keys are drawn, unless the command line sets another one.
     pub(crate) distribution: Distribution,
 }
 
 impl Mix {
-    /// A workload by its name: YCSB's `a` to `f`, `set`, `get`, or shares such as
+    /// Parses the argument of `--workload`: YCSB's `a` to `f`, `set`, `get`, or shares such as
     /// `read=90,update=10`.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Mix> {
         use Distribution::{Latest, Uniform, Zipfian};
@@ -72,7 +72,7 @@ impl Mix {
             "get" => built_in("get", [1.0, 0.0, 0.0, 0.0, 0.0], Uniform),
             shares if shares.contains('=') => Mix::parse_shares(shares),
             _ => bail!(
-                "--workload {text}: there are a to f (YCSB), set, get, and shares such as \
+                "--workload {text}: give a to f (YCSB), set, get, or shares such as \
                  read=90,update=10"
             ),
         }
@@ -84,40 +84,40 @@ impl Mix {
             let (name, share) = part.split_once('=').unwrap_or((part, ""));
             let kind = KINDS.iter().find(|kind| kind.name() == name).with_context(|| {
                 let names = KINDS.map(Kind::name).join(", ");
-                format!("--workload {text}: `{name}` is no kind of operation; there are {names}")
+                format!("--workload {text}: unknown kind of operation `{name}`; give {names}")
             })?;
             let number: f64 = share.parse().unwrap_or(f64::NAN);
             ensure!(
                 number.is_finite() && number >= 0.0,
-                "--workload {text}: `{share}` is no share"
+                "--workload {text}: invalid share `{share}`"
             );
             shares[kind.place()] += number;
         }
         let sum: f64 = shares.iter().sum();
-        ensure!(sum > 0.0, "--workload {text}: nothing is left to do");
+        ensure!(sum > 0.0, "--workload {text}: all shares are 0");
         let shares = shares.map(|share| share / sum);
         Ok(Mix { name: "mix".to_owned(), shares, distribution: Distribution::Uniform })
     }
 
-    /// Whether the kind occurs.
+    /// Returns whether operations of this kind occur in the workload.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.shares[kind.place()] > 0.0
     }
 
-    /// Draws one.
-    pub(crate) fn draw(&self, dice: &mut Dice) -> Kind {
-        // Most runs have one kind only: no draw for what is certain.
+    /// Draws the kind of the next operation.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Kind {
+        // Most workloads have a single kind, which needs no random number.
         if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {
             return KINDS[place];
         }
-        let mut rest = unit(dice);
+        let mut rest = unit(rng);
         for kind in KINDS {
             rest -= self.shares[kind.place()];
             if rest < 0.0 {
                 return kind;
             }
         }
-        // Rounding left a hair: whichever comes last.
+        // Only rounding errors get here: take the last kind.
         *KINDS.iter().rfind(|kind| self.has(**kind)).expect("shares add up to 1")
     }
 }
@@ -127,13 +127,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workloads_are_drawn_in_their_shares() {
+    fn operation_types_are_drawn_in_their_configured_ratio() {
         for name in ["a", "b", "C", "d", "e", "f", "set", "get", "read=3,insert=1"] {
             let mix = Mix::parse(name).unwrap();
-            let mut dice = Dice::new(9);
+            let mut rng = Rng::new(9);
             let mut counts = [0_u32; 5];
             for _ in 0..100_000 {
-                counts[mix.draw(&mut dice).place()] += 1;
+                counts[mix.draw(&mut rng).place()] += 1;
             }
             for (&count, share) in counts.iter().zip(mix.shares) {
                 let off = f64::from(count) - share * 100_000.0;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_workload_is_refused() {
+    fn invalid_workloads_are_rejected() {
         for (text, word) in [
             ("g", "a to f"),
             ("", "a to f"),
@@ -152,7 +152,7 @@ mod tests {
             ("read=x", "`x`"),
             ("read=-1,update=2", "`-1`"),
             ("read=inf", "`inf`"),
-            ("read=0", "nothing"),
+            ("read=0", "all shares are 0"),
         ] {
             let error = Mix::parse(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

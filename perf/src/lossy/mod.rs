@@ -1,9 +1,9 @@
-//! `perf lossy`: puts while packets between replicas are lost. Each replica stands in a network of
-//! its own, joined to ours by a bridge, and drops what comes from other replicas at random;
-//! clients lose nothing.
+//! `perf lossy`: measures writes under packet loss between replicas. Each replica runs in a network
+//! namespace of its own, connected to that of this program by a bridge, and drops packets from
+//! other replicas at random; clients lose nothing.
 //!
-//! All of it is inside a network that this program enters first, and that no other process sees. A
-//! network lives as long as its processes, so nothing is left behind, however this ends.
+//! Everything happens inside a network namespace that this program enters first. A namespace
+//! disappears with its last process, so nothing is left behind, however the program ends.
 
 mod net;
 
@@ -12,30 +12,30 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::compare::{self, Common, System, Work, find_program};
+use crate::compare::{self, Common, Setup, System, find_program};
 use net::Net;
 
-/// Set for the program when it is started again inside its own network.
+/// Environment variable that is set once the program runs inside its own namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
-/// Most replicas that any system has.
+/// Number of simulated hosts: the largest number of replicas that a system may have.
 const HOSTS: u8 = 7;
 
-/// What `perf lossy` takes.
+/// Arguments of `perf lossy`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Shares of the packets between replicas to lose, in percent.
+    /// Percentages of packets to lose between replicas.
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',',
           default_values_t = [0.0, 1.0, 5.0, 10.0, 20.0, 30.0])]
     losses: Vec<f64>,
-    /// Connections of the load generator.
+    /// Number of connections of the load generator.
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1_024))]
     connections: u16,
-    /// Different keys.
+    /// Number of different keys that requests use.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
-    /// Only these systems; Redis alone would lose nothing.
+    /// Systems to measure; they must have more than one process.
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_enum, default_values_t =
           [System::Bowline, System::Etcd])]
     only: Vec<System>,
@@ -43,16 +43,17 @@ pub(crate) struct Arguments {
     common: Common,
 }
 
-/// Measures. The exit code is 0 only if every run went well.
+/// Runs `perf lossy`. The exit code is 0 only if all rounds were completed, and no run failed or
+/// had a failed operation.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (at, loss) in arguments.losses.iter().enumerate() {
-        ensure!((0.0..=90.0).contains(loss), "--losses has {loss}; give 0 to 90, in percent");
-        ensure!(!arguments.losses[..at].contains(loss), "--losses has {loss} twice");
+        ensure!((0.0..=90.0).contains(loss), "--losses has {loss}: give percentages from 0 to 90");
+        ensure!(!arguments.losses[..at].contains(loss), "--losses has {loss} twice; give it once");
     }
     for system in &arguments.only {
         ensure!(
             system.processes() > 1,
-            "{} is one process, which loses no packets; leave it out of --only",
+            "{} is a single process without packets to lose; leave it out of --only",
             system.name()
         );
     }
@@ -61,20 +62,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let mut net = Net::new(HOSTS)?;
     let losses: Vec<f64> = arguments.losses.iter().map(|percent| percent / 100.0).collect();
-    let work = Work {
+    let setup = Setup {
         systems: &arguments.only,
         cases: compare::lossy_cases(&losses, arguments.connections.into(), arguments.keys),
         together: false,
         hosts: net.hosts(),
     };
-    compare::hold(&arguments.common, "lossy", work, &mut |loss| net.set_loss(loss))
+    compare::measure(&arguments.common, "lossy", setup, &mut |loss| net.set_loss(loss))
 }
 
-/// Becomes this program once more, in a new network. Returns only if that fails.
+/// Executes this program again in a new network namespace, in place of this process. Returns only
+/// if that fails.
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "networks can be made by root only: start it again with sudo"
+        "only root can create network namespaces; run it with sudo"
     );
     for (program, package) in [
         ("unshare", "util-linux"),
@@ -84,10 +86,10 @@ fn enter() -> anyhow::Result<ExitCode> {
     ] {
         ensure!(
             find_program(program).is_some(),
-            "{program} is not installed (Debian's package: {package})"
+            "{program} is not installed (Debian package: {package})"
         );
     }
-    let program = std::env::current_exe().context("can't find this very program")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let error = Command::new("unshare")
         .arg("--net")
         .arg("--")
@@ -95,5 +97,5 @@ fn enter() -> anyhow::Result<ExitCode> {
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "yes")
         .exec();
-    bail!("can't start unshare: {error}")
+    bail!("cannot start unshare: {error}")
 }

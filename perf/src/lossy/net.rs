@@ -1,4 +1,4 @@
-//! Networks joined by a bridge, and the rules that lose packets in them.
+//! Network namespaces connected by a bridge, and the nftables rules that drop packets in them.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,14 +9,15 @@ use anyhow::{Context as _, ensure};
 use crate::compare::{Child, Host, command, find_program};
 use crate::report::to_count;
 
-/// Of the bridge, where clients are; hosts have the numbers from 1 on.
-const OWN_NUMBER: u8 = 254;
-/// Shares of packets are told to the kernel as so many in this.
-const PARTS: u32 = 100_000;
-/// How long a holder of a network gets until it is in it.
-const HOLDER_TRIES: u32 = 500;
+/// Last byte of the IP address of the bridge, which is the address of clients. The last bytes of
+/// the hosts' addresses are 1, 2, 3 and so on.
+const BRIDGE_NUMBER: u8 = 254;
+/// Number of steps into which a loss fraction is divided in nftables rules.
+const LOSS_RESOLUTION: u32 = 100_000;
+/// Number of checks, 5 ms apart, whether a new process has entered its own namespace.
+const NAMESPACE_TRIES: u32 = 500;
 
-/// Networks of hosts, each held by a process that only waits.
+/// The network namespaces of all hosts. Each is kept alive by a process that sleeps.
 #[derive(Debug)]
 pub(super) struct Net {
     holders: Vec<Child>,
@@ -28,13 +29,14 @@ fn address(number: u8) -> Ipv4Addr {
 }
 
 impl Net {
-    /// So many hosts on a bridge in our own network, which must be ours alone.
+    /// Creates `hosts` hosts, connected by a bridge in the namespace of this program, which must
+    /// not be that of the machine.
     pub(super) fn new(hosts: u8) -> anyhow::Result<Net> {
         let mut net = Net { holders: Vec::new(), loss: None };
         run("ip", &["link", "set", "lo", "up"], None)?;
         run("ip", &["link", "add", "bridge", "type", "bridge"], None)
-            .context("a bridge can't be made here; this needs Linux with bridges and veth")?;
-        let own = format!("{}/24", address(OWN_NUMBER));
+            .context("cannot create a bridge here; this needs Linux with bridges and veth")?;
+        let own = format!("{}/24", address(BRIDGE_NUMBER));
         run("ip", &["address", "add", &own, "dev", "bridge"], None)?;
         run("ip", &["link", "set", "bridge", "up"], None)?;
         for number in 1..=hosts {
@@ -47,7 +49,7 @@ impl Net {
         let unshare = find_program("unshare").context("unshare is not installed")?;
         let mut holder = command(&unshare, None);
         holder.args(["--net", "--", "sleep", "infinity"]);
-        let holder = Child::start("the holder of a network", holder, Path::new("/dev/null"))?;
+        let holder = Child::start("namespace holder", holder, Path::new("/dev/null"))?;
         let id = holder.id();
         await_own_network(id)?;
         self.holders.push(holder);
@@ -62,7 +64,7 @@ impl Net {
         run("ip", &["link", "set", theirs, "up"], Some(id))
     }
 
-    /// The places of all hosts.
+    /// Returns all hosts, for starting servers on them.
     pub(super) fn hosts(&self) -> Vec<Host> {
         let holders = (1..).zip(&self.holders);
         holders
@@ -70,7 +72,7 @@ impl Net {
             .collect()
     }
 
-    /// From now on hosts lose this share of what comes from each other.
+    /// Sets the fraction, from 0 to 1, of the packets from other hosts that each host drops.
     pub(super) fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {
         if self.loss == Some(loss) {
             return Ok(());
@@ -83,14 +85,15 @@ impl Net {
     }
 }
 
-/// What replaces all rules of a host.
+/// Returns the nftables script that replaces all rules of a host by one that drops this fraction of
+/// the packets from other hosts.
 fn rules(loss: f64) -> String {
-    let parts = to_count(loss * f64::from(PARTS));
+    let parts = to_count(loss * f64::from(LOSS_RESOLUTION));
     let rule = if parts == 0 {
         String::new()
     } else {
-        let own = address(OWN_NUMBER);
-        format!("ip saddr != {own} numgen random mod {PARTS} < {parts} counter drop")
+        let own = address(BRIDGE_NUMBER);
+        format!("ip saddr != {own} numgen random mod {LOSS_RESOLUTION} < {parts} counter drop")
     };
     format!(
         "flush ruleset\ntable inet lossy {{\n  chain arrivals {{\n    \
@@ -98,17 +101,18 @@ fn rules(loss: f64) -> String {
     )
 }
 
-/// Waits until the process has left our network. It does so at once, but after its start.
+/// Waits until the process with this id has entered its own network namespace, which happens
+/// shortly after its start.
 fn await_own_network(id: u32) -> anyhow::Result<()> {
     let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
-    let ours = network("self").context("can't tell networks apart here")?;
-    for _ in 0..HOLDER_TRIES {
+    let ours = network("self").context("cannot read /proc/self/ns/net")?;
+    for _ in 0..NAMESPACE_TRIES {
         if network(&id.to_string()).is_ok_and(|theirs| theirs != ours) {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    anyhow::bail!("a network of its own can't be made")
+    anyhow::bail!("process {id} did not enter its network namespace within 2.5 s")
 }
 
 fn in_network(program: &str, within: Option<u32>) -> anyhow::Result<Command> {
@@ -116,16 +120,21 @@ fn in_network(program: &str, within: Option<u32>) -> anyhow::Result<Command> {
     Ok(command(&path, within))
 }
 
-fn run(program: &str, words: &[&str], within: Option<u32>) -> anyhow::Result<()> {
-    let output = in_network(program, within)?.args(words).stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("can't start {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`{program} {}` failed: {}", words.join(" "), said.trim());
+fn run(program: &str, arguments: &[&str], within: Option<u32>) -> anyhow::Result<()> {
+    let output = in_network(program, within)?.args(arguments).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot start {program}"))?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "`{program} {}` failed: {}",
+        arguments.join(" "),
+        message.trim()
+    );
     Ok(())
 }
 
 fn apply(rules: &str, within: u32) -> anyhow::Result<()> {
-    // Given as an argument, for `-f -` would need a pipe to be fed.
+    // As an argument, because `-f -` would need a pipe.
     run("nft", &[rules], Some(within))
 }
 
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_comes_from_replicas_is_lost() {
+    fn only_packets_from_replicas_are_dropped() {
         let lossy = rules(0.125);
         assert!(lossy.contains("ip saddr != 10.99.0.254 numgen random mod 100000 < 12500"));
         assert!(!rules(0.0).contains("drop") && rules(0.0).contains("flush ruleset"));

@@ -1,5 +1,5 @@
-//! Reads what `perf` writes: JSON of `perf load`, of `perf sim`, of `perf compare` and of
-//! `perf lossy`, and interval logs (`.hlog`) of anybody. Says what is wrong with anything else.
+//! Reads result files: JSON of `perf load`, `perf sim`, `perf compare` and `perf lossy`, and
+//! interval logs (`.hlog`) of any tool. Explains why any other file is rejected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,20 +19,20 @@ use super::scale;
 use crate::compare::results::{self, Comparison};
 use crate::load::schema::{self, LoadRecord, Loop};
 
-/// The largest file that is read: far more than an hour's log has.
+/// Maximum size of a result file in bytes; larger files are rejected.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// What a file turned out to be.
+/// Content of a result file.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// One run.
+    /// One run, from the JSON of `perf load` or `perf sim`, or from an interval log.
     Run(Box<Run>),
-    /// Several systems, side by side.
+    /// A comparison of systems, from the JSON of `perf compare` or `perf lossy`.
     Comparison(Box<Comparison>),
 }
 
-/// Reads all files. Where a run's JSON and its interval log stand beside each other, either of the
-/// two is enough to have both.
+/// Reads all given result files. If a run's JSON and its interval log have the same path except for
+/// the extension, naming the JSON is enough: the log is read with it.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);
@@ -41,19 +41,20 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         if is_log(&path) && named(&path.with_extension("json")) {
             continue;
         }
-        let input = read(path).with_context(|| format!("can't use {}", path.display()))?;
+        let input = read(path).with_context(|| format!("cannot read {}", path.display()))?;
         inputs.push(input);
     }
     let runs = inputs.iter_mut().filter_map(|input| match input {
         Input::Run(run) => Some(&mut **run),
         Input::Comparison(_) => None,
     });
-    tell_apart(runs.collect());
+    number_duplicates(runs.collect());
     Ok(inputs)
 }
 
-/// Runs of the same name get numbers.
-fn tell_apart(mut runs: Vec<&mut Run>) {
+/// Makes the names of runs unique: appends ` (2)`, ` (3)` and so on to a name that earlier runs
+/// have.
+fn number_duplicates(mut runs: Vec<&mut Run>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for run in &mut runs {
         let count = seen.entry(run.name.clone()).or_default();
@@ -65,10 +66,10 @@ fn tell_apart(mut runs: Vec<&mut Run>) {
 }
 
 fn read(path: &Path) -> anyhow::Result<Input> {
-    let size = fs::metadata(path).context("there is no such file, or it can't be read")?.len();
-    ensure!(size > 0, "it is empty");
-    ensure!(size <= FILE_BYTES_MAX, "it has {size} bytes; no result is so large");
-    let bytes = fs::read(path).context("it can't be read; look at its rights")?;
+    let size = fs::metadata(path).context("no such file, or not readable")?.len();
+    ensure!(size > 0, "the file is empty");
+    ensure!(size <= FILE_BYTES_MAX, "the file has {size} bytes; the limit is {FILE_BYTES_MAX}");
+    let bytes = fs::read(path).context("not readable; check its permissions")?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = stem.unwrap_or_else(|| "run".to_owned());
     if bytes.starts_with(b"#") || path.extension().is_some_and(|ending| ending == "hlog") {
@@ -77,10 +78,10 @@ fn read(path: &Path) -> anyhow::Result<Input> {
         return Ok(Input::Run(Box::new(run)));
     }
     let value: Value =
-        serde_json::from_slice(&bytes).context("it is neither JSON nor an interval log (.hlog)")?;
+        serde_json::from_slice(&bytes).context("neither JSON nor an interval log (.hlog)")?;
     let mut run = match &value["schema"] {
         Value::String(kind) if kind == schema::SCHEMA => {
-            let text = std::str::from_utf8(&bytes).context("it is no UTF-8")?;
+            let text = std::str::from_utf8(&bytes).context("not UTF-8")?;
             from_load(LoadRecord::parse(text)?)
         }
         Value::String(kind) if kind == results::SCHEMA => {
@@ -89,42 +90,44 @@ fn read(path: &Path) -> anyhow::Result<Input> {
         Value::Number(version) if value.get("report").is_some() => {
             ensure!(
                 version.as_u64() == Some(1),
-                "it is of `perf sim`, version {version} of its schema, and this program reads 1"
+                "JSON of `perf sim` with schema version {version}; this program reads 1"
             );
             from_sim(value)?
         }
         _ => bail!(
-            "it is JSON, but not of `perf load`, `perf sim`, `perf compare` or `perf lossy`: its \
-             `schema` says nothing known"
+            "JSON, but not of `perf load`, `perf sim`, `perf compare` or `perf lossy`: \
+             unknown `schema`"
         ),
     };
     let log = path.with_extension("hlog");
     if let Ok(bytes) = fs::read(&log) {
         let log = read_log(&name, &bytes).with_context(|| format!("in {}", log.display()))?;
-        take_details(&mut run, log);
+        add_details(&mut run, log);
     }
     run.fill_gaps();
     Ok(Input::Run(Box::new(run)))
 }
 
-/// Whole histograms, where the JSON had only some percentiles.
-fn take_details(run: &mut Run, log: Run) {
-    let whole = |curve: &Curve| curve.points.len() > 10;
-    if !run.curves.iter().any(whole) {
+/// Replaces the intervals of a run, and its latency curves if they have only a few percentiles, by
+/// the full histograms of its interval log.
+fn add_details(run: &mut Run, log: Run) {
+    let detailed = |curve: &Curve| curve.points.len() > 10;
+    if !run.curves.iter().any(detailed) {
         run.curves = log.curves;
     }
     run.intervals = log.intervals;
 }
 
-/// Reads an interval log: values in nanoseconds, as all of ours.
+/// Parses an interval log, whose values must be latencies in nanoseconds. `name` becomes the name
+/// of the run.
 fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
     let mut deserializer = Deserializer::new();
     let mut began = None;
-    // By when an interval began, in microseconds, and by tag.
+    // Histograms by start of their interval in microseconds, and by tag.
     let mut intervals: BTreeMap<u128, (f64, Histogram<u64>)> = BTreeMap::new();
     let mut kinds: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
     for entry in IntervalLogIterator::new(bytes) {
-        let entry = entry.map_err(|error| anyhow::anyhow!("no interval log: {error:?}"))?;
+        let entry = entry.map_err(|error| anyhow::anyhow!("not an interval log: {error:?}"))?;
         match entry {
             LogEntry::StartTime(time) => began = Some(time),
             LogEntry::BaseTime(_) => (),
@@ -132,20 +135,20 @@ fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
                 let at = interval.start_timestamp().as_micros();
                 let coded = BASE64_STANDARD
                     .decode(interval.encoded_histogram())
-                    .context("a histogram in it is no base64")?;
+                    .context("a histogram is not base64")?;
                 let mut histogram: Histogram<u64> = deserializer
                     .deserialize(&mut &coded[..])
-                    .map_err(|error| anyhow::anyhow!("a histogram in it is damaged: {error}"))?;
-                // Else it could not take in others of longer latencies.
+                    .map_err(|error| anyhow::anyhow!("a histogram is corrupt: {error}"))?;
+                // Resizable, so that histograms with longer latencies can be added.
                 histogram.auto(true);
                 let tag = interval.tag().map_or("all", |tag| tag.as_str());
                 add(&mut kinds, tag.to_owned(), &histogram)?;
                 let length = interval.duration().as_secs_f64();
-                ensure!(length > 0.0, "an interval in it has no length");
+                ensure!(length > 0.0, "an interval has length 0");
                 match intervals.get_mut(&at) {
                     Some((longest, sum)) => {
                         *longest = longest.max(length);
-                        sum.add(&histogram).context("histograms in it don't fit together")?;
+                        sum.add(&histogram).context("histograms with incompatible bounds")?;
                     }
                     None => {
                         intervals.insert(at, (length, histogram));
@@ -155,13 +158,13 @@ fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
             }
         }
     }
-    ensure!(!intervals.is_empty(), "there is no interval in it");
-    // Some tools log the time since the start, others the time of day.
+    ensure!(!intervals.is_empty(), "the log has no intervals");
+    // Some tools log the time since the start, others the time since 1970.
     let first = intervals.keys().next().copied().unwrap_or_default();
     let base = if first > 1_000_000_000_000_000 { first } else { 0 };
     let mut whole = kinds.values().next().expect("there is an interval").clone();
     for other in kinds.values().skip(1) {
-        whole.add(other).context("histograms in it don't fit together")?;
+        whole.add(other).context("histograms with incompatible bounds")?;
     }
     let mut curves = vec![Curve::of("all", &whole)];
     if kinds.len() > 1 {
@@ -189,7 +192,7 @@ fn add(
     histogram: &Histogram<u64>,
 ) -> anyhow::Result<()> {
     match sums.get_mut(&kind) {
-        Some(sum) => sum.add(histogram).context("histograms in it don't fit together")?,
+        Some(sum) => sum.add(histogram).context("histograms with incompatible bounds")?,
         None => {
             sums.insert(kind, histogram.clone());
         }
@@ -216,13 +219,13 @@ fn from_load(record: LoadRecord) -> Run {
     }
     let config = record.config;
     let way = match config.kind {
-        Loop::Open => "open loop, latency from the intended moment of sending",
-        Loop::Closed => "closed loop, service time: waits before sending are not in it",
+        Loop::Open => "open loop, latency from the intended time of sending",
+        Loop::Closed => "closed loop, service time: excludes waiting before sending",
     };
     fact(&mut facts, "load", way);
     let mix = config.mix.iter().map(|(kind, share)| format!("{kind} {}", scale::percent(*share)));
     let mix = mix.collect::<Vec<_>>().join(", ");
-    fact(&mut facts, "work", format!("{} ({mix})", config.workload));
+    fact(&mut facts, "workload", format!("{} ({mix})", config.workload));
     fact(
         &mut facts,
         "connections",
@@ -248,7 +251,7 @@ fn from_load(record: LoadRecord) -> Run {
     let host = record.host;
     fact(&mut facts, "machine", machine(host.cores, &host.system, &host.processor));
     if let Some(stolen) = host.stolen_s {
-        fact(&mut facts, "processor time stolen", scale::duration(stolen));
+        fact(&mut facts, "stolen processor time", scale::duration(stolen));
     }
     let partial = record.partial.is_some();
     if let Some(why) = record.partial {
@@ -266,14 +269,14 @@ fn from_load(record: LoadRecord) -> Run {
         .collect();
     curves.sort_by_key(|curve| curve.kind != "all");
     if curves.len() == 2 {
-        // The only kind is all there is.
+        // With a single kind, `all` shows the same.
         curves.truncate(1);
     }
     let last = record.per_second.len().saturating_sub(1);
     let rest = record.window_s - last as f64;
     let intervals = record.per_second.iter().enumerate().map(|(number, second)| Interval {
         at_s: second.number as f64,
-        // What is left of the last second may be next to nothing: its rate would say as much.
+        // The rest of the last second may be too short for a meaningful rate.
         length_s: if number == last && rest > 0.2 { rest } else { 1.0 },
         count: second.succeeded,
         p50_s: second.latency.p50_s,
@@ -296,7 +299,7 @@ fn machine(cores: usize, system: &str, processor: &str) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// What is read of `perf sim`'s JSON.
+/// The fields of the JSON of `perf sim` that charts use.
 #[derive(Deserialize)]
 struct Sim {
     name: String,
@@ -356,17 +359,17 @@ impl SimLatency {
             (0.9999, self.p9999_s),
             (1.0, self.max_s),
         ];
-        // Of ten samples the 99.9th percentile is the longest, and stands at the end.
+        // Percentiles beyond the number of samples equal the maximum, which is the last point.
         let known = 1.0 - 1.0 / self.count.max(1) as f64;
-        let told = |point: &(f64, f64)| point.0 <= known || point.0 >= 1.0;
-        let points = points.into_iter().filter(told).collect();
+        let meaningful = |point: &(f64, f64)| point.0 <= known || point.0 >= 1.0;
+        let points = points.into_iter().filter(meaningful).collect();
         Curve { kind: kind.to_owned(), samples: self.count, points }
     }
 }
 
 fn from_sim(value: Value) -> anyhow::Result<Run> {
     let sim: Sim = serde_json::from_value(value)
-        .context("it looks like JSON of `perf sim`, with a field missing or wrong")?;
+        .context("JSON of `perf sim` with a field missing or of the wrong type")?;
     let mut facts = Vec::new();
     fact(&mut facts, "command", sim.command.join(" "));
     fact(&mut facts, "revision", sim.revision.unwrap_or_default());
@@ -374,9 +377,9 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
     fact(&mut facts, "scenario", scenario);
     fact(&mut facts, "verdict", sim.report.verdict);
     fact(&mut facts, "intended rate", format!("{}/s", scale::amount(sim.rate_intended)));
-    fact(&mut facts, "answered", format!("{}/s", scale::amount(sim.rate_answered)));
+    fact(&mut facts, "achieved rate", format!("{}/s", scale::amount(sim.rate_answered)));
     if let Some(messages) = sim.report.messages_per_put {
-        fact(&mut facts, "messages a put", format!("{messages:.2}"));
+        fact(&mut facts, "messages per put", format!("{messages:.2}"));
     }
     fact(&mut facts, "machine", machine(sim.cores, &sim.system, ""));
     let kinds =
@@ -404,10 +407,11 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
     })
 }
 
-/// A file of marks for runs that lack them: a line each, the seconds since the run began, then
-/// what happened.
+/// Reads a file of marks for events: each line has the seconds since the start of the run, then a
+/// description. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
-    let text = fs::read_to_string(path).with_context(|| format!("can't use {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#')
@@ -417,7 +421,7 @@ pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
         let at_s = at.parse().ok().filter(|at: &f64| at.is_finite() && *at >= 0.0);
         let at_s = at_s.with_context(|| {
             format!(
-                "{}:{}: begin with the seconds since the run began, as in `4.5 leader killed`",
+                "{}:{}: expected seconds since the start of the run, as in `4.5 leader killed`",
                 path.display(),
                 number + 1
             )

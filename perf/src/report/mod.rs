@@ -1,9 +1,9 @@
-//! `perf report`: pictures of results, as SVG files and as one page that opens from the disk.
+//! `perf report`: charts of results, as SVG files and as one HTML page.
 
-mod draw;
+mod charts;
 mod input;
+mod layout;
 mod page;
-mod pictures;
 mod run;
 mod scale;
 mod svg;
@@ -20,29 +20,31 @@ use crate::files::Files;
 use run::Run;
 use svg::Svg;
 
-/// Heat maps are drawn for so many runs.
+/// Maximum number of heat maps that are drawn, one for each run.
 const HEAT_MAPS_MAX: usize = 6;
-/// Runs that one picture can tell apart.
+/// Maximum number of runs in one report: a chart has this many colours.
 const RUNS_MAX: usize = 8;
 
-/// What `perf report` takes.
+/// Command-line arguments of `perf report`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Results: JSON of `perf load`, `sim`, `compare` or `lossy`, or interval logs (.hlog).
     #[arg(required = true, value_name = "FILES")]
     files: Vec<PathBuf>,
-    /// Where the pictures and the page go.
+    /// Folder for the charts and the page.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     out: PathBuf,
-    /// What the page is called, and how the files begin.
+    /// Name of the page, and prefix of the files.
     #[arg(long, default_value = "report")]
     name: String,
-    /// Mark moments in all runs: a file with a line each, as in `4.5 leader killed`.
+    /// File of events to mark in the charts of all runs, one per line: seconds since the start of
+    /// the run and a text, as in `4.5 leader killed`.
     #[arg(long, value_name = "FILE")]
     marks: Option<PathBuf>,
 }
 
-/// Reads, draws, and says what was written.
+/// Runs `perf report`: reads the results, draws the charts, and prints the paths of the written
+/// files.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut inputs = input::read_all(&arguments.files)?;
     if let Some(path) = &arguments.marks {
@@ -59,12 +61,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes all pictures and the page; gives their paths, the page's last.
+/// Writes all charts and the HTML page into the folder `out`. Returns the paths of the files; the
+/// last one is the page.
 pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<Vec<PathBuf>> {
     let drawn = draw(inputs)?;
     let endings: Vec<String> = drawn.iter().map(|(ending, _)| ending.clone()).collect();
     let endings: Vec<&str> = endings.iter().map(String::as_str).chain(["html"]).collect();
-    let mut files = Files::begin(out, name, &endings)?;
+    let mut files = Files::create(out, name, &endings)?;
     for (ending, svg) in &drawn {
         std::io::Write::write_all(files.get(ending), svg.file().as_bytes())?;
     }
@@ -73,7 +76,8 @@ pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<
     files.finish()
 }
 
-/// All pictures that can be made of these, and the endings of their files.
+/// Draws every chart for which the inputs have data. Returns each chart with the suffix of its file
+/// name.
 fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     let mut drawn: Vec<(String, Svg)> = Vec::new();
     let runs: Vec<&Run> = inputs
@@ -85,7 +89,7 @@ fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
         .collect();
     ensure!(
         runs.len() <= RUNS_MAX,
-        "{} runs are too many for one picture; give at most {RUNS_MAX} at a time",
+        "{} runs are too many for one chart; give at most {RUNS_MAX}",
         runs.len()
     );
     let mut add = |ending: String, svg: Option<Svg>| {
@@ -97,16 +101,16 @@ fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     });
     for (number, comparison) in comparisons.enumerate() {
         let number = if number == 0 { String::new() } else { format!("-{}", number + 1) };
-        add(format!("systems{number}"), pictures::bars(comparison));
-        for (row, svg) in pictures::lines(comparison).into_iter().enumerate() {
-            add(format!("row{number}-{}", row + 1), Some(svg));
+        add(format!("systems{number}"), charts::bars(comparison));
+        for (sweep, svg) in charts::lines(comparison).into_iter().enumerate() {
+            add(format!("sweep{number}-{}", sweep + 1), Some(svg));
         }
     }
-    add("percentiles".to_owned(), pictures::percentiles(&runs));
-    add("over-time".to_owned(), pictures::over_time(&runs));
+    add("percentiles".to_owned(), charts::percentiles(&runs));
+    add("over-time".to_owned(), charts::over_time(&runs));
     for (number, run) in runs.iter().take(HEAT_MAPS_MAX).enumerate() {
-        add(format!("heat-{}", number + 1), pictures::heat(run));
+        add(format!("heat-{}", number + 1), charts::heat(run));
     }
-    ensure!(!drawn.is_empty(), "there is nothing to draw: no operation was answered in any run");
+    ensure!(!drawn.is_empty(), "nothing to draw: no run has a successful operation");
     Ok(drawn)
 }

@@ -1,5 +1,5 @@
-//! The page: all pictures, the figures as tables, and what one has to know of each run. One file,
-//! which asks nothing of any network.
+//! The HTML page: all charts, the figures as tables, and the settings of each run. One file without
+//! external references.
 
 use std::fmt::Write as _;
 
@@ -12,8 +12,8 @@ use crate::compare::results::{Comparison, Spread, Summary};
 const PAGE_STYLE: &str = include_str!("page.css");
 const SHOWN_QUANTILES: [f64; 6] = [0.5, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// The whole page.
-pub(crate) fn page(name: &str, inputs: &[Input], pictures: &[(String, Svg)]) -> String {
+/// Returns the HTML page with all charts, tables of the figures, and the settings of each run.
+pub(crate) fn page(name: &str, inputs: &[Input], charts: &[(String, Svg)]) -> String {
     let mut body = String::new();
     let mut runs: Vec<&Run> = Vec::new();
     for input in inputs {
@@ -25,12 +25,9 @@ pub(crate) fn page(name: &str, inputs: &[Input], pictures: &[(String, Svg)]) -> 
     if !runs.is_empty() {
         add_latencies(&mut body, &runs);
     }
-    for (_, picture) in pictures {
-        let title = escape(picture.title());
-        add(
-            &mut body,
-            format_args!("<figure aria-label=\"{title}\">{}</figure>", picture.inline()),
-        );
+    for (_, chart) in charts {
+        let title = escape(chart.title());
+        add(&mut body, format_args!("<figure aria-label=\"{title}\">{}</figure>", chart.inline()));
     }
     for run in runs {
         add_facts(&mut body, &run.name, &run.facts);
@@ -45,21 +42,22 @@ pub(crate) fn page(name: &str, inputs: &[Input], pictures: &[(String, Svg)]) -> 
 }
 
 fn add(body: &mut String, text: std::fmt::Arguments<'_>) {
-    body.write_fmt(text).expect("a string takes all");
+    body.write_fmt(text).expect("writing to a String cannot fail");
     body.push('\n');
 }
 
-/// A table. The first column is text, the others are figures.
+/// Appends an HTML table to `body`. The first column contains text, the other columns contain
+/// figures.
 fn add_table(body: &mut String, head: &[&str], rows: &[Vec<String>]) {
     body.push_str("<div class=\"scroll\"><table><thead><tr>");
     for cell in head {
-        write!(body, "<th>{}</th>", escape(cell)).expect("a string takes all");
+        write!(body, "<th>{}</th>", escape(cell)).expect("writing to a String cannot fail");
     }
     body.push_str("</tr></thead>\n<tbody>\n");
     for row in rows {
         body.push_str("<tr>");
         for cell in row {
-            write!(body, "<td>{}</td>", escape(cell)).expect("a string takes all");
+            write!(body, "<td>{}</td>", escape(cell)).expect("writing to a String cannot fail");
         }
         body.push_str("</tr>\n");
     }
@@ -70,7 +68,7 @@ fn add_facts(body: &mut String, name: &str, facts: &[(String, String)]) {
     let (name, mut list) = (escape(name), String::new());
     for (fact, value) in facts {
         write!(list, "<dt>{}</dt><dd>{}</dd>", escape(fact), escape(value))
-            .expect("a string takes all");
+            .expect("writing to a String cannot fail");
     }
     add(
         body,
@@ -120,7 +118,7 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
             vec![system.name.clone(), copies, skipped.unwrap_or_else(|| system.about.clone())]
         })
         .collect();
-    add_table(body, &["system", "copies at the answer", "what it is"], &systems);
+    add_table(body, &["system", "copies when acknowledged", "setup"], &systems);
     let rows: Vec<Vec<String>> = comparison
         .cases
         .iter()
@@ -139,7 +137,7 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         "bytes / op",
         "syncs / op",
         "runs (quiet)",
-        "its rate against others, same round",
+        "rate relative to others, same round",
     ];
     add_table(body, &head, &rows);
     let facts = [
@@ -147,27 +145,27 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         ("revision", comparison.revision.clone().unwrap_or_default()),
         ("machine", format!("{} cores, {}", comparison.cores, comparison.system)),
         ("rounds", comparison.rounds.to_string()),
-        ("took", duration(comparison.wall_s)),
+        ("duration", duration(comparison.wall_s)),
         (
             "stolen processor time",
             duration(comparison.runs.iter().map(|run| run.stolen_s).sum::<f64>()),
         ),
         (
             "figures",
-            "median over the rounds, and in brackets least to most; quiet: under 6 % of the \
-             processor time stolen by the host"
+            "median over the rounds (minimum to maximum); quiet: the host stole less than 6 % \
+             of the processor time"
                 .to_owned(),
         ),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value));
-    add_facts(body, "how it was measured", &facts);
+    add_facts(body, "measurement", &facts);
     let troubles = comparison.runs.iter().filter_map(|run| {
-        let trouble = run.trouble.as_ref()?;
-        Some((format!("round {}, {}, {}", run.round, run.system, run.case), trouble.clone()))
+        let failure = run.failure.as_ref()?;
+        Some((format!("round {}, {}, {}", run.round, run.system, run.case), failure.clone()))
     });
     let troubles: Vec<_> = troubles.collect();
     if !troubles.is_empty() {
-        add_facts(body, "what went wrong, and is in no figure", &troubles);
+        add_facts(body, "failed runs, excluded from the figures", &troubles);
     }
 }
 
@@ -189,7 +187,7 @@ fn figures(case: &str, found: &Summary) -> Vec<String> {
         amount(found.bytes_per_operation.median),
         found
             .syncs_per_operation
-            .map_or_else(|| "not told".to_owned(), |syncs| format!("{:.4}", syncs.median)),
+            .map_or_else(|| "-".to_owned(), |syncs| format!("{:.4}", syncs.median)),
         format!("{} ({})", found.runs, found.quiet_runs),
         against.collect::<Vec<_>>().join("; "),
     ]

@@ -1,72 +1,75 @@
-//! What pictures are made of: one run's latencies, its course over time, and what happened in it,
-//! whichever kind of file it was read from.
+//! The data of a chart, independent of the file format: a run's latencies, its intervals over time,
+//! and its events.
 
 use hdrhistogram::Histogram;
 
-/// Nanoseconds in a second: histograms count the former, pictures show the latter.
+/// Nanoseconds per second. Histograms hold nanoseconds, charts show seconds.
 const NANOSECONDS: f64 = 1e9;
 
-/// Intervals that a picture has room for.
+/// Maximum number of intervals in a run; a file with more is rejected.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
-/// Gaps are filled by intervals of at least this length.
+/// Least length in seconds of the empty intervals that fill gaps between recorded intervals.
 const GAP_LENGTH_S_MIN: f64 = 0.01;
 
-/// One run.
+/// The data of one run of a load generator, from which charts are drawn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// What legends call it.
+    /// Name of the run in legends.
     pub(crate) name: String,
-    /// What one has to know of it, by name: command, revision, rate and so on.
+    /// Settings and results that the page lists, as pairs of name and value: command, revision,
+    /// rate and so on.
     pub(crate) facts: Vec<(String, String)>,
-    /// Latency by percentile: of all operations, then of each kind alone, if there are several.
+    /// Latency curve of all operations, then the curve of each kind of operation if there are
+    /// several kinds.
     pub(crate) curves: Vec<Curve>,
-    /// Its course, in order of time.
+    /// Counts and latencies of the run's time intervals, in order of time.
     pub(crate) intervals: Vec<Interval>,
-    /// What happened in it.
+    /// Events during the run, such as the death of a leader.
     pub(crate) marks: Vec<Mark>,
-    /// It ended before its time.
+    /// Whether the run ended before its planned end.
     pub(crate) partial: bool,
 }
 
-/// Latency by percentile.
+/// The distribution of latencies: latency by quantile.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Curve {
-    /// `all`, or the kind of the operations.
+    /// Kind of the operations, such as `get`, or `all` for all operations together.
     pub(crate) kind: String,
-    /// How many there were.
+    /// Number of operations in the distribution.
     pub(crate) samples: u64,
-    /// Quantiles, rising to 1, and the seconds that so many took at most.
+    /// Pairs of quantile (increasing, the last is 1) and latency in seconds.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What was answered in a stretch of time.
+/// Count and latencies of the replies that arrived in one time interval.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
-    /// When it began, since the run did.
+    /// Start of the interval, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// How long it is.
+    /// Length of the interval in seconds.
     pub(crate) length_s: f64,
-    /// Operations answered in it.
+    /// Number of replies in the interval.
     pub(crate) count: u64,
-    /// Half of them took at most this.
+    /// Median latency of the interval in seconds; 0 without replies.
     pub(crate) p50_s: f64,
-    /// 99 % of them took at most this.
+    /// 99th percentile of the interval's latency in seconds; 0 without replies.
     pub(crate) p99_s: f64,
-    /// Their latencies in nanoseconds, where the file has them.
+    /// Histogram of the interval's latencies in nanoseconds; `None` if the file has no histograms,
+    /// or the interval was inserted into a gap.
     pub(crate) histogram: Option<Histogram<u64>>,
 }
 
-/// Something that happened at a moment.
+/// An event during a run, marked in charts over time.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Mark {
-    /// When, since the run began.
+    /// Time of the event, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// What.
+    /// Description of the event.
     pub(crate) text: String,
 }
 
 impl Curve {
-    /// Of a histogram of nanoseconds.
+    /// Returns the curve of a histogram of nanoseconds. `kind` is the kind of the operations.
     pub(crate) fn of(kind: &str, histogram: &Histogram<u64>) -> Curve {
         let mut counted = 0;
         let mut points = Vec::new();
@@ -78,7 +81,7 @@ impl Curve {
         Curve { kind: kind.to_owned(), samples: histogram.len(), points }
     }
 
-    /// What this share of the operations took at most.
+    /// Returns the latency in seconds at a quantile from 0 to 1; `None` if the curve has no points.
     pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         let reaches = |point: &&(f64, f64)| point.0 >= quantile - 1e-12;
         self.points.iter().find(reaches).map(|point| point.1)
@@ -86,12 +89,13 @@ impl Curve {
 }
 
 impl Interval {
-    /// In which nothing was answered.
+    /// Returns an interval without replies; start and length are in seconds.
     fn empty(at_s: f64, length_s: f64) -> Interval {
         Interval { at_s, length_s, count: 0, p50_s: 0.0, p99_s: 0.0, histogram: None }
     }
 
-    /// Of a histogram of nanoseconds.
+    /// Returns the interval for a histogram of latencies in nanoseconds; start and length are in
+    /// seconds.
     pub(crate) fn of(at_s: f64, length_s: f64, histogram: Histogram<u64>) -> Interval {
         let quantile = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS;
         let (p50_s, p99_s) = (quantile(0.5), quantile(0.99));
@@ -99,23 +103,23 @@ impl Interval {
         Interval { at_s, length_s, count, p50_s, p99_s, histogram: Some(histogram) }
     }
 
-    /// Operations a second.
+    /// Returns the number of replies per second in the interval.
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.length_s
     }
 }
 
 impl Run {
-    /// The latencies of all operations.
+    /// Returns the latency curve of all operations; `None` if the run has none.
     pub(crate) fn all(&self) -> Option<&Curve> {
         self.curves.first()
     }
 
-    /// Puts empty intervals where nothing was answered and nothing is told. The file may leave such
-    /// times out, and a line from one side to the other would hide them.
+    /// Inserts intervals without replies into gaps between intervals. Files may omit times without
+    /// replies, and a chart's line drawn across a gap would hide the missing replies.
     pub(crate) fn fill_gaps(&mut self) {
-        let told = std::mem::take(&mut self.intervals);
-        for interval in told {
+        let recorded = std::mem::take(&mut self.intervals);
+        for interval in recorded {
             while let Some(last) = self.intervals.last()
                 && self.intervals.len() < INTERVALS_MAX
             {
@@ -130,7 +134,8 @@ impl Run {
         }
     }
 
-    /// When the last interval ended.
+    /// Returns the end of the last interval, in seconds since the start of the run; 0 without
+    /// intervals.
     pub(crate) fn end_s(&self) -> f64 {
         self.intervals.last().map_or(0.0, |last| last.at_s + last.length_s)
     }
@@ -141,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_goes_through_the_samples() {
+    fn percentile_curve_contains_every_sample() {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         for micros in [100, 200, 300, 400] {
             histogram.record(micros * 1_000).unwrap();
@@ -154,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_filled_with_nothing() {
+    fn gaps_are_filled_with_empty_intervals() {
         let second = |at_s| Interval { count: 5, ..Interval::empty(at_s, 1.0) };
         let mut run = Run { intervals: [0.0, 1.0, 4.0, 5.0].map(second).into(), ..Run::default() };
         run.fill_gaps();
-        let told: Vec<(f64, u64)> = run.intervals.iter().map(|i| (i.at_s, i.count)).collect();
-        assert_eq!(told, [(0.0, 5), (1.0, 5), (2.0, 0), (3.0, 0), (4.0, 5), (5.0, 5)]);
+        let recorded: Vec<(f64, u64)> = run.intervals.iter().map(|i| (i.at_s, i.count)).collect();
+        assert_eq!(recorded, [(0.0, 5), (1.0, 5), (2.0, 0), (3.0, 0), (4.0, 5), (5.0, 5)]);
         run.intervals = vec![second(0.0), second(1e12)];
         run.fill_gaps();
         assert!(run.intervals.len() <= INTERVALS_MAX + 1);

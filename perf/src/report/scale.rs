@@ -1,56 +1,58 @@
-//! Scales: from a value to its place on an axis, and the ticks that an axis shows. And how amounts
-//! and times are written.
+//! Scales, which map values to positions on an axis, their ticks, and the formatting of numbers and
+//! times.
 
-/// Maps values to places from 0, the axis's beginning, to 1, its end.
+/// A scale of an axis: maps values to positions from 0, the start of the axis, to 1, its end.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Scale {
-    /// Equal steps, equal differences.
+    /// A linear scale.
     Linear {
-        /// Value at the beginning.
+        /// Value at the start of the axis.
         low: f64,
-        /// Value at the end.
+        /// Value at the end of the axis.
         high: f64,
     },
-    /// Equal steps, equal ratios. Both ends are above 0.
+    /// A logarithmic scale. The values at both ends are above 0.
     Log {
-        /// Value at the beginning.
+        /// Value at the start of the axis.
         low: f64,
-        /// Value at the end.
+        /// Value at the end of the axis.
         high: f64,
     },
-    /// Quantiles: each nine (90 %, 99 %, 99.9 %) is as far from the next as from the one before.
+    /// A scale of quantiles, on which 90 %, 99 %, 99.9 % and so on have equal distances.
     Nines {
-        /// How many of them fit.
+        /// Quantile at the end of the axis, as its number of nines: 2 is 99 %, 3 is 99.9 %.
         nines: f64,
     },
 }
 
-/// A line across the picture, with a label if it is one of the main ones.
+/// A grid line of an axis at the position `place`, from 0 to 1. Only major grid lines have a label.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Tick {
     pub(crate) place: f64,
     pub(crate) label: Option<String>,
 }
 
-/// Labels that fit beside each other on an axis.
-const LABELS: f64 = 6.0;
-/// Up to so many decades on a logarithmic axis, 2 and 5 have labels as well.
+/// Approximate number of labels on a linear axis.
+const LABEL_COUNT: f64 = 6.0;
+/// A logarithmic axis of at most this many powers of ten also has labels at 2 and 5 times each
+/// power.
 const DECADES_IN_DETAIL: f64 = 2.2;
 
 impl Scale {
-    /// From 0 to a round number at or above `high`.
+    /// Returns a linear scale from 0 to a round number that is at least `high`.
     pub(crate) fn from_zero(high: f64) -> Scale {
         let high = if high.is_finite() && high > 0.0 { high } else { 1.0 };
-        let step = round_step(high / LABELS);
+        let step = round_step(high / LABEL_COUNT);
         Scale::Linear { low: 0.0, high: (high / step).ceil() * step }
     }
 
-    /// Exactly from `low` to `high`, or a little further where that would be nothing.
+    /// Returns a linear scale from `low` to `high`, or to `low + 1` if `high` is not above `low`.
     pub(crate) fn between(low: f64, high: f64) -> Scale {
         Scale::Linear { low, high: if high > low { high } else { low + 1.0 } }
     }
 
-    /// Around all values above 0, with a round number at each end.
+    /// Returns a logarithmic scale that contains all positive values and has a round number at each
+    /// end.
     pub(crate) fn log_around(values: impl IntoIterator<Item = f64>) -> Scale {
         let usable = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
         let (low, high) = usable
@@ -62,12 +64,14 @@ impl Scale {
         Scale::Log { low, high: if high > low { high } else { round_above(low * 1.5) } }
     }
 
-    /// Quantiles of so many samples: the last one lies half a sample before the end.
+    /// Returns a scale of quantiles for `samples` samples. The quantile of the last sample is half
+    /// a sample before the end.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }
 
-    /// Where a value lies. What lies outside is put on the nearer end.
+    /// Returns the position of a value, from 0 to 1. Values outside the scale are placed at its
+    /// nearest end.
     pub(crate) fn place(self, value: f64) -> f64 {
         let place = match self {
             Scale::Linear { low, high } => (value - low) / (high - low),
@@ -77,7 +81,7 @@ impl Scale {
         place.clamp(0.0, 1.0)
     }
 
-    /// The ticks, labelled by `label`.
+    /// Returns the grid lines for this scale, with labels as returned by `label`.
     pub(crate) fn ticks(self, label: impl Fn(f64) -> String) -> Vec<Tick> {
         let tick = |value: f64, labelled: bool| Tick {
             place: self.place(value),
@@ -85,7 +89,7 @@ impl Scale {
         };
         match self {
             Scale::Linear { low, high } => {
-                let step = round_step((high - low) / LABELS);
+                let step = round_step((high - low) / LABEL_COUNT);
                 let first = (low / step - 1e-9).ceil();
                 let count = ((high - first * step) / step + 1e-9).floor();
                 whole(count).map(|number| tick((first + number) * step, true)).collect()
@@ -115,7 +119,7 @@ impl Scale {
     }
 }
 
-/// 0, 1, 2 up to `last`, which is small.
+/// Returns the numbers 0, 1, 2, ... up to `last`, at most 1,000 of them.
 fn whole(last: f64) -> impl Iterator<Item = f64> {
     std::iter::successors(Some(0.0), |number| Some(number + 1.0))
         .take_while(move |number| *number <= last)
@@ -126,7 +130,7 @@ fn ten_to(exponent: f64) -> f64 {
     10_f64.powf(exponent)
 }
 
-/// 1, 2 or 5 times a power of ten, at or above `least`.
+/// Returns a round distance between grid lines: 1, 2 or 5 times a power of ten, at least `least`.
 fn round_step(least: f64) -> f64 {
     round_above(least)
 }
@@ -143,7 +147,7 @@ fn round_below(value: f64) -> f64 {
     digit.unwrap_or(1.0) * power
 }
 
-/// The whole number next to a value; what lies outside the numbers is put on the nearer end.
+/// Rounds to the nearest integer. Values outside the range of `usize` become its nearest end.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -153,7 +157,7 @@ pub(crate) fn to_count(value: f64) -> usize {
     value.round() as usize
 }
 
-/// With three digits that count, and no zeros behind them.
+/// Formats a number with three significant digits, without trailing zeros after the decimal point.
 fn three_digits(value: f64) -> String {
     let places: usize = match value.abs() {
         size if size >= 99.95 => 0,
@@ -169,7 +173,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// An amount: `950`, `12.5 k`, `1.2 M`.
+/// Formats a number with a unit prefix: `950`, `12.5 k`, `1.2 M`.
 pub(crate) fn amount(value: f64) -> String {
     match value.abs() {
         size if size >= 999_500.0 => format!("{} M", three_digits(value / 1e6)),
@@ -178,7 +182,7 @@ pub(crate) fn amount(value: f64) -> String {
     }
 }
 
-/// A time in seconds: `80 µs`, `1.25 ms`, `3 s`.
+/// Formats a duration given in seconds: `80 µs`, `1.25 ms`, `3 s`.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds.abs() {
         0.0 => "0".to_owned(),
@@ -188,12 +192,12 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Seconds as they stand on a time axis.
+/// Formats a time in seconds as the label of a time axis, such as `2.5 s`.
 pub(crate) fn seconds(seconds: f64) -> String {
     format!("{} s", three_digits(seconds))
 }
 
-/// A quantile: `50 %`, `99.9 %`.
+/// Formats a quantile from 0 to 1 as a percentage: `50 %`, `99.9 %`.
 pub(crate) fn percent(quantile: f64) -> String {
     let text = format!("{:.6}", quantile * 100.0);
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn values_have_their_places() {
+    fn scales_map_values_to_axis_positions() {
         let linear = Scale::from_zero(93.0);
         assert_eq!(linear, Scale::Linear { low: 0.0, high: 100.0 });
         near(linear.place(25.0), 0.25);
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_make_no_odd_scales() {
+    fn degenerate_value_ranges_make_valid_scales() {
         for high in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(Scale::from_zero(high), Scale::from_zero(1.0), "{high}");
         }
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round() {
+    fn axis_ticks_are_round_numbers() {
         assert_eq!(labels(Scale::from_zero(93.0), amount), ["0", "20", "40", "60", "80", "100"]);
         let close = Scale::log_around([0.000_31, 0.004]);
         assert_eq!(labels(close, duration), ["200 µs", "500 µs", "1 ms", "2 ms", "5 ms"]);
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_and_times_are_short() {
+    fn numbers_and_times_have_three_digits() {
         let amounts = [0.0, 0.033, 7.5, 999.0, 9_990.0, 22_600.0, 161_000.0, 1_250_000.0];
         let texts = ["0", "0.033", "7.5", "999", "9990", "22.6 k", "161 k", "1.25 M"];
         assert_eq!(amounts.map(amount), texts);

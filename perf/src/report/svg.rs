@@ -1,16 +1,16 @@
-//! A small writer of SVG: shapes, texts and paths with classes. It escapes what it is given and
-//! closes what it opens, and knows nothing of what is drawn.
+//! A minimal SVG writer: shapes, texts and paths with classes. It escapes texts, and knows nothing
+//! about charts.
 
 use std::fmt::Write as _;
 
-/// Colours and letters of all pictures, for light and for dark surroundings. Series have the
-/// classes `c0` to `c7`; a shape adds `line`, `fill` or `band` to say what part of it is coloured.
+/// Style sheet of all charts, for light and dark backgrounds. The classes `c0` to `c7` select the
+/// colour of a series; `line`, `fill` and `band` select which part of a shape has this colour.
 pub(crate) const STYLE: &str = include_str!("picture.css");
 
-/// How many series have colours of their own.
+/// Number of different colours for series; further series start again with the first colour.
 const COLOURS: usize = 8;
 
-/// A picture under way.
+/// A chart that is being drawn, as the text of an SVG image.
 #[derive(Debug)]
 pub(crate) struct Svg {
     width: f64,
@@ -19,13 +19,13 @@ pub(crate) struct Svg {
     body: String,
 }
 
-/// The class of a series' colour.
+/// Returns the CSS class, from `c0` to `c7`, of the colour of the series with this number.
 pub(crate) fn colour(series: usize) -> String {
     format!("c{}", series % COLOURS)
 }
 
-/// Text as it may stand in XML and HTML, in elements and in quoted attributes. What XML has no
-/// letters for is left out.
+/// Escapes text for use in XML and HTML, in elements and quoted attributes. Control characters
+/// become spaces, and other characters that XML does not allow are dropped.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -42,38 +42,40 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// About as wide is a text in the pictures' letters of 12 pixels.
+/// Estimates the width in pixels of a text in the charts' 12-pixel font.
 pub(crate) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * 6.5
 }
 
 impl Svg {
-    /// An empty picture of so many pixels.
+    /// Creates an empty chart; `width` and `height` are in pixels.
     pub(crate) fn new(title: &str, width: f64, height: f64) -> Svg {
         Svg { width, height, title: title.to_owned(), body: String::new() }
     }
 
-    /// The title, for whoever can't see the picture.
+    /// Returns the chart's title, which is also its description for screen readers.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
     fn add(&mut self, part: std::fmt::Arguments<'_>) {
-        self.body.write_fmt(part).expect("a string takes all");
-        // A line an element, so that a changed picture is a short difference.
+        self.body.write_fmt(part).expect("writing to a String cannot fail");
+        // One element per line, which keeps diffs of changed charts short.
         if self.body.ends_with('>') {
             self.body.push('\n');
         }
     }
 
-    /// A text; `class` may hold `start`, `middle` or `end` for where it stands from `x`.
+    /// Draws a text. `class` may contain `start`, `middle` or `end`: which part of the text is at
+    /// `x`.
     pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
     }
 
-    /// A text that runs upwards, its middle at the point.
-    pub(crate) fn upright(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
+    /// Draws a text rotated by 90 degrees. `class` may contain `start`, `middle` or `end`: which
+    /// part of the text is at the given point.
+    pub(crate) fn rotated_text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
             r#"<text transform="translate({x:.1} {y:.1}) rotate(-90)" class="{class}">"#
@@ -81,14 +83,14 @@ impl Svg {
         self.add(format_args!("{text}</text>"));
     }
 
-    /// A straight line.
+    /// Draws a straight line between two points.
     pub(crate) fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], class: &str) {
         self.add(format_args!(
             r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#
         ));
     }
 
-    /// A rectangle, with what is shown when the pointer rests on it.
+    /// Draws a rectangle of width `w` and height `h`; `hint` is its tooltip.
     pub(crate) fn rect(&mut self, [x, y]: [f64; 2], [w, h]: [f64; 2], class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -97,7 +99,8 @@ impl Svg {
         self.add(format_args!("{hint}</rect>"));
     }
 
-    /// A rectangle that lets through what is below: `opacity` from 0 to 1.
+    /// Draws a translucent rectangle; `opacity` is from 0 (invisible) to 1 (opaque), `hint` is its
+    /// tooltip.
     pub(crate) fn shade(
         &mut self,
         [x, y]: [f64; 2],
@@ -113,7 +116,7 @@ impl Svg {
         self.add(format_args!(r#" fill-opacity="{opacity:.2}">{hint}</rect>"#));
     }
 
-    /// A dot, with what is shown when the pointer rests on it.
+    /// Draws a dot; `hint` is its tooltip.
     pub(crate) fn dot(&mut self, [x, y]: [f64; 2], radius: f64, class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -121,36 +124,37 @@ impl Svg {
         ));
     }
 
-    /// A line through all points.
+    /// Draws a line through all points; `hint` is its tooltip.
     pub(crate) fn polyline(&mut self, points: &[[f64; 2]], class: &str, hint: &str) {
         let path = path(points);
         let hint = hint_element(hint);
         self.add(format_args!(r#"<path d="{path}" class="{class}">{hint}</path>"#));
     }
 
-    /// The area within all points.
+    /// Draws a polygon with the given corners.
     pub(crate) fn polygon(&mut self, points: &[[f64; 2]], class: &str) {
         let path = path(points);
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group with a class, for whoever reads the picture; [`Svg::end_group`] ends it.
+    /// Begins a group of elements called `name`, which [`Svg::end_group`] ends. Tests and tools
+    /// find the elements of a chart by these names.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));
     }
 
-    /// Ends the last group.
+    /// Ends the group that was begun last.
     pub(crate) fn end_group(&mut self) {
         self.add(format_args!("</g>"));
     }
 
-    /// The picture as it stands in a page that has [`STYLE`].
+    /// Returns the chart as an element for an HTML page that includes [`STYLE`].
     pub(crate) fn inline(&self) -> String {
         self.element("", "")
     }
 
-    /// The picture as a file of its own.
+    /// Returns the chart as the text of an SVG file, including [`STYLE`].
     pub(crate) fn file(&self) -> String {
         self.element(
             &format!(
@@ -182,7 +186,7 @@ fn path(points: &[[f64; 2]]) -> String {
     let mut path = String::new();
     for (number, [x, y]) in points.iter().enumerate() {
         let command = if number == 0 { 'M' } else { 'L' };
-        write!(path, "{command}{x:.1} {y:.1}").expect("a string takes all");
+        write!(path, "{command}{x:.1} {y:.1}").expect("writing to a String cannot fail");
     }
     path
 }

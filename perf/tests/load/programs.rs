@@ -1,5 +1,5 @@
-//! Real servers, each in the folder of its test on a port of its own. Where one is not installed
-//! its test is skipped and says so, but where the whole check runs (`BOWLINE_CLIENTS=required`).
+//! Real servers, each in its test's folder on its own port. If one is not installed, its test is
+//! skipped with a message; with `BOWLINE_CLIENTS=required` it fails.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -8,16 +8,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// A server; ends with the test.
+/// A server process, killed when dropped.
 pub(crate) struct Program {
     pub(crate) url: String,
     child: Child,
 }
 
 impl Program {
-    /// How many entries Bowline has applied.
+    /// Bowline's applied index.
     pub(crate) fn applied(&self) -> u64 {
-        let address = self.url.strip_prefix("redis://").expect("it speaks that");
+        let address = self.url.strip_prefix("redis://").expect("a redis URL");
         let mut stream = TcpStream::connect(address).expect("it listens");
         stream.write_all(b"INFO raft\r\nQUIT\r\n").expect("it reads");
         let mut text = String::new();
@@ -26,7 +26,7 @@ impl Program {
         applied.unwrap_or_else(|| panic!("{text}")).parse().expect("a number")
     }
 
-    /// Ends it at once.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours");
         self.child.wait().expect("it is ours");
@@ -35,14 +35,14 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Below the ports that systems give to outgoing connections: one of those may be taken by a client
-/// of another test before the server is there.
+/// A free port below the ephemeral port range: an ephemeral port may be taken by another test's
+/// client before the server binds it.
 fn free_address() -> SocketAddr {
     static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
     loop {
@@ -55,7 +55,7 @@ fn free_address() -> SocketAddr {
     }
 }
 
-/// Starts it and waits until it takes connections.
+/// Starts a server and waits until it accepts connections.
 fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Program> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(child) = command.spawn() else {
@@ -74,7 +74,7 @@ fn start(scheme: &str, address: SocketAddr, command: &mut Command) -> Option<Pro
     Some(program)
 }
 
-/// One replica of Bowline: the program beside ours, if that was built.
+/// One Bowline replica: the program beside this one; `None` if it was not built.
 pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_perf")).with_file_name("bowline");
     let (address, peers) = (free_address(), free_address());
@@ -82,14 +82,14 @@ pub(crate) fn bowline(folder: &Path) -> Option<Program> {
     command
         .args(["serve", "--id", "1", "--bootstrap"])
         .args(["--listen", &address.to_string(), "--peer-listen", &peers.to_string()])
-        // Nobody shall be told of a disk that takes seconds.
+        // No warnings about a disk that takes seconds.
         .args(["--leader-wait-ms", "60000", "--command-deadline-ms", "60000"])
         .args(["--peers", &format!("1={peers}"), "--dir"])
         .arg(folder.join("data"));
     start("redis", address, &mut command)
 }
 
-/// Redis, in memory only.
+/// Redis without persistence; `None` if it is not installed.
 pub(crate) fn redis(folder: &Path) -> Option<Program> {
     let address = free_address();
     let mut command = Command::new("redis-server");
@@ -100,7 +100,7 @@ pub(crate) fn redis(folder: &Path) -> Option<Program> {
     start("redis", address, &mut command)
 }
 
-/// One etcd.
+/// One etcd member; `None` if it is not installed.
 pub(crate) fn etcd(folder: &Path) -> Option<Program> {
     let (address, peers) = (free_address(), free_address());
     let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));

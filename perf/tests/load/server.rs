@@ -1,4 +1,5 @@
-//! A server for tests: keeps keys and values, and does with each request what the test says.
+//! A scripted server for tests: stores keys and values, and handles each request as the test
+//! specifies.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -8,27 +9,27 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What to do with a request.
+/// How to handle a request.
 pub(crate) enum Reply {
-    /// What it asks for.
-    Good,
-    /// Say so, and don't do it.
-    Forget,
-    /// This, and nothing else.
+    /// Execute it.
+    Execute,
+    /// Acknowledge it without executing it.
+    Drop,
+    /// Reply with this text only.
     Text(&'static str),
-    /// This, and nothing else.
+    /// Reply with this text only.
     Owned(String),
-    /// After a while, do it and say this.
+    /// Execute it after a delay, and reply with this text.
     After(Duration, &'static str),
-    /// Nothing, and nothing on this connection any more.
+    /// No reply, and no further replies on this connection.
     Never,
-    /// Be gone, all connections and all.
-    Die,
+    /// Close the listener and all connections.
+    Shutdown,
 }
 
 type Rule = dyn Fn(u64, &str) -> Reply + Send + Sync;
 
-/// The server; ends with the test.
+/// The server, stopped when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -44,18 +45,18 @@ struct Shared {
 #[derive(Default)]
 struct State {
     values: HashMap<String, String>,
-    /// Reads and writes, in order.
-    asked: Vec<String>,
+    /// Reads and writes received so far, in order.
+    received: Vec<String>,
     count: u64,
 }
 
 impl Server {
-    /// One whose reads and writes, numbered from 0, go as `rule` says.
+    /// Starts a server; `rule` decides how each read and write, numbered from 0, is handled.
     pub(crate) fn start(rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static) -> Server {
         Server::new(rule, false)
     }
 
-    /// The same; while one request waits all others do.
+    /// Like `start`, but a delayed request also delays all others.
     pub(crate) fn start_stalling_all(
         rule: impl Fn(u64, &str) -> Reply + Send + Sync + 'static,
     ) -> Server {
@@ -75,7 +76,7 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if shared.dead.load(Ordering::SeqCst) {
-                    // Whoever comes later finds nobody.
+                    // Later connections are refused.
                     return;
                 }
                 let (stream, shared) = (stream.expect("a connection"), Arc::clone(&shared));
@@ -93,21 +94,21 @@ impl Server {
         format!("redis://{}", self.address)
     }
 
-    /// What was asked so far, reads and writes only.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.shared.state.lock().expect("no thread panicked").asked.clone()
+    /// The reads and writes received so far.
+    pub(crate) fn received(&self) -> Vec<String> {
+        self.shared.state.lock().expect("no thread panicked").received.clone()
     }
 
-    /// As if nothing had been asked.
+    /// Clears the received reads and writes.
     pub(crate) fn forget(&self) {
-        self.shared.state.lock().expect("no thread panicked").asked.clear();
+        self.shared.state.lock().expect("no thread panicked").received.clear();
     }
 
-    /// Waits until so many reads and writes were asked.
+    /// Waits until `count` reads and writes were received.
     pub(crate) fn wait_for(&self, count: usize) {
         let started = Instant::now();
-        while self.asked().len() < count {
-            assert!(started.elapsed().as_secs() < 60, "nobody asked {count} times");
+        while self.received().len() < count {
+            assert!(started.elapsed().as_secs() < 60, "fewer than {count} requests were received");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -135,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// What is answered; `None` to hang up.
+    /// The reply; `None` to close the connection.
     fn answer(&self, words: &[String]) -> Option<String> {
         let is_data = matches!(words[0].as_str(), "GET" | "SET");
         if !is_data {
@@ -145,7 +146,7 @@ impl Shared {
             });
         }
         let mut state = self.state.lock().expect("no thread panicked");
-        state.asked.push(words[..2].join(" "));
+        state.received.push(words[..2].join(" "));
         let number = state.count;
         state.count += 1;
         let good = |state: &mut State| match words {
@@ -160,8 +161,8 @@ impl Shared {
             _ => "-ERR arguments\r\n".to_owned(),
         };
         match (self.rule)(number, &words[0]) {
-            Reply::Forget if words.len() == 3 => Some("+OK\r\n".to_owned()),
-            Reply::Good | Reply::Forget => Some(good(&mut state)),
+            Reply::Drop if words.len() == 3 => Some("+OK\r\n".to_owned()),
+            Reply::Execute | Reply::Drop => Some(good(&mut state)),
             Reply::Text(text) => Some(text.to_owned()),
             Reply::Owned(text) => Some(text),
             Reply::After(wait, text) => {
@@ -180,7 +181,7 @@ impl Shared {
                 }
                 None
             }
-            Reply::Die => {
+            Reply::Shutdown => {
                 self.dead.store(true, Ordering::SeqCst);
                 None
             }
@@ -191,12 +192,12 @@ impl Shared {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.dead.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(self.address));
     }
 }
 
-/// The first request, if it is all there, and its length.
+/// The first request and its length; `None` if it is incomplete.
 fn request(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let mut at = 0;
     let mut line = || {
@@ -209,7 +210,7 @@ fn request(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let mut words = Vec::new();
     for _ in 0..count {
         line()?;
-        // No value here holds a line's end.
+        // Values in these tests contain no line ends.
         words.push(line()?);
     }
     Some((words, at))

@@ -1,7 +1,7 @@
-//! `bowline cluster`: a whole cluster on this machine, in one folder, until Ctrl-C. Starts replicas
-//! as processes of their own, says where they are and who leads, and starts again one that dies. A
-//! replica whose start is refused is not started again: the others run on, and the output says why
-//! and how to replace it.
+//! `bowline cluster` runs a cluster on this machine, in one folder, until Ctrl-C: one process per
+//! replica. It prints their addresses and the leader, and restarts a replica that exits. A replica
+//! that cannot start is not restarted: the others continue, and the output says why and how to
+//! replace it.
 
 mod folder;
 mod probe;
@@ -19,95 +19,106 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::EXIT_TROUBLE;
+use super::EXIT_ERROR;
 use super::serve::EXIT_DAMAGED;
 
-/// Ports for peers lie so far above those for clients.
+/// Difference between a replica's port for peers and its port for clients.
 const PEER_PORT_OFFSET: u16 = 1_000;
-/// How often to look at the replicas; more often while there is no leader yet.
-const LOOK_INTERVAL: Duration = Duration::from_millis(300);
-const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a replica that died stays away.
-const RESTART_AFTER: Duration = Duration::from_secs(2);
-/// How long replicas get to end by themselves.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// What the line of a replica's log begins with that says why it ended.
+/// Interval between two checks of the replicas' processes and of the leader, once there is a
+/// leader.
+const CHECK_INTERVAL: Duration = Duration::from_millis(300);
+/// Interval between two checks of the replicas' processes and of the leader until the first leader
+/// is elected.
+const FIRST_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Delay before a replica that exited is restarted.
+const RESTART_DELAY: Duration = Duration::from_secs(2);
+/// Time that the replicas have to exit after they are told to stop; then they are killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Prefix of the line in a replica's log that gives the error with which the replica exited.
 const ERROR_PREFIX: &str = "bowline: ";
 
-/// What `bowline cluster` takes.
+/// Command-line arguments of `bowline cluster`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// How many replicas.
+    /// Number of replicas, 1 to 9.
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u16).range(1..=9))]
     replicas: u16,
-    /// Where everything is kept.
+    /// Folder for the data and logs of all replicas.
     #[arg(long, value_name = "FOLDER", default_value = "./bowline-data")]
     dir: PathBuf,
-    /// Port for clients of the first replica; the others follow.
+    /// Client port of the first replica; the others use the ports after it. The port for peers of
+    /// each replica is its client port plus 1000.
     #[arg(long, value_name = "PORT", default_value_t = 7001)]
     port: u16,
-    /// Port at which the first replica says that it is a Sentinel; the others follow. For clients
-    /// that insist on it; others ask at --port [default: none].
+    /// Port where the first replica reports the role of a Sentinel; the others use the ports after
+    /// it. For clients that check the role; Sentinel commands work at --port as well [default:
+    /// none].
     #[arg(long, value_name = "PORT")]
     sentinel_port: Option<u16>,
-    /// How the stages of each replica are put on threads: dedicated, fused or auto.
+    /// Threads of each replica: `dedicated` (one per pipeline stage), `fused` (one for network,
+    /// core and applier) or `auto` (fused on at most two cores).
     #[arg(long, value_name = "HOW", default_value = "auto")]
     threads: String,
-    /// How a leader makes sure of a read: by index or by lease.
+    /// How the leader makes reads linearizable: `index` (a majority confirms its leadership) or
+    /// `lease` (the leader answers without the others during its lease, which assumes clocks that
+    /// drift less than 0.2 %).
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
-    /// Replace this replica before the start, whose folder is damaged or was lost. The folder is
-    /// moved aside, and the replica comes back empty and takes over what the others hold.
+    /// Id of a replica to replace, whose folder is damaged or lost. Before the start its folder is
+    /// moved aside; the replica starts with an empty one and copies the data of the others.
     #[arg(long, value_name = "ID")]
     replace: Option<u16>,
-    /// Replace a replica whose folder is whole, as when the others refuse it because it is an older
-    /// copy.
+    /// With --replace: replace the replica even if its folder is undamaged, as when the others
+    /// refuse it because its folder is an older copy.
     #[arg(long, requires = "replace")]
     force: bool,
 }
 
-/// A replica's process.
+/// One replica of the cluster and its process.
 struct Member {
     id: u16,
     port: u16,
     log: PathBuf,
     command: Command,
+    /// Process of the replica; `None` while the replica does not run.
     child: Option<Child>,
-    ended: Option<Instant>,
-    /// Why it is not started again, if it is not.
-    refused: Option<Refused>,
+    /// Time at which the process exited; `None` while it runs and once it was restarted.
+    exited_at: Option<Instant>,
+    /// Why the replica cannot start and so is not restarted; `None` if it is restarted after an
+    /// exit.
+    failure: Option<StartFailure>,
 }
 
-/// Why a replica can't start.
-struct Refused {
-    why: String,
-    /// Its folder is damaged or missing: it can be replaced.
+/// Why a replica cannot start with its folder and settings.
+struct StartFailure {
+    reason: String,
+    /// Whether the replica's folder is damaged or missing, so that replacing the replica helps.
     is_damage: bool,
 }
 
-/// Runs the cluster until it is told to stop.
+/// Runs the cluster until SIGINT or SIGTERM. Returns an error if fewer than a majority of the
+/// replicas can start.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .context("can't listen for Ctrl-C")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle Ctrl-C")?;
     }
     let last_port = arguments.port.checked_add(PEER_PORT_OFFSET + arguments.replicas);
     ensure!(
         arguments.port > 0 && last_port.is_some(),
-        "--port {} leaves no room for {} replicas and the ports of peers {PEER_PORT_OFFSET} above; \
-         choose one between 1024 and 60000",
+        "--port {} does not fit {} replicas and their peer ports {PEER_PORT_OFFSET} above; choose \
+         a port between 1024 and 60000",
         arguments.port,
         arguments.replicas
     );
     ensure!(
-        arguments.replace.is_none() || folder::is_made(&arguments.dir),
-        "--replace: there is no cluster in {}; look at --dir",
+        arguments.replace.is_none() || folder::exists(&arguments.dir),
+        "--replace: no cluster in {}; check --dir",
         arguments.dir.display()
     );
-    let cluster = folder::prepare(&arguments.dir, arguments.replicas)?;
+    let cluster = folder::open_or_create(&arguments.dir, arguments.replicas)?;
     if let Some(id) = arguments.replace {
         replace::replace(arguments, cluster, id)?;
     }
@@ -117,8 +128,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if own.exists() {
             member.start()?;
         } else {
-            let why = format!("its folder {} is missing", own.display());
-            member.refuse(Refused { why, is_damage: true }, arguments);
+            let reason = format!("its folder {} is missing", own.display());
+            member.give_up(StartFailure { reason, is_damage: true }, arguments);
         }
     }
     let result = watch(&mut members, arguments, cluster, started, &stop);
@@ -127,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> {
-    let program = std::env::current_exe().context("can't find this very program")?;
+    let program = std::env::current_exe().context("cannot determine the path of this program")?;
     let peer_address =
         |id: u16| format!("{id}=127.0.0.1:{}", arguments.port + PEER_PORT_OFFSET + id - 1);
     let peers: Vec<String> = (1..=arguments.replicas).map(peer_address).collect();
@@ -148,19 +159,19 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .arg(folder::replica(&arguments.dir, id))
             .arg("--stop-with-stdin")
             .stdout(Stdio::null())
-            // What the flags leave open shall not come from a single server's settings.
+            // Settings meant for a single server must not apply to these replicas.
             .env_remove("BOWLINE_CONFIG")
             .env_remove("BOWLINE_BOOTSTRAP")
             .env_remove("BOWLINE_REJOIN")
             .env_remove("BOWLINE_ANNOUNCE")
-            // Ctrl-C is for this process; the replicas are stopped by it.
+            // So that Ctrl-C reaches this process only, which then stops the replicas.
             .process_group(0);
         if let Some(first) = arguments.sentinel_port {
             let port = first.saturating_add(id - 1);
             command.args(["--sentinel-listen", &format!("127.0.0.1:{port}")]);
         }
         let log = arguments.dir.join(format!("replica-{id}.log"));
-        Member { id, port, log, command, child: None, ended: None, refused: None }
+        Member { id, port, log, command, child: None, exited_at: None, failure: None }
     };
     Ok((1..=arguments.replicas).map(member).collect())
 }
@@ -168,66 +179,77 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
 impl Member {
     fn start(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log);
-        let log = log.with_context(|| format!("can't write {}", self.log.display()))?;
-        // It ends with its standard input, so that it never outlives this process.
+        let log = log.with_context(|| {
+            format!("cannot write {}; check its permissions", self.log.display())
+        })?;
+        // The replica exits when its standard input is closed, so it never outlives this process.
         self.command.stdin(Stdio::piped()).stderr(log);
-        self.child = Some(self.command.spawn().context("can't start a replica")?);
-        self.ended = None;
+        let child = self.command.spawn().with_context(|| {
+            format!("cannot start replica {}; check the limits on processes and memory", self.id)
+        })?;
+        self.child = Some(child);
+        self.exited_at = None;
         Ok(())
     }
 
-    /// Notices an end, and starts the replica again when it is time, unless its start was refused:
-    /// that would only come again. Before the cluster is `up` every end by itself is a refusal.
-    fn tend(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
+    /// Checks whether the replica's process has exited, and restarts an exited one after
+    /// [`RESTART_DELAY`]. A replica that cannot start is not restarted: it exited with the code for
+    /// an error or a damaged folder, or with any code before `up`, that is, before the cluster has
+    /// elected its first leader.
+    fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
-            && let Some(status) = child.try_wait().context("can't ask for a replica's end")?
+            && let Some(status) = child
+                .try_wait()
+                .with_context(|| format!("cannot wait for the process of replica {}", self.id))?
         {
             self.child = None;
             let is_damage = status.code() == Some(EXIT_DAMAGED.into());
             if is_damage
-                || status.code() == Some(EXIT_TROUBLE.into())
+                || status.code() == Some(EXIT_ERROR.into())
                 || !up && status.code().is_some()
             {
-                let why = last_error(&self.log).unwrap_or_else(|| {
-                    format!("it ended with {status}; look into {}", self.log.display())
+                let reason = last_error(&self.log).unwrap_or_else(|| {
+                    format!("it exited with {status}; see {}", self.log.display())
                 });
-                self.refuse(Refused { why, is_damage }, arguments);
+                self.give_up(StartFailure { reason, is_damage }, arguments);
                 return Ok(());
             }
-            self.ended = Some(Instant::now());
-            println!("replica {} is gone ({status}), and comes back in a moment", self.id);
+            self.exited_at = Some(Instant::now());
+            let delay = RESTART_DELAY.as_secs();
+            let log = self.log.display();
+            println!("replica {} exited ({status}); restarting in {delay} s; see {log}", self.id);
         }
-        if self.ended.is_some_and(|ended| ended.elapsed() >= RESTART_AFTER) {
+        if self.exited_at.is_some_and(|exited_at| exited_at.elapsed() >= RESTART_DELAY) {
             self.start()?;
-            println!("replica {} is started again", self.id);
+            println!("replica {} restarted", self.id);
         }
         Ok(())
     }
 
-    /// The replica stays down; says why, and what to do.
-    fn refuse(&mut self, refused: Refused, arguments: &Arguments) {
+    /// Records that the replica cannot start and stays stopped. Prints the reason and what to do.
+    fn give_up(&mut self, failure: StartFailure, arguments: &Arguments) {
         let id = self.id;
-        println!("replica {id} is broken and does not run: {}", refused.why);
+        println!("replica {id} cannot start: {}", failure.reason);
         match replace::impossible(arguments.replicas) {
-            _ if !refused.is_damage => println!(
-                "  the other replicas run on without it; start the cluster anew when that is \
-                 repaired"
+            _ if !failure.is_damage => println!(
+                "  the other replicas continue without it; once the cause is fixed, stop this \
+                 cluster with Ctrl-C and start it again"
             ),
-            Some(why) => println!("  {why}"),
+            Some(reason) => println!("  {reason}"),
             None => println!(
-                "  the other replicas run on without it. To replace it by what they hold, stop \
-                 this cluster with Ctrl-C, then start it with:\n  {}",
+                "  the other replicas continue without it. To replace it, stop this cluster with \
+                 Ctrl-C, then start it with:\n  {}",
                 replace_command(arguments, id)
             ),
         }
-        self.refused = Some(refused);
+        self.failure = Some(failure);
     }
 }
 
-/// The command that starts this cluster and replaces a replica.
+/// Returns the command line that replaces replica `id` and starts this cluster again.
 fn replace_command(arguments: &Arguments, id: u16) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "bowline".to_owned());
-    let mut words = vec![program, "cluster".to_owned()];
+    let mut command = vec![program, "cluster".to_owned()];
     let defaults = <Arguments as clap::Args>::augment_args(clap::Command::new(""));
     let is_default = |name: &str, value: &str| {
         let argument = defaults.get_arguments().find(|argument| argument.get_id() == name);
@@ -241,26 +263,26 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
         ("reads", arguments.reads.clone()),
     ] {
         if !is_default(name, &value) {
-            words.extend([format!("--{name}"), quoted(&value)]);
+            command.extend([format!("--{name}"), quoted(&value)]);
         }
     }
     if let Some(port) = arguments.sentinel_port {
-        words.extend(["--sentinel-port".to_owned(), port.to_string()]);
+        command.extend(["--sentinel-port".to_owned(), port.to_string()]);
     }
-    words.extend(["--replace".to_owned(), id.to_string()]);
-    words.join(" ")
+    command.extend(["--replace".to_owned(), id.to_string()]);
+    command.join(" ")
 }
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+/// Quotes an argument for a shell if it has characters that a shell would interpret.
+fn quoted(argument: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    if word.bytes().all(is_plain) {
-        return word.to_owned();
+    if argument.bytes().all(is_plain) {
+        return argument.to_owned();
     }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
-/// Why the process that wrote this log ended, if it said so.
+/// Returns the last error in the log file of a replica; `None` if there is none.
 fn last_error(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().rev().find_map(|line| line.strip_prefix(ERROR_PREFIX)).map(str::to_owned)
@@ -270,21 +292,22 @@ fn majority(replicas: usize) -> usize {
     replicas / 2 + 1
 }
 
-/// Fails if the replicas that can start are not a majority.
+/// Returns an error if fewer than a majority of the replicas can start.
 fn check_majority(members: &[Member]) -> anyhow::Result<()> {
-    let refused: Vec<&Member> = members.iter().filter(|member| member.refused.is_some()).collect();
-    if members.len() - refused.len() >= majority(members.len()) {
+    let failed = members.iter().filter(|member| member.failure.is_some()).count();
+    if members.len() - failed >= majority(members.len()) {
         return Ok(());
     }
-    let reasons = refused.iter().filter_map(|member| {
-        let refused = member.refused.as_ref()?;
-        Some(format!("\n  replica {}: {}", member.id, refused.why))
+    let reasons = members.iter().filter_map(|member| {
+        let failure = member.failure.as_ref()?;
+        Some(format!("\n  replica {}: {}", member.id, failure.reason))
     });
     let reasons: String = reasons.collect();
     bail!("no majority of the {} replicas can start:{reasons}", members.len())
 }
 
-/// Shows who leads, until told to stop.
+/// Checks the replicas at regular intervals, restarts those that exited, and prints each new
+/// leader, until `stop` is set.
 fn watch(
     members: &mut [Member],
     arguments: &Arguments,
@@ -293,36 +316,38 @@ fn watch(
     stop: &AtomicBool,
 ) -> anyhow::Result<ExitCode> {
     let mut leader = None;
-    let mut introduced = false;
+    let mut is_up = false;
     while !stop.load(Ordering::Relaxed) {
         for member in &mut *members {
-            member.tend(introduced, arguments)?;
+            member.check(is_up, arguments)?;
         }
-        if !introduced {
+        if !is_up {
             check_majority(members)?;
         }
-        let leads = members.iter().find(|member| probe::leads(member.port, cluster));
-        let found = leads.map(|member| member.id);
-        if found.is_some() && !introduced {
-            introduced = true;
-            introduce(members, arguments, started);
+        let found = members.iter().find(|member| probe::is_leader(member.port, cluster));
+        if let Some(id) = found.map(|member| member.id) {
+            if !is_up {
+                is_up = true;
+                print_members(members, arguments, started);
+            }
+            if leader != Some(id) {
+                leader = Some(id);
+                println!("replica {id} is the leader");
+            }
         }
-        if found.is_some() && found != leader {
-            leader = found;
-            println!("replica {} leads", leader.unwrap_or_default());
-        }
-        thread::sleep(if introduced { LOOK_INTERVAL } else { FIRST_LOOK_INTERVAL });
+        thread::sleep(if is_up { CHECK_INTERVAL } else { FIRST_CHECK_INTERVAL });
     }
-    println!("stopped; everything is in {}", arguments.dir.display());
+    println!("stopped; the data is in {}", arguments.dir.display());
     Ok(ExitCode::SUCCESS)
 }
 
-fn introduce(members: &[Member], arguments: &Arguments, started: Instant) {
-    println!("a cluster of {} is up after {} ms:", members.len(), started.elapsed().as_millis());
+fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
+    let elapsed = started.elapsed().as_millis();
+    println!("cluster of {} replicas is up after {elapsed} ms:", members.len());
     for member in members {
         let log = member.log.display();
-        if member.refused.is_some() {
-            println!("  replica {}  does not run  {log}", member.id);
+        if member.failure.is_some() {
+            println!("  replica {}  not running  {log}", member.id);
             continue;
         }
         let process = member.child.as_ref().map(Child::id).unwrap_or_default();
@@ -331,19 +356,20 @@ fn introduce(members: &[Member], arguments: &Arguments, started: Instant) {
     println!("try: redis-cli -p {} set greeting hello", arguments.port);
 }
 
-/// Closes their standard inputs, at which they end; those that don't are killed.
+/// Stops all replicas: closes the standard input of each, which makes it exit, and kills those that
+/// still run after [`STOP_TIMEOUT`].
 fn stop_all(members: &mut [Member]) {
     for member in &mut *members {
         if let Some(child) = &mut member.child {
             drop(child.stdin.take());
         }
     }
-    let deadline = Instant::now() + STOP_PATIENCE;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     for child in members.iter_mut().filter_map(|member| member.child.as_mut()) {
         while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        // It may be gone already, and then there is nothing to kill.
+        // Fails if the process has exited already.
         let _ = child.kill();
         let _ = child.wait();
     }

@@ -1,9 +1,10 @@
-//! Subcommands, their arguments, and what their failures look like.
+//! The subcommands of `bowline`: their arguments, and how their errors are reported.
 
 mod cluster;
 #[cfg(test)]
 #[path = "../../../tests/tidy/commands.rs"]
 mod commands;
+mod options;
 mod processes;
 mod replay;
 mod scenarios;
@@ -14,9 +15,9 @@ mod virtual_time;
 
 use std::process::ExitCode;
 
-/// Everything that `bowline` takes.
+/// Bowline: a strongly consistent, replicated key-value store that speaks the Redis protocol.
 #[derive(clap::Parser, Debug)]
-#[command(name = "bowline", version, about, arg_required_else_help = true)]
+#[command(name = "bowline", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,20 +25,21 @@ pub(crate) struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Start a cluster on this machine, in one folder, until Ctrl-C.
+    /// Run a cluster on this machine, in one folder, until Ctrl-C.
     Cluster(cluster::Arguments),
-    /// Run one replica.
+    /// Run one replica until SIGTERM or Ctrl-C.
     Serve(serve::Arguments),
-    /// Show what a replica would be started with, and where each value comes from.
+    /// Print each setting of a replica and where its value comes from, without starting it.
     Config(settings::ServerArguments),
-    /// Run scenarios and judge them by the course's rules.
+    /// Run simulations: course scenarios, or a cluster under random faults.
     Sim(sim::Arguments),
 }
 
-/// Exit code of a run that went wrong in itself; bad arguments have clap's own, the same.
-const EXIT_TROUBLE: u8 = 2;
+/// Exit code of a command that failed. Clap exits with the same code on wrong arguments.
+const EXIT_ERROR: u8 = 2;
 
-/// Does what was asked. The exit code is 0 only if nothing failed.
+/// Runs the subcommand and prints its error. Returns the exit code, which is 0 only if nothing
+/// failed.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Cluster(arguments) => cluster::run(arguments),
@@ -47,7 +49,7 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("bowline: {error:#}");
-        ExitCode::from(EXIT_TROUBLE)
+        ExitCode::from(EXIT_ERROR)
     })
 }
 
@@ -67,13 +69,13 @@ mod tests {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// README, the guide and what is said of measurements.
+    /// README, the guide, and the pages on performance.
     fn pages() -> Vec<PathBuf> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut pages = vec![root.join("README.md")];
         for folder in ["src/guide", "perf", "perf/results"] {
-            let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
-            let paths = entries.map(|entry| entry.expect("it is readable").path());
+            let entries = fs::read_dir(root.join(folder)).expect("the folder exists");
+            let paths = entries.map(|entry| entry.expect("the entry is readable").path());
             pages.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
         }
         pages
@@ -82,7 +84,7 @@ mod tests {
     /// The long flags of a subcommand and their defaults.
     fn flags(subcommand: &str) -> Vec<(String, Option<String>)> {
         let command = Cli::command();
-        let command = command.find_subcommand(subcommand).expect("there is such a command");
+        let command = command.find_subcommand(subcommand).expect("the subcommand exists");
         let flags = command.get_arguments().filter_map(|argument| {
             let default = argument.get_default_values().first();
             let default = default.map(|value| value.to_string_lossy().into_owned());
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_do_not_contradict_each_other() {
+    fn command_line_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 
@@ -104,9 +106,10 @@ mod tests {
             for command in commands(&text) {
                 let programs = ["cargo run --release --", "target/release/bowline"];
                 let Some(arguments) = arguments(&command, &programs) else { continue };
-                let words = std::iter::once("bowline").chain(arguments.iter().map(String::as_str));
+                let command_line =
+                    std::iter::once("bowline").chain(arguments.iter().map(String::as_str));
                 let place = format!("{}:{}", path.display(), command.line);
-                let cli = Cli::try_parse_from(words).unwrap_or_else(|error| {
+                let cli = Cli::try_parse_from(command_line).unwrap_or_else(|error| {
                     panic!("{place}: {error}");
                 });
                 count += 1;

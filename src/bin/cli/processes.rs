@@ -1,67 +1,67 @@
-//! `bowline sim --processes`: runs scenarios with real replica programs.
+//! `bowline sim --processes` runs scenarios with real replica programs.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bowline::course::report::Report;
+use bowline::course::scenario::Scenario;
 use bowline::processes::{self, Options, Output, ProcessError, Protocol};
-use bowline::sim::report::Report;
-use bowline::sim::scenario::Scenario;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What concerns real processes only.
+/// Command-line arguments of `bowline sim` that run real replica programs.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Processes")]
 pub(super) struct ProcessArguments {
-    /// Run real replica programs, in real time.
+    /// Run real replica programs in real time, instead of the simulator in virtual time.
     #[arg(long, requires = "replica")]
     pub(super) processes: bool,
-    /// The replica program.
+    /// Path of the replica program.
     #[arg(long, value_name = "PROGRAM", requires = "processes")]
     replica: Option<PathBuf>,
-    /// How to talk to it.
+    /// Transport between the simulator and the replicas.
     #[arg(long, value_enum, default_value_t, requires = "processes")]
     protocol: ProtocolName,
-    /// Send what replicas print to /dev/null.
+    /// Discard the output of the replicas.
     #[arg(long, requires = "processes")]
-    silence: bool,
-    /// Show what replicas print, on stderr.
-    #[arg(long, conflicts_with = "silence", requires = "processes")]
+    discard_output: bool,
+    /// Print the output of the replicas on stderr.
+    #[arg(long, conflicts_with = "discard_output", requires = "processes")]
     show_output: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
 enum ProtocolName {
-    /// UDP on 127.0.0.1, as the current course.
+    /// UDP on 127.0.0.1, as in the current course.
     #[default]
     Udp,
-    /// UNIX sockets with packets, as the course until 2020.
+    /// UNIX SEQPACKET sockets, as in the course until 2020.
     Seqpacket,
-    /// UNIX sockets with lines, as the course in 2021.
+    /// UNIX stream sockets with one message per line, as in the course in 2021.
     Stream,
 }
 
-/// Runs one scenario after the other; gives the reports of the finished runs, and the error of
-/// the one that could not be finished.
+/// Runs the scenarios one after the other. Returns the reports of the finished runs, and the error
+/// that ended the last run, if any.
 pub(super) fn run(
     arguments: &ProcessArguments,
     runs: impl Iterator<Item = (Scenario, u64)>,
 ) -> anyhow::Result<(Vec<Report>, Option<ProcessError>)> {
     let options = Options {
-        program: arguments.replica.clone().context("give the program with --replica PROGRAM")?,
+        program: arguments.replica.clone().context("--processes needs --replica PROGRAM")?,
         protocol: match arguments.protocol {
             ProtocolName::Udp => Protocol::Udp,
             ProtocolName::Seqpacket => Protocol::SeqPacket,
             ProtocolName::Stream => Protocol::Stream,
         },
-        output: match (arguments.silence, arguments.show_output) {
+        output: match (arguments.discard_output, arguments.show_output) {
             (true, _) => Output::Discard,
             (false, true) => Output::Show,
             (false, false) => Output::Keep,
         },
     };
-    let interrupted = processes::interrupted_by_signals().context("can't listen for Ctrl-C")?;
+    let interrupted = processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
     let mut reports = Vec::new();
     for (scenario, seed) in runs {
         let bar = progress_bar(&scenario, seed);
@@ -70,20 +70,20 @@ pub(super) fn run(
         });
         bar.finish_and_clear();
         match result {
-            Ok(game) => reports.push(game.report()),
+            Ok(scenario_run) => reports.push(scenario_run.report()),
             Err(error) => return Ok((reports, Some(error))),
         }
     }
     Ok((reports, None))
 }
 
-/// A bar of seconds on stderr, if that is a terminal.
+/// Returns a progress bar that counts the seconds of a run; hidden if stderr is not a terminal.
 fn progress_bar(scenario: &Scenario, seed: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} s")
-        .expect("the template is sound");
+        .expect("the template is valid");
     ProgressBar::new(scenario.lifetime().as_secs())
         .with_style(style)
         .with_message(format!("{} seed {seed}", scenario.name))

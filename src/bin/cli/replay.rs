@@ -1,28 +1,28 @@
-//! The command that runs one run again, and what to do when the core panics in the middle of one:
-//! a panic ends the process (release builds abort), so what is worth knowing is said on the way
-//! out.
+//! The command that replays a simulation, and the panic hook that prints it: a panic ends the
+//! process (release builds abort), so the hook also prints the last events and runs the remaining
+//! seeds.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::process::Command;
 
-/// Last events shown of a failed run.
+/// Number of events printed from the end of a failed run.
 pub(super) const EVENTS_SHOWN: usize = 40;
-/// Processes one inside the other, each begun behind a seed that panicked, before the rest is
-/// left.
+/// Number of panics after which the remaining seeds are skipped. Each panic starts a child process
+/// that runs the remaining seeds, so this limit also bounds the nesting of processes.
 const PANICS_MAX: u32 = 10;
-/// Tells a process how many seeds have panicked before it.
-const PANICS: &str = "BOWLINE_SIM_PANICS";
+/// Name of the environment variable with the number of panics in all parent processes.
+const PANICS_VARIABLE: &str = "BOWLINE_SIM_PANICS";
 
-/// One run, as its arguments.
+/// One simulated run, as the command line that repeats it.
 #[derive(Clone, Debug)]
 pub(super) struct Replay {
-    /// What to run, without the seed.
-    pub(super) words: Vec<String>,
+    /// Command-line arguments after the program's name, without `--seed` and `--seeds`.
+    pub(super) arguments: Vec<String>,
     pub(super) seed: u64,
-    /// Seeds that are to be run behind this one.
+    /// Number of seeds of the same scenario or profile to run after this one.
     pub(super) seeds_left: u64,
-    /// Its events are being printed.
+    /// Whether the run was started with `--trace`, which prints its events already.
     pub(super) traced: bool,
 }
 
@@ -33,51 +33,52 @@ thread_local! {
 impl fmt::Display for Replay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cargo run --release --")?;
-        for word in &self.words {
-            if word.contains(|char: char| char.is_whitespace() || "\"'{}$`\\".contains(char)) {
-                write!(f, " '{}'", word.replace('\'', r"'\''"))?;
+        for argument in &self.arguments {
+            if argument.contains(|char: char| char.is_whitespace() || "\"'{}$`\\".contains(char)) {
+                write!(f, " '{}'", argument.replace('\'', r"'\''"))?;
             } else {
-                write!(f, " {word}")?;
+                write!(f, " {argument}")?;
             }
         }
         write!(f, " --seed {} --trace", self.seed)
     }
 }
 
-/// Notes what runs now.
-pub(super) fn running(replay: Replay) {
+/// Records the run that begins, so that the panic hook can replay it.
+pub(super) fn set_running(replay: Replay) {
     RUNNING.with_borrow_mut(|running| *running = Some(replay));
 }
 
-/// Notes that no run is under way any more.
-pub(super) fn over() {
+/// Records that no run is in progress.
+pub(super) fn clear_running() {
     RUNNING.take();
 }
 
-/// Makes a panic name the run that it happened in, show its last events, and go on with the
-/// seeds behind it.
-pub(super) fn watch_panics() {
-    let usual = std::panic::take_hook();
+/// Installs a panic hook that prints the last events of the run in progress and the command that
+/// replays it, runs the remaining seeds, and exits.
+pub(super) fn install_panic_hook() {
+    let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        usual(info);
+        previous(info);
         if let Some(replay) = RUNNING.take()
             && !replay.traced
         {
             eprintln!("seed {} panicked; the last events:", replay.seed);
             replay.show_events();
             eprintln!("replay: {replay}");
-            replay.go_on();
+            replay.run_remaining_seeds();
             std::process::exit(1);
         }
     }));
 }
 
 impl Replay {
-    /// Runs it again in a process of its own, for whatever it prints until it panics.
+    /// Repeats the run with `--trace` in a child process, and prints the last [`EVENTS_SHOWN`]
+    /// events.
     fn show_events(&self) {
         let seed = self.seed.to_string();
-        let again = self.command().and_then(|mut command| {
-            command.args(&self.words).args(["--seed", &seed, "--trace"]).output()
+        let again = this_program().and_then(|mut command| {
+            command.args(&self.arguments).args(["--seed", &seed, "--trace"]).output()
         });
         match again {
             Ok(output) => {
@@ -88,34 +89,41 @@ impl Replay {
                     eprintln!("  {line}");
                 }
             }
-            Err(error) => eprintln!("  (can't be run again: {error})"),
+            Err(error) => eprintln!("  (cannot repeat seed {seed} to show its events: {error})"),
         }
     }
 
-    /// Runs the seeds behind this one in a process of their own.
-    fn go_on(&self) {
+    /// Runs the remaining seeds in a child process, unless [`PANICS_MAX`] seeds have panicked
+    /// already.
+    fn run_remaining_seeds(&self) {
         if self.seeds_left == 0 {
             return;
         }
-        let panics = std::env::var(PANICS).ok().and_then(|text| text.parse().ok()).unwrap_or(0) + 1;
+        let (next, left) = (self.seed.wrapping_add(1).to_string(), self.seeds_left.to_string());
+        let how = format!(
+            "to run them, use the command above with `--seed {next} --seeds {left}` in place of \
+             `--seed {} --trace`",
+            self.seed
+        );
+        let panics =
+            std::env::var(PANICS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0) + 1;
         if panics >= PANICS_MAX {
-            eprintln!("{panics} seeds have panicked; the last {} are left out", self.seeds_left);
+            eprintln!("{panics} seeds panicked; {left} seeds remain and are skipped; {how}");
             return;
         }
-        let (next, left) = (self.seed.wrapping_add(1).to_string(), self.seeds_left.to_string());
-        let rest = self.command().and_then(|mut command| {
-            let words = command.args(&self.words).args(["--seed", &next, "--seeds", &left]);
-            words.env(PANICS, panics.to_string()).status()
+        let rest = this_program().and_then(|mut command| {
+            command.args(&self.arguments).args(["--seed", &next, "--seeds", &left]);
+            command.env(PANICS_VARIABLE, panics.to_string()).status()
         });
         if let Err(error) = rest {
-            eprintln!("can't go on behind it: {error}");
+            eprintln!("cannot run the remaining {left} seeds: {error}; {how}");
         }
     }
+}
 
-    #[expect(clippy::unused_self, reason = "reads as what it is for")]
-    fn command(&self) -> std::io::Result<Command> {
-        Ok(Command::new(std::env::current_exe()?))
-    }
+/// Returns a command that runs this program as a child process.
+fn this_program() -> std::io::Result<Command> {
+    Ok(Command::new(std::env::current_exe()?))
 }
 
 #[cfg(test)]
@@ -123,9 +131,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_can_be_pasted_into_a_shell() {
-        let words = ["sim", "it's {\"a\": 1}", "--drops", "0.5"].map(str::to_owned).to_vec();
-        let replay = Replay { words, seed: 7, seeds_left: 0, traced: false };
+    fn replay_command_is_quoted_for_a_shell() {
+        let arguments = ["sim", "it's {\"a\": 1}", "--drops", "0.5"].map(str::to_owned).to_vec();
+        let replay = Replay { arguments, seed: 7, seeds_left: 0, traced: false };
         assert_eq!(
             replay.to_string(),
             r#"cargo run --release -- sim 'it'\''s {"a": 1}' --drops 0.5 --seed 7 --trace"#

@@ -1,45 +1,48 @@
-//! Which scenarios to run: names, files, JSON texts or `all`, with what the command line changes
-//! in them. The same for both simulators.
+//! Selects the scenarios to run, by name, file, JSON text or `all`, and applies the changes on the
+//! command line. Both simulators use it.
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use bowline::sim::scenario::{Overrides, Scenario, names};
+use bowline::course::scenario::{Overrides, Scenario, names};
 
-/// Scenarios and changes to them.
+/// Command-line arguments that select scenarios and change them.
 #[derive(clap::Args, Debug)]
 pub(super) struct ScenarioArguments {
-    /// Names, files, JSON texts, or `all`.
+    /// Scenarios to run: names of built-in ones, files, JSON texts, or `all`.
     #[arg(default_value = "all", value_name = "SCENARIO|FILE")]
     scenarios: Vec<String>,
-    /// Requests a second instead of the scenario's.
+    /// Requests per second of all clients together [default: the scenario's].
     #[arg(long, value_name = "N", help_heading = "Performance mode")]
     rate: Option<f64>,
-    /// Requests in all instead of the scenario's.
+    /// Total number of requests of all clients [default: the scenario's].
     #[arg(long, value_name = "N", help_heading = "Performance mode")]
     requests: Option<u32>,
-    /// Seconds of requests instead of the scenario's; events keep their place in them.
+    /// Seconds over which clients send requests; the times of the scenario's events are scaled in
+    /// proportion [default: the scenario's].
     #[arg(long, value_name = "S", help_heading = "Performance mode")]
     seconds: Option<f64>,
-    /// Replicas instead of the scenario's.
+    /// Number of replicas [default: the scenario's].
     #[arg(long, value_name = "N", help_heading = "Performance mode")]
     replicas: Option<u16>,
-    /// Share of the messages between replicas that is lost, instead of the scenario's.
+    /// Fraction of messages between replicas that is lost, 0 to 1 [default: the scenario's].
     #[arg(long, value_name = "P", help_heading = "Performance mode")]
     drops: Option<f64>,
 }
 
-/// A scenario and the arguments that choose it.
+/// A scenario to run, and the command-line arguments that select it.
 #[derive(Clone, Debug)]
-pub(super) struct Chosen {
+pub(super) struct Selected {
     pub(super) scenario: Scenario,
-    /// `sim`, its name or file, and what is changed in it.
-    pub(super) words: Vec<String>,
+    /// Command-line arguments that select the scenario: `sim`, its name or file, and the flags that
+    /// change it.
+    pub(super) arguments: Vec<String>,
 }
 
 impl ScenarioArguments {
-    /// The scenarios in their order, checked.
-    pub(super) fn load(&self) -> anyhow::Result<Vec<Chosen>> {
+    /// Loads the scenarios in the order of the command line. Applies the changes from the command
+    /// line, and validates the results.
+    pub(super) fn load(&self) -> anyhow::Result<Vec<Selected>> {
         let overrides = Overrides {
             rate: self.rate,
             requests: self.requests,
@@ -59,18 +62,19 @@ impl ScenarioArguments {
         }
         let checked = scenarios.into_iter().map(|(argument, scenario)| {
             let scenario = scenario.with(&overrides)?;
-            let mut words = vec!["sim".to_owned(), argument.to_owned()];
-            for word in &scenario.overridden {
-                let (name, value) = word.split_once('=').expect("a change has a name and a value");
-                words.extend([format!("--{name}"), value.to_owned()]);
+            let mut arguments = vec!["sim".to_owned(), argument.to_owned()];
+            for change in &scenario.overridden {
+                let (name, value) = change.split_once('=').expect("a change is `name=value`");
+                arguments.extend([format!("--{name}"), value.to_owned()]);
             }
-            Ok(Chosen { scenario, words })
+            Ok(Selected { scenario, arguments })
         });
         checked.collect()
     }
 }
 
-/// A text begins with a brace, a file has a path or is there; all else is a name.
+/// Loads a scenario: JSON text if it begins with a brace, a file if it exists or looks like a path,
+/// else the built-in scenario of this name.
 fn find(argument: &str) -> anyhow::Result<Scenario> {
     if argument.trim_start().starts_with('{') {
         return Ok(Scenario::parse("command line", argument)?);
@@ -81,10 +85,10 @@ fn find(argument: &str) -> anyhow::Result<Scenario> {
         return Ok(Scenario::built_in(argument)?);
     }
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("can't read the scenario file {argument}; look at its path and its rights")
+        format!("cannot read the scenario file {argument}; check its path and permissions")
     })?;
     let mut scenario = Scenario::parse(argument, &text)?;
-    // Errors name the file; a table has no room for its folder.
+    // Errors name the whole path; the report has room for the file's name only.
     if let Some(stem) = path.file_stem() {
         scenario.name = stem.to_string_lossy().into_owned();
     }

@@ -1,29 +1,29 @@
-//! `bowline sim`: runs scenarios, shows their reports, and says by the exit code whether all of
-//! them are correct.
+//! `bowline sim` runs simulations and prints their reports. The exit code tells whether all runs
+//! passed.
 
 use std::process::ExitCode;
 
+use bowline::course::report::{Report, Verdict};
+use bowline::course::table::table;
 use bowline::processes::ProcessError;
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::table::table;
 
 use super::{processes, replay, scenarios, virtual_time};
 
-/// Exit code after Ctrl-C, as shells have it.
+/// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// What `bowline sim` takes.
+/// Command-line arguments of `bowline sim`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     scenarios: scenarios::ScenarioArguments,
-    /// Print the reports as JSON: a list with one object a run.
+    /// Print the results as JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Seed of the first run; the next ones count up from it. Without it, the scenario's own, or 1.
+    /// Seed of the first run; later runs use the seeds after it [default: the scenario's, else 1].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Run each scenario so often.
+    /// Number of runs of each scenario, each with its own seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     runs: u64,
     #[command(flatten)]
@@ -32,12 +32,12 @@ pub(crate) struct Arguments {
     processes: processes::ProcessArguments,
 }
 
-/// Runs what the arguments ask for.
+/// Runs the simulations and prints their reports. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.processes.processes {
         return run_processes(arguments);
     }
-    replay::watch_panics();
+    replay::install_panic_hook();
     let options = &arguments.virtual_time;
     if let Some(profile) = options.profile {
         let seeds = options.seeds.unwrap_or(arguments.runs);
@@ -52,21 +52,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         show(&reports, arguments.json)?;
     }
-    Ok(verdict_of(&reports))
+    Ok(exit_code(&reports))
 }
 
 fn run_processes(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenarios = arguments.scenarios.load()?;
-    let runs = scenarios.iter().flat_map(|chosen| {
-        let first = arguments.seed.or(chosen.scenario.seed).unwrap_or(1);
-        (0..arguments.runs).map(move |run| (chosen.scenario.clone(), first.wrapping_add(run)))
+    let runs = scenarios.iter().flat_map(|selected| {
+        let first = arguments.seed.or(selected.scenario.seed).unwrap_or(1);
+        (0..arguments.runs).map(move |run| (selected.scenario.clone(), first.wrapping_add(run)))
     });
     let (reports, error) = processes::run(&arguments.processes, runs)?;
     if error.is_none() || !reports.is_empty() {
         show(&reports, arguments.json)?;
     }
     match error {
-        None => Ok(verdict_of(&reports)),
+        None => Ok(exit_code(&reports)),
         Some(error @ ProcessError::Interrupted) => {
             eprintln!("bowline: {error}");
             Ok(ExitCode::from(EXIT_INTERRUPTED))
@@ -84,8 +84,10 @@ fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Zero unless a run failed. The request generator's bad luck is no failure.
-fn verdict_of(reports: &[Report]) -> ExitCode {
+/// Returns the exit code of a process that made these reports: 1 if a run failed, else 0. A run
+/// that failed only because of the random request generator is unlucky and does not count as
+/// failed.
+fn exit_code(reports: &[Report]) -> ExitCode {
     let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

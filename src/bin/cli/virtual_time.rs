@@ -1,32 +1,32 @@
-//! `bowline sim` without processes: scenarios and fault runs in virtual time, one run or many
-//! seeds, each failing one with the command that replays it.
+//! `bowline sim` in virtual time: scenarios and fault runs, one seed or many. For each failed run
+//! it prints the command that replays it.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bowline::course::report::{Report, Verdict};
+use bowline::sim::cluster::trace::Trace;
 use bowline::sim::course_run::{self, CourseRun};
 use bowline::sim::coverage::Situation;
 use bowline::sim::fault_run::{self, Failure, Summary};
 use bowline::sim::faults::Profile;
-use bowline::sim::report::{Report, Verdict};
-use bowline::sim::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::replay::{self, EVENTS_SHOWN, Replay};
-use super::scenarios::Chosen;
+use super::scenarios::Selected;
 
-/// What concerns virtual time only.
+/// Command-line arguments of `bowline sim` for runs in virtual time.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Virtual time")]
 pub(super) struct VirtualArguments {
-    /// Explore so many seeds, from --seed on, and name every failing one.
+    /// Number of seeds to run, from --seed on. Prints one line per scenario, and each failing seed.
     #[arg(long, value_name = "N", conflicts_with_all = ["processes", "runs"])]
     pub(super) seeds: Option<u64>,
-    /// Print what happens, one event a line.
+    /// Print every event, one per line.
     #[arg(long, conflicts_with = "processes")]
     trace: bool,
-    /// Let faults happen to a cluster under load, instead of a scenario.
+    /// Run a cluster under load with random faults of this profile, instead of a scenario.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["processes", "scenarios"])]
     #[arg(value_parser = parse_profile)]
     pub(super) profile: Option<Profile>,
@@ -35,14 +35,14 @@ pub(super) struct VirtualArguments {
 fn parse_profile(name: &str) -> Result<Profile, String> {
     Profile::by_name(name).ok_or_else(|| {
         let names: Vec<&str> = Profile::ALL.iter().map(|profile| profile.name()).collect();
-        format!("the profiles are {}", names.join(", "))
+        format!("unknown profile; the profiles are {}", names.join(", "))
     })
 }
 
-/// Prints a line of a trace as it happens.
+/// Prints a line of a trace, which describes an event of a run. Exits if stdout is closed.
 fn print_line(line: &str) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
-        // Whoever read it has seen enough.
+        // The reader of the pipe, such as `head`, has exited.
         std::process::exit(1);
     }
 }
@@ -53,59 +53,64 @@ impl VirtualArguments {
     }
 }
 
-/// Runs one scenario once. A failed run is run again for its last events.
+/// Runs one scenario with one seed and returns the report. For a failed run, prints the reasons and
+/// the command that replays it, and the last events if a message was incorrect. `seeds_left` is the
+/// number of seeds to run after it.
 pub(super) fn scenario(
     arguments: &VirtualArguments,
-    chosen: &Chosen,
+    selected: &Selected,
     seed: u64,
     seeds_left: u64,
 ) -> Report {
-    let replay = Replay { words: chosen.words.clone(), seed, seeds_left, traced: arguments.trace };
-    replay::running(replay.clone());
+    let replay =
+        Replay { arguments: selected.arguments.clone(), seed, seeds_left, traced: arguments.trace };
+    replay::set_running(replay.clone());
     let options = course_run::Options { trace: arguments.trace(), ..Default::default() };
-    let CourseRun { report, hanging, .. } = course_run::run(&chosen.scenario, seed, options);
+    let CourseRun { report, hanging, .. } = course_run::run(&selected.scenario, seed, options);
     if report.verdict == Verdict::Failed && !arguments.trace {
         eprintln!("{} seed {seed} failed: {}", report.scenario, report.reasons.join("; "));
         for (mid, replica) in &hanging {
-            eprintln!("  {mid:?} at replica {replica} was never answered");
+            eprintln!("  request {mid:?} at replica {replica} was never answered");
         }
-        // Only a broken rule ends a run where it happens; else the end shows nothing.
+        // A broken rule ends the run at once, so its last events show it. After any other failure
+        // they are only the end of the run.
         if report.incorrect > 0 {
             let options = course_run::Options {
                 trace: Trace::detailed(EVENTS_SHOWN),
                 ..course_run::Options::default()
             };
-            show_events(&course_run::run(&chosen.scenario, seed, options).trace);
+            print_events(&course_run::run(&selected.scenario, seed, options).trace);
         }
         eprintln!("replay: {replay}");
     }
     report
 }
 
-/// Explores seeds of scenarios; says what all of them together came to.
+/// Runs each scenario with `seeds` consecutive seeds, from `first` on (default: the scenario's
+/// seed, else 1). Returns all reports.
 pub(super) fn explore(
     arguments: &VirtualArguments,
-    scenarios: &[Chosen],
+    scenarios: &[Selected],
     first: Option<u64>,
     seeds: u64,
 ) -> Vec<Report> {
     let bar = progress_bar(scenarios.len() as u64 * seeds);
     let mut reports = Vec::new();
-    for chosen in scenarios {
-        let first = first.or(chosen.scenario.seed).unwrap_or(1);
-        for place in 0..seeds {
-            let seed = first.wrapping_add(place);
-            reports.push(scenario(arguments, chosen, seed, seeds - place - 1));
+    for selected in scenarios {
+        let first = first.or(selected.scenario.seed).unwrap_or(1);
+        for run in 0..seeds {
+            let seed = first.wrapping_add(run);
+            reports.push(scenario(arguments, selected, seed, seeds - run - 1));
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    replay::over();
+    replay::clear_running();
     reports
 }
 
-/// One line a scenario over all its seeds: what failed, and the middle and the worst of what is
-/// counted.
+/// Formats the reports as one line per scenario, over all its seeds: the numbers of failed and
+/// unlucky runs, and the median and maximum of messages, failures, duplicates and redirects.
 pub(super) fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for runs in reports.chunk_by(|one, other| one.scenario == other.scenario) {
@@ -116,7 +121,7 @@ pub(super) fn summary(reports: &[Report]) -> String {
             format!("{}/{}", numbers[numbers.len() / 2], numbers[numbers.len() - 1])
         };
         let line = format!(
-            "{}: {} seeds, {} failed, {} unlucky; median/most: messages {}, failures {}, \
+            "{}: {} seeds, {} failed, {} unlucky; median/max: messages {}, failures {}, \
              duplicates {}, redirects {}\n",
             runs[0].scenario,
             runs.len(),
@@ -132,7 +137,8 @@ pub(super) fn summary(reports: &[Report]) -> String {
     text
 }
 
-/// Runs seeds of a profile.
+/// Runs a cluster under the faults of `profile` with `seeds` consecutive seeds, from `first` on,
+/// and prints the results. Returns the exit code: failure if any run failed.
 pub(super) fn faults(
     arguments: &VirtualArguments,
     profile: Profile,
@@ -141,40 +147,43 @@ pub(super) fn faults(
     json: bool,
 ) -> ExitCode {
     let bar = progress_bar(seeds);
-    let began = Instant::now();
+    let started = Instant::now();
     let (mut passed, mut failed) = (Vec::new(), Vec::new());
-    for place in 0..seeds {
-        let seed = first.wrapping_add(place);
-        let words = ["sim", "--profile", profile.name()].map(str::to_owned).to_vec();
-        let traced = arguments.trace;
-        let replay = Replay { words, seed, seeds_left: seeds - place - 1, traced };
-        replay::running(replay.clone());
+    for run in 0..seeds {
+        let seed = first.wrapping_add(run);
+        let arguments_of_run = ["sim", "--profile", profile.name()].map(str::to_owned).to_vec();
+        let replay = Replay {
+            arguments: arguments_of_run,
+            seed,
+            seeds_left: seeds - run - 1,
+            traced: arguments.trace,
+        };
+        replay::set_running(replay.clone());
         match fault_run::run(profile, seed, arguments.trace(), &|_| ()) {
             Ok(summary) => passed.push(summary),
             Err(failure) => {
-                bar.suspend(|| show_failure(profile, &replay, &failure));
+                bar.suspend(|| print_failure(profile, &replay, &failure));
                 failed.push((replay, failure));
             }
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    replay::over();
-    let wall = began.elapsed();
+    replay::clear_running();
+    let wall = started.elapsed();
     if json {
         println!("{}", faults_as_json(profile, &passed, &failed, wall));
     } else {
         let total = total(&passed);
         println!(
-            "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered under {} \
-             leaders, {} times handed over; \
-             {:.0} s of virtual time in {:.1} s: {:.0} times as fast",
+            "{}: {seeds} seeds, {} failed; {} entries committed, {} requests answered, {} leaders, \
+             {} leadership transfers; {:.0} s of virtual time in {:.1} s ({:.0}x)",
             profile.name(),
             failed.len(),
             total.committed,
             total.answered,
             total.leaders,
-            total.handovers,
+            total.leadership_transfers,
             total.virtual_time.as_secs_f64(),
             wall.as_secs_f64(),
             total.virtual_time.as_secs_f64() / wall.as_secs_f64(),
@@ -194,7 +203,7 @@ fn total(passed: &[Summary]) -> Summary {
         total.events += summary.events;
         total.leaders += summary.leaders;
         total.committed += summary.committed;
-        total.handovers += summary.handovers;
+        total.leadership_transfers += summary.leadership_transfers;
         total.answered += summary.answered;
         total.refused += summary.refused;
         total.disks.add(&summary.disks);
@@ -203,12 +212,12 @@ fn total(passed: &[Summary]) -> Summary {
     total
 }
 
-fn show_failure(profile: Profile, replay: &Replay, failure: &Failure) {
+fn print_failure(profile: Profile, replay: &Replay, failure: &Failure) {
     eprintln!("{} seed {} failed at {:?}", profile.name(), replay.seed, failure.at);
     if !replay.traced {
         let again = fault_run::run(profile, replay.seed, Trace::detailed(EVENTS_SHOWN), &|_| ());
         if let Err(again) = again {
-            show_events(&again.trace);
+            print_events(&again.trace);
         }
     }
     eprintln!("{}\nreplay: {replay}", failure.violation);
@@ -242,25 +251,26 @@ fn faults_as_json(
         "answered": total.answered,
         "refused": total.refused,
         "leaders": total.leaders,
-        "handovers": total.handovers,
-        "events": total.events,
+            "leadership_transfers": total.leadership_transfers,
+            "events": total.events,
         "virtual_s": total.virtual_time.as_secs_f64(),
         "wall_s": wall.as_secs_f64(),
     })
 }
 
-fn show_events(events: &[String]) {
+fn print_events(events: &[String]) {
     for line in events {
         eprintln!("  {line}");
     }
 }
 
-/// A bar of runs on stderr, if that is a terminal.
+/// Returns a progress bar that counts runs; hidden if stderr is not a terminal or there are fewer
+/// than 20 runs.
 fn progress_bar(runs: u64) -> ProgressBar {
     if runs < 20 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} seeds, {eta} left")
-        .expect("the template is sound");
+        .expect("the template is valid");
     ProgressBar::new(runs).with_style(style)
 }

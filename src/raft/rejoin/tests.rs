@@ -1,10 +1,9 @@
-//! Rejoining, by a replica whose messages, time and disk are in the test's hands.
+//! Rejoining, tested with a replica whose messages, time and disk the test controls.
 
 use super::*;
-use crate::config::Config;
 use crate::raft::{
-    AppendEntries, AppendJob, Durable, Envelope, HardState, Msg, Persisted, Replica, RequestVote,
-    Status,
+    AppendEntries, AppendJob, Durable, Effects, Envelope, HardState, Msg, Persisted, Replica,
+    RequestVote, Status, TimeoutNow,
 };
 use crate::record::{EntryKind, RecordBuffer};
 use crate::types::Round;
@@ -12,7 +11,7 @@ use crate::types::Round;
 const ME: NodeId = NodeId(1);
 const NONCE: u64 = 99;
 
-/// A replica without its disk, whose time and disk are in the test's hands.
+/// A replica, its clock, and the jobs that its disk has not done.
 struct Subject {
     replica: Replica,
     now: Instant,
@@ -20,6 +19,7 @@ struct Subject {
 }
 
 impl Subject {
+    /// Starts a replica that has lost its disk.
     fn wiped(replicas: u16) -> Subject {
         Subject::start(replicas, Durable { rejoining: true, ..Durable::default() })
     }
@@ -34,21 +34,23 @@ impl Subject {
         Subject { replica, now, jobs: Vec::new() }
     }
 
-    fn end(&mut self, mut out: Effects) -> Vec<PeerMsg> {
+    /// Flushes; returns the messages sent.
+    fn flush(&mut self, mut out: Effects) -> Vec<PeerMsg> {
         self.replica.flush(self.now, &mut out);
         self.replica.check();
         self.jobs.extend(out.append);
         out.send.into_iter().map(|sent| sent.message).collect()
     }
 
-    fn hear(&mut self, from: u16, message: PeerMsg) -> Vec<PeerMsg> {
+    /// Delivers a peer's message; returns the messages sent.
+    fn receive(&mut self, from: u16, message: PeerMsg) -> Vec<PeerMsg> {
         let mut out = Effects::default();
         let envelope = Envelope { from: NodeId(from), to: ME, leader: None, message };
         self.replica.handle_msg(self.now, Msg::Peer(envelope), &mut out);
-        self.end(out)
+        self.flush(out)
     }
 
-    /// Ends all jobs. What left by that.
+    /// Completes all jobs; returns the messages sent.
     fn sync(&mut self) -> Vec<PeerMsg> {
         let mut sent = Vec::new();
         for job in std::mem::take(&mut self.jobs) {
@@ -57,16 +59,17 @@ impl Subject {
             let mut out = Effects::default();
             let persisted = Persisted { sequence: job.sequence, last };
             self.replica.handle_msg(self.now, Msg::Persisted(persisted), &mut out);
-            sent.extend(self.end(out));
+            sent.extend(self.flush(out));
         }
         sent
     }
 
+    /// Waits until the next timeout; returns the messages sent.
     fn wait(&mut self) -> Vec<PeerMsg> {
         self.now = self.now.max(self.replica.next_timeout());
         let mut out = Effects::default();
         self.replica.handle_timeout(self.now, &mut out);
-        self.end(out)
+        self.flush(out)
     }
 
     fn status(&self) -> Status {
@@ -74,12 +77,12 @@ impl Subject {
     }
 
     fn waiting_for(&self) -> Vec<u16> {
-        let rejoining = self.status().rejoining.expect("it is rejoining");
+        let rejoining = self.status().rejoining.expect("rejoining");
         rejoining.waiting_for.iter().map(|id| id.0).collect()
     }
 }
 
-fn answer(term: u64, leads: bool, last: (u64, u64)) -> PeerMsg {
+fn reply(term: u64, leads: bool, last: (u64, u64)) -> PeerMsg {
     let last = EntryId::new(last.0, last.1);
     PeerMsg::RejoinReply(RejoinReply { nonce: NONCE, term: Term(term), leads, last })
 }
@@ -96,118 +99,118 @@ fn append(term: u64, terms: &[u64]) -> PeerMsg {
         prev: EntryId::ZERO,
         commit_index: Index::ZERO,
         loss_permille: 0,
-        // So that a vote for it need not wait for the end of the lease.
+        // Lets this replica vote for 3 at once, without waiting for the lease to end.
         transfer_to: Some(NodeId(3)),
         entries,
     })
 }
 
-fn vote(term: u64, last: (u64, u64)) -> PeerMsg {
+fn vote_request(term: u64, last: (u64, u64)) -> PeerMsg {
     let (term, last) = (Term(term), EntryId::new(last.0, last.1));
     PeerMsg::RequestVote(RequestVote { term, pre: false, transfer: true, last })
 }
 
-fn jobs_end_rejoining(subject: &Subject) -> bool {
+fn has_finishing_job(subject: &Subject) -> bool {
     subject.jobs.iter().any(|job| job.rejoined)
 }
 
 #[test]
-fn nothing_is_acknowledged_before_all_have_answered() {
+fn rejoining_replica_acks_no_append_before_all_replies() {
     let mut subject = Subject::wiped(4);
     let asked = subject.wait();
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(0), last: EntryId::ZERO });
     assert_eq!(asked, vec![ask; 3]);
-    assert_eq!(subject.hear(2, answer(3, true, (3, 1))), []);
-    assert_eq!(subject.hear(3, answer(3, false, (3, 1))), []);
+    assert_eq!(subject.receive(2, reply(3, true, (3, 1))), []);
+    assert_eq!(subject.receive(3, reply(3, false, (3, 1))), []);
     assert_eq!(subject.waiting_for(), [4]);
-    assert_eq!(subject.hear(2, append(3, &[3])), [], "it may have voted for 4 in term 5");
+    assert_eq!(subject.receive(2, append(3, &[3])), [], "old R may have voted for 4 in term 5");
     assert_eq!(subject.status().last, EntryId::ZERO);
-    assert_eq!(subject.wait().len(), 1, "only the one that is missing is asked again");
-    assert_eq!(subject.hear(4, answer(5, false, (3, 1))), []);
+    assert_eq!(subject.wait().len(), 1, "only the missing member is asked again");
+    assert_eq!(subject.receive(4, reply(5, false, (3, 1))), []);
     assert_eq!(subject.waiting_for(), [] as [u16; 0]);
     assert_eq!((subject.status().term, subject.status().voted_for), (Term(5), Some(ME)));
-    let refusal = subject.hear(2, append(3, &[3]));
-    assert!(refusal.is_empty(), "term 5 is not durable yet");
+    let sent = subject.receive(2, append(3, &[3]));
+    assert!(sent.is_empty(), "term 5 is not durable yet");
     let sent = subject.sync();
     assert!(matches!(sent[..], [PeerMsg::AppendReply(reply)] if reply.term == Term(5)), "{sent:?}");
     assert_eq!(subject.status().last, EntryId::ZERO);
 }
 
 #[test]
-fn answers_to_another_start_do_not_count() {
+fn rejoin_reply_with_an_old_nonce_is_ignored() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     for from in [2, 3] {
-        let PeerMsg::RejoinReply(mut reply) = answer(3, false, (3, 1)) else { unreachable!() };
+        let PeerMsg::RejoinReply(mut reply) = reply(3, false, (3, 1)) else { unreachable!() };
         reply.nonce += 1;
-        subject.hear(from, PeerMsg::RejoinReply(reply));
+        subject.receive(from, PeerMsg::RejoinReply(reply));
     }
     assert_eq!(subject.waiting_for(), [2, 3]);
-    subject.hear(2, answer(3, false, (3, 1)));
-    subject.hear(2, answer(3, false, (3, 1)));
-    assert_eq!(subject.waiting_for(), [3], "the same answer twice counts once");
+    subject.receive(2, reply(3, false, (3, 1)));
+    subject.receive(2, reply(3, false, (3, 1)));
+    assert_eq!(subject.waiting_for(), [3], "a repeated reply counts once");
 }
 
 #[test]
-fn it_rejoins_once_all_that_the_leader_named_is_durable() {
+fn replica_rejoins_when_durable_up_to_the_target() {
     let mut subject = Subject::wiped(3);
     subject.wait();
-    subject.hear(2, answer(3, true, (3, 2)));
-    subject.hear(3, answer(3, false, (3, 2)));
+    subject.receive(2, reply(3, true, (3, 2)));
+    subject.receive(3, reply(3, false, (3, 2)));
     subject.sync();
-    subject.hear(2, append(3, &[1, 3]));
+    subject.receive(2, append(3, &[1, 3]));
     subject.sync();
-    assert!(!jobs_end_rejoining(&subject), "no answer after those of all others counts yet");
-    subject.hear(2, answer(3, true, (3, 3)));
+    assert!(!has_finishing_job(&subject), "no leader has named a target");
+    subject.receive(2, reply(3, true, (3, 3)));
     assert_eq!(subject.status().rejoining.unwrap().target, Some(Index(3)));
-    subject.hear(2, append(3, &[1, 3, 3]));
-    assert!(!jobs_end_rejoining(&subject), "what was stored is not durable yet");
+    subject.receive(2, append(3, &[1, 3, 3]));
+    assert!(!has_finishing_job(&subject), "the entries are not durable yet");
     subject.sync();
-    assert!(jobs_end_rejoining(&subject));
-    assert_eq!(subject.hear(3, vote(4, (3, 3))), [], "the mark is still there");
+    assert!(has_finishing_job(&subject));
+    assert_eq!(subject.receive(3, vote_request(4, (3, 3))), [], "the durable mark still exists");
     assert_eq!(subject.sync(), []);
     assert_eq!(subject.status().rejoining, None);
-    assert_eq!(subject.hear(3, vote(3, (2, 9))), [], "its vote in term 3 is spent");
-    subject.hear(3, vote(4, (3, 3)));
+    assert_eq!(subject.receive(3, vote_request(3, (2, 9))), [], "its vote in term 3 is spent");
+    subject.receive(3, vote_request(4, (3, 3)));
     let sent = subject.sync();
     assert!(matches!(sent[..], [PeerMsg::VoteReply(reply)] if reply.granted), "{sent:?}");
 }
 
 #[test]
-fn what_the_leader_of_an_earlier_term_named_does_not_count() {
+fn rejoin_target_of_an_earlier_term_is_discarded() {
     let mut subject = Subject::wiped(3);
     subject.wait();
-    subject.hear(2, answer(3, true, (3, 1)));
-    subject.hear(3, answer(3, false, (3, 1)));
-    subject.hear(2, answer(3, true, (3, 1)));
+    subject.receive(2, reply(3, true, (3, 1)));
+    subject.receive(3, reply(3, false, (3, 1)));
+    subject.receive(2, reply(3, true, (3, 1)));
     assert_eq!(subject.status().rejoining.unwrap().target, Some(Index(1)));
-    subject.hear(3, append(4, &[3, 4]));
+    subject.receive(3, append(4, &[3, 4]));
     subject.sync();
-    assert!(!jobs_end_rejoining(&subject));
+    assert!(!has_finishing_job(&subject));
     assert_eq!(subject.status().rejoining.unwrap().target, None);
-    subject.hear(2, answer(3, true, (3, 1)));
+    subject.receive(2, reply(3, true, (3, 1)));
     assert_eq!(subject.status().rejoining.unwrap().target, None, "2 does not lead term 4");
-    subject.hear(3, answer(4, true, (4, 2)));
-    assert!(jobs_end_rejoining(&subject));
+    subject.receive(3, reply(4, true, (4, 2)));
+    assert!(has_finishing_job(&subject));
 }
 
 #[test]
-fn a_named_entry_that_the_leader_does_not_have_is_refused() {
+fn rejoin_target_inconsistent_with_leader_log_is_rejected() {
     let mut subject = Subject::wiped(3);
     subject.wait();
-    subject.hear(2, answer(3, true, (3, 1)));
-    subject.hear(3, answer(3, false, (3, 1)));
-    subject.hear(2, answer(3, true, (2, 1)));
-    subject.hear(2, append(3, &[3, 3]));
+    subject.receive(2, reply(3, true, (3, 1)));
+    subject.receive(3, reply(3, false, (3, 1)));
+    subject.receive(2, reply(3, true, (2, 1)));
+    subject.receive(2, append(3, &[3, 3]));
     subject.sync();
-    assert!(!jobs_end_rejoining(&subject));
+    assert!(!has_finishing_job(&subject));
     assert_eq!(subject.status().counters.malformed, 1);
-    subject.hear(2, answer(3, true, (3, 2)));
-    assert!(jobs_end_rejoining(&subject));
+    subject.receive(2, reply(3, true, (3, 2)));
+    assert!(has_finishing_job(&subject));
 }
 
 #[test]
-fn a_restart_while_rejoining_begins_anew_with_what_is_stored() {
+fn restart_during_rejoin_repeats_requests_and_keeps_log() {
     let hard_state = HardState { term: Term(4), voted_for: None };
     let PeerMsg::AppendEntries(append) = append(4, &[3, 4]) else { unreachable!() };
     let entries = append.entries;
@@ -216,13 +219,13 @@ fn a_restart_while_rejoining_begins_anew_with_what_is_stored() {
     let last = EntryId::new(4, 2);
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(4), last });
     assert_eq!(subject.wait(), vec![ask; 2]);
-    subject.hear(2, answer(3, false, (3, 1)));
-    subject.hear(3, answer(3, false, (3, 1)));
+    subject.receive(2, reply(3, false, (3, 1)));
+    subject.receive(3, reply(3, false, (3, 1)));
     assert_eq!((subject.status().term, subject.status().voted_for), (Term(4), Some(ME)));
 }
 
 #[test]
-fn neither_a_lone_replica_nor_one_that_hears_nobody_ever_stands() {
+fn rejoining_replica_without_replies_never_campaigns() {
     for replicas in [1, 3] {
         let mut subject = Subject::wiped(replicas);
         for _ in 0..200 {
@@ -236,15 +239,15 @@ fn neither_a_lone_replica_nor_one_that_hears_nobody_ever_stands() {
 }
 
 #[test]
-fn an_order_to_take_over_is_ignored() {
+fn rejoining_replica_ignores_timeout_now() {
     let mut subject = Subject::wiped(3);
     subject.wait();
-    subject.hear(2, answer(3, true, (3, 1)));
-    subject.hear(3, answer(3, false, (3, 1)));
-    subject.hear(2, append(3, &[3]));
+    subject.receive(2, reply(3, true, (3, 1)));
+    subject.receive(3, reply(3, false, (3, 1)));
+    subject.receive(2, append(3, &[3]));
     subject.sync();
-    let order = TimeoutNow { term: Term(3), last: EntryId::new(3, 1) };
-    assert_eq!(subject.hear(2, PeerMsg::TimeoutNow(order)), []);
+    let request = TimeoutNow { term: Term(3), last: EntryId::new(3, 1) };
+    assert_eq!(subject.receive(2, PeerMsg::TimeoutNow(request)), []);
     assert_eq!(subject.status().term, Term(3));
-    assert_eq!(subject.status().counters.ignored_to_rejoin, 1);
+    assert_eq!(subject.status().counters.ignored_while_rejoining, 1);
 }

@@ -1,204 +1,124 @@
-//! The server: the same stages as everywhere, behind TCP doors for Redis clients and for peers,
-//! over a log on disk.
+//! The server: Redis clients and peers over TCP, a log on disk, and the stages in between.
 //!
-//! | file | what it holds |
+//! | folder or file | contents |
 //! |---|---|
-//! | `network` | the stage: `Poll`, and which way everything goes |
-//! | `clients`, `client` | the clients' door; one client's requests in their order |
-//! | `memory` | what all clients hold, and who may go on when that is much |
-//! | `flights` | who waits for which request |
-//! | `read_asks` | reads at a replica that does not lead |
-//! | `links`, `inbound` | connections to peers; connections from peers |
-//! | `listener`, `socket`, `outbox`, `slab` | sockets that never block |
-//! | `descriptors` | how many files and sockets the system allows |
+//! | `network` | the network stage: `Poll`, and the way of each request and reply |
+//! | `clients` | connections of clients, their requests and replies |
+//! | `peers` | connections to and from peers |
+//! | `read_index` | reads on a replica that does not lead |
+//! | `request_id` | ids of requests between replicas |
+//! | `sockets` | non-blocking sockets, their queues, the limit on open files |
+//! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
 //!
-//! Only the replica that holds a client's connection answers it, from its own state: a write once
-//! it has applied it, a read once it has applied as much as the leader knew to be committed when
-//! the read came. What peers pass to the leader are bare commands, and nothing comes back but
-//! refusals (design.md §6).
-
-mod client;
+//! Only the replica that holds a client's connection replies to it, from its own state: to a write
+//! once it has applied it, to a read once it has applied everything that the leader knew to be
+//! committed when the read arrived. Replicas forward bare commands to the leader, and only refusals
+//! come back.
 mod clients;
-mod descriptors;
-mod flights;
-mod inbound;
-mod links;
-mod listener;
-mod memory;
+mod folder;
 mod network;
-mod outbox;
-mod read_asks;
-mod slab;
-mod socket;
+mod options;
+mod peers;
+mod read_index;
+mod request_id;
+mod retry;
+mod sockets;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::{self, Duration};
 
-use crate::config::Config;
-use crate::kv::Store;
-use crate::raft::{DiskState, Replica, SnapshotId};
+use mio::{Poll, Waker};
+
+use crate::kv::StateMachine;
+use crate::raft::{DiskState, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::redis::{Context, Node, Settings};
-use crate::storage::{
-    Expected, Log, LogOptions, PeerNotes, RealDisk, Recovered, Snapshots as Files, StorageError,
-    cluster_fingerprint, failpoint, replicas,
+use crate::redis::{Context, ReplicaInfo, Settings};
+use crate::runtime::boards::{
+    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
+    SubscriberBoard,
 };
-use crate::types::{EntryId, Instant, NodeId};
+use crate::runtime::channels;
+use crate::runtime::clock::Clock;
+use crate::runtime::error::{RunError, system_error};
+use crate::runtime::stages::applier::{Applier, ReplyPolicy, applied_clock};
+use crate::runtime::stages::core::replicated_clock::CoreClock;
+use crate::runtime::stages::core::{Core, NonLeaderPolicy};
+use crate::runtime::stages::disk_log::DiskLog;
+use crate::runtime::stages::log_writer::LogWriter;
+use crate::runtime::stages::snapshot_scheduler::SnapshotScheduler;
+use crate::runtime::stages::snapshots::SnapshotIo;
+use crate::runtime::stages::threads::run;
+use crate::runtime::stages::{Stages, random_seed};
+use crate::runtime::wake::Wake;
+use crate::storage::{Log, PeerRecords, RealDisk, Recovered, cluster_fingerprint, replicas};
+use crate::types::{EntryId, Index, Instant, NodeId};
 use crate::wire::frame::{Hello, Lane};
 use crate::wire::resp::Limits;
 
 use self::clients::Clients;
-use self::flights::{Flights, origin_of};
-use self::inbound::Inbound;
-use self::links::Links;
-use self::listener::Listener;
-use self::network::{CLIENTS_FROM, INBOUND_FROM, LINKS_FROM, Parts, ServerNetwork, WAKER};
-use super::applier::{Answering, Applier};
-use super::channels;
-use super::clock::Clock;
-use super::core::{Core, UnlessLeading};
-use super::ears::Ears;
-use super::log_writer::LogWriter;
-use super::memory::MemoryBoard;
-use super::replicated_clock::CoreClock;
-use super::room::held_of;
-use super::saving::Saving;
-use super::snapshots::{self, Found, SnapshotBoard, Snapshots};
-use super::status::{Board, Counts, RoomBoard};
-use super::wake::Wake;
-use super::{RunError, Stages, Threads, run, seed, system};
+use self::folder::OpenedFolder;
+use self::network::{CLIENTS_FROM, INCOMING_FROM, OUTGOING_FROM, Parts, ServerNetwork, WAKER};
+use self::peers::incoming::IncomingPeers;
+use self::peers::outgoing::OutgoingPeers;
+use self::request_id::origin_of;
+use self::retry::retry_while;
+use self::sockets::descriptors;
+use self::sockets::listener::Listener;
 
-pub use self::clients::Patience;
+pub use self::clients::Timeouts;
+pub use self::folder::{FolderState, bootstrap, inspect};
+pub use self::options::{Bootstrap, ServerOptions};
 
-/// A process that was killed may be here for so long, for its disk's sake.
-const LEAVING_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether it has gone.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a server is started with.
-#[derive(Clone, Debug)]
-pub struct ServerOptions {
-    /// This replica.
-    pub id: NodeId,
-    /// Where clients connect.
-    pub listen: SocketAddr,
-    /// Where peers connect.
-    pub peer_listen: SocketAddr,
-    /// The other replicas and where they listen for peers.
-    pub peers: Vec<(NodeId, SocketAddr)>,
-    /// What clients of other replicas are told instead of `listen`, as `host:port`.
-    pub announce: Option<String>,
-    /// The replica's folder.
-    pub folder: PathBuf,
-    /// The cluster that the folder must belong to; `None` takes what the folder says.
-    pub cluster: Option<u128>,
-    /// Make the folder this replica's if it is empty. Wants `cluster`.
-    pub bootstrap: Option<Bootstrap>,
-    /// How the core behaves.
-    pub config: Config,
-    /// How stages are put on threads.
-    pub threads: Threads,
-    /// Most clients at a time.
-    pub clients_max: u64,
-    /// Most bytes of memory that all clients together may hold.
-    pub clients_bytes_max: u64,
-    /// So many bytes of memory may be in use before commands that add to it are refused; 0 for any
-    /// number. It counts the state, the log in memory, and what clients hold.
-    pub memory_max: u64,
-    /// Seconds after which a client that is idle is closed; 0 for never.
-    pub idle_seconds_max: u64,
-    /// Bytes of the log behind one snapshot at which the next is whole, or 7/16 of the snapshot if
-    /// that is more.
-    pub snapshot_log_bytes: u64,
-    /// Where this replica is a Sentinel and nothing else, if anywhere.
-    pub sentinel_listen: Option<SocketAddr>,
-    /// How clients that ask a Sentinel call this cluster.
-    pub sentinel_name: String,
-    /// Whether clients may use `DEBUG`.
-    pub debug: bool,
-    /// Below so many bytes of room on its disk a replica refuses writes; 0 for never.
-    pub disk_reserve: u64,
-    /// How long clients wait.
-    pub patience: Patience,
-}
-
-/// How an empty folder is made a replica's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bootstrap {
-    /// As one of a new cluster.
-    New,
-    /// As one that has lost its folder. It comes back under its id, and neither votes nor campaigns
-    /// before it holds again what it may have acknowledged.
-    Rejoin,
-}
-
-impl ServerOptions {
-    /// The ids of all voters, this replica included.
-    pub fn members(&self) -> Vec<NodeId> {
-        self.peers.iter().map(|(peer, _)| *peer).chain([self.id]).collect()
-    }
-}
-
-/// Runs a server until the system refuses to poll. It leaves SIGTERM to its default: whatever it
-/// has acknowledged is on disk.
+/// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
+/// because everything that the server has acknowledged is on disk.
 ///
 /// # Errors
-/// If it can't start: an address in use, a folder that is another's or damaged, nonsense in the
-/// configuration.
-pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), RunError> {
+/// If the server cannot start: an address is in use, the folder is damaged or belongs to another
+/// replica, or the configuration is invalid.
+pub fn run_server(
+    options: &ServerOptions,
+    counters: &Arc<RuntimeCounters>,
+) -> Result<(), RunError> {
     options.config.validate()?;
-    // Before the folder is touched: a second start by mistake must not count as a restart.
-    let client_listener = listen("clients", options.listen)?;
-    let sentinel_listener =
-        options.sentinel_listen.map(|address| listen("a Sentinel's clients", address));
-    let sentinel_listener = sentinel_listener.transpose()?;
-    let peer_listener = listen("peers", options.peer_listen)?;
-    if let Some(how) = options.bootstrap {
-        let cluster = options.cluster.expect("to bootstrap goes with a cluster's id");
-        bootstrap(&options.folder, cluster, options.id, &options.members(), how)?;
-    }
-    let room = Arc::new(RoomBoard::new(options.disk_reserve));
-    let Opened { recovered, notes, files, snapshot, store } = open(options, &room)?;
-    let identity = recovered.identity();
-    let opening = recovered.openings().last().copied().expect("this opening is among them");
-    let last_saved = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
+    // Before the folder is opened, so that a second start by mistake does not count as a restart.
+    let (client_listener, peer_listener) =
+        (listen("clients", options.listen)?, listen("peers", options.peer_listen)?);
+    let sentinel_listener = sentinel_listener(options)?;
+    bootstrap_if_requested(options)?;
+    let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
+    let folder = folder::open(options, &disk_space)?;
+    let OpenedFolder { recovered, peers: peer_records, snapshots, snapshot, store } = folder;
+    let opening = recovered.openings().last().copied().expect("the list has this opening");
+    let last_snapshot = snapshot.map_or(EntryId::ZERO, |snapshot| snapshot.last);
     let clock = Clock::start();
     let peers: Vec<NodeId> = options.peers.iter().map(|(peer, _)| *peer).collect();
-    let parts = |error| system("setting up the network")(error);
-    let poll = mio::Poll::new().map_err(parts)?;
-    let wake = Arc::new(Wake::new(mio::Waker::new(poll.registry(), WAKER).map_err(parts)?));
+    let (poll, wake) = poll_and_wake().map_err(system_error("cannot set up the network"))?;
     let fused = options.threads.are_fused();
     let ends = channels::channels(&wake, fused);
-    let (board, saved) = (Arc::<Board>::default(), Arc::<SnapshotBoard>::default());
-    let (clocks, replicated_clock) = CoreClock::with_board(&peers, &store, &clock);
-    let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&saved)));
+    let status = Arc::<StatusBoard>::default();
+    let snapshot_board = Arc::<SnapshotBoard>::default();
+    let clocks = Arc::new(ClockBoard::new(&peers));
+    let applied = applied_clock(&store);
+    let replicated_clock = CoreClock::new(&peers, Arc::clone(&clocks), applied, &clock);
+    let memory = Arc::new(MemoryBoard::new(options.memory_max, Arc::clone(&snapshot_board)));
     let origin = origin_of(options.id, opening);
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
-    let announce = options.announce.clone().unwrap_or_else(|| options.listen.to_string());
-    let introduction = introduction(&recovered, &announce);
-    let flag = Arc::clone(&rejoining);
-    let links = Links::new(introduction, flag, &options.peers, LINKS_FROM, Arc::clone(counts));
-    let members = recovered.members().to_vec();
-    let inbound = Inbound::new(identity, members, notes, INBOUND_FROM, Arc::clone(counts));
-    let fingerprint = cluster_fingerprint(identity.cluster);
-    let mut context = context(options, fingerprint, &announce, clock.now());
-    context.note_applied(last_saved.index);
-    note_state(&mut context, &store);
-    let ears = Arc::new(Ears::default());
+    let (outgoing, incoming) =
+        peer_connections(options, &recovered, peer_records, &rejoining, counters);
+    let cluster = recovered.identity().cluster;
+    let mut context = context(options, cluster_fingerprint(cluster), clock.now());
+    set_state(&mut context, &store, last_snapshot.index);
+    let subscribers = Arc::new(SubscriberBoard::default());
     let clients = Clients::new(
-        Flights::new(origin),
+        origin,
         CLIENTS_FROM,
-        options.patience,
+        options.timeouts,
         context,
         settings(options),
-        Arc::clone(&ears),
-        Arc::clone(counts),
+        Arc::clone(&subscribers),
+        Arc::clone(counters),
     );
     let network = ServerNetwork::new(Parts {
         poll,
@@ -211,47 +131,107 @@ pub fn run_server(options: &ServerOptions, counts: &Arc<Counts>) -> Result<(), R
         sentinel_listener,
         peer_listener,
         clients,
-        links,
-        inbound,
-        board: Arc::clone(&board),
-        saved: Arc::clone(&saved),
-        room: Arc::clone(&room),
+        outgoing,
+        incoming,
+        status: Arc::clone(&status),
+        snapshots: Arc::clone(&snapshot_board),
+        disk_space: Arc::clone(&disk_space),
         memory: Arc::clone(&memory),
         clocks,
-        counts: Arc::clone(counts),
+        counters: Arc::clone(counters),
     })
-    .map_err(parts)?;
-    // The last step that can fail, so that no start that fails before counts as an opening, and
-    // before the first byte to a peer.
+    .map_err(system_error("cannot set up the network"))?;
+    // The last step that can fail, so that a failed start does not count as an opening; and before
+    // the first byte to a peer.
     let (log, durable) = recovered.open(snapshot)?;
-    tell_open(options, &log, durable.entries.last(), last_saved);
-    let replica =
-        Replica::new(options.id, &peers, options.config.clone(), seed(), durable, clock.now());
-    let saving = Saving::new(options.snapshot_log_bytes, Arc::clone(&saved), Arc::clone(&memory));
+    log_start(options, &log, durable.entries.last(), last_snapshot);
+    let replica = Replica::new(
+        options.id,
+        &peers,
+        options.config.clone(),
+        random_seed(),
+        durable,
+        clock.now(),
+    );
+    let scheduler = SnapshotScheduler::new(
+        options.snapshot_log_bytes,
+        Arc::clone(&snapshot_board),
+        Arc::clone(&memory),
+    );
+    let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
         network,
         core: Core::new(
             replica,
             clock,
             ends.core,
-            UnlessLeading::Refuse,
-            board,
-            Arc::clone(counts),
+            NonLeaderPolicy::Refuse,
+            status,
+            Arc::clone(counters),
         )
-        .within(memory)
+        .with_memory(memory)
         .with_clock(replicated_clock),
-        log_writer: LogWriter::durable(log, &room, &saving, ends.log_writer, counts)
-            .rejoining(rejoining),
-        applier: Applier::new(Answering::AsOrigin(origin), clock, ends.applier)
-            .with(store, last_saved, saving.clone())
-            .heard_by(ears),
-        snapshots: Some(Snapshots::new(files, saving, room, ends.snapshots, Arc::clone(counts))),
+        log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
+        applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
+            .with_store(store, last_snapshot, scheduler.clone())
+            .with_subscribers(subscribers),
+        snapshots: Some(SnapshotIo::new(
+            snapshots,
+            scheduler,
+            disk_space,
+            ends.snapshots,
+            Arc::clone(counters),
+        )),
     };
-    run(stages, fused).map_err(system("waiting for messages"))
+    run(stages, fused).map_err(system_error("cannot wait for events of the network"))
 }
 
-/// What this replica says of itself to its peers; addressee and lane are filled in later.
-fn introduction(recovered: &Recovered<RealDisk>, announce: &str) -> Hello {
+fn sentinel_listener(options: &ServerOptions) -> Result<Option<Listener>, RunError> {
+    options.sentinel_listen.map(|address| listen("Sentinel clients", address)).transpose()
+}
+
+fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
+    let Some(how) = options.bootstrap else { return Ok(()) };
+    let cluster = options.cluster.expect("a bootstrap has the id of the cluster");
+    bootstrap(&options.folder, cluster, options.id, &options.members(), how)
+}
+
+/// Creates the `Poll` of the network stage, and the waker with which other stages interrupt it.
+fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKER)?;
+    Ok((poll, Arc::new(Wake::new(waker))))
+}
+
+/// Creates the connection tables for outgoing and incoming connections of peers. No connection is
+/// opened yet.
+fn peer_connections(
+    options: &ServerOptions,
+    recovered: &Recovered<RealDisk>,
+    records: PeerRecords<RealDisk>,
+    rejoining: &Arc<AtomicBool>,
+    counters: &Arc<RuntimeCounters>,
+) -> (OutgoingPeers, IncomingPeers) {
+    let outgoing = OutgoingPeers::new(
+        hello(recovered, options.announced()),
+        Arc::clone(rejoining),
+        &options.peers,
+        OUTGOING_FROM,
+        Arc::clone(counters),
+    );
+    let incoming = IncomingPeers::new(
+        recovered.identity(),
+        recovered.members().to_vec(),
+        records,
+        INCOMING_FROM,
+        Arc::clone(counters),
+    );
+    (outgoing, incoming)
+}
+
+/// Returns the hello with which this replica begins its connections to peers. The recipient and the
+/// lane are filled in per connection.
+fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     let identity = recovered.identity();
     Hello {
         cluster: identity.cluster,
@@ -262,16 +242,16 @@ fn introduction(recovered: &Recovered<RealDisk>, announce: &str) -> Hello {
         members: recovered.members().to_vec(),
         rejoining: recovered.is_rejoining(),
         lane: Lane::Urgent,
-        client_address: announce.to_owned(),
+        client_address,
     }
 }
 
-/// Logs that the replica has started, and with what.
-fn tell_open(
+/// Logs the start of the replica, with its identity and the state of its log.
+fn log_start(
     options: &ServerOptions,
     log: &Log<RealDisk>,
     last: Option<&Entry>,
-    last_saved: EntryId,
+    last_snapshot: EntryId,
 ) {
     let identity = log.identity();
     tracing::info!(
@@ -280,147 +260,22 @@ fn tell_open(
         members = replicas(log.members()),
         incarnation = identity.incarnation,
         rejoining = log.is_rejoining(),
-        last = %last.map_or(last_saved, Entry::id),
-        snapshot = %last_saved,
+        last_entry = %last.map_or(last_snapshot, Entry::id),
+        snapshot = %last_snapshot,
         listen = %options.listen,
         peer_listen = %options.peer_listen,
-        "the log is open"
+        "replica started"
     );
 }
 
-/// What a folder held.
-struct Opened {
-    recovered: Recovered<RealDisk>,
-    notes: PeerNotes<RealDisk>,
-    files: Files<RealDisk>,
-    /// The latest snapshot.
-    snapshot: Option<SnapshotId>,
-    /// The state in it.
-    store: Store,
-}
-
-/// Reads the folder: the latest snapshot, and the log behind it. All but the reserve and the peer
-/// notes is left as it is.
-fn open(options: &ServerOptions, room: &RoomBoard) -> Result<Opened, RunError> {
-    if let Ok(chosen) = std::env::var(failpoint::VARIABLE) {
-        tracing::warn!("this process kills itself at {chosen}: a test wants it");
-        failpoint::choose(&chosen);
-    }
-    let disk = patiently(
-        || RealDisk::open(&options.folder),
-        |error| matches!(error, StorageError::Locked { .. }),
-    )?;
-    let beside = disk.beside()?;
-    let members = options.members();
-    let expected =
-        Expected { cluster: options.cluster, replica: options.id, members: Some(&members) };
-    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
-    let Found { files, latest } = snapshots::load(beside.beside()?)?;
-    let snapshot = latest.as_ref().map(|(id, _)| *id);
-    recovered.check_snapshot(snapshot)?;
-    if recovered.adopts_members() {
-        tracing::warn!(
-            members = replicas(recovered.members()),
-            "the folder is of an earlier format and does not say who the members of its cluster \
-             are; those of --peers are written into it"
-        );
-    }
-    if recovered.repairs_meta() {
-        tracing::warn!(
-            folder = %options.folder.display(),
-            "a copy of the meta record is damaged; it is replaced by the other one. Check the disk"
-        );
-    }
-    // What it holds is given up again if the opening needs it.
-    beside.keep_reserve(held_of(options.disk_reserve))?;
-    // Before anybody asks.
-    room.write(beside.room()?);
-    let notes = PeerNotes::open(beside, recovered.identity())?;
-    if let Some(damage) = notes.damage() {
-        tracing::warn!(
-            "{damage}. This file is a cache of what peers said of themselves: it is rebuilt. Check \
-             the disk"
-        );
-    }
-    let store = latest.map_or_else(Store::default, |(_, store)| store);
-    Ok(Opened { recovered, notes, files, snapshot, store })
-}
-
-/// Makes an empty folder, or none yet, a replica's.
-///
-/// # Errors
-/// If the folder holds something already, or can't be written.
-pub fn bootstrap(
-    folder: &Path,
-    cluster: u128,
-    id: NodeId,
-    members: &[NodeId],
-    how: Bootstrap,
-) -> Result<(), RunError> {
-    let mut disk = RealDisk::create(folder)?;
-    match how {
-        Bootstrap::New => Log::bootstrap(&mut disk, cluster, id, members)?,
-        Bootstrap::Rejoin => Log::bootstrap_rejoining(&mut disk, cluster, id, members)?,
-    }
-    Ok(())
-}
-
-/// What a replica's folder is like that a replica can start with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Folder {
-    /// All that was written is there.
-    Whole,
-    /// The same, but the replica rejoins: it does not hold yet what it may have acknowledged.
-    Rejoining,
-}
-
-/// Reads a replica's folder as a start does. Changes nothing in it but to remove unfinished
-/// snapshots.
-///
-/// # Errors
-/// If the replica would not start with it, or another process has it.
-pub fn inspect(
-    folder: &Path,
-    cluster: u128,
-    id: NodeId,
-    members: &[NodeId],
-) -> Result<Folder, RunError> {
-    let disk = RealDisk::open(folder)?;
-    let beside = disk.beside()?;
-    let expected = Expected { cluster: Some(cluster), replica: id, members: Some(members) };
-    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
-    let latest = snapshots::load(beside)?.latest;
-    recovered.check_snapshot(latest.map(|(id, _)| id))?;
-    Ok(if recovered.is_rejoining() { Folder::Rejoining } else { Folder::Whole })
-}
-
-/// Tries for some seconds what a process that was here before may still be in the way of: one that
-/// was killed while its disk took long holds its ports and its folder until the disk is done.
-fn patiently<T, E: fmt::Display>(
-    mut attempt: impl FnMut() -> Result<T, E>,
-    is_in_the_way: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let begun = time::Instant::now();
-    let mut told = false;
-    loop {
-        match attempt() {
-            Err(error) if is_in_the_way(&error) && begun.elapsed() < LEAVING_MAX => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!("{error}; waiting for it to go");
-                }
-                thread::sleep(PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
+/// Opens a listening socket. If the address is in use, retries for some seconds, in case an earlier
+/// process is still exiting.
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
     let bind = || {
         Listener::bind(address).map_err(|source| {
             let advice = match source.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "another process listens there; stop it, or choose another"
+                    "another process listens there; stop it, or choose another address"
                 }
                 io::ErrorKind::PermissionDenied => "choose a port above 1023",
                 io::ErrorKind::AddrNotAvailable => "choose an address of this machine",
@@ -429,48 +284,52 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
             RunError::Listen { whom, address, source, advice }
         })
     };
-    let is_taken = |error: &RunError| {
+    let is_in_use = |error: &RunError| {
         matches!(error, RunError::Listen { source, .. }
             if source.kind() == io::ErrorKind::AddrInUse)
     };
-    patiently(bind, is_taken)
+    retry_while(bind, is_in_use)
 }
 
-/// What `CONFIG` begins with.
+/// Returns the initial settings for `CONFIG GET`, from the server's options.
 fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
-    let clients_max = descriptors::reserve(options.clients_max, options.peers.len());
-    settings.allow_memory(options.memory_max);
-    settings.allow_clients(clients_max, options.clients_bytes_max, options.idle_seconds_max);
+    let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
+    settings.set_memory_max(options.memory_max);
+    settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
 }
 
-/// What clients are told of a state that was found.
-fn note_state(context: &mut Context, store: &Store) {
+/// Sets the fields of the context that `INFO` reports about the state: applied index, number of
+/// keys and digest.
+fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
+    context.note_applied(applied);
     context.key_count = store.key_count() as u64;
-    context.ending_count = store.ending_count() as u64;
+    context.expires_count = store.expires_count() as u64;
     context.state_digest = store.digest();
 }
 
-/// What clients are told of this replica, before anything else is known.
-fn context(options: &ServerOptions, fingerprint: u128, announce: &str, now: Instant) -> Context {
-    let (host, port) = announce.rsplit_once(':').unwrap_or((announce, ""));
-    let me = Node {
+/// Creates the context (the values that `INFO`, `ROLE` and other commands report) of this replica
+/// at its start.
+fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context {
+    let announced = options.announced();
+    let (host, port) = announced.rsplit_once(':').unwrap_or((&announced, ""));
+    let me = ReplicaInfo {
         id: options.id,
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
         port: port.parse().unwrap_or(options.listen.port()),
         peer_port: options.peer_listen.port(),
         connected: true,
         match_index: None,
-        disk: DiskState::Well,
+        disk: DiskState::Healthy,
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
-    context.run_id = u128::from(seed()) << 64 | u128::from(seed());
+    context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());
     context.payload_bytes_max = RECORD_BYTES_MAX - HEADER_BYTES;
     context
 }

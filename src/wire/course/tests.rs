@@ -1,4 +1,4 @@
-//! Tests of the course's messages, by example; `tests/props.rs` has those by rule.
+//! Tests of the course's messages by example. Property tests are in `tests/props.rs`.
 
 use serde_json::{Value, json};
 
@@ -61,21 +61,21 @@ fn peer_json(envelope: &Envelope) -> Value {
 }
 
 #[test]
-fn a_clients_requests_become_commands() {
-    let operation = Operation::Put { key: b"K", value: b"V" };
+fn client_requests_are_decoded_to_commands() {
+    let operation = Operation::set(b"K", b"V");
     let payload = Command { key: key(), operation }.encode();
     let request = ClientRequest { key: key(), kind: RequestKind::Write, payload };
     assert_eq!(decoded(&put()), Ok(Incoming::Request { client: ClientId(0x1A), request }));
 
     let get = json!({"src": "001a", "dst": "0001", "type": "get", "MID": MID, "key": "é\"\\\n"});
-    let operation = Operation::Get { key: "é\"\\\n".as_bytes() };
+    let operation = Operation::get("é\"\\\n".as_bytes());
     let payload = Command { key: key(), operation }.encode();
     let request = ClientRequest { key: key(), kind: RequestKind::Read, payload };
     assert_eq!(decoded(&get), Ok(Incoming::Request { client: ClientId(0x1A), request }));
 }
 
 #[test]
-fn what_else_a_message_says_is_passed_over() {
+fn unknown_json_fields_are_ignored() {
     let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     let text = put().to_string();
     let noisy =
@@ -84,7 +84,7 @@ fn what_else_a_message_says_is_passed_over() {
 }
 
 #[test]
-fn wrong_requests_are_refused_by_name() {
+fn invalid_requests_are_rejected_with_the_reason() {
     for member in ["src", "dst", "type", "MID", "key", "value"] {
         assert_eq!(refused(&without(put(), member)), CourseError::Missing(member));
         assert_eq!(refused(&with(put(), member, Value::Null)), CourseError::Missing(member));
@@ -104,7 +104,7 @@ fn wrong_requests_are_refused_by_name() {
         assert_eq!(error, CourseError::RequestId(mid.to_owned()));
     }
     let error = refused(&with(put(), "src", json!("FFFF")));
-    assert_eq!(error, CourseError::Sender(NOBODY));
+    assert_eq!(error, CourseError::Sender(BROADCAST));
     let error = refused(&with(put(), "type", json!("ok")));
     assert_eq!(error, CourseError::Type("ok".to_owned()));
     let error = refused(&with(put(), "value", json!("x".repeat(COMMAND_BYTES_MAX))));
@@ -112,7 +112,7 @@ fn wrong_requests_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_no_object_is_refused() {
+fn messages_that_are_not_json_objects_are_rejected() {
     let array = r#"["001A","0001","FFFF","put"]"#;
     for text in ["", " ", "{", "{}x", "null", "7", array, "\"put\"", "{\"src\":\"\\ud800\"}"] {
         let error = decode(text.as_bytes(), ME).unwrap_err();
@@ -123,7 +123,7 @@ fn what_is_no_object_is_refused() {
 }
 
 #[test]
-fn what_is_not_for_us_is_ignored() {
+fn misdirected_messages_are_ignored() {
     let other = with(put(), "dst", json!("0002"));
     assert_eq!(decoded(&other), Ok(Incoming::Ignored(Ignored::Misdirected(NodeId(2)))));
     let mut hello = Vec::new();
@@ -132,17 +132,17 @@ fn what_is_not_for_us_is_ignored() {
 }
 
 #[test]
-fn peers_understand_each_other() {
+fn peer_messages_survive_a_round_trip() {
     let sent = envelope();
     assert_eq!(decoded(&peer_json(&sent)), Ok(Incoming::Peer(sent.clone())));
     let unled = Envelope { leader: None, ..sent.clone() };
     assert_eq!(decoded(&peer_json(&unled)), Ok(Incoming::Peer(unled)));
-    let to_all = Envelope { to: NOBODY, ..sent.clone() };
+    let to_all = Envelope { to: BROADCAST, ..sent.clone() };
     assert_eq!(decoded(&peer_json(&to_all)), Ok(Incoming::Peer(sent)));
 }
 
 #[test]
-fn wrong_peer_messages_are_refused_by_name() {
+fn invalid_peer_messages_are_rejected_with_the_reason() {
     let sent = peer_json(&envelope());
     assert_eq!(refused(&without(sent.clone(), "leader")), CourseError::Missing("leader"));
     assert_eq!(refused(&without(sent.clone(), "body")), CourseError::Missing("body"));
@@ -155,7 +155,7 @@ fn wrong_peer_messages_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_written_is_compact_and_complete() {
+fn encoded_messages_match_the_exact_json() {
     let mut out = Vec::new();
     encode_hello(NodeId(0xAB), &mut out);
     assert_eq!(out, br#"{"src":"00AB","dst":"FFFF","leader":"FFFF","type":"hello"}"#);
@@ -177,9 +177,9 @@ fn what_is_written_is_compact_and_complete() {
 }
 
 #[test]
-fn every_peer_type_is_read_back() {
+fn every_peer_type_survives_a_round_trip() {
     let reply =
-        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Well, outcome };
+        |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Healthy, outcome };
     let (refused, hint) = (Index(1), EntryId::ZERO);
     let mut messages = vec![
         envelope().message,
@@ -219,7 +219,7 @@ fn every_peer_type_is_read_back() {
 }
 
 #[test]
-fn nothing_is_written_to_who_is_no_client() {
+fn replies_to_invalid_client_or_request_ids_are_rejected() {
     let to = |client, request: &[u8; 16]| {
         let key = RequestKey { client: ClientId(client), request: RequestId(*request) };
         let mut out = Vec::new();

@@ -1,60 +1,63 @@
-//! A line that somebody typed, cut into words: blanks part them, double quotes know escapes, single
-//! quotes only `\'`. The rules are those of Redis's own splitter.
+//! Inline commands: a line split into arguments. White space separates them, double quotes allow
+//! escapes, single quotes only `\'`. The rules are those of Redis's `sdssplitargs`.
 
 use std::ops::Range;
 
-/// Appends the words of `line` to `words` and where each of them is to `ranges`. False if quotes
-/// are not closed, or something other than a blank follows a closing one.
-pub(super) fn split_words(
+/// Splits `line` into arguments: appends their bytes to `arguments` and the range of each argument
+/// to `ranges`. Returns false if a quote is not closed, or a closing quote is not followed by white
+/// space.
+pub(super) fn split_arguments(
     line: &[u8],
-    words: &mut Vec<u8>,
+    arguments: &mut Vec<u8>,
     ranges: &mut Vec<Range<usize>>,
 ) -> bool {
-    // There it is text of the C language: it ends at the first NUL.
+    // Redis handles the line as a C string, which ends at the first NUL.
     let end = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
     let mut rest = trim_start(&line[..end]);
     while !rest.is_empty() {
-        let start = words.len();
-        let Some(behind) = take_word(rest, words) else { return false };
-        ranges.push(start..words.len());
-        rest = trim_start(behind);
+        let start = arguments.len();
+        let Some(after) = take_argument(rest, arguments) else { return false };
+        ranges.push(start..arguments.len());
+        rest = trim_start(after);
     }
     true
 }
 
-/// Appends the word that `text` begins with to `words`; what is behind it.
-fn take_word<'a>(mut text: &'a [u8], words: &mut Vec<u8>) -> Option<&'a [u8]> {
+/// Appends the argument at the start of `text` to `arguments`, without quotes and escapes, and
+/// returns the rest of `text`; `None` if the quotes are wrong.
+fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match text {
             [] | [b' ' | b'\t' | b'\r' | b'\n', ..] => return Some(text),
-            [b'"', quoted @ ..] => return closed(take_double_quoted(quoted, words)?),
-            [b'\'', quoted @ ..] => return closed(take_single_quoted(quoted, words)?),
-            [byte, behind @ ..] => {
-                words.push(*byte);
-                text = behind;
+            [b'"', quoted @ ..] => return closed(take_double_quoted(quoted, arguments)?),
+            [b'\'', quoted @ ..] => return closed(take_single_quoted(quoted, arguments)?),
+            [byte, rest @ ..] => {
+                arguments.push(*byte);
+                text = rest;
             }
         }
     }
 }
 
-/// Quotes end a word, so nothing but a blank may follow.
-fn closed(behind: &[u8]) -> Option<&[u8]> {
-    behind.first().is_none_or(|byte| is_space(*byte)).then_some(behind)
+/// Checks the text after a closing quote: returns `rest` unchanged if it is empty or begins with
+/// white space, `None` otherwise.
+fn closed(rest: &[u8]) -> Option<&[u8]> {
+    rest.first().is_none_or(|byte| is_space(*byte)).then_some(rest)
 }
 
-fn take_double_quoted<'a>(mut text: &'a [u8], words: &mut Vec<u8>) -> Option<&'a [u8]> {
+fn take_double_quoted<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         text = match text {
             [] => return None,
-            [b'"', behind @ ..] => return Some(behind),
-            [b'\\', b'x', high, low, behind @ ..]
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', b'x', high, low, rest @ ..]
                 if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
             {
-                words.push(hex(*high) << 4 | hex(*low));
-                behind
+                arguments.push(hex(*high) << 4 | hex(*low));
+                rest
             }
-            [b'\\', escaped, behind @ ..] => {
-                words.push(match escaped {
+            [b'\\', escaped, rest @ ..] => {
+                arguments.push(match escaped {
                     b'n' => b'\n',
                     b'r' => b'\r',
                     b't' => b'\t',
@@ -62,28 +65,28 @@ fn take_double_quoted<'a>(mut text: &'a [u8], words: &mut Vec<u8>) -> Option<&'a
                     b'a' => 7,
                     other => *other,
                 });
-                behind
+                rest
             }
-            [byte, behind @ ..] => {
-                words.push(*byte);
-                behind
+            [byte, rest @ ..] => {
+                arguments.push(*byte);
+                rest
             }
         }
     }
 }
 
-fn take_single_quoted<'a>(mut text: &'a [u8], words: &mut Vec<u8>) -> Option<&'a [u8]> {
+fn take_single_quoted<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         text = match text {
             [] => return None,
-            [b'\'', behind @ ..] => return Some(behind),
-            [b'\\', b'\'', behind @ ..] => {
-                words.push(b'\'');
-                behind
+            [b'\'', rest @ ..] => return Some(rest),
+            [b'\\', b'\'', rest @ ..] => {
+                arguments.push(b'\'');
+                rest
             }
-            [byte, behind @ ..] => {
-                words.push(*byte);
-                behind
+            [byte, rest @ ..] => {
+                arguments.push(*byte);
+                rest
             }
         }
     }
@@ -93,8 +96,8 @@ fn trim_start(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| is_space(**byte)).count()..]
 }
 
-/// What C's `isspace` takes. Redis asks it between words; a vertical tab or form feed within a
-/// word belongs to it there.
+/// Whether a byte is white space as defined by C's `isspace`. As in Redis, a vertical tab or form
+/// feed does not end an argument without quotes; it becomes part of the argument.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
@@ -111,19 +114,19 @@ mod tests {
     use super::*;
 
     fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-        let (mut words, mut ranges) = (Vec::new(), Vec::new());
-        let whole = split_words(line, &mut words, &mut ranges);
-        whole.then(|| ranges.into_iter().map(|range| words[range].to_vec()).collect())
+        let (mut arguments, mut ranges) = (Vec::new(), Vec::new());
+        let is_valid = split_arguments(line, &mut arguments, &mut ranges);
+        is_valid.then(|| ranges.into_iter().map(|range| arguments[range].to_vec()).collect())
     }
 
     #[track_caller]
     fn check(line: &[u8], wanted: &[&[u8]]) {
-        let wanted = wanted.iter().map(|word| word.to_vec()).collect();
+        let wanted = wanted.iter().map(|argument| argument.to_vec()).collect();
         assert_eq!(split(line), Some(wanted));
     }
 
     #[test]
-    fn blanks_part_words() {
+    fn white_space_separates_arguments() {
         check(b"", &[]);
         check(b" \t ", &[]);
         check(b"  set\tkey   value ", &[b"set", b"key", b"value"]);
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_keep_them_together() {
+    fn quoted_arguments_are_unescaped() {
         check(br#"set "a b" 'c d'"#, &[b"set", b"a b", b"c d"]);
         check(br#""" ''"#, &[b"", b""]);
         check(br#"k"e y""#, &[b"ke y"]);
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn unbalanced_quotes_are_refused() {
+    fn unbalanced_quotes_are_rejected() {
         for line in
             [&br#"set "a"#[..], b"'a", br#""a"b"#, b"'a'b", br#""a\"#, br#""a""b""#, b"\"a\0\""]
         {

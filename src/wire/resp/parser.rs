@@ -1,93 +1,103 @@
-//! Requests from bytes: arrays of bulk strings, and inline commands as one types them.
+//! The request parser: arrays of bulk strings, and inline commands as typed by hand.
 //!
-//! Nothing is copied: a request's arguments are ranges of the bytes that were read (but for inline
-//! commands, which may hold escapes). What was looked at is not looked at again when more arrives,
-//! so a request of a million arguments costs the same in one piece and in many. What Redis
-//! refuses is refused in Redis's words; our own limits come on top of its.
+//! Nothing is copied: a request's arguments are ranges of the received bytes, except for inline
+//! commands, which may have escapes. Bytes are scanned once even if they arrive in pieces, so a
+//! request of a million arguments costs the same in one piece and in many. Errors are those of
+//! Redis; our own limits are stricter.
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::kv::parse_integer;
 
-use super::inline::split_words;
+use super::inline::split_arguments;
 
-/// Longest inline command and longest line of a length, without their ends, as in Redis.
+/// Longest inline command, and longest line that holds a count or length, in bytes, as in Redis.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// A `\r\n`.
+/// Length of the line end `\r\n` in bytes.
 const LINE_END_BYTES: usize = 2;
-/// Room for arguments, and bytes for words, that is kept between requests.
+/// Number of arguments for which the parser keeps memory allocated between requests. Memory for
+/// more arguments is freed.
 const ARGUMENTS_KEPT: usize = 64;
-const WORDS_BYTES_KEPT: usize = 1 << 10;
+/// Number of bytes of an inline command's arguments for which the parser keeps memory allocated
+/// between requests.
+const INLINE_BYTES_KEPT: usize = 1 << 10;
 
-/// How large a request may be.
+/// Limits on the size of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of one argument (`proto-max-bulk-len`).
+    /// Maximum length of an argument in bytes (`proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
-    /// Most arguments of one request.
+    /// Maximum number of arguments of one request, including the command's name.
     pub items_max: usize,
-    /// Most bytes of one request with all that frames it.
+    /// Maximum length of a request in bytes, including the lengths and line ends of the protocol.
     pub request_bytes_max: usize,
 }
 
-/// Bytes that are no request. The connection is of no use any more: say it
-/// ([`Writer::error`](super::Writer::error) takes it as it prints), and close.
+/// Why received bytes are not a request. Displayed as Redis's error reply, which is sent with
+/// [`Writer::error`](super::Writer::error) before the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// An inline command does not end.
+    /// An inline command exceeds the maximum length of a line.
     InlineTooBig,
-    /// An inline command's quotes are not closed, or something follows right behind.
+    /// Quotes in an inline command are not closed, or a closing quote is not followed by white
+    /// space.
     UnbalancedQuotes,
-    /// The line with the number of arguments does not end.
+    /// The line with the number of arguments exceeds the maximum length of a line.
     CountTooBig,
-    /// The number of arguments is none, or above the limit.
+    /// The number of arguments is malformed or above the limit.
     InvalidCount,
-    /// The line with an argument's length does not end.
+    /// The line with an argument's length exceeds the maximum length of a line.
     LengthTooBig,
-    /// Where `$` belongs there is something else.
+    /// An argument of a request begins with the given byte instead of `$`.
     ExpectedBulk(u8),
-    /// An argument's length is none, or above the limit.
+    /// An argument's length is malformed or above the limit.
     InvalidLength,
-    /// All arguments together are above the limit.
+    /// The request exceeds [`Limits::request_bytes_max`].
     RequestTooBig,
 }
 
-/// One request: its arguments, the command's name first. Never empty.
+/// A request: the command's name and arguments. The name counts as the first argument, so there is
+/// at least one.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
     arguments: &'a [Range<usize>],
 }
 
-/// Finds requests in what was read. One for each connection.
+/// Incremental parser for the requests of one connection.
 ///
-/// Invariant: all places are counted from the first byte that no request has used, and none lies
-/// beyond the bytes that were seen; between requests all are 0 and nothing is expected.
+/// Invariant: positions count from the first byte that belongs to no earlier request, and never
+/// exceed the number of bytes received. Between requests all positions are 0 and no argument is
+/// missing.
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
-    /// Up to here the request is understood.
+    /// Number of bytes of the current request that have been parsed.
     position: usize,
-    /// From `position` up to here there is no end of a line.
+    /// Position at which the next call continues to search for the end of the line that begins at
+    /// `position`. The bytes between the two positions contain no line end.
     searched: usize,
-    /// How many arguments are still to come; `None` before their number is known.
+    /// Number of arguments of the current request that have not arrived; `None` while that number
+    /// is unknown.
     missing: Option<usize>,
-    /// The length of the argument that begins at `position`, once that is known.
+    /// Length in bytes of the argument that begins at `position`; `None` if the length has not been
+    /// parsed yet.
     bulk_bytes: Option<usize>,
     arguments: Vec<Range<usize>>,
-    /// An inline command's arguments, without quotes and escapes.
-    words: Vec<u8>,
+    /// The arguments of an inline command, with quotes and escapes removed.
+    inline: Vec<u8>,
 }
 
-/// How far the parser came.
+/// How far the current request has been parsed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// More bytes are needed.
-    Wait,
-    /// A request is whole; it may have no arguments. They are in the caller's bytes.
+enum Progress {
+    /// The request is incomplete: more bytes are needed.
+    Incomplete,
+    /// The request is complete, possibly with no arguments. Its arguments are ranges of the
+    /// caller's bytes.
     Array,
-    /// The same, and they are in `words`.
+    /// An inline command is complete. Its arguments are ranges of [`Parser::inline`].
     Inline,
 }
 
@@ -99,42 +109,44 @@ impl Default for Limits {
 }
 
 impl<'a> Request<'a> {
-    /// A request from parts, for tests and for commands inside commands: `arguments` are ranges of
-    /// `bytes`, at least one.
+    /// Creates a request whose arguments are the given ranges of `bytes`; at least one is required.
+    /// For tests and queued commands.
     pub fn new(bytes: &'a [u8], arguments: &'a [Range<usize>]) -> Request<'a> {
         assert!(!arguments.is_empty(), "a request has at least a name");
         Request { bytes, arguments }
     }
 
-    /// The request within this one whose name is at `first`, if there is such a word.
+    /// Returns the request nested in this one that begins at argument `first`, the name of its
+    /// command; `None` if there is no such argument.
     pub fn from(self, first: usize) -> Option<Request<'a>> {
         let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
         Some(Request { bytes: self.bytes, arguments })
     }
 
-    /// How many arguments there are, with the name.
+    /// Returns the number of arguments, including the command's name.
     #[expect(clippy::len_without_is_empty, reason = "a request is never empty")]
     pub fn len(&self) -> usize {
         self.arguments.len()
     }
 
-    /// The command's name as it was written.
+    /// Returns the command's name as the client sent it, in upper or lower case.
     pub fn name(&self) -> &'a [u8] {
         &self.bytes[self.arguments[0].clone()]
     }
 
-    /// An argument; the name is at 0.
-    pub fn get(&self, at: usize) -> Option<&'a [u8]> {
-        Some(&self.bytes[self.arguments.get(at)?.clone()])
+    /// Returns the argument at `index`, or `None` if there is none; the command's name is at index
+    /// 0.
+    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+        Some(&self.bytes[self.arguments.get(index)?.clone()])
     }
 
-    /// All arguments in order, the name first.
+    /// Returns all arguments in order, beginning with the command's name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         self.arguments.iter().map(move |range| &bytes[range.clone()])
     }
 
-    /// All arguments from the one at `first` on; none if there are fewer.
+    /// Returns the arguments from index `first` on; nothing if the request has fewer.
     pub fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         let arguments = self.arguments.get(first..).unwrap_or_default();
@@ -143,7 +155,7 @@ impl<'a> Request<'a> {
 }
 
 impl Parser {
-    /// One for a new connection.
+    /// Creates a parser for a new connection.
     pub fn new(limits: Limits) -> Parser {
         Parser {
             limits,
@@ -152,18 +164,18 @@ impl Parser {
             missing: None,
             bulk_bytes: None,
             arguments: Vec::new(),
-            words: Vec::new(),
+            inline: Vec::new(),
         }
     }
 
-    /// The next whole request in `bytes`, or `None` if there is none yet.
+    /// Returns the next complete request in `bytes`; `None` if more bytes are needed.
     ///
-    /// The first `used` bytes are taken as done with; what the request takes is added to that, and
-    /// so are empty lines and empty arrays, which are passed over as in Redis. Between two calls
-    /// the caller may take the used bytes off and append new ones, and must change no others.
+    /// Parsing starts after the first `used` bytes. `used` grows by the length of the returned
+    /// request and of skipped empty lines and empty arrays. Between two calls the caller may remove
+    /// used bytes from the front of `bytes` and append new bytes at the end.
     ///
     /// # Errors
-    /// If the bytes can't be the beginning of a request. Not to be called again then.
+    /// If the bytes are not the beginning of a request. The parser must not be used after an error.
     pub fn next<'a>(
         &'a mut self,
         bytes: &'a [u8],
@@ -172,71 +184,72 @@ impl Parser {
         loop {
             let bytes = &bytes[*used..];
             if self.position == 0 {
-                self.forget();
+                self.clear();
             }
-            let step = self.step(bytes)?;
+            let progress = self.advance(bytes)?;
             if self.position > self.limits.request_bytes_max {
                 return Err(ProtocolError::RequestTooBig);
             }
-            if step == Step::Wait {
+            if progress == Progress::Incomplete {
                 return Ok(None);
             }
             *used += self.position;
             (self.position, self.searched, self.missing) = (0, 0, None);
             if !self.arguments.is_empty() {
-                let bytes = if step == Step::Inline { &self.words } else { bytes };
+                let bytes = if progress == Progress::Inline { &self.inline } else { bytes };
                 return Ok(Some(Request { bytes, arguments: &self.arguments }));
             }
         }
     }
 
-    /// Bytes of memory that it takes, beside itself.
+    /// Returns the bytes of heap memory that the parser takes.
     pub fn held_bytes(&self) -> usize {
-        self.arguments.capacity() * size_of::<Range<usize>>() + self.words.capacity()
+        self.arguments.capacity() * size_of::<Range<usize>>() + self.inline.capacity()
     }
 
-    /// Of the last request nothing is needed any more; nor the room that a very long one took.
-    fn forget(&mut self) {
+    /// Removes the latest request from the parser's state. Frees most of the memory that the parser
+    /// holds if the request was very long.
+    fn clear(&mut self) {
         self.arguments.clear();
         self.arguments.shrink_to(ARGUMENTS_KEPT);
-        if self.words.capacity() > WORDS_BYTES_KEPT {
-            self.words = Vec::new();
+        if self.inline.capacity() > INLINE_BYTES_KEPT {
+            self.inline = Vec::new();
         }
     }
 
-    /// Goes on until a request is whole or the bytes end.
-    fn step(&mut self, bytes: &[u8]) -> Result<Step, ProtocolError> {
+    /// Parses until the current request is complete or all bytes are parsed.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         if self.missing.is_none() {
             match bytes.first() {
-                None => return Ok(Step::Wait),
+                None => return Ok(Progress::Incomplete),
                 Some(b'*') => {
                     let Some(line) = self.line(bytes, ProtocolError::CountTooBig)? else {
-                        return Ok(Step::Wait);
+                        return Ok(Progress::Incomplete);
                     };
                     let count = parse_integer(&line[1..]).ok_or(ProtocolError::InvalidCount)?;
-                    // Zero and below ask for nothing.
+                    // Zero and negative counts are empty requests.
                     let count = usize::try_from(count).unwrap_or(0);
                     if count > self.limits.items_max {
                         return Err(ProtocolError::InvalidCount);
                     }
                     self.missing = Some(count);
                 }
-                Some(_) => return self.inline(bytes),
+                Some(_) => return self.parse_inline(bytes),
             }
         }
         while let Some(missing) = self.missing.filter(|missing| *missing > 0) {
-            let Some(argument) = self.bulk(bytes)? else { return Ok(Step::Wait) };
+            let Some(argument) = self.bulk(bytes)? else { return Ok(Progress::Incomplete) };
             self.arguments.push(argument);
             self.missing = Some(missing - 1);
         }
-        Ok(Step::Array)
+        Ok(Progress::Array)
     }
 
-    /// The next argument of an array.
+    /// Parses the next argument of an array and returns its range; `None` if more bytes are needed.
     fn bulk(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
         let Some(length) = self.bulk_length(bytes)? else { return Ok(None) };
         let (start, end) = (self.position, self.position + length);
-        // As Redis does, the line's end behind is counted and not looked at.
+        // As in Redis, the two bytes after the argument are skipped without a check.
         if bytes.len() < end + LINE_END_BYTES {
             return Ok(None);
         }
@@ -246,12 +259,13 @@ impl Parser {
         Ok(Some(start..end))
     }
 
-    /// The length of the argument that begins at `position`.
+    /// Parses the length of the argument at `position` and returns it; `None` if more bytes are
+    /// needed.
     fn bulk_length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         if self.bulk_bytes.is_some() {
             return Ok(self.bulk_bytes);
         }
-        // What kind it is shows before the line has an end, but Redis waits for that.
+        // The first byte is enough for the error, but Redis waits for the whole line.
         let Some(line) = self.line(bytes, ProtocolError::LengthTooBig)? else { return Ok(None) };
         let digits = match line {
             [b'$', digits @ ..] => digits,
@@ -262,7 +276,7 @@ impl Parser {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| *length <= self.limits.bulk_bytes_max)
             .ok_or(ProtocolError::InvalidLength)?;
-        // Before its bytes are waited for, or they would pile up first.
+        // Checked before the argument's bytes arrive, which would be buffered otherwise.
         if self.position + length > self.limits.request_bytes_max {
             return Err(ProtocolError::RequestTooBig);
         }
@@ -270,8 +284,8 @@ impl Parser {
         Ok(self.bulk_bytes)
     }
 
-    /// The line at `position` without its end, once that has come; goes behind it. As Redis does,
-    /// the byte behind `\r` is counted and not looked at.
+    /// Parses the line at `position` and returns it without its line end; `None` if more bytes are
+    /// needed. As in Redis, the byte after `\r` is skipped without a check.
     fn line<'b>(
         &mut self,
         bytes: &'b [u8],
@@ -285,7 +299,7 @@ impl Parser {
             return Err(too_big);
         }
         let Some(end) = found.filter(|end| bytes.len() >= end + LINE_END_BYTES) else {
-            // The `\r` itself is to be found again.
+            // The next search has to find the `\r` again.
             self.searched = found.unwrap_or(bytes.len());
             return Ok(None);
         };
@@ -294,22 +308,22 @@ impl Parser {
         Ok(Some(&bytes[start..end]))
     }
 
-    /// A command on one line.
-    fn inline(&mut self, bytes: &[u8]) -> Result<Step, ProtocolError> {
+    /// Parses a line as an inline command.
+    fn parse_inline(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         let from = self.searched;
         let found = bytes[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at);
         self.searched = found.unwrap_or(bytes.len());
         if self.searched > LINE_BYTES_MAX {
             return Err(ProtocolError::InlineTooBig);
         }
-        let Some(end) = found else { return Ok(Step::Wait) };
+        let Some(end) = found else { return Ok(Progress::Incomplete) };
         let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
-        self.words.clear();
-        if !split_words(line, &mut self.words, &mut self.arguments) {
+        self.inline.clear();
+        if !split_arguments(line, &mut self.inline, &mut self.arguments) {
             return Err(ProtocolError::UnbalancedQuotes);
         }
         self.position = end + 1;
-        Ok(Step::Inline)
+        Ok(Progress::Inline)
     }
 }
 
@@ -374,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_and_lines_take_turns() {
+    fn arrays_and_inline_commands_may_alternate() {
         check(
             b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n*1\r\n$4\r\nquit\r\necho 'a b'\n",
             &[&[b"GET", b"k"], &[b"PING"], &[b"quit"], &[b"echo", b"a b"]],
@@ -384,16 +398,16 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_nothing_is_passed_over() {
+    fn empty_requests_are_skipped() {
         check(b"\r\n\n*0\r\n*-1\r\n*-5\r\n  \r\nPING\r\n\r\n", &[&[b"PING"]], None);
         let mut parser = Parser::new(Limits::default());
         let mut used = 0;
         assert!(parser.next(b"\r\n\r\n", &mut used).unwrap().is_none());
-        assert_eq!(used, 4, "nothing stays behind");
+        assert_eq!(used, 4, "all bytes are consumed");
     }
 
     #[test]
-    fn errors_are_in_the_words_of_redis() {
+    fn protocol_errors_match_redis() {
         let error = |text| Some(text);
         check(
             b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n",
@@ -424,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_a_limit_as_a_whole() {
+    fn request_size_is_limited() {
         let limits = Limits { bulk_bytes_max: 10, items_max: 3, request_bytes_max: 40 };
         let small = b"*2\r\n$10\r\n0123456789\r\n$1\r\nx\r\n";
         assert_eq!(parse(small, 1, limits).1, None);
@@ -447,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_can_be_looked_at_in_parts() {
+    fn request_arguments_are_accessible_by_index() {
         let mut parser = Parser::new(Limits::default());
         let request = parser.next(b"mset a 1 b 2\n", &mut 0).unwrap().unwrap();
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Replies to bytes, in the version that the connection speaks. What only RESP3 has comes out in
-//! RESP2 as Redis writes it there: maps as flat arrays, truth as 1 and 0, doubles as strings.
+//! Encoding replies in the connection's protocol version. RESP3 types are written in RESP2 as Redis
+//! does: maps as flat arrays, booleans as 1 and 0, doubles as strings.
 
 use std::io::Write as _;
 
@@ -7,18 +7,18 @@ use bytes::{BufMut, BytesMut};
 
 use crate::kv::write_double;
 
-/// Which version of the protocol a connection speaks.
+/// Version of the Redis protocol that a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
-    /// RESP2, with which every connection begins.
+    /// RESP2, which every new connection uses.
     #[default]
     Two,
-    /// RESP3, after `HELLO 3`.
+    /// RESP3, which a client selects with `HELLO 3`.
     Three,
 }
 
-/// Writes replies behind what is in a buffer. Whoever begins an array, map or set of `n` writes
-/// its `n` items (`2 n` for a map) next; nothing checks that.
+/// Appends replies to a buffer in one protocol version. After the header of an array, map or set of
+/// `n` elements the caller has to write `n` values (`2 n` for a map); this is not checked.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
@@ -26,7 +26,7 @@ pub struct Writer<'a> {
 }
 
 impl Version {
-    /// Its number, as in `HELLO`.
+    /// Returns the version number used in `HELLO`: 2 or 3.
     pub fn number(self) -> i64 {
         match self {
             Version::Two => 2,
@@ -36,52 +36,53 @@ impl Version {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes to `out` in `version`.
+    /// Creates a writer that appends to `out` in the given protocol version.
     pub fn new(out: &'a mut BytesMut, version: Version) -> Writer<'a> {
         Writer { out, version }
     }
 
-    /// In which version it writes.
+    /// Returns the protocol version in which replies are written.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Writes in another version from here on.
-    pub fn speak(&mut self, version: Version) {
+    /// Changes the protocol version of everything written after this call.
+    pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
 
-    /// What it writes to, for bytes that are no reply; whoever adds some takes them off again.
+    /// Returns the buffer that the writer appends to. A caller may use it as scratch space, but
+    /// must remove what it has appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.out
     }
 
-    /// `+text`; without line ends in it.
+    /// Writes a simple string, `+text`. `text` must not contain line ends.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?} would end the reply");
         self.line(b'+', text.as_bytes());
     }
 
-    /// `+OK`.
+    /// Writes `+OK`.
     pub fn ok(&mut self) {
         self.out.put_slice(b"+OK\r\n");
     }
 
-    /// `-text`, which begins with the error's code, as in `ERR no such key`. What of a request is
-    /// quoted in it may hold line ends; they become blanks, as in Redis.
+    /// Writes an error, `-text`, which begins with an error code as in `ERR no such key`. Line ends
+    /// in `text` become spaces, as in Redis.
     pub fn error(&mut self, text: &[u8]) {
         self.out.put_u8(b'-');
-        let blank = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
-        self.out.extend(text.iter().map(blank));
+        let escape = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
+        self.out.extend(text.iter().map(escape));
         self.out.put_slice(b"\r\n");
     }
 
-    /// `:number`.
+    /// Writes an integer, `:number`.
     pub fn integer(&mut self, number: i64) {
         self.number(b':', number);
     }
 
-    /// A string of any bytes.
+    /// Writes a bulk string, which may contain any bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.out.reserve(bytes.len() + 16);
         self.count(b'$', bytes.len());
@@ -89,7 +90,7 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// A string of any bytes, or null.
+    /// Writes a bulk string; null if `bytes` is `None`.
     pub fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -97,7 +98,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Null where a string could be.
+    /// Writes null where a string is expected. RESP2 has different nulls for strings and arrays.
     pub fn null(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"$-1\r\n",
@@ -105,7 +106,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Null where an array could be.
+    /// Writes null where an array is expected. RESP2 has different nulls for strings and arrays.
     pub fn null_array(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"*-1\r\n",
@@ -113,12 +114,13 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Begins an array of so many items.
+    /// Writes the header of an array; the caller then writes `count` values.
     pub fn array(&mut self, count: usize) {
         self.count(b'*', count);
     }
 
-    /// Begins a map of so many pairs.
+    /// Writes the header of a map; the caller then writes `count` keys, each followed by its value.
+    /// In RESP2 it is an array.
     pub fn map(&mut self, count: usize) {
         match self.version {
             Version::Two => self.count(b'*', 2 * count),
@@ -126,25 +128,26 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Begins a set of so many items.
+    /// Writes the header of a set; the caller then writes `count` values. In RESP2 it is an array.
     pub fn set(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'~' }, count);
     }
 
-    /// Begins a message that nobody asked for, between replies, of so many items.
+    /// Writes the header of a push message; the caller then writes `count` values. Push messages,
+    /// such as Pub/Sub messages, are not replies to a request. In RESP2 they are arrays.
     pub fn push(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
 
-    /// True or false.
-    pub fn boolean(&mut self, truth: bool) {
+    /// Writes a boolean.
+    pub fn boolean(&mut self, value: bool) {
         match self.version {
-            Version::Two => self.integer(truth.into()),
-            Version::Three => self.line(b'#', if truth { b"t" } else { b"f" }),
+            Version::Two => self.integer(value.into()),
+            Version::Three => self.line(b'#', if value { b"t" } else { b"f" }),
         }
     }
 
-    /// A number with a fraction, in as many digits as Redis 7.0 writes.
+    /// Writes a floating-point number, with as many digits as Redis 7.0 writes.
     pub fn double(&mut self, number: f64) {
         let text = write_double(number);
         match self.version {
@@ -153,7 +156,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A whole number of any length, in digits.
+    /// Writes an integer of any size, given as decimal digits.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Two => self.bulk(digits.as_bytes()),
@@ -161,7 +164,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Plain text for people, as `INFO` gives it.
+    /// Writes text that is meant for people, such as the reply of `INFO`: a verbatim string in
+    /// RESP3, a bulk string in RESP2.
     pub fn verbatim(&mut self, text: &str) {
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),
@@ -187,10 +191,10 @@ impl<'a> Writer<'a> {
     }
 
     fn number(&mut self, kind: u8, number: i64) {
-        // Room for the longest number, so that no part of it is appended by itself.
+        // Formatted on the stack, so that the buffer is extended once and not for every part.
         let mut line = [0; 24];
         let mut rest = &mut line[..];
-        write!(rest, "{}{number}\r\n", char::from(kind)).expect("it has 21 characters at most");
+        write!(rest, "{}{number}\r\n", char::from(kind)).expect("an i64 has at most 20 characters");
         let unused = rest.len();
         let length = line.len() - unused;
         self.out.put_slice(&line[..length]);
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_in_both_versions() {
+    fn every_reply_type_is_encoded_in_resp2_and_resp3() {
         check(|writer| writer.simple("PONG"), "+PONG\r\n", "+PONG\r\n");
         check(|writer| writer.error(b"ERR a\r\nb"), "-ERR a  b\r\n", "-ERR a  b\r\n");
         check(

@@ -1,4 +1,4 @@
-//! Fuzz target: what a connection of a peer brings.
+//! Fuzz target: input of a peer connection.
 #![no_main]
 
 #[path = "../entries.rs"]

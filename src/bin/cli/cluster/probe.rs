@@ -1,4 +1,4 @@
-//! Asks a replica of this machine whether it leads, as any client would: `INFO raft`.
+//! Asks a replica on this machine whether it leads, with `INFO raft` like any client.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bowline::storage::cluster_fingerprint;
 
-/// A replica of this machine that takes longer is as good as away.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Most bytes of an answer that are looked at.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// Maximum time to connect to a replica on this machine, and to wait for its reply, before the
+/// replica counts as unreachable.
+const TIMEOUT: Duration = Duration::from_millis(200);
+/// Maximum bytes that are read of a reply to `INFO raft`.
+const REPLY_BYTES_MAX: u64 = 64 << 10;
 
-/// Whether the replica at this port is one of `cluster` and says that it leads. Another cluster's
-/// may listen there, while ours can't.
-pub(super) fn leads(port: u16, cluster: u128) -> bool {
+/// Returns whether the replica at this port belongs to `cluster` and reports that it is the leader.
+/// A replica of another cluster may listen at the port if ours cannot.
+pub(super) fn is_leader(port: u16, cluster: u128) -> bool {
     let id = format!("raft_cluster_fingerprint:{:032x}", cluster_fingerprint(cluster));
     info(port).is_ok_and(|text| {
         text.lines().any(|line| line == id) && text.lines().any(|line| line == "raft_role:leader")
@@ -22,11 +23,11 @@ pub(super) fn leads(port: u16, cluster: u128) -> bool {
 
 fn info(port: u16) -> std::io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    // After the second one the replica ends the connection, and with it the answer.
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    // QUIT makes the replica close the connection, which ends the reply.
     stream.write_all(b"INFO raft\r\nQUIT\r\n")?;
     let mut text = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut text)?;
+    stream.take(REPLY_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }

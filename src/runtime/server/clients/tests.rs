@@ -1,4 +1,4 @@
-//! The door with real sockets, a clock that the test moves, and the test in the core's place.
+//! Clients over real sockets, with a clock that the test moves and the test in place of the core.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -7,18 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Events, Poll};
 
+use super::request::FailureReason;
 use super::*;
+use crate::kv::Outcome;
 use crate::raft::{DiskState, RequestKind};
-use crate::redis::Node;
+use crate::redis::ReplicaInfo;
 use crate::runtime::clock::tests::stopped;
 use crate::runtime::pass::Pass;
-use crate::runtime::server::flights::{origin_of, parts_of};
+use crate::runtime::server::request_id::{origin_of, replica_and_sequence};
 use crate::types::NodeId;
 
 const FIRST_TOKEN: usize = 8;
 const MEMORY: usize = 16 << 20;
 
-struct Door {
+struct Fixture {
     poll: Poll,
     listener: TcpListener,
     clients: Clients,
@@ -26,45 +28,53 @@ struct Door {
     space: Vec<u8>,
 }
 
-/// A request that was handed on.
-struct HandedOn {
+/// A request that was sent to the core.
+struct SentRequest {
     key: RequestKey,
     kind: RequestKind,
 }
 
-impl HandedOn {
-    /// The how manieth it is of all that came, from 0.
+impl SentRequest {
+    /// Its number among all requests, from 0.
     fn number(&self) -> u64 {
-        parts_of(self.key.request).1 - 1
+        replica_and_sequence(self.key.request).1 - 1
     }
 }
 
-fn node(id: u16) -> Node {
+fn node(id: u16) -> ReplicaInfo {
     let host = "127.0.0.1".to_owned();
     let (id, port, peer_port) = (NodeId(id), 7_000 + id, 8_000 + id);
-    Node { id, host, port, peer_port, connected: true, match_index: None, disk: DiskState::Well }
+    ReplicaInfo {
+        id,
+        host,
+        port,
+        peer_port,
+        connected: true,
+        match_index: None,
+        disk: DiskState::Healthy,
+    }
 }
 
-impl Door {
-    fn new() -> Door {
+impl Fixture {
+    fn new() -> Fixture {
         let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 7001, "data");
-        settings.allow_clients(1_000, MEMORY as u64, 0);
+        settings.set_client_limits(1_000, MEMORY as u64, 0);
         let mut context = Context::alone(node(1), 7, Instant::ZERO);
         context.nodes.push(node(2));
-        let flights = Flights::new(origin_of(NodeId(1), 1));
-        let patience = Patience::default();
-        let counts = Arc::default();
-        Door {
+        let origin = origin_of(NodeId(1), 1);
+        let timeouts = Timeouts::default();
+        let counters = Arc::default();
+        Fixture {
             poll: Poll::new().unwrap(),
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             clients: Clients::new(
-                flights,
+                origin,
                 FIRST_TOKEN,
-                patience,
+                timeouts,
                 context,
                 settings,
                 Arc::default(),
-                counts,
+                counters,
             ),
             now: Instant::ZERO,
             space: vec![0; 64 << 10],
@@ -81,12 +91,12 @@ impl Door {
         stream
     }
 
-    /// One pass: in, and out.
+    /// One pass of input and output.
     fn pass(&mut self) {
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
         for event in &events {
-            self.clients.wake(event.token().0, event);
+            self.clients.on_event(event.token().0, event);
         }
         self.clients.context.now = self.now;
         let mut pass = Pass::of_large(stopped(), usize::MAX);
@@ -94,41 +104,41 @@ impl Door {
         self.clients.flush(self.poll.registry(), &mut pass);
     }
 
-    /// Passes until `look` finds something.
-    fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Door) -> Option<T>) -> T {
+    /// Runs passes until `look` returns something.
+    fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Fixture) -> Option<T>) -> T {
         for _ in 0..20_000 {
             if let Some(found) = look(self) {
                 return found;
             }
             self.pass();
         }
-        panic!("waited in vain for {what}");
+        panic!("{what} did not arrive");
     }
 
-    /// Hands on what may go.
-    fn hand_on(&mut self) -> Vec<HandedOn> {
-        let mut handed_on = Vec::new();
+    /// Sends the requests that may be sent.
+    fn dispatch(&mut self) -> Vec<SentRequest> {
+        let mut sent = Vec::new();
         self.clients.dispatch(false, |key, pending| {
-            handed_on.push(HandedOn { key, kind: pending.kind });
+            sent.push(SentRequest { key, kind: pending.kind });
             true
         });
-        handed_on
+        sent
     }
 
-    /// Hands on what is to go, at least something.
-    fn hand_on_some(&mut self) -> Vec<HandedOn> {
-        self.until("a request", |door| Some(door.hand_on()).filter(|list| !list.is_empty()))
+    /// Sends the requests that may be sent, at least one.
+    fn dispatch_some(&mut self) -> Vec<SentRequest> {
+        self.until("a request", |fixture| Some(fixture.dispatch()).filter(|list| !list.is_empty()))
     }
 
-    /// Time goes by.
-    fn later(&mut self, span: Duration) {
+    /// Moves the clock.
+    fn advance(&mut self, span: Duration) {
         self.now = self.now + span;
         self.clients.context.now = self.now;
         self.clients.expire(self.now, &mut Pass::of_small(stopped(), usize::MAX));
         self.clients.sweep(self.now, self.poll.registry());
     }
 
-    /// All that `client` is sent until it is this long.
+    /// Receives at least `length` bytes at `client`.
     fn reply(&mut self, client: &mut TcpStream, length: usize) -> Vec<u8> {
         let mut reply = Vec::new();
         self.until("a reply", |_| {
@@ -145,7 +155,7 @@ impl Door {
     }
 }
 
-/// What is there. False if the connection has ended.
+/// Receives the available bytes. Returns false if the connection is closed.
 fn read(client: &mut TcpStream, into: &mut Vec<u8>) -> bool {
     let mut space = [0; 16 << 10];
     loop {
@@ -158,112 +168,144 @@ fn read(client: &mut TcpStream, into: &mut Vec<u8>) -> bool {
 }
 
 #[test]
-fn a_pipeline_that_takes_long_is_answered_as_long_as_somebody_leads() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn each_pipelined_command_has_its_own_timeout() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     client.write_all("INCR n\r\nGET n\r\n".repeat(50).as_bytes()).unwrap();
     for number in 0..100 {
-        let handed_on = door.hand_on_some();
-        assert_eq!(handed_on.len(), 1, "a read sees the writes before it and none after");
-        assert_eq!(handed_on[0].number(), number);
-        // Each for itself is in time. All together they take a minute and a half.
-        door.later(Duration::from_millis(900));
-        door.clients.answer(handed_on[0].key, Outcome::Integer(1));
+        let sent = fixture.dispatch_some();
+        assert_eq!(sent.len(), 1, "a read sees the writes before it and none after");
+        assert_eq!(sent[0].number(), number);
+        // Each one is within its timeout. All together they take a minute and a half.
+        fixture.advance(Duration::from_millis(900));
+        fixture.clients.on_outcome(sent[0].key, Outcome::Integer(1));
     }
-    door.expect(&mut client, &":1\r\n".repeat(100));
-    assert_eq!(door.clients.next_due(), None);
+    fixture.expect(&mut client, &":1\r\n".repeat(100));
+    assert_eq!(fixture.clients.next_expiry(), None);
 }
 
 #[test]
-fn who_waits_for_nothing_is_told_in_time() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn waiting_requests_fail_at_their_timeouts() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
-    door.pass();
-    door.later(Duration::from_millis(1_900));
-    assert_eq!(door.hand_on_some().len(), 1);
-    // The write has its deadline from when it was handed on; the read waits behind it.
-    door.later(Duration::from_millis(3_900));
-    door.pass();
-    assert!(door.reply(&mut client, 0).is_empty());
-    door.later(Duration::from_millis(100));
-    door.expect(
+    fixture.pass();
+    fixture.advance(Duration::from_millis(1_900));
+    assert_eq!(fixture.dispatch_some().len(), 1);
+    // The deadline of the write counts from when it was sent; the read waits behind it.
+    fixture.advance(Duration::from_millis(3_900));
+    fixture.pass();
+    assert!(fixture.reply(&mut client, 0).is_empty());
+    fixture.advance(Duration::from_millis(100));
+    fixture.expect(
         &mut client,
-        "-UNCERTAIN may or may not have been applied\r\n\
-         -CLUSTERDOWN no leader is known; nothing was done\r\n",
+        "-UNCERTAIN the deadline passed or the leader changed; the command may or may not have \
+         been applied, check before retrying\r\n\
+         -CLUSTERDOWN no leader is known; not applied, try again\r\n",
     );
-    // Nobody to hand it to; and then somebody who takes nothing.
+    // Without a leader; then with a leader that accepts nothing.
     client.write_all(b"GET k\r\n").unwrap();
-    door.pass();
-    door.later(Duration::from_secs(2));
-    door.expect(&mut client, "-CLUSTERDOWN no leader is known; nothing was done\r\n");
-    door.clients.context.leader = Some(NodeId(1));
+    fixture.pass();
+    fixture.advance(Duration::from_secs(2));
+    fixture.expect(&mut client, "-CLUSTERDOWN no leader is known; not applied, try again\r\n");
+    fixture.clients.context.leader = Some(NodeId(1));
     client.write_all(b"GET k\r\n").unwrap();
-    door.pass();
-    door.later(Duration::from_secs(2));
-    door.expect(&mut client, "-TRYAGAIN the leader has too much under way; nothing was done\r\n");
+    fixture.pass();
+    fixture.advance(Duration::from_secs(2));
+    fixture.expect(
+        &mut client,
+        "-TRYAGAIN the leader has too many requests in flight; not applied, try again\r\n",
+    );
 }
 
 #[test]
-fn clients_that_follow_hints_are_not_kept_waiting_when_somebody_else_leads() {
-    let mut door = Door::new();
-    let (mut plain, mut cluster, mut reader) = (door.connect(), door.connect(), door.connect());
+fn leader_change_sends_moved_to_cluster_clients_only() {
+    let mut fixture = Fixture::new();
+    let (mut plain, mut cluster, mut reader) =
+        (fixture.connect(), fixture.connect(), fixture.connect());
     plain.write_all(b"SET foo 1\r\n").unwrap();
     cluster.write_all(b"CLUSTER SLOTS\r\nSET foo 2\r\nGET foo\r\nDBSIZE\r\n").unwrap();
     reader.write_all(b"CLUSTER SLOTS\r\nREADONLY\r\nGET foo\r\nSET foo 3\r\n").unwrap();
-    door.expect(&mut cluster, "*0\r\n");
-    door.expect(&mut reader, "*0\r\n+OK\r\n");
-    door.until("all requests", |door| (door.clients.context.traffic.commands == 9).then_some(()));
-    door.clients.context.leader = Some(NodeId(2));
-    door.clients.redirect();
+    fixture.expect(&mut cluster, "*0\r\n");
+    fixture.expect(&mut reader, "*0\r\n+OK\r\n");
+    fixture.until("all requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 9).then_some(())
+    });
+    fixture.clients.context.leader = Some(NodeId(2));
+    fixture.clients.redirect_all();
     let moved = "-MOVED 12182 127.0.0.1:7002\r\n";
-    door.expect(&mut cluster, &moved.repeat(2));
-    // What concerns no slot, reads that may be done here, and whoever knows no slots: handed on.
-    let handed_on = door.hand_on_some();
-    assert_eq!(handed_on.len(), 3);
-    for handed_on in handed_on {
-        door.clients.answer(handed_on.key, Outcome::Integer(4));
+    fixture.expect(&mut cluster, &moved.repeat(2));
+    // Sent: a command without a key, a read that READONLY allows here, and a plain client.
+    let sent = fixture.dispatch_some();
+    assert_eq!(sent.len(), 3);
+    for sent in sent {
+        fixture.clients.on_outcome(sent.key, Outcome::Integer(4));
     }
-    door.expect(&mut plain, ":4\r\n");
-    door.expect(&mut cluster, ":4\r\n");
-    door.expect(&mut reader, &format!(":4\r\n{moved}"));
-    // One that was handed on and came back.
-    door.clients.context.leader = Some(NodeId(1));
+    fixture.expect(&mut plain, ":4\r\n");
+    fixture.expect(&mut cluster, ":4\r\n");
+    fixture.expect(&mut reader, &format!(":4\r\n{moved}"));
+    // A request that was sent and requeued.
+    fixture.clients.context.leader = Some(NodeId(1));
     cluster.write_all(b"SET foo 2\r\n").unwrap();
-    let handed_on = door.hand_on_some();
-    door.clients.context.leader = Some(NodeId(2));
-    door.clients.redirect();
-    door.clients.take_back(&[handed_on[0].key]);
-    door.expect(&mut cluster, moved);
-    assert!(door.hand_on().is_empty());
+    let sent = fixture.dispatch_some();
+    fixture.clients.context.leader = Some(NodeId(2));
+    fixture.clients.redirect_all();
+    fixture.clients.requeue(&[sent[0].key]);
+    fixture.expect(&mut cluster, moved);
+    assert!(fixture.dispatch().is_empty());
 }
 
 #[test]
-fn reads_without_room_for_their_replies_are_done_again_later_and_in_order() {
+fn requeued_write_fails_if_a_later_one_was_applied() {
+    let mut fixture = Fixture::new();
+    let (mut client, mut other) = (fixture.connect(), fixture.connect());
+    other.write_all(b"SET c 3\r\n").unwrap();
+    let third = fixture.dispatch_some().remove(0);
+    // Replies of the replica itself have slots, but no sequence numbers.
+    client.write_all(b"PING\r\nECHO x\r\nPING\r\nSET a 1\r\nSET b 2\r\n").unwrap();
+    let mut sent = fixture.dispatch_some();
+    fixture.until("both writes", |fixture| {
+        sent.extend(fixture.dispatch());
+        (sent.len() == 2).then_some(())
+    });
+    fixture.clients.on_outcome(sent[1].key, Outcome::Done);
+    fixture.clients.requeue(&[sent[0].key]);
+    assert!(fixture.dispatch().is_empty(), "sent again, after a later write of the same client");
+    let reply = fixture.reply(&mut client, 50);
+    let reply = String::from_utf8_lossy(&reply);
+    let begin = "+PONG\r\n$1\r\nx\r\n+PONG\r\n-";
+    assert!(reply.starts_with(begin) && reply.ends_with("\r\n+OK\r\n"), "{reply}");
+    // The other client's write still has no outcome.
+    fixture.clients.on_outcome(third.key, Outcome::Done);
+    fixture.expect(&mut other, "+OK\r\n");
+}
+
+#[test]
+fn reads_above_the_output_budget_are_retried_in_order() {
     const COUNT: usize = 200;
-    let mut door = Door::new();
-    let mut client = door.connect();
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     client.write_all("GET k\r\nECHO x\r\n".repeat(COUNT).as_bytes()).unwrap();
     let value = |number: u64| {
         let text = format!("{number:0>10}").repeat(10_000);
         Bytes::from(text)
     };
-    let answer_all = |door: &mut Door| {
-        let handed_on = door.hand_on();
-        for one in &handed_on {
+    let answer_all = |fixture: &mut Fixture| {
+        let sent = fixture.dispatch();
+        for one in &sent {
             assert_eq!(one.kind, RequestKind::Read);
-            door.clients.answer(one.key, Outcome::Value(Some(value(one.number()))));
+            fixture.clients.on_outcome(one.key, Outcome::Value(Some(value(one.number()))));
         }
-        assert!(door.clients.memory.held_bytes() < 4 << 20);
-        handed_on.len()
+        assert!(fixture.clients.memory.used_bytes() < 4 << 20);
+        sent.len()
     };
-    // It does not read: sooner or later nothing is handed on any more, and nobody is refused.
+    // The client does not read: at some point nothing more is sent, and nothing is refused.
     let mut quiet = 0;
     while quiet < 20 {
-        door.pass();
-        quiet = if answer_all(&mut door) == 0 { quiet + 1 } else { 0 };
+        fixture.pass();
+        quiet = if answer_all(&mut fixture) == 0 { quiet + 1 } else { 0 };
     }
-    door.later(Duration::from_mins(10));
+    fixture.advance(Duration::from_mins(10));
     let mut wanted = Vec::new();
     for number in 0..COUNT as u64 {
         wanted.extend_from_slice(b"$100000\r\n");
@@ -271,205 +313,208 @@ fn reads_without_room_for_their_replies_are_done_again_later_and_in_order() {
         wanted.extend_from_slice(b"\r\n$1\r\nx\r\n");
     }
     let mut reply = Vec::new();
-    door.until("all replies", |door| {
-        answer_all(door);
+    fixture.until("all replies", |fixture| {
+        answer_all(fixture);
         assert!(read(&mut client, &mut reply));
         (reply.len() >= wanted.len()).then_some(())
     });
-    assert!(reply == wanted, "replies are not what was asked for");
+    assert!(reply == wanted, "wrong replies");
 }
 
 #[test]
-fn a_reply_that_is_too_long_is_refused_and_the_connection_goes_on() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn too_large_reply_is_an_error_and_the_connection_continues() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     client.write_all(b"MGET a b\r\nPING\r\n").unwrap();
-    let handed_on = door.hand_on_some();
+    let sent = fixture.dispatch_some();
     let value = Some(Bytes::from(vec![b'x'; 5 << 20]));
-    door.clients.answer(handed_on[0].key, Outcome::Values(vec![value.clone(), value]));
-    door.expect(
+    fixture.clients.on_outcome(sent[0].key, Outcome::Values(vec![value.clone(), value]));
+    fixture.expect(
         &mut client,
-        "-ERR the reply has 10485856 bytes, where 8388608 are allowed\r\n+PONG\r\n",
+        "-ERR the reply is too large: 10485856 bytes, limit 8388608\r\n+PONG\r\n",
     );
-    // A write was done for all that, which `ERR` would deny.
+    // The write was applied, so the error is not `ERR`.
     client.write_all(b"GETDEL a\r\nPING\r\n").unwrap();
-    let handed_on = door.hand_on_some();
+    let sent = fixture.dispatch_some();
     let value = Some(Bytes::from(vec![b'x'; 9 << 20]));
-    door.clients.answer(handed_on[0].key, Outcome::Value(value));
-    door.expect(
+    fixture.clients.on_outcome(sent[0].key, Outcome::Value(value));
+    fixture.expect(
         &mut client,
-        "-UNCERTAIN applied, but the reply has 9437216 bytes, where 8388608 are allowed\r\n\
+        "-UNCERTAIN applied, but the reply is too large: 9437216 bytes, limit 8388608\r\n\
          +PONG\r\n",
     );
 }
 
 #[test]
-fn large_requests_come_through_one_after_the_other_and_small_ones_between() {
+fn large_requests_complete_one_at_a_time_with_small_ones_between() {
     const LARGE: usize = 2 << 20;
-    let mut door = Door::new();
+    let mut fixture = Fixture::new();
     let value = "v".repeat(LARGE);
     let bytes = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${LARGE}\r\n{value}\r\n").into_bytes();
-    let mut large: Vec<_> = (0..20).map(|_| (door.connect(), 0, Vec::new())).collect();
-    let mut small = door.connect();
+    let mut large: Vec<_> = (0..20).map(|_| (fixture.connect(), 0, Vec::new())).collect();
+    let mut small = fixture.connect();
     let mut pongs = Vec::new();
-    let mut held_most = 0;
-    door.until("all replies", |door| {
+    let mut used_max = 0;
+    fixture.until("all replies", |fixture| {
         for (client, sent, reply) in &mut large {
             match client.write(&bytes[*sent..]) {
                 Ok(count) => *sent += count,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
-            assert!(read(client, reply), "it was closed");
+            assert!(read(client, reply), "the connection was closed");
         }
         small.write_all(b"PING\r\n").unwrap();
-        assert!(read(&mut small, &mut pongs), "it was closed");
-        held_most = held_most.max(door.clients.memory.held_bytes());
-        for one in door.hand_on() {
-            door.clients.answer(one.key, Outcome::Done);
+        assert!(read(&mut small, &mut pongs), "the connection was closed");
+        used_max = used_max.max(fixture.clients.memory.used_bytes());
+        for one in fixture.dispatch() {
+            fixture.clients.on_outcome(one.key, Outcome::Done);
         }
         large.iter().all(|(_, _, reply)| reply == b"+OK\r\n").then_some(())
     });
     assert!(pongs.len() > 20 * "+PONG\r\n".len());
-    assert!(held_most > MEMORY / 4, "{held_most} is no load");
-    assert!(held_most <= MEMORY, "{held_most}");
-    door.pass();
-    assert!(door.clients.memory.held_bytes() < 1 << 20, "it is given back");
+    assert!(used_max > MEMORY / 4, "only {used_max} bytes");
+    assert!(used_max <= MEMORY, "{used_max}");
+    fixture.pass();
+    assert!(fixture.clients.memory.used_bytes() < 1 << 20, "the memory is freed");
 }
 
 #[test]
-fn whoever_holds_most_is_closed_when_all_hold_too_much() {
-    let mut door = Door::new();
-    let mut modest = door.connect();
-    let mut greedy: Vec<_> = (0..40).map(|_| door.connect()).collect();
+fn client_using_the_most_memory_is_disconnected() {
+    let mut fixture = Fixture::new();
+    let mut modest = fixture.connect();
+    let mut greedy: Vec<_> = (0..40).map(|_| fixture.connect()).collect();
     for client in &mut greedy {
         client.write_all(b"GETSET k v\r\nGETSET k v\r\n").unwrap();
     }
-    let handed_on = door.until("all requests", |door| {
-        door.pass();
-        (door.clients.context.traffic.commands == 80).then(|| door.hand_on())
+    let sent = fixture.until("all requests", |fixture| {
+        fixture.pass();
+        (fixture.clients.context.traffic.commands == 80).then(|| fixture.dispatch())
     });
-    for one in handed_on {
+    for one in sent {
         let value = Bytes::from(vec![b'x'; 1 << 20]);
-        door.clients.answer(one.key, Outcome::Value(Some(value)));
+        fixture.clients.on_outcome(one.key, Outcome::Value(Some(value)));
     }
-    door.pass();
-    assert!(door.clients.memory.held_bytes() <= MEMORY);
-    let closed = door.clients.counts.clients_closed.get();
+    fixture.pass();
+    assert!(fixture.clients.memory.used_bytes() <= MEMORY);
+    let closed = fixture.clients.counters.clients_closed.get();
     assert!((1..=40).contains(&closed), "{closed}");
     modest.write_all(b"PING\r\n").unwrap();
-    door.expect(&mut modest, "+PONG\r\n");
+    fixture.expect(&mut modest, "+PONG\r\n");
 }
 
 #[test]
-fn half_requests_and_idle_connections_end_when_they_take_too_long() {
-    let mut door = Door::new();
-    let (mut half, mut quiet) = (door.connect(), door.connect());
+fn partial_requests_and_idle_connections_time_out() {
+    let mut fixture = Fixture::new();
+    let (mut half, mut quiet) = (fixture.connect(), fixture.connect());
     quiet.write_all(b"PING\r\n").unwrap();
-    door.expect(&mut quiet, "+PONG\r\n");
+    fixture.expect(&mut quiet, "+PONG\r\n");
     for byte in b"*2\r\n$4\r\nECHO\r\n$1" {
         half.write_all(&[*byte]).unwrap();
-        door.pass();
-        door.later(Duration::from_secs(1));
+        fixture.pass();
+        fixture.advance(Duration::from_secs(1));
     }
     let mut reply = Vec::new();
     assert!(read(&mut half, &mut reply));
-    door.later(Duration::from_secs(20));
+    fixture.advance(Duration::from_secs(20));
     assert!(!read(&mut half, &mut reply) && reply.is_empty());
-    // Nobody is closed for silence unless it is so set.
-    door.later(Duration::from_hours(1));
+    // Idle connections are not closed by default.
+    fixture.advance(Duration::from_hours(1));
     assert!(read(&mut quiet, &mut reply));
     quiet.write_all(b"CONFIG SET timeout 10\r\n").unwrap();
-    door.expect(&mut quiet, "+OK\r\n");
-    door.later(Duration::from_secs(9));
+    fixture.expect(&mut quiet, "+OK\r\n");
+    fixture.advance(Duration::from_secs(9));
     quiet.write_all(b"GET k\r\n").unwrap();
-    door.hand_on_some();
-    door.later(Duration::from_secs(3));
-    assert!(read(&mut quiet, &mut reply), "it waits for an answer");
-    door.later(Duration::from_secs(1));
-    let mut reply = door.reply(&mut quiet, 1);
+    fixture.dispatch_some();
+    fixture.advance(Duration::from_secs(3));
+    assert!(read(&mut quiet, &mut reply), "a request is in flight");
+    fixture.advance(Duration::from_secs(1));
+    let mut reply = fixture.reply(&mut quiet, 1);
     assert!(reply.starts_with(b"-CLUSTERDOWN"));
-    door.later(Duration::from_secs(10));
+    fixture.advance(Duration::from_secs(10));
     assert!(!read(&mut quiet, &mut reply));
-    assert_eq!(door.clients.context.traffic.clients, 0);
+    assert_eq!(fixture.clients.context.traffic.clients, 0);
 }
 
 #[test]
-fn how_many_clients_there_may_be_can_be_changed() {
-    let mut door = Door::new();
-    let mut first = door.connect();
+fn maxclients_can_be_changed() {
+    let mut fixture = Fixture::new();
+    let mut first = fixture.connect();
     first.write_all(b"CONFIG SET maxclients 1\r\n").unwrap();
-    door.expect(&mut first, "+OK\r\n");
-    let mut second = door.connect();
-    door.expect(&mut second, "-ERR max number of clients reached\r\n");
+    fixture.expect(&mut first, "+OK\r\n");
+    let mut second = fixture.connect();
+    fixture.expect(&mut second, "-ERR max number of clients reached\r\n");
     first.write_all(b"CONFIG SET maxclients 2\r\n").unwrap();
-    door.expect(&mut first, "+OK\r\n");
-    let mut third = door.connect();
+    fixture.expect(&mut first, "+OK\r\n");
+    let mut third = fixture.connect();
     third.write_all(b"PING\r\n").unwrap();
-    door.expect(&mut third, "+PONG\r\n");
+    fixture.expect(&mut third, "+PONG\r\n");
 }
 
-/// What the store would say to a `WATCH` of one key.
+/// The outcome of a `WATCH` of one key.
 fn revision(number: i64) -> Outcome {
     Outcome::List(vec![Outcome::Integer(number)])
 }
 
 #[test]
-fn what_comes_behind_a_watch_waits_for_its_answer_and_nothing_else_does() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn watch_blocks_later_requests_until_its_outcome() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     let transaction = "WATCH k\r\nPING\r\nMULTI\r\nSET k v\r\nEXEC\r\nWATCH j\r\nPING\r\n";
     client.write_all(transaction.as_bytes()).unwrap();
-    let handed_on = door.hand_on_some();
-    assert_eq!((handed_on.len(), handed_on[0].kind), (1, RequestKind::Read));
+    let sent = fixture.dispatch_some();
+    assert_eq!((sent.len(), sent[0].kind), (1, RequestKind::Read));
     for _ in 0..5 {
-        door.pass();
+        fixture.pass();
     }
-    assert_eq!(door.clients.context.traffic.commands, 1, "no more is looked at");
-    door.clients.answer(handed_on[0].key, revision(7));
-    door.expect(&mut client, "+OK\r\n+PONG\r\n+OK\r\n+QUEUED\r\n");
-    // The next WATCH is under way as soon as the EXEC, and sees what that did.
-    let exec = door.hand_on_some();
+    assert_eq!(fixture.clients.context.traffic.commands, 1, "no more requests are parsed");
+    fixture.clients.on_outcome(sent[0].key, revision(7));
+    fixture.expect(&mut client, "+OK\r\n+PONG\r\n+OK\r\n+QUEUED\r\n");
+    // The next WATCH is sent after the EXEC, and sees its effects.
+    let exec = fixture.dispatch_some();
     assert_eq!((exec.len(), exec[0].kind), (1, RequestKind::Write));
-    door.clients.answer(exec[0].key, Outcome::List(vec![Outcome::Done]));
-    door.expect(&mut client, "*1\r\n+OK\r\n");
-    let watch = door.hand_on_some();
-    door.clients.answer(watch[0].key, revision(8));
-    door.expect(&mut client, "+OK\r\n+PONG\r\n");
-    // Closed in the middle, nothing is left.
+    fixture.clients.on_outcome(exec[0].key, Outcome::List(vec![Outcome::Done]));
+    fixture.expect(&mut client, "*1\r\n+OK\r\n");
+    let watch = fixture.dispatch_some();
+    fixture.clients.on_outcome(watch[0].key, revision(8));
+    fixture.expect(&mut client, "+OK\r\n+PONG\r\n");
+    // Closed while blocked, nothing is left.
     client.write_all(b"WATCH k\r\nPING\r\n").unwrap();
-    door.hand_on_some();
+    fixture.dispatch_some();
     drop(client);
-    door.later(Duration::from_secs(10));
-    door.until("its end", |door| (door.clients.context.traffic.clients == 0).then_some(()));
-    assert_eq!((door.clients.memory.held_bytes(), door.clients.next_due()), (0, None));
+    fixture.advance(Duration::from_secs(10));
+    fixture
+        .until("the close", |fixture| (fixture.clients.context.traffic.clients == 0).then_some(()));
+    assert_eq!((fixture.clients.memory.used_bytes(), fixture.clients.next_expiry()), (0, None));
 }
 
 #[test]
-fn a_watch_that_fails_lets_no_exec_through() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn failed_watch_aborts_the_transaction() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     client.write_all(b"WATCH k\r\nMULTI\r\nSET k v\r\nEXEC\r\n").unwrap();
-    let handed_on = door.hand_on_some();
-    door.clients.fail(handed_on[0].key, Reason::NoLeader);
-    door.expect(
+    let sent = fixture.dispatch_some();
+    fixture.clients.fail(sent[0].key, FailureReason::NoLeader);
+    fixture.expect(
         &mut client,
-        "-CLUSTERDOWN no leader is known; nothing was done\r\n+OK\r\n+QUEUED\r\n\
+        "-CLUSTERDOWN no leader is known; not applied, try again\r\n+OK\r\n+QUEUED\r\n\
          -EXECABORT Transaction discarded because of previous errors.\r\n",
     );
-    assert!(door.hand_on().is_empty());
-    // Sent elsewhere, it does not watch here either.
+    assert!(fixture.dispatch().is_empty());
+    // A redirected WATCH aborts the transaction as well.
     client.write_all(b"CLUSTER SLOTS\r\nWATCH foo\r\nMULTI\r\nPING\r\nEXEC\r\n").unwrap();
-    door.expect(&mut client, "*0\r\n");
-    door.until("the watch", |door| (door.clients.context.traffic.commands == 6).then_some(()));
-    door.clients.context.leader = Some(NodeId(2));
-    door.clients.redirect();
-    door.expect(
+    fixture.expect(&mut client, "*0\r\n");
+    fixture.until("the watch", |fixture| {
+        (fixture.clients.context.traffic.commands == 6).then_some(())
+    });
+    fixture.clients.context.leader = Some(NodeId(2));
+    fixture.clients.redirect_all();
+    fixture.expect(
         &mut client,
         "-MOVED 12182 127.0.0.1:7002\r\n+OK\r\n+QUEUED\r\n\
          -EXECABORT Transaction discarded because of previous errors.\r\n",
     );
     client.write_all(b"MULTI\r\nSET foo v\r\nEXEC\r\n").unwrap();
-    door.expect(
+    fixture.expect(
         &mut client,
         "+OK\r\n-MOVED 12182 127.0.0.1:7002\r\n\
          -EXECABORT Transaction discarded because of previous errors.\r\n",
@@ -477,9 +522,9 @@ fn a_watch_that_fails_lets_no_exec_through() {
 }
 
 #[test]
-fn what_the_door_does_within_a_transaction_is_taken_back_with_it() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn connection_commands_of_an_aborted_transaction_have_no_effect() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";
     for (outcome, name, reply) in [
         (Outcome::NoList, "$-1\r\n", "*-1\r\n".to_owned()),
@@ -490,35 +535,35 @@ fn what_the_door_does_within_a_transaction_is_taken_back_with_it() {
         ),
     ] {
         client.write_all(named).unwrap();
-        let watch = door.hand_on_some();
-        door.clients.answer(watch[0].key, revision(1));
-        let exec = door.hand_on_some();
-        assert_eq!(exec[0].kind, RequestKind::Read, "it writes nothing");
-        door.clients.answer(exec[0].key, outcome);
+        let watch = fixture.dispatch_some();
+        fixture.clients.on_outcome(watch[0].key, revision(1));
+        let exec = fixture.dispatch_some();
+        assert_eq!(exec[0].kind, RequestKind::Read, "the transaction writes nothing");
+        fixture.clients.on_outcome(exec[0].key, outcome);
         let queued = "+QUEUED\r\n".repeat(2);
-        door.expect(&mut client, &format!("+OK\r\n+OK\r\n{queued}{reply}{name}"));
+        fixture.expect(&mut client, &format!("+OK\r\n+OK\r\n{queued}{reply}{name}"));
     }
 }
 
 #[test]
-fn queued_requests_count_for_what_a_client_holds() {
-    let mut door = Door::new();
-    let mut client = door.connect();
+fn queued_commands_count_as_memory_of_the_client() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
     let value = "v".repeat(1_000_000);
-    let before = door.clients.memory.held_bytes();
+    let before = fixture.clients.memory.used_bytes();
     client
         .write_all(
             format!("MULTI\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{value}\r\n").as_bytes(),
         )
         .unwrap_or(());
     let mut replies = Vec::new();
-    door.until("both replies", |_| {
+    fixture.until("both replies", |_| {
         read(&mut client, &mut replies);
         (replies == b"+OK\r\n+QUEUED\r\n").then_some(())
     });
-    assert!(door.clients.memory.held_bytes() > before + 1_000_000);
+    assert!(fixture.clients.memory.used_bytes() > before + 1_000_000);
     client.write_all(b"DISCARD\r\n").unwrap();
-    door.expect(&mut client, "+OK\r\n");
-    door.pass();
-    assert!(door.clients.memory.held_bytes() < before + 100_000);
+    fixture.expect(&mut client, "+OK\r\n");
+    fixture.pass();
+    assert!(fixture.clients.memory.used_bytes() < before + 100_000);
 }

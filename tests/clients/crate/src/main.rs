@@ -1,6 +1,6 @@
-//! The `redis` crate against a cluster, unmodified: in both versions of the protocol, in pipelines,
-//! its cluster client, and its Sentinel client. Arguments: the replicas' ports. Panics at the first
-//! surprise.
+//! The `redis` crate against a cluster, unmodified: both protocol versions, pipelines, the cluster
+//! client, and the Sentinel client. Arguments: the replicas' ports. Panics at the first unexpected
+//! reply.
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelServerType};
@@ -18,7 +18,7 @@ fn main() {
     println!("the redis crate is content");
 }
 
-/// A plain connection to one replica, whether it leads or not.
+/// A plain connection to one replica, leader or not.
 fn plain(port: &str) {
     for version in ["resp2", "resp3"] {
         let client = Client::open(format!("redis://127.0.0.1:{port}/?protocol={version}"));
@@ -69,8 +69,7 @@ fn cluster(port: &str) {
     }
 }
 
-/// The Sentinel client, which asks the replicas who leads, at the ports at which they say that they
-/// are Sentinels: it insists on that.
+/// The Sentinel client, which asks the replicas for the leader on their Sentinel ports.
 fn sentinel(ports: &[String]) {
     let offset = std::env::var("SENTINEL_PORT_OFFSET").expect("where Sentinels are");
     let offset: u16 = offset.parse().expect("a number");
@@ -82,7 +81,7 @@ fn sentinel(ports: &[String]) {
         let asked = asked.collect();
         let client = SentinelClient::build(asked, "mymaster".to_owned(), None, kind);
         let mut client = client.expect("addresses");
-        let mut connection = client.get_connection().expect("somebody leads");
+        let mut connection = client.get_connection().expect("a leader");
         let () = connection.set("crate:sentinel", 7).expect("OK");
         let value: i64 = connection.get("crate:sentinel").expect("what was set");
         assert_eq!(value, 7);

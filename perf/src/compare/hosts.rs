@@ -1,0 +1,71 @@
+//! Hosts on which the servers of measured systems run: all on the loopback address, or each in a
+//! network namespace of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::Context as _;
+
+/// A host on which one server process of a measured system runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Host {
+    /// IP address that the server listens on.
+    pub(crate) address: Ipv4Addr,
+    /// Id of a process whose network namespace the server is started in; `None` for the network
+    /// namespace of this program.
+    pub(crate) within: Option<u32>,
+}
+
+/// The loopback address, in the network namespace of this program.
+pub(crate) const LOOPBACK: Host = Host { address: Ipv4Addr::LOCALHOST, within: None };
+
+/// First port of a server that has a network namespace of its own, where all ports are free.
+const FIRST_PORT: u16 = 7_001;
+
+/// Returns, for each host, `COUNT` addresses with different free ports for the server on this host.
+pub(crate) fn allocate<const COUNT: usize>(
+    hosts: &[Host],
+) -> anyhow::Result<Vec<[SocketAddr; COUNT]>> {
+    // All listeners stay open until the last port is found, or the system might assign a port
+    // twice.
+    let mut listeners = Vec::new();
+    let mut one = |host: &Host, number: usize| -> anyhow::Result<SocketAddr> {
+        if host.within.is_some() {
+            let port = FIRST_PORT + u16::try_from(number).unwrap_or(0);
+            return Ok(SocketAddr::from((host.address, port)));
+        }
+        let listener = TcpListener::bind((host.address, 0))
+            .with_context(|| format!("cannot bind a free port of {}", host.address))?;
+        let address = listener
+            .local_addr()
+            .with_context(|| format!("cannot get the port that was bound at {}", host.address))?;
+        listeners.push(listener);
+        Ok(address)
+    };
+    hosts
+        .iter()
+        .map(|host| {
+            let mut found = [SocketAddr::from((host.address, 0)); COUNT];
+            for (number, place) in found.iter_mut().enumerate() {
+                *place = one(host, number)?;
+            }
+            Ok(found)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_unique() {
+        let found = allocate::<2>(&[LOOPBACK; 5]).unwrap();
+        let mut ports: Vec<u16> = found.iter().flatten().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 10);
+        let remote = Host { address: Ipv4Addr::new(10, 1, 1, 1), within: Some(1) };
+        let found = allocate::<2>(&[remote]).unwrap();
+        assert_eq!(found[0].map(|address| address.port()), [7_001, 7_002]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Runs the rounds of a comparison: starts systems, runs every case, and measures what it costs.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::cases::{Case, Operation};
+use super::clients::{Clients, Target};
+use super::hosts::Host;
+use super::results::Measurement;
+use super::systems::{Programs, Running, System};
+use super::usage::stolen_s;
+
+/// Everything needed to run the rounds of a comparison. In each round every system runs every case
+/// once.
+#[derive(Debug)]
+pub(crate) struct Rounds<'a> {
+    pub(crate) systems: Vec<System>,
+    pub(crate) cases: Vec<Case>,
+    pub(crate) count: u32,
+    /// Whether all systems of a round are started at once, and each case then runs on all of them
+    /// before the next case. Otherwise the systems run one after the other.
+    pub(crate) together: bool,
+    pub(crate) programs: Programs,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) folder: PathBuf,
+    pub(crate) clients: Clients<'a>,
+    pub(crate) interrupted: &'a AtomicBool,
+}
+
+/// A function that sets the fraction of packets lost between replicas, from 0 to 1, before a case.
+pub(crate) type SetLoss<'a> = dyn FnMut(f64) -> anyhow::Result<()> + 'a;
+
+/// A running system, with the number of keys and the value length of each preload that it has
+/// received.
+struct Started {
+    system: System,
+    running: Running,
+    preloaded: Vec<(u64, usize)>,
+}
+
+impl Rounds<'_> {
+    /// Runs all rounds and passes the result of each run to `on_run`. Returns why the rounds ended
+    /// early, or `None` if they are complete.
+    pub(crate) fn run(
+        &self,
+        set_loss: &mut SetLoss<'_>,
+        on_run: &mut dyn FnMut(Measurement),
+    ) -> Option<String> {
+        for round in 1..=self.count {
+            let groups: Vec<&[System]> =
+                if self.together { vec![&self.systems] } else { self.systems.chunks(1).collect() };
+            for group in groups {
+                self.run_group(round, group, set_loss, on_run);
+                if self.interrupted.load(Ordering::Relaxed) {
+                    return Some(format!("interrupted in round {round} of {}", self.count));
+                }
+            }
+        }
+        None
+    }
+
+    fn run_group(
+        &self,
+        round: u32,
+        group: &[System],
+        set_loss: &mut SetLoss<'_>,
+        on_run: &mut dyn FnMut(Measurement),
+    ) {
+        let mut started = Vec::new();
+        for &system in group {
+            let folder = self.folder.join(system.name());
+            match set_loss(0.0)
+                .and_then(|()| system.start(&self.programs, &self.hosts, &folder, self.interrupted))
+            {
+                Ok(running) => started.push(Started { system, running, preloaded: Vec::new() }),
+                Err(error) => {
+                    // All its cases fail in this round.
+                    for case in &self.cases {
+                        on_run(Measurement::failed(round, system, case, &error));
+                    }
+                }
+            }
+        }
+        for case in &self.cases {
+            for started in &mut started {
+                let over = self.interrupted.load(Ordering::Relaxed);
+                if over || case.unsupported_by(started.system).is_some() {
+                    continue;
+                }
+                on_run(self.measure(round, started, case, set_loss).unwrap_or_else(|error| {
+                    Measurement::failed(round, started.system, case, &error)
+                }));
+            }
+        }
+        for started in started {
+            let name = started.system.name();
+            if let Err(error) = started.running.stop() {
+                eprintln!("{name}: {error:#}");
+            }
+        }
+    }
+
+    fn measure(
+        &self,
+        round: u32,
+        started: &mut Started,
+        case: &Case,
+        set_loss: &mut SetLoss<'_>,
+    ) -> anyhow::Result<Measurement> {
+        let Started { system, running, preloaded } = started;
+        running.ensure_running()?;
+        running.find_leader();
+        let of = |running: &Running| running.clients().to_vec();
+        let clients = of(running);
+        let target = Target { system: *system, clients: &clients };
+        let kind = (case.keys, case.value_bytes);
+        if case.operation == Operation::Get && !preloaded.contains(&kind) {
+            self.clients.preload(target, case)?;
+            preloaded.push(kind);
+        }
+        if let Some(loss) = case.loss {
+            set_loss(loss)?;
+        }
+        let count = self.clients.calibrate(target, case)?;
+        let (used, syncs, stolen) = (running.usage()?, running.syncs(), stolen_s());
+        let began = Instant::now();
+        let seen = self.clients.run(target, case, count);
+        let wall_s = began.elapsed().as_secs_f64();
+        let (stolen, later) = (stolen_s() - stolen, running.syncs());
+        running.ensure_running()?;
+        let used = running.usage()? - used;
+        let seen = seen?;
+        Ok(Measurement {
+            round,
+            system: system.name(),
+            case: case.name.clone(),
+            operations: seen.operations,
+            errors: seen.errors,
+            rate: seen.rate,
+            p50_s: seen.p50_s,
+            p99_s: seen.p99_s,
+            max_s: seen.max_s,
+            cpu_s: used.cpu_s,
+            written_bytes: used.written_bytes,
+            syncs: syncs.zip(later).map(|(before, after)| after.saturating_sub(before)),
+            wall_s,
+            stolen_s: stolen,
+            failure: (seen.operations == 0).then(|| "no operation succeeded".to_owned()),
+        })
+    }
+}
+
+impl Measurement {
+    /// Returns the result of a run that failed with the given error, without figures.
+    fn failed(round: u32, system: System, case: &Case, error: &anyhow::Error) -> Measurement {
+        Measurement {
+            round,
+            system: system.name(),
+            case: case.name.clone(),
+            operations: 0,
+            errors: 0,
+            rate: 0.0,
+            p50_s: 0.0,
+            p99_s: 0.0,
+            max_s: 0.0,
+            cpu_s: 0.0,
+            written_bytes: 0,
+            syncs: None,
+            wall_s: 0.0,
+            stolen_s: 0.0,
+            failure: Some(format!("{error:#}")),
+        }
+    }
+}

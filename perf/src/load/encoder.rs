@@ -1,0 +1,66 @@
+//! Encodes operations in the Redis protocol. The constant parts are built once before the run.
+
+use super::generator::{Operation, Request};
+use super::keys::{Values, write_key};
+use super::resp::write_request;
+
+/// Timeout that is sent with Redis's WAIT command, in milliseconds.
+const WAIT_MS: &[u8] = b"1000";
+
+/// An encoder of Redis requests, for keys and values of fixed lengths.
+#[derive(Debug)]
+pub(crate) struct RequestEncoder {
+    /// Length of a key in bytes.
+    pub(crate) key_bytes: usize,
+    get: Vec<u8>,
+    set: Vec<u8>,
+    /// Encoded bytes of a SET command between its key and its value: the line end after the key,
+    /// and the length of the value.
+    middle: Vec<u8>,
+    /// Encoded bytes after the value of a SET command: the line end and, if each write is followed
+    /// by WAIT, the WAIT command.
+    end: Vec<u8>,
+}
+
+impl RequestEncoder {
+    /// Returns an encoder for keys and values of these lengths in bytes. With `wait`, each write is
+    /// followed by a WAIT for this number of replicas.
+    pub(crate) fn new(key_bytes: usize, value_bytes: usize, wait: Option<u32>) -> RequestEncoder {
+        let mut end = b"\r\n".to_vec();
+        if let Some(replicas) = wait {
+            let replicas = replicas.to_string();
+            write_request(&mut end, &[b"WAIT", replicas.as_bytes(), WAIT_MS]);
+        }
+        RequestEncoder {
+            key_bytes,
+            get: format!("*2\r\n$3\r\nGET\r\n${key_bytes}\r\n").into_bytes(),
+            set: format!("*3\r\n$3\r\nSET\r\n${key_bytes}\r\n").into_bytes(),
+            middle: format!("\r\n${value_bytes}\r\n").into_bytes(),
+            end,
+        }
+    }
+
+    /// Appends the current request of `operation`, encoded as a Redis command, to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, operation: &Operation, values: &Values) {
+        match operation.request {
+            Request::Get => {
+                out.extend_from_slice(&self.get);
+                write_key(out, operation.key, self.key_bytes);
+                out.extend_from_slice(b"\r\n");
+            }
+            Request::Put => {
+                out.extend_from_slice(&self.set);
+                write_key(out, operation.key, self.key_bytes);
+                out.extend_from_slice(&self.middle);
+                values.write(out, operation.mark);
+                out.extend_from_slice(&self.end);
+            }
+            Request::Scan => {
+                // Any number is a valid cursor: it is a position in the hash table.
+                let cursor = operation.key.to_string();
+                let count = operation.mark.to_string();
+                write_request(out, &[b"SCAN", cursor.as_bytes(), b"COUNT", count.as_bytes()]);
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Generates one thread's operations and interprets their replies, without sockets: which operation
+//! comes next, when it is due, and what a reply means for it. The engine calls this and does the
+//! I/O.
+
+use std::sync::Arc;
+
+use bowline::sim::rng::Rng;
+
+use super::history::{Outcome, Record};
+use super::keys::{Inserts, Keys, Values};
+use super::options::Plan;
+use super::reply::{Reply, error_code};
+use super::schedule::Schedule;
+use super::stats::Stats;
+use super::workload::Kind;
+
+/// An operation of the load. Times are in nanoseconds of the run's [`Clock`](super::engine::Clock).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operation {
+    pub(crate) kind: Kind,
+    /// The request to send next, or whose reply is outstanding. A read-modify-write first has a get
+    /// and then a put; other operations have one request.
+    pub(crate) request: Request,
+    pub(crate) key: u64,
+    /// Mark (unique number) of the value that a put writes; for a scan, the number of keys to read.
+    pub(crate) mark: u64,
+    /// Time at which the operation should have been sent, by the schedule; in a closed loop, time
+    /// at which it was generated. In nanoseconds of the run's clock.
+    pub(crate) intended: u64,
+    /// Time at which the operation's first request was sent, in nanoseconds of the run's clock; 0
+    /// if it has not been sent.
+    pub(crate) sent: u64,
+    /// Time at which the operation's current request was sent, in nanoseconds of the run's clock; 0
+    /// if it has not been sent.
+    pub(crate) request_sent: u64,
+    /// Number of times that the operation was redirected to another server.
+    redirects: u8,
+}
+
+/// Request to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Get,
+    Put,
+    Scan,
+}
+
+/// What the engine does next with an operation, and with its connection, after a reply or a
+/// failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The operation is finished, successfully or not.
+    Done,
+    /// The operation has failed, because the server has no leader or is overloaded: the connection
+    /// sends no more requests until the next housekeeping.
+    Pause,
+    /// The second request of a read-modify-write, the put, is to be sent on the same connection.
+    Continue(Operation),
+    /// The operation's request must be sent again, to the current leader.
+    Retry(Operation),
+}
+
+/// Where the thread's operations come from, in the current phase of the run.
+#[derive(Debug)]
+enum Source {
+    /// No operations are generated: before the preload or the load starts, and after the load has
+    /// ended.
+    Nothing,
+    /// The preload, which writes each key that belongs to this thread once, before the load. `next`
+    /// is the number of the key to write next.
+    Preload { next: u64 },
+    /// A closed loop: the next operation is due whenever a connection is free, until the time `end`
+    /// in nanoseconds of the run's clock.
+    Closed { end: u64 },
+    /// An open loop: operations are due at the times of the schedule.
+    Open(Schedule),
+}
+
+/// Maximum number of redirects of an operation. An operation that is redirected more often fails.
+const REDIRECTS_MAX: u8 = 16;
+/// Maximum number of keys of a scan. The number is uniformly distributed, as in YCSB.
+const SCAN_KEYS_MAX: u64 = 100;
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// One thread's operation generator and its statistics.
+#[derive(Debug)]
+pub(crate) struct Generator {
+    plan: Arc<Plan>,
+    thread: usize,
+    inserts: Arc<Inserts>,
+    rng: Rng,
+    keys: Keys,
+    pub(crate) values: Values,
+    source: Source,
+    /// Start of the measured window, in nanoseconds of the run's clock; `u64::MAX` until the load
+    /// starts.
+    begin: u64,
+    /// Planned end of the measured window, in nanoseconds of the run's clock.
+    end: u64,
+    next_mark: u64,
+    /// Statistics of the current second of the measured window.
+    pub(crate) stats: Stats,
+    /// Time at which the current second of the measured window ends; before the window, the time at
+    /// which it starts. In nanoseconds of the run's clock, `u64::MAX` until the load starts.
+    second_end: u64,
+    number: Option<u64>,
+    /// Statistics of finished seconds that the engine has not taken yet, each with its number: 0 is
+    /// the first second of the measured window.
+    pub(crate) over: Vec<(u64, Stats)>,
+    /// Time at which the last successful reply arrived, in nanoseconds of the run's clock.
+    pub(crate) last_success: u64,
+    /// The last error message that a server replied; empty if there was none.
+    pub(crate) last_error: String,
+    history: Vec<Record>,
+}
+
+impl Generator {
+    /// Creates the generator of the thread with the number `thread`. `run` is a number that
+    /// identifies the run; it is mixed into written values, so that they differ from those of other
+    /// runs.
+    pub(crate) fn new(
+        plan: &Arc<Plan>,
+        thread: usize,
+        run: u64,
+        inserts: &Arc<Inserts>,
+    ) -> Generator {
+        let mut rng = Rng::new(plan.seed);
+        // The same for all threads: each of them may read what another one wrote.
+        let values = Values::new(plan.value_bytes, &mut rng.split());
+        let mut rng = (0..=thread).map(|_| rng.split()).last().expect("one at least");
+        let keys = Keys::new(plan.distribution, plan.theta, plan.keys, thread, plan.threads);
+        Generator {
+            plan: Arc::clone(plan),
+            thread,
+            inserts: Arc::clone(inserts),
+            rng: rng.split(),
+            keys,
+            values,
+            source: Source::Nothing,
+            begin: u64::MAX,
+            end: u64::MAX,
+            next_mark: (run & 0xFF_FFFF) << 40 | (thread as u64) << 32,
+            stats: Stats::new(),
+            second_end: u64::MAX,
+            number: None,
+            over: Vec::new(),
+            last_success: 0,
+            last_error: String::new(),
+            history: Vec::new(),
+        }
+    }
+
+    /// Starts the preload: from now on, the generator returns one write of each key that belongs to
+    /// this thread.
+    pub(crate) fn start_preload(&mut self) {
+        self.source = Source::Preload { next: self.thread as u64 };
+    }
+
+    /// Starts the load. Operations are due from `first` on, and the measured window begins at
+    /// `begin`, both in nanoseconds of the run's clock.
+    pub(crate) fn start(&mut self, first: u64, begin: u64) {
+        let length = nanoseconds(self.plan.length);
+        (self.begin, self.end, self.second_end) = (begin, begin + length, begin);
+        self.stats = Stats::new();
+        self.source = match self.plan.rate {
+            Some(rate) => Source::Open(Schedule::new(
+                first,
+                begin - first + length,
+                rate,
+                self.thread,
+                self.plan.threads,
+            )),
+            None => Source::Closed { end: self.end },
+        };
+    }
+
+    /// Ends the load. Operations of the measured window that were due by `now` and have not been
+    /// sent are counted as unsent.
+    pub(crate) fn stop(&mut self, now: u64) {
+        self.roll(now);
+        if let Source::Open(schedule) = self.source {
+            self.stats.counts.unsent += schedule.unsent(self.begin, now);
+        }
+        self.source = Source::Nothing;
+    }
+
+    /// Returns whether the generator will return no more operations in this phase (preload or load)
+    /// of the run.
+    pub(crate) fn is_exhausted(&self, now: u64) -> bool {
+        match &self.source {
+            Source::Nothing => true,
+            Source::Preload { next } => *next >= self.plan.keys,
+            Source::Closed { end } => now >= *end,
+            Source::Open(schedule) => schedule.due().is_none(),
+        }
+    }
+
+    /// Returns when the next operation is due, in nanoseconds of the run's clock; `None` outside an
+    /// open loop.
+    pub(crate) fn due(&self) -> Option<u64> {
+        match &self.source {
+            Source::Open(schedule) => schedule.due(),
+            _ => None,
+        }
+    }
+
+    /// Returns the next operation if one is due at `now`.
+    pub(crate) fn next(&mut self, now: u64) -> Option<Operation> {
+        let intended = match &mut self.source {
+            Source::Nothing => return None,
+            Source::Preload { next } => {
+                let key = *next;
+                if key >= self.plan.keys {
+                    return None;
+                }
+                *next += self.plan.threads as u64;
+                return Some(self.operation(Kind::Update, Request::Put, key, now));
+            }
+            Source::Closed { end } => {
+                if now >= *end {
+                    return None;
+                }
+                now
+            }
+            Source::Open(schedule) => {
+                let due = schedule.due().filter(|&due| due <= now)?;
+                schedule.take();
+                due
+            }
+        };
+        let kind = self.plan.mix.draw(&mut self.rng);
+        let request = match kind {
+            Kind::Read | Kind::ReadModifyWrite => Request::Get,
+            Kind::Update | Kind::Insert => Request::Put,
+            Kind::Scan => Request::Scan,
+        };
+        let key = match kind {
+            Kind::Insert => self.inserts.take(),
+            _ => self.keys.draw(&mut self.rng, &self.inserts),
+        };
+        Some(self.operation(kind, request, key, intended))
+    }
+
+    fn operation(&mut self, kind: Kind, request: Request, key: u64, intended: u64) -> Operation {
+        let mark = match request {
+            Request::Get => 0,
+            Request::Put => self.new_mark(),
+            Request::Scan => 1 + self.rng.below(SCAN_KEYS_MAX),
+        };
+        Operation { kind, request, key, mark, intended, sent: 0, request_sent: 0, redirects: 0 }
+    }
+
+    fn new_mark(&mut self) -> u64 {
+        self.next_mark += 1;
+        self.next_mark
+    }
+
+    /// Handles the reply to an operation's request. Returns what happens to the operation.
+    pub(crate) fn on_reply(&mut self, operation: Operation, reply: Reply<'_>, now: u64) -> Next {
+        self.roll(now);
+        match (operation.request, reply) {
+            (_, Reply::Error(text)) => self.on_error(operation, text, now),
+            (Request::Get, Reply::Value(value)) => self.on_value(operation, value, now),
+            (Request::Put, Reply::Done) => {
+                self.record(&operation, Outcome::Completed { at: now, found: None });
+                self.succeeded(&operation, now);
+                Next::Done
+            }
+            (Request::Scan, Reply::List(_)) => {
+                self.succeeded(&operation, now);
+                Next::Done
+            }
+            _ => self.failed(&operation, "corrupt", Outcome::Unknown),
+        }
+    }
+
+    fn on_value(&mut self, mut operation: Operation, value: Option<&[u8]>, now: u64) -> Next {
+        let mut found = None;
+        if self.plan.verify || self.plan.history {
+            found = value.and_then(|value| self.values.mark(value));
+            if value.is_some() && found.is_none() {
+                return self.failed(&operation, "corrupt", Outcome::Unknown);
+            }
+        }
+        self.record(&operation, Outcome::Completed { at: now, found });
+        if value.is_none() && self.is_measured(&operation, now) {
+            self.stats.counts.not_found += 1;
+        }
+        if operation.kind == Kind::ReadModifyWrite {
+            operation.request = Request::Put;
+            operation.request_sent = 0;
+            operation.mark = self.new_mark();
+            return Next::Continue(operation);
+        }
+        self.succeeded(&operation, now);
+        Next::Done
+    }
+
+    fn on_error(&mut self, mut operation: Operation, text: &[u8], now: u64) -> Next {
+        let code = error_code(text);
+        // Errors that clients retry by themselves: the command was not applied.
+        let rejected =
+            matches!(code, "MOVED" | "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "READONLY");
+        let preload = matches!(self.source, Source::Preload { .. });
+        if code == "MOVED" && operation.redirects < REDIRECTS_MAX {
+            operation.redirects += 1;
+            if self.is_measured(&operation, now) {
+                self.stats.counts.redirects += 1;
+            }
+            return Next::Retry(operation);
+        }
+        let outcome = if rejected { Outcome::Rejected } else { Outcome::Unknown };
+        self.last_error = String::from_utf8_lossy(text).into_owned();
+        self.failed(&operation, code, outcome);
+        if preload {
+            // Preloaded keys must exist: retry with a new mark.
+            let retry = self.operation(operation.kind, Request::Put, operation.key, now);
+            return Next::Retry(retry);
+        }
+        // UNAVAILABLE is etcd's error for having no leader; the request may have been applied.
+        if rejected || code == "UNAVAILABLE" { Next::Pause } else { Next::Done }
+    }
+
+    /// Handles an operation that gets no reply, for a reason on the client's side such as a
+    /// timeout. Returns what happens to the operation.
+    pub(crate) fn on_lost(&mut self, operation: &Operation, reason: &str, now: u64) -> Next {
+        self.roll(now);
+        let outcome =
+            if operation.request_sent == 0 { Outcome::Rejected } else { Outcome::Unknown };
+        self.failed(operation, reason, outcome);
+        if matches!(self.source, Source::Preload { .. }) {
+            let retry = self.operation(operation.kind, Request::Put, operation.key, now);
+            return Next::Retry(retry);
+        }
+        Next::Done
+    }
+
+    fn succeeded(&mut self, operation: &Operation, now: u64) {
+        self.last_success = now;
+        if operation.kind == Kind::Insert {
+            self.inserts.acknowledge();
+        }
+        if !self.is_measured(operation, now) {
+            return;
+        }
+        let (stats, place) = (&mut self.stats, operation.kind.place());
+        stats.counts.succeeded += 1;
+        stats.last = stats.last.max(now);
+        stats.service[place].saturating_record((now - operation.sent).max(1));
+        if self.plan.rate.is_some() {
+            stats.response[place].saturating_record((now - operation.intended).max(1));
+            stats.lag.saturating_record((operation.sent - operation.intended).max(1));
+        }
+    }
+
+    fn failed(&mut self, operation: &Operation, reason: &str, outcome: Outcome) -> Next {
+        self.record(operation, outcome);
+        if self.is_measured(operation, self.begin) {
+            self.stats.fail(reason);
+        }
+        Next::Done
+    }
+
+    /// Returns whether an operation counts for the measured window: in an open loop, if it should
+    /// have been sent in the window; in a closed loop, if its reply arrived after the start of the
+    /// window.
+    fn is_measured(&self, operation: &Operation, now: u64) -> bool {
+        match self.plan.rate {
+            Some(_) => operation.intended >= self.begin,
+            None => now >= self.begin && self.number.is_some(),
+        }
+    }
+
+    fn record(&mut self, operation: &Operation, outcome: Outcome) {
+        if !self.plan.history {
+            return;
+        }
+        let wrote = (operation.request == Request::Put).then_some(operation.mark);
+        let called = operation.request_sent;
+        self.history.push(Record { called, outcome, key: operation.key, wrote });
+    }
+
+    /// Returns the recorded history of operations, and leaves an empty one.
+    pub(crate) fn take_history(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.history)
+    }
+
+    /// Moves the statistics of each second of the measured window that has ended by `now` to the
+    /// finished ones in `over`, and starts empty statistics for the next second.
+    pub(crate) fn roll(&mut self, now: u64) {
+        while now >= self.second_end {
+            self.close_second(self.second_end);
+            self.number = Some(self.number.map_or(0, |number| number + 1));
+            self.second_end += SECOND;
+        }
+    }
+
+    /// Moves the statistics of the current second of the measured window to the finished ones in
+    /// `over`, even if the second is not over. Before the window, discards the statistics.
+    pub(crate) fn close_second(&mut self, now: u64) {
+        if let Source::Open(schedule) = &self.source {
+            self.stats.backlog = schedule.backlog(now);
+        }
+        if let Some(number) = self.number {
+            let stats = std::mem::replace(&mut self.stats, Stats::new());
+            self.over.push((number, stats));
+        } else {
+            self.stats = Stats::new();
+        }
+    }
+
+    /// Returns the planned end of the measured window, in nanoseconds of the run's clock.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+/// Returns a duration as a number of nanoseconds.
+pub(crate) fn nanoseconds(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}

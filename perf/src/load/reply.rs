@@ -1,0 +1,43 @@
+//! A server's reply, independent of the protocol.
+
+/// A server's reply, reduced to what the load generator needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reply<'a> {
+    /// The request succeeded, and the reply has no value, or only a number.
+    Done,
+    /// The request succeeded with this value; `None` if the key does not exist.
+    Value(Option<&'a [u8]>),
+    /// The request succeeded with an array, which is still in the encoding of the protocol.
+    List(&'a [u8]),
+    /// The reply cannot be decoded.
+    Damaged,
+    /// The server replied with this error message, whose first word is the error code.
+    Error(&'a [u8]),
+}
+
+/// Returns the error code: the first word of an error message. If that word does not look like a
+/// code, returns `ERROR`, so that a misbehaving server cannot fill the results with arbitrary
+/// codes.
+pub(crate) fn error_code(text: &[u8]) -> &str {
+    const LENGTH_MAX: usize = 24;
+    let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    match std::str::from_utf8(word) {
+        Ok(code) if (1..=LENGTH_MAX).contains(&word.len()) && word.iter().all(plain) => code,
+        _ => "ERROR",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_code_is_the_first_word_of_the_message() {
+        assert_eq!(error_code(b"MOVED 12 127.0.0.1:7002"), "MOVED");
+        assert_eq!(error_code(b"UNCERTAIN"), "UNCERTAIN");
+        assert_eq!(error_code(b""), "ERROR");
+        assert_eq!(error_code(b"something went wrong"), "ERROR");
+        assert_eq!(error_code(&[b'A'; 99]), "ERROR");
+    }
+}

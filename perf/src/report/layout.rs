@@ -1,0 +1,154 @@
+//! Layout shared by all charts: frames with axes, headings and legends.
+
+use super::scale::Scale;
+use super::svg::{Svg, colour, text_width};
+
+/// Width of the empty margin around every chart, in pixels.
+pub(crate) const MARGIN: f64 = 16.0;
+/// Height of one line of a legend, in pixels.
+const LEGEND_LINE: f64 = 18.0;
+/// Least distance in pixels between two points of a line. A point closer to its predecessor is left
+/// out.
+const MIN_DISTANCE: f64 = 0.4;
+
+/// Position and size of the area in which a plot is drawn, in pixels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) left: f64,
+    pub(crate) top: f64,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+}
+
+impl Frame {
+    /// Returns the horizontal position of the frame's right edge, in pixels from the left of the
+    /// chart.
+    pub(crate) fn right(&self) -> f64 {
+        self.left + self.width
+    }
+
+    /// Returns the vertical position of the frame's lower edge, in pixels from the top of the
+    /// chart.
+    pub(crate) fn bottom(&self) -> f64 {
+        self.top + self.height
+    }
+
+    /// Returns the horizontal position, in pixels, of a value on the scale of the frame's lower
+    /// axis.
+    pub(crate) fn x(&self, scale: Scale, value: f64) -> f64 {
+        self.left + scale.place(value) * self.width
+    }
+
+    /// Returns the vertical position, in pixels, of a value on the scale of the frame's left axis.
+    pub(crate) fn y(&self, scale: Scale, value: f64) -> f64 {
+        self.bottom() - scale.place(value) * self.height
+    }
+
+    /// Draws the left axis: grid lines, their labels as returned by `label`, and the axis title
+    /// `name`.
+    pub(crate) fn left_axis(
+        &self,
+        svg: &mut Svg,
+        scale: Scale,
+        name: &str,
+        label: impl Fn(f64) -> String,
+    ) {
+        for tick in scale.ticks(label) {
+            let y = self.bottom() - tick.place * self.height;
+            let class = if tick.label.is_some() { "grid" } else { "faint" };
+            svg.line([self.left, y], [self.right(), y], class);
+            if let Some(label) = tick.label {
+                svg.text([self.left - 8.0, y + 4.0], "end", &label);
+            }
+        }
+        svg.rotated_text([MARGIN + 8.0, self.top + self.height / 2.0], "middle", name);
+    }
+
+    /// Draws the lower axis: grid lines, their labels as returned by `label`, and the axis title
+    /// `name`.
+    pub(crate) fn lower_axis(
+        &self,
+        svg: &mut Svg,
+        scale: Scale,
+        name: &str,
+        label: impl Fn(f64) -> String,
+    ) {
+        for tick in scale.ticks(label) {
+            let x = self.left + tick.place * self.width;
+            let class = if tick.label.is_some() { "grid" } else { "faint" };
+            svg.line([x, self.top], [x, self.bottom()], class);
+            if let Some(label) = tick.label {
+                svg.text([x, self.bottom() + 17.0], "middle", &label);
+            }
+        }
+        svg.line([self.left, self.bottom()], [self.right(), self.bottom()], "axis");
+        if !name.is_empty() {
+            svg.text([self.left + self.width / 2.0, self.bottom() + 36.0], "middle", name);
+        }
+    }
+}
+
+/// Draws the chart's title, and `subtitle` in the line below.
+pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
+    let title = svg.title().to_owned();
+    svg.text([MARGIN, MARGIN + 14.0], "title", &title);
+    svg.text([MARGIN, MARGIN + 33.0], "subtitle", subtitle);
+}
+
+/// A legend: the names of the chart's series with their colours, from left to right in as many
+/// lines as needed.
+#[derive(Debug)]
+pub(crate) struct Legend {
+    /// Name of each series, its number (which determines its colour), and the position of its name
+    /// in pixels.
+    entries: Vec<(String, usize, [f64; 2])>,
+    /// Height of the whole legend in pixels.
+    pub(crate) height: f64,
+}
+
+impl Legend {
+    /// Lays out a legend for series 0, 1, 2, ... with the given names, at most `width` pixels wide.
+    pub(crate) fn new(names: &[String], width: f64) -> Legend {
+        let (mut x, mut line) = (0.0, 0.0);
+        let mut entries = Vec::new();
+        for (series, name) in names.iter().enumerate() {
+            let needs = 24.0 + text_width(name) + 18.0;
+            if x > 0.0 && x + needs > width {
+                (x, line) = (0.0, line + 1.0);
+            }
+            entries.push((name.clone(), series, [x, line * LEGEND_LINE]));
+            x += needs;
+        }
+        let height = if entries.is_empty() { 0.0 } else { (line + 1.0) * LEGEND_LINE + 6.0 };
+        Legend { entries, height }
+    }
+
+    /// Draws the legend with its upper left corner at the given point.
+    pub(crate) fn draw(&self, svg: &mut Svg, [left, top]: [f64; 2]) {
+        for (name, series, [x, y]) in &self.entries {
+            let class = format!("{} fill", colour(*series));
+            svg.rect([left + x, top + y + 2.0], [16.0, 10.0], &class, "");
+            svg.text([left + x + 22.0, top + y + 11.5], "", name);
+        }
+    }
+}
+
+/// Returns the points of a line without the points that can't be distinguished from their
+/// predecessor.
+pub(crate) fn simplified(points: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
+    let mut kept: Vec<[f64; 2]> = Vec::new();
+    let mut last = None;
+    for point in points {
+        let near = |other: &[f64; 2]| {
+            (other[0] - point[0]).abs() < MIN_DISTANCE && (other[1] - point[1]).abs() < MIN_DISTANCE
+        };
+        last = if kept.last().is_some_and(near) {
+            Some(point)
+        } else {
+            kept.push(point);
+            None
+        };
+    }
+    kept.extend(last);
+    kept
+}

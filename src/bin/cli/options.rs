@@ -1,0 +1,345 @@
+//! Parses the settings of a server into [`ServerOptions`] and checks that they fit together. Each
+//! error names the setting, its value, where the value came from, and what is allowed.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bowline::config::Config;
+use bowline::raft::REPLICAS_MAX;
+use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
+use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
+use bowline::types::NodeId;
+
+use super::settings::Settings;
+
+/// Smallest value of `snapshot-log-bytes`, in bytes. With less a replica would take one snapshot
+/// after the other.
+const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
+/// Smallest value of `disk-reserve` other than 0, in bytes. With less the next segment of the log
+/// might not fit.
+const DISK_RESERVE_MIN: u64 = 16 << 20;
+/// Number of replicas of the smallest cluster in which a replica can rejoin: the others must be a
+/// majority without it.
+pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
+/// Largest id that a replica can have.
+const ID_MAX: u16 = u16::MAX - 1;
+
+const ADDRESS: &str = "an address with a port, such as 127.0.0.1:7001";
+
+impl Settings {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.get(name)?.value.as_deref()
+    }
+
+    /// Parses the setting `name`, which must be set; `expected` describes the values that `parse`
+    /// accepts, for the error.
+    fn parse<T>(
+        &self,
+        name: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let setting = self.get(name).expect("a setting of this name exists");
+        let Some(text) = &setting.value else {
+            bail!("--{name} is required: {expected}");
+        };
+        parse(text).with_context(|| {
+            format!("invalid {name} `{text}` (from {}): expected {expected}", setting.origin)
+        })
+    }
+
+    /// Parses the setting `name`; returns `None` if it is not set. `expected` describes the
+    /// accepted values.
+    fn parse_if_set<T>(
+        &self,
+        name: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        self.text(name).map(|_| self.parse(name, expected, parse)).transpose()
+    }
+
+    fn core_config(&self, snapshot_log_bytes: u64, memory_max: u64) -> anyhow::Result<Config> {
+        Ok(Config {
+            lease_reads: self.parse("reads", "index or lease", |text| match text {
+                "index" => Some(false),
+                "lease" => Some(true),
+                _ => None,
+            })?,
+            ..Config::server().with_snapshots_after(snapshot_log_bytes).within_memory(memory_max)
+        })
+    }
+
+    /// Returns how to create the replica's files (`--bootstrap` or `--rejoin`); `None` if the
+    /// replica starts with existing files. `members` is the number of replicas in the cluster.
+    fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
+        let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
+        match (flag("bootstrap")?, flag("rejoin")?) {
+            (false, false) => Ok(None),
+            (true, false) => Ok(Some(Bootstrap::New)),
+            (true, true) => bail!(
+                "bootstrap and rejoin are both set: bootstrap is for the replicas of a new \
+                 cluster, rejoin for a replica that lost its folder"
+            ),
+            (false, true) => {
+                ensure!(
+                    members >= REJOIN_MEMBERS_MIN,
+                    "--rejoin needs a cluster of at least {REJOIN_MEMBERS_MIN} replicas, but \
+                     --peers and --id name {members}: the others must elect a leader without \
+                     this replica, which does not vote until it has caught up"
+                );
+                Ok(Some(Bootstrap::Rejoin))
+            }
+        }
+    }
+
+    /// Returns the ids of the replicas in `--peers` and their addresses for peers. Fails if an id
+    /// or an address occurs twice.
+    fn peers(&self) -> anyhow::Result<Vec<(NodeId, SocketAddr)>> {
+        let peers = self.parse(
+            "peers",
+            "a list of all replicas, such as 1=127.0.0.1:8001,2=127.0.0.1:8002,3=127.0.0.1:8003",
+            parse_peers,
+        )?;
+        for (at, (peer, address)) in peers.iter().enumerate() {
+            for (other, other_address) in &peers[..at] {
+                ensure!(peer != other, "--peers names replica {} twice", peer.0);
+                ensure!(
+                    address != other_address,
+                    "--peers gives replicas {} and {} the same address {address}",
+                    other.0,
+                    peer.0
+                );
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Parses all settings and checks that they fit together.
+    pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
+        let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
+        let listen = self.parse("listen", ADDRESS, parse_address)?;
+        let peer_listen = self.parse("peer-listen", ADDRESS, parse_address)?;
+        ensure!(
+            listen != peer_listen || listen.port() == 0,
+            "listen and peer-listen are both {listen}; give clients and peers different ports"
+        );
+        let peers = self.peers()?;
+        let members = peers.iter().filter(|(peer, _)| *peer != id).count() + 1;
+        ensure!(
+            members <= REPLICAS_MAX,
+            "--peers and --id name {members} replicas; a cluster has at most {REPLICAS_MAX}"
+        );
+        let number = "a whole number above 0";
+        let millis = |name| {
+            self.parse(name, "a whole number of milliseconds above 0", parse_number)
+                .map(Duration::from_millis)
+        };
+        let bootstrap = self.bootstrap(members)?;
+        let cluster = self.text("cluster").map(cluster_id);
+        let derived = || {
+            let mut names: Vec<String> =
+                peers.iter().map(|(peer, address)| format!("{}={address}", peer.0)).collect();
+            names.sort();
+            cluster_id(&names.join(","))
+        };
+        let folder = self
+            .text("dir")
+            .map_or_else(|| PathBuf::from(format!("bowline-data/replica-{}", id.0)), PathBuf::from);
+        let snapshot_log_bytes = self.parse("snapshot-log-bytes", "64kb or more", |text| {
+            parse_bytes(text).filter(|bytes| *bytes >= SNAPSHOT_LOG_BYTES_MIN)
+        })?;
+        let memory_max = self.parse("maxmemory", "a size such as 4gb, or 0", parse_bytes)?;
+        Ok(ServerOptions {
+            id,
+            listen,
+            peer_listen,
+            peers: peers.iter().copied().filter(|(peer, _)| *peer != id).collect(),
+            announce: self.parse_if_set("announce", ADDRESS, parse_announced)?,
+            folder,
+            cluster: bootstrap.map_or(cluster, |_| Some(cluster.unwrap_or_else(derived))),
+            bootstrap,
+            config: self.core_config(snapshot_log_bytes, memory_max)?,
+            threads: self.parse("threads", "dedicated, fused or auto", |text| {
+                text.parse::<Threads>().ok()
+            })?,
+            clients_max: self.parse("maxclients", number, parse_number)?,
+            clients_bytes_max: self.parse("maxmemory-clients", "16mb or more", |text| {
+                parse_bytes(text).filter(|bytes| *bytes >= CLIENTS_BYTES_MIN)
+            })?,
+            memory_max,
+            idle_seconds_max: self.parse(
+                "timeout",
+                "a number of seconds, or 0 for never",
+                |text| text.parse::<u32>().ok().map(u64::from),
+            )?,
+            snapshot_log_bytes,
+            sentinel_listen: self.parse_if_set("sentinel-listen", ADDRESS, parse_address)?,
+            sentinel_name: self.parse(
+                "sentinel-name",
+                "a name of printable characters without spaces",
+                |text| {
+                    let plain =
+                        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+                    plain.then(|| text.to_owned())
+                },
+            )?,
+            debug: self.parse("enable-debug-command", "yes or no", |text| match text {
+                "yes" => Some(true),
+                "no" => Some(false),
+                _ => None,
+            })?,
+            disk_reserve: self.parse("disk-reserve", "0, or 16mb or more", parse_reserve)?,
+            timeouts: Timeouts {
+                leader_wait: millis("leader-wait-ms")?,
+                command_deadline: millis("command-deadline-ms")?,
+                request_read: Duration::from_secs(self.parse(
+                    "request-read-timeout-s",
+                    "a whole number of seconds above 0",
+                    parse_number,
+                )?),
+            },
+        })
+    }
+}
+
+fn parse_id(text: &str) -> Option<NodeId> {
+    text.parse().ok().filter(|id| (1..=ID_MAX).contains(id)).map(NodeId)
+}
+
+fn parse_reserve(text: &str) -> Option<u64> {
+    parse_bytes(text).filter(|bytes| *bytes == 0 || *bytes >= DISK_RESERVE_MIN)
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
+}
+
+/// Resolves a host name to its first address.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    text.to_socket_addrs().ok()?.next()
+}
+
+/// Returns an address for clients if it is a host and a port. The host is not resolved here:
+/// clients resolve it themselves.
+fn parse_announced(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok()?;
+    (!host.is_empty() && port > 0).then(|| text.to_owned())
+}
+
+fn parse_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let (id, address) = part.split_once('=')?;
+            Some((parse_id(id.trim())?, parse_address(address.trim())?))
+        })
+        .collect()
+}
+
+/// Returns the id of the cluster with this name: the name itself if it is 32 hexadecimal digits,
+/// else its 128-bit FNV-1a hash. All versions of the program must compute the same id.
+fn cluster_id(name: &str) -> u128 {
+    if name.len() == 32
+        && let Ok(number) = u128::from_str_radix(name, 16)
+    {
+        return number;
+    }
+    let mix = |hash: u128, byte: u8| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013B)
+    };
+    name.bytes().fold(0x6C62_272E_07BB_0142_62B8_2175_6295_C58D, mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::resolve;
+    use super::*;
+
+    fn options(flags: &str) -> anyhow::Result<ServerOptions> {
+        resolve(flags, &[]).unwrap().options()
+    }
+
+    fn error(flags: &str) -> String {
+        format!("{:#}", options(flags).expect_err("the settings are invalid"))
+    }
+
+    #[test]
+    fn own_id_is_left_out_of_the_peers() {
+        let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
+        assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
+        assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
+    }
+
+    #[test]
+    fn invalid_values_are_refused_with_what_is_allowed() {
+        for (flags, expected) in [
+            ("", "--id is required"),
+            ("--id 0", "invalid id `0` (from --id): expected a replica id from 1"),
+            ("--id 1 --listen here", "such as 127.0.0.1:7001"),
+            ("--id 1 --listen 127.0.0.1:1 --peer-listen 127.0.0.1:1", "different ports"),
+            ("--id 1 --peers 2", "1=127.0.0.1:8001"),
+            ("--id 1 --peers 2=127.0.0.1:1,2=127.0.0.1:2", "replica 2 twice"),
+            ("--id 1 --peers 2=127.0.0.1:1,3=127.0.0.1:1", "the same address"),
+            ("--id 1 --threads many", "dedicated, fused or auto"),
+            // Clap itself refuses a value that begins with a dash unless it is joined.
+            ("--id 1 --maxclients=-1", "a whole number above 0"),
+            ("--id 1 --reads guess", "index or lease"),
+            ("--id 1 --announce nonsense", "invalid announce `nonsense` (from --announce)"),
+            ("--id 1 --announce host:0", "an address with a port"),
+            ("--id 1 --maxmemory-clients 1mb", "invalid maxmemory-clients `1mb` (from --maxm"),
+            ("--id 1 --maxmemory-clients lots", "16mb or more"),
+            ("--id 1 --timeout soon", "0 for never"),
+            ("--id 1 --request-read-timeout-s 0", "seconds above 0"),
+            ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
+            ("--id 1 --rejoin", "at least 3 replicas, but --peers and --id name 1"),
+            ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
+        ] {
+            let error = error(flags);
+            assert!(error.contains(expected), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn too_large_cluster_is_refused() {
+        let peer = |id: usize| format!("{id}=127.0.0.1:{}", 1_000 + id);
+        let peers = |count: usize| (1..=count).map(peer).collect::<Vec<_>>().join(",");
+        let flags = format!("--id 1 --peers {}", peers(REPLICAS_MAX + 1));
+        assert!(error(&flags).contains("a cluster has at most"), "{}", error(&flags));
+        // The replica itself counts, whether or not it is among --peers.
+        let flags = format!("--id 99 --peers {}", peers(REPLICAS_MAX));
+        assert!(error(&flags).contains("a cluster has at most"), "{}", error(&flags));
+        assert!(options(&format!("--id 1 --peers {}", peers(REPLICAS_MAX))).is_ok());
+    }
+
+    #[test]
+    fn bootstrap_and_rejoin_exclude_each_other() {
+        let peers = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3";
+        let options = |flags: &str, variables| {
+            let flags = format!("--id 1 --peers {peers} {flags}");
+            resolve(&flags, variables).unwrap().options()
+        };
+        let how = |flags| options(flags, &[]).unwrap().bootstrap;
+        assert_eq!(how(""), None);
+        assert_eq!(how("--bootstrap"), Some(Bootstrap::New));
+        assert_eq!(how("--rejoin"), Some(Bootstrap::Rejoin));
+        let error = options("--bootstrap", &[("BOWLINE_REJOIN", "true")]).unwrap_err().to_string();
+        assert!(error.contains("bootstrap and rejoin are both set"), "{error}");
+    }
+
+    #[test]
+    fn same_peers_give_every_replica_the_same_cluster_id() {
+        let peers = "1=127.0.0.1:8001,2=127.0.0.1:8002";
+        let reordered = "2=127.0.0.1:8002,1=127.0.0.1:8001";
+        let cluster = |id: u16, peers: &str| {
+            options(&format!("--id {id} --bootstrap --peers {peers}")).unwrap().cluster
+        };
+        assert!(cluster(1, peers).is_some());
+        assert_eq!(cluster(1, peers), cluster(2, reordered));
+        assert_ne!(cluster(1, peers), cluster(1, "1=127.0.0.1:8001,2=127.0.0.1:8003"));
+        assert_eq!(cluster_id("000000000000000000000000000000fe"), 0xFE);
+    }
+}

@@ -1,0 +1,620 @@
+//! The course's eight clients: the requests they send, and how they check the answers.
+//!
+//! They behave exactly like the course's own clients, oddities included: a client retries a
+//! redirected request immediately, without limit and under a new id; it never retries an
+//! unanswered one; and it expects a get to return its own last acknowledged put of that key, as of
+//! the moment the answer arrives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use crate::types::{ClientId, Instant, NodeId, RequestId};
+
+/// Number of clients in every run of a scenario.
+pub const CLIENT_COUNT: u16 = 8;
+
+/// A key or a value of the course's clients: 32 printable characters.
+pub type Text32 = [u8; 32];
+
+/// An operation of a client on one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Reads the value of a key.
+    Get {
+        /// The key to read, for which this client has an acknowledged put.
+        key: Text32,
+    },
+    /// Sets the value of a key.
+    Put {
+        /// The key to set.
+        key: Text32,
+        /// The new value.
+        value: Text32,
+    },
+}
+
+/// A request from a client to a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Id of the client that sends the request.
+    pub client: ClientId,
+    /// Id of the replica that receives the request.
+    pub replica: NodeId,
+    /// The leader as far as the client knows; `None` if it knows none.
+    pub leader: Option<NodeId>,
+    /// Message id of the request, 16 letters and digits; each attempt of an operation has its own.
+    pub mid: RequestId,
+    /// The requested operation.
+    pub operation: Operation,
+}
+
+/// The type of a replica's answer to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnswerKind {
+    /// The operation was executed; the answer to a get carries the value.
+    Ok,
+    /// The client must retry the operation at the leader that the answer names.
+    Redirect,
+    /// The operation failed, and the client must retry it.
+    Fail,
+}
+
+/// A replica's answer as it arrives at a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer<'a> {
+    /// Id of the replica that answers. It need not be the replica that received the request.
+    pub src: NodeId,
+    /// Id of the client that the answer is addressed to.
+    pub client: ClientId,
+    /// The leader as far as the replica knows; `None` if it knows none.
+    pub leader: Option<NodeId>,
+    /// The message id of the request that is answered.
+    pub mid: RequestId,
+    /// The type of the answer.
+    pub kind: AnswerKind,
+    /// The value of the key, if the answer has one.
+    pub value: Option<&'a [u8]>,
+}
+
+/// What a client does when it receives an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// The client's operation is complete.
+    Done,
+    /// The client retries the operation with this request; `None` if no replica is alive to send it
+    /// to.
+    Retry(Option<Request>),
+    /// The client ignores the answer, because its request was answered with `ok` before.
+    Duplicate,
+    /// The answer violates the course's rules; the text says how.
+    Incorrect(String),
+}
+
+/// The latencies of one operation that was answered with `ok`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// Time at which the answer arrived at the client.
+    pub answered: Instant,
+    /// Time from the attempt that was answered with `ok` to the answer.
+    pub latency: Duration,
+    /// Time from the first attempt of the operation to the `ok`, including all retries.
+    pub operation_latency: Duration,
+}
+
+/// Counters and latency samples, summed over all clients of a run.
+#[derive(Clone, Debug, Default)]
+pub struct ClientCounts {
+    /// Attempts of gets, each retry included.
+    pub gets_sent: u64,
+    /// Attempts of puts, each retry included.
+    pub puts_sent: u64,
+    /// Planned gets that became puts because the client had no acknowledged key to read.
+    pub gets_not_generated: u64,
+    /// The part of `gets_not_generated` that no replica could have prevented, because the client
+    /// had not sent any put before.
+    pub gets_not_generated_by_luck: u64,
+    /// Number of `fail` answers to gets.
+    pub gets_failed: u64,
+    /// Number of `fail` answers to puts.
+    pub puts_failed: u64,
+    /// Number of `redirect` and `fail` answers to gets and puts.
+    pub redirects: u64,
+    /// The largest number of `redirect` and `fail` answers to one operation.
+    pub redirects_max: u32,
+    /// Number of answers to requests that had been answered with `ok` before.
+    pub duplicates: u64,
+    /// Latency of every answered request, `redirect` and `fail` answers included. The course's
+    /// median latency is the median of these.
+    pub latencies: Vec<Duration>,
+    /// Latencies of each get that was answered with `ok`.
+    pub gets: Vec<Sample>,
+    /// Latencies of each put that was answered with `ok`.
+    pub puts: Vec<Sample>,
+}
+
+/// An operation of a client that is not complete yet, with all its attempts.
+#[derive(Clone, Copy, Debug)]
+struct Ongoing {
+    operation: Operation,
+    /// Position of the operation among all operations of the run, from 0.
+    number: u64,
+    started: Instant,
+    redirects: u32,
+}
+
+/// An attempt of an operation that is not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    ongoing: Ongoing,
+    sent: Instant,
+    /// Id of the replica that the request was sent to; `None` if no replica was alive.
+    replica: Option<NodeId>,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    leader: Option<NodeId>,
+    /// Attempts that are not answered yet, by message id.
+    open: BTreeMap<RequestId, Attempt>,
+    /// Keys of acknowledged puts, in the order of each key's first acknowledgement. Gets draw from
+    /// them uniformly.
+    keys: Vec<Text32>,
+    /// The last acknowledged value of each key in `keys`.
+    values: BTreeMap<Text32, Text32>,
+    /// Whether the client has sent any put, acknowledged or not.
+    has_put: bool,
+}
+
+/// The eight clients of a run, their requests and their counters.
+#[derive(Debug)]
+pub struct Clients {
+    first: u16,
+    each: Vec<Client>,
+    generator: ChaCha8Rng,
+    operations: u64,
+    /// Message ids of the requests of all clients that were answered with `ok`.
+    completed: BTreeSet<RequestId>,
+    /// Counters and latency samples of the run so far.
+    pub counts: ClientCounts,
+}
+
+impl Clients {
+    /// Creates the clients of a run. Their ids start at `replicas + 16`; `generator` draws all
+    /// their random numbers.
+    #[must_use]
+    pub fn new(replicas: u16, generator: ChaCha8Rng) -> Clients {
+        Clients {
+            first: replicas + 16,
+            each: (0..CLIENT_COUNT).map(|_| Client::default()).collect(),
+            generator,
+            operations: 0,
+            completed: BTreeSet::new(),
+            counts: ClientCounts::default(),
+        }
+    }
+
+    /// Returns the id of the client at `place`, from 0 to 7.
+    #[must_use]
+    pub fn id(&self, place: usize) -> ClientId {
+        ClientId(u32::from(self.first) + u32::try_from(place).expect("eight clients"))
+    }
+
+    fn place(&self, id: ClientId) -> Option<usize> {
+        let place = id.0.checked_sub(u32::from(self.first))? as usize;
+        (place < self.each.len()).then_some(place)
+    }
+
+    /// Returns whether a client of this run has the id.
+    #[must_use]
+    pub fn has(&self, id: ClientId) -> bool {
+        self.place(id).is_some()
+    }
+
+    /// Returns the number of operations that all clients have started so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// Returns the number of unanswered gets and the number of unanswered puts, in this order.
+    #[must_use]
+    pub fn unanswered(&self) -> (u64, u64) {
+        let open = self.each.iter().flat_map(|client| client.open.values());
+        open.fold((0, 0), |(gets, puts), attempt| match attempt.ongoing.operation {
+            Operation::Get { .. } => (gets + 1, puts),
+            Operation::Put { .. } => (gets, puts + 1),
+        })
+    }
+
+    /// Returns an iterator over the unanswered requests: message id, replica that the request was
+    /// sent to (`None` if none was alive), operation.
+    pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
+        self.each
+            .iter()
+            .flat_map(|client| &client.open)
+            .map(|(mid, attempt)| (*mid, attempt.replica, attempt.ongoing.operation))
+    }
+
+    /// Returns the number of keys with an acknowledged put, summed over the clients.
+    #[must_use]
+    pub fn acknowledged_keys(&self) -> usize {
+        self.each.iter().map(|client| client.keys.len()).sum()
+    }
+
+    /// Makes all clients forget the leader, so that they send requests to random replicas until an
+    /// answer names the leader.
+    pub fn forget_leader(&mut self) {
+        for client in &mut self.each {
+            client.leader = None;
+        }
+    }
+
+    /// Starts an operation of the client at `place` (0 to 7): a get if `get` is set and the client
+    /// has an acknowledged key, else a put. Returns the request to send, or `None` if no replica in
+    /// `living` is alive; the operation then counts as unanswered.
+    pub fn start(
+        &mut self,
+        now: Instant,
+        place: usize,
+        get: bool,
+        living: &BTreeSet<NodeId>,
+    ) -> Option<Request> {
+        let operation = self.choose(place, get);
+        let number = self.operations;
+        self.operations += 1;
+        let ongoing = Ongoing { operation, number, started: now, redirects: 0 };
+        self.send(now, place, ongoing, living)
+    }
+
+    fn choose(&mut self, place: usize, get: bool) -> Operation {
+        let client = &mut self.each[place];
+        let known = client.keys.len();
+        if get {
+            if known > 0 {
+                return Operation::Get { key: client.keys[self.generator.random_range(..known)] };
+            }
+            self.counts.gets_not_generated += 1;
+            if !client.has_put {
+                self.counts.gets_not_generated_by_luck += 1;
+            }
+        }
+        client.has_put = true;
+        if known == 0 || self.generator.random_bool(0.5) {
+            let key = letters_and_digits(&mut self.generator);
+            Operation::Put { key, value: successor(&key) }
+        } else {
+            let key = client.keys[self.generator.random_range(..known)];
+            Operation::Put { key, value: successor(&client.values[&key]) }
+        }
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        place: usize,
+        ongoing: Ongoing,
+        living: &BTreeSet<NodeId>,
+    ) -> Option<Request> {
+        match ongoing.operation {
+            Operation::Get { .. } => self.counts.gets_sent += 1,
+            Operation::Put { .. } => self.counts.puts_sent += 1,
+        }
+        let mid = RequestId(letters_and_digits(&mut self.generator));
+        let id = self.id(place);
+        let client = &mut self.each[place];
+        client.leader = client.leader.filter(|leader| living.contains(leader));
+        let replica = match client.leader {
+            Some(leader) => Some(leader),
+            None if living.is_empty() => None,
+            None => living.iter().nth(self.generator.random_range(..living.len())).copied(),
+        };
+        client.open.insert(mid, Attempt { ongoing, sent: now, replica });
+        let (leader, operation) = (client.leader, ongoing.operation);
+        replica.map(|replica| Request { client: id, replica, leader, mid, operation })
+    }
+
+    /// Handles an answer: counts it, and returns what the client does. The second value is set if
+    /// the answer acknowledges a put: it is the position of that put among all operations of the
+    /// run, from 0.
+    ///
+    /// # Panics
+    /// If no client has the id in the answer.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        answer: &Answer<'_>,
+        living: &BTreeSet<NodeId>,
+    ) -> (Received, Option<u64>) {
+        let place = self.place(answer.client).expect("an answer to an existing client");
+        if self.completed.contains(&answer.mid) {
+            self.counts.duplicates += 1;
+            return (Received::Duplicate, None);
+        }
+        let client = &mut self.each[place];
+        let Some(Attempt { mut ongoing, sent, .. }) = client.open.remove(&answer.mid) else {
+            let text = format!(
+                "replica {} answered request {:?}, which is not pending at client {:04X}: it was \
+                 already answered with redirect or fail, or belongs to another client",
+                answer.src, answer.mid, answer.client.0
+            );
+            return (Received::Incorrect(text), None);
+        };
+        client.leader = answer.leader;
+        self.counts.latencies.push(now.since(sent));
+        if answer.kind != AnswerKind::Ok {
+            ongoing.redirects += 1;
+            self.counts.redirects += 1;
+            self.counts.redirects_max = self.counts.redirects_max.max(ongoing.redirects);
+            if answer.kind == AnswerKind::Fail {
+                match ongoing.operation {
+                    Operation::Get { .. } => self.counts.gets_failed += 1,
+                    Operation::Put { .. } => self.counts.puts_failed += 1,
+                }
+            }
+            return (Received::Retry(self.send(now, place, ongoing, living)), None);
+        }
+        self.completed.insert(answer.mid);
+        let sample = Sample {
+            answered: now,
+            latency: now.since(sent),
+            operation_latency: now.since(ongoing.started),
+        };
+        match ongoing.operation {
+            Operation::Get { key } => {
+                self.counts.gets.push(sample);
+                (check_value(answer, &client.values[&key]), None)
+            }
+            Operation::Put { key, value } => {
+                self.counts.puts.push(sample);
+                if client.values.insert(key, value).is_none() {
+                    client.keys.push(key);
+                }
+                (Received::Done, Some(ongoing.number))
+            }
+        }
+    }
+}
+
+/// Checks the value in the answer to a get, which must be `expected`, the last value that was
+/// acknowledged to the client.
+fn check_value(answer: &Answer<'_>, expected: &Text32) -> Received {
+    match answer.value {
+        Some(value) if value == expected => Received::Done,
+        Some(value) => Received::Incorrect(format!(
+            "replica {} answered get {:?} with the value `{}`, but the client's last acknowledged \
+             put of that key wrote `{}`",
+            answer.src,
+            answer.mid,
+            String::from_utf8_lossy(&value[..value.len().min(64)]),
+            String::from_utf8_lossy(expected)
+        )),
+        None => Received::Incorrect(format!(
+            "replica {} answered get {:?} with `ok` but without a value",
+            answer.src, answer.mid
+        )),
+    }
+}
+
+fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
+    const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    std::array::from_fn(|_| ALPHABET[generator.random_range(..ALPHABET.len())])
+}
+
+/// Returns the value that a put writes if the key has the value `before` (for a new key, `before`
+/// is the key): 32 pseudo-random hexadecimal digits. The course uses MD5, but any function of
+/// `before` will do: two concurrent puts over the same old value write the same new value, so the
+/// client accepts either order.
+#[must_use]
+pub fn successor(before: &Text32) -> Text32 {
+    let mut digest = [0_u8; 16];
+    ChaCha8Rng::from_seed(*before).fill_bytes(&mut digest);
+    std::array::from_fn(|place| {
+        let byte = digest[place / 2];
+        let digit = if place % 2 == 0 { byte >> 4 } else { byte & 15 };
+        b"0123456789abcdef"[usize::from(digit)]
+    })
+}
+
+impl Operation {
+    /// Returns the key that the operation reads or writes.
+    #[must_use]
+    pub const fn key(&self) -> &Text32 {
+        match self {
+            Operation::Get { key } | Operation::Put { key, .. } => key,
+        }
+    }
+}
+
+impl Request {
+    /// Appends the request to `out` as JSON, byte for byte like the course's simulator: with the
+    /// spaces and the field order of Python's `json.dumps`.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        let leader = self.leader.map_or(0xFFFF, |leader| leader.0);
+        let mid = String::from_utf8_lossy(&self.mid.0);
+        let written = match &self.operation {
+            Operation::Get { key } => write!(
+                out,
+                "{{\"src\": \"{:04X}\", \"dst\": \"{}\", \"leader\": \"{leader:04X}\", \"type\": \
+                 \"get\", \"MID\": \"{mid}\", \"key\": \"{}\"}}",
+                self.client.0,
+                self.replica,
+                String::from_utf8_lossy(key)
+            ),
+            Operation::Put { key, value } => write!(
+                out,
+                "{{\"src\": \"{:04X}\", \"dst\": \"{}\", \"leader\": \"{leader:04X}\", \"type\": \
+                 \"put\", \"MID\": \"{mid}\", \"key\": \"{}\", \"value\": \"{}\"}}",
+                self.client.0,
+                self.replica,
+                String::from_utf8_lossy(key),
+                String::from_utf8_lossy(value)
+            ),
+        };
+        written.expect("writing to memory never fails");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Stream, generator};
+    use super::*;
+
+    fn setup() -> (Clients, BTreeSet<NodeId>) {
+        (Clients::new(5, generator(1, Stream::Clients)), (0..5).map(NodeId).collect())
+    }
+
+    fn reply(request: &Request, kind: AnswerKind) -> Answer<'static> {
+        Answer {
+            src: request.replica,
+            client: request.client,
+            leader: Some(NodeId(3)),
+            mid: request.mid,
+            kind,
+            value: None,
+        }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    fn put(clients: &mut Clients, living: &BTreeSet<NodeId>) -> Request {
+        clients.start(at(0), 0, false, living).unwrap()
+    }
+
+    #[test]
+    fn client_ids_start_16_above_the_replica_count() {
+        let (clients, _) = setup();
+        assert_eq!((clients.id(0), clients.id(7)), (ClientId(0x15), ClientId(0x1C)));
+        assert!(clients.has(ClientId(0x1C)) && !clients.has(ClientId(0x1D)));
+        assert!(!clients.has(ClientId(4)));
+    }
+
+    #[test]
+    fn get_without_known_key_becomes_a_counted_put() {
+        let (mut clients, living) = setup();
+        let first = clients.start(at(0), 0, true, &living).unwrap();
+        assert!(matches!(first.operation, Operation::Put { .. }));
+        // A put has been sent: that the second get finds no key is no longer bad luck.
+        clients.start(at(1), 0, true, &living).unwrap();
+        assert_eq!(clients.counts.gets_not_generated, 2);
+        assert_eq!(clients.counts.gets_not_generated_by_luck, 1);
+        clients.receive(at(2), &reply(&first, AnswerKind::Ok), &living);
+        let third = clients.start(at(3), 0, true, &living).unwrap();
+        assert_eq!(third.operation, Operation::Get { key: *first.operation.key() });
+        assert_eq!((clients.counts.gets_sent, clients.counts.puts_sent), (1, 2));
+    }
+
+    #[test]
+    fn answers_update_the_known_leader() {
+        let (mut clients, mut living) = setup();
+        let first = put(&mut clients, &living);
+        assert_eq!(first.leader, None);
+        clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
+        let second = put(&mut clients, &living);
+        assert_eq!((second.replica, second.leader), (NodeId(3), Some(NodeId(3))));
+        living.remove(&NodeId(3));
+        assert_eq!(put(&mut clients, &living).leader, None, "dead replicas receive no requests");
+        clients.forget_leader();
+        assert_eq!(put(&mut clients, &living).leader, None);
+        living.clear();
+        assert_eq!(clients.start(at(9), 0, false, &living), None);
+        assert_eq!(clients.unanswered(), (0, 4), "a request that could not be sent is unanswered");
+    }
+
+    #[test]
+    fn redirect_is_retried_immediately_under_a_new_id() {
+        let (mut clients, living) = setup();
+        let first = put(&mut clients, &living);
+        let (received, _) = clients.receive(at(5), &reply(&first, AnswerKind::Redirect), &living);
+        let Received::Retry(Some(second)) = received else { panic!("{received:?}") };
+        assert_eq!((second.operation, second.replica), (first.operation, NodeId(3)));
+        assert_ne!(second.mid, first.mid);
+        let (received, _) = clients.receive(at(6), &reply(&second, AnswerKind::Fail), &living);
+        let Received::Retry(Some(third)) = received else { panic!("{received:?}") };
+        let (received, number) = clients.receive(at(9), &reply(&third, AnswerKind::Ok), &living);
+        assert_eq!((received, number), (Received::Done, Some(0)));
+        let counts = &clients.counts;
+        assert_eq!((counts.redirects, counts.redirects_max, counts.puts_failed), (2, 2, 1));
+        assert_eq!(counts.latencies.iter().map(Duration::as_millis).collect::<Vec<_>>(), [5, 1, 3]);
+        assert_eq!(counts.puts[0].latency.as_millis(), 3, "latency of the last attempt");
+        assert_eq!(
+            counts.puts[0].operation_latency.as_millis(),
+            9,
+            "latency since the first attempt"
+        );
+        assert_eq!(clients.operations(), 1);
+    }
+
+    /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
+    #[test]
+    fn second_answer_is_a_duplicate_only_after_ok() {
+        let (mut clients, living) = setup();
+        let first = put(&mut clients, &living);
+        clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
+        for kind in [AnswerKind::Ok, AnswerKind::Redirect] {
+            let (received, _) = clients.receive(at(2), &reply(&first, kind), &living);
+            assert_eq!(received, Received::Duplicate);
+        }
+        let second = put(&mut clients, &living);
+        clients.receive(at(3), &reply(&second, AnswerKind::Redirect), &living);
+        let (received, _) = clients.receive(at(4), &reply(&second, AnswerKind::Ok), &living);
+        assert!(matches!(received, Received::Incorrect(_)));
+        assert_eq!(clients.counts.duplicates, 2);
+        // An answer addressed to the wrong client is incorrect, too.
+        let third = put(&mut clients, &living);
+        let stray = Answer { client: clients.id(1), ..reply(&third, AnswerKind::Ok) };
+        assert!(matches!(clients.receive(at(5), &stray, &living).0, Received::Incorrect(_)));
+    }
+
+    #[test]
+    fn get_must_return_the_last_put_acknowledged_on_arrival() {
+        let (mut clients, living) = setup();
+        let first = put(&mut clients, &living);
+        clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
+        let old = successor(first.operation.key());
+        let get = clients.start(at(2), 0, true, &living).unwrap();
+        let overwrite = loop {
+            let request = put(&mut clients, &living);
+            if request.operation.key() == first.operation.key() {
+                break request;
+            }
+        };
+        assert_eq!(
+            overwrite.operation,
+            Operation::Put { key: *first.operation.key(), value: successor(&old) }
+        );
+        clients.receive(at(3), &reply(&overwrite, AnswerKind::Ok), &living);
+        let late = Answer { value: Some(&old), ..reply(&get, AnswerKind::Ok) };
+        let (received, _) = clients.receive(at(4), &late, &living);
+        let Received::Incorrect(text) = received else { panic!("{received:?}") };
+        assert!(text.contains("last acknowledged put"));
+        let get = clients.start(at(5), 0, true, &living).unwrap();
+        let new = successor(&old);
+        let good = Answer { value: Some(&new), ..reply(&get, AnswerKind::Ok) };
+        assert_eq!(clients.receive(at(6), &good, &living).0, Received::Done);
+        let get = clients.start(at(7), 0, true, &living).unwrap();
+        let bare = clients.receive(at(8), &reply(&get, AnswerKind::Ok), &living).0;
+        assert!(matches!(bare, Received::Incorrect(_)));
+        assert_eq!(clients.counts.duplicates, 0);
+    }
+
+    #[test]
+    fn requests_are_encoded_like_the_courses() {
+        let (mut clients, living) = setup();
+        let request = put(&mut clients, &living);
+        let mut text = Vec::new();
+        request.write_json(&mut text);
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["src"], "0015");
+        assert_eq!(value["leader"], "FFFF");
+        assert_eq!(value["type"], "put");
+        assert_eq!(value["MID"].as_str().unwrap().len(), 16);
+        assert_eq!(value["value"].as_str().unwrap().as_bytes(), successor(request.operation.key()));
+        assert!(text.starts_with(b"{\"src\": \"0015\", \"dst\": \"000"));
+    }
+}

@@ -1,0 +1,55 @@
+//! The university course's replication project, as pure logic that takes the time from its caller:
+//! its scenarios, its eight clients, its message counting and its grading.
+//!
+//! | file | contents |
+//! |---|---|
+//! | [`scenario`] | scenarios: the 17 built-in ones, and the parser for scenario files |
+//! | [`clients`] | the eight clients: which requests they send, and how they check the replies |
+//! | [`referee`] | messages between replicas: counting, loss, partitions, kills, the leader |
+//! | [`run`] | one run of a scenario: clients, referee and events on one schedule |
+//! | [`report`] | verdict, tiers and figures of a run; [`table`] prints them |
+//! | [`histogram`] | latencies as files that HdrHistogram's tools read |
+//!
+//! Two drivers share this code: [`crate::processes`] starts real programs in real time, and
+//! [`crate::sim::course_run`] runs replicas in virtual time.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod clients;
+pub mod histogram;
+pub mod referee;
+pub mod report;
+pub mod run;
+pub mod scenario;
+mod scenario_file;
+pub mod table;
+
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+/// What a sequence of random numbers is used for. Each use has its own sequence, so that a replica
+/// that sends one message more changes which messages are lost but not what the clients request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Random numbers that choose the time of each request, its client, and whether it is a get or
+    /// a put.
+    Plan = 1,
+    /// Random numbers that choose the keys, values and message ids of requests, and the replica
+    /// that a client sends to.
+    Clients = 2,
+    /// Random numbers that decide which messages between replicas are lost.
+    Drops = 3,
+    /// Random numbers that choose the replicas that events kill or partition.
+    Events = 4,
+    /// Random numbers that order the other replicas' ids on each replica's command line.
+    Order = 5,
+}
+
+/// Returns the random number generator for the seed of a run and one purpose (`stream`). The
+/// algorithm is fixed: a seed gives the same run in every build.
+#[must_use]
+pub fn generator(seed: u64, stream: Stream) -> ChaCha8Rng {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(stream as u64);
+    generator
+}

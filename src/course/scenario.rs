@@ -1,0 +1,408 @@
+//! Scenarios: number of replicas, load, faults on a schedule, and the limits for grading a run.
+//!
+//! Scenario files have the schema of the course's simulator, so files can be exchanged with it. A
+//! scenario is validated once, in `scenario_file.rs`; all other code relies on that.
+
+use std::time::Duration;
+
+/// A validated scenario: number of replicas, load, faults, and limits for grading.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scenario {
+    /// Name of a built-in scenario, or path of the file.
+    pub name: String,
+    /// One-line description. The course's simulator ignores it.
+    pub description: String,
+    /// Duration in which the clients send requests. The run is longer by `start_wait` and
+    /// `end_wait`.
+    pub window: Duration,
+    /// Number of replicas, 3 to 21.
+    pub replicas: u16,
+    /// Number of requests of all clients together, evenly spaced over the window.
+    pub requests: u32,
+    /// Random seed given in the scenario file; `None` if it has none.
+    pub seed: Option<u64>,
+    /// Fraction of requests that are gets, 0 to 1.
+    pub mix: f64,
+    /// Time from the start of the run to the first request.
+    pub start_wait: Duration,
+    /// Time from the end of `window`, in which the clients send requests, to the end of the run.
+    pub end_wait: Duration,
+    /// Probability that a message between replicas is lost, 0 to 1.
+    pub drops: f64,
+    /// Number of messages between replicas at which the run is ended.
+    pub max_packets: u64,
+    /// Scheduled faults and their ends, in order of time.
+    pub events: Vec<Event>,
+    /// Limits that a correct run must keep.
+    pub limits: Limits,
+    /// Thresholds for the grades of a correct run.
+    pub benchmarks: Benchmarks,
+    /// Changes made by [`Scenario::with`], as `name=value`, for the report.
+    pub overridden: Vec<String>,
+}
+
+/// A scheduled fault of a scenario, or the end of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Time from the first request (not from the start of the run) to the event.
+    pub at: Duration,
+    /// What happens at the event.
+    pub kind: EventKind,
+}
+
+/// The type of a scenario's event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// Kills the replica that the last message named as the leader.
+    KillLeader,
+    /// Kills a random replica other than the leader that the last message named.
+    KillNonLeader,
+    /// Partitions the network. One side is a bare majority that includes the leader named last, if
+    /// any; its other members are random.
+    PartEasy,
+    /// Partitions the network. One side is a bare majority of random replicas.
+    PartHard,
+    /// Ends the partition of the network.
+    PartEnd,
+}
+
+/// Limits that a correct run must keep. All are fractions, 0 to 1.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Limits {
+    /// Fraction of the planned gets that may stay unanswered.
+    pub gets_unanswered: f64,
+    /// Fraction of the planned puts that may stay unanswered.
+    pub puts_unanswered: f64,
+    /// Fraction of the planned gets that may become puts because the client has no acknowledged key
+    /// yet.
+    pub gets_not_generated: f64,
+    /// The value of `gets_not_generated` that a file gives outside of `tests`; `None` if it gives
+    /// none there. The course's simulator reads the field only inside `tests`, else it applies the
+    /// default, and so does this program. But a run that fails because of the difference is graded
+    /// as unlucky instead of failed.
+    pub gets_not_generated_misplaced: Option<f64>,
+    /// Fraction of the messages for replication, one per put and replica, that batching may save. A
+    /// run with fewer messages between replicas than the remaining fraction is not correct.
+    pub appends_batched: f64,
+}
+
+/// Three thresholds for each metric of a correct run: bonus below the first, full credit below the
+/// second, partial credit below the third.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Benchmarks {
+    /// Thresholds for the number of messages between replicas.
+    pub total_msgs: [f64; 3],
+    /// Thresholds for the number of `fail` answers and unanswered requests.
+    pub failures: [f64; 3],
+    /// Thresholds for the number of answers to requests that had been answered with `ok` before.
+    pub duplicates: [f64; 3],
+    /// Thresholds in seconds for the median latency over all answers, redirects included.
+    pub median_latency: [f64; 3],
+}
+
+/// Changes to a scenario from the command line. A field that is `None` keeps the scenario's value.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Overrides {
+    /// Requests per second of all clients together; `None` keeps the scenario's value.
+    pub rate: Option<f64>,
+    /// Total number of requests of all clients; `None` keeps the scenario's value.
+    pub requests: Option<u32>,
+    /// Duration in seconds in which the clients send requests; `None` keeps the scenario's value.
+    pub seconds: Option<f64>,
+    /// Number of replicas in the cluster; `None` keeps the scenario's value.
+    pub replicas: Option<u16>,
+    /// Probability, 0 to 1, that a message between replicas is lost; `None` keeps the scenario's
+    /// value.
+    pub drops: Option<f64>,
+}
+
+/// Why a scenario is invalid, and how to correct it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The text of a scenario is not JSON.
+    #[error(
+        "{file}: not JSON ({problem}); a scenario is a JSON object, see src/course/scenarios for \
+         examples"
+    )]
+    NotJson {
+        /// Path of the scenario file, or `command line`.
+        file: String,
+        /// The message of the JSON parser, with line and column.
+        problem: String,
+    },
+    /// A required field of a scenario is missing.
+    #[error("{file}: `{field}` is missing; {advice}")]
+    Missing {
+        /// Path of the scenario file, or `command line`.
+        file: String,
+        /// Name of the missing field.
+        field: String,
+        /// Text that says what the missing field must contain.
+        advice: String,
+    },
+    /// A field of a scenario, or an option that changes it, has an invalid value.
+    #[error("{file}: `{field}` is {value}; {advice}")]
+    Invalid {
+        /// Path of the scenario file, or `command line`.
+        file: String,
+        /// Name of the field or option.
+        field: String,
+        /// The invalid value.
+        value: String,
+        /// Text that says which values of the field are valid.
+        advice: String,
+    },
+    /// No built-in scenario has the given name.
+    #[error(
+        "there is no scenario `{name}`: give a file, or one of {}, or `all`",
+        names().collect::<Vec<_>>().join(", ")
+    )]
+    UnknownName {
+        /// The name that was given, which no built-in scenario has.
+        name: String,
+    },
+}
+
+macro_rules! built_in {
+    ($($name:literal),*) => {
+        [$(($name, include_str!(concat!("scenarios/", $name, ".json")))),*]
+    };
+}
+
+/// Name and JSON text of the 17 scenarios of the course, in the course's order.
+static BUILT_IN: [(&str, &str); 17] = built_in![
+    "simple-1",
+    "simple-2",
+    "unreliable-1",
+    "unreliable-2",
+    "unreliable-3",
+    "crash-1",
+    "crash-2",
+    "crash-3",
+    "crash-4",
+    "partition-1",
+    "partition-2",
+    "partition-3",
+    "partition-4",
+    "advanced-1",
+    "advanced-2",
+    "advanced-3",
+    "advanced-4"
+];
+
+/// Returns the names of the built-in scenarios, in the course's order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name)
+}
+
+impl EventKind {
+    /// Returns the name of the event in scenario files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            EventKind::KillLeader => "kill_leader",
+            EventKind::KillNonLeader => "kill_non_leader",
+            EventKind::PartEasy => "part_easy",
+            EventKind::PartHard => "part_hard",
+            EventKind::PartEnd => "part_end",
+        }
+    }
+
+    pub(crate) fn by_name(name: &str) -> Option<EventKind> {
+        use EventKind::{KillLeader, KillNonLeader, PartEasy, PartEnd, PartHard};
+        [KillLeader, KillNonLeader, PartEasy, PartHard, PartEnd]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+}
+
+impl Scenario {
+    /// Returns the built-in scenario of this name.
+    ///
+    /// # Errors
+    /// If there is none. The error lists all names.
+    pub fn built_in(name: &str) -> Result<Scenario, ScenarioError> {
+        let (name, text) = BUILT_IN
+            .iter()
+            .find(|(known, _)| *known == name)
+            .ok_or_else(|| ScenarioError::UnknownName { name: name.to_owned() })?;
+        Scenario::parse(name, text)
+    }
+
+    /// Returns the duration of a whole run: both waits and the window of requests.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.start_wait + self.window + self.end_wait
+    }
+
+    /// Returns the scenario with `overrides` applied. A new duration keeps the request rate, unless
+    /// the rate or the number of requests is given too. Events move in proportion to the duration.
+    /// The message limit grows with the number of requests, as in the course's files (20,000 for
+    /// 500 requests at 5 replicas).
+    ///
+    /// # Errors
+    /// If a number is out of range, or rate, requests and seconds are all given.
+    pub fn with(mut self, overrides: &Overrides) -> Result<Scenario, ScenarioError> {
+        let invalid = |field: &str, value: String, advice: &str| ScenarioError::Invalid {
+            file: "command line".to_owned(),
+            field: field.to_owned(),
+            value,
+            advice: advice.to_owned(),
+        };
+        if *overrides == Overrides::default() {
+            return Ok(self);
+        }
+        let positive = |field: &str, value: Option<f64>| match value {
+            Some(value) if !(value.is_finite() && value > 0.0 && value <= 1e6) => {
+                Err(invalid(field, value.to_string(), "must be above 0 and at most 1000000"))
+            }
+            _ => Ok(()),
+        };
+        positive("--rate", overrides.rate)?;
+        positive("--seconds", overrides.seconds)?;
+        if overrides.requests == Some(0) {
+            return Err(invalid("--requests", "0".to_owned(), "must be at least 1"));
+        }
+        if overrides.rate.is_some() && overrides.requests.is_some() && overrides.seconds.is_some() {
+            return Err(invalid(
+                "--seconds",
+                "given together with --rate and --requests".to_owned(),
+                "two of the three determine the third; give only two of the three",
+            ));
+        }
+        let old_window = self.window.as_secs_f64();
+        let rate = overrides.rate.unwrap_or(f64::from(self.requests) / old_window);
+        let seconds = match (overrides.seconds, overrides.requests, overrides.rate) {
+            (Some(seconds), _, _) => seconds,
+            (None, Some(requests), Some(rate)) => f64::from(requests) / rate,
+            _ => old_window,
+        };
+        let requests = overrides.requests.map_or(rate * seconds, f64::from).round().max(1.0);
+        if requests > 1e9 {
+            return Err(invalid(
+                "--rate",
+                rate.to_string(),
+                "must not exceed 1000000000 requests in all",
+            ));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 1 and 10^9"
+        )]
+        let requests = requests as u32;
+        if let Some(replicas) = overrides.replicas {
+            if !(3..=21).contains(&replicas) {
+                return Err(invalid("--replicas", replicas.to_string(), "must be from 3 to 21"));
+            }
+            self.replicas = replicas;
+        }
+        if let Some(drops) = overrides.drops {
+            if !(0.0..=1.0).contains(&drops) {
+                return Err(invalid(
+                    "--drops",
+                    drops.to_string(),
+                    "must be a probability from 0 to 1",
+                ));
+            }
+            self.drops = drops;
+        }
+        self.requests = requests;
+        self.window = Duration::from_secs_f64(seconds);
+        for event in &mut self.events {
+            event.at = event.at.mul_f64(seconds / old_window);
+        }
+        self.max_packets =
+            self.max_packets.max(8 * u64::from(self.requests) * u64::from(self.replicas));
+        self.overridden = overrides.list();
+        Ok(self)
+    }
+}
+
+impl Overrides {
+    /// Returns each changed field as `name=value`.
+    fn list(&self) -> Vec<String> {
+        let changes = [
+            ("rate", self.rate.map(|value| value.to_string())),
+            ("requests", self.requests.map(|value| value.to_string())),
+            ("seconds", self.seconds.map(|value| value.to_string())),
+            ("replicas", self.replicas.map(|value| value.to_string())),
+            ("drops", self.drops.map(|value| value.to_string())),
+        ];
+        changes
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("{name}={value}")))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_scenarios_are_valid() {
+        assert_eq!(names().count(), 17);
+        for name in names() {
+            let scenario = Scenario::built_in(name).unwrap();
+            assert_eq!((scenario.replicas, scenario.window.as_secs()), (5, 30), "{name}");
+            assert_eq!(scenario.start_wait, Duration::from_secs(5), "{name}");
+            assert_eq!(scenario.limits.gets_not_generated.to_bits(), 0.1_f64.to_bits(), "{name}");
+            assert!(!scenario.description.is_empty(), "{name}");
+            assert_eq!(scenario.max_packets, 20_000);
+        }
+    }
+
+    #[test]
+    fn fields_of_advanced_3_match_the_courses_file() {
+        let scenario = Scenario::built_in("advanced-3").unwrap();
+        assert_eq!(scenario.requests, 200);
+        assert_eq!(
+            (scenario.mix.to_bits(), scenario.drops.to_bits()),
+            (0.2_f64.to_bits(), 0.3_f64.to_bits())
+        );
+        assert_eq!(scenario.lifetime(), Duration::from_secs(45));
+        assert_eq!(
+            scenario.events,
+            [Event { at: Duration::from_secs(5), kind: EventKind::KillLeader }]
+        );
+        assert_eq!(scenario.limits.gets_not_generated_misplaced, Some(0.2));
+        let bits = |tiers: [f64; 3]| tiers.map(f64::to_bits);
+        assert_eq!(bits(scenario.benchmarks.duplicates), bits([0.0, 6.0, 20.0]));
+        assert_eq!(bits(scenario.benchmarks.median_latency), bits([0.0002, 0.005, 0.1]));
+    }
+
+    #[test]
+    fn unknown_name_is_rejected_with_the_list_of_names() {
+        let text = Scenario::built_in("advanced-5").unwrap_err().to_string();
+        assert!(
+            text.contains("`advanced-5`") && text.contains("advanced-4") && text.contains("all")
+        );
+    }
+
+    #[test]
+    fn overrides_scale_events_and_the_message_limit() {
+        let crash = || Scenario::built_in("crash-2").unwrap();
+        let longer =
+            crash().with(&Overrides { seconds: Some(60.0), ..Overrides::default() }).unwrap();
+        assert_eq!((longer.requests, longer.window.as_secs()), (1_000, 60));
+        assert_eq!(longer.events[0].at, Duration::from_secs(20));
+        assert_eq!(longer.max_packets, 40_000);
+        let faster = crash().with(&Overrides { rate: Some(1e3), ..Overrides::default() }).unwrap();
+        assert_eq!((faster.requests, faster.window.as_secs()), (30_000, 30));
+        let both = Overrides { rate: Some(100.0), requests: Some(50), ..Overrides::default() };
+        let short = crash().with(&both).unwrap();
+        assert_eq!((short.requests, short.window.as_millis()), (50, 500));
+        assert_eq!(short.overridden, ["rate=100", "requests=50"]);
+        let all = Overrides { seconds: Some(1.0), ..both };
+        assert!(crash().with(&all).unwrap_err().to_string().contains("two of the three"));
+        for (bad, name) in [
+            (Overrides { rate: Some(-1.0), ..Overrides::default() }, "--rate"),
+            (Overrides { drops: Some(1.5), ..Overrides::default() }, "--drops"),
+            (Overrides { replicas: Some(2), ..Overrides::default() }, "--replicas"),
+            (Overrides { requests: Some(0), ..Overrides::default() }, "--requests"),
+        ] {
+            assert!(crash().with(&bad).unwrap_err().to_string().contains(name));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The arguments that are passed to a command's function.
+
+use crate::kv::commands::items::Arguments;
+use crate::kv::commands::outcome::Refusal;
+use crate::kv::values::number::parse_integer;
+
+/// Maximum number of arguments that [`Args`] stores inline, without a heap allocation.
+const INLINE: usize = 4;
+
+/// The arguments of a command, without the command's name, and the random seed of its random
+/// choices.
+#[derive(Debug)]
+pub(in crate::kv) struct Args<'a> {
+    inline: [&'a [u8]; INLINE],
+    /// Number of arguments in the array `inline`; 0 if there are more arguments than the array
+    /// holds: all of them are then in the vector `many`.
+    len: usize,
+    many: Vec<&'a [u8]>,
+    /// Random seed, from which all random choices of the command are derived: different for every
+    /// call, equal on every replica.
+    pub(in crate::kv) seed: u64,
+}
+
+impl<'a> Args<'a> {
+    pub(in crate::kv) fn new(arguments: Arguments<'a>, seed: u64) -> Args<'a> {
+        let mut args = Args { inline: [&[]; INLINE], len: 0, many: Vec::new(), seed };
+        arguments.iter().for_each(|argument| args.push(argument));
+        args
+    }
+
+    fn push(&mut self, argument: &'a [u8]) {
+        if self.many.is_empty() && self.len < INLINE {
+            self.inline[self.len] = argument;
+            self.len += 1;
+        } else {
+            if self.many.is_empty() {
+                self.many.extend(self.inline);
+                self.len = 0;
+            }
+            self.many.push(argument);
+        }
+    }
+
+    /// All arguments.
+    pub(in crate::kv) fn all(&self) -> &[&'a [u8]] {
+        if self.many.is_empty() { &self.inline[..self.len] } else { &self.many }
+    }
+
+    /// Returns the argument at position `at`, counted from 0.
+    ///
+    /// # Errors
+    /// If there are fewer arguments. The arity of clients' commands was checked before, but that
+    /// of commands in the log is not.
+    pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
+        self.all().get(at).copied().ok_or(Refusal::Syntax)
+    }
+
+    /// Parses the argument at position `at`, counted from 0, as a 64-bit integer.
+    ///
+    /// # Errors
+    /// If the argument is missing or not an integer.
+    pub(in crate::kv) fn integer(&self, at: usize) -> Result<i64, Refusal> {
+        parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
+    }
+
+    /// Returns the arguments from position `from` on; empty if there are fewer.
+    pub(in crate::kv) fn rest(&self, from: usize) -> &[&'a [u8]] {
+        self.all().get(from..).unwrap_or_default()
+    }
+
+    /// Returns the number of arguments, without the command's name.
+    pub(in crate::kv) fn len(&self) -> usize {
+        self.all().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn args_preserve_order_for_any_count() {
+        let all: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+        let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
+        for count in 0..all.len() {
+            let args = Args::new(all[..count].into(), 1);
+            assert_eq!((args.all(), args.len()), (&all[..count], count));
+            assert_eq!(args.get(count), Err(Refusal::Syntax));
+            assert_eq!(args.rest(1), all[..count].get(1..).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Commands on strings as arrays of integers of 1 to 64 bits: `BITFIELD`.
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::bitmaps::{bit, bit_offset, not_an_offset, put_bit};
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::number::parse_integer;
+
+/// Table of the bitfield commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
+pub(in crate::kv) const COMMANDS: &[Row] =
+    &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
+
+/// What `BITFIELD` stores when an integer does not fit into its field (`OVERFLOW`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overflow {
+    /// The lowest bits.
+    Wrap,
+    /// `OVERFLOW SAT`: the largest or smallest integer that fits into the field.
+    Saturate,
+    /// `OVERFLOW FAIL`: nothing; the field keeps its value, and the reply is null.
+    Fail,
+}
+
+/// A field of `BITFIELD`: a signed or unsigned integer of 1 to 64 bits at a bit offset in a string.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    signed: bool,
+    /// Width of the integer in bits: 1 to 64, or 1 to 63 if it is unsigned.
+    bits: u32,
+    offset: u64,
+}
+
+/// A subcommand of `BITFIELD`: `GET`, `SET` with the new value, or `INCRBY` with the increment.
+/// `SET` and `INCRBY` include the `OVERFLOW` behaviour in effect.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Get,
+    Set(i64, Overflow),
+    Increase(i64, Overflow),
+}
+
+impl Field {
+    /// Parses the type of a field, such as `i16`, and its offset: in bits, or with `#` as a
+    /// multiple of the field's width.
+    fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
+        let (signed, bits) = match kind {
+            [b'i', bits @ ..] => (true, bits),
+            [b'u', bits @ ..] => (false, bits),
+            _ => (false, &[][..]),
+        };
+        let bits = parse_integer(bits).and_then(|bits| u32::try_from(bits).ok());
+        let bits = bits.filter(|bits| (1..=63 + u32::from(signed)).contains(bits));
+        let Some(bits) = bits else {
+            return Err(Outcome::error(
+                "ERR Invalid bitfield type. Use something like i16 u8. \
+                 Note that u64 is not supported but i64 is.",
+            ));
+        };
+        let offset = match offset {
+            [b'#', number @ ..] => {
+                let number =
+                    parse_integer(number).and_then(|number| number.checked_mul(bits.into()));
+                bit_offset(number.ok_or_else(not_an_offset)?.to_string().as_bytes())?
+            }
+            offset => bit_offset(offset)?,
+        };
+        Ok(Field { signed, bits, offset })
+    }
+
+    fn places(self) -> impl Iterator<Item = u64> {
+        self.offset..self.offset + u64::from(self.bits)
+    }
+
+    fn get(self, value: &[u8]) -> i128 {
+        let number = self.places().fold(0, |sum, at| sum << 1 | i128::from(bit(value, at)));
+        self.wrapped(number)
+    }
+
+    fn set(self, value: &mut [u8], number: i128) {
+        for (at, place) in self.places().enumerate() {
+            put_bit(value, place, number >> (self.bits as usize - 1 - at) & 1 == 1);
+        }
+    }
+
+    /// Truncates `number` to the width of the field, and returns the remaining bits as an integer
+    /// of the field's type (signed or unsigned).
+    fn wrapped(self, number: i128) -> i128 {
+        let unused = i128::BITS - self.bits;
+        if self.signed { number << unused >> unused } else { number & ((1 << self.bits) - 1) }
+    }
+
+    /// Returns the integer to store in the field for `number`, depending on `overflow` if it does
+    /// not fit; `None` if the field keeps its value.
+    fn kept(self, number: i128, overflow: Overflow) -> Option<i128> {
+        let wrapped = self.wrapped(number);
+        if wrapped == number {
+            return Some(number);
+        }
+        let lowest = if self.signed { -(1 << (self.bits - 1)) } else { 0 };
+        match overflow {
+            Overflow::Wrap => Some(wrapped),
+            Overflow::Saturate if number < 0 => Some(lowest),
+            Overflow::Saturate => Some((1 << (self.bits - u32::from(self.signed))) - 1),
+            Overflow::Fail => None,
+        }
+    }
+}
+
+fn number(number: i128) -> Outcome {
+    Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits with its sign"))
+}
+
+/// Parses the subcommands.
+fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
+    let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
+    let mut rest = args;
+    while let [action, behind @ ..] = rest {
+        let is = |word: &str| action.eq_ignore_ascii_case(word.as_bytes());
+        rest = match *behind {
+            [kind, offset, ref behind @ ..] if is("GET") => {
+                actions.push((Field::read(kind, offset)?, Action::Get));
+                behind
+            }
+            [kind, offset, value, ref behind @ ..] if is("SET") || is("INCRBY") => {
+                let field = Field::read(kind, offset)?;
+                let value = parse_integer(value).ok_or(Refusal::NotAnInteger)?;
+                let action = if is("SET") { Action::Set } else { Action::Increase };
+                actions.push((field, action(value, overflow)));
+                behind
+            }
+            [how, ref behind @ ..] if is("OVERFLOW") => {
+                overflow = match () {
+                    () if how.eq_ignore_ascii_case(b"WRAP") => Overflow::Wrap,
+                    () if how.eq_ignore_ascii_case(b"SAT") => Overflow::Saturate,
+                    () if how.eq_ignore_ascii_case(b"FAIL") => Overflow::Fail,
+                    () => return Err(Outcome::error("ERR Invalid OVERFLOW type specified")),
+                };
+                behind
+            }
+            _ => return Err(Refusal::Syntax.into()),
+        };
+    }
+    Ok(actions)
+}
+
+/// `BITFIELD key [GET type offset | [OVERFLOW WRAP | SAT | FAIL] SET type offset value | INCRBY
+/// type offset increment ...]`
+fn bitfield(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let actions = match parse(args.rest(1)) {
+        Ok(actions) => actions,
+        Err(outcome) => return Ok(outcome),
+    };
+    let old = keyspace.string(key)?;
+    let written = actions.iter().filter(|(_, action)| !matches!(action, Action::Get));
+    let ends = written.map(|(field, _)| (field.offset + u64::from(field.bits)).div_ceil(8));
+    let Some(length) = ends.max() else {
+        return Ok(get(old.unwrap_or_default(), &actions));
+    };
+    let (is_there, old) = (old.is_some(), old.unwrap_or_default());
+    let mut new = old.to_vec();
+    let length = usize::try_from(length).expect("offsets are limited by the length of values");
+    new.resize(length.max(new.len()), 0);
+    let mut outcomes = Vec::with_capacity(actions.len());
+    for (field, action) in actions {
+        let before = field.get(&new);
+        let (wanted, overflow) = match action {
+            Action::Get => {
+                outcomes.push(number(before));
+                continue;
+            }
+            Action::Increase(increment, overflow) => (before + i128::from(increment), overflow),
+            // As in C, a negative number is a very large unsigned one.
+            Action::Set(value, overflow) if field.signed => (value.into(), overflow),
+            Action::Set(value, overflow) => (value.cast_unsigned().into(), overflow),
+        };
+        let Some(kept) = field.kept(wanted, overflow) else {
+            outcomes.push(Outcome::Value(None));
+            continue;
+        };
+        field.set(&mut new, kept);
+        outcomes.push(number(if matches!(action, Action::Set(..)) { before } else { kept }));
+    }
+    if new != old || !is_there {
+        keyspace.put_keep_ttl(key, &new);
+        keyspace.notify("setbit", key);
+    }
+    Ok(Outcome::List(outcomes))
+}
+
+/// `BITFIELD_RO key [GET type offset ...]`
+fn bitfield_ro(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let actions = match parse(args.rest(1)) {
+        Ok(actions) => actions,
+        Err(outcome) => return Ok(outcome),
+    };
+    if actions.iter().any(|(_, action)| !matches!(action, Action::Get)) {
+        return Ok(Outcome::error("ERR BITFIELD_RO only supports the GET subcommand"));
+    }
+    Ok(get(keyspace.string(args.get(0)?)?.unwrap_or_default(), &actions))
+}
+
+fn get(value: &[u8], actions: &[(Field, Action)]) -> Outcome {
+    Outcome::List(actions.iter().map(|(field, _)| number(field.get(value))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+
+    fn numbers(outcome: Outcome) -> Vec<Option<i64>> {
+        let Outcome::List(outcomes) = outcome else { panic!("{outcome:?}") };
+        let number = |outcome| match outcome {
+            Outcome::Integer(number) => Some(number),
+            Outcome::Value(None) => None,
+            other => panic!("{other:?}"),
+        };
+        outcomes.into_iter().map(number).collect()
+    }
+
+    #[test]
+    fn overflow_wraps_saturates_or_fails() {
+        let mut feeder = Feeder::new();
+        let mut call = |args: &str| {
+            let args: Vec<&str> = args.split(' ').collect();
+            numbers(feeder.call("bitfield", &args))
+        };
+        assert_eq!(call("k SET u8 4 255 GET u4 0 GET u8 #0 GET i8 4"), [0, 0, 15, -1].map(Some));
+        assert_eq!(call("k INCRBY u8 4 2 OVERFLOW SAT INCRBY u8 4 -7"), [1, 0].map(Some));
+        assert_eq!(
+            call("k SET i64 #0 9223372036854775807 OVERFLOW FAIL INCRBY i64 #0 1"),
+            [Some(0), None]
+        );
+        assert_eq!(
+            call("k OVERFLOW WRAP INCRBY i64 #0 1 OVERFLOW SAT INCRBY i64 #0 -1"),
+            [i64::MIN, i64::MIN].map(Some)
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! Commands on strings as bitmaps. Bit 0 is the highest bit of the first byte.
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::number::parse_integer;
+
+/// Table of the bitmap commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(96, "setbit", ONE_KEY, setbit),
+    read(97, "getbit", ONE_KEY, getbit),
+    read(98, "bitcount", ONE_KEY, bitcount),
+    read(99, "bitpos", ONE_KEY, bitpos),
+    write(100, "bitop", ALL_BUT_FIRST, bitop),
+];
+
+/// Maximum length of a string value in bits.
+const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
+
+/// Parses the offset of a bit in a string.
+///
+/// # Errors
+/// If it is not an integer or beyond the longest possible string.
+pub(in crate::kv) fn bit_offset(word: &[u8]) -> Result<u64, Outcome> {
+    let offset = parse_integer(word).and_then(|offset| u64::try_from(offset).ok());
+    offset.filter(|offset| *offset < BITS_MAX).ok_or_else(not_an_offset)
+}
+
+pub(in crate::kv) fn not_an_offset() -> Outcome {
+    Outcome::error("ERR bit offset is not an integer or out of range")
+}
+
+/// Returns the index of the byte that holds the bit at `offset`, and the mask of the bit in that
+/// byte.
+fn place(offset: u64) -> (usize, u8) {
+    let byte = usize::try_from(offset / 8).expect("offsets are limited by the length of values");
+    (byte, 0x80 >> (offset % 8))
+}
+
+pub(in crate::kv) fn bit(value: &[u8], offset: u64) -> bool {
+    let (byte, mask) = place(offset);
+    value.get(byte).is_some_and(|byte| byte & mask != 0)
+}
+
+/// Sets or clears the bit at `offset` of a string, which must be long enough.
+pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
+    let (byte, mask) = place(offset);
+    if bit {
+        value[byte] |= mask;
+    } else {
+        value[byte] &= !mask;
+    }
+}
+
+/// `SETBIT key offset value`
+fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let offset = match bit_offset(args.get(1)?) {
+        Ok(offset) => offset,
+        Err(outcome) => return Ok(outcome),
+    };
+    let set = match args.get(2)? {
+        b"0" => false,
+        b"1" => true,
+        _ => return Ok(Outcome::error("ERR bit is not an integer or out of range")),
+    };
+    let old = keyspace.string(key)?;
+    let (length, is_there) = (place(offset).0 + 1, old.is_some());
+    let old = old.unwrap_or_default();
+    let was = bit(old, offset);
+    if was != set || length > old.len() || !is_there {
+        let mut new = old.to_vec();
+        new.resize(length.max(new.len()), 0);
+        put_bit(&mut new, offset, set);
+        keyspace.put_keep_ttl(key, &new);
+        keyspace.notify("setbit", key);
+    }
+    Ok(Outcome::flag(was))
+}
+
+/// `GETBIT key offset`
+fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let offset = match bit_offset(args.get(1)?) {
+        Ok(offset) => offset,
+        Err(outcome) => return Ok(outcome),
+    };
+    let value = keyspace.string(args.get(0)?)?.unwrap_or_default();
+    Ok(Outcome::flag(bit(value, offset)))
+}
+
+/// Parses the unit argument of `BITCOUNT` or `BITPOS`. Returns true for `BIT`, false for `BYTE`,
+/// and a syntax error for anything else.
+fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
+    if word.eq_ignore_ascii_case(b"BIT") {
+        Ok(true)
+    } else if word.eq_ignore_ascii_case(b"BYTE") {
+        Ok(false)
+    } else {
+        Err(Refusal::Syntax)
+    }
+}
+
+/// `BITCOUNT key [start end [BYTE | BIT]]`
+fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(value) = keyspace.string(args.get(0)?)? else { return Ok(Outcome::count(0)) };
+    let (first, last, bits) = match args.len() {
+        1 => (0, -1, false),
+        3 | 4 => {
+            let (first, last) = (args.integer(1)?, args.integer(2)?);
+            // Reported before the last argument is parsed, as in Redis.
+            if first < 0 && last < 0 && first > last {
+                return Ok(Outcome::count(0));
+            }
+            (first, last, args.rest(3).first().map_or(Ok(false), |word| means_bits(word))?)
+        }
+        _ => return Err(Refusal::Syntax),
+    };
+    let unit = if bits { 1 } else { 8 };
+    let Some(range) = range(first, last, value.len() * 8 / unit) else {
+        return Ok(Outcome::count(0));
+    };
+    let (first, end) = (range.start * unit, range.end * unit);
+    Ok(Outcome::count(ones(value, first, end)))
+}
+
+/// Returns the number of set bits at bit offsets from `first` (inclusive) to `end` (exclusive).
+fn ones(value: &[u8], first: usize, end: usize) -> usize {
+    let whole = first.div_ceil(8)..end / 8;
+    let slow = |from: usize, to: usize| (from..to).filter(|at| bit(value, *at as u64)).count();
+    if whole.start >= whole.end {
+        return slow(first, end);
+    }
+    let (args, rest) = value[whole.clone()].as_chunks::<8>();
+    let ones = args.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum::<u32>()
+        + rest.iter().map(|byte| byte.count_ones()).sum::<u32>();
+    slow(first, whole.start * 8) + ones as usize + slow(whole.end * 8, end)
+}
+
+/// `BITPOS key bit [start [end [BYTE | BIT]]]`
+fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let wanted = match args.integer(1)? {
+        0 => false,
+        1 => true,
+        _ => return Ok(Outcome::error("ERR The bit argument must be 1 or 0.")),
+    };
+    let Some(value) = keyspace.string(args.get(0)?)? else {
+        return Ok(Outcome::Integer(if wanted { -1 } else { 0 }));
+    };
+    let (first, last, bits) = match args.len() {
+        2 => (0, -1, false),
+        3 => (args.integer(2)?, -1, false),
+        4 | 5 => {
+            let first = args.integer(2)?;
+            let bits = args.rest(4).first().map_or(Ok(false), |word| means_bits(word))?;
+            (first, args.integer(3)?, bits)
+        }
+        _ => return Err(Refusal::Syntax),
+    };
+    let unit = if bits { 1 } else { 8 };
+    let length = value.len() * 8 / unit;
+    // Unlike in other commands, two indexes before the beginning both mean the first byte.
+    let clipped =
+        |at: i64| if at < 0 { at.max(-i64::try_from(length).unwrap_or(i64::MAX)) } else { at };
+    let Some(range) = range(clipped(first), clipped(last), length) else {
+        return Ok(Outcome::Integer(-1));
+    };
+    let (first, end) = (range.start * unit, range.end * unit);
+    Ok(match first_bit(value, wanted, first, end) {
+        Some(at) => Outcome::count(at),
+        // Without an explicit end, the string counts as followed by zeros.
+        None if !wanted && args.len() < 4 => Outcome::count(end),
+        None => Outcome::Integer(-1),
+    })
+}
+
+/// Returns the bit offset of the first bit equal to `wanted`, among the bit offsets from `first`
+/// (inclusive) to `end` (exclusive); `None` if there is no such bit.
+fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usize> {
+    let mut at = first;
+    while at < end {
+        // Bytes without such a bit are skipped as a whole.
+        let without = if wanted { 0 } else { 0xFF };
+        if at.is_multiple_of(8) && value[at / 8] == without {
+            let run = value[at / 8..].iter().take_while(|byte| **byte == without).count();
+            at += run * 8;
+            continue;
+        }
+        if bit(value, at as u64) == wanted {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// `BITOP AND | OR | XOR | NOT destination key [key ...]`
+fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (operation, destination, keys) = (args.get(0)?, args.get(1)?, args.rest(2));
+    let is = |word: &str| operation.eq_ignore_ascii_case(word.as_bytes());
+    let combine: fn(u8, u8) -> u8 = match () {
+        () if is("AND") => |one, other| one & other,
+        () if is("OR") => |one, other| one | other,
+        () if is("XOR") => |one, other| one ^ other,
+        () if is("NOT") => |one, _| !one,
+        () => return Err(Refusal::Syntax),
+    };
+    if is("NOT") && keys.len() != 1 {
+        return Ok(Outcome::error("ERR BITOP NOT must be called with a single source key."));
+    }
+    let mut values = Vec::with_capacity(keys.len());
+    for key in keys {
+        values.push(keyspace.string(key)?.unwrap_or_default());
+    }
+    let length = values.iter().map(|value| value.len()).max().unwrap_or(0);
+    let mut result = values.first().map_or_else(Vec::new, |value| value.to_vec());
+    result.resize(length, 0);
+    if is("NOT") {
+        for byte in &mut result {
+            *byte = combine(*byte, 0);
+        }
+    }
+    for value in values.iter().skip(1) {
+        // Shorter strings count as padded with zeros.
+        let (there, behind) = result.split_at_mut(value.len());
+        there.iter_mut().zip(*value).for_each(|(byte, other)| *byte = combine(*byte, *other));
+        for byte in behind {
+            *byte = combine(*byte, 0);
+        }
+    }
+    if length == 0 {
+        keyspace.delete(destination);
+    } else {
+        keyspace.put(destination, &result);
+        keyspace.notify("set", destination);
+    }
+    Ok(Outcome::count(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+
+    #[test]
+    fn counts_and_searches_agree_with_a_bitwise_model() {
+        let value: Vec<u8> =
+            (0..40_u8).map(|at| at.wrapping_mul(at) ^ (at / 9).wrapping_mul(0xFF)).collect();
+        let value = [&[0xFF; 20][..], &value, &[0; 20]].concat();
+        let bits = value.len() * 8;
+        for first in (0..bits).step_by(5) {
+            for end in (first..=bits).step_by(7) {
+                let all = first..end;
+                let count = all.clone().filter(|at| bit(&value, *at as u64)).count();
+                assert_eq!(ones(&value, first, end), count, "{first} {end}");
+                for wanted in [false, true] {
+                    let place = all.clone().find(|at| bit(&value, *at as u64) == wanted);
+                    let found = first_bit(&value, wanted, first, end);
+                    assert_eq!(found, place, "{first} {end} {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn writes_without_a_change_keep_the_revision() {
+        let mut feeder = Feeder::new();
+        feeder.call("setbit", &["k", "7", "1"]);
+        let revision = feeder.store.keyspace.revision(b"k");
+        assert_eq!(feeder.call("setbit", &["k", "7", "1"]), Outcome::Integer(1));
+        assert_eq!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_eq!(feeder.call("setbit", &["k", "8", "0"]), Outcome::Integer(0));
+        assert_ne!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_eq!(feeder.get(b"k").as_deref(), Some(&[1, 0][..]));
+    }
+}

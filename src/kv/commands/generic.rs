@@ -1,0 +1,190 @@
+//! Commands on keys with values of any type.
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::entry::KeyEntry;
+use crate::kv::keyspace::slot::slot_of;
+use crate::kv::values::number::parse_integer;
+
+/// Table of the generic commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    read(0, "type", ONE_KEY, kind),
+    read(1, "randomkey", NO_KEYS, random_key),
+    read(2, "memory|usage", ONE_KEY, memory_usage),
+    write(3, "rename", TWO_KEYS, rename),
+    write(4, "renamenx", TWO_KEYS, renamenx),
+    write(5, "copy", TWO_KEYS, copy),
+    read(6, "object|encoding", ONE_KEY, encoding),
+    read(7, "object|refcount", ONE_KEY, refcount),
+    read(8, "object|idletime", ONE_KEY, idletime),
+    read(9, "object|freq", ONE_KEY, freq),
+    write(10, "del", ALL_KEYS, del),
+    read(11, "exists", ALL_KEYS, exists),
+    read(12, "dbsize", NO_KEYS, dbsize),
+    write(13, "flushall", NO_KEYS, flushall),
+    read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot),
+];
+
+/// `DEL key [key ...]`, also run for `UNLINK`: in both cases the thread that applies log entries
+/// frees the memory, which delays neither network I/O nor heartbeats.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn del(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(args.all().iter().filter(|key| keyspace.delete(key)).count()))
+}
+
+/// `EXISTS key [key ...]`, also run for `TOUCH`: a key that is named twice counts twice.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn exists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(args.all().iter().filter(|key| keyspace.entry(key).is_some()).count()))
+}
+
+/// `DBSIZE`
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.len()))
+}
+
+/// `FLUSHALL [ASYNC | SYNC]`, also run for `FLUSHDB`, since there is only one database. The option
+/// is accepted and ignored.
+fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let is_known = |option: &[u8]| {
+        option.eq_ignore_ascii_case(b"ASYNC") || option.eq_ignore_ascii_case(b"SYNC")
+    };
+    if args.len() > 1 || !args.all().iter().all(|option| is_known(option)) {
+        return Err(Refusal::Syntax);
+    }
+    keyspace.clear();
+    Ok(Outcome::Done)
+}
+
+/// `CLUSTER COUNTKEYSINSLOT slot`. O(n): examines every key.
+fn count_keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let slot = args.integer(0)?;
+    let is_in_slot = |entry: &&KeyEntry| i64::from(slot_of(entry.key())) == slot;
+    Ok(Outcome::count(keyspace.entries().filter(is_in_slot).count()))
+}
+
+/// `TYPE key`
+fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
+}
+
+/// `RANDOMKEY`. The random seed selects one of the keyspace's hash tables and, by their hashes, one
+/// of its keys; the order of entries within a table, which differs between replicas, has no effect.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());
+    let next = near.min_by_key(|entry| entry.key_hash() ^ args.seed.rotate_left(32));
+    Ok(Outcome::Value(next.map(KeyEntry::shared_key)))
+}
+
+/// `MEMORY USAGE key [SAMPLES count]`
+fn memory_usage(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let entry = keyspace.entry(args.get(0)?);
+    Ok(entry.map_or(Outcome::Value(None), |entry| Outcome::count(entry.memory())))
+}
+
+/// `RENAME key newkey`
+fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
+    move_to(keyspace, from, to);
+    Ok(Outcome::Done)
+}
+
+/// `RENAMENX key newkey`
+fn renamenx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
+    let free = keyspace.entry(to).is_none();
+    if free {
+        move_to(keyspace, from, to);
+    }
+    Ok(Outcome::flag(free))
+}
+
+fn move_to(keyspace: &mut Keyspace, from: &[u8], to: &[u8]) {
+    if from == to {
+        return;
+    }
+    keyspace.copy(from, to);
+    keyspace.remove(from);
+    keyspace.notify("rename_from", from);
+    keyspace.notify("rename_to", to);
+}
+
+/// `COPY source destination [DB 0] [REPLACE]`
+fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    let mut replaces = false;
+    let mut options = args.rest(2).iter();
+    while let Some(option) = options.next() {
+        if option.eq_ignore_ascii_case(b"REPLACE") {
+            replaces = true;
+        } else if option.eq_ignore_ascii_case(b"DB")
+            && let Some(number) = options.next()
+        {
+            let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+            if i32::try_from(number).is_err() {
+                return Ok(Outcome::error(
+                    "ERR value is out of range, value must between -2147483648 and 2147483647",
+                ));
+            }
+            if number != 0 {
+                return Ok(Outcome::error("ERR DB index is out of range"));
+            }
+        } else {
+            return Err(Refusal::Syntax);
+        }
+    }
+    if from == to {
+        return Err(Refusal::SameObject);
+    }
+    let copies = keyspace.entry(from).is_some() && (replaces || keyspace.entry(to).is_none());
+    if copies {
+        keyspace.copy(from, to);
+        keyspace.notify("copy_to", to);
+    }
+    Ok(Outcome::flag(copies))
+}
+
+/// `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings would
+/// use for this value if it were newly created.
+fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let name = keyspace.entry(args.get(0)?).map(KeyEntry::encoding);
+    Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
+}
+
+/// `OBJECT REFCOUNT key`: returns 2^31 - 1 for integers from 0 to 9999, as Redis does for its
+/// shared integers, and 1 for other values.
+fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
+    let number = parse_integer(entry.value()).filter(|number| (0..10_000).contains(number));
+    let shared = entry.collection().is_none() && number.is_some();
+    Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
+}
+
+/// `OBJECT IDLETIME key`: returns 0 for every existing key, because access times are not recorded.
+fn idletime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let is_there = keyspace.entry(args.get(0)?).is_some();
+    Ok(if is_there { Outcome::Integer(0) } else { Outcome::Value(None) })
+}
+
+/// `OBJECT FREQ key`: for every existing key, returns the error that Redis returns without an LFU
+/// policy, because access frequencies are not recorded.
+fn freq(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    if keyspace.entry(args.get(0)?).is_none() {
+        return Ok(Outcome::Value(None));
+    }
+    Ok(Outcome::error(
+        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
+         that when switching between policies at runtime LRU and LFU data will take some time to \
+         adjust.",
+    ))
+}

@@ -1,0 +1,430 @@
+//! Commands on hashes.
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::scan::{self, Options};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::extended::Extended;
+use crate::kv::values::hash::Hash;
+use crate::kv::values::number::parse_integer;
+
+/// Table of the hash commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(112, "hset", ONE_KEY, hset),
+    read(113, "hget", ONE_KEY, hget),
+    write(114, "hdel", ONE_KEY, hdel),
+    read(115, "hlen", ONE_KEY, hlen),
+    read(116, "hgetall", ONE_KEY, hgetall),
+    write(117, "hsetnx", ONE_KEY, hsetnx),
+    write(118, "hmset", ONE_KEY, hmset),
+    read(119, "hmget", ONE_KEY, hmget),
+    read(120, "hkeys", ONE_KEY, hkeys),
+    read(121, "hvals", ONE_KEY, hvals),
+    read(122, "hexists", ONE_KEY, hexists),
+    read(123, "hstrlen", ONE_KEY, hstrlen),
+    write(124, "hincrby", ONE_KEY, hincrby),
+    write(125, "hincrbyfloat", ONE_KEY, hincrbyfloat),
+    read(126, "hrandfield", ONE_KEY, hrandfield),
+    read(127, "hscan", ONE_KEY, hscan),
+];
+
+/// Maximum number of fields that `HRANDFIELD` returns with repetitions (negative count).
+const REPEATED_MAX: usize = 1 << 20;
+
+/// `HSET key field value [field value ...]`
+fn hset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_many(keyspace, args, "hset")
+}
+
+/// `HMSET key field value [field value ...]`
+fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    Ok(match set_many(keyspace, args, "hmset")? {
+        Outcome::Integer(_) => Outcome::Done,
+        error => error,
+    })
+}
+
+/// Sets fields of a hash and returns the number of new fields. `command` is the name of the command
+/// in error messages.
+fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
+    let key = args.get(0)?;
+    let (pairs, rest) = args.rest(1).as_chunks::<2>();
+    if !rest.is_empty() {
+        return Ok(Outcome::wrong_number(command));
+    }
+    let added = keyspace.update(key, |hash: &mut Hash| {
+        let added = pairs.iter().filter(|[field, value]| hash.set(field, value)).count();
+        (added, true)
+    })?;
+    keyspace.notify("hset", key);
+    Ok(Outcome::count(added))
+}
+
+/// `HSETNX key field value`
+fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field, value) = (args.get(0)?, args.get(1)?, args.get(2)?);
+    if value_of(keyspace, key, field)?.is_some() {
+        return Ok(Outcome::flag(false));
+    }
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, value), true))?;
+    keyspace.notify("hset", key);
+    Ok(Outcome::flag(true))
+}
+
+/// `HGET key field`
+fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.cloned()))
+}
+
+/// `HMGET key field [field ...]`
+fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
+    let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).cloned();
+    Ok(Outcome::Values(args.rest(1).iter().map(value).collect()))
+}
+
+/// `HEXISTS key field`
+fn hexists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::flag(value_of(keyspace, args.get(0)?, args.get(1)?)?.is_some()))
+}
+
+/// `HSTRLEN key field`
+fn hstrlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, Bytes::len)))
+}
+
+fn value_of<'s>(
+    keyspace: &'s Keyspace,
+    key: &[u8],
+    field: &[u8],
+) -> Result<Option<&'s Bytes>, Refusal> {
+    Ok(keyspace.collection::<Hash>(key)?.and_then(|hash| hash.get(field)))
+}
+
+/// `HDEL key field [field ...]`
+fn hdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let removed = keyspace.update_existing(key, |hash: &mut Hash| {
+        let removed = args.rest(1).iter().filter(|field| hash.remove(field)).count();
+        (removed, removed > 0)
+    })?;
+    let removed = removed.unwrap_or(0);
+    if removed > 0 {
+        keyspace.notify("hdel", key);
+        keyspace.notify_if_removed(key);
+    }
+    Ok(Outcome::count(removed))
+}
+
+/// `HINCRBY key field amount`
+fn hincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field) = (args.get(0)?, args.get(1)?);
+    let amount = parse_integer(args.get(2)?).ok_or(Refusal::NotAnInteger)?;
+    let old = match value_of(keyspace, key, field)? {
+        None => 0,
+        Some(value) => parse_integer(value).ok_or(Refusal::HashNotAnInteger)?,
+    };
+    let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
+    let text = sum.to_string();
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, text.as_bytes()), true))?;
+    keyspace.notify("hincrby", key);
+    Ok(Outcome::Integer(sum))
+}
+
+/// `HINCRBYFLOAT key field amount`
+fn hincrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, field) = (args.get(0)?, args.get(1)?);
+    let amount = Extended::parse(args.get(2)?).ok_or(Refusal::NotAFloat)?;
+    if amount.is_infinite() {
+        return Ok(Outcome::error("ERR value is NaN or Infinity"));
+    }
+    let sum = match value_of(keyspace, key, field)?.map(|value| Extended::parse(value)) {
+        None => amount,
+        Some(None) => return Ok(Outcome::error("ERR hash value is not a float")),
+        Some(Some(old)) => old + amount,
+    };
+    if sum.is_infinite() {
+        return Ok(Outcome::error("ERR increment would produce NaN or Infinity"));
+    }
+    let text = Bytes::from(sum.to_string());
+    keyspace.update(key, |hash: &mut Hash| (hash.set(field, &text), true))?;
+    keyspace.notify("hincrbyfloat", key);
+    Ok(Outcome::Value(Some(text)))
+}
+
+/// `HLEN key`
+fn hlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
+    Ok(Outcome::count(hash.map_or(0, Hash::len)))
+}
+
+fn text(bytes: &Bytes) -> Outcome {
+    Outcome::Value(Some(bytes.clone()))
+}
+
+fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
+    (text(field), text(value))
+}
+
+/// `HGETALL key`
+fn hgetall(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
+    let fields = hash.into_iter().flat_map(Hash::iter);
+    Ok(Outcome::Map(fields.map(text_pair).collect()))
+}
+
+/// `HKEYS key`
+fn hkeys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
+    let fields = hash.into_iter().flat_map(Hash::iter);
+    Ok(Outcome::Values(fields.map(|(field, _)| Some(field.clone())).collect()))
+}
+
+/// `HVALS key`
+fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = keyspace.collection::<Hash>(args.get(0)?)?;
+    let fields = hash.into_iter().flat_map(Hash::iter);
+    Ok(Outcome::Values(fields.map(|(_, value)| Some(value.clone())).collect()))
+}
+
+/// `HRANDFIELD key [count [WITHVALUES]]`: up to `count` different fields; if `count` is negative,
+/// exactly `-count` fields with possible repetitions.
+fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let hash = |key| keyspace.collection::<Hash>(key);
+    let Some(count) = args.rest(1).first() else {
+        let Some(hash) = hash(args.get(0)?)? else { return Ok(Outcome::Value(None)) };
+        let found = hash.at(&[args.below(0, hash.len())]);
+        return Ok(Outcome::Value(found.first().map(|(field, _)| (*field).clone())));
+    };
+    let count = parse_integer(count).ok_or(Refusal::NotAnInteger)?;
+    if count == i64::MIN {
+        return Err(Refusal::NotAbsolute);
+    }
+    let with_values = match args.rest(2) {
+        [] => false,
+        [word] if word.eq_ignore_ascii_case(b"WITHVALUES") => true,
+        _ => return Err(Refusal::Syntax),
+    };
+    let number = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    if with_values && number > usize::MAX / 4 {
+        return Err(Refusal::OutOfRange);
+    }
+    let none = Hash::default();
+    let hash = hash(args.get(0)?)?.unwrap_or(&none);
+    let length = hash.len();
+    let places: Vec<usize> = if count >= 0 {
+        args.different(number, length)
+    } else if length == 0 {
+        Vec::new()
+    } else if number > REPEATED_MAX {
+        // The reply would take unbounded memory; Redis does not limit it.
+        return Err(Refusal::OutOfRange);
+    } else {
+        (0..).take(number).map(|turn| args.below(turn, length)).collect()
+    };
+    let chosen = hash.at(&places).into_iter();
+    Ok(if with_values {
+        Outcome::Pairs(chosen.map(text_pair).collect())
+    } else {
+        Outcome::Values(chosen.map(|(field, _)| Some(field.clone())).collect())
+    })
+}
+
+/// `HSCAN key cursor [MATCH pattern] [COUNT count]`
+fn hscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let cursor = match scan::cursor(args.get(1)?) {
+        Ok(cursor) => cursor,
+        Err(error) => return Ok(error),
+    };
+    let Some(hash) = keyspace.collection::<Hash>(args.get(0)?)? else {
+        return Ok(scan::reply(0, Vec::new()));
+    };
+    let options = Options::read(args, 2)?;
+    let (cursor, part) = hash.scan(cursor, options.count);
+    let fitting = part.into_iter().filter(|(field, _)| options.fits(field));
+    let texts = fitting.flat_map(|(field, value)| [Some(field.clone()), Some(value.clone())]);
+    Ok(scan::reply(cursor, texts.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+    use crate::kv::values::hash::{SMALL_BYTES_MAX, SMALL_FIELDS_MAX};
+
+    /// A hash with fields `f0`, `f1` and so on, whose values are their numbers.
+    fn filled(count: usize) -> Feeder {
+        let mut feeder = Feeder::new();
+        for number in 0..count {
+            feeder.call("hset", &["h", &format!("f{number}"), &number.to_string()]);
+        }
+        feeder
+    }
+
+    fn texts(outcome: &Outcome) -> Vec<String> {
+        let text = |text: &Bytes| String::from_utf8(text.to_vec()).unwrap();
+        match outcome {
+            Outcome::Values(values) => values.iter().flatten().map(text).collect(),
+            Outcome::Value(value) => value.iter().map(text).collect(),
+            Outcome::Map(pairs) | Outcome::Pairs(pairs) => {
+                pairs.iter().flat_map(|(one, other)| [texts(one), texts(other)].concat()).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next cursor and the elements.
+    fn scan(feeder: &mut Feeder, cursor: &str, options: &[&str]) -> (String, Vec<String>) {
+        let outcome = feeder.call("hscan", &[&["h", cursor], options].concat());
+        let Outcome::List(parts) = outcome else { panic!("{outcome:?}") };
+        (texts(&parts[0]).remove(0), texts(&parts[1]))
+    }
+
+    #[test]
+    fn small_hashes_keep_insertion_order() {
+        let mut feeder = filled(5);
+        feeder.call("hset", &["h", "f1", "other"]);
+        feeder.call("hdel", &["h", "f0", "f2", "nothing"]);
+        assert_eq!(texts(&feeder.call("hkeys", &["h"])), ["f1", "f3", "f4"]);
+        assert_eq!(texts(&feeder.call("hvals", &["h"])), ["other", "3", "4"]);
+        feeder.call("hset", &["h", "f3", &"x".repeat(SMALL_BYTES_MAX + 1), "f5", ""]);
+        feeder.call("hdel", &["h", "f1"]);
+        let keys = texts(&feeder.call("hkeys", &["h"]));
+        assert_eq!(keys, ["f5", "f3", "f4"], "the last one took its place");
+        let mut feeder = filled(SMALL_FIELDS_MAX + 1);
+        assert_eq!(feeder.call("hlen", &["h"]), Outcome::count(SMALL_FIELDS_MAX + 1));
+    }
+
+    #[test]
+    fn hscan_returns_each_field_present_throughout() {
+        let mut feeder = filled(1_000);
+        let (mut cursor, mut returned) = ("0".to_owned(), BTreeSet::new());
+        let mut rounds = 0;
+        loop {
+            let (next, found) = scan(&mut feeder, &cursor, &["COUNT", "7"]);
+            returned.extend(found.chunks(2).map(|pair| pair[0].clone()));
+            rounds += 1;
+            // Remove from both ends and the middle, except multiples of 5.
+            for number in [rounds, 1_000 - rounds, 400 + rounds, 300 - rounds] {
+                if number % 5 != 0 {
+                    feeder.call("hdel", &["h", &format!("f{number}")]);
+                }
+            }
+            feeder.call("hset", &["h", &format!("new{rounds}"), ""]);
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        assert!(rounds > 100, "{rounds}");
+        for number in (0..1_000).step_by(5) {
+            assert!(returned.contains(&format!("f{number}")), "f{number}");
+        }
+    }
+
+    #[test]
+    fn hscan_is_complete_and_filtered_by_pattern() {
+        let mut feeder = filled(SMALL_FIELDS_MAX);
+        let (cursor, found) = scan(&mut feeder, "77", &["COUNT", "1", "MATCH", "f1?"]);
+        assert_eq!((cursor.as_str(), found.len()), ("0", 20), "small, so all at once");
+        feeder.call("hset", &["h", "large", &"x".repeat(SMALL_BYTES_MAX + 1)]);
+        let (mut cursor, mut fields) = ("0".to_owned(), Vec::new());
+        loop {
+            let (next, found) = scan(&mut feeder, &cursor, &["count", "100"]);
+            fields.extend(found.chunks(2).map(|pair| pair[0].clone()));
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        assert_eq!(fields.len(), SMALL_FIELDS_MAX + 1);
+        fields.sort_unstable();
+        fields.dedup();
+        assert_eq!(fields.len(), SMALL_FIELDS_MAX + 1, "none twice");
+        let (cursor, _) = scan(&mut feeder, &u64::MAX.to_string(), &["count", "1000"]);
+        assert_eq!(cursor, "0", "a cursor that none was given leads to the end");
+    }
+
+    #[test]
+    fn hincrby_and_hincrbyfloat_return_and_store_sums() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("hincrby", &["h", "n", "5"]), Outcome::Integer(5));
+        assert_eq!(feeder.call("hincrby", &["h", "n", "-7"]), Outcome::Integer(-2));
+        assert_eq!(texts(&feeder.call("hincrbyfloat", &["h", "n", "0.5"])), ["-1.5"]);
+        let refused = feeder.call("hincrby", &["h", "n", "1"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::HashNotAnInteger));
+        feeder.call("hset", &["h", "n", &i64::MIN.to_string(), "text", "a"]);
+        let refused = feeder.call("hincrby", &["h", "n", "-1"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::Overflow));
+        assert_eq!(texts(&feeder.call("hget", &["h", "n"])), [i64::MIN.to_string()]);
+        let before = feeder.store.digest();
+        for amount in ["inf", "nan", "x", "1"] {
+            let outcome = feeder.call("hincrbyfloat", &["h", "text", amount]);
+            let refused = matches!(outcome, Outcome::Error(_) | Outcome::Refused(_));
+            assert!(refused, "{amount} {outcome:?}");
+        }
+        assert_ne!(before, feeder.store.digest(), "the place in the log");
+        assert_eq!(texts(&feeder.call("hget", &["h", "text"])), ["a"]);
+    }
+
+    #[test]
+    fn hrandfield_is_distinct_unless_count_is_negative() {
+        let mut feeder = filled(6);
+        let mut seen = BTreeSet::new();
+        for _ in 0..200 {
+            let one = texts(&feeder.call("hrandfield", &["h"]));
+            let some = texts(&feeder.call("hrandfield", &["h", "3"]));
+            assert_eq!((one.len(), some.len()), (1, 3));
+            assert_eq!(some.iter().collect::<BTreeSet<_>>().len(), 3, "{some:?}");
+            seen.insert(some);
+            assert_eq!(texts(&feeder.call("hrandfield", &["h", "-9", "withvalues"])).len(), 18);
+        }
+        assert_eq!(seen.len(), 20, "all the choices of 3 out of 6");
+        assert_eq!(texts(&feeder.call("hrandfield", &["h", "7", "WITHVALUES"])).len(), 12);
+        assert!(texts(&feeder.call("hrandfield", &["none", "-5"])).is_empty());
+        let many = (REPEATED_MAX + 1).to_string();
+        let refused = feeder.call("hrandfield", &["h", &format!("-{many}")]);
+        assert_eq!(refused, Outcome::Refused(Refusal::OutOfRange));
+    }
+
+    #[test]
+    fn digest_of_hash_is_independent_of_its_history() {
+        let (mut one, mut other) = (filled(3), Feeder::new());
+        one.call("hdel", &["h", "f1"]);
+        for args in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
+            other.call("hset", &args);
+        }
+        other.call("hlen", &["h"]);
+        assert_eq!(one.store.digest(), other.store.digest());
+        one.call("hset", &["h", "f0", "2", "f2", "0"]);
+        other.call("hlen", &["h"]);
+        assert_ne!(one.store.digest(), other.store.digest());
+    }
+
+    #[test]
+    fn snapshots_keep_field_order() {
+        for large in [false, true] {
+            let mut feeder = filled(20);
+            if large {
+                feeder.call("hset", &["h", "f3", &"x".repeat(SMALL_BYTES_MAX + 1)]);
+                feeder.call("hset", &["h", "f3", "small again"]);
+            }
+            feeder.call("hdel", &["h", "f5"]);
+            let mut copy = feeder.restored();
+            assert_eq!(copy.store.digest(), feeder.store.digest());
+            for feeder in [&mut feeder, &mut copy] {
+                feeder.call("hdel", &["h", "f2"]);
+            }
+            let keys = texts(&feeder.call("hkeys", &["h"]));
+            assert_eq!(texts(&copy.call("hkeys", &["h"])), keys);
+            assert_eq!(keys[2], if large { "f18" } else { "f3" });
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Commands that clients cannot name: the network stage sends them for `WATCH` and `ONCE`, and the
+//! simulator to check that transfers conserve a sum.
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
+
+/// Table of the internal commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    read(296, "revisions", ALL_KEYS, revisions),
+    write(297, "refuse", NO_KEYS, refuse),
+    write(298, "transfer", TWO_KEYS, transfer),
+];
+
+/// `revisions key [key ...]`: returns the index of the log entry that last changed each key, 0 for
+/// a key that does not exist. The server calls it when a client sends `WATCH`; clients cannot call
+/// it.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let revision = |key: &&[u8]| {
+        let index = keyspace.revision(key);
+        Outcome::Integer(i64::try_from(index).expect("revisions have 52 bits"))
+    };
+    Ok(Outcome::List(args.all().iter().map(revision).collect()))
+}
+
+/// `refuse text`: fails with the error `text`. The server puts it in place of a command that it
+/// rejects in a request of a client session (`ONCE`), so that the session stores the error as the
+/// outcome of the request.
+fn refuse(_store: &mut Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Error(Bytes::copy_from_slice(args.get(0)?)))
+}
+
+/// `transfer from to amount`: subtracts an amount from the unsigned integer at the key `from` and
+/// adds it to the one at `to`, if `from` holds at least this amount. Returns 1 if the amount was
+/// moved, else 0. The simulator uses it to check that the sum of all keys stays constant.
+fn transfer(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (from, to) = (args.get(0)?, args.get(1)?);
+    let amount = parse_unsigned(args.get(2)?).ok_or(Refusal::NotAnInteger)?;
+    Ok(Outcome::flag(moved(keyspace, from, to, amount).is_some()))
+}
+
+/// Subtracts `amount` from the integer at the key `from` and adds it to the integer at `to`.
+/// Returns `None`, and changes nothing, if `from` holds less than `amount`, a key holds no unsigned
+/// integer, or the sum overflows.
+fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
+    let left = balance(keyspace, from)?.checked_sub(amount)?;
+    let sum = balance(keyspace, to)?;
+    if from != to {
+        let sum = sum.checked_add(amount)?;
+        keyspace.put_keep_ttl(from, left.to_string().as_bytes());
+        keyspace.put_keep_ttl(to, sum.to_string().as_bytes());
+    }
+    Some(())
+}
+
+/// Returns the unsigned integer that a key holds; `None` if the key does not exist or holds another
+/// value.
+fn balance(keyspace: &Keyspace, key: &[u8]) -> Option<u64> {
+    parse_unsigned(keyspace.string(key).ok()??)
+}
+
+fn parse_unsigned(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

@@ -1,0 +1,276 @@
+//! Lists of byte strings: the arguments of a call, the keys that a transaction watches.
+//!
+//! A list is encoded as one byte string, so that a command with many arguments stays a flat
+//! archive: each item is its length (4 bytes, little-endian) and its bytes. An untrusted list is
+//! checked as a whole when it is decoded; iteration then needs no checks.
+
+use std::fmt;
+
+/// Size in bytes of the length in front of each item of an encoded list.
+const LENGTH_BYTES: usize = 4;
+
+/// Maximum number of arguments that [`Arguments`] stores inline instead of borrowing a slice.
+const INLINE: usize = 2;
+
+/// An encoded list of byte strings, borrowed from a buffer.
+///
+/// Invariant: the item lengths in the encoding are consistent with its total length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Items<'a> {
+    bytes: &'a [u8],
+}
+
+/// Builds an encoded list of byte strings (see [`Items`]).
+#[derive(Debug, Clone, Default)]
+pub struct ItemsBuffer {
+    bytes: Vec<u8>,
+}
+
+/// The arguments of a call, as an encoded list or as byte strings that are not encoded yet. Two
+/// `Arguments` with the same byte strings are equal, whether encoded or not.
+#[derive(Clone, Copy)]
+pub struct Arguments<'a>(Form<'a>);
+
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Encoded(Items<'a>),
+    Inline([&'a [u8]; INLINE], usize),
+    Slices(&'a [&'a [u8]]),
+}
+
+impl<'a> Items<'a> {
+    /// Interprets bytes as an encoded list; `None` if the lengths in them are inconsistent.
+    pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            (_, rest) = split(rest)?;
+        }
+        Some(Items { bytes })
+    }
+
+    /// Iterates over the byte strings of the list, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut rest = self.bytes;
+        std::iter::from_fn(move || {
+            let item;
+            (item, rest) = split(rest)?;
+            Some(item)
+        })
+    }
+
+    /// Iterates over the items two at a time: first and second, third and fourth, and so on. The
+    /// last item of an odd number is left out.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut items = self.iter();
+        std::iter::from_fn(move || Some((items.next()?, items.next()?)))
+    }
+
+    /// The encoded list.
+    pub(in crate::kv) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// Splits the first item off an encoded list. Returns the item and the remaining list; `None` if
+/// the bytes are malformed.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+fn length_of(item: &[u8]) -> [u8; LENGTH_BYTES] {
+    u32::try_from(item.len()).expect("limits keep an item far below 4 GiB").to_le_bytes()
+}
+
+impl ItemsBuffer {
+    /// Appends an item.
+    pub fn push(&mut self, item: &[u8]) {
+        self.bytes.extend_from_slice(&length_of(item));
+        self.bytes.extend_from_slice(item);
+    }
+
+    /// Returns the encoded list of all items added so far.
+    pub fn items(&self) -> Items<'_> {
+        Items { bytes: &self.bytes }
+    }
+}
+
+impl<'b> FromIterator<&'b [u8]> for ItemsBuffer {
+    fn from_iter<T: IntoIterator<Item = &'b [u8]>>(items: T) -> ItemsBuffer {
+        let mut buffer = ItemsBuffer::default();
+        items.into_iter().for_each(|item| buffer.push(item));
+        buffer
+    }
+}
+
+impl<'a> Arguments<'a> {
+    /// Iterates over the arguments, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (mut encoded, slices): (&[u8], &[&[u8]]) = match self.0 {
+            Form::Encoded(items) => (items.bytes, &[]),
+            Form::Inline(..) => (&[], &[]),
+            Form::Slices(slices) => (&[], slices),
+        };
+        let (inline, count) = match self.0 {
+            Form::Inline(inline, count) => (inline, count),
+            _ => ([&[][..]; INLINE], 0),
+        };
+        let encoded = std::iter::from_fn(move || {
+            let item;
+            (item, encoded) = split(encoded)?;
+            Some(item)
+        });
+        encoded.chain(slices.iter().copied()).chain(inline.into_iter().take(count))
+    }
+
+    /// Returns the first argument, which is the key for most commands; `None` if there are no
+    /// arguments.
+    pub(in crate::kv) fn first(&self) -> Option<&'a [u8]> {
+        match self.0 {
+            Form::Encoded(items) => split(items.bytes).map(|(first, _)| first),
+            Form::Inline(inline, count) => inline[..count].first().copied(),
+            Form::Slices(slices) => slices.first().copied(),
+        }
+    }
+
+    /// Returns the length in bytes of the encoded list of arguments.
+    pub(in crate::kv) fn encoded_len(&self) -> usize {
+        let encoded = |slices: &[&[u8]]| slices.iter().map(|one| LENGTH_BYTES + one.len()).sum();
+        match &self.0 {
+            Form::Encoded(items) => items.bytes.len(),
+            Form::Inline(inline, count) => encoded(&inline[..*count]),
+            Form::Slices(slices) => encoded(slices),
+        }
+    }
+
+    /// Passes the encoded list of arguments to `write`, in pieces.
+    ///
+    /// # Errors
+    /// If `write` fails.
+    pub(in crate::kv) fn write<E>(
+        &self,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let slices = match &self.0 {
+            Form::Encoded(items) => return write(items.bytes),
+            Form::Inline(inline, count) => &inline[..*count],
+            Form::Slices(slices) => slices,
+        };
+        for item in slices {
+            write(&length_of(item))?;
+            write(item)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> From<Items<'a>> for Arguments<'a> {
+    fn from(items: Items<'a>) -> Arguments<'a> {
+        Arguments(Form::Encoded(items))
+    }
+}
+
+impl<'a> From<&'a [&'a [u8]]> for Arguments<'a> {
+    fn from(slices: &'a [&'a [u8]]) -> Arguments<'a> {
+        Arguments(Form::Slices(slices))
+    }
+}
+
+impl<'a, const COUNT: usize> From<&'a [&'a [u8]; COUNT]> for Arguments<'a> {
+    fn from(slices: &'a [&'a [u8]; COUNT]) -> Arguments<'a> {
+        Arguments(Form::Slices(slices))
+    }
+}
+
+impl<'a> Arguments<'a> {
+    /// Returns arguments that store the byte strings `few`, at most `INLINE`, inline.
+    fn inline(few: &[&'a [u8]]) -> Arguments<'a> {
+        let mut inline = [&[][..]; INLINE];
+        inline[..few.len()].copy_from_slice(few);
+        Arguments(Form::Inline(inline, few.len()))
+    }
+}
+
+impl<'a> From<[&'a [u8]; 0]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 0]) -> Arguments<'a> {
+        Arguments::inline(&few)
+    }
+}
+
+impl<'a> From<[&'a [u8]; 1]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 1]) -> Arguments<'a> {
+        Arguments::inline(&few)
+    }
+}
+
+impl<'a> From<[&'a [u8]; 2]> for Arguments<'a> {
+    fn from(few: [&'a [u8]; 2]) -> Arguments<'a> {
+        Arguments::inline(&few)
+    }
+}
+
+impl PartialEq for Arguments<'_> {
+    fn eq(&self, other: &Arguments<'_>) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Arguments<'_> {}
+
+impl fmt::Debug for Items<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(<[u8]>::escape_ascii)).finish()
+    }
+}
+
+impl fmt::Debug for Arguments<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(<[u8]>::escape_ascii)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_round_trip_through_their_encoding() {
+        let wanted: [&[u8]; 4] = [b"a", b"", b"\0\0\0\0", b"a longer one"];
+        let buffer: ItemsBuffer = wanted.into_iter().collect();
+        let items = Items::check(buffer.items().bytes()).unwrap();
+        assert_eq!(items.iter().collect::<Vec<_>>(), wanted);
+        assert_eq!(items.pairs().count(), 2);
+        assert_eq!(Items::check(b"").unwrap().iter().count(), 0);
+    }
+
+    #[test]
+    fn truncated_or_inconsistent_item_lists_are_rejected() {
+        let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
+        let bytes = buffer.items().bytes();
+        for length in (1..bytes.len()).filter(|length| *length != 7) {
+            assert!(Items::check(&bytes[..length]).is_none(), "cut to {length}");
+        }
+        assert!(Items::check(&[0xFF; 8]).is_none());
+    }
+
+    #[test]
+    fn arguments_compare_and_encode_equally_in_every_form() {
+        let slices: &[&[u8]] = &[b"key", b""];
+        let buffer: ItemsBuffer = slices.iter().copied().collect();
+        let forms: [Arguments<'_>; 3] =
+            [buffer.items().into(), slices.into(), [slices[0], slices[1]].into()];
+        for form in forms {
+            assert_eq!(form, forms[0]);
+            assert_eq!(form.first(), Some(&b"key"[..]));
+            assert_eq!(form.encoded_len(), buffer.items().bytes().len());
+            let mut written = Vec::new();
+            let write = |bytes: &[u8]| {
+                written.extend_from_slice(bytes);
+                Ok::<(), ()>(())
+            };
+            form.write(write).unwrap();
+            assert_eq!(written, buffer.items().bytes());
+        }
+        assert_ne!(forms[0], Arguments::from([&b"key"[..]]));
+    }
+}

@@ -1,0 +1,164 @@
+//! `KEYS` and `SCAN`: iteration over all keys.
+//!
+//! The order is that of scan positions, the last 52 bits of key hashes, which is also the order of
+//! the keyspace's tables. A cursor is the lowest position that was not visited yet, so it means the
+//! same on every replica, whatever keys were added and removed: a key that exists during the whole
+//! scan is returned exactly once. Cursors fit into the integers of JavaScript.
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, read};
+use crate::kv::commands::scan::{self, Options};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::entry::KeyEntry;
+use crate::kv::keyspace::shards::SCAN_END;
+use crate::kv::values::glob;
+
+/// Table of the `KEYS` and `SCAN` commands for the command registry: number, name, key positions
+/// and function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
+pub(in crate::kv) const COMMANDS: &[Row] =
+    &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
+
+/// Maximum number of keys that one `SCAN` call examines, whatever its `COUNT`. Exceeded only if
+/// more keys than this have the same scan position (part of the key's hash).
+const LOOKED_AT_MAX: usize = 1 << 14;
+
+/// `KEYS pattern`. Not interruptible: some tenths of a second for a million keys, during which no
+/// other command is applied (`FLUSHALL` takes as long). Use `SCAN` where that matters.
+fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let pattern = args.get(0)?;
+    if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
+        let key = keyspace.entry(pattern).map(KeyEntry::shared_key);
+        return Ok(Outcome::Values(key.into_iter().map(Some).collect()));
+    }
+    let mut found: Vec<&KeyEntry> =
+        keyspace.entries().filter(|entry| glob::matches(pattern, entry.key())).collect();
+    found.retain(|entry| !keyspace.is_expired(entry));
+    // Sort into an order that is the same on every replica. It is nearly that of the tables.
+    found.sort_by_key(|entry| (entry.scan_position(), entry.key()));
+    Ok(Outcome::Values(found.into_iter().map(|entry| Some(entry.shared_key())).collect()))
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE kind]`
+fn scan_keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let mut cursor = match scan::cursor(args.get(0)?) {
+        Ok(cursor) => cursor,
+        Err(outcome) => return Ok(outcome),
+    };
+    let wanted = Options::read_of_keys(args, 1)?;
+    let mut left = wanted.count.min(LOOKED_AT_MAX);
+    let mut found = Vec::new();
+    while left > 0 && cursor < SCAN_END {
+        let (mut entries, next_table) = keyspace.table_from(cursor);
+        entries.sort_unstable_by_key(|entry| (entry.scan_position(), entry.key()));
+        let mut taken = entries.len().min(left);
+        // Keys with the same position are returned together: a cursor cannot point between them.
+        while taken > 0
+            && entries
+                .get(taken)
+                .is_some_and(|p| p.scan_position() == entries[taken - 1].scan_position())
+        {
+            taken += 1;
+        }
+        left = left.saturating_sub(taken);
+        cursor = entries.get(taken).map_or(next_table, |next| next.scan_position());
+        let is_wanted = |entry: &&&KeyEntry| {
+            !keyspace.is_expired(entry)
+                && wanted.fits(entry.key())
+                && wanted
+                    .value_type
+                    .is_none_or(|k| entry.value_type().name().as_bytes().eq_ignore_ascii_case(k))
+        };
+        found.extend(
+            entries[..taken].iter().filter(is_wanted).map(|entry| Some(entry.shared_key())),
+        );
+    }
+    let cursor = if cursor < SCAN_END { cursor } else { 0 };
+    Ok(scan::reply(cursor, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+
+    fn step(feeder: &mut Feeder, cursor: u64, options: &[&str]) -> (u64, Vec<Bytes>) {
+        let cursor = cursor.to_string();
+        let args = [&[&cursor[..]], options].concat();
+        match feeder.call("scan", &args) {
+            Outcome::List(outcomes) => match &outcomes[..] {
+                [Outcome::Value(Some(cursor)), Outcome::Values(keys)] => {
+                    let cursor = str::from_utf8(cursor).unwrap().parse().unwrap();
+                    (cursor, keys.iter().flatten().cloned().collect())
+                }
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_present_throughout_a_scan_are_returned_once() {
+        for count in ["1", "10", "9999999"] {
+            let mut feeder = Feeder::new();
+            for number in 0..1_500 {
+                feeder.call("set", &[&format!("key:{number}"), "v"]);
+            }
+            let (mut cursor, mut times, mut steps) = (0, BTreeMap::new(), 0);
+            loop {
+                let (next, keys) = step(&mut feeder, cursor, &["COUNT", count]);
+                assert!(keys.len() <= count.parse().unwrap());
+                assert!(next == 0 || next > cursor, "the cursor advances");
+                for key in keys {
+                    *times.entry(key).or_insert(0) += 1;
+                }
+                cursor = next;
+                // Other keys are added and removed meanwhile.
+                feeder.call("set", &[&format!("new:{steps}"), "v"]);
+                if steps % 3 == 0 && steps < 500 {
+                    feeder.call("delex", &[&format!("key:{}", 1_000 + steps)]);
+                }
+                steps += 1;
+                if cursor == 0 {
+                    break;
+                }
+            }
+            for number in 0..1_000 {
+                let key = format!("key:{number}");
+                assert_eq!(times.get(key.as_bytes()), Some(&1), "{key}, {count} at once");
+            }
+            assert!(times.values().all(|times| *times == 1), "none comes twice");
+        }
+    }
+
+    #[test]
+    fn a_small_keyspace_is_scanned_in_one_call() {
+        let mut feeder = Feeder::new();
+        assert_eq!(step(&mut feeder, 0, &[]), (0, vec![]));
+        for key in ["a", "b", "c"] {
+            feeder.call("set", &[key, "v"]);
+        }
+        feeder.call("hset", &["h", "f", "v"]);
+        let (cursor, keys) = step(&mut feeder, 0, &[]);
+        assert_eq!((cursor, keys.len()), (0, 4));
+        assert_eq!(step(&mut feeder, 0, &["TYPE", "hash"]).1, [Bytes::from_static(b"h")]);
+        assert_eq!(step(&mut feeder, 0, &["MATCH", "[ab]"]).1.len(), 2);
+        assert_eq!(step(&mut feeder, u64::MAX, &[]), (0, vec![]));
+    }
+
+    #[test]
+    fn scan_visits_a_bounded_number_of_keys() {
+        let mut feeder = Feeder::new();
+        for number in 0..LOOKED_AT_MAX + 1_000 {
+            feeder.call("set", &[&number.to_string(), "v"]);
+        }
+        let (cursor, keys) = step(&mut feeder, 0, &["COUNT", "1000000000"]);
+        assert_eq!(keys.len(), LOOKED_AT_MAX);
+        assert_ne!(cursor, 0);
+    }
+}

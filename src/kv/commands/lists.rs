@@ -1,0 +1,577 @@
+//! Commands on lists.
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::list::{End, List};
+use crate::kv::values::number::parse_integer;
+
+/// Table of the list commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(152, "lpush", ONE_KEY, lpush),
+    write(153, "rpush", ONE_KEY, rpush),
+    write(154, "lpushx", ONE_KEY, lpushx),
+    write(155, "rpushx", ONE_KEY, rpushx),
+    write(156, "lpop", ONE_KEY, lpop),
+    write(157, "rpop", ONE_KEY, rpop),
+    read(158, "llen", ONE_KEY, llen),
+    read(159, "lrange", ONE_KEY, lrange),
+    read(160, "lindex", ONE_KEY, lindex),
+    write(161, "lset", ONE_KEY, lset),
+    write(162, "linsert", ONE_KEY, linsert),
+    write(163, "lrem", ONE_KEY, lrem),
+    write(164, "ltrim", ONE_KEY, ltrim),
+    write(165, "rpoplpush", TWO_KEYS, rpoplpush),
+    write(166, "lmove", TWO_KEYS, lmove),
+    read(167, "lpos", ONE_KEY, lpos),
+    write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop),
+];
+
+impl End {
+    /// Parses the end of a list, `LEFT` or `RIGHT`; anything else is a syntax error.
+    fn read(word: &[u8]) -> Result<End, Refusal> {
+        if word.eq_ignore_ascii_case(b"LEFT") {
+            Ok(End::Left)
+        } else if word.eq_ignore_ascii_case(b"RIGHT") {
+            Ok(End::Right)
+        } else {
+            Err(Refusal::Syntax)
+        }
+    }
+
+    fn push_event(self) -> &'static str {
+        match self {
+            End::Left => "lpush",
+            End::Right => "rpush",
+        }
+    }
+
+    fn pop_event(self) -> &'static str {
+        match self {
+            End::Left => "lpop",
+            End::Right => "rpop",
+        }
+    }
+}
+
+/// `LPUSH key value [value ...]`
+fn lpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push(keyspace, args, End::Left)
+}
+
+/// `RPUSH key value [value ...]`
+fn rpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push(keyspace, args, End::Right)
+}
+
+/// `LPUSHX key value [value ...]`
+fn lpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push_if_there(keyspace, args, End::Left)
+}
+
+/// `RPUSHX key value [value ...]`
+fn rpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    push_if_there(keyspace, args, End::Right)
+}
+
+fn push(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
+    let key = args.get(0)?;
+    let length = keyspace.update(key, |list: &mut List| {
+        for value in args.rest(1) {
+            list.push(end, Bytes::copy_from_slice(value));
+        }
+        (list.len(), true)
+    })?;
+    keyspace.notify(end.push_event(), key);
+    Ok(Outcome::count(length))
+}
+
+fn push_if_there(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
+    match keyspace.collection::<List>(args.get(0)?)? {
+        None => Ok(Outcome::Integer(0)),
+        Some(_) => push(keyspace, args, end),
+    }
+}
+
+/// `LPOP key [count]`
+fn lpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop(keyspace, args, End::Left, "lpop")
+}
+
+/// `RPOP key [count]`
+fn rpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    pop(keyspace, args, End::Right, "rpop")
+}
+
+fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Answer {
+    let key = args.get(0)?;
+    let count = match args.rest(1) {
+        [] => None,
+        [count] => {
+            let count = parse_integer(count).ok_or(Refusal::NotPositive)?;
+            Some(usize::try_from(count).map_err(|_| Refusal::NotPositive)?)
+        }
+        _ => return Ok(Outcome::wrong_number(command)),
+    };
+    if keyspace.collection::<List>(key)?.is_none() {
+        return Ok(if count.is_some() { Outcome::NoList } else { Outcome::Value(None) });
+    }
+    let mut values = pop_many(keyspace, key, end, count.unwrap_or(1))?;
+    Ok(match count {
+        None => Outcome::Value(values.pop().flatten()),
+        Some(_) => Outcome::Values(values),
+    })
+}
+
+/// Removes and returns up to `count` values from one end of the list at `key`; none if the key does
+/// not exist. Every returned element is `Some`.
+fn pop_many(
+    keyspace: &mut Keyspace,
+    key: &[u8],
+    end: End,
+    count: usize,
+) -> Result<Vec<Option<Bytes>>, Refusal> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let values = keyspace.update_existing(key, |list: &mut List| {
+        let count = count.min(list.len());
+        let mut values = Vec::with_capacity(count);
+        values.extend((0..count).map(|_| list.pop(end)));
+        (values, true)
+    })?;
+    keyspace.notify(end.pop_event(), key);
+    keyspace.notify_if_removed(key);
+    Ok(values.unwrap_or_default())
+}
+
+/// `LLEN key`
+fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
+}
+
+/// Parses the arguments at positions `from` and `from + 1`: first and last index of a range, which
+/// count from the end of the list if negative. Returns a function that converts a list's length to
+/// the start and the end (exclusive) of the range.
+fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
+    let first = parse_integer(args.get(from)?).ok_or(Refusal::NotAnInteger)?;
+    let last = parse_integer(args.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
+    Ok(move |length: usize| {
+        let length = i64::try_from(length).expect("lengths are below 2^63");
+        let place = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
+        let (from, to) = (place(first).max(0), place(last).min(length - 1) + 1);
+        let place = |at: i64| usize::try_from(at).expect("an index between 0 and the length");
+        if from < to { (place(from), place(to)) } else { (0, 0) }
+    })
+}
+
+/// `LRANGE key first last`
+fn lrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let range = range(args, 1)?;
+    let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
+        return Ok(Outcome::Values(Vec::new()));
+    };
+    let (from, to) = range(list.len());
+    let mut values = Vec::with_capacity(to - from);
+    values.extend(list.iter_from(from).take(to - from).cloned().map(Some));
+    Ok(Outcome::Values(values))
+}
+
+/// `LTRIM key first last`
+fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let range = range(args, 1)?;
+    let changed = keyspace.update_existing(key, |list: &mut List| {
+        let (from, to) = range(list.len());
+        list.trim(from, to);
+        // Even if no value is removed, a client that watches the key sees a change, as in Redis.
+        ((), true)
+    })?;
+    if changed.is_some() {
+        keyspace.notify("ltrim", key);
+        keyspace.notify_if_removed(key);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Converts the index `number`, which counts from the end if negative, to a position in a list of
+/// `length` values; `None` if it is out of range.
+fn place(number: i64, length: usize) -> Option<usize> {
+    let back = usize::try_from(number.unsigned_abs()).ok()?;
+    let place = if number < 0 { length.checked_sub(back)? } else { back };
+    (place < length).then_some(place)
+}
+
+/// `LINDEX key place`
+fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
+        return Ok(Outcome::Value(None));
+    };
+    let number = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
+    let place = place(number, list.len());
+    Ok(Outcome::Value(place.and_then(|place| list.iter_from(place).next()).cloned()))
+}
+
+/// `LSET key place value`
+fn lset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(2)?);
+    let list = keyspace.collection::<List>(key)?.ok_or(Refusal::NoSuchKey)?;
+    let number = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
+    let Some(place) = place(number, list.len()) else {
+        return Ok(Outcome::error("ERR index out of range"));
+    };
+    keyspace
+        .update(key, |list: &mut List| (list.set(place, Bytes::copy_from_slice(value)), true))?;
+    keyspace.notify("lset", key);
+    Ok(Outcome::Done)
+}
+
+/// `LINSERT key BEFORE | AFTER pivot value`
+fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, side, pivot, value) = (args.get(0)?, args.get(1)?, args.get(2)?, args.get(3)?);
+    let behind = side.eq_ignore_ascii_case(b"AFTER");
+    if !behind && !side.eq_ignore_ascii_case(b"BEFORE") {
+        return Err(Refusal::Syntax);
+    }
+    let Some(list) = keyspace.collection::<List>(key)? else { return Ok(Outcome::Integer(0)) };
+    let Some(place) = list.iter_from(0).position(|there| there == pivot) else {
+        return Ok(Outcome::Integer(-1));
+    };
+    let length = keyspace.update(key, |list: &mut List| {
+        list.insert(place + usize::from(behind), Bytes::copy_from_slice(value));
+        (list.len(), true)
+    })?;
+    keyspace.notify("linsert", key);
+    Ok(Outcome::count(length))
+}
+
+/// `LREM key count value`: removes up to `count` values equal to `value`, starting from the left,
+/// or from the right if `count` is negative; all of them if `count` is 0.
+fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(2)?);
+    let count = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
+    let most = match usize::try_from(count.unsigned_abs()) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(most) => most,
+    };
+    let end = if count < 0 { End::Right } else { End::Left };
+    let has = |list: &List| list.iter_from(0).any(|there| there == value);
+    if !keyspace.collection::<List>(key)?.is_some_and(has) {
+        return Ok(Outcome::Integer(0));
+    }
+    let removed = keyspace.update(key, |list: &mut List| (list.remove(value, most, end), true))?;
+    keyspace.notify("lrem", key);
+    keyspace.notify_if_removed(key);
+    Ok(Outcome::count(removed))
+}
+
+/// `RPOPLPUSH from to`
+fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    move_one(keyspace, args.get(0)?, args.get(1)?, End::Right, End::Left)
+}
+
+/// `LMOVE from to LEFT | RIGHT LEFT | RIGHT`
+fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (off, onto) = (End::read(args.get(2)?)?, End::read(args.get(3)?)?);
+    move_one(keyspace, args.get(0)?, args.get(1)?, off, onto)
+}
+
+/// Moves a value from the end `off` of the list at the key `from` to the end `onto` of the list at
+/// `to`; both keys may be equal. The outcome is the moved value, or null if `from` does not exist.
+fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
+    if keyspace.collection::<List>(from)?.is_none() {
+        return Ok(Outcome::Value(None));
+    }
+    keyspace.collection::<List>(to)?;
+    let value = if from == to {
+        // In one step: a list of one value would be removed in between, and its expiration with it.
+        keyspace.update(from, |list: &mut List| {
+            let value = list.pop(off).expect("stored lists are not empty");
+            list.push(onto, value.clone());
+            (value, true)
+        })?
+    } else {
+        let pop = |list: &mut List| (list.pop(off).expect("stored lists are not empty"), true);
+        let value = keyspace.update(from, pop)?;
+        keyspace.update(to, |list: &mut List| (list.push(onto, value.clone()), true))?;
+        value
+    };
+    keyspace.notify(onto.push_event(), to);
+    keyspace.notify(off.pop_event(), from);
+    keyspace.notify_if_removed(from);
+    Ok(Outcome::Value(Some(value)))
+}
+
+/// `LPOS key value [RANK rank] [COUNT count] [MAXLEN length]`
+fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let options = match PositionQuery::read(args) {
+        Ok(options) => options,
+        Err(error) => return Ok(error),
+    };
+    let Some(list) = keyspace.collection::<List>(key)? else {
+        return Ok(match options.count {
+            Some(_) => Outcome::List(Vec::new()),
+            None => Outcome::Value(None),
+        });
+    };
+    // `i64::MIN` cannot be negated; Redis treats it as beyond all values.
+    let skipped = options.rank.checked_abs().map_or(0, |rank| rank - 1);
+    let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+    let wanted = options.count.unwrap_or(1);
+    let is_it = |(_, there): &(usize, &Bytes)| *there == value;
+    let places = |places: &mut dyn Iterator<Item = (usize, &Bytes)>| -> Vec<usize> {
+        let found = places.take(options.compared_max).filter(is_it).skip(skipped);
+        found.map(|(place, _)| place).take(wanted).collect()
+    };
+    let places = if options.rank > 0 {
+        places(&mut (0..).zip(list.iter_from(0)))
+    } else {
+        places(&mut (0..list.len()).rev().zip(list.iter_rev()))
+    };
+    Ok(match options.count {
+        Some(_) => Outcome::List(places.into_iter().map(Outcome::count).collect()),
+        None => places.first().map_or(Outcome::Value(None), |place| Outcome::count(*place)),
+    })
+}
+
+/// Options of `LPOS`.
+struct PositionQuery {
+    /// `RANK` of `LPOS`: the number of the match with which the reply starts. 1 is the first match
+    /// from the start of the list, -1 the first one from its end. Never 0.
+    rank: i64,
+    /// `COUNT` of `LPOS`: maximum number of matches in the reply; `usize::MAX` for no limit. `None`
+    /// without `COUNT`: the reply is then a single index, not an array.
+    count: Option<usize>,
+    /// `MAXLEN` of `LPOS`: maximum number of values of the list that are compared; `usize::MAX` for
+    /// no limit.
+    compared_max: usize,
+}
+
+impl PositionQuery {
+    fn read(args: &Args<'_>) -> Result<PositionQuery, Outcome> {
+        let mut search = PositionQuery { rank: 1, count: None, compared_max: usize::MAX };
+        for pair in args.rest(2).chunks(2) {
+            let [name, number] = pair else { return Err(Refusal::Syntax.into()) };
+            let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+            let below = |what: &str| Outcome::error(format!("ERR {what} can't be negative"));
+            let limit = |what: &str| {
+                let number = parse_integer(number).and_then(|number| usize::try_from(number).ok());
+                let number = number.ok_or_else(|| below(what));
+                number.map(|number| if number == 0 { usize::MAX } else { number })
+            };
+            if is("RANK") {
+                search.rank = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+                if search.rank == 0 {
+                    return Err(Outcome::error(
+                        "ERR RANK can't be zero: use 1 to start from the first match, 2 from the \
+                         second ... or use negative to start from the end of the list",
+                    ));
+                }
+            } else if is("COUNT") {
+                search.count = Some(limit("COUNT")?);
+            } else if is("MAXLEN") {
+                search.compared_max = limit("MAXLEN")?;
+            } else {
+                return Err(Refusal::Syntax.into());
+            }
+        }
+        Ok(search)
+    }
+}
+
+/// `LMPOP numkeys key [key ...] LEFT | RIGHT [COUNT count]`: pops from the first list that exists.
+fn lmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let positive = |word: &[u8]| {
+        parse_integer(word)
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| *number > 0)
+    };
+    let Some(key_count) = positive(args.get(0)?) else {
+        return Err(Refusal::NoKeys);
+    };
+    let (keys, options) = args.rest(1).split_at_checked(key_count).ok_or(Refusal::Syntax)?;
+    let (end, options) = options.split_first().ok_or(Refusal::Syntax)?;
+    let end = End::read(end)?;
+    let count = match options {
+        [] => 1,
+        [word, count, rest @ ..] if word.eq_ignore_ascii_case(b"COUNT") => {
+            let Some(count) = positive(count) else {
+                return Ok(Outcome::error("ERR count should be greater than 0"));
+            };
+            if !rest.is_empty() {
+                return Err(Refusal::Syntax);
+            }
+            count
+        }
+        _ => return Err(Refusal::Syntax),
+    };
+    for key in keys {
+        if keyspace.collection::<List>(key)?.is_some() {
+            let values = pop_many(keyspace, key, end, count)?;
+            let key = Outcome::Value(Some(Bytes::copy_from_slice(key)));
+            return Ok(Outcome::List(vec![key, Outcome::Values(values)]));
+        }
+    }
+    Ok(Outcome::NoList)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+    use crate::kv::{Operation, SnapshotReader, SnapshotWriter};
+    use crate::types::{EntryId, Term};
+
+    fn values(feeder: &mut Feeder, key: &str) -> Vec<String> {
+        match feeder.call("lrange", &[key, "0", "-1"]) {
+            Outcome::Values(values) => values.iter().flatten().map(text).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn text(bytes: &Bytes) -> String {
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    fn value(text: &'static str) -> Outcome {
+        Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn popping_the_last_value_removes_key_and_expiration() {
+        let mut feeder = Feeder::new();
+        let empty = feeder.store.memory();
+        assert_eq!(feeder.call("rpush", &["l", "a", "b"]), Outcome::Integer(2));
+        assert_eq!(feeder.call("lpush", &["l", "c", "d"]), Outcome::Integer(4));
+        assert_eq!(values(&mut feeder, "l"), ["d", "c", "a", "b"]);
+        feeder.call("pexpire", &["l", "100"]);
+        assert_eq!(feeder.call("rpop", &["l"]), value("b"));
+        assert_eq!(feeder.store.next_expiry(), Some(100));
+        let rest = feeder.call("lpop", &["l", "9"]);
+        assert!(matches!(rest, Outcome::Values(values) if values.len() == 3));
+        assert_eq!((feeder.store.key_count(), feeder.store.next_expiry()), (0, None));
+        assert_eq!(feeder.call("lpop", &["l", "9"]), Outcome::NoList);
+        let grown = feeder.store.memory() - empty;
+        feeder.call("rpush", &["l", &"x".repeat(5_000)]);
+        assert!(feeder.store.memory() - empty > grown + 5_000, "its memory is counted");
+    }
+
+    #[test]
+    fn rotating_a_list_of_one_value_keeps_its_expiration() {
+        let mut feeder = Feeder::new();
+        feeder.call("rpush", &["l", "a"]);
+        feeder.call("pexpire", &["l", "100"]);
+        assert_eq!(feeder.call("rpoplpush", &["l", "l"]), value("a"));
+        assert_eq!(feeder.store.next_expiry(), Some(100));
+        assert_eq!(feeder.call("lmove", &["l", "to", "left", "right"]), value("a"));
+        assert_eq!((feeder.store.key_count(), feeder.store.next_expiry()), (1, None));
+        assert_eq!(values(&mut feeder, "to"), ["a"]);
+        assert_eq!(feeder.call("rpoplpush", &["l", "to"]), Outcome::Value(None));
+    }
+
+    #[test]
+    fn failed_list_commands_change_nothing() {
+        let mut feeder = Feeder::new();
+        feeder.call("rpush", &["l", "a", "b"]);
+        feeder.apply(Operation::set(b"s", b"v"));
+        let revision = feeder.store.keyspace.revision(b"l");
+        for (command, args) in [
+            ("lmove", &["l", "s", "LEFT", "LEFT"][..]),
+            ("rpoplpush", &["l", "s"]),
+            ("lset", &["l", "2", "x"]),
+            ("lset", &["none", "0", "x"]),
+            ("lpush", &["s", "x"]),
+            ("lpop", &["l", "-1"]),
+            ("lmpop", &["2", "s", "l", "LEFT"]),
+            ("linsert", &["l", "BESIDE", "a", "x"]),
+            ("ltrim", &["l", "0", "x"]),
+        ] {
+            let outcome = feeder.call(command, args);
+            let refused = matches!(outcome, Outcome::Refused(_) | Outcome::Error(_));
+            assert!(refused, "{command} {args:?}: {outcome:?}");
+        }
+        assert_eq!(values(&mut feeder, "l"), ["a", "b"]);
+        assert_eq!(feeder.call("lpop", &["l", "0"]), Outcome::Values(Vec::new()));
+        assert_eq!(feeder.call("lrem", &["l", "0", "x"]), Outcome::Integer(0));
+        assert_eq!(feeder.store.keyspace.revision(b"l"), revision);
+        feeder.call("ltrim", &["l", "0", "-1"]);
+        assert_ne!(
+            feeder.store.keyspace.revision(b"l"),
+            revision,
+            "as for who watches a key in Redis"
+        );
+    }
+
+    #[test]
+    fn lpos_applies_rank_count_and_maxlen() {
+        let mut feeder = Feeder::new();
+        feeder.call("rpush", &["l", "a", "b", "a", "c", "a"]);
+        let places =
+            |places: &[i64]| Outcome::List(places.iter().copied().map(Outcome::Integer).collect());
+        for (options, wanted) in [
+            (&[][..], Outcome::Integer(0)),
+            (&["RANK", "2"], Outcome::Integer(2)),
+            (&["RANK", "-1"], Outcome::Integer(4)),
+            (&["RANK", "4"], Outcome::Value(None)),
+            (&["COUNT", "0"], places(&[0, 2, 4])),
+            (&["COUNT", "2", "RANK", "-2"], places(&[2, 0])),
+            (&["COUNT", "0", "MAXLEN", "3"], places(&[0, 2])),
+            (&["MAXLEN", "2", "RANK", "-1", "COUNT", "5"], places(&[4])),
+        ] {
+            let args = [&["l", "a"], options].concat();
+            assert_eq!(feeder.call("lpos", &args), wanted, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn long_lists_are_restored_from_a_snapshot() {
+        let mut feeder = Feeder::new();
+        for number in 0..1_000 {
+            let end = if number % 3 == 0 { "lpush" } else { "rpush" };
+            feeder.call(end, &["l", &number.to_string()]);
+        }
+        feeder.call("linsert", &["l", "AFTER", "500", "new"]);
+        feeder.call("lrem", &["l", "1", "501"]);
+        let mut copy = feeder.restored();
+        assert_eq!(copy.store.digest(), feeder.store.digest());
+        assert_eq!(copy.store.memory(), feeder.store.memory());
+        let popped = feeder.call("rpop", &["l", "600"]);
+        assert_eq!(copy.call("rpop", &["l", "600"]), popped);
+        assert_eq!(copy.store.digest(), feeder.store.digest());
+        assert_eq!(values(&mut copy, "l"), values(&mut feeder, "l"));
+    }
+
+    #[test]
+    fn snapshot_view_is_unaffected_by_list_and_hash_writes() {
+        let mut feeder = Feeder::new();
+        for number in 0..1_500 {
+            let number = number.to_string();
+            feeder.call("rpush", &["l", &number]);
+            feeder.call("hset", &["h", &number, &number]);
+        }
+        let before = feeder.store.digest();
+        let last = EntryId { term: Term(1), index: feeder.store.applied_index() };
+        let mut writer = SnapshotWriter::new(feeder.store.view(last));
+        let (mut reader, mut turn) = (SnapshotReader::default(), 0);
+        while writer.write(&mut |piece| reader.feed(piece).unwrap()).is_none() {
+            let number = (turn * 7 % 1_500).to_string();
+            match turn % 5 {
+                0 => feeder.call("linsert", &["l", "BEFORE", &number, "new"]),
+                1 => feeder.call("lrem", &["l", "-1", &number]),
+                2 => feeder.call("hset", &["h", &number, "other", "new", &number]),
+                3 => feeder.call("hdel", &["h", &number]),
+                _ => feeder.call("lmove", &["l", "l", "LEFT", "RIGHT"]),
+            };
+            turn += 1;
+        }
+        assert!(turn > 1_000 && feeder.store.digest() != before);
+        assert_eq!(reader.finish().unwrap().0.digest(), before);
+        assert_eq!(feeder.restored().store.digest(), feeder.store.digest());
+    }
+}

@@ -1,0 +1,24 @@
+//! Commands: one file for each group with its rows of the registry, and what they share: arguments,
+//! outcomes, random choices. Commands read and change the keyspace and know nothing of the log.
+
+pub(in crate::kv) mod args;
+pub(in crate::kv) mod bitfields;
+pub(in crate::kv) mod bitmaps;
+pub(in crate::kv) mod expiration;
+pub(in crate::kv) mod generic;
+pub(in crate::kv) mod hashes;
+pub(in crate::kv) mod internal;
+pub(in crate::kv) mod items;
+pub(in crate::kv) mod keys;
+pub(in crate::kv) mod lcs;
+pub(in crate::kv) mod lists;
+pub(in crate::kv) mod outcome;
+pub(in crate::kv) mod outcome_codec;
+pub(in crate::kv) mod pubsub;
+pub(in crate::kv) mod random;
+pub(in crate::kv) mod registry;
+pub(in crate::kv) mod row;
+pub(in crate::kv) mod scan;
+pub(in crate::kv) mod sets;
+pub(in crate::kv) mod sorted_sets;
+pub(in crate::kv) mod strings;

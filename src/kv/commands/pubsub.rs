@@ -1,0 +1,18 @@
+//! Pub/Sub: publishing goes through the log, so that subscribers on every replica see messages in
+//! the same order. Subscriptions belong to connections and are no part of the state.
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, write};
+use crate::kv::keyspace::Keyspace;
+
+/// Table of the Pub/Sub commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[write(288, "publish", NO_KEYS, publish)];
+
+/// `PUBLISH channel message`
+fn publish(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    keyspace.publish(args.get(0)?, args.get(1)?);
+    Ok(Outcome::Done)
+}

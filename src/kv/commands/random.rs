@@ -1,0 +1,57 @@
+//! Random choices of commands. They are derived from the request's seed, so they are the same on
+//! every replica and when the log is applied again.
+
+use std::collections::BTreeSet;
+
+use crate::kv::commands::args::Args;
+use crate::kv::values::digest::mix;
+
+impl Args<'_> {
+    /// Returns a random number below `end`, which must not be 0. The command's random seed and
+    /// `turn` determine it: calls with different values of `turn` return independent numbers.
+    pub(in crate::kv) fn below(&self, turn: u64, end: usize) -> usize {
+        // Mixed twice, because turns differ in their lowest bits only and the highest bits of the
+        // result are used.
+        let wide = u128::from(mix(mix(self.seed, turn), turn)) * (end as u128);
+        usize::try_from(wide >> 64).expect("the product is below `end` << 64")
+    }
+
+    /// Returns `count` distinct random numbers below `end` in ascending order, or all numbers below
+    /// `end` if `count` is larger. All choices are equally likely (Floyd's algorithm).
+    pub(in crate::kv) fn different(&self, count: usize, end: usize) -> Vec<usize> {
+        if count >= end {
+            return (0..end).collect();
+        }
+        let mut chosen = BTreeSet::new();
+        for last in end - count..end {
+            let place = self.below(last as u64, last + 1);
+            chosen.insert(if chosen.contains(&place) { last } else { place });
+        }
+        chosen.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_choices_are_uniform() {
+        let (mut single, mut of_two) = ([0; 10], [0; 10]);
+        let none = [].into();
+        for seed in 0..10_000 {
+            let args = Args::new(none, seed);
+            single[args.below(seed % 7, 10)] += 1;
+            let chosen = args.different(2, 10);
+            assert_eq!(chosen.len(), 2);
+            assert!(chosen[0] < chosen[1] && chosen[1] < 10);
+            for place in chosen {
+                of_two[place] += 1;
+            }
+            assert_eq!(args.different(10, 10).len(), 10);
+            assert_eq!(args.different(11, 3), [0, 1, 2]);
+        }
+        assert!(single.iter().all(|count| (800..1_200).contains(count)), "{single:?}");
+        assert!(of_two.iter().all(|count| (1_700..2_300).contains(count)), "{of_two:?}");
+    }
+}

@@ -1,0 +1,229 @@
+//! The command registry: each command that the state machine can run has a row in the table of its
+//! group's file. A row contains the command's number, which identifies it in log entries and
+//! snapshots, its name, the positions of its keys, and the function that runs it.
+
+use std::fmt;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::items::Arguments;
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run};
+use crate::kv::commands::{
+    bitfields, bitmaps, expiration, generic, hashes, internal, keys, lcs, lists, pubsub, sets,
+    sorted_sets, strings,
+};
+use crate::kv::keyspace::Keyspace;
+
+/// The tables of all command groups, such as lists or hashes. The test `numbers_are_grouped` below
+/// lists each group's range of command numbers.
+const GROUPS: &[&[Row]] = &[
+    generic::COMMANDS,
+    keys::COMMANDS,
+    expiration::COMMANDS,
+    strings::COMMANDS,
+    lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    bitfields::COMMANDS,
+    hashes::COMMANDS,
+    lists::COMMANDS,
+    sets::COMMANDS,
+    sorted_sets::COMMANDS,
+    pubsub::COMMANDS,
+    internal::COMMANDS,
+];
+
+/// Upper bound (exclusive) of command numbers.
+const NUMBERS: usize = 512;
+
+/// The registered commands, indexed by their numbers; `None` for a number without a command.
+static BY_NUMBER: [Option<CommandId>; NUMBERS] = by_number();
+
+const fn by_number() -> [Option<CommandId>; NUMBERS] {
+    let mut all = [None; NUMBERS];
+    let mut group = 0;
+    while group < GROUPS.len() {
+        let rows = GROUPS[group];
+        let mut at = 0;
+        while at < rows.len() {
+            let number = rows[at].number as usize;
+            assert!(number < NUMBERS, "a command's number is too large");
+            assert!(all[number].is_none(), "two commands have one number");
+            all[number] = Some(CommandId(&rows[at]));
+            at += 1;
+        }
+        group += 1;
+    }
+    all
+}
+
+/// Handle to a command of the registry.
+#[derive(Clone, Copy)]
+pub struct CommandId(&'static Row);
+
+impl CommandId {
+    /// `GET key`
+    pub const GET: CommandId = CommandId::of("get");
+    /// `SET key value [option ...]`
+    pub const SET: CommandId = CommandId::of("set");
+    /// `DEL key [key ...]`
+    pub const DEL: CommandId = CommandId::of("del");
+
+    /// Returns the command with this number; `None` if there is none.
+    pub(in crate::kv) fn numbered(number: u16) -> Option<CommandId> {
+        *BY_NUMBER.get(usize::from(number))?
+    }
+
+    /// Returns the command's number in log entries and snapshots.
+    pub(in crate::kv) fn number(self) -> u16 {
+        self.0.number
+    }
+
+    /// Returns the command with this name, which must be in lower case; `None` if there is none. A
+    /// linear search through all commands.
+    pub const fn named(name: &str) -> Option<CommandId> {
+        let mut group = 0;
+        while group < GROUPS.len() {
+            let rows = GROUPS[group];
+            let mut at = 0;
+            while at < rows.len() {
+                if is_same(rows[at].name.as_bytes(), name.as_bytes()) {
+                    return Some(CommandId(&rows[at]));
+                }
+                at += 1;
+            }
+            group += 1;
+        }
+        None
+    }
+
+    /// Returns the command with this name. For constants: an unknown name is a compile-time error.
+    pub const fn of(name: &str) -> CommandId {
+        CommandId::named(name).expect("no such command")
+    }
+
+    /// Returns the command's name in lower case; for a subcommand `command|subcommand`.
+    pub const fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// Returns which of the command's arguments are keys.
+    pub const fn keys(self) -> KeyPositions {
+        self.0.keys
+    }
+
+    /// Returns whether the command is read-only.
+    pub fn is_read(self) -> bool {
+        matches!(self.0.run, Run::Read(_))
+    }
+
+    /// Returns the keys among the command's arguments; `None` if the command may access other keys
+    /// as well, or the arguments are invalid.
+    pub(in crate::kv) fn keys_in(self, args: Arguments<'_>) -> Option<Vec<&[u8]>> {
+        if self.0.keys == NO_KEYS {
+            return None;
+        }
+        let args: Vec<&[u8]> = args.iter().collect();
+        self.0.keys.keys(&args)
+    }
+
+    /// Runs a read-only command; `None` if the command may change the state.
+    pub(in crate::kv) fn read(self, keyspace: &Keyspace, args: &Args<'_>) -> Option<Outcome> {
+        match self.0.run {
+            Run::Read(run) => Some(run(keyspace, args).unwrap_or_else(Outcome::Refused)),
+            Run::Write(_) => None,
+        }
+    }
+
+    /// Runs a command, read-only or not.
+    pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
+        let answer = match self.0.run {
+            Run::Read(run) => run(keyspace, args),
+            Run::Write(run) => run(keyspace, args),
+        };
+        answer.unwrap_or_else(Outcome::Refused)
+    }
+}
+
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
+
+impl PartialEq for CommandId {
+    fn eq(&self, other: &CommandId) -> bool {
+        self.0.number == other.0.number
+    }
+}
+
+impl Eq for CommandId {}
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_command_has_its_own_name_and_number() {
+        let mut names = BTreeSet::new();
+        for row in GROUPS.iter().copied().flatten() {
+            assert!(names.insert(row.name), "{} is registered twice", row.name);
+            let command = CommandId::named(row.name).unwrap();
+            assert_eq!(command.number(), row.number);
+            assert_eq!(CommandId::numbered(row.number), Some(command));
+        }
+        assert_eq!((CommandId::named("nonesuch"), CommandId::numbered(u16::MAX)), (None, None));
+    }
+
+    /// Logs hold these numbers.
+    #[test]
+    fn command_numbers_are_contiguous_within_each_group() {
+        for (group, from) in [
+            (generic::COMMANDS, 0),
+            (keys::COMMANDS, 24),
+            (expiration::COMMANDS, 32),
+            (strings::COMMANDS, 48),
+            (lcs::COMMANDS, 88),
+            (bitmaps::COMMANDS, 96),
+            (bitfields::COMMANDS, 104),
+            (hashes::COMMANDS, 112),
+            (lists::COMMANDS, 152),
+            (sets::COMMANDS, 192),
+            (sorted_sets::COMMANDS, 224),
+            (pubsub::COMMANDS, 288),
+            (internal::COMMANDS, 296),
+        ] {
+            let numbers: Vec<u16> = group.iter().map(|row| row.number).collect();
+            let wanted: Vec<u16> = (from..).take(numbers.len()).collect();
+            assert_eq!(numbers, wanted);
+        }
+    }
+
+    #[test]
+    fn command_keys_are_extracted_from_arguments() {
+        let keys = |name: &str, args: &str| {
+            let args: Vec<&[u8]> = args.split(' ').map(str::as_bytes).collect();
+            let keys = CommandId::named(name).unwrap().keys_in(args[..].into())?;
+            Some(keys.into_iter().map(|key| str::from_utf8(key).unwrap().to_owned()).collect())
+        };
+        let some = |keys: &[&str]| Some(keys.iter().map(|key| (*key).to_owned()).collect());
+        let all = |name, args| -> Option<Vec<String>> { keys(name, args) };
+        assert_eq!(all("get", "a"), some(&["a"]));
+        assert_eq!(all("mget", "a b c"), some(&["a", "b", "c"]));
+        assert_eq!(all("mset", "a 1 b 2"), some(&["a", "b"]));
+        assert_eq!(all("bitop", "and d a b"), some(&["d", "a", "b"]));
+        assert_eq!(all("zunionstore", "d 2 a b"), some(&["d", "a", "b"]));
+        assert_eq!(all("sintercard", "2 a b LIMIT 1"), some(&["a", "b"]));
+        assert_eq!(all("sintercard", "3 a b"), None);
+        assert_eq!(all("keys", "*"), None);
+    }
+}

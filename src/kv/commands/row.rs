@@ -1,0 +1,144 @@
+//! A row of the registry: a command's number, its name, the positions of its keys and the function
+//! that runs it. Each group's file has a table of rows; `registry.rs` collects the tables.
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::keyspace::Keyspace;
+
+/// Result of a command's function: an outcome or a refusal. After a refusal, nothing has changed.
+pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
+
+/// A command in the registry: number, name, key positions and the function that runs it.
+#[derive(Debug)]
+pub(in crate::kv) struct Row {
+    /// Number of the command in log entries and snapshots. Never changed, and not reused if the
+    /// command is removed.
+    pub(in crate::kv) number: u16,
+    /// The command's name in lower case; for a subcommand `command|subcommand`.
+    pub(in crate::kv) name: &'static str,
+    pub(in crate::kv) keys: KeyPositions,
+    pub(in crate::kv) run: Run,
+}
+
+/// The function that runs a command.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kv) enum Run {
+    /// Runs a read-only command, which needs no log entry.
+    Read(fn(&Keyspace, &Args<'_>) -> Answer),
+    /// Runs a command that may change the state.
+    Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
+}
+
+/// Which arguments of a command are keys. Positions count from 0, without the command's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPositions {
+    /// Number of keys from position `first` on: a fixed number, or as many as there are up to the
+    /// last argument.
+    count: Count,
+    /// Position of the first key among the arguments, counted from 0.
+    first: u8,
+    /// Distance between the positions of two consecutive keys.
+    step: u8,
+    /// Position of the `numkeys` argument among the arguments, counted from 0; its value is the
+    /// number of additional keys that follow it. `None` if the command has no `numkeys` argument.
+    counted_at: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Fixed(u8),
+    ToEnd,
+}
+
+/// No keys.
+pub(in crate::kv) const NO_KEYS: KeyPositions = KeyPositions::fixed(0);
+/// The first argument.
+pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
+/// Key positions of a command whose first two arguments are keys.
+pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
+/// All arguments.
+pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
+/// Key positions of a command whose arguments are all keys, except the first.
+pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
+/// Key positions of a command with alternating keys and values (`MSET`).
+pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);
+
+impl KeyPositions {
+    const fn fixed(count: u8) -> KeyPositions {
+        KeyPositions { count: Count::Fixed(count), first: 0, step: 1, counted_at: None }
+    }
+
+    const fn to_end(first: u8, step: u8) -> KeyPositions {
+        KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
+    }
+
+    /// Returns these key positions, extended by the keys that follow a `numkeys` argument at
+    /// `position`: as many as the value of that argument.
+    pub(in crate::kv) const fn and_counted_at(mut self, position: u8) -> KeyPositions {
+        self.counted_at = Some(position);
+        self
+    }
+
+    /// Returns the position of the first key, the position of the last key and the step between
+    /// keys, as in Redis's `COMMAND`: counted from 1; a negative last position counts from the end;
+    /// all 0 without keys. Keys that a `numkeys` argument counts are not included.
+    pub const fn range(self) -> (i8, i8, i8) {
+        let (first, step) = (self.first.cast_signed() + 1, self.step.cast_signed());
+        match self.count {
+            Count::Fixed(0) => (0, 0, 0),
+            Count::Fixed(count) => (first, first + (count.cast_signed() - 1) * step, step),
+            Count::ToEnd => (first, -1, step),
+        }
+    }
+
+    /// Returns the position of the `numkeys` argument, counted from 0; `None` if the command has
+    /// none.
+    pub const fn counted_at(self) -> Option<u8> {
+        self.counted_at
+    }
+
+    /// Returns whether the first argument is a key.
+    pub(in crate::kv) fn starts_at_first(self) -> bool {
+        self.first == 0 && self.count != Count::Fixed(0)
+    }
+
+    /// Returns the keys among a command's arguments; `None` if a `numkeys` argument is malformed or
+    /// too large.
+    pub(in crate::kv) fn keys<'a>(self, args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
+        let from = args.get(usize::from(self.first)..).unwrap_or_default();
+        let fixed = match self.count {
+            Count::Fixed(count) => usize::from(count),
+            Count::ToEnd => usize::MAX,
+        };
+        let keys = from.iter().step_by(usize::from(self.step)).take(fixed);
+        let counted = match self.counted_at {
+            None => &[],
+            Some(at) => {
+                let (count, behind) = args.get(usize::from(at)..)?.split_first()?;
+                let count: usize = std::str::from_utf8(count).ok()?.parse().ok()?;
+                behind.get(..count)?
+            }
+        };
+        Some(keys.chain(counted).copied().collect())
+    }
+}
+
+/// Returns the registry row of a read-only command.
+pub(in crate::kv) const fn read(
+    number: u16,
+    name: &'static str,
+    keys: KeyPositions,
+    run: fn(&Keyspace, &Args<'_>) -> Answer,
+) -> Row {
+    Row { number, name, keys, run: Run::Read(run) }
+}
+
+/// Returns the registry row of a command that may change the state.
+pub(in crate::kv) const fn write(
+    number: u16,
+    name: &'static str,
+    keys: KeyPositions,
+    run: fn(&mut Keyspace, &Args<'_>) -> Answer,
+) -> Row {
+    Row { number, name, keys, run: Run::Write(run) }
+}

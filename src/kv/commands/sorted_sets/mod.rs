@@ -1,0 +1,105 @@
+//! Commands on sorted sets.
+
+mod combine;
+mod members;
+mod ranges;
+
+use std::sync::Arc;
+
+use crate::kv::commands::outcome::{Double, Outcome};
+use crate::kv::commands::row::{NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::collection::CollectionType as _;
+use crate::kv::values::score_tree::Scored;
+use crate::kv::values::sorted_set::SortedSet;
+
+/// Table of the sorted-set commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(224, "zadd", ONE_KEY, members::zadd),
+    write(225, "zincrby", ONE_KEY, members::zincrby),
+    write(226, "zrem", ONE_KEY, members::zrem),
+    read(227, "zcard", ONE_KEY, members::zcard),
+    read(228, "zscore", ONE_KEY, members::zscore),
+    read(229, "zmscore", ONE_KEY, members::zmscore),
+    read(230, "zrank", ONE_KEY, members::zrank),
+    read(231, "zrevrank", ONE_KEY, members::zrevrank),
+    write(232, "zpopmin", ONE_KEY, members::zpopmin),
+    write(233, "zpopmax", ONE_KEY, members::zpopmax),
+    write(234, "zmpop", NO_KEYS.and_counted_at(0), members::zmpop),
+    read(235, "zrandmember", ONE_KEY, members::zrandmember),
+    read(236, "zscan", ONE_KEY, members::zscan),
+    read(237, "zcount", ONE_KEY, ranges::zcount),
+    read(238, "zlexcount", ONE_KEY, ranges::zlexcount),
+    read(239, "zrange", ONE_KEY, ranges::zrange),
+    write(240, "zrangestore", TWO_KEYS, ranges::zrangestore),
+    read(241, "zrangebyscore", ONE_KEY, ranges::zrangebyscore),
+    read(242, "zrevrangebyscore", ONE_KEY, ranges::zrevrangebyscore),
+    read(243, "zrangebylex", ONE_KEY, ranges::zrangebylex),
+    read(244, "zrevrangebylex", ONE_KEY, ranges::zrevrangebylex),
+    read(245, "zrevrange", ONE_KEY, ranges::zrevrange),
+    write(246, "zremrangebyrank", ONE_KEY, ranges::zremrangebyrank),
+    write(247, "zremrangebyscore", ONE_KEY, ranges::zremrangebyscore),
+    write(248, "zremrangebylex", ONE_KEY, ranges::zremrangebylex),
+    read(249, "zunion", NO_KEYS.and_counted_at(0), combine::zunion),
+    read(250, "zinter", NO_KEYS.and_counted_at(0), combine::zinter),
+    read(251, "zdiff", NO_KEYS.and_counted_at(0), combine::zdiff),
+    write(252, "zunionstore", ONE_KEY.and_counted_at(1), combine::zunionstore),
+    write(253, "zinterstore", ONE_KEY.and_counted_at(1), combine::zinterstore),
+    write(254, "zdiffstore", ONE_KEY.and_counted_at(1), combine::zdiffstore),
+    read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
+];
+
+/// Replaces a key's value with a sorted set, or removes the key if the set is empty. Returns the
+/// number of members. `event` is the name of the keyspace notification.
+fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
+    let count = set.len();
+    if count == 0 {
+        keyspace.delete(key);
+    } else {
+        keyspace.put_collection(key, SortedSet::wrap(Arc::new(set)));
+        keyspace.notify(event, key);
+    }
+    Outcome::count(count)
+}
+
+fn text(scored: &Scored) -> Outcome {
+    Outcome::Value(Some(scored.member.clone()))
+}
+
+fn text_and_score(scored: &Scored) -> (Outcome, Outcome) {
+    (text(scored), Outcome::Double(Double(scored.score)))
+}
+
+/// Returns a reply that lists the members, with their scores if `with_scores`.
+fn members_reply<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: bool) -> Outcome {
+    if with_scores {
+        Outcome::Pairs(members.map(text_and_score).collect())
+    } else {
+        Outcome::Values(members.map(|scored| Some(scored.member.clone())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kv::state_machine::tests::Feeder;
+
+    #[test]
+    fn digest_of_sorted_set_is_independent_of_its_history() {
+        let mut one = Feeder::new();
+        one.call("zadd", &["z", "1", "a", "2", "b"]);
+        one.call("zincrby", &["z", "1.5", "b"]);
+        one.call("zunionstore", &["u", "2", "z", "z", "WEIGHTS", "1", "2"]);
+        one.call("zrangestore", &["r", "u", "0", "0"]);
+        let mut other = Feeder::new();
+        other.call("zadd", &["u", "10.5", "b", "7", "x", "3", "a"]);
+        other.call("zadd", &["z", "3.5", "b", "1", "a"]);
+        other.call("zrem", &["u", "x"]);
+        other.call("zadd", &["r", "3", "a"]);
+        assert_eq!(one.store.digest(), other.store.digest());
+        one.call("zadd", &["z", "1.25", "a"]);
+        other.call("zadd", &["z", "1.5", "a"]);
+        assert_ne!(one.store.digest(), other.store.digest());
+    }
+}

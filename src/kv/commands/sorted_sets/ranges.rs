@@ -1,0 +1,390 @@
+//! Commands on ranges of a sorted set: by rank, by score and by member.
+
+use std::ops::Range;
+
+use super::{members_reply, put};
+use crate::kv::commands::args::Args;
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::Answer;
+use crate::kv::keyspace::Keyspace;
+use crate::kv::values::double::parse_bound;
+use crate::kv::values::number::parse_integer;
+use crate::kv::values::score_tree::Scored;
+use crate::kv::values::sorted_set::SortedSet;
+
+/// What the bounds of a range refer to: ranks, scores or members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Rank,
+    Score,
+    /// The bytes of members (`BYLEX`). As in Redis, the result is only meaningful if all scores in
+    /// the set are equal.
+    Lex,
+}
+
+/// The minimum and maximum of a range of a sorted set. The range is empty if the maximum is below
+/// the minimum.
+#[derive(Debug, Clone, Copy)]
+enum Ends<'w> {
+    /// First and last rank, both inclusive; a negative rank counts from the last member (-1).
+    Places(i64, i64),
+    Scores(Score, Score),
+    Lex(Lex<'w>, Lex<'w>),
+}
+
+/// Minimum or maximum score of a range.
+#[derive(Debug, Clone, Copy)]
+struct Score {
+    score: f64,
+    /// Whether the bound is exclusive: members with exactly this score are outside of the range.
+    open: bool,
+}
+
+/// Minimum or maximum member of a `BYLEX` range.
+#[derive(Debug, Clone, Copy)]
+enum Lex<'w> {
+    /// `-`: the bound below all members.
+    Least,
+    /// `+`: the bound above all members.
+    Most,
+    At {
+        member: &'w [u8],
+        /// Whether the bound is exclusive: `member` itself is outside of the range.
+        open: bool,
+    },
+}
+
+impl Score {
+    fn read(word: &[u8]) -> Result<Score, Refusal> {
+        let (open, score) = word.strip_prefix(b"(").map_or((false, word), |score| (true, score));
+        let score = parse_bound(score).ok_or(Refusal::EndNotAFloat)?;
+        Ok(Score { score, open })
+    }
+}
+
+impl<'w> Lex<'w> {
+    fn read(word: &'w [u8]) -> Result<Lex<'w>, Refusal> {
+        match word {
+            // As in Redis, a NUL ends the argument.
+            [b'-'] | [b'-', 0, ..] => Ok(Lex::Least),
+            [b'+'] | [b'+', 0, ..] => Ok(Lex::Most),
+            [b'(', member @ ..] => Ok(Lex::At { member, open: true }),
+            [b'[', member @ ..] => Ok(Lex::At { member, open: false }),
+            _ => Err(Refusal::EndNotLex),
+        }
+    }
+
+    /// Returns whether the member `there` is below the range whose minimum is `self`.
+    fn excludes_below(self, there: &[u8]) -> bool {
+        match self {
+            Lex::Least => false,
+            Lex::Most => true,
+            Lex::At { member, open } => there < member || open && there == member,
+        }
+    }
+
+    /// Returns whether the member `there` is not above the range whose maximum is `self`.
+    fn includes(self, there: &[u8]) -> bool {
+        match self {
+            Lex::Least => false,
+            Lex::Most => true,
+            Lex::At { member, open } => there < member || !open && there == member,
+        }
+    }
+}
+
+impl<'w> Ends<'w> {
+    fn read(by: By, min: &'w [u8], max: &'w [u8]) -> Result<Ends<'w>, Refusal> {
+        let place = |word| parse_integer(word).ok_or(Refusal::NotAnInteger);
+        Ok(match by {
+            By::Rank => Ends::Places(place(min)?, place(max)?),
+            By::Score => Ends::Scores(Score::read(min)?, Score::read(max)?),
+            By::Lex => Ends::Lex(Lex::read(min)?, Lex::read(max)?),
+        })
+    }
+
+    /// Returns the ranks of the members of `set` that are in the range. With `rev`, ranks in the
+    /// range's bounds count from the highest score.
+    #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
+    fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
+        let order = set.by_rank();
+        let (start, end) = match self {
+            Ends::Places(first, last) => {
+                let length = i64::try_from(set.len()).expect("lengths are below 2^63");
+                let counted =
+                    |place: i64| if place < 0 { place.saturating_add(length) } else { place };
+                let (first, last) = (counted(first).max(0), counted(last).min(length - 1));
+                if first > last {
+                    return 0..0;
+                }
+                let (start, end) =
+                    if rev { (length - 1 - last, length - first) } else { (first, last + 1) };
+                let place = |place| usize::try_from(place).expect("a rank within the set");
+                (place(start), place(end))
+            }
+            Ends::Scores(min, max) => {
+                let is_below = |there: &Scored| {
+                    there.score < min.score || min.open && there.score == min.score
+                };
+                let is_in = |there: &Scored| {
+                    there.score < max.score || !max.open && there.score == max.score
+                };
+                (order.count_while(is_below), order.count_while(is_in))
+            }
+            Ends::Lex(min, max) => {
+                let is_below = |there: &Scored| min.excludes_below(&there.member);
+                let is_in = |there: &Scored| max.includes(&there.member);
+                (order.count_while(is_below), order.count_while(is_in))
+            }
+        };
+        start..end.max(start)
+    }
+}
+
+/// The parsed arguments of `ZRANGE` or another range command.
+#[derive(Debug, Clone, Copy)]
+struct Query<'w> {
+    ends: Ends<'w>,
+    /// `REV`: whether members are returned in descending order.
+    rev: bool,
+    with_scores: bool,
+    /// Offset of `LIMIT`: number of members in the range that are skipped.
+    offset: i64,
+    /// Count of `LIMIT`: maximum number of members in the reply; negative for no limit.
+    limit: i64,
+}
+
+impl<'w> Query<'w> {
+    /// Parses the arguments after the key. `by` and `rev` are `Some` if the command's name
+    /// determines them; otherwise `BYSCORE`, `BYLEX` and `REV` are options. `stores` says that the
+    /// command stores its result, and so does not accept `WITHSCORES`.
+    fn read(
+        args: &[&'w [u8]],
+        by: Option<By>,
+        rev: Option<bool>,
+        stores: bool,
+    ) -> Result<Query<'w>, Refusal> {
+        let [min, max, options @ ..] = args else { return Err(Refusal::Syntax) };
+        let (mut chosen_by, mut chosen_rev) = (by, rev);
+        let (mut with_scores, mut offset, mut limit) = (false, 0, -1);
+        let mut rest = options;
+        while let [option, behind @ ..] = rest {
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            rest = behind;
+            if !stores && is("WITHSCORES") {
+                with_scores = true;
+            } else if is("LIMIT")
+                && let [skipped, most, behind @ ..] = behind
+            {
+                offset = parse_integer(skipped).ok_or(Refusal::NotAnInteger)?;
+                limit = parse_integer(most).ok_or(Refusal::NotAnInteger)?;
+                rest = behind;
+            } else if chosen_rev.is_none() && is("REV") {
+                chosen_rev = Some(true);
+            } else if chosen_by.is_none() && is("BYLEX") {
+                chosen_by = Some(By::Lex);
+            } else if chosen_by.is_none() && is("BYSCORE") {
+                chosen_by = Some(By::Score);
+            } else {
+                return Err(Refusal::Syntax);
+            }
+        }
+        let (by, rev) = (chosen_by.unwrap_or(By::Rank), chosen_rev.unwrap_or(false));
+        if limit != -1 && by == By::Rank {
+            return Err(Refusal::LimitOfPlaces);
+        }
+        if by == By::Rank {
+            // All members are wanted, so Redis does not check this.
+            offset = 0;
+        }
+        if with_scores && by == By::Lex {
+            return Err(Refusal::ScoresOfLex);
+        }
+        // With `REV`, the maximum comes first.
+        let (min, max) = if rev && by != By::Rank { (max, min) } else { (min, max) };
+        Ok(Query { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
+    }
+
+    /// Returns the ranks of the members of `set` that are in the range and within `LIMIT`.
+    fn places(&self, set: &SortedSet) -> Range<usize> {
+        let Range { start, end } = self.ends.places(set, self.rev);
+        let Ok(offset) = usize::try_from(self.offset) else { return start..start };
+        let offset = offset.min(end - start);
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX).min(end - start - offset);
+        if self.rev {
+            end - offset - limit..end - offset
+        } else {
+            start + offset..start + offset + limit
+        }
+    }
+}
+
+/// Runs a range command and returns its reply. `by` and `rev` are `Some` if the command's name
+/// determines them.
+fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
+    let key = args.get(0)?;
+    let query = Query::read(args.rest(1), by, rev, false)?;
+    let Some(set) = keyspace.collection::<SortedSet>(key)? else {
+        return Ok(Outcome::List(Vec::new()));
+    };
+    let members = set.by_rank().range(query.places(set));
+    Ok(if query.rev {
+        members_reply(members.rev(), query.with_scores)
+    } else {
+        members_reply(members, query.with_scores)
+    })
+}
+
+/// `ZRANGE key start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`
+pub(in crate::kv) fn zrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, None, None)
+}
+
+/// `ZREVRANGE key start stop [WITHSCORES]`
+pub(in crate::kv) fn zrevrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Rank), Some(true))
+}
+
+/// `ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]`
+pub(in crate::kv) fn zrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Score), Some(false))
+}
+
+/// `ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]`
+pub(in crate::kv) fn zrevrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Score), Some(true))
+}
+
+/// `ZRANGEBYLEX key min max [LIMIT offset count]`
+pub(in crate::kv) fn zrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Lex), Some(false))
+}
+
+/// `ZREVRANGEBYLEX key max min [LIMIT offset count]`
+pub(in crate::kv) fn zrevrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    reply(keyspace, args, Some(By::Lex), Some(true))
+}
+
+/// `ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]`
+pub(in crate::kv) fn zrangestore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (to, from) = (args.get(0)?, args.get(1)?);
+    let query = Query::read(args.rest(2), None, None, true)?;
+    let set = match keyspace.collection::<SortedSet>(from)? {
+        Some(set) => SortedSet::from_members(set.by_rank().range(query.places(set)).cloned()),
+        None => SortedSet::default(),
+    };
+    Ok(put(keyspace, to, set, "zrangestore"))
+}
+
+fn count(keyspace: &Keyspace, args: &Args<'_>, by: By) -> Answer {
+    let ends = Ends::read(by, args.get(1)?, args.get(2)?)?;
+    let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
+    Ok(Outcome::count(set.map_or(0, |set| ends.places(set, false).len())))
+}
+
+/// `ZCOUNT key min max`
+pub(in crate::kv) fn zcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    count(keyspace, args, By::Score)
+}
+
+/// `ZLEXCOUNT key min max`
+pub(in crate::kv) fn zlexcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    count(keyspace, args, By::Lex)
+}
+
+fn remove(keyspace: &mut Keyspace, args: &Args<'_>, by: By, event: &'static str) -> Answer {
+    let key = args.get(0)?;
+    let ends = Ends::read(by, args.get(1)?, args.get(2)?)?;
+    let removed = keyspace.update_existing(key, |set: &mut SortedSet| {
+        let removed = set.take(ends.places(set, false)).len();
+        (removed, removed > 0)
+    })?;
+    let removed = removed.unwrap_or(0);
+    if removed > 0 {
+        keyspace.notify(event, key);
+        keyspace.notify_if_removed(key);
+    }
+    Ok(Outcome::count(removed))
+}
+
+/// `ZREMRANGEBYRANK key start stop`
+pub(in crate::kv) fn zremrangebyrank(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Rank, "zremrangebyrank")
+}
+
+/// `ZREMRANGEBYSCORE key min max`
+pub(in crate::kv) fn zremrangebyscore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Score, "zremrangebyscore")
+}
+
+/// `ZREMRANGEBYLEX key min max`
+pub(in crate::kv) fn zremrangebylex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    remove(keyspace, args, By::Lex, "zremrangebylex")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+
+    /// The reply as text.
+    fn ask(feeder: &mut Feeder, request: &str) -> String {
+        let mut args = request.split(' ');
+        let verb = args.next().unwrap();
+        let text = |value: &Option<bytes::Bytes>| {
+            String::from_utf8(value.as_ref().unwrap().to_vec()).unwrap()
+        };
+        match feeder.call(verb, &args.collect::<Vec<_>>()) {
+            Outcome::Values(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
+            Outcome::Integer(number) => number.to_string(),
+            Outcome::Refused(refusal) => format!("{refusal:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn zrange_honours_inclusive_and_exclusive_bounds() {
+        let mut feeder = Feeder::new();
+        feeder.call("zadd", &["z", "1", "a", "2", "b", "2", "c", "3", "d", "inf", "e"]);
+        feeder.call("zadd", &["l", "0", "a", "0", "b", "0", "c", "0", "d"]);
+        for (request, wanted) in [
+            ("zrange z 0 -1", "a b c d e"),
+            ("zrange z -2 100", "d e"),
+            ("zrange z 3 1", ""),
+            ("zrange z 1 2 REV", "d c"),
+            ("zrevrange z 0 0", "e"),
+            ("zrange z (1 2 BYSCORE", "b c"),
+            ("zrange z 3 (1 BYSCORE REV LIMIT 1 1", "c"),
+            ("zrangebyscore z -inf +inf LIMIT 1 -1", "b c d e"),
+            ("zrangebyscore z -inf +inf LIMIT -1 2", ""),
+            ("zrangebyscore z -inf +inf LIMIT 1 0", ""),
+            ("zrevrangebyscore z (3 -inf LIMIT 0 2", "c b"),
+            ("zrange l [b (d BYLEX", "b c"),
+            ("zrange l + [c BYLEX REV", "d c"),
+            ("zrangebylex l - +", "a b c d"),
+            ("zrangebylex l + -", ""),
+            ("zrevrangebylex l (c -", "b a"),
+            ("zcount z 2 (inf", "3"),
+            ("zcount z (2 (2", "0"),
+            ("zlexcount l (a [c", "2"),
+            ("zrange z 0 -1 LIMIT 0 1", "LimitOfPlaces"),
+            ("zrange l - + BYLEX WITHSCORES", "ScoresOfLex"),
+            ("zrange z a b BYSCORE", "EndNotAFloat"),
+            ("zrange z 1 2 BYLEX", "EndNotLex"),
+            ("zrange z 1 x", "NotAnInteger"),
+            ("zrangestore y z 2 3 BYSCORE REV", "0"),
+            ("zrangestore y z 3 2 BYSCORE REV LIMIT 0 2", "2"),
+            ("zrange y 0 -1", "c d"),
+            ("zrangestore y z 5 10", "0"),
+            ("zcount y -inf inf", "0"),
+            ("zremrangebyscore z (2 3", "1"),
+            ("zremrangebyrank z -1 -1", "1"),
+            ("zrange z 0 -1", "a b c"),
+            ("zremrangebylex l [b +", "3"),
+            ("zremrangebylex l - +", "1"),
+            ("zlexcount l - +", "0"),
+        ] {
+            assert_eq!(ask(&mut feeder, request), wanted, "{request}");
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! Commands on strings.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::kv::commands::args::Args;
+use crate::kv::commands::expiration::{From, Unit, invalid, moment};
+use crate::kv::commands::outcome::{Outcome, Refusal};
+use crate::kv::commands::row::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
+use crate::kv::keyspace::Keyspace;
+use crate::kv::keyspace::clock::Millis;
+use crate::kv::values::extended::Extended;
+use crate::kv::values::number::parse_integer;
+
+/// Table of the string commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[
+    write(48, "set", ONE_KEY, set_with_options),
+    write(49, "setex", ONE_KEY, setex),
+    write(50, "psetex", ONE_KEY, psetex),
+    write(51, "getex", ONE_KEY, getex),
+    write(52, "msetnx", KEYS_AND_VALUES, msetnx),
+    write(53, "setrange", ONE_KEY, setrange),
+    read(54, "getrange", ONE_KEY, getrange),
+    read(55, "substr", ONE_KEY, getrange),
+    write(56, "incrbyfloat", ONE_KEY, incrbyfloat),
+    write(57, "delex", ONE_KEY, delex),
+    read(58, "get", ONE_KEY, get),
+    write(59, "setnx", ONE_KEY, setnx),
+    write(60, "getset", ONE_KEY, getset),
+    write(61, "getdel", ONE_KEY, getdel),
+    read(62, "mget", ALL_KEYS, mget),
+    write(63, "mset", KEYS_AND_VALUES, mset),
+    write(64, "append", ONE_KEY, append),
+    read(65, "strlen", ONE_KEY, strlen),
+    write(66, "incr", ONE_KEY, incr),
+    write(67, "decr", ONE_KEY, decr),
+    write(68, "incrby", ONE_KEY, incrby),
+    write(69, "decrby", ONE_KEY, decrby),
+];
+
+/// Maximum length of a string value in bytes: 512 MiB, Redis's default (`proto-max-bulk-len`). Part
+/// of the state machine, so it must be equal on all replicas.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
+/// Condition of `SET`: when the key is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Always,
+    /// `NX`: only if the key does not exist.
+    IfAbsent,
+    /// `XX`: only if the key exists.
+    IfPresent,
+}
+
+/// `GET key`
+fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::Value(keyspace.shared_string(args.get(0)?)?))
+}
+
+/// `SETNX key value`
+fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let is_absent = keyspace.entry(key).is_none();
+    if is_absent {
+        set_plain(keyspace, key, value);
+    }
+    Ok(Outcome::flag(is_absent))
+}
+
+/// `GETSET key value`
+fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    let old = keyspace.shared_string(key)?;
+    set_plain(keyspace, key, value);
+    Ok(Outcome::Value(old))
+}
+
+/// `GETDEL key`
+fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let old = keyspace.shared_string(key)?;
+    keyspace.delete(key);
+    Ok(Outcome::Value(old))
+}
+
+/// `MGET key [key ...]`: a key that holds no string counts as absent.
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
+    Ok(Outcome::Values(args.all().iter().map(value).collect()))
+}
+
+/// `MSET key value [key value ...]`
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn mset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (pairs, []) = args.all().as_chunks::<2>() else {
+        return Ok(Outcome::wrong_number("mset"));
+    };
+    for [key, value] in pairs {
+        set_plain(keyspace, key, value);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Sets a key to a string without expiration, with a keyspace notification.
+fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
+    keyspace.put(key, value);
+    keyspace.notify("set", key);
+}
+
+/// `APPEND key value`
+fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, more) = (args.get(0)?, args.get(1)?);
+    let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
+    // As in Redis, appending an empty string never fails.
+    if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
+        return Err(Refusal::TooLong);
+    }
+    let length = keyspace.append_string(key, more);
+    keyspace.notify("append", key);
+    Ok(Outcome::count(length))
+}
+
+/// `STRLEN key`
+fn strlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, <[u8]>::len)))
+}
+
+/// `INCR key`
+fn incr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, 1)
+}
+
+/// `DECR key`
+fn decr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, -1)
+}
+
+/// `INCRBY key increment`
+fn incrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    add(keyspace, args.get(0)?, args.integer(1)?)
+}
+
+/// `DECRBY key decrement`
+fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let Some(amount) = args.integer(1)?.checked_neg() else {
+        return Ok(Outcome::error("ERR decrement would overflow"));
+    };
+    add(keyspace, args.get(0)?, amount)
+}
+
+/// Adds `amount` to the integer that a key holds, or to 0 if the key does not exist. Keeps the TTL.
+/// The outcome is the sum.
+fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
+    let old = match keyspace.string(key)? {
+        None => 0,
+        Some(value) => parse_integer(value).ok_or(Refusal::NotAnInteger)?,
+    };
+    let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
+    keyspace.put_keep_ttl(key, sum.to_string().as_bytes());
+    keyspace.notify("incrby", key);
+    Ok(Outcome::Integer(sum))
+}
+
+/// What `SET` or `GETEX` does with a key's expiration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ttl<'w> {
+    /// Removes the expiration: the key does not expire any more.
+    Never,
+    /// `KEEPTTL`: it stays.
+    Kept,
+    /// The key expires at a time or after a duration: the name of the option (such as `PX`) and its
+    /// argument.
+    At(&'static str, &'w [u8]),
+}
+
+impl<'w> Ttl<'w> {
+    /// Parses an option with a time argument, such as `EX` or `PXAT`. Returns false if `option` is
+    /// not one, or if an option with another unit was given before. An option may be repeated; the
+    /// last occurrence counts.
+    fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        let Some((unit, number)) =
+            ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|unit| is(unit)).zip(next)
+        else {
+            return false;
+        };
+        let allowed = match *self {
+            Ttl::Never => true,
+            Ttl::Kept => false,
+            Ttl::At(said, _) => said == unit,
+        };
+        if allowed {
+            *self = Ttl::At(unit, number);
+        }
+        allowed
+    }
+}
+
+/// `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
+/// seconds | PXAT milliseconds | KEEPTTL]`. `IFEQ` and `IFNE` were added in Redis 8.4.
+fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, value) = (args.get(0)?, args.get(1)?);
+    if args.len() == 2 {
+        set_plain(keyspace, key, value);
+        return Ok(Outcome::Done);
+    }
+    let (mut condition, mut compare, mut returns_old) = (Condition::Always, None, false);
+    let mut end = Ttl::Never;
+    let mut options = args.rest(2).iter();
+    while let Some(option) = options.next() {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        let unconditional = condition == Condition::Always && compare.is_none();
+        if is("NX") && (unconditional || condition == Condition::IfAbsent) {
+            condition = Condition::IfAbsent;
+        } else if is("XX") && (unconditional || condition == Condition::IfPresent) {
+            condition = Condition::IfPresent;
+        } else if (is("IFEQ") || is("IFNE")) && unconditional {
+            compare = Some((is("IFEQ"), *options.next().ok_or(Refusal::Syntax)?));
+        } else if is("GET") {
+            returns_old = true;
+        } else if is("KEEPTTL") && !matches!(end, Ttl::At(..)) {
+            end = Ttl::Kept;
+        } else if end.take(option, options.as_slice().first()) {
+            options.next();
+        } else {
+            return Err(Refusal::Syntax);
+        }
+    }
+    let until = match end {
+        Ttl::Never => None,
+        Ttl::Kept => keyspace.expires_at(key),
+        Ttl::At(unit, number) => {
+            let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+            let Some(until) = expiration_of(keyspace, number, unit) else {
+                return Ok(invalid("set"));
+            };
+            Some(until)
+        }
+    };
+    let old = match keyspace.shared_string(key) {
+        Err(error) if returns_old || compare.is_some() => return Err(error.into()),
+        old => old.ok(),
+    };
+    let exists = keyspace.entry(key).is_some();
+    let is_set = match (condition, compare) {
+        (_, Some((equal, text))) => {
+            let same = old.iter().flatten().any(|old| old == text);
+            exists && same == equal || !exists && !equal
+        }
+        (Condition::Always, None) => true,
+        (Condition::IfAbsent, None) => !exists,
+        (Condition::IfPresent, None) => exists,
+    };
+    if is_set {
+        keyspace.put_expiring(key, value, until);
+        keyspace.notify("set", key);
+        if matches!(end, Ttl::At(..)) {
+            keyspace.notify("expire", key);
+        }
+        // The time may have passed already: then the key does not exist, and the next entry removes
+        // it.
+    }
+    Ok(match (returns_old, is_set) {
+        (true, _) => Outcome::Value(old.flatten()),
+        (false, true) => Outcome::Done,
+        (false, false) => Outcome::Unchanged,
+    })
+}
+
+/// `SETEX key seconds value`
+fn setex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_for(keyspace, args, "setex", "EX")
+}
+
+/// `PSETEX key milliseconds value`
+fn psetex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    set_for(keyspace, args, "psetex", "PX")
+}
+
+fn set_for(keyspace: &mut Keyspace, args: &Args<'_>, command: &str, unit: &str) -> Answer {
+    let (key, number, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
+    let Some(until) = expiration_of(keyspace, number, unit) else { return Ok(invalid(command)) };
+    keyspace.put_expiring(key, value, Some(until));
+    keyspace.notify("set", key);
+    keyspace.notify("expire", key);
+    Ok(Outcome::Done)
+}
+
+/// `GETEX key [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | PERSIST]`
+fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let (mut end, mut stays) = (Ttl::Kept, false);
+    let mut options = args.rest(1).iter();
+    while let Some(option) = options.next() {
+        if option.eq_ignore_ascii_case(b"PERSIST") && end == Ttl::Kept {
+            stays = true;
+            continue;
+        }
+        // The time given last, if any.
+        let mut said = if end == Ttl::Kept { Ttl::Never } else { end };
+        if stays || !said.take(option, options.as_slice().first()) {
+            return Err(Refusal::Syntax);
+        }
+        end = said;
+        options.next();
+    }
+    let value = keyspace.shared_string(key)?;
+    if value.is_none() {
+        return Ok(Outcome::Value(None));
+    }
+    if let Ttl::At(unit, number) = end {
+        let number = parse_integer(number).ok_or(Refusal::NotAnInteger)?;
+        let Some(until) = expiration_of(keyspace, number, unit) else {
+            return Ok(invalid("getex"));
+        };
+        if until <= keyspace.clock() {
+            keyspace.delete(key);
+        } else {
+            keyspace.set_expiry(key, Some(until));
+            keyspace.notify("expire", key);
+        }
+    } else if stays && keyspace.expires_at(key).is_some() {
+        keyspace.set_expiry(key, None);
+        keyspace.notify("persist", key);
+    }
+    Ok(Outcome::Value(value))
+}
+
+/// `MSETNX key value [key value ...]`
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
+fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (pairs, []) = args.rest(0).as_chunks::<2>() else {
+        return Ok(Outcome::wrong_number("msetnx"));
+    };
+    if pairs.iter().any(|[key, _]| keyspace.entry(key).is_some()) {
+        return Ok(Outcome::flag(false));
+    }
+    for [key, value] in pairs {
+        keyspace.put(key, value);
+        keyspace.notify("set", key);
+    }
+    Ok(Outcome::flag(true))
+}
+
+/// `SETRANGE key offset value`
+fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, from, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
+    let Ok(from) = usize::try_from(from) else {
+        return Ok(Outcome::error("ERR offset is out of range"));
+    };
+    let old = keyspace.string(key)?.unwrap_or_default();
+    if value.is_empty() {
+        return Ok(Outcome::count(old.len()));
+    }
+    let until = from.saturating_add(value.len());
+    if until > VALUE_BYTES_MAX {
+        return Err(Refusal::TooLong);
+    }
+    let mut new = Vec::with_capacity(until.max(old.len()));
+    new.extend_from_slice(old);
+    new.resize(until.max(old.len()), 0);
+    new[from..until].copy_from_slice(value);
+    keyspace.put_keep_ttl(key, &new);
+    keyspace.notify("setrange", key);
+    Ok(Outcome::count(new.len()))
+}
+
+/// `GETRANGE key start end`, and `SUBSTR`, its old name.
+fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
+    let (first, last) = (args.integer(1)?, args.integer(2)?);
+    let value = keyspace.shared_string(args.get(0)?)?.unwrap_or_default();
+    let range = range(first, last, value.len());
+    Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
+}
+
+/// Converts a first and a last index, which count from the end if negative, to a range of a string
+/// of `length` bytes; `None` if it is empty.
+pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
+    if first < 0 && last < 0 && first > last {
+        return None;
+    }
+    let length = i64::try_from(length).ok()?;
+    let place = |at: i64| if at < 0 { (length + at).max(0) } else { at };
+    let (first, last) = (place(first), place(last).min(length - 1));
+    (first <= last).then(|| Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + 1))?
+}
+
+/// `INCRBYFLOAT key increment`
+fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let (key, increment) = (args.get(0)?, args.get(1)?);
+    let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);
+    let old = keyspace.string(key)?.map(parse).transpose()?;
+    let increment = parse(increment)?;
+    let sum = old.map_or(increment, |old| old + increment);
+    if sum.is_infinite() {
+        return Err(Refusal::NotFinite);
+    }
+    let sum = sum.to_string();
+    keyspace.put_keep_ttl(key, sum.as_bytes());
+    keyspace.notify("incrbyfloat", key);
+    Ok(Outcome::Value(Some(Bytes::from(sum))))
+}
+
+/// `DELEX key [IFEQ text | IFNE text]`, added in Redis 8.4.
+fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
+    let key = args.get(0)?;
+    let (equal, text) = match *args.rest(1) {
+        [] => return Ok(Outcome::flag(keyspace.delete(key))),
+        [condition, text] if condition.eq_ignore_ascii_case(b"IFEQ") => (true, text),
+        [condition, text] if condition.eq_ignore_ascii_case(b"IFNE") => (false, text),
+        [_, _] => return Ok(Outcome::error("ERR Invalid condition. Use IFEQ or IFNE")),
+        _ => return Ok(Outcome::wrong_number("delex")),
+    };
+    let goes = keyspace.string(key)?.is_some_and(|old| (old == text) == equal);
+    if goes {
+        keyspace.delete(key);
+    }
+    Ok(Outcome::flag(goes))
+}
+
+/// Returns the expiration time in milliseconds since 1970 for the argument `number` of an option
+/// such as `EX` (`unit`); `None` if it is out of range.
+pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
+    let (unit, from) = match unit {
+        "EX" => (Unit::Seconds, From::Now),
+        "PX" => (Unit::Millis, From::Now),
+        "EXAT" => (Unit::Seconds, From::Epoch),
+        _ => (Unit::Millis, From::Epoch),
+    };
+    let end = moment(keyspace, number, unit, from).filter(|_| number > 0)?;
+    Millis::try_from(end).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::state_machine::tests::Feeder;
+
+    fn value(text: &'static str) -> Outcome {
+        Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[test]
+    fn set_checks_its_condition_and_returns_the_old_value() {
+        let mut feeder = Feeder::new();
+        for (args, outcome) in [
+            (&["k", "1", "XX"][..], Outcome::Unchanged),
+            (&["k", "1", "XX", "GET"], Outcome::Value(None)),
+            (&["k", "1", "NX"], Outcome::Done),
+            (&["k", "2", "NX"], Outcome::Unchanged),
+            (&["k", "2", "GET", "NX"], value("1")),
+            (&["k", "3", "XX", "GET"], value("1")),
+            (&["k", "4", "GET"], value("3")),
+        ] {
+            assert_eq!(feeder.call("set", args), outcome, "{args:?}");
+        }
+        assert_eq!(feeder.call("getset", &["k", "5"]), value("4"));
+        assert_eq!(feeder.call("setnx", &["k", "6"]), Outcome::flag(false));
+        assert_eq!(feeder.call("getdel", &["k"]), value("5"));
+        assert_eq!(feeder.call("getdel", &["k"]), Outcome::Value(None));
+        assert_eq!(feeder.call("setnx", &["k", "7"]), Outcome::flag(true));
+        assert_eq!(feeder.call("set", &["k", "8", "NX", "GET"]), value("7"));
+        assert_eq!(feeder.call("get", &["k"]), value("7"));
+    }
+
+    #[test]
+    fn incr_and_decr_reject_overflow_and_non_integers() {
+        let mut feeder = Feeder::new();
+        let mut add = |amount: i64| feeder.call("incrby", &["n", &amount.to_string()]);
+        assert_eq!(add(1), Outcome::Integer(1));
+        assert_eq!(add(i64::MAX - 1), Outcome::Integer(i64::MAX));
+        assert_eq!(add(1), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(add(i64::MIN), Outcome::Integer(-1));
+        assert_eq!(add(i64::MIN), Outcome::Refused(Refusal::Overflow));
+        assert_eq!(feeder.call("get", &["n"]), value("-1"));
+        assert_eq!(feeder.call("incr", &["n"]), Outcome::Integer(0));
+        assert_eq!(feeder.call("decrby", &["n", "-7"]), Outcome::Integer(7));
+        let refused = feeder.call("decrby", &["n", &i64::MIN.to_string()]);
+        assert_eq!(refused, Outcome::error("ERR decrement would overflow"));
+        for text in ["", "1.5", " 1", "01", "9223372036854775808"] {
+            feeder.call("set", &["text", text]);
+            let refused = Outcome::Refused(Refusal::NotAnInteger);
+            assert_eq!(feeder.call("decr", &["text"]), refused, "{text}");
+            assert_eq!(feeder.call("incrby", &["n", text]), refused, "{text}");
+        }
+    }
+
+    #[test]
+    fn append_treats_a_missing_key_as_an_empty_string() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("strlen", &["k"]), Outcome::Integer(0));
+        assert_eq!(feeder.call("append", &["k", ""]), Outcome::Integer(0));
+        assert_eq!(feeder.call("append", &["k", "ab"]), Outcome::Integer(2));
+        assert_eq!(feeder.call("append", &["k", "cd"]), Outcome::Integer(4));
+        assert_eq!(feeder.call("get", &["k"]), value("abcd"));
+        assert_eq!(feeder.call("strlen", &["k"]), Outcome::Integer(4));
+    }
+
+    #[test]
+    fn multi_key_commands_handle_missing_and_repeated_keys() {
+        let mut feeder = Feeder::new();
+        assert_eq!(feeder.call("mset", &["a", "1", "b", "2", "a", "3"]), Outcome::Done);
+        assert_eq!(feeder.call("mset", &["a", "1", "b"]), Outcome::wrong_number("mset"));
+        let keys = &["a", "x", "b", "a"];
+        let one = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        let values = vec![one("3"), None, one("2"), one("3")];
+        assert_eq!(feeder.call("mget", keys), Outcome::Values(values));
+        assert_eq!(feeder.call("exists", keys), Outcome::Integer(3));
+        assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(2));
+        let slot = crate::kv::slot_of(b"a").to_string();
+        let in_slot = feeder.call("cluster|countkeysinslot", &[&slot]);
+        assert_eq!(in_slot, Outcome::Integer(1));
+        assert_eq!(feeder.call("del", keys), Outcome::Integer(2));
+        assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(0));
+    }
+
+    #[test]
+    fn flushall_leaves_nothing_in_the_digest() {
+        let (mut cleared, mut empty) = (Feeder::new(), Feeder::new());
+        cleared.call("set", &["k", "v"]);
+        assert_eq!(cleared.call("flushall", &["async"]), Outcome::Done);
+        let refused = cleared.call("flushall", &["now"]);
+        assert_eq!(refused, Outcome::Refused(Refusal::Syntax));
+        (0..3).for_each(|_| drop(empty.call("flushall", &[])));
+        assert_eq!(cleared.store.digest(), empty.store.digest());
+        assert_eq!(cleared.store.key_count(), 0);
+    }
+}

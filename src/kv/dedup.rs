@@ -1,0 +1,403 @@
+//! Deduplication table: the most recently applied requests with their outcomes, so that a repeated
+//! request gets its outcome again instead of being applied twice.
+//!
+//! The table is part of the replicated state: its content follows from the log alone. It is bounded
+//! by number, and drops the oldest entries in log order first. Request ids have no order, so a
+//! request that is repeated after its entry was dropped cannot be recognised: a client must not
+//! repeat a request after [`DEDUP_ENTRIES_MAX`] others. Values in outcomes are bounded in bytes:
+//! beyond the bound, the oldest outcomes become [`Outcome::Forgotten`], while the fact that the
+//! request was applied stays.
+//!
+//! Every write uses the table, so it is laid out for the processor's cache instead of being a map:
+//! entries are in a queue, and a table of chains finds them. Consecutive request ids, as servers
+//! assign them, have their chains side by side. Nothing is ever removed from the chains: a chain
+//! leads from younger to older entries, so it ends at the first position that is no longer in the
+//! queue.
+//!
+//! The queue consists of chunks, which a snapshot shares as it does the tables of the keyspace:
+//! only the last chunk and chunks whose values are dropped are written to, and so may have to be
+//! copied.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf as _, BufMut as _};
+
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::values::copy_on_write::CopyOnWrite;
+use crate::kv::values::digest::mix;
+use crate::types::{ClientId, RequestId, RequestKey};
+
+/// Capacity of the deduplication table: number of latest requests whose outcomes it stores.
+pub const DEDUP_ENTRIES_MAX: usize = 65_536;
+
+/// Maximum total size in bytes of the values (byte strings) in the outcomes of the deduplication
+/// table. Above it, the oldest outcomes lose their values; an outcome that exceeds it alone is
+/// stored without its values.
+const VALUE_BYTES_MAX: usize = 16 << 20;
+
+/// Initial number of hash chains of the deduplication table.
+const CHAINS_MIN: usize = 64;
+/// Minimum number of hash chains per entry of the deduplication table.
+const CHAINS_PER_ENTRY: usize = 2;
+/// Number of low bits of a request id that do not go through the hash function but select a hash
+/// chain in a group of adjacent ones (64 chains). So requests with consecutive ids use adjacent
+/// memory.
+const ADJACENT_BITS: u32 = 6;
+
+/// Number of entries per copy-on-write chunk of the deduplication table's queue. A power of two.
+const CHUNK_LEN: usize = 1_024;
+
+/// Sequence number of an entry of the table in log order, from 1. Wraps around after 2^32, far
+/// beyond the size of the table.
+type EntryNumber = u32;
+
+/// The deduplication table: the outcomes of the latest requests, so that a request that is in the
+/// log twice is applied only once.
+///
+/// Invariant: `queue` has at most `capacity` entries in log order, and `first` is the number of its
+/// first entry. `chains` has the number of the youngest entry of each chain, and each entry that of
+/// the next older one; a number that is not in the queue ends the chain. `with_values` has the
+/// numbers of the entries whose outcomes have values, in log order, and `value_bytes` is the total
+/// size of these values.
+pub(super) struct DedupTable {
+    queue: Queue,
+    first: EntryNumber,
+    chains: Vec<EntryNumber>,
+    capacity: usize,
+    with_values: VecDeque<EntryNumber>,
+    value_bytes: usize,
+}
+
+/// An applied request.
+#[derive(Clone)]
+pub(super) struct DedupEntry {
+    key: RequestKey,
+    /// Number of the next older entry in the same hash chain. The chain ends if the queue does not
+    /// contain an entry with that number.
+    older: EntryNumber,
+    outcome: Outcome,
+}
+
+/// The entries of the deduplication table, oldest first, in copy-on-write chunks.
+///
+/// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
+/// the first chunk, fewer than `CHUNK_LEN`, are not in the queue any more.
+#[derive(Default)]
+struct Queue {
+    chunks: VecDeque<CopyOnWrite<Vec<DedupEntry>>>,
+    dropped: usize,
+    len: usize,
+}
+
+impl Queue {
+    fn get(&self, position: usize) -> Option<&DedupEntry> {
+        let position = self.dropped.checked_add(position)?;
+        self.chunks.get(position / CHUNK_LEN)?.get().get(position % CHUNK_LEN)
+    }
+
+    fn get_mut(&mut self, position: usize) -> Option<&mut DedupEntry> {
+        let position = self.dropped.checked_add(position)?;
+        self.chunks.get_mut(position / CHUNK_LEN)?.get_mut().get_mut(position % CHUNK_LEN)
+    }
+
+    fn push(&mut self, last: DedupEntry) {
+        if (self.dropped + self.len).is_multiple_of(CHUNK_LEN) {
+            self.chunks.push_back(CopyOnWrite::Exclusive(Vec::with_capacity(CHUNK_LEN)));
+        }
+        let chunk = self.chunks.back_mut().expect("a chunk was added if the last one was full");
+        chunk.get_mut().push(last);
+        self.len += 1;
+    }
+
+    /// Drops the oldest entry. Its memory is freed with its chunk.
+    fn pop(&mut self) {
+        self.len -= 1;
+        self.dropped += 1;
+        if self.dropped == CHUNK_LEN {
+            self.chunks.pop_front();
+            self.dropped = 0;
+        }
+    }
+}
+
+/// An immutable view of the deduplication table, for a snapshot.
+pub(super) struct DedupView {
+    chunks: Vec<Arc<Vec<DedupEntry>>>,
+    dropped: usize,
+}
+
+impl DedupView {
+    /// Iterates over all requests with their outcomes, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+        let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcome))
+    }
+}
+
+impl DedupTable {
+    /// Returns an empty table for `capacity` requests. With capacity 0, no repeated request is ever
+    /// recognised.
+    pub(super) fn new(capacity: usize) -> DedupTable {
+        let queue = Queue::default();
+        let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
+        DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
+    }
+
+    /// Returns the outcome of a request; `None` if the request is not in the table.
+    pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
+        let mut number = self.chains[self.chain_of(key)];
+        // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
+        for _ in 0..self.queue.len {
+            let entry = self.queue.get(self.position(number))?;
+            if entry.key == *key {
+                return Some(&entry.outcome);
+            }
+            number = entry.older;
+        }
+        None
+    }
+
+    /// Adds a request that was just applied, which must not be in the table yet, with its outcome.
+    /// Drops the oldest request if the table is full.
+    pub(super) fn insert(&mut self, key: RequestKey, outcome: Outcome) {
+        if self.capacity == 0 {
+            return;
+        }
+        debug_assert!(
+            self.outcome(&key).is_none(),
+            "{key:?} is in the table, but was applied again"
+        );
+        if self.queue.len == self.capacity {
+            if self.with_values.front() == Some(&self.first) {
+                self.forget_oldest_values();
+            }
+            self.queue.pop();
+            self.first = self.first.wrapping_add(1);
+        }
+        if self.chains.len() < (self.queue.len + 1) * CHAINS_PER_ENTRY {
+            self.grow_chains();
+        }
+        let value_bytes = outcome.value_bytes();
+        let number = self.number(self.queue.len);
+        let chain = self.chain_of(&key);
+        let older = std::mem::replace(&mut self.chains[chain], number);
+        self.queue.push(DedupEntry { key, older, outcome });
+        if value_bytes > 0 {
+            self.with_values.push_back(number);
+            self.value_bytes += value_bytes;
+        }
+        while self.value_bytes > VALUE_BYTES_MAX {
+            self.forget_oldest_values();
+        }
+    }
+
+    /// Drops the values of the oldest outcome that still has its values; a repetition of its
+    /// request then gets [`Outcome::Forgotten`].
+    fn forget_oldest_values(&mut self) {
+        let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
+        let position = self.position(number);
+        let entry =
+            self.queue.get_mut(position).expect("entries leave `with_values` before the queue");
+        self.value_bytes -= entry.outcome.value_bytes();
+        entry.outcome = Outcome::Forgotten;
+        assert_eq!(self.value_bytes == 0, self.with_values.is_empty(), "accounting of values");
+    }
+
+    /// Iterates over all requests with their outcomes, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+        let all = self.queue.chunks.iter().flat_map(CopyOnWrite::get);
+        all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcome))
+    }
+
+    /// Returns an immutable view of all entries, which shares their memory.
+    pub(super) fn share(&mut self) -> DedupView {
+        let Queue { chunks, dropped, .. } = &mut self.queue;
+        DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
+    }
+
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len
+    }
+
+    /// Returns the approximate memory of the table in bytes. O(1).
+    pub(super) fn memory(&self) -> usize {
+        let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
+        let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
+        queue + numbers + self.value_bytes
+    }
+
+    /// Doubles the number of hash chains, and rebuilds them.
+    fn grow_chains(&mut self) {
+        self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
+        for position in 0..self.queue.len {
+            let number = self.number(position);
+            let entry = self.queue.get(position).expect("the position is in range");
+            let chain = self.chain_of(&entry.key);
+            let older = std::mem::replace(&mut self.chains[chain], number);
+            self.queue.get_mut(position).expect("the position is in range").older = older;
+        }
+    }
+
+    fn number(&self, position: usize) -> EntryNumber {
+        let position =
+            EntryNumber::try_from(position).expect("the table has fewer than 2^32 entries");
+        self.first.wrapping_add(position)
+    }
+
+    /// Returns the position in the queue of the entry with this number; beyond the queue's end if
+    /// the entry was dropped.
+    fn position(&self, number: EntryNumber) -> usize {
+        number.wrapping_sub(self.first) as usize
+    }
+
+    fn chain_of(&self, key: &RequestKey) -> usize {
+        let ([before, last], []) = key.request.0.as_chunks::<8>() else {
+            unreachable!("a request id has 16 bytes")
+        };
+        // The last bytes of a server's request ids are a counter.
+        let (before, last) = (u64::from_be_bytes(*before), u64::from_be_bytes(*last));
+        let group = mix(mix(0, before), last >> ADJACENT_BITS);
+        let within_group = last & ((1 << ADJACENT_BITS) - 1);
+        let chain = group << ADJACENT_BITS | within_group;
+        // The number of chains is a power of two.
+        let chain = chain & (self.chains.len() as u64 - 1);
+        usize::try_from(chain).expect("below the number of chains")
+    }
+}
+
+/// Encodes a request of the table and its outcome for a snapshot.
+pub(super) fn encode_request(key: &RequestKey, outcome: &Outcome, out: &mut Vec<u8>) {
+    out.put_u32_le(key.client.0);
+    out.put_slice(&key.request.0);
+    outcome.encode(out);
+}
+
+/// Decodes a request and its outcome that [`encode_request`] wrote; `None` if the bytes are
+/// malformed.
+pub(super) fn decode_request(from: &mut &[u8]) -> Option<(RequestKey, Outcome)> {
+    let client = ClientId(from.try_get_u32_le().ok()?);
+    let mut request = [0; 16];
+    from.try_copy_to_slice(&mut request).ok()?;
+    let key = RequestKey { client, request: RequestId(request) };
+    Some((key, Outcome::decode(from)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> RequestKey {
+        RequestKey { client: ClientId(7), request: RequestId([number; 16]) }
+    }
+
+    #[test]
+    fn oldest_entries_are_dropped_first() {
+        let mut table = DedupTable::new(3);
+        for number in 0..5 {
+            assert_eq!(table.outcome(&key(number)), None);
+            table.insert(key(number), Outcome::flag(number % 2 == 0));
+        }
+        assert_eq!(table.len(), 3);
+        assert_eq!(table.outcome(&key(0)), None);
+        assert_eq!(table.outcome(&key(1)), None);
+        assert_eq!(table.outcome(&key(2)), Some(&Outcome::flag(true)));
+        assert_eq!(table.outcome(&key(3)), Some(&Outcome::flag(false)));
+        assert_eq!(table.outcome(&key(4)), Some(&Outcome::flag(true)));
+    }
+
+    #[test]
+    fn dedup_table_drops_reply_values_before_request_ids() {
+        let mut table = DedupTable::new(4);
+        let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
+        table.insert(key(0), value(VALUE_BYTES_MAX - 1));
+        table.insert(key(1), value(1));
+        assert_eq!(table.outcome(&key(0)), Some(&value(VALUE_BYTES_MAX - 1)));
+        table.insert(key(2), value(1));
+        assert_eq!(table.outcome(&key(0)), Some(&Outcome::Forgotten));
+        assert_eq!(table.outcome(&key(1)), Some(&value(1)));
+        table.insert(key(3), value(VALUE_BYTES_MAX + 1));
+        assert_eq!(table.outcome(&key(3)), Some(&Outcome::Forgotten));
+        assert_eq!((table.value_bytes, table.with_values.len()), (0, 0));
+        for number in 4..12 {
+            table.insert(key(number), value(usize::from(number)));
+        }
+        assert_eq!((table.value_bytes, table.with_values.len()), (8 + 9 + 10 + 11, 4));
+    }
+
+    #[test]
+    fn same_id_from_another_client_is_another_request() {
+        let mut table = DedupTable::new(3);
+        table.insert(key(1), Outcome::Done);
+        let other = RequestKey { client: ClientId(8), ..key(1) };
+        assert_eq!(table.outcome(&other), None);
+    }
+
+    /// Compares with a vector, with request ids in every order and while chains grow.
+    #[test]
+    fn table_matches_a_naive_model() {
+        let names = (0..4_000_u64).map(|number| {
+            // Three sources: two with consecutive ids, one without.
+            let (source, count) = (number % 3, number / 3);
+            let last = if source == 2 { count.wrapping_mul(0x9E37_79B9_7F4A_7C15) } else { count };
+            let id = u128::from(source) << 64 | u128::from(last);
+            RequestKey { client: ClientId(7), request: RequestId(id.to_be_bytes()) }
+        });
+        let names: Vec<RequestKey> = names.collect();
+        let mut table = DedupTable::new(700);
+        // The entry numbers wrap around during the test.
+        table.first = EntryNumber::MAX - 1_000;
+        table.chains.fill(table.first - 1);
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(table.outcome(name), None, "{at}");
+            table.insert(*name, Outcome::count(at));
+            let known = names[..=at].iter().rev().take(700);
+            if at % 97 == 0 {
+                for (back, known) in known.enumerate() {
+                    let outcome = Outcome::count(at - back);
+                    assert_eq!(table.outcome(known), Some(&outcome), "{back} before {at}");
+                }
+                let forgotten = at.checked_sub(700).map(|at| &names[at]);
+                assert!(forgotten.is_none_or(|name| table.outcome(name).is_none()));
+            }
+        }
+        assert_eq!((table.len(), table.chains.len()), (700, 2_048));
+    }
+
+    #[test]
+    fn views_are_immutable_while_the_table_changes() {
+        let name = |number: usize| {
+            let id = RequestId((number as u128).to_be_bytes());
+            RequestKey { client: ClientId(7), request: id }
+        };
+        let value = |number: usize| {
+            let value = || bytes::Bytes::from(vec![0; VALUE_BYTES_MAX / 4]);
+            Outcome::Value((number % CHUNK_LEN == 9).then(value))
+        };
+        let capacity = CHUNK_LEN * 3 + 5;
+        let mut table = DedupTable::new(capacity);
+        let mut shared = Vec::new();
+        for number in 0..CHUNK_LEN * 8 {
+            table.insert(name(number), value(number));
+            if number % 700 == 699 {
+                let entry = || table.iter().map(|(key, outcome)| (*key, outcome.clone()));
+                let entry: Vec<_> = entry().collect();
+                shared.push((table.share(), entry));
+                assert_eq!(table.len(), capacity.min(number + 1));
+                assert!(table.queue.chunks.len() <= capacity / CHUNK_LEN + 2);
+            }
+        }
+        for (memory, entry) in shared {
+            assert!(memory.iter().eq(entry.iter().map(|(key, outcome)| (key, outcome))));
+        }
+    }
+
+    #[test]
+    fn table_of_capacity_0_stays_empty() {
+        let mut table = DedupTable::new(0);
+        table.insert(key(1), Outcome::Done);
+        table.insert(key(1), Outcome::Done);
+        assert_eq!((table.outcome(&key(1)), table.len()), (None, 0));
+    }
+}

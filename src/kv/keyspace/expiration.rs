@@ -1,0 +1,153 @@
+//! Expiration of keys by the replicated clock, which only log entries advance: a key expires at
+//! the same log entry on every replica, and once it was seen expired it never comes back, whatever
+//! the wall clocks of machines show.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::Keyspace;
+use super::clock::{Millis, ReplicatedClock};
+use super::entry::KeyEntry;
+
+/// Maximum number of expired keys that are removed when a log entry is applied. For clients, a key
+/// that has expired does not exist, whether removed or not.
+pub(in crate::kv) const REMOVED_MAX: usize = 64;
+
+/// Index of the keys that expire, ordered by expiration time.
+#[derive(Debug, Default)]
+pub(in crate::kv) struct ExpirationIndex {
+    /// Expiration time in milliseconds since 1970 and key hash of each key that expires.
+    by_time: BTreeSet<(Millis, u64)>,
+}
+
+impl ExpirationIndex {
+    /// Updates the index after a key's expiration time changed from `from` to `to`; `None` stands
+    /// for no expiration.
+    pub(super) fn update(&mut self, hash: u64, from: Option<Millis>, to: Option<Millis>) {
+        if from == to {
+            return;
+        }
+        // Two keys with equal hashes and expiration times share one element. When one of them goes,
+        // the other is no longer removed in the background, but still does not exist for clients.
+        if let Some(from) = from {
+            self.by_time.remove(&(from, hash));
+        }
+        if let Some(to) = to {
+            self.by_time.insert((to, hash));
+        }
+    }
+
+    /// Returns the number of keys that expire.
+    pub(super) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
+    /// Returns the earliest expiration time after `clock`, in milliseconds since 1970; `None` if
+    /// there is none.
+    fn first_after(&self, clock: Millis) -> Option<Millis> {
+        let after = (clock.saturating_add(1), 0);
+        self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
+    }
+
+    fn first(&self) -> Option<(Millis, u64)> {
+        self.by_time.first().copied()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.by_time.clear();
+    }
+}
+
+impl Keyspace {
+    /// Returns the reading of the replicated clock, in milliseconds since 1970.
+    pub(in crate::kv) fn clock(&self) -> Millis {
+        self.clock.millis
+    }
+
+    /// The replicated clock.
+    pub(in crate::kv) fn replicated_clock(&self) -> ReplicatedClock {
+        self.clock
+    }
+
+    /// Sets the replicated clock to `clock`, taken from a snapshot.
+    pub(in crate::kv) fn restore_clock(&mut self, clock: ReplicatedClock) {
+        self.clock = clock;
+    }
+
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970, which may have
+    /// passed; `None` if no key expires.
+    pub(in crate::kv) fn next_expiry(&self) -> Option<Millis> {
+        self.expirations.first().map(|(expires_at, _)| expires_at)
+    }
+
+    /// Returns whether a key expires between the replicated clock's reading (exclusive) and
+    /// `millis` (inclusive).
+    pub(in crate::kv) fn expires_until(&self, millis: Millis) -> bool {
+        self.expirations.first_after(self.clock.millis).is_some_and(|first| first <= millis)
+    }
+
+    /// Returns the number of keys that expire.
+    pub(in crate::kv) fn expires_count(&self) -> usize {
+        self.expirations.len()
+    }
+
+    /// Advances the replicated clock to `millis`, in milliseconds since 1970. An earlier time has
+    /// no effect.
+    pub(in crate::kv) fn advance_clock(&mut self, millis: Millis) {
+        self.clock.millis = self.clock.millis.max(millis);
+    }
+
+    /// Sets the replicated clock back to `millis` if it is ahead, and moves all expirations by the
+    /// same amount, so that remaining TTLs do not change. Expirations that were given as absolute
+    /// times are then too early by this amount, which is accepted: the clock was wrong when they
+    /// were set. Returns the milliseconds by which the clock was set back.
+    pub(in crate::kv) fn set_back_clock(&mut self, millis: Millis) -> Millis {
+        let back = self.clock.millis.saturating_sub(millis);
+        if back == 0 {
+            return 0;
+        }
+        let revision = self.applied_index();
+        for (from, hash) in self.expirations.by_time.clone() {
+            let to = from.saturating_sub(back).max(1);
+            self.modify(
+                hash,
+                |entry| is_expiring(entry, hash, from),
+                |entry| {
+                    entry.set_expiry(Some(to));
+                    entry.mark_changed(revision);
+                },
+            );
+        }
+        self.clock.millis = millis;
+        self.clock.resets += 1;
+        back
+    }
+
+    /// Removes up to [`REMOVED_MAX`] expired keys, with a keyspace notification for each.
+    pub(in crate::kv) fn remove_expired(&mut self) {
+        for _ in 0..REMOVED_MAX {
+            match self.expirations.first() {
+                Some((expires_at, hash)) if expires_at <= self.clock.millis => {
+                    let key = self.take_expired(hash, expires_at);
+                    self.notify("expired", &key);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Removes the entry with this key hash and this expiration time, which must exist, and returns
+    /// the entry's key.
+    fn take_expired(&mut self, hash: u64, expires_at: Millis) -> Bytes {
+        let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
+        let entry = removed.expect("every key of the expiration index exists");
+        self.subtract(&entry);
+        entry.shared_key()
+    }
+}
+
+/// Returns whether the entry has this key hash and this expiration time.
+fn is_expiring(entry: &KeyEntry, hash: u64, expires_at: Millis) -> bool {
+    entry.expires_at() == Some(expires_at) && entry.key_hash() == hash
+}

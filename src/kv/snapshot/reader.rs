@@ -1,0 +1,247 @@
+//! Reads and validates snapshots. The bytes come from a disk or a peer: no input makes this panic,
+//! and memory grows with the bytes received, not with the lengths they claim.
+
+use bytes::{Buf as _, BytesMut};
+
+use crate::kv::client_sessions::ClientSession;
+use crate::kv::dedup::decode_request;
+use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::keyspace::restore::RestoredEntry;
+use crate::kv::snapshot::{
+    BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    SnapshotError, SnapshotMark, VERSION,
+};
+use crate::kv::state_machine::{StateMachine, digest_of};
+use crate::kv::values::digest::Digest;
+use crate::types::{EntryId, Index};
+
+/// Reads a snapshot, which is fed to it in pieces of any size.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    buffer: BytesMut,
+    /// Number of snapshot bytes processed and removed from the buffer so far.
+    consumed: u64,
+    /// CRC-32C of the header and blocks read so far (without the blocks' checksum fields).
+    checksum: u32,
+    header: Option<Header>,
+    /// The state restored so far; `None` if the snapshot is only checked.
+    state: Option<StateMachine>,
+    /// Sum of the hashes of the entries and client sessions read so far, if the snapshot is only
+    /// checked; 0 if a state is restored, which has its own digest.
+    digest: Digest,
+    /// Number of entries of the keyspace read so far.
+    entries: u64,
+    /// Kind byte of the block that was read last (entries, requests, client sessions or end of the
+    /// snapshot); 0 before the first block.
+    kind: u8,
+    ended: bool,
+    /// Whether checks of checksums and digest are skipped: a fault for testing the checkers
+    /// (mutation testing).
+    #[cfg(feature = "mutants")]
+    trusting: bool,
+}
+
+impl Default for SnapshotReader {
+    fn default() -> SnapshotReader {
+        SnapshotReader { state: Some(StateMachine::default()), ..SnapshotReader::checking() }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    last: EntryId,
+    digest: u64,
+    entries: u64,
+    clock: ReplicatedClock,
+}
+
+impl SnapshotReader {
+    /// Returns a reader that only checks that a snapshot is intact and matches its header. Needs
+    /// little memory, since no state is restored.
+    pub fn checking() -> SnapshotReader {
+        SnapshotReader {
+            buffer: BytesMut::new(),
+            consumed: 0,
+            checksum: 0,
+            header: None,
+            state: None,
+            digest: Digest::default(),
+            entries: 0,
+            kind: 0,
+            ended: false,
+            #[cfg(feature = "mutants")]
+            trusting: false,
+        }
+    }
+
+    /// Skips all checks of checksums and digest from now on: a fault for testing the checkers
+    /// (mutation testing).
+    #[cfg(feature = "mutants")]
+    pub fn trust(&mut self) {
+        self.trusting = true;
+    }
+
+    #[cfg(feature = "mutants")]
+    fn is_trusting(&self) -> bool {
+        self.trusting
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
+    const fn is_trusting(&self) -> bool {
+        false
+    }
+
+    /// Reads the next piece of the snapshot, of any size.
+    ///
+    /// # Errors
+    /// If it is not part of a valid snapshot. The reader must not be fed again then.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        self.buffer.extend_from_slice(piece);
+        if self.header.is_none() && !self.read_header()? {
+            return Ok(());
+        }
+        while self.read_block()? {}
+        Ok(())
+    }
+
+    /// Returns the restored state, and the mark that identifies the snapshot: its last log entry,
+    /// its length in bytes and its checksum.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    ///
+    /// # Panics
+    /// If the reader was created by [`SnapshotReader::checking`], which restores no state.
+    pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
+        let mark = self.mark()?;
+        let mut state = self.state.take().expect("not called on a reader that only checks");
+        let clock = self.header.map(|header| header.clock).unwrap_or_default();
+        state.move_to(mark.last.index, clock);
+        Ok((state, mark))
+    }
+
+    /// Returns the mark that identifies the snapshot: its last log entry, its length in bytes and
+    /// its checksum. The whole snapshot must have been fed to the reader.
+    ///
+    /// # Errors
+    /// If the snapshot is incomplete or does not match its header.
+    pub fn mark(&self) -> Result<SnapshotMark, SnapshotError> {
+        let bytes = self.consumed + self.buffer.len() as u64;
+        let Some(header) = self.header.filter(|_| self.ended) else {
+            return Err(SnapshotError::Short { bytes });
+        };
+        if !self.buffer.is_empty() {
+            return Err(self.damaged("bytes after the end"));
+        }
+        let digest = match &self.state {
+            Some(state) => state.digest_as(header.last.index, header.clock),
+            None => digest_of(self.digest, header.last.index, header.clock),
+        };
+        let differs = self.entries != header.entries || digest != header.digest;
+        if differs && !self.is_trusting() {
+            return Err(SnapshotError::Contents { keys: self.entries });
+        }
+        Ok(SnapshotMark { last: header.last, bytes, checksum: self.checksum })
+    }
+
+    fn damaged(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Damaged { offset: self.consumed, what }
+    }
+
+    /// Reads the snapshot's header from the buffer. Returns false if the buffer does not contain
+    /// all of it yet.
+    fn read_header(&mut self) -> Result<bool, SnapshotError> {
+        let known = self.buffer.len().min(MAGIC.len());
+        if self.buffer[..known] != MAGIC[..known] {
+            return Err(SnapshotError::Magic);
+        }
+        if self.buffer.len() < HEADER_BYTES {
+            return Ok(false);
+        }
+        let mut bytes = self.buffer.split_to(HEADER_BYTES);
+        self.checksum = crc32c::crc32c(&bytes);
+        self.consumed += HEADER_BYTES as u64;
+        bytes.advance(MAGIC.len());
+        let found = bytes.get_u32_le();
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
+        if last.index > REVISION_MAX {
+            return Err(self.damaged("log index out of range"));
+        }
+        let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
+        let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
+        self.header = Some(Header { last, digest, entries, clock });
+        Ok(true)
+    }
+
+    /// Reads a block from the buffer. Returns false if the buffer does not contain all of the block
+    /// yet.
+    fn read_block(&mut self) -> Result<bool, SnapshotError> {
+        let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
+        let mut fields = &head[..];
+        let (kind, count) = (fields.get_u8(), fields.get_u32_le());
+        let length = fields.get_u64_le();
+        if self.ended || kind < self.kind || kind > END {
+            return Err(self.damaged("unexpected kind of block"));
+        }
+        // Nothing is allocated for the claimed length: if it is wrong, the input ends too early.
+        let around = (BLOCK_HEAD_BYTES + CHECKSUM_BYTES) as u64;
+        let whole = length.checked_add(around).and_then(|whole| usize::try_from(whole).ok());
+        let Some(whole) = whole.filter(|whole| *whole <= self.buffer.len()) else {
+            return Ok(false);
+        };
+        let (body, checksum) = self.buffer[..whole].split_at(whole - CHECKSUM_BYTES);
+        self.checksum = crc32c::crc32c_append(self.checksum, body);
+        if self.is_trusting() {
+            self.checksum = u32::from_le_bytes(checksum.try_into().expect("four bytes"));
+        } else if checksum != self.checksum.to_le_bytes() {
+            return Err(self.damaged("wrong checksum"));
+        }
+        let block = self.buffer.split_to(whole);
+        let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
+        let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
+        if !all_valid || !items.is_empty() {
+            return Err(self.damaged("invalid item"));
+        }
+        self.kind = kind;
+        self.ended = kind == END;
+        self.consumed += whole as u64;
+        Ok(true)
+    }
+
+    /// Reads an item of a block of this `kind`; `None` if the item is invalid or a duplicate.
+    fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
+        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
+        let is_new = match (kind, &mut self.state) {
+            (ENTRIES, state) => {
+                let entry = RestoredEntry::decode(items, last)?;
+                self.entries += 1;
+                if let Some(state) = state {
+                    state.keyspace.restore(entry)
+                } else {
+                    self.digest.add(entry.fingerprint());
+                    true
+                }
+            }
+            (REQUESTS, state) => {
+                let (key, outcome) = decode_request(items)?;
+                state.as_mut().is_none_or(|state| state.restore_request(key, outcome))
+            }
+            (CLIENT_SESSIONS, state) => {
+                let (id, session) = ClientSession::decode(items)?;
+                if let Some(state) = state {
+                    state.client_sessions.insert(id, session)
+                } else {
+                    self.digest.add(session.hash(id));
+                    true
+                }
+            }
+            _ => false,
+        };
+        is_new.then_some(())
+    }
+}

@@ -1,0 +1,219 @@
+//! Snapshots are read back, and no damaged one is accepted.
+
+use proptest::prelude::*;
+
+use super::writer::Blocks;
+use super::*;
+use crate::kv::commands::outcome::Outcome;
+use crate::kv::keyspace::clock::ReplicatedClock;
+use crate::kv::keyspace::entry::REVISION_MAX;
+use crate::kv::state_machine::StateMachine;
+use crate::kv::{Command, CommandId, Operation};
+use crate::types::{ClientId, Index, RequestId, RequestKey};
+
+/// A state machine with every kind of outcome but one in its deduplication table.
+#[allow(clippy::needless_borrows_for_generic_args, reason = "three arguments must be borrowed")]
+fn busy_state() -> StateMachine {
+    let mut state = StateMachine::default();
+    let key: &[u8] = b"key";
+    let (incrby, getdel) = (CommandId::of("incrby"), CommandId::of("getdel"));
+    let (transfer, append) = (CommandId::of("transfer"), CommandId::of("append"));
+    let incr = CommandId::of("incr");
+    let add = Operation::call(incrby, [&b"count"[..], b"-5"]).encode();
+    for (number, operation) in [
+        Operation::set(key, b"value"),
+        Operation::del(b"nothing"),
+        Operation::call(transfer, &[&b"a"[..], b"b", b"1"]),
+        Operation::call(CommandId::SET, &[key, b"other", b"NX"]),
+        Operation::call(append, [key, &[7; 3_000]]),
+        Operation::call(incrby, [&b"count"[..], b"5"]),
+        Operation::call(incrby, [key, b"5"]),
+        Operation::call(getdel, [&b"count"[..]]),
+        Operation::call(incrby, [&b"count"[..], b"9223372036854775807"]),
+        Operation::call(incr, [&b"count"[..]]),
+        Operation::OpenSession,
+        Operation::OpenSession,
+        Operation::Once { session: 11, sequence: 1, operation: &add },
+        Operation::Once { session: 11, sequence: 1, operation: &add },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = RequestId([u8::try_from(number).unwrap(); 16]);
+        let payload = Command { key: RequestKey { client: ClientId(1), request }, operation };
+        state.apply(state.applied_index().next(), &payload.encode());
+    }
+    state
+}
+
+fn bytes_of(state: &StateMachine) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let last = EntryId { term: crate::types::Term(3), index: state.applied_index() };
+    let mark = state.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+    assert_eq!(read(&bytes, 4_096).unwrap().1, mark);
+    bytes
+}
+
+fn read(bytes: &[u8], piece: usize) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
+    let mut reader = SnapshotReader::default();
+    bytes.chunks(piece).try_for_each(|piece| reader.feed(piece))?;
+    reader.finish()
+}
+
+#[test]
+fn state_is_restored_with_deduplication_and_sessions() {
+    let mut state = busy_state();
+    let bytes = bytes_of(&state);
+    for piece in [1, 7, 100, bytes.len()] {
+        let (mut copy, mark) = read(&bytes, piece).unwrap();
+        assert_eq!((mark.last, mark.bytes), (EntryId::new(3, 14), bytes.len() as u64));
+        assert_eq!((copy.digest(), copy.key_count()), (state.digest(), state.key_count()));
+        assert!(copy.remembered().eq(state.remembered()));
+        let retry = Command {
+            key: RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
+            operation: Operation::call(CommandId::of("incrby"), [&b"count"[..], b"5"]),
+        };
+        assert!(copy.apply(Index(15), &retry.encode()).repeated);
+        // A request that was executed in a session is not executed again.
+        assert_eq!(copy.session_count(), 2);
+        let operation = Operation::call(CommandId::of("incrby"), [&b"count"[..], b"-5"]);
+        let operation = &operation.encode();
+        let retry = Command {
+            key: RequestKey { client: ClientId(2), request: RequestId([1; 16]) },
+            operation: Operation::Once { session: 11, sequence: 1, operation },
+        };
+        let outcome = copy.apply(Index(16), &retry.encode()).outcome;
+        assert_eq!(outcome, Outcome::Integer(i64::MAX - 5));
+        assert_eq!(copy.keyspace.string(b"count").unwrap(), Some(&b"9223372036854775802"[..]));
+    }
+    assert_eq!(state.apply(Index(15), b"nonsense").outcome, Outcome::Malformed);
+    let empty = bytes_of(&StateMachine::default());
+    assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
+}
+
+#[test]
+fn log_index_out_of_range_is_rejected() {
+    let read_header = |index| {
+        let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
+        let _ = Blocks::header(last, 0, 0, ReplicatedClock::default(), &mut |header| {
+            bytes.extend_from_slice(header);
+        });
+        read(&bytes, 64).map(drop)
+    };
+    let offset = HEADER_BYTES as u64;
+    assert_eq!(read_header(REVISION_MAX), Err(SnapshotError::Short { bytes: offset }));
+    let what = "log index out of range";
+    assert_eq!(read_header(REVISION_MAX.next()), Err(SnapshotError::Damaged { offset, what }));
+}
+
+#[test]
+fn many_entries_are_split_into_blocks() {
+    let mut state = StateMachine::default();
+    for number in 0..5_000_u32 {
+        let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
+        let name = format!("key:{number}");
+        let value = vec![1; 50];
+        let operation = Operation::set(name.as_bytes(), &value);
+        state.apply(state.applied_index().next(), &Command { key, operation }.encode());
+    }
+    let bytes = bytes_of(&state);
+    assert!(bytes.len() > 5 * BLOCK_BYTES);
+    assert_eq!(read(&bytes, 1_000).unwrap().0.digest(), state.digest());
+}
+
+#[test]
+fn view_is_immutable_while_the_state_changes() {
+    let mut state = StateMachine::default();
+    let apply = |state: &mut StateMachine, number: u32, operation: Operation<'_>| {
+        let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
+        state.apply(state.applied_index().next(), &Command { key, operation }.encode());
+    };
+    let name = |number: u32| format!("key:{number}").into_bytes();
+    for number in 0..3_000 {
+        let value = number.to_string().into_bytes();
+        apply(&mut state, number, Operation::set(&name(number), &value));
+    }
+    let (before, key_count) = (state.digest(), state.key_count());
+    let last = EntryId { term: crate::types::Term(3), index: state.applied_index() };
+    let mut writer = SnapshotWriter::new(state.view(last));
+    assert_eq!(writer.last(), last);
+    let mut bytes = Vec::new();
+    let mut parts = 0;
+    let mark = loop {
+        // Every kind of change, to entries that are written already and to others.
+        let number = 3_000 + parts;
+        let (key, fresh) = (&name(parts * 7 % 3_000), name(number));
+        apply(
+            &mut state,
+            number,
+            match parts % 4 {
+                0 => Operation::set(key, b"other"),
+                1 => Operation::call(CommandId::of("append"), [key, &b"longer"[..]]),
+                2 => Operation::del(key),
+                _ => Operation::set(&fresh, b"new"),
+            },
+        );
+        parts += 1;
+        let mark = writer.write(&mut |piece| bytes.extend_from_slice(piece));
+        if let Some(mark) = mark {
+            break mark;
+        }
+    };
+    drop(writer);
+    let (copy, read_mark) = read(&bytes, 4_096).unwrap();
+    assert_eq!((copy.digest(), copy.key_count()), (before, key_count));
+    assert_eq!(read_mark, mark);
+    for number in 0..3_000 {
+        let value = copy.keyspace.string(&name(number)).unwrap().map(<[u8]>::to_vec);
+        assert_eq!(value, Some(number.to_string().into_bytes()));
+    }
+    let mut checking = SnapshotReader::checking();
+    bytes.chunks(1_000).for_each(|piece| checking.feed(piece).unwrap());
+    assert_eq!(checking.mark(), Ok(mark));
+    // The state after the view is what its log says.
+    assert_ne!(state.digest(), before);
+    let again = bytes_of_any(&state);
+    assert_eq!(read(&again, 4_096).unwrap().0.digest(), state.digest());
+    apply(&mut state, 9_999_999, Operation::call(CommandId::of("flushall"), []));
+    assert_eq!(state.key_count(), 0);
+}
+
+fn bytes_of_any(state: &StateMachine) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let last = EntryId { term: crate::types::Term(3), index: state.applied_index() };
+    state.write_snapshot(last, &mut |piece| bytes.extend_from_slice(piece));
+    bytes
+}
+
+#[test]
+fn every_bit_flip_and_truncation_is_detected() {
+    let bytes = bytes_of(&busy_state());
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(read(&damaged, 4_096).is_err(), "bit {bit}");
+        let mut checking = SnapshotReader::checking();
+        let checked = checking.feed(&damaged).and_then(|()| checking.mark());
+        assert!(checked.is_err(), "bit {bit}, checking only");
+    }
+    for length in 0..bytes.len() {
+        assert!(read(&bytes[..length], 4_096).is_err(), "truncated to {length}");
+    }
+    let longer = [&bytes[..], b"x"].concat();
+    assert!(matches!(read(&longer, 64), Err(SnapshotError::Damaged { .. })));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_rejected_without_panic(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        has_valid_prefix in any::<bool>(),
+    ) {
+        if has_valid_prefix {
+            let whole = bytes_of(&busy_state());
+            let kept = bytes.len().min(whole.len());
+            bytes.splice(0..0, whole[..kept].iter().copied());
+        }
+        prop_assert!(read(&bytes, 13).is_err());
+    }
+}

@@ -1,0 +1,187 @@
+//! Values other than strings (hashes, sets, lists, sorted sets), with one interface by which the
+//! keyspace stores, measures, compares and encodes them.
+
+use std::sync::Arc;
+
+use crate::kv::values::content::Content;
+use crate::kv::values::hash::Hash;
+use crate::kv::values::list::List;
+use crate::kv::values::set::Set;
+use crate::kv::values::sorted_set::SortedSet;
+
+/// Type of a value, as in Redis's `TYPE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// A byte string.
+    String,
+    /// Fields with values.
+    Hash,
+    /// Distinct members.
+    Set,
+    /// Values in order.
+    List,
+    /// Distinct members ordered by score.
+    SortedSet,
+}
+
+/// A value that is not a string. Snapshots may share it; a change then copies it first.
+#[derive(Clone)]
+pub(in crate::kv) enum Collection {
+    Hash(Arc<Hash>),
+    Set(Arc<Set>),
+    List(Arc<List>),
+    SortedSet(Arc<SortedSet>),
+}
+
+/// Conversions between a concrete collection type, such as a hash or a list, and [`Collection`],
+/// which can hold any of them.
+pub(in crate::kv) trait CollectionType: Content {
+    /// Converts the content of one collection type to a [`Collection`].
+    fn wrap(content: Arc<Self>) -> Collection;
+    /// Returns the content if `collection` is of this type, else `None`.
+    fn get(collection: &Collection) -> Option<&Arc<Self>>;
+    /// Returns the content for modification if `collection` is of this type, else `None`.
+    fn get_mut(collection: &mut Collection) -> Option<&mut Arc<Self>>;
+}
+
+macro_rules! collection_types {
+    ($($name:ident),*) => {$(
+        impl CollectionType for $name {
+            fn wrap(content: Arc<$name>) -> Collection {
+                Collection::$name(content)
+            }
+
+            fn get(collection: &Collection) -> Option<&Arc<$name>> {
+                if let Collection::$name(content) = collection { Some(content) } else { None }
+            }
+
+            fn get_mut(collection: &mut Collection) -> Option<&mut Arc<$name>> {
+                if let Collection::$name(content) = collection { Some(content) } else { None }
+            }
+        }
+    )*};
+}
+
+collection_types!(Hash, Set, List, SortedSet);
+
+impl ValueType {
+    /// All types of values. A type is encoded in snapshots as its index in this list.
+    pub(in crate::kv) const ALL: &[ValueType] = &[
+        ValueType::String,
+        ValueType::Hash,
+        ValueType::Set,
+        ValueType::List,
+        ValueType::SortedSet,
+    ];
+
+    /// Returns the name of the type as Redis's `TYPE` reports it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ValueType::String => "string",
+            ValueType::Hash => "hash",
+            ValueType::Set => "set",
+            ValueType::List => "list",
+            ValueType::SortedSet => "zset",
+        }
+    }
+}
+
+impl Collection {
+    pub(in crate::kv) fn value_type(&self) -> ValueType {
+        match self {
+            Collection::Hash(_) => ValueType::Hash,
+            Collection::Set(_) => ValueType::Set,
+            Collection::List(_) => ValueType::List,
+            Collection::SortedSet(_) => ValueType::SortedSet,
+        }
+    }
+
+    pub(in crate::kv) fn digest(&self) -> u64 {
+        match self {
+            Collection::Hash(hash) => hash.digest(),
+            Collection::Set(set) => set.digest(),
+            Collection::List(list) => list.digest(),
+            Collection::SortedSet(set) => set.digest(),
+        }
+    }
+
+    pub(in crate::kv) fn bytes(&self) -> usize {
+        match self {
+            Collection::Hash(hash) => hash.bytes(),
+            Collection::Set(set) => set.bytes(),
+            Collection::List(list) => list.bytes(),
+            Collection::SortedSet(set) => set.bytes(),
+        }
+    }
+
+    pub(in crate::kv) fn encoding(&self) -> &'static str {
+        match self {
+            Collection::Hash(hash) => hash.encoding(),
+            Collection::Set(set) => set.encoding(),
+            Collection::List(list) => list.encoding(),
+            Collection::SortedSet(set) => set.encoding(),
+        }
+    }
+
+    pub(in crate::kv) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Collection::Hash(hash) => hash.encode(out),
+            Collection::Set(set) => set.encode(out),
+            Collection::List(list) => list.encode(out),
+            Collection::SortedSet(set) => set.encode(out),
+        }
+    }
+
+    /// Decodes a collection of this type from a snapshot; `None` if the bytes are malformed or the
+    /// type is a string.
+    pub(in crate::kv) fn decode(value_type: ValueType, from: &mut &[u8]) -> Option<Collection> {
+        match value_type {
+            ValueType::String => None,
+            ValueType::Hash => Hash::decode(from).map(|hash| Collection::Hash(Arc::new(hash))),
+            ValueType::Set => Set::decode(from).map(|set| Collection::Set(Arc::new(set))),
+            ValueType::List => List::decode(from).map(|list| Collection::List(Arc::new(list))),
+            ValueType::SortedSet => {
+                SortedSet::decode(from).map(|set| Collection::SortedSet(Arc::new(set)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COLLECTIONS: &[ValueType] =
+        &[ValueType::Hash, ValueType::Set, ValueType::List, ValueType::SortedSet];
+
+    #[test]
+    fn empty_collections_are_rejected() {
+        let collections =
+            [Hash::wrap(Arc::default()), Set::wrap(Arc::default()), List::wrap(Arc::default())];
+        for collection in collections.into_iter().chain([SortedSet::wrap(Arc::default())]) {
+            let mut bytes = Vec::new();
+            collection.encode(&mut bytes);
+            assert!(Collection::decode(collection.value_type(), &mut &bytes[..]).is_none());
+        }
+    }
+
+    #[test]
+    fn excessive_declared_bucket_count_is_rejected() {
+        let mut bytes = vec![1];
+        bytes.put_u32_le(u32::MAX);
+        bytes.put_u64_le(0);
+        assert!(Collection::decode(ValueType::Hash, &mut &bytes[..]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for value_type in COLLECTIONS {
+                let _ = Collection::decode(*value_type, &mut &bytes[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Copy-on-write data: snapshots share parts of the state, and a part is copied only if it is
+//! changed while shared.
+
+use std::mem;
+use std::sync::Arc;
+
+/// Data that a snapshot may share and that is then copied before it is changed. While exclusive, it
+/// is changed without checking a reference count, which would cost every write a cache miss.
+pub(in crate::kv) enum CopyOnWrite<T> {
+    Exclusive(T),
+    Shared(Arc<T>),
+}
+
+impl<T: Clone + Default> CopyOnWrite<T> {
+    pub(in crate::kv) fn get(&self) -> &T {
+        match self {
+            CopyOnWrite::Exclusive(part) => part,
+            CopyOnWrite::Shared(part) => part,
+        }
+    }
+
+    /// Returns the data for modification, after copying it if it is still shared.
+    pub(in crate::kv) fn get_mut(&mut self) -> &mut T {
+        if self.is_shared() {
+            self.make_exclusive();
+        }
+        match self {
+            CopyOnWrite::Exclusive(part) => part,
+            CopyOnWrite::Shared(_) => unreachable!("it was made exclusive"),
+        }
+    }
+
+    /// Returns whether the data may be shared, so that changing it may copy it.
+    pub(in crate::kv) fn is_shared(&self) -> bool {
+        matches!(self, CopyOnWrite::Shared(_))
+    }
+
+    #[cold]
+    fn make_exclusive(&mut self) {
+        if let CopyOnWrite::Shared(part) = mem::take(self) {
+            *self = CopyOnWrite::Exclusive(Arc::unwrap_or_clone(part));
+        }
+    }
+
+    /// Returns an immutable handle to the current data, and marks the data as shared.
+    pub(in crate::kv) fn share(&mut self) -> Arc<T> {
+        if let CopyOnWrite::Exclusive(part) = self {
+            *self = CopyOnWrite::Shared(Arc::new(mem::take(part)));
+        }
+        match self {
+            CopyOnWrite::Shared(part) => Arc::clone(part),
+            CopyOnWrite::Exclusive(_) => unreachable!("it was just shared"),
+        }
+    }
+}
+
+impl<T: Default> Default for CopyOnWrite<T> {
+    fn default() -> CopyOnWrite<T> {
+        CopyOnWrite::Exclusive(T::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_content_is_immutable_and_copied_once() {
+        let mut part = CopyOnWrite::Exclusive(vec![1]);
+        let shared = part.share();
+        assert!(Arc::ptr_eq(&shared, &part.share()), "sharing twice does not copy");
+        part.get_mut().push(2);
+        let address = part.get().as_ptr();
+        part.get_mut()[0] = 3;
+        assert_eq!((&*shared, part.get()), (&vec![1], &vec![3, 2]));
+        assert_eq!(part.get().as_ptr(), address, "only the first change copies");
+        drop(part.share());
+        let address = part.get().as_ptr();
+        assert_eq!(part.get_mut().as_ptr(), address, "no handle is left, so nothing is copied");
+    }
+}

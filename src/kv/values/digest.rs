@@ -1,0 +1,120 @@
+//! An incremental hash of the state: the sum of one fingerprint per entry. Addition is commutative,
+//! so the order of a hash table cannot affect it, and replicas compare the result.
+//!
+//! The hash function is implemented here instead of imported, because its results must not change
+//! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
+//! differences, not deliberate collisions.
+
+/// A commutative hash (wrapping sum) of a set of fingerprints, so that entries can be added and
+/// removed in any order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::kv) struct Digest(u64);
+
+/// An odd constant without an obvious bit pattern (the golden ratio), as a factor for mixing
+/// hashes.
+const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+
+impl Digest {
+    /// Adds a fingerprint.
+    pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
+        self.0 = self.0.wrapping_add(fingerprint);
+    }
+
+    /// Removes a fingerprint that was added before.
+    pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
+        self.0 = self.0.wrapping_sub(fingerprint);
+    }
+
+    /// Returns the digest of the union of two disjoint sets of fingerprints.
+    pub(in crate::kv) fn union(self, other: Digest) -> Digest {
+        Digest(self.0.wrapping_add(other.0))
+    }
+
+    /// Returns the digest as a number, hashed together with `salt`.
+    pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
+        mix(self.0, salt)
+    }
+}
+
+/// Returns the hash of a key, which selects the key's position in hash tables and is the start
+/// value of its entry's fingerprint.
+pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
+    // The length is hashed first, so that moving a byte from the key to the value changes the
+    // fingerprint.
+    absorb(mix(MULTIPLIER, key.len() as u64), key)
+}
+
+/// Returns the fingerprint (hash) of an entry with a string value. `key_hash` is the hash of its
+/// key.
+pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
+    absorb(key_hash, value)
+}
+
+/// Mixes bytes into the hash `state`, eight at a time, and returns the new hash.
+fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        state = mix(state, u64::from_le_bytes(*word));
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    // The length distinguishes trailing zero bytes from padding.
+    mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
+}
+
+/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of both
+/// by a constant and folds the 128-bit product to 64 bits.
+pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
+    let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
+    (low ^ high).wrapping_add(state.rotate_left(23))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+        super::fingerprint(key_hash(key), value)
+    }
+
+    #[test]
+    fn fingerprints_match_fixed_reference_values() {
+        assert_eq!(fingerprint(b"", b""), 0x091F_E210_6B17_4058);
+        assert_eq!(fingerprint(b"key", b"a longer value"), 0x46AE_7F49_B721_A15C);
+    }
+
+    #[test]
+    fn similar_entries_have_different_fingerprints() {
+        let mut seen = BTreeSet::new();
+        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for length in 0..40 {
+            pairs.push((vec![0; length], vec![]));
+            pairs.push((b"k".to_vec(), vec![0; length]));
+            pairs.push((b"abcdefghij"[..length.min(10)].to_vec(), b"z".repeat(length)));
+            pairs.push((length.to_string().into_bytes(), b"1".to_vec()));
+            pairs.push((b"1".to_vec(), length.to_string().into_bytes()));
+        }
+        pairs.sort();
+        pairs.dedup();
+        for (key, value) in &pairs {
+            assert!(seen.insert(fingerprint(key, value)), "{key:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn digest_ignores_order_and_forgets_removed_entries() {
+        let (a, b) = (fingerprint(b"a", b"1"), fingerprint(b"b", b"2"));
+        let (mut one, mut two) = (Digest::default(), Digest::default());
+        one.add(a);
+        one.add(b);
+        two.add(b);
+        two.add(a);
+        assert_eq!(one, two);
+        assert_ne!(one.salted(1), two.salted(2));
+        one.remove(b);
+        one.remove(a);
+        assert_eq!(one, Digest::default());
+    }
+}

@@ -1,0 +1,412 @@
+//! Hashes: fields and their values. A large hash consists of buckets, so that snapshots share them,
+//! a change copies one bucket instead of the whole hash, and no table ever grows in one long step.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
+
+use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
+use crate::kv::values::content::Content;
+use crate::kv::values::digest::{Digest, fingerprint, key_hash};
+
+/// Approximate memory overhead of a hash field in bytes.
+const FIELD_BYTES: usize = 96;
+/// A hash with more fields than this is large: it is scanned in steps and may be split into
+/// buckets. Redis's default of `hash-max-listpack-entries`. Part of the state machine, so it must
+/// be equal on all replicas.
+pub(in crate::kv) const SMALL_FIELDS_MAX: usize = 512;
+/// A hash with a field or value of more bytes than this is large, whatever the number of fields.
+/// Redis's default of `hash-max-listpack-value`. Part of the state machine, so it must be equal on
+/// all replicas.
+pub(in crate::kv) const SMALL_BYTES_MAX: usize = 64;
+/// Average number of fields per bucket above which another bucket is added. While a snapshot shares
+/// the hash, a change copies one or two buckets and the list of buckets.
+const BUCKET_FIELDS: usize = 256;
+/// Maximum number of buckets of a hash: enough for four billion fields, beyond which buckets get
+/// larger. Also bounds the memory that decoding allocates.
+const BUCKETS_MAX: usize = 1 << 24;
+/// Number of low bits of a scan cursor. They hold the number of fields of the current bucket that
+/// were not returned yet.
+const REMAINING_BITS: u32 = 32;
+/// Value of the low bits of a scan cursor for a bucket of which no field was returned yet.
+const ALL_REMAINING: u64 = (1 << REMAINING_BITS) - 1;
+
+type Fields = IndexMap<Bytes, Bytes, FixedState>;
+
+/// Fields and their values. A small hash keeps insertion order. In a large one, the last field of a
+/// bucket takes the place of a removed field, so no field ever moves to a higher index in its
+/// bucket: [`Hash::scan`] depends on that. A hash that was once large stays large and keeps its
+/// number of buckets.
+///
+/// Invariant: `length` is the number of fields, `digest` the sum of their fingerprints, `bytes`
+/// their memory. The order of fields is equal on all replicas: it follows from the log, and
+/// snapshots preserve it, as they do `is_large` and the number of buckets.
+#[derive(Debug, Clone, Default)]
+pub(in crate::kv) struct Hash {
+    buckets: Buckets,
+    length: usize,
+    digest: Digest,
+    bytes: usize,
+    is_large: bool,
+}
+
+/// The buckets of a hash. The hash of a field's name and the number of buckets determine the
+/// field's bucket.
+#[derive(Debug, Clone)]
+enum Buckets {
+    One(Fields),
+    Many(Vec<Arc<Fields>>),
+}
+
+impl Default for Buckets {
+    fn default() -> Buckets {
+        Buckets::One(Fields::default())
+    }
+}
+
+impl Buckets {
+    fn count(&self) -> usize {
+        match self {
+            Buckets::One(_) => 1,
+            Buckets::Many(buckets) => buckets.len(),
+        }
+    }
+
+    fn bucket(&self, at: usize) -> &Fields {
+        match self {
+            Buckets::One(fields) => fields,
+            Buckets::Many(buckets) => &buckets[at],
+        }
+    }
+
+    /// Returns the bucket at index `at` for modification, after copying it if a snapshot shares it.
+    fn bucket_mut(&mut self, at: usize) -> &mut Fields {
+        match self {
+            Buckets::One(fields) => fields,
+            Buckets::Many(buckets) => Arc::make_mut(&mut buckets[at]),
+        }
+    }
+
+    /// Adds a bucket and moves fields of an existing bucket to it (linear hashing).
+    fn split(&mut self) {
+        if let Buckets::One(fields) = self {
+            *self = Buckets::Many(vec![Arc::new(std::mem::take(fields))]);
+        }
+        let Buckets::Many(buckets) = self else {
+            unreachable!("converted to several buckets above")
+        };
+        let new = buckets.len();
+        let old = Arc::make_mut(&mut buckets[new - (1 << new.ilog2())]);
+        // Both buckets keep their order.
+        let (kept, moved) = std::mem::take(old)
+            .into_iter()
+            .partition(|(field, _)| bucket_of(bucket_bits(key_hash(field)), new + 1) != new);
+        *old = kept;
+        buckets.push(Arc::new(moved));
+    }
+}
+
+/// Returns the bits of a field's hash that select its bucket. Within the bucket, another hash
+/// function is used.
+fn bucket_bits(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
+}
+
+/// Returns the index of the bucket of fields whose hash bits are `bits`: the lowest of the bits, as
+/// many as the number of buckets requires.
+fn bucket_of(bits: u32, buckets: usize) -> usize {
+    let among = buckets.next_power_of_two();
+    let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
+    if at < buckets { at } else { at - among / 2 }
+}
+
+/// Returns how many of the lowest hash bits are equal for all fields of this bucket, if there are
+/// `buckets` buckets.
+fn common_bits(bucket: usize, buckets: usize) -> u32 {
+    let level = buckets.ilog2();
+    let (half, split) = (1 << level, buckets - (1 << level));
+    if bucket < split || bucket >= half { level + 1 } else { level }
+}
+
+impl Hash {
+    pub(in crate::kv) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(in crate::kv) fn get(&self, field: &[u8]) -> Option<&Bytes> {
+        match &self.buckets {
+            Buckets::One(fields) => fields.get(field),
+            Buckets::Many(buckets) => {
+                buckets[bucket_of(bucket_bits(key_hash(field)), buckets.len())].get(field)
+            }
+        }
+    }
+
+    /// Sets a field of the hash. Returns whether the field is new.
+    pub(in crate::kv) fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
+        let field_hash = key_hash(field);
+        self.digest.add(fingerprint(field_hash, value));
+        self.bytes += value.len();
+        self.is_large |= field.len().max(value.len()) > SMALL_BYTES_MAX;
+        let value = Bytes::copy_from_slice(value);
+        let bucket = bucket_of(bucket_bits(field_hash), self.buckets.count());
+        let fields = self.buckets.bucket_mut(bucket);
+        if let Some(current) = fields.get_mut(field) {
+            let old = std::mem::replace(current, value);
+            self.digest.remove(fingerprint(field_hash, &old));
+            self.bytes -= old.len();
+            return false;
+        }
+        fields.insert(Bytes::copy_from_slice(field), value);
+        self.bytes += field.len() + FIELD_BYTES;
+        self.length += 1;
+        if self.length > SMALL_FIELDS_MAX {
+            self.is_large = true;
+            let wanted = self.length.div_ceil(BUCKET_FIELDS).min(BUCKETS_MAX);
+            while self.buckets.count() < wanted {
+                self.buckets.split();
+            }
+        }
+        true
+    }
+
+    /// Removes a field. Returns whether the field existed.
+    pub(in crate::kv) fn remove(&mut self, field: &[u8]) -> bool {
+        let field_hash = key_hash(field);
+        let bucket = bucket_of(bucket_bits(field_hash), self.buckets.count());
+        // Checked first so that a shared bucket is not copied for a missing field.
+        if !self.buckets.bucket(bucket).contains_key(field) {
+            return false;
+        }
+        let fields = self.buckets.bucket_mut(bucket);
+        let removed = if self.is_large {
+            fields.swap_remove_entry(field)
+        } else {
+            fields.shift_remove_entry(field)
+        };
+        let (field, value) = removed.expect("the field exists");
+        self.digest.remove(fingerprint(field_hash, &value));
+        self.bytes -= field.len() + value.len() + FIELD_BYTES;
+        self.length -= 1;
+        if self.length == 0 {
+            assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty hash");
+        }
+        true
+    }
+
+    /// Iterates over all fields with their values, bucket by bucket.
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        (0..self.buckets.count()).flat_map(|bucket| self.buckets.bucket(bucket))
+    }
+
+    /// Returns the fields, with their values, at these positions of the iteration order.
+    pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Bytes, &Bytes)> {
+        let lengths = (0..self.buckets.count()).map(|bucket| self.buckets.bucket(bucket).len());
+        let end_of = |end: &mut usize, length| {
+            *end += length;
+            Some(*end)
+        };
+        let ends: Vec<usize> = lengths.scan(0, end_of).collect();
+        let find = |position: &usize| {
+            let bucket = ends.partition_point(|end| end <= position);
+            let fields = self.buckets.bucket(bucket);
+            fields.get_index(position + fields.len() - ends[bucket])
+        };
+        positions.iter().filter_map(find).collect()
+    }
+
+    /// Returns the next fields of a scan, about `count`, and the next cursor; cursor 0 stands for
+    /// the start and the end of the scan. Returns a small hash at once, and a large one bucket by
+    /// bucket, each from its end to its start.
+    ///
+    /// New fields are appended to a bucket, and existing ones only move to lower indexes of it, or
+    /// to the new bucket when theirs is split. Buckets are visited in the order of their common
+    /// bits read reversed, so a new bucket is visited next. Therefore a field that exists during
+    /// the whole scan is returned, and the scan of a growing hash terminates.
+    pub(in crate::kv) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<(&Bytes, &Bytes)>) {
+        if !self.is_large {
+            return (0, self.iter().collect());
+        }
+        let buckets = self.buckets.count();
+        let (mut reversed, mut remaining) = (cursor >> REMAINING_BITS, cursor & ALL_REMAINING);
+        if cursor == 0 {
+            remaining = ALL_REMAINING;
+        }
+        let mut found = Vec::new();
+        while let Ok(bits) = u32::try_from(reversed).map(u32::reverse_bits) {
+            if found.len() >= count {
+                return (reversed << REMAINING_BITS | remaining, found);
+            }
+            let bucket = bucket_of(bits, buckets);
+            let fields = self.buckets.bucket(bucket);
+            let to = usize::try_from(remaining).expect("32 bits fit").min(fields.len());
+            let from = to.saturating_sub(count - found.len());
+            found
+                .extend(fields.get_range(from..to).expect("the range is within the bucket").iter());
+            remaining = from as u64;
+            if from == 0 {
+                let suffix = (1 << (u32::BITS - common_bits(bucket, buckets))) - 1;
+                (reversed, remaining) = ((reversed | suffix) + 1, ALL_REMAINING);
+            }
+        }
+        (0, found)
+    }
+}
+
+impl Content for Hash {
+    fn digest(&self) -> u64 {
+        self.digest.salted(0)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn encoding(&self) -> &'static str {
+        if self.is_large { "hashtable" } else { "listpack" }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.is_large.into());
+        out.put_u32_le(u32::try_from(self.buckets.count()).expect("below BUCKETS_MAX"));
+        out.put_u64_le(self.length as u64);
+        for (field, value) in self.iter() {
+            put_bytes(field, out);
+            put_bytes(value, out);
+        }
+    }
+
+    fn decode(from: &mut &[u8]) -> Option<Hash> {
+        let is_large = take_flag(from)?;
+        let mut hash = Hash { is_large, ..Hash::default() };
+        let buckets = usize::try_from(from.try_get_u32_le().ok()?).ok()?;
+        if !(1..=BUCKETS_MAX).contains(&buckets) || buckets > 1 && !is_large {
+            return None;
+        }
+        if buckets > 1 {
+            // All share one empty table until they get fields: 8 bytes per bucket, whatever the
+            // input claims.
+            hash.buckets = Buckets::Many(vec![Arc::default(); buckets]);
+        }
+        for _ in 0..from.try_get_u64_le().ok()? {
+            let (field, value) = (take_bytes(from)?, take_bytes(from)?);
+            if !hash.set(field, value) {
+                return None;
+            }
+        }
+        Some(hash).filter(|hash| !hash.is_empty() && hash.is_large == is_large)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn filled(count: usize) -> Hash {
+        let mut hash = Hash::default();
+        for number in 0..count {
+            assert!(hash.set(format!("field:{number:012}").as_bytes(), b"value"));
+        }
+        hash
+    }
+
+    fn check(hash: &Hash) {
+        assert_eq!(hash.iter().count(), hash.len());
+        let mut again = Hash::default();
+        for (field, value) in hash.iter() {
+            assert_eq!(hash.get(field), Some(value));
+            again.set(field, value);
+        }
+        assert_eq!((again.digest(), again.bytes()), (hash.digest(), hash.bytes()));
+        let all: Vec<_> = hash.iter().collect();
+        let places: Vec<usize> = (0..hash.len()).rev().collect();
+        assert!(hash.at(&places).into_iter().eq(all.into_iter().rev()));
+        let mut bytes = Vec::new();
+        hash.encode(&mut bytes);
+        let mut rest = &bytes[..];
+        let Some(copy) = Hash::decode(&mut rest) else { return assert!(hash.is_empty()) };
+        assert!(rest.is_empty() && copy.iter().eq(hash.iter()), "in the same order");
+        assert_eq!(copy.buckets.count(), hash.buckets.count());
+    }
+
+    #[test]
+    fn fields_are_distributed_over_buckets() {
+        for count in [0, 1, SMALL_FIELDS_MAX, SMALL_FIELDS_MAX + 1, 5_000, 20_000] {
+            let mut hash = filled(count);
+            check(&hash);
+            let buckets = hash.buckets.count();
+            assert_eq!(buckets > 1, count > SMALL_FIELDS_MAX);
+            assert!(
+                buckets == 1 || buckets == count.div_ceil(BUCKET_FIELDS),
+                "{buckets} for {count}"
+            );
+            let longest = (0..buckets).map(|bucket| hash.buckets.bucket(bucket).len()).max();
+            assert!(longest <= Some(3 * BUCKET_FIELDS), "{longest:?} of {count}");
+            for number in (0..count).filter(|number| number % 3 != 0) {
+                assert!(hash.remove(format!("field:{number:012}").as_bytes()));
+            }
+            assert_eq!(hash.len(), count.div_ceil(3));
+            check(&hash);
+            assert_eq!(hash.buckets.count(), buckets);
+            assert!(!hash.remove(b"nothing"));
+        }
+    }
+
+    #[test]
+    fn hash_write_copies_only_the_bucket_it_changes() {
+        let mut hash = filled(20_000);
+        let view = hash.clone();
+        hash.set(b"field:000000000077", b"other");
+        hash.remove(b"nothing");
+        let (Buckets::Many(own), Buckets::Many(seen)) = (&hash.buckets, &view.buckets) else {
+            panic!("expected several buckets");
+        };
+        let copied = own.iter().zip(seen).filter(|(one, other)| !Arc::ptr_eq(one, other));
+        assert_eq!(copied.count(), 1, "of {}", own.len());
+        assert_eq!(view.get(b"field:000000000077").unwrap(), &b"value"[..]);
+        check(&view);
+    }
+
+    #[test]
+    fn hash_scan_returns_each_field_present_throughout() {
+        for (grows, shrinks) in [(true, false), (false, true), (true, true), (false, false)] {
+            let mut hash = filled(3_000);
+            let (mut cursor, mut seen, mut rounds) = (0, BTreeSet::new(), 0);
+            loop {
+                let (next, found) = hash.scan(cursor, 10);
+                assert!(found.len() <= 10);
+                seen.extend(found.into_iter().map(|(field, _)| field.clone()));
+                for turn in 0..10 {
+                    let number = rounds * 10 + turn;
+                    if grows {
+                        hash.set(format!("new:{number}").as_bytes(), b"");
+                    }
+                    let number = number * 7 % 3_000;
+                    if shrinks && number % 5 != 0 {
+                        hash.remove(format!("field:{number:012}").as_bytes());
+                    }
+                }
+                rounds += 1;
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+            }
+            assert!((60..2_000).contains(&rounds), "{rounds}");
+            assert!(grows || shrinks || rounds == 300, "no field twice if nothing changes");
+            let wanted = (0..3_000).filter(|number| !shrinks || number % 5 == 0);
+            for number in wanted {
+                let field = format!("field:{number:012}").into_bytes();
+                assert!(seen.contains(&field[..]), "{number}, {grows} {shrinks}");
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Values of keys: data structures, independent of keys and commands.
+
+pub(in crate::kv) mod codec;
+pub(in crate::kv) mod collection;
+pub(in crate::kv) mod content;
+pub(in crate::kv) mod copy_on_write;
+pub(in crate::kv) mod digest;
+pub(in crate::kv) mod double;
+pub(in crate::kv) mod extended;
+pub mod glob;
+pub(in crate::kv) mod hash;
+pub(in crate::kv) mod list;
+pub(in crate::kv) mod number;
+pub(in crate::kv) mod score_tree;
+pub(in crate::kv) mod set;
+pub(in crate::kv) mod sorted_set;

@@ -1,0 +1,153 @@
+//! Sets: distinct members.
+
+use std::ops::Range;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use foldhash::fast::FixedState;
+use indexmap::IndexSet;
+
+use super::codec::{put_bytes, take_bytes};
+use super::content::Content;
+use super::digest::{Digest, key_hash};
+use super::number::parse_integer;
+
+/// Approximate memory overhead of a set member in bytes.
+const MEMBER_BYTES: usize = 72;
+
+/// A set or sorted set with at most this many members is returned completely by one `SSCAN` or
+/// `ZSCAN` call.
+pub(in crate::kv) const SCANNED_AT_ONCE_MAX: usize = 128;
+
+/// Maximum number of members of a set of integers for which Redis by default uses the encoding
+/// `intset` (`OBJECT ENCODING`).
+const NUMBERS_MAX: usize = 512;
+
+/// Distinct members in insertion order, except that the last member takes the index of a removed
+/// one. So no member ever moves to a higher index, on which scans depend.
+///
+/// The first change while a snapshot shares the set copies the table and the handles of all
+/// members, not their bytes, in time proportional to their number.
+///
+/// Invariant: `digest` is the sum of the members' hashes, `bytes` their memory. The order of
+/// members is equal on all replicas: it follows from the log, and snapshots preserve it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::kv) struct Set {
+    members: IndexSet<Bytes, FixedState>,
+    digest: Digest,
+    bytes: usize,
+}
+
+impl Set {
+    pub(in crate::kv) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(in crate::kv) fn contains(&self, member: &[u8]) -> bool {
+        self.members.contains(member)
+    }
+
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.members.iter()
+    }
+
+    /// Returns the member at an index of the set's order; `None` if the index is out of range.
+    pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
+        self.members.get_index(index)
+    }
+
+    /// Iterates over the members in a range of indexes, which must not exceed the set's length.
+    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
+        self.members.get_range(range).expect("within the members").iter()
+    }
+
+    /// Adds a copy of `member`. Returns whether the member is new.
+    pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
+        !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
+    }
+
+    /// Adds a member. Returns whether the member is new.
+    pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
+        let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
+        let is_new = self.members.insert(member);
+        if is_new {
+            self.digest.add(hash);
+            self.bytes += bytes;
+        }
+        is_new
+    }
+
+    /// Removes a member. Returns whether the member existed.
+    pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
+        let index = self.members.get_index_of(member);
+        index.is_some_and(|index| self.take(index).is_some())
+    }
+
+    /// Removes and returns the member at an index; `None` if the index is out of range. The last
+    /// member of the set moves to this index.
+    pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
+        let member = self.members.swap_remove_index(index)?;
+        self.digest.remove(key_hash(&member));
+        self.bytes -= member.len() + MEMBER_BYTES;
+        if self.members.is_empty() {
+            assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty set");
+        }
+        Some(member)
+    }
+}
+
+impl Content for Set {
+    fn digest(&self) -> u64 {
+        self.digest.salted(0)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn encoding(&self) -> &'static str {
+        let numbers = self.len() <= NUMBERS_MAX
+            && self.members.iter().all(|member| parse_integer(member).is_some());
+        if numbers { "intset" } else { "hashtable" }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.members.len() as u64);
+        self.members.iter().for_each(|member| put_bytes(member, out));
+    }
+
+    fn decode(from: &mut &[u8]) -> Option<Set> {
+        let mut set = Set::default();
+        for _ in 0..from.try_get_u64_le().ok()? {
+            if !set.add(take_bytes(from)?) {
+                return None;
+            }
+        }
+        Some(set).filter(|set| !set.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_round_trips_through_its_encoding() {
+        let mut set = Set::default();
+        for number in 0..300_u32 {
+            set.add(&number.to_be_bytes());
+        }
+        set.remove(&7_u32.to_be_bytes());
+        let mut bytes = Vec::new();
+        set.encode(&mut bytes);
+        let mut from = &bytes[..];
+        let back = Set::decode(&mut from).unwrap();
+        assert!(from.is_empty());
+        assert!(back.iter().eq(set.iter()), "in the same order");
+        assert_eq!((back.digest(), back.bytes()), (set.digest(), set.bytes()));
+        assert!(Set::decode(&mut &bytes[..bytes.len() - 1]).is_none());
+    }
+}

@@ -1,0 +1,228 @@
+//! Sorted sets: distinct members with scores, ordered by score.
+
+use std::ops::Range;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
+
+use super::codec::{put_bytes, take_bytes};
+use super::content::Content;
+use super::digest::{Digest, fingerprint, key_hash};
+use super::score_tree::{ScoreTree, Scored};
+use super::set::SCANNED_AT_ONCE_MAX;
+
+/// Approximate memory overhead of a sorted-set member in bytes.
+const MEMBER_BYTES: usize = 160;
+
+/// Maximum length in bytes of each member of a sorted set for which Redis by default uses the
+/// encoding `listpack` (`OBJECT ENCODING`).
+const PACKED_BYTES_MAX: usize = 64;
+
+/// Members with their scores, in two indexes: a table by member, and a tree by score.
+///
+/// The first change while a snapshot shares the set copies the table (not the members' bytes, and
+/// of the tree only one path), in time proportional to the number of members.
+///
+/// Invariant: both indexes have the same members with the same scores, which are never NaN or -0.
+/// `digest` is the sum of the members' hashes, `bytes` their memory. The order of the table, in
+/// which the last member takes the index of a removed one, is equal on all replicas: it follows
+/// from the log, and snapshots preserve it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::kv) struct SortedSet {
+    scores: IndexMap<Bytes, f64, FixedState>,
+    order: ScoreTree,
+    digest: Digest,
+    bytes: usize,
+}
+
+/// Effect of setting a member's score: the member was added, its score changed, or nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kv) enum Change {
+    Added,
+    Moved,
+    Nothing,
+}
+
+/// Returns the hash of a member together with its score.
+fn member_hash(member: &[u8], score: f64) -> u64 {
+    fingerprint(key_hash(member), &score.to_bits().to_le_bytes())
+}
+
+/// Returns the score, with -0 replaced by 0, as Redis stores scores in small sorted sets.
+fn without_minus_0(score: f64) -> f64 {
+    score + 0.0
+}
+
+impl SortedSet {
+    /// Returns a sorted set of these members, which must be distinct and have no NaN scores.
+    pub(in crate::kv) fn from_members(members: impl IntoIterator<Item = Scored>) -> SortedSet {
+        let mut set = SortedSet::default();
+        for Scored { score, member } in members {
+            set.add(member, score);
+        }
+        set
+    }
+
+    pub(in crate::kv) fn len(&self) -> usize {
+        self.scores.len()
+    }
+
+    /// Returns whether Redis would encode the sorted set as a listpack, assuming that it was never
+    /// larger.
+    pub(in crate::kv) fn is_packed(&self) -> bool {
+        let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
+        self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
+    }
+
+    /// Returns the score of a member; `None` if the member does not exist.
+    pub(in crate::kv) fn score(&self, member: &[u8]) -> Option<f64> {
+        self.scores.get(member).copied()
+    }
+
+    /// Returns the rank of a member: the number of members before it. `None` if the member does not
+    /// exist.
+    pub(in crate::kv) fn rank(&self, member: &[u8]) -> Option<usize> {
+        Some(self.order.rank(self.score(member)?, member))
+    }
+
+    /// Sets the score of a member; adds the member if it does not exist. The score must not be NaN.
+    pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
+        let score = without_minus_0(score);
+        let Some((_, member, old)) = self.scores.get_full_mut(member) else {
+            self.add(Bytes::copy_from_slice(member), score);
+            return Change::Added;
+        };
+        #[allow(clippy::float_cmp, reason = "an equal score is no change")]
+        if *old == score {
+            return Change::Nothing;
+        }
+        let member = member.clone();
+        let old = std::mem::replace(old, score);
+        self.digest.remove(member_hash(&member, old));
+        self.digest.add(member_hash(&member, score));
+        self.order.remove(old, &member);
+        self.order.insert(Scored { score, member });
+        Change::Moved
+    }
+
+    /// Adds a member, which must not be in the set. The score must not be NaN.
+    fn add(&mut self, member: Bytes, score: f64) {
+        assert!(!score.is_nan(), "score of {member:?}");
+        let score = without_minus_0(score);
+        self.digest.add(member_hash(&member, score));
+        self.bytes += member.len() + MEMBER_BYTES;
+        self.scores.insert(member.clone(), score);
+        self.order.insert(Scored { score, member });
+    }
+
+    /// Removes a member. Returns whether the member existed.
+    pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
+        let Some((member, score)) = self.scores.swap_remove_entry(member) else { return false };
+        self.order.remove(score, &member);
+        self.digest.remove(member_hash(&member, score));
+        self.bytes -= member.len() + MEMBER_BYTES;
+        if self.scores.is_empty() {
+            assert_eq!((self.bytes, self.digest), (0, Digest::default()), "sums of an empty set");
+        }
+        true
+    }
+
+    /// Removes the members with these ranks, which must be in range, and returns them in order.
+    pub(in crate::kv) fn take(&mut self, ranks: Range<usize>) -> Vec<Scored> {
+        let taken: Vec<Scored> = self.order.range(ranks).cloned().collect();
+        for scored in &taken {
+            self.remove(&scored.member);
+        }
+        taken
+    }
+
+    /// Iterates over all members with their scores, in the order of the member table.
+    pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, f64)> {
+        self.scores.iter().map(|(member, score)| (member, *score))
+    }
+
+    /// Iterates over the members, with their scores, in a range of indexes of the member table,
+    /// which must not exceed its length.
+    pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, f64)> {
+        let range = self.scores.get_range(range).expect("within the members");
+        range.iter().map(|(member, score)| (member, *score))
+    }
+
+    /// Returns the members as a tree ordered by score, then by bytes.
+    pub(in crate::kv) fn by_rank(&self) -> &ScoreTree {
+        &self.order
+    }
+}
+
+impl Content for SortedSet {
+    fn digest(&self) -> u64 {
+        self.digest.salted(0)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.scores.is_empty()
+    }
+
+    fn encoding(&self) -> &'static str {
+        if self.is_packed() { "listpack" } else { "skiplist" }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.scores.len() as u64);
+        for (member, score) in self.iter() {
+            put_bytes(member, out);
+            out.put_u64_le(score.to_bits());
+        }
+    }
+
+    fn decode(from: &mut &[u8]) -> Option<SortedSet> {
+        let mut set = SortedSet::default();
+        for _ in 0..from.try_get_u64_le().ok()? {
+            let member = take_bytes(from)?;
+            let score = f64::from_bits(from.try_get_u64_le().ok()?);
+            if score.is_nan() || set.set(member, score) != Change::Added {
+                return None;
+            }
+        }
+        Some(set).filter(|set| !set.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorted_set_round_trips_through_its_encoding() {
+        let mut set = SortedSet::default();
+        for number in 0..1_000_u32 {
+            set.set(&number.to_be_bytes(), f64::from(number % 10) - 4.5);
+        }
+        set.set(b"great", f64::INFINITY);
+        set.set(b"zero", -0.0);
+        set.set(b"great", f64::NEG_INFINITY);
+        assert!(set.remove(&7_u32.to_be_bytes()) && !set.remove(b"nothing"));
+        let mut bytes = Vec::new();
+        set.encode(&mut bytes);
+        let mut from = &bytes[..];
+        let back = SortedSet::decode(&mut from).unwrap();
+        assert!(from.is_empty());
+        assert!(back.iter().eq(set.iter()), "in the same order");
+        assert!(back.order.range(0..back.len()).eq(set.order.range(0..set.len())));
+        assert_eq!((back.digest(), back.bytes()), (set.digest(), set.bytes()));
+        assert!(SortedSet::decode(&mut &bytes[..bytes.len() - 1]).is_none());
+        let at = bytes.len() - 8;
+        bytes[at..].copy_from_slice(&f64::NAN.to_bits().to_le_bytes());
+        assert!(SortedSet::decode(&mut &bytes[..]).is_none(), "NaN is not a score");
+        while !set.is_empty() {
+            set.take(0..set.len().min(100));
+        }
+        let empty = SortedSet::default();
+        assert_eq!((set.digest(), set.bytes()), (empty.digest(), empty.bytes()));
+    }
+}

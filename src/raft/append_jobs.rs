@@ -1,0 +1,154 @@
+//! Work for the log writer: what the next job has to write, the messages that wait for it, and
+//! which jobs are done.
+
+use crate::record::Entry;
+use crate::types::{EntryId, Index, JobSequence};
+
+use super::effects::AppendJob;
+use super::hard_state::TermAndVote;
+use super::log::LogTail;
+use super::message::{Envelope, PeerMsg};
+use super::rejoin::Rejoining;
+
+/// The log writer's jobs: those that are not done yet, and what the next job must contain. A job
+/// makes log entries, the term or the vote durable.
+///
+/// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
+#[derive(Debug)]
+pub(super) struct AppendJobs {
+    /// Number of the last job handed to the log writer; 0 before the first.
+    last: JobSequence,
+    /// Number of the last job that the log writer has done; 0 before the first.
+    done: JobSequence,
+    /// Index of the first log entry that no job contains yet; `None` if jobs were handed out for
+    /// all entries.
+    unwritten_from: Option<Index>,
+    /// If set, the next job must first replace the log on disk by an empty log that starts after
+    /// this entry, the last one of an installed snapshot. `None` if the log on disk stays.
+    restart_after: Option<EntryId>,
+    /// Highest index up to which the jobs so far have allowed the log writer to remove entries from
+    /// disk.
+    compacted_to: Index,
+    /// Messages to peers that are sent when the next job is done.
+    release: Vec<Envelope>,
+}
+
+impl AppendJobs {
+    /// Returns the state before the first job, for a log on disk whose first entry follows index
+    /// `base`.
+    pub(super) fn new(base: Index) -> AppendJobs {
+        AppendJobs {
+            last: JobSequence(0),
+            done: JobSequence(0),
+            unwritten_from: None,
+            restart_after: None,
+            compacted_to: base,
+            release: Vec::new(),
+        }
+    }
+
+    /// Returns the number of the last job that the log writer has done; 0 before the first.
+    pub(super) fn done(&self) -> JobSequence {
+        self.done
+    }
+
+    /// Returns whether the log writer has a job that it has not reported done.
+    pub(super) fn is_busy(&self) -> bool {
+        self.done < self.last
+    }
+
+    /// Records that the entries from index `from` on must be written by the next job.
+    pub(super) fn write_from(&mut self, from: Index) {
+        self.unwritten_from = Some(self.unwritten_from.map_or(from, |before| before.min(from)));
+    }
+
+    /// Records that the log on disk must be replaced by an empty one that starts after `last`, the
+    /// end of an installed snapshot.
+    pub(super) fn restart_log(&mut self, last: EntryId) {
+        assert!(
+            last.index > self.compacted_to,
+            "the log restarts at {last}, but is compacted up to {}",
+            self.compacted_to
+        );
+        self.restart_after = Some(last);
+        self.compacted_to = last.index;
+        self.unwritten_from = None;
+        self.drop_append_replies();
+    }
+
+    /// Keeps a message to a peer; it is sent when the next job is done.
+    pub(super) fn release_when_done(&mut self, envelope: Envelope) {
+        self.release.push(envelope);
+    }
+
+    /// Drops the `AppendEntries` acknowledgements that wait for the next job, because the entries
+    /// that they acknowledge may never be written. Losing an acknowledgement is always safe.
+    pub(super) fn drop_append_replies(&mut self) {
+        self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
+    }
+
+    /// Records that the log writer has done `job`, which must be the oldest unfinished job.
+    pub(super) fn complete(&mut self, job: JobSequence) {
+        assert!(
+            job == self.done.next() && job <= self.last,
+            "job {job} is done after {} of {}",
+            self.done,
+            self.last
+        );
+        self.done = job;
+    }
+
+    /// Returns the next job for the log writer; `None` if nothing has to become durable.
+    /// `compact_to` is the index up to which the log on disk is not needed any more. Compaction
+    /// alone causes a job only if `space_is_low`; otherwise it waits for a job with other work.
+    pub(super) fn next_job(
+        &mut self,
+        log: &LogTail,
+        hard_state: &mut TermAndVote,
+        rejoining: Option<&mut Rejoining>,
+        compact_to: Index,
+        space_is_low: bool,
+    ) -> Option<AppendJob> {
+        assert!(
+            self.unwritten_from.is_none_or(|from| from > log.base().index),
+            "{:?} is not written, but the log begins behind {}",
+            self.unwritten_from,
+            log.base()
+        );
+        let entries: Vec<Entry> =
+            self.unwritten_from.take().map_or_else(Vec::new, |from| log.tail(from));
+        let compact_to = (compact_to > self.compacted_to).then_some(compact_to);
+        let rejoining = rejoining.filter(|rejoining| rejoining.has_caught_up());
+        if entries.is_empty()
+            && !hard_state.is_unwritten()
+            && self.release.is_empty()
+            && self.restart_after.is_none()
+            && rejoining.is_none()
+            && !(compact_to.is_some() && space_is_low)
+        {
+            return None;
+        }
+        self.last = self.last.next();
+        self.compacted_to = compact_to.unwrap_or(self.compacted_to);
+        let restart_after = self.restart_after.take();
+        assert!(
+            restart_after.is_none_or(|restart| restart.index <= self.compacted_to),
+            "the log restarts at {restart_after:?}, but is compacted up to {}",
+            self.compacted_to
+        );
+        debug_assert!(entries.iter().is_sorted_by_key(Entry::id), "{entries:?}");
+        let rejoined = rejoining.is_some();
+        if let Some(rejoining) = rejoining {
+            rejoining.finish_with(self.last);
+        }
+        Some(AppendJob {
+            sequence: self.last,
+            hard_state: hard_state.take_unwritten(self.last),
+            restart_after,
+            compact_to,
+            entries,
+            rejoined,
+            release: std::mem::take(&mut self.release),
+        })
+    }
+}

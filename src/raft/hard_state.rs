@@ -1,0 +1,95 @@
+//! A replica's term and vote, and whether they are durable (Figure 2: before any message shows
+//! them).
+
+use crate::config::Config;
+use crate::types::{JobSequence, NodeId, Term};
+
+use super::effects::HardState;
+use super::rules;
+
+/// The current term and vote, and the number of the log writer's job that makes them durable.
+///
+/// Invariant: the term never falls; within a term the vote changes at most once, from none to a
+/// replica.
+#[derive(Debug)]
+pub(super) struct TermAndVote {
+    current: HardState,
+    /// Whether `current` has not been handed to the log writer yet.
+    is_unwritten: bool,
+    /// Number of the last job that wrote a hard state; 0 before the first.
+    job: JobSequence,
+}
+
+impl TermAndVote {
+    /// Returns the term and vote after a start: those on disk, or the term `term_min` without a
+    /// vote if the term on disk is lower.
+    ///
+    /// The term on disk is lower if a snapshot became durable before the term of its last entry
+    /// did. The replica cannot have voted in that term, because it reveals a vote only when the
+    /// vote is durable.
+    pub(super) fn recovered(durable: HardState, term_min: Term) -> TermAndVote {
+        let is_unwritten = term_min > durable.term;
+        let current =
+            if is_unwritten { HardState { term: term_min, voted_for: None } } else { durable };
+        assert!(current.term <= Term::MAX, "term {} on disk is too large", current.term);
+        TermAndVote { current, is_unwritten, job: JobSequence(0) }
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.current.term
+    }
+
+    pub(super) fn voted_for(&self) -> Option<NodeId> {
+        self.current.voted_for
+    }
+
+    /// Starts the higher term `term`. `voted_for` is this replica if it campaigns in that term,
+    /// else `None`.
+    pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
+        assert!(
+            self.current.term < term && term <= Term::MAX,
+            "term {term} after {}",
+            self.current.term
+        );
+        self.current = HardState { term, voted_for };
+        self.is_unwritten = true;
+    }
+
+    /// Records the vote for `candidate` in the current term. A replica votes once per term (§5.2),
+    /// so a vote for another candidate panics; a repeated vote changes nothing.
+    pub(super) fn vote_for(&mut self, candidate: NodeId, config: &Config) {
+        let before = self.current.voted_for;
+        if before == Some(candidate) {
+            return;
+        }
+        assert!(
+            rules::vote_is_free(before, candidate, config),
+            "a second vote in term {}: for {candidate} after {before:?}",
+            self.current.term
+        );
+        self.current.voted_for = Some(candidate);
+        self.is_unwritten = true;
+    }
+
+    /// Returns whether the current term and vote are durable, given that the log writer has done
+    /// all jobs up to `done`.
+    pub(super) fn is_durable(&self, done: JobSequence) -> bool {
+        !self.is_unwritten && self.job <= done
+    }
+
+    pub(super) fn is_unwritten(&self) -> bool {
+        self.is_unwritten
+    }
+
+    /// Returns the hard state that `job` must write, and marks it as handed out; `None` if it has
+    /// not changed since the previous job.
+    pub(super) fn take_unwritten(&mut self, job: JobSequence) -> Option<HardState> {
+        assert!(self.job < job, "job {job} after {}", self.job);
+        if !self.is_unwritten {
+            return None;
+        }
+        self.is_unwritten = false;
+        self.job = job;
+        Some(self.current)
+    }
+}

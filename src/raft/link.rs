@@ -1,0 +1,118 @@
+//! Estimates of the network to one peer: round-trip time and the share of messages that are
+//! answered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::types::{Instant, Round};
+
+/// Maximum number of recent messages to a peer that are neither answered nor counted as lost; only
+/// these are used to estimate the loss.
+const UNDECIDED_MAX: usize = 16;
+/// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
+/// partitioned. Messages that were sent to it in that time do not count as lost.
+const ABSENT_HEARTBEATS: u32 = 3;
+/// Approximate number of recent messages over which the share of answered messages is averaged.
+const SAMPLES_MAX: f64 = 32.0;
+
+/// Estimates of the round-trip time and the message loss to one peer.
+#[derive(Debug)]
+pub(super) struct LinkEstimate {
+    round_trip: Option<RoundTrip>,
+    /// Rounds of messages to the peer that were neither answered nor counted as lost, with the time
+    /// of sending.
+    undecided: VecDeque<(Round, Instant)>,
+    /// Mean share of messages that the peer answered, from 0 to 1.
+    answered_mean: f64,
+    /// Number of messages that `answered_mean` is based on, at most [`SAMPLES_MAX`].
+    samples: f64,
+}
+
+/// Round-trip time of messages to the peer and its variation, both smoothed as in TCP (RFC 6298).
+#[derive(Clone, Copy, Debug)]
+struct RoundTrip {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl LinkEstimate {
+    /// Returns the estimate before the first sample: no round-trip time, and no message lost.
+    pub(super) fn new() -> LinkEstimate {
+        LinkEstimate {
+            round_trip: None,
+            undecided: VecDeque::new(),
+            answered_mean: 1.0,
+            samples: 0.0,
+        }
+    }
+
+    /// Returns how long a reply of the peer may take: the smoothed round-trip time plus four times
+    /// its variation. `None` before the first reply.
+    pub(super) fn reply_timeout(&self) -> Option<Duration> {
+        self.round_trip.map(|round_trip| round_trip.smoothed + round_trip.variation * 4)
+    }
+
+    /// Returns the mean share of messages that the peer answered, from 0 to 1, and the number of
+    /// messages that this mean is based on.
+    pub(super) fn answered_share(&self) -> (f64, f64) {
+        (self.answered_mean, self.samples)
+    }
+
+    /// Records that a message of round `round` was sent to the peer at `now`.
+    pub(super) fn record_sent(&mut self, round: Round, now: Instant) {
+        if self.undecided.len() >= UNDECIDED_MAX {
+            self.undecided.pop_front();
+        }
+        assert!(
+            self.undecided.back().is_none_or(|&(last, _)| last <= round),
+            "{round:?} was sent after {:?}",
+            self.undecided.back()
+        );
+        self.undecided.push_back((round, now));
+    }
+
+    /// Records that the peer has answered the round `answered`, and counts earlier messages as lost
+    /// if their replies are overdue. `last_reply_at` is the time of the peer's previous reply. A
+    /// reply is overdue after `retransmit_timeout_initial`, not after the shorter retransmission
+    /// timeout, because a late reply is no loss.
+    pub(super) fn record_reply(
+        &mut self,
+        answered: Round,
+        last_reply_at: Instant,
+        now: Instant,
+        config: &Config,
+    ) {
+        if now.since(last_reply_at) > config.heartbeat_interval * ABSENT_HEARTBEATS {
+            self.undecided.clear();
+            return;
+        }
+        for _ in 0..self.undecided.len() {
+            let (round, sent_at) = self.undecided.pop_front().expect("one for each iteration");
+            if round == answered {
+                self.add_sample(1.0);
+            } else if now.since(sent_at) > config.retransmit_timeout_initial {
+                self.add_sample(0.0);
+            } else {
+                self.undecided.push_back((round, sent_at));
+            }
+        }
+        let (share, samples) = self.answered_share();
+        debug_assert!((0.0..=1.0).contains(&share), "{share} of {samples} messages were answered");
+    }
+
+    /// Adds a measured round-trip time to the smoothed one.
+    pub(super) fn add_round_trip(&mut self, took: Duration) {
+        let Some(RoundTrip { smoothed, variation }) = &mut self.round_trip else {
+            self.round_trip = Some(RoundTrip { smoothed: took, variation: took / 2 });
+            return;
+        };
+        *variation = (*variation * 3 + smoothed.abs_diff(took)) / 4;
+        *smoothed = (*smoothed * 7 + took) / 8;
+    }
+
+    fn add_sample(&mut self, answered: f64) {
+        self.samples = (self.samples + 1.0).min(SAMPLES_MAX);
+        self.answered_mean += (answered - self.answered_mean) / self.samples;
+    }
+}

@@ -1,0 +1,220 @@
+//! Client requests that are not answered yet: those that wait for a leader, and those whose entries
+//! are in the log.
+
+use std::collections::VecDeque;
+
+use crate::types::{ClientId, EntryId, Index, Instant, RequestKey};
+
+use super::log::LogTail;
+use super::message::ClientRequest;
+
+/// Maximum number of clients that a follower redirects to the leader between two messages of the
+/// leader. Requests of further clients wait for the leader's next message.
+const REDIRECTED_MAX: usize = 1024;
+
+/// Client requests that wait until a leader is known.
+///
+/// Invariant: ordered by deadline.
+#[derive(Debug, Default)]
+pub(super) struct WaitingRequests {
+    queue: VecDeque<Waiting>,
+    /// Clients that were redirected to the leader since its last message. If such a client comes
+    /// back, it did not reach the leader, so its next request waits for the leader's next message.
+    redirected: Vec<ClientId>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    deadline: Instant,
+    request: ClientRequest,
+}
+
+impl WaitingRequests {
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Adds a request to the end of the queue. It is refused at `deadline`, but no earlier than the
+    /// requests before it.
+    pub(super) fn push(&mut self, request: ClientRequest, deadline: Instant) {
+        let deadline = self.queue.back().map_or(deadline, |last| last.deadline.max(deadline));
+        self.queue.push_back(Waiting { deadline, request });
+    }
+
+    /// Returns whether `client` may be redirected to the leader, and remembers the redirect if so.
+    /// Returns false if it was already redirected since the leader's last message, or too many
+    /// clients were.
+    pub(super) fn may_redirect(&mut self, client: ClientId) -> bool {
+        if self.redirected.len() >= REDIRECTED_MAX || self.redirected.contains(&client) {
+            return false;
+        }
+        self.redirected.push(client);
+        assert!(self.redirected.len() <= REDIRECTED_MAX, "{} clients", self.redirected.len());
+        true
+    }
+
+    /// Removes the first waiting request and returns its key; `None` if none waits. The caller
+    /// redirects the client to the leader, and this is remembered.
+    pub(super) fn pop_redirected(&mut self) -> Option<RequestKey> {
+        let request = self.queue.pop_front()?.request;
+        self.redirected.push(request.key.client);
+        Some(request.key)
+    }
+
+    /// Forgets which clients were redirected, because a message of the leader has arrived.
+    pub(super) fn forget_redirected(&mut self) {
+        self.redirected.clear();
+    }
+
+    /// Removes the first waiting request if its deadline has passed, and returns its key.
+    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<RequestKey> {
+        let waiting = self.queue.pop_front_if(|waiting| waiting.deadline <= now)?;
+        Some(waiting.request.key)
+    }
+
+    /// Shortens the deadlines of all waiting requests to at most `latest`.
+    pub(super) fn limit_deadlines(&mut self, latest: Instant) {
+        for waiting in &mut self.queue {
+            waiting.deadline = waiting.deadline.min(latest);
+        }
+    }
+
+    /// Returns the earliest deadline of a waiting request, or [`Instant::MAX`] if no request waits.
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.queue.front().map_or(Instant::MAX, |waiting| waiting.deadline)
+    }
+
+    /// Removes and returns all waiting requests.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
+        std::mem::take(&mut self.queue).into_iter().map(|waiting| waiting.request)
+    }
+
+    /// Panics in debug builds if the requests are not ordered by deadline.
+    pub(super) fn check(&self) {
+        debug_assert!(self.queue.iter().is_sorted_by_key(|waiting| waiting.deadline), "deadlines");
+    }
+}
+
+/// Client requests that this replica appended to its log as leader, and whose entries are neither
+/// known to be committed nor known to be replaced.
+///
+/// Invariant: `current` is ordered by index; `uncommitted_bytes` is the length of the entries past
+/// the commit index while this replica leads, else 0.
+#[derive(Debug, Default)]
+pub(super) struct AppendedRequests {
+    /// Uncommitted requests that this replica has appended since it became leader, each with the id
+    /// of its entry.
+    current: VecDeque<(EntryId, RequestKey)>,
+    /// Requests that this replica appended when it led in earlier terms, and whose entries are
+    /// neither known to be committed nor known to be replaced. Each with the id of its entry.
+    earlier: Vec<(EntryId, RequestKey)>,
+    uncommitted_bytes: usize,
+}
+
+impl AppendedRequests {
+    pub(super) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
+    /// Records that this replica has become leader: the uncommitted entries that its log already
+    /// contains count towards `uncommitted_bytes`.
+    pub(super) fn start_leadership(&mut self, log: &LogTail, commit_index: Index) {
+        assert!(
+            self.current.is_empty() && self.uncommitted_bytes == 0,
+            "{} requests and {} bytes of a leadership that has not ended",
+            self.current.len(),
+            self.uncommitted_bytes
+        );
+        let inherited = log.tail(commit_index.next());
+        self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
+    }
+
+    /// Records that this replica has ceased to lead: the outcome of its uncommitted requests stays
+    /// unknown until a later leader commits or replaces their entries.
+    pub(super) fn end_leadership(&mut self) {
+        self.earlier.extend(self.current.drain(..));
+        self.uncommitted_bytes = 0;
+    }
+
+    /// Adds the request `key`, whose entry `id` was just appended to the log.
+    pub(super) fn push(&mut self, id: EntryId, key: RequestKey) {
+        assert!(
+            self.current.back().is_none_or(|(last, _)| last.index < id.index),
+            "entry {id} is appended after {:?}",
+            self.current.back()
+        );
+        self.current.push_back((id, key));
+    }
+
+    /// Adds the length of an entry that was just appended to the uncommitted bytes.
+    pub(super) fn add_bytes(&mut self, bytes: usize) {
+        self.uncommitted_bytes += bytes;
+    }
+
+    /// Subtracts the length of an entry that the leader has just committed from the uncommitted
+    /// bytes.
+    pub(super) fn subtract_bytes(&mut self, bytes: usize) {
+        assert!(
+            bytes <= self.uncommitted_bytes,
+            "{bytes} bytes committed of {}",
+            self.uncommitted_bytes
+        );
+        self.uncommitted_bytes -= bytes;
+    }
+
+    /// Removes those requests of this leader whose entries are committed: the entries up to
+    /// `index`.
+    pub(super) fn commit(&mut self, index: Index) {
+        while self.current.pop_front_if(|(id, _)| id.index <= index).is_some() {}
+    }
+
+    /// Panics if requests or bytes are left while this replica does not lead, or if a committed
+    /// request was not removed.
+    pub(super) fn check(&self, is_leader: bool, commit_index: Index) {
+        assert!(
+            is_leader || self.current.is_empty() && self.uncommitted_bytes == 0,
+            "{} requests and {} bytes are uncommitted, but this replica does not lead",
+            self.current.len(),
+            self.uncommitted_bytes
+        );
+        assert!(
+            self.current.front().is_none_or(|(id, _)| id.index > commit_index),
+            "{:?} waits, but {commit_index} is committed",
+            self.current.front()
+        );
+    }
+
+    /// Returns whether this replica has appended no client requests as leader that are still
+    /// uncommitted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+
+    /// Removes the requests that this replica appended when it led in earlier terms and whose
+    /// outcome is now known. A request that will never be committed is passed to `replaced`:
+    /// another entry is committed at its index, or an entry of a later term before it. Terms never
+    /// decrease within a log, so no leader's log can contain such a request any more.
+    ///
+    /// Committed requests are removed too: the applier answers them.
+    pub(super) fn retain_undecided(
+        &mut self,
+        log: &LogTail,
+        commit_index: Index,
+        mut replaced: impl FnMut(RequestKey),
+    ) {
+        let base = log.base().index;
+        self.earlier.retain(|&(id, key)| {
+            if id.index < base {
+                // It may be in a snapshot that a leader sent: its fate is unknown here.
+                return false;
+            }
+            let committed = log.id_at(id.index.min(commit_index));
+            let is_replaced = committed.term > id.term
+                || (committed.index == id.index && committed.term != id.term);
+            if is_replaced {
+                replaced(key);
+            }
+            !is_replaced && id.index > commit_index
+        });
+    }
+}

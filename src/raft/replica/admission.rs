@@ -1,0 +1,202 @@
+//! Admission of peer messages: the rule of terms (§5.1), and the answers that need no role.
+
+use crate::types::{EntryId, Index, NodeId, Round, Term};
+
+use super::{Replica, Role};
+use crate::raft::candidate::VotePhase;
+use crate::raft::effects::{Effects, RejectReason};
+use crate::raft::message::{AppendOutcome, AppendReply, PeerMsg, RequestVote, VoteReply};
+use crate::raft::role::Transition;
+use crate::raft::rules;
+
+impl Replica {
+    /// Applies Raft's term rules (
+    ///
+    /// 5.1) to a peer's message: raises the replica's term to a higher one in the message, and
+    /// rejects a message of a lower term. Returns whether the replica's current role must still
+    /// handle the message.
+    pub(super) fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
+        match message {
+            PeerMsg::RequestVote(request) if request.pre => {
+                self.on_pre_vote(from, *request, out);
+                false
+            }
+            PeerMsg::RequestVote(request) => self.admit_vote_request(from, request, out),
+            // A granted pre-vote names the next term, which has not begun.
+            PeerMsg::VoteReply(VoteReply { pre: true, granted: true, .. }) => true,
+            PeerMsg::VoteReply(reply) => self.admit_reply(from, reply.term, out),
+            PeerMsg::AppendReply(reply) => self.admit_reply(from, reply.term, out),
+            PeerMsg::InstallReply(reply) => self.admit_reply(from, reply.term, out),
+            PeerMsg::AppendEntries(append) => {
+                let is_well_formed = append.is_well_formed();
+                self.admit_from_leader(from, append.term, is_well_formed, message, out)
+            }
+            PeerMsg::InstallSnapshot(install) => {
+                let is_well_formed = install.is_well_formed();
+                self.admit_from_leader(from, install.term, is_well_formed, message, out)
+            }
+            PeerMsg::TimeoutNow(now) => self.admit_from_leader(from, now.term, true, message, out),
+            PeerMsg::Rejoin(_) | PeerMsg::RejoinReply(_) => {
+                unreachable!("messages about rejoining are handled in every role alike")
+            }
+        }
+    }
+
+    fn admit_vote_request(
+        &mut self,
+        from: NodeId,
+        request: &RequestVote,
+        out: &mut Effects,
+    ) -> bool {
+        let own = self.shared.term();
+        if request.term < own {
+            self.deny_vote(from, false, out);
+            return false;
+        }
+        if request.term > own {
+            if self.leader_may_hold_lease() && !self.shared.is_announced_transfer(from, request) {
+                self.shared.counters.stale += 1;
+                return false;
+            }
+            return self.raise_term(from, request.term, None, out);
+        }
+        if self.is_free_pre_candidate() {
+            // It has not started a term of its own: it votes as the follower that it was.
+            self.enter(Transition::Follow { term: own, leader: None }, out);
+        }
+        true
+    }
+
+    fn admit_reply(&mut self, from: NodeId, term: Term, out: &mut Effects) -> bool {
+        let own = self.shared.term();
+        if term > own {
+            self.raise_term(from, term, None, out);
+            return false;
+        }
+        let is_current = rules::reply_is_current(term, own, &self.shared.config);
+        self.shared.counters.stale += u64::from(!is_current);
+        is_current
+    }
+
+    /// Checks a message that only the leader of its term sends, and returns whether the replica's
+    /// role must still handle it. A candidate becomes a follower of the leader of its term (Figure
+    /// 2).
+    fn admit_from_leader(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        is_well_formed: bool,
+        message: &PeerMsg,
+        out: &mut Effects,
+    ) -> bool {
+        let own = self.shared.term();
+        if !is_well_formed {
+            self.shared.counters.malformed += 1;
+            return false;
+        }
+        if term < own {
+            self.shared.counters.stale += 1;
+            self.tell_deposed_leader(from, message, out);
+            return false;
+        }
+        if term > own {
+            return self.raise_term(from, term, Some(from), out);
+        }
+        if let Some(leader) = self.shared.leader_of_term.filter(|&known| known != from) {
+            self.shared.reject(from, RejectReason::SecondLeader { term, leader }, out);
+            return false;
+        }
+        if matches!(self.role, Role::Candidate(_)) {
+            self.enter(Transition::Follow { term, leader: Some(from) }, out);
+        }
+        true
+    }
+
+    /// Sends the current term to the leader of an earlier term, in a reply that rejects its
+    /// message.
+    fn tell_deposed_leader(&mut self, to: NodeId, message: &PeerMsg, out: &mut Effects) {
+        let refused = match message {
+            PeerMsg::AppendEntries(append) => append.prev.index,
+            PeerMsg::InstallSnapshot(_) => Index::ZERO,
+            _ => return,
+        };
+        let outcome = AppendOutcome::Reject { refused, hint: EntryId::ZERO };
+        let (term, disk) = (self.shared.term(), self.shared.disk.state());
+        let reply = AppendReply { term, round: Round(0), disk, outcome };
+        self.shared.send(to, PeerMsg::AppendReply(reply), out);
+    }
+
+    /// Raises the replica's term to the higher term of a message and returns true. If elections
+    /// cannot have reached that term, rejects the message and returns false.
+    fn raise_term(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        leader: Option<NodeId>,
+        out: &mut Effects,
+    ) -> bool {
+        let own = self.shared.term();
+        if !self.shared.may_raise_term(term) {
+            self.shared.reject(from, RejectReason::Term { term, own }, out);
+            return false;
+        }
+        self.enter(Transition::Follow { term, leader }, out);
+        assert!(
+            self.shared.term() == term && self.shared.leader == leader,
+            "followed {leader:?} to term {term}, but {:?} leads term {}",
+            self.shared.leader,
+            self.shared.term()
+        );
+        true
+    }
+
+    /// Returns whether a leader may hold a lease that depends on this replica's not voting: this
+    /// replica itself leads, or it heard from a leader, less than the lowest election timeout ago.
+    fn leader_may_hold_lease(&self) -> bool {
+        if let Role::Leader(leader) = &self.role {
+            let heard_at = leader.quorum_heard_at(&self.shared);
+            return self.shared.now.since(heard_at) < self.shared.config.election_timeout_min;
+        }
+        self.shared.leader_may_hold_lease()
+    }
+
+    /// Returns whether this replica is asking for pre-votes and has not voted in the current term.
+    fn is_free_pre_candidate(&self) -> bool {
+        matches!(&self.role, Role::Candidate(candidate) if candidate.phase() == VotePhase::PreVote)
+            && self.shared.voted_for().is_none()
+    }
+
+    /// Handles a pre-vote request. A granted pre-vote binds this replica to nothing and restarts no
+    /// timeout. A refusal is silent, unless this replica's term is at least the requested one,
+    /// which the sender has to learn.
+    fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.yield_to(from, request.last, &self.shared);
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            // The leader's message shows this term; if the other's is higher, the reply shows that.
+            leader.on_pre_vote(from);
+        } else if request.term <= self.shared.term() {
+            self.deny_vote(from, true, out);
+        } else if !self.shared.may_raise_term(request.term) {
+            // It would not get the vote either.
+            let reason = RejectReason::Term { term: request.term, own: self.shared.term() };
+            self.shared.reject(from, reason, out);
+        } else if matches!(self.role, Role::Follower(_))
+            && !self.shared.is_rejoining()
+            && !self.leader_may_hold_lease()
+            && self.shared.log.last() > request.last
+        {
+            // This replica has no leader either, and the longer log: it campaigns itself.
+            self.enter(Transition::Campaign, out);
+        } else if !self.leader_may_hold_lease() && self.shared.is_up_to_date(request.last) {
+            let reply = VoteReply { term: request.term, pre: true, granted: true };
+            self.shared.send(from, PeerMsg::VoteReply(reply), out);
+        }
+    }
+
+    fn deny_vote(&mut self, to: NodeId, pre: bool, out: &mut Effects) {
+        let reply = VoteReply { term: self.shared.term(), pre, granted: false };
+        self.shared.send(to, PeerMsg::VoteReply(reply), out);
+    }
+}

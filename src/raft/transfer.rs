@@ -1,0 +1,191 @@
+//! Leadership transfer (thesis 3.10). A leader whose disk is stalled or full transfers its
+//! leadership, because other replicas can write what it cannot.
+//!
+//! 1. The leader refuses new requests, sends the target the entries that it lacks, and announces
+//!    the target to all peers. If a voter misses the announcement, it votes only after the leader's
+//!    lease has ended, as in any election.
+//! 2. When the target has acknowledged the leader's whole log, the leader sends it [`TimeoutNow`],
+//!    and serves no more reads under a lease in this term. So voters need not wait for its lease.
+//! 3. The target starts an election at once, without a pre-vote.
+//!
+//! Every transfer ends: with a higher term, which ends the leadership, or with a timeout. After a
+//! timeout the leader accepts requests again, and tries again later, with another target if there
+//! is one.
+
+use std::cmp::Reverse;
+
+use crate::types::{Index, Instant, NodeId};
+
+use super::effects::Effects;
+use super::message::{DiskState, PeerMsg, TimeoutNow};
+use super::progress::Progress;
+use super::quorum::quorum;
+use super::rejoin::REJOINING_HEARTBEATS;
+use super::role::Transition;
+use super::shared::Shared;
+
+/// Maximum age, in heartbeat intervals, of a follower's last reply for the follower to become the
+/// target of a leadership transfer.
+const REPLIED_HEARTBEATS: u32 = 3;
+
+/// The leadership transfers of one leader.
+///
+/// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set.
+#[derive(Debug, Default)]
+pub(super) struct LeadershipTransfer {
+    /// The leadership transfer in progress; `None` if there is none.
+    current: Option<TransferTarget>,
+    /// The target of the leader's latest transfer, in progress or ended; `None` if it has started
+    /// none.
+    last_target: Option<NodeId>,
+    /// Earliest time at which the next transfer may start.
+    next_at: Instant,
+    /// Whether this leader has sent a [`TimeoutNow`] in its term. From then on it serves no reads
+    /// under a lease, because the receiver may start an election at any time.
+    is_lease_given_up: bool,
+}
+
+/// The target of the leadership transfer in progress: the follower that is to become leader.
+#[derive(Debug)]
+struct TransferTarget {
+    id: NodeId,
+    /// Time at which the leader abandons the leadership transfer if it still leads.
+    deadline: Instant,
+    /// Whether the leader has sent [`TimeoutNow`], the request to campaign, to the target of the
+    /// transfer.
+    is_asked: bool,
+}
+
+impl LeadershipTransfer {
+    /// Returns whether a leadership transfer is in progress. The leader then refuses client
+    /// requests.
+    pub(super) fn is_in_progress(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Returns the target of the transfer in progress; `None` if there is none.
+    pub(super) fn target(&self) -> Option<NodeId> {
+        self.current.as_ref().map(|target| target.id)
+    }
+
+    /// Returns the transfer target that `AppendEntries` messages announce: that of the transfer in
+    /// progress, or else the last one if a [`TimeoutNow`] was sent, because its receiver may still
+    /// start an election.
+    pub(super) fn announced_target(&self) -> Option<NodeId> {
+        self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
+    }
+
+    /// Returns whether this leader has given up its lease for the rest of its term, so that another
+    /// replica may be elected although voters have heard from this leader recently.
+    pub(super) fn is_lease_given_up(&self) -> bool {
+        self.is_lease_given_up
+    }
+
+    /// Starts a transfer if the disk is stalled or almost full, sends [`TimeoutNow`] when the
+    /// target has the whole log, and ends an overdue transfer. Returns whether a new target must be
+    /// announced to all peers.
+    pub(super) fn advance(
+        &mut self,
+        progress: &[Progress],
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) -> bool {
+        assert!(shared.leader == Some(shared.id), "{:?} leads this term", shared.leader);
+        let is_wanted = shared.disk.state() != DiskState::Healthy;
+        if let Some(target) = &self.current
+            && (shared.now >= target.deadline || !is_wanted && !target.is_asked)
+        {
+            self.current = None;
+            self.next_at = shared.now + shared.config.leadership_transfer_interval;
+        }
+        let mut is_new = false;
+        if is_wanted
+            && self.current.is_none()
+            && shared.now >= self.next_at
+            && let Some(id) = self.choose_target(progress, shared)
+        {
+            assert!(id != shared.id, "{id} transfers its leadership to itself");
+            let deadline = shared.now + shared.config.leadership_transfer_timeout;
+            self.current = Some(TransferTarget { id, deadline, is_asked: false });
+            self.last_target = Some(id);
+            shared.counters.leadership_transfers += 1;
+            shared.announced_transfer = Some((shared.term(), id));
+            // Voters must know the target before it asks them.
+            is_new = true;
+        }
+        let last = shared.log.last();
+        if let Some(target) = &mut self.current
+            && !target.is_asked
+            && match_index_of(progress, target.id) == last.index
+        {
+            target.is_asked = true;
+            self.is_lease_given_up = true;
+            let message = PeerMsg::TimeoutNow(TimeoutNow { term: shared.term(), last });
+            shared.send(target.id, message, out);
+        }
+        assert!(
+            self.is_lease_given_up || !self.current.as_ref().is_some_and(|target| target.is_asked),
+            "{:?} was asked to campaign under a lease",
+            self.current
+        );
+        is_new
+    }
+
+    /// Returns when [`LeadershipTransfer::advance`] must be called next although no message
+    /// arrives; [`Instant::MAX`] if it need not be.
+    pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
+        match &self.current {
+            Some(target) => target.deadline,
+            None if shared.disk.state() != DiskState::Healthy => {
+                self.next_at.max(shared.now + shared.config.heartbeat_interval)
+            }
+            None => Instant::MAX,
+        }
+    }
+
+    /// Returns the follower with the highest match index among those that answer, are neither
+    /// rejoining nor receiving a snapshot, and have a healthy disk. The target of the previous
+    /// transfer is chosen only if there is no other. Returns `None` if the followers to choose from
+    /// are fewer than a quorum, because they could not elect a leader without this replica.
+    fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
+        let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
+        let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
+        let candidates: Vec<&Progress> = progress
+            .iter()
+            .filter(|peer| shared.now.since(peer.last_reply_at) <= reply_age_max)
+            .filter(|peer| peer.disk == DiskState::Healthy && !peer.is_receiving_snapshot())
+            .filter(|peer| {
+                let asked_at = peer.asked_to_rejoin_at;
+                asked_at.is_none_or(|at| shared.now.since(at) > rejoin_age_max)
+            })
+            .collect();
+        if candidates.len() < quorum(shared.replicas(), &shared.config) {
+            return None;
+        }
+        let best = candidates.into_iter().max_by_key(|peer| {
+            let is_new = self.last_target != Some(peer.id);
+            (is_new, peer.match_index(), Reverse(peer.id))
+        });
+        best.map(|peer| peer.id)
+    }
+}
+
+fn match_index_of(progress: &[Progress], id: NodeId) -> Index {
+    let peer = progress.iter().find(|peer| peer.id == id).expect("the target is a peer");
+    peer.match_index()
+}
+
+/// Handles [`TimeoutNow`] at a follower: returns the transition that starts an election if the
+/// follower has the leader's whole log and its disk is healthy. A late or repeated message costs at
+/// most an election.
+pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
+    shared.heard_leader(from);
+    // That entry is durable: the leader knows it from this replica. This core may not know it yet,
+    // because the log writer sends the acknowledgement before it reports to the core.
+    let has_all = shared.log.last() == now.last;
+    if !has_all || shared.disk.state() != DiskState::Healthy {
+        shared.counters.stale += 1;
+        return Transition::Stay;
+    }
+    Transition::TakeOver
+}

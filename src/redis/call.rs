@@ -1,0 +1,100 @@
+//! The arguments of a command's function: a request and the state that its reply depends on.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+
+use crate::kv::{Command, CommandId, ItemsBuffer, Operation};
+use crate::types::{RequestKey, RequestKind};
+use crate::wire::resp::{Request, Version, Writer};
+
+use super::action::Action;
+use super::context::Context;
+use super::session::connection::Connection;
+use super::session::reply_format::{ReplyFormat, ReplyKind};
+use super::settings::Settings;
+
+/// Input and output of the function that runs a command: the request, its connection, the state
+/// that replies depend on, and the writer of the reply.
+#[derive(Debug)]
+pub(super) struct Call<'c> {
+    pub(super) connection: &'c mut Connection,
+    /// The state machine's command that the command table assigns to the request's command; `None`
+    /// if the table assigns none.
+    pub(super) command: Option<CommandId>,
+    pub(super) request: Request<'c>,
+    pub(super) key: RequestKey,
+    pub(super) context: &'c Context,
+    pub(super) settings: &'c mut Settings,
+    pub(super) writer: Writer<'c>,
+    /// Buffer that collects the encoded operations of commands inside `EXEC` or `ONCE`, which are
+    /// not submitted to the consensus core one by one; `None` for any other request.
+    pub(super) batch: Option<&'c mut ItemsBuffer>,
+}
+
+impl<'c> Call<'c> {
+    /// Returns the argument at `index`; index 0 is the command's name.
+    ///
+    /// # Panics
+    /// If the request has no argument at `index`. Call it only for arguments that the command's
+    /// arity guarantees.
+    pub(super) fn argument(&self, index: usize) -> &'c [u8] {
+        self.request.get(index).expect("the arity was checked")
+    }
+
+    /// Submits an operation to the state machine, or adds it to the batch inside `EXEC` and `ONCE`.
+    /// `kind` says how the operation's outcome becomes the reply.
+    pub(super) fn submit(&mut self, operation: Operation<'_>, kind: ReplyKind) -> Action {
+        let reply_format = ReplyFormat { kind, version: self.writer.version(), muted: false };
+        if let Some(batch) = &mut self.batch {
+            batch.push(&operation.encode());
+            return Action::Submit {
+                kind: RequestKind::Write,
+                payload: Bytes::new(),
+                reply_format,
+                redirect_slot: None,
+                blocks: false,
+            };
+        }
+        if let Some(text) = self.too_large(operation) {
+            return self.error(&format_args!("ERR the command is too large: {text}"));
+        }
+        let command = Command { key: self.key, operation };
+        let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
+        let payload = command.encode_in(self.writer.buffer());
+        Action::Submit { kind, payload, reply_format, redirect_slot: None, blocks: false }
+    }
+
+    /// Returns why an operation is too large for a log entry, as text for an error; `None` if it
+    /// fits.
+    pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
+        let length = Command { key: self.key, operation }.encoded_len();
+        let max = self.context.payload_bytes_max;
+        (length > max)
+            .then(|| format!("it takes {length} bytes in the log, at most {max} are allowed"))
+    }
+
+    /// Writes an error reply. `text` begins with the error code, such as `ERR`.
+    pub(super) fn error(&mut self, text: &dyn Display) -> Action {
+        self.writer.error(text.to_string().as_bytes());
+        Action::Reply
+    }
+
+    /// Replies `OK`.
+    pub(super) fn ok(&mut self) -> Action {
+        self.writer.ok();
+        Action::Reply
+    }
+
+    /// Writes an integer reply; `i64::MAX` if `number` does not fit in an `i64`.
+    pub(super) fn integer(&mut self, number: impl TryInto<i64>) -> Action {
+        self.writer.integer(number.try_into().unwrap_or(i64::MAX));
+        Action::Reply
+    }
+
+    /// Changes the protocol version of this reply and of all later replies on the connection.
+    pub(super) fn set_version(&mut self, version: Version) {
+        self.connection.version = version;
+        self.writer.set_version(version);
+    }
+}

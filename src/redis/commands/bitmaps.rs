@@ -1,0 +1,44 @@
+//! Commands on the bits of strings.
+
+use crate::redis::commands::passthrough::passed_on;
+use crate::redis::spec::{CommandSpec, READ_FAST};
+
+const WRITE: &[&str] = &["write", "denyoom"];
+
+const READ: &[&str] = &["readonly"];
+
+const fn of_bits(name: &'static str, arity: i8, since: &'static str) -> CommandSpec {
+    passed_on(name, arity).categories(&["bitmap"]).since(since, "bitmap")
+}
+
+/// The bitmap commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    of_bits("bitcount", -2, "2.6.0")
+        .flags(READ)
+        .costs("O(N), N being the number of bytes")
+        .about("Counts the set bits of a string."),
+    of_bits("bitfield", -2, "3.2.0")
+        .flags(WRITE)
+        .costs("O(N), N being the number of subcommands and the value's length")
+        .about("Reads and changes integers of arbitrary width within a string."),
+    of_bits("bitfield_ro", -2, "6.0.0")
+        .flags(READ_FAST)
+        .costs("O(N), N being the number of subcommands")
+        .about("Reads integers of arbitrary width within a string."),
+    of_bits("bitop", -4, "2.6.0")
+        .flags(WRITE)
+        .costs("O(N), N being the number of bytes")
+        .about("Performs bitwise operations between strings and stores the result."),
+    of_bits("bitpos", -3, "2.8.7")
+        .flags(READ)
+        .costs("O(N), N being the number of bytes")
+        .about("Finds the first bit that is set, or clear, in a string."),
+    of_bits("getbit", 3, "2.2.0")
+        .flags(READ_FAST)
+        .costs("O(1)")
+        .about("Returns a bit of a string."),
+    of_bits("setbit", 4, "2.2.0")
+        .flags(WRITE)
+        .costs("O(N), N being the value's length")
+        .about("Sets or clears a bit of a string. Creates the key if it does not exist."),
+];

@@ -1,0 +1,281 @@
+//! `CLUSTER` and related commands. To a Redis Cluster client the cluster is one shard with all
+//! slots: the leader is its master, the other replicas are the master's replicas.
+
+use std::fmt::Write as _;
+
+use crate::kv::{CommandId, Operation, SLOT_COUNT, parse_integer, slot_of};
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::context::{Context, ReplicaInfo};
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command, subcommand};
+
+use super::help::{container, help_row};
+
+/// The cluster commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    command("asking", 1, asking)
+        .flags(&["fast"])
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Has no effect: this server never replies with an ASK redirection."),
+    container("cluster")
+        .since("3.0.0", "cluster")
+        .about("A container for cluster commands.")
+        .with(CLUSTER),
+    command("readonly", 1, readonly)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Lets followers serve the connection's reads instead of redirecting them."),
+    command("readwrite", 1, readwrite)
+        .flags(ANYTIME_FAST)
+        .categories(&["connection"])
+        .since("3.0.0", "cluster")
+        .costs("O(1)")
+        .about("Ends the effect of READONLY on the connection."),
+    command("role", 1, role)
+        .flags(&["noscript", "loading", "stale", "fast"])
+        .categories(&["admin", "dangerous"])
+        .since("2.8.12", "server")
+        .costs("O(1)")
+        .about("Returns the replication role of this replica. The leader is the master."),
+];
+
+const CLUSTER: &[CommandSpec] = &[
+    row("countkeysinslot", "cluster|countkeysinslot", 3, countkeysinslot)
+        .costs("O(N), N being the number of keys")
+        .about("Returns the number of keys in a hash slot."),
+    help_row("cluster|help").since("5.0.0", "cluster"),
+    row("info", "cluster|info", 2, info).costs("O(1)").about("Returns the state of the cluster."),
+    row("keyslot", "cluster|keyslot", 3, keyslot)
+        .costs("O(N), N being the length of the key")
+        .about("Returns the hash slot of a key."),
+    row("myid", "cluster|myid", 2, myid).costs("O(1)").about("Returns the id of this replica."),
+    row("nodes", "cluster|nodes", 2, nodes)
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the replicas of the cluster as text, one per line."),
+    row("shards", "cluster|shards", 2, shards)
+        .since("7.0.0", "cluster")
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the cluster's only shard and its replicas."),
+    row("slots", "cluster|slots", 2, slots)
+        .costs("O(N), N being the number of replicas")
+        .about("Returns the only range of hash slots and its replicas, the leader first."),
+];
+
+const fn row(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run).flags(&["stale"]).since("3.0.0", "cluster")
+}
+
+const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
+const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
+
+/// `CLUSTER SLOTS`
+fn slots(call: &mut Call<'_>) -> Action {
+    call.connection.follows_redirects = true;
+    let Some(leader) = call.context.leader() else {
+        // Without a leader no slot is served; clients ask again.
+        call.writer.array(0);
+        return Action::Reply;
+    };
+    let (context, writer) = (call.context, &mut call.writer);
+    writer.array(1);
+    writer.array(2 + context.nodes.len());
+    writer.integer(0);
+    writer.integer(LAST_SLOT);
+    for node in leader_first(context, leader) {
+        writer.array(4);
+        writer.bulk(node.host.as_bytes());
+        writer.integer(node.port.into());
+        writer.bulk(context.name_of(node.id).as_bytes());
+        writer.array(0);
+    }
+    Action::Reply
+}
+
+/// `CLUSTER SHARDS`
+fn shards(call: &mut Call<'_>) -> Action {
+    call.connection.follows_redirects = true;
+    let (context, writer) = (call.context, &mut call.writer);
+    writer.array(1);
+    writer.map(2);
+    writer.bulk(b"slots");
+    if context.leader().is_some() {
+        writer.array(2);
+        writer.integer(0);
+        writer.integer(LAST_SLOT);
+    } else {
+        writer.array(0);
+    }
+    writer.bulk(b"nodes");
+    writer.array(context.nodes.len());
+    for node in &context.nodes {
+        let role = if context.leader == Some(node.id) { "master" } else { "replica" };
+        let health = if node.connected { "online" } else { "fail" };
+        let offset = i64::try_from(context.replication_offset(node)).unwrap_or(i64::MAX);
+        writer.map(7);
+        writer.bulk(b"id");
+        writer.bulk(context.name_of(node.id).as_bytes());
+        writer.bulk(b"port");
+        writer.integer(node.port.into());
+        for (field, text) in [("ip", &*node.host), ("endpoint", &node.host), ("role", role)] {
+            writer.bulk(field.as_bytes());
+            writer.bulk(text.as_bytes());
+        }
+        writer.bulk(b"replication-offset");
+        writer.integer(offset);
+        writer.bulk(b"health");
+        writer.bulk(health.as_bytes());
+    }
+    Action::Reply
+}
+
+/// `CLUSTER NODES`
+fn nodes(call: &mut Call<'_>) -> Action {
+    call.connection.follows_redirects = true;
+    let context = call.context;
+    let mut text = String::new();
+    for node in &context.nodes {
+        let leads = context.leader == Some(node.id);
+        let myself = if node.id == context.me { "myself," } else { "" };
+        let role = if leads { "master" } else { "slave" };
+        let master = match context.leader() {
+            Some(leader) if !leads => context.name_of(leader.id),
+            _ => "-".to_owned(),
+        };
+        let link = if node.connected { "connected" } else { "disconnected" };
+        let range = if leads { format!(" 0-{LAST_SLOT}") } else { String::new() };
+        writeln!(
+            text,
+            "{} {}:{}@{} {myself}{role} {master} 0 0 {} {link}{range}",
+            context.name_of(node.id),
+            node.host,
+            node.port,
+            node.peer_port,
+            context.term,
+        )
+        .expect("writing to a string succeeds");
+    }
+    call.writer.verbatim(&text);
+    Action::Reply
+}
+
+/// `CLUSTER INFO`
+fn info(call: &mut Call<'_>) -> Action {
+    let context = call.context;
+    let (state, slots) = if context.leader().is_some() { ("ok", SLOT_COUNT) } else { ("fail", 0) };
+    let fields = [
+        ("cluster_state", state.to_owned()),
+        ("cluster_slots_assigned", SLOT_COUNT.to_string()),
+        ("cluster_slots_ok", slots.to_string()),
+        ("cluster_slots_pfail", "0".to_owned()),
+        ("cluster_slots_fail", (SLOT_COUNT - slots).to_string()),
+        ("cluster_known_nodes", context.nodes.len().to_string()),
+        ("cluster_size", "1".to_owned()),
+        ("cluster_current_epoch", context.term.to_string()),
+        ("cluster_my_epoch", context.term.to_string()),
+    ];
+    let mut text = String::new();
+    for (field, value) in fields {
+        write!(text, "{field}:{value}\r\n").expect("writing to a string succeeds");
+    }
+    call.writer.verbatim(&text);
+    Action::Reply
+}
+
+/// `CLUSTER MYID`
+fn myid(call: &mut Call<'_>) -> Action {
+    call.writer.bulk(call.context.name_of(call.context.me).as_bytes());
+    Action::Reply
+}
+
+/// `CLUSTER KEYSLOT key`
+fn keyslot(call: &mut Call<'_>) -> Action {
+    let slot = slot_of(call.argument(2));
+    call.integer(slot)
+}
+
+/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the slot.
+fn countkeysinslot(call: &mut Call<'_>) -> Action {
+    let Some(number) = parse_integer(call.argument(2)) else {
+        return call.error(&"ERR Invalid or out of range slot");
+    };
+    match u16::try_from(number) {
+        Ok(slot) if slot < SLOT_COUNT => {
+            let operation = Operation::call(COUNT_KEYS_IN_SLOT, [call.argument(2)]);
+            call.submit(operation, ReplyKind::Plain)
+        }
+        _ => call.error(&"ERR Invalid slot"),
+    }
+}
+
+/// Runs `ASKING`, which clients send before a request that an `ASK` error redirected: replies `OK`.
+/// This server never replies with `ASK`.
+fn asking(call: &mut Call<'_>) -> Action {
+    call.ok()
+}
+
+/// `READONLY`
+fn readonly(call: &mut Call<'_>) -> Action {
+    call.connection.reads_from_followers = true;
+    call.ok()
+}
+
+/// `READWRITE`
+fn readwrite(call: &mut Call<'_>) -> Action {
+    call.connection.reads_from_followers = false;
+    call.ok()
+}
+
+/// Runs `ROLE`: reports the leader as a Redis master and its followers as slaves. On the Sentinel
+/// port it reports the role `sentinel`.
+fn role(call: &mut Call<'_>) -> Action {
+    let (context, writer) = (call.context, &mut call.writer);
+    if call.connection.is_on_sentinel_port {
+        writer.array(2);
+        writer.bulk(b"sentinel");
+        writer.array(1);
+        writer.bulk(context.sentinel_name.as_bytes());
+        return Action::Reply;
+    }
+    let applied = i64::try_from(context.applied_index.0).unwrap_or(i64::MAX);
+    if context.leads() {
+        let followers = || context.nodes.iter().filter(|node| node.id != context.me);
+        writer.array(3);
+        writer.bulk(b"master");
+        writer.integer(applied);
+        writer.array(followers().count());
+        for node in followers() {
+            writer.array(3);
+            writer.bulk(node.host.as_bytes());
+            writer.bulk(node.port.to_string().as_bytes());
+            writer.bulk(context.replication_offset(node).to_string().as_bytes());
+        }
+        return Action::Reply;
+    }
+    let leader = context.leader();
+    writer.array(5);
+    writer.bulk(b"slave");
+    writer.bulk(leader.map_or(&b""[..], |leader| leader.host.as_bytes()));
+    writer.integer(leader.map_or(0, |leader| leader.port.into()));
+    writer.bulk(if leader.is_some() { b"connected" } else { b"connect" });
+    writer.integer(if leader.is_some() { applied } else { -1 });
+    Action::Reply
+}
+
+/// Returns an iterator over all replicas that starts with the leader.
+fn leader_first<'c>(
+    context: &'c Context,
+    leader: &'c ReplicaInfo,
+) -> impl Iterator<Item = &'c ReplicaInfo> {
+    let others = context.nodes.iter().filter(move |node| node.id != leader.id);
+    std::iter::once(leader).chain(others)
+}

@@ -1,0 +1,217 @@
+//! `COMMAND`: describes the table of commands.
+
+use crate::kv::glob;
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::spec::{
+    ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
+};
+use crate::wire::resp::Writer;
+
+use super::help::help_row;
+
+/// The row of `COMMAND` in the command table, with the rows of its subcommands.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("command", -1, all)
+    .flags(ANYTIME)
+    .categories(&["connection"])
+    .since("2.8.13", "server")
+    .costs("O(N), N being the number of commands")
+    .about("Returns details about all commands.")
+    .with(COMMAND)];
+
+const COMMAND: &[CommandSpec] = &[
+    subcommand_with_table("count", "command|count", 2, count)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(1)")
+        .about("Returns the number of commands."),
+    subcommand_with_table("docs", "command|docs", -2, docs)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns documentation of the named commands, or of all."),
+    subcommand_with_table("getkeys", "command|getkeys", -4, getkeys)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of arguments")
+        .about("Returns the keys among the arguments of a command."),
+    help_row("command|help").categories(&["connection"]).since("5.0.0", "server"),
+    subcommand_with_table("info", "command|info", -2, info)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("2.8.13", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns details about the named commands, or about all."),
+    subcommand_with_table("list", "command|list", -2, list)
+        .flags(ANYTIME)
+        .categories(&["connection"])
+        .since("7.0.0", "server")
+        .costs("O(N), N being the number of commands")
+        .about("Returns the names of all commands, or of those that pass a filter."),
+];
+
+/// `COMMAND`
+fn all(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    call.writer.array(table.all().len());
+    for spec in table.all() {
+        write_details(&mut call.writer, spec);
+    }
+    Action::Reply
+}
+
+/// `COMMAND COUNT`
+fn count(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    call.integer(table.all().len())
+}
+
+/// Runs `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`: returns the
+/// names of the commands that pass the filter.
+fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let mut arguments = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
+    let filter = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
+    let chosen: Vec<&CommandSpec> = match filter {
+        (None, ..) => table.all().to_vec(),
+        (Some(filter), Some(kind), Some(wanted), None) if filter == b"filterby" => {
+            match &kind[..] {
+                // No command comes from a module.
+                b"module" => Vec::new(),
+                b"aclcat" => {
+                    let has = |spec: &&CommandSpec| {
+                        categories(spec).any(|name| name.as_bytes() == wanted)
+                    };
+                    table.all().iter().copied().filter(has).collect()
+                }
+                b"pattern" => {
+                    let matches =
+                        |spec: &&CommandSpec| glob::matches(&wanted, spec.name.as_bytes());
+                    table.all().iter().copied().filter(matches).collect()
+                }
+                _ => return call.error(&"ERR syntax error"),
+            }
+        }
+        _ => return call.error(&"ERR syntax error"),
+    };
+    call.writer.array(chosen.len());
+    for spec in chosen {
+        call.writer.bulk(spec.name.as_bytes());
+    }
+    Action::Reply
+}
+
+/// Runs `COMMAND INFO [name ...]`: returns details about the named commands, or about all.
+fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    if call.request.len() == 2 {
+        return all(call, table);
+    }
+    let names = call.request.rest(2);
+    call.writer.array(names.len());
+    for name in names {
+        match table.find_full(name) {
+            Some(spec) => write_details(&mut call.writer, spec),
+            None => call.writer.null(),
+        }
+    }
+    Action::Reply
+}
+
+/// Runs `COMMAND DOCS [name ...]`: returns documentation of the named commands, or of all. Unknown
+/// names are left out, as in Redis.
+fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    if call.request.len() == 2 {
+        call.writer.map(table.all().len());
+        for spec in table.all() {
+            write_docs(&mut call.writer, spec);
+        }
+        return Action::Reply;
+    }
+    let known = || call.request.rest(2).filter_map(|name| table.find_full(name));
+    call.writer.map(known().count());
+    known().for_each(|spec| write_docs(&mut call.writer, spec));
+    Action::Reply
+}
+
+/// Runs `COMMAND GETKEYS command [argument ...]`: returns the keys among the arguments.
+fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let count = call.request.len() - 2;
+    let name = call.argument(2).to_ascii_lowercase();
+    let Some(spec) = table.find(&name) else {
+        return call.error(&"ERR Invalid command specified");
+    };
+    if !spec.has_keys() {
+        return call.error(&"ERR The command has no key arguments");
+    }
+    if !spec.accepts(count) {
+        return call.error(&"ERR Invalid number of arguments specified for command");
+    }
+    let Some(keys) = spec.keys(count, &|index| call.request.get(2 + index)) else {
+        return call.error(&"ERR Invalid arguments specified for command");
+    };
+    call.writer.array(keys.clone().count());
+    for index in keys {
+        call.writer.bulk(call.request.get(2 + index).unwrap_or_default());
+    }
+    Action::Reply
+}
+
+/// Returns a command's ACL categories: the categories that its flags imply, with `fast` or `slow`,
+/// and the categories listed in its row of the command table.
+fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
+    let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
+    let by_flag = by_flag.map(|(flag, category)| spec.has_flag(flag).then_some(category));
+    let speed = if spec.has_flag("fast") { "fast" } else { "slow" };
+    by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
+}
+
+/// Writes a command's details as one element of the reply of `COMMAND INFO`. Its lists of tips and
+/// key specifications are always empty: clients find a command's keys by the positions of the first
+/// and last key and the step.
+fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    let range = spec.key_range();
+    writer.array(10);
+    writer.bulk(spec.full_name.as_bytes());
+    writer.integer(spec.arity.into());
+    writer.set(spec.flags.len());
+    for flag in spec.flags {
+        writer.simple(flag);
+    }
+    for number in [range.first, range.last, range.step] {
+        writer.integer(number.into());
+    }
+    writer.set(categories(spec).count());
+    for category in categories(spec) {
+        writer.simple(&format!("@{category}"));
+    }
+    writer.array(0);
+    writer.array(0);
+    writer.array(spec.subcommands.len());
+    for sub in spec.subcommands {
+        write_details(writer, sub);
+    }
+}
+
+/// Writes one entry of the reply of `COMMAND DOCS`: a command's name and its documentation.
+fn write_docs(writer: &mut Writer<'_>, spec: &CommandSpec) {
+    writer.bulk(spec.full_name.as_bytes());
+    let fields = [
+        ("summary", spec.summary),
+        ("since", spec.since),
+        ("group", spec.group),
+        ("complexity", spec.complexity),
+    ];
+    let fields = fields.iter().filter(|(_, text)| !text.is_empty());
+    writer.map(fields.clone().count() + usize::from(!spec.subcommands.is_empty()));
+    for (field, text) in fields {
+        writer.bulk(field.as_bytes());
+        writer.bulk(text.as_bytes());
+    }
+    if !spec.subcommands.is_empty() {
+        writer.bulk(b"subcommands");
+        writer.map(spec.subcommands.len());
+        for sub in spec.subcommands {
+            write_docs(writer, sub);
+        }
+    }
+}

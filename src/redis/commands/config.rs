@@ -1,0 +1,104 @@
+//! `CONFIG`: reads and changes [`Settings`](crate::redis::settings::Settings).
+
+use crate::kv::glob;
+use crate::redis::action::{Action, Statistics};
+use crate::redis::call::Call;
+use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
+
+use super::help::{container, help_row};
+
+/// The row of `CONFIG` in the command table, with the rows of its subcommands.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("config")
+    .since("2.0.0", "server")
+    .about("A container for server configuration commands.")
+    .with(CONFIG)];
+
+const CONFIG: &[CommandSpec] = &[
+    subcommand("get", "config|get", -3, get)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(N), N being the number of settings")
+        .about("Returns the values of the settings whose names match patterns."),
+    help_row("config|help").since("5.0.0", "server"),
+    subcommand("resetstat", "config|resetstat", 2, reset_statistics)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(1)")
+        .about("Resets the counters of connections, commands and bytes."),
+    subcommand("rewrite", "config|rewrite", 2, rewrite)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.8.0", "server")
+        .costs("O(1)")
+        .about(
+            "Always returns an error: changes made by CONFIG SET are lost when the process exits, \
+             and there is no Redis config file to rewrite.",
+        ),
+    subcommand("set", "config|set", -4, set)
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("2.0.0", "server")
+        .costs("O(N), N being the number of settings")
+        .about("Sets one or more settings: all of them, or none on an error."),
+];
+
+/// Runs `CONFIG GET pattern [pattern ...]`: returns names and values of the settings that match.
+fn get(call: &mut Call<'_>) -> Action {
+    let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
+    let is_wanted =
+        |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
+    let chosen: Vec<(&str, &str)> =
+        call.settings.all().filter(|(name, _)| is_wanted(name)).collect();
+    call.writer.map(chosen.len());
+    for (name, value) in chosen {
+        call.writer.bulk(name.as_bytes());
+        call.writer.bulk(value.as_bytes());
+    }
+    Action::Reply
+}
+
+/// `CONFIG RESETSTAT`
+fn reset_statistics(call: &mut Call<'_>) -> Action {
+    call.writer.ok();
+    Action::ResetStatistics(Statistics::Traffic)
+}
+
+/// Runs `CONFIG REWRITE`: always returns an error, because settings are not read from a Redis
+/// config file, so there is no file to rewrite.
+fn rewrite(call: &mut Call<'_>) -> Action {
+    call.error(&"ERR The server is running without a config file")
+}
+
+/// Runs `CONFIG SET name value [name value ...]`: changes all named settings, or none on an error.
+fn set(call: &mut Call<'_>) -> Action {
+    let mut arguments = call.request.rest(2);
+    if !arguments.len().is_multiple_of(2) {
+        return call.error(&"ERR syntax error");
+    }
+    let mut changed = call.settings.clone();
+    let mut names: Vec<String> = Vec::with_capacity(arguments.len() / 2);
+    while let (Some(argument), Some(value)) = (arguments.next(), arguments.next()) {
+        let argument = String::from_utf8_lossy(argument);
+        let name = argument.to_ascii_lowercase();
+        let outcome = changed.set(&name, value);
+        let is_duplicate = names.contains(&name);
+        names.push(name);
+        let reason = match outcome {
+            Err(None) => {
+                return call.error(&format_args!(
+                    "ERR Unknown option or number of arguments for CONFIG SET - '{argument}'"
+                ));
+            }
+            _ if is_duplicate => "duplicate parameter".to_owned(),
+            Err(Some(reason)) => reason,
+            Ok(()) => continue,
+        };
+        return call.error(&format_args!(
+            "ERR CONFIG SET failed (possibly related to argument '{argument}') - {reason}"
+        ));
+    }
+    *call.settings = changed;
+    call.ok()
+}

@@ -1,0 +1,173 @@
+//! Commands about the connection itself: greeting, protocol version, ping, goodbye.
+
+use crate::kv::parse_integer;
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command};
+use crate::wire::resp::Version;
+
+use super::client::{NAME_ERROR, is_valid_name};
+use super::info::{MODE, VERSION};
+
+const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// The connection commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    row("auth", -2, auth, "1.0.0").flags(GREETING).about("Authenticates the connection."),
+    row("echo", 2, echo, "1.0.0").flags(ANYTIME_FAST).about("Returns the given string."),
+    row("hello", -1, hello, "6.0.0")
+        .flags(GREETING)
+        .about("Sets the protocol version, and returns details about the server."),
+    row("ping", -1, ping, "1.0.0").flags(&["fast"]).about("Returns PONG, or the given message."),
+    row("quit", -1, quit, "1.0.0").flags(GREETING).about("Closes the connection."),
+    row("reset", 1, reset, "6.2.0")
+        .flags(GREETING)
+        .about("Resets the connection to its initial state."),
+    row("select", 2, select, "1.0.0")
+        .flags(ANYTIME_FAST)
+        .about("Selects a database. Only database 0 exists."),
+];
+
+const fn row(
+    name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+    since: &'static str,
+) -> CommandSpec {
+    command(name, arity, run).categories(&["connection"]).since(since, "connection").costs("O(1)")
+}
+
+/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the protocol version and the
+/// connection's name, and returns details about the server.
+fn hello(call: &mut Call<'_>) -> Action {
+    let mut version = call.writer.version();
+    if let Some(wanted) = call.request.get(1) {
+        version = match parse_integer(wanted) {
+            Some(2) => Version::Two,
+            Some(3) => Version::Three,
+            Some(_) => return call.error(&"NOPROTO unsupported protocol version"),
+            None => {
+                return call.error(&"ERR Protocol version is not an integer or out of range");
+            }
+        };
+    }
+    // All options are checked before any has an effect.
+    let (mut user, mut name) = (None, None);
+    let mut options = call.request.rest(2);
+    while let Some(option) = options.next() {
+        let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
+        if is("AUTH") && options.len() >= 2 {
+            user = options.next();
+            options.next();
+        } else if is("SETNAME") && options.len() >= 1 {
+            name = options.next();
+        } else {
+            return call.error(&format_args!(
+                "ERR Syntax error in HELLO option '{}'",
+                String::from_utf8_lossy(option)
+            ));
+        }
+    }
+    if user.is_some_and(|user| user != b"default") {
+        return call.error(&WRONG_PASSWORD);
+    }
+    if name.is_some_and(|name| !is_valid_name(name)) {
+        return call.error(&NAME_ERROR);
+    }
+    if let Some(name) = name {
+        call.connection.name = name.to_vec();
+    }
+    call.set_version(version);
+    let role = if call.context.leads() { "master" } else { "replica" };
+    let id = i64::try_from(call.connection.id).unwrap_or(i64::MAX);
+    let writer = &mut call.writer;
+    writer.map(7);
+    for (field, value) in [("server", "redis"), ("version", VERSION)] {
+        writer.bulk(field.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    for (field, value) in [("proto", version.number()), ("id", id)] {
+        writer.bulk(field.as_bytes());
+        writer.integer(value);
+    }
+    for (field, value) in [("mode", MODE), ("role", role)] {
+        writer.bulk(field.as_bytes());
+        writer.bulk(value.as_bytes());
+    }
+    writer.bulk(b"modules");
+    writer.array(0);
+    Action::Reply
+}
+
+/// Runs `AUTH [user] password`: replies `OK` for the user `default`, who has no password, with any
+/// password. Without a user it returns an error, like Redis without a password.
+fn auth(call: &mut Call<'_>) -> Action {
+    match call.request.len() {
+        2 => call.error(
+            &"ERR AUTH <password> called without any password configured for the default user. \
+              Are you sure your configuration is correct?",
+        ),
+        3 if call.argument(1) == b"default" => call.ok(),
+        3 => call.error(&WRONG_PASSWORD),
+        _ => call.error(&"ERR syntax error"),
+    }
+}
+
+/// `PING [message]`
+fn ping(call: &mut Call<'_>) -> Action {
+    let has_subscriptions = !call.connection.subscriptions.is_empty();
+    let message = call.request.get(1);
+    match call.request.len() {
+        // A RESP2 client with subscriptions takes every reply for a message.
+        1 | 2 if has_subscriptions && call.writer.version() == Version::Two => {
+            call.writer.array(2);
+            call.writer.bulk(b"pong");
+            call.writer.bulk(message.unwrap_or_default());
+        }
+        1 => call.writer.simple("PONG"),
+        2 => call.writer.bulk(message.unwrap_or_default()),
+        _ => return call.error(&"ERR wrong number of arguments for 'ping' command"),
+    }
+    Action::Reply
+}
+
+/// `ECHO message`
+fn echo(call: &mut Call<'_>) -> Action {
+    let message = call.argument(1);
+    call.writer.bulk(message);
+    Action::Reply
+}
+
+/// `SELECT index`
+fn select(call: &mut Call<'_>) -> Action {
+    match parse_integer(call.argument(1)) {
+        Some(0) => call.ok(),
+        Some(number) if i32::try_from(number).is_ok() => {
+            call.error(&"ERR DB index is out of range")
+        }
+        Some(_) => call.error(&format_args!(
+            "ERR value is out of range, value must between {} and {}",
+            i32::MIN,
+            i32::MAX
+        )),
+        None => call.error(&"ERR value is not an integer or out of range"),
+    }
+}
+
+/// `QUIT`
+fn quit(call: &mut Call<'_>) -> Action {
+    call.writer.ok();
+    Action::Close
+}
+
+/// `RESET`
+fn reset(call: &mut Call<'_>) -> Action {
+    call.connection.reset();
+    call.writer.simple("RESET");
+    match call.connection.unsubscribe_all() {
+        none if none.is_empty() => Action::Reply,
+        changes => Action::UpdateSubscriptions(changes),
+    }
+}

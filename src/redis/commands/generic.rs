@@ -1,0 +1,172 @@
+//! Commands on keys, whatever they hold.
+
+use crate::redis::commands::help::{container, help_row};
+use crate::redis::commands::passthrough::{
+    passed_on, passed_on_as, passed_on_with_clock, subcommand_passed_on,
+};
+use crate::redis::spec::{CommandSpec, READ_FAST};
+
+/// Redis flags of fast commands that write but add no data. They lack the flag `denyoom`, so they
+/// also run while memory in use exceeds `maxmemory`.
+const CHANGE_FAST: &[&str] = &["write", "fast"];
+
+const MEMORY: &[CommandSpec] = &[
+    help_row("memory|help"),
+    subcommand_passed_on("usage", "memory|usage", -3)
+        .flags(&["readonly"])
+        .since("4.0.0", "server")
+        .costs("O(1)")
+        .about("Estimates the memory usage of a key and its value in bytes."),
+];
+
+const OBJECT: &[CommandSpec] = &[
+    of_value("encoding", "object|encoding", "2.2.3")
+        .about("Returns the encoding that Redis would use for a value."),
+    of_value("freq", "object|freq", "4.0.0")
+        .about("Returns an error: access frequencies are not recorded."),
+    help_row("object|help").categories(&["keyspace"]).since("6.2.0", "generic"),
+    of_value("idletime", "object|idletime", "2.2.3")
+        .about("Returns 0: access times are not recorded."),
+    of_value("refcount", "object|refcount", "2.2.3")
+        .about("Returns the reference count of a value."),
+];
+
+const fn of_value(name: &'static str, full_name: &'static str, since: &'static str) -> CommandSpec {
+    subcommand_passed_on(name, full_name, 3)
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since(since, "generic")
+        .costs("O(1)")
+}
+
+/// The generic commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    passed_on("copy", -3)
+        .flags(&["write", "denyoom"])
+        .categories(&["keyspace"])
+        .since("6.2.0", "generic")
+        .costs("O(1)")
+        .about("Copies the value of a key to another key."),
+    passed_on("del", -2)
+        .flags(&["write"])
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Deletes one or more keys."),
+    passed_on("exists", -2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Returns how many of the keys exist."),
+    passed_on("expire", -3)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Sets the expiration of a key in seconds."),
+    passed_on("expireat", -3)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("1.2.0", "generic")
+        .costs("O(1)")
+        .about("Sets the expiration of a key to a Unix time in seconds."),
+    passed_on("expiretime", 2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("7.0.0", "generic")
+        .costs("O(1)")
+        .about("Returns the expiration of a key as a Unix time in seconds."),
+    passed_on("keys", 2)
+        .flags(&["readonly"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "generic")
+        .costs("O(N), N being the number of keys; no other command is applied meanwhile")
+        .about("Returns all keys that match a pattern."),
+    container("memory")
+        .since("4.0.0", "server")
+        .about("A container for memory commands.")
+        .with(MEMORY),
+    container("object")
+        .since("2.2.3", "generic")
+        .about("A container for commands on the representation of values.")
+        .with(OBJECT),
+    passed_on("persist", 2)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("2.2.0", "generic")
+        .costs("O(1)")
+        .about("Removes the expiration of a key."),
+    passed_on("pexpire", -3)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("2.6.0", "generic")
+        .costs("O(1)")
+        .about("Sets the expiration of a key in milliseconds."),
+    passed_on("pexpireat", -3)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("2.6.0", "generic")
+        .costs("O(1)")
+        .about("Sets the expiration of a key to a Unix time in milliseconds."),
+    passed_on("pexpiretime", 2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("7.0.0", "generic")
+        .costs("O(1)")
+        .about("Returns the expiration of a key as a Unix time in milliseconds."),
+    passed_on_with_clock("pttl", 2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("2.6.0", "generic")
+        .costs("O(1)")
+        .about("Returns the remaining time to live of a key in milliseconds."),
+    passed_on("randomkey", 1)
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Returns a random key."),
+    passed_on("rename", 3)
+        .flags(&["write"])
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Renames a key and overwrites the destination."),
+    passed_on("renamenx", 3)
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Renames a key if the new name does not exist."),
+    passed_on("scan", -2)
+        .flags(&["readonly"])
+        .categories(&["keyspace"])
+        .since("2.8.0", "generic")
+        .costs("O(N), N being the number of keys visited, 16384 at most")
+        .about("Iterates over the keys."),
+    passed_on_as("touch", -2, "exists")
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("3.2.1", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Returns how many of the keys exist. Access times are not recorded."),
+    passed_on_with_clock("ttl", 2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Returns the remaining time to live of a key in seconds."),
+    passed_on("type", 2)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "generic")
+        .costs("O(1)")
+        .about("Returns the type of a key's value."),
+    passed_on_as("unlink", -2, "del")
+        .flags(CHANGE_FAST)
+        .categories(&["keyspace"])
+        .since("4.0.0", "generic")
+        .costs("O(N), N being the number of keys")
+        .about("Deletes one or more keys. The same as DEL."),
+];

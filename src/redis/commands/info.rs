@@ -1,0 +1,272 @@
+//! `INFO`: the server's state as fields and values. Fields of features that do not exist here are
+//! present with their neutral values where tools read them.
+
+use std::fmt::{Display, Write as _};
+
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::context::{ClockStatus, Context};
+use crate::redis::settings::Settings;
+use crate::redis::spec::{ANYTIME, CommandSpec, command};
+use crate::types::{DiskState, RoleName};
+
+/// The version of Redis that `INFO` and `HELLO` report. Clients decide by this version which
+/// commands and features they use.
+pub(in crate::redis) const VERSION: &str = "7.2.0";
+
+/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group holds all
+/// keys: commands may use keys of different slots, and clients need not split them.
+/// `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
+pub(in crate::redis) const MODE: &str = "standalone";
+
+/// The row of `INFO` in the command table.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
+    .flags(ANYTIME)
+    .categories(&["dangerous"])
+    .since("1.0.0", "server")
+    .costs("O(1)")
+    .about("Returns information and statistics about the server, by section.")];
+
+/// A section of `INFO`: its name and the function that writes its fields.
+type Section = (&'static str, fn(&mut Text, &Context, &Settings));
+
+const SECTIONS: &[Section] = &[
+    ("Server", server),
+    ("Clients", clients),
+    ("Memory", memory),
+    ("Persistence", persistence),
+    ("Stats", stats),
+    ("Replication", replication),
+    ("CPU", |_, _, _| ()),
+    ("Modules", |_, _, _| ()),
+    ("Commandstats", |_, _, _| ()),
+    ("Errorstats", |_, _, _| ()),
+    ("Latencystats", |_, _, _| ()),
+    ("Cluster", cluster),
+    ("Keyspace", keyspace),
+    ("Raft", raft),
+];
+
+/// Names of the sections that `INFO` returns only if the client asks for them by name, or for `all`
+/// or `everything`.
+const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
+
+/// The text of an `INFO` reply, to which sections append their fields.
+struct Text(String);
+
+impl Text {
+    fn field(&mut self, name: &str, value: impl Display) {
+        write!(self.0, "{name}:{value}\r\n").expect("writing to a string succeeds");
+    }
+}
+
+/// Runs `INFO [section ...]`: returns the named sections, or the default ones.
+fn info(call: &mut Call<'_>) -> Action {
+    let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
+    let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());
+    let all = is_named("all") || is_named("everything");
+    let default = names.is_empty() || is_named("default");
+    let mut text = Text(String::new());
+    for (name, write_fields) in SECTIONS {
+        if all || default && !EXTRA.contains(name) || is_named(&name.to_ascii_lowercase()) {
+            let gap = if text.0.is_empty() { "" } else { "\r\n" };
+            write!(text.0, "{gap}# {name}\r\n").expect("writing to a string succeeds");
+            write_fields(&mut text, call.context, call.settings);
+        }
+    }
+    call.writer.verbatim(&text.0);
+    Action::Reply
+}
+
+fn server(text: &mut Text, context: &Context, _settings: &Settings) {
+    let uptime = context.now.since(context.started).as_secs();
+    text.field("redis_version", VERSION);
+    text.field("redis_git_sha1", "00000000");
+    text.field("redis_git_dirty", 0);
+    text.field("redis_mode", MODE);
+    text.field("bowline_version", env!("CARGO_PKG_VERSION"));
+    text.field("arch_bits", usize::BITS);
+    text.field("multiplexing_api", "mio");
+    text.field("process_id", context.process_id);
+    text.field("run_id", format_args!("{:040x}", context.run_id));
+    text.field("tcp_port", context.node(context.me).map_or(0, |me| me.port));
+    text.field("server_time_usec", context.wall_clock.as_micros());
+    text.field("uptime_in_seconds", uptime);
+    text.field("uptime_in_days", uptime / 86_400);
+    text.field("executable", "bowline");
+    text.field("config_file", "");
+}
+
+fn clients(text: &mut Text, context: &Context, settings: &Settings) {
+    text.field("connected_clients", context.traffic.clients);
+    text.field("cluster_connections", context.nodes.iter().filter(|node| node.connected).count());
+    text.field("maxclients", settings.clients_max());
+    text.field("blocked_clients", 0);
+    text.field("tracking_clients", 0);
+}
+
+fn memory(text: &mut Text, context: &Context, settings: &Settings) {
+    text.field("used_memory", context.used_memory);
+    text.field("used_memory_rss", context.resident_bytes);
+    text.field("used_memory_dataset", context.dataset_bytes);
+    text.field("used_memory_log", context.log_bytes);
+    text.field("maxmemory", settings.value("maxmemory"));
+    text.field("maxmemory_policy", settings.value("maxmemory-policy"));
+    text.field("mem_fragmentation_ratio", "1.00");
+    text.field("mem_clients_normal", context.clients_bytes);
+    text.field("maxmemory_clients", settings.clients_bytes_max());
+}
+
+fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
+    let snapshot = context.snapshot;
+    text.field("loading", 0);
+    text.field("async_loading", 0);
+    // Log entries applied since the snapshot; Redis counts changed keys.
+    let changes = context.applied_index.0.saturating_sub(snapshot.index.0);
+    text.field("rdb_changes_since_last_save", changes);
+    text.field("rdb_bgsave_in_progress", u8::from(snapshot.taking));
+    text.field("rdb_last_save_time", snapshot.saved_at);
+    text.field("rdb_last_bgsave_status", if snapshot.failed { "err" } else { "ok" });
+    text.field("aof_enabled", 1);
+    text.field("aof_rewrite_in_progress", 0);
+    text.field("aof_last_bgrewrite_status", "ok");
+    text.field("aof_last_write_status", "ok");
+    text.field("disk_state", disk_name(context.disk));
+    text.field("disk_free_bytes", context.disk_free);
+    text.field("disk_reserve_bytes", context.disk_reserve);
+    text.field("disk_refused_writes", context.disk_refused);
+    text.field("disk_stalls", context.counters.disk_stalls);
+}
+
+fn role_name(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Follower => "follower",
+        RoleName::PreCandidate => "pre-candidate",
+        RoleName::Candidate => "candidate",
+        RoleName::Leader => "leader",
+    }
+}
+
+fn disk_name(disk: DiskState) -> &'static str {
+    match disk {
+        DiskState::Healthy => "ok",
+        DiskState::Low => "low",
+        DiskState::Stalled => "stalled",
+    }
+}
+
+fn stats(text: &mut Text, context: &Context, _settings: &Settings) {
+    let traffic = context.traffic;
+    text.field("total_connections_received", traffic.connections);
+    text.field("total_commands_processed", traffic.commands);
+    text.field("total_net_input_bytes", traffic.bytes_in);
+    text.field("total_net_output_bytes", traffic.bytes_out);
+    text.field("rejected_connections", traffic.connections_refused);
+    text.field("expired_keys", 0);
+    text.field("evicted_keys", 0);
+    text.field("pubsub_channels", 0);
+    text.field("pubsub_patterns", 0);
+}
+
+fn replication(text: &mut Text, context: &Context, _settings: &Settings) {
+    if context.leads() {
+        text.field("role", "master");
+        let followers = || context.nodes.iter().filter(|node| node.id != context.me);
+        text.field("connected_slaves", followers().filter(|node| node.connected).count());
+        for (number, node) in followers().enumerate() {
+            let state = if node.connected { "online" } else { "wait_bgsave" };
+            let offset = context.replication_offset(node);
+            let lag = context.last_index.0.saturating_sub(offset);
+            let facts = format!("port={},state={state},offset={offset},lag={lag}", node.port);
+            text.field(&format!("slave{number}"), format_args!("ip={},{facts}", node.host));
+        }
+    } else {
+        let leader = context.leader();
+        text.field("role", "slave");
+        text.field("master_host", leader.map_or("", |leader| &leader.host));
+        text.field("master_port", leader.map_or(0, |leader| leader.port));
+        text.field("master_link_status", if leader.is_some() { "up" } else { "down" });
+        text.field("slave_repl_offset", context.applied_index);
+        text.field("slave_read_only", 0);
+        text.field("connected_slaves", 0);
+    }
+    text.field("master_failover_state", "no-failover");
+    text.field("master_replid", format_args!("{:040x}", context.cluster_fingerprint));
+    text.field("master_repl_offset", context.applied_index);
+}
+
+fn cluster(text: &mut Text, _context: &Context, _settings: &Settings) {
+    text.field("cluster_enabled", 1);
+}
+
+fn keyspace(text: &mut Text, context: &Context, _settings: &Settings) {
+    if context.key_count > 0 {
+        let (keys, expires) = (context.key_count, context.expires_count);
+        text.field("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
+    }
+}
+
+fn replicated_clock(text: &mut Text, clocks: &ClockStatus) {
+    text.field("replicated_clock_ms", clocks.replicated);
+    let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+    match clocks.agreed {
+        Some(agreed) => {
+            let ahead = signed(clocks.replicated) - signed(agreed);
+            text.field("replicated_clock_ahead_ms", ahead);
+        }
+        None => text.field("replicated_clock_ahead_ms", "unknown"),
+    }
+    text.field("replicated_clock_resets", clocks.resets);
+    text.field("wall_clock_jumps", clocks.jumps);
+    for (peer, ahead) in &clocks.peers {
+        let name = format!("wall_clock_peer_{}_ahead_ms", peer.0);
+        match ahead {
+            Some(ahead) => text.field(&name, ahead),
+            None => text.field(&name, "unknown"),
+        }
+    }
+}
+
+fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
+    let fingerprint = context.cluster_fingerprint;
+    text.field("raft_cluster_fingerprint", format_args!("{fingerprint:032x}"));
+    text.field("raft_replica_id", context.me.0);
+    text.field("raft_role", role_name(context.role));
+    text.field("raft_term", context.term);
+    match context.leader {
+        Some(leader) => text.field("raft_leader_id", leader.0),
+        None => text.field("raft_leader_id", "none"),
+    }
+    text.field("raft_replicas", context.nodes.len());
+    text.field("raft_first_index", context.first_index);
+    text.field("raft_last_index", context.last_index);
+    text.field("raft_durable_index", context.durable_index);
+    text.field("raft_commit_index", context.commit_index);
+    text.field("raft_applied_index", context.applied_index);
+    text.field("raft_state_digest", format_args!("{:016x}", context.state_digest));
+    text.field("raft_snapshot_index", context.snapshot.index);
+    text.field("raft_snapshot_bytes", context.snapshot.bytes);
+    text.field("raft_log_syncs", context.log_syncs);
+    text.field("raft_lease_reads", context.counters.lease_reads);
+    text.field("raft_read_index_reads", context.counters.read_index_reads);
+    text.field("raft_leadership_transfers", context.counters.leadership_transfers);
+    text.field("raft_rejoining", u8::from(context.rejoining.is_some()));
+    if let Some(rejoining) = &context.rejoining {
+        let ids: Vec<String> = rejoining.waiting_for.iter().map(|id| id.0.to_string()).collect();
+        text.field("raft_rejoining_waiting_for", ids.join(","));
+        text.field("raft_rejoining_target", rejoining.target.map_or(0, |index| index.0));
+    }
+    text.field("raft_terms_rejected", context.counters.terms_rejected);
+    text.field("raft_conflicts_rejected", context.counters.conflicts_rejected);
+    replicated_clock(text, &context.clocks);
+    for node in &context.nodes {
+        if let Some(index) = node.match_index {
+            let link = if node.connected { "connected" } else { "disconnected" };
+            let name = format!("raft_peer_{}", node.id.0);
+            let (host, port) = (&node.host, node.peer_port);
+            let disk = disk_name(node.disk);
+            let facts = format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
+            text.field(&name, facts);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Commands, one file for each group: its rows of the table of commands, and the functions that run
+//! them. A function replies at once or submits an operation to the state machine.
+
+pub(super) mod bitmaps;
+pub(super) mod client;
+pub(super) mod cluster;
+pub(super) mod command;
+pub(super) mod config;
+pub(super) mod connection;
+pub(super) mod generic;
+pub(super) mod hashes;
+mod help;
+pub(super) mod info;
+pub(super) mod lists;
+pub(super) mod once;
+mod passthrough;
+pub(super) mod pubsub;
+pub(super) mod sentinel;
+pub(super) mod server;
+pub(super) mod sets;
+pub(super) mod slow_log;
+pub(super) mod sorted_sets;
+pub(super) mod strings;
+pub(super) mod transactions;

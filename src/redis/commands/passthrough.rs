@@ -1,0 +1,74 @@
+//! Rows for commands that the state machine runs with the client's arguments as they are. Errors in
+//! the arguments are outcomes of the state machine.
+
+use crate::kv::{CommandId, Operation};
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{CommandSpec, command, subcommand};
+
+/// Largest number of arguments, without the command's name, that are passed to the state machine
+/// without an allocation.
+const FEW: usize = 8;
+
+/// Returns the row of a command that the state machine runs under the same name, with the client's
+/// arguments unchanged.
+pub(in crate::redis) const fn passed_on(name: &'static str, arity: i8) -> CommandSpec {
+    passed_on_as(name, arity, name)
+}
+
+/// Returns the row of a command that the state machine runs under the name `to`, with the client's
+/// arguments unchanged.
+pub(in crate::redis) const fn passed_on_as(
+    name: &'static str,
+    arity: i8,
+    to: &'static str,
+) -> CommandSpec {
+    command(name, arity, pass_on).runs(CommandId::of(to))
+}
+
+/// Returns the row of a command to which the replicated clock is passed as an additional last
+/// argument, for example `TTL`, which computes the remaining time to live.
+pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
+    command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
+}
+
+/// Returns the row of a subcommand that the state machine runs under the full name
+/// `<command>|<subcommand>`.
+pub(in crate::redis) const fn subcommand_passed_on(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, pass_on_subcommand).runs(CommandId::of(full_name))
+}
+
+fn pass_on(call: &mut Call<'_>) -> Action {
+    submit(call, 1, None)
+}
+
+fn pass_on_subcommand(call: &mut Call<'_>) -> Action {
+    submit(call, 2, None)
+}
+
+fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
+    let clocks = &call.context.clocks;
+    let reading = [clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes()].concat();
+    submit(call, 1, Some(&reading))
+}
+
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// request's arguments from index `from` on, followed by the additional argument `more`, if any.
+fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
+    let command = call.command.expect("only rows with a command have these functions");
+    let arguments = call.request.rest(from).chain(more);
+    let mut few = [&[][..]; FEW];
+    let count = call.request.len() - from + usize::from(more.is_some());
+    if count <= FEW {
+        few.iter_mut().zip(arguments).for_each(|(place, argument)| *place = argument);
+        call.submit(Operation::call(command, &few[..count]), ReplyKind::Plain)
+    } else {
+        let all: Vec<&[u8]> = arguments.collect();
+        call.submit(Operation::call(command, &all[..]), ReplyKind::Plain)
+    }
+}

@@ -1,0 +1,172 @@
+//! Pub/Sub commands.
+
+use bytes::Bytes;
+
+use crate::kv::{CommandId, Operation, glob};
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::session::subscriptions::SubscriptionChange;
+use crate::redis::spec::{CommandSpec, command, subcommand};
+
+use super::help::{container, help_row};
+
+const PUBLISH: CommandId = CommandId::of("publish");
+
+const SUBSCRIBE: &[&str] = &["pubsub", "noscript", "loading", "stale"];
+const INTROSPECTION: &[&str] = &["pubsub", "loading", "stale"];
+
+/// The Pub/Sub commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    row("psubscribe", -2, psubscribe)
+        .costs("O(N), N being the number of patterns")
+        .about("Subscribes to all channels that match one or more patterns."),
+    row("publish", 3, publish)
+        .flags(&["pubsub", "loading", "stale", "fast"])
+        .costs("O(N+M), N being the subscribers and M the patterns at this replica")
+        .about("Publishes a message to the subscribers of a channel at every replica."),
+    container("pubsub")
+        .since("2.8.0", "pubsub")
+        .about("A container for Pub/Sub commands.")
+        .with(PUBSUB),
+    row("punsubscribe", -1, punsubscribe)
+        .costs("O(N), N being the number of patterns")
+        .about("Unsubscribes from the given patterns, or from all of them."),
+    row("subscribe", -2, subscribe)
+        .costs("O(N), N being the number of channels")
+        .about("Subscribes to one or more channels."),
+    row("unsubscribe", -1, unsubscribe)
+        .costs("O(N), N being the number of channels")
+        .about("Unsubscribes from the given channels, or from all of them."),
+];
+
+const PUBSUB: &[CommandSpec] = &[
+    introspection("channels", "pubsub|channels", -2, channels)
+        .costs("O(N), N being the number of channels")
+        .about("Returns the channels that have subscribers at this replica."),
+    help_row("pubsub|help"),
+    introspection("numpat", "pubsub|numpat", 2, numpat)
+        .costs("O(1)")
+        .about("Returns the number of patterns that have subscribers at this replica."),
+    introspection("numsub", "pubsub|numsub", -2, numsub)
+        .costs("O(N), N being the number of channels")
+        .about("Returns the number of subscribers of each given channel at this replica."),
+];
+
+const fn row(name: &'static str, arity: i8, run: fn(&mut Call<'_>) -> Action) -> CommandSpec {
+    command(name, arity, run).flags(SUBSCRIBE).categories(&["pubsub"]).since("2.0.0", "pubsub")
+}
+
+const fn introspection(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run)
+        .flags(INTROSPECTION)
+        .categories(&["pubsub"])
+        .since("2.8.0", "pubsub")
+}
+
+/// Runs `SUBSCRIBE channel [channel ...]`: adds subscriptions to channels.
+fn subscribe(call: &mut Call<'_>) -> Action {
+    add(call, false, "subscribe")
+}
+
+/// Runs `PSUBSCRIBE pattern [pattern ...]`: adds subscriptions to patterns.
+fn psubscribe(call: &mut Call<'_>) -> Action {
+    add(call, true, "psubscribe")
+}
+
+/// Runs `UNSUBSCRIBE [channel ...]`: ends the named subscriptions to channels, or all of them.
+fn unsubscribe(call: &mut Call<'_>) -> Action {
+    remove(call, false, "unsubscribe")
+}
+
+/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the named subscriptions to patterns, or all of them.
+fn punsubscribe(call: &mut Call<'_>) -> Action {
+    remove(call, true, "punsubscribe")
+}
+
+fn add(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
+    let mut changes = Vec::new();
+    for name in call.request.rest(1) {
+        let name = Bytes::copy_from_slice(name);
+        if call.connection.subscriptions.names(is_pattern).insert(name.clone()) {
+            changes.push(SubscriptionChange { is_pattern, name: name.clone(), subscribes: true });
+        }
+        confirm(call, command, Some(&name));
+    }
+    Action::UpdateSubscriptions(changes)
+}
+
+fn remove(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
+    let names: Vec<Bytes> = if call.request.len() > 1 {
+        call.request.rest(1).map(Bytes::copy_from_slice).collect()
+    } else {
+        call.connection.subscriptions.names(is_pattern).iter().cloned().collect()
+    };
+    if names.is_empty() {
+        confirm(call, command, None);
+    }
+    let mut changes = Vec::new();
+    for name in names {
+        if call.connection.subscriptions.names(is_pattern).remove(&name) {
+            changes.push(SubscriptionChange { is_pattern, name: name.clone(), subscribes: false });
+        }
+        confirm(call, command, Some(&name));
+    }
+    Action::UpdateSubscriptions(changes)
+}
+
+/// Writes the confirmation that a subscription has begun or ended, with the number of channels and
+/// patterns that the client subscribes to afterwards. `name` is the channel or pattern; `None` if
+/// the client had no subscription to end.
+fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
+    let count = i64::try_from(call.connection.subscriptions.count()).unwrap_or(i64::MAX);
+    call.writer.push(3);
+    call.writer.bulk(command.as_bytes());
+    call.writer.bulk_or_null(name);
+    call.writer.integer(count);
+}
+
+/// Runs `PUBLISH channel message`: returns the number of subscribers at this replica. Subscribers
+/// at other replicas receive the message but are not counted.
+fn publish(call: &mut Call<'_>) -> Action {
+    let (channel, message) = (call.argument(1), call.argument(2));
+    let count = call.context.subscriptions.subscribers(channel).count();
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    call.submit(Operation::call(PUBLISH, [channel, message]), ReplyKind::Number(count))
+}
+
+/// `PUBSUB CHANNELS [pattern]`
+fn channels(call: &mut Call<'_>) -> Action {
+    let pattern = call.request.get(2);
+    let matches = |name: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+    let channels = call.context.subscriptions.channels().filter(matches);
+    call.writer.array(channels.clone().count());
+    for name in channels {
+        call.writer.bulk(name);
+    }
+    Action::Reply
+}
+
+/// Runs `PUBSUB NUMSUB [channel ...]`: returns the number of subscribers of each named channel at
+/// this replica.
+fn numsub(call: &mut Call<'_>) -> Action {
+    let names = call.request.rest(2);
+    call.writer.array(2 * names.len());
+    for name in names {
+        let count = call.context.subscriptions.subscriber_count(name);
+        call.writer.bulk(name);
+        call.writer.integer(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    Action::Reply
+}
+
+/// `PUBSUB NUMPAT`
+fn numpat(call: &mut Call<'_>) -> Action {
+    let count = call.context.subscriptions.pattern_count();
+    call.integer(count)
+}

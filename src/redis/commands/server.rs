@@ -1,0 +1,178 @@
+//! Commands about the server and its whole data set.
+
+use std::time::Duration;
+
+use crate::kv::Operation;
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::session::reply_format::ReplyKind;
+use crate::redis::spec::{ADMIN, ANYTIME_FAST, CommandSpec, READ_FAST, command, subcommand};
+
+use super::help::{container, help_row};
+use super::passthrough::{passed_on, passed_on_as};
+
+const SNAPSHOT: &[&str] = &["admin", "noscript", "no_async_loading"];
+
+/// The server commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    command("bgsave", -1, bgsave)
+        .flags(SNAPSHOT)
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Starts a snapshot in the background."),
+    container("clock")
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .about("A container for commands on the replicated clock, by which keys expire.")
+        .with(CLOCK),
+    passed_on("dbsize", 1)
+        .flags(READ_FAST)
+        .categories(&["keyspace"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Returns the number of keys."),
+    container("debug")
+        .flags(ADMIN)
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .about("A container for debugging commands.")
+        .with(DEBUG),
+    passed_on("flushall", -1)
+        .flags(&["write"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(N), N being the number of keys")
+        .about("Removes all keys."),
+    passed_on_as("flushdb", -1, "flushall")
+        .flags(&["write"])
+        .categories(&["keyspace", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(N), N being the number of keys")
+        .about("Removes all keys."),
+    container("function")
+        .since("7.0.0", "scripting")
+        .about("A container for function commands. Functions are not supported.")
+        .with(FUNCTION),
+    command("lastsave", 1, lastsave)
+        .flags(ANYTIME_FAST)
+        .categories(&["admin", "dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Returns the Unix time of the latest snapshot."),
+    command("save", 1, save)
+        .flags(&["admin", "noscript", "no_async_loading", "no_multi"])
+        .categories(&["dangerous"])
+        .since("1.0.0", "server")
+        .costs("O(1)")
+        .about("Starts a snapshot without waiting for its end."),
+    command("time", 1, time)
+        .flags(ANYTIME_FAST)
+        .since("2.6.0", "server")
+        .costs("O(1)")
+        .about("Returns the time of this replica's wall clock."),
+];
+
+const CLOCK: &[CommandSpec] = &[
+    help_row("clock|help"),
+    subcommand("reset", "clock|reset", 2, reset_clock)
+        .flags(&["write", "admin", "noscript", "no_multi"])
+        .categories(&["dangerous"])
+        .costs("O(N), N being the number of keys that expire")
+        .about(
+            "Sets the replicated clock back to the wall clocks if it is ahead of them, and moves \
+             expiration times with it. Returns the milliseconds by which it was set back.",
+        ),
+];
+
+const DEBUG: &[CommandSpec] = &[
+    help_row("debug|help"),
+    subcommand("sleep", "debug|sleep", 3, debug_sleep)
+        .flags(ADMIN)
+        .costs("O(1)")
+        .about("Blocks the whole replica for the given number of seconds."),
+];
+
+const FUNCTION: &[CommandSpec] = &[
+    subcommand("flush", "function|flush", -2, function_flush)
+        .flags(&["write", "noscript"])
+        .categories(&["scripting"])
+        .since("7.0.0", "scripting")
+        .costs("O(1)")
+        .about("Has no effect: functions are not supported."),
+    help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
+];
+
+/// `BGSAVE [SCHEDULE]`
+fn bgsave(call: &mut Call<'_>) -> Action {
+    if let Some(option) = call.request.get(1)
+        && (call.request.len() > 2 || !option.eq_ignore_ascii_case(b"schedule"))
+    {
+        return call.error(&"ERR syntax error");
+    }
+    if call.context.snapshot.taking {
+        return call.error(&"ERR Background save already in progress");
+    }
+    call.writer.simple("Background saving started");
+    Action::TakeSnapshot
+}
+
+/// Runs `SAVE`: starts a snapshot and replies `OK` without waiting for it, because acknowledged
+/// writes are durable without a snapshot.
+fn save(call: &mut Call<'_>) -> Action {
+    call.writer.ok();
+    Action::TakeSnapshot
+}
+
+/// `LASTSAVE`
+fn lastsave(call: &mut Call<'_>) -> Action {
+    let saved_at = call.context.snapshot.saved_at;
+    call.integer(saved_at)
+}
+
+/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` although there are no functions, because test
+/// suites call it to clean up.
+fn function_flush(call: &mut Call<'_>) -> Action {
+    if call.request.len() > 3 {
+        return call.error(
+            &"ERR unknown subcommand or wrong number of arguments for 'FLUSH'. Try FUNCTION HELP.",
+        );
+    }
+    let is_known = |option: &[u8]| {
+        ["ASYNC", "SYNC"].iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    if !call.request.rest(2).all(is_known) {
+        return call.error(&"ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
+    }
+    call.ok()
+}
+
+/// `TIME`
+fn time(call: &mut Call<'_>) -> Action {
+    let now = call.context.wall_clock;
+    call.writer.array(2);
+    call.writer.bulk(now.as_secs().to_string().as_bytes());
+    call.writer.bulk(now.subsec_micros().to_string().as_bytes());
+    Action::Reply
+}
+
+/// `CLOCK RESET`
+fn reset_clock(call: &mut Call<'_>) -> Action {
+    call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
+}
+
+/// Runs `DEBUG SLEEP seconds` if `DEBUG` is enabled: blocks the whole replica. It does not answer
+/// its peers meanwhile, so a blocked leader can lose its leadership.
+fn debug_sleep(call: &mut Call<'_>) -> Action {
+    if !call.context.debug {
+        return call.error(
+            &"ERR DEBUG command not allowed. If the enable-debug-command option is set to \"yes\", \
+              you can run it; start the replica with --enable-debug-command yes",
+        );
+    }
+    let seconds = std::str::from_utf8(call.argument(2)).ok().and_then(|text| text.parse().ok());
+    let time = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
+    let Some(time) = time else { return call.error(&"ERR value is not a valid float") };
+    call.writer.ok();
+    Action::Sleep(time)
+}

@@ -1,0 +1,169 @@
+//! `SLOWLOG` and `LATENCY`: read and reset what [`SlowLog`](crate::redis::SlowLog) records.
+
+use crate::kv::parse_integer;
+use crate::redis::action::{Action, Statistics};
+use crate::redis::call::Call;
+use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
+
+use super::help::{container, help_row};
+
+/// Name of the only event for which latency samples are recorded: the execution of a client's
+/// command. Redis has several events.
+const EVENT: &[u8] = b"command";
+
+const SLOW_LOG: &[&str] = &["admin", "loading", "stale"];
+
+/// The slow log and latency commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    container("latency")
+        .since("2.8.13", "server")
+        .about("A container for latency commands.")
+        .with(LATENCY),
+    container("slowlog")
+        .since("2.2.12", "server")
+        .about("A container for slow log commands.")
+        .with(SLOWLOG),
+];
+
+const LATENCY: &[CommandSpec] = &[
+    latency("doctor", "latency|doctor", 2, doctor)
+        .about("Returns a report on the latency samples."),
+    help_row("latency|help"),
+    latency("history", "latency|history", 3, history)
+        .about("Returns the latency samples of an event: the longest latency of each second."),
+    latency("latest", "latency|latest", 2, latest)
+        .about("Returns the latest latency sample, and the longest since the last reset."),
+    latency("reset", "latency|reset", -2, reset_latency).about("Removes the latency samples."),
+];
+
+const SLOWLOG: &[CommandSpec] = &[
+    slow_log("get", "slowlog|get", -2, get).about("Returns the latest entries of the slow log."),
+    help_row("slowlog|help"),
+    slow_log("len", "slowlog|len", 2, len).about("Returns the number of entries in the slow log."),
+    slow_log("reset", "slowlog|reset", 2, reset).about("Removes all entries of the slow log."),
+];
+
+const fn latency(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run).flags(ADMIN).categories(&["dangerous"])
+}
+
+const fn slow_log(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, full_name, arity, run).flags(SLOW_LOG).categories(&["dangerous"])
+}
+
+fn to_i64(number: u128) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// `SLOWLOG GET [count]`
+fn get(call: &mut Call<'_>) -> Action {
+    let mut max = 10;
+    if let Some(argument) = call.request.get(2) {
+        max = match parse_integer(argument) {
+            Some(-1) => usize::MAX,
+            Some(count) if count >= 0 => usize::try_from(count).unwrap_or(usize::MAX),
+            _ => return call.error(&"ERR count should be greater than or equal to -1"),
+        };
+    }
+    let entries = call.context.slow_log.entries();
+    let writer = &mut call.writer;
+    writer.array(entries.len().min(max));
+    for entry in entries.iter().take(max) {
+        writer.array(6);
+        writer.integer(entry.id);
+        writer.integer(to_i64(entry.at.into()));
+        writer.integer(to_i64(entry.elapsed.as_micros()));
+        writer.array(entry.arguments.len());
+        for argument in &entry.arguments {
+            writer.bulk(argument);
+        }
+        writer.bulk(entry.address.as_bytes());
+        writer.bulk(&entry.client_name);
+    }
+    Action::Reply
+}
+
+/// `SLOWLOG LEN`
+fn len(call: &mut Call<'_>) -> Action {
+    let count = call.context.slow_log.entries().len();
+    call.integer(count)
+}
+
+/// `SLOWLOG RESET`
+fn reset(call: &mut Call<'_>) -> Action {
+    call.writer.ok();
+    Action::ResetStatistics(Statistics::SlowLog)
+}
+
+/// `LATENCY LATEST`
+fn latest(call: &mut Call<'_>) -> Action {
+    let slow_log = &call.context.slow_log;
+    let writer = &mut call.writer;
+    match slow_log.samples().back() {
+        None => writer.array(0),
+        Some((at, elapsed)) => {
+            writer.array(1);
+            writer.array(4);
+            writer.bulk(EVENT);
+            writer.integer(to_i64((*at).into()));
+            writer.integer(to_i64(elapsed.as_millis()));
+            writer.integer(to_i64(slow_log.longest().as_millis()));
+        }
+    }
+    Action::Reply
+}
+
+/// `LATENCY HISTORY event`
+fn history(call: &mut Call<'_>) -> Action {
+    let samples = call.context.slow_log.samples();
+    let is_known = call.argument(2).eq_ignore_ascii_case(EVENT);
+    let writer = &mut call.writer;
+    writer.array(if is_known { samples.len() } else { 0 });
+    for (at, elapsed) in samples.iter().filter(|_| is_known) {
+        writer.array(2);
+        writer.integer(to_i64((*at).into()));
+        writer.integer(to_i64(elapsed.as_millis()));
+    }
+    Action::Reply
+}
+
+/// Runs `LATENCY RESET [event ...]`: removes the samples and returns the number of events that had
+/// samples (0 or 1).
+fn reset_latency(call: &mut Call<'_>) -> Action {
+    let is_named = call.request.len() == 2
+        || call.request.rest(2).any(|event| event.eq_ignore_ascii_case(EVENT));
+    let resets = is_named && !call.context.slow_log.samples().is_empty();
+    call.writer.integer(resets.into());
+    if resets { Action::ResetStatistics(Statistics::Latency) } else { Action::Reply }
+}
+
+/// `LATENCY DOCTOR`
+fn doctor(call: &mut Call<'_>) -> Action {
+    let slow_log = &call.context.slow_log;
+    let text = if slow_log.samples().is_empty() {
+        "There are no latency samples: no request took as long as latency-monitor-threshold, or \
+         that setting is 0, which turns samples off. Change it with CONFIG SET.\n"
+            .to_owned()
+    } else {
+        format!(
+            "Requests took longer than latency-monitor-threshold in {} recent seconds, up to {} \
+             ms. A write waits for a sync of the log at a majority of the replicas: check \
+             raft_log_syncs in INFO, the disks, and the network between replicas. SLOWLOG GET \
+             shows the requests.\n",
+            slow_log.samples().len(),
+            slow_log.longest().as_millis()
+        )
+    };
+    call.writer.verbatim(&text);
+    Action::Reply
+}

@@ -1,0 +1,264 @@
+//! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
+//!
+//! Commands after `MULTI` are queued unchanged. `EXEC` runs their functions: operations on the data
+//! are combined into one [`Operation::Transaction`] in one log entry. Replies that do not depend on
+//! the data are written at once, and sent together with the others when the entry is applied.
+//!
+//! `WATCH` reads the revisions of its keys and blocks the connection until they are known. The next
+//! `EXEC` sends them with the transaction, which aborts if a revision differs when it is applied.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::{CommandId, ItemsBuffer, Operation, Outcome};
+use crate::redis::action::Action;
+use crate::redis::call::Call;
+use crate::redis::lookup::redirect_slot;
+use crate::redis::session::connection::Blocked;
+use crate::redis::session::reply_format::{ExecReply, ReplyKind};
+use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transaction, WatchedKeys};
+use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
+use crate::wire::resp::{Request, Writer};
+
+/// The state machine's command that returns the revision of each given key, for `WATCH`. A key's
+/// revision is a number that changes whenever the key changes.
+const REVISIONS: CommandId = CommandId::of("revisions");
+
+const FAST: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
+
+/// The transaction commands' rows of the command table, sorted by name.
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
+    command("discard", 1, discard)
+        .flags(FAST)
+        .categories(&["transaction"])
+        .since("2.0.0", "transactions")
+        .costs("O(N), N being the number of queued commands")
+        .about("Discards the transaction and stops watching all keys."),
+    command_with_table("exec", 1, exec)
+        .flags(&["noscript", "loading", "stale", "skip_slowlog"])
+        .categories(&["transaction"])
+        .since("1.2.0", "transactions")
+        .costs("That of all queued commands")
+        .about("Executes all commands of the transaction atomically."),
+    command("multi", 1, multi)
+        .flags(FAST)
+        .categories(&["transaction"])
+        .since("1.2.0", "transactions")
+        .costs("O(1)")
+        .about("Starts a transaction: the commands that follow are queued until EXEC."),
+    command("unwatch", 1, unwatch)
+        .flags(FAST)
+        .categories(&["transaction"])
+        .since("2.2.0", "transactions")
+        .costs("O(1)")
+        .about("Stops watching all keys."),
+    command("watch", -2, watch)
+        .keys_at(ALL_KEYS)
+        .flags(FAST)
+        .categories(&["transaction"])
+        .since("2.2.0", "transactions")
+        .costs("O(N), N being the number of keys")
+        .about("Watches keys: the next EXEC aborts if one of them has changed."),
+];
+
+/// `MULTI`
+fn multi(call: &mut Call<'_>) -> Action {
+    if call.connection.transaction.is_open() {
+        return call.error(&"ERR MULTI calls can not be nested");
+    }
+    call.connection.transaction.queue = Some(CommandQueue::default());
+    call.ok()
+}
+
+/// `DISCARD`
+fn discard(call: &mut Call<'_>) -> Action {
+    if !call.connection.transaction.is_open() {
+        return call.error(&"ERR DISCARD without MULTI");
+    }
+    call.connection.transaction.discard();
+    call.ok()
+}
+
+/// `UNWATCH`
+fn unwatch(call: &mut Call<'_>) -> Action {
+    call.connection.transaction.watched = WatchedKeys::default();
+    call.ok()
+}
+
+/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of the keys has changed.
+fn watch(call: &mut Call<'_>) -> Action {
+    let transaction = &call.connection.transaction;
+    if transaction.is_open() {
+        return call.error(&"ERR WATCH inside MULTI is not allowed");
+    }
+    let mut keys: Vec<&[u8]> = call.request.rest(1).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    // A key that is watched already keeps its earlier revision.
+    keys.retain(|key| !transaction.watched.contains(key));
+    if keys.is_empty() {
+        return call.ok();
+    }
+    if transaction.watched.bytes_with(&keys) > call.context.payload_bytes_max {
+        return call.error(&"ERR too many keys are watched");
+    }
+    let action = call.submit(Operation::call(REVISIONS, &keys[..]), ReplyKind::Plain);
+    if let Action::Submit { .. } = action {
+        let keys = keys.into_iter().map(Bytes::copy_from_slice).collect();
+        call.connection.blocked = Some(Blocked::Watch(keys));
+    }
+    blocking(action)
+}
+
+/// Sets the field `blocks` of an `Action::Submit`, so that the connection runs no later request
+/// before the outcome is known. Returns any other action unchanged.
+fn blocking(mut action: Action) -> Action {
+    if let Action::Submit { blocks, .. } = &mut action {
+        *blocks = true;
+    }
+    action
+}
+
+/// Queues a command that arrived after `MULTI`, and replies `QUEUED`.
+pub(in crate::redis) fn queue(call: &mut Call<'_>) -> Action {
+    let max = call.context.payload_bytes_max;
+    let queue = call.connection.transaction.queue.as_mut().expect("called inside MULTI");
+    if let Err(bytes) = queue.push(QueuedRequest::new(call.request), max) {
+        return call.error(&format_args!(
+            "ERR the transaction takes {bytes} bytes, at most {max} are allowed"
+        ));
+    }
+    call.writer.simple("QUEUED");
+    Action::Reply
+}
+
+/// `EXEC`
+fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+    let Some(queue) = call.connection.transaction.queue.take() else {
+        return call.error(&"ERR EXEC without MULTI");
+    };
+    let Transaction { watched, .. } = std::mem::take(&mut call.connection.transaction);
+    if queue.aborted || watched.failed {
+        return call.error(&"EXECABORT Transaction discarded because of previous errors.");
+    }
+    let requests: Vec<_> = queue.requests.iter().map(QueuedRequest::request).collect();
+    let specs: Vec<_> = requests.iter().map(|request| table.resolved(*request)).collect();
+    let slot = specs
+        .iter()
+        .zip(&requests)
+        .find_map(|(spec, request)| redirect_slot(call.connection, spec, *request));
+    if let Some(moved) = call.context.moved(slot) {
+        return call.error(&moved);
+    }
+    let before = (!watched.revisions.is_empty()).then(|| Box::new(call.connection.clone()));
+    let mut run =
+        ExecRun { batch: ItemsBuffer::default(), actions: Vec::new(), may_abort: before.is_some() };
+    let commands = specs.iter().zip(&requests);
+    let replies: Vec<ExecReply> =
+        commands.map(|(spec, request)| run.command(call, spec, *request, table)).collect();
+    let ExecRun { batch, mut actions, .. } = run;
+    let is_written = |reply: &ExecReply| matches!(reply, ExecReply::Written(_));
+    if watched.revisions.is_empty() && replies.iter().all(is_written) {
+        call.writer.array(replies.len());
+        for reply in &replies {
+            reply.encode(&Outcome::Done, call.writer.buffer());
+        }
+        actions.push(Action::Reply);
+        return sequence(actions);
+    }
+    let changes_connection = replies.iter().any(|reply| !matches!(reply, ExecReply::Outcome(_)));
+    let mut revisions = ItemsBuffer::default();
+    for (key, revision) in &watched.revisions {
+        revisions.push(key);
+        revisions.push(&revision.to_le_bytes());
+    }
+    let operation =
+        Operation::Transaction { watched: revisions.items(), operations: batch.items() };
+    if let Some(text) = call.too_large(operation) {
+        return call.error(&format_args!("EXECABORT Transaction discarded because {text}"));
+    }
+    // HELLO inside the transaction changes the version of later replies only.
+    let version = before.as_ref().map_or(call.connection.version, |before| before.version);
+    let mut action = call.submit(operation, ReplyKind::Exec(Arc::from(replies)));
+    if let Action::Submit { reply_format, redirect_slot, .. } = &mut action {
+        reply_format.version = version;
+        *redirect_slot = slot;
+    }
+    match before {
+        Some(before) if changes_connection => {
+            call.connection.blocked = Some(Blocked::Exec(before));
+            blocking(action)
+        }
+        _ => {
+            actions.push(action);
+            sequence(actions)
+        }
+    }
+}
+
+/// Combines several actions into one. Only the last action sends a reply.
+fn sequence(mut actions: Vec<Action>) -> Action {
+    if actions.len() > 1 {
+        Action::Sequence(actions)
+    } else {
+        actions.pop().unwrap_or(Action::Reply)
+    }
+}
+
+/// The progress of `EXEC` while it runs the queued commands.
+struct ExecRun {
+    /// The encoded operations of the commands that have run so far, for one log entry.
+    batch: ItemsBuffer,
+    /// Actions that the server performs in addition to sending the reply of `EXEC`.
+    actions: Vec<Action>,
+    /// Whether the transaction may still be aborted when its log entry is applied, because the
+    /// connection watches keys.
+    may_abort: bool,
+}
+
+impl ExecRun {
+    /// Runs the function of one queued command and returns its reply, or how to get the reply from
+    /// the outcome of the transaction.
+    fn command(
+        &mut self,
+        call: &mut Call<'_>,
+        spec: &CommandSpec,
+        request: Request<'_>,
+        table: &'static CommandTable,
+    ) -> ExecReply {
+        let subscriptions = self.may_abort.then(|| call.connection.subscriptions.clone());
+        let mut reply = BytesMut::new();
+        let writer = Writer::new(&mut reply, call.connection.version);
+        let action = spec.run_within(call, request, table, &mut self.batch, writer);
+        match action {
+            Action::Submit { reply_format, .. } => ExecReply::Outcome(reply_format),
+            Action::ListClients(query) => ExecReply::Clients(query),
+            Action::Reply => {
+                if spec.full_name == "config|set" {
+                    self.actions.push(Action::ApplySettings);
+                }
+                ExecReply::Written(reply.freeze())
+            }
+            Action::UpdateSubscriptions(_)
+            | Action::ResetStatistics(_)
+            | Action::Sleep(_)
+            | Action::TakeSnapshot
+                if !self.may_abort =>
+            {
+                self.actions.push(action);
+                ExecReply::Written(reply.freeze())
+            }
+            // Refused: could not be undone if the transaction aborts, or has no reply yet.
+            _ => {
+                if let Some(subscriptions) = subscriptions {
+                    call.connection.subscriptions = subscriptions;
+                }
+                reply.clear();
+                let mut writer = Writer::new(&mut reply, call.connection.version);
+                writer.error(b"ERR Command not allowed inside a transaction");
+                ExecReply::Written(reply.freeze())
+            }
+        }
+    }
+}

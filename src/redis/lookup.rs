@@ -1,0 +1,163 @@
+//! The lookup of a request's command, and the errors for requests that have none.
+
+use crate::kv::slot_of;
+use crate::types::Instant;
+use crate::wire::resp::{Request, Writer};
+
+use super::action::Action;
+use super::session::connection::Connection;
+use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
+
+/// Maximum number of bytes of a command's name that an error for an unknown command quotes, and
+/// maximum number of bytes of all its arguments together.
+const QUOTED_BYTES_MAX: usize = 128;
+
+/// A command's name converted to lower case, stored on the stack.
+struct LowerCase {
+    bytes: [u8; NAME_BYTES_MAX],
+    length: usize,
+}
+
+impl LowerCase {
+    /// Converts a name to lower case; `None` if it is longer than any command's name.
+    fn new(name: &[u8]) -> Option<LowerCase> {
+        let mut bytes = [0; NAME_BYTES_MAX];
+        let lower = bytes.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        Some(LowerCase { bytes, length: name.len() })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl CommandTable {
+    /// Finds the command or subcommand of a request and checks the number of its arguments. Stores
+    /// the command and `now` in the connection, for `CLIENT LIST`.
+    ///
+    /// # Errors
+    /// If there is no such command, or the number of arguments is wrong: the error reply has been
+    /// written to `writer`, and the caller must perform the returned action.
+    pub(super) fn resolve(
+        &self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        now: Instant,
+        writer: &mut Writer<'_>,
+    ) -> Result<&'static CommandSpec, Action> {
+        let Some(spec) = self.find_near(request.name(), &mut connection.last_position) else {
+            return Err(unknown_command(request, writer));
+        };
+        let spec = match request.get(1).filter(|_| !spec.subcommands.is_empty()) {
+            None => spec,
+            Some(name) => match subcommand(spec, name) {
+                Some(found) => found,
+                None => return Err(unknown_subcommand(spec, name, writer)),
+            },
+        };
+        connection.last_command = spec.full_name;
+        connection.last_command_at = now;
+        if spec.accepts(request.len()) {
+            return Ok(spec);
+        }
+        let name = spec.full_name;
+        let mut text = format!("wrong number of arguments for '{name}' command");
+        if name == "exec" {
+            connection.transaction.discard();
+            text.insert_str(0, "EXECABORT Transaction discarded because of: ");
+        } else {
+            text.insert_str(0, "ERR ");
+        }
+        writer.error(text.as_bytes());
+        Err(Action::Reply)
+    }
+
+    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`]
+    /// succeeded.
+    ///
+    /// # Panics
+    /// If the request's command is unknown.
+    pub(super) fn resolved(&self, request: Request<'_>) -> &'static CommandSpec {
+        let name = LowerCase::new(request.name());
+        let spec = name.and_then(|name| self.find(name.as_bytes())).expect("it was resolved");
+        let name = request.get(1).filter(|_| !spec.subcommands.is_empty());
+        name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
+    }
+
+    /// Returns the command with the given name; `None` if there is none. `position` is the position
+    /// in the command table of the connection's last command. It is tried first, because clients
+    /// tend to repeat a command, and is set to the position of the command found.
+    fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
+        let name = LowerCase::new(name)?;
+        let last = self.all()[*position];
+        if last.name.as_bytes() == name.as_bytes() {
+            return Some(last);
+        }
+        *position = self.position(name.as_bytes())?;
+        Some(self.all()[*position])
+    }
+}
+
+/// Returns the Redis Cluster hash slot of the request's first key if the client is redirected while
+/// another replica leads. `None` if the request has no key, is forwarded to the leader instead, or
+/// is a read after `READONLY`, which this replica serves. The read is not stale, because the
+/// replica asks the leader for a read index.
+pub(super) fn redirect_slot(
+    connection: &Connection,
+    spec: &CommandSpec,
+    request: Request<'_>,
+) -> Option<u16> {
+    let is_served_here = connection.reads_from_followers && spec.has_flag("readonly");
+    if !connection.follows_redirects || is_served_here {
+        return None;
+    }
+    let first = spec.keys(request.len(), &|index| request.get(index))?.next()?;
+    Some(slot_of(request.get(first)?))
+}
+
+fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
+    spec.subcommand(LowerCase::new(name)?.as_bytes())
+}
+
+/// Writes the error for an unknown command, with the same text as Redis.
+fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
+    let name = request.name();
+    // An HTTP request, which a browser can be tricked into sending: close without a reply, and
+    // never run a line of its body as a command.
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        return Action::Close;
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for argument in request.rest(1) {
+        let remaining = QUOTED_BYTES_MAX.saturating_sub(text.len() - start);
+        if remaining == 0 {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(quoted(argument, remaining));
+        text.extend_from_slice(b"' ");
+    }
+    writer.error(&text);
+    Action::Reply
+}
+
+/// Writes the error for an unknown subcommand, with the same text as Redis.
+fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) -> Action {
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
+    text.extend_from_slice(format!("'. Try {} HELP.", spec.name.to_uppercase()).as_bytes());
+    writer.error(&text);
+    Action::Reply
+}
+
+/// Returns the part of an argument that Redis quotes in errors: up to the first NUL byte, because
+/// Redis handles it as a C string, and at most `bytes_max` bytes.
+fn quoted(argument: &[u8], bytes_max: usize) -> &[u8] {
+    let end = argument.iter().position(|byte| *byte == 0).unwrap_or(argument.len());
+    &argument[..end.min(bytes_max)]
+}

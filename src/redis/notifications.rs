@@ -1,0 +1,85 @@
+//! Keyspace notifications: which events the setting `notify-keyspace-events` selects.
+
+/// Which keyspace events are published, and on which of the two kinds of channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyspaceNotifications {
+    /// Whether events are published on `__keyspace@0__:<key>` (flag `K`).
+    pub keyspace_channel: bool,
+    /// Whether events are published on `__keyevent@0__:<event>` (flag `E`).
+    pub keyevent_channel: bool,
+    /// The selected event classes: bit i stands for letter i of [`CLASSES`].
+    classes: u16,
+}
+
+/// Redis's letters for the classes of keyspace events. The letter `A`, which is not listed, selects
+/// all classes except the last two (`m` and `n`).
+const CLASSES: &[u8] = b"g$lshzxetdmn";
+const ALL_CLASSES: u16 = (1 << 10) - 1;
+
+impl KeyspaceNotifications {
+    /// Parses the value of `notify-keyspace-events`; `None` if it has a letter that Redis does not
+    /// know.
+    pub fn parse(text: &str) -> Option<KeyspaceNotifications> {
+        let mut events = KeyspaceNotifications::default();
+        for letter in text.bytes() {
+            match letter {
+                b'K' => events.keyspace_channel = true,
+                b'E' => events.keyevent_channel = true,
+                b'A' => events.classes |= ALL_CLASSES,
+                _ => {
+                    events.classes |= 1 << CLASSES.iter().position(|class| *class == letter)?;
+                }
+            }
+        }
+        Some(events)
+    }
+
+    /// Whether any event can be published: at least one event class and one kind of channel are
+    /// selected.
+    pub fn is_enabled(self) -> bool {
+        (self.keyspace_channel || self.keyevent_channel) && self.classes != 0
+    }
+
+    /// Whether the event with this name, such as `expired`, is published.
+    pub fn includes(self, event: &str) -> bool {
+        let class = class_of(event);
+        let bit = CLASSES.iter().position(|known| *known == class);
+        bit.is_some_and(|bit| self.classes >> bit & 1 == 1)
+    }
+}
+
+/// Returns the letter of the class that the event with the given name, such as `expired`, belongs
+/// to.
+fn class_of(event: &str) -> u8 {
+    match event {
+        "del" | "rename_from" | "rename_to" | "copy_to" | "move_from" | "move_to" | "expire"
+        | "persist" | "restore" => b'g',
+        "expired" => b'x',
+        "evicted" => b'e',
+        "new" => b'n',
+        "set" | "setrange" | "append" | "incrby" | "decrby" | "incrbyfloat" | "setbit" => b'$',
+        _ => match event.as_bytes().first() {
+            Some(b'h') => b'h',
+            Some(b'z') => b'z',
+            Some(b'l' | b'r') => b'l',
+            // All other events are those of set commands.
+            _ => b's',
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notify_keyspace_events_flags_select_event_classes() {
+        let parse = |text| KeyspaceNotifications::parse(text).unwrap();
+        let includes = |text, event| parse(text).includes(event);
+        assert!(includes("KEA", "set") && includes("KEA", "hset") && includes("Kx", "expired"));
+        assert!(!includes("Kx", "set") && !includes("KEA", "new") && includes("Ezl", "rpush"));
+        assert!(parse("KEA").is_enabled());
+        assert!(!parse("A").is_enabled() && !parse("K").is_enabled());
+        assert_eq!(KeyspaceNotifications::parse("q"), None);
+    }
+}

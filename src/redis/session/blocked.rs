@@ -1,0 +1,66 @@
+//! Commands that block their connection: the server looks at no later request of the connection
+//! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::Outcome;
+
+use super::connection::{Blocked, Connection};
+use super::reply_format::ReplyFormat;
+
+impl Connection {
+    /// Writes the reply of a submitted request from its outcome, and unblocks the connection if it
+    /// was blocked by the request.
+    pub fn complete_blocked(
+        &mut self,
+        reply_format: &ReplyFormat,
+        outcome: &Outcome,
+        out: &mut BytesMut,
+    ) {
+        match self.blocked.take() {
+            Some(Blocked::Watch(keys)) => self.complete_watch(keys, outcome, reply_format, out),
+            Some(Blocked::Exec(before)) => {
+                if matches!(outcome, Outcome::NoList) {
+                    self.restore(*before);
+                }
+                reply_format.encode(outcome, out);
+            }
+            None => reply_format.encode(outcome, out),
+        }
+    }
+
+    /// Unblocks the connection after the request that blocked it failed without an outcome. After a
+    /// failed `WATCH` the next `EXEC` aborts.
+    pub fn cancel_blocked(&mut self) {
+        match self.blocked.take() {
+            Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
+            Some(Blocked::Exec(before)) => self.restore(*before),
+            None => {}
+        }
+    }
+
+    /// Returns the connection to the state `before` it ran an `EXEC` that was aborted. Only the
+    /// name and time of the last command, for `CLIENT LIST`, are kept.
+    fn restore(&mut self, before: Connection) {
+        let (last_command, last_command_at) = (self.last_command, self.last_command_at);
+        *self = Connection { last_command, last_command_at, ..before };
+    }
+
+    fn complete_watch(
+        &mut self,
+        keys: Vec<Bytes>,
+        outcome: &Outcome,
+        reply_format: &ReplyFormat,
+        out: &mut BytesMut,
+    ) {
+        let Outcome::List(revisions) = outcome else {
+            self.transaction.watched.failed = true;
+            return reply_format.encode(outcome, out);
+        };
+        for (key, revision) in keys.into_iter().zip(revisions) {
+            let Outcome::Integer(revision) = revision else { continue };
+            self.transaction.watched.add(key, revision.cast_unsigned());
+        }
+        reply_format.encode(&Outcome::Done, out);
+    }
+}

@@ -1,0 +1,17 @@
+//! The state of one client's connection: what it remembers between requests.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `subscriptions` | channels and patterns that a connection, or a whole replica, subscribes to |
+//! | `transaction` | the commands queued by `MULTI`, the keys watched by `WATCH` |
+//! | `connection` | [`Connection`](connection::Connection): all state of one connection |
+//! | `client_info` | `CLIENT LIST` and `CLIENT KILL`: which connections are meant |
+//! | `reply_format` | the conversion of a command's outcome into its reply |
+//! | `blocked` | commands that block their connection until the outcome is known |
+
+pub(in crate::redis) mod blocked;
+pub(in crate::redis) mod client_info;
+pub(in crate::redis) mod connection;
+pub(in crate::redis) mod reply_format;
+pub(in crate::redis) mod subscriptions;
+pub(in crate::redis) mod transaction;

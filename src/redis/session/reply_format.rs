@@ -1,0 +1,280 @@
+//! The conversion of a command's outcome into its reply, which depends on the command and on the
+//! connection's protocol version.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::{Outcome, Refusal};
+use crate::wire::resp::{Version, Writer};
+
+use super::client_info::ClientQuery;
+
+/// Bytes that each value of a reply takes in memory besides its content.
+const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
+
+/// How the outcome of a submitted request is written as its reply. The server keeps the format
+/// while the request is in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyFormat {
+    pub(in crate::redis) kind: ReplyKind,
+    /// The connection's protocol version at the time the request was executed.
+    pub(in crate::redis) version: Version,
+    /// Whether the reply is suppressed because of `CLIENT REPLY`.
+    pub(in crate::redis) muted: bool,
+}
+
+/// How an outcome is written as a reply, depending on the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::redis) enum ReplyKind {
+    /// Writes the outcome of the state machine as the reply, without any change.
+    Plain,
+    /// Replies with the given number if the outcome is [`Outcome::Done`], which has no value.
+    /// `PUBLISH` uses it for the number of subscribers.
+    Number(u32),
+    /// Writes an array with the replies of all commands of a transaction, in the order in which
+    /// they were queued (`EXEC`).
+    Exec(Arc<[ExecReply]>),
+}
+
+/// The reply of one command inside a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::redis) enum ExecReply {
+    /// An encoded reply that is already known when `EXEC` runs, because it does not depend on the
+    /// state machine.
+    Written(Bytes),
+    /// The reply is written in the given format from an outcome of the applied transaction: the
+    /// first reply of this kind from the first outcome, the second from the second, and so on.
+    Outcome(ReplyFormat),
+    /// The reply of `CLIENT LIST`, still missing. [`ReplyFormat::list_clients`] replaces it by
+    /// [`ExecReply::Written`].
+    Clients(ClientQuery),
+}
+
+impl ExecReply {
+    /// Appends the reply to `out`. `outcome` is ignored if the reply is already known.
+    pub(in crate::redis) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
+        match self {
+            ExecReply::Written(bytes) => out.extend_from_slice(bytes),
+            ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
+            ExecReply::Clients(_) => {
+                Writer::new(out, Version::Two).error(b"ERR the client list is missing");
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            ExecReply::Written(bytes) => bytes.len(),
+            ExecReply::Outcome(_) | ExecReply::Clients(_) => 0,
+        }
+    }
+}
+
+impl ReplyFormat {
+    /// Suppresses the reply, because of `CLIENT REPLY`.
+    pub fn mute(&mut self) {
+        self.muted = true;
+    }
+
+    /// Whether the reply is suppressed because of `CLIENT REPLY`.
+    pub fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    /// Estimates the length of the reply to `outcome` in bytes. The estimate is not below the
+    /// memory that `outcome` itself takes.
+    pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
+        match outcome {
+            Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
+            Outcome::Values(values) => {
+                let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
+                bytes + ITEM_BYTES * (1 + values.len())
+            }
+            Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
+                let written = match &self.kind {
+                    ReplyKind::Exec(replies) => replies.iter().map(ExecReply::bytes).sum(),
+                    ReplyKind::Plain | ReplyKind::Number(_) => 0,
+                };
+                ITEM_BYTES + outcome.value_bytes() + written
+            }
+            _ => ITEM_BYTES,
+        }
+    }
+
+    /// Appends the reply for `outcome` to `out`, in the connection's protocol version.
+    pub fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
+        write(&mut Writer::new(out, self.version), &self.kind, outcome);
+    }
+
+    /// Calls `list` for every `CLIENT LIST` inside a transaction and stores the encoded replies.
+    /// The server must call this when it submits the transaction.
+    pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
+        let ReplyKind::Exec(replies) = &mut self.kind else { return };
+        if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
+            return;
+        }
+        let replies = replies.iter().map(|reply| match reply {
+            ExecReply::Clients(query) => ExecReply::Written(list(query.clone())),
+            other => other.clone(),
+        });
+        self.kind = ReplyKind::Exec(replies.collect());
+    }
+}
+
+fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
+    match (outcome, kind) {
+        (Outcome::Done, ReplyKind::Number(number)) => writer.integer((*number).into()),
+        (Outcome::Done, ReplyKind::Plain | ReplyKind::Exec(_)) => writer.ok(),
+        (Outcome::Unchanged, ReplyKind::Plain | ReplyKind::Number(_) | ReplyKind::Exec(_)) => {
+            writer.null();
+        }
+        (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
+        (Outcome::Integer(number), _) => writer.integer(*number),
+        (Outcome::Double(number), _) => writer.double(number.0),
+        (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),
+        (Outcome::Values(values), _) => {
+            writer.array(values.len());
+            for value in values {
+                writer.bulk_or_null(value.as_deref());
+            }
+        }
+        (Outcome::NoList, _) => writer.null_array(),
+        (Outcome::List(outcomes), ReplyKind::Exec(replies)) => {
+            writer.array(replies.len());
+            let mut outcomes = outcomes.iter();
+            for reply in &replies[..] {
+                let outcome = match reply {
+                    ExecReply::Outcome(_) => outcomes.next(),
+                    ExecReply::Written(_) | ExecReply::Clients(_) => None,
+                };
+                reply.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
+            }
+        }
+        (Outcome::List(outcomes), _) => {
+            writer.array(outcomes.len());
+            for outcome in outcomes {
+                write(writer, kind, outcome);
+            }
+        }
+        (Outcome::Set(outcomes), _) => {
+            writer.set(outcomes.len());
+            for outcome in outcomes {
+                write(writer, kind, outcome);
+            }
+        }
+        (Outcome::Map(pairs), _) => {
+            writer.map(pairs.len());
+            for (key, value) in pairs {
+                write(writer, kind, key);
+                write(writer, kind, value);
+            }
+        }
+        (Outcome::Pairs(pairs), _) => {
+            let nested = writer.version() == Version::Three;
+            writer.array(if nested { pairs.len() } else { 2 * pairs.len() });
+            for (key, value) in pairs {
+                if nested {
+                    writer.array(2);
+                }
+                write(writer, kind, key);
+                write(writer, kind, value);
+            }
+        }
+        (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
+        (Outcome::Error(text), _) => writer.error(text),
+        (Outcome::Forgotten, _) => {
+            writer.error(b"UNCERTAIN applied, but its outcome is no longer remembered");
+        }
+        // Cannot happen unless the command was damaged: this replica encoded it.
+        (Outcome::Malformed, _) => {
+            writer.error(b"ERR the command in the log is malformed; it was not applied");
+        }
+    }
+}
+
+/// Returns Redis's error text for a command that the state machine refused.
+fn refusal_text(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotAnInteger => "ERR value is not an integer or out of range",
+        Refusal::Overflow => "ERR increment or decrement would overflow",
+        Refusal::TooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+        Refusal::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
+        Refusal::Syntax => "ERR syntax error",
+        Refusal::NotAFloat => "ERR value is not a valid float",
+        Refusal::HashNotAnInteger => "ERR hash value is not an integer",
+        Refusal::NoSuchKey => "ERR no such key",
+        Refusal::NotPositive => "ERR value is out of range, must be positive",
+        Refusal::OutOfRange => "ERR value is out of range",
+        Refusal::NotAbsolute => {
+            "ERR value is out of range, value must between -9223372036854775807 and \
+             9223372036854775807"
+        }
+        Refusal::NoKeys => "ERR numkeys should be greater than 0",
+        Refusal::TooManyKeys => "ERR Number of keys can't be greater than number of args",
+        Refusal::NegativeLimit => "ERR LIMIT can't be negative",
+        Refusal::NotFinite => "ERR increment would produce NaN or Infinity",
+        Refusal::SameObject => "ERR source and destination objects are the same",
+        Refusal::ScoreNaN => "ERR resulting score is not a number (NaN)",
+        Refusal::WeightNotAFloat => "ERR weight value is not a float",
+        Refusal::EndNotAFloat => "ERR min or max is not a float",
+        Refusal::EndNotLex => "ERR min or max not valid string range item",
+        Refusal::AbsentAndPresent => "ERR XX and NX options at the same time are not compatible",
+        Refusal::ManyConditions => {
+            "ERR GT, LT, and/or NX options at the same time are not compatible"
+        }
+        Refusal::ManyIncrements => "ERR INCR option supports a single increment-element pair",
+        Refusal::LimitOfPlaces => {
+            "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX"
+        }
+        Refusal::ScoresOfLex => {
+            "ERR syntax error, WITHSCORES not supported in combination with BYLEX"
+        }
+        Refusal::NoCount => "ERR count should be greater than 0",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: ReplyKind, outcome: &Outcome, wanted: &str) {
+        let mut out = BytesMut::new();
+        ReplyFormat { kind, version: Version::Two, muted: false }.encode(outcome, &mut out);
+        assert_eq!(out.escape_ascii().to_string(), wanted.escape_debug().to_string());
+    }
+
+    #[test]
+    fn reply_size_counts_every_value() {
+        let reply_format =
+            ReplyFormat { kind: ReplyKind::Plain, version: Version::Two, muted: false };
+        let values = vec![None; 1_000];
+        let blocked = size_of_val(&values[..]);
+        assert!(reply_format.reply_bytes(&Outcome::Values(values)) >= blocked);
+        let value = Bytes::from(vec![b'x'; 1_000]);
+        let values = vec![Some(value.clone()), None, Some(value)];
+        let mut out = BytesMut::new();
+        let outcome = Outcome::Values(values);
+        reply_format.encode(&outcome, &mut out);
+        assert!((out.len()..out.len() + 200).contains(&reply_format.reply_bytes(&outcome)));
+    }
+
+    #[test]
+    fn command_outcomes_are_encoded_as_resp_replies() {
+        check(ReplyKind::Plain, &Outcome::Done, "+OK\r\n");
+        check(ReplyKind::Plain, &Outcome::Unchanged, "$-1\r\n");
+        check(ReplyKind::Plain, &Outcome::Value(None), "$-1\r\n");
+        let values = vec![Some(Bytes::from_static(b"a")), None];
+        check(ReplyKind::Plain, &Outcome::Values(values), "*2\r\n$1\r\na\r\n$-1\r\n");
+        check(ReplyKind::Plain, &Outcome::Integer(-3), ":-3\r\n");
+        check(ReplyKind::Plain, &Outcome::Type(None), "+none\r\n");
+        check(ReplyKind::Plain, &Outcome::Type(Some(crate::kv::ValueType::Hash)), "+hash\r\n");
+        check(ReplyKind::Plain, &Outcome::NoList, "*-1\r\n");
+        let pair = vec![(Outcome::Integer(1), Outcome::Integer(2))];
+        check(ReplyKind::Plain, &Outcome::Map(pair.clone()), "*2\r\n:1\r\n:2\r\n");
+        check(ReplyKind::Plain, &Outcome::Pairs(pair), "*2\r\n:1\r\n:2\r\n");
+        let refused = Outcome::Refused(Refusal::Overflow);
+        check(ReplyKind::Plain, &refused, "-ERR increment or decrement would overflow\r\n");
+    }
+}

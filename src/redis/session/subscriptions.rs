@@ -1,0 +1,182 @@
+//! Pub/Sub subscriptions: those of one connection, and those of all clients of a replica.
+//!
+//! A published message goes through the log, so subscribers on every replica receive messages in
+//! the same order. A client that is not connected when a message is applied misses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::kv::glob;
+use crate::wire::resp::Writer;
+
+/// Estimated memory of one subscription in bytes, without the name of its channel or pattern.
+const SUBSCRIPTION_BYTES: usize = 160;
+
+/// Identifies a subscriber of one replica: a number that the server assigns to each connection.
+pub type SubscriberId = u64;
+
+/// A subscription to a channel or pattern that a connection begins or ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionChange {
+    /// Whether `name` is a glob pattern instead of a channel's name.
+    pub is_pattern: bool,
+    /// The name of the channel, or the pattern.
+    pub name: Bytes,
+    /// True if the subscription begins, false if it ends.
+    pub subscribes: bool,
+}
+
+/// The subscriptions of all clients of one replica, by channel and by pattern.
+#[derive(Debug, Clone, Default)]
+pub struct Subscriptions {
+    channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
+    patterns: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
+}
+
+/// The channels and patterns that one connection subscribes to.
+#[derive(Debug, Clone, Default)]
+pub(in crate::redis) struct ClientSubscriptions {
+    channels: BTreeSet<Bytes>,
+    patterns: BTreeSet<Bytes>,
+}
+
+impl ClientSubscriptions {
+    /// Whether the connection has no subscription.
+    pub(in crate::redis) fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// Returns the number of channels and patterns that the connection subscribes to.
+    pub(in crate::redis) fn count(&self) -> usize {
+        self.channels.len() + self.patterns.len()
+    }
+
+    pub(in crate::redis) fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub(in crate::redis) fn pattern_count(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// Estimates the bytes of memory that one connection's subscriptions take, in the connection's
+    /// state and in the replica's [`Subscriptions`] together.
+    pub(in crate::redis) fn held_bytes(&self) -> usize {
+        let names = self.channels.iter().chain(&self.patterns);
+        names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
+    }
+
+    /// Returns the patterns that the connection subscribes to if `is_pattern`, otherwise the
+    /// channels.
+    pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
+        if is_pattern { &mut self.patterns } else { &mut self.channels }
+    }
+
+    /// Ends all subscriptions, and returns the changes to apply to the replica's [`Subscriptions`].
+    pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
+        let remove =
+            |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
+        let ClientSubscriptions { channels, patterns } = std::mem::take(self);
+        let channels = channels.into_iter().map(remove(false));
+        channels.chain(patterns.into_iter().map(remove(true))).collect()
+    }
+}
+
+impl Subscriptions {
+    /// Adds or removes subscriptions of one subscriber.
+    pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
+        for SubscriptionChange { is_pattern, name, subscribes } in changes {
+            let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
+            if *subscribes {
+                names.entry(name.clone()).or_default().insert(subscriber);
+            } else if let Some(subscribers) = names.get_mut(name) {
+                subscribers.remove(&subscriber);
+                if subscribers.is_empty() {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Whether no client of this replica subscribes to anything.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty()
+    }
+
+    /// Returns the subscribers of a message on `channel`, each with the pattern that matched, or
+    /// with `None` if it subscribes to the channel by name. A subscriber with several matching
+    /// subscriptions appears once for each of them, and receives the message as many times.
+    pub fn subscribers(
+        &self,
+        channel: &[u8],
+    ) -> impl Iterator<Item = (Option<&Bytes>, SubscriberId)> {
+        let by_name = self.channels.get(channel).into_iter().flatten();
+        let matching = self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
+        let by_pattern = matching.flat_map(|(pattern, subscribers)| {
+            subscribers.iter().map(move |subscriber| (Some(pattern), *subscriber))
+        });
+        by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
+    }
+
+    /// Returns the channels with at least one subscriber by name.
+    pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        self.channels.keys()
+    }
+
+    /// Returns the number of clients that subscribe to `channel` by name.
+    pub(in crate::redis) fn subscriber_count(&self, channel: &[u8]) -> usize {
+        self.channels.get(channel).map_or(0, BTreeSet::len)
+    }
+
+    /// Returns the number of distinct patterns with at least one subscriber.
+    pub(in crate::redis) fn pattern_count(&self) -> usize {
+        self.patterns.len()
+    }
+}
+
+/// Writes a published message as a subscriber receives it. `pattern` is the matching pattern of the
+/// subscription, or `None` if the client subscribes to the channel by name.
+pub fn write_message(
+    pattern: Option<&Bytes>,
+    channel: &[u8],
+    message: &[u8],
+    writer: &mut Writer<'_>,
+) {
+    if let Some(pattern) = pattern {
+        writer.push(4);
+        writer.bulk(b"pmessage");
+        writer.bulk(pattern);
+    } else {
+        writer.push(3);
+        writer.bulk(b"message");
+    }
+    writer.bulk(channel);
+    writer.bulk(message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscribers_are_found_by_name_and_by_pattern() {
+        let mut subscriptions = Subscriptions::default();
+        let change = |is_pattern, name: &'static str, subscribes| SubscriptionChange {
+            is_pattern,
+            name: Bytes::from_static(name.as_bytes()),
+            subscribes,
+        };
+        let found = |subscriptions: &Subscriptions, channel: &str| {
+            let subscribers = subscriptions.subscribers(channel.as_bytes());
+            subscribers.map(|(pattern, id)| (pattern.is_some(), id)).collect::<Vec<_>>()
+        };
+        subscriptions.apply(1, &[change(false, "news", true), change(true, "n*", true)]);
+        subscriptions.apply(2, &[change(false, "news", true)]);
+        assert_eq!(found(&subscriptions, "news"), [(false, 1), (false, 2), (true, 1)]);
+        assert_eq!(found(&subscriptions, "none"), [(true, 1)]);
+        subscriptions.apply(1, &[change(false, "news", false), change(true, "n*", false)]);
+        subscriptions.apply(2, &[change(false, "news", false)]);
+        assert!(subscriptions.is_empty());
+    }
+}

@@ -1,0 +1,196 @@
+//! The slow log (`SLOWLOG`) and latency samples (`LATENCY`): requests that took long.
+//!
+//! The duration of a request is the time from the moment when it could be submitted to its outcome.
+//! It includes syncing the log and waiting for the other replicas, because the client waits for
+//! them too. Redis records the time spent executing the command instead.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::kv::{Command, Operation};
+
+use super::action::Statistics;
+use super::session::connection::Connection;
+
+/// Maximum number of arguments that an entry of the slow log keeps, as in Redis.
+/// [`ARGUMENT_BYTES_MAX`] is the maximum number of bytes kept of each.
+const ARGUMENTS_MAX: usize = 32;
+const ARGUMENT_BYTES_MAX: usize = 128;
+/// Maximum number of latency samples that are kept, at most one per second; the oldest is removed
+/// first.
+const SAMPLES_MAX: usize = 160;
+
+/// An entry of the slow log: a request that took at least the time in the setting
+/// `slowlog-log-slower-than`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SlowLogEntry {
+    /// Id of the entry, unique within the process.
+    pub(super) id: i64,
+    /// Unix time in seconds at which the request's outcome was known.
+    pub(super) at: u64,
+    pub(super) elapsed: Duration,
+    pub(super) arguments: Vec<Bytes>,
+    /// Address of the client that sent the request, as `host:port`.
+    pub(super) address: String,
+    /// Name of the client's connection; empty if unset.
+    pub(super) client_name: Vec<u8>,
+}
+
+/// The slow log and the latency samples of one replica.
+#[derive(Debug, Clone, Default)]
+pub struct SlowLog {
+    next_id: i64,
+    /// Entries of the slow log, the latest first.
+    entries: VecDeque<SlowLogEntry>,
+    /// Latency samples in order of time: Unix time in seconds, and the duration of the slowest
+    /// request of that second.
+    samples: VecDeque<(u64, Duration)>,
+    /// Duration of the slowest request since the latency samples were reset.
+    longest: Duration,
+}
+
+/// A request whose outcome is known, for the slow log.
+#[derive(Debug)]
+pub struct CompletedRequest<'r> {
+    /// Time from the moment when the request could be submitted to the consensus core until its
+    /// outcome was known.
+    pub elapsed: Duration,
+    /// Wall clock of the replica when the outcome was known, as time since 1970.
+    pub wall_clock: Duration,
+    /// The encoded [`Command`] of the request.
+    pub payload: &'r [u8],
+    /// The connection that sent the request.
+    pub connection: &'r Connection,
+}
+
+impl SlowLog {
+    /// Adds a request to the slow log, and removes the oldest entries if the log then has more than
+    /// `entries_max`.
+    pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
+        let arguments =
+            Command::decode(request.payload).map(|command| arguments_of(&command.operation));
+        self.entries.push_front(SlowLogEntry {
+            id: self.next_id,
+            at: request.wall_clock.as_secs(),
+            elapsed: request.elapsed,
+            arguments: arguments.unwrap_or_default(),
+            address: request.connection.address.clone(),
+            client_name: request.connection.name.clone(),
+        });
+        self.next_id += 1;
+        self.entries.truncate(entries_max);
+    }
+
+    /// Records the duration of a request as a latency sample. Only the longest of each second is
+    /// kept. `wall_clock` is the time since 1970.
+    pub fn add_latency_sample(&mut self, elapsed: Duration, wall_clock: Duration) {
+        self.longest = self.longest.max(elapsed);
+        let second = wall_clock.as_secs();
+        match self.samples.back_mut() {
+            Some((at, longest)) if *at == second => *longest = elapsed.max(*longest),
+            _ => self.samples.push_back((second, elapsed)),
+        }
+        if self.samples.len() > SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Removes the entries of the slow log, or the latency samples, as `statistics` says. Does
+    /// nothing for `Statistics::Traffic`, which the slow log does not contain.
+    pub fn reset(&mut self, statistics: Statistics) {
+        match statistics {
+            Statistics::SlowLog => self.entries.clear(),
+            Statistics::Latency => {
+                self.samples.clear();
+                self.longest = Duration::ZERO;
+            }
+            Statistics::Traffic => {}
+        }
+    }
+
+    /// Returns the entries of the slow log, the latest first.
+    pub(super) fn entries(&self) -> &VecDeque<SlowLogEntry> {
+        &self.entries
+    }
+
+    /// Returns the latency samples in order of time: Unix time in seconds, and the duration of the
+    /// slowest request of that second.
+    pub(super) fn samples(&self) -> &VecDeque<(u64, Duration)> {
+        &self.samples
+    }
+
+    /// Returns the duration of the slowest request since the latency samples were reset.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest
+    }
+}
+
+/// Returns the name and arguments of an operation's command, shortened. They are close to what the
+/// client sent; transactions are shown as `exec` only.
+fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
+    let mut arguments: Vec<&[u8]> = Vec::new();
+    match operation {
+        Operation::Call { command, args } => {
+            arguments.push(command.name().as_bytes());
+            arguments.extend(args.iter());
+        }
+        Operation::Transaction { .. } => arguments.push(b"exec"),
+        Operation::OpenSession | Operation::Once { .. } => arguments.push(b"once"),
+        Operation::Clock { .. } | Operation::ResetClock { .. } => {}
+    }
+    shorten_all(&arguments)
+}
+
+/// Returns at most [`ARGUMENTS_MAX`] arguments of at most [`ARGUMENT_BYTES_MAX`] bytes each. Like
+/// Redis it adds how many arguments or bytes were left out.
+fn shorten_all(arguments: &[&[u8]]) -> Vec<Bytes> {
+    let count = arguments.len();
+    let kept = if count > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { count };
+    let mut kept: Vec<Bytes> = arguments[..kept].iter().map(|argument| shorten(argument)).collect();
+    if count > ARGUMENTS_MAX {
+        let more = count - kept.len();
+        kept.push(format!("... ({more} more arguments)").into());
+    }
+    kept
+}
+
+fn shorten(argument: &[u8]) -> Bytes {
+    match argument.split_at_checked(ARGUMENT_BYTES_MAX) {
+        Some((kept, more)) if !more.is_empty() => {
+            [kept, format!("... ({} more bytes)", more.len()).as_bytes()].concat().into()
+        }
+        _ => Bytes::copy_from_slice(argument),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::CommandId;
+
+    #[test]
+    fn slow_log_truncates_long_requests() {
+        let long = vec![b'x'; 300];
+        let arguments = arguments_of(&Operation::set(b"k", &long));
+        assert_eq!((&arguments[0][..], &arguments[1][..]), (&b"set"[..], &b"k"[..]));
+        assert!(arguments[2].ends_with(b"... (172 more bytes)"), "{:?}", arguments[2]);
+        let many: Vec<&[u8]> = vec![b"k"; 100];
+        let arguments = arguments_of(&Operation::call(CommandId::of("mget"), &many[..]));
+        assert_eq!(arguments.len(), ARGUMENTS_MAX);
+        assert_eq!(arguments.last().unwrap(), &b"... (70 more arguments)"[..]);
+    }
+
+    #[test]
+    fn latency_samples_keep_the_longest_of_a_second() {
+        let mut slow_log = SlowLog::default();
+        let millis = Duration::from_millis;
+        for (at, elapsed) in [(1_000, 5), (1_900, 9), (1_950, 3), (2_000, 4)] {
+            slow_log.add_latency_sample(millis(elapsed), millis(at));
+        }
+        assert_eq!(slow_log.samples, [(1, millis(9)), (2, millis(4))]);
+        slow_log.reset(Statistics::Latency);
+        assert!(slow_log.samples.is_empty() && slow_log.longest.is_zero());
+    }
+}

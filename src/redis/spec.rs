@@ -1,0 +1,330 @@
+//! The description of a command, one row of the table of commands: name, arity, flags, the
+//! positions of its keys, what `COMMAND DOCS` says about it, and the function that runs it.
+
+use crate::kv::{CommandId, ItemsBuffer};
+use crate::wire::resp::{Request, Writer};
+
+use super::action::Action;
+use super::call::Call;
+
+/// Length of the longest name of a command or subcommand, in bytes.
+pub(super) const NAME_BYTES_MAX: usize = 24;
+
+/// The description of a command or subcommand: one row of the command table.
+#[derive(Debug)]
+pub(super) struct CommandSpec {
+    /// Name of the command or subcommand in lower case: `set` for `CONFIG SET`.
+    pub(super) name: &'static str,
+    /// Full name of the command or subcommand in lower case: `config|set` for `CONFIG SET`.
+    pub(super) full_name: &'static str,
+    /// Number of arguments that a request must have, including the names of command and subcommand.
+    /// If negative, the absolute value is the minimum number.
+    pub(super) arity: i8,
+    /// Redis's command flags, such as `write` and `fast`.
+    pub(super) flags: &'static [&'static str],
+    /// Redis's ACL categories, except for those that follow from `flags`.
+    pub(super) categories: &'static [&'static str],
+    keys: KeyRange,
+    /// Index of the argument that holds the number of keys; the keys follow it. 0 if the command
+    /// has no such argument.
+    key_count_index: u8,
+    pub(super) group: &'static str,
+    pub(super) since: &'static str,
+    pub(super) complexity: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) subcommands: &'static [CommandSpec],
+    /// The state machine's command that takes the client's arguments unchanged; `None` if the
+    /// command's function builds the operation itself or needs no state.
+    command: Option<CommandId>,
+    run: Run,
+}
+
+/// The function that runs a command.
+#[derive(Debug, Clone, Copy)]
+enum Run {
+    /// A function that needs only the request and the state in [`Call`].
+    Call(fn(&mut Call<'_>) -> Action),
+    /// A function that also needs the command table, because it looks up other commands.
+    WithTable(fn(&mut Call<'_>, &'static CommandTable) -> Action),
+}
+
+/// The command table: the rows of all commands, sorted by name.
+#[derive(Debug)]
+pub(super) struct CommandTable {
+    commands: Vec<&'static CommandSpec>,
+}
+
+/// Which arguments of a command are keys: the indexes from `first` to `last` in steps of `step`. A
+/// negative `last` counts from the end, -1 being the last argument. If `first` is 0, no argument is
+/// a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyRange {
+    pub(super) first: i8,
+    pub(super) last: i8,
+    pub(super) step: i8,
+}
+
+pub(super) const WRITE_FAST: &[&str] = &["write", "denyoom", "fast"];
+pub(super) const READ_FAST: &[&str] = &["readonly", "fast"];
+pub(super) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+pub(super) const ANYTIME: &[&str] = &["loading", "stale"];
+pub(super) const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
+
+/// The flag of commands that are refused while memory in use exceeds `maxmemory`.
+pub(super) const DENY_OOM: &str = "denyoom";
+
+pub(super) const NO_KEYS: KeyRange = KeyRange { first: 0, last: 0, step: 0 };
+/// The key range of commands whose arguments are all keys.
+pub(super) const ALL_KEYS: KeyRange = KeyRange { first: 1, last: -1, step: 1 };
+
+/// Returns a row for a command, without flags, keys and documentation, which other functions add.
+pub(super) const fn command(
+    name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    subcommand(name, name, arity, run)
+}
+
+/// Returns a row for a command whose function looks up other commands.
+pub(super) const fn command_with_table(
+    name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>, &'static CommandTable) -> Action,
+) -> CommandSpec {
+    subcommand_with_table(name, name, arity, run)
+}
+
+/// Returns a row for a subcommand. `full_name` has the form `<command>|<subcommand>`.
+pub(super) const fn subcommand(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>) -> Action,
+) -> CommandSpec {
+    row(name, full_name, arity, Run::Call(run))
+}
+
+/// Returns a row for a subcommand whose function looks up other commands. `full_name` has the form
+/// `<command>|<subcommand>`.
+pub(super) const fn subcommand_with_table(
+    name: &'static str,
+    full_name: &'static str,
+    arity: i8,
+    run: fn(&mut Call<'_>, &'static CommandTable) -> Action,
+) -> CommandSpec {
+    row(name, full_name, arity, Run::WithTable(run))
+}
+
+const fn row(name: &'static str, full_name: &'static str, arity: i8, run: Run) -> CommandSpec {
+    CommandSpec {
+        name,
+        full_name,
+        arity,
+        flags: &[],
+        categories: &[],
+        keys: NO_KEYS,
+        key_count_index: 0,
+        group: "",
+        since: "",
+        complexity: "",
+        summary: "",
+        subcommands: &[],
+        command: None,
+        run,
+    }
+}
+
+impl CommandSpec {
+    pub(super) const fn keys_at(mut self, keys: KeyRange) -> CommandSpec {
+        self.keys = keys;
+        self
+    }
+
+    pub(super) const fn flags(mut self, flags: &'static [&'static str]) -> CommandSpec {
+        self.flags = flags;
+        self
+    }
+
+    pub(super) const fn categories(mut self, categories: &'static [&'static str]) -> CommandSpec {
+        self.categories = categories;
+        self
+    }
+
+    /// Sets the version of Redis that introduced the command, and the command's group in Redis's
+    /// documentation.
+    pub(super) const fn since(mut self, since: &'static str, group: &'static str) -> CommandSpec {
+        self.since = since;
+        self.group = group;
+        self
+    }
+
+    /// Sets the time complexity that `COMMAND DOCS` reports.
+    pub(super) const fn costs(mut self, complexity: &'static str) -> CommandSpec {
+        self.complexity = complexity;
+        self
+    }
+
+    /// Sets the summary that `COMMAND DOCS` and `HELP` show.
+    pub(super) const fn about(mut self, summary: &'static str) -> CommandSpec {
+        self.summary = summary;
+        self
+    }
+
+    /// Sets the state machine's command that takes the client's arguments unchanged, and copies the
+    /// positions of the keys from it.
+    pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
+        // `range` counts the command's name, `counted_at` does not. A subcommand has a second name.
+        let offset = if self.name.len() == self.full_name.len() { 0 } else { 1 };
+        let (first, last, step) = command.keys().range();
+        self.keys = KeyRange {
+            first: if first == 0 { 0 } else { first + offset },
+            last: if last > 0 { last + offset } else { last },
+            step,
+        };
+        self.key_count_index = match command.keys().counted_at() {
+            Some(index) => index + 1 + offset.cast_unsigned(),
+            None => 0,
+        };
+        self.command = Some(command);
+        self
+    }
+
+    pub(super) const fn with(mut self, subcommands: &'static [CommandSpec]) -> CommandSpec {
+        self.subcommands = subcommands;
+        self
+    }
+
+    /// Whether the command accepts a request with `count` arguments, including the names of command
+    /// and subcommand.
+    pub(super) fn accepts(&self, count: usize) -> bool {
+        let min = usize::from(self.arity.unsigned_abs());
+        if self.arity < 0 { count >= min } else { count == min }
+    }
+
+    pub(super) fn has_flag(&self, flag: &str) -> bool {
+        self.flags.contains(&flag)
+    }
+
+    /// Returns the positions of those keys that do not depend on the request, as `COMMAND INFO`
+    /// reports them: first key, last key and step.
+    pub(super) fn key_range(&self) -> KeyRange {
+        self.keys
+    }
+
+    /// Whether requests for the command can have keys.
+    pub(super) fn has_keys(&self) -> bool {
+        self.keys != NO_KEYS || self.key_count_index > 0
+    }
+
+    /// Returns the indexes of those arguments of a request that are keys. `count` is the number of
+    /// arguments, and `argument` returns the argument at an index. `None` if the argument that
+    /// states the number of keys is missing, states 0, or states more keys than the arguments that
+    /// follow it.
+    pub(super) fn keys<'w>(
+        &self,
+        count: usize,
+        argument: &dyn Fn(usize) -> Option<&'w [u8]>,
+    ) -> Option<impl Iterator<Item = usize> + Clone + use<'w>> {
+        let counted = match usize::from(self.key_count_index) {
+            0 => 0..0,
+            index => {
+                let key_count = leading_digits(argument(index)?);
+                let rest = count - 1 - index;
+                (1..=rest).contains(&key_count).then_some(index + 1..index + 1 + key_count)?
+            }
+        };
+        Some(self.keys_in_range(count).chain(counted))
+    }
+
+    fn keys_in_range(&self, count: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let KeyRange { first, last, step } = self.keys;
+        let distance = usize::from(last.unsigned_abs());
+        let end = match (first, last < 0) {
+            (0, _) => 0,
+            (_, true) => (count + 1).saturating_sub(distance),
+            (_, false) => count.min(distance + 1),
+        };
+        let step = usize::from(step.unsigned_abs()).max(1);
+        (usize::from(first.unsigned_abs())..end).step_by(step)
+    }
+
+    /// Returns the subcommand named `name`, which must be in lower case; `None` if there is none.
+    pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static CommandSpec> {
+        self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
+    }
+
+    /// Runs the command's function on a request whose number of arguments has been checked.
+    pub(super) fn run(&self, call: &mut Call<'_>, table: &'static CommandTable) -> Action {
+        call.command = self.command;
+        match self.run {
+            Run::Call(run) => run(call),
+            Run::WithTable(run) => run(call, table),
+        }
+    }
+
+    /// Runs the command for a request inside another one, `EXEC` or `ONCE`. Appends operations to
+    /// `batch` instead of submitting them, and writes the reply to `writer`.
+    pub(super) fn run_within(
+        &self,
+        outer: &mut Call<'_>,
+        request: Request<'_>,
+        table: &'static CommandTable,
+        batch: &mut ItemsBuffer,
+        writer: Writer<'_>,
+    ) -> Action {
+        let mut call = Call {
+            connection: outer.connection,
+            command: None,
+            request,
+            key: outer.key,
+            context: outer.context,
+            settings: outer.settings,
+            writer,
+            batch: Some(batch),
+        };
+        self.run(&mut call, table)
+    }
+}
+
+impl CommandTable {
+    /// Creates the table of `commands`, which may be in any order.
+    pub(super) fn new(mut commands: Vec<&'static CommandSpec>) -> CommandTable {
+        commands.sort_unstable_by_key(|spec| spec.name);
+        CommandTable { commands }
+    }
+
+    /// Returns the rows of all commands, sorted by name.
+    pub(super) fn all(&self) -> &[&'static CommandSpec] {
+        &self.commands
+    }
+
+    /// Returns the position in the table of the command named `name`, which must be in lower case;
+    /// `None` if there is none.
+    pub(super) fn position(&self, name: &[u8]) -> Option<usize> {
+        self.commands.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()
+    }
+
+    /// Returns the command named `name`, which must be in lower case; `None` if there is none.
+    pub(super) fn find(&self, name: &[u8]) -> Option<&'static CommandSpec> {
+        self.position(name).map(|position| self.commands[position])
+    }
+
+    /// Returns the command named `name`, or the subcommand if `name` has the form
+    /// `<command>|<subcommand>`; `None` if there is none. Upper and lower case are equal.
+    pub(super) fn find_full(&self, name: &[u8]) -> Option<&'static CommandSpec> {
+        let name = name.to_ascii_lowercase();
+        match name.iter().position(|byte| *byte == b'|') {
+            None => self.find(&name),
+            Some(bar) => self.find(&name[..bar])?.subcommand(&name[bar + 1..]),
+        }
+    }
+}
+
+/// Returns the number at the start of an argument, parsed like C's `atoi`: anything after the
+/// digits is ignored, and without digits the number is 0.
+fn leading_digits(argument: &[u8]) -> usize {
+    let text = argument.trim_ascii_start();
+    let digits = text.strip_prefix(b"+").unwrap_or(text).iter().take_while(|b| b.is_ascii_digit());
+    digits.fold(0, |sum: usize, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()))
+}

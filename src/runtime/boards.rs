@@ -1,0 +1,511 @@
+//! What the stages publish for each other beside the channels: the latest value of something that
+//! one stage writes and others read whenever they like. The one place of shared memory between the
+//! stages, but for the waker ([`Wake`](super::wake::Wake)) and the positions of
+//! [`SnapshotScheduler`](super::stages::snapshot_scheduler::SnapshotScheduler).
+//!
+//! | board | written by | read by |
+//! |---|---|---|
+//! | [`StatusBoard`] | core | network |
+//! | [`RuntimeCounters`] | every stage | network |
+//! | [`MemoryBoard`] | core, applier, network | core, network, snapshot scheduler |
+//! | [`DiskSpaceBoard`] | log writer | snapshots, network |
+//! | [`SnapshotBoard`] | snapshots, applier | applier, core, network |
+//! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
+//! | [`SubscriberBoard`] | network | applier |
+//!
+//! A value may be some milliseconds old, and values that are read together may be of different
+//! moments. What must not get lost, or must come in order, goes through a channel instead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam::queue::ArrayQueue;
+use parking_lot::Mutex;
+
+use crate::raft::{SnapshotId, Status};
+use crate::storage::FreeSpace;
+use crate::types::{Instant, NodeId};
+
+/// Maximum value, in bytes, of the limit on log entries in memory (1 GiB), unless the latest
+/// snapshot is larger: then the snapshot's size is the maximum.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+/// Minimum value, in bytes, of the limit on log entries in memory (64 MiB), however low
+/// `--maxmemory` is. The entries that wait to be written to disk must fit into it.
+const LOG_BYTES_MIN: u64 = 64 << 20;
+/// Maximum number of reports in the queue of peers' wall clock reports for the core. While the
+/// queue is full, further reports are dropped; each peer sends a newer report soon.
+const REPORTS_MAX: usize = 256;
+/// Marks an unknown difference between two clocks, where a known one is stored in milliseconds.
+const UNKNOWN: i64 = i64::MIN;
+
+/// The latest status of the replica, shared with the other stages. The core publishes it about
+/// every 100 ms.
+#[derive(Debug, Default)]
+pub(super) struct StatusBoard(Mutex<Option<Status>>);
+
+impl StatusBoard {
+    /// Publishes a newer status.
+    pub(super) fn write(&self, status: Status) {
+        *self.0.lock() = Some(status);
+    }
+
+    /// Returns the latest status; `None` before the core has published one.
+    pub(super) fn read(&self) -> Option<Status> {
+        self.0.lock().clone()
+    }
+}
+
+/// A counter that any stage may increment. Starts at 0 and never decreases.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub(super) fn add_one(&self) {
+        self.add(1);
+    }
+
+    /// Adds `count` to the counter.
+    pub(super) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the current count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one replica's runtime since the process started. Those of the consensus core are
+/// [`Counters`](crate::raft::Counters).
+#[derive(Debug, Default)]
+pub struct RuntimeCounters {
+    /// Number of received messages that the network stage could not decode: malformed, damaged or
+    /// too long.
+    pub unreadable: Counter,
+    /// Number of received messages that the network stage decoded and then ignored, such as
+    /// messages for another replica.
+    pub ignored: Counter,
+    /// Number of messages from peers that the network stage dropped because the core's queue was
+    /// full.
+    pub arrivals_dropped: Counter,
+    /// Number of messages to peers that the core, the log writer and the snapshots stage dropped
+    /// because the network stage's queue was full.
+    pub outbound_dropped: Counter,
+    /// Number of messages to peers that the network stage dropped, because the peer was not
+    /// connected or too many bytes were queued for the socket.
+    pub unsent: Counter,
+    /// Number of messages under a simulator of the course that could not be sent: too large for the
+    /// socket, replies that its protocol cannot encode, and failed sends.
+    pub send_failures: Counter,
+    /// Number of syncs (fsync) of the log. Each sync makes all waiting append jobs durable
+    /// together.
+    pub log_syncs: Counter,
+    /// Number of `AppendEntries` messages from leaders that the core dropped, because too many
+    /// bytes of jobs were in flight or the log in memory was full.
+    pub appends_dropped: Counter,
+    /// Number of clients' requests that the core refused with `TRYAGAIN`, because too many bytes of
+    /// jobs were in flight or the log in memory was full.
+    pub requests_busy: Counter,
+    /// Number of batches of snapshot chunks that the core dropped because the queue of the
+    /// snapshots stage was full.
+    pub chunks_dropped: Counter,
+    /// Number of repeated copies of forwarded writes that were dropped: the deduplication table
+    /// might not recognise an earlier copy in the log, this replica did not lead, or a queue was
+    /// full.
+    pub repeats_dropped: Counter,
+    /// Number of connections from peers that were closed because of an invalid hello (first
+    /// message), a damaged frame, or too many connections.
+    pub peers_refused: Counter,
+    /// Number of client connections accepted.
+    pub clients_accepted: Counter,
+    /// Number of client connections refused because too many clients were connected.
+    pub clients_refused: Counter,
+    /// Number of client connections closed by the server, not by the client.
+    pub clients_closed: Counter,
+    /// Number of commands received from clients.
+    pub commands: Counter,
+    /// Number of clients' commands answered with `UNCERTAIN`: the write may have been applied.
+    pub uncertain: Counter,
+    /// Number of clients' commands answered with the error `CLUSTERDOWN`.
+    pub cluster_down: Counter,
+    /// Number of clients' commands answered with the error `MISCONF` for want of disk space.
+    pub disk_full: Counter,
+}
+
+/// Memory use of the keyspace and of the log, and the memory limit, shared between the stages.
+#[derive(Debug, Default)]
+pub(super) struct MemoryBoard {
+    store_bytes: AtomicU64,
+    log_bytes: AtomicU64,
+    /// `--maxmemory` in bytes; 0 for no limit.
+    limit_bytes: AtomicU64,
+    snapshots: Arc<SnapshotBoard>,
+}
+
+impl MemoryBoard {
+    /// Creates the shared record of memory use. `limit_bytes` is the limit for keyspace, log and
+    /// clients together, 0 for no limit; `snapshots` supplies the size of the latest snapshot.
+    pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
+        MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
+    }
+
+    /// Changes the memory limit in bytes for keyspace, log and clients together; 0 for no limit.
+    pub(super) fn set_limit(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+    }
+
+    /// Publishes the memory use of the keyspace in bytes. Called by the applier.
+    pub(super) fn note_store(&self, bytes: usize) {
+        self.store_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Publishes the bytes of log entries in memory. Called by the core.
+    pub(super) fn note_log(&self, bytes: usize) {
+        self.log_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the memory use of the keyspace, then that of the log entries, each in bytes.
+    pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
+        (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns the bytes of log entries in memory above which a leader refuses writes: half of
+    /// `--maxmemory`, but at least [`LOG_BYTES_MIN`] and at most [`LOG_BYTES_MAX`] or the size of
+    /// the latest snapshot. Reached only when snapshots fail, since otherwise the log is compacted
+    /// long before.
+    pub(super) fn log_bytes_max(&self) -> u64 {
+        let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
+        match self.limit_bytes.load(Ordering::Relaxed) {
+            0 => most,
+            limit => most.min(limit / 2).max(LOG_BYTES_MIN),
+        }
+    }
+
+    /// Returns the bytes of log entries in memory above which a follower drops the leader's
+    /// appends: a quarter more than [`MemoryBoard::log_bytes_max`], above which a leader refuses
+    /// writes. The difference allows for replicas that compact their logs at different indexes;
+    /// without it followers might drop a write that the leader has admitted, and its outcome would
+    /// stay unknown.
+    pub(super) fn appended_bytes_max(&self) -> u64 {
+        let most = self.log_bytes_max();
+        most + most / 4
+    }
+}
+
+/// Free disk space as the log writer last measured it, about every 100 ms.
+#[derive(Debug, Default)]
+pub(super) struct DiskSpaceBoard {
+    free: AtomicU64,
+    held: AtomicU64,
+    /// The option `--disk-reserve`, in bytes: free space below which disk space counts as low. 0
+    /// for no reserve. Never changes.
+    pub(super) reserve: u64,
+}
+
+impl DiskSpaceBoard {
+    /// Creates the shared record of free disk space, for a disk reserve of `reserve` bytes. Free
+    /// space reads as 0 before the first measurement.
+    pub(super) fn new(reserve: u64) -> DiskSpaceBoard {
+        DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
+    }
+
+    /// Publishes a measurement of free disk space.
+    pub(super) fn write(&self, space: FreeSpace) {
+        self.free.store(space.free, Ordering::Relaxed);
+        self.held.store(space.held, Ordering::Relaxed);
+    }
+
+    /// Returns the latest measurement of free disk space.
+    pub(super) fn read(&self) -> FreeSpace {
+        let (free, held) = (&self.free, &self.held);
+        FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
+    }
+
+    /// Returns whether a snapshot may write `bytes` more bytes to the disk. An eighth of the disk
+    /// reserve must stay free, besides the part of the reserve that the reserve file occupies.
+    pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
+        self.read().free >= bytes.saturating_add(self.reserve / 8)
+    }
+}
+
+/// The latest snapshot of this replica, and whether the next one is being taken.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotBoard {
+    index: AtomicU64,
+    bytes: AtomicU64,
+    /// When the latest snapshot was completed or loaded, in seconds since 1970.
+    saved_at: AtomicU64,
+    taking: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// The status of this replica's snapshots at one time, as read from [`SnapshotBoard`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SnapshotStatus {
+    /// The index of the last entry in the latest snapshot; 0 before the first snapshot.
+    pub(super) index: u64,
+    /// The size of the latest snapshot in bytes; 0 before the first snapshot.
+    pub(super) bytes: u64,
+    /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
+    /// since 1970; 0 before the first snapshot.
+    pub(super) saved_at: u64,
+    /// Whether a snapshot is being taken now.
+    pub(super) taking: bool,
+    /// Whether the last attempt to take a snapshot failed.
+    pub(super) failed: bool,
+}
+
+impl SnapshotBoard {
+    /// Records that a snapshot has begun: the applier has sent an immutable view of the state to
+    /// the snapshots stage.
+    pub(super) fn begin(&self) {
+        self.taking.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether a snapshot is being taken.
+    pub(super) fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+
+    /// Returns the size of the latest snapshot in bytes; 0 before the first snapshot.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Records that the running snapshot has ended, and whether it has `failed`.
+    pub(super) fn end(&self, failed: bool) {
+        self.failed.store(failed, Ordering::Relaxed);
+        self.taking.store(false, Ordering::Relaxed);
+    }
+
+    /// Publishes the index and size of `latest`, now this replica's latest snapshot, with the
+    /// current time as the time of its completion.
+    pub(super) fn note(&self, latest: SnapshotId) {
+        self.index.store(latest.last.index.0, Ordering::Relaxed);
+        self.bytes.store(latest.bytes, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.saved_at.store(now.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Returns the status of the latest snapshot. Its fields are read one by one, so during an
+    /// update they may belong to different snapshots.
+    pub(super) fn read(&self) -> SnapshotStatus {
+        SnapshotStatus {
+            index: self.index.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            saved_at: self.saved_at.load(Ordering::Relaxed),
+            taking: self.taking.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Clock readings that the core publishes for other stages, and the queue of peers' wall clock
+/// reports that the network passes to the core.
+#[derive(Debug)]
+pub(super) struct ClockBoard {
+    own: Offset,
+    agreed: Offset,
+    replicated: Offset,
+    jumps: AtomicU64,
+    resets: AtomicU64,
+    /// By how many milliseconds each peer's wall clock is ahead of this replica's; [`UNKNOWN`]
+    /// without a recent report of the peer.
+    peers: Box<[(NodeId, AtomicI64)]>,
+    /// Queue of reports for the core: the peer, this replica's monotonic clock on receipt, and the
+    /// peer's wall clock in milliseconds since 1970.
+    reports: ArrayQueue<(NodeId, Instant, u64)>,
+}
+
+/// Readings of the core's clocks at one instant, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockReadings {
+    /// This replica's wall clock in milliseconds since 1970. A jump is ignored until it has lasted
+    /// for some time. `None` if the clock could not be read yet.
+    pub(super) own: Option<u64>,
+    /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
+    /// `None` if the wall clocks of a quorum are not known.
+    pub(super) agreed: Option<u64>,
+    /// The replicated clock (log entries advance it) in milliseconds since 1970.
+    pub(super) replicated: u64,
+    /// Number of jumps of this replica's wall clock since the process started, including jumps that
+    /// were undone soon after.
+    pub(super) jumps: u64,
+    /// Number of times that the command `CLOCK RESET` has reset the replicated clock.
+    pub(super) resets: u64,
+}
+
+impl ClockBoard {
+    /// Creates the shared clock readings of a replica with these peers. No clock is known yet.
+    pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
+        ClockBoard {
+            own: Offset::default(),
+            agreed: Offset::default(),
+            replicated: Offset::default(),
+            jumps: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            peers: peers.iter().map(|&peer| (peer, AtomicI64::new(UNKNOWN))).collect(),
+            reports: ArrayQueue::new(REPORTS_MAX),
+        }
+    }
+
+    /// Queues a peer's report of its wall clock for the core. Called by the network. `millis` is
+    /// the wall clock in milliseconds since 1970; `now` was read after the report was received.
+    pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
+        // A full queue drops the report: the core has enough of them.
+        let _ = self.reports.push((from, now, millis));
+    }
+
+    /// Removes and returns the oldest queued report of a peer's wall clock: the peer, a time read
+    /// after the report was received, and the peer's wall clock in milliseconds since 1970. `None`
+    /// if the queue is empty. Called by the core.
+    pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
+        self.reports.pop()
+    }
+
+    /// Publishes the clock readings at `now`. Called by the core. `ahead_of_own` returns by how
+    /// many milliseconds a peer's wall clock is ahead of this replica's, `None` if unknown.
+    pub(super) fn publish(
+        &self,
+        now: Instant,
+        readings: ClockReadings,
+        ahead_of_own: impl Fn(NodeId) -> Option<i64>,
+    ) {
+        self.own.write(now, readings.own);
+        self.agreed.write(now, readings.agreed);
+        self.replicated.write(now, Some(readings.replicated));
+        self.jumps.store(readings.jumps, Ordering::Relaxed);
+        // After the clock: a reader that sees this reset must not see an older clock.
+        self.resets.store(readings.resets, Ordering::Release);
+        for (peer, ahead) in &self.peers {
+            ahead.store(ahead_of_own(*peer).unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns this replica's wall clock at `now`, in milliseconds since 1970; `None` if unknown. A
+    /// jump of the clock is ignored until it has lasted for some time.
+    pub(super) fn own(&self, now: Instant) -> Option<u64> {
+        self.own.read(now)
+    }
+
+    /// Returns the latest time, in milliseconds since 1970, that the wall clocks of a quorum have
+    /// reached at `now`; `None` if the wall clocks of a quorum are not known.
+    pub(super) fn agreed(&self, now: Instant) -> Option<u64> {
+        self.agreed.read(now)
+    }
+
+    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the core
+    /// has published it.
+    pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
+        self.replicated.read(now)
+    }
+
+    /// Returns the number of jumps of this replica's wall clock, then the number of resets of the
+    /// replicated clock.
+    pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
+        (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
+    }
+
+    /// Returns, for each peer, its id and by how many milliseconds its wall clock is ahead of this
+    /// replica's (negative if behind); `None` without a recent report.
+    pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
+        let known = |ahead: &AtomicI64| {
+            Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
+        };
+        self.peers.iter().map(|(peer, ahead)| (*peer, known(ahead))).collect()
+    }
+}
+
+/// A clock, stored as its offset in milliseconds from the monotonic clock, so that a reader gets
+/// the time at the instant of reading and not at the last update. [`UNKNOWN`] if the clock is not
+/// known.
+#[derive(Debug)]
+struct Offset(AtomicI64);
+
+impl Default for Offset {
+    fn default() -> Offset {
+        Offset(AtomicI64::new(UNKNOWN))
+    }
+}
+
+impl Offset {
+    fn read(&self, now: Instant) -> Option<u64> {
+        let offset = Some(self.0.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)?;
+        u64::try_from(offset.saturating_add(millis_of(now))).ok()
+    }
+
+    fn write(&self, now: Instant, millis: Option<u64>) {
+        let known = millis.and_then(|millis| i64::try_from(millis).ok());
+        self.0.store(known.map_or(UNKNOWN, |millis| millis - millis_of(now)), Ordering::Relaxed);
+    }
+}
+
+fn millis_of(now: Instant) -> i64 {
+    i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
+}
+
+/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, or
+/// neither. The applier collects no others. A change takes effect at its next turn.
+#[derive(Debug, Default)]
+pub(super) struct SubscriberBoard {
+    messages: AtomicBool,
+    key_events: AtomicBool,
+}
+
+impl SubscriberBoard {
+    /// Tells the applier what to collect: `messages` if any client of this replica has a
+    /// subscription, `key_events` if moreover keyspace notifications are enabled.
+    pub(super) fn set(&self, messages: bool, key_events: bool) {
+        self.messages.store(messages, Ordering::Relaxed);
+        self.key_events.store(key_events, Ordering::Relaxed);
+    }
+
+    /// Returns two flags: whether the applier must collect Pub/Sub messages, and whether it must
+    /// collect keyspace notifications.
+    pub(super) fn get(&self) -> (bool, bool) {
+        (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_memory_share_is_half_of_the_limit_within_bounds() {
+        let board = MemoryBoard::default();
+        assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
+        for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
+            board.set_limit(limit);
+            assert_eq!(board.log_bytes_max(), log, "of {limit}");
+        }
+    }
+
+    #[test]
+    fn clock_board_extrapolates_known_clocks_only() {
+        let at = |millis: u64| Instant(millis * 1_000_000);
+        let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
+        assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));
+        let mut readings =
+            ClockReadings { own: Some(1_005), agreed: None, replicated: 9, jumps: 1, resets: 2 };
+        board.publish(at(5), readings, |peer| (peer == NodeId(3)).then_some(-7));
+        assert_eq!((board.own(at(7)), board.agreed(at(7))), (Some(1_007), None));
+        assert_eq!((board.replicated(at(6)), board.jumps_and_resets()), (Some(10), (1, 2)));
+        assert_eq!(board.peers(), [(NodeId(2), None), (NodeId(3), Some(-7))]);
+        readings.own = None;
+        board.publish(at(7), readings, |_| None);
+        assert_eq!(board.own(at(7)), None);
+    }
+
+    #[test]
+    fn clock_reports_beyond_queue_capacity_are_dropped() {
+        let board = ClockBoard::new(&[NodeId(2)]);
+        for millis in 0..2 * REPORTS_MAX as u64 {
+            board.report(NodeId(2), Instant(millis), millis);
+        }
+        assert_eq!(board.next_report(), Some((NodeId(2), Instant(0), 0)));
+        assert_eq!(std::iter::from_fn(|| board.next_report()).count(), REPORTS_MAX - 1);
+    }
+}

@@ -1,0 +1,164 @@
+//! The command line of a replica under a simulator of the course: this replica's id, the others',
+//! and the address of the simulator.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::types::{Instant, NodeId};
+use crate::wire::course;
+
+use crate::runtime::boards::RuntimeCounters;
+use crate::runtime::course::connection::Connection;
+use crate::runtime::course::transport::CourseTransport;
+
+/// Maximum number of replicas in a cluster that the simulators of the course start.
+const REPLICAS_MAX: usize = 21;
+
+/// Proof that this process runs under a simulator of the university course, which never restarts a
+/// replica that it has killed; only then may a replica run without a durable log. Created only by
+/// [`CourseArguments::connect`].
+#[derive(Debug)]
+pub(super) struct NeverRestarts(());
+
+/// The parsed command line of a replica under a simulator of the course. Parsing opens no socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CourseArguments {
+    /// The id of this replica.
+    pub me: NodeId,
+    /// The ids of the other replicas, in the order of the command line.
+    pub others: Vec<NodeId>,
+    address: Address,
+}
+
+/// The address at which this replica reaches the simulator that started it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Address {
+    /// The simulator receives datagrams at this UDP port of 127.0.0.1.
+    Udp(u16),
+    /// The simulator listens at the UNIX socket with this path, in the current directory.
+    Unix(PathBuf),
+}
+
+/// An error in the command line.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CourseArgumentsError {
+    /// Too few arguments.
+    #[error("the id of this replica is missing")]
+    Missing,
+    /// The first argument is neither a UDP port nor the name of a UNIX socket.
+    #[error("`{0}` is neither a UDP port nor the name of a socket in the current directory")]
+    Address(String),
+    /// An argument is not a replica id. A replica id is four hexadecimal digits other than FFFF.
+    #[error("invalid replica id `{0}`: expected four hexadecimal digits other than FFFF")]
+    Id(String),
+    /// A replica id is given twice.
+    #[error("replica id {0} is given twice")]
+    Twice(NodeId),
+    /// More replica ids are given (this many) than any simulator of the course starts.
+    #[error("{0} replica ids are given, at most {REPLICAS_MAX} are possible")]
+    TooMany(usize),
+}
+
+impl CourseArguments {
+    /// Parses `[PORT] MY_ID OTHER_ID...`. If the first argument has four hexadecimal digits and
+    /// names a UNIX socket in the current directory, it is both this replica's id and the
+    /// simulator's address; otherwise it is a UDP port.
+    ///
+    /// # Errors
+    /// If an argument is invalid.
+    pub fn from_arguments(arguments: &[String]) -> Result<CourseArguments, CourseArgumentsError> {
+        let (first, rest) = arguments.split_first().ok_or(CourseArgumentsError::Missing)?;
+        let (address, me, others) = if parse_id(first).is_ok() && is_socket(first) {
+            (Address::Unix(PathBuf::from(first)), first, rest)
+        } else {
+            let port = first.parse().ok().filter(|port| *port != 0);
+            let port = port.ok_or_else(|| CourseArgumentsError::Address(first.clone()))?;
+            let (me, others) = rest.split_first().ok_or(CourseArgumentsError::Missing)?;
+            (Address::Udp(port), me, others)
+        };
+        let me = parse_id(me)?;
+        let others = others.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
+        let mut all = others.clone();
+        all.push(me);
+        all.sort_unstable();
+        if let Some(ids) = all.windows(2).find(|ids| ids[0] == ids[1]) {
+            return Err(CourseArgumentsError::Twice(ids[0]));
+        }
+        if all.len() > REPLICAS_MAX {
+            return Err(CourseArgumentsError::TooMany(all.len()));
+        }
+        Ok(CourseArguments { me, others, address })
+    }
+
+    /// Connects to the simulator, and over UDP sends it a hello (first message).
+    pub(super) fn connect(
+        &self,
+        now: Instant,
+        counters: Arc<RuntimeCounters>,
+    ) -> io::Result<(CourseTransport, NeverRestarts)> {
+        let connection = match &self.address {
+            Address::Udp(port) => Connection::open_udp(*port)?,
+            Address::Unix(path) => Connection::open_unix(path)?,
+        };
+        let mut transport = CourseTransport::new(self.me, connection, counters);
+        transport.send_hello(now);
+        Ok((transport, NeverRestarts(())))
+    }
+}
+
+fn parse_id(text: &str) -> Result<NodeId, CourseArgumentsError> {
+    let invalid = || CourseArgumentsError::Id(text.to_owned());
+    if text.len() != 4 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(invalid());
+    }
+    let id = NodeId(u16::from_str_radix(text, 16).map_err(|_| invalid())?);
+    if id == course::BROADCAST { Err(invalid()) } else { Ok(id) }
+}
+
+fn is_socket(name: &str) -> bool {
+    fs::metadata(name).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CourseArguments, CourseArgumentsError> {
+        let arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        CourseArguments::from_arguments(&arguments)
+    }
+
+    #[test]
+    fn port_and_ids_are_parsed() {
+        let expected = CourseArguments {
+            me: NodeId(0x0A),
+            others: vec![NodeId(2), NodeId(0)],
+            address: Address::Udp(40_000),
+        };
+        assert_eq!(parse("40000 000A 0002 0000"), Ok(expected));
+        // Four hexadecimal digits, but no socket of that name in the current directory: a port.
+        let parsed = parse("9000 0001 0002").unwrap();
+        assert_eq!((parsed.me, parsed.address), (NodeId(1), Address::Udp(9_000)));
+    }
+
+    #[test]
+    fn invalid_arguments_are_refused_by_name() {
+        use CourseArgumentsError::{Address, Id, Missing, TooMany, Twice};
+        assert_eq!(parse(""), Err(Missing));
+        assert_eq!(parse("40000"), Err(Missing));
+        for address in ["0", "65536", "000A", "-1", "localhost"] {
+            assert_eq!(parse(&format!("{address} 0001")), Err(Address(address.to_owned())));
+        }
+        for id in ["1", "00001", "00G1", "+001", "FFFF", "ffff"] {
+            assert_eq!(parse(&format!("40000 0001 {id}")), Err(Id(id.to_owned())));
+            assert_eq!(parse(&format!("40000 {id} 0001")), Err(Id(id.to_owned())));
+        }
+        assert_eq!(parse("40000 0001 0002 0001"), Err(Twice(NodeId(1))));
+        assert_eq!(parse("40000 0001 0002 0002"), Err(Twice(NodeId(2))));
+        let many: Vec<String> = (0..22).map(|id| format!("{id:04X}")).collect();
+        assert_eq!(parse(&format!("40000 {}", many.join(" "))), Err(TooMany(22)));
+    }
+}

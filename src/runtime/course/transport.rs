@@ -1,0 +1,177 @@
+//! Messages to and from a simulator of the course, on the one socket that peers and clients share
+//! there. Sends the hello, counts what it cannot use, and bounds what one pass receives.
+//! `wire::course` encodes and decodes the messages, `connection` owns the socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kv::Outcome;
+use crate::raft::{ClientRequest, Envelope, Refusal};
+use crate::types::{Instant, NodeId};
+use crate::wire::course::{self, CourseError, Incoming};
+
+use crate::runtime::boards::RuntimeCounters;
+use crate::runtime::channels::{Answer, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::runtime::course::connection::{Connection, Delivery, Kind, Received, Sent};
+
+/// Interval at which the hello (first message to the simulator) is repeated while the simulator has
+/// sent nothing.
+const HELLO_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of times that the hello (first message to the simulator) is repeated.
+const HELLO_REPEATS: u32 = 3;
+
+/// The result of [`CourseTransport::receive`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrivals {
+    /// The call received all available messages, or as many as one call may receive.
+    Received,
+    /// The simulator has closed the socket.
+    Closed,
+}
+
+/// Sends and receives the messages of one replica over its socket to the simulator.
+#[derive(Debug)]
+pub(super) struct CourseTransport {
+    me: NodeId,
+    pub(super) connection: Connection,
+    /// Buffer for the message that is being encoded to be sent, reused for each message.
+    text: Vec<u8>,
+    /// When the next hello (first message to the simulator) is due, and how many hellos may still
+    /// be sent. `None` if no more are to be sent, because the simulator has sent a message, for
+    /// example.
+    hello: Option<(Instant, u32)>,
+    /// Whether the next call of [`CourseTransport::receive`] returns after one message, because
+    /// messages arrive one by one.
+    one_at_a_time: bool,
+    counters: Arc<RuntimeCounters>,
+}
+
+impl CourseTransport {
+    pub(super) fn new(
+        me: NodeId,
+        connection: Connection,
+        counters: Arc<RuntimeCounters>,
+    ) -> CourseTransport {
+        // Over UNIX sockets the simulator knows its peer, and would broadcast a hello.
+        let hello =
+            (connection.kind() == Kind::Datagram).then_some((Instant::ZERO, HELLO_REPEATS + 1));
+        CourseTransport {
+            me,
+            connection,
+            text: Vec::with_capacity(4 << 10),
+            hello,
+            one_at_a_time: true,
+            counters,
+        }
+    }
+
+    /// Returns when the next hello (first message to the simulator) is due; `None` if no more
+    /// hellos are to be sent.
+    pub(super) fn hello_due(&self) -> Option<Instant> {
+        self.hello.map(|(due, _)| due)
+    }
+
+    /// Sends the simulator a hello (first message, repeated a few times while it sends nothing) if
+    /// one is due at `now`.
+    pub(super) fn send_hello(&mut self, now: Instant) {
+        let Some((due, left)) = self.hello else { return };
+        if now < due {
+            return;
+        }
+        self.hello = (left > 1).then(|| (now + HELLO_INTERVAL, left - 1));
+        self.text.clear();
+        course::encode_hello(self.me, &mut self.text);
+        self.send(Delivery::MayBeLost);
+    }
+
+    /// Receives messages until the socket is empty or the limit of one call is reached. Appends
+    /// peers' messages to `messages` and clients' requests to `requests`.
+    ///
+    /// While messages arrive one by one, it returns after the first without checking whether the
+    /// socket is empty, so that the reply is sent before another system call.
+    pub(super) fn receive(
+        &mut self,
+        messages: &mut Vec<Envelope>,
+        requests: &mut Vec<ClientRequest>,
+    ) -> Arrivals {
+        let mut bytes = 0;
+        let limit = if self.one_at_a_time { 1 } else { BATCH_MESSAGES_MAX };
+        self.one_at_a_time = false;
+        for count in 0..limit {
+            let text = match self.connection.receive() {
+                Received::Message(text) => text,
+                Received::TooLong => {
+                    self.counters.unreadable.add_one();
+                    continue;
+                }
+                Received::Drained => {
+                    self.one_at_a_time = count <= 1;
+                    break;
+                }
+                Received::Closed => return Arrivals::Closed,
+            };
+            self.hello = None;
+            bytes += text.len();
+            match course::decode(text, self.me) {
+                Ok(Incoming::Request { request, .. }) => requests.push(request),
+                Ok(Incoming::Peer(envelope)) => messages.push(envelope),
+                Ok(Incoming::Ignored(_)) => self.counters.ignored.add_one(),
+                Err(_) => self.counters.unreadable.add_one(),
+            }
+            if bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        Arrivals::Received
+    }
+
+    /// Sends a message to a peer.
+    pub(super) fn send_peer(&mut self, envelope: &Envelope) {
+        self.text.clear();
+        course::encode_peer(envelope, &mut self.text);
+        self.send(Delivery::MayBeLost);
+    }
+
+    /// Sends a client the outcome of its request. The reply tells the client that `leader` leads;
+    /// `None` if unknown.
+    pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
+        self.text.clear();
+        let value = value_of(&answer.outcome);
+        let encoded = course::encode_ok(self.me, answer.key, leader, value, &mut self.text);
+        self.send_encoded(&encoded);
+    }
+
+    /// Sends a client a redirect instead of an outcome. It names the leader, or none if no leader
+    /// is known.
+    pub(super) fn send_refusal(&mut self, refusal: &Refusal) {
+        self.text.clear();
+        let encoded = course::encode_redirect(self.me, refusal.key, refusal.leader, &mut self.text);
+        self.send_encoded(&encoded);
+    }
+
+    /// Sends the reply in the buffer if it could be encoded. Otherwise counts a send failure: the
+    /// request in the log was not made by a client of the course.
+    fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
+        match encoded {
+            Ok(()) => self.send(Delivery::MustArrive),
+            Err(_) => self.counters.send_failures.add_one(),
+        }
+    }
+
+    fn send(&mut self, delivery: Delivery) {
+        match self.connection.send(&mut self.text, delivery) {
+            Sent::Accepted => {}
+            Sent::Dropped => self.counters.unsent.add_one(),
+            Sent::Failed => self.counters.send_failures.add_one(),
+        }
+    }
+}
+
+/// Returns the value to send in the reply: for a read the value of the key, empty if the key does
+/// not exist; `None` for other outcomes.
+fn value_of(outcome: &Outcome) -> Option<&[u8]> {
+    match outcome {
+        Outcome::Value(value) => Some(value.as_deref().unwrap_or_default()),
+        _ => None,
+    }
+}

@@ -1,0 +1,474 @@
+//! One client's connection, and its requests in order.
+//!
+//! Replies are sent in the order of the requests. The requests of a connection that are in flight
+//! at one time are either all reads or all writes: a read sees every earlier write of the
+//! connection and no later one, although reads and writes take different paths through the cluster.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::kv::Outcome;
+use crate::raft::RequestKind;
+use crate::redis::Connection;
+use crate::runtime::server::clients::in_flight::InFlight;
+use crate::runtime::server::clients::memory::ReplyBudget;
+use crate::runtime::server::clients::request::{
+    FailureReason, Reply, Request, RequestState, Slot, Wait,
+};
+use crate::runtime::server::sockets::socket::Socket;
+use crate::types::{ClientId, Index, Instant};
+use crate::wire::resp::Parser;
+
+/// Maximum requests of one client without a sent reply. Further requests are not parsed.
+const SLOTS_MAX: usize = 1_024;
+/// Largest capacity, in slots, of an empty queue of slots that is kept. A larger one is freed.
+const SLOTS_KEPT: usize = 16;
+
+/// One client's connection, with its requests in order.
+///
+/// Invariant: slot number `front + n` is at `slots[n]`; no slot before number `next` is waiting to
+/// be sent; `in_flight` counts the slots whose request was sent and has no outcome, all of kind
+/// `in_flight_kind`; `request_bytes` and `reply_bytes` are sums over all slots.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    pub(crate) socket: Socket,
+    pub(crate) connection: Connection,
+    pub(crate) parser: Parser,
+    /// Received bytes that are not parsed yet.
+    pub(crate) input: BytesMut,
+    slots: VecDeque<Slot>,
+    front: u64,
+    next: u64,
+    in_flight: usize,
+    in_flight_kind: RequestKind,
+    /// Maximum number of this client's requests in flight. Halved when the outcomes of its requests
+    /// exceed the reply budget, doubled again when none is in flight.
+    window: usize,
+    /// Whether outcomes have exceeded the reply budget. While true, no request is sent until none
+    /// is in flight.
+    draining: bool,
+    /// When the outcome of one of this client's requests last arrived, or the reply budget last had
+    /// space again after it was used up. The timeouts of the client's requests count from this time
+    /// if it is later than the time they were sent or arrived.
+    progressed_at: Instant,
+    /// When bytes were last received or sent.
+    pub(crate) active_at: Instant,
+    /// When the first part of an incomplete request arrived; `None` if there is none.
+    pub(crate) partial_since: Option<Instant>,
+    /// The current limits on the memory of this client's replies.
+    pub(crate) budget: ReplyBudget,
+    /// Number of the slot whose request must have its reply before later requests are parsed;
+    /// `None` if parsing may continue.
+    pub(crate) blocked_on: Option<u64>,
+    /// Whether the client has closed its sending side of the connection.
+    pub(crate) ended: bool,
+    /// Whether to parse no more requests and close the connection when all replies are sent.
+    pub(crate) closing: bool,
+    /// Total payload bytes of the requests in slots.
+    request_bytes: usize,
+    /// Total encoded bytes of the replies in slots, which are not in the outbound queue yet.
+    reply_bytes: usize,
+    /// Memory use of this client in bytes, as last added to the total of all clients.
+    pub(crate) counted_bytes: usize,
+    pub(crate) marks: Marks,
+}
+
+/// Which of the table's lists of client indexes include this client: clients to read (`read`), to
+/// send requests of (`dispatch`), and to write to (`flush`).
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) read: bool,
+    pub(crate) dispatch: bool,
+    pub(crate) flush: bool,
+}
+
+impl Client {
+    pub(crate) fn new(
+        id: ClientId,
+        socket: Socket,
+        connection: Connection,
+        parser: Parser,
+        now: Instant,
+        budget: ReplyBudget,
+    ) -> Client {
+        Client {
+            id,
+            socket,
+            connection,
+            parser,
+            input: BytesMut::new(),
+            slots: VecDeque::new(),
+            front: 0,
+            next: 0,
+            in_flight: 0,
+            in_flight_kind: RequestKind::Read,
+            window: SLOTS_MAX,
+            draining: false,
+            progressed_at: now,
+            active_at: now,
+            partial_since: None,
+            budget,
+            blocked_on: None,
+            ended: false,
+            closing: false,
+            request_bytes: 0,
+            reply_bytes: 0,
+            counted_bytes: 0,
+            marks: Marks::default(),
+        }
+    }
+
+    /// Returns whether another request of this client may be parsed.
+    pub(crate) fn may_parse(&self) -> bool {
+        !self.closing
+            && self.blocked_on.is_none()
+            && self.slots.len() < SLOTS_MAX
+            && !self.is_over_budget()
+    }
+
+    /// Returns whether the unsent replies, in the outbound queue and in slots, use up the reply
+    /// budget.
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
+    }
+
+    /// Returns the bytes of memory that this client uses: buffers, requests, replies and fixed
+    /// overhead.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Client>()
+            + self.input.capacity()
+            + self.parser.held_bytes()
+            + self.request_bytes
+            + self.reply_bytes
+            + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
+            + self.socket.outbound.held_bytes()
+            + self.connection.held_bytes()
+    }
+
+    /// Returns whether the client may have a request that can be read from the socket or parsed
+    /// now.
+    pub(crate) fn has_input(&self) -> bool {
+        self.may_parse() && (self.is_readable() || !self.input.is_empty())
+    }
+
+    /// Returns whether a read from the client's socket may return bytes.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.socket.is_readable() && !self.ended
+    }
+
+    /// Returns whether any request of this client was sent and has no outcome yet.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Returns whether the client is to be disconnected and all its replies have been written.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
+    }
+
+    /// Returns whether the client has a request that waits to be sent to the core or to the leader.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.next < self.front + self.slots.len() as u64
+    }
+
+    /// Returns the number of the slot that the next request gets.
+    pub(crate) fn next_slot(&self) -> u64 {
+        self.front + self.slots.len() as u64
+    }
+
+    /// Adds a request that is to be sent to the core or to the leader.
+    pub(crate) fn push_request(&mut self, request: Request) {
+        self.request_bytes += request.payload.len();
+        self.slots.push_back(Slot::new(RequestState::Waiting(request)));
+    }
+
+    /// Returns whether all requests parsed so far have their replies in the outbound queue, so that
+    /// the next reply may be appended to it directly.
+    pub(crate) fn has_no_slots(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Adds an encoded reply, to be sent after the replies of all earlier requests.
+    pub(crate) fn push_reply(&mut self, reply: Bytes) {
+        self.reply_bytes += reply.len();
+        self.slots.push_back(Slot::new(RequestState::Done(Reply::Encoded(reply))));
+        self.encode_replies();
+    }
+
+    /// Sends the waiting requests of this client that may be sent now, oldest first, by calling
+    /// `send`, until it returns false (not sent). `forwarded` says whether the requests go to
+    /// another replica; `since` is this replica's applied index.
+    pub(crate) fn dispatch(
+        &mut self,
+        forwarded: bool,
+        since: Index,
+        now: Instant,
+        mut send: impl FnMut(ClientId, &Request) -> bool,
+    ) {
+        while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
+            let fits = self.reply_fits(self.next);
+            let slot = &mut self.slots[at];
+            if let RequestState::Waiting(request) = &mut slot.state {
+                let other_kind = self.in_flight > 0 && self.in_flight_kind != request.kind;
+                if other_kind || self.draining || self.in_flight >= self.window || !fits {
+                    return;
+                }
+                request.since = since;
+                if !send(self.id, request) {
+                    return;
+                }
+                self.in_flight += 1;
+                self.in_flight_kind = request.kind;
+                slot.sent_at.get_or_insert(now);
+                slot.forwarded = forwarded;
+                slot.mark_sent();
+            }
+            self.next += 1;
+        }
+    }
+
+    /// Returns whether the reply to the request in this slot fits the client's reply budget (limit
+    /// on unsent reply bytes). For the oldest request only the outbound queue counts: the completed
+    /// replies to later requests cannot be sent before its own.
+    fn reply_fits(&self, slot: u64) -> bool {
+        !self.is_over_budget()
+            || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
+    }
+
+    /// Stores the outcome of a request as its reply. Returns false if the request already has a
+    /// reply, or if it is a read whose reply exceeds the budget: such a read is sent again later.
+    pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
+        let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
+        let (reply_format, kind, repeat) = match &self.slots[at].state {
+            RequestState::Waiting(request) => (&request.reply_format, request.kind, false),
+            RequestState::InFlight(request) => {
+                let none_later = self.slots.range(at + 1..).all(|later| {
+                    later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
+                });
+                let too_much = self.draining || !self.reply_fits(slot);
+                let reads = request.kind == RequestKind::Read;
+                // Not if a later read has its outcome: this one would then see a newer state.
+                (&request.reply_format, request.kind, too_much && reads && none_later)
+            }
+            RequestState::Done(_) => return false,
+        };
+        if !self.draining && self.is_over_budget() {
+            self.window = (self.window / 2).max(1);
+        }
+        self.progressed_at = now;
+        if repeat {
+            self.draining = true;
+            self.requeue(slot);
+            // Its wait for a leader begins anew: so far it waited for its own client.
+            self.slots[at].sent_at = None;
+            return false;
+        }
+        let bytes = reply_format.reply_bytes(&outcome);
+        let reply = if bytes > self.budget.reply_bytes {
+            let limit = self.budget.reply_bytes;
+            // Any error other than UNCERTAIN would mean that the write was not applied.
+            let error = match kind {
+                RequestKind::Read => "ERR the reply is too large",
+                RequestKind::Write => "UNCERTAIN applied, but the reply is too large",
+            };
+            Reply::Encoded(format!("-{error}: {bytes} bytes, limit {limit}\r\n").into())
+        } else if self.blocked_on == Some(slot) {
+            let (reply_format, mut out) = (reply_format.clone(), BytesMut::new());
+            self.connection.complete_blocked(&reply_format, &outcome, &mut out);
+            Reply::Encoded(out.freeze())
+        } else {
+            Reply::Outcome(reply_format.clone(), outcome)
+        };
+        self.finish(slot, reply)
+    }
+
+    /// Returns the payload of a request; `None` if the request already has its reply.
+    pub(crate) fn payload(&self, slot: u64) -> Option<&Bytes> {
+        match &self.slots.get(self.at(slot)?)?.state {
+            RequestState::Waiting(request) | RequestState::InFlight(request) => {
+                Some(&request.payload)
+            }
+            RequestState::Done(_) => None,
+        }
+    }
+
+    /// Returns when a request was first sent, or `arrived_at` if it never was; `None` if the
+    /// request already has its reply.
+    pub(crate) fn pending_since(&self, slot: u64, arrived_at: Instant) -> Option<Instant> {
+        let slot = self.slots.get(self.at(slot)?)?;
+        let done = matches!(slot.state, RequestState::Done(_));
+        (!done).then(|| slot.sent_at.unwrap_or(arrived_at))
+    }
+
+    /// Gives a request an error reply. Returns false if the request already has a reply.
+    pub(crate) fn fail(&mut self, slot: u64, reason: FailureReason) -> bool {
+        self.finish(slot, Reply::Failure(reason))
+    }
+
+    /// Gives a request its reply. Returns false if the request already has one.
+    pub(crate) fn finish(&mut self, slot: u64, reply: Reply) -> bool {
+        let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else {
+            return false;
+        };
+        let (request, was_in_flight) = match &entry.state {
+            RequestState::Waiting(request) => (request, false),
+            RequestState::InFlight(request) => (request, true),
+            RequestState::Done(_) => return false,
+        };
+        let muted = request.reply_format.is_muted();
+        let reply = if muted { Reply::Encoded(Bytes::new()) } else { reply };
+        self.request_bytes -= request.payload.len();
+        self.reply_bytes += reply.bytes();
+        entry.state = RequestState::Done(reply);
+        if self.blocked_on == Some(slot) {
+            self.blocked_on = None;
+            // Does nothing after `complete_blocked`.
+            self.connection.cancel_blocked();
+        }
+        if was_in_flight {
+            self.leave_flight();
+        }
+        self.encode_replies();
+        true
+    }
+
+    /// Decrements the number of this client's requests in flight. When it reaches 0, doubles the
+    /// maximum number in flight, unless the replies have exceeded the reply budget.
+    fn leave_flight(&mut self) {
+        self.in_flight -= 1;
+        if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
+            self.window = (self.window * 2).min(SLOTS_MAX);
+        }
+    }
+
+    /// Returns a sent request to the waiting state, to be sent again, unless several copies of it
+    /// were sent. The caller must know that the request was not applied and never will be.
+    pub(crate) fn requeue(&mut self, slot: u64) {
+        let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else { return };
+        if let RequestState::InFlight(request) = &entry.state
+            && !entry.resent
+        {
+            entry.state = RequestState::Waiting(request.clone());
+            self.next = self.next.min(slot);
+            self.leave_flight();
+        }
+    }
+
+    /// Returns the sequence numbers of requests that wait to be sent again, although a later
+    /// request of this client was or may have been applied. Applying them now would reverse the
+    /// order of the client's requests.
+    pub(crate) fn overtaken(&self) -> Vec<u64> {
+        let mut overtaken = Vec::new();
+        let mut passed = false;
+        for slot in self.slots.iter().rev() {
+            match &slot.state {
+                RequestState::Waiting(request) if passed && slot.sent_at.is_some() => {
+                    overtaken.push(request.sequence);
+                }
+                RequestState::Waiting(_) => {}
+                RequestState::InFlight(_) | RequestState::Done(_) => {
+                    passed |= slot.sent_at.is_some();
+                }
+            }
+        }
+        overtaken
+    }
+
+    /// Returns since when a request waits and for what. Time spent on earlier requests of the
+    /// connection does not count. `None` if the request has its reply, or waits because the client
+    /// does not read replies.
+    pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
+        let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
+        let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));
+        match &slot.state {
+            RequestState::Waiting(_) if slot.sent_at.is_none() && self.is_over_budget() => None,
+            RequestState::Waiting(_) => {
+                Some(Wait::Queued { since, behind_own: self.in_flight > 0 })
+            }
+            RequestState::InFlight(request) => {
+                let write = request.kind == RequestKind::Write;
+                Some(Wait::InFlight { since: since.max(self.progressed_at), write })
+            }
+            RequestState::Done(_) => None,
+        }
+    }
+
+    /// Records that the reply budget has space again. The timeouts of the client's requests count
+    /// from now, so that the time without space does not count.
+    pub(crate) fn on_budget_freed(&mut self, now: Instant) {
+        self.progressed_at = now;
+    }
+
+    /// Returns the waiting requests that may be redirected: slot number, sequence number and hash
+    /// slot of the key. Empty unless the client follows redirects.
+    pub(crate) fn redirectable(&self) -> Vec<(u64, u64, u16)> {
+        let waiting =
+            (self.front..).zip(&self.slots).filter_map(|(number, slot)| match &slot.state {
+                RequestState::Waiting(request) => {
+                    Some((number, request.sequence, request.redirect_slot?))
+                }
+                RequestState::InFlight(_) | RequestState::Done(_) => None,
+            });
+        waiting.collect()
+    }
+
+    /// Returns a forwarded write without a reply, to be sent again, and records that more than one
+    /// copy of it may exist. `None` if the request has its reply, is a read or was not forwarded.
+    pub(crate) fn resend(&mut self, slot: u64) -> Option<Request> {
+        let at = self.at(slot)?;
+        let slot = self.slots.get_mut(at).filter(|slot| slot.forwarded)?;
+        match &slot.state {
+            RequestState::InFlight(request) if request.kind == RequestKind::Write => {
+                slot.resent = true;
+                Some(request.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether more than one copy of the request in this slot was sent.
+    pub(crate) fn was_resent(&self, slot: u64) -> bool {
+        self.at(slot).and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.resent)
+    }
+
+    /// Returns the sequence numbers of the requests that have no reply yet.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = u64> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            RequestState::Waiting(request) | RequestState::InFlight(request) => {
+                Some(request.sequence)
+            }
+            RequestState::Done(_) => None,
+        })
+    }
+
+    /// Returns the position of a slot in `slots`; `None` if the slot was removed because its reply
+    /// was sent. A slot that does not exist yet has a position beyond the end.
+    fn at(&self, slot: u64) -> Option<usize> {
+        usize::try_from(slot.checked_sub(self.front)?).ok()
+    }
+
+    /// Encodes completed replies, oldest first, into the outbound queue, up to the first missing
+    /// reply or the limit of the reply budget.
+    pub(crate) fn encode_replies(&mut self) {
+        while self.socket.outbound.len() < self.budget.output_bytes
+            && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()
+            && let Some(Slot { state: RequestState::Done(reply), .. }) = self.slots.pop_front()
+        {
+            self.reply_bytes -= reply.bytes();
+            match reply {
+                Reply::Encoded(bytes) => self.socket.outbound.push(&bytes),
+                Reply::Outcome(reply_format, outcome) => {
+                    reply_format.encode(&outcome, self.socket.outbound.open());
+                }
+                Reply::Failure(reason) => reason.failure().encode(self.socket.outbound.open()),
+            }
+            self.front += 1;
+        }
+        self.next = self.next.max(self.front);
+        if self.slots.is_empty() && self.slots.capacity() > SLOTS_KEPT {
+            self.slots = VecDeque::new();
+        }
+    }
+}

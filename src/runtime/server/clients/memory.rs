@@ -1,0 +1,132 @@
+//! Memory of all client connections together, and which of them may grow when it is scarce.
+//!
+//! A client may send a large request in small pieces, or request much and read little, and ten
+//! thousand clients may do so at once. From half of the limit, connections that use more than
+//! [`SMALL_BYTES`] are read one at a time, so that one large request at a time completes; small
+//! ones are not affected. Above the limit, the client that uses the most memory is disconnected.
+
+/// Maximum bytes of memory of a small client. Small clients may be read even while memory is
+/// scarce.
+const SMALL_BYTES: usize = 64 << 10;
+/// Minimum of the limit on one client's unsent replies, in bytes ([`OUTPUT_BYTES_MAX`] is the
+/// maximum). In between, the limit is a client's equal share of a quarter of the clients' memory
+/// limit.
+const OUTPUT_BYTES_MIN: usize = 16 << 10;
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+/// Limits on the replies of one client. They shrink as the number of clients grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReplyBudget {
+    /// Bytes of unsent replies above which no further requests of the client are parsed or
+    /// submitted.
+    pub(crate) output_bytes: usize,
+    /// Maximum encoded bytes of a single reply.
+    pub(crate) reply_bytes: usize,
+}
+
+/// The memory used by all client connections together, and its limit.
+#[derive(Debug)]
+pub(crate) struct ClientMemory {
+    limit_bytes: usize,
+    used_bytes: usize,
+    /// Index of the one large client that may be read while memory is scarce; `None` if no client
+    /// has this turn.
+    turn: Option<usize>,
+}
+
+impl ClientMemory {
+    pub(crate) fn new(limit_bytes: usize) -> ClientMemory {
+        ClientMemory { limit_bytes, used_bytes: 0, turn: None }
+    }
+
+    /// Sets the memory limit of all clients together, in bytes.
+    pub(crate) fn set_limit(&mut self, limit_bytes: usize) {
+        self.limit_bytes = limit_bytes;
+    }
+
+    /// Returns the bytes of memory used by all clients together.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+
+    /// Updates the total after the memory of one client has changed from `before` to `now` bytes.
+    pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
+        self.used_bytes = self.used_bytes + now - before;
+        if self.turn == Some(index) && now <= SMALL_BYTES {
+            self.turn = None;
+        }
+    }
+
+    /// Returns whether the client at `index`, which uses `bytes` of memory, may be read. While the
+    /// clients together use half of their limit or more, only one client with more than
+    /// [`SMALL_BYTES`] may be read: the first for which this is called, until it is small again.
+    pub(crate) fn may_grow(&mut self, index: usize, bytes: usize) -> bool {
+        bytes <= SMALL_BYTES
+            || self.used_bytes < self.limit_bytes / 2
+            || *self.turn.get_or_insert(index) == index
+    }
+
+    /// Returns whether a client with more than [`SMALL_BYTES`] may be read now: memory is not
+    /// scarce, or no large client is being read yet.
+    pub(crate) fn admits_large(&self) -> bool {
+        self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
+    }
+
+    /// Withdraws the permission that [`ClientMemory::may_grow`] has given to the client at `index`
+    /// while memory is scarce, so that another large client may be read.
+    pub(crate) fn release_turn(&mut self, index: usize) {
+        if self.turn == Some(index) {
+            self.turn = None;
+        }
+    }
+
+    /// Returns whether the clients together use more memory than the limit.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.used_bytes > self.limit_bytes
+    }
+
+    /// Returns the reply budget of each client when there are `client_count` clients.
+    pub(crate) fn budget(&self, client_count: usize) -> ReplyBudget {
+        let share = self.limit_bytes / 4 / client_count.max(1);
+        ReplyBudget {
+            output_bytes: share.clamp(OUTPUT_BYTES_MIN, OUTPUT_BYTES_MAX),
+            reply_bytes: self.limit_bytes / 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENTS_BYTES_MIN: usize = 16 << 20;
+    const LARGE: usize = 1 << 20;
+
+    #[test]
+    fn scarce_memory_admits_one_large_client_and_all_small_ones() {
+        let mut memory = ClientMemory::new(CLIENTS_BYTES_MIN);
+        assert!(memory.may_grow(1, LARGE) && memory.may_grow(2, LARGE));
+        memory.update(1, 0, CLIENTS_BYTES_MIN / 2);
+        assert!(memory.may_grow(2, LARGE), "the first large one gets the turn");
+        assert!(!memory.may_grow(1, CLIENTS_BYTES_MIN / 2));
+        assert!(memory.may_grow(2, LARGE) && memory.may_grow(3, SMALL_BYTES));
+        memory.update(2, 0, LARGE);
+        memory.update(2, LARGE, SMALL_BYTES);
+        assert!(memory.may_grow(1, CLIENTS_BYTES_MIN / 2), "the turn is free again");
+        assert!(!memory.is_exceeded());
+        memory.update(1, CLIENTS_BYTES_MIN / 2, CLIENTS_BYTES_MIN);
+        assert!(memory.is_exceeded());
+        memory.update(1, CLIENTS_BYTES_MIN, 0);
+        assert!(memory.may_grow(2, LARGE) && memory.may_grow(3, LARGE));
+        assert_eq!(memory.used_bytes(), SMALL_BYTES);
+    }
+
+    #[test]
+    fn output_budget_shrinks_with_the_number_of_clients() {
+        let memory = ClientMemory::new(256 << 20);
+        let output = |count| memory.budget(count).output_bytes;
+        assert_eq!(output(0), OUTPUT_BYTES_MAX);
+        assert_eq!(output(1_000), (64 << 20) / 1_000);
+        assert_eq!(output(100_000), OUTPUT_BYTES_MIN);
+    }
+}

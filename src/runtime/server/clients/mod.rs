@@ -1,0 +1,429 @@
+//! Connections of Redis clients: reads and parses their requests, lets `redis` execute them,
+//! submits those that the core must answer, and sends all replies in order.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `requests` | from received bytes to requests for the core |
+//! | `replies` | from outcomes and refusals to replies |
+//! | `client`, `request` | one connection; one request and its state |
+//! | `in_flight` | requests without an outcome, by sequence number |
+//! | `memory` | the memory of all clients together |
+//! | `pubsub` | messages to subscribers |
+//! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
+//!
+//! Everything is bounded: the replies of one client, what it leaves unread, and the memory of all
+//! clients together. At a bound the client's socket is no longer read, so that it fills.
+
+mod client;
+mod in_flight;
+mod memory;
+mod pubsub;
+mod replies;
+pub(crate) mod request;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use mio::net::TcpStream;
+use mio::{Registry, Token};
+
+use crate::redis::{Connection, Context, Settings, SlowLogSettings};
+use crate::runtime::boards::{RuntimeCounters, SubscriberBoard};
+use crate::runtime::pass::Pass;
+use crate::runtime::server::sockets::slab::Slab;
+use crate::runtime::server::sockets::socket::{ReadResult, Socket};
+use crate::runtime::stages::applier::ORIGIN_BYTES;
+use crate::types::{ClientId, Instant, RequestKey};
+use crate::wire::resp::{Limits, Parser, Version, Writer};
+
+use self::client::Client;
+use self::in_flight::InFlightTable;
+use self::memory::ClientMemory;
+
+pub use self::timeouts::Timeouts;
+
+/// Bytes received from clients, plus bytes of immediate replies, after which a pass (turn of the
+/// stage's loop) reads no further clients, so that peers are not delayed.
+const PASS_BYTES_MAX: usize = 4 << 20;
+
+/// The connections of all clients, with their requests and subscriptions.
+pub(crate) struct Clients {
+    connected: Slab<Client>,
+    in_flight: InFlightTable,
+    first_token: usize,
+    next_id: u32,
+    timeouts: Timeouts,
+    settings: Settings,
+    /// The values that commands such as `INFO` report.
+    pub(crate) context: Context,
+    memory: ClientMemory,
+    /// When idle connections were last searched for.
+    swept_at: Instant,
+    /// The sequence number of the request at which [`Clients::expire`] continues.
+    expire_from: u64,
+    /// Indexes of the clients that have something to read or to parse.
+    to_read: Vec<usize>,
+    /// Indexes of the clients that have something to read, but must wait while memory is scarce
+    /// because they use much of it.
+    stalled: Vec<usize>,
+    /// Indexes of the clients that have requests to send to the core or leader.
+    to_dispatch: Vec<usize>,
+    /// Indexes of the clients that have replies to write.
+    to_flush: Vec<usize>,
+    /// An empty list that is swapped with one of the index lists, to reuse its memory.
+    spare: Vec<usize>,
+    /// Buffer for the reply of the command that is being executed.
+    reply: BytesMut,
+    /// Whether a client has requested a snapshot (`BGSAVE`).
+    pub(crate) snapshot_requested: bool,
+    /// Clients to disconnect in the next pass (turn of the stage's loop), even if they have not
+    /// received all replies.
+    to_close: Vec<(usize, ClientId)>,
+    slow_log: SlowLogSettings,
+    subscribers: Arc<SubscriberBoard>,
+    counters: Arc<RuntimeCounters>,
+}
+
+impl Clients {
+    /// Creates an empty table of clients. `origin` is the beginning of the ids of all their
+    /// requests; the `Poll` tokens of the connections start at `first_token`.
+    pub(crate) fn new(
+        origin: [u8; ORIGIN_BYTES],
+        first_token: usize,
+        timeouts: Timeouts,
+        context: Context,
+        settings: Settings,
+        subscribers: Arc<SubscriberBoard>,
+        counters: Arc<RuntimeCounters>,
+    ) -> Clients {
+        let memory = ClientMemory::new(settings.clients_bytes_max());
+        let slow_log = settings.slow_log();
+        Clients {
+            connected: Slab::default(),
+            in_flight: InFlightTable::new(origin),
+            first_token,
+            next_id: 1,
+            timeouts,
+            settings,
+            context,
+            memory,
+            swept_at: Instant::ZERO,
+            expire_from: 0,
+            to_read: Vec::new(),
+            stalled: Vec::new(),
+            to_dispatch: Vec::new(),
+            to_flush: Vec::new(),
+            spare: Vec::new(),
+            reply: BytesMut::new(),
+            snapshot_requested: false,
+            to_close: Vec::new(),
+            slow_log,
+            subscribers,
+            counters,
+        }
+    }
+
+    /// Adds a connection, or closes it with an error if there are too many. `on_sentinel_port` says
+    /// whether the client has connected to the additional Sentinel address.
+    pub(crate) fn accept(
+        &mut self,
+        stream: TcpStream,
+        on_sentinel_port: bool,
+        now: Instant,
+        registry: &Registry,
+    ) {
+        let address = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+        let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let token = Token(self.first_token + self.connected.next_index());
+        let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
+        if self.connected.len() as u64 >= self.settings.clients_max() {
+            self.counters.clients_refused.add_one();
+            self.context.traffic.connections_refused = self.counters.clients_refused.get();
+            Writer::new(socket.outbound.open(), Version::Two)
+                .error(b"ERR max number of clients reached");
+            // One attempt: the connection is closed in any case.
+            let _ = socket.flush();
+            socket.close(registry);
+            return;
+        }
+        socket.set_keep_alive(self.settings.keep_alive());
+        self.counters.clients_accepted.add_one();
+        let id = ClientId(self.next_id);
+        // Never 0, which stands for peers that request a read index.
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        let connection = Connection::new(self.counters.clients_accepted.get(), address, local, now);
+        let connection = if on_sentinel_port { connection.on_sentinel_port() } else { connection };
+        let parser = Parser::new(Limits::default());
+        let budget = self.memory.budget(self.connected.len() + 1);
+        let client = Client::new(id, socket, connection, parser, now, budget);
+        let index = self.connected.insert(client);
+        self.context.traffic.clients = self.connected.len() as u64;
+        self.context.traffic.connections = self.counters.clients_accepted.get();
+        self.count_memory(index);
+        self.mark_read(index);
+    }
+
+    /// Handles a `Poll` event of a client's connection.
+    pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
+        let index = token - self.first_token;
+        let Some(client) = self.connected.get_mut(index) else { return };
+        client.socket.on_event(event);
+        let (reads, flushes) = (client.is_readable(), client.socket.can_flush());
+        if reads {
+            self.mark_read(index);
+        }
+        if flushes {
+            self.mark_flush(index);
+        }
+    }
+
+    /// Returns whether any client may be read now.
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.to_read.is_empty() || !self.stalled.is_empty() && self.memory.admits_large()
+    }
+
+    /// Returns whether replies of any client can be written now.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.to_flush.is_empty()
+    }
+
+    /// Returns whether any client has requests that wait to be sent.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.to_dispatch.is_empty()
+    }
+
+    /// Returns whether a client sent the request with this key to this replica, since this
+    /// replica's log was last opened.
+    pub(crate) fn is_own(&self, key: RequestKey) -> bool {
+        self.in_flight.is_own(key)
+    }
+
+    /// Reads once from each client that has input, and parses its requests, until the limits of
+    /// `pass` (number of clients and time) or [`PASS_BYTES_MAX`] are reached.
+    pub(crate) fn receive(&mut self, registry: &Registry, space: &mut [u8], pass: &mut Pass) {
+        if self.memory.admits_large() {
+            self.to_read.append(&mut self.stalled);
+        }
+        let mut indexes = std::mem::replace(&mut self.to_read, std::mem::take(&mut self.spare));
+        let mut bytes_left = PASS_BYTES_MAX;
+        let mut served = 0;
+        while let Some(index) = pass.next(|| indexes.get(served).copied()) {
+            served += 1;
+            let Some(client) = self.connected.get_mut(index) else { continue };
+            client.marks.read = false;
+            let before = self.memory.used_bytes();
+            let count = self.read(index, registry, space);
+            let grown = self.memory.used_bytes().saturating_sub(before);
+            if self.memory.is_exceeded() {
+                self.close_largest(registry);
+            }
+            bytes_left = bytes_left.saturating_sub(count + grown);
+            if bytes_left == 0 {
+                pass.end();
+            }
+        }
+        // Clients that were not served come first in the next pass.
+        indexes.drain(..served);
+        indexes.append(&mut self.to_read);
+        self.spare = std::mem::replace(&mut self.to_read, indexes);
+    }
+
+    /// Reads a client's socket once and parses all complete requests. Returns the number of bytes
+    /// read.
+    fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8]) -> usize {
+        let budget = self.memory.budget(self.connected.len());
+        let client = self.client(index);
+        client.budget = budget;
+        if !client.may_parse() {
+            self.memory.release_turn(index);
+            return 0;
+        }
+        let counted_bytes = client.counted_bytes;
+        if !self.memory.may_grow(index, counted_bytes) {
+            self.client(index).marks.read = true;
+            self.stalled.push(index);
+            return 0;
+        }
+        let mut count = 0;
+        let client = self.connected.get_mut(index).expect("the client exists");
+        if client.is_readable() {
+            match client.socket.read(space) {
+                ReadResult::Bytes(length) => {
+                    count = length;
+                    client.active_at = self.context.now;
+                    self.context.traffic.bytes_in += count as u64;
+                }
+                ReadResult::WouldBlock => {}
+                ReadResult::Closed if client.has_no_slots() && client.input.is_empty() => {
+                    self.close(index, registry);
+                    return 0;
+                }
+                // The client may still want its replies.
+                ReadResult::Closed => client.ended = true,
+            }
+        }
+        self.parse(index, &space[..count]);
+        let client = self.client(index);
+        let again = client.may_parse() && client.is_readable();
+        let waiting = client.has_waiting();
+        if again {
+            self.mark_read(index);
+        }
+        if waiting {
+            self.mark_dispatch(index);
+        }
+        self.mark_flush(index);
+        self.count_memory(index);
+        count
+    }
+
+    /// Updates the bytes of memory that the total counts for a client.
+    fn count_memory(&mut self, index: usize) {
+        let Some(client) = self.connected.get_mut(index) else { return };
+        let bytes = client.memory_bytes();
+        self.memory.update(index, client.counted_bytes, bytes);
+        client.counted_bytes = bytes;
+        self.context.clients_bytes = self.memory.used_bytes() as u64;
+    }
+
+    /// Disconnects the clients that use the most memory, until the total is within the limit.
+    fn close_largest(&mut self, registry: &Registry) {
+        while self.memory.is_exceeded() {
+            let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
+            let Some((index, client)) = largest else { return };
+            tracing::warn!(
+                client = client.connection.id(),
+                bytes = client.counted_bytes,
+                "client disconnected: maxmemory-clients is exceeded, and it uses the most memory"
+            );
+            self.counters.clients_closed.add_one();
+            self.close(index, registry);
+        }
+    }
+
+    /// Stores the memory use of keyspace and log in bytes, for `INFO` and the memory limit.
+    pub(crate) fn set_memory(&mut self, store_bytes: u64, log_bytes: u64) {
+        let context = &mut self.context;
+        context.dataset_bytes = store_bytes;
+        context.log_bytes = log_bytes;
+        context.used_memory = store_bytes + log_bytes + context.clients_bytes;
+        let limit = self.settings.memory_max();
+        context.is_full = limit > 0 && context.used_memory > limit;
+    }
+
+    /// Returns the memory limit of the replica in bytes; 0 for no limit.
+    pub(crate) fn memory_max(&self) -> u64 {
+        self.settings.memory_max()
+    }
+
+    /// Writes once to each client that has replies to send, until the limits of `pass` (number of
+    /// clients and time) are reached. Closes clients that are finished, and those that use the most
+    /// memory while the total exceeds the limit.
+    pub(crate) fn flush(&mut self, registry: &Registry, pass: &mut Pass) {
+        let now = self.context.now;
+        self.close_marked(registry);
+        let mut indexes = std::mem::replace(&mut self.to_flush, std::mem::take(&mut self.spare));
+        let mut served = 0;
+        while let Some(index) = pass.next(|| indexes.get(served).copied()) {
+            served += 1;
+            let Some(client) = self.connected.get_mut(index) else { continue };
+            client.marks.flush = false;
+            let was_over_budget = client.is_over_budget();
+            let before = client.socket.outbound.len();
+            let failed = client.socket.can_flush() && client.socket.flush().is_err();
+            let sent = before - client.socket.outbound.len();
+            self.context.traffic.bytes_out += sent as u64;
+            if sent > 0 {
+                client.active_at = now;
+            }
+            // These replies are written in the next pass, so that a client with many does not
+            // delay the others.
+            client.encode_replies();
+            let again = client.socket.can_flush();
+            if failed || client.is_finished() {
+                self.close(index, registry);
+                continue;
+            }
+            if again {
+                self.mark_flush(index);
+            }
+            self.count_memory(index);
+            let client = self.client(index);
+            let has_input = client.has_input();
+            let waiting = client.has_waiting();
+            if was_over_budget && !client.is_over_budget() {
+                client.on_budget_freed(now);
+            }
+            if was_over_budget && sent > 0 && waiting {
+                self.mark_dispatch(index);
+            }
+            if before > 0 && has_input {
+                self.mark_read(index);
+            }
+        }
+        if self.memory.is_exceeded() {
+            self.close_largest(registry);
+        }
+        // Clients that were not served come first in the next pass.
+        indexes.drain(..served);
+        indexes.append(&mut self.to_flush);
+        self.spare = std::mem::replace(&mut self.to_flush, indexes);
+    }
+
+    fn close(&mut self, index: usize, registry: &Registry) {
+        let Some(mut client) = self.connected.remove(index) else { return };
+        self.unsubscribe_all(index, &mut client);
+        client.socket.close(registry);
+        self.memory.update(index, client.counted_bytes, 0);
+        self.context.traffic.clients = self.connected.len() as u64;
+        for sequence in client.unanswered() {
+            self.in_flight.remove(sequence);
+        }
+    }
+
+    /// Disconnects the clients in `to_close`.
+    fn close_marked(&mut self, registry: &Registry) {
+        for (index, id) in std::mem::take(&mut self.to_close) {
+            if self.connected.get_mut(index).is_some_and(|client| client.id == id) {
+                self.counters.clients_closed.add_one();
+                self.close(index, registry);
+            }
+        }
+    }
+
+    /// Returns the client at `index`, which must exist.
+    fn client(&mut self, index: usize) -> &mut Client {
+        self.connected.get_mut(index).expect("the client exists")
+    }
+
+    /// Adds a client to the list of clients to read, unless it is on the list.
+    fn mark_read(&mut self, index: usize) {
+        if let Some(client) = self.connected.get_mut(index)
+            && !std::mem::replace(&mut client.marks.read, true)
+        {
+            self.to_read.push(index);
+        }
+    }
+
+    /// Adds a client to the list of clients with requests to send, unless it is on the list.
+    fn mark_dispatch(&mut self, index: usize) {
+        if let Some(client) = self.connected.get_mut(index)
+            && !std::mem::replace(&mut client.marks.dispatch, true)
+        {
+            self.to_dispatch.push(index);
+        }
+    }
+
+    /// Adds a client to the list of clients to write to, unless it is on the list.
+    fn mark_flush(&mut self, index: usize) {
+        if let Some(client) = self.connected.get_mut(index)
+            && !std::mem::replace(&mut client.marks.flush, true)
+        {
+            self.to_flush.push(index);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From received bytes to requests: parses them, lets `redis` execute them, performs the resulting
+//! actions, and sends the requests that the core must answer.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::redis::{Action, BufferBytes, ClientList, ClientQuery, Context, Statistics, Traffic};
+use crate::types::{Index, RequestKey};
+use crate::wire::resp::Writer;
+
+use super::Clients;
+use crate::runtime::server::clients::client::Client;
+use crate::runtime::server::clients::in_flight::InFlight;
+use crate::runtime::server::clients::request::Request;
+use crate::runtime::server::sockets::slab::Slab;
+
+/// Largest capacity in bytes of the shared reply buffer that is kept. A larger buffer is freed
+/// after use.
+const REPLY_BYTES_KEPT: usize = 64 << 10;
+
+impl Clients {
+    /// Parses and executes the client's complete requests, as far as its reply budget allows.
+    /// `received` follows the unparsed input that is kept from earlier; what is not parsed now is
+    /// kept too.
+    pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
+        let mut used = 0;
+        let client = self.connected.get_mut(index).expect("the client exists");
+        // Usually no input is kept, and the received bytes are parsed without a copy.
+        let directly = client.input.is_empty();
+        let mut incomplete = false;
+        if !directly {
+            client.input.extend_from_slice(received);
+        }
+        loop {
+            let client = self.connected.get_mut(index).expect("the client exists");
+            if !client.may_parse() {
+                break;
+            }
+            let key = self.in_flight.next_key(client.id);
+            let Client { parser, connection, input, .. } = client;
+            let bytes = if directly { received } else { input };
+            let request = match parser.next(bytes, &mut used) {
+                Ok(Some(request)) => request,
+                Ok(None) => {
+                    // The rest of a partial request can no longer arrive.
+                    client.closing |= client.ended;
+                    incomplete = true;
+                    break;
+                }
+                Err(error) => {
+                    Writer::new(&mut self.reply, connection.version())
+                        .error(error.to_string().as_bytes());
+                    self.counters.clients_closed.add_one();
+                    client.closing = true;
+                    self.send_reply(index);
+                    break;
+                }
+            };
+            self.context.traffic.commands += 1;
+            let action = connection.execute(
+                request,
+                key,
+                &self.context,
+                &mut self.settings,
+                &mut self.reply,
+            );
+            self.perform(index, action);
+        }
+        let client = self.connected.get_mut(index).expect("the client exists");
+        if directly {
+            client.input.extend_from_slice(&received[used..]);
+        } else if used > 0 {
+            // Copied, so that a few bytes do not pin the memory of a large request.
+            client.input = BytesMut::from(&client.input[used..]);
+        }
+        client.partial_since = match client.partial_since {
+            _ if client.input.is_empty() || !incomplete => None,
+            Some(since) if used == 0 => Some(since),
+            _ => Some(self.context.now),
+        };
+    }
+
+    /// Performs the action that a command has returned. If the action has a reply already, it is in
+    /// `self.reply`.
+    fn perform(&mut self, index: usize, action: Action) {
+        match action {
+            Action::Reply => {
+                if self.client(index).connection.last_command() == "config|set" {
+                    self.apply_settings();
+                }
+                self.send_reply(index);
+            }
+            Action::Submit { kind, payload, mut reply_format, redirect_slot, blocks } => {
+                reply_format
+                    .list_clients(|query| list_clients(&mut self.connected, query, &self.context));
+                let client = self.connected.get_mut(index).expect("the client exists");
+                if client.connection.is_muted() {
+                    reply_format.mute();
+                }
+                let slot = client.next_slot();
+                client.blocked_on = blocks.then_some(slot);
+                let arrived_at = self.context.now;
+                let request = InFlight { index, client: client.id, slot, arrived_at };
+                let sequence = self.in_flight.add(request);
+                let since = Index::ZERO;
+                client.push_request(Request {
+                    kind,
+                    payload,
+                    reply_format,
+                    sequence,
+                    since,
+                    redirect_slot,
+                });
+            }
+            Action::ListClients(query) => {
+                let list = list_clients(&mut self.connected, query, &self.context);
+                self.reply.extend_from_slice(&list);
+                self.send_reply(index);
+            }
+            Action::KillClients(mut kill) => {
+                for (other, client) in self.connected.iter_mut() {
+                    if kill.matches(&client.connection) {
+                        if other == index {
+                            client.closing = true;
+                        } else {
+                            self.to_close.push((other, client.id));
+                        }
+                    }
+                }
+                kill.finish(&mut self.reply);
+                self.send_reply(index);
+            }
+            Action::ResetStatistics(statistics) => {
+                self.context.slow_log.reset(statistics);
+                if statistics == Statistics::Traffic {
+                    let clients = self.context.traffic.clients;
+                    self.context.traffic = Traffic { clients, ..Traffic::default() };
+                }
+                self.send_reply(index);
+            }
+            Action::Sleep(time) => {
+                std::thread::sleep(time);
+                self.send_reply(index);
+            }
+            Action::UpdateSubscriptions(changes) => {
+                self.update_subscriptions(index, &changes);
+                self.send_reply(index);
+            }
+            Action::TakeSnapshot => {
+                self.snapshot_requested = true;
+                self.send_reply(index);
+            }
+            Action::ApplySettings => self.apply_settings(),
+            Action::Sequence(actions) => {
+                for action in actions {
+                    self.perform(index, action);
+                }
+            }
+            Action::Close => {
+                self.client(index).closing = true;
+                self.send_reply(index);
+            }
+        }
+    }
+
+    /// Applies the settings of the slow log and of keyspace notifications, which `CONFIG SET` may
+    /// have changed.
+    fn apply_settings(&mut self) {
+        self.slow_log = self.settings.slow_log();
+        self.publish_subscribers();
+    }
+
+    /// Sends `self.reply` to a client, after the replies to its earlier requests.
+    fn send_reply(&mut self, index: usize) {
+        if self.reply.is_empty() {
+            return;
+        }
+        let client = self.connected.get_mut(index).expect("the client exists");
+        if client.connection.is_muted() {
+            self.reply.clear();
+            return;
+        }
+        if client.has_no_slots() {
+            client.socket.outbound.open().extend_from_slice(&self.reply);
+        } else {
+            client.push_reply(Bytes::copy_from_slice(&self.reply));
+        }
+        self.reply.clear();
+        if self.reply.capacity() > REPLY_BYTES_KEPT {
+            self.reply = BytesMut::new();
+        }
+    }
+
+    /// Sends the clients' waiting requests to the core or leader by calling `send` for each, until
+    /// it returns false (not sent). `forwarded` says whether the requests go to another replica.
+    pub(crate) fn dispatch(
+        &mut self,
+        forwarded: bool,
+        mut send: impl FnMut(RequestKey, &Request) -> bool,
+    ) {
+        let mut refused = false;
+        let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
+        for index in indexes.drain(..) {
+            let Some(client) = self.connected.get_mut(index) else { continue };
+            client.marks.dispatch = false;
+            if !refused {
+                let in_flight = &self.in_flight;
+                let since = self.context.applied_index;
+                client.dispatch(forwarded, since, self.context.now, |id, request| {
+                    refused = !send(in_flight.key(id, request.sequence), request);
+                    !refused
+                });
+            }
+            // Clients that wait for outcomes of their own are marked again when these arrive.
+            if refused && client.has_waiting() {
+                self.mark_dispatch(index);
+            }
+        }
+        self.spare = indexes;
+    }
+}
+
+/// Returns the reply to `CLIENT LIST`, `CLIENT INFO` and the like.
+fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
+    let mut list = ClientList::new(query);
+    for (_, client) in connected.iter_mut() {
+        let buffers = BufferBytes {
+            incoming: client.input.len(),
+            outgoing: client.socket.outbound.len(),
+            memory: client.counted_bytes,
+        };
+        list.add(&client.connection, context.now, buffers);
+    }
+    let mut out = BytesMut::new();
+    list.finish(&mut out);
+    out.freeze()
+}

@@ -1,0 +1,165 @@
+//! Timeouts of clients: requests that wait too long, idle connections, incomplete requests. Also
+//! redirects waiting requests to a new leader, for clients that follow redirects.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mio::Registry;
+
+use crate::redis::Failure;
+use crate::types::{Instant, RequestKey};
+
+use super::Clients;
+use crate::runtime::pass::Pass;
+use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
+
+/// Interval at which idle connections and incomplete requests are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum rate in bytes per second at which a client must send a request after the
+/// [`Timeouts::request_read`] timeout.
+const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
+
+/// Timeouts of clients' requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// How long a request may wait to be sent, mostly because no leader is known, before it is
+    /// refused.
+    pub leader_wait: Duration,
+    /// How long a client waits for the outcome of a request that was sent.
+    pub command_deadline: Duration,
+    /// Time limit for a client to send the rest of an incomplete request, plus one second for each
+    /// 64 KiB received. The connection is closed after it.
+    pub request_read: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            leader_wait: Duration::from_secs(2),
+            command_deadline: Duration::from_secs(4),
+            request_read: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Clients {
+    /// Returns the earliest time at which [`Clients::expire`] may have a request to fail; `None` if
+    /// all requests have their outcome.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
+    }
+
+    /// Returns when [`Clients::sweep`] is due; `None` if no client is connected.
+    pub(crate) fn next_sweep(&self) -> Option<Instant> {
+        (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
+    }
+
+    /// Fails requests that have waited past their timeout, until the limits of `pass` (requests
+    /// checked and time) are reached. The next call continues with the request after the last one
+    /// checked.
+    pub(crate) fn expire(&mut self, now: Instant, pass: &mut Pass) {
+        let Timeouts { leader_wait, command_deadline, .. } = self.timeouts;
+        let shortest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
+        let before = Instant(now.0.saturating_sub(shortest));
+        while let Some((sequence, request)) =
+            pass.next(|| self.in_flight.next_since(self.expire_from, before))
+        {
+            self.expire_from = sequence + 1;
+            let key = self.in_flight.key(request.client, sequence);
+            let client = self.connected.get_mut(request.index);
+            let Some(client) = client.filter(|client| client.id == request.client) else {
+                self.in_flight.remove(sequence);
+                continue;
+            };
+            let (since, timeout, reason) = match client.wait(request.slot, request.arrived_at) {
+                None => continue,
+                Some(Wait::Queued { since, behind_own }) => {
+                    let timeout = if behind_own { command_deadline } else { leader_wait };
+                    let has_leader = self.context.leader.is_some();
+                    let reason =
+                        if has_leader { FailureReason::Busy } else { FailureReason::NoLeader };
+                    (since, timeout, reason)
+                }
+                Some(Wait::InFlight { since, write: true }) => {
+                    (since, command_deadline, FailureReason::Uncertain)
+                }
+                Some(Wait::InFlight { since, write: false }) => {
+                    (since, command_deadline, FailureReason::NoLeader)
+                }
+            };
+            if now >= since + timeout {
+                self.fail(key, reason);
+            }
+        }
+        if !pass.is_over() {
+            self.expire_from = 0;
+        }
+    }
+
+    /// Closes connections that are idle for too long, or whose incomplete request has exceeded its
+    /// timeout. Also applies the current `CONFIG` value of the clients' memory limit.
+    pub(crate) fn sweep(&mut self, now: Instant, registry: &Registry) {
+        if now < self.swept_at + SWEEP_INTERVAL {
+            return;
+        }
+        self.swept_at = now;
+        self.memory.set_limit(self.settings.clients_bytes_max());
+        let idle_max = self.settings.idle_max();
+        let request_read = self.timeouts.request_read;
+        let overdue = self.connected.iter_mut().filter(|(_, client)| {
+            let slow = client.partial_since.is_some_and(|since| {
+                let extra = client.input.len() / REQUEST_BYTES_PER_SECOND;
+                // Not while the client is over its budget, when its input is not parsed.
+                client.may_parse()
+                    && now >= since + request_read + Duration::from_secs(extra as u64)
+            });
+            let idle = idle_max.is_some_and(|idle_max| {
+                !client.has_in_flight()
+                    && !client.has_waiting()
+                    && now >= client.active_at + idle_max
+            });
+            slow || idle
+        });
+        let indexes: Vec<usize> = overdue.map(|(index, _)| index).collect();
+        for index in indexes {
+            self.counters.clients_closed.add_one();
+            self.close(index, registry);
+        }
+    }
+
+    /// Redirects waiting requests to the leader, for all clients that follow redirects.
+    pub(crate) fn redirect_all(&mut self) {
+        if self.context.leads() || self.context.leader().is_none() {
+            return;
+        }
+        let followers =
+            self.connected.iter_mut().filter(|(_, client)| client.connection.follows_redirects());
+        let indexes: Vec<usize> = followers.map(|(index, _)| index).collect();
+        for index in indexes {
+            self.redirect_client(index);
+        }
+    }
+
+    /// Redirects the waiting requests of one client if it follows redirects and another replica
+    /// leads.
+    pub(super) fn redirect_client(&mut self, index: usize) {
+        let Some(client) = self.connected.get_mut(index) else { return };
+        let leader = self.context.leader().filter(|_| !self.context.leads());
+        let Some(leader) = leader else { return };
+        let waiting = client.redirectable();
+        let id = client.id;
+        let mut text = BytesMut::new();
+        let replies = waiting.into_iter().map(|(slot, sequence, hash_slot)| {
+            text.clear();
+            let moved = Failure::Moved { slot: hash_slot, host: &leader.host, port: leader.port };
+            moved.encode(&mut text);
+            (slot, sequence, Bytes::copy_from_slice(&text))
+        });
+        for (slot, sequence, reply) in replies.collect::<Vec<_>>() {
+            let key: RequestKey = self.in_flight.key(id, sequence);
+            if let Some(request) = self.in_flight.get(key) {
+                self.finish(request, key, |client| client.finish(slot, Reply::Encoded(reply)));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The folder of a replica: creating it, checking it, and opening it at a start.
+
+use std::path::Path;
+
+use crate::kv::StateMachine;
+use crate::raft::SnapshotId;
+use crate::runtime::boards::DiskSpaceBoard;
+use crate::runtime::error::RunError;
+use crate::runtime::server::options::{Bootstrap, ServerOptions};
+use crate::runtime::server::retry::retry_while;
+use crate::runtime::stages::disk_space::reserve_file_bytes;
+use crate::runtime::stages::snapshots::{self, LoadedSnapshots};
+use crate::storage::{
+    Expected, Log, LogOptions, PeerRecords, RealDisk, Recovered, Snapshots, StorageError,
+    failpoint, replicas,
+};
+use crate::types::NodeId;
+
+/// The content of a replica's folder, opened when the process starts.
+pub(crate) struct OpenedFolder {
+    pub(crate) recovered: Recovered<RealDisk>,
+    pub(crate) peers: PeerRecords<RealDisk>,
+    pub(crate) snapshots: Snapshots<RealDisk>,
+    /// The latest snapshot.
+    pub(crate) snapshot: Option<SnapshotId>,
+    /// The state loaded from the latest snapshot; empty if there is none.
+    pub(crate) store: StateMachine,
+}
+
+/// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
+/// file and the records of peers; the log is opened for writing later.
+pub(crate) fn open(
+    options: &ServerOptions,
+    disk_space: &DiskSpaceBoard,
+) -> Result<OpenedFolder, RunError> {
+    if let Ok(failpoint) = std::env::var(failpoint::VARIABLE) {
+        tracing::warn!(failpoint, "this process will kill itself, for a test");
+        failpoint::choose(&failpoint);
+    }
+    // A process that was killed keeps its folder locked until its last disk write has ended.
+    let disk = retry_while(
+        || RealDisk::open(&options.folder),
+        |error| matches!(error, StorageError::Locked { .. }),
+    )?;
+    let shared = disk.share()?;
+    let members = options.members();
+    let expected =
+        Expected { cluster: options.cluster, replica: options.id, members: Some(&members) };
+    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let LoadedSnapshots { files, latest } = snapshots::load_latest(shared.share()?)?;
+    let snapshot = latest.as_ref().map(|(id, _)| *id);
+    recovered.check_snapshot(snapshot)?;
+    if recovered.adopts_members() {
+        tracing::warn!(
+            folder = %options.folder.display(),
+            members = replicas(recovered.members()),
+            "members of --peers written into the folder: it has an earlier format without members"
+        );
+    }
+    if recovered.repairs_meta() {
+        tracing::warn!(
+            folder = %options.folder.display(),
+            "damaged copy of the meta record repaired from the other copy; check the disk"
+        );
+    }
+    // Opening the log frees the reserve again if it needs the space.
+    shared.keep_reserve(reserve_file_bytes(options.disk_reserve))?;
+    disk_space.write(shared.free_space()?);
+    let peers = PeerRecords::open(shared, recovered.identity())?;
+    if let Some(damage) = peers.damage() {
+        tracing::warn!(%damage, "damaged records of peers, a cache, are rebuilt; check the disk");
+    }
+    let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
+    Ok(OpenedFolder { recovered, peers, snapshots: files, snapshot, store })
+}
+
+/// Creates a replica's files in a folder that is empty or does not exist.
+///
+/// # Errors
+/// If the folder is not empty or cannot be written.
+pub fn bootstrap(
+    folder: &Path,
+    cluster: u128,
+    id: NodeId,
+    members: &[NodeId],
+    how: Bootstrap,
+) -> Result<(), RunError> {
+    let mut disk = RealDisk::create(folder)?;
+    match how {
+        Bootstrap::New => Log::bootstrap(&mut disk, cluster, id, members)?,
+        Bootstrap::Rejoin => Log::bootstrap_rejoining(&mut disk, cluster, id, members)?,
+    }
+    Ok(())
+}
+
+/// The condition of a folder with which a replica can start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FolderState {
+    /// The folder is undamaged and complete.
+    Intact,
+    /// The folder is undamaged, but the replica is rejoining: it has not received everything yet
+    /// that it may have acknowledged before its folder was lost.
+    Rejoining,
+}
+
+/// Checks a replica's folder as at the start of a replica. Changes nothing except that it removes
+/// incomplete snapshots.
+///
+/// # Errors
+/// If the replica could not start with the folder, or if another process has it open.
+pub fn inspect(
+    folder: &Path,
+    cluster: u128,
+    id: NodeId,
+    members: &[NodeId],
+) -> Result<FolderState, RunError> {
+    let disk = RealDisk::open(folder)?;
+    let shared = disk.share()?;
+    let expected = Expected { cluster: Some(cluster), replica: id, members: Some(members) };
+    let recovered = Log::recover(disk, LogOptions::default(), &expected)?;
+    let latest = snapshots::load_latest(shared)?.latest;
+    recovered.check_snapshot(latest.map(|(id, _)| id))?;
+    let rejoining = recovered.is_rejoining();
+    Ok(if rejoining { FolderState::Rejoining } else { FolderState::Intact })
+}

@@ -1,0 +1,147 @@
+//! The facts that `INFO`, `ROLE`, `CLUSTER` and other commands report: kept up to date from the
+//! boards of the other stages and from the hellos of peers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::raft::{DiskState, RoleName};
+use crate::redis::{
+    RaftCounters, RejoinProgress, ReplicaInfo, SWITCH_MASTER_CHANNEL, SnapshotInfo,
+    switch_master_message,
+};
+use crate::runtime::boards::SnapshotStatus;
+use crate::runtime::channels::Leadership;
+use crate::types::{Index, Instant, NodeId};
+
+use super::ServerNetwork;
+
+/// Interval at which values for `INFO` that change slowly are refreshed.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+
+impl ServerNetwork {
+    /// Updates the values that commands need to be current: clock readings and memory use.
+    pub(super) fn update_context(&mut self, now: Instant) {
+        let parts = &mut self.parts;
+        parts.clients.context.now = now;
+        parts.clients.context.wall_clock =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (store_bytes, log_bytes) = parts.memory.store_and_log_bytes();
+        parts.clients.set_memory(store_bytes, log_bytes);
+        let context = &mut parts.clients.context;
+        // In this order: an old number of resets with a newer clock does no harm.
+        (context.clocks.jumps, context.clocks.resets) = parts.clocks.jumps_and_resets();
+        context.clocks.replicated = parts.clocks.replicated(now).unwrap_or(0);
+    }
+
+    /// Refreshes the values that `INFO` and other commands report, at most once per
+    /// [`REFRESH_INTERVAL`].
+    pub(super) fn refresh_context(&mut self, now: Instant) {
+        if self.refreshed_at.is_some_and(|at| now.since(at) < REFRESH_INTERVAL) {
+            return;
+        }
+        self.refreshed_at = Some(now);
+        let parts = &mut self.parts;
+        let status = parts.status.read();
+        parts.memory.set_limit(parts.clients.memory_max());
+        let context = &mut parts.clients.context;
+        context.snapshot = SnapshotInfo::from(parts.snapshots.read());
+        context.log_syncs = parts.counters.log_syncs.get();
+        context.disk_free = parts.disk_space.read().free;
+        context.disk_reserve = parts.disk_space.reserve;
+        context.disk_refused = parts.counters.disk_full.get();
+        context.resident_bytes = resident_bytes();
+        context.clocks.agreed = parts.clocks.agreed(now);
+        context.clocks.peers = parts.clocks.peers();
+        if let Some(status) = status {
+            context.first_index = status.base.index.next();
+            context.term = status.term;
+            context.role = status.role;
+            context.durable_index = status.durable_index;
+            context.disk = status.disk;
+            let counters = &status.counters;
+            context.counters = RaftCounters {
+                disk_stalls: counters.disk_stalls,
+                lease_reads: counters.lease_reads,
+                read_index_reads: counters.read_index_reads,
+                leadership_transfers: counters.leadership_transfers,
+                terms_rejected: counters.terms_rejected,
+                conflicts_rejected: counters.conflicts_rejected,
+            };
+            context.rejoining = status.rejoining.map(|status| RejoinProgress {
+                waiting_for: status.waiting_for,
+                target: status.target,
+            });
+            context.note_log(status.last.index, status.commit_index);
+            for node in &mut context.nodes {
+                let peer = status.peers.iter().find(|peer| peer.id == node.id);
+                node.match_index = peer.map(|peer| peer.match_index);
+                node.disk = peer.map_or(DiskState::Healthy, |peer| peer.disk);
+                node.connected = node.id == parts.me || parts.outgoing.is_up(node.id);
+            }
+        }
+    }
+
+    /// Handles a leader change: reads that wait for a read index of the earlier leader are sent
+    /// again, and clients that follow redirects are redirected.
+    pub(super) fn on_leadership(&mut self, leadership: Leadership) {
+        self.leadership = leadership;
+        self.leader_refused_until = Instant::ZERO;
+        let me = self.parts.me;
+        let context = &mut self.parts.clients.context;
+        (context.leader, context.term) = (leadership.leader, leadership.term);
+        context.role =
+            if leadership.leader == Some(me) { RoleName::Leader } else { RoleName::Follower };
+        if let Some(leader) = leadership.leader {
+            tracing::info!(term = leadership.term.0, %leader, "leader elected");
+            let before = self.last_leader.replace(leader).and_then(|before| context.node(before));
+            let change = before.zip(context.node(leader)).filter(|(from, to)| from.id != to.id);
+            if let Some((from, to)) = change {
+                let message = switch_master_message(context, from, to);
+                self.parts.clients.publish_message(SWITCH_MASTER_CHANNEL, message.as_bytes());
+            }
+        } else {
+            tracing::info!(term = leadership.term.0, "no leader");
+        }
+        let reads = self.read_indexes.take_all();
+        self.parts.clients.requeue(&reads);
+        self.parts.clients.redirect_all();
+    }
+
+    /// Stores the address where a peer listens for clients, as `host:port`.
+    pub(super) fn update_address(&mut self, peer: NodeId, address: &str) {
+        let Some((host, port)) = address.rsplit_once(':') else { return };
+        let Ok(port) = port.parse::<u16>() else { return };
+        let context = &mut self.parts.clients.context;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Some(node) = context.nodes.iter_mut().find(|node| node.id == peer) {
+            (node.host, node.port) = (host, port);
+            return;
+        }
+        let peer_port = self.parts.outgoing.port_of(peer);
+        let (connected, match_index, disk) = (true, None, DiskState::Healthy);
+        context.nodes.push(ReplicaInfo {
+            id: peer,
+            host,
+            port,
+            peer_port,
+            connected,
+            match_index,
+            disk,
+        });
+        context.nodes.sort_by_key(|node| node.id);
+    }
+}
+
+impl From<SnapshotStatus> for SnapshotInfo {
+    fn from(status: SnapshotStatus) -> SnapshotInfo {
+        let SnapshotStatus { index, bytes, saved_at, taking, failed } = status;
+        SnapshotInfo { index: Index(index), bytes, saved_at, taking, failed }
+    }
+}
+
+/// Returns the resident memory of this process in bytes; 0 if the system does not report it.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}

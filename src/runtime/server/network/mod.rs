@@ -1,0 +1,469 @@
+//! The network stage of the server: owns `Poll`, the listening sockets and all connections. Moves
+//! requests of clients to the leader, here or on another replica, and replies back to the clients.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `dispatch` | requests on their way to the core or to the leader; refusals |
+//! | `peers` | frames from peers, and to them |
+//! | `context` | the facts that `INFO` and other commands report |
+//!
+//! In each pass peers come first, in both directions: their messages reach the core before any
+//! client is read, and messages to them are written before any reply. All work for clients is
+//! bounded in time and continues in the next pass, so that load never delays a heartbeat.
+
+mod context;
+mod dispatch;
+mod peers;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use crate::runtime::boards::{
+    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
+};
+use crate::runtime::channels::{
+    Applied, CoreItem, IndexedReads, Leadership, NetworkEnds, QUEUE_LEN, ReplyBatch,
+};
+use crate::runtime::clock::Clock;
+use crate::runtime::pass::Pass;
+use crate::runtime::pass::StageState;
+use crate::runtime::server::clients::Clients;
+use crate::runtime::server::peers::incoming::IncomingPeers;
+use crate::runtime::server::peers::outgoing::OutgoingPeers;
+use crate::runtime::server::read_index::ReadIndexRequests;
+use crate::runtime::server::request_id::replica_and_sequence;
+use crate::runtime::server::sockets::listener::Listener;
+use crate::runtime::stages::network::NetworkStage;
+use crate::runtime::wake::Wake;
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::Frame;
+
+use self::dispatch::WriteRoute;
+
+/// The `Poll` token of the waker, which is registered by the code that creates the `Poll`.
+pub(crate) const WAKER: Token = Token(0);
+const CLIENT_LISTENER: Token = Token(1);
+const PEER_LISTENER: Token = Token(2);
+const SENTINEL_LISTENER: Token = Token(3);
+/// First `Poll` token of outgoing connections to peers.
+pub(crate) const OUTGOING_FROM: usize = 16;
+/// First `Poll` token of incoming connections of peers.
+pub(crate) const INCOMING_FROM: usize = 1 << 10;
+/// First `Poll` token of client connections.
+pub(crate) const CLIENTS_FROM: usize = 1 << 16;
+/// Interval of retries while the core's queue is full.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+/// Interval between checks for requests that have passed their timeout.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum requests that one check for timeouts examines.
+const EXPIRY_COUNT: usize = 1 << 16;
+/// Maximum connections that one listener accepts per pass (turn of the stage's loop), so that
+/// established connections are not delayed.
+const ACCEPTED_MAX: usize = 64;
+/// Maximum events that one poll returns. If it returns as many, more events may be pending, so the
+/// stage polls again.
+const EVENTS_MAX: usize = 1_024;
+/// Maximum number of polls in a row, while each returns [`EVENTS_MAX`] events.
+const POLLS_MAX: usize = 16;
+/// Maximum clients that are read, and that are written to, in one pass (turn of the stage's loop).
+const PASS_CLIENTS_MAX: usize = 1 << 16;
+/// Maximum batches of replies plus events for subscribers that one pass (turn of the stage's loop)
+/// handles.
+const PASS_EVENTS_MAX: usize = 1 << 16;
+/// Interval at which this replica sends its wall clock to its peers.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
+/// Size of the shared receive buffer in bytes.
+const SPACE_BYTES: usize = 64 << 10;
+
+/// The objects that the network stage is created from: its sockets, its ends of the channels, and
+/// the boards (shared status) that it reads.
+pub(crate) struct Parts {
+    pub(crate) poll: Poll,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) ends: NetworkEnds,
+    pub(crate) clock: Clock,
+    pub(crate) me: NodeId,
+    /// The random number that this process drew when it opened the replica's log.
+    pub(crate) opening: u64,
+    pub(crate) client_listener: Listener,
+    /// The listener of the additional Sentinel address; `None` if there is none.
+    pub(crate) sentinel_listener: Option<Listener>,
+    pub(crate) peer_listener: Listener,
+    pub(crate) clients: Clients,
+    pub(crate) outgoing: OutgoingPeers,
+    pub(crate) incoming: IncomingPeers,
+    pub(crate) status: Arc<StatusBoard>,
+    pub(crate) snapshots: Arc<SnapshotBoard>,
+    pub(crate) disk_space: Arc<DiskSpaceBoard>,
+    pub(crate) memory: Arc<MemoryBoard>,
+    pub(crate) clocks: Arc<ClockBoard>,
+    pub(crate) counters: Arc<RuntimeCounters>,
+}
+
+/// The network stage of the server.
+pub(crate) struct ServerNetwork {
+    parts: Parts,
+    events: Events,
+    read_indexes: ReadIndexRequests,
+    leadership: Leadership,
+    /// The last replica known to lead. Kept while no leader is known.
+    last_leader: Option<NodeId>,
+    /// The leader, its term and the connection to it for which writes without an outcome were last
+    /// sent again; `None` before the first leader.
+    write_route: Option<WriteRoute>,
+    /// Sequence number from which writes without an outcome must still be sent again, after the
+    /// leader or the connection to it has changed; `None` if all were sent.
+    resend_from: Option<u64>,
+    /// Time until which no requests are sent to the leader, because it has refused some with the
+    /// reason that it is not the leader. The new leader should be known by then.
+    leader_refused_until: Instant,
+    /// When the last poll began, if it returned all pending events; otherwise `None`.
+    polled_at: Option<Instant>,
+    /// Whether the last dispatch of requests stopped at its limit of bytes, requests or time,
+    /// although more requests could be sent.
+    dispatch_unfinished: bool,
+    /// A batch of replies from the applier, kept because not all of its events for subscribers were
+    /// published yet; `None` if there is none.
+    unfinished_replies: Option<ReplyBatch>,
+    /// Reads with a confirmed read index, which wait until the core's queue has space.
+    indexed_reads: VecDeque<IndexedReads>,
+    /// The report on applied entries that waits until the core's queue has space; `None` if none
+    /// waits.
+    applied: Option<Applied>,
+    /// Whether a client has requested a snapshot (`BGSAVE`) and the core has not been told yet.
+    snapshot_requested: bool,
+    /// When the values that `INFO` reports were last refreshed; `None` before the first time.
+    refreshed_at: Option<Instant>,
+    /// When this replica's wall clock is next sent to its peers.
+    wall_clock_at: Instant,
+    /// When requests are next checked for their timeout.
+    expiry_at: Instant,
+    /// The receive buffer that all connections share.
+    space: Vec<u8>,
+    /// An empty list of received frames, kept to reuse its memory.
+    frames: Vec<(NodeId, u64, Frame)>,
+    /// Number of requests in the last batch to the core, used as the initial capacity of the next.
+    batch_len: usize,
+}
+
+impl ServerNetwork {
+    pub(crate) fn new(mut parts: Parts) -> io::Result<ServerNetwork> {
+        let registry = parts.poll.registry();
+        parts.client_listener.register(registry, CLIENT_LISTENER)?;
+        if let Some(listener) = &mut parts.sentinel_listener {
+            listener.register(registry, SENTINEL_LISTENER)?;
+        }
+        parts.peer_listener.register(registry, PEER_LISTENER)?;
+        let read_indexes = ReadIndexRequests::new(parts.opening);
+        Ok(ServerNetwork {
+            parts,
+            events: Events::with_capacity(EVENTS_MAX),
+            read_indexes,
+            leadership: Leadership::default(),
+            last_leader: None,
+            write_route: None,
+            resend_from: None,
+            leader_refused_until: Instant::ZERO,
+            polled_at: None,
+            dispatch_unfinished: false,
+            unfinished_replies: None,
+            indexed_reads: VecDeque::new(),
+            applied: None,
+            snapshot_requested: false,
+            refreshed_at: None,
+            wall_clock_at: Instant::ZERO,
+            expiry_at: Instant::ZERO,
+            space: vec![0; SPACE_BYTES],
+            frames: Vec::new(),
+            batch_len: 0,
+        })
+    }
+
+    /// Returns whether the core's queues are less than half full. Requests are sent only then: the
+    /// other half is reserved for messages from peers and for reports of completed work.
+    fn core_accepts_requests(&self) -> bool {
+        let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
+        to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
+    }
+
+    /// Returns `timeout`, or the time until this stage has something to do if that is shorter.
+    /// `None` means no limit.
+    fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
+        let now = self.parts.clock.now();
+        let core_accepts = self.core_accepts_requests();
+        let is_paused = self.is_paused(now);
+        let parts = &mut self.parts;
+        if self.dispatch_unfinished
+            || self.unfinished_replies.is_some()
+            || !parts.ends.outbound.is_empty()
+            || !parts.ends.released.is_empty()
+            || !parts.ends.replies.is_empty()
+            || parts.clients.is_readable()
+            || parts.clients.is_writable()
+            || parts.incoming.is_readable(core_accepts)
+            || parts.client_listener.is_acceptable(now)
+            || parts.sentinel_listener.as_ref().is_some_and(|it| it.is_acceptable(now))
+            || parts.peer_listener.is_acceptable(now)
+        {
+            return Some(Duration::ZERO);
+        }
+        let expiry = parts.clients.next_expiry().map(|due| due.max(self.expiry_at));
+        let due = [
+            parts.outgoing.next_attempt(),
+            parts.incoming.next_expiry(),
+            parts.client_listener.next_due(),
+            parts.sentinel_listener.as_ref().and_then(Listener::next_due),
+            parts.peer_listener.next_due(),
+            self.read_indexes.next_expiry(),
+            expiry,
+            parts.clients.next_sweep(),
+            Some(self.wall_clock_at),
+        ];
+        let mut at_most = |limit: Duration| {
+            timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
+        };
+        if let Some(due) = due.into_iter().flatten().min() {
+            at_most(due.since(now));
+        }
+        if parts.clients.has_waiting() && is_paused {
+            at_most(self.leader_refused_until.since(now));
+        }
+        let waits_for_core = parts.clients.has_waiting() || parts.incoming.is_readable(true);
+        if (waits_for_core && !core_accepts)
+            || self.applied.is_some()
+            || self.snapshot_requested
+            || !self.indexed_reads.is_empty()
+        {
+            at_most(RETRY_INTERVAL);
+        }
+        timeout
+    }
+
+    /// Passes the events of a poll to their connections. Returns the number of events, and adds to
+    /// `connected` the peers whose urgent lane has just been connected.
+    fn handle_events(&mut self, connected: &mut Vec<NodeId>) -> usize {
+        let parts = &mut self.parts;
+        let now = parts.clock.now();
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            match event.token() {
+                WAKER => {}
+                CLIENT_LISTENER => parts.client_listener.on_event(),
+                SENTINEL_LISTENER => {
+                    parts.sentinel_listener.iter_mut().for_each(Listener::on_event);
+                }
+                PEER_LISTENER => parts.peer_listener.on_event(),
+                Token(token) if token >= CLIENTS_FROM => parts.clients.on_event(token, event),
+                Token(token) if token >= INCOMING_FROM => parts.incoming.on_event(token, event),
+                Token(token) => {
+                    let registry = parts.poll.registry();
+                    connected.extend(parts.outgoing.on_event(token, event, now, registry));
+                }
+            }
+        }
+        count
+    }
+
+    /// Performs the periodic work that is due at `now`: timeouts, reconnections, wall clock reports
+    /// and refreshed values.
+    fn tick(&mut self, now: Instant) {
+        self.update_context(now);
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
+        parts.outgoing.connect(now, registry);
+        parts.incoming.expire(now, registry);
+        if now >= self.expiry_at {
+            parts.clients.expire(now, &mut Pass::of_small(parts.clock, EXPIRY_COUNT));
+            self.expiry_at = now + EXPIRY_INTERVAL;
+        }
+        parts.clients.sweep(now, registry);
+        let lost = self.read_indexes.expire(now);
+        parts.clients.requeue(&lost);
+        if now >= self.wall_clock_at {
+            self.wall_clock_at = now + WALL_CLOCK_INTERVAL;
+            let peers: Vec<NodeId> = self.parts.outgoing.ids().collect();
+            for peer in peers {
+                self.send_wall_clock(peer, now);
+            }
+        }
+        self.refresh_context(now);
+    }
+
+    fn accept(&mut self, now: Instant) {
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
+        for _ in 0..ACCEPTED_MAX {
+            let Some(stream) = parts.client_listener.accept(now) else { break };
+            parts.clients.accept(stream, false, now, registry);
+        }
+        if let Some(listener) = &mut parts.sentinel_listener {
+            for _ in 0..ACCEPTED_MAX {
+                let Some(stream) = listener.accept(now) else { break };
+                parts.clients.accept(stream, true, now, registry);
+            }
+        }
+        for _ in 0..ACCEPTED_MAX {
+            let Some(stream) = parts.peer_listener.accept(now) else { break };
+            parts.incoming.accept(stream, now, registry);
+        }
+    }
+
+    /// Tells the core when the last poll began, if everything that peers had sent before it was
+    /// read: the core then knows that no earlier message is still in a socket. Does nothing if
+    /// bytes are left to read.
+    fn note_peers_read(&mut self) {
+        if let Some(polled_at) = self.polled_at.take()
+            && !self.parts.incoming.is_readable(true)
+        {
+            self.parts.ends.peers_read.note(polled_at);
+        }
+    }
+
+    /// Handles batches of replies from the applier and publishes their events to subscribers, until
+    /// there are none or the limits of `pass` (count and time) are reached.
+    fn receive_replies(&mut self, pass: &mut Pass) {
+        while let Some(mut batch) = self
+            .unfinished_replies
+            .take()
+            .or_else(|| pass.next(|| self.parts.ends.replies.try_recv().ok()))
+        {
+            // One event may go to many subscribers.
+            while let Some(event) = pass.next(|| batch.events.pop_front()) {
+                self.parts.clients.publish(&event);
+            }
+            if !batch.events.is_empty() {
+                self.unfinished_replies = Some(batch);
+                return;
+            }
+            self.on_replies(batch);
+        }
+    }
+
+    /// Passes outcomes to this replica's clients, and read indexes to the peers that requested
+    /// them.
+    fn on_replies(&mut self, batch: ReplyBatch) {
+        let context = &mut self.parts.clients.context;
+        let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
+        if let Some(index) = batch.applied.index.max(installed) {
+            context.note_applied(index);
+            context.key_count = batch.key_count as u64;
+            context.expires_count = batch.expires_count as u64;
+            context.state_digest = batch.digest;
+        }
+        for answer in batch.answers {
+            self.parts.clients.on_outcome(answer.key, answer.outcome);
+        }
+        for (key, index) in batch.read_indexes {
+            let (peer, ticket) = replica_and_sequence(key.request);
+            self.parts.outgoing.send(peer, &Frame::ReadIndex { ticket, index: Some(index) });
+        }
+        self.applied.get_or_insert_default().merge(batch.applied);
+    }
+
+    /// Sends the core a client's request for a snapshot (`BGSAVE`), the reads with a confirmed read
+    /// index, and the report on applied entries, as far as the core's queue has space. The rest
+    /// waits for the next call.
+    fn report_to_core(&mut self) {
+        self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
+        let to_core = &self.parts.ends.to_core;
+        if self.snapshot_requested && to_core.try_send(CoreItem::TakeSnapshot).is_ok() {
+            self.snapshot_requested = false;
+        }
+        while let Some(reads) = self.indexed_reads.pop_front() {
+            if let Err(refused) = to_core.try_send(CoreItem::IndexedReads(reads)) {
+                if let CoreItem::IndexedReads(reads) = refused.into_inner() {
+                    self.indexed_reads.push_front(reads);
+                }
+                break;
+            }
+        }
+        if let Some(applied) = self.applied
+            && to_core.try_send(CoreItem::Applied(applied)).is_ok()
+        {
+            self.applied = None;
+        }
+    }
+}
+
+impl NetworkStage for ServerNetwork {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = self.limit_timeout(timeout);
+        let asleep = timeout != Some(Duration::ZERO) && self.parts.wake.begin_sleep();
+        let mut timeout = if asleep { timeout } else { Some(Duration::ZERO) };
+        let mut connected = Vec::new();
+        self.polled_at = None;
+        for _ in 0..POLLS_MAX {
+            let now = self.parts.clock.now();
+            let polled = self.parts.poll.poll(&mut self.events, timeout);
+            self.parts.wake.end_sleep();
+            match polled {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            if self.handle_events(&mut connected) < EVENTS_MAX {
+                self.polled_at = Some(now);
+                break;
+            }
+            timeout = Some(Duration::ZERO);
+        }
+        // Before any other frame, so that a vote never arrives before the voter's wall clock.
+        let now = self.parts.clock.now();
+        for peer in connected {
+            self.send_wall_clock(peer, now);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> StageState {
+        let now = self.parts.clock.now();
+        self.tick(now);
+        self.accept(now);
+        self.receive_from_peers(now);
+        self.note_peers_read();
+        let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
+        self.parts.clients.receive(self.parts.poll.registry(), &mut self.space, &mut pass);
+        self.dispatch(now);
+        self.report_to_core();
+        StageState::Running
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let now = self.parts.clock.now();
+        // The marks are not needed: every queue is checked below, and again before this thread
+        // sleeps. A core on the same thread checks its own queues before that.
+        self.parts.wake.take_marks();
+        self.parts.clients.context.now = now;
+        let mut pass = Pass::of_small(self.parts.clock, 2 * QUEUE_LEN);
+        while let Some(batch) = pass.next(|| self.parts.ends.outbound.try_recv().ok()) {
+            if let Some(leadership) = batch.leadership {
+                self.on_leadership(leadership);
+            }
+            self.on_refusals(&batch.refusals);
+            self.send_to_peers(batch.peers);
+        }
+        while let Some(released) = pass.next(|| self.parts.ends.released.try_recv().ok()) {
+            self.send_to_peers(released);
+        }
+        self.parts.outgoing.flush(now, self.parts.poll.registry());
+        let mut pass = Pass::of_large(self.parts.clock, PASS_EVENTS_MAX);
+        self.receive_replies(&mut pass);
+        self.dispatch(now);
+        let registry = self.parts.poll.registry();
+        let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
+        self.parts.clients.flush(registry, &mut pass);
+        // Requests that were forwarded to the leader.
+        self.parts.outgoing.flush(now, registry);
+        self.report_to_core();
+        Ok(())
+    }
+
+    fn stop_others(self) {
+        // Fails if the core has stopped already.
+        let _ = self.parts.ends.to_core.send(CoreItem::Stop);
+    }
+}

@@ -1,0 +1,129 @@
+//! Frames from peers, and to them.
+
+use crossbeam::channel::TrySendError;
+
+use crate::raft::{ClientRequest, Envelope, RefusalReason, RequestKind};
+use crate::redis::may_add_data;
+use crate::runtime::channels::{CoreItem, ForwardedWrite, IndexedReads};
+use crate::runtime::server::request_id::{read_index_request, replica_and_sequence};
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::{Attempt, Frame};
+
+use super::ServerNetwork;
+use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
+
+impl ServerNetwork {
+    /// Receives frames from peers. Messages go to the core; forwarded requests go to the core only
+    /// if this replica leads, and are refused otherwise.
+    pub(super) fn receive_from_peers(&mut self, now: Instant) {
+        let mut frames = std::mem::take(&mut self.frames);
+        let core_accepts = self.core_accepts_requests();
+        let parts = &mut self.parts;
+        parts.incoming.receive(
+            now,
+            core_accepts,
+            parts.poll.registry(),
+            &mut self.space,
+            |from, opening, frame| {
+                frames.push((from, opening, frame));
+            },
+        );
+        if frames.is_empty() {
+            self.frames = frames;
+            return;
+        }
+        let leads = self.leadership.leader == Some(self.parts.me);
+        let (mut messages, mut read_indexes) = (Vec::new(), Vec::new());
+        let mut forwarded = Vec::new();
+        let mut requeued = Vec::new();
+        for (from, opening, frame) in frames.drain(..) {
+            match frame {
+                Frame::Hello(hello) => {
+                    self.parts.outgoing.retry_now(from, now);
+                    self.update_address(from, &hello.client_address);
+                }
+                Frame::Peer(message) => {
+                    let to = self.parts.me;
+                    messages.push(Envelope { from, to, leader: None, message });
+                }
+                // With a clock reading from after its arrival: with an older one the peer's clock
+                // would seem later than it is.
+                Frame::WallClock { millis } => {
+                    self.parts.clocks.report(from, self.parts.clock.now(), millis);
+                }
+                // Peers may forward requests of their own clients only.
+                Frame::Forward { key, .. } if replica_and_sequence(key.request).0 != from => {
+                    self.parts.counters.ignored.add_one();
+                }
+                // The peer has checked its own memory limit only.
+                Frame::Forward { key, attempt: Attempt::First { .. }, payload }
+                    if leads && self.parts.clients.context.is_full && may_add_data(&payload) =>
+                {
+                    let reason = RefusalReason::OutOfMemory;
+                    self.parts.outgoing.send(from, &Frame::Refused { key, reason });
+                }
+                Frame::Forward { key, attempt, payload } if leads => {
+                    let request = ClientRequest { key, kind: RequestKind::Write, payload };
+                    forwarded.push(ForwardedWrite { attempt, request });
+                }
+                Frame::Forward { key, .. } => {
+                    let reason = RefusalReason::NotLeader;
+                    self.parts.outgoing.send(from, &Frame::Refused { key, reason });
+                }
+                Frame::AskReadIndex { ticket } if leads => {
+                    read_indexes.push(read_index_request(from, opening, ticket));
+                }
+                Frame::AskReadIndex { ticket } => {
+                    self.parts.outgoing.send(from, &Frame::ReadIndex { ticket, index: None });
+                }
+                Frame::Refused { key, reason } => {
+                    if reason == RefusalReason::NotLeader {
+                        self.leader_refused_until = now + REFUSED_PAUSE;
+                    }
+                    self.on_refusal(key, reason, &mut requeued);
+                }
+                Frame::ReadIndex { ticket, index } => {
+                    let reads = self.read_indexes.take(from, ticket);
+                    match index {
+                        // Expired, or requested from another replica: an earlier leader's read
+                        // index is not valid under the current one.
+                        _ if reads.is_empty() => self.parts.counters.ignored.add_one(),
+                        Some(index) => self.indexed_reads.push_back(IndexedReads { index, reads }),
+                        None => {
+                            self.leader_refused_until = now + REFUSED_PAUSE;
+                            requeued.extend(reads.iter().map(|read| read.key));
+                        }
+                    }
+                }
+            }
+        }
+        self.frames = frames;
+        self.parts.clients.requeue(&requeued);
+        if !messages.is_empty()
+            && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
+                self.parts.ends.to_core.try_send(CoreItem::Peers(messages))
+        {
+            // Peers send them again.
+            self.parts.counters.arrivals_dropped.add(messages.len());
+        }
+        self.submit_forwarded(forwarded);
+        self.submit(read_indexes);
+    }
+
+    /// Sends the core's messages to peers.
+    pub(super) fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
+        for Envelope { to, message, .. } in envelopes {
+            self.parts.outgoing.send(to, &Frame::Peer(message));
+        }
+    }
+
+    /// Sends this replica's wall clock to a peer, if the peer is connected. Called for newly
+    /// connected peers too, because a new leader needs the wall clocks of a quorum at once.
+    pub(super) fn send_wall_clock(&mut self, peer: NodeId, now: Instant) {
+        if let Some(millis) = self.parts.clocks.own(now)
+            && self.parts.outgoing.is_urgent_up(peer)
+        {
+            self.parts.outgoing.send(peer, &Frame::WallClock { millis });
+        }
+    }
+}

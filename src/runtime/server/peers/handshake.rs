@@ -1,0 +1,255 @@
+//! The handshake: a peer's connection begins with a hello, which must be of a member of the same
+//! cluster, for this replica, and not from an older copy of the peer's folder. Refusals are logged,
+//! equal ones at most once per [`LOG_INTERVAL`].
+
+use std::time::Duration;
+
+use crate::storage::{
+    HistoryError, Identity, OPENINGS_KEPT, OpeningHistory, PeerOpening, replicas,
+};
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::{FrameError, Hello, OPENINGS_MAX};
+
+/// Interval in which the same refusal is logged only once. A refused peer retries twice a second.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of different refusals for which the time of the last log line is kept.
+const LOGGED_MAX: usize = 16;
+
+const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
+
+/// The reason for closing the connection of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error(
+        "a peer of another cluster, {0:032x}, connected; check --peers and --cluster on both sides"
+    )]
+    Cluster(u128),
+    #[error("a peer connected that expects replica {0} here; check its --peers")]
+    Addressee(NodeId),
+    #[error(
+        "replica {} connected, which is not a member of this cluster of {}; its own cluster has \
+         {}. A lost replica cannot be replaced under a new id: stop this one, and replace the lost \
+         one under its own id with `bowline cluster --replace ID` or `bowline serve --rejoin`",
+        .peer.0, replicas(.ours), replicas(.theirs)
+    )]
+    NotMember { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
+    #[error(
+        "replica {} connected as a member of a cluster of {}, but this cluster has {}: one of the \
+         two was bootstrapped with other --peers; replace that one with `bowline cluster \
+         --replace ID` or `bowline serve --rejoin`",
+        .peer.0, replicas(.theirs), replicas(.ours)
+    )]
+    OtherMembers { peer: NodeId, theirs: Vec<NodeId>, ours: Vec<NodeId> },
+    #[error(
+        "replica {} connected, but {error}. It may have lost acknowledged entries, so it is \
+         refused: replace it with `bowline cluster --replace {}` or `bowline serve --rejoin`, or \
+         restore its latest folder",
+        .peer.0, .peer.0
+    )]
+    History { peer: NodeId, error: HistoryError },
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("a peer sent another frame before its hello, or a second hello")]
+    Order,
+    #[error("a connection sent no hello in time")]
+    NoHello,
+}
+
+/// Decides whether to accept a peer's hello, and returns the record of the peer to store.
+/// `check_history` compares the history in the hello (the random numbers drawn each time the peer's
+/// log was opened) with the stored record, to detect an older copy of the peer's folder. It is not
+/// called for a rejoining peer, whose earlier history is lost.
+pub(super) fn check(
+    me: &Identity,
+    members: &[NodeId],
+    hello: &Hello,
+    check_history: impl FnOnce(NodeId, OpeningHistory<'_>) -> Result<PeerOpening, HistoryError>,
+) -> Result<PeerOpening, PeerError> {
+    if hello.cluster != me.cluster {
+        return Err(PeerError::Cluster(hello.cluster));
+    }
+    if hello.to != me.replica {
+        return Err(PeerError::Addressee(hello.to));
+    }
+    let peer = hello.from;
+    let (theirs, ours) = (hello.members.clone(), members.to_vec());
+    if peer == me.replica || !members.contains(&peer) {
+        return Err(PeerError::NotMember { peer, theirs, ours });
+    }
+    if theirs != ours {
+        return Err(PeerError::OtherMembers { peer, theirs, ours });
+    }
+    let history = OpeningHistory { incarnation: hello.incarnation, openings: &hello.openings };
+    let checked = if hello.rejoining {
+        history.latest(peer, OPENINGS_KEPT)
+    } else {
+        check_history(peer, history)
+    };
+    checked.map_err(|error| PeerError::History { peer, error })
+}
+
+/// A refusal, with the time of its last log line.
+#[derive(Debug)]
+struct Logged {
+    error: PeerError,
+    at: Instant,
+    /// Number of equal refusals since the last log line, which were not logged.
+    suppressed: u64,
+}
+
+/// Limits how often equal refusals are logged.
+#[derive(Debug, Default)]
+pub(super) struct RefusalLog {
+    /// The most recently logged refusals, at most [`LOGGED_MAX`].
+    logged: Vec<Logged>,
+}
+
+impl RefusalLog {
+    /// Counts a refusal. Returns `None` if it must not be logged now; otherwise the number of equal
+    /// refusals since the last log line, which were not logged.
+    pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
+        let at = self.logged.iter().position(|logged| logged.error == *error);
+        if let Some(at) = at
+            && now < self.logged[at].at + LOG_INTERVAL
+        {
+            self.logged[at].suppressed += 1;
+            return None;
+        }
+        let suppressed = at.map_or(0, |at| self.logged.remove(at).suppressed);
+        if self.logged.len() == LOGGED_MAX {
+            self.logged.remove(0);
+        }
+        self.logged.push(Logged { error: error.clone(), at: now, suppressed: 0 });
+        Some(suppressed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::Lane;
+
+    const ME: Identity = Identity { cluster: 5, replica: NodeId(1), incarnation: 8 };
+
+    fn members() -> Vec<NodeId> {
+        [1, 2, 3].map(NodeId).to_vec()
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: 5,
+            from: NodeId(2),
+            to: NodeId(1),
+            incarnation: 3,
+            openings: vec![11, 12, 13],
+            members: members(),
+            rejoining: false,
+            lane: Lane::Urgent,
+            client_address: "127.0.0.1:7002".to_owned(),
+        }
+    }
+
+    /// Checks a hello at a replica that remembers `seen` of its sender.
+    fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
+        check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
+    }
+
+    #[test]
+    fn only_members_of_the_same_cluster_are_accepted() {
+        let connect = |hello: Hello| check_after(None, &hello).map(drop);
+        assert_eq!(connect(hello()), Ok(()));
+        assert_eq!(connect(Hello { cluster: 6, ..hello() }), Err(PeerError::Cluster(6)));
+        assert_eq!(
+            connect(Hello { to: NodeId(3), ..hello() }),
+            Err(PeerError::Addressee(NodeId(3)))
+        );
+        let ours = members();
+        for theirs in [vec![NodeId(2)], vec![NodeId(1), NodeId(2)], [1, 2, 3, 4].map(NodeId).into()]
+        {
+            let refused = connect(Hello { members: theirs.clone(), ..hello() }).unwrap_err();
+            let expected = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: ours.clone() };
+            assert_eq!(refused, expected);
+        }
+        for peer in [NodeId(1), NodeId(4)] {
+            let theirs = vec![NodeId(1), peer.max(NodeId(3))];
+            let refused = connect(Hello { from: peer, members: theirs.clone(), ..hello() });
+            assert_eq!(refused, Err(PeerError::NotMember { peer, theirs, ours: ours.clone() }));
+        }
+    }
+
+    #[test]
+    fn membership_error_names_both_member_sets() {
+        let theirs = vec![NodeId(2)];
+        let text = PeerError::OtherMembers { peer: NodeId(2), theirs, ours: members() }.to_string();
+        assert!(text.contains("a cluster of replica 2, but"), "{text}");
+        assert!(text.contains("this cluster has replicas 1, 2, 3"), "{text}");
+    }
+
+    #[test]
+    fn same_refusal_is_logged_at_intervals_and_a_new_one_at_once() {
+        let mut log = RefusalLog::default();
+        let later = Instant::ZERO + LOG_INTERVAL;
+        let mut count = |error, at| log.count(&error, at);
+        assert_eq!(count(PeerError::Order, Instant(0)), Some(0));
+        assert_eq!(count(PeerError::NoHello, Instant(0)), Some(0));
+        assert_eq!(count(PeerError::Order, Instant(1)), None);
+        assert_eq!(count(PeerError::Order, Instant(2)), None);
+        assert_eq!(count(PeerError::Order, later), Some(2));
+        assert_eq!(count(PeerError::Order, later), None);
+        for number in 0..1_000 {
+            assert_eq!(count(PeerError::Cluster(number), later), Some(0));
+        }
+        assert_eq!(log.logged.len(), LOGGED_MAX);
+    }
+
+    #[test]
+    fn older_incarnation_is_refused() {
+        let mut known = None;
+        let mut connect = |incarnation, openings: &[u64]| {
+            let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };
+            known = Some(check_after(known, &hello)?);
+            Ok(())
+        };
+        assert_eq!(connect(3, &[11, 12, 13]), Ok(()));
+        assert_eq!(connect(3, &[11, 12, 13]), Ok(()), "the second connection");
+        assert_eq!(connect(5, &[11, 12, 13, 14, 15]), Ok(()));
+        let other = |incarnation| {
+            let error = HistoryError::Other { seen: 5, incarnation };
+            Err(PeerError::History { peer: NodeId(2), error })
+        };
+        assert_eq!(connect(4, &[11, 12, 13, 14]), other(4));
+        assert_eq!(connect(5, &[11, 12, 13, 14, 16]), other(5), "restored from a copy");
+        assert_eq!(connect(6, &[11, 12, 13, 14, 16, 17]), other(6), "and started twice");
+        // Wiped, bootstrapped again, and restarted any number of times.
+        let again: Vec<u64> = (100..100 + 5_000).collect();
+        for count in [1, 5, 60, OPENINGS_KEPT] {
+            let refused = |error| Err(PeerError::History { peer: NodeId(2), error });
+            let incarnation = count as u64;
+            let expected = refused(HistoryError::Other { seen: 5, incarnation });
+            assert_eq!(connect(incarnation, &again[..count]), expected, "{count} restarts");
+        }
+        let error = HistoryError::Forgotten { seen: 5, incarnation: 5_000 };
+        let expected = Err(PeerError::History { peer: NodeId(2), error });
+        assert_eq!(connect(5_000, &again[5_000 - OPENINGS_KEPT..]), expected);
+    }
+
+    #[test]
+    fn rejoining_member_replaces_the_lost_one() {
+        let old = check_after(None, &hello()).unwrap();
+        let rejoining = Hello { incarnation: 1, openings: vec![77], rejoining: true, ..hello() };
+        let new = check_after(Some(old), &rejoining).unwrap();
+        assert_eq!(new, PeerOpening { peer: NodeId(2), incarnation: 1, opening: 77 });
+        // It may connect again and restart; the lost one is refused.
+        assert_eq!(check_after(Some(new), &rejoining), Ok(new));
+        let later = Hello { incarnation: 2, openings: vec![77, 78], ..hello() };
+        assert!(check_after(Some(new), &later).is_ok());
+        let error = HistoryError::Other { seen: 1, incarnation: 3 };
+        let expected = Err(PeerError::History { peer: NodeId(2), error });
+        assert_eq!(check_after(Some(new), &hello()), expected);
+        // A rejoining peer must be a member too, and its history must be complete.
+        let stranger = Hello { from: NodeId(4), members: vec![NodeId(4)], ..rejoining.clone() };
+        assert!(matches!(check_after(None, &stranger), Err(PeerError::NotMember { .. })));
+        let forged = Hello { incarnation: 1 << 40, ..rejoining };
+        assert!(matches!(check_after(None, &forged), Err(PeerError::History { .. })));
+    }
+}

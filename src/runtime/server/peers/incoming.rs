@@ -1,0 +1,278 @@
+//! Connections from peers, on which this replica only receives. Each begins with a hello; no other
+//! frame is accepted before it is checked (`handshake`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Registry, Token};
+
+use crate::runtime::boards::RuntimeCounters;
+use crate::runtime::fatal::exit_on_disk_failure;
+use crate::runtime::server::peers::handshake::{PeerError, RefusalLog, check};
+use crate::runtime::server::sockets::slab::Slab;
+use crate::runtime::server::sockets::socket::{ReadResult, Socket};
+use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::{Decoder, Frame, Lane};
+
+/// Time limit for a new connection to send its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of connections that have not sent a hello. A further connection replaces the
+/// oldest, so that idle connections cannot keep out a peer that sends its hello at once.
+/// Connections with an accepted hello are at most two per peer.
+const UNIDENTIFIED_MAX: usize = 64;
+/// Maximum bytes read from one connection in one pass (turn of the stage's loop), so that it does
+/// not delay other connections.
+const PASS_BYTES_MAX: usize = 1 << 20;
+
+/// One incoming connection of a peer.
+#[derive(Debug)]
+struct Incoming {
+    socket: Socket,
+    decoder: Decoder,
+    /// The peer that has made this connection; `None` until its hello (the first frame) is
+    /// accepted.
+    sender: Option<Sender>,
+    accepted_at: Instant,
+}
+
+/// The peer that sends on an incoming connection, and which of the peer's connections it is.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    peer: NodeId,
+    /// The random number that the peer drew when it last opened its log.
+    opening: u64,
+    lane: Lane,
+    /// Position of this connection's hello (first frame) among all accepted hellos, from 1. An
+    /// accepted hello closes the peer's earlier connection for the same kind of messages (urgent or
+    /// bulk).
+    number: u64,
+}
+
+impl Incoming {
+    fn is_readable(&self, with_bulk: bool) -> bool {
+        self.socket.is_readable() && (with_bulk || !self.is_bulk())
+    }
+
+    fn is_bulk(&self) -> bool {
+        self.sender.is_some_and(|sender| sender.lane == Lane::Bulk)
+    }
+}
+
+/// All incoming connections of peers.
+#[derive(Debug)]
+pub(crate) struct IncomingPeers {
+    me: Identity,
+    /// The ids of all members, including this replica, in ascending order.
+    members: Vec<NodeId>,
+    /// For each peer, the durable record of the random numbers that it drew each time it opened its
+    /// log, by which an older copy of the peer's folder is detected.
+    records: PeerRecords<RealDisk>,
+    connections: Slab<Incoming>,
+    hellos: u64,
+    first_token: usize,
+    refusals: RefusalLog,
+    counters: Arc<RuntimeCounters>,
+}
+
+impl IncomingPeers {
+    pub(crate) fn new(
+        me: Identity,
+        members: Vec<NodeId>,
+        records: PeerRecords<RealDisk>,
+        first_token: usize,
+        counters: Arc<RuntimeCounters>,
+    ) -> IncomingPeers {
+        IncomingPeers {
+            me,
+            members,
+            records,
+            connections: Slab::default(),
+            hellos: 0,
+            first_token,
+            refusals: RefusalLog::default(),
+            counters,
+        }
+    }
+
+    /// Adds a new connection. Closes the oldest connection without a hello if there are too many of
+    /// them.
+    pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
+        let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
+        let unidentified: Vec<_> =
+            unidentified.map(|(index, it)| (it.accepted_at, index)).collect();
+        if unidentified.len() >= UNIDENTIFIED_MAX
+            && let Some(&(_, oldest)) = unidentified.iter().min()
+        {
+            self.refuse(oldest, &PeerError::NoHello, now, registry);
+        }
+        let token = Token(self.first_token + self.connections.next_index());
+        if let Ok(socket) = Socket::new(stream, registry, token, true) {
+            let decoder = Decoder::for_unknown_peer();
+            self.connections.insert(Incoming { socket, decoder, sender: None, accepted_at: now });
+        }
+    }
+
+    /// Handles a `Poll` event of an incoming connection.
+    pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
+        if let Some(connection) = self.connections.get_mut(token - self.first_token) {
+            connection.socket.on_event(event);
+        }
+    }
+
+    /// Returns whether any connection may be read. Connections for bulk messages are considered
+    /// only if `with_bulk` is true.
+    pub(crate) fn is_readable(&mut self, with_bulk: bool) -> bool {
+        self.connections.iter_mut().any(|(_, connection)| connection.is_readable(with_bulk))
+    }
+
+    /// Returns the earliest time at which [`IncomingPeers::expire`] may close a connection; `None`
+    /// if all connections have sent their hello.
+    pub(crate) fn next_expiry(&mut self) -> Option<Instant> {
+        let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
+        unidentified.map(|(_, it)| it.accepted_at + HELLO_TIMEOUT).min()
+    }
+
+    /// Closes connections that have not sent a hello within [`HELLO_TIMEOUT`].
+    pub(crate) fn expire(&mut self, now: Instant, registry: &Registry) {
+        let expired: Vec<usize> = self
+            .connections
+            .iter_mut()
+            .filter(|(_, it)| it.sender.is_none() && now >= it.accepted_at + HELLO_TIMEOUT)
+            .map(|(index, _)| index)
+            .collect();
+        for index in expired {
+            self.refuse(index, &PeerError::NoHello, now, registry);
+        }
+    }
+
+    /// Receives frames, about [`PASS_BYTES_MAX`] bytes at most from each connection. Calls
+    /// `on_frame` with the peer, the random number that the peer drew when it opened its log, and
+    /// the frame; the first frame of a connection is its hello. Connections for bulk messages are
+    /// read only if `with_bulk` is true: otherwise their socket buffers fill, which slows the peer
+    /// down.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        with_bulk: bool,
+        registry: &Registry,
+        space: &mut [u8],
+        mut on_frame: impl FnMut(NodeId, u64, Frame),
+    ) {
+        let readable = self.connections.iter_mut().filter(|(_, it)| it.is_readable(with_bulk));
+        let mut readable: Vec<(bool, usize)> =
+            readable.map(|(index, it)| (it.is_bulk(), index)).collect();
+        // Heartbeats and votes first.
+        readable.sort_unstable();
+        for (_, index) in readable {
+            // The hello of a later connection may have closed this one.
+            if self.connections.get_mut(index).is_none() {
+                continue;
+            }
+            let hellos = self.hellos;
+            let read = self.read(index, space, &mut on_frame);
+            if self.hellos > hellos {
+                self.close_replaced(index, registry);
+            }
+            match read {
+                Ok(true) => {}
+                Ok(false) => self.close(index, registry),
+                Err(error) => self.refuse(index, &error, now, registry),
+            }
+        }
+    }
+
+    /// Reads frames from one connection and passes them to `on_frame`. Returns false if the peer
+    /// has closed the connection, an error if the connection must be refused.
+    fn read(
+        &mut self,
+        index: usize,
+        space: &mut [u8],
+        on_frame: &mut impl FnMut(NodeId, u64, Frame),
+    ) -> Result<bool, PeerError> {
+        let connection = self.connections.get_mut(index).expect("the connection exists");
+        let mut bytes = 0;
+        while bytes < PASS_BYTES_MAX && connection.socket.is_readable() {
+            match connection.socket.read(space) {
+                ReadResult::Bytes(count) => {
+                    bytes += count;
+                    connection.decoder.feed(&space[..count]);
+                }
+                ReadResult::WouldBlock => break,
+                ReadResult::Closed => return Ok(false),
+            }
+            while let Some(frame) = connection.decoder.next_frame()? {
+                match (connection.sender, &frame) {
+                    (Some(_), Frame::Hello(_)) => return Err(PeerError::Order),
+                    (Some(sender), _) => on_frame(sender.peer, sender.opening, frame),
+                    (None, Frame::Hello(hello)) => {
+                        let record = check(&self.me, &self.members, hello, |peer, history| {
+                            self.records.check(peer, history, OPENINGS_KEPT)
+                        })?;
+                        // Blocks this stage once per start of a peer: nothing that the peer sends
+                        // may be accepted before the record is durable.
+                        match self.records.note(record) {
+                            // The record stays in memory until a restart.
+                            Err(error) if error.is_disk_full() => {
+                                tracing::warn!(
+                                    peer = %record.peer,
+                                    %error,
+                                    "start of a peer not stored, only kept in memory"
+                                );
+                            }
+                            Err(error) => exit_on_disk_failure(&error),
+                            Ok(()) => {}
+                        }
+                        self.hellos += 1;
+                        let PeerOpening { peer, opening, .. } = record;
+                        let (lane, number) = (hello.lane, self.hellos);
+                        connection.sender = Some(Sender { peer, opening, lane, number });
+                        on_frame(peer, opening, frame);
+                    }
+                    (None, _) => return Err(PeerError::Order),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Closes the connections of a peer that its new connection at index `by` replaces: the earlier
+    /// one for the same kind of messages (urgent or bulk), and all from before the peer's last
+    /// restart. Their unread frames are discarded, since the peer may have sent the same writes
+    /// again.
+    fn close_replaced(&mut self, by: usize, registry: &Registry) {
+        let Some(newest) = self.connections.get_mut(by).and_then(|it| it.sender) else { return };
+        let is_replaced = |sender: Sender| {
+            sender.peer == newest.peer
+                && (sender.opening != newest.opening
+                    || (sender.lane == newest.lane && sender.number < newest.number))
+        };
+        let replaced: Vec<usize> = self
+            .connections
+            .iter_mut()
+            .filter(|(_, it)| it.sender.is_some_and(is_replaced))
+            .map(|(index, _)| index)
+            .collect();
+        for index in replaced {
+            self.close(index, registry);
+        }
+    }
+
+    /// Counts and logs the refusal of a connection, and closes it.
+    fn refuse(&mut self, index: usize, error: &PeerError, now: Instant, registry: &Registry) {
+        self.counters.peers_refused.add_one();
+        if let Some(suppressed) = self.refusals.count(error, now) {
+            let address = self.connections.get_mut(index).and_then(|it| it.socket.address());
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            tracing::warn!(address, suppressed, reason = %error, "connection of a peer refused");
+        }
+        self.close(index, registry);
+    }
+
+    fn close(&mut self, index: usize, registry: &Registry) {
+        if let Some(mut connection) = self.connections.remove(index) {
+            connection.socket.close(registry);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Connections to peers, on which this replica only sends: two per peer, one for urgent frames and
+//! one for bulk. A lost connection is made again, with a growing delay between attempts. Frames
+//! without a connection are dropped and counted; the core sends them again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use mio::{Registry, Token};
+
+use crate::runtime::boards::RuntimeCounters;
+use crate::types::{Instant, NodeId};
+use crate::wire::frame::{self, Frame, Hello, Lane};
+
+use crate::runtime::server::sockets::outbound_queue::COPY_BYTES_MAX;
+use crate::runtime::server::sockets::socket::{ReadResult, Socket};
+
+/// Minimum delay between two attempts to connect ([`BACKOFF_MAX`] is the maximum). Both are short:
+/// a refused attempt costs little on a local network, and a restarted replica should be reachable
+/// soon.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// Time after which a new connection is considered stable, so that the reconnection delay is reset.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// A connection on which sent data is not acknowledged for this long is closed and made again.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time without a connection after which a peer is logged as unreachable.
+const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
+/// Time limit for establishing a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum bytes queued on the connection to a peer that carries urgent messages
+/// ([`BULK_BYTES_MAX`] on the one for bulk messages). While more bytes are queued, further frames
+/// are dropped.
+const URGENT_BYTES_MAX: usize = 1 << 20;
+const BULK_BYTES_MAX: usize = 96 << 20;
+
+/// Approximate encoded bytes of a frame without its payload.
+const HEAD_BYTES: usize = 128;
+
+/// One of the two outgoing connections to a peer: the one for urgent or the one for bulk messages.
+#[derive(Debug)]
+struct Outgoing {
+    socket: Option<Socket>,
+    connected: bool,
+    /// When the last attempt to connect began.
+    attempted_at: Instant,
+    /// When the next attempt to connect is due. Used only while there is no socket.
+    retry_at: Instant,
+    backoff: Duration,
+}
+
+/// A peer, with the outgoing connections to it.
+#[derive(Debug)]
+struct Peer {
+    id: NodeId,
+    address: SocketAddr,
+    /// The two outgoing connections to the peer, by position: 0 for urgent messages, 1 for bulk
+    /// messages.
+    lanes: [Outgoing; 2],
+    /// Number of connections made to the peer since the process started. When it has changed,
+    /// frames sent before may be lost.
+    connection_count: u64,
+    /// Whether the last log line about this peer said that it is connected, lost or unreachable.
+    logged: Logged,
+    /// When the connection to the peer was lost; the start of the process if the peer was never
+    /// connected.
+    down_since: Instant,
+}
+
+/// What the last log line about the connections to a peer said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Logged {
+    /// The last log line said that the connection to the peer was lost. Also the initial value.
+    Lost,
+    /// The last log line said that the peer is connected.
+    Up,
+    /// The last log line said that the peer is unreachable: it was not connected for
+    /// [`LOG_DOWN_AFTER`].
+    Down,
+}
+
+/// The outgoing connections to all peers.
+#[derive(Debug)]
+pub(crate) struct OutgoingPeers {
+    /// The hello (first frame of a connection) of this replica. The recipient, the lane (urgent or
+    /// bulk) and the state of rejoining are filled in for each connection.
+    hello: Hello,
+    /// Whether this replica is rejoining after the loss of its folder. The log writer clears it.
+    rejoining: Arc<AtomicBool>,
+    peers: Vec<Peer>,
+    first_token: usize,
+    counters: Arc<RuntimeCounters>,
+}
+
+impl Outgoing {
+    fn new() -> Outgoing {
+        Outgoing {
+            socket: None,
+            connected: false,
+            attempted_at: Instant::ZERO,
+            retry_at: Instant::ZERO,
+            backoff: BACKOFF_MIN,
+        }
+    }
+
+    /// Closes the connection and schedules the next attempt to connect.
+    fn close(&mut self, now: Instant, registry: &Registry) {
+        if let Some(mut socket) = self.socket.take() {
+            socket.close(registry);
+        }
+        let was_stable = self.connected && now.since(self.attempted_at) >= STABLE_AFTER;
+        self.backoff = if was_stable { BACKOFF_MIN } else { (self.backoff * 2).min(BACKOFF_MAX) };
+        self.connected = false;
+        self.retry_at = now + self.backoff;
+    }
+
+    /// Checks the state of the connection. Returns false if it failed or was closed.
+    fn check(&mut self) -> bool {
+        let Some(socket) = &mut self.socket else { return true };
+        if !self.connected {
+            match socket.is_connected() {
+                Ok(true) => {
+                    socket.set_no_delay();
+                    socket.set_user_timeout(USER_TIMEOUT);
+                    self.connected = true;
+                }
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+        }
+        // Peers send nothing on these connections.
+        let mut space = [0; 16];
+        while socket.is_readable() {
+            match socket.read(&mut space) {
+                ReadResult::Bytes(_) | ReadResult::Closed => return false,
+                ReadResult::WouldBlock => {}
+            }
+        }
+        true
+    }
+}
+
+impl Peer {
+    /// Logs that the peer has become connected, lost or unreachable. Does not log each attempt.
+    fn log_changes(&mut self, now: Instant) {
+        let is_stable =
+            |lane: &Outgoing| lane.connected && now.since(lane.attempted_at) >= STABLE_AFTER;
+        let (peer, address) = (self.id, self.address);
+        match self.logged {
+            Logged::Lost | Logged::Down if self.lanes.iter().all(is_stable) => {
+                tracing::info!(%peer, %address, "connected to a peer");
+                self.logged = Logged::Up;
+            }
+            Logged::Up if !self.lanes.iter().all(|lane| lane.connected) => {
+                tracing::warn!(%peer, %address, "connection to a peer lost");
+                (self.logged, self.down_since) = (Logged::Lost, now);
+            }
+            Logged::Lost if now.since(self.down_since) >= LOG_DOWN_AFTER => {
+                tracing::warn!(
+                    %peer,
+                    %address,
+                    "cannot connect to a peer: it is down or unreachable, or refuses this replica \
+                     (see its log)"
+                );
+                self.logged = Logged::Down;
+            }
+            Logged::Lost | Logged::Up | Logged::Down => {}
+        }
+    }
+}
+
+impl OutgoingPeers {
+    /// Creates the connections to `peers`, not yet established. They use two `Poll` tokens per
+    /// peer, starting at `first_token`.
+    pub(crate) fn new(
+        hello: Hello,
+        rejoining: Arc<AtomicBool>,
+        peers: &[(NodeId, SocketAddr)],
+        first_token: usize,
+        counters: Arc<RuntimeCounters>,
+    ) -> OutgoingPeers {
+        let peer = |&(id, address)| Peer {
+            id,
+            address,
+            lanes: [Outgoing::new(), Outgoing::new()],
+            connection_count: 0,
+            logged: Logged::Lost,
+            down_since: Instant::ZERO,
+        };
+        let peers = peers.iter().map(peer).collect();
+        OutgoingPeers { hello, rejoining, peers, first_token, counters }
+    }
+
+    /// Returns the port where a peer listens for peers; 0 if `peer` is not a peer of this replica.
+    pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
+        self.peer(peer).map_or(0, |peer| peer.address.port())
+    }
+
+    /// Returns the ids of all peers.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().map(|peer| peer.id)
+    }
+
+    /// Returns the number of connections made to a peer since the process started.
+    pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
+        self.peer(peer).map_or(0, |peer| peer.connection_count)
+    }
+
+    /// Returns whether both connections to a peer (for urgent and for bulk messages) are
+    /// established.
+    pub(crate) fn is_up(&self, peer: NodeId) -> bool {
+        self.peer(peer).is_some_and(|peer| peer.lanes.iter().all(|lane| lane.connected))
+    }
+
+    /// Returns whether the connection for urgent messages to a peer is established.
+    pub(crate) fn is_urgent_up(&self, peer: NodeId) -> bool {
+        self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
+    }
+
+    fn peer(&self, id: NodeId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Returns the earliest time at which [`OutgoingPeers::connect`] must start or abort an attempt
+    /// to connect; `None` if all connections are established.
+    pub(crate) fn next_attempt(&self) -> Option<Instant> {
+        let lanes = self.peers.iter().flat_map(|peer| &peer.lanes);
+        let due = lanes.filter_map(|lane| match lane.socket {
+            None => Some(lane.retry_at),
+            Some(_) if !lane.connected => Some(lane.attempted_at + CONNECT_TIMEOUT),
+            Some(_) => None,
+        });
+        due.min()
+    }
+
+    /// Starts the attempts to connect that are due, and aborts those that exceed
+    /// [`CONNECT_TIMEOUT`].
+    pub(crate) fn connect(&mut self, now: Instant, registry: &Registry) {
+        for (position, peer) in self.peers.iter_mut().enumerate() {
+            peer.log_changes(now);
+            for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
+                if outgoing.socket.is_some() {
+                    if !outgoing.connected && now >= outgoing.attempted_at + CONNECT_TIMEOUT {
+                        outgoing.close(now, registry);
+                    }
+                    continue;
+                }
+                if now < outgoing.retry_at {
+                    continue;
+                }
+                outgoing.attempted_at = now;
+                let token = Token(self.first_token + position * 2 + lane as usize);
+                let made = TcpStream::connect(peer.address)
+                    .and_then(|stream| Socket::new(stream, registry, token, false));
+                let Ok(mut socket) = made else {
+                    outgoing.close(now, registry);
+                    continue;
+                };
+                let rejoining = self.rejoining.load(Ordering::Acquire);
+                let hello = Hello { to: peer.id, lane, rejoining, ..self.hello.clone() };
+                frame::encode_preamble(socket.outbound.open());
+                frame::encode(&Frame::Hello(hello), socket.outbound.open());
+                outgoing.socket = Some(socket);
+            }
+        }
+    }
+
+    /// Makes the next attempt to connect to a peer due at once and resets the delay between
+    /// attempts, because the peer has just connected to this replica.
+    pub(crate) fn retry_now(&mut self, peer: NodeId, now: Instant) {
+        for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
+            for outgoing in peer.lanes.iter_mut().filter(|lane| lane.socket.is_none()) {
+                outgoing.retry_at = outgoing.retry_at.min(now);
+                outgoing.backoff = BACKOFF_MIN;
+            }
+        }
+    }
+
+    /// Handles a `Poll` event of an outgoing connection. Returns the peer if the event has just
+    /// established the connection for urgent messages to the peer; otherwise `None`.
+    pub(crate) fn on_event(
+        &mut self,
+        token: usize,
+        event: &mio::event::Event,
+        now: Instant,
+        registry: &Registry,
+    ) -> Option<NodeId> {
+        let at = token - self.first_token;
+        let Peer { id, lanes, connection_count, .. } = &mut self.peers[at / 2];
+        let outgoing = &mut lanes[at % 2];
+        let was_connected = outgoing.connected;
+        if let Some(socket) = &mut outgoing.socket {
+            socket.on_event(event);
+        }
+        if !outgoing.check() {
+            outgoing.close(now, registry);
+        } else if !was_connected && outgoing.connected {
+            *connection_count += 1;
+            return (at % 2 == Lane::Urgent as usize).then_some(*id);
+        }
+        None
+    }
+
+    /// Queues a frame on the connection to a peer for the frame's urgency (urgent or bulk). Returns
+    /// false, and counts the frame as unsent, if that connection is not established or its queue is
+    /// full.
+    pub(crate) fn send(&mut self, to: NodeId, frame: &Frame) -> bool {
+        let lane = frame.lane();
+        let peer = self.peers.iter_mut().find(|peer| peer.id == to);
+        if let Some(outgoing) = peer.map(|peer| &mut peer.lanes[lane as usize])
+            && outgoing.connected
+            && let Some(socket) = &mut outgoing.socket
+        {
+            let limit = match lane {
+                Lane::Urgent => URGENT_BYTES_MAX,
+                Lane::Bulk => BULK_BYTES_MAX,
+            };
+            if socket.outbound.len() < limit {
+                // Small parts are copied there, so it reserves for all of them at once.
+                let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
+                socket.outbound.open().reserve(small.sum::<usize>() + HEAD_BYTES);
+                frame::encode_head(frame, socket.outbound.open());
+                for part in frame.parts() {
+                    socket.outbound.push(part);
+                }
+                return true;
+            }
+        }
+        self.counters.unsent.add_one();
+        false
+    }
+
+    /// Writes the queued frames of all connections to their sockets.
+    pub(crate) fn flush(&mut self, now: Instant, registry: &Registry) {
+        for peer in &mut self.peers {
+            for outgoing in &mut peer.lanes {
+                if outgoing.connected
+                    && let Some(socket) = &mut outgoing.socket
+                    && socket.can_flush()
+                    && socket.flush().is_err()
+                {
+                    outgoing.close(now, registry);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A listening socket. When the process runs out of file descriptors it pauses instead of spinning.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+
+use crate::types::Instant;
+
+/// How long no connection is accepted after an accept has failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    /// Whether connections may be pending: set by `Poll` events, cleared when an accept would
+    /// block.
+    acceptable: bool,
+    paused_until: Instant,
+}
+
+impl Listener {
+    /// Binds a socket to `address` and listens on it.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
+        let socket = TcpListener::bind(address)?;
+        Ok(Listener { socket, acceptable: true, paused_until: Instant::ZERO })
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.socket, token, Interest::READABLE)
+    }
+
+    /// Records a `Poll` event of this socket: connections may be pending.
+    pub(crate) fn on_event(&mut self) {
+        self.acceptable = true;
+    }
+
+    /// Returns whether [`Listener::accept`] may return a connection.
+    pub(crate) fn is_acceptable(&self, now: Instant) -> bool {
+        self.acceptable && now >= self.paused_until
+    }
+
+    /// Returns when pending connections may be accepted; `None` if none are pending.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.acceptable.then_some(self.paused_until)
+    }
+
+    /// Accepts one pending connection. Returns `None` if none is pending, while accepting is
+    /// paused, or on an error.
+    pub(crate) fn accept(&mut self, now: Instant) -> Option<TcpStream> {
+        if !self.is_acceptable(now) {
+            return None;
+        }
+        match self.socket.accept() {
+            Ok((stream, _)) => return Some(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.acceptable = false,
+            // Closed before it was accepted, or a signal: the next one may be pending.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                ) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; `ulimit -n` may be too low");
+                self.paused_until = now + PAUSE;
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,161 @@
+//! A non-blocking TCP connection with its readiness and its outbound queue.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::runtime::server::sockets::outbound_queue::OutboundQueue;
+
+/// A connection registered with `Poll`. `Poll` is edge-triggered, so readiness is kept here until a
+/// read or a write would block.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    /// Whether the peer's end was closed. The socket then stays readable until a read returns the
+    /// end of the stream.
+    ending: bool,
+    /// Bytes to be written.
+    pub(crate) outbound: OutboundQueue,
+}
+
+/// The result of [`Socket::read`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadResult {
+    /// The read returned this many bytes.
+    Bytes(usize),
+    /// The read would block.
+    WouldBlock,
+    /// The peer has closed the connection, or the connection has failed.
+    Closed,
+}
+
+impl Socket {
+    /// Registers a connection with `Poll`. `connected` is false if the connection is still being
+    /// established.
+    pub(crate) fn new(
+        mut stream: TcpStream,
+        registry: &Registry,
+        token: Token,
+        connected: bool,
+    ) -> io::Result<Socket> {
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = Socket {
+            stream,
+            readable: connected,
+            writable: connected,
+            ending: false,
+            outbound: OutboundQueue::default(),
+        };
+        if connected {
+            socket.set_no_delay();
+        }
+        Ok(socket)
+    }
+
+    /// Sets `TCP_NODELAY`, so that a small message does not wait for the acknowledgement of an
+    /// earlier one. Errors are ignored, since they only cost latency.
+    pub(crate) fn set_no_delay(&self) {
+        let _ = self.stream.set_nodelay(true);
+    }
+
+    /// Enables TCP keep-alive probes after `after` without traffic; `None` leaves them disabled.
+    /// Without probes, a connection to a machine that was switched off would never end.
+    pub(crate) fn set_keep_alive(&self, after: Option<Duration>) {
+        if let Some(after) = after {
+            let parameters = TcpKeepalive::new().with_time(after).with_interval(after / 3);
+            // On an error there are no probes.
+            let _ = SockRef::from(&self.stream).set_tcp_keepalive(&parameters);
+        }
+    }
+
+    /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged for
+    /// `timeout`. By default a broken connection lasts for a quarter of an hour. Does nothing on
+    /// systems without this option.
+    pub(crate) fn set_user_timeout(&self, timeout: Duration) {
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(timeout));
+        #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
+        let _ = timeout;
+    }
+
+    /// Returns the address of the other end; `None` if the connection is closed.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    /// Records the readiness that a `Poll` event of this socket reports.
+    pub(crate) fn on_event(&mut self, event: &mio::event::Event) {
+        self.ending |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// Returns whether a read may return bytes or the end of the stream.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Returns whether the outbound queue is not empty and the socket may accept some of its bytes.
+    pub(crate) fn can_flush(&self) -> bool {
+        self.writable && !self.outbound.is_empty()
+    }
+
+    /// Returns whether the connection is established; false while it is being established.
+    ///
+    /// # Errors
+    /// If it cannot be established.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads once into `space`, without blocking.
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> ReadResult {
+        match self.stream.read(space) {
+            Ok(0) => ReadResult::Closed,
+            Ok(count) => {
+                // A partial read leaves no more for now, and later bytes give an event. A close
+                // that was reported with these bytes gives no other event.
+                if count < space.len() {
+                    self.readable = self.ending;
+                }
+                ReadResult::Bytes(count)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                ReadResult::WouldBlock
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => ReadResult::WouldBlock,
+            Err(_) => ReadResult::Closed,
+        }
+    }
+
+    /// Writes queued bytes until the queue is empty or the socket would block.
+    ///
+    /// # Errors
+    /// If the connection has failed.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.outbound.write_to(&mut self.stream)?;
+        self.writable = self.outbound.is_empty();
+        Ok(())
+    }
+
+    /// Closes the connection.
+    pub(crate) fn close(&mut self, registry: &Registry) {
+        // Both fail only if the connection is closed already.
+        let _ = registry.deregister(&mut self.stream);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,650 @@
+//! The applier stage: owns the state machine. It applies committed entries in order, replies to the
+//! requests that are this replica's to answer, answers reads, and sends the replies to the network
+//! in one batch. The core learns of them once the network's socket has accepted them.
+//!
+//! A pass is bounded in commands and in time, because the applier may share its thread with the
+//! network, and because the network takes its replies in one piece. The rest of a batch waits here
+//! for the next pass.
+//!
+//! The applier also starts snapshots, since it owns the state that goes into them, and installs the
+//! snapshots of a leader.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::clock::AppliedClock;
+use crate::kv::{Command, Outcome, PREFETCH_MAX, StateMachine};
+use crate::raft::{ClientRequest, Committed};
+use crate::record::EntryKind;
+use crate::runtime::boards::SubscriberBoard;
+use crate::runtime::channels::{
+    Answer, Applied, ApplierEnds, ApplyBatch, IndexedReads, QUEUE_LEN, ReadTimestamp,
+    ReceivedSnapshot, ReplyBatch, SnapshotJob,
+};
+use crate::runtime::clock::Clock;
+use crate::runtime::pass::Pass;
+use crate::types::{EntryId, Index, RequestKey};
+
+use super::snapshot_scheduler::SnapshotScheduler;
+
+/// Maximum groups of commands that one pass (turn of the stage's loop) handles. A group has up to
+/// [`PREFETCH_MAX`] commands.
+const PASS_GROUPS_MAX: usize = 4_096 / PREFETCH_MAX;
+
+/// Length in bytes of the origin: the beginning of a request's id, which names the replica to which
+/// a client sent the request.
+pub(crate) const ORIGIN_BYTES: usize = 8;
+
+/// Maximum number of clients' reads that wait for the replicated clock to advance. Further reads
+/// are dropped.
+const UNCLOCKED_READS_MAX: usize = 1 << 16;
+
+/// Decides to which committed requests this replica sends the replies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReplyPolicy {
+    /// Requests that this replica committed as the leader, as the course's protocol requires.
+    Leader,
+    /// Requests that clients sent to this replica, whichever replica leads. The ids of such
+    /// requests begin with these bytes.
+    Origin([u8; ORIGIN_BYTES]),
+}
+
+/// A batch of entries and reads that the applier has begun and not completed yet.
+#[derive(Debug)]
+struct Unfinished {
+    batch: ApplyBatch,
+    /// The index of the last log entry in the batch; `None` if the batch has no entries, or if the
+    /// state had already applied them when the batch was begun.
+    index: Option<Index>,
+    entries_done: usize,
+    reads_done: usize,
+}
+
+/// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
+///
+/// Invariant: a batch's last entry and its bytes are reported to the core when all of the batch is
+/// done, and not before.
+pub(crate) struct Applier {
+    clock: Clock,
+    store: StateMachine,
+    reply_policy: ReplyPolicy,
+    /// The batch that was not completed before the last pass (turn of the stage's loop) reached its
+    /// bound; `None` if there is none.
+    unfinished: Option<Unfinished>,
+    /// Clients' reads that wait until the state has applied the log up to their read index.
+    early_reads: Vec<IndexedReads>,
+    /// Clients' reads that can be answered now, since the log up to their read index has been
+    /// applied.
+    ready_reads: VecDeque<ClientRequest>,
+    /// Reads that wait until the replicated clock in the state has reached their timestamp. At most
+    /// [`UNCLOCKED_READS_MAX`]; further ones are dropped, and their clients get an error after the
+    /// command deadline.
+    unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
+    /// The replicated clock in the state when `unclocked_reads` was last checked.
+    unclocked_checked_at: ReadTimestamp,
+    /// The id (term and index) of the last entry that is applied to the state.
+    last: EntryId,
+    /// Decides when this replica takes a snapshot; `None` for a replica that takes no snapshots.
+    scheduler: Option<SnapshotScheduler>,
+    /// Whether a snapshot was requested and has not begun yet.
+    snapshot_wanted: bool,
+    subscribers: Arc<SubscriberBoard>,
+    ends: ApplierEnds,
+    /// Whether the last call of [`Applier::run_ready`] did nothing because the network's queue was
+    /// full.
+    skipped: bool,
+}
+
+/// Returns the replicated clock in the state `store`: its time, its number of resets, and when the
+/// next key expires.
+pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
+    let (millis, resets, next_expiry) = store.shown();
+    AppliedClock { millis, resets, next_expiry }
+}
+
+/// Returns the next group of items to handle, up to [`PREFETCH_MAX`], after the first `done` items
+/// of `all`; `None` if all are done.
+fn group<T>(all: &[T], done: usize) -> Option<&[T]> {
+    all[done..].chunks(PREFETCH_MAX).next()
+}
+
+impl Applier {
+    /// Creates an applier with an empty state machine. It takes no snapshots unless
+    /// [`Applier::with_store`] enables them.
+    pub(crate) fn new(reply_policy: ReplyPolicy, clock: Clock, ends: ApplierEnds) -> Applier {
+        Applier {
+            clock,
+            store: StateMachine::default(),
+            reply_policy,
+            unfinished: None,
+            early_reads: Vec::new(),
+            ready_reads: VecDeque::new(),
+            unclocked_reads: Vec::new(),
+            unclocked_checked_at: ReadTimestamp::default(),
+            last: EntryId::ZERO,
+            scheduler: None,
+            snapshot_wanted: false,
+            subscribers: Arc::default(),
+            ends,
+            skipped: false,
+        }
+    }
+
+    /// Sets the state to `store`, loaded from a snapshot whose last entry is `last`, and enables
+    /// snapshots with `scheduler`.
+    pub(crate) fn with_store(
+        mut self,
+        store: StateMachine,
+        last: EntryId,
+        scheduler: SnapshotScheduler,
+    ) -> Applier {
+        assert_eq!(store.applied_index(), last.index, "the state does not end with its snapshot");
+        self.store = store;
+        self.last = last;
+        scheduler.memory().note_store(self.store.memory());
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    /// Sets the shared flags that tell the applier which events (Pub/Sub messages, keyspace
+    /// notifications) to collect for this replica's subscribers.
+    pub(crate) fn with_subscribers(mut self, subscribers: Arc<SubscriberBoard>) -> Applier {
+        self.subscribers = subscribers;
+        self
+    }
+
+    /// Applies batches on the current thread, which the applier has to itself, until the core has
+    /// stopped.
+    pub(crate) fn run(&mut self) {
+        loop {
+            if self.has_rest() {
+                self.run_once(None);
+            } else if let Ok(batch) = self.ends.jobs.recv() {
+                self.run_once(Some(batch));
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether the last pass (turn of the stage's loop) left a part of a batch or a read
+    /// for the next pass.
+    fn has_rest(&self) -> bool {
+        self.unfinished.is_some() || !self.ready_reads.is_empty()
+    }
+
+    /// Returns whether the applier has work. False if the last call of [`Applier::run_ready`] did
+    /// nothing because the network's queue was full.
+    pub(crate) fn is_ready(&self) -> bool {
+        (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
+    }
+
+    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
+    /// blocking: does nothing while the network's queue is full. `has_jobs` says whether the core
+    /// has sent a batch since the last call.
+    pub(crate) fn run_ready(&mut self, has_jobs: bool) {
+        if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
+            return;
+        }
+        self.skipped = self.ends.to_network.is_full();
+        if self.skipped {
+            return;
+        }
+        if self.has_rest() {
+            self.run_once(None);
+        } else if let Ok(batch) = self.ends.jobs.try_recv() {
+            self.run_once(Some(batch));
+        }
+    }
+
+    /// Runs one pass (turn of the stage's loop): the work left over from the last pass, then
+    /// `first`, then the batches in the queue, within the bounds of a pass. `first` must be `None`
+    /// if work is left over.
+    pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
+        assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
+        let mut replies = ReplyBatch::default();
+        let (messages, key_events) = self.subscribers.get();
+        self.store.listen(messages, key_events);
+        let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
+        let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
+        if let Some(unfinished) = self.unfinished.take() {
+            self.apply(unfinished, &mut groups, &mut replies);
+        }
+        self.answer_ready_reads(&mut groups, &mut replies);
+        let mut first = first;
+        while !self.has_rest()
+            && let Some(batch) =
+                batches.next(|| first.take().or_else(|| self.ends.jobs.try_recv().ok()))
+        {
+            let unfinished = self.begin(batch, &mut replies);
+            self.apply(unfinished, &mut groups, &mut replies);
+        }
+        debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
+        replies.key_count = self.store.key_count();
+        replies.expires_count = self.store.expires_count();
+        replies.digest = self.store.digest();
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.memory().note_store(self.store.memory());
+        }
+        replies.events = self.store.take_events().into();
+        replies.applied.clock = applied_clock(&self.store);
+        replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
+        // An error means that the network has stopped, and then so does this stage.
+        let _ = self.ends.to_network.send(replies);
+        // Last, because no client waits for it.
+        self.take_snapshot();
+    }
+
+    /// Starts a snapshot if one is due: sends an immutable view of the state to the snapshots
+    /// stage.
+    fn take_snapshot(&mut self) {
+        let Some(scheduler) = &self.scheduler else { return };
+        if !scheduler.is_due(self.snapshot_wanted)
+            || self.last == EntryId::ZERO
+            || self.ends.to_snapshots.is_full()
+        {
+            return;
+        }
+        scheduler.begin();
+        let view = Box::new(self.store.view(self.last));
+        if self.ends.to_snapshots.try_send(SnapshotJob::Write(view)).is_ok() {
+            self.snapshot_wanted = false;
+        } else {
+            scheduler.give_up(false);
+        }
+    }
+
+    /// Replaces the state with a leader's snapshot, unless the state has already applied the
+    /// snapshot's last entry.
+    fn install(&mut self, received: ReceivedSnapshot, replies: &mut ReplyBatch) {
+        let ReceivedSnapshot { id, mut store } = received;
+        if id.last.index > self.store.applied_index() {
+            std::mem::swap(&mut self.store, &mut store);
+            self.last = id.last;
+            if let Some(scheduler) = &self.scheduler {
+                scheduler.installed();
+            }
+        }
+        replies.applied.merge(Applied { installed: Some(id), ..Applied::default() });
+        // If the queue is full the old state is freed here, which takes a while.
+        let _ = self.ends.to_snapshots.try_send(SnapshotJob::Drop(Box::new(store)));
+    }
+
+    /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
+    /// whether the core requests a snapshot. Returns the batch, none of which is done yet.
+    fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
+        if let Some(received) = batch.install.take() {
+            self.install(*received, replies);
+        }
+        self.snapshot_wanted |= std::mem::take(&mut batch.take_snapshot);
+        // The core knows already that entries of an installed snapshot are applied.
+        let last = batch.job.entries.last().map(|committed| committed.entry.index());
+        let index = last.filter(|last| *last > self.store.applied_index());
+        Unfinished { batch, index, entries_done: 0, reads_done: 0 }
+    }
+
+    /// Applies the entries and answers the reads of a batch, as many as the budget `groups` allows,
+    /// and keeps the rest in `self.unfinished`. Appends the replies to `replies`.
+    fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
+        let Unfinished { batch, index, mut entries_done, mut reads_done } = work;
+        replies.leader = batch.leader;
+        let ApplyBatch { job, .. } = &batch;
+        while let Some(some) = groups.next(|| group(&job.entries, entries_done)) {
+            self.apply_group(some, replies);
+            entries_done += some.len();
+        }
+        self.answer_unclocked_reads(replies);
+        while let Some(some) = groups.next(|| group(&job.reads, reads_done)) {
+            self.answer_group(some, batch.read_timestamp, replies);
+            reads_done += some.len();
+        }
+        if entries_done < job.entries.len() || reads_done < job.reads.len() {
+            self.unfinished = Some(Unfinished { batch, index, entries_done, reads_done });
+            return;
+        }
+        replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
+        self.early_reads.extend(batch.indexed_reads);
+        let applied = self.store.applied_index();
+        for reads in self.early_reads.extract_if(.., |reads| reads.index <= applied) {
+            self.ready_reads.extend(reads.reads);
+        }
+        self.answer_ready_reads(groups, replies);
+    }
+
+    /// Answers reads whose read index has been applied, as many as the budget `groups` allows.
+    /// Appends the answers to `replies`.
+    fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
+        while let Some(some) = groups.next(|| {
+            let count = self.ready_reads.len().min(PREFETCH_MAX);
+            (count > 0).then(|| self.ready_reads.drain(..count).collect::<Vec<_>>())
+        }) {
+            // The leader confirmed their index only after the clock showed enough for them.
+            self.answer_group(&some, ReadTimestamp::default(), replies);
+        }
+    }
+
+    fn apply_group(&mut self, entries: &[Committed], replies: &mut ReplyBatch) {
+        let mut commands = [None; PREFETCH_MAX];
+        for (command, committed) in commands.iter_mut().zip(entries) {
+            *command = Command::decode(committed.entry.payload()).ok();
+        }
+        self.store.prefetch(&commands);
+        for (command, Committed { entry, as_leader }) in commands.iter().zip(entries) {
+            if entry.index() <= self.last.index {
+                self.answer_installed(command.as_ref(), *as_leader, replies);
+                continue;
+            }
+            assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
+            self.last = entry.id();
+            if entry.kind() == EntryKind::NoOp {
+                self.store.skip(entry.index());
+                continue;
+            }
+            let applied = self.store.apply_decoded(entry.index(), command.as_ref());
+            // No client waits for a malformed command. A request that another replica answers must
+            // not be answered here too.
+            if self.answers(applied.key, *as_leader) && applied.outcome != Outcome::Malformed {
+                replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
+            }
+        }
+    }
+
+    /// Answers a write that the installed snapshot of a leader already contains, if this replica
+    /// must reply and the deduplication table has the outcome. Otherwise the client gets
+    /// `UNCERTAIN`.
+    fn answer_installed(
+        &self,
+        command: Option<&Command<'_>>,
+        as_leader: bool,
+        replies: &mut ReplyBatch,
+    ) {
+        if let Some(Command { key, .. }) = command
+            && self.answers(*key, as_leader)
+            && let Some(outcome) = self.store.outcome_of(key)
+        {
+            replies.answers.push(Answer { key: *key, outcome: outcome.clone() });
+        }
+    }
+
+    /// Answers reads that wait for the replicated clock, if the clock in the state has advanced
+    /// since the last check.
+    fn answer_unclocked_reads(&mut self, replies: &mut ReplyBatch) {
+        let now = self.timestamp();
+        if now == self.unclocked_checked_at || self.unclocked_reads.is_empty() {
+            return;
+        }
+        for (at, read) in std::mem::take(&mut self.unclocked_reads) {
+            self.answer_group(&[read], at, replies);
+        }
+        self.unclocked_checked_at = now;
+    }
+
+    /// Returns the replicated clock in the applied state, with the number of its resets.
+    fn timestamp(&self) -> ReadTimestamp {
+        ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
+    }
+
+    /// Answers reads. A read that must not be answered before the replicated clock reaches `at` is
+    /// kept until then.
+    fn answer_group(
+        &mut self,
+        reads: &[ClientRequest],
+        at: ReadTimestamp,
+        replies: &mut ReplyBatch,
+    ) {
+        let mut commands = [None; PREFETCH_MAX];
+        for (command, read) in commands.iter_mut().zip(reads) {
+            // A peer's read is answered from the peer's own state. It asks for the read index only.
+            if self.is_own(read.key) {
+                let decoded = Command::decode(&read.payload);
+                *command = Some(decoded.expect("the network encoded this command"));
+            }
+        }
+        self.store.prefetch(&commands);
+        // Seldom true; then each read is checked by itself.
+        let may_wait = self.store.is_behind(None, at.millis, at.resets);
+        for (command, read) in commands.iter().zip(reads) {
+            if may_wait && self.store.is_behind(command.as_ref(), at.millis, at.resets) {
+                if self.unclocked_reads.len() < UNCLOCKED_READS_MAX {
+                    self.unclocked_checked_at = self.timestamp();
+                    self.unclocked_reads.push((at, read.clone()));
+                }
+                continue;
+            }
+            if let Some(command) = command {
+                let answer = self.store.read_decoded(command);
+                let (key, outcome) = answer.expect("the network admits only reads as reads");
+                replies.answers.push(Answer { key, outcome });
+            } else {
+                replies.read_indexes.push((read.key, self.store.applied_index()));
+            }
+        }
+    }
+
+    /// Returns whether this replica replies to a committed request. `as_leader` says whether this
+    /// replica committed it as the leader.
+    fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
+        match self.reply_policy {
+            ReplyPolicy::Leader => as_leader,
+            ReplyPolicy::Origin(_) => self.is_own(key),
+        }
+    }
+
+    /// Returns whether the request is from a client of this replica, and not from a peer. Always
+    /// true under a simulator of the course.
+    fn is_own(&self, key: RequestKey) -> bool {
+        match self.reply_policy {
+            ReplyPolicy::Leader => true,
+            ReplyPolicy::Origin(origin) => key.request.0.starts_with(&origin),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Operation;
+    use crate::raft::{ApplyJob, RequestKind, SnapshotId};
+    use crate::record::RecordBuffer;
+    use crate::runtime::boards::SnapshotBoard;
+    use crate::runtime::channels::{Ends, channels};
+    use crate::runtime::clock::tests::stopped;
+    use crate::runtime::wake::tests::unused_wake;
+    use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
+    use bytes::Bytes;
+
+    fn key(number: u8) -> RequestKey {
+        RequestKey { client: ClientId(0x15), request: RequestId([number; 16]) }
+    }
+
+    fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
+        let operation = Operation::set(b"k", value);
+        let payload = Command { key: key(u8::try_from(index).unwrap()), operation }.encode();
+        let entry =
+            RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+        Committed { entry, as_leader }
+    }
+
+    fn get(number: u8, name: &[u8]) -> ClientRequest {
+        let payload = Command { key: key(number), operation: Operation::get(name) }.encode();
+        ClientRequest { key: key(number), kind: RequestKind::Read, payload }
+    }
+
+    fn batch(entries: Vec<Committed>, reads: Vec<ClientRequest>, bytes: usize) -> ApplyBatch {
+        let leader = Some(NodeId(3));
+        ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
+    }
+
+    fn clock_entry(index: u64, millis: u64) -> Committed {
+        let operation = Operation::Clock { millis, resets: 0 };
+        let payload = Command { key: RequestKey::default(), operation }.encode();
+        let entry =
+            RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+        Committed { entry, as_leader: false }
+    }
+
+    #[test]
+    fn reads_of_an_expired_key_wait_for_a_clock_entry() {
+        let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
+        let operation = Operation::call(crate::kv::CommandId::SET, &args[..]);
+        let payload = Command { key: key(2), operation }.encode();
+        let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
+        let set = Committed { entry: set, as_leader: false };
+        let reads = |number: u8, millis| {
+            let reads = vec![get(number, b"k"), get(number + 1, b"other")];
+            let read_timestamp = ReadTimestamp { millis, resets: 0 };
+            ApplyBatch { read_timestamp, ..batch(vec![], reads, 0) }
+        };
+        applier.run_once(Some(batch(vec![clock_entry(1, 1_000), set], vec![], 0)));
+        applier.run_once(Some(reads(100, 1_049)));
+        applier.run_once(Some(reads(102, 1_050)));
+        applier.run_once(Some(reads(104, 1_052)));
+        applier.run_once(Some(batch(vec![clock_entry(3, 1_051)], vec![], 0)));
+        let batches: Vec<ReplyBatch> = network.replies.try_iter().collect();
+        let value = |text: &'static str| Outcome::Value(Some(Bytes::from_static(text.as_bytes())));
+        let none = Outcome::Value(None);
+        let answers = |at: usize| {
+            let answer = |answer: &Answer| (answer.key, answer.outcome.clone());
+            batches[at].answers.iter().map(answer).collect::<Vec<_>>()
+        };
+        assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
+        // Only reads of the expired key wait.
+        assert_eq!(answers(2), [(key(103), none.clone())]);
+        assert_eq!(answers(3), [(key(105), none.clone())]);
+        let wanted = |at: usize| batches[at].applied.clock_wanted;
+        assert_eq!(
+            (wanted(1), wanted(2), wanted(3), wanted(4)),
+            (None, Some(1_050), Some(1_052), None)
+        );
+        // One clock entry serves all of them, and by it the key has expired.
+        assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
+    }
+
+    #[test]
+    fn leader_replies_and_reads_see_entries_applied_before() {
+        let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let no_operation = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOp, b"");
+        let entries = vec![
+            Committed { entry: no_operation, as_leader: true },
+            put(2, b"old", false),
+            put(3, b"new", true),
+        ];
+        let reads = vec![get(100, b"k"), get(101, b"nothing")];
+        core.to_applier.send(batch(vec![put(4, b"newer", true)], vec![], 5)).unwrap();
+        applier.run_once(Some(batch(entries, reads, 7)));
+        let replies = network.replies.try_recv().expect("one batch of replies");
+        assert!(network.replies.is_empty());
+        assert_eq!(replies.leader, Some(NodeId(3)));
+        assert_eq!(
+            replies.applied,
+            Applied { index: Some(Index(4)), bytes: 12, ..Applied::default() }
+        );
+        let answers = [
+            Answer { key: key(3), outcome: Outcome::Done },
+            Answer { key: key(100), outcome: Outcome::Value(Some(Bytes::from_static(b"new"))) },
+            Answer { key: key(101), outcome: Outcome::Value(None) },
+            Answer { key: key(4), outcome: Outcome::Done },
+        ];
+        assert_eq!(replies.answers, answers);
+    }
+
+    #[test]
+    fn malformed_command_is_skipped_without_a_reply() {
+        let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let entry =
+            RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");
+        applier.run_once(Some(batch(vec![Committed { entry, as_leader: true }], vec![], 1)));
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.answers, []);
+        assert_eq!(replies.applied.index, Some(Index(1)));
+    }
+
+    #[test]
+    fn leaders_snapshot_replaces_an_older_state() {
+        let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let mut ahead = StateMachine::default();
+        for index in 1..=3 {
+            let committed = put(index, &[u8::try_from(index).unwrap()], true);
+            ahead.apply(Index(index), committed.entry.payload());
+        }
+        let id = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
+        let install = |store| Some(Box::new(ReceivedSnapshot { id, store }));
+        applier.run_once(Some(batch(vec![put(1, b"1", false)], vec![], 1)));
+        network.replies.try_recv().unwrap();
+        // Entries in it are not applied again, but answered from its deduplication table.
+        let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
+        let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
+        applier.run_once(Some(first));
+        let replies = network.replies.try_recv().unwrap();
+        let installed = Some(id);
+        assert_eq!(
+            replies.applied,
+            Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
+        );
+        let done = |number| Answer { key: key(number), outcome: Outcome::Done };
+        assert_eq!(replies.answers, [done(2), done(4)]);
+        assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Drop(_))));
+        // An older snapshot changes nothing, but is reported to the core.
+        let late =
+            ApplyBatch { install: install(StateMachine::default()), ..ApplyBatch::default() };
+        applier.run_once(Some(late));
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.applied, Applied { installed, ..Applied::default() });
+        assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
+        applier.run_once(Some(batch(vec![put(4, b"4", false)], vec![], 1)));
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.applied.index, None, "the core knows that entry");
+    }
+
+    #[test]
+    fn snapshots_are_taken_by_log_size_or_on_request() {
+        let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+        let board = Arc::new(SnapshotBoard::default());
+        let scheduler = SnapshotScheduler::new(800, Arc::clone(&board), Arc::default());
+        let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let mut applier =
+            applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler.clone());
+        let mut taken = |from: u64, take_snapshot| {
+            // The log grows by 400 bytes each time.
+            scheduler.note_end(from.next_multiple_of(2) * 200);
+            let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
+            applier.run_once(Some(ApplyBatch { take_snapshot, ..batch(entries, vec![], 1) }));
+            network.replies.try_recv().unwrap();
+            match snapshots.jobs.try_recv() {
+                Ok(SnapshotJob::Write(view)) => Some(view.last().index.0),
+                Ok(other) => unreachable!("{other:?}"),
+                Err(_) => None,
+            }
+        };
+        assert_eq!(taken(1, false), None, "the log has not grown enough");
+        assert_eq!(taken(3, false), Some(4));
+        assert!(board.is_taking());
+        assert_eq!(taken(5, true), None, "a snapshot is being taken");
+        scheduler.succeed();
+        assert_eq!(taken(7, false), Some(8), "requested meanwhile");
+        scheduler.give_up(true);
+        assert_eq!(taken(9, false), Some(10), "the last attempt failed");
+        scheduler.succeed();
+        assert_eq!(taken(11, false), None);
+    }
+
+    #[test]
+    fn shared_thread_is_not_blocked_by_a_full_network() {
+        let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+        let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        for number in 0..=QUEUE_LEN {
+            let read = get(u8::try_from(number).unwrap(), b"k");
+            core.to_applier.try_send(batch(vec![], vec![read], 1)).unwrap();
+            applier.run_ready(true);
+        }
+        assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 1));
+        network.replies.try_recv().unwrap();
+        applier.run_ready(false);
+        assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 0));
+    }
+}

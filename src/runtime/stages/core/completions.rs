@@ -1,0 +1,117 @@
+//! What the other stages report to the core: jobs that are done, snapshots, and free disk space.
+
+use std::time::Duration;
+
+use crate::raft::{Msg, Persisted, SnapshotId};
+use crate::runtime::channels::{
+    Applied, DiskSpaceReport, IndexedReads, ReceivedSnapshot, SnapshotEvent,
+};
+
+use super::Core;
+
+/// Minimum number of log segment files at which the core requests a snapshot because disk space is
+/// scarce, so that segments can be removed. Once space is low, [`LOW_SEGMENTS_MIN`] segments
+/// suffice.
+const SCARCE_SEGMENTS_MIN: u64 = 4;
+const LOW_SEGMENTS_MIN: u64 = 2;
+/// Minimum time between two snapshots that are taken because of scarce disk space.
+const SCARCE_DISK_INTERVAL: Duration = Duration::from_secs(20);
+
+impl Core {
+    pub(super) fn on_persisted(&mut self, completions: Vec<Persisted>, bytes: usize) {
+        self.in_flight.end_append(bytes);
+        for completion in completions {
+            self.handle(Msg::Persisted(completion));
+        }
+    }
+
+    pub(super) fn on_applied(&mut self, applied: Applied) {
+        let Applied { index, bytes, installed, clock: applied_clock, clock_wanted } = applied;
+        self.in_flight.end_apply(bytes);
+        if let Some(clock) = &mut self.replicated_clock {
+            clock.note_applied(self.now, applied_clock);
+            clock.set_read_target(clock_wanted);
+        }
+        if let Some(index) = index {
+            self.handle(Msg::Applied { index });
+        }
+        if let Some(snapshot) = installed {
+            self.handle(Msg::Installed(snapshot));
+        }
+        self.announce_snapshot();
+    }
+
+    pub(super) fn on_snapshot_event(&mut self, event: SnapshotEvent) {
+        match event {
+            SnapshotEvent::Taken(snapshot) => {
+                self.unannounced_snapshot = Some(snapshot);
+                self.announce_snapshot();
+            }
+            SnapshotEvent::Lost => self.applies.take_snapshot = true,
+            SnapshotEvent::ChunkStored(stored) => self.handle(Msg::ChunkStored(stored)),
+            SnapshotEvent::Received(received) => {
+                let end = |snapshot: &ReceivedSnapshot| snapshot.id.last.index;
+                // Of two that wait here, the later one includes the other.
+                let waiting = self.applies.install.as_deref();
+                if waiting.is_none_or(|waiting| end(waiting) < end(&received)) {
+                    self.applies.install = Some(received);
+                }
+            }
+        }
+    }
+
+    /// Handles a report on free disk space: informs the consensus code, and requests a snapshot if
+    /// space is scarce and the log has enough segment files that the snapshot would make removable.
+    pub(super) fn on_disk_space(&mut self, report: DiskSpaceReport) {
+        self.free_bytes = report.free_bytes;
+        let segments_min = if report.space.low { LOW_SEGMENTS_MIN } else { SCARCE_SEGMENTS_MIN };
+        if report.is_scarce
+            && report.segment_count >= segments_min
+            && self.now >= self.scarce_disk_snapshot_at + SCARCE_DISK_INTERVAL
+        {
+            self.scarce_disk_snapshot_at = self.now;
+            self.applies.take_snapshot = true;
+        }
+        self.handle(Msg::DiskSpace(report.space));
+    }
+
+    /// Informs the consensus code of this replica's completed snapshot, once the consensus code
+    /// knows that all entries in the snapshot were applied. The core may learn of the snapshot
+    /// first.
+    fn announce_snapshot(&mut self) {
+        let is_applied =
+            |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;
+        if let Some(snapshot) = self.unannounced_snapshot.take_if(|it| is_applied(it)) {
+            self.handle(Msg::SnapshotTaken(snapshot));
+        }
+    }
+
+    /// Adds reads, whose read index the leader has confirmed, to the next batch for the applier.
+    pub(super) fn queue_reads(&mut self, reads: IndexedReads) {
+        let bytes: usize = reads.reads.iter().map(|read| read.payload.len()).sum();
+        self.in_flight.start_apply(bytes);
+        self.applies.bytes += bytes;
+        self.applies.indexed_reads.push(reads);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::quiet_core_in;
+    use super::*;
+    use crate::runtime::channels::CoreItem;
+    use crate::types::{EntryId, Index, Term};
+
+    #[test]
+    fn snapshot_is_announced_after_its_entries_were_applied() {
+        let (mut core, ..) = quiet_core_in(Term(2));
+        let last = EntryId::new(1, 5);
+        let snapshot = SnapshotId { last, ..SnapshotId::default() };
+        core.run_once(Some(CoreItem::Snapshot(SnapshotEvent::Taken(snapshot))));
+        assert_eq!(core.unannounced_snapshot, Some(snapshot), "nothing is applied yet");
+        // A leader's snapshot has brought the state further.
+        let installed = Some(SnapshotId { last: EntryId::new(2, 9), ..snapshot });
+        core.run_once(Some(CoreItem::Applied(Applied { installed, ..Applied::default() })));
+        assert_eq!((core.unannounced_snapshot, core.replica.commit_index()), (None, Index(9)));
+    }
+}

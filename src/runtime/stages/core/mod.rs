@@ -1,0 +1,345 @@
+//! The core stage: owns the replica and reads the monotonic clock. A pass receives what is waiting,
+//! lets the replica handle it, flushes once, and sends the effects. It blocks only in
+//! [`Core::wait`].
+//!
+//! A pass is bounded in items and in time. Peers' messages and completions come first, however many
+//! requests are waiting; then a slice of the requests, in order. The rest waits for the next pass,
+//! so heartbeats, votes and timeouts never wait for the end of a flood of requests.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | the pass and its timing |
+//! | `requests.rs` | which messages and requests are admitted |
+//! | `completions.rs` | what the other stages report |
+//! | `output.rs` | effects on their way to the other stages, and the bytes in flight |
+//! | `replicated_clock.rs` | clock entries, and requests that wait for the clocks of a quorum |
+//! | `rejected_log.rs` | log lines about messages that no correct peer sends |
+//!
+//! # Readings of the clock
+//!
+//! Promises between replicas that are bounded by time hold only if each reading errs on the safe
+//! side:
+//!
+//! - *What this replica promises a leader* (no vote for a while) counts from a reading after the
+//!   leader's message was received. So the clock is read anew after each item is received. Whether
+//!   such a promise has ended is decided by a reading before the answer is sent, which is the same
+//!   one.
+//! - *What followers have promised this leader* (its lease) counts from a reading before the round
+//!   was sent: the one of the flush that makes the round.
+//! - *That a lease is in force* must hold after the reads arrived that it serves: the reading of
+//!   the flush comes after everything that the pass received.
+//! - *That peers are silent* counts only if everything that had arrived by the end of the timeout
+//!   has been handled, see [`PeersRead`](crate::runtime::channels::PeersRead).
+//! - Everything else (round trips, retransmission, deadlines of requests, the intervals of the
+//!   replicated clock) may be late by a pass, and is never early.
+
+mod completions;
+mod output;
+#[cfg(test)]
+mod pass_tests;
+mod rejected_log;
+pub(crate) mod replicated_clock;
+mod requests;
+#[cfg(test)]
+mod test_support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::select;
+
+use crate::config::Mutant;
+use crate::raft::{DiskState, Effects, Msg, Replica, SnapshotId};
+use crate::runtime::boards::{MemoryBoard, RuntimeCounters, StatusBoard};
+use crate::runtime::channels::{
+    AppendBatch, ApplyBatch, CoreEnds, CoreItem, Leadership, Outbound, QUEUE_LEN,
+};
+use crate::runtime::clock::Clock;
+use crate::runtime::pass::{Pass, StageState};
+use crate::types::Instant;
+
+use self::output::InFlight;
+use self::rejected_log::RejectedLog;
+use self::replicated_clock::CoreClock;
+use self::requests::{PendingRequests, Request};
+
+pub(crate) use self::output::{ApplyOutput, PassOutput};
+pub(crate) use self::requests::NonLeaderPolicy;
+
+/// Interval at which the core tries again to send jobs and messages to another stage whose queue
+/// was full.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// Maximum number of clients' requests that the core handles in one pass (turn of its loop).
+pub(crate) const PASS_REQUESTS_MAX: usize = 4_096;
+
+/// The core stage: owns the consensus state machine ([`Replica`]), passes it all input, and sends
+/// its output to the other stages.
+pub(crate) struct Core {
+    replica: Replica,
+    clock: Clock,
+    /// The latest reading of the monotonic clock, taken after the message that is being handled was
+    /// received.
+    now: Instant,
+    effects: Effects,
+    ends: CoreEnds,
+    requests: PendingRequests,
+    /// Whether the core delays an expired timeout, since messages that peers sent before the
+    /// timeout may still be in this replica's sockets.
+    waits_for_peers: bool,
+    /// Messages and refusals that wait for the network stage, because its queue is full. Normally
+    /// empty between two turns of the loop, like `appends` and `applies`.
+    outbound: Outbound,
+    appends: AppendBatch,
+    applies: ApplyBatch,
+    in_flight: InFlight,
+    output: PassOutput,
+    /// A durable snapshot of this replica's own state that the consensus code was not informed of
+    /// yet, since the core does not know yet that all entries in the snapshot were applied.
+    unannounced_snapshot: Option<SnapshotId>,
+    memory: Arc<MemoryBoard>,
+    /// When the core last requested a snapshot because the log in memory was full; `None` if it
+    /// never did.
+    full_log_snapshot_at: Option<Instant>,
+    /// When the core last requested a snapshot because disk space was scarce.
+    scarce_disk_snapshot_at: Instant,
+    non_leader_policy: NonLeaderPolicy,
+    /// The leader and the term as last reported to the network stage. No leader is reported during
+    /// a leadership transfer.
+    leadership: Leadership,
+    /// The replicated clock, by which keys expire; `None` under a simulator of the course, where no
+    /// key expires.
+    replicated_clock: Option<CoreClock>,
+    /// The state of the disk (healthy, low on space or stalled) in the latest log line about it.
+    disk: DiskState,
+    /// Free bytes on the disk, as last reported by the log writer.
+    free_bytes: u64,
+    status_board: Arc<StatusBoard>,
+    /// When the core last published the replica's status for the other stages.
+    published_at: Instant,
+    rejected_log: RejectedLog,
+    counters: Arc<RuntimeCounters>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        replica: Replica,
+        clock: Clock,
+        ends: CoreEnds,
+        non_leader_policy: NonLeaderPolicy,
+        status_board: Arc<StatusBoard>,
+        counters: Arc<RuntimeCounters>,
+    ) -> Core {
+        Core {
+            replica,
+            clock,
+            now: clock.now(),
+            effects: Effects::default(),
+            ends,
+            requests: PendingRequests::default(),
+            waits_for_peers: false,
+            outbound: Outbound::default(),
+            appends: AppendBatch::default(),
+            applies: ApplyBatch::default(),
+            in_flight: InFlight::default(),
+            output: PassOutput::default(),
+            unannounced_snapshot: None,
+            memory: Arc::default(),
+            full_log_snapshot_at: None,
+            scarce_disk_snapshot_at: Instant::ZERO,
+            non_leader_policy,
+            leadership: Leadership::default(),
+            replicated_clock: None,
+            disk: DiskState::default(),
+            free_bytes: 0,
+            status_board,
+            published_at: Instant::ZERO,
+            rejected_log: RejectedLog::default(),
+            counters,
+        }
+    }
+
+    /// Sets the shared record of memory use, which has the limits on the memory for log entries.
+    pub(crate) fn with_memory(mut self, memory: Arc<MemoryBoard>) -> Core {
+        memory.note_log(self.replica.log().bytes());
+        self.memory = memory;
+        self
+    }
+
+    /// Adds a replicated clock, which this replica advances while it leads.
+    pub(crate) fn with_clock(mut self, clock: CoreClock) -> Core {
+        self.replicated_clock = Some(clock);
+        self
+    }
+
+    /// Waits for the next item or request, or until the replica's next timeout. Returns the item
+    /// received; `None` after a timeout, or if requests wait, which are then in `self.requests` or
+    /// its queue.
+    pub(crate) fn wait(&mut self) -> Option<CoreItem> {
+        if self.has_work() {
+            return None;
+        }
+        let timeout = self.next_pass().since(self.clock.now());
+        select! {
+            // An error means that all other stages have stopped.
+            recv(self.ends.inbox) -> item => Some(item.unwrap_or(CoreItem::Stop)),
+            recv(self.ends.requests) -> requests => match requests {
+                Ok(requests) => {
+                    self.requests = PendingRequests::new(requests);
+                    None
+                }
+                Err(_) => Some(CoreItem::Stop),
+            },
+            default(timeout) => None,
+        }
+    }
+
+    /// Returns how long a thread that polls sockets may sleep before the core's next pass (turn of
+    /// its loop), counted from the last pass. Zero if the core has work now.
+    pub(crate) fn poll_timeout(&self) -> Duration {
+        if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
+    }
+
+    /// Returns whether an item or a request is waiting for the core.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_items() || !self.requests.is_empty() || !self.ends.requests.is_empty()
+    }
+
+    /// Returns whether peers' messages or completions are waiting for the core.
+    pub(crate) fn has_items(&self) -> bool {
+        !self.ends.inbox.is_empty()
+    }
+
+    /// Returns to which stages the core's last pass (turn of its loop) sent something. With it, a
+    /// thread that runs several stages need not check their queues.
+    pub(crate) fn output(&self) -> PassOutput {
+        self.output
+    }
+
+    /// Returns when the core's next pass (turn of its loop) is due if no item or request arrives
+    /// before.
+    fn next_pass(&self) -> Instant {
+        let timeout = self.replica.next_timeout();
+        // A timeout that was put off is not due again at once.
+        let timeout = if self.waits_for_peers { timeout.max(self.now + RETRY) } else { timeout };
+        let clock = self.replicated_clock.as_ref().filter(|_| self.replica.accepts_writes());
+        let due = clock.and_then(|clock| clock.next_due(self.now));
+        let timeout = due.map_or(timeout, |due| timeout.min(due));
+        if self.has_unsent() { timeout.min(self.now + RETRY) } else { timeout }
+    }
+
+    /// Runs one pass (turn of the core's loop): handles `first`, then the waiting items and
+    /// requests, up to a limit, and sends the resulting jobs and messages. Returns whether the
+    /// stage continues.
+    pub(crate) fn run_once(&mut self, first: Option<CoreItem>) -> StageState {
+        // Before the queue is emptied: what the network had read by then is in it.
+        let peers_read_at = self.ends.peers_read.at();
+        self.now = self.clock.now();
+        self.update_clocks();
+        if self.take_items(first) == StageState::Stopped {
+            return StageState::Stopped;
+        }
+        let took_all = self.ends.inbox.is_empty();
+        self.take_requests();
+        // After everything was received, for the reads that a lease serves; before anything is
+        // sent, for the leases that begin with it. The thread may have been paused since the last
+        // reading.
+        self.now = self.clock.now();
+        if self.replica.accepts_writes()
+            && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
+        {
+            self.handle(Msg::Client(request));
+        }
+        let silence_deadline = self.replica.silence_deadline();
+        self.waits_for_peers =
+            self.now >= silence_deadline && !(took_all && peers_read_at >= silence_deadline);
+        if self.waits_for_peers {
+            self.ends.to_network.read_peers();
+        } else if self.now >= self.replica.next_timeout() {
+            self.replica.handle_timeout(self.now, &mut self.effects);
+        }
+        self.replica.flush(self.now, &mut self.effects);
+        self.collect();
+        self.send()
+    }
+
+    /// Handles `first` and then queued items (peers' messages and completions), up to a limit.
+    /// Returns [`StageState::Stopped`] if the network has stopped.
+    fn take_items(&mut self, mut first: Option<CoreItem>) -> StageState {
+        let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
+        while let Some(item) =
+            pass.next(|| first.take().or_else(|| self.ends.inbox.try_recv().ok()))
+        {
+            self.read_clock_after_receipt();
+            match item {
+                CoreItem::Peers(messages) => {
+                    for message in messages {
+                        self.admit(Msg::Peer(message));
+                    }
+                }
+                CoreItem::Persisted { completions, bytes } => {
+                    self.on_persisted(completions, bytes);
+                }
+                CoreItem::Applied(applied) => self.on_applied(applied),
+                CoreItem::IndexedReads(reads) => self.queue_reads(reads),
+                CoreItem::TakeSnapshot => self.applies.take_snapshot = true,
+                CoreItem::Snapshot(event) => self.on_snapshot_event(event),
+                CoreItem::DiskSpace(report) => self.on_disk_space(report),
+                CoreItem::Stop => return StageState::Stopped,
+            }
+        }
+        StageState::Running
+    }
+
+    /// Reads the clock. Call it between receiving and handling a leader's message, so that the
+    /// promise to grant no vote for a while (the leader's lease) counts from after the message was
+    /// sent.
+    fn read_clock_after_receipt(&mut self) {
+        if !self.replica.breaks(Mutant::PromiseBeforeReceipt) {
+            self.now = self.clock.now();
+        }
+    }
+
+    /// Handles waiting clients' requests and forwarded writes, up to the limits of one turn of the
+    /// core's loop.
+    fn take_requests(&mut self) {
+        let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
+        while let Some(request) = pass.next(|| self.next_request()) {
+            match request {
+                Request::Client(request) => self.admit(Msg::Client(request)),
+                Request::Forwarded(write) => self.admit_forwarded(write),
+            }
+        }
+    }
+
+    /// Returns the next request; `None` if none is waiting. Receives the next batch of requests
+    /// only after all requests of the previous batch were returned.
+    fn next_request(&mut self) -> Option<Request> {
+        loop {
+            if let Some(request) = self.requests.next() {
+                return Some(request);
+            }
+            self.requests = PendingRequests::new(self.ends.requests.try_recv().ok()?);
+            self.read_clock_after_receipt();
+        }
+    }
+
+    /// Passes a message to the consensus code ([`Replica`]), which adds its output to
+    /// `self.effects`.
+    fn handle(&mut self, message: Msg) {
+        self.replica.handle_msg(self.now, message, &mut self.effects);
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    pub(super) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Returns the bytes of all jobs in flight (sent to other stages and not completed), then the
+    /// bytes of the append jobs among them.
+    pub(super) fn in_flight(&self) -> (usize, usize) {
+        (self.in_flight.bytes(), self.in_flight.append_bytes())
+    }
+}

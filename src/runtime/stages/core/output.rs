@@ -1,0 +1,402 @@
+//! The effects of a pass on their way to the other stages, and the bytes of jobs in flight. What a
+//! full queue does not take stays in the core and joins the next batch; only messages to peers are
+//! dropped.
+
+use std::time::Duration;
+
+use crossbeam::channel::TrySendError;
+
+use crate::raft::{AppendJob, ApplyJob, DiskState, Envelope};
+use crate::runtime::channels::{ApplyBatch, Leadership, SnapshotJob};
+use crate::runtime::pass::StageState;
+use crate::types::Instant;
+
+use super::Core;
+
+/// Minimum time between two publications of the replica's status for the other stages.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes of append jobs in flight (sent to the log writer, not durable yet) above which the core
+/// holds back committed entries from the applier. So clients slow down to the speed of this
+/// replica's disk, even if other replicas commit entries faster.
+const APPENDS_AHEAD_BYTES: usize = 4 << 20;
+
+/// Bytes of the append and apply jobs that the core has sent and that were not reported as
+/// completed.
+///
+/// Invariant: `append_bytes <= bytes`.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    bytes: usize,
+    append_bytes: usize,
+}
+
+/// Which stages the core sent something to in its last pass (turn of its loop).
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct PassOutput {
+    /// Whether the core sent a batch of messages, refusals or a leader change to the network.
+    pub(crate) outbound: bool,
+    /// Whether the core sent jobs to the log writer.
+    pub(crate) appends: bool,
+    /// What the core sent to the applier in its last pass (turn of its loop): nothing, or a batch
+    /// with or without clients that wait.
+    pub(crate) applies: ApplyOutput,
+}
+
+/// What the core sent to the applier in one pass (turn of its loop).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum ApplyOutput {
+    /// The core sent no batch to the applier.
+    #[default]
+    None,
+    /// The core sent the applier a batch for which clients of this replica may wait.
+    ForClients,
+    /// The core sent the applier a batch for which no client waits, as far as the core knows.
+    Background,
+}
+
+impl InFlight {
+    /// Returns the total bytes of all jobs in flight: sent to the log writer or the applier and not
+    /// completed.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the total bytes of append jobs in flight: sent to the log writer and not durable
+    /// yet.
+    pub(super) fn append_bytes(&self) -> usize {
+        self.append_bytes
+    }
+
+    pub(super) fn start_append(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.append_bytes += bytes;
+    }
+
+    pub(super) fn start_apply(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    pub(super) fn end_append(&mut self, bytes: usize) {
+        assert!(bytes <= self.append_bytes, "{bytes} bytes appended of {}", self.append_bytes);
+        self.append_bytes -= bytes;
+        self.end_apply(bytes);
+    }
+
+    pub(super) fn end_apply(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes, "{bytes} bytes done of {} in flight", self.bytes);
+        self.bytes -= bytes;
+        assert!(self.append_bytes <= self.bytes, "{} of {}", self.append_bytes, self.bytes);
+    }
+}
+
+impl Core {
+    /// Returns whether the core still has output, such as jobs or refusals, that another stage's
+    /// full queue did not accept.
+    pub(super) fn has_unsent(&self) -> bool {
+        !(self.outbound.refusals.is_empty()
+            && self.outbound.leadership.is_none()
+            && self.appends.jobs.is_empty()
+            && self.applies.is_empty())
+    }
+
+    /// Moves the output of the consensus code (messages, jobs, refusals) to the batches that the
+    /// core sends to other stages next, and publishes the status if due.
+    pub(super) fn collect(&mut self) {
+        self.log_disk_state();
+        self.rejected_log.report(&mut self.effects.rejected, self.now);
+        self.note_leadership();
+        if self.now >= self.published_at + STATUS_INTERVAL {
+            self.published_at = self.now;
+            self.status_board.write(self.replica.status());
+            self.memory.note_log(self.replica.log().bytes());
+        }
+        append_or_take(&mut self.outbound.peers, &mut self.effects.send);
+        append_or_take(&mut self.outbound.refusals, &mut self.effects.refusals);
+        if !self.effects.chunks_to_send.is_empty() {
+            let envelopes = std::mem::take(&mut self.effects.chunks_to_send);
+            self.send_snapshot_job(SnapshotJob::SendChunks(envelopes));
+        }
+        if !self.effects.suspect_snapshots.is_empty() {
+            let suspects = std::mem::take(&mut self.effects.suspect_snapshots);
+            self.send_snapshot_job(SnapshotJob::Verify(suspects));
+        }
+        if !self.effects.received_chunks.is_empty() {
+            let chunks = std::mem::take(&mut self.effects.received_chunks);
+            self.send_snapshot_job(SnapshotJob::StoreChunks(chunks));
+        }
+        if let Some(job) = self.effects.append.take() {
+            let bytes = append_bytes(&job);
+            self.in_flight.start_append(bytes);
+            self.appends.bytes += bytes;
+            self.appends.jobs.push(job);
+        }
+        if !self.effects.apply.is_empty() {
+            let bytes = apply_bytes(&self.effects.apply);
+            self.in_flight.start_apply(bytes);
+            self.applies.bytes += bytes;
+            if !self.effects.apply.reads.is_empty() {
+                self.set_read_timestamp();
+            }
+            append_or_take(&mut self.applies.job.entries, &mut self.effects.apply.entries);
+            append_or_take(&mut self.applies.job.reads, &mut self.effects.apply.reads);
+        }
+    }
+
+    /// Reports a change of term or leader to the network. During a leadership transfer no leader is
+    /// reported, so that requests wait at the network and then go to the new leader.
+    fn note_leadership(&mut self) {
+        let target = self.replica.transfer_target();
+        let leader = if target.is_some() { None } else { self.replica.leader() };
+        let leadership = Leadership { term: self.replica.term(), leader };
+        if leadership == self.leadership {
+            return;
+        }
+        if let Some(target) = target {
+            tracing::warn!(%target, disk = ?self.disk, "leadership transfer started");
+        }
+        self.leadership = leadership;
+        if let Some(clock) = &mut self.replicated_clock {
+            clock.leader_changed();
+        }
+        self.outbound.leadership = Some(leadership);
+        self.published_at = Instant::ZERO;
+    }
+
+    /// Sets, for reads that the leader has confirmed now, the replicated clock that the applied
+    /// state must reach before the applier answers them.
+    fn set_read_timestamp(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        // A leader without disk space can't move the clock: no key expires, but reads are answered.
+        let lacks_space = self.replica.is_leader()
+            && !self.replica.accepts_writes()
+            && self.replica.transfer_target().is_none();
+        if !lacks_space {
+            self.applies.read_timestamp = clock.for_reads(self.now);
+        }
+    }
+
+    /// Writes a log line if the disk's state (healthy, low on space or stalled) has changed.
+    fn log_disk_state(&mut self) {
+        let disk = self.replica.disk();
+        if disk == self.disk {
+            return;
+        }
+        let before = std::mem::replace(&mut self.disk, disk);
+        self.published_at = Instant::ZERO;
+        let free_bytes = self.free_bytes;
+        match disk {
+            DiskState::Stalled => tracing::warn!(
+                "disk stalled: no write has finished for a second; this replica transfers \
+                 leadership if it leads, and does not campaign"
+            ),
+            DiskState::Low if before == DiskState::Healthy => tracing::warn!(
+                free_bytes,
+                "disk space low: less than --disk-reserve is free; this replica refuses writes \
+                 while it leads; free disk space"
+            ),
+            DiskState::Healthy if before == DiskState::Low => {
+                tracing::info!(free_bytes, "disk space is no longer low");
+            }
+            DiskState::Low | DiskState::Healthy => {
+                tracing::info!(?before, now = ?disk, "disk no longer stalled");
+            }
+        }
+    }
+
+    /// Sends a job to the snapshots stage, or drops and counts the job if the stage's queue is
+    /// full. Dropped chunks of a snapshot are sent again, since they are not acknowledged.
+    fn send_snapshot_job(&self, job: SnapshotJob) {
+        if self.ends.to_snapshots.try_send(job).is_err() {
+            self.counters.chunks_dropped.add_one();
+        }
+    }
+
+    /// Sends the pending batches to the stages whose queues have space, the applier's first because
+    /// clients wait for it. Returns [`StageState::Stopped`] if the network has stopped.
+    pub(super) fn send(&mut self) -> StageState {
+        self.output = PassOutput::default();
+        if !self.applies.is_empty() && self.in_flight.append_bytes() < APPENDS_AHEAD_BYTES {
+            let mut batch = std::mem::take(&mut self.applies);
+            batch.leader = self.replica.last_known_leader();
+            self.output.applies = if serves_clients(&batch) {
+                ApplyOutput::ForClients
+            } else {
+                ApplyOutput::Background
+            };
+            if let Err(refused) = self.ends.to_applier.try_send(batch) {
+                self.applies = refused.into_inner();
+            }
+        }
+        if !(self.outbound.peers.is_empty()
+            && self.outbound.refusals.is_empty()
+            && self.outbound.leadership.is_none())
+        {
+            let batch = std::mem::take(&mut self.outbound);
+            self.output.outbound = true;
+            match self.ends.to_network.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(mut batch)) => {
+                    self.counters.outbound_dropped.add(batch.peers.len());
+                    batch.peers.clear();
+                    self.outbound = batch;
+                }
+                Err(TrySendError::Disconnected(_)) => return StageState::Stopped,
+            }
+        }
+        if !self.appends.jobs.is_empty() {
+            let batch = std::mem::take(&mut self.appends);
+            self.output.appends = true;
+            if let Err(refused) = self.ends.to_log_writer.try_send(batch) {
+                self.appends = refused.into_inner();
+            }
+        }
+        StageState::Running
+    }
+}
+
+/// Appends all of `more` to `list` and empties `more`. Swaps the two if `list` is empty, which is
+/// the usual case.
+fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
+    if list.is_empty() {
+        std::mem::swap(list, more);
+    } else {
+        list.append(more);
+    }
+}
+
+/// Returns whether clients of this replica may wait for the batch: if it has reads, or entries that
+/// this replica committed as the leader. False may be wrong: clients may also wait for entries of
+/// another leader.
+fn serves_clients(batch: &ApplyBatch) -> bool {
+    let ApplyBatch { job, indexed_reads, .. } = batch;
+    !(job.reads.is_empty() && indexed_reads.is_empty())
+        || job.entries.iter().any(|committed| committed.as_leader)
+}
+
+/// Returns the bytes that an append job adds to the bytes in flight: its entries, plus a fixed size
+/// for the job and for each of its messages, so that many empty jobs count too.
+fn append_bytes(job: &AppendJob) -> usize {
+    let entries: usize = job.entries.iter().map(|entry| entry.record().len()).sum();
+    entries + (1 + job.release.len()) * size_of::<Envelope>()
+}
+
+fn apply_bytes(job: &ApplyJob) -> usize {
+    let entries: usize = job.entries.iter().map(|committed| committed.entry.record().len()).sum();
+    let reads: usize = job.reads.iter().map(|read| read.payload.len()).sum();
+    entries + reads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RETRY;
+    use super::super::test_support::{append_job, quiet_core};
+    use super::*;
+    use crate::raft::{
+        AppendOutcome, AppendReply, Committed, PeerMsg, Refusal, RefusalReason, SnapshotId,
+    };
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::runtime::channels::{CoreItem, QUEUE_LEN};
+    use crate::types::{EntryId, Index, NodeId, RequestKey, Round, Term};
+
+    fn to_peer() -> Envelope {
+        let outcome = AppendOutcome::Match { index: Index::ZERO };
+        let disk = DiskState::Healthy;
+        let reply = AppendReply { term: Term(1), round: Round(1), disk, outcome };
+        let message = PeerMsg::AppendReply(reply);
+        Envelope { from: NodeId(0), to: NodeId(1), leader: None, message }
+    }
+
+    fn refusal() -> Refusal {
+        let key = RequestKey::default();
+        Refusal { key, reason: RefusalReason::NotLeader, leader: Some(NodeId(1)) }
+    }
+
+    #[test]
+    fn apply_waits_while_log_writes_are_far_behind() {
+        let (mut core, _network, log_writer, applier) = quiet_core();
+        let mut job = append_job(1);
+        let mut buffer = RecordBuffer::default();
+        let payload = vec![0; APPENDS_AHEAD_BYTES];
+        let entry = buffer.encode(EntryId::new(1, 1), EntryKind::Command, &payload);
+        job.entries.push(entry);
+        core.effects.append = Some(job);
+        let entry = buffer.encode(EntryId::new(1, 1), EntryKind::NoOp, b"");
+        core.effects.apply.entries.push(Committed { entry, as_leader: false });
+        core.collect();
+        core.send();
+        let bytes = log_writer.jobs.try_recv().unwrap().bytes;
+        assert!(applier.jobs.try_recv().is_err(), "applied before the log caught up");
+        core.run_once(Some(CoreItem::Persisted { completions: vec![], bytes }));
+        assert_eq!(applier.jobs.try_recv().unwrap().job.entries.len(), 1);
+    }
+
+    #[test]
+    fn full_network_queue_drops_peer_messages_but_no_refusals() {
+        let (mut core, network, ..) = quiet_core();
+        for _ in 0..QUEUE_LEN + 3 {
+            core.effects.send.push(to_peer());
+            core.effects.refusals.push(refusal());
+            core.run_once(None);
+        }
+        assert_eq!(core.counters.outbound_dropped.get(), 3);
+        assert!(core.poll_timeout() <= RETRY, "it must try again soon");
+        let before: usize = network.outbound.try_iter().map(|it| it.refusals.len()).sum();
+        core.run_once(None);
+        let after = network.outbound.try_recv().unwrap();
+        assert_eq!((before, after.refusals.len(), after.peers.len()), (QUEUE_LEN, 3, 0));
+        assert!(core.poll_timeout() > RETRY);
+    }
+
+    #[test]
+    fn jobs_refused_by_full_queues_join_the_next_batch_in_order() {
+        let (mut core, _network, log_writer, applier) = quiet_core();
+        let mut buffer = RecordBuffer::default();
+        let count = QUEUE_LEN as u64 + 3;
+        for number in 1..=count {
+            core.effects.append = Some(append_job(number));
+            let entry = buffer.encode(EntryId::new(1, number), EntryKind::NoOp, b"");
+            core.effects.apply.entries.push(Committed { entry, as_leader: false });
+            core.collect();
+            core.send();
+        }
+        let mut sequences: Vec<u64> = Vec::new();
+        let mut indexes: Vec<u64> = Vec::new();
+        let mut bytes = 0;
+        for _ in 0..2 {
+            for batch in log_writer.jobs.try_iter() {
+                bytes += batch.bytes;
+                sequences.extend(batch.jobs.iter().map(|job| job.sequence.0));
+            }
+            for batch in applier.jobs.try_iter() {
+                bytes += batch.bytes;
+                indexes.extend(batch.job.entries.iter().map(|committed| committed.entry.index().0));
+            }
+            core.run_once(None);
+        }
+        assert!(sequences.iter().copied().eq(1..=count), "{sequences:?}");
+        assert!(indexes.iter().copied().eq(1..=count), "{indexes:?}");
+        assert_eq!(core.in_flight.bytes(), bytes);
+    }
+
+    #[test]
+    fn jobs_for_stopped_snapshot_stage_are_dropped_and_counted() {
+        let (mut core, ..) = quiet_core();
+        for _ in 0..QUEUE_LEN + 2 {
+            core.effects.suspect_snapshots.push(SnapshotId::default());
+            core.collect();
+        }
+        // The test's snapshots stage has gone, so every job is dropped.
+        assert_eq!(core.counters.chunks_dropped.get(), QUEUE_LEN as u64 + 2);
+    }
+
+    #[test]
+    fn core_stops_on_request_and_without_a_network() {
+        let (mut core, network, ..) = quiet_core();
+        assert_eq!(core.run_once(None), StageState::Running);
+        assert_eq!(core.run_once(Some(CoreItem::Stop)), StageState::Stopped);
+        drop(network);
+        core.effects.send.push(to_peer());
+        assert_eq!(core.run_once(None), StageState::Stopped);
+    }
+}

@@ -1,0 +1,276 @@
+//! The core's side of the replicated clock: it reads the wall clock, takes in what peers report of
+//! theirs, and proposes the log entries that [`crate::clock`] asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{AppliedClock, CONFIRM_AFTER, Jump, ReplicatedClock};
+use crate::kv::{Command, Operation};
+use crate::raft::{ClientRequest, Msg, RequestKind};
+use crate::runtime::boards::{ClockBoard, ClockReadings};
+use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
+use crate::runtime::clock::Clock;
+use crate::types::{Instant, NodeId, RequestKey, Term};
+
+/// Minimum time between two readings of the wall clock.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
+/// Minimum time between two publications of the clock readings for the other stages.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum number of requests that a new leader holds until it knows the wall clocks of a quorum,
+/// and likewise of forwarded writes. Further ones are refused or dropped.
+const HELD_MAX: usize = 4_096;
+/// Clock difference in milliseconds that is logged as a warning: of this replica's wall clock from
+/// the time that a quorum agrees on, in either direction, or of the replicated clock ahead of the
+/// quorum's time.
+const WARN_MILLIS: i64 = 1_000;
+/// Minimum number of milliseconds by which the replicated clock must be ahead of the time that a
+/// quorum agrees on, for `CLOCK RESET` to set it back.
+const RESET_MIN_MILLIS: u64 = 1_000;
+
+/// The core's part of the replicated clock (the time by which keys expire), with the requests that
+/// a new leader holds until it knows the wall clocks of a quorum.
+#[derive(Debug)]
+pub(crate) struct CoreClock {
+    clock: ReplicatedClock,
+    board: Arc<ClockBoard>,
+    observed_at: Option<Instant>,
+    published_at: Option<Instant>,
+    /// Whether a warning was logged that the clocks differ, and they still do: it is logged once.
+    warned: bool,
+    /// Requests that arrived before the wall clocks of a quorum were known, in order of arrival.
+    held: Vec<Msg>,
+    held_forwarded: Vec<ForwardedWrite>,
+}
+
+impl CoreClock {
+    /// Creates the clock of a replica with these peers. `applied` is the replicated clock in the
+    /// replica's state.
+    pub(crate) fn new(
+        peers: &[NodeId],
+        board: Arc<ClockBoard>,
+        applied: AppliedClock,
+        clock: &Clock,
+    ) -> CoreClock {
+        let mut this = CoreClock {
+            clock: ReplicatedClock::new(peers, CONFIRM_AFTER),
+            board,
+            observed_at: None,
+            published_at: None,
+            warned: false,
+            held: Vec::new(),
+            held_forwarded: Vec::new(),
+        };
+        let now = clock.now();
+        this.note_applied(now, applied);
+        // The network reports this clock to peers before the core's first pass.
+        this.tick(now, clock);
+        this
+    }
+
+    /// Processes peers' reports of their wall clocks, and if due, reads this replica's wall clock
+    /// and publishes the readings for the other stages. Call it at the beginning of each turn of
+    /// the core's loop.
+    pub(super) fn tick(&mut self, now: Instant, clock: &Clock) {
+        while let Some((from, at, millis)) = self.board.next_report() {
+            self.clock.note_report(from, at, millis);
+        }
+        if self.observed_at.is_none_or(|at| now >= at + OBSERVE_INTERVAL)
+            && let Some((at, wall)) = clock.wall_millis()
+        {
+            self.observed_at = Some(now);
+            match self.clock.observe(at, wall) {
+                Some(Jump::Seen(by)) => tracing::warn!(
+                    by_ms = by,
+                    "wall clock jumped; the jump counts once it has lasted {} s",
+                    CONFIRM_AFTER.as_secs()
+                ),
+                Some(Jump::Accepted(by)) => {
+                    tracing::warn!(by_ms = by, "wall clock jump accepted: it has lasted");
+                }
+                Some(Jump::Undone) => tracing::info!("wall clock jump undone"),
+                None => {}
+            }
+        }
+        if self.published_at.is_none_or(|at| now >= at + PUBLISH_INTERVAL) {
+            self.published_at = Some(now);
+            self.publish(now);
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let (own, agreed) = (self.clock.wall().read(now), self.clock.agreed(now));
+        let replicated = self.clock.advance(now);
+        let jumps = self.clock.wall().jumps();
+        let resets = self.clock.applied().resets;
+        let readings = ClockReadings { own, agreed, replicated, jumps, resets };
+        self.board.publish(now, readings, |peer| self.clock.ahead_of_own(peer, now));
+        let difference = |one: u64, other: u64| {
+            i64::try_from(one).unwrap_or(i64::MAX) - i64::try_from(other).unwrap_or(i64::MAX)
+        };
+        let Some((own, agreed)) = own.zip(agreed) else { return };
+        let (own_ahead, ahead) = (difference(own, agreed), difference(replicated, agreed));
+        let differs = own_ahead.abs() >= WARN_MILLIS || ahead >= WARN_MILLIS;
+        if differs && !self.warned {
+            tracing::warn!(
+                wall_clock_ahead_ms = own_ahead,
+                replicated_clock_ahead_ms = ahead,
+                "clocks differ from the time that the wall clocks of a quorum agree on; set this \
+                 machine's clock, or use CLOCK RESET if it is the replicated clock"
+            );
+        }
+        self.warned = differs;
+    }
+
+    /// Records `applied`, the replicated clock in the state that this replica has applied up to
+    /// `now`.
+    pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
+        self.clock.note_applied(now, applied);
+    }
+
+    /// Sets the time in milliseconds since 1970 that the replicated clock must reach for reads that
+    /// wait in the applier; `None` if no reads wait.
+    pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
+        self.clock.set_read_target(millis);
+    }
+
+    /// Records that the last proposed clock entry (log entry that advances the replicated clock)
+    /// did not enter the log.
+    pub(super) fn proposal_refused(&mut self) {
+        self.clock.proposal_refused();
+    }
+
+    /// Records a leader change, after which the last proposed clock entry (log entry that advances
+    /// the replicated clock) may be lost.
+    pub(super) fn leader_changed(&mut self) {
+        self.clock.leader_changed();
+    }
+
+    /// Returns the replicated clock that the applied state must reach before reads that are
+    /// confirmed at `now` are answered.
+    pub(super) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
+        ReadTimestamp { millis: self.clock.advance(now), resets: self.clock.applied().resets }
+    }
+
+    /// Returns the clock entry (log entry that advances the replicated clock) to be proposed before
+    /// a write that arrives now; `None` if the clock need not advance.
+    pub(super) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
+        let millis = self.clock.entry_before_write(now)?;
+        Some(self.entry(millis))
+    }
+
+    /// Returns the clock entry (log entry that advances the replicated clock) to be proposed
+    /// because a key has expired or reads wait for the clock; `None` if none is due.
+    pub(super) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
+        let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
+        Some(self.entry(millis))
+    }
+
+    /// Returns when [`CoreClock::due`] may next return an entry; `None` if no key expires and no
+    /// reads wait.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.clock.next_due(now)
+    }
+
+    fn entry(&self, millis: u64) -> ClientRequest {
+        // No client waits for it, so it has the key of no request.
+        let key = RequestKey::default();
+        let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
+        let payload = Command { key, operation }.encode();
+        ClientRequest { key, kind: RequestKind::Write, payload }
+    }
+
+    /// Fills the new time into a `CLOCK RESET` request. If the replicated clock is ahead of the
+    /// time that a quorum agrees on, by [`RESET_MIN_MILLIS`] or more, the new time is the agreed
+    /// time (0 if unknown); otherwise the new time is the clock's current time.
+    pub(super) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
+        let time = self.clock.advance(now);
+        let agreed = self.clock.agreed(now).unwrap_or(0);
+        let is_ahead = time.saturating_sub(agreed) >= RESET_MIN_MILLIS;
+        let operation = Operation::ResetClock { millis: if is_ahead { agreed } else { time } };
+        request.payload = Command { key: request.key, operation }.encode();
+        if is_ahead && agreed > 0 {
+            tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
+        }
+    }
+
+    /// Returns whether requests must wait because this replica, the leader of `term`, does not know
+    /// the wall clocks of a quorum yet.
+    pub(super) fn must_wait(&mut self, now: Instant, term: Term) -> bool {
+        !self.clock.is_ready(now, term)
+    }
+
+    /// Holds a request until the wall clocks of a quorum are known. Returns the request as an error
+    /// if too many are held.
+    pub(super) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
+        if self.held.len() >= HELD_MAX {
+            return Err(message);
+        }
+        self.held.push(message);
+        Ok(())
+    }
+
+    /// Holds a forwarded write until the wall clocks of a quorum are known. Returns the write as an
+    /// error if too many are held.
+    pub(super) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
+        if self.held_forwarded.len() >= HELD_MAX {
+            return Err(write);
+        }
+        self.held_forwarded.push(write);
+        Ok(())
+    }
+
+    /// Returns whether requests or forwarded writes are held until the wall clocks of a quorum are
+    /// known.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty() || !self.held_forwarded.is_empty()
+    }
+
+    /// Removes and returns the forwarded writes, then the requests, that were held until the wall
+    /// clocks of a quorum are known.
+    pub(super) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
+        (std::mem::take(&mut self.held_forwarded), std::mem::take(&mut self.held))
+    }
+
+    /// Queues a report that the wall clock of peer `from` showed `millis` (since 1970) when the
+    /// monotonic clock here showed `now`.
+    #[cfg(test)]
+    pub(super) fn report(&mut self, from: NodeId, now: Instant, millis: u64) {
+        self.board.report(from, now, millis);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClientId, RequestId};
+
+    #[test]
+    fn reset_sets_the_agreed_time_only_if_the_clock_is_ahead() {
+        let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
+        let clock = Clock::start();
+        let applied = AppliedClock::default();
+        let mut core = CoreClock::new(&[NodeId(2)], Arc::clone(&board), applied, &clock);
+        let key = RequestKey { client: ClientId(1), request: RequestId([1; 16]) };
+        let filled = |core: &mut CoreClock, now| {
+            let payload = Command { key, operation: Operation::ResetClock { millis: 0 } }.encode();
+            assert!(Command::resets_clock(&payload));
+            let mut request = ClientRequest { key, kind: RequestKind::Write, payload };
+            core.fill_reset(now, &mut request);
+            match Command::decode(&request.payload).unwrap().operation {
+                Operation::ResetClock { millis } => millis,
+                other => panic!("{other:?}"),
+            }
+        };
+        let now = clock.now();
+        let ahead = 1 << 50;
+        core.note_applied(now, AppliedClock { millis: ahead, resets: 0, next_expiry: None });
+        assert_eq!(filled(&mut core, now), 0, "the peer's clock is not known");
+        let (_, wall) = clock.wall_millis().expect("two readings close together");
+        board.report(NodeId(2), now, wall);
+        core.tick(clock.now(), &clock);
+        let agreed = filled(&mut core, now);
+        assert!(agreed > 0 && agreed <= wall + 1_000, "{agreed} at {wall}");
+        core.note_applied(now, AppliedClock { millis: agreed, resets: 1, next_expiry: None });
+        assert!(filled(&mut core, now) >= agreed);
+    }
+}

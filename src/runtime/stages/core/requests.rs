@@ -1,0 +1,417 @@
+//! What the core admits: requests and peers' messages go to the replica, wait for the clocks of a
+//! quorum, or are refused while too much is in flight.
+
+use std::time::Duration;
+use std::vec;
+
+use crate::kv::{Command, DEDUP_ENTRIES_MAX};
+use crate::raft::{
+    AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
+};
+use crate::runtime::channels::{ForwardedWrite, JOB_BYTES_MAX, Requests};
+use crate::types::RequestKey;
+use crate::wire::frame::Attempt;
+
+use super::Core;
+
+/// Minimum time between two requests for a snapshot that are made because the log in memory is
+/// full.
+const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum number of log entries between the first copy of a forwarded write (the sender's applied
+/// index when it was sent) and a repeated copy. Below the capacity of the deduplication table, so
+/// that the table still has the outcome of the first copy.
+pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
+const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
+
+/// What happens to a client's request in a replica that is not the leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NonLeaderPolicy {
+    /// The consensus code decides: it holds the request until a leader is known, or redirects the
+    /// client to the leader.
+    Replica,
+    /// The core refuses the request at once, and the network stage holds the request until a leader
+    /// is known. So a forwarded write never enters the log long after its sender has sent it again.
+    Refuse,
+}
+
+/// Received requests that were not handled yet, in order of arrival.
+#[derive(Debug)]
+pub(super) enum PendingRequests {
+    Clients(vec::IntoIter<ClientRequest>),
+    Forwarded(vec::IntoIter<ForwardedWrite>),
+}
+
+/// One request for the core: of a client of this replica, or a write forwarded by a peer.
+pub(super) enum Request {
+    Client(ClientRequest),
+    Forwarded(ForwardedWrite),
+}
+
+impl Default for PendingRequests {
+    fn default() -> PendingRequests {
+        PendingRequests::Clients(Vec::new().into_iter())
+    }
+}
+
+impl PendingRequests {
+    pub(super) fn new(requests: Requests) -> PendingRequests {
+        match requests {
+            Requests::Clients(requests) => PendingRequests::Clients(requests.into_iter()),
+            Requests::Forwarded(writes) => PendingRequests::Forwarded(writes.into_iter()),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Request> {
+        match self {
+            PendingRequests::Clients(requests) => requests.next().map(Request::Client),
+            PendingRequests::Forwarded(writes) => writes.next().map(Request::Forwarded),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            PendingRequests::Clients(requests) => requests.as_slice().is_empty(),
+            PendingRequests::Forwarded(writes) => writes.as_slice().is_empty(),
+        }
+    }
+}
+
+impl Core {
+    /// Updates the core's clocks. Admits the held requests once the wall clocks of a quorum are
+    /// known, or this replica no longer leads.
+    pub(super) fn update_clocks(&mut self) {
+        let Some(clock) = &mut self.replicated_clock else { return };
+        clock.tick(self.now, &self.clock);
+        let leads = self.replica.is_leader();
+        if clock.holds() && !(leads && clock.must_wait(self.now, self.replica.term())) {
+            let (forwarded, messages) = clock.release();
+            for write in forwarded {
+                self.admit_forwarded(write);
+            }
+            for message in messages {
+                self.admit(message);
+            }
+        }
+    }
+
+    /// Returns the replicated clock, to which requests are given to be held, if this replica leads
+    /// and does not know the wall clocks of a quorum yet. Otherwise returns `None`: requests need
+    /// not wait.
+    fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
+        if !self.replica.is_leader() {
+            return None;
+        }
+        let (now, term) = (self.now, self.replica.term());
+        let clock = self.replicated_clock.as_mut()?;
+        clock.must_wait(now, term).then_some(clock)
+    }
+
+    /// Passes a request or a peer's message to the replica, or refuses or drops it while too many
+    /// bytes are in flight or the log in memory is full.
+    pub(super) fn admit(&mut self, mut message: Msg) {
+        if let Msg::Client(request) = &message {
+            let key = request.key;
+            if self.non_leader_policy == NonLeaderPolicy::Refuse && !self.replica.is_leader() {
+                self.refuse(key, RefusalReason::NotLeader);
+                return;
+            }
+            if let Some(clock) = self.clock_to_wait_for() {
+                if clock.hold(message).is_err() {
+                    self.refuse_busy(key);
+                }
+                return;
+            }
+        }
+        // If no snapshot can be taken, for want of disk space perhaps, the log can't be compacted
+        // and must not grow for ever. Reads add nothing to it.
+        let log_bytes = self.replica.log().bytes() as u64;
+        let log_is_full = log_bytes >= self.memory.log_bytes_max();
+        let is_due = |at| self.now.since(at) >= FULL_LOG_INTERVAL;
+        if log_is_full && self.full_log_snapshot_at.is_none_or(is_due) {
+            self.full_log_snapshot_at = Some(self.now);
+            self.applies.take_snapshot = true;
+        }
+        let is_behind = self.in_flight.bytes() >= JOB_BYTES_MAX;
+        if is_behind || log_is_full {
+            match message {
+                Msg::Client(ClientRequest { kind: RequestKind::Read, .. }) if !is_behind => {}
+                Msg::Client(request) => {
+                    self.refuse_busy(request.key);
+                    return;
+                }
+                // Heartbeats are still admitted: a slow replica must not start elections.
+                Msg::Peer(Envelope {
+                    message: PeerMsg::AppendEntries(AppendEntries { ref entries, .. }),
+                    ..
+                }) if !entries.is_empty()
+                    && (is_behind || log_bytes >= self.memory.appended_bytes_max()) =>
+                {
+                    self.counters.appends_dropped.add_one();
+                    return;
+                }
+                Msg::Peer(_)
+                | Msg::Persisted(_)
+                | Msg::Applied { .. }
+                | Msg::SnapshotTaken(_)
+                | Msg::ChunkStored(_)
+                | Msg::Installed(_)
+                | Msg::DiskSpace(_) => {}
+            }
+        }
+        if let Msg::Client(request @ ClientRequest { kind: RequestKind::Write, .. }) = &mut message
+            && self.replica.accepts_writes()
+            && !self.set_clock_before(request)
+        {
+            let key = request.key;
+            self.refuse_busy(key);
+            return;
+        }
+        self.handle(message);
+    }
+
+    /// Proposes the clock entry that must precede a write, if one is needed, and fills the time
+    /// into a `CLOCK RESET` request. Returns false if the log is full: without the clock entry the
+    /// write would be applied at an older time, and its key would expire too early.
+    fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
+        let Some(clock) = &mut self.replicated_clock else { return true };
+        let entry = clock.before_write(self.now);
+        if Command::resets_clock(&request.payload) {
+            clock.fill_reset(self.now, request);
+        }
+        let Some(entry) = entry else { return true };
+        let last = self.replica.log().last();
+        self.handle(Msg::Client(entry));
+        let was_added = self.replica.log().last() != last;
+        if !was_added && let Some(clock) = &mut self.replicated_clock {
+            clock.proposal_refused();
+        }
+        was_added
+    }
+
+    /// Admits a forwarded write if the state machine is sure to recognise any other copy of the
+    /// write in the log, since its deduplication table is bounded. This is decided here, when the
+    /// write gets its index, because a copy may have been delayed for long.
+    ///
+    /// - A first copy is admitted by the leader of the term that it names. Its sender sends it
+    ///   again after a change of the term or of the connection, and what is left on the old
+    ///   connection is never read then. So a first copy is in the log before any other copy or
+    ///   never, and if it is refused it certainly never is.
+    /// - A repeated copy is admitted if the log has not grown too far since the first was sent. All
+    ///   admitted copies have indexes after that point, and this one is not far from it, so each
+    ///   finds the earlier ones in the table. Otherwise the copy is dropped, and its client gets
+    ///   `UNCERTAIN`.
+    pub(super) fn admit_forwarded(&mut self, write: ForwardedWrite) {
+        if let Some(clock) = self.clock_to_wait_for() {
+            match clock.hold_forwarded(write) {
+                Ok(()) => {}
+                Err(ForwardedWrite { attempt: Attempt::First { .. }, request }) => {
+                    self.refuse(request.key, RefusalReason::Busy);
+                }
+                Err(ForwardedWrite { attempt: Attempt::Again { .. }, .. }) => {
+                    self.counters.repeats_dropped.add_one();
+                }
+            }
+            return;
+        }
+        match write.attempt {
+            Attempt::First { term } if self.replica.is_leader() && self.replica.term() == term => {
+                self.admit(Msg::Client(write.request));
+            }
+            Attempt::First { .. } => self.refuse(write.request.key, RefusalReason::NotLeader),
+            Attempt::Again { since } => {
+                let last = self.replica.log().last().index.0;
+                if self.replica.is_leader() && last.saturating_sub(since.0) < AGAIN_ENTRIES_MAX {
+                    self.admit(Msg::Client(write.request));
+                } else {
+                    self.counters.repeats_dropped.add_one();
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, key: RequestKey, reason: RefusalReason) {
+        let leader = self.replica.last_known_leader();
+        self.effects.refusals.push(Refusal { key, reason, leader });
+    }
+
+    fn refuse_busy(&mut self, key: RequestKey) {
+        self.counters.requests_busy.add_one();
+        self.refuse(key, RefusalReason::Busy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{
+        append, leading_core, leading_core_at, quiet_core, with_clock, write,
+    };
+    use super::*;
+    use crate::clock::AppliedClock;
+    use crate::kv::Operation;
+    use crate::raft::Persisted;
+    use crate::record::Entry;
+    use crate::runtime::boards::MemoryBoard;
+    use crate::runtime::channels::{Applied, CoreItem, LogWriterEnds};
+    use crate::runtime::clock::Clock;
+    use crate::types::{ClientId, Index, NodeId, RequestId, Term};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn forwarded(number: u8, attempt: Attempt) -> ForwardedWrite {
+        let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
+        let request = ClientRequest { key, kind: RequestKind::Write, payload: Bytes::new() };
+        ForwardedWrite { attempt, request }
+    }
+
+    /// The clock entries that were sent to the log writer.
+    fn clock_entries(log_writer: &LogWriterEnds) -> Vec<u64> {
+        let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+        let entries: Vec<_> = jobs.flat_map(|job| job.entries).collect();
+        let millis = |payload: &[u8]| match Command::decode(payload).ok()?.operation {
+            Operation::Clock { millis, .. } => Some(millis),
+            _ => None,
+        };
+        entries.iter().filter_map(|entry| millis(entry.payload())).collect()
+    }
+
+    #[test]
+    fn clock_entry_precedes_writes_and_serves_waiting_reads() {
+        let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
+        let mut core = with_clock(core, &[]);
+        network.requests.try_send(Requests::Clients(vec![write(1), write(2)])).unwrap();
+        core.run_once(None);
+        let first = clock_entries(&log_writer);
+        assert_eq!(first.len(), 1, "{first:?}");
+        let clock = AppliedClock { millis: first[0], resets: 0, next_expiry: None };
+        let applied = Applied { clock, clock_wanted: Some(first[0] + 1), ..Applied::default() };
+        core.run_once(Some(CoreItem::Applied(applied)));
+        let mut second = clock_entries(&log_writer);
+        while second.is_empty() {
+            // The wanted time has not come yet; the core wakes up by itself.
+            core.wait();
+            core.run_once(None);
+            second = clock_entries(&log_writer);
+        }
+        assert!(second.len() == 1 && second[0] > first[0], "{second:?}");
+    }
+
+    #[test]
+    fn requests_wait_until_the_clocks_of_a_quorum_are_known() {
+        let (core, network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
+        let mut core = with_clock(core, &[NodeId(8), NodeId(9)]);
+        network.requests.try_send(Requests::Clients(vec![write(1)])).unwrap();
+        core.run_once(None);
+        let last = core.replica.log().last().index;
+        let write = forwarded(2, Attempt::First { term: Term(2) });
+        network.requests.try_send(Requests::Forwarded(vec![write])).unwrap();
+        core.run_once(None);
+        assert_eq!((core.replica.log().last().index, clock_entries(&log_writer)), (last, vec![]));
+        let (now, wall) = core.clock.wall_millis().expect("two readings close together");
+        let clock = core.replicated_clock.as_mut().expect("this core has one");
+        clock.report(NodeId(8), now, wall);
+        core.run_once(None);
+        assert_eq!(core.replica.log().last().index.0, last.0 + 3, "two writes and the clock");
+        assert_eq!(clock_entries(&log_writer).len(), 1);
+    }
+
+    #[test]
+    fn forwarded_write_of_another_term_is_refused() {
+        let (mut core, network, ..) = leading_core(3);
+        let last = core.replica.log().last().index;
+        let writes = [1, 2, 3, 2].map(|term| Attempt::First { term: Term(term) });
+        let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
+        assert_eq!(core.replica.log().last().index.0, last.0 + 2, "the writes of term 2");
+        let outbound = network.outbound.try_recv().unwrap();
+        let refused: Vec<_> = outbound
+            .refusals
+            .iter()
+            .map(|refusal| (refusal.key.request.0[0], refusal.reason))
+            .collect();
+        assert_eq!(refused, [(1, RefusalReason::NotLeader), (3, RefusalReason::NotLeader)]);
+    }
+
+    #[test]
+    fn resent_write_beyond_the_dedup_window_is_dropped() {
+        let (mut core, network, ..) = leading_core(AGAIN_ENTRIES_MAX + 10);
+        let last = core.replica.log().last().index.0;
+        let oldest = last + 1 - AGAIN_ENTRIES_MAX;
+        let writes = [oldest - 1, oldest, last].map(|since| Attempt::Again { since: Index(since) });
+        let writes = (1..).zip(writes).map(|(number, attempt)| forwarded(number, attempt));
+        network.requests.try_send(Requests::Forwarded(writes.collect())).unwrap();
+        core.run_once(None);
+        // The first is not admitted and not refused either: an earlier copy may be in the log.
+        assert_eq!(core.counters.repeats_dropped.get(), 1);
+        assert!(network.outbound.try_iter().all(|outbound| outbound.refusals.is_empty()));
+        // The second has no copy up to `oldest`, and is now the last entry but one.
+        let index = core.replica.log().last().index.0 - 1;
+        assert_eq!((index, index - oldest), (last + 1, AGAIN_ENTRIES_MAX));
+    }
+
+    #[test]
+    fn requests_are_refused_above_the_in_flight_byte_limit() {
+        let (mut core, network, ..) = quiet_core();
+        core.in_flight.start_apply(JOB_BYTES_MAX);
+        let request = ClientRequest {
+            key: RequestKey::default(),
+            kind: RequestKind::Write,
+            payload: Bytes::new(),
+        };
+        network.requests.try_send(Requests::Clients(vec![request])).unwrap();
+        core.run_once(Some(CoreItem::Peers(vec![append(2), append(0)])));
+        assert_eq!(core.counters.requests_busy.get(), 1);
+        assert_eq!(core.counters.appends_dropped.get(), 1, "a heartbeat is admitted");
+        let outbound = network.outbound.try_recv().unwrap();
+        let reasons: Vec<_> = outbound.refusals.iter().map(|refusal| refusal.reason).collect();
+        assert_eq!(reasons, [RefusalReason::Busy]);
+        core.run_once(Some(CoreItem::Applied(Applied { bytes: 1, ..Applied::default() })));
+        assert_eq!(core.in_flight.bytes(), JOB_BYTES_MAX - 1);
+        core.run_once(Some(CoreItem::Peers(vec![append(2)])));
+        assert_eq!(core.counters.appends_dropped.get(), 1, "appends are admitted again");
+    }
+
+    #[test]
+    fn uncompactable_log_stays_within_its_memory_share() {
+        let (core, network, log_writer, _applier) = leading_core(3);
+        let memory = Arc::new(MemoryBoard::default());
+        let mut core = core.with_memory(Arc::clone(&memory));
+        // The smallest share.
+        memory.set_limit(1);
+        let share = usize::try_from(memory.log_bytes_max()).unwrap();
+        let request = |number: u8, kind| {
+            let key = RequestKey { client: ClientId(1), request: RequestId([number; 16]) };
+            let payload = Bytes::from(vec![0; 1 << 20]);
+            ClientRequest { key, kind, payload }
+        };
+        let mut refused = 0;
+        for number in 0..100 {
+            core.in_flight = super::super::InFlight::default();
+            let requests = Requests::Clients(vec![request(number, RequestKind::Write)]);
+            network.requests.try_send(requests).unwrap();
+            core.run_once(None);
+            let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+            let persisted = jobs.map(|job| {
+                let last = job.entries.last().map(Entry::id);
+                Persisted { sequence: job.sequence, last }
+            });
+            let completions = persisted.collect();
+            core.run_once(Some(CoreItem::Persisted { completions, bytes: 0 }));
+            refused += network.outbound.try_iter().map(|it| it.refusals.len()).sum::<usize>();
+        }
+        let bytes = core.replica.log().bytes();
+        assert!(bytes >= share && bytes < share + (2 << 20), "{bytes} of {share}");
+        assert!(refused >= 30, "{refused} refused");
+        assert!(core.full_log_snapshot_at.is_some(), "a snapshot is requested");
+        core.in_flight = super::super::InFlight::default();
+        let last = core.replica.log().last();
+        core.admit(Msg::Client(request(200, RequestKind::Read)));
+        core.admit(Msg::Peer(append(0)));
+        assert_eq!((core.replica.log().last(), core.effects.refusals.len()), (last, 0));
+        memory.set_limit(4 * share as u64);
+        core.admit(Msg::Client(request(201, RequestKind::Write)));
+        // A clock entry may have come first.
+        assert!(core.replica.log().last().index > last.index, "writes are admitted again");
+    }
+}

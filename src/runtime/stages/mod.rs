@@ -1,0 +1,49 @@
+//! The stages of a replica: plain objects, each with a pass that receives what is waiting, calls
+//! pure code, and sends once. How they are put on threads is decided in `threads.rs`.
+//!
+//! | stage | file | owns |
+//! |---|---|---|
+//! | network | the server's and the course's; the trait is in `network.rs` | the sockets |
+//! | core | `core/` | [`Replica`](crate::raft::Replica) and the monotonic clock |
+//! | log writer | `log_writer.rs`, over the files of `disk_log.rs` | the log |
+//! | applier | `applier.rs` | the state machine |
+//! | snapshots | `snapshots.rs` | the snapshot files |
+
+pub(crate) mod applier;
+pub(crate) mod core;
+pub(crate) mod disk_log;
+pub(crate) mod disk_space;
+pub(crate) mod log_writer;
+pub(crate) mod network;
+#[cfg(test)]
+mod seeded_tests;
+pub(crate) mod snapshot_scheduler;
+pub(crate) mod snapshots;
+pub(crate) mod threads;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+use self::applier::Applier;
+use self::core::Core;
+use self::log_writer::LogWriter;
+use self::snapshots::SnapshotIo;
+
+/// The stages of one replica, as passed to the code that starts their threads.
+pub(crate) struct Stages<N> {
+    pub(crate) network: N,
+    pub(crate) core: Core,
+    pub(crate) log_writer: LogWriter,
+    pub(crate) applier: Applier,
+    /// The snapshots stage; `None` for a replica that takes no snapshots (under a simulator of the
+    /// course).
+    pub(crate) snapshots: Option<SnapshotIo>,
+}
+
+/// Returns a random seed for the replica, from the random keys that the system gives the standard
+/// library's hash maps.
+pub(crate) fn random_seed() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}

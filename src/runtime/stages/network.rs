@@ -1,0 +1,52 @@
+//! The network stage as the threads see it. The course and the server have one each.
+
+use std::io;
+use std::time::Duration;
+
+use crate::runtime::pass::StageState;
+
+/// The network stage as seen by the code that assigns stages to threads: owns the sockets and moves
+/// messages between them and the other stages.
+pub(crate) trait NetworkStage: Send {
+    /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for no limit.
+    ///
+    /// # Errors
+    /// If the system refuses to poll.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Waits like [`NetworkStage::wait`], but is called only if no other thread ever wakes this
+    /// one, so that an implementation may block in its socket instead of in `Poll`.
+    ///
+    /// # Errors
+    /// If the system refuses to poll.
+    fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
+        self.wait(Some(timeout))
+    }
+
+    /// Reads the sockets and sends the requests and messages in them to the core: the first half of
+    /// a pass (turn of the stage's loop). Returns whether the stage continues.
+    fn receive(&mut self) -> StageState;
+
+    /// Writes replies and messages to peers: the second half of a pass (turn of the stage's loop).
+    ///
+    /// # Errors
+    /// If the operating system fails to register a socket for polling.
+    fn send(&mut self) -> io::Result<()>;
+
+    /// Stops the core, which stops all other stages.
+    fn stop_others(self);
+
+    /// Runs the stage's loop on the current thread until the stage stops by itself.
+    ///
+    /// # Errors
+    /// If a half of a pass fails.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.wait(None)?;
+            if self.receive() == StageState::Stopped {
+                return Ok(());
+            }
+            self.send()?;
+        }
+    }
+}

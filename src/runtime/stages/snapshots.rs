@@ -1,0 +1,503 @@
+//! The snapshots stage: snapshot I/O. It writes snapshots of this replica's own state, sends the
+//! latest one to followers that are far behind, and stores the one that a leader sends. It owns the
+//! snapshot files, and always has a thread of its own, because this takes seconds.
+//!
+//! It may be late itself, but must not make others late: it writes in small slices, slowly while
+//! the log grows slowly (`snapshot_scheduler.rs`), syncs them on the way, and runs at a low
+//! priority.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::RecvTimeoutError;
+
+use crate::kv::{SnapshotWriter, StateMachine, View};
+use crate::raft::{ChunkStored, Envelope, PeerMsg, SnapshotChunk, SnapshotId};
+use crate::runtime::boards::{DiskSpaceBoard, RuntimeCounters};
+use crate::runtime::channels::{
+    CoreItem, QUEUE_LEN, ReceivedSnapshot, SnapshotEnds, SnapshotEvent, SnapshotJob,
+};
+use crate::runtime::fatal::exit_on_disk_failure;
+use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier, snapshot_id};
+use crate::storage::failpoint::reach;
+use crate::storage::{
+    self, RealDisk, SnapshotCheck, SnapshotSource, Snapshots as Files, StorageError,
+};
+
+use super::snapshot_scheduler::SnapshotScheduler;
+
+/// Bytes of a snapshot in one message (chunk) to a follower.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of a snapshot written at once. Pauses between the writes limit a snapshot to 64 MiB per
+/// second, but there are none while the log grows faster than the snapshot.
+const SLICE_BYTES: usize = 256 << 10;
+const SLICE_INTERVAL: Duration = Duration::from_millis(4);
+/// How long a snapshot stays readable after a chunk of it was last read for a follower, even if a
+/// newer snapshot has replaced it, so that the transfer to the follower can complete.
+const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time without a chunk after which a follower assumes that the leader has stopped sending its
+/// snapshot. A snapshot of the follower's own state may then replace what was received.
+const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Minimum time between two reports to the core that the latest snapshot is damaged.
+const LOST_INTERVAL: Duration = Duration::from_secs(1);
+/// Niceness (Unix scheduling priority; higher means less urgent) of the snapshots stage's thread,
+/// on systems where threads have their own.
+const NICENESS: i32 = 10;
+
+/// Writer of a snapshot file that is not complete yet.
+type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
+
+/// The snapshot files of the replica's folder when the process started, and the state loaded from
+/// the latest.
+pub(crate) struct LoadedSnapshots {
+    pub(crate) files: Files<RealDisk>,
+    /// The latest undamaged snapshot and the state loaded from it; `None` if there is none.
+    pub(crate) latest: Option<(SnapshotId, StateMachine)>,
+}
+
+/// Loads the latest undamaged snapshot in the folder of `disk`; logs an error for each damaged one.
+///
+/// # Errors
+/// If the folder can't be read.
+pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageError> {
+    let mut files = Files::open(disk)?;
+    let loaded = files.load(SnapshotLoader::default)?;
+    for error in &loaded.damaged {
+        tracing::error!(%error, "snapshot damaged; trying the one before it");
+    }
+    Ok(LoadedSnapshots { files, latest: loaded.latest })
+}
+
+/// A snapshot of this replica's own state that is being written.
+struct Taking {
+    source: SnapshotWriter,
+    file: Writer,
+    /// When the next slice of the snapshot may be written.
+    next_at: Instant,
+    /// Buffer of the slice that is written, empty between slices and kept to reuse its memory.
+    slice: Vec<u8>,
+}
+
+/// A snapshot of the leader that is being received in chunks.
+struct Incoming {
+    snapshot: SnapshotId,
+    /// The file to which received chunks of the snapshot are written; `None` once the snapshot is
+    /// complete.
+    file: Option<Writer>,
+    received_bytes: u64,
+    /// When the last chunk of the snapshot arrived.
+    heard_at: Instant,
+}
+
+/// The snapshots stage: takes, sends and receives snapshots.
+pub(crate) struct SnapshotIo {
+    files: Files<RealDisk>,
+    taking: Option<Taking>,
+    incoming: Option<Incoming>,
+    /// Snapshots that are being sent to followers, each with the time at which a chunk of it was
+    /// last read.
+    outgoing: Vec<(SnapshotId, Instant)>,
+    /// The leader's snapshot that was last refused for want of disk space, so that the refusal is
+    /// logged once; `None` if none was.
+    refused: Option<SnapshotId>,
+    /// When the core was last told that the latest snapshot is damaged; `None` if it never was.
+    lost_at: Option<Instant>,
+    scheduler: SnapshotScheduler,
+    disk_space: Arc<DiskSpaceBoard>,
+    ends: SnapshotEnds,
+    counters: Arc<RuntimeCounters>,
+}
+
+/// Verifies a snapshot while it is read back, and reports the progress to the scheduler.
+struct ReadBack<'s> {
+    verifier: SnapshotVerifier,
+    scheduler: &'s SnapshotScheduler,
+    read_bytes: u64,
+    all_bytes: u64,
+}
+
+impl SnapshotCheck for ReadBack<'_> {
+    type Whole = ();
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.read_bytes += piece.len() as u64;
+        self.scheduler.note_read(self.read_bytes, self.all_bytes);
+        self.verifier.feed(piece)
+    }
+
+    fn finish(self) -> Result<(SnapshotId, ()), String> {
+        self.verifier.finish()
+    }
+}
+
+impl SnapshotIo {
+    pub(crate) fn new(
+        files: Files<RealDisk>,
+        scheduler: SnapshotScheduler,
+        disk_space: Arc<DiskSpaceBoard>,
+        ends: SnapshotEnds,
+        counters: Arc<RuntimeCounters>,
+    ) -> SnapshotIo {
+        if let Some(latest) = files.latest() {
+            scheduler.board().note(latest);
+        }
+        SnapshotIo {
+            files,
+            taking: None,
+            incoming: None,
+            outgoing: Vec::new(),
+            refused: None,
+            lost_at: None,
+            scheduler,
+            disk_space,
+            ends,
+            counters,
+        }
+    }
+
+    /// Runs the stage's loop on the current thread until core and applier have stopped.
+    pub(crate) fn run(&mut self) {
+        // Without the permission for it the stage runs at normal priority.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        loop {
+            let job = match &self.taking {
+                Some(taking) => self.ends.jobs.recv_deadline(taking.next_at),
+                None => self.ends.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
+                Ok(job) => self.run_once(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.taking.as_ref().is_some_and(|taking| Instant::now() >= taking.next_at) {
+                self.write_slice();
+            }
+        }
+    }
+
+    /// Runs one pass (turn of the stage's loop): handles `first` and the jobs in the queue, up to a
+    /// limit. Slices of the running snapshot are written between passes.
+    fn run_once(&mut self, first: SnapshotJob) {
+        let mut next = Some(first);
+        for _ in 0..QUEUE_LEN {
+            let Some(job) = next.take().or_else(|| self.ends.jobs.try_recv().ok()) else { break };
+            match job {
+                SnapshotJob::SendChunks(envelopes) => self.send_chunks(envelopes),
+                SnapshotJob::StoreChunks(chunks) => {
+                    for chunk in chunks {
+                        self.store_chunk(&chunk);
+                    }
+                }
+                SnapshotJob::Verify(suspects) => {
+                    for id in suspects {
+                        self.verify(id);
+                    }
+                }
+                SnapshotJob::Write(view) => self.begin(*view),
+                SnapshotJob::Drop(store) => drop(store),
+            }
+        }
+    }
+
+    fn report(&self, event: SnapshotEvent) {
+        // An error means that the core has stopped, and then so does this stage.
+        let _ = self.ends.to_core.send(CoreItem::Snapshot(event));
+    }
+
+    // Snapshots of this replica's own state.
+
+    fn begin(&mut self, view: View) {
+        if let Some(Incoming { file: Some(_), snapshot, heard_at, .. }) = &self.incoming {
+            // Three snapshots in the folder would be too many. But if this state has meanwhile come
+            // as far through the log, the leader sends no more chunks, and waiting would be in
+            // vain.
+            let is_further = snapshot.last.index > view.last().index;
+            if is_further && heard_at.elapsed() < INCOMING_TIMEOUT {
+                self.scheduler.give_up(false);
+                return;
+            }
+            self.abandon_incoming();
+        }
+        // It will be about as large as the latest one.
+        if !self.disk_space.fits_snapshot(self.scheduler.board().bytes()) {
+            self.skip_for_space();
+            return;
+        }
+        let source = SnapshotWriter::new(view);
+        match self.files.begin(SnapshotSource::Own) {
+            Ok(file) => {
+                let next_at = Instant::now();
+                self.taking = Some(Taking { source, file, next_at, slice: Vec::new() });
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Writes the next slice of the running snapshot, and completes the snapshot after its last
+    /// slice.
+    fn write_slice(&mut self) {
+        let Some(mut taking) = self.taking.take() else { return };
+        let Taking { source, file, slice, .. } = &mut taking;
+        let mut end = None;
+        while end.is_none() && slice.len() < SLICE_BYTES {
+            end = source.write(&mut |piece| slice.extend_from_slice(piece));
+        }
+        if !self.disk_space.fits_snapshot(slice.len() as u64) {
+            let abandoned = self.files.abandon(taking.file);
+            self.skip_for_space();
+            abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
+            return;
+        }
+        if let Err(error) = self.files.write(file, slice) {
+            let abandoned = self.files.abandon(taking.file);
+            self.fail(&error);
+            abandoned.unwrap_or_else(|error| exit_on_disk_failure(&error));
+            return;
+        }
+        let (tables, all_tables) = source.progress();
+        self.scheduler.note_written(tables, all_tables);
+        slice.clear();
+        slice.shrink_to(SLICE_BYTES * 2);
+        let Some(end) = end else {
+            let pause = if self.scheduler.is_late() { Duration::ZERO } else { SLICE_INTERVAL };
+            taking.next_at = Instant::now() + pause;
+            self.taking = Some(taking);
+            return;
+        };
+        let Taking { source, file, .. } = taking;
+        // Frees the memory that the view shares with the state.
+        drop(source);
+        let id = snapshot_id(end);
+        self.keep_outgoing_open();
+        let read_back = ReadBack {
+            verifier: SnapshotVerifier::default(),
+            scheduler: &self.scheduler,
+            read_bytes: 0,
+            all_bytes: id.bytes,
+        };
+        match self.files.finish(file, id, read_back) {
+            Ok(()) => {
+                tracing::info!(last_included = %id.last, bytes = id.bytes, "snapshot taken");
+                self.publish_latest();
+                self.scheduler.succeed();
+                self.report(SnapshotEvent::Taken(id));
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Gives up the running snapshot after an error if the replica can go on without it: if the
+    /// disk is full, or if the file reads back differently, since the log still has all entries.
+    /// Any other disk error ends the process.
+    fn fail(&self, error: &StorageError) {
+        if !is_tolerable(error) {
+            exit_on_disk_failure(error);
+        }
+        tracing::error!(%error, "snapshot failed, so the log is not compacted");
+        self.scheduler.give_up(true);
+    }
+
+    /// Logs that there is too little disk space for a snapshot, and records that the snapshot was
+    /// given up as failed.
+    fn skip_for_space(&self) {
+        let free_bytes = self.disk_space.read().free;
+        tracing::warn!(free_bytes, "no disk space for a snapshot, so the log is not compacted");
+        self.scheduler.give_up(true);
+    }
+
+    /// Publishes the status of the new latest snapshot, which was read back and verified, and
+    /// removes the previous snapshot's file.
+    fn publish_latest(&mut self) {
+        if let Some(latest) = self.files.latest() {
+            self.scheduler.board().note(latest);
+        }
+        self.files.drop_previous().unwrap_or_else(|error| exit_on_disk_failure(&error));
+    }
+
+    // Snapshots for followers.
+
+    /// Sends snapshot messages to followers: reads the chunk that each message names from the
+    /// snapshot's file, and adds it to the message.
+    fn send_chunks(&mut self, mut envelopes: Vec<Envelope>) {
+        let mut lost = false;
+        envelopes.retain_mut(|envelope| {
+            let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
+            self.outgoing.retain(|(id, _)| *id != install.snapshot);
+            self.outgoing.push((install.snapshot, Instant::now()));
+            match self.files.read(install.snapshot, install.offset, CHUNK_BYTES) {
+                Ok(Some(chunk)) => {
+                    debug_assert!(chunk.len() <= CHUNK_BYTES, "a chunk of {}", chunk.len());
+                    install.chunk = chunk;
+                    true
+                }
+                // The core will send a later snapshot. If this one is damaged and another could not
+                // be taken yet, that is tried again: nothing else might ask for one.
+                Ok(None) => {
+                    lost |= self.files.is_lost(install.snapshot);
+                    false
+                }
+                Err(error) => {
+                    let follower = envelope.to;
+                    tracing::error!(%follower, %error, "cannot read a snapshot for a follower");
+                    false
+                }
+            }
+        });
+        if let Err(refused) = self.ends.to_network.try_send(envelopes) {
+            self.counters.outbound_dropped.add(refused.into_inner().len());
+        }
+        if lost && self.lost_at.is_none_or(|at| at.elapsed() >= LOST_INTERVAL) {
+            self.report_lost();
+        }
+    }
+
+    fn report_lost(&mut self) {
+        self.lost_at = Some(Instant::now());
+        self.report(SnapshotEvent::Lost);
+    }
+
+    /// Verifies a snapshot that a follower received completely and found damaged. If it is damaged
+    /// on this replica's disk too, asks the core for another one, taken from the undamaged state in
+    /// memory.
+    fn verify(&mut self, id: SnapshotId) {
+        if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
+            tracing::error!(%error, "latest snapshot damaged, taking another one");
+            self.report_lost();
+        }
+    }
+
+    /// Opens the snapshots that are being sent to followers, so that they stay readable when the
+    /// next snapshot replaces them.
+    fn keep_outgoing_open(&mut self) {
+        self.outgoing.retain(|(_, read_at)| read_at.elapsed() < OUTGOING_TIMEOUT);
+        for (id, _) in &self.outgoing {
+            // An error shows again when a chunk is read.
+            let _ = self.files.read(*id, 0, 0);
+        }
+    }
+
+    // Snapshots from a leader.
+
+    /// Stores a chunk of the leader's snapshot if it follows the bytes stored so far, and reports
+    /// to the core how many bytes of the snapshot are stored.
+    fn store_chunk(&mut self, chunk: &SnapshotChunk) {
+        let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
+        if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
+            && !self.begin_incoming(snapshot)
+        {
+            // The leader sends it again.
+            return;
+        }
+        let Some(incoming) = &mut self.incoming else { return };
+        incoming.heard_at = Instant::now();
+        if let Some(file) = &mut incoming.file
+            && incoming.received_bytes == offset
+            && !chunk.is_empty()
+        {
+            if let Err(error) = self.files.write(file, chunk) {
+                self.abandon_incoming();
+                refuse(&error);
+                return;
+            }
+            incoming.received_bytes += chunk.len() as u64;
+            reach("snapshot-incoming", "chunk-kept");
+        }
+        let received = incoming.received_bytes;
+        self.report(SnapshotEvent::ChunkStored(ChunkStored { term, snapshot, round, received }));
+        if received == snapshot.bytes {
+            self.complete_incoming(snapshot);
+        }
+    }
+
+    /// Begins to receive a leader's snapshot, and abandons any other snapshot that is being
+    /// written. Returns false if the snapshot can't be stored now.
+    fn begin_incoming(&mut self, snapshot: SnapshotId) -> bool {
+        self.abandon_incoming();
+        self.abandon_taking();
+        let bytes = snapshot.bytes;
+        if !self.disk_space.fits_snapshot(bytes) {
+            if self.refused.replace(snapshot) != Some(snapshot) {
+                let free_bytes = self.disk_space.read().free;
+                tracing::warn!(last_included = %snapshot.last, bytes, free_bytes,
+                    "no disk space for the leader's snapshot");
+            }
+            return false;
+        }
+        match self.files.begin(SnapshotSource::Incoming) {
+            Ok(file) => {
+                tracing::info!(last_included = %snapshot.last, bytes,
+                    "receiving the leader's snapshot");
+                let heard_at = Instant::now();
+                let file = Some(file);
+                self.incoming = Some(Incoming { snapshot, file, received_bytes: 0, heard_at });
+                true
+            }
+            Err(error) => {
+                refuse(&error);
+                false
+            }
+        }
+    }
+
+    /// Makes a completely received snapshot of the leader durable, verifies it, and sends the state
+    /// loaded from it to the core.
+    fn complete_incoming(&mut self, snapshot: SnapshotId) {
+        let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
+            return;
+        };
+        self.keep_outgoing_open();
+        match self.files.finish(file, snapshot, SnapshotLoader::default()) {
+            Ok(store) => {
+                tracing::info!(last_included = %snapshot.last, keys = store.key_count(),
+                    "leader's snapshot received");
+                self.publish_latest();
+                let received = Box::new(ReceivedSnapshot { id: snapshot, store });
+                reach("snapshot-incoming", "read");
+                self.report(SnapshotEvent::Received(received));
+            }
+            Err(error) => {
+                // The leader sends it again from the beginning.
+                self.incoming = None;
+                refuse(&error);
+            }
+        }
+    }
+
+    /// Abandons the running snapshot of this replica's own state, if any, because a snapshot from
+    /// the leader replaces it.
+    fn abandon_taking(&mut self) {
+        if let Some(Taking { file, .. }) = self.taking.take() {
+            self.files.abandon(file).unwrap_or_else(|error| exit_on_disk_failure(&error));
+            self.scheduler.give_up(false);
+        }
+    }
+
+    fn abandon_incoming(&mut self) {
+        if let Some(Incoming { file: Some(file), .. }) = self.incoming.take() {
+            self.files.abandon(file).unwrap_or_else(|error| exit_on_disk_failure(&error));
+        }
+    }
+}
+
+/// Logs that a leader's snapshot can't be stored now, for example because the disk is full. Ends
+/// the process instead if the replica can't go on after the error.
+fn refuse(error: &StorageError) {
+    if !is_tolerable(error) {
+        exit_on_disk_failure(error);
+    }
+    tracing::error!(%error, "cannot store the leader's snapshot");
+}
+
+/// Returns whether the replica can go on without the snapshot whose handling failed with this
+/// error: if the snapshot is damaged or the disk is full.
+fn is_tolerable(error: &StorageError) -> bool {
+    match error {
+        StorageError::Snapshot { .. } => true,
+        StorageError::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        ),
+        _ => false,
+    }
+}

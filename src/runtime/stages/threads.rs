@@ -1,0 +1,189 @@
+//! How stages are put on threads: each on its own, or all but those that wait for a disk on one.
+
+use std::str::FromStr;
+use std::time::Duration;
+use std::{io, thread};
+
+use crate::runtime::fatal::AbortOnPanic;
+use crate::runtime::pass::StageState;
+
+use super::Stages;
+use super::applier::Applier;
+use super::core::{ApplyOutput, Core};
+use super::log_writer::LogWriter;
+use super::network::NetworkStage;
+use super::snapshots::SnapshotIo;
+
+/// Maximum number of turns of the core's loop, on a thread shared with the network stage, before
+/// that thread reads the sockets again.
+const CORE_PASSES_MAX: usize = 4;
+
+/// How the stages of a replica are distributed over threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Threads {
+    /// Each stage runs on a thread of its own.
+    Dedicated,
+    /// Network, core and applier share one thread. The log writer and the snapshots stage have
+    /// threads of their own if the log is on a disk.
+    Fused,
+    /// [`Threads::Fused`] where at most two processor cores are available to the process, else
+    /// [`Threads::Dedicated`].
+    #[default]
+    Auto,
+}
+
+/// The error for a value of the threads option other than `dedicated`, `fused` and `auto`. Contains
+/// the value.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown thread mode `{0}`; choose dedicated, fused or auto")]
+pub struct ThreadsError(String);
+
+impl FromStr for Threads {
+    type Err = ThreadsError;
+
+    fn from_str(name: &str) -> Result<Threads, ThreadsError> {
+        match name {
+            "dedicated" => Ok(Threads::Dedicated),
+            "fused" => Ok(Threads::Fused),
+            "auto" => Ok(Threads::Auto),
+            other => Err(ThreadsError(other.to_owned())),
+        }
+    }
+}
+
+impl Threads {
+    /// Returns whether network, core and applier share a thread on this machine.
+    pub(crate) fn are_fused(self) -> bool {
+        match self {
+            Threads::Dedicated => false,
+            Threads::Fused => true,
+            // A system that can't tell how many cores there are counts as a small one, where
+            // dedicated threads cost most.
+            Threads::Auto => thread::available_parallelism().map_or(1, usize::from) <= 2,
+        }
+    }
+}
+
+/// Runs all stages until one of them stops: on this thread if `fused`, else on one thread each. A
+/// log writer that waits for a disk and the snapshots stage always have threads of their own.
+///
+/// # Errors
+/// If a thread can't be started, or if the system refuses to poll.
+pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
+    if !fused {
+        return run_dedicated(stages);
+    }
+    let Stages { network, core, mut log_writer, applier, snapshots } = stages;
+    if !log_writer.waits_for_disk() {
+        return run_fused(network, core, applier, Some(log_writer));
+    }
+    thread::scope(|scope| {
+        spawn_snapshots(scope, snapshots)?;
+        spawn(scope, "log_writer", move || log_writer.run())?;
+        run_fused(network, core, applier, None)
+    })
+}
+
+/// Runs network, core and applier in turn on this thread, and the log writer too if one is given.
+///
+/// One turn: reads the sockets, runs the core, and sends what follows from it, replies before
+/// appends; then again for what that has completed. Work that no client waits for comes last. Each
+/// stage takes a bounded part of its queue, so that the sockets are read in time however long the
+/// queues are.
+fn run_fused<N: NetworkStage>(
+    mut network: N,
+    mut core: Core,
+    mut applier: Applier,
+    mut log_writer: Option<LogWriter>,
+) -> io::Result<()> {
+    let _guard = AbortOnPanic;
+    loop {
+        let timeout = if applier.is_ready() { Duration::ZERO } else { core.poll_timeout() };
+        match &log_writer {
+            Some(_) => network.wait_alone(timeout)?,
+            None => network.wait(Some(timeout))?,
+        }
+        if network.receive() == StageState::Stopped {
+            return Ok(());
+        }
+        for _ in 0..CORE_PASSES_MAX {
+            if core.run_once(None) == StageState::Stopped {
+                return Ok(());
+            }
+            let output = core.output();
+            // A follower acknowledges entries before it applies others. With a log writer on a
+            // thread of its own, the acknowledgement does not wait for this thread.
+            let apply_last = log_writer.is_some() && output.applies == ApplyOutput::Background;
+            if !apply_last {
+                applier.run_ready(output.applies != ApplyOutput::None);
+            }
+            if let Some(log_writer) = &mut log_writer {
+                if output.outbound {
+                    // A leader sends entries to its followers before it writes its own log.
+                    network.send()?;
+                }
+                log_writer.run_ready(output.appends);
+            }
+            network.send()?;
+            if apply_last {
+                // The acknowledgement has been sent.
+                applier.run_ready(true);
+                network.send()?;
+            }
+            if !core.has_items() {
+                break;
+            }
+        }
+    }
+}
+
+/// Runs each stage on a thread of its own, which is named after the stage.
+fn run_dedicated<N: NetworkStage>(stages: Stages<N>) -> io::Result<()> {
+    let Stages { mut network, mut core, mut log_writer, mut applier, snapshots } = stages;
+    thread::scope(|scope| {
+        spawn_snapshots(scope, snapshots)?;
+        // In this order a stage that can't be started stops those that were: the core owns the only
+        // senders of the first two, and stops without a network.
+        spawn(scope, "log_writer", move || log_writer.run())?;
+        spawn(scope, "applier", move || {
+            applier.run();
+        })?;
+        spawn(scope, "core", move || {
+            loop {
+                let first = core.wait();
+                if core.run_once(first) == StageState::Stopped {
+                    break;
+                }
+            }
+        })?;
+        let network = spawn(scope, "network", move || {
+            let result = network.run();
+            network.stop_others();
+            result
+        })?;
+        network.join().unwrap_or(Ok(()))
+    })
+}
+
+/// Starts the snapshots stage on a thread of its own; does nothing if `stage` is `None`.
+fn spawn_snapshots<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    stage: Option<SnapshotIo>,
+) -> io::Result<()> {
+    if let Some(mut stage) = stage {
+        spawn(scope, "snapshots", move || stage.run())?;
+    }
+    Ok(())
+}
+
+/// Starts a thread named `name` for a stage. A panic of the thread aborts the process.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    name: &str,
+    stage: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
+        let _guard = AbortOnPanic;
+        stage()
+    })
+}

@@ -1,0 +1,532 @@
+//! The client model: checks the answers to clients against a simple model of the state machine.
+//! Each request takes effect once, every answer follows from the committed log, a read reflects
+//! everything committed when it arrived, and a refused request has no effect. Each violation starts
+//! with the name of its rule; the guide's page on guarantees lists most of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use crate::kv::{Applied, Command, Items, Operation, Outcome};
+use crate::sim::checkers::expirations::Expirations;
+use crate::sim::keys::expires;
+use crate::sim::machine::wall_clock::EPOCH;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{Index, Instant, NodeId, RequestKey};
+
+/// Number of replies that the state machine keeps per client session, to answer resent requests.
+const SESSION_REPLIES: usize = 64;
+
+/// Checks the answers to the clients of a run against a model of the state machine.
+#[derive(Debug, Default)]
+pub struct ClientModel {
+    requests: HashMap<RequestKey, Request, FixedState>,
+    model: Model,
+    expirations: Expirations,
+}
+
+/// A request of a client with all its attempts (a resent request keeps its key).
+#[derive(Debug)]
+struct Request {
+    /// The highest commit index in the cluster when the request first reached a replica. A read
+    /// must reflect all entries up to it.
+    committed_before: Index,
+    /// Time at which the request first reached a replica.
+    arrived_at: Instant,
+    /// Number of times the request reached a replica.
+    attempts: u32,
+    /// Number of attempts that were refused.
+    refused: u32,
+    /// Index of the log entry through which the request took effect; `None` if no such entry has
+    /// been applied.
+    effect: Option<Index>,
+}
+
+/// A simple model of the state machine, which keeps all versions of each key.
+#[derive(Debug, Default)]
+struct Model {
+    /// The versions of each key: the index of the log entry that wrote each, and its value (`None`:
+    /// the entry deleted the key).
+    versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
+    /// The result of applying each log entry, starting with index 1; `None` for an entry without a
+    /// command.
+    results: Vec<Option<Applied>>,
+    /// The outcome of each request that was applied, by the key of the request.
+    outcomes: HashMap<RequestKey, Outcome, FixedState>,
+    /// For each client session, by its id: the outcomes of its numbered requests, in order of their
+    /// sequence numbers, which start at 1.
+    sessions: BTreeMap<u64, Vec<Outcome>>,
+}
+
+impl ClientModel {
+    /// Records that the request `key` reaches a replica while the highest commit index in the
+    /// cluster is `committed`.
+    pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
+        let request = self.requests.entry(key).or_insert(Request {
+            committed_before: committed,
+            arrived_at: now,
+            attempts: 0,
+            refused: 0,
+            effect: None,
+        });
+        request.attempts += 1;
+    }
+
+    /// Checks the result of applying the entry at `index` on replica `id` against the model;
+    /// `applied` is `None` if the entry has no command. `leaders` is the number of terms that have
+    /// had a leader so far.
+    pub(in crate::sim) fn on_applied(
+        &mut self,
+        id: NodeId,
+        index: Index,
+        payload: &[u8],
+        applied: Option<&Applied>,
+        (now, leaders): (Instant, usize),
+    ) -> Result<(), Violation> {
+        let place = usize::try_from(index.0 - 1).expect("a log in memory");
+        if place == self.model.results.len() {
+            let result = applied.map(|_| self.model.apply(index, payload));
+            if let Some(Applied { key, repeated: false, .. }) = result
+                && key != RequestKey::default()
+            {
+                self.record_effect(key, index)?;
+                self.record_expiration(key, payload, now, leaders);
+            }
+            self.model.results.push(result);
+        }
+        let expected = self.model.results.get(place).and_then(Option::as_ref);
+        ensure!(
+            is_same(applied, expected),
+            "applied once: replica {id} got {applied:?} for entry {index}, the model gets \
+             {expected:?}"
+        );
+        Ok(())
+    }
+
+    /// If a write sets a value with a TTL or an expiration time, records when the value expires.
+    /// `leaders` is the number of terms that have had a leader so far.
+    fn record_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
+        let Ok(Command { operation, .. }) = Command::decode(payload) else { return };
+        let Some((_, args)) = operation.as_call() else { return };
+        let [_, value, option, time] = args[..] else { return };
+        let Some(millis) = number(time) else { return };
+        let arrived_at = self.requests[&key].arrived_at;
+        let (earliest, latest) = if option == b"PX" {
+            let time = Duration::from_millis(millis);
+            (arrived_at + time, now + time)
+        } else {
+            let until = Instant::ZERO + Duration::from_millis(millis.saturating_sub(EPOCH));
+            (until, until.max(now))
+        };
+        self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
+    }
+
+    /// Returns how many values were found expired by a read, and how many of them had been set
+    /// under an earlier leader.
+    pub fn expired(&self) -> (u64, u64) {
+        self.expirations.counts()
+    }
+
+    fn record_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
+        let Some(request) = self.requests.get_mut(&key) else {
+            return Err(Violation(format!(
+                "replies match requests: request {key:?} was applied at {index}, but no client \
+                 sent it"
+            )));
+        };
+        ensure!(
+            request.effect.is_none(),
+            "applied once: request {key:?} took effect at index {:?} and again at {index}",
+            request.effect
+        );
+        ensure!(
+            request.refused < request.attempts,
+            "refused means not applied: request {key:?} took effect at index {index} after all its \
+             attempts were refused"
+        );
+        request.effect = Some(index);
+        Ok(())
+    }
+
+    /// Checks a replica's answer to a write against the model's outcome.
+    pub(in crate::sim) fn on_write_answered(
+        &self,
+        id: NodeId,
+        key: RequestKey,
+        outcome: &Outcome,
+    ) -> Result<(), Violation> {
+        let expected = self.model.outcomes.get(&key);
+        ensure!(
+            expected == Some(outcome)
+                || matches!((expected, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
+            "applied once: replica {id} answered write {key:?} with {outcome:?}, the model has \
+             {expected:?}"
+        );
+        Ok(())
+    }
+
+    /// Checks the `outcome` that replica `id` answered to a read against the model at log index
+    /// `state`, the last entry that the replica had applied when it executed the read. The read
+    /// must reflect all entries that were committed before it arrived. `leaders` is the number of
+    /// terms that have had a leader so far.
+    pub(in crate::sim) fn on_read_answered(
+        &mut self,
+        id: NodeId,
+        key: RequestKey,
+        payload: &[u8],
+        outcome: &Outcome,
+        state: Index,
+        (now, leaders): (Instant, usize),
+    ) -> Result<(), Violation> {
+        let Some(request) = self.requests.get(&key) else {
+            return Err(Violation(format!(
+                "replies match requests: replica {id} answered read {key:?}, but no client sent it"
+            )));
+        };
+        ensure!(
+            state >= request.committed_before,
+            "linearizability: replica {id} answered read {key:?} at applied index {state}, but {} \
+             was committed before the read arrived",
+            request.committed_before
+        );
+        let expected = self.model.read(payload, state);
+        if let Ok(Command { operation, .. }) = Command::decode(payload)
+            && let Some(("get", args)) = operation.as_call()
+            && expires(args[0])
+            && let Outcome::Value(Some(current)) = &expected
+            && (*outcome == expected || *outcome == Outcome::Value(None))
+        {
+            let (arrived_at, is_shown) = (request.arrived_at, *outcome == expected);
+            return self.expirations.answered(id, arrived_at, now, current, is_shown, leaders);
+        }
+        ensure!(
+            *outcome == expected,
+            "linearizability: replica {id} answered read {key:?} at applied index {state} with \
+             {outcome:?}, the model has {expected:?}"
+        );
+        Ok(())
+    }
+
+    /// Checks a replica's refusal of a request: the refused attempt must not be applied.
+    pub(in crate::sim) fn on_refused(
+        &mut self,
+        id: NodeId,
+        key: RequestKey,
+    ) -> Result<(), Violation> {
+        let Some(request) = self.requests.get_mut(&key) else {
+            return Err(Violation(format!(
+                "replies match requests: replica {id} refused request {key:?}, but no client sent \
+                 it"
+            )));
+        };
+        request.refused += 1;
+        ensure!(
+            request.refused <= request.attempts,
+            "refused means not applied: request {key:?} was refused {} times, but arrived {} times",
+            request.refused,
+            request.attempts
+        );
+        ensure!(
+            request.refused < request.attempts || request.effect.is_none(),
+            "refused means not applied: replica {id} refused request {key:?}, which took effect at \
+             index {:?}",
+            request.effect
+        );
+        Ok(())
+    }
+
+    /// Returns how many of the keys for which `choose` returns true have a value after all entries
+    /// that were applied so far.
+    pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
+        let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
+        chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
+            as u64
+    }
+
+    /// Returns the sum of the numeric values of the keys for which `choose` returns true, after all
+    /// entries that were applied so far.
+    pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
+        let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
+        let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
+        newest.filter_map(|value| number(value)).sum()
+    }
+}
+
+impl Model {
+    fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
+        let Ok(Command { key, operation }) = Command::decode(payload) else {
+            let key = RequestKey::default();
+            return Applied { key, outcome: Outcome::Malformed, repeated: false };
+        };
+        if let Operation::Clock { .. } = operation {
+            return Applied { key, outcome: Outcome::Done, repeated: false };
+        }
+        if let Some(("get", args)) = operation.as_call() {
+            return Applied { key, outcome: Outcome::Value(self.newest(args[0])), repeated: false };
+        }
+        if let Some(outcome) = self.outcomes.get(&key) {
+            return Applied { key, outcome: outcome.clone(), repeated: true };
+        }
+        let outcome = self.perform(index, operation);
+        self.outcomes.insert(key, outcome.clone());
+        Applied { key, outcome, repeated: false }
+    }
+
+    fn perform(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
+        match operation {
+            Operation::Call { .. } => self.call(index, operation),
+            Operation::Transaction { watched, operations } => {
+                if !self.are_unchanged(watched, index) {
+                    return Outcome::NoList;
+                }
+                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                Outcome::List(inner.map(|one| self.perform(index, one)).collect())
+            }
+            Operation::OpenSession => {
+                self.sessions.insert(index.0, Vec::new());
+                Outcome::Integer(index.0.cast_signed())
+            }
+            Operation::Once { session, sequence, operation } => {
+                let Some(there) = self.sessions.get(&session) else { return error("NOSESSION") };
+                let done = there.len() as u64;
+                if sequence > done + 1 {
+                    return error("SEQGAP");
+                }
+                if sequence <= done {
+                    let at = usize::try_from(sequence - 1).expect("numbers begin with 1");
+                    let kept = there.len() - at <= SESSION_REPLIES;
+                    return if kept { there[at].clone() } else { error("STALESEQ") };
+                }
+                let outcome =
+                    self.perform(index, Operation::decode(operation).expect("an operation"));
+                self.sessions.entry(session).or_default().push(outcome.clone());
+                outcome
+            }
+            Operation::Clock { .. } | Operation::ResetClock { .. } => {
+                unreachable!("the workload sends no {operation:?}")
+            }
+        }
+    }
+
+    fn call(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
+        let (name, args) = operation.as_call().expect("only calls come here");
+        match (name, &args[..]) {
+            ("get", [key]) => Outcome::Value(self.newest(key)),
+            ("set", [key, value, ..]) => {
+                self.set(index, key, Some(Bytes::copy_from_slice(value)));
+                Outcome::Done
+            }
+            ("del", [key]) => {
+                let existed = self.newest(key).is_some();
+                self.set(index, key, None);
+                Outcome::Integer(existed.into())
+            }
+            ("transfer", [from, to, amount]) => {
+                let amount = number(amount).expect("the workload transfers a number");
+                Outcome::Integer(self.transfer(index, from, to, amount).is_some().into())
+            }
+            ("incr", [key]) => {
+                let held = self.newest(key).and_then(|value| number(&value)).unwrap_or(0);
+                let sum = held + 1;
+                self.set(index, key, Some(Bytes::from(sum.to_string())));
+                Outcome::Integer(sum.cast_signed())
+            }
+            other => unreachable!("the workload does not call {other:?}"),
+        }
+    }
+
+    /// Returns whether each watched key still has the revision that the client has seen, at log
+    /// index `index`.
+    fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
+        watched
+            .pairs()
+            .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
+    }
+
+    /// Returns the revision of a key at log index `state`: the index of the entry that wrote its
+    /// value; 0 if it has no value.
+    fn revision(&self, key: &[u8], state: Index) -> u64 {
+        self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
+    }
+
+    fn at(&self, key: &[u8], state: Index) -> Option<&(Index, Option<Bytes>)> {
+        let versions = self.versions.get(key)?;
+        let length = versions.partition_point(|(index, _)| *index <= state);
+        versions[..length].last()
+    }
+
+    fn transfer(&mut self, index: Index, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
+        let (holds, held) = (number(&self.newest(from)?)?, number(&self.newest(to)?)?);
+        let left = holds.checked_sub(amount)?;
+        if from != to {
+            let sum = held.checked_add(amount)?;
+            self.set(index, from, Some(Bytes::from(left.to_string())));
+            self.set(index, to, Some(Bytes::from(sum.to_string())));
+        }
+        Some(())
+    }
+
+    fn set(&mut self, index: Index, key: &[u8], value: Option<Bytes>) {
+        if let Some(versions) = self.versions.get_mut(key) {
+            versions.push((index, value));
+        } else {
+            self.versions.insert(Bytes::copy_from_slice(key), vec![(index, value)]);
+        }
+    }
+
+    fn newest(&self, key: &[u8]) -> Option<Bytes> {
+        self.versions.get(key)?.last()?.1.clone()
+    }
+
+    fn read(&self, payload: &[u8], state: Index) -> Outcome {
+        Command::decode(payload)
+            .map_or(Outcome::Malformed, |command| self.read_one(command.operation, state))
+    }
+
+    fn read_one(&self, operation: Operation<'_>, state: Index) -> Outcome {
+        match operation {
+            Operation::Call { .. } => match operation.as_call() {
+                Some(("get", args)) => {
+                    Outcome::Value(self.at(args[0], state).and_then(|(_, value)| value.clone()))
+                }
+                Some(("revisions", args)) => {
+                    let revision = |key: &[u8]| self.revision(key, state).cast_signed();
+                    let revisions = args.into_iter().map(revision).map(Outcome::Integer);
+                    Outcome::List(revisions.collect())
+                }
+                _ => Outcome::Malformed,
+            },
+            Operation::Transaction { watched, .. } if !self.are_unchanged(watched, state) => {
+                Outcome::NoList
+            }
+            Operation::Transaction { operations, .. } => {
+                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                Outcome::List(inner.map(|one| self.read_one(one, state)).collect())
+            }
+            _ => Outcome::Malformed,
+        }
+    }
+}
+
+/// Returns an error outcome with this error code. The model does not know the rest of the error's
+/// text.
+fn error(code: &'static str) -> Outcome {
+    Outcome::Error(Bytes::from_static(code.as_bytes()))
+}
+
+/// Returns whether two results of applying an entry are equal. Errors are equal if their codes are.
+fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
+    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
+    match (actual, expected) {
+        (
+            Some(Applied { key, outcome: Outcome::Error(text), repeated }),
+            Some(Applied { key: known, outcome: Outcome::Error(wanted), repeated: again }),
+        ) => (key, repeated) == (known, again) && code(text) == code(wanted),
+        _ => actual == expected,
+    }
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::CommandId;
+    use crate::types::{ClientId, RequestId};
+
+    const ID: NodeId = NodeId(1);
+    /// The true time, and the number of terms with a leader.
+    const NOW: (Instant, usize) = (Instant::ZERO, 1);
+
+    fn key(number: u8) -> RequestKey {
+        RequestKey { client: ClientId(1), request: RequestId([number; 16]) }
+    }
+
+    fn put(number: u8, value: &str) -> Bytes {
+        let operation = Operation::set(b"k", value.as_bytes());
+        Command { key: key(number), operation }.encode()
+    }
+
+    fn done(number: u8, repeated: bool) -> Applied {
+        Applied { key: key(number), outcome: Outcome::Done, repeated }
+    }
+
+    fn after_requests(numbers: &[u8]) -> ClientModel {
+        let mut model = ClientModel::default();
+        for &number in numbers {
+            model.on_request(key(number), Index(0), Instant::ZERO);
+        }
+        model
+    }
+
+    #[test]
+    fn retry_applied_twice_is_detected() {
+        let mut model = after_requests(&[1, 1]);
+        let payload = put(1, "a");
+        model.on_applied(ID, Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        model.on_applied(NodeId(2), Index(1), &payload, Some(&done(1, false)), NOW).unwrap();
+        let twice =
+            model.on_applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
+        assert!(twice.0.starts_with("applied once"), "{twice}");
+        model.on_applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
+        model.on_write_answered(ID, key(1), &Outcome::Done).unwrap();
+        assert!(model.on_write_answered(ID, key(2), &Outcome::Done).is_err());
+    }
+
+    #[test]
+    fn read_older_than_its_arrival_is_detected() {
+        let mut model = after_requests(&[1, 2]);
+        model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
+        model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        model.on_request(key(3), Index(2), Instant::ZERO);
+        let read = Command { key: key(3), operation: Operation::get(b"k") }.encode();
+        let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
+        model.on_read_answered(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
+        assert!(model.on_read_answered(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
+        let stale =
+            model.on_read_answered(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
+        assert!(stale.0.starts_with("linearizability"), "{stale}");
+    }
+
+    #[test]
+    fn refused_request_with_an_effect_is_detected() {
+        let mut model = after_requests(&[1, 2, 2]);
+        model.on_refused(ID, key(1)).unwrap();
+        model.on_refused(ID, key(2)).unwrap();
+        model.on_applied(ID, Index(1), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
+        assert!(model.on_applied(ID, Index(2), &put(1, "a"), Some(&done(1, false)), NOW).is_err());
+        assert!(model.on_refused(ID, key(2)).is_err());
+    }
+
+    #[test]
+    fn transfers_preserve_the_sum() {
+        let mut model = after_requests(&[1, 2]);
+        let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
+            let operation = Operation::set(name, value);
+            Command { key: key(number), operation }.encode()
+        };
+        model
+            .on_applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
+            .unwrap();
+        model
+            .on_applied(ID, Index(2), &account(2, b"b", b"30"), Some(&done(2, false)), NOW)
+            .unwrap();
+        for (number, amount, moved) in [(3, 60_u64, true), (4, 11, false)] {
+            model.on_request(key(number), Index(2), Instant::ZERO);
+            let (amount, transfer) = (amount.to_string(), CommandId::of("transfer"));
+            let args = [b"a", b"b", amount.as_bytes()];
+            let operation = Operation::call(transfer, &args[..]);
+            let payload = Command { key: key(number), operation }.encode();
+            let outcome = Outcome::Integer(i64::from(moved));
+            let applied = Applied { key: key(number), outcome, repeated: false };
+            model.on_applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
+        }
+        assert_eq!(model.sum(|key| key != b"c"), 100);
+        assert_eq!(model.sum(|key| key == b"a"), 10);
+    }
+}

@@ -1,0 +1,126 @@
+//! Checks expirations against the true time: a read that arrives after the expiration does not see
+//! the value, no value expires early, and a value that was seen to have expired does not come back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{Instant, NodeId};
+
+/// Maximum deviation of an expiration from the true time while the wall clocks of a majority are
+/// right: the interval of the replicated clock, the delay of clock reports, and clock drift.
+pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
+
+/// The interval of true (virtual) time in which a value expires. The exact time is unknown because
+/// a TTL starts when the replica applies the write.
+#[derive(Clone, Copy, Debug)]
+struct Lifetime {
+    earliest: Instant,
+    latest: Instant,
+    /// Number of terms that had had a leader when the value was set. A larger number at a read
+    /// shows that the leader has changed.
+    leaders: usize,
+}
+
+/// The values with an expiration, and which of them reads have found expired. Each value is written
+/// only once.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Expirations {
+    lifetimes: BTreeMap<Bytes, Lifetime>,
+    /// Values that a read found expired, with the time of the first such read.
+    expired: BTreeMap<Bytes, Instant>,
+    /// Number of the values in `expired` that a read found expired under a later leader than the
+    /// one under which they were set.
+    across_leaders: u64,
+}
+
+impl Expirations {
+    /// Records that `value` was set and expires between `earliest` and `latest`. `leaders` is the
+    /// number of terms that have had a leader so far.
+    pub(in crate::sim) fn set(
+        &mut self,
+        value: Bytes,
+        earliest: Instant,
+        latest: Instant,
+        leaders: usize,
+    ) {
+        self.lifetimes.insert(value, Lifetime { earliest, latest, leaders });
+    }
+
+    /// Returns how many values were found expired by a read, and how many of them had been set
+    /// under an earlier leader.
+    pub(in crate::sim) fn counts(&self) -> (u64, u64) {
+        (self.expired.len() as u64, self.across_leaders)
+    }
+
+    /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
+    /// `asked`. `current` is the last value that was written to the key. `is_shown` says whether
+    /// the answer was this value, rather than "no value". `leaders` is the number of terms that
+    /// have had a leader so far.
+    pub(in crate::sim) fn answered(
+        &mut self,
+        id: NodeId,
+        asked: Instant,
+        now: Instant,
+        current: &Bytes,
+        is_shown: bool,
+        leaders: usize,
+    ) -> Result<(), Violation> {
+        let Some(Lifetime { earliest, latest, leaders: leaders_before }) =
+            self.lifetimes.get(current).copied()
+        else {
+            return Err(Violation(format!(
+                "replies match requests: the value {current:?} was never set"
+            )));
+        };
+        if is_shown {
+            ensure!(
+                asked <= latest + BOUND,
+                "reads wait for the clock: replica {id} returned {current:?} to a read that \
+                 arrived at {asked:?}, but it expired at {latest:?}"
+            );
+            ensure!(
+                self.expired.get(current).is_none_or(|expired| asked <= *expired),
+                "reads wait for the clock: replica {id} returned {current:?} to a read that \
+                 arrived at {asked:?}, but an earlier read found it expired"
+            );
+            return Ok(());
+        }
+        ensure!(
+            now + BOUND >= earliest,
+            "agreed clock: replica {id} returned no value at {now:?}, but {current:?} expires at \
+             {earliest:?}"
+        );
+        if !self.expired.contains_key(current) {
+            self.expired.insert(current.clone(), now);
+            self.across_leaders += u64::from(leaders > leaders_before);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    #[test]
+    fn late_early_and_undone_expirations_are_detected() {
+        let value = Bytes::from_static(b"v");
+        let mut expirations = Expirations::default();
+        expirations.set(value.clone(), at(1_000), at(1_010), 1);
+        let mut answered = |asked, now, is_shown| {
+            expirations.answered(NodeId(1), at(asked), at(now), &value, is_shown, 2).is_ok()
+        };
+        assert!(answered(1_260, 1_300, true) && !answered(1_261, 1_300, true));
+        assert!(answered(700, 750, false) && !answered(700, 749, false));
+        assert!(answered(750, 800, true), "both reads were in progress");
+        assert!(!answered(751, 800, true));
+        assert_eq!(expirations.counts(), (1, 1));
+    }
+}

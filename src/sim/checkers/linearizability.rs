@@ -1,0 +1,593 @@
+//! The linearizability checker: whether the operations on each key can be ordered such that each
+//! takes effect at one moment between its call and its reply, and every reply fits.
+//!
+//! The search is Wing and Gong's with Lowe's cache: pick an operation that may be next, remember
+//! the pair (operations placed, value), and backtrack when a reply does not fit. Keys are checked
+//! separately, which is sound because linearizability is local. An operation without a reply may
+//! take effect at any later moment, or never.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+
+/// An operation on a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// Reads the key.
+    Get,
+    /// Sets the key.
+    Put(Bytes),
+    /// Deletes the key.
+    Delete,
+}
+
+/// The reply to an operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// Reply to a get: the value, or `None` if there was none.
+    Value(Option<Bytes>),
+    /// Reply to a put.
+    Done,
+    /// Reply to a delete: whether the key existed.
+    Deleted(bool),
+}
+
+/// Identifies an operation of a [`History`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OperationId(usize);
+
+/// A history: the operations of a run, with the order of their calls and replies.
+#[derive(Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+    /// Number of calls and replies recorded so far. It serves as the logical time of each.
+    moment: u64,
+}
+
+#[derive(Debug)]
+struct Operation {
+    key: Bytes,
+    call: Call,
+    called: u64,
+    completion: Completion,
+}
+
+#[derive(Debug)]
+enum Completion {
+    /// The operation has no reply: it may have been applied, or may be applied later.
+    Unknown,
+    /// The operation was refused, and is never applied.
+    Refused,
+    /// The reply, with the logical time at which it arrived (its position among all calls and
+    /// replies). The operation was applied before.
+    Answered(u64, Reply),
+}
+
+/// Reason why a history fails the linearizability check.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinearizabilityError {
+    /// No order of the key's operations explains all replies.
+    #[error(
+        "the history of key {key:?} is not linearizable: no order of its operations explains the \
+         replies; the longest possible order stops at:\n{around}"
+    )]
+    NotLinearizable {
+        /// The key whose history is not linearizable.
+        key: String,
+        /// The first operation for which no valid order was found, and the operations that overlap
+        /// it in time, one a line.
+        around: String,
+    },
+    /// The search for an order exceeded its limit of steps, so it is unknown whether the history is
+    /// linearizable.
+    #[error(
+        "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
+         exceeded {steps} steps; use more keys, fewer clients or a shorter run"
+    )]
+    TooLarge {
+        /// The key whose operations were searched.
+        key: String,
+        /// Number of operations on the key.
+        operations: usize,
+        /// Number of operations on the key without a reply, which make the search expensive.
+        unknown: usize,
+        /// The maximum number of search steps, which was exceeded.
+        steps: u64,
+    },
+}
+
+/// Default limit of search steps per key: seconds of work, far more than a simulated run needs.
+pub const STEPS_MAX: u64 = 20_000_000;
+
+impl History {
+    /// Records the call of an operation on `key`. Returns its id, with which the caller records the
+    /// outcome.
+    pub fn call(&mut self, key: Bytes, call: Call) -> OperationId {
+        self.moment += 1;
+        self.operations.push(Operation {
+            key,
+            call,
+            called: self.moment,
+            completion: Completion::Unknown,
+        });
+        OperationId(self.operations.len() - 1)
+    }
+
+    /// Records the reply to an operation.
+    pub fn answer(&mut self, id: OperationId, reply: Reply) {
+        self.moment += 1;
+        self.operations[id.0].completion = Completion::Answered(self.moment, reply);
+    }
+
+    /// Records that an operation was refused and has no effect.
+    pub fn refuse(&mut self, id: OperationId) {
+        self.operations[id.0].completion = Completion::Refused;
+    }
+
+    /// Returns the number of operations in the history.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Returns whether the history has no operations.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Checks all keys. No key has a value at first.
+    ///
+    /// # Errors
+    /// For the first key whose history is not linearizable, or whose search exceeds `steps_max`
+    /// steps.
+    pub fn check(&self, steps_max: u64) -> Result<(), LinearizabilityError> {
+        let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
+        for operation in &self.operations {
+            let irrelevant = match operation.completion {
+                Completion::Unknown => operation.call == Call::Get,
+                Completion::Refused => true,
+                Completion::Answered(..) => false,
+            };
+            if !irrelevant {
+                keys.entry(&operation.key).or_default().push(operation);
+            }
+        }
+        keys.into_iter()
+            .try_for_each(|(key, operations)| Search::new(key, operations).run(steps_max))
+    }
+}
+
+/// The value of a key during the search: a number that stands for a distinct value, or `None` if
+/// the key does not exist.
+type Value = Option<u32>;
+
+/// Stands for "none" where the index of an event is expected.
+const NOWHERE: usize = usize::MAX;
+
+/// The search for an order of one key's operations that explains all replies (Wing and Gong's
+/// algorithm).
+///
+/// `events` holds each call and each reply. `next` and `previous` link the events of operations
+/// that have no position in the order yet into a list sorted by time, which starts at `next[head]`.
+struct Search<'a> {
+    key: &'a Bytes,
+    operations: Vec<&'a Operation>,
+    effects: Vec<Effect>,
+    events: Vec<Event>,
+    next: Vec<usize>,
+    previous: Vec<usize>,
+}
+
+/// The effect of an operation on a key. Numbers stand for distinct values.
+#[derive(Clone, Copy)]
+enum Effect {
+    Read(Value),
+    Write(u32),
+    /// Deletes the key. Holds whether the key existed, according to the reply; `None` if there was
+    /// no reply.
+    Delete(Option<bool>),
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    operation: usize,
+    /// For a call, the index of its reply in the list of events; [`NOWHERE`] if there is no reply.
+    answer: usize,
+    is_call: bool,
+}
+
+impl<'a> Search<'a> {
+    fn new(key: &'a Bytes, operations: Vec<&'a Operation>) -> Search<'a> {
+        let mut numbers: BTreeMap<&Bytes, u32> = BTreeMap::new();
+        let mut number = |value: &'a Bytes| {
+            let next = u32::try_from(numbers.len()).expect("fewer than 2^32 values in a run");
+            *numbers.entry(value).or_insert(next)
+        };
+        let mut effects = Vec::with_capacity(operations.len());
+        let mut moments = Vec::with_capacity(operations.len() * 2);
+        for (place, operation) in operations.iter().enumerate() {
+            moments.push((operation.called, place, true));
+            if let Completion::Answered(moment, _) = operation.completion {
+                moments.push((moment, place, false));
+            }
+            effects.push(match (&operation.call, &operation.completion) {
+                (Call::Put(value), _) => Effect::Write(number(value)),
+                (Call::Delete, Completion::Answered(_, Reply::Deleted(was))) => {
+                    Effect::Delete(Some(*was))
+                }
+                (Call::Delete, _) => Effect::Delete(None),
+                (Call::Get, Completion::Answered(_, Reply::Value(value))) => {
+                    Effect::Read(value.as_ref().map(&mut number))
+                }
+                (Call::Get, end) => panic!("a get of {key:?} ended with {end:?}"),
+            });
+        }
+        moments.sort_unstable();
+        let mut events: Vec<Event> = Vec::with_capacity(moments.len());
+        let mut call_places = vec![NOWHERE; operations.len()];
+        for &(_, operation, is_call) in &moments {
+            if is_call {
+                call_places[operation] = events.len();
+            } else {
+                let place = events.len();
+                events[call_places[operation]].answer = place;
+            }
+            events.push(Event { operation, answer: NOWHERE, is_call });
+        }
+        // One more place than events: the list's head, which is also its end.
+        let length = events.len() + 1;
+        let next = (0..length).map(|place| (place + 1) % length).collect();
+        let previous = (0..length).map(|place| (place + length - 1) % length).collect();
+        Search { key, operations, effects, events, next, previous }
+    }
+
+    fn head(&self) -> usize {
+        self.events.len()
+    }
+
+    fn run(mut self, steps_max: u64) -> Result<(), LinearizabilityError> {
+        let words = self.operations.len().div_ceil(64);
+        let mut taken = vec![0_u64; words];
+        let mut value: Value = None;
+        let mut order: Vec<(usize, Value)> = Vec::new();
+        let mut tried: HashSet<(Box<[u64]>, Value), FixedState> = HashSet::default();
+        let mut furthest = (0, NOWHERE);
+        let mut place = self.next[self.head()];
+        for _ in 0..steps_max {
+            if place == self.head() {
+                // All replies are explained; the remaining operations may never take effect.
+                return Ok(());
+            }
+            let event = self.events[place];
+            if event.is_call {
+                let after = self.effects[event.operation].apply(value);
+                place = match after {
+                    Some(after) => {
+                        let (word, bit) = (event.operation / 64, 1 << (event.operation % 64));
+                        taken[word] |= bit;
+                        if tried.insert((taken.clone().into_boxed_slice(), after)) {
+                            order.push((place, value));
+                            value = after;
+                            self.take(place);
+                            self.next[self.head()]
+                        } else {
+                            taken[word] &= !bit;
+                            self.next[place]
+                        }
+                    }
+                    None => self.next[place],
+                };
+            } else {
+                // The operation of this reply could not be placed: backtrack.
+                if furthest.1 == NOWHERE || order.len() > furthest.0 {
+                    furthest = (order.len(), event.operation);
+                }
+                let Some((last, before)) = order.pop() else {
+                    return Err(self.not_linearizable(furthest.1));
+                };
+                let operation = self.events[last].operation;
+                taken[operation / 64] &= !(1 << (operation % 64));
+                value = before;
+                self.put_back(last);
+                place = self.next[last];
+            }
+        }
+        Err(LinearizabilityError::TooLarge {
+            key: String::from_utf8_lossy(self.key).into_owned(),
+            operations: self.operations.len(),
+            unknown: self
+                .operations
+                .iter()
+                .filter(|o| matches!(o.completion, Completion::Unknown))
+                .count(),
+            steps: steps_max,
+        })
+    }
+
+    /// Removes the event of a call and that of its reply from the linked list of the operations
+    /// that still have to be ordered, because the search has placed the operation next in the
+    /// order.
+    fn take(&mut self, call: usize) {
+        for place in [call, self.events[call].answer] {
+            if place != NOWHERE {
+                let (previous, next) = (self.previous[place], self.next[place]);
+                self.next[previous] = next;
+                self.previous[next] = previous;
+            }
+        }
+    }
+
+    /// Puts the event of a call that [`Search::take`] has removed, and that of its reply, back into
+    /// the linked list. Calls must be put back in the reverse order of their removal.
+    fn put_back(&mut self, call: usize) {
+        for place in [self.events[call].answer, call] {
+            if place != NOWHERE {
+                let (previous, next) = (self.previous[place], self.next[place]);
+                self.next[previous] = place;
+                self.previous[next] = place;
+            }
+        }
+    }
+
+    fn not_linearizable(&self, stuck: usize) -> LinearizabilityError {
+        let operation = self.operations[stuck];
+        let until = match operation.completion {
+            Completion::Answered(moment, _) => moment,
+            Completion::Unknown | Completion::Refused => u64::MAX,
+        };
+        let overlaps = |other: &&&Operation| {
+            let ended = match other.completion {
+                Completion::Answered(moment, _) => moment,
+                Completion::Unknown | Completion::Refused => u64::MAX,
+            };
+            other.called < until && ended > operation.called
+        };
+        let mut around = format!("  {operation}   <- fits nowhere");
+        for other in
+            self.operations.iter().filter(overlaps).filter(|o| !std::ptr::eq(**o, operation))
+        {
+            let _ = write!(around, "\n  {other}");
+        }
+        LinearizabilityError::NotLinearizable {
+            key: String::from_utf8_lossy(self.key).into_owned(),
+            around,
+        }
+    }
+}
+
+impl Effect {
+    /// Returns the key's value after the operation, given its value before; `None` if the reply
+    /// contradicts the value before.
+    fn apply(self, value: Value) -> Option<Value> {
+        match self {
+            Effect::Read(seen) => (seen == value).then_some(value),
+            Effect::Write(new) => Some(Some(new)),
+            Effect::Delete(None) => Some(None),
+            Effect::Delete(Some(was)) => (was == value.is_some()).then_some(None),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
+        match &self.call {
+            Call::Get => write!(f, "get")?,
+            Call::Put(value) => write!(f, "put {}", text(value))?,
+            Call::Delete => write!(f, "delete")?,
+        }
+        match &self.completion {
+            Completion::Unknown => write!(f, " called at {}, never answered", self.called),
+            Completion::Refused => write!(f, " called at {}, refused", self.called),
+            Completion::Answered(moment, reply) => {
+                write!(f, " called at {}, answered at {moment}: ", self.called)?;
+                match reply {
+                    Reply::Value(Some(value)) => write!(f, "{}", text(value)),
+                    Reply::Value(None) => write!(f, "no value"),
+                    Reply::Done => write!(f, "done"),
+                    Reply::Deleted(was) => {
+                        write!(f, "{}", if *was { "deleted" } else { "no value" })
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::rng::Rng;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    /// Builds a history from tokens: `p1=a` calls a put by client 1, `g2` a get, `d3` a delete;
+    /// `1.` replies to client 1 with done, `2:a` with the value a, `2:` with no value, `3+` and
+    /// `3-` that the key was deleted or did not exist; `1x` refuses.
+    fn history(tokens: &str) -> History {
+        let mut history = History::default();
+        let mut open: BTreeMap<char, OperationId> = BTreeMap::new();
+        for token in tokens.split_whitespace() {
+            let letters: Vec<char> = token.chars().collect();
+            let key = bytes("k");
+            match letters[..] {
+                ['p', client, '=', value] => {
+                    open.insert(client, history.call(key, Call::Put(bytes(&value.to_string()))));
+                }
+                ['g', client] => {
+                    open.insert(client, history.call(key, Call::Get));
+                }
+                ['d', client] => {
+                    open.insert(client, history.call(key, Call::Delete));
+                }
+                [client, '.'] => history.answer(open[&client], Reply::Done),
+                [client, 'x'] => history.refuse(open[&client]),
+                [client, '+'] => history.answer(open[&client], Reply::Deleted(true)),
+                [client, '-'] => history.answer(open[&client], Reply::Deleted(false)),
+                [client, ':'] => history.answer(open[&client], Reply::Value(None)),
+                [client, ':', value] => {
+                    history.answer(open[&client], Reply::Value(Some(bytes(&value.to_string()))));
+                }
+                _ => panic!("{token}"),
+            }
+        }
+        history
+    }
+
+    fn accepted(tokens: &str) {
+        assert_eq!(history(tokens).check(STEPS_MAX), Ok(()), "{tokens}");
+    }
+
+    fn rejected(tokens: &str) {
+        let result = history(tokens).check(STEPS_MAX);
+        assert!(
+            matches!(result, Err(LinearizabilityError::NotLinearizable { .. })),
+            "{tokens}: {result:?}"
+        );
+    }
+
+    #[test]
+    fn sequential_histories_are_accepted() {
+        accepted("");
+        accepted("g1 1:");
+        accepted("p1=a 1. g1 1:a d1 1+ g1 1: d1 1-");
+    }
+
+    #[test]
+    fn overlapping_operations_may_take_either_order() {
+        accepted("p1=a p2=b 1. 2. g1 1:a");
+        accepted("p1=a p2=b 1. 2. g1 1:b");
+        accepted("p1=a g2 g3 2:a 3: 1.");
+        accepted("p1=a 1. p1=b d2 2+ 1. g2 2:b");
+    }
+
+    #[test]
+    fn stale_read_is_rejected() {
+        rejected("p1=a 1. p1=b 1. g2 2:a");
+        rejected("p1=a 1. g2 2:");
+    }
+
+    #[test]
+    fn value_never_put_is_rejected() {
+        rejected("g1 1:a");
+        rejected("p1=a 1. g1 1:b");
+    }
+
+    #[test]
+    fn reads_going_back_in_time_are_rejected() {
+        // The put is still in progress, but after one read has seen it, later ones must see it,
+        // too.
+        rejected("p1=a 1. p1=b g2 2:b g3 3:a 1.");
+        rejected("p1=a p2=b 1. 2. g3 3:a g3 3:b");
+    }
+
+    #[test]
+    fn put_with_two_effects_is_rejected() {
+        rejected("p1=a 1. p2=b 2. g3 3:b g3 3:a");
+        rejected("p1=a 1. d1 1+ g2 2:a");
+    }
+
+    #[test]
+    fn unanswered_operations_take_effect_later_or_never() {
+        accepted("p1=a 1. p2=b g1 1:a g1 1:a");
+        accepted("p1=a 1. p2=b g1 1:a g1 1:b g1 1:b");
+        rejected("p1=a 1. p2=b g1 1:b g1 1:a");
+        // Called only after the read was answered.
+        rejected("g1 1:b p2=b");
+    }
+
+    #[test]
+    fn refused_operations_never_take_effect() {
+        accepted("p1=a 1. p2=b 2x g1 1:a");
+        rejected("p1=a 1. p2=b 2x g1 1:b");
+    }
+
+    #[test]
+    fn delete_replies_are_checked() {
+        rejected("p1=a 1. d2 2-");
+        rejected("d1 1+");
+        rejected("p1=a 1. d1 1+ d2 2+");
+        accepted("p1=a 1. d1 d2 1+ 2-");
+        rejected("p1=a 1. d1 d2 1+ 2+");
+    }
+
+    #[test]
+    fn keys_are_checked_separately() {
+        let mut history = History::default();
+        for (key, value) in [("x", "1"), ("y", "2")] {
+            let put = history.call(bytes(key), Call::Put(bytes(value)));
+            history.answer(put, Reply::Done);
+        }
+        let get = history.call(bytes("y"), Call::Get);
+        history.answer(get, Reply::Value(Some(bytes("1"))));
+        let error = history.check(STEPS_MAX).unwrap_err().to_string();
+        assert!(error.contains("key \"y\"") && error.contains("answered at 6: 1"), "{error}");
+    }
+
+    #[test]
+    fn search_beyond_the_limit_is_reported() {
+        let mut history = History::default();
+        for number in 0..40 {
+            history.call(bytes("k"), Call::Put(bytes(&number.to_string())));
+        }
+        for value in ["0", "1", "0"] {
+            let get = history.call(bytes("k"), Call::Get);
+            history.answer(get, Reply::Value(Some(bytes(value))));
+        }
+        let error = history.check(10_000).unwrap_err();
+        assert!(matches!(error, LinearizabilityError::TooLarge { unknown: 40, .. }), "{error}");
+    }
+
+    /// Histories of a register with concurrent clients are accepted, and rejected after one more
+    /// read of a value that was never put.
+    #[test]
+    fn random_register_histories_are_accepted() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let mut history = History::default();
+            let mut register: Option<Bytes> = None;
+            let mut pending: Vec<(OperationId, Call, Option<Reply>)> = Vec::new();
+            let mut serial = 0;
+            for _ in 0..120 {
+                match rng.below(3) {
+                    0 if pending.len() < 5 => {
+                        serial += 1;
+                        let call = match rng.below(4) {
+                            0 | 1 => Call::Put(bytes(&serial.to_string())),
+                            2 => Call::Get,
+                            _ => Call::Delete,
+                        };
+                        pending.push((history.call(bytes("k"), call.clone()), call, None));
+                    }
+                    1 if !pending.is_empty() => {
+                        let place = rng.index(pending.len());
+                        let (_, call, reply) = &mut pending[place];
+                        reply.get_or_insert_with(|| match call {
+                            Call::Get => Reply::Value(register.clone()),
+                            Call::Put(value) => {
+                                register = Some(value.clone());
+                                Reply::Done
+                            }
+                            Call::Delete => Reply::Deleted(register.take().is_some()),
+                        });
+                    }
+                    _ if !pending.is_empty() => {
+                        let place = rng.index(pending.len());
+                        if let Some(reply) = pending[place].2.clone() {
+                            history.answer(pending.swap_remove(place).0, reply);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(history.check(STEPS_MAX), Ok(()), "seed {seed}");
+            let get = history.call(bytes("k"), Call::Get);
+            history.answer(get, Reply::Value(Some(bytes("never put"))));
+            assert!(history.check(STEPS_MAX).is_err(), "seed {seed}, damaged");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Safety rules about log writes and hard state: what a replica may write to its disk, and what may
+//! become durable.
+
+use super::{KnownEntry, LostDisk, SafetyChecker, position};
+use crate::raft::{AppendJob, HardState, RoleName};
+use crate::sim::machine::Machine;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{EntryId, Instant, NodeId, Term};
+
+impl SafetyChecker {
+    /// Checks the vote lease: a replica must not vote for another candidate while a leader from
+    /// which it received an append may still hold a lease.
+    fn check_lease_over(
+        &self,
+        machine: &Machine,
+        job: &AppendJob,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let view = &self.views[machine.slot];
+        if let Some(HardState { term, voted_for: Some(candidate) }) = job.hard_state
+            && candidate != machine.id
+            && let Some((heard_term, heard_at)) = view.leader_heard
+            && heard_term < term
+            && !self.transfers.contains(&(Term(term.0 - 1), candidate))
+        {
+            ensure!(
+                now.since(heard_at) >= self.election_timeout_min,
+                "stable leader: replica {} voted for {candidate} in term {term} only {:?} after an \
+                 append of the leader of term {heard_term}",
+                machine.id,
+                now.since(heard_at)
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks a job (log write) that a replica with this `role` hands to its log writer against the
+    /// safety rules for log entries and votes. `now` is the time by the replica's clock.
+    pub(in crate::sim) fn on_job(
+        &mut self,
+        machine: &Machine,
+        role: RoleName,
+        job: &AppendJob,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        self.check_lease_over(machine, job, now)?;
+        let id = machine.id;
+        let view = &mut self.views[machine.slot];
+        if let Some(last) = job.restart_after {
+            let there = self.committed.get(position(last.index)).map(|there| there.id);
+            ensure!(
+                there == Some(last),
+                "log matching: replica {id} restarted its log after {last}, but {there:?} is \
+                 committed at that index"
+            );
+            let count = position(last.index) + 1;
+            view.written.clear();
+            view.written.extend(self.committed[..count].iter().map(|there| there.id));
+        }
+        let Some(first) = job.entries.first() else { return Ok(()) };
+        let keep = position(first.index());
+        ensure!(
+            keep <= view.written.len(),
+            "log matching: replica {id} wrote {} after only {} entries, leaving a gap",
+            first.id(),
+            view.written.len()
+        );
+        if keep < view.written.len() {
+            ensure!(
+                role != RoleName::Leader || view.role != RoleName::Leader,
+                "truncate only at a conflict: leader {id} overwrote {} in its own log",
+                view.written[keep]
+            );
+            ensure!(
+                first.index() > view.commit_before,
+                "truncate only at a conflict: replica {id} wrote {} over a committed entry (commit \
+                 index {})",
+                first.id(),
+                view.commit_before
+            );
+            ensure!(
+                view.written[keep] != first.id(),
+                "truncate only at a conflict: replica {id} truncated its log at {} without a \
+                 conflict",
+                first.id()
+            );
+            view.written.truncate(keep);
+        }
+        let mut previous = view.written.last().copied().unwrap_or(EntryId::ZERO);
+        for entry in &job.entries {
+            ensure!(
+                entry.index() == previous.index.next() && entry.term() >= previous.term,
+                "log matching: replica {id} wrote {} after {previous}",
+                entry.id()
+            );
+            let known = self
+                .entries
+                .entry(entry.id())
+                .or_insert_with(|| KnownEntry { previous, record: entry.record().clone() });
+            ensure!(
+                known.previous == previous && known.record == *entry.record(),
+                "log matching: {} of replica {id} differs from the entry of another replica, in \
+                 its bytes or in the entry before it ({previous} and {})",
+                entry.id(),
+                known.previous
+            );
+            view.written.push(entry.id());
+            previous = entry.id();
+        }
+        Ok(())
+    }
+
+    /// Checks the hard state (term and vote) that a sync has made durable on a replica's disk, and
+    /// records the vote.
+    pub(in crate::sim) fn on_synced(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let hard_state = machine.disk.image().hard_state;
+        let view = &mut self.views[machine.slot];
+        let before = view.hard_state;
+        ensure!(
+            hard_state.term > before.term
+                || (hard_state.term == before.term
+                    && (before.voted_for.is_none() || before.voted_for == hard_state.voted_for)),
+            "durable hard state: replica {} made {hard_state:?} durable after {before:?}",
+            machine.id
+        );
+        view.hard_state = hard_state;
+        if view.lost_disk.is_some() && hard_state.voted_for == Some(machine.id) {
+            view.spent_vote = Some(hard_state.term);
+        }
+        if let Some(candidate) = hard_state.voted_for
+            && (view.spent_vote, candidate) != (Some(hard_state.term), machine.id)
+        {
+            self.record_vote(hard_state.term, machine.id, candidate)?;
+        }
+        self.note_rejoined(machine)
+    }
+
+    /// If a replica that had lost its disk has rejoined (its disk no longer says that it is
+    /// rejoining), checks that the disk holds all entries that were committed by counting the copy
+    /// on the lost disk.
+    pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let lost_disk = &mut self.views[machine.slot].lost_disk;
+        if machine.disk.image().rejoining {
+            return Ok(());
+        }
+        let Some(LostDisk { required, .. }) = lost_disk.take() else { return Ok(()) };
+        self.rejoined += 1;
+        ensure!(
+            required <= machine.snapshots.end()
+                || machine.disk.holds(self.committed[position(required)].id),
+            "caught up before it counts: replica {} rejoined without {}, which was committed with \
+             its lost disk",
+            machine.id,
+            self.committed[position(required)].id
+        );
+        Ok(())
+    }
+
+    /// Records a replica's vote, and checks that the replica has not voted for another candidate in
+    /// the same term.
+    pub(super) fn record_vote(
+        &mut self,
+        term: Term,
+        voter: NodeId,
+        candidate: NodeId,
+    ) -> Result<(), Violation> {
+        let first = *self.votes.entry((term, voter)).or_insert(candidate);
+        ensure!(
+            first == candidate,
+            "one leader per term: replica {voter} voted for {candidate} in term {term} after \
+             voting for {first}"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! Safety rules about messages: what a replica may send, and what must be durable before it does.
+
+use super::{SafetyChecker, position};
+use crate::raft::{
+    AppendOutcome, Envelope, HardState, Msg, PeerMsg, Replica, RoleName, TimeoutNow,
+};
+use crate::sim::machine::Machine;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{EntryId, Index, NodeId, Round, Term};
+
+impl SafetyChecker {
+    /// Records the round (numbered broadcast of a leader) of a leader's message when a replica
+    /// handles the message.
+    pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
+        let Msg::Peer(Envelope { message, .. }) = message else { return };
+        let round = match message {
+            PeerMsg::AppendEntries(append) => (append.term, append.round),
+            PeerMsg::InstallSnapshot(install) => (install.term, install.round),
+            _ => return,
+        };
+        self.views[slot].rounds_received.insert(round);
+    }
+
+    /// Checks the round (numbered broadcast of a leader) in a follower's reply: in the term of the
+    /// reply, the leader must have begun this round, and the follower must have received it. Round
+    /// zero stands for none.
+    fn check_round(
+        &self,
+        machine: &Machine,
+        to: NodeId,
+        term: Term,
+        round: Round,
+    ) -> Result<(), Violation> {
+        ensure!(
+            round == Round(0) || self.views[machine.slot].rounds_received.contains(&(term, round)),
+            "fresh confirmation: replica {} replied to round {round} of term {term}, which it has \
+             not received",
+            machine.id
+        );
+        let leader = self.leaders.get(&term);
+        ensure!(
+            round == Round(0)
+                || leader == Some(&to) && self.rounds_begun.contains(&(term, round, machine.id)),
+            "fresh confirmation: replica {} replied to round {round} of term {term} at {to}, which \
+             has not begun it; the leader of the term is {leader:?}",
+            machine.id
+        );
+        Ok(())
+    }
+
+    /// Checks a message of a rejoining replica: it must not grant a vote or help another replica to
+    /// rejoin, and its replies to a leader must not contradict the votes that it gave before it
+    /// lost its disk.
+    fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
+        if !machine.disk.image().rejoining {
+            return Ok(());
+        }
+        let id = machine.id;
+        let is_forbidden = match message {
+            PeerMsg::RequestVote(_) | PeerMsg::RejoinReply(_) => true,
+            PeerMsg::VoteReply(reply) => reply.granted,
+            _ => false,
+        };
+        ensure!(
+            !is_forbidden,
+            "no vote while rejoining: replica {id} sent {message:?} before it has rejoined"
+        );
+        let term = match message {
+            PeerMsg::AppendReply(reply) => reply.term,
+            PeerMsg::InstallReply(reply) => reply.term,
+            _ => return Ok(()),
+        };
+        let later = self.votes.range((Term(term.0 + 1), NodeId(0))..);
+        let mut given = later.filter(|&(&(_, voter), &candidate)| voter == id && candidate != id);
+        let given = given.next();
+        ensure!(
+            given.is_none(),
+            "no vote while rejoining: replica {id} lost its disk and replied to the leader of term \
+             {term}, but had voted before: {given:?}"
+        );
+        Ok(())
+    }
+
+    /// Checks a message that the replica at position `from` sends against the safety rules for its
+    /// type.
+    pub(in crate::sim) fn on_send(
+        &mut self,
+        machines: &[Machine],
+        from: usize,
+        sent: &Envelope,
+    ) -> Result<(), Violation> {
+        let machine = &machines[from];
+        let id = machine.id;
+        let durable = machine.disk.image().hard_state;
+        let shown = match sent.message {
+            PeerMsg::AppendEntries(ref append) => append.term,
+            PeerMsg::AppendReply(reply) => reply.term,
+            // A pre-vote asks about a future term, and a granted reply repeats it.
+            PeerMsg::RequestVote(vote) if vote.pre => Term::default(),
+            PeerMsg::VoteReply(reply) if reply.pre && reply.granted => Term::default(),
+            PeerMsg::RequestVote(vote) => vote.term,
+            PeerMsg::VoteReply(reply) => reply.term,
+            PeerMsg::InstallSnapshot(ref install) => install.term,
+            PeerMsg::InstallReply(reply) => reply.term,
+            PeerMsg::TimeoutNow(now) => now.term,
+            PeerMsg::Rejoin(rejoin) => rejoin.term,
+            PeerMsg::RejoinReply(reply) => reply.term,
+        };
+        ensure!(
+            shown <= durable.term,
+            "durable hard state: replica {id} sent {1} with term {shown}, but only term {0} is \
+             durable",
+            durable.term,
+            sent.message.name()
+        );
+        self.check_rejoining(machine, &sent.message)?;
+        match sent.message {
+            PeerMsg::AppendEntries(ref append) => {
+                let leader = self.leaders.get(&append.term);
+                ensure!(
+                    leader == Some(&id),
+                    "one leader per term: replica {id} sent appends in term {}, whose leader is \
+                     {leader:?}",
+                    append.term
+                );
+                self.rounds_begun.insert((append.term, append.round, sent.to));
+                let commit_index =
+                    machine.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+                let limit = if self.commit_index_after_replies {
+                    commit_index.min(machine.store.applied_index())
+                } else {
+                    commit_index
+                };
+                ensure!(
+                    append.commit_index <= limit,
+                    "commit index after replies: replica {id} sent commit index {}, but may send \
+                     {limit} at most (committed {commit_index}, replied up to {})",
+                    append.commit_index,
+                    machine.store.applied_index()
+                );
+            }
+            PeerMsg::AppendReply(reply) => {
+                self.check_round(machine, sent.to, reply.term, reply.round)?;
+                if let AppendOutcome::Match { index } = reply.outcome {
+                    Self::check_acknowledged(machines, from, sent.to, reply.term, index)?;
+                    let acknowledged = &mut self.views[from].acknowledged;
+                    *acknowledged = (*acknowledged).max((reply.term, index));
+                }
+            }
+            PeerMsg::TimeoutNow(now) => self.on_transfer(machines, id, sent.to, now)?,
+            PeerMsg::RequestVote(vote) if !vote.pre => {
+                let before = Term(vote.term.0 - 1);
+                ensure!(
+                    !vote.transfer || self.transfers.contains(&(before, id)),
+                    "leadership transfer: replica {id} requested votes for a transfer in term {}, \
+                     but no leader transferred to it",
+                    vote.term
+                );
+                self.check_vote_durable(durable, vote.term, id, id)?;
+            }
+            PeerMsg::VoteReply(reply) if reply.granted && !reply.pre => {
+                self.check_vote_durable(durable, reply.term, id, sent.to)?;
+            }
+            PeerMsg::InstallSnapshot(ref install) => {
+                let leader = self.leaders.get(&install.term);
+                ensure!(
+                    leader == Some(&id),
+                    "one leader per term: replica {id} sent a snapshot in term {}, whose leader is \
+                     {leader:?}",
+                    install.term
+                );
+                self.rounds_begun.insert((install.term, install.round, sent.to));
+                let last = install.snapshot.last;
+                ensure!(
+                    self.committed.get(position(last.index)).is_some_and(|there| there.id == last),
+                    "snapshots are whole and newer: replica {id} sent a snapshot up to {last}, \
+                     which is not committed"
+                );
+            }
+            PeerMsg::InstallReply(reply) => {
+                ensure!(
+                    reply.round > Round(0),
+                    "fresh confirmation: replica {id} replied to a snapshot chunk without its round"
+                );
+                self.check_round(machine, sent.to, reply.term, reply.round)?;
+            }
+            PeerMsg::RequestVote(_)
+            | PeerMsg::VoteReply(_)
+            | PeerMsg::Rejoin(_)
+            | PeerMsg::RejoinReply(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Checks and records a leadership transfer (`TimeoutNow`) by replica `id` to replica `to`:
+    /// `id` must be the leader of its term, and the durable log of `to` must end with the leader's
+    /// last entry.
+    fn on_transfer(
+        &mut self,
+        machines: &[Machine],
+        id: NodeId,
+        to: NodeId,
+        now: TimeoutNow,
+    ) -> Result<(), Violation> {
+        let leader = self.leaders.get(&now.term);
+        ensure!(
+            leader == Some(&id),
+            "leadership transfer: replica {id} transferred the leadership of term {}, whose leader \
+             is {leader:?}",
+            now.term
+        );
+        let target = machines.iter().find(|machine| machine.id == to);
+        ensure!(
+            target.is_some_and(|there| {
+                there.disk.last() == now.last
+                    || now.last.index <= there.snapshots.end()
+                    || there.disk.image().hard_state.term > now.term
+                    || self.views[there.slot].lost_disk.is_some()
+            }),
+            "leadership transfer: replica {id} transferred the leadership to {to}, whose log on \
+             disk does not end with {}",
+            now.last
+        );
+        self.transfers.insert((now.term, to));
+        Ok(())
+    }
+
+    /// Checks that a replica's vote is durable on its disk when a message reveals it.
+    fn check_vote_durable(
+        &mut self,
+        durable: HardState,
+        term: Term,
+        voter: NodeId,
+        candidate: NodeId,
+    ) -> Result<(), Violation> {
+        self.record_vote(term, voter, candidate)?;
+        ensure!(
+            durable.term > term || durable.voted_for == Some(candidate),
+            "durable hard state: replica {voter} sent its vote for {candidate} in term {term}, but \
+             {durable:?} is durable"
+        );
+        Ok(())
+    }
+
+    /// Checks a follower's acknowledgement of its log up to `index`: the entries must be durable on
+    /// the follower's disk, and equal to those of the leader.
+    fn check_acknowledged(
+        machines: &[Machine],
+        from: usize,
+        to: NodeId,
+        term: Term,
+        index: Index,
+    ) -> Result<(), Violation> {
+        let machine = &machines[from];
+        if index <= machine.snapshots.end() {
+            // In its durable snapshot, whatever its log still holds at that index.
+            return Ok(());
+        }
+        let durable = machine.disk.id_at(index);
+        ensure!(
+            durable.is_some(),
+            "durable acknowledgement: replica {} acknowledged index {index}, but only {} entries \
+             are durable",
+            machine.id,
+            machine.disk.image().entries.len()
+        );
+        let leader =
+            machines.iter().find(|leader| leader.id == to).and_then(|n| n.replica.as_ref());
+        let Some(leader) = leader else { return Ok(()) };
+        let status = leader.status();
+        if status.role == RoleName::Leader && status.term == term && index >= status.base.index {
+            let there = leader.log().term_at(index).map(|term| EntryId { term, index });
+            ensure!(
+                durable == there,
+                "durable acknowledgement: replica {} acknowledged index {index} with {durable:?}, \
+                 but its leader {to} has {there:?}",
+                machine.id
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,513 @@
+//! Safety rules of the consensus core, checked after every step over all replicas: what they send,
+//! write, commit and apply must be consistent. Each violation starts with the name of its rule; the
+//! guide's page on guarantees lists most of them.
+//!
+//! The checks are incremental: the cost of a step is proportional to what it changed. For log
+//! matching, one table maps the id of each entry to its bytes and to the id of the entry before it.
+//! If every log agrees with the table, two logs with the same id at an index are equal up to that
+//! index.
+//!
+//! A replica that lost its disk must keep what it promised before as far as rejoining guarantees
+//! it: until it has rejoined, it grants no votes, and it acknowledges nothing to the leader of an
+//! earlier term than one in which it voted for another candidate. Once it has rejoined, its disk
+//! holds all entries that were committed when the disk was lost, or were committed later by
+//! counting the copy on the lost disk.
+
+mod log_writes;
+mod messages;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+use crate::config::Config;
+use crate::raft::{HardState, Replica, RoleName, Status};
+use crate::sim::machine::Machine;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
+
+/// The safety checker: what it has observed of all replicas so far.
+#[derive(Debug)]
+pub struct SafetyChecker {
+    /// Whether a leader may tell its followers a commit index only after it has answered the
+    /// requests up to that index (a rule of the course's protocol).
+    commit_index_after_replies: bool,
+    election_timeout_min: Duration,
+    quorum: usize,
+    /// The leader elected in each term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Leadership transfers that were started: the term of the old leader, and the replica that is
+    /// to become leader.
+    transfers: BTreeSet<(Term, NodeId)>,
+    /// The candidate that each replica voted for, by term and voter, as seen in messages or on
+    /// disk.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// Every entry that has been in the log of any replica, by its id (index and term).
+    entries: HashMap<EntryId, KnownEntry, FixedState>,
+    /// The committed entries. The entry with index 1 is at position 0.
+    committed: Vec<Committed>,
+    /// Rounds (numbered broadcasts of a leader) that have begun, with the term of the leader and
+    /// each follower that the round was sent to.
+    rounds_begun: HashSet<(Term, Round, NodeId), FixedState>,
+    views: Vec<View>,
+    /// Number of replicas that rejoined after losing their disks.
+    rejoined: u64,
+}
+
+/// An entry that has been in the log of some replica.
+#[derive(Debug)]
+struct KnownEntry {
+    /// Id (index and term) of the entry before this one in the log.
+    previous: EntryId,
+    record: Bytes,
+}
+
+/// An entry that some leader has committed.
+#[derive(Debug)]
+struct Committed {
+    id: EntryId,
+    /// Term of the leader that first committed the entry.
+    by_term: Term,
+    /// Digest of the state machine after the entry was applied; `None` until a replica has applied
+    /// it.
+    digest: Option<u64>,
+}
+
+/// What the checker has observed of one replica. A restart of the replica resets what the replica
+/// keeps only in memory.
+#[derive(Debug)]
+struct View {
+    role: RoleName,
+    term: Term,
+    commit_index: Index,
+    /// The replica's commit index before its last step. The log writes of the step may replace only
+    /// entries with a higher index.
+    commit_before: Index,
+    applied_index: Index,
+    /// Ids of the log entries that the replica has handed to its log writer, durable or not.
+    written: Vec<EntryId>,
+    hard_state: HardState,
+    /// Term of the leader that the replica last accepted an append from, and the time by the
+    /// replica's clock; `None` if there was none.
+    leader_heard: Option<(Term, Instant)>,
+    /// The latest term in which the replica has acknowledged its log to the leader, and the highest
+    /// log index that it has acknowledged in this term.
+    acknowledged: (Term, Index),
+    /// Latest term in which the replica voted for itself while it was rejoining after the loss of
+    /// its disk, so that it cannot vote for another candidate in this term; `None` if there is
+    /// none.
+    spent_vote: Option<Term>,
+    /// What was on the disk that the replica lost; `None` once the replica has rejoined, or if it
+    /// has lost none.
+    lost_disk: Option<LostDisk>,
+    /// Rounds (numbered broadcasts of a leader) that the replica has received, with the leader's
+    /// term.
+    rounds_received: HashSet<(Term, Round), FixedState>,
+}
+
+/// What was on a disk that a replica lost.
+#[derive(Clone, Debug)]
+struct LostDisk {
+    /// Ids of the entries of the log that was durable on the lost disk.
+    log: Vec<EntryId>,
+    /// Index of the last entry that was committed when the disk was lost, or later by counting the
+    /// copy on the lost disk. The replica may vote again only once it has all entries up to this
+    /// index.
+    required: Index,
+}
+
+impl LostDisk {
+    fn holds(&self, id: EntryId) -> bool {
+        id.index > Index::ZERO && self.log.get(position(id.index)) == Some(&id)
+    }
+}
+
+impl View {
+    fn new() -> View {
+        View {
+            role: RoleName::Follower,
+            term: Term::default(),
+            commit_index: Index::ZERO,
+            commit_before: Index::ZERO,
+            applied_index: Index::ZERO,
+            written: Vec::new(),
+            hard_state: HardState::default(),
+            leader_heard: None,
+            acknowledged: (Term::default(), Index::ZERO),
+            spent_vote: None,
+            lost_disk: None,
+            rounds_received: HashSet::default(),
+        }
+    }
+}
+
+fn position(index: Index) -> usize {
+    usize::try_from(index.0 - 1).expect("fits in memory")
+}
+
+impl SafetyChecker {
+    /// Creates a checker for a cluster of `replicas` replicas.
+    pub fn new(replicas: usize, config: &Config) -> SafetyChecker {
+        SafetyChecker {
+            commit_index_after_replies: config.commit_index_after_replies,
+            election_timeout_min: config.election_timeout_min,
+            quorum: replicas / 2 + 1,
+            leaders: BTreeMap::new(),
+            transfers: BTreeSet::new(),
+            votes: BTreeMap::new(),
+            entries: HashMap::default(),
+            committed: Vec::new(),
+            rounds_begun: HashSet::default(),
+            views: (0..replicas).map(|_| View::new()).collect(),
+            rejoined: 0,
+        }
+    }
+
+    /// Returns the highest index that any leader has committed.
+    pub fn commit_index(&self) -> Index {
+        Index(self.committed.len() as u64)
+    }
+
+    /// Returns the number of leadership transfers that were started.
+    pub fn transfer_count(&self) -> usize {
+        self.transfers.len()
+    }
+
+    /// Returns how many times a replica has rejoined after losing its disk.
+    pub fn rejoined(&self) -> u64 {
+        self.rejoined
+    }
+
+    /// Returns the number of terms that have had a leader.
+    pub fn leader_count(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// Records that the replica of `machine`, which is down, loses its disk. Forgets the votes that
+    /// it gave to itself, except those of terms in which it became leader: after it has rejoined,
+    /// it may vote for another candidate in the other terms.
+    pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) {
+        let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
+        let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
+        log.extend(machine.disk.image().entries.iter().map(crate::record::Entry::id));
+        // A log without the last entry of the snapshot would have restarted after the snapshot.
+        let end = usize::try_from(machine.snapshots.end().0).expect("fits in memory");
+        let known = self.committed[..end].iter().map(|there| there.id);
+        if log.get(..end).and_then(<[EntryId]>::last) != known.clone().next_back().as_ref() {
+            log = known.collect();
+        }
+        let required = self.commit_index();
+        let view = &mut self.views[machine.slot];
+        assert!(view.lost_disk.is_none(), "replica {} lost its disk while rejoining", machine.id);
+        view.lost_disk = Some(LostDisk { log, required });
+        view.hard_state = HardState::default();
+        let leaders = &self.leaders;
+        self.votes.retain(|&(term, voter), candidate| {
+            voter != machine.id
+                || *candidate != machine.id
+                || leaders.get(&term) == Some(&machine.id)
+        });
+    }
+
+    /// Handles the start of a replica from its disk: forgets what was only in the replica's memory,
+    /// and checks that the term on the disk is not below the one that was durable.
+    pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let view = &mut self.views[machine.slot];
+        let image = machine.disk.image();
+        let durable = view.hard_state;
+        ensure!(
+            image.hard_state.term >= durable.term,
+            "durable hard state: replica {} restarted in term {}, but term {} was durable",
+            machine.id,
+            image.hard_state.term,
+            durable.term
+        );
+        // Acknowledgements sent before the restart may still be in flight, and stay valid.
+        *view = View {
+            acknowledged: view.acknowledged,
+            spent_vote: view.spent_vote,
+            lost_disk: view.lost_disk.take(),
+            ..View::new()
+        };
+        view.hard_state = image.hard_state;
+        let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
+        view.written.extend(self.committed[..base].iter().map(|there| there.id));
+        view.written.extend(image.entries.iter().map(crate::record::Entry::id));
+        // All entries in its snapshot are committed and applied.
+        let snapshot = machine.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
+        (view.commit_index, view.commit_before, view.applied_index) =
+            (snapshot, snapshot, snapshot);
+        if view.lost_disk.is_some() && image.hard_state.voted_for == Some(machine.id) {
+            view.spent_vote = Some(image.hard_state.term);
+        }
+        self.note_rejoined(machine)
+    }
+
+    /// Records that a replica accepted an append of the leader of `term`, at `now` by its clock.
+    pub(in crate::sim) fn on_append_accepted(&mut self, slot: usize, now: Instant, term: Term) {
+        self.views[slot].leader_heard = Some((term, now));
+    }
+
+    /// Checks a replica after a step: its term, commit index, applied index and durable index and,
+    /// on a leader, its election and match indexes.
+    pub(in crate::sim) fn after_step(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let machine = &machines[slot];
+        let replica = machine.replica.as_ref().expect("a replica that took a step");
+        let id = machine.id;
+        let (was_role, was_term, was_commit, was_applied) = {
+            let view = &self.views[slot];
+            (view.role, view.term, view.commit_index, view.applied_index)
+        };
+        ensure!(
+            status.term >= was_term,
+            "durable hard state: replica {id} went back from term {was_term} to term {}",
+            status.term
+        );
+        ensure!(
+            status.commit_index >= was_commit && status.applied_index >= was_applied,
+            "log indexes: replica {id} went back from commit index {was_commit} and applied index \
+             {was_applied} to {} and {}",
+            status.commit_index,
+            status.applied_index
+        );
+        ensure!(
+            status.counters.malformed == 0,
+            "well-formed messages: replica {id} rejected a message as malformed"
+        );
+        ensure!(
+            status.applied_index <= status.commit_index
+                && status.commit_index <= status.last.index
+                && status.durable_index <= status.last.index,
+            "log indexes: applied <= commit <= last index or durable <= last index does not hold \
+             at replica {id}: {status:?}"
+        );
+        let durable_there = machine.disk.id_at(status.durable_index);
+        // The snapshot may cover the durable index before the log on disk is restarted after it.
+        let in_snapshot = status.durable_index <= machine.snapshots.end();
+        ensure!(
+            in_snapshot
+                || durable_there
+                    .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
+            "durable acknowledgement: replica {id} has durable index {}, but its disk has \
+             {durable_there:?} there",
+            status.durable_index
+        );
+        if status.role == RoleName::Leader {
+            if was_role != RoleName::Leader || status.term != was_term {
+                self.on_elected(machines, slot, status)?;
+            }
+            self.check_progress(machines, slot, status)?;
+        }
+        if status.commit_index > was_commit {
+            self.on_commit(machines, slot, status)?;
+        }
+        let view = &mut self.views[slot];
+        view.role = status.role;
+        view.term = status.term;
+        view.commit_before = view.commit_index;
+        view.commit_index = status.commit_index;
+        view.applied_index = status.applied_index;
+        Ok(())
+    }
+
+    /// Checks a replica that has just become leader: it is the only one in its term, and its log
+    /// contains all committed entries.
+    fn on_elected(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let (id, term) = (status.id, status.term);
+        let first = *self.leaders.entry(term).or_insert(id);
+        ensure!(
+            first == id,
+            "one leader per term: both {first} and {id} are leaders of term {term}"
+        );
+        let votes = machines.iter().filter(|n| self.votes.get(&(term, n.id)) == Some(&id)).count();
+        // A single replica elects itself while its vote is still being written.
+        ensure!(
+            votes >= self.quorum || self.quorum == 1,
+            "majority quorum: replica {id} became leader of term {term} with {votes} votes, {} are \
+             needed",
+            self.quorum
+        );
+        // Entries committed by leaders of later terms may be missing.
+        let length = self.committed.partition_point(|entry| entry.by_term < term);
+        if let Some(last) = self.committed[..length].last() {
+            let log = machines[slot].replica.as_ref().expect("the leader runs").log();
+            let there = log.term_at(last.id.index);
+            ensure!(
+                there == Some(last.id.term) || last.id.index < log.base().index,
+                "election restriction: replica {id} became leader of term {term} without the \
+                 committed entry {} (it has term {there:?} at that index)",
+                last.id
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks a leader's match indexes: in the leader's term, a peer must have acknowledged its log
+    /// up to its match index and, as long as the peer is in this term, have the entries on its
+    /// disk.
+    fn check_progress(
+        &self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let log = machines[slot].replica.as_ref().expect("the leader runs").log();
+        for peer in &status.peers {
+            ensure!(
+                peer.match_index < peer.next_index && peer.match_index <= status.last.index,
+                "log indexes: match < next index and match <= last index do not hold at leader {} \
+                 for peer {}: {peer:?}",
+                status.id,
+                peer.id
+            );
+            let Some(machine) = machines.iter().find(|machine| machine.id == peer.id) else {
+                continue;
+            };
+            let (term, index) = self.views[machine.slot].acknowledged;
+            let acknowledged = if term < status.term { Index::ZERO } else { index };
+            ensure!(
+                term > status.term || peer.match_index <= acknowledged,
+                "durable acknowledgement: leader {} of term {} has match index {3} for peer {2}, \
+                 which acknowledged only {acknowledged} in this term",
+                status.id,
+                status.term,
+                peer.id,
+                peer.match_index
+            );
+            // Up to here the entries are committed, in a snapshot, and the same everywhere.
+            let known = machine.snapshots.end().max(status.base.index);
+            // What was on a lost disk is missing until the replica has rejoined.
+            let is_lost = self.views[machine.slot].lost_disk.as_ref().is_some_and(|lost_disk| {
+                log.term_at(peer.match_index)
+                    .is_some_and(|term| lost_disk.holds(EntryId { term, index: peer.match_index }))
+            });
+            if !is_lost
+                && machine.disk.image().hard_state.term <= status.term
+                && peer.match_index > known
+            {
+                let there = machine.disk.id_at(peer.match_index).map(|id| id.term);
+                ensure!(
+                    there == log.term_at(peer.match_index),
+                    "durable acknowledgement: leader {} of term {} has match index {3} for peer \
+                     {2}, whose disk has term {there:?} there",
+                    status.id,
+                    status.term,
+                    peer.id,
+                    peer.match_index
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the commit index of a replica after it has advanced, and records newly committed
+    /// entries.
+    fn on_commit(
+        &mut self,
+        machines: &[Machine],
+        slot: usize,
+        status: &Status,
+    ) -> Result<(), Violation> {
+        let view = &self.views[slot];
+        let log = machines[slot].replica.as_ref().expect("a replica that took a step").log();
+        let id = status.id;
+        let id_at = |index: Index| log.term_at(index).map(|term| EntryId { term, index });
+        let known_before = self.commit_index();
+        let mut index = view.commit_index;
+        while index < status.commit_index.min(known_before) {
+            index = index.next();
+            let canonical = self.committed[position(index)].id;
+            ensure!(
+                id_at(index) == Some(canonical) || index < log.base().index,
+                "log matching: replica {id} committed {:?} where {canonical} was committed before",
+                id_at(index)
+            );
+        }
+        if status.commit_index <= known_before {
+            return Ok(());
+        }
+        // Newly committed: only a leader may decide that, by counting durable copies. It may have
+        // stepped down within the same step.
+        let term = if status.role == RoleName::Leader { status.term } else { view.term };
+        let was_leader = status.role == RoleName::Leader || view.role == RoleName::Leader;
+        ensure!(
+            was_leader,
+            "log indexes: {} {id} committed up to {}, but no leader has committed beyond \
+             {known_before}",
+            format!("{:?}", status.role).to_lowercase(),
+            status.commit_index
+        );
+        let Some(last) = id_at(status.commit_index) else {
+            return Err(Violation(format!(
+                "log indexes: replica {id} committed beyond its log: {status:?}"
+            )));
+        };
+        ensure!(
+            last.term == term,
+            "commit by current term: leader {id} of term {term} committed {last}, an entry of \
+             another term, by counting copies"
+        );
+        let holds =
+            |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
+        let mut copies = machines.iter().filter(holds).count();
+        // A copy on a disk that was lost after its acknowledgement counts, and the replica must
+        // have the entry again before it may vote.
+        for machine in machines.iter().filter(|machine| !holds(machine)) {
+            if let Some(lost_disk) = self.views[machine.slot].lost_disk.as_mut()
+                && lost_disk.holds(last)
+            {
+                lost_disk.required = lost_disk.required.max(last.index);
+                copies += 1;
+            }
+        }
+        ensure!(
+            copies >= self.quorum,
+            "majority quorum: leader {id} of term {term} committed {last} with {copies} durable \
+             copies, {} are needed",
+            self.quorum
+        );
+        while index < status.commit_index {
+            index = index.next();
+            let id = id_at(index).expect("a log without gaps");
+            self.committed.push(Committed { id, by_term: term, digest: None });
+        }
+        Ok(())
+    }
+
+    /// Checks a replica that has applied the entries up to `index`: its state, which has this
+    /// digest, must equal that of other replicas at the index.
+    pub(in crate::sim) fn applied(
+        &mut self,
+        id: NodeId,
+        index: Index,
+        digest: u64,
+    ) -> Result<(), Violation> {
+        let known = self.commit_index();
+        ensure!(
+            index <= known,
+            "log indexes: replica {id} applied index {index}, but only {known} is committed"
+        );
+        let committed = &mut self.committed[position(index)];
+        let first = *committed.digest.get_or_insert(digest);
+        ensure!(
+            first == digest,
+            "deterministic apply: replica {id} has state {digest:016x} after {}, another replica \
+             had {first:016x}",
+            committed.id
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! The state machine of a simulated replica: applies committed entries and executes reads.
+
+use super::Cluster;
+use super::answer::{AnswerKind, ClientProtocol};
+use crate::kv::{Command, Outcome};
+use crate::raft::{ClientRequest, Msg, Replica};
+use crate::record::EntryKind;
+use crate::sim::coverage::Situation;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{Index, RequestKey};
+
+impl Cluster {
+    /// Performs all apply jobs (committed entries to apply, and reads to execute) that wait at the
+    /// replica with index `slot`.
+    pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
+        if self.machines[slot].held.all {
+            return Ok(());
+        }
+        let mut last = None;
+        while let Some((job, read_clock)) = self.machines[slot].applying.pop_front() {
+            for committed in &job.entries {
+                let entry = &committed.entry;
+                if entry.index() <= self.machines[slot].store.applied_index() {
+                    // Contained in a snapshot that was installed in the meantime.
+                    continue;
+                }
+                let result =
+                    self.apply_entry(slot, entry.index(), entry.kind(), entry.payload())?;
+                last = Some(entry.id());
+                let Some((key, outcome)) = result else { continue };
+                let answers_here = match self.protocol {
+                    ClientProtocol::Course => committed.as_leader,
+                    ClientProtocol::Connection => self.machines[slot].take_pending_write(key),
+                };
+                if answers_here {
+                    self.client_model.on_write_answered(self.machines[slot].id, key, &outcome)?;
+                    let leader =
+                        self.machines[slot].replica.as_ref().and_then(Replica::last_known_leader);
+                    self.answer(slot, key, leader, AnswerKind::Done(outcome));
+                }
+            }
+            let waiting = self.machines[slot].clock_gate.as_mut();
+            let waiting = waiting.map(|gate| std::mem::take(&mut gate.deferred_reads));
+            let reads = job.reads.into_iter().map(|read| (read_clock.0, read_clock.1, read));
+            for (millis, resets, read) in waiting.into_iter().flatten().chain(reads) {
+                let machine = &mut self.machines[slot];
+                let command = Command::decode(&read.payload).ok();
+                if let Some(gate) = &mut machine.clock_gate
+                    && machine.store.is_behind(command.as_ref(), millis, resets)
+                {
+                    self.coverage.add(Situation::DeferredRead, 1);
+                    gate.deferred_reads.push((millis, resets, read));
+                } else {
+                    self.read(slot, &read)?;
+                }
+            }
+        }
+        let machine = &mut self.machines[slot];
+        let (now, shown) = (machine.clock.read(self.now), machine.store.shown());
+        if let Some(gate) = &mut machine.clock_gate {
+            gate.on_applied(now, shown);
+            self.set_timer(slot);
+        }
+        if let Some(last) = last {
+            self.machines[slot].inbox.push_back(Msg::Applied { index: last.index });
+            self.take_snapshot(slot, last);
+            if !self.machines[slot].delays.apply.is_zero() {
+                return self.step_soon(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one entry to the replica's state machine. Returns the key and the outcome of the
+    /// request in it; `None` if the entry has no command.
+    fn apply_entry(
+        &mut self,
+        slot: usize,
+        index: Index,
+        kind: EntryKind,
+        payload: &[u8],
+    ) -> Result<Option<(RequestKey, Outcome)>, Violation> {
+        let machine = &mut self.machines[slot];
+        ensure!(
+            index == machine.store.applied_index().next(),
+            "log indexes: replica {} applies index {index} after {}",
+            machine.id,
+            machine.store.applied_index()
+        );
+        let applied = match kind {
+            EntryKind::NoOp => {
+                machine.store.skip(index);
+                None
+            }
+            EntryKind::Command => Some(machine.store.apply(index, payload)),
+        };
+        self.checker.applied(machine.id, index, machine.store.digest())?;
+        let leaders = self.checker.leader_count();
+        let now = (self.now, leaders);
+        self.client_model.on_applied(machine.id, index, payload, applied.as_ref(), now)?;
+        Ok(applied.map(|applied| (applied.key, applied.outcome)))
+    }
+
+    /// Executes a read on the replica's state machine, and answers the client.
+    fn read(&mut self, slot: usize, read: &ClientRequest) -> Result<(), Violation> {
+        let machine = &self.machines[slot];
+        let (key, outcome) = machine.store.read(&read.payload).map_err(|error| {
+            Violation(format!(
+                "replies match requests: request {:?} is not a read: {error}",
+                read.key
+            ))
+        })?;
+        let state = machine.store.applied_index();
+        let now = (self.now, self.checker.leader_count());
+        self.client_model.on_read_answered(machine.id, key, &read.payload, &outcome, state, now)?;
+        let leader = machine.replica.as_ref().and_then(Replica::last_known_leader);
+        self.answer(slot, key, leader, AnswerKind::Done(outcome));
+        Ok(())
+    }
+}

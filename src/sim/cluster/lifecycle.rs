@@ -1,0 +1,244 @@
+//! Starts, crashes, lost disks and pauses of replicas.
+
+use super::Cluster;
+use super::queue::Event;
+use crate::kv::StateMachine;
+use crate::raft::Replica;
+use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::disk::Started;
+use crate::sim::machine::replicated_clock::ClockGate;
+use crate::sim::machine::{Held, Queued};
+use crate::sim::violation::{Violation, ensure};
+use crate::storage::StorageError;
+use crate::types::{Index, Instant, NodeId};
+
+impl Cluster {
+    /// Starts a replica that has never run or has crashed. The replica stays down if its folder is
+    /// damaged or its disk is full.
+    ///
+    /// # Errors
+    /// If its disk does not hold what was durable, or if another safety rule is violated.
+    pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
+        let slot = self.slot(id);
+        let machine = &mut self.machines[slot];
+        assert!(machine.replica.is_none(), "replica {id} is already running");
+        let start = match machine.disk.open(&mut machine.snapshots.latest, &mut machine.rng) {
+            Started::Ok(start) => start,
+            Started::Unavailable(why) => {
+                self.trace.note(self.now, format_args!("{} does not start: {why}", id.0));
+                return Ok(());
+            }
+            Started::Violation(how) => {
+                return Err(Violation(format!("durable state: folder of replica {id}: {how}")));
+            }
+        };
+        machine.incarnation += 1;
+        if let Some(files) = machine.disk.folder() {
+            machine.openings.push((machine.incarnation, files.opening()));
+        }
+        machine.store = start.store.unwrap_or_else(|| machine.snapshots.load());
+        let state = (machine.store.applied_index(), machine.store.digest());
+        #[cfg(feature = "mutants")]
+        if machine.config.mutant == Some(crate::config::Mutant::ApplyTwice) {
+            machine.store = crate::kv::StateMachine::forgetful();
+        }
+        #[cfg(feature = "mutants")]
+        if machine.config.mutant == Some(crate::config::Mutant::SnapshotWithoutSessions) {
+            machine.store.forget_sessions();
+        }
+        let seed = machine.rng.next_u64();
+        let now = machine.clock.read(self.now);
+        let (peers, config) = (&machine.peers, machine.config.clone());
+        machine.replica = Some(Replica::new(id, peers, config, seed, start.durable, now));
+        machine.timer_at = Instant::MAX;
+        let true_now = self.now;
+        let begin = |confirm_after| Box::new(ClockGate::start(machine, confirm_after, true_now));
+        machine.clock_gate = machine.confirm_after.map(begin);
+        self.trace.started(self.now, &self.machines[slot]);
+        self.checker.on_start(&self.machines[slot])?;
+        if state.0 > Index::ZERO {
+            self.checker.applied(id, state.0, state.1)?;
+        }
+        self.set_timer(slot);
+        Ok(())
+    }
+
+    /// Returns whether a replica accepts messages from this incarnation (number of starts and
+    /// crashes) of a peer. When the peer has restarted, the replica first checks the history of
+    /// starts that the peer's folder states, as the server does when a peer connects.
+    pub(super) fn accepts_peer(
+        &mut self,
+        slot: usize,
+        from: NodeId,
+        sender: u64,
+    ) -> Result<bool, Violation> {
+        let from_place = self.slot(from);
+        let machine = &self.machines[slot];
+        // A crash increments the incarnation, too; a message sent in between belongs to the one
+        // before.
+        let sender = sender - u64::from(sender.is_multiple_of(2));
+        let heard = machine.heard.get(&from).copied().unwrap_or(0);
+        if machine.replica.is_none() || machine.disk.folder().is_none() || sender <= heard {
+            return Ok(true);
+        }
+        let openings = &self.machines[from_place].openings;
+        let found = openings.iter().find(|(incarnation, _)| *incarnation == sender);
+        let (incarnation, numbers) = found.expect("the sender had opened its folder").1.clone();
+        // A connection ends with the process: a late message over a connection that this replica
+        // has not accepted yet may be rejected.
+        let latest = self.machines[from_place].incarnation;
+        let machine = &mut self.machines[slot];
+        let files = machine.disk.files().expect("it was just looked at");
+        match files.check_peer(from, incarnation, &numbers) {
+            Ok(false) if sender < latest => return Ok(false),
+            Ok(accepted) => {
+                ensure!(
+                    accepted,
+                    "no old copies: replica {} rejected peer {from}, which has only restarted",
+                    machine.id
+                );
+                machine.heard.insert(from, sender);
+            }
+            Err(error) => {
+                self.fail(slot, &error);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Stops a replica because its disk failed with this error.
+    pub(super) fn fail(&mut self, slot: usize, error: &StorageError) {
+        let machine = &mut self.machines[slot];
+        machine.disk.fail();
+        self.trace.note(self.now, format_args!("{}'s disk failed: {error}", machine.id.0));
+        self.queue.push(self.now, Event::Stop { slot, incarnation: machine.incarnation });
+    }
+
+    /// Checks that peers reject an old copy of a replica's folder: while the replica is down,
+    /// starts it from a copy of its folder from an earlier time, and presents it to all peers.
+    /// Every peer that knows of a later start must reject it. The folder itself stays unchanged.
+    ///
+    /// # Errors
+    /// If a peer that must reject the copy accepts it.
+    pub fn check_old_copy(&mut self, id: NodeId) -> Result<(), Violation> {
+        let slot = self.slot(id);
+        let Some(files) = self.machines[slot].disk.files() else { return Ok(()) };
+        let copy = match files.start_old_copy() {
+            None => return Ok(()),
+            Some(Ok(copy)) => copy,
+            Some(Err(error)) => {
+                return Err(Violation(format!(
+                    "no old copies: an old copy of the folder of replica {id} cannot be opened: \
+                     {error}"
+                )));
+            }
+        };
+        let mut rejected_by_all = true;
+        for other in self.machines.iter().filter(|other| other.id != id) {
+            let folder = other.disk.folder().expect("all machines have folders or none has");
+            let knows_later = folder.noted_opening(id) > copy.copied_at;
+            rejected_by_all &= knows_later;
+            let accepts = folder.accepts(id, &copy);
+            ensure!(
+                !knows_later || accepts != Some(true),
+                "no old copies: replica {} accepted a copy of replica {id}'s folder from opening \
+                 {}, but knew of opening {}",
+                other.id,
+                copy.copied_at,
+                folder.noted_opening(id)
+            );
+        }
+        if rejected_by_all && self.machines.len() > 1 {
+            self.machines[slot]
+                .disk
+                .files()
+                .expect("the folder was read above")
+                .count_rejected_copy();
+            self.trace.note(self.now, format_args!("all peers reject an old copy of {}", id.0));
+        }
+        Ok(())
+    }
+
+    /// Crashes a replica, which loses everything that is not on its disk. A random part of what was
+    /// being synced is on the disk.
+    pub fn crash(&mut self, id: NodeId) {
+        let slot = self.slot(id);
+        let machine = &mut self.machines[slot];
+        if let Some(replica) = machine.replica.take() {
+            add_counters(&mut self.coverage, &replica);
+        }
+        machine.incarnation += 1;
+        let snapshots = &machine.snapshots;
+        machine.disk.crash(snapshots.latest, snapshots.pending.as_ref(), &mut machine.rng);
+        machine.snapshots.crash();
+        machine.heard.clear();
+        machine.stalled = None;
+        machine.inbox.clear();
+        machine.pending_writes.clear();
+        machine.applying.clear();
+        machine.storing.clear();
+        machine.receiving = None;
+        if let Some(gate) = machine.clock_gate.take() {
+            self.coverage.add(Situation::ClockJump, gate.jumps());
+        }
+        machine.queued = Queued::default();
+        machine.held = Held { syncs: machine.held.syncs, ..Held::default() };
+        self.trace.note(self.now, format_args!("{} crashes", id.0));
+    }
+
+    /// Replaces the disk of a replica that is down by an empty one, with which the replica rejoins
+    /// under its old id. Two replicas must not rejoin at the same time, as neither would ever
+    /// complete.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        let slot = self.slot(id);
+        let machine = &mut self.machines[slot];
+        assert!(machine.replica.is_none(), "replica {id} is running");
+        self.checker.on_disk_lost(machine);
+        machine.disk.lose();
+        machine.snapshots.lose();
+        machine.store = StateMachine::default();
+        self.coverage.add(Situation::DiskLoss, 1);
+        self.trace.note(self.now, format_args!("{} loses its disk", id.0));
+    }
+
+    /// Resumes a paused replica, which then handles everything that arrived during the pause.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn resume(&mut self, id: NodeId) -> Result<(), Violation> {
+        let slot = self.slot(id);
+        self.machines[slot].held.all = false;
+        if self.machines[slot].replica.is_some() {
+            self.end_overdue_sync(slot)?;
+            self.apply(slot)?;
+            if !self.machines[slot].queued.taken {
+                self.on_snapshot_taken(slot)?;
+            }
+            if !self.machines[slot].queued.store {
+                self.store_chunks(slot);
+            }
+            if !self.machines[slot].queued.install {
+                self.install(slot)?;
+            }
+            self.step(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Handles the end of a sync that was due during the replica's pause.
+    fn end_overdue_sync(&mut self, slot: usize) -> Result<(), Violation> {
+        let machine = &self.machines[slot];
+        if machine.disk.is_syncing() && !machine.queued.sync && !machine.held.syncs {
+            self.on_synced(slot)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the counters that a replica has kept since its start to the coverage of the run.
+pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
+    let counters = replica.status().counters;
+    coverage.add(Situation::LeaseRead, counters.lease_reads);
+    coverage.add(Situation::ReadIndexRead, counters.read_index_reads);
+}

@@ -1,0 +1,320 @@
+//! A cluster in virtual time: simulated machines with replicas, and one event queue. It runs on one
+//! thread, reads no real clock, and draws all random numbers from one seed, so the same seed gives
+//! the same run, byte for byte.
+//!
+//! The cluster runs the replicas and checks them after every step. It does not deliver messages.
+//! Its driver (a fault run, a script, a scenario of the course) takes the messages from
+//! [`Cluster::sent`] after each event, decides the fate of each, and delivers those that arrive
+//! with [`Cluster::deliver`].
+
+mod answer;
+mod apply;
+mod disk_io;
+mod lifecycle;
+pub mod network;
+mod queue;
+mod step;
+pub mod trace;
+
+pub use answer::{Answer, AnswerKind, ClientProtocol};
+use lifecycle::add_counters;
+
+use crate::config::Config;
+use crate::raft::{ClientRequest, DiskSpace, Effects, Envelope, Msg, RoleName};
+use crate::sim::checkers::client_model::ClientModel;
+use crate::sim::checkers::safety::SafetyChecker;
+use crate::sim::cluster::queue::{Event, Queue};
+use crate::sim::cluster::trace::Trace;
+use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::machine::Machine;
+use crate::sim::rng::Rng;
+use crate::sim::violation::Violation;
+use crate::types::{Instant, NodeId};
+
+/// The kind of event that [`Cluster::advance`] handled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advance {
+    /// An event inside the cluster, such as the arrival of a message or the end of a sync.
+    Internal,
+    /// An alarm that the driver of the simulation had set with [`Cluster::alarm`], with its number.
+    /// The driver must handle it.
+    Alarm(u64),
+    /// No event: the queue is empty.
+    Idle,
+}
+
+/// A simulated cluster with its event queue and its checkers.
+#[derive(Debug)]
+pub struct Cluster {
+    now: Instant,
+    protocol: ClientProtocol,
+    queue: Queue,
+    machines: Vec<Machine>,
+    /// Messages that replicas have sent since the driver of the simulation last took them from
+    /// here.
+    pub sent: Vec<Envelope>,
+    /// Answers to clients since the driver of the simulation last took them from here.
+    pub answers: Vec<Answer>,
+    /// The checker of the safety rules about replicas.
+    pub checker: SafetyChecker,
+    /// The checker of the rules about answers to clients.
+    pub client_model: ClientModel,
+    /// Replicas that stopped because their disks failed, since the driver of the simulation last
+    /// took them from here.
+    pub stopped: Vec<NodeId>,
+    /// The trace of the run's events.
+    pub trace: Trace,
+    effects: Effects,
+    /// Number of events handled so far.
+    events: u64,
+    /// How often the run has reached each situation, without what [`Cluster::coverage`] adds: the
+    /// counters of the replicas that run now, and the counts of the client model.
+    coverage: Coverage,
+    /// Whether a script has forged messages. Replicas may reject forged messages as malformed.
+    pub forged: bool,
+}
+
+impl Cluster {
+    /// Creates a cluster at time zero whose replicas have never run. The caller must start them
+    /// with [`Cluster::start`].
+    pub fn new(
+        ids: &[NodeId],
+        config: &Config,
+        protocol: ClientProtocol,
+        rng: &mut Rng,
+    ) -> Cluster {
+        let machine = |(slot, &id): (usize, &NodeId)| Machine::new(slot, id, ids, config, rng);
+        Cluster {
+            now: Instant::ZERO,
+            protocol,
+            queue: Queue::default(),
+            machines: ids.iter().enumerate().map(machine).collect(),
+            sent: Vec::new(),
+            answers: Vec::new(),
+            checker: SafetyChecker::new(ids.len(), config),
+            client_model: ClientModel::default(),
+            stopped: Vec::new(),
+            trace: Trace::default(),
+            effects: Effects::default(),
+            events: 0,
+            coverage: Coverage::default(),
+            forged: false,
+        }
+    }
+
+    /// Returns how often the run has reached each situation so far.
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage;
+        for replica in self.machines.iter().filter_map(|machine| machine.replica.as_ref()) {
+            add_counters(&mut coverage, replica);
+        }
+        let gates = self.machines.iter().filter_map(|machine| machine.clock_gate.as_ref());
+        coverage.add(Situation::ClockJump, gates.map(|gate| gate.jumps()).sum());
+        let (expired, across_leaders) = self.client_model.expired();
+        coverage.add(Situation::Expiration, expired);
+        coverage.add(Situation::ExpirationAcrossLeaders, across_leaders);
+        coverage
+    }
+
+    /// Returns the replica that lost its disk and has not rejoined yet, whether it runs or not.
+    pub fn rejoining(&self) -> Option<NodeId> {
+        self.machines
+            .iter()
+            .find(|machine| machine.disk.image().rejoining)
+            .map(|machine| machine.id)
+    }
+
+    /// Returns the wall clock reading, in milliseconds since 1970, that a replica reports to its
+    /// peers; `None` if the replica is down or paused, or the run has no expirations.
+    pub fn report_wall_clock(&mut self, id: NodeId) -> Option<u64> {
+        let (slot, now) = (self.slot(id), self.now);
+        let machine = &mut self.machines[slot];
+        if machine.held.all {
+            return None;
+        }
+        let wall = machine.wall.read(now);
+        machine.clock_gate.as_mut()?.observe(machine.clock.read(now), wall)
+    }
+
+    /// Delivers a wall clock reading of peer `from`, in milliseconds since 1970, to replica `to`.
+    /// Does nothing if `to` is down or paused, or the run has no expirations.
+    pub fn deliver_wall_clock(&mut self, to: NodeId, from: NodeId, millis: u64) {
+        let (slot, now) = (self.slot(to), self.now);
+        let machine = &mut self.machines[slot];
+        if let Some(gate) = machine.clock_gate.as_mut().filter(|_| !machine.held.all) {
+            gate.on_report(from, machine.clock.read(now), millis);
+        }
+    }
+
+    /// Returns the true (virtual) time, counted from the start of the run.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Returns the number of events handled so far.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Returns all machines, in the order of their slots.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
+    /// Returns the machine on which replica `id` runs.
+    pub fn machine(&self, id: NodeId) -> &Machine {
+        &self.machines[self.slot(id)]
+    }
+
+    /// Returns the machine on which replica `id` runs, to change its delays, its clocks, or which
+    /// of its activities are held back.
+    pub fn machine_mut(&mut self, id: NodeId) -> &mut Machine {
+        let slot = self.slot(id);
+        &mut self.machines[slot]
+    }
+
+    fn slot(&self, id: NodeId) -> usize {
+        self.machines
+            .iter()
+            .position(|machine| machine.id == id)
+            .expect("a replica of this cluster")
+    }
+
+    /// Returns the running leader with the highest term; `None` if no leader runs.
+    pub fn leader(&self) -> Option<NodeId> {
+        let statuses =
+            self.machines.iter().filter_map(|machine| Some(machine.replica.as_ref()?.status()));
+        let leaders = statuses.filter(|status| status.role == RoleName::Leader);
+        leaders.max_by_key(|status| status.term).map(|status| status.id)
+    }
+
+    /// Returns the time of the next event; `None` if the queue is empty.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.queue.next_at()
+    }
+
+    /// Returns the number of queued messages, requests and disk operations: all events but timers
+    /// and alarms.
+    pub fn in_flight(&self) -> usize {
+        self.queue.in_flight
+    }
+
+    /// Schedules the delivery of a message at time `at`.
+    pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
+        let slot = self.slot(envelope.to);
+        let sender = self.machines[self.slot(envelope.from)].incarnation;
+        self.queue.push(at.max(self.now), Event::Deliver { slot, sender, envelope });
+    }
+
+    /// Schedules the arrival of a client's request at replica `to` at time `at`.
+    pub fn request(&mut self, at: Instant, to: NodeId, request: ClientRequest) {
+        let slot = self.slot(to);
+        self.queue.push(at.max(self.now), Event::Request { slot, request });
+    }
+
+    /// Sets an alarm: makes [`Cluster::advance`] return `number` at time `at`.
+    pub fn alarm(&mut self, at: Instant, number: u64) {
+        self.queue.push(at.max(self.now), Event::Alarm(number));
+    }
+
+    /// Advances the virtual time to `at`, which must not be later than the next event.
+    pub fn skip_to(&mut self, at: Instant) {
+        assert!(self.next_at().is_none_or(|next| next >= at), "an event is due before {at:?}");
+        self.now = self.now.max(at);
+    }
+
+    /// Advances the virtual time to the next event and handles it.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn advance(&mut self) -> Result<Advance, Violation> {
+        let Some((at, event)) = self.queue.pop() else { return Ok(Advance::Idle) };
+        assert!(at >= self.now, "time must not go backwards");
+        self.now = at;
+        self.events += 1;
+        match event {
+            Event::Alarm(number) => return Ok(Advance::Alarm(number)),
+            Event::Deliver { slot, sender, envelope } => {
+                if self.accepts_peer(slot, envelope.from, sender)? {
+                    self.on_message(slot, Msg::Peer(envelope))?;
+                }
+            }
+            Event::Request { slot, request } => self.on_request(slot, request)?,
+            Event::Step { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.step = false;
+                    self.step(slot)?;
+                }
+            }
+            Event::Timer { slot, incarnation } => {
+                let machine = &mut self.machines[slot];
+                if machine.incarnation == incarnation && machine.timer_at == at {
+                    machine.timer_at = Instant::MAX;
+                    let held = machine.held.all || machine.held.timeouts;
+                    let due = machine.clock.when(machine.next_timeout(at));
+                    if due <= at && !held {
+                        self.step(slot)?;
+                    } else if due > at {
+                        self.set_timer(slot);
+                    }
+                }
+            }
+            Event::Synced { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.sync = false;
+                    self.on_synced(slot)?;
+                }
+            }
+            Event::Apply { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.apply = false;
+                    self.apply(slot)?;
+                }
+            }
+            Event::SnapshotTaken { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.taken = false;
+                    self.on_snapshot_taken(slot)?;
+                }
+            }
+            Event::ChunksStored { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.store = false;
+                    self.store_chunks(slot);
+                    self.step_soon(slot)?;
+                }
+            }
+            Event::Install { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    self.machines[slot].queued.install = false;
+                    self.install(slot)?;
+                }
+            }
+            Event::Stop { slot, incarnation } => {
+                if self.machines[slot].incarnation == incarnation {
+                    let id = self.machines[slot].id;
+                    self.crash(id);
+                    self.stopped.push(id);
+                }
+            }
+        }
+        Ok(Advance::Internal)
+    }
+
+    /// Tells a replica how much free space its disk has.
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub fn set_disk_space(&mut self, id: NodeId, space: DiskSpace) -> Result<(), Violation> {
+        let slot = self.slot(id);
+        self.on_message(slot, Msg::DiskSpace(space))
+    }
+
+    /// Schedules a replica's next timeout again, after its clock or its held-back activities have
+    /// changed.
+    pub fn reset_timer(&mut self, id: NodeId) {
+        let slot = self.slot(id);
+        self.machines[slot].timer_at = Instant::MAX;
+        self.set_timer(slot);
+    }
+}

@@ -1,0 +1,221 @@
+//! The simulated network between replicas: decides whether and when each message arrives. The
+//! driver delivers it through the cluster's queue.
+
+use std::time::Duration;
+
+use crate::sim::rng::Rng;
+use crate::types::{Instant, NodeId};
+
+/// Loss, duplication and delay of messages on a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkQuality {
+    /// Probability that a message is lost, in thousandths.
+    pub loss_permille: u32,
+    /// Probability that a message is duplicated, in thousandths.
+    pub duplicate_permille: u32,
+    /// Probability that a message is late, with a delay of up to `late_max`, in thousandths.
+    /// Messages that are sent after a late message may overtake it.
+    pub late_permille: u32,
+    /// Shortest delay of a message.
+    pub delay_min: Duration,
+    /// Longest delay of a message that is not late. Delays are drawn independently, so messages
+    /// that are sent within this time may be reordered.
+    pub delay_max: Duration,
+    /// Longest delay of a late message: longer than an election, so that messages of old terms
+    /// arrive.
+    pub late_max: Duration,
+}
+
+impl LinkQuality {
+    /// Returns the quality of a link that delivers every message once, in order, after `delay`.
+    pub const fn perfect(delay: Duration) -> LinkQuality {
+        LinkQuality {
+            loss_permille: 0,
+            duplicate_permille: 0,
+            late_permille: 0,
+            delay_min: delay,
+            delay_max: delay,
+            late_max: delay,
+        }
+    }
+}
+
+/// What happens to a message that was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// The message is lost because the link is cut in its direction.
+    Cut,
+    /// The message is lost.
+    Lost,
+    /// The message arrives.
+    Arrives {
+        /// Time at which the message arrives.
+        at: Instant,
+        /// Time at which a duplicate of the message arrives; `None` if there is no duplicate.
+        duplicate_at: Option<Instant>,
+    },
+}
+
+/// The links between all replicas, each direction separately, with the random generator that
+/// decides the fate of messages.
+#[derive(Debug)]
+pub struct Network {
+    rng: Rng,
+    ids: Vec<NodeId>,
+    quality: LinkQuality,
+    /// The links as a matrix, with a row per sender and a column per receiver.
+    links: Vec<Link>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    cut: bool,
+    /// Loss, duplication and delay of messages on this link; `None` if those of the whole network
+    /// apply.
+    quality: Option<LinkQuality>,
+}
+
+impl Network {
+    /// Creates a network in which every link has this quality and none is cut.
+    pub fn new(rng: Rng, ids: &[NodeId], quality: LinkQuality) -> Network {
+        let links = vec![Link::default(); ids.len() * ids.len()];
+        Network { rng, ids: ids.to_vec(), quality, links }
+    }
+
+    /// Decides the fate of a message that is sent at time `now`.
+    pub fn fate(&mut self, now: Instant, from: NodeId, to: NodeId) -> Fate {
+        let link = *self.link(from, to);
+        if link.cut {
+            return Fate::Cut;
+        }
+        let quality = link.quality.unwrap_or(self.quality);
+        if self.rng.permille(quality.loss_permille) {
+            return Fate::Lost;
+        }
+        let at = now + self.delay(&quality);
+        let duplicate_at =
+            self.rng.permille(quality.duplicate_permille).then(|| now + self.delay(&quality));
+        Fate::Arrives { at, duplicate_at }
+    }
+
+    fn delay(&mut self, quality: &LinkQuality) -> Duration {
+        let longest = if self.rng.permille(quality.late_permille) {
+            quality.late_max
+        } else {
+            quality.delay_max
+        };
+        self.rng.duration(quality.delay_min, longest)
+    }
+
+    /// Returns whether the link from `from` to `to` is cut.
+    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.links[self.slot(from, to)].cut
+    }
+
+    /// Cuts the link from `from` to `to`. The other direction stays as it is.
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.link(from, to).cut = true;
+    }
+
+    /// Partitions the network: cuts all links between replicas of different groups, in both
+    /// directions. Replicas in no group keep their links.
+    pub fn part(&mut self, groups: &[Vec<NodeId>]) {
+        for (position, group) in groups.iter().enumerate() {
+            for other in groups.iter().skip(position + 1) {
+                for &a in group {
+                    for &b in other {
+                        self.cut(a, b);
+                        self.cut(b, a);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Heals all cut links.
+    pub fn heal(&mut self) {
+        self.links.iter_mut().for_each(|link| link.cut = false);
+    }
+
+    /// Heals the link from `from` to `to`. The other direction stays as it is.
+    pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
+        self.link(from, to).cut = false;
+    }
+
+    /// Sets the quality of the link from `from` to `to`.
+    pub fn set_link_quality(&mut self, from: NodeId, to: NodeId, quality: LinkQuality) {
+        self.link(from, to).quality = Some(quality);
+    }
+
+    /// Sets the quality of every link, including those with a quality of their own.
+    pub fn set_quality(&mut self, quality: LinkQuality) {
+        self.quality = quality;
+        self.links.iter_mut().for_each(|link| link.quality = None);
+    }
+
+    fn link(&mut self, from: NodeId, to: NodeId) -> &mut Link {
+        let slot = self.slot(from, to);
+        &mut self.links[slot]
+    }
+
+    fn slot(&self, from: NodeId, to: NodeId) -> usize {
+        let of = |id| self.ids.iter().position(|&known| known == id).expect("a replica of the run");
+        of(from) * self.ids.len() + of(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    fn network(quality: LinkQuality) -> Network {
+        Network::new(Rng::new(1), &IDS, quality)
+    }
+
+    #[test]
+    fn cuts_are_one_way_and_partitions_two_way() {
+        let mut network = network(LinkQuality::perfect(Duration::from_millis(1)));
+        network.cut(NodeId(1), NodeId(2));
+        assert_eq!(network.fate(Instant::ZERO, NodeId(1), NodeId(2)), Fate::Cut);
+        assert_eq!(
+            network.fate(Instant::ZERO, NodeId(2), NodeId(1)),
+            Fate::Arrives { at: Instant(1_000_000), duplicate_at: None }
+        );
+        network.heal();
+        network.part(&[vec![NodeId(3)], vec![NodeId(1), NodeId(2)]]);
+        assert!(network.is_cut(NodeId(3), NodeId(1)) && network.is_cut(NodeId(2), NodeId(3)));
+        assert!(!network.is_cut(NodeId(1), NodeId(2)));
+        network.heal_link(NodeId(3), NodeId(1));
+        assert!(!network.is_cut(NodeId(3), NodeId(1)));
+    }
+
+    #[test]
+    fn loss_duplication_and_delay_occur_at_their_rates() {
+        let quality = LinkQuality {
+            loss_permille: 300,
+            duplicate_permille: 100,
+            late_permille: 50,
+            delay_min: Duration::from_micros(100),
+            delay_max: Duration::from_micros(300),
+            late_max: Duration::from_secs(1),
+        };
+        let mut network = network(quality);
+        let (mut lost, mut duplicated, mut late) = (0, 0, 0);
+        for _ in 0..10_000 {
+            match network.fate(Instant::ZERO, NodeId(1), NodeId(2)) {
+                Fate::Cut => panic!("no link is cut"),
+                Fate::Lost => lost += 1,
+                Fate::Arrives { at, duplicate_at } => {
+                    assert!(at >= Instant(100_000) && at <= Instant(1_000_000_000));
+                    late += u32::from(at > Instant(300_000));
+                    duplicated += u32::from(duplicate_at.is_some());
+                }
+            }
+        }
+        assert!((2_800..3_200).contains(&lost), "{lost} lost");
+        assert!((600..800).contains(&duplicated), "{duplicated} duplicated");
+        assert!((280..420).contains(&late), "{late} late");
+    }
+}

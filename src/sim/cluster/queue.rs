@@ -1,0 +1,103 @@
+//! The event queue: events in order of time, and in order of insertion at equal times.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::raft::{ClientRequest, Envelope};
+use crate::types::Instant;
+
+/// A future event of the machine at index `slot`, or an alarm of the simulation's driver. An event
+/// with an `incarnation` (number of starts and crashes of the machine's replica) is ignored if the
+/// replica has started or crashed since the event was queued.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A message arrives at the machine. `sender` is the incarnation (number of starts and crashes)
+    /// of the replica that sent it.
+    Deliver { slot: usize, sender: u64, envelope: Envelope },
+    /// A client request arrives.
+    Request { slot: usize, request: ClientRequest },
+    /// The replica handles all messages that have arrived (a batch).
+    Step { slot: usize, incarnation: u64 },
+    /// The replica's next timeout is due.
+    Timer { slot: usize, incarnation: u64 },
+    /// The sync of the log that is in progress ends.
+    Synced { slot: usize, incarnation: u64 },
+    /// The replica's state machine applies the committed entries that the replica has handed over.
+    Apply { slot: usize, incarnation: u64 },
+    /// The replica's own snapshot, which is being written, becomes durable.
+    SnapshotTaken { slot: usize, incarnation: u64 },
+    /// The chunks of the leader's snapshot that the replica has received are stored.
+    ChunksStored { slot: usize, incarnation: u64 },
+    /// The replica installs the leader's snapshot, which it has received completely.
+    Install { slot: usize, incarnation: u64 },
+    /// The replica stops because its disk failed.
+    Stop { slot: usize, incarnation: u64 },
+    /// An alarm that the driver of the simulation has set, with its number.
+    Alarm(u64),
+}
+
+/// The queued events, sorted by time and, at equal times, in order of insertion. The heap holds
+/// only keys, which are small.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
+    sequence: u64,
+    /// Number of queued messages, requests and disk operations: all events but timers and alarms.
+    pub(super) in_flight: usize,
+}
+
+impl Event {
+    fn is_in_flight(&self) -> bool {
+        !matches!(self, Event::Timer { .. } | Event::Alarm(_))
+    }
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, at: Instant, event: Event) {
+        self.in_flight += usize::from(event.is_in_flight());
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 queued events")
+        });
+        self.events[slot as usize] = Some(event);
+        self.sequence += 1;
+        self.order.push(Reverse((at, self.sequence, slot)));
+    }
+
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.order.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Instant, Event)> {
+        let Reverse((at, _, slot)) = self.order.pop()?;
+        let event = self.events[slot as usize].take().expect("a queued slot holds its event");
+        self.free.push(slot);
+        self.in_flight -= usize::from(event.is_in_flight());
+        Some((at, event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_ordered_by_time_then_insertion() {
+        let mut queue = Queue::default();
+        for (at, number) in [(5, 1), (3, 2), (5, 3), (3, 4), (4, 5)] {
+            queue.push(Instant(at), Event::Alarm(number));
+        }
+        queue.push(Instant(9), Event::Step { slot: 0, incarnation: 1 });
+        assert_eq!((queue.next_at(), queue.in_flight), (Some(Instant(3)), 1));
+        let mut seen = Vec::new();
+        while let Some((at, event)) = queue.pop() {
+            if let Event::Alarm(number) = event {
+                seen.push((at.0, number));
+            }
+        }
+        assert_eq!(seen, [(3, 2), (3, 4), (4, 5), (5, 1), (5, 3)]);
+        assert_eq!((queue.next_at(), queue.in_flight), (None, 0));
+    }
+}

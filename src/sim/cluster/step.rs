@@ -1,0 +1,316 @@
+//! A step of a replica: it handles the messages of a batch and a timeout, flushes once, and its
+//! effects are carried out.
+
+use super::Cluster;
+use super::answer::{Answer, AnswerKind, ClientProtocol};
+use super::queue::Event;
+use crate::raft::{
+    ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason, Replica, RequestKind,
+    RoleName, SnapshotChunk,
+};
+use crate::sim::coverage::Situation;
+use crate::sim::machine::replicated_clock::ClockGate;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::{Instant, NodeId, RequestKey, Term};
+
+/// Maximum number of messages that wait for a replica that does not handle them. Further ones are
+/// lost.
+const INBOX_MAX: usize = 10_000;
+/// Maximum number of steps of one replica at the same virtual time. More mean that its timeouts
+/// trigger each other forever.
+const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
+impl Cluster {
+    /// Handles the arrival of a client's request at a replica. The request waits for the replica's
+    /// next step.
+    pub(super) fn on_request(
+        &mut self,
+        slot: usize,
+        request: ClientRequest,
+    ) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.replica.is_none() {
+            return Ok(());
+        }
+        self.trace.request_arrives(self.now, machine, &request);
+        self.client_model.on_request(request.key, self.checker.commit_index(), self.now);
+        if self.protocol == ClientProtocol::Connection && request.kind == RequestKind::Write {
+            *machine.pending_writes.entry(request.key).or_default() += 1;
+        }
+        self.on_message(slot, Msg::Client(request))
+    }
+
+    /// Handles the arrival of a message at a replica. The message waits for the replica's next
+    /// step.
+    pub(super) fn on_message(&mut self, slot: usize, message: Msg) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.replica.is_none() || machine.inbox.len() >= INBOX_MAX {
+            return Ok(());
+        }
+        if let Msg::Peer(envelope) = &message {
+            self.trace.arrives(self.now, machine, envelope);
+        }
+        machine.inbox.push_back(message);
+        self.step_soon(slot)
+    }
+
+    /// Schedules a step of the replica for the end of its batch, or performs the step now if
+    /// batches take no time.
+    pub(super) fn step_soon(&mut self, slot: usize) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.held.all || machine.queued.step {
+            return Ok(());
+        }
+        if machine.delays.batch.is_zero() {
+            return self.step(slot);
+        }
+        machine.queued.step = true;
+        let at = self.now + machine.delays.batch.draw(&mut machine.rng);
+        self.queue.push(at, Event::Step { slot, incarnation: machine.incarnation });
+        Ok(())
+    }
+
+    /// Performs a step of the replica as the server does: handles all waiting messages and, if it
+    /// is due, the timeout, calls `Replica::flush` once, and carries out the resulting effects
+    /// (messages, log writes, apply jobs). If the effects contain messages to the replica itself,
+    /// it handles them in further steps at the same virtual time.
+    pub(super) fn step(&mut self, slot: usize) -> Result<(), Violation> {
+        loop {
+            let machine = &mut self.machines[slot];
+            let Some(replica) = machine.replica.as_mut() else { return Ok(()) };
+            if machine.held.all {
+                return Ok(());
+            }
+            let now = machine.clock.read(self.now);
+            machine.steps_at_once = (
+                self.now,
+                if machine.steps_at_once.0 == self.now { machine.steps_at_once.1 + 1 } else { 0 },
+            );
+            ensure!(
+                machine.steps_at_once.1 < STEPS_AT_ONCE_MAX,
+                "progress: replica {} took more than {STEPS_AT_ONCE_MAX} steps at {now:?}; its \
+                 next timeout is {:?}",
+                machine.id,
+                replica.next_timeout()
+            );
+            self.trace.before_step(replica);
+            let out = &mut self.effects;
+            let mut waited = Vec::new();
+            if let Some(gate) = &mut machine.clock_gate {
+                gate.observe(now, machine.wall.read(self.now));
+                let (term, leader, leads) = (replica.term(), replica.leader(), replica.is_leader());
+                waited = gate.on_leader(now, term, leader, leads);
+            }
+            for message in waited.into_iter().chain(machine.inbox.drain(..)) {
+                let append = sender_of_append(&message);
+                self.checker.on_receive(slot, &message);
+                let message = match (&mut machine.clock_gate, message) {
+                    (Some(gate), Msg::Client(request)) => {
+                        match pass_clock(gate, replica, now, request, out) {
+                            Some(message) => message,
+                            None => continue,
+                        }
+                    }
+                    (_, message) => message,
+                };
+                replica.handle_msg(now, message, out);
+                // During the silence after its start, a replica accepts no leader.
+                if let Some((leader, term)) = append
+                    && replica.term() == term
+                    && replica.last_known_leader() == Some(leader)
+                {
+                    self.checker.on_append_accepted(slot, now, term);
+                }
+            }
+            if now >= replica.next_timeout() && !machine.held.timeouts {
+                replica.handle_timeout(now, out);
+            }
+            if replica.accepts_writes()
+                && let Some(entry) = machine.clock_gate.as_mut().and_then(|gate| gate.due(now))
+            {
+                replica.handle_msg(now, entry, out);
+            }
+            replica.flush(now, out);
+            replica.check();
+            let status = replica.status();
+            if let Some((term, end)) = machine.receiving
+                && term < status.term
+            {
+                machine.receiving = None;
+                let interrupted = u64::from(status.commit_index < end);
+                self.coverage.add(Situation::InterruptedInstall, interrupted);
+            }
+            self.checker.after_step(&self.machines, slot, &status)?;
+            self.trace.after_step(self.now, &self.machines[slot], &status, &self.effects);
+            self.carry_out(slot, status.role)?;
+            let machine = &self.machines[slot];
+            if machine.inbox.is_empty() {
+                break;
+            }
+            if !machine.delays.batch.is_zero() {
+                self.step_soon(slot)?;
+                break;
+            }
+        }
+        self.set_timer(slot);
+        Ok(())
+    }
+
+    /// Carries out the effects of a step: sends messages, writes to the log, applies entries, and
+    /// so on. `role` is the replica's role before the step.
+    fn carry_out(&mut self, slot: usize, role: RoleName) -> Result<(), Violation> {
+        let mut effects = std::mem::take(&mut self.effects);
+        for envelope in effects.send.drain(..) {
+            self.send(slot, envelope)?;
+        }
+        for rejected in effects.rejected.drain(..) {
+            let machine = &self.machines[slot];
+            ensure!(
+                self.forged,
+                "well-formed messages: replica {} rejected a message from {}: {}",
+                machine.id,
+                rejected.from,
+                rejected.reason
+            );
+            let text =
+                format_args!("{} rejects {}: {}", machine.id.0, rejected.from.0, rejected.reason);
+            self.trace.note(self.now, text);
+        }
+        for refusal in effects.refusals.drain(..) {
+            if refusal.key == RequestKey::default() {
+                // An entry of the replicated clock: no client waits for it.
+                continue;
+            }
+            self.client_model.on_refused(self.machines[slot].id, refusal.key)?;
+            self.machines[slot].take_pending_write(refusal.key);
+            let kind = AnswerKind::Refused(refusal.reason);
+            self.answer(slot, refusal.key, refusal.leader, kind);
+        }
+        for mut envelope in effects.chunks_to_send.drain(..) {
+            let machine = &mut self.machines[slot];
+            if machine.snapshots.fill(&mut machine.disk, &mut envelope) {
+                self.send(slot, envelope)?;
+            } else if let PeerMsg::InstallSnapshot(install) = &envelope.message
+                && machine.snapshots.is_still_damaged(&mut machine.disk, install.snapshot)
+            {
+                self.replace_snapshot(slot);
+            }
+        }
+        for id in effects.suspect_snapshots.drain(..) {
+            let machine = &mut self.machines[slot];
+            if machine.snapshots.recheck(&mut machine.disk, id) {
+                self.trace.note(
+                    self.now,
+                    format_args!("{} finds its snapshot up to {} damaged", machine.id.0, id.last),
+                );
+                self.replace_snapshot(slot);
+            }
+        }
+        if !effects.received_chunks.is_empty() {
+            let machine = &mut self.machines[slot];
+            let position = |chunk: &SnapshotChunk| (chunk.term, chunk.snapshot.last.index);
+            machine.receiving = effects.received_chunks.last().map(position);
+            machine.storing.extend(effects.received_chunks.drain(..));
+            self.store_soon(slot);
+        }
+        if let Some(job) = effects.append.take() {
+            self.write(slot, role, job)?;
+        }
+        if !effects.apply.is_empty() {
+            let machine = &mut self.machines[slot];
+            let now = machine.clock.read(self.now);
+            let gate = machine.clock_gate.as_mut().filter(|_| !effects.apply.reads.is_empty());
+            let read_clock = gate.map_or((0, 0), |gate| gate.for_reads(now));
+            machine.applying.push_back((std::mem::take(&mut effects.apply), read_clock));
+            if machine.delays.apply.is_zero() {
+                self.apply(slot)?;
+            } else if !machine.queued.apply {
+                machine.queued.apply = true;
+                let at = self.now + machine.delays.apply.draw(&mut machine.rng);
+                self.queue.push(at, Event::Apply { slot, incarnation: machine.incarnation });
+            }
+        }
+        // Keeps the vectors, which are empty now, for their memory.
+        self.effects = effects;
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, slot: usize, envelope: Envelope) -> Result<(), Violation> {
+        self.checker.on_send(&self.machines, slot, &envelope)?;
+        self.sent.push(envelope);
+        Ok(())
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        slot: usize,
+        key: RequestKey,
+        leader: Option<NodeId>,
+        kind: AnswerKind,
+    ) {
+        let answer = Answer { from: self.machines[slot].id, key, leader, kind };
+        self.trace.answers(self.now, &answer);
+        self.answers.push(answer);
+    }
+
+    /// Schedules the replica's next timeout, unless a timer event at this time or earlier is
+    /// already queued.
+    pub(super) fn set_timer(&mut self, slot: usize) {
+        let machine = &mut self.machines[slot];
+        if machine.replica.is_none() {
+            return;
+        }
+        let at = machine.clock.when(machine.next_timeout(self.now)).max(self.now);
+        if at < machine.timer_at && at != Instant::MAX && !machine.held.timeouts {
+            machine.timer_at = at;
+            self.queue.push(at, Event::Timer { slot, incarnation: machine.incarnation });
+        }
+    }
+}
+
+/// Checks a client's request against the replicated clock before the replica handles it, as the
+/// server's core stage does. Before a write, proposes an entry that advances the clock if one is
+/// needed. Returns the message to hand to the replica; `None` if the request was refused, or waits
+/// until the leader knows the wall clocks of a quorum.
+fn pass_clock(
+    gate: &mut ClockGate,
+    replica: &mut Replica,
+    now: Instant,
+    request: ClientRequest,
+    out: &mut Effects,
+) -> Option<Msg> {
+    if !replica.is_leader() {
+        // Not the last known leader: a client could be sent back and forth between two followers.
+        let (key, leader) = (request.key, replica.leader());
+        out.refusals.push(Refusal { key, reason: RefusalReason::NotLeader, leader });
+        return None;
+    }
+    let (key, is_write) = (request.key, request.kind == RequestKind::Write);
+    let message = gate.hold(now, replica.term(), Msg::Client(request))?;
+    if is_write
+        && replica.accepts_writes()
+        && let Some(entry) = gate.before_write(now)
+    {
+        let last = replica.log().last();
+        replica.handle_msg(now, entry, out);
+        if replica.log().last() == last {
+            // The log is full. The write must not be applied at an outdated time.
+            gate.proposal_refused();
+            let leader = replica.leader();
+            out.refusals.push(Refusal { key, reason: RefusalReason::Busy, leader });
+            return None;
+        }
+    }
+    Some(message)
+}
+
+/// Returns the sender and the term of an `AppendEntries` message; `None` if the message is another
+/// one.
+fn sender_of_append(message: &Msg) -> Option<(NodeId, Term)> {
+    match message {
+        Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {
+            Some((*from, append.term))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,348 @@
+//! Corruption of a folder at rest: flipped bits, synced writes that are lost or misdirected,
+//! vanished files, and old copies of files or of the whole folder. All of it must be detected. Two
+//! cases that no storage code could detect are left out: the loss of the very last block, whose
+//! sync may not have returned, and the loss of a whole received snapshot before the log was
+//! restarted after it.
+
+use super::opening::{Found, open_folder};
+use super::{Folder, OPENINGS_KEPT};
+use crate::sim::disk::statistics::{DiskFault, FaultEffect};
+use crate::sim::rng::Rng;
+use crate::storage::mem_disk::SECTOR_BYTES;
+use crate::storage::{
+    Disk as _, Identity, MemDisk, OpeningHistory, PeerRecords, SharedDisk, StorageError,
+};
+use crate::types::NodeId;
+
+/// Damage that the simulator has done to a file of a replica that is down.
+#[derive(Debug)]
+pub(super) struct Damage {
+    /// Description of the damage for error messages: which file was damaged, and how.
+    pub(super) what: String,
+    /// Whether the damage is in the log or in both copies of the meta record, so that the folder
+    /// must be refused. One damaged copy of the meta record is repaired, and damaged peer records
+    /// are rebuilt.
+    pub(super) in_log: bool,
+    /// Whether the damage is in the latest snapshot, so that the next start must either detect the
+    /// damaged snapshot or refuse the whole folder.
+    pub(super) in_latest: bool,
+}
+
+/// The result of starting a replica from an old copy of its folder.
+#[derive(Debug)]
+pub(in crate::sim) struct OldCopy {
+    /// Number of times that the replica's folder had been opened when the copy was made.
+    pub(in crate::sim) copied_at: u64,
+    /// Number of starts (incarnation), in the history of starts that the started copy sends to
+    /// peers.
+    pub(in crate::sim) incarnation: u64,
+    pub(in crate::sim) openings: Vec<u64>,
+}
+
+impl Folder {
+    /// Restores damaged files of a replica that is down, as an operator with a backup of this disk
+    /// may do. Does nothing while the replica runs.
+    pub(in crate::sim) fn restore(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        for (name, bytes) in std::mem::take(&mut self.undamaged) {
+            self.disk.disk().replace(&name, Some(bytes));
+        }
+        if std::mem::take(&mut self.is_refused) {
+            for &kind in self.new_faults.iter().filter(|kind| kind.is_damage()) {
+                self.statistics.cause(kind, FaultEffect::Restored);
+            }
+            self.new_faults.retain(|kind| !kind.is_damage());
+        }
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        self.disk.read(name).expect("a disk in memory does not fail")
+    }
+
+    /// Remembers the content of a file, for a later restore, before the file is damaged. Does
+    /// nothing if the file is already damaged.
+    fn keep_undamaged(&mut self, name: &str) {
+        if !self.undamaged.iter().any(|(known, _)| known == name) {
+            self.undamaged.push((name.to_owned(), self.read(name)));
+        }
+    }
+
+    /// Forgets the original contents of damaged files after a start, which has deleted the files or
+    /// will not read them again. Keeps the originals of damaged snapshots that still exist.
+    pub(super) fn forget_undamaged(&mut self) {
+        let names = self.disk.list().expect("a disk in memory does not fail");
+        let mut undamaged = std::mem::take(&mut self.undamaged);
+        undamaged.retain(|(name, bytes)| {
+            is_snapshot(name) && names.contains(name) && self.read(name) != *bytes
+        });
+        self.undamaged = undamaged;
+    }
+
+    fn is_undamaged(&self, name: &str) -> bool {
+        let before = self.undamaged.iter().find(|(known, _)| known == name);
+        before.is_none_or(|(_, bytes)| *bytes == self.read(name))
+    }
+
+    fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        self.keep_undamaged(name);
+        self.disk.disk().tamper(name, change);
+    }
+
+    fn inject(&mut self, kind: DiskFault) {
+        self.statistics.inject(kind, 1);
+        self.add_fault(kind);
+    }
+
+    /// Corrupts a random file of a replica that is down. Returns the damage, or `None` if nothing
+    /// was damaged. `log_holds_latest`: whether the log contains the last entry of the latest
+    /// snapshot.
+    pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
+        let names = self.relevant_names();
+        let name = rng.choose(&names).clone();
+        let latest = names.iter().filter(|name| is_snapshot(name)).max();
+        let in_latest =
+            |places: &[&str]| places.iter().any(|name| Some(*name) == latest.map(String::as_str));
+        let bytes = self.read(&name);
+        match rng.below(10) {
+            0..4 => {
+                let bit = rng.index(bytes.len() * 8);
+                self.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+                self.inject(DiskFault::FlippedBit);
+                let in_log = self.is_damage_to_log(&name);
+                let what = format!("a flipped bit {bit} of {name}");
+                return Some(Damage { what, in_log, in_latest: in_latest(&[&name]) });
+            }
+            4 if !is_snapshot(&name) || log_holds_latest => {
+                // No record says that a snapshot exists, nor an empty new segment.
+                let is_new = bytes.iter().skip(SECTOR_BYTES).all(|&byte| byte == 0);
+                let is_told = name == "meta" || !is_snapshot(&name) && !is_new;
+                let places: &[&str] = if is_told { &[&name] } else { &[] };
+                self.keep_undamaged(&name);
+                self.disk.disk().replace(&name, None);
+                self.inject(DiskFault::VanishedFile);
+                let in_log = places.iter().any(|name| !is_snapshot(name) && *name != "peers");
+                let what = format!("a vanished file {name}");
+                return Some(Damage { what, in_log, in_latest: in_latest(places) });
+            }
+            _ => {}
+        }
+        // The other faults concern a synced sector that does not belong to the very last block.
+        let sector = self.written_sector(&names, &name, rng)?;
+        let place = sector * SECTOR_BYTES..((sector + 1) * SECTOR_BYTES).min(bytes.len());
+        if rng.permille(500) {
+            self.tamper(&name, |bytes| bytes[place].fill(0));
+            self.inject(DiskFault::LostWrite);
+            let in_log = self.is_damage_to_log(&name);
+            let what = format!("a lost sector {sector} of {name}");
+            return Some(Damage { what, in_log, in_latest: in_latest(&[&name]) });
+        }
+        let content = bytes[place.clone()].to_vec();
+        let other = rng.choose(&names).clone();
+        let there = self.read(&other);
+        let targets = there.len() / SECTOR_BYTES;
+        if targets == 0 || content.len() < SECTOR_BYTES {
+            return None;
+        }
+        let target = rng.index(targets);
+        let target_place = target * SECTOR_BYTES..(target + 1) * SECTOR_BYTES;
+        if there[target_place.clone()] == content[..] {
+            return None;
+        }
+        self.tamper(&other, |bytes| bytes[target_place].copy_from_slice(&content));
+        let mut places = vec![other.as_str()];
+        // The sector may be missing at its proper position, or be written twice.
+        let is_gone = rng.permille(500) && !(other == name && target == sector);
+        if is_gone {
+            self.tamper(&name, |bytes| bytes[place].fill(0));
+            places.push(&name);
+        }
+        // Earlier damage at that position may be undone by now.
+        places.retain(|name| !self.is_undamaged(name));
+        self.inject(DiskFault::MisdirectedWrite);
+        let what = format!("sector {sector} of {name} written to sector {target} of {other}");
+        let in_log = places.iter().any(|name| self.is_damage_to_log(name));
+        Some(Damage { what, in_log, in_latest: in_latest(&places) })
+    }
+
+    /// Returns whether the damage to the file must keep the replica from starting: the file belongs
+    /// to the log, or is the meta file and both copies of its record are damaged.
+    fn is_damage_to_log(&self, name: &str) -> bool {
+        if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
+            return false;
+        }
+        let before = self.undamaged.iter().find(|(known, _)| known == name);
+        let (_, before) = before.expect("the content was kept before the damage");
+        let now = self.read(name);
+        let middle = now.len() / 2;
+        let is_one_copy_whole =
+            before[..middle] == now[..middle] || before[middle..] == now[middle..];
+        name != "meta" || !is_one_copy_whole
+    }
+
+    /// Returns the names of all complete files that a start of the replica does not delete.
+    fn relevant_names(&self) -> Vec<String> {
+        let mut names = self.disk.list().expect("a disk in memory does not fail");
+        names.retain(|name| name.strip_suffix(".new").is_none());
+        let opened = SharedDisk::new(self.disk.disk().copy());
+        if open_folder(&opened, self.replica, self.options).is_ok() {
+            let left = opened.list().expect("a disk in memory does not fail");
+            names.retain(|name| left.contains(name));
+        }
+        names
+    }
+
+    /// Returns the index, counted in sectors from the start of the file, of a random sector that
+    /// has been written and is not in the last block of the log; `None` if there is no such sector.
+    fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
+        let bytes = self.read(name);
+        let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
+        let is_last_segment = names.iter().rfind(|name| name.starts_with("segment-"));
+        let last = (is_last_segment.map(String::as_str) == Some(name))
+            .then(|| bytes.chunks(SECTOR_BYTES).map(block).max())
+            .flatten();
+        let written: Vec<usize> = bytes
+            .chunks(SECTOR_BYTES)
+            .enumerate()
+            .filter(|(sector, content)| {
+                content.iter().any(|&byte| byte != 0)
+                    && (*sector == 0 || last.is_none() || Some(block(content)) != last)
+            })
+            .map(|(sector, _)| sector)
+            .collect();
+        (!written.is_empty()).then(|| *rng.choose(&written))
+    }
+
+    /// Flips a bit of a snapshot file while the replica runs, possibly while the snapshot is being
+    /// sent.
+    pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
+        let mut names = self.disk.list().expect("a disk in memory does not fail");
+        names.retain(|name| is_snapshot(name) && name.strip_suffix(".new").is_none());
+        if names.is_empty() {
+            return;
+        }
+        let name = rng.choose(&names).clone();
+        let bit = rng.index(self.read(&name).len() * 8);
+        self.tamper(&name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+        self.inject(DiskFault::CorruptSnapshot);
+    }
+
+    /// Starts the replica from an old copy of its whole folder: once, a few times, or more often
+    /// than the number of starts in a replica's history of starts. The folder itself stays
+    /// unchanged. Returns the history of starts that a replica sends to its peers after the last of
+    /// these starts, or the error of a start that failed; `None` if there is no copy.
+    pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
+        let (copy, copied_at) = self.copy.take()?;
+        let mut copy = copy.copy();
+        // New openings must draw other random numbers than the folder did.
+        copy.advance_random_past(&self.disk.disk());
+        let copy = SharedDisk::new(copy);
+        let starts = match copied_at % 4 {
+            0 | 2 => OPENINGS_KEPT + 2,
+            some => usize::try_from(some).expect("below 4"),
+        };
+        let mut last = None;
+        for _ in 0..starts {
+            let opened = match open_folder(&copy, self.replica, self.options) {
+                Ok(opened) => opened,
+                Err(error) => return Some(Err(error)),
+            };
+            let log = &opened.process.log;
+            let incarnation = log.identity().incarnation;
+            last = Some(OldCopy { copied_at, incarnation, openings: log.openings().to_vec() });
+        }
+        last.map(Ok)
+    }
+
+    /// Returns whether this replica accepts `peer`, started from the old copy `copy` of its folder.
+    /// `None` if this replica cannot tell, because its own folder cannot be opened or its peer
+    /// records are lost.
+    pub(in crate::sim) fn accepts(&self, peer: NodeId, copy: &OldCopy) -> Option<bool> {
+        let history = OpeningHistory { incarnation: copy.incarnation, openings: &copy.openings };
+        if let Some(process) = &self.process {
+            return Some(process.notes.check(peer, history, OPENINGS_KEPT).is_ok());
+        }
+        let owner = Identity { cluster: super::CLUSTER, replica: self.replica, incarnation: 0 };
+        let notes = PeerRecords::open(self.disk.disk().copy(), owner).ok()?;
+        let is_lost = notes.damage().is_some() || self.has_lost_notes();
+        (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
+    }
+
+    /// Returns whether the file with the peer records has vanished.
+    pub(super) fn has_lost_notes(&self) -> bool {
+        let names = self.disk.list().expect("a disk in memory does not fail");
+        !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
+    }
+
+    /// Returns the incarnation (number of starts) of `peer` that this replica last recorded
+    /// durably; 0 if there is none.
+    pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
+        self.noted.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Counts, in the fault statistics, an old copy of the folder that all peers rejected.
+    pub(in crate::sim) fn count_rejected_copy(&mut self) {
+        self.statistics.inject(DiskFault::OldCopy, 1);
+        self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);
+    }
+
+    /// Opens a copy of the folder in which some files are replaced by old copies. The folder itself
+    /// stays unchanged. Returns a description of the replaced files, and the outcome, which the
+    /// caller checks; `None` if no file was replaced, or if the replaced files make up a whole old
+    /// log, which only peers could detect.
+    pub(in crate::sim) fn open_with_old_files(
+        &mut self,
+        rng: &mut Rng,
+    ) -> Option<(String, Result<Found, StorageError>)> {
+        let (copy, _) = self.copy.as_ref()?;
+        let mut mixed = self.disk.disk().copy();
+        let mut older = Vec::new();
+        for name in copy.list().expect("a disk in memory does not fail") {
+            let bytes = copy.read(&name).expect("a disk in memory does not fail");
+            // Old peer records only make the replica know less about others.
+            let same = mixed.read(&name).is_ok_and(|there| there == bytes);
+            if !same && name != "peers" && name.strip_suffix(".new").is_none() && rng.permille(400)
+            {
+                replace(&mut mixed, &name, bytes);
+                older.push(name);
+            }
+        }
+        let is_log = |name: &String| name == "meta" || name.starts_with("segment-");
+        let log_of = |disk: &MemDisk| {
+            let first = disk.read("meta").map(|meta| first_segment(&meta)).unwrap_or_default();
+            let mut names = disk.list().expect("a disk in memory does not fail");
+            names.retain(|name| is_log(name) && name.strip_suffix(".new").is_none());
+            names.retain(|name| name == "meta" || *name >= first);
+            names.into_iter().map(|name| (disk.read(&name).ok(), name)).collect::<Vec<_>>()
+        };
+        // A whole old log can only be detected by peers.
+        if older.is_empty() || older.iter().any(is_log) && log_of(&mixed) == log_of(copy) {
+            return None;
+        }
+        let opened = open_folder(&SharedDisk::new(mixed), self.replica, self.options);
+        self.statistics.inject(DiskFault::OldFiles, 1);
+        let effect = if opened.is_ok() { FaultEffect::Intact } else { FaultEffect::Refused };
+        self.statistics.cause(DiskFault::OldFiles, effect);
+        let found = opened.map(|opened| Found {
+            durable: opened.durable,
+            snapshot: opened.snapshot,
+            may_be_older: true,
+        });
+        Some((format!("old copies of {}", older.join(", ")), found))
+    }
+}
+
+fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
+    disk.replace(name, Some(bytes));
+}
+
+/// Returns the file name of the log's first segment, according to the bytes of a meta record.
+fn first_segment(meta: &[u8]) -> String {
+    let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
+    format!("segment-{number:010}")
+}
+
+fn is_snapshot(name: &str) -> bool {
+    name.starts_with("snapshot-")
+}

@@ -1,0 +1,341 @@
+//! A simulated replica's folder: the real storage code (log, snapshots, peer records) over a disk
+//! in memory that tears unsynced writes at a crash, fails, fills up, and gets corrupted.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | the folder, faults of running disks, log writes, peers |
+//! | `snapshot_files.rs` | writing, receiving, installing and sending snapshots |
+//! | `opening.rs` | crashes during disk operations, and recovery |
+//! | `corruption.rs` | corruption at rest, old copies |
+//!
+//! The calls into the storage code are the same, and in the same order, as in the server's stages.
+
+mod corruption;
+mod opening;
+mod snapshot_files;
+
+pub(in crate::sim) use opening::{Found, Opening, Work};
+
+use std::collections::BTreeMap;
+
+use crate::raft::{AppendJob, SnapshotId};
+use crate::sim::disk::statistics::{DiskFault, FaultEffect, FaultStatistics};
+use crate::sim::rng::Rng;
+use crate::storage::{
+    AppendFault, DiskFaultCounts, Log, LogOptions, MemDisk, OpeningHistory, PeerRecords,
+    SharedDisk, SnapshotWriter, Snapshots, StorageError,
+};
+use crate::types::NodeId;
+
+/// Cluster id that all simulated replicas use.
+const CLUSTER: u128 = 0x0051_BB1E;
+/// Maximum number of disk operations of one sync. A sync that begins a log segment and replaces the
+/// meta record needs the most.
+const SYNC_OPERATIONS_MAX: u64 = 12;
+/// Number of latest starts whose random numbers a simulated replica keeps in its history of starts.
+/// It is small enough that old copies of a folder are often started more times than this, and
+/// larger than the number of starts of one replica while another one is down.
+const OPENINGS_KEPT: usize = 48;
+
+/// A snapshot of the leader that the replica is receiving.
+#[derive(Debug)]
+struct Incoming {
+    id: SnapshotId,
+    /// The file being written; `None` once all bytes have been received.
+    file: Option<SnapshotWriter<usize>>,
+    received: u64,
+}
+
+/// The storage of a running replica: its log, snapshots and peer records.
+#[derive(Debug)]
+struct Process {
+    log: Log<SharedDisk>,
+    snapshots: Snapshots<SharedDisk>,
+    notes: PeerRecords<SharedDisk>,
+    incoming: Option<Incoming>,
+    /// The snapshot being sent to each follower, by the id of the follower.
+    outgoing: BTreeMap<NodeId, SnapshotId>,
+}
+
+/// The folder of a simulated replica.
+#[derive(Debug)]
+pub(in crate::sim) struct Folder {
+    disk: SharedDisk,
+    /// The open files of the running replica; `None` while the replica is down.
+    process: Option<Process>,
+    replica: NodeId,
+    options: LogOptions,
+    pub(in crate::sim) statistics: FaultStatistics,
+    /// The fault counters of the simulated disk when they were last added to the statistics.
+    seen: DiskFaultCounts,
+    /// Faults injected since the folder was last opened successfully.
+    new_faults: Vec<DiskFault>,
+    /// Faults injected before the folder was last opened successfully.
+    old_faults: Vec<DiskFault>,
+    /// Names and original contents of the files that the simulator has damaged.
+    undamaged: Vec<(String, Vec<u8>)>,
+    /// Whether the last attempt to open the folder was refused because of damage.
+    is_refused: bool,
+    /// A copy of the folder from an earlier time, and the number of times that the folder had been
+    /// opened by then; `None` if there is no copy.
+    copy: Option<(MemDisk, u64)>,
+    /// Error of a snapshot that turned out to be invalid although no fault was injected while it
+    /// was written to this disk; `None` if there is none.
+    bad_snapshot: Option<String>,
+    /// Snapshots that the replica has begun to finish (make durable) since the last crash. A start
+    /// after a crash may find any of them, whether or not finishing succeeded.
+    finished: Vec<SnapshotId>,
+    /// For each peer, its incarnation (number of starts) that this replica last recorded durably.
+    noted: BTreeMap<NodeId, u64>,
+}
+
+impl Folder {
+    /// Creates the folder of a replica that has never run.
+    pub(in crate::sim) fn new(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Folder {
+        let mut disk = MemDisk::default();
+        Log::bootstrap(&mut disk, CLUSTER, replica, members)
+            .expect("a disk in memory does not fail");
+        Folder {
+            disk: SharedDisk::new(disk),
+            process: None,
+            replica,
+            options: LogOptions { segment_bytes, openings_kept: OPENINGS_KEPT },
+            statistics: FaultStatistics::default(),
+            seen: DiskFaultCounts::default(),
+            new_faults: Vec::new(),
+            old_faults: Vec::new(),
+            undamaged: Vec::new(),
+            is_refused: false,
+            copy: None,
+            bad_snapshot: None,
+            finished: Vec::new(),
+            noted: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the safety rule that the storage code breaks on purpose, to test that the checkers
+    /// notice (mutation testing); `None` to break none.
+    #[cfg(feature = "mutants")]
+    pub(in crate::sim) fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
+        self.disk.disk().set_mutant(mutant);
+    }
+
+    /// Returns whether the last attempt to open the folder was refused because of damage.
+    pub(in crate::sim) fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the replica runs")
+    }
+
+    /// Makes one of the next disk operations fail, chosen at random.
+    pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
+        self.disk.disk().fail_in(rng.below(SYNC_OPERATIONS_MAX));
+    }
+
+    /// Makes the disk almost full, until [`Folder::free_space`].
+    pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
+        let mut disk = self.disk.disk();
+        let used = disk.used_bytes();
+        disk.set_capacity(Some(used + rng.below(3_000)));
+    }
+
+    /// Frees space on the disk that [`Folder::fill`] has made almost full.
+    pub(in crate::sim) fn free_space(&mut self) {
+        self.disk.disk().set_capacity(None);
+    }
+
+    /// Makes the next write of a snapshot store wrong bytes without an error.
+    pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
+        let all = [AppendFault::FlippedBit, AppendFault::Lost, AppendFault::Misdirected];
+        self.disk.disk().corrupt_next_append(*rng.choose(&all));
+    }
+
+    /// Ends all faults and restores the damaged files.
+    pub(in crate::sim) fn end_faults(&mut self) {
+        self.disk.disk().clear_faults();
+        self.restore();
+    }
+
+    /// Adds the faults that the simulated disk has counted since the previous call to the fault
+    /// statistics.
+    fn collect_faults(&mut self) {
+        let now = self.disk.disk().fault_counts();
+        let before = std::mem::replace(&mut self.seen, now);
+        for (kind, count) in [
+            (DiskFault::FailedWrite, now.failed_writes - before.failed_writes),
+            (DiskFault::FailedSync, now.failed_syncs - before.failed_syncs),
+            (DiskFault::FailedNames, now.failed_names - before.failed_names),
+            (DiskFault::FullDisk, now.no_room - before.no_room),
+            (DiskFault::BadSnapshotWrite, now.bad_appends - before.bad_appends),
+            (DiskFault::TornWrite, now.torn - before.torn),
+            (DiskFault::LostUnsynced, now.lost - before.lost),
+            (DiskFault::NameLost, now.names_lost - before.names_lost),
+            (DiskFault::NameBack, now.names_back - before.names_back),
+        ] {
+            if count > 0 {
+                self.statistics.inject(kind, count);
+                self.add_fault(kind);
+            }
+        }
+    }
+
+    fn add_fault(&mut self, kind: DiskFault) {
+        if !self.new_faults.contains(&kind) {
+            self.new_faults.push(kind);
+        }
+    }
+
+    /// Records in the fault statistics that the process stops because of a disk fault.
+    fn count_stop(&mut self) {
+        self.collect_faults();
+        for kind in [
+            DiskFault::FailedWrite,
+            DiskFault::FailedSync,
+            DiskFault::FailedNames,
+            DiskFault::FullDisk,
+        ] {
+            if self.new_faults.contains(&kind) {
+                self.statistics.cause(kind, FaultEffect::Stopped);
+            }
+        }
+    }
+
+    /// Returns `result` unchanged. If it is an error, after which the process must stop, records
+    /// the fault that caused it.
+    fn count_if_fatal<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if result.is_err() {
+            self.count_stop();
+        }
+        result
+    }
+
+    /// Makes the jobs (log writes) durable with one sync, as the log writer stage of the server
+    /// does.
+    pub(in crate::sim) fn sync<'a>(
+        &mut self,
+        jobs: impl Iterator<Item = &'a AppendJob>,
+    ) -> Result<(), StorageError> {
+        let synced = self.try_sync(jobs);
+        self.count_if_fatal(synced)
+    }
+
+    fn try_sync<'a>(
+        &mut self,
+        jobs: impl Iterator<Item = &'a AppendJob>,
+    ) -> Result<(), StorageError> {
+        let statistics = &mut self.statistics;
+        let log = &mut self.process.as_mut().expect("the replica runs").log;
+        let (mut compact_to, mut rejoined) = (None, false);
+        for job in jobs {
+            rejoined |= job.rejoined;
+            log.append(job.hard_state, &[])?;
+            if let Some(last) = job.restart_after {
+                log.restart_after(last)?;
+                statistics.restarts += 1;
+            }
+            log.append(None, &job.entries)?;
+            compact_to = compact_to.max(job.compact_to);
+        }
+        log.sync()?;
+        if rejoined {
+            log.end_rejoining()?;
+        }
+        let before = log.stats().segments_deleted;
+        if let Some(index) = compact_to {
+            log.compact_to(index)?;
+        }
+        statistics.segments_deleted += log.stats().segments_deleted - before;
+        Ok(())
+    }
+
+    /// Checks the history of starts that `peer` sends at the first contact after a start of either
+    /// replica. `incarnation` is the number of the peer's starts, and `openings` are the random
+    /// numbers that it drew at the latest of them, the newest last. Returns false, and records
+    /// nothing, if the history is incomplete or does not contain the start of the peer that this
+    /// replica recorded last: the peer may run from an old copy of its folder. Otherwise returns
+    /// true, and durably records the peer's latest start (only in memory for now if the disk is
+    /// full).
+    ///
+    /// # Errors
+    /// If the disk failed, so that this replica's process must stop.
+    pub(in crate::sim) fn check_peer(
+        &mut self,
+        peer: NodeId,
+        incarnation: u64,
+        openings: &[u64],
+    ) -> Result<bool, StorageError> {
+        let notes = &mut self.process().notes;
+        let history = OpeningHistory { incarnation, openings };
+        let Ok(sighting) = notes.check(peer, history, OPENINGS_KEPT) else { return Ok(false) };
+        match notes.note(sighting) {
+            Ok(()) => {
+                self.noted.insert(peer, incarnation);
+            }
+            // It stays in memory, and is written with the next one.
+            Err(error) if error.is_disk_full() => self.collect_faults(),
+            Err(error) => {
+                self.count_stop();
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the history of starts that the replica sends to its peers: the number of its starts,
+    /// and the random numbers that it drew at the latest of them, the newest last.
+    pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
+        let log = &self.process.as_ref().expect("the replica runs").log;
+        (log.identity().incarnation, log.openings().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::raft::{AppendJob, HardState};
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::sim::disk::{Disk, Started};
+    use crate::sim::rng::Rng;
+    use crate::types::{EntryId, JobSequence, NodeId, Term};
+
+    /// What a synced disk holds after a crash, or how it broke its promise.
+    fn after_crash(lies: bool, seed: u64) -> Result<usize, String> {
+        let mut disk = Disk::with_files(NodeId(1), &[NodeId(1)], 4 << 10);
+        let (mut latest, mut rng) = (None, Rng::new(seed));
+        assert!(matches!(disk.open(&mut latest, &mut rng), Started::Ok(_)));
+        if lies {
+            disk.files().expect("it was made with files").disk.disk().ignore_syncs();
+        }
+        let mut buffer = RecordBuffer::default();
+        for index in 1..=5 {
+            let id = EntryId::new(1, index);
+            disk.write(AppendJob {
+                sequence: JobSequence(index),
+                hard_state: Some(HardState { term: Term(1), voted_for: None }),
+                restart_after: None,
+                compact_to: None,
+                entries: vec![buffer.encode(id, EntryKind::Command, &[7; 700])],
+                rejoined: false,
+                release: Vec::new(),
+            });
+            assert!(disk.begin_sync());
+            while disk.end_sync().expect("a disk in memory does not fail").is_some() {}
+        }
+        disk.crash(None, None, &mut rng);
+        match disk.open(&mut latest, &mut rng) {
+            Started::Ok(start) => Ok(start.durable.entries.len()),
+            Started::Unavailable(why) | Started::Violation(why) => Err(why),
+        }
+    }
+
+    #[test]
+    fn writes_lost_by_a_false_fsync_are_detected() {
+        assert!((0..20).all(|seed| after_crash(false, seed) == Ok(5)));
+        let crashes: Vec<_> = (0..20).map(|seed| after_crash(true, seed)).collect();
+        // What got lost is noticed; in about every other crash nothing gets lost.
+        assert!(crashes.iter().all(|crash| crash.as_ref().map_or(true, |&entries| entries == 5)));
+        let found_out = crashes.iter().filter(|crash| crash.is_err()).count();
+        assert!(found_out >= 5, "only {found_out} of 20 crashes show it");
+    }
+}

@@ -1,0 +1,531 @@
+//! The simulated disk of a machine, including the log writer. A crash loses what was not synced.
+
+pub(in crate::sim) mod folder;
+pub mod snapshots;
+pub mod statistics;
+
+use std::collections::VecDeque;
+
+use crate::kv::StateMachine;
+use crate::raft::{AppendJob, Durable, HardState, SnapshotId};
+use crate::sim::disk::folder::{Folder, Found, Opening, Work};
+use crate::sim::disk::snapshots::Snapshot;
+use crate::sim::disk::statistics::{DiskFault, FaultStatistics};
+use crate::sim::rng::Rng;
+use crate::storage::StorageError;
+use crate::types::{EntryId, Index, NodeId};
+
+/// A simulated disk with its log writer.
+///
+/// Jobs (log writes) become durable in order, when a sync ends. A sync covers the jobs that waited
+/// when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
+#[derive(Debug, Default)]
+pub struct Disk {
+    image: Durable,
+    /// Id of the entry before the first one of the log: zero, or the last entry of the snapshot
+    /// after which the log was restarted.
+    base: EntryId,
+    waiting: VecDeque<AppendJob>,
+    /// Number of waiting jobs that the sync in progress covers; 0 if no sync is in progress.
+    syncing: usize,
+    /// The replica's folder, whose content must equal `image`, in runs with the real storage code;
+    /// `None` in runs that keep the disk's content only in `image`.
+    files: Option<Folder>,
+    /// Whether the jobs of the sync in progress have already been written to the files of the
+    /// folder.
+    in_files: bool,
+    /// After a crash in a run with the real storage code: the possible contents of the log, each
+    /// with the id of the entry before the log's first one. They are in the order in which the log
+    /// had these contents while it was written.
+    possible: Vec<(Durable, EntryId)>,
+    /// Snapshots that a start of the replica may find in the files of its folder.
+    snapshots: Vec<SnapshotId>,
+    /// Whether files of the replica may be corrupted while it is down.
+    pub may_corrupt: bool,
+    /// Whether a disk operation failed, so that the process must stop.
+    failed: bool,
+}
+
+/// The state that a replica starts from after its disk was opened.
+#[derive(Debug)]
+pub(in crate::sim) struct Start {
+    pub(in crate::sim) durable: Durable,
+    /// The state machine loaded from the snapshot file; `None` if the snapshot is not in a file.
+    pub(in crate::sim) store: Option<StateMachine>,
+}
+
+/// The outcome of opening a replica's disk for a start.
+#[derive(Debug)]
+pub(in crate::sim) enum Started {
+    /// The replica can start from this state.
+    Ok(Box<Start>),
+    /// The replica cannot start now, for this reason: its files are damaged or its disk is full.
+    Unavailable(String),
+    /// A safety rule is violated: durable data is missing from the files, or damage was not
+    /// detected.
+    Violation(String),
+}
+
+impl Disk {
+    /// Creates an empty disk with the real storage code, whose log segments have `segment_bytes`
+    /// bytes.
+    pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
+        Disk::over(Folder::new(replica, members, segment_bytes))
+    }
+
+    /// Creates a disk that uses the real storage code and this new folder.
+    pub(in crate::sim) fn over(files: Folder) -> Disk {
+        Disk { files: Some(files), ..Disk::default() }
+    }
+
+    /// Returns whether the last start was refused because of damaged files.
+    pub fn is_refused(&self) -> bool {
+        self.files.as_ref().is_some_and(Folder::is_refused)
+    }
+
+    /// Returns the replica's folder; `None` in runs without the real storage code.
+    pub(in crate::sim) fn files(&mut self) -> Option<&mut Folder> {
+        self.files.as_mut()
+    }
+
+    /// Returns the replica's folder, read-only; `None` in runs without the real storage code.
+    pub(in crate::sim) fn folder(&self) -> Option<&Folder> {
+        self.files.as_ref()
+    }
+
+    /// Returns how often each disk fault was injected into this disk, and its effects.
+    pub fn statistics(&self) -> FaultStatistics {
+        self.files.as_ref().map(|files| files.statistics).unwrap_or_default()
+    }
+
+    /// Returns the durable hard state and log: what a crash would leave now.
+    pub fn image(&self) -> &Durable {
+        &self.image
+    }
+
+    /// Opens the disk for a start of the replica. `latest` is the replica's latest snapshot; with
+    /// the real storage code, the files may contain another one, which is then stored in `latest`.
+    /// If the log does not contain the snapshot's last entry, the log is restarted after it.
+    pub(in crate::sim) fn open(
+        &mut self,
+        latest: &mut Option<SnapshotId>,
+        rng: &mut Rng,
+    ) -> Started {
+        if self.files.is_some() {
+            return self.open_files(latest, rng);
+        }
+        restart_after(&mut self.image, &mut self.base, *latest);
+        Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
+    }
+
+    /// Returns the id of the entry before the first one of the log.
+    pub fn base(&self) -> EntryId {
+        self.base
+    }
+
+    /// Returns the id of the last durable entry, or [`Disk::base`] if the log is empty.
+    pub fn last(&self) -> EntryId {
+        self.image.entries.last().map_or(self.base, crate::record::Entry::id)
+    }
+
+    /// Returns the id of the durable entry at `index`, which may be [`Disk::base`]; `None` if there
+    /// is no such entry.
+    pub fn id_at(&self, index: Index) -> Option<EntryId> {
+        if index == self.base.index {
+            return Some(self.base);
+        }
+        let place = index.0.checked_sub(self.base.index.0 + 1)?;
+        let place = usize::try_from(place).expect("fits in memory");
+        self.image.entries.get(place).map(crate::record::Entry::id)
+    }
+
+    /// Returns whether the entry `id` is durable in the log, and with it all entries before it.
+    pub fn holds(&self, id: EntryId) -> bool {
+        self.id_at(id.index) == Some(id)
+    }
+
+    /// Queues a job (log write), which waits for the next sync.
+    pub fn write(&mut self, job: AppendJob) {
+        self.waiting.push_back(job);
+    }
+
+    /// Begins a sync of the waiting jobs. Returns false, without doing anything, if a sync is
+    /// already in progress or no job waits.
+    pub fn begin_sync(&mut self) -> bool {
+        if self.syncing > 0 || self.waiting.is_empty() || self.failed {
+            return false;
+        }
+        self.syncing = self.waiting.len();
+        self.in_files = false;
+        true
+    }
+
+    /// Completes the next job of the sync in progress and returns it, so that the messages that
+    /// waited for it can be sent; `None` once all jobs of the sync are complete.
+    ///
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
+    pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
+        if self.syncing == 0 || self.failed {
+            return Ok(None);
+        }
+        let jobs = self.waiting.iter().take(self.syncing);
+        if let Some(files) = self.files.as_mut().filter(|_| !self.in_files) {
+            files.sync(jobs)?;
+            self.in_files = true;
+        }
+        self.syncing -= 1;
+        let job = self.waiting.pop_front().expect("a sync covers waiting jobs");
+        write_job(&mut self.image, &mut self.base, &job, job.entries.len());
+        Ok(Some(job))
+    }
+
+    /// Counts, in the fault statistics, a sync that takes longer than any election.
+    pub(in crate::sim) fn count_stall(&mut self) {
+        self.count_fault(DiskFault::Stall);
+    }
+
+    /// Counts, in the fault statistics, a fault that does not affect the files.
+    pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
+        if let Some(files) = &mut self.files {
+            files.statistics.inject(kind, 1);
+        }
+    }
+
+    /// Makes one of the next disk operations fail, chosen at random.
+    pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.fail_soon(rng));
+    }
+
+    /// Makes the disk almost full, until [`Disk::free_space`].
+    pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.fill(rng));
+    }
+
+    /// Frees space on the disk that [`Disk::fill`] has made almost full.
+    pub(in crate::sim) fn free_space(&mut self) {
+        self.files.iter_mut().for_each(Folder::free_space);
+    }
+
+    /// Makes the next write of a snapshot store wrong bytes without an error.
+    pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.corrupt_snapshot_write(rng));
+    }
+
+    /// Flips a bit of a snapshot file while the replica runs.
+    pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
+        self.files.iter_mut().for_each(|files| files.corrupt_snapshot(rng));
+    }
+
+    /// Restores the original contents of the damaged files.
+    pub(in crate::sim) fn restore(&mut self) {
+        self.files.iter_mut().for_each(Folder::restore);
+    }
+
+    /// Stops injecting faults into this disk, and restores the original contents of the damaged
+    /// files.
+    pub(in crate::sim) fn end_faults(&mut self) {
+        self.may_corrupt = false;
+        self.files.iter_mut().for_each(Folder::end_faults);
+    }
+
+    /// Records that a disk operation failed: from now on, nothing is written.
+    pub(in crate::sim) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Returns whether a sync is in progress.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing > 0
+    }
+
+    /// Returns whether the sync in progress restarts or compacts the log.
+    pub fn is_truncating(&self) -> bool {
+        let mut jobs = self.waiting.iter().take(self.syncing);
+        jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
+    }
+
+    /// Returns the number of jobs (log writes) that are not durable yet.
+    pub fn unsynced(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Replaces the disk by an empty one, which says that the replica is rejoining after the loss
+    /// of its disk.
+    pub(in crate::sim) fn lose(&mut self) {
+        assert!(self.files.is_none(), "the loss of files is not simulated");
+        self.lose_unsynced();
+        (self.base, self.failed) = (EntryId::ZERO, false);
+        self.image = Durable { rejoining: true, ..Durable::default() };
+    }
+
+    /// Drops everything that was not synced, as a crash does.
+    pub fn lose_unsynced(&mut self) {
+        self.waiting.clear();
+        self.syncing = 0;
+    }
+
+    /// Crashes the machine while the snapshot `own` is being written, if any. `latest` is the
+    /// latest durable snapshot. A random prefix of the unsynced jobs is kept; it may end in the
+    /// middle of a job.
+    pub(in crate::sim) fn crash(
+        &mut self,
+        latest: Option<SnapshotId>,
+        own: Option<&Snapshot>,
+        rng: &mut Rng,
+    ) {
+        if self.files.is_some() {
+            self.crash_files(latest, own, rng);
+            return;
+        }
+        let written = rng.index(self.syncing + 1);
+        for job in self.waiting.iter().take(written) {
+            write_job(&mut self.image, &mut self.base, job, job.entries.len());
+        }
+        if written < self.syncing {
+            // The hard state is in the block's header, so a torn job has it.
+            let torn = &self.waiting[written];
+            if !torn.entries.is_empty() && rng.permille(500) {
+                write_job(&mut self.image, &mut self.base, torn, rng.index(torn.entries.len()));
+            }
+        }
+        self.lose_unsynced();
+    }
+}
+
+impl Disk {
+    /// Crashes a machine with the real storage code. Computes the contents that its log may have
+    /// afterwards: that before the sync in progress, that after it, and those before and after each
+    /// restart of the log in it.
+    fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
+        let jobs = self.waiting.iter().take(self.syncing);
+        let mut possible = vec![(self.image.clone(), self.base)];
+        let (mut image, mut base) = possible[0].clone();
+        for job in jobs.clone() {
+            if job.restart_after.is_some() {
+                image.hard_state = job.hard_state.unwrap_or(image.hard_state);
+                possible.push((image.clone(), base));
+                write_job(&mut image, &mut base, job, 0);
+                possible.push((image.clone(), base));
+            }
+            write_job(&mut image, &mut base, job, job.entries.len());
+        }
+        possible.push((image, base));
+        if self.in_files {
+            possible.drain(..possible.len() - 1);
+        }
+        self.possible = possible;
+        let files = self.files.as_mut().expect("only called with files");
+        self.snapshots.extend(latest);
+        let jobs = jobs.filter(|_| !self.in_files);
+        files.crash(&Work { jobs, latest, own, stopped: self.failed }, rng);
+        // A snapshot that a power cut has undone may be found again in an old copy.
+        self.snapshots.extend(files.take_finished());
+        self.snapshots.dedup();
+        self.lose_unsynced();
+        self.failed = false;
+    }
+
+    fn open_files(&mut self, latest: &mut Option<SnapshotId>, rng: &mut Rng) -> Started {
+        if self.possible.is_empty() {
+            self.possible.push((self.image.clone(), self.base));
+        }
+        let holds = |(image, base): &(Durable, EntryId), last: EntryId| {
+            *base == last || image.entries.iter().any(|entry| entry.id() == last)
+        };
+        let log_holds_latest =
+            latest.is_none_or(|latest| self.possible.iter().all(|one| holds(one, latest.last)));
+        let may_corrupt = self.may_corrupt;
+        if may_corrupt && rng.permille(250) {
+            let files = self.files.as_mut().expect("only called with files");
+            if let Some((what, result)) = files.open_with_old_files(rng) {
+                let wrong = match result {
+                    Ok(found) => self.mismatch(&found, *latest),
+                    Err(error) if error.is_damage() => None,
+                    Err(error) => Some(format!("are rejected with an unrelated error: {error}")),
+                };
+                if let Some(wrong) = wrong {
+                    return Started::Violation(format!("{what}: {wrong}"));
+                }
+            }
+        }
+        let files = self.files.as_mut().expect("only called with files");
+        match files.open(*latest, may_corrupt, log_holds_latest, rng) {
+            Opening::Opened(found) => {
+                if let Some(wrong) = self.mismatch(&found, *latest) {
+                    return Started::Violation(wrong);
+                }
+                (self.image, self.base) =
+                    self.matching_content(&found).expect("a match was found above");
+                self.possible.clear();
+                let (id, store) = found.snapshot.unzip();
+                *latest = id;
+                let store = Some(store.unwrap_or_default());
+                Started::Ok(Box::new(Start { durable: found.durable, store }))
+            }
+            Opening::DiskFull => Started::Unavailable("the disk is full".to_owned()),
+            Opening::Refused(error) => Started::Unavailable(error.to_string()),
+            Opening::Violation(how) => Started::Violation(how),
+        }
+    }
+
+    /// Returns the one of the log contents that are possible after a crash which equals what a
+    /// start found in the folder, with the id of the entry before the log's first one; `None` if
+    /// none does. If several do, returns the one with the most entries.
+    fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
+        let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
+        let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+        let fitting = self.possible.iter().filter_map(|(image, base)| {
+            let (mut image, mut base) = (image.clone(), *base);
+            restart_after(&mut image, &mut base, snapshot);
+            let fits = base.index <= end && after_snapshot(&image, snapshot) == found.durable;
+            fits.then_some((image, base))
+        });
+        // After a snapshot, a restarted log cannot be distinguished from one that contains the
+        // snapshot's last entry. The longer one is assumed: its entries are found if the snapshot
+        // is not.
+        fitting.max_by_key(|(image, _)| image.entries.len())
+    }
+
+    /// Describes how the content that a start found in the folder differs from what must be there;
+    /// `None` if it does not.
+    fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
+        let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
+        let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
+        let end = |snapshot: Option<SnapshotId>| snapshot.map(|snapshot| snapshot.last.index);
+        if !is_known || !found.may_be_older && end(snapshot) < end(latest) {
+            return Some(format!("expected the snapshot {latest:?}, found {snapshot:?}"));
+        }
+        if self.matching_content(found).is_none() {
+            return Some(format!(
+                "expected {:?} and {} entries after {}, found {:?} and {} entries after {:?}",
+                self.image.hard_state,
+                self.image.entries.len(),
+                self.base,
+                found.durable.hard_state,
+                found.durable.entries.len(),
+                snapshot.map(|snapshot| snapshot.last),
+            ));
+        }
+        None
+    }
+}
+
+/// Restarts the log after a snapshot unless the log contains the snapshot's last entry: removes all
+/// entries and makes that entry the new `base`. If the term of the snapshot's last entry is later
+/// than that of the hard state, sets the hard state to that term, without a vote.
+fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
+    let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
+        return;
+    };
+    let place = usize::try_from(last.index.0 - base.index.0 - 1).expect("fits in memory");
+    if image.entries.get(place).is_none_or(|entry| entry.id() != last) {
+        image.entries.clear();
+        *base = last;
+        if last.term > image.hard_state.term {
+            image.hard_state = HardState { term: last.term, voted_for: None };
+        }
+    }
+}
+
+/// Returns the durable state that a replica with this snapshot starts from: the log has only the
+/// entries after the snapshot.
+fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
+    let mut durable = Durable { snapshot, ..image.clone() };
+    let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
+    durable.entries.retain(|entry| entry.index() > end);
+    durable
+}
+
+/// Applies a job (log write) to `image`: its hard state and its first `count` entries. If these are
+/// all of its entries and the job completes the rejoining of the replica, clears `rejoining` in
+/// `image`.
+fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
+    if let Some(hard_state) = job.hard_state {
+        image.hard_state = hard_state;
+    }
+    if let Some(last) = job.restart_after {
+        image.entries.clear();
+        *base = last;
+    }
+    if job.rejoined && count == job.entries.len() {
+        image.rejoining = false;
+    }
+    let Some(first) = job.entries[..count].first() else { return };
+    let keep = usize::try_from(first.index().0 - base.index.0 - 1).expect("fits in memory");
+    assert!(keep <= image.entries.len(), "job {} would leave a gap in the log", job.sequence);
+    image.entries.truncate(keep);
+    image.entries.extend_from_slice(&job.entries[..count]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryKind, RecordBuffer};
+    use crate::types::{JobSequence, Term};
+
+    fn job(sequence: u64, term: u64, ids: &[(u64, u64)]) -> AppendJob {
+        let mut buffer = RecordBuffer::default();
+        let encode = |&(index, term): &(u64, u64)| {
+            buffer.encode(EntryId::new(term, index), EntryKind::Command, b"x")
+        };
+        AppendJob {
+            sequence: JobSequence(sequence),
+            hard_state: Some(HardState { term: Term(term), voted_for: None }),
+            restart_after: None,
+            compact_to: None,
+            entries: ids.iter().map(encode).collect(),
+            rejoined: false,
+            release: Vec::new(),
+        }
+    }
+
+    fn ended(disk: &mut Disk) -> Option<AppendJob> {
+        disk.end_sync().expect("memory does not fail")
+    }
+
+    fn ids(disk: &Disk) -> Vec<(u64, u64)> {
+        disk.image.entries.iter().map(|entry| (entry.index().0, entry.term().0)).collect()
+    }
+
+    #[test]
+    fn sync_covers_the_jobs_waiting_at_its_start() {
+        let mut disk = Disk::default();
+        assert!(!disk.begin_sync());
+        disk.write(job(1, 1, &[(1, 1), (2, 1)]));
+        assert!(disk.begin_sync());
+        disk.write(job(2, 2, &[(2, 2)]));
+        assert!(!disk.begin_sync(), "a sync is in progress");
+        assert_eq!(ended(&mut disk).map(|job| job.sequence), Some(JobSequence(1)));
+        assert_eq!(ended(&mut disk), None);
+        assert_eq!(ids(&disk), [(1, 1), (2, 1)]);
+        assert!(disk.begin_sync());
+        assert_eq!(ended(&mut disk).map(|job| job.sequence), Some(JobSequence(2)));
+        assert_eq!(ids(&disk), [(1, 1), (2, 2)]);
+        assert!(disk.holds(EntryId::new(2, 2)) && !disk.holds(EntryId::new(1, 2)));
+    }
+
+    #[test]
+    fn crash_keeps_a_prefix_of_the_jobs_being_synced() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let mut disk = Disk::default();
+            disk.write(job(1, 1, &[(1, 1), (2, 1)]));
+            disk.write(job(2, 2, &[(2, 2)]));
+            assert!(disk.begin_sync());
+            disk.write(job(3, 3, &[(3, 3)]));
+            disk.crash(None, None, &mut Rng::new(seed));
+            assert_eq!(disk.unsynced(), 0);
+            seen.insert((disk.image.hard_state.term.0, ids(&disk)));
+        }
+        let expected = [
+            (0, vec![]),
+            (1, vec![]),
+            (1, vec![(1, 1)]),
+            (1, vec![(1, 1), (2, 1)]),
+            (2, vec![(1, 1), (2, 1)]),
+            (2, vec![(1, 1), (2, 2)]),
+        ];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), expected);
+    }
+}

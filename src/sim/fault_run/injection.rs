@@ -1,0 +1,367 @@
+//! The first phase of a fault run: injects random faults.
+
+use std::time::Duration;
+
+use super::{Alarm, FaultRun};
+use crate::raft::Replica;
+use crate::sim::cluster::network::{Fate, LinkQuality};
+use crate::sim::disk::statistics::DiskFault;
+use crate::sim::faults::{Fault, draw_origin, draw_rate};
+use crate::sim::machine::clock::Clock;
+use crate::sim::rng::Rng;
+use crate::sim::violation::Violation;
+use crate::types::NodeId;
+
+/// Maximum number of times that the simulator checks whether there are two leaders at once before
+/// it gives up. If there are, the disk of a voter for the newer one is destroyed.
+const VOTER_POLLS: u32 = 300;
+/// Interval from one check whether there are two leaders at once to the next. [`VOTER_POLLS`]
+/// checks take 1.5 s: longer than most elections, and longer than a leader without a quorum takes
+/// to step down.
+const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Interval at which replicas report their wall clocks to their peers.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// Maximum delay of a wall clock report between replicas. A later report counts as lost.
+const REPORT_DELAY_MAX: Duration = Duration::from_millis(100);
+
+impl FaultRun {
+    /// Schedules the injection of the next fault.
+    pub(super) fn schedule_fault(&mut self) {
+        let at = self.cluster.now() + self.plan.fault_interval.draw(&mut self.rng);
+        self.set_alarm(at, Alarm::Fault);
+    }
+
+    /// Draws the replica that a fault hits: the leader in half of the cases, otherwise any replica.
+    pub(super) fn victim(&mut self) -> NodeId {
+        let leader = self.cluster.leader().filter(|_| self.rng.permille(500));
+        leader.unwrap_or_else(|| *self.rng.choose(&self.plan.ids))
+    }
+
+    /// Injects a fault of this type into the cluster.
+    pub(super) fn inject(&mut self, fault: Fault) {
+        match fault {
+            Fault::Split | Fault::Isolate | Fault::IsolateOneWay | Fault::CutLinks => {
+                self.cut(fault);
+            }
+            Fault::Heal => {
+                self.note(format_args!("all links are healed"));
+                self.network.heal();
+            }
+            Fault::Pause => {
+                let id = self.victim();
+                if self.cluster.machine(id).replica.is_some() && !self.cluster.machine(id).held.all
+                {
+                    self.note(format_args!("{} pauses", id.0));
+                    self.cluster.machine_mut(id).held.all = true;
+                    let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
+                    self.set_alarm(at, Alarm::Resume(id));
+                }
+            }
+            Fault::Crash => {
+                let id = self.victim();
+                // Preferably a replica that is compacting its log.
+                let compacting = |id: &NodeId| self.cluster.machine(*id).disk.is_truncating();
+                let id = self.plan.ids.iter().copied().find(compacting).unwrap_or(id);
+                self.crash(id);
+            }
+            Fault::CrashLeader => {
+                if let Some(id) = self.cluster.leader() {
+                    self.crash(id);
+                }
+            }
+            Fault::CrashAll => {
+                for id in self.plan.ids.clone() {
+                    self.crash(id);
+                }
+            }
+            Fault::LoseDisk => self.lose_disk(),
+            Fault::SlowDisk => {
+                let id = self.victim();
+                let slow = self.plan.slow_sync;
+                let machine = self.cluster.machine_mut(id);
+                let now_slow = machine.delays.sync != slow;
+                machine.delays.sync = if now_slow { slow } else { self.plan.delays.sync };
+                if now_slow {
+                    machine.disk.count_fault(DiskFault::SlowDisk);
+                }
+                let speed = if now_slow { "slow" } else { "fast again" };
+                self.note(format_args!("the disk of {} is {speed}", id.0));
+            }
+            Fault::StallDisk
+            | Fault::FailDisk
+            | Fault::FillDisk
+            | Fault::CorruptSnapshotWrite
+            | Fault::CorruptSnapshot => self.harm_disk(fault),
+            Fault::ClockRate => {
+                let id = self.victim();
+                let rate = draw_rate(self.plan.drift_ppm, &mut self.rng);
+                let now = self.cluster.now();
+                self.cluster.machine_mut(id).clock.set_rate(now, rate);
+                self.cluster.reset_timer(id);
+                self.note(format_args!("the clock of {} runs {rate} ppm fast", id.0));
+            }
+            Fault::WallClock => self.jump_clocks(),
+            Fault::MessageLoss => {
+                let loss_permille =
+                    if self.rng.permille(500) { 700 } else { self.plan.quality.loss_permille };
+                self.note(format_args!("{loss_permille} of 1000 messages are lost from now on"));
+                self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
+            }
+        }
+    }
+
+    /// Makes wall clocks jump: either that of one of the replicas whose clocks may be wrong for
+    /// long, or, for up to a second, those of all or of random replicas.
+    pub(super) fn jump_clocks(&mut self) {
+        let jump = draw_jump(&mut self.wall_rng);
+        if !self.skewed.is_empty() && self.wall_rng.permille(500) {
+            let id = *self.wall_rng.choose(&self.skewed);
+            let jump = jump.abs();
+            self.cluster.machine_mut(id).wall.skew = jump;
+            self.note(format_args!("the wall clock of {} is {jump} ms ahead", id.0));
+            return;
+        }
+        // A paused replica could see the momentary jump as a lasting one.
+        if self.glitch || self.cluster.machines().iter().any(|machine| machine.held.all) {
+            return;
+        }
+        self.glitch = true;
+        let all = self.wall_rng.permille(500);
+        for id in self.plan.ids.clone() {
+            if all || self.wall_rng.permille(300) {
+                self.cluster.machine_mut(id).wall.glitch = jump;
+                self.note(format_args!(
+                    "the wall clock of {} jumps by {jump} ms for a moment",
+                    id.0
+                ));
+                // A replica reads its wall clock all the time.
+                self.cluster.report_wall_clock(id);
+            }
+        }
+        let length = self.wall_rng.duration(Duration::from_millis(10), Duration::from_secs(1));
+        self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
+    }
+
+    /// Ends a momentary jump of wall clocks: they show the time again that they would show without
+    /// it.
+    pub(super) fn end_glitch(&mut self) {
+        self.glitch = false;
+        for id in self.plan.ids.clone() {
+            self.cluster.machine_mut(id).wall.glitch = 0;
+            self.cluster.report_wall_clock(id);
+        }
+    }
+
+    /// Sends the wall clock readings of all running replicas to their peers.
+    pub(super) fn report_clocks(&mut self) {
+        let now = self.cluster.now();
+        for from in self.plan.ids.clone() {
+            let Some(millis) = self.cluster.report_wall_clock(from) else { continue };
+            for to in self.plan.ids.clone() {
+                // The bounds hold for prompt reports; a late one counts as lost.
+                if to != from
+                    && let Fate::Arrives { at, .. } = self.network.fate(now, from, to)
+                    && at.since(now) <= REPORT_DELAY_MAX
+                {
+                    self.set_alarm(at, Alarm::ClockReport { from, to, millis });
+                }
+            }
+        }
+        self.set_alarm(now + REPORT_INTERVAL, Alarm::ReportClocks);
+    }
+
+    /// Injects a disk fault of this type into the leader or a random replica; does nothing if the
+    /// chosen replica is down.
+    fn harm_disk(&mut self, fault: Fault) {
+        let id = self.victim();
+        let now = self.cluster.now();
+        let machine = self.cluster.machine_mut(id);
+        if machine.replica.is_none() {
+            return;
+        }
+        self.note(format_args!("disk fault at {}: {fault:?}", id.0));
+        let machine = self.cluster.machine_mut(id);
+        match fault {
+            Fault::StallDisk => {
+                let min = self.plan.config.election_timeout_max;
+                machine.stalled = Some(self.rng.duration(min, min * 3));
+            }
+            Fault::FailDisk => machine.disk.fail_soon(&mut self.rng),
+            Fault::FillDisk => {
+                machine.disk.fill(&mut self.rng);
+                let at = now + self.plan.outage.draw(&mut self.rng);
+                self.set_alarm(at, Alarm::FreeSpace(id));
+            }
+            Fault::CorruptSnapshotWrite => machine.disk.corrupt_snapshot_write(&mut self.rng),
+            _ => machine.disk.corrupt_snapshot(&mut self.rng),
+        }
+    }
+
+    /// Cuts links between replicas as this type of fault demands.
+    fn cut(&mut self, fault: Fault) {
+        let mut ids = self.plan.ids.clone();
+        if ids.len() < 2 {
+            return;
+        }
+        match fault {
+            Fault::Split => {
+                self.rng.shuffle(&mut ids);
+                let rest = ids.split_off(1 + self.rng.index(ids.len() - 1));
+                self.note(format_args!("cut {} | {}", names(&ids), names(&rest)));
+                self.network.part(&[ids, rest]);
+            }
+            Fault::Isolate => {
+                let id = self.victim();
+                ids.retain(|&other| other != id);
+                self.note(format_args!("isolate {}", id.0));
+                self.network.part(&[vec![id], ids]);
+            }
+            Fault::IsolateOneWay => {
+                let (id, inbound) = (self.victim(), self.rng.permille(500));
+                let direction = if inbound { "to" } else { "from" };
+                self.note(format_args!("cut all links {direction} {}", id.0));
+                for &other in ids.iter().filter(|&&other| other != id) {
+                    let (from, to) = if inbound { (other, id) } else { (id, other) };
+                    self.network.cut(from, to);
+                }
+            }
+            _ => {
+                for _ in 0..self.rng.between(1, ids.len() as u64) {
+                    self.rng.shuffle(&mut ids);
+                    self.note(format_args!("cut {} -> {}", ids[0].0, ids[1].0));
+                    self.network.cut(ids[0], ids[1]);
+                    if self.rng.permille(500) {
+                        self.network.cut(ids[1], ids[0]);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn crash(&mut self, id: NodeId) {
+        if self.cluster.machine(id).replica.is_some() {
+            self.cluster.crash(id);
+            self.restart_later(id);
+        }
+    }
+
+    /// Makes a replica lose its disk, or cuts off the leader so that one of the voters for the next
+    /// leader loses its disk. Does nothing if a replica is already rejoining after the loss of its
+    /// disk: with two, neither could ever complete rejoining.
+    pub(super) fn lose_disk(&mut self) {
+        if self.cluster.rejoining().is_some() {
+            return;
+        }
+        if let Some(leader) = self.cluster.leader()
+            && self.plan.faults.contains(&Fault::Heal)
+            && self.rng.permille(400)
+        {
+            // The leader stays with a minority, and the others elect another leader.
+            let mut ids: Vec<NodeId> =
+                self.plan.ids.iter().copied().filter(|&id| id != leader).collect();
+            self.rng.shuffle(&mut ids);
+            let new = ids.split_off(self.plan.ids.len().div_ceil(2) - 2);
+            ids.push(leader);
+            self.note(format_args!("cut {} | {} only", names(&ids), names(&new)));
+            self.network.heal();
+            self.network.part(&[ids, new]);
+            self.lose_a_voter(VOTER_POLLS);
+        } else {
+            let id = self.victim();
+            self.crash(id);
+            self.cluster.lose_disk(id);
+        }
+    }
+
+    /// Waits, for at most `polls` checks, until there are two leaders. Then a replica that voted
+    /// for the newer leader loses its disk and restarts on the older leader's side of a partition.
+    pub(super) fn lose_a_voter(&mut self, polls: u32) {
+        let now = self.cluster.now();
+        match self.voter_against_a_leader() {
+            _ if self.cluster.rejoining().is_some() => {}
+            None if polls == 0 => {}
+            None => self.set_alarm(now + VOTER_POLL_INTERVAL, Alarm::LoseVoter(polls - 1)),
+            Some((id, old, new)) => {
+                self.voters_lost += 1;
+                self.crash(id);
+                self.cluster.lose_disk(id);
+                self.note(format_args!("cut {} | {}", names(&old), names(&new)));
+                self.network.heal();
+                self.network.part(&[old, new]);
+                // Soon, while the older leader is still active.
+                self.set_alarm(now + self.plan.outage.min, Alarm::Restart(id));
+            }
+        }
+    }
+
+    /// If there are two leaders, returns a replica that voted for the newer one, and the two sides
+    /// of a partition that separates the leaders: first the side of the older leader, then that of
+    /// the newer one. The voter and all replicas in earlier terms are on the older leader's side,
+    /// which must not commit anything even if the voter has forgotten its vote. Returns `None` if
+    /// there is no second leader or no such voter.
+    pub(super) fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
+        let newest = self.cluster.leader()?;
+        let replica_of = |id: NodeId| self.cluster.machine(id).replica.as_ref();
+        let term = replica_of(newest)?.term();
+        let is_older = |id: &NodeId| replica_of(*id).is_some_and(|there| there.term() < term);
+        let (mut old, mut new): (Vec<NodeId>, Vec<NodeId>) =
+            self.plan.ids.iter().partition(|id| is_older(id));
+        let voted = |id: &NodeId| {
+            let status = replica_of(*id).map(Replica::status);
+            *id != newest
+                && status.is_some_and(|it| it.term == term && it.voted_for == Some(newest))
+        };
+        if !old.iter().any(|&id| replica_of(id).is_some_and(Replica::is_leader)) {
+            return None;
+        }
+        let place = new.iter().position(voted)?;
+        let id = new.remove(place);
+        old.push(id);
+        Some((id, old, new))
+    }
+
+    /// Schedules the restart of a replica that is down.
+    pub(super) fn restart_later(&mut self, id: NodeId) {
+        let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
+        self.set_alarm(at, Alarm::Restart(id));
+    }
+
+    /// Restarts a replica. Its monotonic clock gets a new origin and rate.
+    pub(super) fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
+        let now = self.cluster.now();
+        let clock = Clock::new(
+            now,
+            draw_origin(&mut self.rng),
+            draw_rate(self.plan.drift_ppm, &mut self.rng),
+        );
+        let machine = self.cluster.machine_mut(id);
+        machine.clock = clock;
+        // A replica accepts the wall clock reading at its start.
+        machine.wall.glitch = 0;
+        if self.cluster.machine(id).disk.may_corrupt && self.rng.permille(250) {
+            self.cluster.check_old_copy(id)?;
+        }
+        self.cluster.start(id)?;
+        if self.cluster.machine(id).disk.is_refused() {
+            let downtime = self.plan.outage.draw(&mut self.rng) * 3;
+            self.set_alarm(self.cluster.now() + downtime, Alarm::Restore(id));
+        } else if self.cluster.machine(id).replica.is_none() {
+            self.restart_later(id);
+        }
+        Ok(())
+    }
+}
+
+/// Draws the jump of a wall clock in milliseconds: seconds to years, positive if forward.
+pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
+    let second = 1_000;
+    let length = *rng.choose(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
+    let jump = i64::try_from(rng.between(length, 3 * length)).expect("at most some years");
+    if rng.permille(500) { jump } else { -jump }
+}
+
+/// Formats replica ids in the style of traces.
+pub(super) fn names(ids: &[NodeId]) -> String {
+    ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,440 @@
+//! A fault run: a cluster under a workload while faults are injected (`injection.rs`), then a
+//! recovery phase in which a majority without faults must make progress (`recovery.rs`). Every rule
+//! is checked during the run, and the clients' history at the end.
+
+mod injection;
+mod recovery;
+
+use injection::draw_jump;
+use recovery::clean_quality;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::config::Config;
+use crate::raft::Envelope;
+use crate::sim::cluster::network::{Fate, Network};
+use crate::sim::cluster::trace::Trace;
+use crate::sim::cluster::{Advance, Answer, Cluster};
+use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::disk::Disk;
+use crate::sim::disk::statistics::FaultStatistics;
+use crate::sim::faults::{Plan, Profile, draw_origin, draw_rate};
+use crate::sim::machine::clock::Clock;
+use crate::sim::rng::Rng;
+use crate::sim::violation::{Violation, ensure};
+use crate::sim::workload::{ClientAction, Workload};
+use crate::types::{Instant, NodeId, RequestKey, Term};
+use crate::wire;
+
+/// The result of a fault run that violated no rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Duration of the run in virtual time.
+    pub virtual_time: Duration,
+    /// Number of events handled.
+    pub events: u64,
+    /// Number of terms that had a leader.
+    pub leaders: usize,
+    /// Number of committed log entries.
+    pub committed: u64,
+    /// Number of leadership transfers.
+    pub leadership_transfers: usize,
+    /// Number of answers to clients' requests, without refusals.
+    pub answered: u64,
+    /// Number of refusals of clients' requests.
+    pub refused: u64,
+    /// Digest of all messages and answers with their times. Runs that are equal have the same
+    /// digest.
+    pub digest: u64,
+    /// Statistics of disk faults, in runs with the real storage code.
+    pub disks: FaultStatistics,
+    /// How often the run reached each situation.
+    pub coverage: Coverage,
+}
+
+/// A fault run that violated a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The violated rule, and how it was violated.
+    pub violation: Violation,
+    /// Virtual time of the violation.
+    pub at: Instant,
+    /// The last traced events before the violation; empty if the run was not traced.
+    pub trace: Vec<String>,
+}
+
+/// The alarms that a fault run sets in the cluster's event queue.
+#[derive(Debug)]
+enum Alarm {
+    /// The client with this index wakes up. `turn` is the number of the wake-up.
+    Wake { client: usize, turn: u32 },
+    /// An answer arrives at its client.
+    Answer(Answer),
+    /// The next fault is due.
+    Fault,
+    /// The pause of a replica ends.
+    Resume(NodeId),
+    /// A replica that crashed restarts.
+    Restart(NodeId),
+    /// The damaged files of a replica that is down are restored, and it restarts.
+    Restore(NodeId),
+    /// A replica's full disk has free space again.
+    FreeSpace(NodeId),
+    /// All replicas report their wall clocks to their peers.
+    ReportClocks,
+    /// A wall clock report arrives: `from` reads `millis` milliseconds since 1970.
+    ClockReport { from: NodeId, to: NodeId, millis: u64 },
+    /// A momentary jump of wall clocks ends.
+    EndGlitch,
+    /// The run checks whether there are two leaders, to make a voter for the newer one lose its
+    /// disk. If there are not, it repeats the check at most this number of times.
+    LoseVoter(u32),
+}
+
+/// The last time that a client sent a request to a replica.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    to: NodeId,
+    /// Incarnation (number of starts and crashes) of the replica when the request was sent.
+    incarnation: u64,
+    at: Instant,
+}
+
+/// A fault run in progress.
+#[derive(Debug)]
+struct FaultRun {
+    plan: Plan,
+    rng: Rng,
+    cluster: Cluster,
+    network: Network,
+    client_rng: Rng,
+    workload: Workload,
+    alarms: BTreeMap<u64, Alarm>,
+    next_alarm: u64,
+    /// The replicas (a majority or more) for which faults have ended in the recovery phase; `None`
+    /// before that phase.
+    majority: Option<Vec<NodeId>>,
+    /// Whether, in the recovery phase, there are replicas that keep their faults but are still
+    /// connected to the others, so that one of them may be leader.
+    others_connected: bool,
+    /// Time at which the recovery phase started.
+    recovery_start: Instant,
+    /// For each request, to which replica and when a client last sent it.
+    sent: BTreeMap<RequestKey, Sent>,
+    actions: Vec<ClientAction>,
+    digest: u64,
+    /// Replicas whose wall clocks may be wrong for a long time. They are a minority.
+    skewed: Vec<NodeId>,
+    wall_rng: Rng,
+    /// Whether a momentary jump of wall clocks is in progress.
+    glitch: bool,
+    /// Number of times that a voter for the newer of two leaders was made to lose its disk.
+    voters_lost: u64,
+}
+
+/// Performs a run of the profile with this seed. `change` may modify the configuration of the
+/// replicas that was drawn from the seed.
+///
+/// # Errors
+/// If a rule is violated.
+pub fn run(
+    profile: Profile,
+    seed: u64,
+    trace: Trace,
+    change: &dyn Fn(&mut Config),
+) -> Result<Summary, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(profile, &mut rng);
+    change(&mut plan.config);
+    let mut run = FaultRun::new(plan, rng, trace, Rng::new(!seed));
+    let outcome = run.run();
+    outcome.map_err(|violation| {
+        let trace = run.cluster.trace.take();
+        Box::new(Failure { violation, at: run.cluster.now(), trace })
+    })
+}
+
+impl FaultRun {
+    fn new(plan: Plan, mut rng: Rng, trace: Trace, mut wall_rng: Rng) -> FaultRun {
+        let mut skewed = plan.ids.clone();
+        wall_rng.shuffle(&mut skewed);
+        skewed.truncate((plan.ids.len() - 1) / 2);
+        let mut cluster = Cluster::new(&plan.ids, &plan.config, plan.protocol, &mut rng);
+        cluster.trace = trace;
+        for &id in &plan.ids {
+            let machine = cluster.machine_mut(id);
+            machine.delays = plan.delays;
+            if let Some(bytes) = plan.segment_bytes {
+                machine.disk = Disk::with_files(id, &plan.ids, bytes);
+                #[cfg(feature = "mutants")]
+                machine.disk.files().expect("created with files").set_mutant(plan.config.mutant);
+            }
+            machine.confirm_after = plan.confirm_after;
+            // Skewed clocks are ahead, never behind: with one that is behind and a correct one that
+            // is disconnected, the quorum has no correct median, and no bound holds.
+            machine.wall.skew = if skewed.contains(&id) {
+                draw_jump(&mut wall_rng).abs()
+            } else {
+                i64::try_from(wall_rng.below(20)).expect("20")
+            };
+            machine.snapshots.plan = plan.snapshots;
+            machine.clock = Clock::new(
+                Instant::ZERO,
+                draw_origin(&mut rng),
+                draw_rate(plan.drift_ppm, &mut rng),
+            );
+        }
+        FaultRun {
+            network: Network::new(rng.split(), &plan.ids, plan.quality),
+            client_rng: rng.split(),
+            workload: Workload::new(plan.protocol, plan.load, &plan.ids, rng.split()),
+            cluster,
+            rng,
+            plan,
+            alarms: BTreeMap::new(),
+            next_alarm: 0,
+            majority: None,
+            others_connected: false,
+            recovery_start: Instant::ZERO,
+            sent: BTreeMap::new(),
+            actions: Vec::new(),
+            digest: 0,
+            skewed,
+            wall_rng,
+            glitch: false,
+            voters_lost: 0,
+        }
+    }
+
+    fn run(&mut self) -> Result<Summary, Violation> {
+        for id in self.plan.ids.clone() {
+            self.cluster.start(id)?;
+            self.cluster.machine_mut(id).disk.may_corrupt = self.plan.may_corrupt;
+        }
+        if self.plan.confirm_after.is_some() {
+            self.set_alarm(Instant::ZERO, Alarm::ReportClocks);
+        }
+        self.workload.start(&mut self.actions);
+        self.perform_actions();
+        if !self.plan.faults.is_empty() {
+            self.schedule_fault();
+        }
+        self.run_until(Instant::ZERO + self.plan.duration)?;
+        self.begin_recovery()?;
+        self.await_progress()?;
+        self.check_history()?;
+        let (answered, refused) = self.workload.answer_counts();
+        let mut disks = FaultStatistics::default();
+        self.cluster.machines().iter().for_each(|machine| disks.add(&machine.disk.statistics()));
+        Ok(Summary {
+            virtual_time: self.cluster.now().since(Instant::ZERO),
+            events: self.cluster.events(),
+            leaders: self.cluster.checker.leader_count(),
+            committed: self.cluster.checker.commit_index().0,
+            leadership_transfers: self.cluster.checker.transfer_count(),
+            answered,
+            refused,
+            digest: self.digest,
+            disks,
+            coverage: self.coverage(),
+        })
+    }
+
+    fn coverage(&self) -> Coverage {
+        let mut coverage = self.cluster.coverage();
+        coverage.add(Situation::Election, self.cluster.checker.leader_count() as u64);
+        coverage.add(Situation::Rejoin, self.cluster.checker.rejoined());
+        coverage.add(Situation::VoterDiskLoss, self.voters_lost);
+        coverage.add(Situation::Resend, self.workload.resend_count());
+        coverage
+    }
+
+    fn run_until(&mut self, end: Instant) -> Result<(), Violation> {
+        while self.cluster.next_at().is_some_and(|at| at <= end) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<(), Violation> {
+        if let Advance::Alarm(number) = self.cluster.advance()? {
+            let alarm = self.alarms.remove(&number).expect("each alarm is set once");
+            self.on_alarm(alarm)?;
+        }
+        for id in std::mem::take(&mut self.cluster.stopped) {
+            self.restart_later(id);
+        }
+        self.route_messages()?;
+        self.route_answers();
+        Ok(())
+    }
+
+    /// Decides the fate of the messages that replicas sent during the last event, and schedules the
+    /// arrival of those that are not lost.
+    fn route_messages(&mut self) -> Result<(), Violation> {
+        if self.cluster.sent.is_empty() {
+            return Ok(());
+        }
+        let now = self.cluster.now();
+        let mut sent = std::mem::take(&mut self.cluster.sent);
+        for envelope in sent.drain(..) {
+            self.update_digest(now, (u64::from(envelope.from.0) << 16) | u64::from(envelope.to.0));
+            let fate = self.network.fate(now, envelope.from, envelope.to);
+            if self.cluster.trace.is_on() {
+                let replica = self.cluster.machine(envelope.from).replica.as_ref();
+                let term = replica.map_or(Term(0), |replica| replica.status().term);
+                let arrow = match fate {
+                    Fate::Cut => "x->",
+                    Fate::Lost => "~->",
+                    Fate::Arrives { .. } => "->",
+                };
+                self.cluster.trace.sent(now, term, &envelope, arrow);
+            }
+            let Fate::Arrives { at, duplicate_at } = fate else { continue };
+            let envelope = if self.plan.through_wire { through_wire(envelope)? } else { envelope };
+            if let Some(duplicate_at) = duplicate_at {
+                self.cluster.deliver(duplicate_at, envelope.clone());
+            }
+            self.cluster.deliver(at, envelope);
+        }
+        self.cluster.sent = sent;
+        Ok(())
+    }
+
+    /// Schedules the arrival, at the clients, of the answers that replicas gave during the last
+    /// event.
+    fn route_answers(&mut self) {
+        let now = self.cluster.now();
+        for answer in std::mem::take(&mut self.cluster.answers) {
+            self.update_digest(now, u64::from(answer.key.client.0));
+            for at in self.client_arrivals() {
+                self.set_alarm(at, Alarm::Answer(answer.clone()));
+            }
+        }
+    }
+
+    /// Draws the arrival times of a message between a client and a replica: one, two (a duplicate),
+    /// or none (lost).
+    fn client_arrivals(&mut self) -> Vec<Instant> {
+        let quality = if self.majority.is_some() {
+            clean_quality(&self.plan)
+        } else {
+            self.plan.client_quality
+        };
+        let (rng, now) = (&mut self.client_rng, self.cluster.now());
+        if rng.permille(quality.loss_permille) {
+            return Vec::new();
+        }
+        let copies = if rng.permille(quality.duplicate_permille) { 2 } else { 1 };
+        let way = |_| {
+            let late = rng.permille(quality.late_permille);
+            now + rng.duration(
+                quality.delay_min,
+                if late { quality.late_max } else { quality.delay_max },
+            )
+        };
+        (0..copies).map(way).collect()
+    }
+
+    /// Carries out the actions that clients have asked for: sends their requests, schedules their
+    /// wake-ups.
+    fn perform_actions(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                ClientAction::Send { to, request } => {
+                    self.cluster.trace.request_sent(&request);
+                    let incarnation = self.cluster.machine(to).incarnation();
+                    let at = self.cluster.now();
+                    self.sent.insert(request.key, Sent { to, incarnation, at });
+                    for at in self.client_arrivals() {
+                        self.cluster.request(at, to, request.clone());
+                    }
+                }
+                ClientAction::Wake { client, turn, after } => {
+                    self.set_alarm(self.cluster.now() + after, Alarm::Wake { client, turn });
+                }
+            }
+        }
+    }
+
+    fn update_digest(&mut self, now: Instant, value: u64) {
+        let state = self.digest ^ now.0.rotate_left(20) ^ value;
+        self.digest = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    }
+
+    fn set_alarm(&mut self, at: Instant, alarm: Alarm) {
+        self.next_alarm += 1;
+        self.alarms.insert(self.next_alarm, alarm);
+        self.cluster.alarm(at, self.next_alarm);
+    }
+
+    fn on_alarm(&mut self, alarm: Alarm) -> Result<(), Violation> {
+        self.workload.set_now(self.cluster.now());
+        match alarm {
+            Alarm::Wake { client, turn } => self.workload.wake(client, turn, &mut self.actions),
+            Alarm::Answer(answer) => self.workload.on_answer(&answer, &mut self.actions)?,
+            Alarm::Fault if self.majority.is_none() => {
+                let fault = *self.rng.choose(&self.plan.faults);
+                self.inject(fault);
+                self.schedule_fault();
+            }
+            Alarm::LoseVoter(polls) if self.majority.is_none() => self.lose_a_voter(polls),
+            Alarm::Resume(id) if self.cluster.machine(id).held.all => {
+                self.note(format_args!("{} resumes", id.0));
+                self.cluster.resume(id)?;
+            }
+            Alarm::Restart(id) if self.cluster.machine(id).replica.is_none() => {
+                // In the recovery phase, replicas outside the majority stay down.
+                if self.majority.is_none() {
+                    self.restart(id)?;
+                }
+            }
+            Alarm::Restore(id) if self.cluster.machine(id).replica.is_none() => {
+                if self.majority.is_none() {
+                    self.note(format_args!("the files of {} are restored", id.0));
+                    self.cluster.machine_mut(id).disk.restore();
+                    self.restart(id)?;
+                }
+            }
+            Alarm::FreeSpace(id) => {
+                self.note(format_args!("the disk of {} has free space again", id.0));
+                self.cluster.machine_mut(id).disk.free_space();
+            }
+            Alarm::ReportClocks => self.report_clocks(),
+            Alarm::ClockReport { from, to, millis } => {
+                self.cluster.deliver_wall_clock(to, from, millis);
+            }
+            Alarm::EndGlitch => self.end_glitch(),
+            Alarm::Fault
+            | Alarm::LoseVoter(_)
+            | Alarm::Resume(_)
+            | Alarm::Restart(_)
+            | Alarm::Restore(_) => {}
+        }
+        self.perform_actions();
+        Ok(())
+    }
+
+    fn note(&mut self, text: std::fmt::Arguments<'_>) {
+        self.cluster.trace.note(self.cluster.now(), text);
+    }
+}
+
+/// Returns a message as it would arrive over a real connection: encoded and decoded.
+fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
+    let mut bytes = BytesMut::new();
+    wire::peer::encode(&envelope.message, &mut bytes);
+    let bytes: Bytes = bytes.freeze();
+    let message = wire::peer::decode(bytes).map_err(|error| {
+        Violation(format!("wire encoding: {:?} can't be read: {error}", envelope.message))
+    })?;
+    ensure!(
+        message == envelope.message,
+        "wire encoding: {:?} arrives as {message:?}",
+        envelope.message
+    );
+    envelope.message = message;
+    Ok(envelope)
+}

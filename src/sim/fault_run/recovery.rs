@@ -1,0 +1,232 @@
+//! The second phase of a fault run: faults end for a majority, which must then make progress; then
+//! the final checks.
+
+use std::time::Duration;
+
+use super::injection::names;
+use super::{FaultRun, Sent};
+use crate::sim::checkers::linearizability;
+use crate::sim::cluster::ClientProtocol;
+use crate::sim::cluster::network::LinkQuality;
+use crate::sim::faults::Plan;
+use crate::sim::keys::{ACCOUNT_START, is_account};
+use crate::sim::machine::Delays;
+use crate::sim::rng::DurationRange;
+use crate::sim::violation::{Violation, ensure};
+use crate::types::RequestKey;
+
+/// A chunk size in bytes that is larger than any snapshot of a run, so that one chunk holds a whole
+/// snapshot.
+const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
+
+impl FaultRun {
+    /// Ends the faults for a majority of replicas or more. The others crash, are isolated, or keep
+    /// their faults except for cut links to the majority. Those links are healed because one of the
+    /// others may stay leader, and a replica of the majority that cannot reach this leader could
+    /// never catch up.
+    pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
+        let mut ids = self.plan.ids.clone();
+        self.rng.shuffle(&mut ids);
+        let majority = ids.len() / 2 + 1;
+        // A rejoining replica needs the answers of all others.
+        let rest = if self.cluster.rejoining().is_some() {
+            Vec::new()
+        } else {
+            ids.split_off(majority + self.rng.index(ids.len() - majority + 1))
+        };
+        ids.sort_unstable();
+        self.note(format_args!("faults end for {}", names(&ids)));
+        self.majority = Some(ids.clone());
+        self.recovery_start = self.cluster.now();
+        // Another replica may stay leader. Its message loss is limited, or it could take longer
+        // than the recovery timeout.
+        let loss_permille = self.plan.quality.loss_permille.min(150);
+        // No message is late by several elections, or it would wait as long for each reply.
+        let quality = LinkQuality { loss_permille, late_permille: 0, ..self.plan.quality };
+        self.network.set_quality(quality);
+        let clean = clean_quality(&self.plan);
+        for &from in &ids {
+            for &to in ids.iter().filter(|&&to| to != from) {
+                self.network.heal_link(from, to);
+                self.network.set_link_quality(from, to, clean);
+            }
+        }
+        let fate_of_rest = self.rng.below(3);
+        self.others_connected = fate_of_rest > 1 && !rest.is_empty();
+        for &id in &rest {
+            match fate_of_rest {
+                0 if self.cluster.machine(id).replica.is_some() => self.cluster.crash(id),
+                1 => self.network.part(&[vec![id], ids.clone()]),
+                _ => {
+                    for &to in &ids {
+                        self.network.heal_link(id, to);
+                        self.network.heal_link(to, id);
+                    }
+                }
+            }
+        }
+        self.workload.stop(&ids);
+        for id in self.plan.ids.clone() {
+            // Another leader may lose one chunk in three, too many of a hundred small ones.
+            if let Some(plan) = &mut self.cluster.machine_mut(id).snapshots.plan {
+                plan.chunk_bytes = WHOLE_SNAPSHOT_BYTES;
+            }
+        }
+        for id in ids {
+            let machine = self.cluster.machine_mut(id);
+            machine.delays = Delays { sync: fast(machine.delays.sync), ..self.plan.delays };
+            machine.stalled = None;
+            machine.disk.end_faults();
+            if machine.replica.is_none() {
+                self.restart(id)?;
+                ensure!(
+                    self.cluster.machine(id).replica.is_some(),
+                    "recovery: replica {id} does not start although its disk has no faults"
+                );
+            } else if machine.held.all {
+                self.cluster.resume(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the cluster until the majority has answered all requests and agrees on the log, and
+    /// then has also answered a new write and a new read.
+    pub(super) fn await_progress(&mut self) -> Result<(), Violation> {
+        // A leader with message loss takes longer.
+        let end = self.cluster.now()
+            + self.plan.recovery_timeout() * if self.others_connected { 3 } else { 1 };
+        let mut probed = false;
+        loop {
+            self.give_up_lost_requests();
+            if self.workload.waiting().next().is_none()
+                && !self.workload.has_plans()
+                && self.overdue_request().is_none()
+                && self.disagreement().is_none()
+            {
+                if probed {
+                    break;
+                }
+                probed = true;
+                self.workload.probe(&mut self.actions);
+                self.perform_actions();
+            }
+            let next = (self.cluster.now() + Duration::from_millis(20)).min(end);
+            self.run_until(next)?;
+            self.cluster.skip_to(next);
+            if next == end {
+                return Err(self.no_progress(probed));
+            }
+        }
+        Ok(())
+    }
+
+    fn no_progress(&self, probed: bool) -> Violation {
+        let waiting: Vec<_> =
+            self.workload.waiting().map(|key| (key, self.sent[&key].to)).collect();
+        let statuses: Vec<String> = self
+            .cluster
+            .machines()
+            .iter()
+            .filter_map(|machine| Some(format!("{:?}", machine.replica.as_ref()?.status())))
+            .collect();
+        Violation(format!(
+            "progress: no progress {:?} after the faults ended{}\n  requests that clients wait \
+             for: {waiting:?}\n  request that a replica must answer: {:?}\n  agreement: {}\n  \
+             replicas:\n  {}",
+            self.cluster.now().since(self.recovery_start),
+            if probed { ": the last write and read are not answered" } else { "" },
+            self.overdue_request().map(|key| (key, self.sent[&key])),
+            self.disagreement().unwrap_or_else(|| "all replicas of the majority agree".to_owned()),
+            statuses.join("\n  ")
+        ))
+    }
+
+    /// With the course's protocol, makes clients give up requests that only a crashed replica had
+    /// received: such a request is not resent, and no replica will answer it.
+    fn give_up_lost_requests(&mut self) {
+        if self.plan.protocol == ClientProtocol::Connection {
+            return;
+        }
+        let is_lost = |key: &RequestKey| {
+            let Sent { to, at, .. } = self.sent[key];
+            let long_ago = self.cluster.now().since(at) > self.plan.load.timeout.max;
+            !self.must_be_answered(*key) && (long_ago || self.cluster.machine(to).replica.is_none())
+        };
+        let lost: Vec<_> = self.workload.waiting().filter(is_lost).collect();
+        for key in lost {
+            self.workload.give_up(key, &mut self.actions);
+        }
+        self.perform_actions();
+    }
+
+    /// Returns whether a replica of the majority has received the request and has not crashed
+    /// since.
+    fn must_be_answered(&self, key: RequestKey) -> bool {
+        let majority = self.majority.as_ref().expect("only called in the recovery phase");
+        let Sent { to, incarnation, .. } = self.sent[&key];
+        majority.contains(&to) && self.cluster.machine(to).incarnation() == incarnation
+    }
+
+    /// With the course's protocol, where requests are not resent, returns a request that a replica
+    /// of the majority must answer and has not yet; `None` if there is none. Requests that clients
+    /// have abandoned count, too.
+    fn overdue_request(&self) -> Option<RequestKey> {
+        let mut unanswered = self.workload.unanswered();
+        unanswered
+            .find(|&key| self.plan.protocol == ClientProtocol::Course && self.must_be_answered(key))
+    }
+
+    /// Describes how the logs or states of the replicas of the majority still differ; `None` if
+    /// they agree.
+    pub(super) fn disagreement(&self) -> Option<String> {
+        if let Some(id) = self.cluster.rejoining() {
+            return Some(format!("replica {id} has not rejoined"));
+        }
+        let majority = self.majority.as_ref().expect("only called in the recovery phase");
+        let mut seen = None;
+        for &id in majority {
+            let machine = self.cluster.machine(id);
+            let status = machine.replica.as_ref().expect("the majority runs").status();
+            let state = (status.last, machine.store.digest());
+            if status.commit_index != status.last.index
+                || machine.store.applied_index() != status.last.index
+                || *seen.get_or_insert(state) != state
+            {
+                return Some(format!(
+                    "replica {id} has not committed and applied its whole log, or differs from \
+                     another"
+                ));
+            }
+        }
+        None
+    }
+
+    /// Checks, at the end of a run, the sum of all accounts and the linearizability of the clients'
+    /// history.
+    pub(super) fn check_history(&self) -> Result<(), Violation> {
+        let accounts = self.cluster.client_model.count(is_account);
+        let sum = self.cluster.client_model.sum(is_account);
+        ensure!(
+            sum == accounts * ACCOUNT_START,
+            "atomic transfers: {accounts} accounts hold {sum} together, their initial sum is {}",
+            accounts * ACCOUNT_START
+        );
+        let result = self.workload.history().check(linearizability::STEPS_MAX);
+        result.map_err(|error| Violation(format!("linearizability: {error}")))
+    }
+}
+
+/// Returns the quality that links within the majority have in the recovery phase: no loss, small
+/// delays.
+pub(super) fn clean_quality(plan: &Plan) -> LinkQuality {
+    let delay_min = plan.quality.delay_min;
+    LinkQuality { delay_min, delay_max: delay_min * 3, ..LinkQuality::perfect(delay_min) }
+}
+
+fn fast(pace: DurationRange) -> DurationRange {
+    DurationRange {
+        min: pace.min.min(Duration::from_millis(1)),
+        max: pace.max.min(Duration::from_millis(2)),
+    }
+}

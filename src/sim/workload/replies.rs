@@ -1,0 +1,105 @@
+//! Checks the replies to the workload's operations, and records them in the history.
+
+use super::operations::ClientOperation;
+use super::{OpenRequest, Workload};
+use crate::kv::Outcome;
+use crate::sim::checkers::linearizability::Reply;
+use crate::sim::keys::{ACCOUNT_START, is_account};
+use crate::sim::violation::{Violation, ensure};
+
+impl Workload {
+    /// Checks the reply to a request, and records it in the history if it is about a single key.
+    pub(super) fn check_reply(
+        &mut self,
+        open: &OpenRequest,
+        outcome: &Outcome,
+    ) -> Result<(), Violation> {
+        use ClientOperation::{Delete, Get, Put, PutUntil, PutWithTtl, Transfer};
+        let reply = match (&open.operation, outcome) {
+            (Get(name), Outcome::Value(value)) if is_account(name.as_bytes()) => {
+                let total = ACCOUNT_START * self.load.accounts;
+                let balance =
+                    value.as_ref().map(|value| std::str::from_utf8(value).ok()?.parse().ok());
+                ensure!(
+                    balance.is_none_or(|balance| balance.is_some_and(|it: u64| it <= total)),
+                    "atomic transfers: a client read {value:?} in {name}, all accounts together \
+                     hold {total}"
+                );
+                return Ok(());
+            }
+            (Get(_), Outcome::Value(value)) => Reply::Value(value.clone()),
+            (Put(..) | PutWithTtl(..) | PutUntil(..), Outcome::Done) => Reply::Done,
+            (Delete(_), Outcome::Integer(count)) => Reply::Deleted(*count == 1),
+            (Transfer(..), Outcome::Integer(_)) => return Ok(()),
+            _ => return self.check_session_reply(open, outcome),
+        };
+        if let Some(id) = open.history_id {
+            self.history.answer(id, reply);
+        }
+        Ok(())
+    }
+
+    /// Checks the reply to a transaction or to a numbered request of a client session, and plans
+    /// the client's next operation.
+    fn check_session_reply(
+        &mut self,
+        open: &OpenRequest,
+        outcome: &Outcome,
+    ) -> Result<(), Violation> {
+        use ClientOperation::{Increment, OpenSession, ReadWatched, Watch, WriteWatched};
+        let client = &mut self.clients[open.client];
+        match (&open.operation, outcome) {
+            // A later session of the same client may have been opened before this reply.
+            (OpenSession, Outcome::Integer(number)) => {
+                client.session = Some(number.cast_unsigned());
+                (client.sequence, client.sum) = (0, None);
+            }
+            (Increment(session, sequence), Outcome::Integer(sum)) => {
+                if (client.session, client.sequence) == (Some(*session), *sequence) {
+                    ensure!(
+                        client.sum.is_none_or(|known| known == *sum),
+                        "applied once: request {sequence} of session {session} was answered with \
+                         {:?}, and again with {sum}",
+                        client.sum
+                    );
+                    client.sum = Some(*sum);
+                }
+            }
+            // A late duplicate of a request that was answered long ago.
+            (Increment(_, sequence), Outcome::Error(text))
+                if *sequence < client.sequence && text.starts_with(b"STALESEQ ") => {}
+            (Watch(names, amount), Outcome::List(revisions)) => {
+                if let [Outcome::Integer(from), Outcome::Integer(to)] = revisions[..] {
+                    let revisions = [from.cast_unsigned(), to.cast_unsigned()];
+                    client.planned.push_back(ReadWatched(names.clone(), revisions, *amount));
+                }
+            }
+            (ReadWatched(names, revisions, amount), Outcome::List(values)) => {
+                let balance = |value: &Outcome| match value {
+                    Outcome::Value(Some(value)) => std::str::from_utf8(value).ok()?.parse().ok(),
+                    _ => None,
+                };
+                let balances: Vec<Option<u64>> = values.iter().map(balance).collect();
+                if let [Some(from), Some(to)] = balances[..]
+                    && from >= *amount
+                    && names[0] != names[1]
+                {
+                    let values = [from - amount, to + amount];
+                    client.planned.push_back(WriteWatched(names.clone(), *revisions, values));
+                }
+            }
+            (WriteWatched(..), Outcome::List(outcomes)) => ensure!(
+                matches!(outcomes[..], [Outcome::Done, Outcome::Done, Outcome::Value(Some(_))]),
+                "replies match requests: a transaction of two writes and a read was answered with \
+                 {outcomes:?}"
+            ),
+            (ReadWatched(..) | WriteWatched(..), Outcome::NoList) => {}
+            (operation, outcome) => {
+                return Err(Violation(format!(
+                    "replies match requests: {operation:?} was answered with {outcome:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}

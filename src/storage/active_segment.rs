@@ -1,0 +1,216 @@
+//! The segment file that the log appends to: its creation, and one write and one sync per block.
+
+use crate::config::Mutant;
+
+use super::disk::{Disk, io_error};
+use super::error::StorageError;
+use super::sector::{self, SECTOR_BYTES, offset_of, sectors_for};
+use super::segment::{self, SegmentHeader};
+
+/// Suffix of a segment file's name until the segment's header is durable.
+pub(super) const UNFINISHED: &str = ".new";
+
+/// Number of sectors of zeros, together 256 KiB, that are written after a small block whose range
+/// of the file was never written before. A file system allocates space without writing it, and
+/// records in its journal when a range of the file is first written: a sync then costs a second
+/// write and a second wait. With the zeros, the next blocks overwrite a range that was written
+/// before, and their syncs take two thirds of the time. After a large block no zeros are written:
+/// they would gain little for twice the bytes.
+const AHEAD_SECTORS: u32 = 512;
+const SMALL_BLOCK_BYTES: usize = 32 << 10;
+
+/// Alignment in bytes of a block's sectors in memory, which direct I/O needs.
+const IMAGE_ALIGN: usize = 4_096;
+/// Maximum bytes of the image buffer (the sectors of one block) that stay allocated for the next
+/// block.
+const IMAGE_BYTES_KEPT: usize = 1 << 20;
+
+/// The last segment of a log: the file to which new blocks are appended.
+///
+/// Invariant: `end <= written_end <= sectors`.
+#[derive(Debug)]
+pub(super) struct ActiveSegment<F> {
+    file: F,
+    number: u64,
+    salt: u32,
+    /// Length of the segment file in sectors.
+    sectors: u32,
+    /// Number of the sector after the last block, where the next block starts.
+    end: u32,
+    /// Number of the first sector that has never been written, neither with a block nor with zeros.
+    written_end: u32,
+    block_count: u32,
+}
+
+/// The end of a recovered segment: its last block, and the torn sectors after it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail<'a> {
+    /// Number of the first sector of the last block; equal to `end` if the segment has no blocks.
+    pub(super) last_block: u32,
+    /// The sectors of the last block, as read from the file.
+    pub(super) last_image: &'a [u8],
+    /// Number of the sector after the last complete block.
+    pub(super) end: u32,
+    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
+    /// no block was torn.
+    pub(super) torn_end: u32,
+    pub(super) block_count: u32,
+}
+
+impl<F> ActiveSegment<F> {
+    /// Creates a segment file and makes its header and its directory entry durable.
+    pub(super) fn create<D: Disk<File = F>>(
+        disk: &mut D,
+        header: &SegmentHeader,
+    ) -> Result<ActiveSegment<F>, StorageError> {
+        let name = segment::file_name(header.number);
+        let unfinished = format!("{name}{UNFINISHED}");
+        let mut file = disk.create(&unfinished, offset_of(header.sectors)).map_err(io_error(
+            disk,
+            "create and preallocate",
+            &unfinished,
+        ))?;
+        disk.write_at(&mut file, 0, &header.encode()).map_err(io_error(
+            disk,
+            "write",
+            &unfinished,
+        ))?;
+        disk.sync(&mut file).map_err(io_error(disk, "sync", &unfinished))?;
+        disk.rename(&unfinished, &name).map_err(io_error(disk, "rename", &unfinished))?;
+        if disk.mutant() != Some(Mutant::UnsyncedSegmentName) {
+            disk.sync_dir().map_err(io_error(disk, "sync", ""))?;
+        }
+        Ok(ActiveSegment {
+            file,
+            number: header.number,
+            salt: header.salt(),
+            sectors: header.sectors,
+            end: 1,
+            written_end: 1,
+            block_count: 0,
+        })
+    }
+
+    /// Opens the last segment of a recovered log for appends. Overwrites a torn block at its end
+    /// with zeros, so that the next block goes to unwritten sectors like any other.
+    pub(super) fn reopen<D: Disk<File = F>>(
+        disk: &mut D,
+        header: &SegmentHeader,
+        tail: Tail<'_>,
+    ) -> Result<ActiveSegment<F>, StorageError> {
+        let Tail { last_block, last_image, end, torn_end, block_count } = tail;
+        assert!(0 < last_block && last_block <= end, "block at {last_block}, end at {end}");
+        assert!(end <= torn_end && torn_end <= header.sectors, "torn from {end} to {torn_end}");
+        assert!(
+            last_image.len() as u64 == offset_of(end - last_block),
+            "{} bytes for the sectors from {last_block} to {end}",
+            last_image.len()
+        );
+        let name = segment::file_name(header.number);
+        let mut file = disk.open(&name).map_err(io_error(disk, "open", &name))?;
+        // A failed sync may have dropped the last block, while a new process still reads it from
+        // the page cache and syncs the file with success. So the block is written once more, and
+        // then the sync proves something. Only the last block can be affected.
+        if disk.mutant() != Some(Mutant::TrustLastBlock) {
+            disk.write_at(&mut file, offset_of(last_block), last_image).map_err(io_error(
+                disk,
+                "rewrite the last block of",
+                &name,
+            ))?;
+        }
+        if torn_end > end {
+            let zeros = vec![0; (torn_end - end) as usize * SECTOR_BYTES];
+            disk.write_at(&mut file, offset_of(end), &zeros).map_err(io_error(
+                disk,
+                "truncate the torn tail of",
+                &name,
+            ))?;
+        }
+        disk.sync(&mut file).map_err(io_error(disk, "sync", &name))?;
+        Ok(ActiveSegment {
+            file,
+            number: header.number,
+            salt: header.salt(),
+            sectors: header.sectors,
+            end,
+            written_end: end,
+            block_count,
+        })
+    }
+
+    /// Returns the segment's number, counted from 1 over the life of the log.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the number of blocks in the segment.
+    pub(super) fn block_count(&self) -> u32 {
+        self.block_count
+    }
+
+    /// Returns the number of bytes from the start of the file to the end of the last block, header
+    /// included.
+    pub(super) fn used_bytes(&self) -> u64 {
+        offset_of(self.end)
+    }
+
+    /// Returns the number of preallocated bytes after the last block.
+    pub(super) fn unused_bytes(&self) -> u64 {
+        offset_of(self.sectors - self.end)
+    }
+
+    /// Returns whether a block of this many sectors fits into the rest of the segment.
+    pub(super) fn fits(&self, sectors: usize) -> bool {
+        sectors as u64 <= u64::from(self.sectors - self.end)
+    }
+
+    /// Writes and syncs a block; the caller has checked with `fits` that it fits. `stream` is the
+    /// block's header and records; `image` is a buffer that is reused from block to block. Returns
+    /// the number of bytes written, including the zeros after the block.
+    pub(super) fn write_block<D: Disk<File = F>>(
+        &mut self,
+        disk: &mut D,
+        stream: &[u8],
+        image: &mut Vec<u8>,
+    ) -> Result<u64, StorageError> {
+        let sectors = sectors_for(stream.len());
+        assert!(self.fits(sectors), "{sectors} sectors at {} of {}", self.end, self.sectors);
+        let first = self.end;
+        let end = first + u32::try_from(sectors).expect("the block fits in the segment");
+        let mut ahead = 0;
+        if end > self.written_end {
+            if sectors * SECTOR_BYTES <= SMALL_BLOCK_BYTES {
+                ahead = (self.sectors - end).min(AHEAD_SECTORS);
+            }
+            self.written_end = end + ahead;
+        }
+        assert!(
+            end <= self.written_end && self.written_end <= self.sectors,
+            "block to {end}, zeros to {} in {} sectors",
+            self.written_end,
+            self.sectors
+        );
+        let bytes = (sectors + ahead as usize) * SECTOR_BYTES;
+        image.clear();
+        image.reserve(bytes + IMAGE_ALIGN);
+        // Direct I/O needs an aligned address. The reservation above keeps it.
+        let start = image.as_ptr().align_offset(IMAGE_ALIGN).min(IMAGE_ALIGN);
+        image.resize(start, 0);
+        sector::seal(self.salt, first, self.block_count + 1, stream, image);
+        image.resize(start + bytes, 0);
+        disk.write_at(&mut self.file, offset_of(first), &image[start..])
+            .map_err(|source| io_error(disk, "write", &segment::file_name(self.number))(source))?;
+        let synced = disk.sync(&mut self.file);
+        if disk.mutant() != Some(Mutant::IgnoreFailedSync) {
+            synced.map_err(|source| {
+                io_error(disk, "sync", &segment::file_name(self.number))(source)
+            })?;
+        }
+        self.end = end;
+        self.block_count += 1;
+        if image.capacity() > IMAGE_BYTES_KEPT {
+            *image = Vec::new();
+        }
+        Ok(bytes as u64)
+    }
+}

@@ -1,0 +1,188 @@
+//! Background deletion: large files lose their name at once and their disk space piece by piece.
+//!
+//! A file system that frees a hundred megabytes at once, and tells its disk so (`discard`), delays
+//! all syncs meanwhile: by 20 to 30 ms for a snapshot of 150 MB (perf/results/snapshots.md). So a
+//! thread truncates the file in small steps. After a crash the file system frees the nameless file
+//! when it is mounted.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+/// Number of bytes by which the deletion thread shortens a deleted file at a time. A file of at
+/// most this size is freed at once, without the thread.
+const PIECE_BYTES: u64 = 2 << 20;
+/// Pause after each freed piece, which limits the rate to 128 MiB per second.
+const PAUSE: Duration = Duration::from_millis(16);
+/// Maximum number of files in the queue of the deletion thread. While the queue is full, the caller
+/// frees the disk space of a further file itself, at once.
+const QUEUE_LEN: usize = 256;
+
+enum Work {
+    Free(File),
+    /// A request to send `()` on this channel once all earlier work in the queue is done.
+    Report(SyncSender<()>),
+}
+
+/// Deletion thread and its queue. The thread starts with the first large file, and ends once this
+/// handle is dropped and the queue is empty.
+#[derive(Debug, Default)]
+pub(super) struct BackgroundDelete {
+    /// Queue of the deletion thread; unset before the first large file, `None` if the thread could
+    /// not be started.
+    queue: OnceLock<Option<SyncSender<Work>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Number of deleted files whose disk space the deletion thread has not freed yet.
+    pending: AtomicUsize,
+    /// Whether disk space is needed now, so that the thread skips its pauses.
+    urgent: AtomicBool,
+}
+
+impl BackgroundDelete {
+    /// Frees the disk space of an open file whose name was deleted: a large file piece by piece on
+    /// the deletion thread, a small one at once. A file that still has another name, such as an
+    /// operator's hard link, is only closed.
+    pub(super) fn free(&self, file: File) {
+        let is_large = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
+        if !file.metadata().is_ok_and(|about| is_large(&about)) {
+            return;
+        }
+        let queue = self.queue.get_or_init(|| {
+            let (queue, work) = sync_channel(QUEUE_LEN);
+            let shared = Arc::clone(&self.shared);
+            let pause = || thread::sleep(PAUSE);
+            let started = thread::Builder::new()
+                .name("delete".into())
+                .spawn(move || run(&work, &shared, pause));
+            started.ok().map(|_| queue)
+        });
+        let Some(queue) = queue else { return };
+        self.shared.pending.fetch_add(1, Ordering::Relaxed);
+        // If the queue is full the file is closed here, which frees it at once.
+        if queue.try_send(Work::Free(file)).is_err() {
+            self.shared.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees all files in the queue without pauses and waits until that is done, because disk space
+    /// is needed. Returns whether any file was in the queue.
+    pub(super) fn finish(&self) -> bool {
+        let Some(Some(queue)) = self.queue.get() else { return false };
+        if self.shared.pending.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.shared.urgent.store(true, Ordering::Relaxed);
+        let (done, all_done) = sync_channel(1);
+        let finished = queue.send(Work::Report(done)).is_ok() && all_done.recv().is_ok();
+        self.shared.urgent.store(false, Ordering::Relaxed);
+        finished
+    }
+}
+
+fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
+    for work in work {
+        match work {
+            Work::Free(file) => {
+                // If it cannot be truncated, closing it frees it as a whole.
+                let _ = shrink(&file, || {
+                    if !shared.urgent.load(Ordering::Relaxed) {
+                        pause();
+                    }
+                });
+                drop(file);
+                let before = shared.pending.fetch_sub(1, Ordering::Relaxed);
+                assert!(before > 0, "a file was freed that was not counted");
+            }
+            // The caller may be gone.
+            Work::Report(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Truncates a file to zero length, [`PIECE_BYTES`] at a time from its end.
+fn shrink(file: &File, mut pause: impl FnMut()) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        left = left.saturating_sub(PIECE_BYTES);
+        file.set_len(left)?;
+        pause();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_of(bytes: u64) -> (File, File) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(bytes).unwrap();
+        (file.try_clone().unwrap(), file)
+    }
+
+    #[test]
+    fn file_shrinks_piece_by_piece() {
+        let (seen, file) = file_of(2 * PIECE_BYTES + 1);
+        let mut lengths = Vec::new();
+        shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
+        assert_eq!(lengths, [PIECE_BYTES + 1, 1, 0]);
+    }
+
+    #[test]
+    fn deletion_pauses_until_disk_space_is_needed() {
+        let shared = Shared::default();
+        for (urgent, pauses) in [(false, 3), (true, 0)] {
+            shared.urgent.store(urgent, Ordering::Relaxed);
+            shared.pending.store(1, Ordering::Relaxed);
+            let (seen, file) = file_of(2 * PIECE_BYTES + 1);
+            let (queue, work) = sync_channel(1);
+            queue.send(Work::Free(file)).unwrap();
+            drop(queue);
+            let mut count = 0;
+            run(&work, &shared, || count += 1);
+            assert_eq!((count, seen.metadata().unwrap().len()), (pauses, 0));
+            assert_eq!(shared.pending.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn finish_waits_until_all_space_is_freed() {
+        let deletion = BackgroundDelete::default();
+        assert!(!deletion.finish(), "nothing is queued");
+        let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
+        for file in files {
+            deletion.free(file);
+        }
+        assert!(deletion.finish());
+        assert!(seen.iter().all(|file| file.metadata().unwrap().len() == 0));
+        assert!(!deletion.finish(), "everything is freed");
+    }
+
+    #[test]
+    fn file_that_still_has_a_name_is_not_truncated() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("a copy")).unwrap();
+        file.set_len(2 * PIECE_BYTES).unwrap();
+        let seen = file.try_clone().unwrap();
+        let deletion = BackgroundDelete::default();
+        deletion.free(file);
+        assert!(!deletion.finish() && seen.metadata().unwrap().len() == 2 * PIECE_BYTES);
+    }
+
+    #[test]
+    fn small_file_starts_no_thread() {
+        let deletion = BackgroundDelete::default();
+        let (seen, file) = file_of(PIECE_BYTES);
+        deletion.free(file);
+        assert!(!deletion.finish() && seen.metadata().unwrap().len() == PIECE_BYTES);
+    }
+}

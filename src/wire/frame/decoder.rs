@@ -1,0 +1,184 @@
+//! Decoding frames from the pieces in which bytes arrive.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::raft::{REPLICAS_MAX, RefusalReason};
+use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Term};
+
+use super::super::peer;
+use super::{
+    ADDRESS_BYTES_MAX, Attempt, FIRST_ATTEMPT, FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, Frame,
+    FrameError, HEADER_BYTES, HELLO_BYTES, Hello, KEY_BYTES, Lane, MAGIC, OPENINGS_MAX,
+    PREAMBLE_BYTES, REJOINING, VERSION,
+};
+
+/// Decodes the frames of one connection between replicas from received bytes, which may arrive in
+/// pieces of any size.
+#[derive(Debug)]
+pub struct Decoder {
+    pub(super) buffer: BytesMut,
+    /// Whether the connection's preamble (magic number and protocol version) has been decoded.
+    has_preamble: bool,
+    /// Maximum length of the next frame, in bytes without the frame's header. Smaller than
+    /// [`FRAME_BYTES_MAX`] only before the first frame of an unknown peer.
+    max: usize,
+}
+
+impl Default for Decoder {
+    /// Creates a decoder that accepts a first frame of any length up to [`FRAME_BYTES_MAX`].
+    fn default() -> Decoder {
+        Decoder { buffer: BytesMut::new(), has_preamble: false, max: FRAME_BYTES_MAX }
+    }
+}
+
+impl Decoder {
+    /// Creates a decoder for a connection from an unknown peer. The first frame must be a hello,
+    /// and a frame longer than a hello is rejected, so that an unknown peer can't make the replica
+    /// buffer more.
+    pub fn for_unknown_peer() -> Decoder {
+        Decoder { max: FIRST_FRAME_BYTES_MAX, ..Decoder::default() }
+    }
+
+    /// Appends received bytes to the buffer.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Returns the number of received bytes that have not been decoded because the rest of their
+    /// frame is missing.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Returns the next complete frame; `None` if more bytes are needed. Entries, chunks and
+    /// payloads share the buffer's memory instead of being copied.
+    ///
+    /// # Errors
+    /// If the bytes are not a valid frame. The connection must be closed then.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        if !self.has_preamble {
+            if self.buffer.len() < PREAMBLE_BYTES {
+                return Ok(None);
+            }
+            let mut preamble = self.buffer.split_to(PREAMBLE_BYTES);
+            let mut magic = [0; 4];
+            preamble.copy_to_slice(&mut magic);
+            if magic != MAGIC {
+                return Err(FrameError::Magic(magic));
+            }
+            let version = preamble.get_u16_le();
+            if version != VERSION {
+                return Err(FrameError::Version(version));
+            }
+            self.has_preamble = true;
+        }
+        let Some(mut header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
+        let length = header.get_u32_le() as usize;
+        let stored = header.get_u32_le();
+        if !(1..=self.max).contains(&length) {
+            return Err(FrameError::Length { claimed: length, max: self.max });
+        }
+        if self.buffer.len() < HEADER_BYTES + length {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER_BYTES);
+        let mut body = self.buffer.split_to(length).freeze();
+        let computed = crc32c::crc32c(&body);
+        if computed != stored {
+            return Err(FrameError::Checksum { computed, stored });
+        }
+        let kind = body.get_u8();
+        let frame = decode_body(kind, body)?;
+        self.max = FRAME_BYTES_MAX;
+        Ok(Some(frame))
+    }
+}
+
+fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
+    let check = |holds: bool| if holds { Ok(()) } else { Err(FrameError::Body(kind)) };
+    Ok(match kind {
+        1 => {
+            check(body.len() >= HELLO_BYTES)?;
+            let cluster = body.get_u128_le();
+            let (from, to) = (NodeId(body.get_u16_le()), NodeId(body.get_u16_le()));
+            let incarnation = body.get_u64_le();
+            let lane = match body.get_u8() {
+                0 => Lane::Urgent,
+                1 => Lane::Bulk,
+                _ => return Err(FrameError::Body(kind)),
+            };
+            let flags = body.get_u8();
+            check(flags & !REJOINING == 0)?;
+            let member_count = usize::from(body.get_u8());
+            let count = usize::from(body.get_u16_le());
+            check(member_count <= REPLICAS_MAX && count <= OPENINGS_MAX)?;
+            check(body.len() >= member_count * 2 + count * 8)?;
+            let members: Vec<NodeId> =
+                (0..member_count).map(|_| NodeId(body.get_u16_le())).collect();
+            check(members.is_sorted_by(|one, next| one < next) && members.contains(&from))?;
+            let openings = (0..count).map(|_| body.get_u64_le()).collect();
+            check(body.len() <= ADDRESS_BYTES_MAX)?;
+            let address = std::str::from_utf8(&body).map_err(|_| FrameError::Body(kind))?;
+            // Clients are redirected to it, so it may hold nothing but printable characters.
+            check(address.bytes().all(|byte| byte.is_ascii_graphic()))?;
+            Frame::Hello(Hello {
+                cluster,
+                from,
+                to,
+                incarnation,
+                openings,
+                members,
+                rejoining: flags == REJOINING,
+                lane,
+                client_address: address.to_owned(),
+            })
+        }
+        2 => Frame::Peer(peer::decode(body)?),
+        3 => {
+            check(body.len() >= KEY_BYTES + 8)?;
+            let key = get_key(&mut body);
+            let number = body.get_u64_le();
+            let attempt = if number & FIRST_ATTEMPT == 0 {
+                Attempt::Again { since: Index(number) }
+            } else {
+                Attempt::First { term: Term(number & !FIRST_ATTEMPT) }
+            };
+            Frame::Forward { key, attempt, payload: body }
+        }
+        4 => {
+            check(body.len() == KEY_BYTES + 1)?;
+            let key = get_key(&mut body);
+            let reason = match body.get_u8() {
+                0 => RefusalReason::NotLeader,
+                1 => RefusalReason::Replaced,
+                2 => RefusalReason::Busy,
+                3 => RefusalReason::DiskFull,
+                4 => RefusalReason::OutOfMemory,
+                _ => return Err(FrameError::Body(kind)),
+            };
+            Frame::Refused { key, reason }
+        }
+        5 => {
+            check(body.len() == 8)?;
+            Frame::AskReadIndex { ticket: body.get_u64_le() }
+        }
+        9 => {
+            check(body.len() == 8)?;
+            Frame::WallClock { millis: body.get_u64_le() }
+        }
+        6 => {
+            check(body.len() == 8 || body.len() == 16)?;
+            let ticket = body.get_u64_le();
+            let index = (!body.is_empty()).then(|| Index(body.get_u64_le()));
+            Frame::ReadIndex { ticket, index }
+        }
+        other => return Err(FrameError::Kind(other)),
+    })
+}
+
+fn get_key(body: &mut Bytes) -> RequestKey {
+    let client = ClientId(body.get_u32_le());
+    let mut request = [0; 16];
+    body.copy_to_slice(&mut request);
+    RequestKey { client, request: RequestId(request) }
+}

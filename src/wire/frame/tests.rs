@@ -1,0 +1,210 @@
+//! Tests of frames: encoding, decoding from pieces, damage, limits.
+
+use super::*;
+use crate::raft::{AppendEntries, RequestVote};
+use crate::record::{EntryKind, RecordBuffer};
+use crate::types::{ClientId, EntryId, RequestId, Round};
+
+fn key() -> RequestKey {
+    RequestKey {
+        client: ClientId(7),
+        request: RequestId(*b"\0\x01\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"),
+    }
+}
+
+fn frames() -> Vec<Frame> {
+    let mut buffer = RecordBuffer::default();
+    let entries = (3..6)
+        .map(|index| buffer.encode(EntryId::new(2, index), EntryKind::Command, b"payload"))
+        .collect();
+    let append = AppendEntries {
+        term: Term(2),
+        round: Round(4),
+        prev: EntryId::new(1, 2),
+        commit_index: Index(2),
+        loss_permille: 0,
+        transfer_to: None,
+        entries,
+    };
+    let last = EntryId::new(2, 5);
+    let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
+    let hello = Hello {
+        cluster: 0xFEED,
+        from: NodeId(1),
+        to: NodeId(2),
+        incarnation: 9,
+        openings: vec![7, u64::MAX],
+        members: vec![NodeId(1), NodeId(2), NodeId(9)],
+        rejoining: true,
+        lane: Lane::Bulk,
+        client_address: "127.0.0.1:7001".to_owned(),
+    };
+    vec![
+        Frame::Hello(hello),
+        Frame::Peer(PeerMsg::AppendEntries(append)),
+        Frame::Peer(PeerMsg::RequestVote(vote)),
+        Frame::Forward {
+            key: key(),
+            attempt: Attempt::First { term: Term(2) },
+            payload: Bytes::from_static(b"command"),
+        },
+        Frame::Forward {
+            key: key(),
+            attempt: Attempt::Again { since: Index(8) },
+            payload: Bytes::new(),
+        },
+        Frame::Refused { key: key(), reason: RefusalReason::Busy },
+        Frame::Refused { key: key(), reason: RefusalReason::OutOfMemory },
+        Frame::AskReadIndex { ticket: 11 },
+        Frame::ReadIndex { ticket: 11, index: Some(Index(5)) },
+        Frame::ReadIndex { ticket: 12, index: None },
+        Frame::WallClock { millis: 1_700_000_000_000 },
+    ]
+}
+
+fn encoded(frames: &[Frame]) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode_preamble(&mut bytes);
+    for frame in frames {
+        encode(frame, &mut bytes);
+    }
+    bytes
+}
+
+#[test]
+fn frames_are_decoded_from_pieces_of_any_size() {
+    let bytes = encoded(&frames());
+    for piece in [1, 3, 17, bytes.len()] {
+        let mut decoder = Decoder::default();
+        let mut found = Vec::new();
+        for part in bytes.chunks(piece) {
+            decoder.feed(part);
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                found.push(frame);
+            }
+        }
+        assert_eq!(found, frames(), "pieces of {piece} bytes");
+        assert_eq!(decoder.buffered_bytes(), 0);
+    }
+}
+
+#[test]
+fn flipped_bits_never_pass_as_a_frame() {
+    let bytes = encoded(&frames()[1..2]);
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let mut decoder = Decoder::default();
+        decoder.feed(&damaged);
+        assert!(!matches!(decoder.next_frame(), Ok(Some(_))), "bit {bit} was not noticed");
+    }
+}
+
+#[test]
+fn oversized_length_is_rejected_without_allocation() {
+    let longest = u32::try_from(FRAME_BYTES_MAX).unwrap();
+    for length in [0, longest + 1, u32::MAX] {
+        let mut decoder = Decoder::default();
+        let mut bytes = encoded(&[]);
+        bytes.put_u32_le(length);
+        bytes.put_u32_le(0);
+        decoder.feed(&bytes);
+        let (claimed, max) = (length as usize, FRAME_BYTES_MAX);
+        assert_eq!(decoder.next_frame(), Err(FrameError::Length { claimed, max }));
+    }
+    let mut decoder = Decoder::default();
+    let mut bytes = encoded(&[]);
+    bytes.put_u32_le(longest);
+    bytes.put_u32_le(0);
+    decoder.feed(&bytes);
+    assert_eq!(decoder.next_frame(), Ok(None));
+    assert!(decoder.buffer.capacity() < 1 << 10, "memory was allocated for a claimed length");
+}
+
+#[test]
+fn unknown_peer_may_send_a_hello_only() {
+    let mut frames = frames();
+    let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
+    hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
+    hello.openings = vec![5; OPENINGS_MAX];
+    hello.members = (1..=u16::try_from(REPLICAS_MAX).unwrap()).map(NodeId).collect();
+    let mut large = RecordBuffer::default();
+    let entries =
+        vec![large.encode(EntryId::new(2, 3), EntryKind::Command, &[7; FIRST_FRAME_BYTES_MAX])];
+    let Frame::Peer(PeerMsg::AppendEntries(append)) = &mut frames[1] else {
+        panic!("the second one is an append")
+    };
+    append.entries = entries;
+    let mut decoder = Decoder::for_unknown_peer();
+    decoder.feed(&encoded(&frames[1..2]));
+    assert!(matches!(
+        decoder.next_frame(),
+        Err(FrameError::Length { max: FIRST_FRAME_BYTES_MAX, .. })
+    ));
+    let mut decoder = Decoder::for_unknown_peer();
+    decoder.feed(&encoded(&frames));
+    let found: Vec<_> = std::iter::from_fn(|| decoder.next_frame().unwrap()).collect();
+    assert_eq!(found, frames, "larger frames are accepted after the hello");
+}
+
+#[test]
+fn contradictory_hello_is_rejected() {
+    let hello = |members: &[u16]| {
+        let Frame::Hello(hello) = &frames()[0] else { panic!("the first one is a hello") };
+        let members = members.iter().copied().map(NodeId).collect();
+        Frame::Hello(Hello { members, ..hello.clone() })
+    };
+    for (members, is_valid) in [
+        (&[1][..], true),
+        (&[1, 7], true),
+        (&[], false),
+        (&[2, 3], false),
+        (&[2, 1], false),
+        (&[1, 1], false),
+    ] {
+        let mut decoder = Decoder::for_unknown_peer();
+        decoder.feed(&encoded(&[hello(members)]));
+        let found = decoder.next_frame();
+        if is_valid {
+            assert_eq!(found, Ok(Some(hello(members))), "{members:?}");
+        } else {
+            assert_eq!(found, Err(FrameError::Body(1)), "{members:?}");
+        }
+    }
+    // Counts beyond their limits, and more openings than the frame has bytes.
+    let whole = encoded(&[hello(&[1, 2])]);
+    let counts = PREAMBLE_BYTES + HEADER_BYTES + HELLO_BYTES - 2;
+    for (place, byte) in [(counts, 200), (counts + 1, 100), (counts + 2, 0x80)] {
+        let mut bytes = whole.clone();
+        bytes[place] = byte;
+        let body = &bytes[PREAMBLE_BYTES + HEADER_BYTES..];
+        let checksum = crc32c::crc32c(body).to_le_bytes();
+        bytes[PREAMBLE_BYTES + 4..PREAMBLE_BYTES + 8].copy_from_slice(&checksum);
+        let mut decoder = Decoder::for_unknown_peer();
+        decoder.feed(&bytes);
+        assert_eq!(decoder.next_frame(), Err(FrameError::Body(1)), "byte {place}");
+    }
+}
+
+#[test]
+fn other_protocols_and_versions_are_rejected() {
+    let mut decoder = Decoder::default();
+    decoder.feed(b"GET / HTTP/1.1");
+    assert_eq!(decoder.next_frame(), Err(FrameError::Magic(*b"GET ")));
+    let mut decoder = Decoder::default();
+    decoder.feed(b"BOWL\x02\x00");
+    assert_eq!(decoder.next_frame(), Err(FrameError::Version(2)));
+}
+
+#[test]
+fn frame_head_and_parts_equal_the_full_encoding() {
+    for frame in frames() {
+        let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
+        encode_head(&frame, &mut head);
+        encode(&frame, &mut whole);
+        for part in frame.parts() {
+            head.put_slice(part);
+        }
+        assert_eq!(head, whole);
+    }
+}

@@ -1,0 +1,178 @@
+//! A replica whose folder was restored from an older copy, or wiped and bootstrapped again under
+//! its id, lacks entries that it acknowledged. It must never again count towards a majority,
+//! however often it is restarted: its peers know its last opening, and keep it across their own
+//! restarts.
+
+use std::path::Path;
+
+use bowline::storage::{Log, LogOptions, RealDisk};
+use bowline::types::NodeId;
+
+use super::client::Client;
+use super::replicas::Cluster;
+use super::{assert_holds, copy, write};
+
+/// Asserts that no request succeeds that needs a majority with the old copy.
+#[track_caller]
+fn assert_refused(cluster: &Cluster, at: usize, peer: usize, case: &str) {
+    for place in [at, peer] {
+        let mut client = cluster
+            .wait_for("a server that listens", || Client::connect(cluster.address(place)).ok());
+        let reply = client.call(&[b"SET", b"no", b"1"]);
+        let shown = reply.map(|reply| String::from_utf8_lossy(&reply).into_owned());
+        let refused = shown.as_ref().is_ok_and(|shown| {
+            shown.starts_with("-CLUSTERDOWN") || shown.starts_with("-UNCERTAIN")
+        });
+        assert!(refused, "{case}: {shown:?} at replica {}\n{}", place + 1, cluster.logs());
+    }
+    let said = format!("replica {} connected, but it was known as incarnation", at + 1);
+    let advice = format!("replace it with `bowline cluster --replace {}`", at + 1);
+    cluster.wait_for("a report of the old copy", || {
+        let log = cluster.folder.path().join(format!("replica-{}.log", peer + 1));
+        let text = std::fs::read_to_string(log).ok()?;
+        (text.contains(&said) && text.contains(&advice)).then_some(())
+    });
+}
+
+/// Starts of a replica, more than the number of openings that a record once kept.
+const RESTARTS: u64 = 60;
+/// How many of them are processes, since others only open the log; and the environment variable for
+/// more.
+const PROCESSES: u64 = 2;
+const PROCESSES_VARIABLE: &str = "BOWLINE_ROLLBACK_PROCESSES";
+
+/// Restarts a stopped replica over and over, and stops it.
+fn restart_often(cluster: &mut Cluster, at: usize) {
+    let asked = std::env::var(PROCESSES_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let processes = asked.unwrap_or(PROCESSES);
+    let before = openings(&cluster.replica_folder(at), at);
+    for _ in processes..RESTARTS {
+        open(&cluster.replica_folder(at), at);
+    }
+    for _ in 0..processes {
+        let log = cluster.log(at).len();
+        cluster.start_as(at, cluster.command(at));
+        cluster.wait_for("a start", || {
+            cluster.log(at)[log..].contains("replica started").then_some(())
+        });
+        cluster.kill(at);
+    }
+    let after = openings(&cluster.replica_folder(at), at);
+    assert!(after >= before + RESTARTS, "{after} openings after {before}");
+}
+
+/// Opens the log as a start does. Returns the count of openings.
+fn open(folder: &Path, at: usize) -> u64 {
+    let id = NodeId(u16::try_from(at + 1).unwrap());
+    let disk = RealDisk::open(folder).unwrap();
+    let (_, _, identity) = Log::open(disk, None, id, LogOptions::default(), None).unwrap();
+    identity.incarnation
+}
+
+/// How often the log was opened before.
+fn openings(folder: &Path, at: usize) -> u64 {
+    open(folder, at) - 1
+}
+
+/// Two of three replicas have the acknowledged writes; one of the two is wiped and bootstrapped
+/// again.
+#[test]
+fn wiped_and_bootstrapped_replica_is_refused_over_60_restarts() {
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
+    cluster.wait_until_all_serve();
+    // Replica 3 lacks these writes.
+    cluster.kill(2);
+    let acknowledged = (0..200).find_map(|_| match write(&cluster, 0, 0, 20, 100) {
+        20 => Some(20),
+        _ => None,
+    });
+    assert_eq!(acknowledged, Some(20), "{}", cluster.logs());
+    cluster.kill(0);
+    cluster.kill(1);
+    std::fs::remove_dir_all(cluster.replica_folder(1)).unwrap();
+    let mut command = cluster.command(1);
+    command.arg("--bootstrap");
+    cluster.start_as(1, command);
+    cluster.start_as(2, cluster.command(2));
+    assert_refused(&cluster, 1, 2, "right after its restart");
+    cluster.kill(1);
+    restart_often(&mut cluster, 1);
+    cluster.start_as(1, cluster.command(1));
+    assert_refused(&cluster, 1, 2, "after many restarts");
+    // Its peer keeps the record across a restart.
+    cluster.kill(2);
+    cluster.start_as(2, cluster.command(2));
+    assert_refused(&cluster, 1, 2, "after a restart of its peer");
+    // With the replica that has them everything is there, and the wiped one is replaced.
+    cluster.start_as(0, cluster.command(0));
+    let serves = |cluster: &Cluster, at: usize| {
+        let mut client =
+            cluster.wait_for("a server that listens", || Client::connect(cluster.address(at)).ok());
+        assert_eq!(client.call_until_ok(&[b"SET", b"after", b"1"]), b"+OK\r\n");
+    };
+    serves(&cluster, 0);
+    assert_holds(&cluster, 0, 20, 100, "without the wiped one");
+    cluster.kill(1);
+    let kept = cluster.folder.path().join("broken");
+    std::fs::rename(cluster.replica_folder(1), kept).unwrap();
+    let log = cluster.log(1).len();
+    let mut command = cluster.command(1);
+    command.arg("--rejoin");
+    cluster.start_as(1, command);
+    cluster.wait_for("the end of the rejoin", || {
+        cluster.log(1)[log..].contains("rejoined: this replica is").then_some(())
+    });
+    // It counts towards majorities again.
+    cluster.kill(0);
+    serves(&cluster, 1);
+    assert_holds(&cluster, 1, 20, 100, "replaced");
+}
+
+#[test]
+fn restored_old_folder_is_refused_across_restarts() {
+    let mut cluster = Cluster::start_hasty(3, "auto", &[]);
+    cluster.wait_until_all_serve();
+    let (folder, old) = (cluster.replica_folder(0), cluster.folder.path().join("old"));
+    let kept = cluster.folder.path().join("kept");
+    cluster.kill(0);
+    copy(&folder, &old);
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    // Replica 2 is down, so these writes need replica 1 for a majority.
+    cluster.kill(1);
+    let acknowledged = (0..200).find_map(|_| match write(&cluster, 2, 0, 20, 100) {
+        20 => Some(20),
+        // An election after the other replica was stopped.
+        _ => None,
+    });
+    assert_eq!(acknowledged, Some(20), "{}", cluster.logs());
+    // The same for replica 2: from here on only replica 3 has the acknowledged writes.
+    cluster.kill(0);
+    std::fs::rename(&folder, &kept).unwrap();
+    copy(&old, &folder);
+    cluster.start_as(0, cluster.command(0));
+    assert_refused(&cluster, 0, 2, "right after its restart");
+    // A second start has a higher count than its peers know, but is still the old copy.
+    cluster.kill(0);
+    cluster.start_as(0, cluster.command(0));
+    assert_refused(&cluster, 0, 2, "started twice");
+    cluster.kill(0);
+    restart_often(&mut cluster, 0);
+    cluster.start_as(0, cluster.command(0));
+    assert_refused(&cluster, 0, 2, "started very often");
+    // Its peers keep the record across their own restarts.
+    cluster.kill(0);
+    cluster.kill(2);
+    cluster.start_as(2, cluster.command(2));
+    cluster.start_as(0, cluster.command(0));
+    assert_refused(&cluster, 0, 2, "after a restart of its peer");
+    // With the current folder it is accepted.
+    cluster.kill(0);
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&kept, &folder).unwrap();
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        assert_holds(&cluster, at, 20, 100, "with the right folder back");
+    }
+}

@@ -1,0 +1,177 @@
+//! A server of one connection without sockets and replicas: the handling of Redis requests, with a
+//! store that applies writes at once. For fuzzing, and for comparisons with a real Redis.
+
+use std::time::Duration;
+
+use bowline::kv::{Command, Operation, StateMachine};
+use bowline::raft::{DiskState, RequestKind};
+use bowline::redis::{
+    Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
+};
+use bowline::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey};
+use bowline::wire::resp::{Limits, Parser, Version, Writer};
+use bytes::{Bytes, BytesMut};
+
+/// The server.
+pub(crate) struct LocalServer {
+    parser: Parser,
+    connection: Connection,
+    context: Context,
+    settings: Settings,
+    store: StateMachine,
+    unused: Vec<u8>,
+    replies: BytesMut,
+    closed: bool,
+}
+
+impl LocalServer {
+    /// A server with an empty store.
+    pub(crate) fn new(limits: Limits) -> LocalServer {
+        let (id, host) = (NodeId(1), "127.0.0.1".to_owned());
+        let me = ReplicaInfo {
+            id,
+            host,
+            port: 7001,
+            peer_port: 8001,
+            connected: true,
+            match_index: None,
+            disk: DiskState::Healthy,
+        };
+        let mut context = Context::alone(me, 7, Instant::ZERO);
+        context.leader = Some(id);
+        context.wall_clock = Duration::from_micros(1_700_000_000_123_456);
+        let (address, local_address) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());
+        LocalServer {
+            parser: Parser::new(limits),
+            connection: Connection::new(3, address, local_address, Instant::ZERO),
+            context,
+            settings: Settings::new(&limits, "127.0.0.1", 7001, "data"),
+            store: StateMachine::default(),
+            unused: Vec::new(),
+            replies: BytesMut::new(),
+            closed: false,
+        }
+    }
+
+    /// Closes the connection and opens a new one to the same store.
+    #[allow(dead_code, reason = "not all users need several connections")]
+    pub(crate) fn connect_again(&mut self, limits: Limits) {
+        let (address, here) = ("127.0.0.1:50000".to_owned(), "127.0.0.1:7001".to_owned());
+        self.connection = Connection::new(3, address, here, self.context.now);
+        self.parser = Parser::new(limits);
+        self.unused.clear();
+        self.closed = false;
+    }
+
+    /// Most bytes of a command in the log.
+    #[allow(dead_code, reason = "only the test of the limit needs it")]
+    pub(crate) fn allow_payload(&mut self, bytes: usize) {
+        self.context.payload_bytes_max = bytes;
+    }
+
+    /// Memory of the connection in bytes.
+    #[allow(dead_code, reason = "not all users need it")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connection.held_bytes()
+    }
+
+    /// Processes input of the client.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
+        self.unused.extend_from_slice(bytes);
+        let mut used = 0;
+        while !self.closed {
+            let request = match self.parser.next(&self.unused, &mut used) {
+                Ok(Some(request)) => request,
+                Ok(None) => break,
+                Err(error) => {
+                    let mut writer = Writer::new(&mut self.replies, Version::Two);
+                    writer.error(error.to_string().as_bytes());
+                    self.closed = true;
+                    break;
+                }
+            };
+            let index = self.store.applied_index().next();
+            let key = RequestKey {
+                client: ClientId(3),
+                request: RequestId(u128::from(index.0).to_le_bytes()),
+            };
+            let (context, settings) = (&self.context, &mut self.settings);
+            let (connection, out) = (&mut self.connection, &mut self.replies);
+            let step = connection.execute(request, key, context, settings, out);
+            self.act(key, index, step);
+        }
+        self.unused.drain(..used);
+    }
+
+    /// Performs the action for a request.
+    fn act(&mut self, key: RequestKey, index: Index, step: Action) {
+        let (connection, out) = (&mut self.connection, &mut self.replies);
+        match step {
+            Action::Reply
+            | Action::TakeSnapshot
+            | Action::ResetStatistics(_)
+            | Action::Sleep(_)
+            | Action::ApplySettings => {}
+            Action::Sequence(steps) => {
+                for step in steps {
+                    self.act(key, index, step);
+                }
+            }
+            Action::UpdateSubscriptions(changes) => self.context.subscriptions.apply(1, &changes),
+            Action::KillClients(mut kill) => {
+                self.closed |= kill.matches(connection);
+                kill.finish(out);
+            }
+            Action::Submit { kind, payload, mut reply_format, blocks, .. } => {
+                reply_format.list_clients(|query| list(query, connection, &self.context));
+                let (named, outcome) = if kind == RequestKind::Write {
+                    let applied = self.store.apply(index, &payload);
+                    assert!(!applied.repeated);
+                    (applied.key, applied.outcome)
+                } else {
+                    self.store.read(&payload).expect("it was submitted as a read")
+                };
+                assert_eq!(named, key);
+                if blocks {
+                    connection.complete_blocked(&reply_format, &outcome, out);
+                } else {
+                    reply_format.encode(&outcome, out);
+                }
+            }
+            Action::ListClients(query) => {
+                out.extend_from_slice(&list(query, connection, &self.context));
+            }
+            Action::Close => self.closed = true,
+        }
+    }
+
+    /// Sets the time since 1970, of the wall clock and of the replicated clock.
+    #[allow(dead_code, reason = "not all users need clocks")]
+    pub(crate) fn move_clock(&mut self, now: Duration) {
+        self.context.wall_clock = now;
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.context.clocks.replicated = millis;
+        let operation = Operation::Clock { millis, resets: 0 };
+        let index = self.store.applied_index().next();
+        let command = Command { key: RequestKey::default(), operation };
+        self.store.apply(index, &command.encode());
+    }
+
+    /// The replies since the last call.
+    pub(crate) fn replies(&mut self) -> Vec<u8> {
+        self.replies.split().to_vec()
+    }
+
+    /// Whether the server closed the connection.
+    pub(crate) fn closed(&self) -> bool {
+        self.closed
+    }
+}
+
+/// The reply to a query about connections.
+fn list(query: ClientQuery, connection: &Connection, context: &Context) -> Bytes {
+    let (mut list, mut out) = (ClientList::new(query), BytesMut::new());
+    list.add(connection, context.now, BufferBytes::default());
+    list.finish(&mut out);
+    out.freeze()
+}

@@ -1,0 +1,295 @@
+//! Replays the committed corpus of the fuzz targets through the same functions, as a plain test.
+//!
+//! `tests/fuzz/corpus/TARGET/` holds seeds, which this file creates (their names describe them; run
+//! with `UPDATE_CORPUS=1` after a change of a format), and inputs that a fuzzer found (their names
+//! are hashes).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bowline::kv::{Command, CommandId, Operation};
+use bowline::raft::{
+    AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
+    InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
+    TimeoutNow, VoteReply,
+};
+use bowline::record::{Entry, EntryKind, RecordBuffer};
+use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
+use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::frame::{self, Attempt, Frame, Hello, Lane};
+use bowline::wire::{course, peer};
+use bytes::{Bytes, BytesMut};
+
+use crate::entries;
+
+/// Inputs found by fuzzing stay few and small, so that the replay is fast.
+const INPUT_BYTES_MAX: u64 = 4 << 10;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)
+}
+
+#[test]
+fn committed_fuzz_inputs_never_panic() {
+    for (target, _) in entries::TARGETS {
+        let mut count = 0;
+        for file in fs::read_dir(folder(target)).expect("each target has a corpus") {
+            let file = file.expect("the corpus is readable");
+            let size = file.metadata().expect("the corpus is readable").len();
+            let name = file.path();
+            assert!(size <= INPUT_BYTES_MAX, "{} has {size} bytes", name.display());
+            entries::run(target, &fs::read(&name).expect("the corpus is readable"));
+            count += 1;
+        }
+        assert!(count >= 5, "{target} has only {count} inputs");
+    }
+}
+
+#[test]
+fn fuzz_seeds_use_the_current_format() {
+    for (target, name, bytes) in seeds() {
+        let path = folder(target).join(name);
+        if std::env::var_os("UPDATE_CORPUS").is_some() {
+            fs::create_dir_all(folder(target)).expect("the corpus is writable");
+            fs::write(&path, &bytes).expect("the corpus is writable");
+        }
+        let found = fs::read(&path).unwrap_or_default();
+        let path = path.display();
+        assert!(found == bytes, "{path} is old; run with UPDATE_CORPUS=1 and look at the change");
+    }
+}
+
+#[test]
+fn fuzz_targets_and_files_match() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let mut files: Vec<String> = fs::read_dir(manifest.join("targets"))
+        .expect("the targets are there")
+        .map(|file| file.expect("readable").file_name().into_string().expect("a plain name"))
+        .collect();
+    files.sort();
+    assert_eq!(files, entries::TARGETS.map(|(target, _)| format!("{target}.rs")));
+    let manifest = fs::read_to_string(manifest.join("Cargo.toml")).expect("the package is there");
+    for (target, _) in entries::TARGETS {
+        assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
+    }
+}
+
+fn append(entries: Vec<Entry>) -> PeerMsg {
+    PeerMsg::AppendEntries(AppendEntries {
+        term: Term(3),
+        round: Round(5),
+        prev: EntryId::new(1, 7),
+        commit_index: Index(7),
+        loss_permille: 100,
+        transfer_to: Some(NodeId(2)),
+        entries,
+    })
+}
+
+/// Well-formed inputs of every kind, from which a fuzzer starts.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    let key = RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") };
+    for (name, operation) in [
+        ("get", Operation::get(b"k")),
+        ("put", Operation::set(b"k", b"value")),
+        ("put_nothing", Operation::set(b"", b"")),
+        ("delete", Operation::del(b"k")),
+        (
+            "transfer",
+            Operation::call(CommandId::of("transfer"), [&b"a"[..], b"b", b"7"].as_slice()),
+        ),
+    ] {
+        seeds.push(("command", name, Command { key, operation }.encode().to_vec()));
+    }
+
+    let put = Operation::set(b"k", b"v");
+    let payload = Command { key, operation: put }.encode();
+    let mut buffer = RecordBuffer::default();
+    let first = buffer.encode(EntryId::new(2, 8), EntryKind::NoOp, b"");
+    let second = buffer.encode(EntryId::new(3, 9), EntryKind::Command, &payload);
+    let both = [&first.record()[..], &second.record()[..]].concat();
+    seeds.push(("record", "no_operation", first.record().to_vec()));
+    seeds.push(("record", "command", second.record().to_vec()));
+    seeds.push(("record", "cut", both[..both.len() - 1].to_vec()));
+    seeds.push(("record", "two", both));
+    seeds.push(("record", "empty", Vec::new()));
+
+    let reply =
+        |outcome| AppendReply { term: Term(3), round: Round(5), disk: DiskState::Healthy, outcome };
+    let (refused, hint) = (Index(7), EntryId::new(1, 4));
+    let last = EntryId::new(2, 8);
+    let (term, round) = (Term(3), Round(8));
+    let snapshot = SnapshotId { last: EntryId::new(2, 8), bytes: 100, checksum: 0x1234_5678 };
+    let chunk = Bytes::from_static(b"twenty bytes of many");
+    let install = InstallSnapshot { term, round, snapshot, offset: 40, chunk };
+    let stored = InstallReply { term, round, snapshot, received: 60 };
+    let vote = RequestVote { term, pre: false, transfer: false, last };
+    let answer = RejoinReply { nonce: 77, term: last.term, leads: true, last };
+    for (name, message) in [
+        ("append", append(vec![first, second])),
+        ("heartbeat", append(Vec::new())),
+        ("append_ok", PeerMsg::AppendReply(reply(AppendOutcome::Match { index: Index(9) }))),
+        ("append_no", PeerMsg::AppendReply(reply(AppendOutcome::Reject { refused, hint }))),
+        ("vote", PeerMsg::RequestVote(vote)),
+        ("prevote", PeerMsg::RequestVote(RequestVote { pre: true, ..vote })),
+        ("vote_transfer", PeerMsg::RequestVote(RequestVote { transfer: true, ..vote })),
+        ("timeout_now", PeerMsg::TimeoutNow(TimeoutNow { term, last })),
+        ("vote_reply", PeerMsg::VoteReply(VoteReply { term: Term(3), pre: false, granted: true })),
+        ("rejoin", PeerMsg::Rejoin(Rejoin { nonce: 77, term, last })),
+        ("rejoin_reply", PeerMsg::RejoinReply(answer)),
+        ("install", PeerMsg::InstallSnapshot(install)),
+        ("install_reply", PeerMsg::InstallReply(stored)),
+    ] {
+        let mut bytes = BytesMut::new();
+        peer::encode(&message, &mut bytes);
+        seeds.push(("peer", name, bytes.to_vec()));
+        let (from, to, leader) = (NodeId(0), NodeId(1), Some(NodeId(0)));
+        let mut out = Vec::new();
+        course::encode_peer(&Envelope { from, to, leader, message }, &mut out);
+        seeds.push(("course", name, out));
+    }
+    let mut hello = Vec::new();
+    course::encode_hello(NodeId(2), &mut hello);
+    seeds.push(("course", "hello", hello));
+    let address = r#""src":"001A","dst":"0001","leader":"FFFF","MID":"ABCDEFGHIJ012345""#;
+    let get = format!(r#"{{{address},"type":"get","key":"\"\\\u00e9"}}"#);
+    let put = format!(r#"{{{address},"type":"put","key":"k","value":"v","x":[1e9,{{}}]}}"#);
+    seeds.push(("course", "get", get.into_bytes()));
+    seeds.push(("course", "put", put.into_bytes()));
+
+    let benchmarks = r#""total_msgs":[1,2,3],"failures":[0,1,2],"duplicates":[0,1,2],
+        "median_latency":[0.1,0.2,0.3]"#;
+    let plain = r#""lifetime":5,"replicas":3,"requests":10"#;
+    let events = r#""events":[{"type":"part_easy","time":1},{"type":"kill_leader","time":2.5},
+        {"type":"part_hard","time":3},{"type":"kill_non_leader","time":4},
+        {"type":"part_end","time":5}]"#;
+    let full = r#""seed":1,"mix":0.2,"drops":0.3,"start_wait":1,"end_wait":0,"max_packets":50,
+        "maximum_get_generation_fail_fraction":0.2"#;
+    let limits = r#""maximum_get_fail_fraction":0.4,"maximum_appends_batched_fraction":1"#;
+    for (name, text) in [
+        ("plain", format!(r#"{{{plain},"tests":{{"benchmarks":{{{benchmarks}}}}}}}"#)),
+        (
+            "full",
+            format!(
+                r#"{{{plain},{full},{events},"tests":{{{limits},"benchmarks":{{{benchmarks}}}}}}}"#
+            ),
+        ),
+        ("no_tests", format!("{{{plain}}}")),
+        ("no_object", "[5]".to_owned()),
+        ("no_json", "{\"lifetime\": 5,}".to_owned()),
+    ] {
+        seeds.push(("scenario", name, text.into_bytes()));
+    }
+    frames(&mut seeds);
+    segments(&mut seeds);
+    requests(&mut seeds);
+    seeds
+}
+
+/// Frames between replicas: one of each kind, and two with a broken end.
+fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    let key = RequestKey { client: ClientId(3), request: RequestId(*b"ABCDEFGHIJ012345") };
+    let last = EntryId::new(2, 8);
+    let (from, to, client_address) = (NodeId(1), NodeId(2), "127.0.0.1:7001".to_owned());
+    let openings = vec![2, 3];
+    let lane = Lane::Bulk;
+    let members = vec![NodeId(1), NodeId(2)];
+    let hello = Hello {
+        cluster: 5,
+        from,
+        to,
+        incarnation: 3,
+        openings,
+        members,
+        rejoining: false,
+        lane,
+        client_address,
+    };
+    let vote = RequestVote { term: Term(3), pre: true, transfer: false, last };
+    let vote = PeerMsg::RequestVote(vote);
+    let payload = Bytes::from_static(b"command");
+    let (ticket, reason) = (1 << 32, RefusalReason::Replaced);
+    for (name, frame) in [
+        ("hello", Frame::Hello(hello)),
+        ("vote", Frame::Peer(vote)),
+        ("forward", Frame::Forward { key, attempt: Attempt::Again { since: Index(7) }, payload }),
+        ("refused", Frame::Refused { key, reason }),
+        ("read_index", Frame::ReadIndex { ticket, index: Some(Index(9)) }),
+        ("ask", Frame::AskReadIndex { ticket }),
+        ("wall_clock", Frame::WallClock { millis: 1_700_000_000_000 }),
+    ] {
+        let mut bytes = BytesMut::new();
+        frame::encode(&frame, &mut bytes);
+        seeds.push(("frame", name, bytes.to_vec()));
+    }
+    let mut stream = BytesMut::new();
+    frame::encode_preamble(&mut stream);
+    frame::encode(&Frame::AskReadIndex { ticket }, &mut stream);
+    seeds.push(("frame", "stream", stream.to_vec()));
+    seeds.push(("frame", "claim", b"BOWL\x02\0\xFF\xFF\xFF\xFF\0\0\0\0\x02".to_vec()));
+}
+
+/// Input of Redis clients: handshakes, inline commands, and malformed requests.
+fn requests(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    for (name, text) in [
+        ("greeting", "*2\r\n$5\r\nhello\r\n$1\r\n3\r\nCLIENT SETINFO LIB-NAME x\r\ninfo\r\n"),
+        (
+            "pipeline",
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n17\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\nGET k\r\n",
+        ),
+        ("typed", "set \"a b\" 'c'\r\n\r\nmget \"a b\" \\x00 k\nset k v nx get\r\n"),
+        ("cluster", "cluster slots\r\ncluster shards\r\ncluster nodes\r\nrole\r\n"),
+        ("table", "command docs get\r\ncommand info set config|get x\r\nconfig get m*[a-p]?y\r\n"),
+        ("unknown", "hello 3 setname a\r\nget\r\nfoo 'bar\r\n"),
+        ("count", "*100\r\n"),
+        ("bulk", "*2\r\n$3\r\nGET\r\n$101\r\n"),
+        ("quit", "quit\r\nget k\r\n"),
+    ] {
+        seeds.push(("resp", name, text.as_bytes().to_vec()));
+    }
+}
+
+/// Segment files, complete and torn by a power cut; and single blocks, which the target puts into a
+/// file.
+fn segments(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
+    const SEGMENT: &str = "segment-0000000001";
+    const SECTOR: usize = 512;
+    let (cluster, replica) = (1, NodeId(2));
+    let mut disk = MemDisk::default();
+    Log::bootstrap(&mut disk, cluster, replica, &[replica]).expect("the disk is empty");
+    let options = LogOptions::with_segment_bytes(7 * SECTOR as u64);
+    let (mut log, ..) =
+        Log::open(disk, Some(cluster), replica, options, None).expect("it was made");
+    let mut buffer = RecordBuffer::default();
+    let mut entry = |term, index, bytes| {
+        buffer.encode(EntryId::new(term, index), EntryKind::Command, &vec![0; bytes])
+    };
+    let state = |term| Some(HardState { term: Term(term), voted_for: Some(replica) });
+    log.append(state(1), &[entry(1, 1, 5), entry(1, 2, 30)]).expect("in order");
+    log.sync().expect("a disk in memory does not fail");
+    log.append(state(2), &[entry(2, 2, 700)]).expect("in order");
+    log.sync().expect("a disk in memory does not fail");
+    let mut disk = log.into_disk();
+    let file = disk.read(SEGMENT).expect("the first segment");
+    seeds.push(("segment", "whole", file.clone()));
+    // Before the last block there are the block of the opening and that of the entries.
+    for (name, sector) in [("torn_end", 4), ("torn_start", 3), ("lost", 1)] {
+        disk.tamper(SEGMENT, |bytes| bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0));
+        let bytes = disk.read(SEGMENT).expect("the first segment");
+        assert_eq!(check_segment(&bytes).is_ok(), name != "lost", "{name}");
+        seeds.push(("segment", name, bytes));
+        disk.tamper(SEGMENT, |bytes| bytes.clone_from(&file));
+    }
+    let mut blocks = Vec::new();
+    for sectors in [1..2, 2..3, 3..5] {
+        let mut stream: Vec<u8> = sectors
+            .flat_map(|at: usize| file[at * SECTOR + 12..(at + 1) * SECTOR].to_vec())
+            .collect();
+        let length = u32::from_le_bytes(stream[..4].try_into().expect("four bytes"));
+        stream.truncate(length as usize);
+        blocks.extend(u16::try_from(length).expect("a small block").to_le_bytes());
+        blocks.extend(stream);
+    }
+    seeds.push(("segment", "blocks", blocks));
+}

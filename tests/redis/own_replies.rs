@@ -1,0 +1,180 @@
+//! Replies that differ from those of Redis: the leader, the role, and unsupported features.
+
+use bowline::raft::{DiskState, RoleName};
+use bowline::redis::{Action, Connection, Context, ReplicaInfo, Settings};
+use bowline::types::{Index, Instant, NodeId, RequestKey, Term};
+use bowline::wire::resp::{Limits, Parser};
+use bytes::BytesMut;
+
+/// A connection to replica 2 of three, of which replica 1 leads.
+struct Client {
+    connection: Connection,
+    context: Context,
+    settings: Settings,
+}
+
+impl Client {
+    fn new() -> Client {
+        let nodes = (1..=3_u16).map(|number| ReplicaInfo {
+            id: NodeId(number),
+            host: "127.0.0.1".to_owned(),
+            port: 7000 + number,
+            peer_port: 8000 + number,
+            connected: number != 3,
+            match_index: None,
+            disk: DiskState::Healthy,
+        });
+        let nodes: Vec<ReplicaInfo> = nodes.collect();
+        let mut context = Context::alone(nodes[1].clone(), 0xC1, Instant::ZERO);
+        context.nodes = nodes;
+        context.leader = Some(NodeId(1));
+        context.term = Term(4);
+        (context.last_index, context.applied_index) = (Index(9), Index(8));
+        context.key_count = 5;
+        let settings = Settings::new(&Limits::default(), "127.0.0.1", 7002, "data");
+        let (address, here) = ("127.0.0.1:5".to_owned(), "127.0.0.1:7002".to_owned());
+        Client { connection: Connection::new(3, address, here, Instant::ZERO), context, settings }
+    }
+
+    /// The action for a request, and its reply if there is one yet.
+    fn ask(&mut self, line: &str) -> (Action, String) {
+        let mut parser = Parser::new(Limits::default());
+        let line = format!("{line}\n");
+        let request = parser.next(line.as_bytes(), &mut 0);
+        let request = request.expect("well formed").expect("a whole line");
+        let mut out = BytesMut::new();
+        let (key, settings) = (RequestKey::default(), &mut self.settings);
+        let step = self.connection.execute(request, key, &self.context, settings, &mut out);
+        (step, String::from_utf8(out.to_vec()).expect("a reply of text"))
+    }
+
+    fn reply(&mut self, line: &str) -> String {
+        let (step, reply) = self.ask(line);
+        assert_eq!(step, Action::Reply, "{line}");
+        reply
+    }
+
+    fn is_submitted(&mut self, line: &str) -> bool {
+        matches!(self.ask(line).0, Action::Submit { .. })
+    }
+}
+
+#[test]
+fn cluster_clients_are_redirected_to_the_leader() {
+    let mut client = Client::new();
+    assert!(client.is_submitted("SET foo bar"), "a plain client's request is forwarded");
+    let slots = client.reply("CLUSTER SLOTS");
+    let (leader, others) = (slots.find(":7001"), slots.find(":7002"));
+    assert!(slots.starts_with("*1\r\n*5\r\n:0\r\n:16383\r\n*4\r\n$9\r\n127.0.0.1\r\n"), "{slots}");
+    assert!(leader.is_some() && leader < others, "the leader comes first: {slots}");
+    assert_eq!(client.reply("SET foo bar"), "-MOVED 12182 127.0.0.1:7001\r\n");
+    assert_eq!(client.reply("GET foo"), "-MOVED 12182 127.0.0.1:7001\r\n");
+    assert_eq!(client.reply("PING"), "+PONG\r\n");
+    client.reply("READONLY");
+    assert!(client.is_submitted("GET foo"), "it wants to read here");
+    assert_eq!(client.reply("SET foo bar"), "-MOVED 12182 127.0.0.1:7001\r\n");
+    client.reply("READWRITE");
+    assert!(!client.is_submitted("GET foo"));
+    client.context.leader = None;
+    assert!(client.is_submitted("GET foo"), "nobody is known: it is held for a while");
+    client.context.leader = Some(NodeId(2));
+    assert!(client.is_submitted("GET foo"));
+    client.context.leader = Some(NodeId(1));
+    client.reply("RESET");
+    assert!(client.is_submitted("GET foo"), "as new, so a plain client again");
+}
+
+#[test]
+fn cluster_commands_report_one_slot_range() {
+    let mut client = Client::new();
+    let me = format!("{:032x}{:08x}", 0xC1, 2);
+    assert_eq!(client.reply("CLUSTER MYID"), format!("$40\r\n{me}\r\n"));
+    let leader = format!("{:032x}{:08x}", 0xC1, 1);
+    let nodes = client.reply("CLUSTER NODES");
+    let lines: Vec<&str> = nodes.lines().skip(1).collect();
+    assert_eq!(
+        lines[..3],
+        [
+            format!("{leader} 127.0.0.1:7001@8001 master - 0 0 4 connected 0-16383"),
+            format!("{me} 127.0.0.1:7002@8002 myself,slave {leader} 0 0 4 connected"),
+            format!("{:032x}{:08x} 127.0.0.1:7003@8003 slave {leader} 0 0 4 disconnected", 0xC1, 3),
+        ]
+    );
+    assert!(client.reply("CLUSTER INFO").contains("cluster_state:ok\r\n"));
+    assert_eq!(client.reply("CLUSTER KEYSLOT foo"), ":12182\r\n");
+    assert!(client.is_submitted("CLUSTER COUNTKEYSINSLOT 12182"));
+    assert_eq!(client.reply("CLUSTER COUNTKEYSINSLOT 16384"), "-ERR Invalid slot\r\n");
+    assert!(client.reply("CLUSTER SHARDS").contains("$6\r\nmaster\r\n"));
+    client.context.leader = None;
+    assert_eq!(client.reply("CLUSTER SLOTS"), "*0\r\n");
+    assert!(client.reply("CLUSTER INFO").contains("cluster_state:fail\r\n"));
+    assert!(!client.reply("CLUSTER NODES").contains("master"));
+}
+
+#[test]
+fn role_command_reports_the_role() {
+    let mut client = Client::new();
+    let role = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:7001\r\n$9\r\nconnected\r\n:8\r\n";
+    assert_eq!(client.reply("ROLE"), role);
+    assert!(client.reply("INFO replication").contains("role:slave\r\nmaster_host:127.0.0.1\r\n"));
+    client.context.leader = None;
+    let role = "*5\r\n$5\r\nslave\r\n$0\r\n\r\n:0\r\n$7\r\nconnect\r\n:-1\r\n";
+    assert_eq!(client.reply("ROLE"), role);
+    client.context.leader = Some(NodeId(2));
+    client.context.role = RoleName::Leader;
+    client.context.nodes[0].match_index = Some(Index(7));
+    let role =
+        "*3\r\n$6\r\nmaster\r\n:8\r\n*2\r\n*3\r\n$9\r\n127.0.0.1\r\n$4\r\n7001\r\n$1\r\n7\r\n";
+    assert!(client.reply("ROLE").starts_with(role));
+    let info = client.reply("INFO");
+    for line in [
+        "# Server",
+        "redis_version:7.2.0",
+        "arch_bits:64",
+        "loading:0",
+        "cluster_enabled:1",
+        "role:master",
+        "connected_slaves:1",
+        "db0:keys=5,expires=0,avg_ttl=0",
+        "# Raft",
+        "raft_role:leader",
+        "raft_term:4",
+        "raft_leader_id:2",
+        "process_id:0",
+    ] {
+        assert!(info.lines().any(|found| found == line), "{line} is not in {info}");
+    }
+    let raft = client.reply("INFO RAFT");
+    assert!(raft.contains("# Raft") && !raft.contains("# Server"));
+    assert_eq!(client.reply("INFO nonsense"), "$0\r\n\r\n");
+}
+
+#[test]
+fn hello_switches_the_protocol_version() {
+    let mut client = Client::new();
+    assert!(client.reply("HELLO").starts_with("*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n"));
+    let hello = client.reply("HELLO 3 AUTH default x SETNAME me");
+    assert!(
+        hello.starts_with("%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n")
+    );
+    assert!(hello.contains("$4\r\nrole\r\n$7\r\nreplica\r\n"), "{hello}");
+    assert!(client.reply("CLIENT INFO").contains(" name=me "));
+    assert!(client.reply("CLIENT SETINFO LIB-NAME a").starts_with("+OK"));
+    assert!(client.reply("CLIENT INFO").contains(" resp=3 lib-name=a lib-ver=\n"));
+    assert!(client.reply("CLIENT SETINFO lib-ver 'a b'").starts_with("-ERR lib-ver cannot"));
+    assert_eq!(client.reply("CLIENT SETINFO x y"), "-ERR Unrecognized option 'x'\r\n");
+    assert_eq!(client.reply("RESET"), "+RESET\r\n");
+    assert_eq!(client.reply("CLIENT GETNAME"), "$-1\r\n");
+    assert_eq!(client.ask("QUIT"), (Action::Close, "+OK\r\n".to_owned()));
+}
+
+#[test]
+fn command_larger_than_a_log_entry_is_refused() {
+    let mut client = Client::new();
+    client.context.payload_bytes_max = 100;
+    assert!(client.is_submitted("SET k v"));
+    let reply = client.reply(&format!("SET k {}", "v".repeat(100)));
+    assert!(reply.starts_with("-ERR the command is too large: it takes "), "{reply}");
+    let help = client.reply("CONFIG HELP");
+    assert!(help.starts_with("*11\r\n+CONFIG <subcommand>"), "{help}");
+}
