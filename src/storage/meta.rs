@@ -33,9 +33,6 @@
 //!
 //! A log does not open without this file: a replica that starts empty under its old id would vote
 //! again in terms in which it has voted, and lack entries that it has acknowledged.
-//!
-//! Format 2 had one copy in one sector, 48 openings, and neither members nor flags. It is read, and
-//! replaced at the first opening.
 
 use crate::config::Mutant;
 use crate::raft::REPLICAS_MAX;
@@ -56,10 +53,6 @@ pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
 /// Format version of the meta record that this program writes.
 const META_VERSION: u32 = 3;
-/// The previous format version of the meta record, which is still read.
-const META_VERSION_OLD: u32 = 2;
-/// Number of openings (starts of the replica) that a record of the previous format can list.
-const OPENINGS_OLD: usize = 48;
 /// Length in bytes of the record's fixed fields, before the list of members.
 const HEAD_BYTES: usize = 66;
 const CHECKSUM_BYTES: usize = 4;
@@ -80,7 +73,7 @@ pub(super) struct Meta {
     /// Cluster, replica and incarnation that own the folder. The incarnation (number of starts of
     /// the replica) is zero before the first start.
     pub(super) identity: Identity,
-    /// The ids of all voters of the cluster, ascending; empty in a record of the previous format.
+    /// The ids of all voters of the cluster, ascending, this replica included.
     pub(super) members: Vec<NodeId>,
     /// Whether the replica lost acknowledged entries with its folder and has not received them
     /// again yet.
@@ -90,7 +83,7 @@ pub(super) struct Meta {
     /// Number of the last log segment that must exist; zero before the first was created.
     pub(super) last: u64,
     /// The random numbers drawn at the latest openings of the log, one per start of the replica,
-    /// the newest last. Zero stands for an unknown number.
+    /// the newest last.
     pub(super) openings: Vec<u64>,
 }
 
@@ -178,10 +171,6 @@ impl Meta {
                 let is_intact = same && bytes.len() == meta.encode().len();
                 return Ok(Found { meta, is_intact });
             }
-            Ok(Content::OldRecord(_)) if bytes.len() != SECTOR_BYTES => {
-                (1, format!("{} bytes instead of {SECTOR_BYTES}", bytes.len()))
-            }
-            Ok(Content::OldRecord(meta)) => return Ok(Found { meta, is_intact: true }),
             Ok(Content::Version(found)) => {
                 let (file, known) = (file.to_owned(), META_VERSION);
                 return Err(StorageError::Version { file, found, known });
@@ -239,7 +228,6 @@ struct Copy<'a> {
 /// What an intact copy of the meta record contains.
 enum Content {
     Record(Meta),
-    OldRecord(Meta),
     /// A record of a format version that this program does not read.
     Version(u32),
 }
@@ -270,12 +258,9 @@ impl Copy<'_> {
         if fields.take::<16>() != *MAGIC {
             return Err((self.first, "the header is that of another kind of file".to_owned()));
         }
-        match u32::from_le_bytes(fields.take()) {
-            META_VERSION => {}
-            META_VERSION_OLD if self.block == 0 => {
-                return decode_old(fields).map(Content::OldRecord).map_err(|what| (0, what));
-            }
-            other => return Ok(Content::Version(other)),
+        let version = u32::from_le_bytes(fields.take());
+        if version != META_VERSION {
+            return Ok(Content::Version(version));
         }
         let counts = &head[HEAD_BYTES - 3..HEAD_BYTES];
         let (members, openings) =
@@ -303,7 +288,16 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
         return Err("wrong checksum of the record".to_owned());
     }
     let mut fields = Fields::of(&covered[20..]);
-    let (identity, first, last) = common_fields(&mut fields)?;
+    let identity = Identity {
+        cluster: u128::from_le_bytes(fields.take()),
+        replica: NodeId(u16::from_le_bytes(fields.take())),
+        incarnation: u64::from_le_bytes(fields.take()),
+    };
+    let first = u64::from_le_bytes(fields.take());
+    let last = u64::from_le_bytes(fields.take());
+    if first == 0 || first - 1 > last {
+        return Err(format!("segments {first} to {last}"));
+    }
     let [flags, _] = fields.take();
     let _count: [u8; 2] = fields.take();
     let members: Vec<NodeId> =
@@ -321,36 +315,6 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
         return Err(format!("{count} openings, but incarnation {incarnation}"));
     }
     Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
-}
-
-/// Decodes the fields that follow magic and version in both formats of the meta record: identity,
-/// first and last segment.
-fn common_fields(fields: &mut Fields<'_>) -> Result<(Identity, u64, u64), String> {
-    let identity = Identity {
-        cluster: u128::from_le_bytes(fields.take()),
-        replica: NodeId(u16::from_le_bytes(fields.take())),
-        incarnation: u64::from_le_bytes(fields.take()),
-    };
-    let first = u64::from_le_bytes(fields.take());
-    let last = u64::from_le_bytes(fields.take());
-    if first == 0 || first - 1 > last {
-        return Err(format!("segments {first} to {last}"));
-    }
-    Ok((identity, first, last))
-}
-
-fn decode_old(mut fields: Fields<'_>) -> Result<Meta, String> {
-    let (identity, first, last) = common_fields(&mut fields)?;
-    let count = usize::from(u16::from_le_bytes(fields.take()));
-    if count > OPENINGS_OLD || count as u64 > identity.incarnation {
-        let incarnation = identity.incarnation;
-        return Err(format!("{count} openings, but incarnation {incarnation}"));
-    }
-    // The list must have the full length. Zeros match no record of a peer.
-    let known = usize::try_from(identity.incarnation).unwrap_or(usize::MAX).min(OPENINGS_KEPT);
-    let mut openings = vec![0; known - count];
-    openings.extend((0..count).map(|_| u64::from_le_bytes(fields.take())));
-    Ok(Meta { identity, members: Vec::new(), rejoining: false, first, last, openings })
 }
 
 /// Durably replaces a small file through a temporary file named `new`: after a power cut at any
@@ -431,43 +395,19 @@ mod tests {
         }
     }
 
-    /// Encodes a record in format 2.
-    fn encode_old(incarnation: u64, openings: &[u64]) -> Vec<u8> {
-        let mut stream = Vec::new();
-        stream.extend_from_slice(MAGIC);
-        stream.extend_from_slice(&META_VERSION_OLD.to_le_bytes());
-        stream.extend_from_slice(&9_u128.to_le_bytes());
-        stream.extend_from_slice(&2_u16.to_le_bytes());
-        for number in [incarnation, 1, 1] {
-            stream.extend_from_slice(&number.to_le_bytes());
-        }
-        stream.extend_from_slice(&u16::try_from(openings.len()).unwrap().to_le_bytes());
-        for opening in openings {
-            stream.extend_from_slice(&opening.to_le_bytes());
-        }
-        let mut out = Vec::new();
-        sector::seal(0, 0, 0, &stream, &mut out);
-        out
-    }
-
     #[test]
-    fn meta_record_of_format_2_is_read_without_members() {
-        let found = Meta::decode("meta", &encode_old(3, &[7, 8, 9])).unwrap();
-        assert!(found.is_intact && found.meta.members.is_empty());
-        assert_eq!(found.meta.openings, [7, 8, 9]);
-        let found = Meta::decode("meta", &encode_old(60, &[5; 48])).unwrap();
-        assert_eq!(found.meta.openings, [vec![0; 12], vec![5; 48]].concat());
-        let error = Meta::decode("meta", &encode_old(2, &[5; 3])).unwrap_err().to_string();
-        assert!(error.contains("3 openings, but incarnation 2"), "{error}");
-    }
-
-    #[test]
-    fn meta_record_of_a_newer_format_is_rejected() {
-        let mut stream = meta(1).stream();
-        stream[16] = 9;
-        let mut bytes = Vec::new();
-        sector::seal(0, 0, 0, &stream, &mut bytes);
-        let error = Meta::decode("meta", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 9, known: 3, .. }), "{error}");
+    fn meta_record_of_another_format_is_rejected() {
+        for version in [2, 9] {
+            let mut stream = meta(1).stream();
+            stream[16] = version;
+            let mut bytes = Vec::new();
+            sector::seal(0, 0, 0, &stream, &mut bytes);
+            let error = Meta::decode("meta", &bytes).unwrap_err();
+            assert!(
+                matches!(error, StorageError::Version { found, known: 3, .. }
+                    if found == u32::from(version)),
+                "{error}"
+            );
+        }
     }
 }

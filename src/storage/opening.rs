@@ -83,10 +83,10 @@ impl<D: Disk> Log<D> {
         let identity = Identity { cluster, replica: expected.replica, ..found.identity };
         let owner = (found.identity.cluster, found.identity.replica);
         check_owner(&disk.describe(META_FILE), owner, &identity)?;
-        let members = members_of(&disk, &found, expected)?;
+        check_members(&disk, &found, expected)?;
         let replay = read_segments(&disk, &names, &found)?;
-        let mut next = Meta { members, ..found.clone() };
-        // Zero stands for an unknown number.
+        let mut next = found.clone();
+        // Peers reject zero, which is no random number.
         next.open(disk.draw().max(1), options.openings_kept);
         let (incarnation, written) = (next.identity.incarnation, replay.incarnation);
         assert!(incarnation >= written, "opening {incarnation} of a log written by {written}");
@@ -116,12 +116,6 @@ impl<D: Disk> Recovered<D> {
     /// them again yet.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
-    }
-
-    /// Returns whether the folder names no members yet, so that [`Recovered::open`] writes
-    /// [`Expected::members`] into it.
-    pub fn adopts_members(&self) -> bool {
-        self.found.members.is_empty()
     }
 
     /// Returns whether one of the two copies of the meta record was damaged. [`Recovered::open`]
@@ -242,23 +236,18 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// Returns the ids of all voters: those in the folder, or the expected ones if the folder's meta
-/// record is of the previous format, which names none.
-fn members_of<D: Disk>(
+/// Checks that the folder's members are those that the caller expects, if it names any.
+fn check_members<D: Disk>(
     disk: &D,
     found: &Meta,
     expected: &Expected<'_>,
-) -> Result<Vec<NodeId>, StorageError> {
-    let Some(members) = expected.members else {
-        // Neither the folder nor the caller names members: a cluster of one.
-        let alone = || vec![found.identity.replica];
-        return Ok(Some(found.members.clone()).filter(|it| !it.is_empty()).unwrap_or_else(alone));
-    };
+) -> Result<(), StorageError> {
+    let Some(members) = expected.members else { return Ok(()) };
     let mut members = members.to_vec();
     members.sort_unstable();
     assert!(members.contains(&expected.replica), "{members:?} without {}", expected.replica);
-    if found.members.is_empty() || found.members == members {
-        return Ok(members);
+    if found.members == members {
+        return Ok(());
     }
     let file = disk.describe(META_FILE);
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })

@@ -11,8 +11,7 @@ use crate::runtime::server::retry::retry_while;
 use crate::runtime::stages::disk_space::reserve_file_bytes;
 use crate::runtime::stages::snapshots::{self, LoadedSnapshots};
 use crate::storage::{
-    Expected, Log, LogOptions, PeerRecords, RealDisk, Recovered, Snapshots, StorageError,
-    failpoint, replicas,
+    Expected, Log, LogOptions, PeerRecords, RealDisk, Recovered, Snapshots, StorageError, failpoint,
 };
 use crate::types::NodeId;
 
@@ -50,13 +49,6 @@ pub(crate) fn open(
     let LoadedSnapshots { files, latest } = snapshots::load_latest(shared.share()?)?;
     let snapshot = latest.as_ref().map(|(id, _)| *id);
     recovered.check_snapshot(snapshot)?;
-    if recovered.adopts_members() {
-        tracing::warn!(
-            folder = %options.folder.display(),
-            members = replicas(recovered.members()),
-            "members of --peers written into the folder: it has an earlier format without members"
-        );
-    }
     if recovered.repairs_meta() {
         tracing::warn!(
             folder = %options.folder.display(),
