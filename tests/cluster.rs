@@ -167,7 +167,8 @@ fn majority_serves_and_lone_replica_refuses() {
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     let mut client = Client::connect(cluster.address(others[0])).unwrap();
     cluster.kill(leader);
-    // A request in flight is answered once there is a leader, or the client is told to retry.
+    // A request in flight is answered once there is a leader, or the client gets an error that asks
+    // it to retry.
     cluster.wait_for("a write without the old leader", || {
         let reply = client.call(&[b"SET", b"after", b"1"]).unwrap();
         (reply == b"+OK\r\n").then_some(())
@@ -353,8 +354,8 @@ fn server_recovers_from_file_descriptor_exhaustion() {
         assert_eq!(early.call(&[b"SET", b"k", b"1"]).unwrap(), b"+OK\r\n");
     }
     drop(crowd);
-    // A client that connects before the server has noticed the closed connections is told that it
-    // is full.
+    // A client that connects before the server has noticed the closed connections gets the error
+    // for too many clients.
     cluster.wait_for("a free slot for a late client", || {
         let mut late = Client::connect(cluster.address(0)).ok()?;
         (late.call(&[b"GET", b"k"]).ok()? == b"$1\r\n1\r\n").then_some(())

@@ -156,9 +156,10 @@ impl Progress {
         matches!(self.state, State::Snapshot(_))
     }
 
-    /// Returns whether the peer has left so many messages unanswered that it is probably down. The
-    /// leader then sends it fewer messages, and ignores the state of its disk and the entries that
-    /// it lacks. Only efficiency depends on this, not safety.
+    /// Returns whether the peer is probably down: it has left at least 3 messages unanswered, or
+    /// more if many messages are lost (up to 15 at a loss of 100 %). The leader then sends it fewer
+    /// messages, and ignores the state of its disk and the entries that it lacks. Only efficiency
+    /// depends on this, not safety.
     pub(super) fn is_silent(&self, loss_permille: u16) -> bool {
         self.unanswered >= 3 + u32::from(loss_permille) / 80
     }

@@ -22,6 +22,22 @@ fn call(cluster: &Cluster, at: usize, bytes: &[u8]) {
     assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
 }
 
+/// The hello of another process that claims to be replica 2, to replica 1.
+fn hello_of_replica_2() -> Hello {
+    Hello {
+        cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
+        from: NodeId(2),
+        to: NodeId(1),
+        // The running replica has drawn another number.
+        incarnation: 1,
+        openings: vec![7],
+        members: [1, 2, 3].map(NodeId).to_vec(),
+        rejoining: false,
+        lane: Lane::Bulk,
+        client_address: "127.0.0.1:1".to_owned(),
+    }
+}
+
 fn greeting(hello: &Hello) -> BytesMut {
     let mut bytes = BytesMut::new();
     frame::encode_preamble(&mut bytes);
@@ -35,18 +51,7 @@ fn unknown_peer_is_rejected_and_logged() {
     cluster.wait_until_all_serve();
     let mut client = Client::connect(cluster.address(0)).unwrap();
     assert_eq!(client.call(&[b"SET", b"kept", b"yes"]).unwrap(), b"+OK\r\n");
-    let hello = Hello {
-        cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
-        from: NodeId(2),
-        to: NodeId(1),
-        // The running replica has drawn another number.
-        incarnation: 1,
-        openings: vec![7],
-        members: [1, 2, 3].map(NodeId).to_vec(),
-        rejoining: false,
-        lane: Lane::Bulk,
-        client_address: "127.0.0.1:1".to_owned(),
-    };
+    let hello = hello_of_replica_2();
     let mut another_version = greeting(&hello);
     another_version[4] = 99;
     let mut mute = BytesMut::new();
@@ -98,17 +103,7 @@ fn unknown_peer_is_rejected_and_logged() {
 fn rejoining_hello_disconnects_the_earlier_replica() {
     let cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
-    let hello = Hello {
-        cluster: u128::from_str_radix(CLUSTER, 16).unwrap(),
-        from: NodeId(2),
-        to: NodeId(1),
-        incarnation: 1,
-        openings: vec![7],
-        members: [1, 2, 3].map(NodeId).to_vec(),
-        rejoining: true,
-        lane: Lane::Bulk,
-        client_address: "127.0.0.1:1".to_owned(),
-    };
+    let hello = Hello { rejoining: true, ..hello_of_replica_2() };
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.peer_port(0))).unwrap();
     stream.write_all(&greeting(&hello)).unwrap();
     let words = "replica 2 connected, but it was known as incarnation 1, and incarnation 1 has";

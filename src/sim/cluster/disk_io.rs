@@ -28,8 +28,8 @@ impl Cluster {
         self.queue.push(at, Event::ChunksStored { slot, incarnation: machine.incarnation });
     }
 
-    /// Stores the snapshot chunks that the replica has received. The replica is told of each in its
-    /// next step.
+    /// Stores the snapshot chunks that the replica has received. The core gets a
+    /// `Msg::ChunkStored` for each in the replica's next step.
     pub(super) fn store_chunks(&mut self, slot: usize) {
         if self.machines[slot].held.all || self.machines[slot].held.chunks {
             return;
@@ -99,7 +99,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync. The replica is told of the durable jobs in its next step.
+    /// Handles the end of a sync. The core gets a `Msg::Persisted` for the durable jobs in the
+    /// replica's next step.
     pub(super) fn on_synced(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());

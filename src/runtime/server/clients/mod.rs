@@ -142,7 +142,7 @@ impl Clients {
         let Ok(mut socket) = Socket::new(stream, registry, token, true) else { return };
         if self.connected.len() as u64 >= self.settings.clients_max() {
             self.counters.clients_refused.add_one();
-            self.context.traffic.connections_refused = self.counters.clients_refused.get();
+            self.context.traffic.connections_refused += 1;
             Writer::new(socket.outbound.open(), Version::Two)
                 .error(b"ERR max number of clients reached");
             // One attempt: the connection is closed in any case.

@@ -256,6 +256,25 @@ fn leader_change_sends_moved_to_cluster_clients_only() {
 }
 
 #[test]
+fn refused_connections_are_counted_since_the_last_resetstat() {
+    let mut fixture = Fixture::new();
+    fixture.clients.settings.set_client_limits(1, MEMORY as u64, 0);
+    let mut first = fixture.connect();
+    let full = "-ERR max number of clients reached\r\n";
+    for refused in [1, 2] {
+        let mut late = fixture.connect();
+        fixture.expect(&mut late, full);
+        assert_eq!(fixture.clients.context.traffic.connections_refused, refused);
+    }
+    first.write_all(b"CONFIG RESETSTAT\r\n").unwrap();
+    fixture.expect(&mut first, "+OK\r\n");
+    assert_eq!(fixture.clients.context.traffic.connections_refused, 0);
+    let mut late = fixture.connect();
+    fixture.expect(&mut late, full);
+    assert_eq!(fixture.clients.context.traffic.connections_refused, 1);
+}
+
+#[test]
 fn requeued_write_fails_if_a_later_one_was_applied() {
     let mut fixture = Fixture::new();
     let (mut client, mut other) = (fixture.connect(), fixture.connect());
