@@ -37,6 +37,9 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
+    /// Number of connections of a second client, which writes the same keys at the same time; `None`
+    /// if there is no second client.
+    pub(crate) writers: Option<usize>,
     /// Intended operations per second of an open loop; `None` for a closed loop, in which each
     /// connection sends its next request after a reply.
     pub(crate) rate: Option<f64>,
@@ -57,6 +60,7 @@ const DEFAULT: &[&str] = &[
     "put-rate",
     "get-64",
     "get-64-16",
+    "readers-50-beside-8",
     "bench-set-64",
     "bench-set-64-16",
     "bench-set-64-64",
@@ -66,8 +70,8 @@ const DEFAULT: &[&str] = &[
 
 /// The forms of valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
-    bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the sweeps \
-    connections, values, keys and depth";
+    bench-set-.. and bench-get-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside puts), put-rate \
+    (open loop), and the sweeps connections, values, keys and depth";
 
 /// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
 /// is the number of different keys, and `rate` the operations per second of `put-rate`.
@@ -120,6 +124,16 @@ fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
         ("bench-get-", Client::RedisBenchmark, Operation::Get),
     ];
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
+    if let Some(rest) = name.strip_prefix("readers-")
+        && let Some((readers, writers)) = rest.split_once("-beside-")
+        && let (Some(readers), Some(writers)) = (number(readers), number(writers))
+    {
+        return Ok(Case {
+            name: name.to_owned(),
+            writers: Some(writers),
+            ..plain(Client::Load, Operation::Get, readers, 1, keys)
+        });
+    }
     for (start, client, operation) in kinds {
         let Some(rest) = name.strip_prefix(start) else { continue };
         let (connections, pipeline) = rest.split_once('-').unwrap_or((rest, "1"));
@@ -146,6 +160,7 @@ fn plain(
         pipeline,
         value_bytes: VALUE_BYTES,
         keys,
+        writers: None,
         rate: None,
         loss: None,
         sweep: None,
@@ -177,9 +192,37 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the name and description of this case for the results file.
-    pub(crate) fn describe(&self) -> results::Case {
-        results::Case { name: self.name.clone(), about: self.about(), sweep: self.sweep.clone() }
+    /// Returns the client whose load runs at the same time as that of this case: the writers beside
+    /// readers. `None` if there is none.
+    pub(crate) fn beside(&self) -> Option<Case> {
+        let connections = self.writers?;
+        Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })
+    }
+
+    /// Returns the names under which the results file lists what each client of this case measured:
+    /// the case's name, or one name for the readers and one for the writers.
+    pub(crate) fn rows(&self) -> Vec<String> {
+        match self.writers {
+            Some(_) => vec![format!("{}:get", self.name), format!("{}:put", self.name)],
+            None => vec![self.name.clone()],
+        }
+    }
+
+    /// Returns the names and descriptions of this case for the results file, in the order of
+    /// [`Case::rows`].
+    pub(crate) fn describe(&self) -> Vec<results::Case> {
+        let abouts = match self.beside() {
+            Some(writers) => {
+                let readers = Case { writers: None, ..self.clone() };
+                vec![
+                    format!("{}, beside {}", readers.about(), writers.about()),
+                    format!("{}, beside {}", writers.about(), readers.about()),
+                ]
+            }
+            None => vec![self.about()],
+        };
+        let rows = self.rows().into_iter().zip(abouts);
+        rows.map(|(name, about)| results::Case { name, about, sweep: self.sweep.clone() }).collect()
     }
 
     fn about(&self) -> String {
@@ -250,6 +293,26 @@ mod tests {
     }
 
     #[test]
+    fn readers_beside_writers_have_a_row_each() {
+        let case = &named(&["readers-50-beside-8"]).unwrap()[0];
+        assert_eq!((case.connections, case.operation), (50, Operation::Get));
+        let writers = case.beside().unwrap();
+        assert_eq!((writers.connections, writers.operation), (8, Operation::Put));
+        assert!(writers.beside().is_none());
+        let rows: Vec<(String, String)> =
+            case.describe().into_iter().map(|row| (row.name, row.about)).collect();
+        let (gets, puts) =
+            ("gets, 50 connections, closed loop", "puts, 8 connections, closed loop");
+        assert_eq!(
+            rows,
+            [
+                ("readers-50-beside-8:get".to_owned(), format!("{gets}, beside {puts}")),
+                ("readers-50-beside-8:put".to_owned(), format!("{puts}, beside {gets}")),
+            ]
+        );
+    }
+
+    #[test]
     fn cases_of_a_sweep_differ_in_one_parameter() {
         let found = named(&["connections", "values", "keys"]).unwrap();
         let values: Vec<f64> =
@@ -261,7 +324,16 @@ mod tests {
 
     #[test]
     fn unknown_case_names_are_rejected() {
-        for bad in ["put", "put-", "put-0", "put-64-x", "set-64", "put-64-16-2"] {
+        for bad in [
+            "put",
+            "put-",
+            "put-0",
+            "put-64-x",
+            "set-64",
+            "put-64-16-2",
+            "readers-5",
+            "readers-5-beside-0",
+        ] {
             let error = named(&[bad]).unwrap_err().to_string();
             assert!(error.contains(bad) && error.contains("put-rate"), "{error}");
         }

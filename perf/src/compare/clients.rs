@@ -46,7 +46,8 @@ pub(crate) struct Target<'a> {
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs the client programs `perf load` and `redis-benchmark`, one at a time.
+/// Runs the client programs `perf load` and `redis-benchmark`: one at a time, or the two of a case
+/// with readers and writers.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
@@ -56,6 +57,12 @@ pub(crate) struct Clients<'a> {
     pub(crate) seed: u64,
 }
 
+/// A running `perf load`, and the file to which it writes its results.
+struct Load {
+    child: Child,
+    path: PathBuf,
+}
+
 impl Clients<'_> {
     /// Writes all keys of a case, so that later gets find values. This run is not measured.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
@@ -63,8 +70,8 @@ impl Clients<'_> {
             Client::Load => {
                 // `perf load` preloads all keys before it reads.
                 let reader = Case { operation: Operation::Get, rate: None, ..case.clone() };
-                let arguments = load_arguments(target, &reader, PRELOAD_SECONDS);
-                self.load(&arguments, TIMEOUT * 4).map(drop)
+                let load = self.start_load("preload", target, &reader, PRELOAD_SECONDS, true)?;
+                self.finish_load(load, TIMEOUT * 4).map(drop)
             }
             Client::RedisBenchmark => {
                 let writer = Case {
@@ -93,37 +100,63 @@ impl Clients<'_> {
         }
     }
 
-    /// Runs a case and returns the measured result. `count` is the number of operations that
-    /// [`Clients::calibrate`] returned for the case.
+    /// Runs a case and returns what each of its clients measured, in the order of [`Case::rows`].
+    /// `count` is the number of operations that [`Clients::calibrate`] returned for the case.
     pub(crate) fn run(
         &self,
         target: Target<'_>,
         case: &Case,
         count: usize,
-    ) -> anyhow::Result<ClientResult> {
+    ) -> anyhow::Result<Vec<ClientResult>> {
         match case.client {
             Client::Load => {
-                let mut arguments = load_arguments(target, case, self.length.as_secs_f64());
-                arguments.push("--no-preload".to_owned());
-                self.load(&arguments, self.length + TIMEOUT)
+                let seconds = self.length.as_secs_f64();
+                // Both start within milliseconds, so their measured windows are the same but for
+                // that.
+                let writers = case
+                    .beside()
+                    .map(|writers| self.start_load("writers", target, &writers, seconds, false))
+                    .transpose()?;
+                let load = self.start_load("load", target, case, seconds, false)?;
+                [Some(load), writers]
+                    .into_iter()
+                    .flatten()
+                    .map(|load| self.finish_load(load, self.length + TIMEOUT))
+                    .collect()
             }
-            Client::RedisBenchmark => {
-                self.redis_benchmark(target, case, count, self.length * 4 + TIMEOUT)
-            }
+            Client::RedisBenchmark => self
+                .redis_benchmark(target, case, count, self.length * 4 + TIMEOUT)
+                .map(|result| vec![result]),
         }
     }
 
-    fn load(&self, arguments: &[String], timeout: Duration) -> anyhow::Result<ClientResult> {
-        let path = self.folder.join("load.json");
+    /// Starts `perf load` with the load of this case, for this number of seconds. `name` is the
+    /// name of its files.
+    fn start_load(
+        &self,
+        name: &str,
+        target: Target<'_>,
+        case: &Case,
+        seconds: f64,
+        preload: bool,
+    ) -> anyhow::Result<Load> {
+        let path = self.folder.join(format!("{name}.json"));
         let _ = fs::remove_file(&path);
         let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut command = command(&program, None);
         command
             .arg("load")
-            .args(arguments)
+            .args(load_arguments(target, case, seconds))
+            .args((!preload).then_some("--no-preload"))
             .args(["--warm-up", "0", "--seed", &self.seed.to_string(), "--json"])
             .arg(&path);
-        let mut child = Child::start("perf load", command, &self.folder.join("load.log"))?;
+        let log = self.folder.join(format!("{name}.log"));
+        Ok(Load { child: Child::start("perf load", command, &log)?, path })
+    }
+
+    /// Waits until `perf load` has ended, and returns its result.
+    fn finish_load(&self, load: Load, timeout: Duration) -> anyhow::Result<ClientResult> {
+        let Load { mut child, path } = load;
         let status = self.await_end(&mut child, timeout)?;
         let text = fs::read_to_string(&path);
         let Ok(record) = text.context("no file").and_then(|text| LoadRecord::parse(&text)) else {

@@ -40,8 +40,9 @@ const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 /// Command-line arguments of `perf compare`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Cases to run: put-64, get-64-16 (16 in flight), bench-set-64 (redis-benchmark), put-rate
-    /// (open loop), or the sweeps connections, depth, values, keys.
+    /// Cases to run: put-64, get-64-16 (16 in flight), readers-50-beside-8 (gets beside puts),
+    /// bench-set-64 (redis-benchmark), put-rate (open loop), or the sweeps connections, depth,
+    /// values, keys.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<String>,
     /// Operations per second in the case put-rate, an open loop.
@@ -260,7 +261,7 @@ fn prepare(
         rounds: common.rounds,
         seconds: common.seconds,
         systems: described,
-        cases: setup.cases.iter().map(Case::describe).collect(),
+        cases: setup.cases.iter().flat_map(Case::describe).collect(),
         runs: Vec::new(),
         summary: Vec::new(),
     };

@@ -103,6 +103,10 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
+    /// Number of operations that succeeded for all clients of the run, over which the resources
+    /// below are spread; `None` if the run had one client.
+    #[serde(default)]
+    pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
     pub(crate) errors: u64,
     /// Successful operations per second.
@@ -207,7 +211,13 @@ impl Measurement {
     /// Returns the processor time in seconds of all server processes per 1,000 successful
     /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
-        1_000.0 * self.cpu_s / self.operations as f64
+        1_000.0 * self.per_operation(self.cpu_s)
+    }
+
+    /// Returns the share of one successful operation in a resource that the servers used during the
+    /// run.
+    fn per_operation(&self, resource: f64) -> f64 {
+        resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
     /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
@@ -268,7 +278,7 @@ impl Comparison {
         }
         let syncs = runs
             .iter()
-            .map(|run| run.syncs.map(|syncs| syncs as f64 / run.operations as f64))
+            .map(|run| run.syncs.map(|syncs| run.per_operation(syncs as f64)))
             .collect::<Option<Vec<f64>>>();
         Some(Summary {
             case: case.to_owned(),
@@ -279,7 +289,7 @@ impl Comparison {
             p50_s: spread(|run| run.p50_s)?,
             p99_s: spread(|run| run.p99_s)?,
             cpu_s_per_1000: spread(Measurement::cpu_s_per_1000)?,
-            bytes_per_operation: spread(|run| run.written_bytes as f64 / run.operations as f64)?,
+            bytes_per_operation: spread(|run| run.per_operation(run.written_bytes as f64))?,
             syncs_per_operation: syncs.and_then(Spread::of),
             against,
         })

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::cases::{Case, Operation};
-use super::clients::{Clients, Target};
+use super::clients::{ClientResult, Clients, Target};
 use super::hosts::Host;
 use super::results::Measurement;
 use super::systems::{Programs, Running, System};
@@ -77,7 +77,7 @@ impl Rounds<'_> {
                 Err(error) => {
                     // All its cases fail in this round.
                     for case in &self.cases {
-                        on_run(Measurement::failed(round, system, case, &error));
+                        Measurement::failed(round, system, case, &error).for_each(&mut *on_run);
                     }
                 }
             }
@@ -88,9 +88,11 @@ impl Rounds<'_> {
                 if over || case.unsupported_by(started.system).is_some() {
                     continue;
                 }
-                on_run(self.measure(round, started, case, set_loss).unwrap_or_else(|error| {
-                    Measurement::failed(round, started.system, case, &error)
-                }));
+                match self.measure(round, started, case, set_loss) {
+                    Ok(runs) => runs.into_iter().for_each(&mut *on_run),
+                    Err(error) => Measurement::failed(round, started.system, case, &error)
+                        .for_each(&mut *on_run),
+                }
             }
         }
         for started in started {
@@ -101,13 +103,14 @@ impl Rounds<'_> {
         }
     }
 
+    /// Runs a case on a system. Returns a result for each client of the case.
     fn measure(
         &self,
         round: u32,
         started: &mut Started,
         case: &Case,
         set_loss: &mut SetLoss<'_>,
-    ) -> anyhow::Result<Measurement> {
+    ) -> anyhow::Result<Vec<Measurement>> {
         let Started { system, running, preloaded } = started;
         running.ensure_running()?;
         running.find_leader();
@@ -131,11 +134,16 @@ impl Rounds<'_> {
         running.ensure_running()?;
         let used = running.usage()? - used;
         let seen = seen?;
-        Ok(Measurement {
+        let all: u64 = seen.iter().map(|seen| seen.operations).sum();
+        let shared_operations = (seen.len() > 1).then_some(all);
+        let syncs = syncs.zip(later).map(|(before, after)| after.saturating_sub(before));
+        let rows = case.rows().into_iter().zip(seen);
+        let run = |(row, seen): (String, ClientResult)| Measurement {
             round,
             system: system.name(),
-            case: case.name.clone(),
+            case: row,
             operations: seen.operations,
+            shared_operations,
             errors: seen.errors,
             rate: seen.rate,
             p50_s: seen.p50_s,
@@ -143,22 +151,30 @@ impl Rounds<'_> {
             max_s: seen.max_s,
             cpu_s: used.cpu_s,
             written_bytes: used.written_bytes,
-            syncs: syncs.zip(later).map(|(before, after)| after.saturating_sub(before)),
+            syncs,
             wall_s,
             stolen_s: stolen,
             failure: (seen.operations == 0).then(|| "no operation succeeded".to_owned()),
-        })
+        };
+        Ok(rows.map(run).collect())
     }
 }
 
 impl Measurement {
-    /// Returns the result of a run that failed with the given error, without figures.
-    fn failed(round: u32, system: System, case: &Case, error: &anyhow::Error) -> Measurement {
-        Measurement {
+    /// Returns the results of a run that failed with the given error, without figures.
+    fn failed(
+        round: u32,
+        system: System,
+        case: &Case,
+        error: &anyhow::Error,
+    ) -> impl Iterator<Item = Measurement> {
+        let failure = format!("{error:#}");
+        case.rows().into_iter().map(move |row| Measurement {
             round,
             system: system.name(),
-            case: case.name.clone(),
+            case: row,
             operations: 0,
+            shared_operations: None,
             errors: 0,
             rate: 0.0,
             p50_s: 0.0,
@@ -169,7 +185,7 @@ impl Measurement {
             syncs: None,
             wall_s: 0.0,
             stolen_s: 0.0,
-            failure: Some(format!("{error:#}")),
-        }
+            failure: Some(failure.clone()),
+        })
     }
 }
