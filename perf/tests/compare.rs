@@ -62,9 +62,14 @@ fn rounds_run_in_order_and_are_recorded() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
-    let more =
-        ["--only", "bowline,bowline-dedicated,etcd,redis", "--cases", "put-4,readers-3-beside-2"];
+    let more = [
+        "--only",
+        "bowline,bowline-dedicated,etcd,redis,valkey",
+        "--cases",
+        "put-4,readers-3-beside-2",
+    ];
     let places = ["--dir", "data", "--out", "out", "--bowline", bowline.to_str().unwrap()];
+    let more = [&more[..], &["--valkey-server", "./none"]].concat();
     let output = command(&folder, &[&arguments[..], &more, &places].concat())
         .env("PATH", &folder)
         .output()
@@ -72,7 +77,13 @@ fn rounds_run_in_order_and_are_recorded() {
     let stderr_text = stderr(&output);
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{stderr_text}\n{table}");
-    for skipped in ["skipped: etcd: etcd is not installed", "skipped: redis: redis-server is"] {
+    for skipped in [
+        "skipped: etcd: etcd is not installed",
+        "skipped: redis: redis-server is not installed (Debian package: redis-server; or give \
+         --redis-server)",
+        "skipped: valkey: ./none does not exist; give the path of valkey-server with \
+         --valkey-server",
+    ] {
         assert!(stderr_text.contains(skipped), "{stderr_text}");
     }
     let results = results(&folder);
@@ -111,6 +122,11 @@ fn rounds_run_in_order_and_are_recorded() {
     let against = &summary[0]["against"]["bowline-dedicated"]["rate"];
     assert!(against["min"].as_f64().unwrap() <= against["max"].as_f64().unwrap());
     assert!(table.contains("bowline / bowline-dedicated: rate "), "{table}");
+    let version = results["systems"][0]["version"].as_str().unwrap();
+    assert!(version.starts_with("bowline 0."), "{version}");
+    assert!(table.contains(&format!("{version}: three replicas")), "{table}");
+    let stolen = &summary[0]["stolen_share"];
+    assert!(stolen["min"].as_f64().unwrap() <= stolen["max"].as_f64().unwrap(), "{stolen}");
     for file in ["compare.html", "compare.systems.svg"] {
         assert!(folder.join("out").join(file).exists(), "{file}");
     }

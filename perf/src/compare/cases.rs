@@ -19,11 +19,46 @@ pub(crate) enum Client {
     RedisBenchmark,
 }
 
-/// The operation that all requests of a case perform.
+/// The operation that all requests of a case perform. `perf load` knows puts and gets only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
+    /// Increments a counter.
+    Incr,
+    /// Appends to the front of one list.
+    Lpush,
+    /// Sets a field of one hash.
+    Hset,
+    /// Sets the score of a member of one sorted set.
+    Zadd,
+    /// Writes ten keys.
+    Mset,
+}
+
+impl Operation {
+    const ALL: [Operation; 7] = [
+        Operation::Put,
+        Operation::Get,
+        Operation::Incr,
+        Operation::Lpush,
+        Operation::Hset,
+        Operation::Zadd,
+        Operation::Mset,
+    ];
+
+    /// Returns the name of the Redis command that performs the operation, in lower case.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Operation::Put => "set",
+            Operation::Get => "get",
+            Operation::Incr => "incr",
+            Operation::Lpush => "lpush",
+            Operation::Hset => "hset",
+            Operation::Zadd => "zadd",
+            Operation::Mset => "mset",
+        }
+    }
 }
 
 /// One case of a comparison: the client program, the operation and the parameters of the load.
@@ -64,14 +99,27 @@ const DEFAULT: &[&str] = &[
     "bench-set-64",
     "bench-set-64-16",
     "bench-set-64-64",
+    "bench-set-50-64",
+    "bench-set-256",
     "bench-get-64",
     "bench-get-64-16",
 ];
 
+/// Names of the cases for which `types` stands: commands on values of all types.
+const TYPES: &[&str] = &[
+    "bench-incr-64-16",
+    "bench-lpush-64-16",
+    "bench-hset-64-16",
+    "bench-zadd-64-16",
+    "bench-mset-64-16",
+];
+
 /// The forms of valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
-    bench-set-.. and bench-get-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside puts), put-rate \
-    (open loop), and the sweeps connections, values, keys and depth";
+    bench-set-.., bench-get-.., bench-incr-.., bench-lpush-.., bench-hset-.., bench-zadd-.. and \
+    bench-mset-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside \
+    puts), put-rate (open loop), types (commands on all types), and the sweeps connections, values, \
+    keys and depth";
 
 /// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
 /// is the number of different keys, and `rate` the operations per second of `put-rate`.
@@ -98,6 +146,11 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
                 [1_000, 10_000, 1_000_000_u64]
                     .map(|count| sweep("keys", "keys", count as f64, count)),
             ),
+            "types" => {
+                for name in TYPES {
+                    cases.push(read(name, keys)?);
+                }
+            }
             "put-rate" => cases.push(Case {
                 rate: Some(rate),
                 name: name.clone(),
@@ -117,12 +170,6 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
 }
 
 fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
-    let kinds = [
-        ("put-", Client::Load, Operation::Put),
-        ("get-", Client::Load, Operation::Get),
-        ("bench-set-", Client::RedisBenchmark, Operation::Put),
-        ("bench-get-", Client::RedisBenchmark, Operation::Get),
-    ];
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
     if let Some(rest) = name.strip_prefix("readers-")
         && let Some((readers, writers)) = rest.split_once("-beside-")
@@ -134,8 +181,13 @@ fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
             ..plain(Client::Load, Operation::Get, readers, 1, keys)
         });
     }
-    for (start, client, operation) in kinds {
-        let Some(rest) = name.strip_prefix(start) else { continue };
+    let load = [("put-", Operation::Put), ("get-", Operation::Get)]
+        .map(|(start, operation)| (start.to_owned(), Client::Load, operation));
+    let benchmark = Operation::ALL.map(|operation| {
+        (format!("bench-{}-", operation.command()), Client::RedisBenchmark, operation)
+    });
+    for (start, client, operation) in load.into_iter().chain(benchmark) {
+        let Some(rest) = name.strip_prefix(&start) else { continue };
         let (connections, pipeline) = rest.split_once('-').unwrap_or((rest, "1"));
         if let (Some(connections), Some(pipeline)) = (number(connections), number(pipeline)) {
             let name = name.to_owned();
@@ -227,10 +279,14 @@ impl Case {
 
     fn about(&self) -> String {
         let operation = match (self.client, self.operation) {
-            (Client::Load, Operation::Put) => "puts",
-            (Client::Load, Operation::Get) => "gets",
-            (Client::RedisBenchmark, Operation::Put) => "redis-benchmark SET",
-            (Client::RedisBenchmark, Operation::Get) => "redis-benchmark GET",
+            (Client::Load, Operation::Get) => "gets".to_owned(),
+            (Client::Load, _) => "puts".to_owned(),
+            (Client::RedisBenchmark, Operation::Mset) => {
+                "redis-benchmark MSET of 10 keys".to_owned()
+            }
+            (Client::RedisBenchmark, operation) => {
+                format!("redis-benchmark {}", operation.command().to_uppercase())
+            }
         };
         let mut text = format!("{operation}, {} connections", self.connections);
         if self.connections == 1 {
@@ -262,7 +318,7 @@ impl Case {
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
             (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not support etcd"),
-            (Client::RedisBenchmark, System::RedisWait) => {
+            (Client::RedisBenchmark, System::RedisWait | System::ValkeyWaitaof) => {
                 Some("redis-benchmark does not send WAIT")
             }
             _ => None,
@@ -290,6 +346,10 @@ mod tests {
         assert_eq!(about[1], "redis-benchmark GET, 64 connections, 16 deep, closed loop");
         assert_eq!(about[2], "puts, 64 connections, open loop at 100/s");
         assert_eq!(named(&[]).unwrap().len(), DEFAULT.len());
+        let types = named(&["types", "bench-set-50-64"]).unwrap();
+        assert_eq!(types[1].about(), "redis-benchmark LPUSH, 64 connections, 16 deep, closed loop");
+        assert_eq!(types[4].operation, Operation::Mset);
+        assert_eq!((types[5].connections, types[5].pipeline), (50, 64));
     }
 
     #[test]

@@ -186,19 +186,16 @@ impl Clients<'_> {
         let program = find_program("redis-benchmark")
             .context("redis-benchmark is not installed (Debian package: redis-tools)")?;
         let address = target.clients.first().context("no server address")?;
-        let test = match case.operation {
-            Operation::Put => "set",
-            Operation::Get => "get",
-        };
         let output = self.folder.join("redis-benchmark.csv");
         let _ = fs::remove_file(&output);
         let mut command = command(&program, None);
         command
             .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
-            .args(["-t", test, "--csv", "--precision", "3"])
+            .args(["--csv", "--precision", "3"])
             .args(["-c", &case.connections.to_string(), "-P", &case.pipeline.to_string()])
             .args(["-r", &case.keys.to_string(), "-d", &case.value_bytes.to_string()])
-            .args(["-n", &count.to_string()]);
+            .args(["-n", &count.to_string()])
+            .args(benchmark_test(case.operation));
         let mut child = Child::start("redis-benchmark", command, &output)?;
         let status = self.await_end(&mut child, timeout)?;
         ensure!(status.success(), "redis-benchmark failed ({status}); {}", child.log_tail());
@@ -235,8 +232,8 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
         Protocol::Etcd => "etcd",
     };
     let workload = match case.operation {
-        Operation::Put => "set",
         Operation::Get => "get",
+        _ => "set",
     };
     let (target_url, keys) = (format!("{scheme}://{}", addresses.join(",")), case.keys.to_string());
     let mut arguments: Vec<String> = [
@@ -256,10 +253,22 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
         Some(rate) => arguments.extend(["--rate".to_owned(), rate.to_string()]),
         None => arguments.push("--closed".to_owned()),
     }
-    if target.system == System::RedisWait {
-        arguments.extend(["--wait", "1"].map(str::to_owned));
-    }
+    let wait: &[&str] = match target.system {
+        System::RedisWait => &["--wait", "1"],
+        System::ValkeyWaitaof => &["--wait-aof", "1"],
+        _ => &[],
+    };
+    arguments.extend(wait.iter().map(|argument| (*argument).to_owned()));
     arguments
+}
+
+/// Returns the arguments with which `redis-benchmark` runs an operation.
+fn benchmark_test(operation: Operation) -> Vec<&'static str> {
+    match operation {
+        // Its own test writes the same score each time, which a server need not write to disk.
+        Operation::Zadd => vec!["zadd", "myzset", "__rand_int__", "element:__rand_int__"],
+        _ => vec!["-t", operation.command()],
+    }
 }
 
 /// Parses the output of `redis-benchmark --csv`, which has operations per second, and latencies in

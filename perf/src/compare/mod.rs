@@ -1,5 +1,5 @@
-//! `perf compare`: measures Bowline, etcd and Redis under the same load, in turn, in fresh folders,
-//! with the processor time and the disk writes of the servers.
+//! `perf compare`: measures Bowline, etcd, Redis and Valkey under the same load, in turn, in fresh
+//! folders, with the processor time and the disk writes of the servers.
 
 mod cases;
 mod children;
@@ -31,7 +31,7 @@ use cases::Case;
 use clients::Clients;
 use results::{Comparison, SCHEMA, SCHEMA_VERSION};
 use rounds::{Rounds, SetLoss};
-use systems::Programs;
+use systems::{ProgramPaths, Programs};
 
 const JSON: &str = "json";
 /// File system type numbers (`statfs`) of in-memory file systems: tmpfs and ramfs.
@@ -41,8 +41,8 @@ const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Cases to run: put-64, get-64-16 (16 in flight), readers-50-beside-8 (gets beside puts),
-    /// bench-set-64 (redis-benchmark), put-rate (open loop), or the sweeps connections, depth,
-    /// values, keys.
+    /// bench-set-64 (redis-benchmark; also get, incr, lpush, hset, zadd, mset), put-rate (open
+    /// loop), types (bench-..-64-16 of all types), or the sweeps connections, depth, values, keys.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<String>,
     /// Operations per second in the case put-rate, an open loop.
@@ -85,6 +85,8 @@ pub(crate) struct Common {
     /// under cargo.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) bowline: Option<PathBuf>,
+    #[command(flatten)]
+    programs: ProgramPaths,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     pub(crate) out: PathBuf,
@@ -139,7 +141,7 @@ pub(crate) fn measure(
     );
     let name = common.name.clone().unwrap_or_else(|| default_name.to_owned());
     let mut files = Files::create(&common.out, &name, &[JSON])?;
-    let programs = Programs { bowline: find_bowline(common)? };
+    let programs = Programs { bowline: find_bowline(common)?, given: common.programs.clone() };
     let (mut comparison, systems, cases) = prepare(common, &name, &setup, &programs);
     ensure!(
         !systems.is_empty() && !cases.is_empty(),

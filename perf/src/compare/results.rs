@@ -60,7 +60,10 @@ pub(crate) struct Comparison {
 pub(crate) struct System {
     /// Short name of the system, as on the command line and in tables.
     pub(crate) name: String,
-    /// Version of the system's program, and its configuration.
+    /// Version of the system's program, as the program prints it; empty if it is not installed.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// Configuration of the system.
     pub(crate) about: String,
     /// Number of replicas that hold a write when it is acknowledged to the client.
     pub(crate) copies: u32,
@@ -158,6 +161,10 @@ pub(crate) struct Summary {
     /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
     /// report them.
     pub(crate) syncs_per_operation: Option<Spread>,
+    /// Fraction of the processor time of all cores that the host stole during each run, from 0 to 1;
+    /// `None` in results of earlier versions of this program.
+    #[serde(default)]
+    pub(crate) stolen_share: Option<Spread>,
     /// For each other system, by name: this system's figures divided by the other system's figures
     /// of the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
@@ -223,7 +230,12 @@ impl Measurement {
     /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
     /// time of all `cores` from this virtual machine.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
-        self.stolen_s < QUIET_SHARE * self.wall_s * cores as f64
+        self.stolen_share(cores) < QUIET_SHARE
+    }
+
+    /// Returns the fraction of the time of all `cores` that the host stole during the run.
+    pub(crate) fn stolen_share(&self, cores: usize) -> f64 {
+        self.stolen_s / (self.wall_s * cores as f64).max(1e-9)
     }
 }
 
@@ -291,6 +303,7 @@ impl Comparison {
             cpu_s_per_1000: spread(Measurement::cpu_s_per_1000)?,
             bytes_per_operation: spread(|run| run.per_operation(run.written_bytes as f64))?,
             syncs_per_operation: syncs.and_then(Spread::of),
+            stolen_share: Spread::of(runs.iter().map(|run| run.stolen_share(self.cores))),
             against,
         })
     }

@@ -31,6 +31,8 @@ pub(crate) enum System {
     BowlineDedicated,
     /// Three Bowline replicas, each with network, consensus core and applier on one thread.
     BowlineFused,
+    /// Three Bowline replicas whose leader answers reads alone during its lease.
+    BowlineLease,
     /// Five Bowline replicas.
     Bowline5,
     /// Seven Bowline replicas.
@@ -44,6 +46,11 @@ pub(crate) enum System {
     RedisWait,
     /// One Redis server that writes nothing to disk.
     RedisMemory,
+    /// One Valkey server that syncs every write to disk before it replies.
+    Valkey,
+    /// A Valkey primary with two replicas, which all sync every write to disk; after each write the
+    /// client waits until it is on the disks of the primary and of one replica (WAITAOF 1 1).
+    ValkeyWaitaof,
 }
 
 /// The protocol that a system's clients use.
@@ -53,11 +60,27 @@ pub(crate) enum Protocol {
     Etcd,
 }
 
-/// Paths of server programs that are not looked up in `PATH`.
+/// Command-line options for the paths of server programs that are otherwise looked up in `PATH`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ProgramPaths {
+    /// Path of the `etcd` program to measure. Default: the one in PATH, as for the programs below.
+    #[arg(long, value_name = "PROGRAM")]
+    etcd: Option<PathBuf>,
+    /// Path of the `redis-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    redis_server: Option<PathBuf>,
+    /// Path of the `valkey-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    valkey_server: Option<PathBuf>,
+}
+
+/// Paths of server programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     /// Path of the `bowline` program.
     pub(crate) bowline: PathBuf,
+    /// Paths of other systems' programs, as far as they were given.
+    pub(crate) given: ProgramPaths,
 }
 
 /// A running system: its server processes and addresses, in a folder of its own. The processes are
@@ -83,6 +106,11 @@ impl System {
         self.name().starts_with("bowline")
     }
 
+    /// Whether the system is Redis or Valkey in one of its configurations.
+    fn is_redis(self) -> bool {
+        self.name().starts_with("redis") || self.name().starts_with("valkey")
+    }
+
     /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
         if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
@@ -91,7 +119,7 @@ impl System {
     /// Returns the number of server processes of the system.
     pub(crate) fn processes(self) -> usize {
         match self {
-            System::Redis | System::RedisMemory => 1,
+            System::Redis | System::RedisMemory | System::Valkey => 1,
             System::Bowline5 => 5,
             System::Bowline7 => 7,
             _ => 3,
@@ -103,12 +131,17 @@ impl System {
             System::Bowline => "three replicas, --threads auto",
             System::BowlineDedicated => "three replicas, --threads dedicated",
             System::BowlineFused => "three replicas, --threads fused",
+            System::BowlineLease => "three replicas, --threads auto, --reads lease",
             System::Bowline5 => "five replicas, --threads auto",
             System::Bowline7 => "seven replicas, --threads auto",
             System::Etcd => "three members",
             System::Redis => "one server, appendfsync always",
             System::RedisWait => "a primary and two replicas without disks, WAIT 1",
             System::RedisMemory => "one server, no disk",
+            System::Valkey => "one server, appendfsync always",
+            System::ValkeyWaitaof => {
+                "a primary and two replicas, appendfsync always on each, WAITAOF 1 1"
+            }
         }
     }
 
@@ -123,10 +156,11 @@ impl System {
         let version = program.ok().map(|program| version(&program)).unwrap_or_default();
         results::System {
             name: self.name(),
-            about: format!("{version}: {}", self.setup()),
+            version,
+            about: self.setup().to_owned(),
             // When a write is acknowledged: a majority's, or the primary's and that of WAIT 1.
             copies: u32::try_from(match self {
-                System::RedisWait => 2,
+                System::RedisWait | System::ValkeyWaitaof => 2,
                 _ => self.processes() / 2 + 1,
             })
             .unwrap_or(u32::MAX),
@@ -136,10 +170,14 @@ impl System {
     }
 
     fn program(self, programs: &Programs) -> anyhow::Result<PathBuf> {
-        let (name, package) = match self {
-            System::Etcd => ("etcd", "etcd-server"),
+        let paths = &programs.given;
+        let (name, package, option, given) = match self {
+            System::Etcd => ("etcd", "etcd-server", "--etcd", &paths.etcd),
             System::Redis | System::RedisWait | System::RedisMemory => {
-                ("redis-server", "redis-server")
+                ("redis-server", "redis-server", "--redis-server", &paths.redis_server)
+            }
+            System::Valkey | System::ValkeyWaitaof => {
+                ("valkey-server", "valkey-server", "--valkey-server", &paths.valkey_server)
             }
             _ => {
                 ensure!(
@@ -151,8 +189,18 @@ impl System {
                 return Ok(programs.bowline.clone());
             }
         };
-        find_program(name)
-            .with_context(|| format!("{name} is not installed (Debian package: {package})"))
+        if let Some(given) = given {
+            ensure!(
+                given.is_file(),
+                "{} does not exist; give the path of {name} with {option}",
+                given.display()
+            );
+            return fs::canonicalize(given)
+                .with_context(|| format!("cannot resolve the path {}", given.display()));
+        }
+        find_program(name).with_context(|| {
+            format!("{name} is not installed (Debian package: {package}; or give {option})")
+        })
     }
 
     /// Starts the system's servers in `folder`, which is emptied first, and waits until the system
@@ -175,9 +223,7 @@ impl System {
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
             System::Etcd => running.start_etcd(&program, hosts)?,
-            System::Redis | System::RedisWait | System::RedisMemory => {
-                running.start_redis(&program, hosts)?;
-            }
+            _ if self.is_redis() => running.start_redis(&program, hosts)?,
             _ => running.start_bowline(&program, hosts)?,
         }
         running.await_ready(interrupted)?;
@@ -254,6 +300,7 @@ impl Running {
             System::BowlineFused => "fused",
             _ => "auto",
         };
+        let reads = if self.system == System::BowlineLease { "lease" } else { "index" };
         let addresses = hosts::allocate::<2>(hosts)?;
         let peers = addresses.iter().enumerate();
         let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));
@@ -264,7 +311,7 @@ impl Running {
             command
                 .args(["serve", "--bootstrap", "--id", &id, "--peers", &peers])
                 .args(["--listen", &client.to_string(), "--peer-listen", &peer.to_string()])
-                .args(["--threads", threads])
+                .args(["--threads", threads, "--reads", reads])
                 .arg("--dir")
                 .arg(self.folder.join(&id))
                 .env_remove("BOWLINE_CONFIG")
@@ -280,7 +327,7 @@ impl Running {
         let addresses = hosts::allocate::<1>(hosts)?;
         let primary = addresses[0][0];
         for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
-            let name = format!("redis-{}", number + 1);
+            let name = format!("{}-{}", self.system.name(), number + 1);
             let folder = self.folder.join(&name);
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -291,11 +338,10 @@ impl Running {
                 .args(["--save", "", "--daemonize", "no", "--repl-diskless-sync-delay", "0"])
                 .arg("--dir")
                 .arg(&folder);
-            if self.system == System::Redis {
-                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
-            } else {
-                command.args(["--appendonly", "no"]);
-            }
+            match self.system {
+                System::RedisWait | System::RedisMemory => command.args(["--appendonly", "no"]),
+                _ => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+            };
             if number > 0 {
                 let (address, port) = (primary.ip().to_string(), primary.port().to_string());
                 command.args(["--replicaof", &format!("{address} {port}")]);
@@ -362,7 +408,14 @@ impl Running {
                 let info = query::redis(self.clients[0], &["INFO", "replication"]);
                 info.is_ok_and(|info| info.matches("state=online").count() == 2)
             }
-            System::Redis | System::RedisMemory => {
+            System::ValkeyWaitaof => {
+                // Until its first append-only file is complete, a replica reports no sync.
+                let write: [&[&str]; 2] =
+                    [&["SET", "perf:ready", "yes"], &["WAITAOF", "1", "2", "300"]];
+                let synced = query::redis_in_turn(self.clients[0], &write);
+                synced.is_ok_and(|synced| synced.starts_with(":1\r\n:2\r\n"))
+            }
+            _ if self.system.is_redis() => {
                 query::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")
             }
             _ => self.find_leader(),

@@ -30,7 +30,9 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     for system in &comparison.systems {
         match &system.skipped {
             Some(why) => add(format_args!("skipped {}: {why}\n", system.name)),
-            None => add(format_args!("{:<18} {}\n", system.name, system.about)),
+            None => {
+                add(format_args!("{:<18} {}: {}\n", system.name, system.version, system.about));
+            }
         }
     }
     add(format_args!(
@@ -45,16 +47,26 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
         add(format_args!("\n{}: {}\n", case.name, case.about));
         add(format_args!(
-            "  {:<18} {:>28} {:>9} {:>9} {:>10} {:>9} {:>9}\n",
-            "system", "operations/s", "p50", "p99", "CPU s/1000", "bytes/op", "syncs/op"
+            "  {:<18} {:>28} {:>9} {:>9} {:>10} {:>9} {:>9} {:>14}\n",
+            "system",
+            "operations/s",
+            "p50",
+            "p99",
+            "CPU s/1000",
+            "bytes/op",
+            "syncs/op",
+            "stolen %"
         ));
         for summary in &found {
             let rate = summary.rate;
             let ends =
                 format!("{} ({} to {})", amount(rate.median), amount(rate.min), amount(rate.max));
             let syncs = summary.syncs_per_operation;
+            let stolen = summary.stolen_share.map_or_else(String::new, |share| {
+                format!("{:.1} to {:.1}", 100.0 * share.min, 100.0 * share.max)
+            });
             add(format_args!(
-                "  {:<18} {:>28} {:>9} {:>9} {:>10.4} {:>9} {:>9}\n",
+                "  {:<18} {:>28} {:>9} {:>9} {:>10.4} {:>9} {:>9} {:>14}\n",
                 summary.system,
                 ends,
                 duration(summary.p50_s.median),
@@ -62,6 +74,7 @@ pub(crate) fn table(comparison: &Comparison) -> String {
                 summary.cpu_s_per_1000.median,
                 amount(summary.bytes_per_operation.median),
                 syncs.map_or_else(|| "-".to_owned(), |syncs| format!("{:.4}", syncs.median)),
+                stolen,
             ));
         }
         for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {

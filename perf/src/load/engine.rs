@@ -139,7 +139,12 @@ impl Engine {
             connections,
             retries: VecDeque::new(),
             dirty: Vec::new(),
-            requests: RequestEncoder::new(plan.key_bytes, plan.value_bytes, plan.wait),
+            requests: RequestEncoder::new(
+                plan.key_bytes,
+                plan.value_bytes,
+                plan.wait,
+                plan.wait_aof,
+            ),
             addresses: plan.sockets.clone(),
             leader: 0,
             announced_leader: None,
@@ -565,7 +570,8 @@ impl Engine {
         let was_up = connection.state == State::Up;
         let (generator, retries) = (&mut self.generator, &mut self.retries);
         connection.close(now + pause, |operation| {
-            if operation.request_sent == 0 {
+            // WAITAOF only waits for writes of its own connection.
+            if operation.request_sent == 0 && operation.request != Request::WaitAof {
                 retries.push_back(operation);
             } else if let Next::Retry(operation) = generator.on_lost(&operation, reason, now) {
                 retries.push_back(operation);

@@ -83,6 +83,11 @@ pub(crate) struct Arguments {
     /// have acknowledged it.
     #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait: Option<u32>,
+    /// Follow each write by WAITAOF 1 REPLICAS; the write succeeds when the server and this number
+    /// of its replicas have synced it to disk.
+    #[arg(long, value_name = "REPLICAS", conflicts_with = "wait",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wait_aof: Option<u32>,
     /// Verify every byte of each value that is read.
     #[arg(long)]
     pub(crate) verify: bool,
@@ -154,6 +159,9 @@ pub(crate) struct Plan {
     /// Number of replicas that the Redis command WAIT after each write waits for; `None` if no WAIT
     /// is sent.
     pub(crate) wait: Option<u32>,
+    /// Number of replicas that the command WAITAOF after each write waits for; `None` if no WAITAOF
+    /// is sent.
+    pub(crate) wait_aof: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
     pub(crate) conditions: Vec<Condition>,
@@ -176,8 +184,9 @@ impl Arguments {
             .map(|address| look_up(address))
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
-            self.wait.is_none() || protocol == Protocol::Redis,
-            "--wait: WAIT is a Redis command; leave it out, as etcd always waits for a quorum"
+            (self.wait.is_none() && self.wait_aof.is_none()) || protocol == Protocol::Redis,
+            "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd always \
+             waits for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {
@@ -242,6 +251,7 @@ impl Arguments {
             give_up: seconds("give-up", self.give_up, 0.001)?,
             follow: !self.no_follow,
             wait: self.wait,
+            wait_aof: self.wait_aof,
             verify: self.verify,
             history,
             conditions: self.conditions(kind)?,
@@ -321,6 +331,10 @@ impl Arguments {
             !mix.has(Kind::Insert) && !mix.has(Kind::Scan),
             "--history supports reads and writes of single keys that exist at the start; use \
              --workload a, b, c or f"
+        );
+        ensure!(
+            self.wait_aof.is_none(),
+            "--history does not record which writes WAITAOF waited for; leave out --wait-aof"
         );
         ensure!(
             !self.no_preload,

@@ -68,11 +68,11 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
-    target.server = match (field("bowline_version"), field("redis_version")) {
-        (Some(version), _) => format!("bowline {version}"),
-        (None, Some(version)) => format!("redis {version}"),
-        (None, None) => String::new(),
-    };
+    // Bowline and Valkey also have the version of the Redis with which they are compatible.
+    let version = ["bowline", "valkey", "redis"]
+        .into_iter()
+        .find_map(|name| Some(format!("{name} {}", field(&format!("{name}_version"))?)));
+    target.server = version.unwrap_or_default();
     for name in ["role", "connected_slaves", "bowline_threads", "threads"] {
         if let Some(value) = field(name) {
             target.facts.insert(name.to_owned(), value.to_owned());

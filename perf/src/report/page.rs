@@ -115,10 +115,11 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
                 if system.synced { "on disk" } else { "not on disk" }
             );
             let skipped = system.skipped.clone().map(|why| format!("skipped: {why}"));
-            vec![system.name.clone(), copies, skipped.unwrap_or_else(|| system.about.clone())]
+            let about = skipped.unwrap_or_else(|| system.about.clone());
+            vec![system.name.clone(), system.version.clone(), copies, about]
         })
         .collect();
-    add_table(body, &["system", "copies when acknowledged", "setup"], &systems);
+    add_table(body, &["system", "version", "copies when acknowledged", "setup"], &systems);
     let rows: Vec<Vec<String>> = comparison
         .cases
         .iter()
