@@ -72,8 +72,8 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Number of connections of a second client, which writes the same keys at the same time; `None`
-    /// if there is no second client.
+    /// Number of connections of a second client, which writes the same keys at the same time;
+    /// `None` if there is no second client.
     pub(crate) writers: Option<usize>,
     /// Intended operations per second of an open loop; `None` for a closed loop, in which each
     /// connection sends its next request after a reply.
@@ -118,8 +118,8 @@ const TYPES: &[&str] = &[
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
     bench-set-.., bench-get-.., bench-incr-.., bench-lpush-.., bench-hset-.., bench-zadd-.. and \
     bench-mset-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside \
-    puts), put-rate (open loop), types (commands on all types), and the sweeps connections, values, \
-    keys and depth";
+    puts), put-rate (open loop), types (commands on all types), and the sweeps connections, \
+    values, keys and depth";
 
 /// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
 /// is the number of different keys, and `rate` the operations per second of `put-rate`.
@@ -317,7 +317,9 @@ impl Case {
     /// Returns why `system` cannot run this case; `None` if it can.
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
-            (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not support etcd"),
+            (Client::RedisBenchmark, System::Etcd | System::EtcdRto5) => {
+                Some("redis-benchmark does not support etcd")
+            }
             (Client::RedisBenchmark, System::RedisWait | System::ValkeyWaitaof) => {
                 Some("redis-benchmark does not send WAIT")
             }

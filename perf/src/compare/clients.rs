@@ -1,6 +1,7 @@
 //! Client programs: `perf load`, as a separate process so that its processor time is measured
 //! separately, and `redis-benchmark`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,10 +30,12 @@ const CALIBRATION_ROUND_TRIPS: usize = 40;
 
 /// What a client program measured in one run: counts of operations, operations per second, and
 /// latencies in seconds.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
     pub(crate) errors: u64,
+    /// Number of failed operations by kind of error.
+    pub(crate) error_kinds: BTreeMap<String, u64>,
     pub(crate) rate: f64,
     pub(crate) p50_s: f64,
     pub(crate) p99_s: f64,
@@ -169,6 +172,7 @@ impl Clients<'_> {
         Ok(ClientResult {
             operations: record.counts.succeeded,
             errors: record.counts.failed,
+            error_kinds: record.errors,
             rate: record.achieved_rate,
             p50_s: all.p50_s,
             p99_s: all.p99_s,
@@ -289,6 +293,7 @@ fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     Some(ClientResult {
         operations,
         errors: 0,
+        error_kinds: BTreeMap::new(),
         rate: cell("rps")?,
         p50_s: seconds("p50_latency_ms")?,
         p99_s: seconds("p99_latency_ms")?,

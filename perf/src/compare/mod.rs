@@ -4,6 +4,7 @@
 mod cases;
 mod children;
 mod clients;
+mod counters;
 mod hosts;
 mod query;
 pub(crate) mod results;
@@ -12,6 +13,7 @@ mod systems;
 mod table;
 mod usage;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -30,7 +32,8 @@ use crate::report::{self, Input};
 use cases::Case;
 use clients::Clients;
 use results::{Comparison, SCHEMA, SCHEMA_VERSION};
-use rounds::{Rounds, SetLoss};
+pub(crate) use rounds::Link;
+use rounds::{Rounds, SetLink};
 use systems::{ProgramPaths, Programs};
 
 const JSON: &str = "json";
@@ -108,17 +111,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     let cases = cases::cases(&arguments.cases, arguments.keys, arguments.rate)?;
     let hosts = vec![hosts::LOOPBACK; 9];
-    let setup = Setup { systems: &arguments.only, cases, together: arguments.together, hosts };
+    let unavailable = |system: System| {
+        let needs = system.rto_min_ms().is_some();
+        needs.then(|| "its TCP timer needs network namespaces; use perf lossy".to_owned())
+    };
+    let setup = Setup {
+        systems: &arguments.only,
+        cases,
+        together: arguments.together,
+        hosts,
+        network: BTreeMap::new(),
+        unavailable: &unavailable,
+    };
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
 /// The systems, cases and hosts of a comparison.
-#[derive(Debug)]
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
+    /// Conditions of the network between the hosts, for the results file.
+    pub(crate) network: BTreeMap<String, String>,
+    /// Returns why the hosts cannot run a system; `None` if they can.
+    pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
 }
 
 /// Returns cases of puts under packet loss, one for each fraction in `losses` (from 0 to 1).
@@ -126,13 +143,13 @@ pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_loss` sets
-/// the fraction of packets that are lost between replicas.
+/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_link` sets
+/// the condition of the network between replicas.
 pub(crate) fn measure(
     common: &Common,
     default_name: &str,
     setup: Setup<'_>,
-    set_loss: &mut SetLoss<'_>,
+    set_link: &mut SetLink<'_>,
 ) -> anyhow::Result<ExitCode> {
     ensure!(
         common.seconds.is_finite() && common.seconds >= 0.1 && common.seconds <= 3_600.0,
@@ -181,7 +198,7 @@ pub(crate) fn measure(
         interrupted,
     };
     let clock = Instant::now();
-    comparison.partial = rounds.run(set_loss, &mut |run| {
+    comparison.partial = rounds.run(set_link, &mut |run| {
         eprintln!("{}", table::line(&run));
         comparison.runs.push(run);
     });
@@ -231,7 +248,10 @@ fn prepare(
         if systems.contains(&system) {
             continue;
         }
-        let description = system.describe(programs);
+        let mut description = system.describe(programs);
+        if description.skipped.is_none() {
+            description.skipped = (setup.unavailable)(system);
+        }
         match &description.skipped {
             Some(why) => eprintln!("skipped: {}: {why}", description.name),
             None => systems.push(system),
@@ -262,6 +282,7 @@ fn prepare(
         partial: None,
         rounds: common.rounds,
         seconds: common.seconds,
+        network: setup.network.clone(),
         systems: described,
         cases: setup.cases.iter().flat_map(Case::describe).collect(),
         runs: Vec::new(),

@@ -45,6 +45,9 @@ pub(crate) struct Comparison {
     /// Planned length of a run in seconds. Clients that stop after a number of operations keep to
     /// it only roughly.
     pub(crate) seconds: f64,
+    /// Conditions of the network between the servers, by name; empty for the loopback interface.
+    #[serde(default)]
+    pub(crate) network: BTreeMap<String, String>,
     /// The measured systems, in the order in which each round measures them.
     pub(crate) systems: Vec<System>,
     /// The measured cases, in the order in which each round runs them.
@@ -112,6 +115,19 @@ pub(crate) struct Measurement {
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
     pub(crate) errors: u64,
+    /// Number of failed operations by kind: the first word of the error, or `timeout`,
+    /// `connection`, `corrupt`. Empty if the client does not tell.
+    #[serde(default)]
+    pub(crate) error_kinds: BTreeMap<String, u64>,
+    /// Number of leader changes during the run: of Bowline, new terms, which include elections
+    /// without a winner; of etcd, changes that a member has seen. `None` if the system does not
+    /// report them.
+    #[serde(default)]
+    pub(crate) leader_changes: Option<u64>,
+    /// Other counters of the servers and of TCP that rose during the run, by name, with their rise;
+    /// TCP's are measured under `perf lossy` only.
+    #[serde(default)]
+    pub(crate) counters: BTreeMap<String, u64>,
     /// Successful operations per second.
     pub(crate) rate: f64,
     /// Median latency in seconds.
@@ -161,8 +177,8 @@ pub(crate) struct Summary {
     /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
     /// report them.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// Fraction of the processor time of all cores that the host stole during each run, from 0 to 1;
-    /// `None` in results of earlier versions of this program.
+    /// Fraction of the processor time of all cores that the host stole during each run, from 0 to
+    /// 1; `None` in results of earlier versions of this program.
     #[serde(default)]
     pub(crate) stolen_share: Option<Spread>,
     /// For each other system, by name: this system's figures divided by the other system's figures

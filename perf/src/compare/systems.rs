@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use super::children::{Child, command, find_program};
+use super::counters::{self, Counters};
 use super::hosts::{self, Host};
 use super::query;
 use super::results;
@@ -37,8 +38,14 @@ pub(crate) enum System {
     Bowline5,
     /// Seven Bowline replicas.
     Bowline7,
+    /// Three Bowline replicas whose TCP connections retransmit after 5 ms at the earliest, instead
+    /// of 200 ms. Only in `perf lossy`.
+    BowlineRto5,
     /// Three etcd members.
     Etcd,
+    /// Three etcd members whose TCP connections retransmit after 5 ms at the earliest. Only in
+    /// `perf lossy`.
+    EtcdRto5,
     /// One Redis server that syncs every write to disk before it replies.
     Redis,
     /// A Redis primary with two replicas, without syncs to disk; after each write the client waits
@@ -113,7 +120,17 @@ impl System {
 
     /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
-        if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
+        if matches!(self, System::Etcd | System::EtcdRto5) {
+            Protocol::Etcd
+        } else {
+            Protocol::Redis
+        }
+    }
+
+    /// Returns the minimal TCP retransmission timer between the system's servers in milliseconds;
+    /// `None` for the kernel's default.
+    pub(crate) fn rto_min_ms(self) -> Option<u32> {
+        matches!(self, System::BowlineRto5 | System::EtcdRto5).then_some(5)
     }
 
     /// Returns the number of server processes of the system.
@@ -134,7 +151,9 @@ impl System {
             System::BowlineLease => "three replicas, --threads auto, --reads lease",
             System::Bowline5 => "five replicas, --threads auto",
             System::Bowline7 => "seven replicas, --threads auto",
+            System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
             System::Etcd => "three members",
+            System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
             System::Redis => "one server, appendfsync always",
             System::RedisWait => "a primary and two replicas without disks, WAIT 1",
             System::RedisMemory => "one server, no disk",
@@ -172,7 +191,7 @@ impl System {
     fn program(self, programs: &Programs) -> anyhow::Result<PathBuf> {
         let paths = &programs.given;
         let (name, package, option, given) = match self {
-            System::Etcd => ("etcd", "etcd-server", "--etcd", &paths.etcd),
+            System::Etcd | System::EtcdRto5 => ("etcd", "etcd-server", "--etcd", &paths.etcd),
             System::Redis | System::RedisWait | System::RedisMemory => {
                 ("redis-server", "redis-server", "--redis-server", &paths.redis_server)
             }
@@ -222,7 +241,7 @@ impl System {
         let mut running =
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
-            System::Etcd => running.start_etcd(&program, hosts)?,
+            System::Etcd | System::EtcdRto5 => running.start_etcd(&program, hosts)?,
             _ if self.is_redis() => running.start_redis(&program, hosts)?,
             _ => running.start_bowline(&program, hosts)?,
         }
@@ -275,6 +294,11 @@ impl Running {
             }
         };
         self.clients.iter().map(of_one).sum()
+    }
+
+    /// Returns the counters of all servers that explain a run.
+    pub(crate) fn counters(&self) -> Counters {
+        counters::of_servers(self.system.protocol(), &self.clients)
     }
 
     /// Returns an error if one of the system's server processes has exited.
@@ -400,7 +424,7 @@ impl Running {
     /// front.
     fn is_ready(&mut self) -> bool {
         match self.system {
-            System::Etcd => self.clients.iter().all(|client| {
+            System::Etcd | System::EtcdRto5 => self.clients.iter().all(|client| {
                 let health = query::http(*client, "/health").unwrap_or_default();
                 health.contains("\"health\":\"true\"")
             }),

@@ -1,5 +1,6 @@
 //! The table that `perf compare` and `perf lossy` print.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::results::{Comparison, Measurement, Spread};
@@ -11,14 +12,37 @@ pub(crate) fn line(run: &Measurement) -> String {
     match &run.failure {
         Some(failure) => format!("{start} {failure}"),
         None => format!(
-            "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {} errors, {:.1} % stolen",
+            "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {:.1} % stolen, {}",
             amount(run.rate),
             duration(run.p50_s),
             duration(run.p99_s),
-            run.errors,
             100.0 * run.stolen_s / run.wall_s.max(1e-9),
+            events(run),
         ),
     }
+}
+
+/// Returns the errors by kind, the leader changes and the other events of a run, in a line.
+fn events(run: &Measurement) -> String {
+    let list = |counts: &BTreeMap<String, u64>| {
+        let counts: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        counts.join(", ")
+    };
+    let mut text = format!("{} errors", run.errors);
+    let mut add = |part: std::fmt::Arguments<'_>| {
+        text.write_fmt(part).expect("writing to a String cannot fail");
+    };
+    if !run.error_kinds.is_empty() {
+        add(format_args!(" ({})", list(&run.error_kinds)));
+    }
+    if let Some(changes) = run.leader_changes {
+        add(format_args!(", {changes} leader changes"));
+    }
+    if !run.counters.is_empty() {
+        add(format_args!(", {}", list(&run.counters)));
+    }
+    text
 }
 
 /// Returns the results of all cases as a table for the terminal, with one block of lines per case.
@@ -34,6 +58,9 @@ pub(crate) fn table(comparison: &Comparison) -> String {
                 add(format_args!("{:<18} {}: {}\n", system.name, system.version, system.about));
             }
         }
+    }
+    for (name, value) in &comparison.network {
+        add(format_args!("{name}: {value}\n"));
     }
     add(format_args!(
         "{} rounds of {} s per case, {} shared cores; medians (minimum to maximum)\n",
@@ -77,6 +104,10 @@ pub(crate) fn table(comparison: &Comparison) -> String {
                 stolen,
             ));
         }
+        let runs = comparison.runs.iter().filter(|run| run.case == case.name);
+        for run in runs.filter(|run| run.failure.is_none() && is_eventful(comparison, run)) {
+            add(format_args!("  round {} {}: {}\n", run.round, run.system, events(run)));
+        }
         for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {
             for (other, ratios) in &summary.against {
                 let quiet = match ratios.rate_quiet {
@@ -102,6 +133,12 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
     }
     text
+}
+
+/// Returns whether the table shows the events of this run: all runs over a network with loss, and
+/// those with errors or leader changes.
+fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
+    !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }
 
 fn ratio(spread: Spread) -> String {

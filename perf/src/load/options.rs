@@ -185,8 +185,8 @@ impl Arguments {
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
             (self.wait.is_none() && self.wait_aof.is_none()) || protocol == Protocol::Redis,
-            "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd always \
-             waits for a quorum"
+            "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd \
+             always waits for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
         let kind = match (self.rate, self.closed) {

@@ -159,7 +159,8 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         ),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value));
-    add_facts(body, "measurement", &facts);
+    let network = comparison.network.iter().map(|(name, value)| (name.clone(), value.clone()));
+    add_facts(body, "measurement", &facts.into_iter().chain(network).collect::<Vec<_>>());
     let troubles = comparison.runs.iter().filter_map(|run| {
         let failure = run.failure.as_ref()?;
         Some((format!("round {}, {}, {}", run.round, run.system, run.case), failure.clone()))
