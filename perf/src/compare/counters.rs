@@ -108,7 +108,9 @@ mod tests {
     fn leader_changes_are_those_of_one_server_and_events_those_of_all() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
-            texts.iter().for_each(|text| add(&mut counters, text, "raft_term", BOWLINE));
+            for text in texts {
+                add(&mut counters, text, "raft_term", BOWLINE);
+            }
             counters
         };
         let before = of(["raft_term:3\r\ndisk_stalls:1\r\n", "raft_term:2\r\ndisk_stalls:0\r\n"]);

@@ -154,10 +154,9 @@ impl System {
             System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
             System::Etcd => "three members",
             System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
-            System::Redis => "one server, appendfsync always",
+            System::Redis | System::Valkey => "one server, appendfsync always",
             System::RedisWait => "a primary and two replicas without disks, WAIT 1",
             System::RedisMemory => "one server, no disk",
-            System::Valkey => "one server, appendfsync always",
             System::ValkeyWaitaof => {
                 "a primary and two replicas, appendfsync always on each, WAITAOF 1 1"
             }
