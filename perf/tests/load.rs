@@ -85,6 +85,7 @@ fn invalid_arguments_are_rejected_before_the_run() {
         ("--closed --history h --no-preload", "--no-preload"),
         ("--closed --wait 1 --wait-aof 1", "--wait-aof"),
         ("--closed --history h --wait-aof 1", "--wait-aof"),
+        ("--closed --workload e --target nats://127.0.0.1:1", "NATS has no scan"),
         ("--closed --wait-aof 1 --target etcd://127.0.0.1:1", "WAITAOF"),
         ("--closed --out nowhere/../.hidden", ".hidden"),
     ] {

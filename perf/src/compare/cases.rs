@@ -317,6 +317,7 @@ impl Case {
     /// Returns why `system` cannot run this case; `None` if it can.
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
+            (Client::RedisBenchmark, System::Nats) => Some("redis-benchmark does not support NATS"),
             (Client::RedisBenchmark, System::Etcd | System::EtcdRto5) => {
                 Some("redis-benchmark does not support etcd")
             }

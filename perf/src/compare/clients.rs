@@ -234,6 +234,7 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
     let scheme = match target.system.protocol() {
         Protocol::Redis => "redis",
         Protocol::Etcd => "etcd",
+        Protocol::Nats => "nats",
     };
     let workload = match case.operation {
         Operation::Get => "get",

@@ -43,6 +43,7 @@ pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters
                 let changes = "etcd_server_leader_changes_seen_total";
                 (query::http(*client, "/metrics"), changes, ETCD)
             }
+            Protocol::Nats => continue,
             Protocol::Redis => (query::redis(*client, &["INFO"]), "raft_term", BOWLINE),
         };
         add(&mut counters, &text.unwrap_or_default(), changes, names);

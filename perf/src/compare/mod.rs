@@ -1,11 +1,12 @@
-//! `perf compare`: measures Bowline, etcd, Redis and Valkey under the same load, in turn, in fresh
-//! folders, with the processor time and the disk writes of the servers.
+//! `perf compare`: measures Bowline, etcd, Redis, Valkey and NATS under the same load, in turn, in
+//! fresh folders, with the processor time and the disk writes of the servers.
 
 mod cases;
 mod children;
 mod clients;
 mod counters;
 mod hosts;
+mod nats;
 mod query;
 pub(crate) mod results;
 mod rounds;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::children::{Child, command, find_program};
 use super::counters::{self, Counters};
 use super::hosts::{self, Host};
+use super::nats;
 use super::query;
 use super::results;
 use super::usage::{Usage, usage};
@@ -58,6 +59,8 @@ pub(crate) enum System {
     /// A Valkey primary with two replicas, which all sync every write to disk; after each write the
     /// client waits until it is on the disks of the primary and of one replica (WAITAOF 1 1).
     ValkeyWaitaof,
+    /// Three NATS servers with a key-value bucket of three replicas, which sync every write.
+    Nats,
 }
 
 /// The protocol that a system's clients use.
@@ -65,6 +68,7 @@ pub(crate) enum System {
 pub(crate) enum Protocol {
     Redis,
     Etcd,
+    Nats,
 }
 
 /// Command-line options for the paths of server programs that are otherwise looked up in `PATH`.
@@ -79,6 +83,9 @@ pub(crate) struct ProgramPaths {
     /// Path of the `valkey-server` program to measure.
     #[arg(long, value_name = "PROGRAM")]
     valkey_server: Option<PathBuf>,
+    /// Path of the `nats-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    nats_server: Option<PathBuf>,
 }
 
 /// Paths of server programs.
@@ -120,10 +127,10 @@ impl System {
 
     /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
-        if matches!(self, System::Etcd | System::EtcdRto5) {
-            Protocol::Etcd
-        } else {
-            Protocol::Redis
+        match self {
+            System::Etcd | System::EtcdRto5 => Protocol::Etcd,
+            System::Nats => Protocol::Nats,
+            _ => Protocol::Redis,
         }
     }
 
@@ -160,6 +167,7 @@ impl System {
             System::ValkeyWaitaof => {
                 "a primary and two replicas, appendfsync always on each, WAITAOF 1 1"
             }
+            System::Nats => "three servers, a bucket of three replicas, sync_interval always",
         }
     }
 
@@ -197,6 +205,7 @@ impl System {
             System::Valkey | System::ValkeyWaitaof => {
                 ("valkey-server", "valkey-server", "--valkey-server", &paths.valkey_server)
             }
+            System::Nats => ("nats-server", "nats-server", "--nats-server", &paths.nats_server),
             _ => {
                 ensure!(
                     programs.bowline.is_file(),
@@ -241,6 +250,7 @@ impl System {
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
             System::Etcd | System::EtcdRto5 => running.start_etcd(&program, hosts)?,
+            System::Nats => running.start_nats(&program, hosts)?,
             _ if self.is_redis() => running.start_redis(&program, hosts)?,
             _ => running.start_bowline(&program, hosts)?,
         }
@@ -287,6 +297,7 @@ impl Running {
                 let log = count("etcd_disk_wal_fsync_duration_seconds_count")?;
                 Some(log + count("etcd_disk_backend_commit_duration_seconds_count")?)
             }
+            Protocol::Nats => None,
             Protocol::Redis => {
                 let info = query::redis(*client, &["INFO", "raft"]).ok()?;
                 query::number(&info, "raft_log_syncs")
@@ -400,6 +411,22 @@ impl Running {
         Ok(())
     }
 
+    fn start_nats(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
+        let addresses = hosts::allocate::<2>(hosts)?;
+        let peers: Vec<SocketAddr> = addresses.iter().map(|[_, peer]| *peer).collect();
+        for (number, (host, [client, peer])) in hosts.iter().zip(&addresses).enumerate() {
+            let folder = self.folder.join(format!("nats-{number}"));
+            let file = folder.with_extension("conf");
+            fs::write(&file, nats::config(number, *client, *peer, &peers, &folder))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            let mut command = command(program, host.within);
+            command.arg("-c").arg(&file);
+            self.add(&format!("nats-{number}"), command)?;
+            self.clients.push(*client);
+        }
+        Ok(())
+    }
+
     fn await_ready(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self.is_ready() {
@@ -437,6 +464,14 @@ impl Running {
                     [&["SET", "perf:ready", "yes"], &["WAITAOF", "1", "2", "300"]];
                 let synced = query::redis_in_turn(self.clients[0], &write);
                 synced.is_ok_and(|synced| synced.starts_with(":1\r\n:2\r\n"))
+            }
+            System::Nats => {
+                let leader = nats::leader(self.clients[0], self.clients.len());
+                // The load generator uses the first server.
+                leader.is_some_and(|leader| {
+                    self.clients.swap(0, leader);
+                    true
+                })
             }
             _ if self.system.is_redis() => {
                 query::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")

@@ -308,6 +308,11 @@ impl Engine {
                     self.mark_dirty(number);
                     self.on_up(number);
                 }
+                Ok(true) if self.plan.protocol == Protocol::Nats => {
+                    connection.start_nats();
+                    self.mark_dirty(number);
+                    self.on_up(number);
+                }
                 Ok(true) if self.plan.follow => {
                     connection.state = State::FindingLeader { until };
                     let mut request = Vec::new();
@@ -365,8 +370,10 @@ impl Engine {
     /// Handles the replies in `bytes`, and keeps an incomplete last reply until the rest of its
     /// bytes arrives. Returns false if the connection is now closed.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
-        if self.plan.protocol == Protocol::Etcd {
-            return self.on_frames(number, bytes, now);
+        match self.plan.protocol {
+            Protocol::Redis => {}
+            Protocol::Etcd => return self.on_frames(number, bytes, now),
+            Protocol::Nats => return self.on_messages(number, bytes, now),
         }
         let mut at = 0;
         loop {
@@ -438,6 +445,32 @@ impl Engine {
         self.mark_dirty(number);
         self.enqueue_ready(number);
         !self.leave_old_leader(number)
+    }
+
+    /// Handles the NATS messages in `bytes`, which may arrive in any order, and keeps an incomplete
+    /// last message for later. Returns false if the connection is now closed.
+    fn on_messages(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        let mut at = 0;
+        loop {
+            match self.connections[number].read_nats(&bytes[at..]) {
+                Ok(Some((length, ended))) => {
+                    at += length;
+                    if let Some((place, reply)) = ended {
+                        self.on_reply_at(number, place, reply, now);
+                    }
+                }
+                Ok(None) => break,
+                Err(resp::Broken) => {
+                    self.on_failure(number, "invalid data, or an error of the NATS server");
+                    return false;
+                }
+            }
+        }
+        self.connections[number].partial.extend_from_slice(&bytes[at..]);
+        // Also flushes answers to PING, which belong to no operation.
+        self.mark_dirty(number);
+        self.enqueue_ready(number);
+        true
     }
 
     /// Handles a reply in the Redis protocol. Returns false if the connection is now closed.

@@ -16,7 +16,8 @@ use super::workload::{Kind, Mix};
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Arguments {
     /// Servers: `redis://127.0.0.1:7001,127.0.0.1:7002` for Bowline or Redis,
-    /// `etcd://127.0.0.1:2379` for etcd. Give all replicas: the leader is found and followed.
+    /// `etcd://127.0.0.1:2379` for etcd, `nats://127.0.0.1:4222` for NATS's key-value bucket
+    /// `perf`. Give all replicas: the leader is found and followed; with NATS, give it first.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
     /// Operations per second at a constant interval, whatever the server does (open loop).
@@ -116,6 +117,8 @@ pub(crate) enum Protocol {
     Redis,
     /// etcd's v3 API, gRPC.
     Etcd,
+    /// NATS's protocol, for the key-value bucket `perf`.
+    Nats,
 }
 
 impl Protocol {
@@ -124,6 +127,7 @@ impl Protocol {
         match self {
             Protocol::Redis => "redis",
             Protocol::Etcd => "etcd",
+            Protocol::Nats => "nats",
         }
     }
 }
@@ -186,9 +190,14 @@ impl Arguments {
         ensure!(
             (self.wait.is_none() && self.wait_aof.is_none()) || protocol == Protocol::Redis,
             "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd \
-             always waits for a quorum"
+             and NATS always wait for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
+        ensure!(
+            protocol != Protocol::Nats || !mix.has(Kind::Scan),
+            "--workload {}: NATS has no scan of its keys; use a to d, f, set or get",
+            self.workload
+        );
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
                 ensure!(
@@ -286,7 +295,8 @@ impl Arguments {
         let protocol = match scheme {
             "redis" | "bowline" => Protocol::Redis,
             "etcd" => Protocol::Etcd,
-            _ => bail!("--target {target}: unknown scheme `{scheme}`; use redis or etcd"),
+            "nats" => Protocol::Nats,
+            _ => bail!("--target {target}: unknown scheme `{scheme}`; use redis, etcd or nats"),
         };
         let addresses = rest.trim_end_matches('/').split(',');
         Ok((protocol, addresses.map(|address| address.trim().to_owned()).collect()))
