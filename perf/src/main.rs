@@ -38,7 +38,7 @@ enum Command {
     Check(load::history::Arguments),
     /// Draw charts of results.
     Report(report::Arguments),
-    /// Measure Bowline, etcd and Redis side by side.
+    /// Measure Bowline, etcd, Redis, Valkey and NATS side by side.
     Compare(compare::Arguments),
     /// Measure under packet loss between replicas (needs root).
     Lossy(lossy::Arguments),

@@ -83,6 +83,10 @@ fn invalid_arguments_are_rejected_before_the_run() {
         ("--closed --history h -w d", "--history"),
         ("--closed --history h -d 8", "--value-size"),
         ("--closed --history h --no-preload", "--no-preload"),
+        ("--closed --wait 1 --wait-aof 1", "--wait-aof"),
+        ("--closed --history h --wait-aof 1", "--wait-aof"),
+        ("--closed --workload e --target nats://127.0.0.1:1", "NATS has no scan"),
+        ("--closed --wait-aof 1 --target etcd://127.0.0.1:1", "WAITAOF"),
         ("--closed --out nowhere/../.hidden", ".hidden"),
     ] {
         let output = perf(&folder, &format!("load {arguments}"));
@@ -220,6 +224,27 @@ fn errors_are_counted_by_kind_not_as_successes() {
     let csv = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(csv.starts_with("\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\""), "{csv}");
     assert!(csv.lines().nth(1).is_some_and(|line| line.starts_with("\"SET\",\"")), "{csv}");
+}
+
+/// WAITAOF follows each write, after the write's reply, and decides whether it succeeded.
+#[test]
+fn write_succeeds_when_replicas_have_synced_it() {
+    let folder = folder("wait_aof");
+    let server = Server::start(|number, _| match number % 20 {
+        1 => Reply::Text("*2\r\n:1\r\n:0\r\n"),
+        3 => Reply::Text("*2\r\n:0\r\n:1\r\n"),
+        _ => Reply::Execute,
+    });
+    let load = format!("load --target {} -w set -c 1 --rate 100 --seconds 2", server.url());
+    let output = perf(&folder, &format!("{load} --warm-up 0 --wait-aof 1 --json"));
+    let measured = record(&output, 1);
+    assert_eq!(measured["errors"], serde_json::json!({ "WAITAOF": 40 }));
+    assert_eq!(measured["counts"]["succeeded"], 160);
+    let received = server.received();
+    assert_eq!(received.len(), 400);
+    for pair in received.chunks(2) {
+        assert!(pair[0].starts_with("SET ") && pair[1] == "WAITAOF 1", "{pair:?}");
+    }
 }
 
 #[test]

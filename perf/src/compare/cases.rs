@@ -19,11 +19,46 @@ pub(crate) enum Client {
     RedisBenchmark,
 }
 
-/// The operation that all requests of a case perform.
+/// The operation that all requests of a case perform. `perf load` knows puts and gets only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
+    /// Increments a counter.
+    Incr,
+    /// Appends to the front of one list.
+    Lpush,
+    /// Sets a field of one hash.
+    Hset,
+    /// Sets the score of a member of one sorted set.
+    Zadd,
+    /// Writes ten keys.
+    Mset,
+}
+
+impl Operation {
+    const ALL: [Operation; 7] = [
+        Operation::Put,
+        Operation::Get,
+        Operation::Incr,
+        Operation::Lpush,
+        Operation::Hset,
+        Operation::Zadd,
+        Operation::Mset,
+    ];
+
+    /// Returns the name of the Redis command that performs the operation, in lower case.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Operation::Put => "set",
+            Operation::Get => "get",
+            Operation::Incr => "incr",
+            Operation::Lpush => "lpush",
+            Operation::Hset => "hset",
+            Operation::Zadd => "zadd",
+            Operation::Mset => "mset",
+        }
+    }
 }
 
 /// One case of a comparison: the client program, the operation and the parameters of the load.
@@ -37,6 +72,9 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
+    /// Number of connections of a second client, which writes the same keys at the same time;
+    /// `None` if there is no second client.
+    pub(crate) writers: Option<usize>,
     /// Intended operations per second of an open loop; `None` for a closed loop, in which each
     /// connection sends its next request after a reply.
     pub(crate) rate: Option<f64>,
@@ -57,17 +95,31 @@ const DEFAULT: &[&str] = &[
     "put-rate",
     "get-64",
     "get-64-16",
+    "readers-50-beside-8",
     "bench-set-64",
     "bench-set-64-16",
     "bench-set-64-64",
+    "bench-set-50-64",
+    "bench-set-256",
     "bench-get-64",
     "bench-get-64-16",
 ];
 
+/// Names of the cases for which `types` stands: commands on values of all types.
+const TYPES: &[&str] = &[
+    "bench-incr-64-16",
+    "bench-lpush-64-16",
+    "bench-hset-64-16",
+    "bench-zadd-64-16",
+    "bench-mset-64-16",
+];
+
 /// The forms of valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
-    bench-set-.. and bench-get-.. likewise (redis-benchmark), put-rate (open loop), and the sweeps \
-    connections, values, keys and depth";
+    bench-set-.., bench-get-.., bench-incr-.., bench-lpush-.., bench-hset-.., bench-zadd-.. and \
+    bench-mset-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside \
+    puts), put-rate (open loop), types (commands on all types), and the sweeps connections, \
+    values, keys and depth";
 
 /// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
 /// is the number of different keys, and `rate` the operations per second of `put-rate`.
@@ -94,6 +146,11 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
                 [1_000, 10_000, 1_000_000_u64]
                     .map(|count| sweep("keys", "keys", count as f64, count)),
             ),
+            "types" => {
+                for name in TYPES {
+                    cases.push(read(name, keys)?);
+                }
+            }
             "put-rate" => cases.push(Case {
                 rate: Some(rate),
                 name: name.clone(),
@@ -113,15 +170,24 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
 }
 
 fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
-    let kinds = [
-        ("put-", Client::Load, Operation::Put),
-        ("get-", Client::Load, Operation::Get),
-        ("bench-set-", Client::RedisBenchmark, Operation::Put),
-        ("bench-get-", Client::RedisBenchmark, Operation::Get),
-    ];
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
-    for (start, client, operation) in kinds {
-        let Some(rest) = name.strip_prefix(start) else { continue };
+    if let Some(rest) = name.strip_prefix("readers-")
+        && let Some((readers, writers)) = rest.split_once("-beside-")
+        && let (Some(readers), Some(writers)) = (number(readers), number(writers))
+    {
+        return Ok(Case {
+            name: name.to_owned(),
+            writers: Some(writers),
+            ..plain(Client::Load, Operation::Get, readers, 1, keys)
+        });
+    }
+    let load = [("put-", Operation::Put), ("get-", Operation::Get)]
+        .map(|(start, operation)| (start.to_owned(), Client::Load, operation));
+    let benchmark = Operation::ALL.map(|operation| {
+        (format!("bench-{}-", operation.command()), Client::RedisBenchmark, operation)
+    });
+    for (start, client, operation) in load.into_iter().chain(benchmark) {
+        let Some(rest) = name.strip_prefix(&start) else { continue };
         let (connections, pipeline) = rest.split_once('-').unwrap_or((rest, "1"));
         if let (Some(connections), Some(pipeline)) = (number(connections), number(pipeline)) {
             let name = name.to_owned();
@@ -146,6 +212,7 @@ fn plain(
         pipeline,
         value_bytes: VALUE_BYTES,
         keys,
+        writers: None,
         rate: None,
         loss: None,
         sweep: None,
@@ -177,17 +244,49 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the name and description of this case for the results file.
-    pub(crate) fn describe(&self) -> results::Case {
-        results::Case { name: self.name.clone(), about: self.about(), sweep: self.sweep.clone() }
+    /// Returns the client whose load runs at the same time as that of this case: the writers beside
+    /// readers. `None` if there is none.
+    pub(crate) fn beside(&self) -> Option<Case> {
+        let connections = self.writers?;
+        Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })
+    }
+
+    /// Returns the names under which the results file lists what each client of this case measured:
+    /// the case's name, or one name for the readers and one for the writers.
+    pub(crate) fn rows(&self) -> Vec<String> {
+        match self.writers {
+            Some(_) => vec![format!("{}:get", self.name), format!("{}:put", self.name)],
+            None => vec![self.name.clone()],
+        }
+    }
+
+    /// Returns the names and descriptions of this case for the results file, in the order of
+    /// [`Case::rows`].
+    pub(crate) fn describe(&self) -> Vec<results::Case> {
+        let abouts = match self.beside() {
+            Some(writers) => {
+                let readers = Case { writers: None, ..self.clone() };
+                vec![
+                    format!("{}, beside {}", readers.about(), writers.about()),
+                    format!("{}, beside {}", writers.about(), readers.about()),
+                ]
+            }
+            None => vec![self.about()],
+        };
+        let rows = self.rows().into_iter().zip(abouts);
+        rows.map(|(name, about)| results::Case { name, about, sweep: self.sweep.clone() }).collect()
     }
 
     fn about(&self) -> String {
         let operation = match (self.client, self.operation) {
-            (Client::Load, Operation::Put) => "puts",
-            (Client::Load, Operation::Get) => "gets",
-            (Client::RedisBenchmark, Operation::Put) => "redis-benchmark SET",
-            (Client::RedisBenchmark, Operation::Get) => "redis-benchmark GET",
+            (Client::Load, Operation::Get) => "gets".to_owned(),
+            (Client::Load, _) => "puts".to_owned(),
+            (Client::RedisBenchmark, Operation::Mset) => {
+                "redis-benchmark MSET of 10 keys".to_owned()
+            }
+            (Client::RedisBenchmark, operation) => {
+                format!("redis-benchmark {}", operation.command().to_uppercase())
+            }
         };
         let mut text = format!("{operation}, {} connections", self.connections);
         if self.connections == 1 {
@@ -218,8 +317,11 @@ impl Case {
     /// Returns why `system` cannot run this case; `None` if it can.
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
-            (Client::RedisBenchmark, System::Etcd) => Some("redis-benchmark does not support etcd"),
-            (Client::RedisBenchmark, System::RedisWait) => {
+            (Client::RedisBenchmark, System::Nats) => Some("redis-benchmark does not support NATS"),
+            (Client::RedisBenchmark, System::Etcd | System::EtcdRto5) => {
+                Some("redis-benchmark does not support etcd")
+            }
+            (Client::RedisBenchmark, System::RedisWait | System::ValkeyWaitaof) => {
                 Some("redis-benchmark does not send WAIT")
             }
             _ => None,
@@ -247,6 +349,30 @@ mod tests {
         assert_eq!(about[1], "redis-benchmark GET, 64 connections, 16 deep, closed loop");
         assert_eq!(about[2], "puts, 64 connections, open loop at 100/s");
         assert_eq!(named(&[]).unwrap().len(), DEFAULT.len());
+        let types = named(&["types", "bench-set-50-64"]).unwrap();
+        assert_eq!(types[1].about(), "redis-benchmark LPUSH, 64 connections, 16 deep, closed loop");
+        assert_eq!(types[4].operation, Operation::Mset);
+        assert_eq!((types[5].connections, types[5].pipeline), (50, 64));
+    }
+
+    #[test]
+    fn readers_beside_writers_have_a_row_each() {
+        let case = &named(&["readers-50-beside-8"]).unwrap()[0];
+        assert_eq!((case.connections, case.operation), (50, Operation::Get));
+        let writers = case.beside().unwrap();
+        assert_eq!((writers.connections, writers.operation), (8, Operation::Put));
+        assert!(writers.beside().is_none());
+        let rows: Vec<(String, String)> =
+            case.describe().into_iter().map(|row| (row.name, row.about)).collect();
+        let (gets, puts) =
+            ("gets, 50 connections, closed loop", "puts, 8 connections, closed loop");
+        assert_eq!(
+            rows,
+            [
+                ("readers-50-beside-8:get".to_owned(), format!("{gets}, beside {puts}")),
+                ("readers-50-beside-8:put".to_owned(), format!("{puts}, beside {gets}")),
+            ]
+        );
     }
 
     #[test]
@@ -261,7 +387,16 @@ mod tests {
 
     #[test]
     fn unknown_case_names_are_rejected() {
-        for bad in ["put", "put-", "put-0", "put-64-x", "set-64", "put-64-16-2"] {
+        for bad in [
+            "put",
+            "put-",
+            "put-0",
+            "put-64-x",
+            "set-64",
+            "put-64-16-2",
+            "readers-5",
+            "readers-5-beside-0",
+        ] {
             let error = named(&[bad]).unwrap_err().to_string();
             assert!(error.contains(bad) && error.contains("put-rate"), "{error}");
         }

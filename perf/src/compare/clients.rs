@@ -1,6 +1,7 @@
 //! Client programs: `perf load`, as a separate process so that its processor time is measured
 //! separately, and `redis-benchmark`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,10 +30,12 @@ const CALIBRATION_ROUND_TRIPS: usize = 40;
 
 /// What a client program measured in one run: counts of operations, operations per second, and
 /// latencies in seconds.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
     pub(crate) errors: u64,
+    /// Number of failed operations by kind of error.
+    pub(crate) error_kinds: BTreeMap<String, u64>,
     pub(crate) rate: f64,
     pub(crate) p50_s: f64,
     pub(crate) p99_s: f64,
@@ -46,7 +49,8 @@ pub(crate) struct Target<'a> {
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs the client programs `perf load` and `redis-benchmark`, one at a time.
+/// Runs the client programs `perf load` and `redis-benchmark`: one at a time, or the two of a case
+/// with readers and writers.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
@@ -56,6 +60,12 @@ pub(crate) struct Clients<'a> {
     pub(crate) seed: u64,
 }
 
+/// A running `perf load`, and the file to which it writes its results.
+struct Load {
+    child: Child,
+    path: PathBuf,
+}
+
 impl Clients<'_> {
     /// Writes all keys of a case, so that later gets find values. This run is not measured.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
@@ -63,8 +73,8 @@ impl Clients<'_> {
             Client::Load => {
                 // `perf load` preloads all keys before it reads.
                 let reader = Case { operation: Operation::Get, rate: None, ..case.clone() };
-                let arguments = load_arguments(target, &reader, PRELOAD_SECONDS);
-                self.load(&arguments, TIMEOUT * 4).map(drop)
+                let load = self.start_load("preload", target, &reader, PRELOAD_SECONDS, true)?;
+                self.finish_load(load, TIMEOUT * 4).map(drop)
             }
             Client::RedisBenchmark => {
                 let writer = Case {
@@ -93,37 +103,63 @@ impl Clients<'_> {
         }
     }
 
-    /// Runs a case and returns the measured result. `count` is the number of operations that
-    /// [`Clients::calibrate`] returned for the case.
+    /// Runs a case and returns what each of its clients measured, in the order of [`Case::rows`].
+    /// `count` is the number of operations that [`Clients::calibrate`] returned for the case.
     pub(crate) fn run(
         &self,
         target: Target<'_>,
         case: &Case,
         count: usize,
-    ) -> anyhow::Result<ClientResult> {
+    ) -> anyhow::Result<Vec<ClientResult>> {
         match case.client {
             Client::Load => {
-                let mut arguments = load_arguments(target, case, self.length.as_secs_f64());
-                arguments.push("--no-preload".to_owned());
-                self.load(&arguments, self.length + TIMEOUT)
+                let seconds = self.length.as_secs_f64();
+                // Both start within milliseconds, so their measured windows are the same but for
+                // that.
+                let writers = case
+                    .beside()
+                    .map(|writers| self.start_load("writers", target, &writers, seconds, false))
+                    .transpose()?;
+                let load = self.start_load("load", target, case, seconds, false)?;
+                [Some(load), writers]
+                    .into_iter()
+                    .flatten()
+                    .map(|load| self.finish_load(load, self.length + TIMEOUT))
+                    .collect()
             }
-            Client::RedisBenchmark => {
-                self.redis_benchmark(target, case, count, self.length * 4 + TIMEOUT)
-            }
+            Client::RedisBenchmark => self
+                .redis_benchmark(target, case, count, self.length * 4 + TIMEOUT)
+                .map(|result| vec![result]),
         }
     }
 
-    fn load(&self, arguments: &[String], timeout: Duration) -> anyhow::Result<ClientResult> {
-        let path = self.folder.join("load.json");
+    /// Starts `perf load` with the load of this case, for this number of seconds. `name` is the
+    /// name of its files.
+    fn start_load(
+        &self,
+        name: &str,
+        target: Target<'_>,
+        case: &Case,
+        seconds: f64,
+        preload: bool,
+    ) -> anyhow::Result<Load> {
+        let path = self.folder.join(format!("{name}.json"));
         let _ = fs::remove_file(&path);
         let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut command = command(&program, None);
         command
             .arg("load")
-            .args(arguments)
+            .args(load_arguments(target, case, seconds))
+            .args((!preload).then_some("--no-preload"))
             .args(["--warm-up", "0", "--seed", &self.seed.to_string(), "--json"])
             .arg(&path);
-        let mut child = Child::start("perf load", command, &self.folder.join("load.log"))?;
+        let log = self.folder.join(format!("{name}.log"));
+        Ok(Load { child: Child::start("perf load", command, &log)?, path })
+    }
+
+    /// Waits until `perf load` has ended, and returns its result.
+    fn finish_load(&self, load: Load, timeout: Duration) -> anyhow::Result<ClientResult> {
+        let Load { mut child, path } = load;
         let status = self.await_end(&mut child, timeout)?;
         let text = fs::read_to_string(&path);
         let Ok(record) = text.context("no file").and_then(|text| LoadRecord::parse(&text)) else {
@@ -136,6 +172,7 @@ impl Clients<'_> {
         Ok(ClientResult {
             operations: record.counts.succeeded,
             errors: record.counts.failed,
+            error_kinds: record.errors,
             rate: record.achieved_rate,
             p50_s: all.p50_s,
             p99_s: all.p99_s,
@@ -153,19 +190,16 @@ impl Clients<'_> {
         let program = find_program("redis-benchmark")
             .context("redis-benchmark is not installed (Debian package: redis-tools)")?;
         let address = target.clients.first().context("no server address")?;
-        let test = match case.operation {
-            Operation::Put => "set",
-            Operation::Get => "get",
-        };
         let output = self.folder.join("redis-benchmark.csv");
         let _ = fs::remove_file(&output);
         let mut command = command(&program, None);
         command
             .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
-            .args(["-t", test, "--csv", "--precision", "3"])
+            .args(["--csv", "--precision", "3"])
             .args(["-c", &case.connections.to_string(), "-P", &case.pipeline.to_string()])
             .args(["-r", &case.keys.to_string(), "-d", &case.value_bytes.to_string()])
-            .args(["-n", &count.to_string()]);
+            .args(["-n", &count.to_string()])
+            .args(benchmark_test(case.operation));
         let mut child = Child::start("redis-benchmark", command, &output)?;
         let status = self.await_end(&mut child, timeout)?;
         ensure!(status.success(), "redis-benchmark failed ({status}); {}", child.log_tail());
@@ -200,10 +234,11 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
     let scheme = match target.system.protocol() {
         Protocol::Redis => "redis",
         Protocol::Etcd => "etcd",
+        Protocol::Nats => "nats",
     };
     let workload = match case.operation {
-        Operation::Put => "set",
         Operation::Get => "get",
+        _ => "set",
     };
     let (target_url, keys) = (format!("{scheme}://{}", addresses.join(",")), case.keys.to_string());
     let mut arguments: Vec<String> = [
@@ -223,10 +258,22 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
         Some(rate) => arguments.extend(["--rate".to_owned(), rate.to_string()]),
         None => arguments.push("--closed".to_owned()),
     }
-    if target.system == System::RedisWait {
-        arguments.extend(["--wait", "1"].map(str::to_owned));
-    }
+    let wait: &[&str] = match target.system {
+        System::RedisWait => &["--wait", "1"],
+        System::ValkeyWaitaof => &["--wait-aof", "1"],
+        _ => &[],
+    };
+    arguments.extend(wait.iter().map(|argument| (*argument).to_owned()));
     arguments
+}
+
+/// Returns the arguments with which `redis-benchmark` runs an operation.
+fn benchmark_test(operation: Operation) -> Vec<&'static str> {
+    match operation {
+        // Its own test writes the same score each time, which a server need not write to disk.
+        Operation::Zadd => vec!["zadd", "myzset", "__rand_int__", "element:__rand_int__"],
+        _ => vec!["-t", operation.command()],
+    }
 }
 
 /// Parses the output of `redis-benchmark --csv`, which has operations per second, and latencies in
@@ -247,6 +294,7 @@ fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     Some(ClientResult {
         operations,
         errors: 0,
+        error_kinds: BTreeMap::new(),
         rate: cell("rps")?,
         p50_s: seconds("p50_latency_ms")?,
         p99_s: seconds("p99_latency_ms")?,

@@ -1,10 +1,12 @@
-//! `perf compare`: measures Bowline, etcd and Redis under the same load, in turn, in fresh folders,
-//! with the processor time and the disk writes of the servers.
+//! `perf compare`: measures Bowline, etcd, Redis, Valkey and NATS under the same load, in turn, in
+//! fresh folders, with the processor time and the disk writes of the servers.
 
 mod cases;
 mod children;
 mod clients;
+mod counters;
 mod hosts;
+mod nats;
 mod query;
 pub(crate) mod results;
 mod rounds;
@@ -12,6 +14,7 @@ mod systems;
 mod table;
 mod usage;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -30,8 +33,9 @@ use crate::report::{self, Input};
 use cases::Case;
 use clients::Clients;
 use results::{Comparison, SCHEMA, SCHEMA_VERSION};
-use rounds::{Rounds, SetLoss};
-use systems::Programs;
+pub(crate) use rounds::Link;
+use rounds::{Rounds, SetLink};
+use systems::{ProgramPaths, Programs};
 
 const JSON: &str = "json";
 /// File system type numbers (`statfs`) of in-memory file systems: tmpfs and ramfs.
@@ -40,8 +44,9 @@ const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 /// Command-line arguments of `perf compare`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Cases to run: put-64, get-64-16 (16 in flight), bench-set-64 (redis-benchmark), put-rate
-    /// (open loop), or the sweeps connections, depth, values, keys.
+    /// Cases to run: put-64, get-64-16 (16 in flight), readers-50-beside-8 (gets beside puts),
+    /// bench-set-64 (redis-benchmark; also get, incr, lpush, hset, zadd, mset), put-rate (open
+    /// loop), types (bench-..-64-16 of all types), or the sweeps connections, depth, values, keys.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<String>,
     /// Operations per second in the case put-rate, an open loop.
@@ -84,6 +89,8 @@ pub(crate) struct Common {
     /// under cargo.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) bowline: Option<PathBuf>,
+    #[command(flatten)]
+    programs: ProgramPaths,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out")]
     pub(crate) out: PathBuf,
@@ -105,17 +112,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     let cases = cases::cases(&arguments.cases, arguments.keys, arguments.rate)?;
     let hosts = vec![hosts::LOOPBACK; 9];
-    let setup = Setup { systems: &arguments.only, cases, together: arguments.together, hosts };
+    let unavailable = |system: System| {
+        let needs = system.rto_min_ms().is_some();
+        needs.then(|| "its TCP timer needs network namespaces; use perf lossy".to_owned())
+    };
+    let setup = Setup {
+        systems: &arguments.only,
+        cases,
+        together: arguments.together,
+        hosts,
+        network: BTreeMap::new(),
+        unavailable: &unavailable,
+    };
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
 /// The systems, cases and hosts of a comparison.
-#[derive(Debug)]
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
+    /// Conditions of the network between the hosts, for the results file.
+    pub(crate) network: BTreeMap<String, String>,
+    /// Returns why the hosts cannot run a system; `None` if they can.
+    pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
 }
 
 /// Returns cases of puts under packet loss, one for each fraction in `losses` (from 0 to 1).
@@ -123,13 +144,13 @@ pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_loss` sets
-/// the fraction of packets that are lost between replicas.
+/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_link` sets
+/// the condition of the network between replicas.
 pub(crate) fn measure(
     common: &Common,
     default_name: &str,
     setup: Setup<'_>,
-    set_loss: &mut SetLoss<'_>,
+    set_link: &mut SetLink<'_>,
 ) -> anyhow::Result<ExitCode> {
     ensure!(
         common.seconds.is_finite() && common.seconds >= 0.1 && common.seconds <= 3_600.0,
@@ -138,7 +159,7 @@ pub(crate) fn measure(
     );
     let name = common.name.clone().unwrap_or_else(|| default_name.to_owned());
     let mut files = Files::create(&common.out, &name, &[JSON])?;
-    let programs = Programs { bowline: find_bowline(common)? };
+    let programs = Programs { bowline: find_bowline(common)?, given: common.programs.clone() };
     let (mut comparison, systems, cases) = prepare(common, &name, &setup, &programs);
     ensure!(
         !systems.is_empty() && !cases.is_empty(),
@@ -178,7 +199,7 @@ pub(crate) fn measure(
         interrupted,
     };
     let clock = Instant::now();
-    comparison.partial = rounds.run(set_loss, &mut |run| {
+    comparison.partial = rounds.run(set_link, &mut |run| {
         eprintln!("{}", table::line(&run));
         comparison.runs.push(run);
     });
@@ -228,7 +249,10 @@ fn prepare(
         if systems.contains(&system) {
             continue;
         }
-        let description = system.describe(programs);
+        let mut description = system.describe(programs);
+        if description.skipped.is_none() {
+            description.skipped = (setup.unavailable)(system);
+        }
         match &description.skipped {
             Some(why) => eprintln!("skipped: {}: {why}", description.name),
             None => systems.push(system),
@@ -259,8 +283,9 @@ fn prepare(
         partial: None,
         rounds: common.rounds,
         seconds: common.seconds,
+        network: setup.network.clone(),
         systems: described,
-        cases: setup.cases.iter().map(Case::describe).collect(),
+        cases: setup.cases.iter().flat_map(Case::describe).collect(),
         runs: Vec::new(),
         summary: Vec::new(),
     };

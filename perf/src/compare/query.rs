@@ -22,7 +22,21 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Sends a Redis command and returns its reply: the content of a bulk string, the first elements of
 /// an array in protocol encoding, or the first line of any other reply.
 pub(crate) fn redis(address: SocketAddr, arguments: &[&str]) -> io::Result<String> {
+    redis_in_turn(address, &[arguments])
+}
+
+/// Sends Redis commands over one connection, each after the reply to the one before. Returns the
+/// last reply, in the form of [`redis`].
+pub(crate) fn redis_in_turn(address: SocketAddr, commands: &[&[&str]]) -> io::Result<String> {
     let mut stream = connect(address)?;
+    let mut last = String::new();
+    for command in commands {
+        last = ask(&mut stream, command)?;
+    }
+    Ok(last)
+}
+
+fn ask(stream: &mut TcpStream, arguments: &[&str]) -> io::Result<String> {
     let mut request = format!("*{}\r\n", arguments.len());
     for argument in arguments {
         write!(request, "${}\r\n{argument}\r\n", argument.len())

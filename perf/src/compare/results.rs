@@ -45,6 +45,9 @@ pub(crate) struct Comparison {
     /// Planned length of a run in seconds. Clients that stop after a number of operations keep to
     /// it only roughly.
     pub(crate) seconds: f64,
+    /// Conditions of the network between the servers, by name; empty for the loopback interface.
+    #[serde(default)]
+    pub(crate) network: BTreeMap<String, String>,
     /// The measured systems, in the order in which each round measures them.
     pub(crate) systems: Vec<System>,
     /// The measured cases, in the order in which each round runs them.
@@ -60,7 +63,10 @@ pub(crate) struct Comparison {
 pub(crate) struct System {
     /// Short name of the system, as on the command line and in tables.
     pub(crate) name: String,
-    /// Version of the system's program, and its configuration.
+    /// Version of the system's program, as the program prints it; empty if it is not installed.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// Configuration of the system.
     pub(crate) about: String,
     /// Number of replicas that hold a write when it is acknowledged to the client.
     pub(crate) copies: u32,
@@ -103,8 +109,25 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
+    /// Number of operations that succeeded for all clients of the run, over which the resources
+    /// below are spread; `None` if the run had one client.
+    #[serde(default)]
+    pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
     pub(crate) errors: u64,
+    /// Number of failed operations by kind: the first word of the error, or `timeout`,
+    /// `connection`, `corrupt`. Empty if the client does not tell.
+    #[serde(default)]
+    pub(crate) error_kinds: BTreeMap<String, u64>,
+    /// Number of leader changes during the run: of Bowline, new terms, which include elections
+    /// without a winner; of etcd, changes that a member has seen. `None` if the system does not
+    /// report them.
+    #[serde(default)]
+    pub(crate) leader_changes: Option<u64>,
+    /// Other counters of the servers and of TCP that rose during the run, by name, with their rise;
+    /// TCP's are measured under `perf lossy` only.
+    #[serde(default)]
+    pub(crate) counters: BTreeMap<String, u64>,
     /// Successful operations per second.
     pub(crate) rate: f64,
     /// Median latency in seconds.
@@ -154,6 +177,10 @@ pub(crate) struct Summary {
     /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
     /// report them.
     pub(crate) syncs_per_operation: Option<Spread>,
+    /// Fraction of the processor time of all cores that the host stole during each run, from 0 to
+    /// 1; `None` in results of earlier versions of this program.
+    #[serde(default)]
+    pub(crate) stolen_share: Option<Spread>,
     /// For each other system, by name: this system's figures divided by the other system's figures
     /// of the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
@@ -207,13 +234,24 @@ impl Measurement {
     /// Returns the processor time in seconds of all server processes per 1,000 successful
     /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
-        1_000.0 * self.cpu_s / self.operations as f64
+        1_000.0 * self.per_operation(self.cpu_s)
+    }
+
+    /// Returns the share of one successful operation in a resource that the servers used during the
+    /// run.
+    fn per_operation(&self, resource: f64) -> f64 {
+        resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
     /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
     /// time of all `cores` from this virtual machine.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
-        self.stolen_s < QUIET_SHARE * self.wall_s * cores as f64
+        self.stolen_share(cores) < QUIET_SHARE
+    }
+
+    /// Returns the fraction of the time of all `cores` that the host stole during the run.
+    pub(crate) fn stolen_share(&self, cores: usize) -> f64 {
+        self.stolen_s / (self.wall_s * cores as f64).max(1e-9)
     }
 }
 
@@ -268,7 +306,7 @@ impl Comparison {
         }
         let syncs = runs
             .iter()
-            .map(|run| run.syncs.map(|syncs| syncs as f64 / run.operations as f64))
+            .map(|run| run.syncs.map(|syncs| run.per_operation(syncs as f64)))
             .collect::<Option<Vec<f64>>>();
         Some(Summary {
             case: case.to_owned(),
@@ -279,8 +317,9 @@ impl Comparison {
             p50_s: spread(|run| run.p50_s)?,
             p99_s: spread(|run| run.p99_s)?,
             cpu_s_per_1000: spread(Measurement::cpu_s_per_1000)?,
-            bytes_per_operation: spread(|run| run.written_bytes as f64 / run.operations as f64)?,
+            bytes_per_operation: spread(|run| run.per_operation(run.written_bytes as f64))?,
             syncs_per_operation: syncs.and_then(Spread::of),
+            stolen_share: Spread::of(runs.iter().map(|run| run.stolen_share(self.cores))),
             against,
         })
     }

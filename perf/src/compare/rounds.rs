@@ -1,11 +1,13 @@
 //! Runs the rounds of a comparison: starts systems, runs every case, and measures what it costs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::cases::{Case, Operation};
-use super::clients::{Clients, Target};
+use super::clients::{ClientResult, Clients, Target};
+use super::counters;
 use super::hosts::Host;
 use super::results::Measurement;
 use super::systems::{Programs, Running, System};
@@ -28,8 +30,17 @@ pub(crate) struct Rounds<'a> {
     pub(crate) interrupted: &'a AtomicBool,
 }
 
-/// A function that sets the fraction of packets lost between replicas, from 0 to 1, before a case.
-pub(crate) type SetLoss<'a> = dyn FnMut(f64) -> anyhow::Result<()> + 'a;
+/// Condition of the network between the servers of a system.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Link {
+    /// Fraction of the packets that are lost, from 0 to 1.
+    pub(crate) loss: f64,
+    /// Minimal TCP retransmission timer in milliseconds; `None` for the kernel's default.
+    pub(crate) rto_min_ms: Option<u32>,
+}
+
+/// A function that sets the condition of the network before a system starts and before a case.
+pub(crate) type SetLink<'a> = dyn FnMut(Link) -> anyhow::Result<()> + 'a;
 
 /// A running system, with the number of keys and the value length of each preload that it has
 /// received.
@@ -44,14 +55,14 @@ impl Rounds<'_> {
     /// early, or `None` if they are complete.
     pub(crate) fn run(
         &self,
-        set_loss: &mut SetLoss<'_>,
+        set_link: &mut SetLink<'_>,
         on_run: &mut dyn FnMut(Measurement),
     ) -> Option<String> {
         for round in 1..=self.count {
             let groups: Vec<&[System]> =
                 if self.together { vec![&self.systems] } else { self.systems.chunks(1).collect() };
             for group in groups {
-                self.run_group(round, group, set_loss, on_run);
+                self.run_group(round, group, set_link, on_run);
                 if self.interrupted.load(Ordering::Relaxed) {
                     return Some(format!("interrupted in round {round} of {}", self.count));
                 }
@@ -64,20 +75,20 @@ impl Rounds<'_> {
         &self,
         round: u32,
         group: &[System],
-        set_loss: &mut SetLoss<'_>,
+        set_link: &mut SetLink<'_>,
         on_run: &mut dyn FnMut(Measurement),
     ) {
         let mut started = Vec::new();
         for &system in group {
             let folder = self.folder.join(system.name());
-            match set_loss(0.0)
+            match set_link(Link { loss: 0.0, rto_min_ms: system.rto_min_ms() })
                 .and_then(|()| system.start(&self.programs, &self.hosts, &folder, self.interrupted))
             {
                 Ok(running) => started.push(Started { system, running, preloaded: Vec::new() }),
                 Err(error) => {
                     // All its cases fail in this round.
                     for case in &self.cases {
-                        on_run(Measurement::failed(round, system, case, &error));
+                        Measurement::failed(round, system, case, &error).for_each(&mut *on_run);
                     }
                 }
             }
@@ -88,9 +99,11 @@ impl Rounds<'_> {
                 if over || case.unsupported_by(started.system).is_some() {
                     continue;
                 }
-                on_run(self.measure(round, started, case, set_loss).unwrap_or_else(|error| {
-                    Measurement::failed(round, started.system, case, &error)
-                }));
+                match self.measure(round, started, case, set_link) {
+                    Ok(runs) => runs.into_iter().for_each(&mut *on_run),
+                    Err(error) => Measurement::failed(round, started.system, case, &error)
+                        .for_each(&mut *on_run),
+                }
             }
         }
         for started in started {
@@ -101,13 +114,14 @@ impl Rounds<'_> {
         }
     }
 
+    /// Runs a case on a system. Returns a result for each client of the case.
     fn measure(
         &self,
         round: u32,
         started: &mut Started,
         case: &Case,
-        set_loss: &mut SetLoss<'_>,
-    ) -> anyhow::Result<Measurement> {
+        set_link: &mut SetLink<'_>,
+    ) -> anyhow::Result<Vec<Measurement>> {
         let Started { system, running, preloaded } = started;
         running.ensure_running()?;
         running.find_leader();
@@ -120,9 +134,11 @@ impl Rounds<'_> {
             preloaded.push(kind);
         }
         if let Some(loss) = case.loss {
-            set_loss(loss)?;
+            set_link(Link { loss, rto_min_ms: system.rto_min_ms() })?;
         }
         let count = self.clients.calibrate(target, case)?;
+        let counters = |running: &Running| (running.counters(), counters::of_network(&self.hosts));
+        let (servers, network) = counters(running);
         let (used, syncs, stolen) = (running.usage()?, running.syncs(), stolen_s());
         let began = Instant::now();
         let seen = self.clients.run(target, case, count);
@@ -130,36 +146,60 @@ impl Rounds<'_> {
         let (stolen, later) = (stolen_s() - stolen, running.syncs());
         running.ensure_running()?;
         let used = running.usage()? - used;
+        let (servers_later, network_later) = counters(running);
+        let mut counters = counters::rise(&servers, &servers_later);
+        let leader_changes = counters.remove(counters::LEADER_CHANGES);
+        counters.extend(counters::rise(&network, &network_later));
+        counters.retain(|_, count| *count > 0);
         let seen = seen?;
-        Ok(Measurement {
+        let all: u64 = seen.iter().map(|seen| seen.operations).sum();
+        let shared_operations = (seen.len() > 1).then_some(all);
+        let syncs = syncs.zip(later).map(|(before, after)| after.saturating_sub(before));
+        let rows = case.rows().into_iter().zip(seen);
+        let run = |(row, seen): (String, ClientResult)| Measurement {
             round,
             system: system.name(),
-            case: case.name.clone(),
+            case: row,
             operations: seen.operations,
+            shared_operations,
             errors: seen.errors,
+            error_kinds: seen.error_kinds,
+            leader_changes,
+            counters: counters.clone(),
             rate: seen.rate,
             p50_s: seen.p50_s,
             p99_s: seen.p99_s,
             max_s: seen.max_s,
             cpu_s: used.cpu_s,
             written_bytes: used.written_bytes,
-            syncs: syncs.zip(later).map(|(before, after)| after.saturating_sub(before)),
+            syncs,
             wall_s,
             stolen_s: stolen,
             failure: (seen.operations == 0).then(|| "no operation succeeded".to_owned()),
-        })
+        };
+        Ok(rows.map(run).collect())
     }
 }
 
 impl Measurement {
-    /// Returns the result of a run that failed with the given error, without figures.
-    fn failed(round: u32, system: System, case: &Case, error: &anyhow::Error) -> Measurement {
-        Measurement {
+    /// Returns the results of a run that failed with the given error, without figures.
+    fn failed(
+        round: u32,
+        system: System,
+        case: &Case,
+        error: &anyhow::Error,
+    ) -> impl Iterator<Item = Measurement> {
+        let failure = format!("{error:#}");
+        case.rows().into_iter().map(move |row| Measurement {
             round,
             system: system.name(),
-            case: case.name.clone(),
+            case: row,
             operations: 0,
+            shared_operations: None,
             errors: 0,
+            error_kinds: BTreeMap::new(),
+            leader_changes: None,
+            counters: BTreeMap::new(),
             rate: 0.0,
             p50_s: 0.0,
             p99_s: 0.0,
@@ -169,7 +209,7 @@ impl Measurement {
             syncs: None,
             wall_s: 0.0,
             stolen_s: 0.0,
-            failure: Some(format!("{error:#}")),
-        }
+            failure: Some(failure.clone()),
+        })
     }
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use super::children::{Child, command, find_program};
+use super::counters::{self, Counters};
 use super::hosts::{self, Host};
+use super::nats;
 use super::query;
 use super::results;
 use super::usage::{Usage, usage};
@@ -31,12 +33,20 @@ pub(crate) enum System {
     BowlineDedicated,
     /// Three Bowline replicas, each with network, consensus core and applier on one thread.
     BowlineFused,
+    /// Three Bowline replicas whose leader answers reads alone during its lease.
+    BowlineLease,
     /// Five Bowline replicas.
     Bowline5,
     /// Seven Bowline replicas.
     Bowline7,
+    /// Three Bowline replicas whose TCP connections retransmit after 5 ms at the earliest, instead
+    /// of 200 ms. Only in `perf lossy`.
+    BowlineRto5,
     /// Three etcd members.
     Etcd,
+    /// Three etcd members whose TCP connections retransmit after 5 ms at the earliest. Only in
+    /// `perf lossy`.
+    EtcdRto5,
     /// One Redis server that syncs every write to disk before it replies.
     Redis,
     /// A Redis primary with two replicas, without syncs to disk; after each write the client waits
@@ -44,6 +54,13 @@ pub(crate) enum System {
     RedisWait,
     /// One Redis server that writes nothing to disk.
     RedisMemory,
+    /// One Valkey server that syncs every write to disk before it replies.
+    Valkey,
+    /// A Valkey primary with two replicas, which all sync every write to disk; after each write the
+    /// client waits until it is on the disks of the primary and of one replica (WAITAOF 1 1).
+    ValkeyWaitaof,
+    /// Three NATS servers with a key-value bucket of three replicas, which sync every write.
+    Nats,
 }
 
 /// The protocol that a system's clients use.
@@ -51,13 +68,33 @@ pub(crate) enum System {
 pub(crate) enum Protocol {
     Redis,
     Etcd,
+    Nats,
 }
 
-/// Paths of server programs that are not looked up in `PATH`.
+/// Command-line options for the paths of server programs that are otherwise looked up in `PATH`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ProgramPaths {
+    /// Path of the `etcd` program to measure. Default: the one in PATH, as for the programs below.
+    #[arg(long, value_name = "PROGRAM")]
+    etcd: Option<PathBuf>,
+    /// Path of the `redis-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    redis_server: Option<PathBuf>,
+    /// Path of the `valkey-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    valkey_server: Option<PathBuf>,
+    /// Path of the `nats-server` program to measure.
+    #[arg(long, value_name = "PROGRAM")]
+    nats_server: Option<PathBuf>,
+}
+
+/// Paths of server programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     /// Path of the `bowline` program.
     pub(crate) bowline: PathBuf,
+    /// Paths of other systems' programs, as far as they were given.
+    pub(crate) given: ProgramPaths,
 }
 
 /// A running system: its server processes and addresses, in a folder of its own. The processes are
@@ -83,15 +120,30 @@ impl System {
         self.name().starts_with("bowline")
     }
 
+    /// Whether the system is Redis or Valkey in one of its configurations.
+    fn is_redis(self) -> bool {
+        self.name().starts_with("redis") || self.name().starts_with("valkey")
+    }
+
     /// Returns the protocol that the system's clients use.
     pub(crate) fn protocol(self) -> Protocol {
-        if self == System::Etcd { Protocol::Etcd } else { Protocol::Redis }
+        match self {
+            System::Etcd | System::EtcdRto5 => Protocol::Etcd,
+            System::Nats => Protocol::Nats,
+            _ => Protocol::Redis,
+        }
+    }
+
+    /// Returns the minimal TCP retransmission timer between the system's servers in milliseconds;
+    /// `None` for the kernel's default.
+    pub(crate) fn rto_min_ms(self) -> Option<u32> {
+        matches!(self, System::BowlineRto5 | System::EtcdRto5).then_some(5)
     }
 
     /// Returns the number of server processes of the system.
     pub(crate) fn processes(self) -> usize {
         match self {
-            System::Redis | System::RedisMemory => 1,
+            System::Redis | System::RedisMemory | System::Valkey => 1,
             System::Bowline5 => 5,
             System::Bowline7 => 7,
             _ => 3,
@@ -103,12 +155,19 @@ impl System {
             System::Bowline => "three replicas, --threads auto",
             System::BowlineDedicated => "three replicas, --threads dedicated",
             System::BowlineFused => "three replicas, --threads fused",
+            System::BowlineLease => "three replicas, --threads auto, --reads lease",
             System::Bowline5 => "five replicas, --threads auto",
             System::Bowline7 => "seven replicas, --threads auto",
+            System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
             System::Etcd => "three members",
-            System::Redis => "one server, appendfsync always",
+            System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
+            System::Redis | System::Valkey => "one server, appendfsync always",
             System::RedisWait => "a primary and two replicas without disks, WAIT 1",
             System::RedisMemory => "one server, no disk",
+            System::ValkeyWaitaof => {
+                "a primary and two replicas, appendfsync always on each, WAITAOF 1 1"
+            }
+            System::Nats => "three servers, a bucket of three replicas, sync_interval always",
         }
     }
 
@@ -123,10 +182,11 @@ impl System {
         let version = program.ok().map(|program| version(&program)).unwrap_or_default();
         results::System {
             name: self.name(),
-            about: format!("{version}: {}", self.setup()),
+            version,
+            about: self.setup().to_owned(),
             // When a write is acknowledged: a majority's, or the primary's and that of WAIT 1.
             copies: u32::try_from(match self {
-                System::RedisWait => 2,
+                System::RedisWait | System::ValkeyWaitaof => 2,
                 _ => self.processes() / 2 + 1,
             })
             .unwrap_or(u32::MAX),
@@ -136,11 +196,16 @@ impl System {
     }
 
     fn program(self, programs: &Programs) -> anyhow::Result<PathBuf> {
-        let (name, package) = match self {
-            System::Etcd => ("etcd", "etcd-server"),
+        let paths = &programs.given;
+        let (name, package, option, given) = match self {
+            System::Etcd | System::EtcdRto5 => ("etcd", "etcd-server", "--etcd", &paths.etcd),
             System::Redis | System::RedisWait | System::RedisMemory => {
-                ("redis-server", "redis-server")
+                ("redis-server", "redis-server", "--redis-server", &paths.redis_server)
             }
+            System::Valkey | System::ValkeyWaitaof => {
+                ("valkey-server", "valkey-server", "--valkey-server", &paths.valkey_server)
+            }
+            System::Nats => ("nats-server", "nats-server", "--nats-server", &paths.nats_server),
             _ => {
                 ensure!(
                     programs.bowline.is_file(),
@@ -151,8 +216,18 @@ impl System {
                 return Ok(programs.bowline.clone());
             }
         };
-        find_program(name)
-            .with_context(|| format!("{name} is not installed (Debian package: {package})"))
+        if let Some(given) = given {
+            ensure!(
+                given.is_file(),
+                "{} does not exist; give the path of {name} with {option}",
+                given.display()
+            );
+            return fs::canonicalize(given)
+                .with_context(|| format!("cannot resolve the path {}", given.display()));
+        }
+        find_program(name).with_context(|| {
+            format!("{name} is not installed (Debian package: {package}; or give {option})")
+        })
     }
 
     /// Starts the system's servers in `folder`, which is emptied first, and waits until the system
@@ -174,10 +249,9 @@ impl System {
         let mut running =
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
-            System::Etcd => running.start_etcd(&program, hosts)?,
-            System::Redis | System::RedisWait | System::RedisMemory => {
-                running.start_redis(&program, hosts)?;
-            }
+            System::Etcd | System::EtcdRto5 => running.start_etcd(&program, hosts)?,
+            System::Nats => running.start_nats(&program, hosts)?,
+            _ if self.is_redis() => running.start_redis(&program, hosts)?,
             _ => running.start_bowline(&program, hosts)?,
         }
         running.await_ready(interrupted)?;
@@ -223,12 +297,18 @@ impl Running {
                 let log = count("etcd_disk_wal_fsync_duration_seconds_count")?;
                 Some(log + count("etcd_disk_backend_commit_duration_seconds_count")?)
             }
+            Protocol::Nats => None,
             Protocol::Redis => {
                 let info = query::redis(*client, &["INFO", "raft"]).ok()?;
                 query::number(&info, "raft_log_syncs")
             }
         };
         self.clients.iter().map(of_one).sum()
+    }
+
+    /// Returns the counters of all servers that explain a run.
+    pub(crate) fn counters(&self) -> Counters {
+        counters::of_servers(self.system.protocol(), &self.clients)
     }
 
     /// Returns an error if one of the system's server processes has exited.
@@ -254,6 +334,7 @@ impl Running {
             System::BowlineFused => "fused",
             _ => "auto",
         };
+        let reads = if self.system == System::BowlineLease { "lease" } else { "index" };
         let addresses = hosts::allocate::<2>(hosts)?;
         let peers = addresses.iter().enumerate();
         let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));
@@ -264,7 +345,7 @@ impl Running {
             command
                 .args(["serve", "--bootstrap", "--id", &id, "--peers", &peers])
                 .args(["--listen", &client.to_string(), "--peer-listen", &peer.to_string()])
-                .args(["--threads", threads])
+                .args(["--threads", threads, "--reads", reads])
                 .arg("--dir")
                 .arg(self.folder.join(&id))
                 .env_remove("BOWLINE_CONFIG")
@@ -280,7 +361,7 @@ impl Running {
         let addresses = hosts::allocate::<1>(hosts)?;
         let primary = addresses[0][0];
         for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
-            let name = format!("redis-{}", number + 1);
+            let name = format!("{}-{}", self.system.name(), number + 1);
             let folder = self.folder.join(&name);
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -291,11 +372,10 @@ impl Running {
                 .args(["--save", "", "--daemonize", "no", "--repl-diskless-sync-delay", "0"])
                 .arg("--dir")
                 .arg(&folder);
-            if self.system == System::Redis {
-                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
-            } else {
-                command.args(["--appendonly", "no"]);
-            }
+            match self.system {
+                System::RedisWait | System::RedisMemory => command.args(["--appendonly", "no"]),
+                _ => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+            };
             if number > 0 {
                 let (address, port) = (primary.ip().to_string(), primary.port().to_string());
                 command.args(["--replicaof", &format!("{address} {port}")]);
@@ -331,6 +411,22 @@ impl Running {
         Ok(())
     }
 
+    fn start_nats(&mut self, program: &Path, hosts: &[Host]) -> anyhow::Result<()> {
+        let addresses = hosts::allocate::<2>(hosts)?;
+        let peers: Vec<SocketAddr> = addresses.iter().map(|[_, peer]| *peer).collect();
+        for (number, (host, [client, peer])) in hosts.iter().zip(&addresses).enumerate() {
+            let folder = self.folder.join(format!("nats-{number}"));
+            let file = folder.with_extension("conf");
+            fs::write(&file, nats::config(number, *client, *peer, &peers, &folder))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            let mut command = command(program, host.within);
+            command.arg("-c").arg(&file);
+            self.add(&format!("nats-{number}"), command)?;
+            self.clients.push(*client);
+        }
+        Ok(())
+    }
+
     fn await_ready(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self.is_ready() {
@@ -354,7 +450,7 @@ impl Running {
     /// front.
     fn is_ready(&mut self) -> bool {
         match self.system {
-            System::Etcd => self.clients.iter().all(|client| {
+            System::Etcd | System::EtcdRto5 => self.clients.iter().all(|client| {
                 let health = query::http(*client, "/health").unwrap_or_default();
                 health.contains("\"health\":\"true\"")
             }),
@@ -362,7 +458,22 @@ impl Running {
                 let info = query::redis(self.clients[0], &["INFO", "replication"]);
                 info.is_ok_and(|info| info.matches("state=online").count() == 2)
             }
-            System::Redis | System::RedisMemory => {
+            System::ValkeyWaitaof => {
+                // Until its first append-only file is complete, a replica reports no sync.
+                let write: [&[&str]; 2] =
+                    [&["SET", "perf:ready", "yes"], &["WAITAOF", "1", "2", "300"]];
+                let synced = query::redis_in_turn(self.clients[0], &write);
+                synced.is_ok_and(|synced| synced.starts_with(":1\r\n:2\r\n"))
+            }
+            System::Nats => {
+                let leader = nats::leader(self.clients[0], self.clients.len());
+                // The load generator uses the first server.
+                leader.is_some_and(|leader| {
+                    self.clients.swap(0, leader);
+                    true
+                })
+            }
+            _ if self.system.is_redis() => {
                 query::redis(self.clients[0], &["PING"]).is_ok_and(|reply| reply == "+PONG")
             }
             _ => self.find_leader(),

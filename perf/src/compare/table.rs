@@ -1,5 +1,6 @@
 //! The table that `perf compare` and `perf lossy` print.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::results::{Comparison, Measurement, Spread};
@@ -11,14 +12,37 @@ pub(crate) fn line(run: &Measurement) -> String {
     match &run.failure {
         Some(failure) => format!("{start} {failure}"),
         None => format!(
-            "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {} errors, {:.1} % stolen",
+            "{start} {:>9}/s  p50 {:>8}  p99 {:>8}  {:.1} % stolen, {}",
             amount(run.rate),
             duration(run.p50_s),
             duration(run.p99_s),
-            run.errors,
             100.0 * run.stolen_s / run.wall_s.max(1e-9),
+            events(run),
         ),
     }
+}
+
+/// Returns the errors by kind, the leader changes and the other events of a run, in a line.
+fn events(run: &Measurement) -> String {
+    let list = |counts: &BTreeMap<String, u64>| {
+        let counts: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        counts.join(", ")
+    };
+    let mut text = format!("{} errors", run.errors);
+    let mut add = |part: std::fmt::Arguments<'_>| {
+        text.write_fmt(part).expect("writing to a String cannot fail");
+    };
+    if !run.error_kinds.is_empty() {
+        add(format_args!(" ({})", list(&run.error_kinds)));
+    }
+    if let Some(changes) = run.leader_changes {
+        add(format_args!(", {changes} leader changes"));
+    }
+    if !run.counters.is_empty() {
+        add(format_args!(", {}", list(&run.counters)));
+    }
+    text
 }
 
 /// Returns the results of all cases as a table for the terminal, with one block of lines per case.
@@ -30,8 +54,13 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     for system in &comparison.systems {
         match &system.skipped {
             Some(why) => add(format_args!("skipped {}: {why}\n", system.name)),
-            None => add(format_args!("{:<18} {}\n", system.name, system.about)),
+            None => {
+                add(format_args!("{:<18} {}: {}\n", system.name, system.version, system.about));
+            }
         }
+    }
+    for (name, value) in &comparison.network {
+        add(format_args!("{name}: {value}\n"));
     }
     add(format_args!(
         "{} rounds of {} s per case, {} shared cores; medians (minimum to maximum)\n",
@@ -45,16 +74,26 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
         add(format_args!("\n{}: {}\n", case.name, case.about));
         add(format_args!(
-            "  {:<18} {:>28} {:>9} {:>9} {:>10} {:>9} {:>9}\n",
-            "system", "operations/s", "p50", "p99", "CPU s/1000", "bytes/op", "syncs/op"
+            "  {:<18} {:>28} {:>9} {:>9} {:>10} {:>9} {:>9} {:>14}\n",
+            "system",
+            "operations/s",
+            "p50",
+            "p99",
+            "CPU s/1000",
+            "bytes/op",
+            "syncs/op",
+            "stolen %"
         ));
         for summary in &found {
             let rate = summary.rate;
             let ends =
                 format!("{} ({} to {})", amount(rate.median), amount(rate.min), amount(rate.max));
             let syncs = summary.syncs_per_operation;
+            let stolen = summary.stolen_share.map_or_else(String::new, |share| {
+                format!("{:.1} to {:.1}", 100.0 * share.min, 100.0 * share.max)
+            });
             add(format_args!(
-                "  {:<18} {:>28} {:>9} {:>9} {:>10.4} {:>9} {:>9}\n",
+                "  {:<18} {:>28} {:>9} {:>9} {:>10.4} {:>9} {:>9} {:>14}\n",
                 summary.system,
                 ends,
                 duration(summary.p50_s.median),
@@ -62,7 +101,12 @@ pub(crate) fn table(comparison: &Comparison) -> String {
                 summary.cpu_s_per_1000.median,
                 amount(summary.bytes_per_operation.median),
                 syncs.map_or_else(|| "-".to_owned(), |syncs| format!("{:.4}", syncs.median)),
+                stolen,
             ));
+        }
+        let runs = comparison.runs.iter().filter(|run| run.case == case.name);
+        for run in runs.filter(|run| run.failure.is_none() && is_eventful(comparison, run)) {
+            add(format_args!("  round {} {}: {}\n", run.round, run.system, events(run)));
         }
         for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {
             for (other, ratios) in &summary.against {
@@ -89,6 +133,12 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
     }
     text
+}
+
+/// Returns whether the table shows the events of this run: all runs over a network with loss, and
+/// those with errors or leader changes.
+fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
+    !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }
 
 fn ratio(spread: Spread) -> String {

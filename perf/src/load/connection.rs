@@ -13,6 +13,7 @@ use super::etcd;
 use super::generator::Operation;
 use super::http2::{Ended, Http2};
 use super::keys::Values;
+use super::nats::{Message, Nats};
 use super::resp::Broken;
 
 /// State of one connection of the load generator. Times are in nanoseconds of the run's clock.
@@ -47,6 +48,8 @@ pub(crate) struct Connection {
     pub(crate) partial: Vec<u8>,
     /// HTTP/2 state of a connection to etcd; `None` for the Redis protocol.
     pub(crate) http2: Option<Box<Http2>>,
+    /// State of a connection to NATS; `None` for other protocols.
+    pub(crate) nats: Option<Box<Nats>>,
     /// Operations whose reply is outstanding, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
     /// Number of operations at the end of `in_flight` whose requests are still in the output
@@ -92,6 +95,7 @@ impl Connection {
             out_sent: 0,
             partial: Vec::new(),
             http2: None,
+            nats: None,
             in_flight: VecDeque::with_capacity(pipeline + 1),
             unsent_count: 0,
             queued: false,
@@ -146,6 +150,7 @@ impl Connection {
         self.out_sent = 0;
         self.partial.clear();
         self.http2 = None;
+        self.nats = None;
         self.unsent_count = 0;
         self.paused = false;
         self.in_flight.drain(..).for_each(&mut lost);
@@ -159,11 +164,14 @@ impl Connection {
         requests: &RequestEncoder,
         values: &Values,
     ) {
-        match &mut self.http2 {
-            Some(http2) => {
+        match (&mut self.http2, &mut self.nats) {
+            (Some(http2), _) => {
                 etcd::call(http2, &mut self.out, &operation, values, requests.key_bytes);
             }
-            None => requests.write(&mut self.out, &operation, values),
+            (None, Some(nats)) => {
+                nats.call(&mut self.out, &operation, values, requests.key_bytes);
+            }
+            (None, None) => requests.write(&mut self.out, &operation, values),
         }
         self.in_flight.push_back(operation);
         self.unsent_count += 1;
@@ -172,6 +180,20 @@ impl Connection {
     /// Starts HTTP/2 on this connection. `authority` is the `host:port` of the server.
     pub(crate) fn start_http2(&mut self, authority: String) {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
+    }
+
+    /// Starts NATS's protocol on this connection.
+    pub(crate) fn start_nats(&mut self) {
+        self.nats = Some(Box::new(Nats::start(&mut self.out)));
+    }
+
+    /// Reads one line of NATS's protocol from the start of `input`; see [`Nats::read`].
+    pub(crate) fn read_nats<'a>(
+        &mut self,
+        input: &'a [u8],
+    ) -> Result<Option<(usize, Message<'a>)>, Broken> {
+        let nats = self.nats.as_mut().ok_or(Broken)?;
+        nats.read(input, &mut self.out)
     }
 
     /// Reads one HTTP/2 frame from the start of `input`; see [`Http2::read`].

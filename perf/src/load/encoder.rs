@@ -4,7 +4,7 @@ use super::generator::{Operation, Request};
 use super::keys::{Values, write_key};
 use super::resp::write_request;
 
-/// Timeout that is sent with Redis's WAIT command, in milliseconds.
+/// Timeout that is sent with Redis's WAIT and WAITAOF commands, in milliseconds.
 const WAIT_MS: &[u8] = b"1000";
 
 /// An encoder of Redis requests, for keys and values of fixed lengths.
@@ -20,12 +20,22 @@ pub(crate) struct RequestEncoder {
     /// Encoded bytes after the value of a SET command: the line end and, if each write is followed
     /// by WAIT, the WAIT command.
     end: Vec<u8>,
+    wait_aof: Vec<u8>,
 }
 
 impl RequestEncoder {
     /// Returns an encoder for keys and values of these lengths in bytes. With `wait`, each write is
-    /// followed by a WAIT for this number of replicas.
-    pub(crate) fn new(key_bytes: usize, value_bytes: usize, wait: Option<u32>) -> RequestEncoder {
+    /// followed by a WAIT for this number of replicas. `wait_aof` is the number of replicas that
+    /// requests of the kind WAITAOF wait for.
+    pub(crate) fn new(
+        key_bytes: usize,
+        value_bytes: usize,
+        wait: Option<u32>,
+        wait_aof: Option<u32>,
+    ) -> RequestEncoder {
+        let mut synced = Vec::new();
+        let replicas = wait_aof.unwrap_or(0).to_string();
+        write_request(&mut synced, &[b"WAITAOF", b"1", replicas.as_bytes(), WAIT_MS]);
         let mut end = b"\r\n".to_vec();
         if let Some(replicas) = wait {
             let replicas = replicas.to_string();
@@ -37,6 +47,7 @@ impl RequestEncoder {
             set: format!("*3\r\n$3\r\nSET\r\n${key_bytes}\r\n").into_bytes(),
             middle: format!("\r\n${value_bytes}\r\n").into_bytes(),
             end,
+            wait_aof: synced,
         }
     }
 
@@ -55,6 +66,7 @@ impl RequestEncoder {
                 values.write(out, operation.mark);
                 out.extend_from_slice(&self.end);
             }
+            Request::WaitAof => out.extend_from_slice(&self.wait_aof),
             Request::Scan => {
                 // Any number is a valid cursor: it is a position in the hash table.
                 let cursor = operation.key.to_string();

@@ -139,7 +139,12 @@ impl Engine {
             connections,
             retries: VecDeque::new(),
             dirty: Vec::new(),
-            requests: RequestEncoder::new(plan.key_bytes, plan.value_bytes, plan.wait),
+            requests: RequestEncoder::new(
+                plan.key_bytes,
+                plan.value_bytes,
+                plan.wait,
+                plan.wait_aof,
+            ),
             addresses: plan.sockets.clone(),
             leader: 0,
             announced_leader: None,
@@ -303,6 +308,11 @@ impl Engine {
                     self.mark_dirty(number);
                     self.on_up(number);
                 }
+                Ok(true) if self.plan.protocol == Protocol::Nats => {
+                    connection.start_nats();
+                    self.mark_dirty(number);
+                    self.on_up(number);
+                }
                 Ok(true) if self.plan.follow => {
                     connection.state = State::FindingLeader { until };
                     let mut request = Vec::new();
@@ -360,8 +370,10 @@ impl Engine {
     /// Handles the replies in `bytes`, and keeps an incomplete last reply until the rest of its
     /// bytes arrives. Returns false if the connection is now closed.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
-        if self.plan.protocol == Protocol::Etcd {
-            return self.on_frames(number, bytes, now);
+        match self.plan.protocol {
+            Protocol::Redis => {}
+            Protocol::Etcd => return self.on_frames(number, bytes, now),
+            Protocol::Nats => return self.on_messages(number, bytes, now),
         }
         let mut at = 0;
         loop {
@@ -433,6 +445,32 @@ impl Engine {
         self.mark_dirty(number);
         self.enqueue_ready(number);
         !self.leave_old_leader(number)
+    }
+
+    /// Handles the NATS messages in `bytes`, which may arrive in any order, and keeps an incomplete
+    /// last message for later. Returns false if the connection is now closed.
+    fn on_messages(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        let mut at = 0;
+        loop {
+            match self.connections[number].read_nats(&bytes[at..]) {
+                Ok(Some((length, ended))) => {
+                    at += length;
+                    if let Some((place, reply)) = ended {
+                        self.on_reply_at(number, place, reply, now);
+                    }
+                }
+                Ok(None) => break,
+                Err(resp::Broken) => {
+                    self.on_failure(number, "invalid data, or an error of the NATS server");
+                    return false;
+                }
+            }
+        }
+        self.connections[number].partial.extend_from_slice(&bytes[at..]);
+        // Also flushes answers to PING, which belong to no operation.
+        self.mark_dirty(number);
+        self.enqueue_ready(number);
+        true
     }
 
     /// Handles a reply in the Redis protocol. Returns false if the connection is now closed.
@@ -565,7 +603,8 @@ impl Engine {
         let was_up = connection.state == State::Up;
         let (generator, retries) = (&mut self.generator, &mut self.retries);
         connection.close(now + pause, |operation| {
-            if operation.request_sent == 0 {
+            // WAITAOF only waits for writes of its own connection.
+            if operation.request_sent == 0 && operation.request != Request::WaitAof {
                 retries.push_back(operation);
             } else if let Next::Retry(operation) = generator.on_lost(&operation, reason, now) {
                 retries.push_back(operation);

@@ -42,6 +42,7 @@ pub(crate) fn call(
             varint(out, 3 << 3 | NUMBER);
             varint(out, operation.mark);
         }),
+        Request::WaitAof => unreachable!("--wait-aof is rejected for etcd"),
     }
 }
 
@@ -50,6 +51,7 @@ pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     Some(match request {
         Request::Put => Reply::Done,
         Request::Scan => Reply::List(message),
+        Request::WaitAof => return None,
         // The value of the first key-value pair: without a pair the key does not exist, a pair
         // without the field has an empty value.
         Request::Get => match field(message, 2)? {

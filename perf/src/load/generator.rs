@@ -10,6 +10,7 @@ use super::history::{Outcome, Record};
 use super::keys::{Inserts, Keys, Values};
 use super::options::Plan;
 use super::reply::{Reply, error_code};
+use super::resp;
 use super::schedule::Schedule;
 use super::stats::Stats;
 use super::workload::Kind;
@@ -19,7 +20,8 @@ use super::workload::Kind;
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
     /// The request to send next, or whose reply is outstanding. A read-modify-write first has a get
-    /// and then a put; other operations have one request.
+    /// and then a put; with `--wait-aof`, a WAITAOF follows each put; other operations have one
+    /// request.
     pub(crate) request: Request,
     pub(crate) key: u64,
     /// Mark (unique number) of the value that a put writes; for a scan, the number of keys to read.
@@ -43,6 +45,8 @@ pub(crate) enum Request {
     Get,
     Put,
     Scan,
+    /// Redis's WAITAOF, which waits until the put before it is on disk.
+    WaitAof,
 }
 
 /// What the engine does next with an operation, and with its connection, after a reply or a
@@ -54,7 +58,8 @@ pub(crate) enum Next {
     /// The operation has failed, because the server has no leader or is overloaded: the connection
     /// sends no more requests until the next housekeeping.
     Pause,
-    /// The second request of a read-modify-write, the put, is to be sent on the same connection.
+    /// The operation's next request is to be sent on the same connection: the put of a
+    /// read-modify-write, or the WAITAOF after a put.
     Continue(Operation),
     /// The operation's request must be sent again, to the current leader.
     Retry(Operation),
@@ -243,7 +248,7 @@ impl Generator {
 
     fn operation(&mut self, kind: Kind, request: Request, key: u64, intended: u64) -> Operation {
         let mark = match request {
-            Request::Get => 0,
+            Request::Get | Request::WaitAof => 0,
             Request::Put => self.new_mark(),
             Request::Scan => 1 + self.rng.below(SCAN_KEYS_MAX),
         };
@@ -261,6 +266,22 @@ impl Generator {
         match (operation.request, reply) {
             (_, Reply::Error(text)) => self.on_error(operation, text, now),
             (Request::Get, Reply::Value(value)) => self.on_value(operation, value, now),
+            (Request::Put, Reply::Done) if self.plan.wait_aof.is_some() => {
+                // Not together with the put: replicas acknowledge at once what they have synced,
+                // and anything later only within a second.
+                Next::Continue(Operation {
+                    request: Request::WaitAof,
+                    request_sent: 0,
+                    ..operation
+                })
+            }
+            (Request::WaitAof, Reply::List(list)) => {
+                if !resp::is_synced(list, self.plan.wait_aof.unwrap_or(0)) {
+                    return self.failed(&operation, "WAITAOF", Outcome::Unknown);
+                }
+                self.succeeded(&operation, now);
+                Next::Done
+            }
             (Request::Put, Reply::Done) => {
                 self.record(&operation, Outcome::Completed { at: now, found: None });
                 self.succeeded(&operation, now);

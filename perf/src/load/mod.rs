@@ -9,6 +9,7 @@
 //! | `engine`, `connection`, `timer` | one thread's sockets |
 //! | `encoder`, `resp`, `reply` | the Redis protocol |
 //! | `etcd`, `http2`, `hpack` | etcd's protocol |
+//! | `nats` | NATS's protocol |
 //! | `probe` | checks the server before the run |
 //! | `run` | starts the threads and merges their statistics; `progress` shows them |
 //! | `stats`, `conditions`, `table`, [`schema`] | statistics, and how they are printed |
@@ -25,6 +26,7 @@ mod hpack;
 mod http2;
 mod keys;
 mod machine;
+mod nats;
 mod options;
 mod probe;
 mod progress;

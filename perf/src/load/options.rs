@@ -16,7 +16,8 @@ use super::workload::{Kind, Mix};
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Arguments {
     /// Servers: `redis://127.0.0.1:7001,127.0.0.1:7002` for Bowline or Redis,
-    /// `etcd://127.0.0.1:2379` for etcd. Give all replicas: the leader is found and followed.
+    /// `etcd://127.0.0.1:2379` for etcd, `nats://127.0.0.1:4222` for NATS's key-value bucket
+    /// `perf`. Give all replicas: the leader is found and followed; with NATS, give it first.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
     /// Operations per second at a constant interval, whatever the server does (open loop).
@@ -83,6 +84,11 @@ pub(crate) struct Arguments {
     /// have acknowledged it.
     #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait: Option<u32>,
+    /// Follow each write by WAITAOF 1 REPLICAS; the write succeeds when the server and this number
+    /// of its replicas have synced it to disk.
+    #[arg(long, value_name = "REPLICAS", conflicts_with = "wait",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wait_aof: Option<u32>,
     /// Verify every byte of each value that is read.
     #[arg(long)]
     pub(crate) verify: bool,
@@ -111,6 +117,8 @@ pub(crate) enum Protocol {
     Redis,
     /// etcd's v3 API, gRPC.
     Etcd,
+    /// NATS's protocol, for the key-value bucket `perf`.
+    Nats,
 }
 
 impl Protocol {
@@ -119,6 +127,7 @@ impl Protocol {
         match self {
             Protocol::Redis => "redis",
             Protocol::Etcd => "etcd",
+            Protocol::Nats => "nats",
         }
     }
 }
@@ -154,6 +163,9 @@ pub(crate) struct Plan {
     /// Number of replicas that the Redis command WAIT after each write waits for; `None` if no WAIT
     /// is sent.
     pub(crate) wait: Option<u32>,
+    /// Number of replicas that the command WAITAOF after each write waits for; `None` if no WAITAOF
+    /// is sent.
+    pub(crate) wait_aof: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
     pub(crate) conditions: Vec<Condition>,
@@ -176,10 +188,16 @@ impl Arguments {
             .map(|address| look_up(address))
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
-            self.wait.is_none() || protocol == Protocol::Redis,
-            "--wait: WAIT is a Redis command; leave it out, as etcd always waits for a quorum"
+            (self.wait.is_none() && self.wait_aof.is_none()) || protocol == Protocol::Redis,
+            "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd \
+             and NATS always wait for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
+        ensure!(
+            protocol != Protocol::Nats || !mix.has(Kind::Scan),
+            "--workload {}: NATS has no scan of its keys; use a to d, f, set or get",
+            self.workload
+        );
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
                 ensure!(
@@ -242,6 +260,7 @@ impl Arguments {
             give_up: seconds("give-up", self.give_up, 0.001)?,
             follow: !self.no_follow,
             wait: self.wait,
+            wait_aof: self.wait_aof,
             verify: self.verify,
             history,
             conditions: self.conditions(kind)?,
@@ -276,7 +295,8 @@ impl Arguments {
         let protocol = match scheme {
             "redis" | "bowline" => Protocol::Redis,
             "etcd" => Protocol::Etcd,
-            _ => bail!("--target {target}: unknown scheme `{scheme}`; use redis or etcd"),
+            "nats" => Protocol::Nats,
+            _ => bail!("--target {target}: unknown scheme `{scheme}`; use redis, etcd or nats"),
         };
         let addresses = rest.trim_end_matches('/').split(',');
         Ok((protocol, addresses.map(|address| address.trim().to_owned()).collect()))
@@ -321,6 +341,10 @@ impl Arguments {
             !mix.has(Kind::Insert) && !mix.has(Kind::Scan),
             "--history supports reads and writes of single keys that exist at the start; use \
              --workload a, b, c or f"
+        );
+        ensure!(
+            self.wait_aof.is_none(),
+            "--history does not record which writes WAITAOF waited for; leave out --wait-aof"
         );
         ensure!(
             !self.no_preload,

@@ -46,6 +46,17 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
             return Ok(target);
         }
     }
+    if plan.protocol == Protocol::Nats {
+        for (&socket, address) in plan.sockets.iter().zip(&plan.addresses) {
+            match nats(socket) {
+                Ok(version) => {
+                    target.server = format!("nats {version}");
+                    return Ok(target);
+                }
+                Err(error) => failures.push(format!("{address}: {error}")),
+            }
+        }
+    }
     let redis_sockets = if plan.protocol == Protocol::Redis { &plan.sockets[..] } else { &[] };
     for (socket, address) in redis_sockets.iter().zip(&plan.addresses) {
         match redis(*socket, plan, &mut target) {
@@ -68,11 +79,11 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
-    target.server = match (field("bowline_version"), field("redis_version")) {
-        (Some(version), _) => format!("bowline {version}"),
-        (None, Some(version)) => format!("redis {version}"),
-        (None, None) => String::new(),
-    };
+    // Bowline and Valkey also have the version of the Redis with which they are compatible.
+    let version = ["bowline", "valkey", "redis"]
+        .into_iter()
+        .find_map(|name| Some(format!("{name} {}", field(&format!("{name}_version"))?)));
+    target.server = version.unwrap_or_default();
     for name in ["role", "connected_slaves", "bowline_threads", "threads"] {
         if let Some(value) = field(name) {
             target.facts.insert(name.to_owned(), value.to_owned());
@@ -126,6 +137,20 @@ fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
             }
         }
     }
+}
+
+/// Returns the version of a NATS server, from the line with which it greets each connection.
+fn nats(socket: SocketAddr) -> io::Result<String> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not NATS");
+    let mut connection = Connection::open(socket)?;
+    while !connection.buffer.contains(&b'\n') {
+        connection.receive()?;
+    }
+    let line = String::from_utf8_lossy(&connection.buffer);
+    let info =
+        line.lines().next().and_then(|line| line.strip_prefix("INFO ")).ok_or_else(damaged)?;
+    let info: serde_json::Value = serde_json::from_str(info.trim()).map_err(|_| damaged())?;
+    Ok(info["version"].as_str().ok_or_else(damaged)?.to_owned())
 }
 
 /// A connection for checking a server, with one request at a time.

@@ -62,6 +62,17 @@ pub(crate) fn read_with_wait(
     Ok(Some((reply, both)))
 }
 
+/// Returns whether this reply to WAITAOF says that the server itself and at least `replicas`
+/// replicas have synced the write to disk.
+pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
+    let number = |reply: &Reply<'_>| match reply {
+        Reply::Value(Some(text)) => std::str::from_utf8(text).ok()?.parse::<u32>().ok(),
+        _ => None,
+    };
+    let numbers = parts(list).unwrap_or_default().iter().map(number).collect::<Option<Vec<_>>>();
+    matches!(numbers.as_deref(), Some([1, synced]) if *synced >= replicas)
+}
+
 /// Returns the length in bytes of the reply at the start of `input`, whatever its type; `None` if
 /// the reply is incomplete.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
@@ -191,6 +202,14 @@ mod tests {
         assert_eq!(reply, Reply::Error(b"WAIT timed out"));
         let (reply, length) = read_with_wait(b"-OOM no\r\n:0\r\n+", 1).unwrap().unwrap();
         assert_eq!((reply, length), (Reply::Error(b"OOM no"), 13));
+    }
+
+    #[test]
+    fn synced_write_is_on_the_server_and_enough_replicas() {
+        assert!(is_synced(b"*2\r\n:1\r\n:1\r\n", 1) && is_synced(b"*2\r\n:1\r\n:2\r\n", 1));
+        assert!(!is_synced(b"*2\r\n:0\r\n:2\r\n", 1), "not on the server itself");
+        assert!(!is_synced(b"*2\r\n:1\r\n:1\r\n", 2), "timed out");
+        assert!(!is_synced(b"*1\r\n:1\r\n", 1) && !is_synced(b"*2\r\n:1\r\n$1\r\nx\r\n", 1));
     }
 
     #[test]

@@ -37,8 +37,11 @@ pub(crate) struct Arguments {
     keys: u64,
     /// Systems to measure; they must have more than one process.
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_enum, default_values_t =
-          [System::Bowline, System::Etcd])]
+          [System::Bowline, System::BowlineRto5, System::Etcd])]
     only: Vec<System>,
+    /// TCP congestion control of all hosts.
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    congestion_control: String,
     #[command(flatten)]
     common: Common,
 }
@@ -60,15 +63,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if std::env::var_os(INSIDE).is_none() {
         return enter();
     }
-    let mut net = Net::new(HOSTS)?;
+    let mut net = Net::new(HOSTS, &arguments.congestion_control)?;
+    let rto_min_error = net.rto_min_error();
+    let unavailable =
+        |system: System| system.rto_min_ms().and(rto_min_error.as_ref().map(ToString::to_string));
     let losses: Vec<f64> = arguments.losses.iter().map(|percent| percent / 100.0).collect();
     let setup = Setup {
         systems: &arguments.only,
         cases: compare::lossy_cases(&losses, arguments.connections.into(), arguments.keys),
         together: false,
         hosts: net.hosts(),
+        network: net.describe(),
+        unavailable: &unavailable,
     };
-    compare::measure(&arguments.common, "lossy", setup, &mut |loss| net.set_loss(loss))
+    compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link))
 }
 
 /// Executes this program again in a new network namespace, in place of this process. Returns only

@@ -1,12 +1,13 @@
 //! Network namespaces connected by a bridge, and the nftables rules that drop packets in them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use crate::compare::{Child, Host, command, find_program};
+use crate::compare::{Child, Host, Link, command, find_program};
 use crate::report::to_count;
 
 /// Last byte of the IP address of the bridge, which is the address of clients. The last bytes of
@@ -21,8 +22,19 @@ const NAMESPACE_TRIES: u32 = 500;
 #[derive(Debug)]
 pub(super) struct Net {
     holders: Vec<Child>,
-    loss: Option<f64>,
+    /// The condition that was last set; `None` before the first.
+    link: Option<Link>,
+    /// The TCP congestion control of all hosts.
+    congestion_control: String,
+    /// Why hosts may send packets larger than a segment; `None` if they do not.
+    large_packets: Option<String>,
 }
+
+/// The line of packet loss in the results.
+const LOSS: &str = "nftables, at random, on arrival from other replicas";
+/// Features of a network device that change how many segments a lost packet has.
+const OFFLOADS: [&str; 3] =
+    ["tcp-segmentation-offload", "generic-segmentation-offload", "generic-receive-offload"];
 
 fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, number)
@@ -30,9 +42,15 @@ fn address(number: u8) -> Ipv4Addr {
 
 impl Net {
     /// Creates `hosts` hosts, connected by a bridge in the namespace of this program, which must
-    /// not be that of the machine.
-    pub(super) fn new(hosts: u8) -> anyhow::Result<Net> {
-        let mut net = Net { holders: Vec::new(), loss: None };
+    /// not be that of the machine. They use this TCP congestion control, and send each TCP segment
+    /// as a packet of its own, as on a wire.
+    pub(super) fn new(hosts: u8, congestion_control: &str) -> anyhow::Result<Net> {
+        let mut net = Net {
+            holders: Vec::new(),
+            link: None,
+            congestion_control: congestion_control.to_owned(),
+            large_packets: None,
+        };
         run("ip", &["link", "set", "lo", "up"], None)?;
         run("ip", &["link", "add", "bridge", "type", "bridge"], None)
             .context("cannot create a bridge here; this needs Linux with bridges and veth")?;
@@ -42,6 +60,15 @@ impl Net {
         for number in 1..=hosts {
             net.add_host(number)?;
         }
+        net.set_routes(None).with_context(|| {
+            let available = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+            let available = std::fs::read_to_string(available).unwrap_or_default();
+            format!(
+                "cannot use the TCP congestion control {congestion_control}; give one of these \
+                 with --congestion-control: {}",
+                available.trim()
+            )
+        })?;
         Ok(net)
     }
 
@@ -61,7 +88,72 @@ impl Net {
         let address = format!("{}/24", address(number));
         run("ip", &["address", "add", &address, "dev", theirs], Some(id))?;
         run("ip", &["link", "set", "lo", "up"], Some(id))?;
-        run("ip", &["link", "set", theirs, "up"], Some(id))
+        run("ip", &["link", "set", theirs, "up"], Some(id))?;
+        let one_segment = ["link", "set", "dev", theirs, "gso_max_segs", "1"];
+        if let Err(error) = run("ip", &one_segment, Some(id)) {
+            self.large_packets = Some(format!("{error:#}"));
+        }
+        Ok(())
+    }
+
+    /// Returns why the kernel cannot set a minimal retransmission timer; `None` if it can.
+    pub(super) fn rto_min_error(&self) -> Option<anyhow::Error> {
+        let set = |ms| self.set_routes(ms).context("cannot set a minimal retransmission timer");
+        set(Some(5)).and_then(|()| set(None)).err()
+    }
+
+    /// Sets the TCP congestion control of all hosts, and their minimal TCP retransmission timer;
+    /// `None` for the kernel's default. Both as properties of the route: in a namespace of its own,
+    /// the setting of the kernel accepts only some algorithms.
+    fn set_routes(&self, rto_min_ms: Option<u32>) -> anyhow::Result<()> {
+        for (number, holder) in (1..).zip(&self.holders) {
+            let network = format!("{}/24", address(0));
+            let own = address(number).to_string();
+            let timer = rto_min_ms.map(|ms| format!("{ms}ms"));
+            let mut arguments = vec!["route", "change", &network, "dev", "eth0", "src", &own];
+            arguments.extend(["proto", "kernel", "scope", "link"]);
+            arguments.extend(["congctl", &self.congestion_control]);
+            arguments.extend(timer.iter().flat_map(|timer| ["rto_min", timer]));
+            run("ip", &arguments, Some(holder.id()))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the conditions of the network, by name, for the results file.
+    pub(super) fn describe(&self) -> BTreeMap<String, String> {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let timer = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rto_min_us");
+        let timer = timer.ok().and_then(|text| text.trim().parse::<u32>().ok());
+        let timer = timer.map_or_else(
+            || "the kernel's default, 200 ms".to_owned(),
+            |microseconds| format!("{} ms", f64::from(microseconds) / 1e3),
+        );
+        let packets = match &self.large_packets {
+            None => "one segment each (gso_max_segs 1)".to_owned(),
+            Some(error) => format!("as large as the kernel likes: {error}"),
+        };
+        let facts = [
+            ("network kernel", kernel.trim().to_owned()),
+            ("packet loss", LOSS.to_owned()),
+            ("packets", packets),
+            ("offloads", self.offloads()),
+            ("TCP congestion control", self.congestion_control.clone()),
+            ("TCP minimal timer", format!("{timer}, unless a system has its own")),
+        ];
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Returns the offloads of the first host's network device, or why they are unknown.
+    fn offloads(&self) -> String {
+        let shown = in_network("ethtool", self.holders.first().map(Child::id))
+            .map(|mut command| command.args(["-k", "eth0"]).stdin(Stdio::null()).output());
+        match shown {
+            Ok(Ok(output)) if output.status.success() => {
+                read_offloads(&String::from_utf8_lossy(&output.stdout))
+            }
+            Ok(_) => "unknown: ethtool failed".to_owned(),
+            Err(error) => format!("unknown: {error} (Debian package: ethtool)"),
+        }
     }
 
     /// Returns all hosts, for starting servers on them.
@@ -72,17 +164,29 @@ impl Net {
             .collect()
     }
 
-    /// Sets the fraction, from 0 to 1, of the packets from other hosts that each host drops.
-    pub(super) fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {
-        if self.loss == Some(loss) {
-            return Ok(());
+    /// Sets the fraction of the packets from other hosts that each host drops, and the minimal TCP
+    /// retransmission timer.
+    pub(super) fn set(&mut self, link: Link) -> anyhow::Result<()> {
+        if self.link.map(|set| set.loss) != Some(link.loss) {
+            for holder in &self.holders {
+                apply(&rules(link.loss), holder.id())?;
+            }
         }
-        for holder in &self.holders {
-            apply(&rules(loss), holder.id())?;
+        if self.link.map(|set| set.rto_min_ms) != Some(link.rto_min_ms) {
+            self.set_routes(link.rto_min_ms)?;
         }
-        self.loss = Some(loss);
+        self.link = Some(link);
         Ok(())
     }
+}
+
+/// Returns the offloads that matter under packet loss from the output of `ethtool -k`.
+fn read_offloads(text: &str) -> String {
+    let found = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        format!("{name} {}", value.unwrap_or("unknown"))
+    };
+    OFFLOADS.map(found).join(", ")
 }
 
 /// Returns the nftables script that replaces all rules of a host by one that drops this fraction of
@@ -141,6 +245,17 @@ fn apply(rules: &str, within: u32) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offloads_are_read_from_ethtool() {
+        let text = "Features for eth0:\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: on\n\
+            generic-segmentation-offload: on [fixed]\n";
+        assert_eq!(
+            read_offloads(text),
+            "tcp-segmentation-offload off, generic-segmentation-offload on [fixed], \
+             generic-receive-offload unknown"
+        );
+    }
 
     #[test]
     fn only_packets_from_replicas_are_dropped() {

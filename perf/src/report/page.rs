@@ -115,10 +115,11 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
                 if system.synced { "on disk" } else { "not on disk" }
             );
             let skipped = system.skipped.clone().map(|why| format!("skipped: {why}"));
-            vec![system.name.clone(), copies, skipped.unwrap_or_else(|| system.about.clone())]
+            let about = skipped.unwrap_or_else(|| system.about.clone());
+            vec![system.name.clone(), system.version.clone(), copies, about]
         })
         .collect();
-    add_table(body, &["system", "copies when acknowledged", "setup"], &systems);
+    add_table(body, &["system", "version", "copies when acknowledged", "setup"], &systems);
     let rows: Vec<Vec<String>> = comparison
         .cases
         .iter()
@@ -158,7 +159,8 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         ),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value));
-    add_facts(body, "measurement", &facts);
+    let network = comparison.network.iter().map(|(name, value)| (name.clone(), value.clone()));
+    add_facts(body, "measurement", &facts.into_iter().chain(network).collect::<Vec<_>>());
     let troubles = comparison.runs.iter().filter_map(|run| {
         let failure = run.failure.as_ref()?;
         Some((format!("round {}, {}, {}", run.round, run.system, run.case), failure.clone()))

@@ -45,7 +45,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     values: HashMap<String, String>,
-    /// Reads and writes received so far, in order.
+    /// Reads, writes and WAITAOFs received so far, in order.
     received: Vec<String>,
     count: u64,
 }
@@ -138,7 +138,7 @@ impl Shared {
 
     /// The reply; `None` to close the connection.
     fn answer(&self, words: &[String]) -> Option<String> {
-        let is_data = matches!(words[0].as_str(), "GET" | "SET");
+        let is_data = matches!(words[0].as_str(), "GET" | "SET" | "WAITAOF");
         if !is_data {
             return Some(match words[0].as_str() {
                 "INFO" => "$19\r\nredis_version:0.0.0\r\n".to_owned(),
@@ -158,6 +158,7 @@ impl Shared {
                 state.values.insert(key.clone(), value.clone());
                 "+OK\r\n".to_owned()
             }
+            [command, ..] if command == "WAITAOF" => "*2\r\n:1\r\n:1\r\n".to_owned(),
             _ => "-ERR arguments\r\n".to_owned(),
         };
         match (self.rule)(number, &words[0]) {

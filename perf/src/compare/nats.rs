@@ -1,0 +1,110 @@
+//! Starts the key-value store of NATS: the servers' configuration, and the bucket.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Time that a request waits for its reply.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Returns the configuration file of the server with this number, which syncs every write to the
+/// files in `folder`. `peers` are the addresses at which the servers find each other.
+pub(crate) fn config(
+    number: usize,
+    client: SocketAddr,
+    peer: SocketAddr,
+    peers: &[SocketAddr],
+    folder: &Path,
+) -> String {
+    let routes: Vec<String> = peers.iter().map(|peer| format!("nats://{peer}")).collect();
+    format!(
+        "server_name: {name}\nlisten: \"{client}\"\n\
+         jetstream {{\n  store_dir: {folder}\n  sync_interval: always\n}}\n\
+         cluster {{\n  name: perf\n  listen: \"{peer}\"\n  routes: {routes}\n}}\n",
+        name = server_name(number),
+        folder = json!(folder.display().to_string()),
+        routes = json!(routes),
+    )
+}
+
+fn server_name(number: usize) -> String {
+    format!("nats-{number}")
+}
+
+/// Creates the bucket with three replicas unless it exists. Returns the number of the server that
+/// leads it, once all replicas are up to date.
+pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
+    let bucket = json!({
+        "name": "KV_perf", "subjects": ["$KV.perf.>"], "num_replicas": servers,
+        "max_msgs_per_subject": 1, "discard": "new", "storage": "file", "retention": "limits",
+        "allow_direct": true, "allow_rollup_hdrs": true, "deny_delete": true,
+    });
+    let created = request(client, "$JS.API.STREAM.CREATE.KV_perf", &bucket.to_string()).ok()?;
+    if created.get("error").is_some() {
+        return None;
+    }
+    let info = request(client, "$JS.API.STREAM.INFO.KV_perf", "").ok()?;
+    let cluster = &info["cluster"];
+    let current = cluster["replicas"].as_array()?.iter().filter(|peer| peer["current"] == true);
+    (current.count() + 1 == servers).then_some(())?;
+    (0..servers).find(|number| cluster["leader"] == server_name(*number))
+}
+
+/// Sends a request to the stream store of NATS, and returns its reply.
+fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let inbox = format!("_INBOX.ready-{}", std::process::id());
+    let text = format!(
+        "CONNECT {{\"verbose\":false,\"lang\":\"bowline-perf\",\"version\":\"1\"}}\r\n\
+         SUB {inbox} 1\r\nPUB {subject} {inbox} {}\r\n{body}\r\n",
+        body.len()
+    );
+    stream.write_all(text.as_bytes())?;
+    let mut received = Vec::new();
+    let start = format!("\r\nMSG {inbox} 1 ");
+    loop {
+        if let Some(reply) = reply_after(&String::from_utf8_lossy(&received), &start) {
+            return serde_json::from_str(&reply).map_err(io::Error::other);
+        }
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        received.extend_from_slice(&part[..count]);
+    }
+}
+
+/// Returns the message whose line begins with `start`; `None` if it is incomplete.
+fn reply_after(received: &str, start: &str) -> Option<String> {
+    let (_, message) = received.split_once(start)?;
+    let (length, message) = message.split_once("\r\n")?;
+    message.get(..length.parse().ok()?).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reply_is_found_once_complete() {
+        let text = "INFO {}\r\nMSG i 1 2\r\n{}\r\n";
+        let found = |text: &str| reply_after(text, "\r\nMSG i 1 ");
+        assert_eq!(found(text).as_deref(), Some("{}"));
+        assert_eq!(found(&text[..text.len() - 3]), None);
+        assert_eq!(found("INFO {}\r\nMSG j 1 2\r\n{}\r\n"), None);
+    }
+
+    #[test]
+    fn every_write_is_synced() {
+        let [client, peer] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let text = config(1, client, peer, &[peer], Path::new("/a \"b\""));
+        assert!(text.contains("sync_interval: always") && text.contains("listen: \"127.0.0.1:2\""));
+        assert!(text.contains("store_dir: \"/a \\\"b\\\"\""), "{text}");
+    }
+}
