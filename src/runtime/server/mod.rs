@@ -36,8 +36,8 @@ use crate::raft::{DiskState, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, ReplicaInfo, Settings};
 use crate::runtime::boards::{
-    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
-    SubscriberBoard,
+    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, SnapshotGrowth,
+    StatusBoard, SubscriberBoard,
 };
 use crate::runtime::channels;
 use crate::runtime::clock::Clock;
@@ -158,6 +158,10 @@ pub fn run_server(
         Arc::clone(&snapshot_board),
         Arc::clone(&memory),
     );
+    snapshot_board.set_growth(SnapshotGrowth {
+        percentage: options.snapshot_log_percentage,
+        bytes_min: options.snapshot_log_bytes,
+    });
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
         network,
@@ -298,6 +302,7 @@ fn settings(options: &ServerOptions) -> Settings {
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
     settings.set_memory_max(options.memory_max);
+    settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
 }
