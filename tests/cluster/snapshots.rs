@@ -222,6 +222,29 @@ fn folder_size_is_bounded_under_fast_writes() {
     assert!((3 * fewest..=3 * most).contains(&taken), "{taken} snapshots\n{}", cluster.logs());
 }
 
+/// `CONFIG SET` changes the growth of the log after which this one replica takes a snapshot.
+#[test]
+fn log_growth_before_snapshot_is_set_at_run_time() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let index = |at| info(cluster.address(at), "raft_snapshot_index").unwrap();
+    let mut client = Client::connect(cluster.address(1)).unwrap();
+    write_bulk(&mut client, 0..200);
+    assert_eq!([0, 1, 2].map(index), [0; 3], "64 MiB are the default");
+    let config: [&[&[u8]]; 2] = [
+        &[b"CONFIG", b"SET", b"auto-aof-rewrite-min-size", b"64kb"],
+        &[b"CONFIG", b"SET", b"auto-aof-rewrite-percentage", b"10"],
+    ];
+    for words in config {
+        assert_eq!(client.call(words).unwrap(), b"+OK\r\n");
+    }
+    cluster.wait_for("a snapshot at this replica", || {
+        assert_eq!(client.call(&[b"SET", b"more", b"1"]).unwrap(), b"+OK\r\n");
+        (index(1) > 0).then_some(())
+    });
+    assert_eq!([0, 2].map(index), [0; 2], "the others have their own settings");
+}
+
 #[test]
 fn bgsave_and_save_take_a_snapshot() {
     let mut cluster = Cluster::start(3, "auto");

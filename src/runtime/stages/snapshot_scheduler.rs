@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn percentage_and_minimum_change_the_growth() {
         let scheduler = scheduler(160);
-        let mut set_growth = |percentage, bytes_min| {
+        let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
             scheduler.threshold() / MIB
         };
