@@ -297,7 +297,7 @@ mod tests {
             ("--id 1 --timeout soon", "0 for never"),
             ("--id 1 --request-read-timeout-s 0", "seconds above 0"),
             ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
-            ("--id 1 --snapshot-log-percentage -1", "a percentage such as 100"),
+            ("--id 1 --snapshot-log-percentage many", "a percentage such as 100"),
             ("--id 1 --rejoin", "at least 3 replicas, but --peers and --id name 1"),
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
         ] {
