@@ -176,7 +176,7 @@ impl Settings {
             snapshot_log_percentage: self.parse(
                 "snapshot-log-percentage",
                 "a percentage such as 100, or 0 for as much as memory allows",
-                |text| text.parse::<u32>().ok().filter(|it| *it <= i32::MAX as u32).map(u64::from),
+                |text| text.parse::<i32>().ok().and_then(|percentage| percentage.try_into().ok()),
             )?,
             sentinel_listen: self.parse_if_set("sentinel-listen", ADDRESS, parse_address)?,
             sentinel_name: self.parse(

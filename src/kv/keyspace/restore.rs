@@ -102,10 +102,10 @@ impl<'r> RestoredEntry<'r> {
                     digest.add(entry.with_expiry(fingerprint));
                 }
             } else {
-                group.iter().for_each(|entry| digest.add(entry.fingerprint()));
+                group.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
             }
         }
-        rest.iter().for_each(|entry| digest.add(entry.fingerprint()));
+        rest.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
         digest
     }
 

@@ -153,15 +153,7 @@ pub fn run_server(
         durable,
         clock.now(),
     );
-    let scheduler = SnapshotScheduler::new(
-        options.snapshot_log_bytes,
-        Arc::clone(&snapshot_board),
-        Arc::clone(&memory),
-    );
-    snapshot_board.set_growth(SnapshotGrowth {
-        percentage: options.snapshot_log_percentage,
-        bytes_min: options.snapshot_log_bytes,
-    });
+    let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
         network,
@@ -293,6 +285,19 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
             if source.kind() == io::ErrorKind::AddrInUse)
     };
     retry_while(bind, is_in_use)
+}
+
+/// Returns the scheduler of snapshots, with the log growth of the server's options.
+fn scheduler(
+    options: &ServerOptions,
+    board: &Arc<SnapshotBoard>,
+    memory: &Arc<MemoryBoard>,
+) -> SnapshotScheduler {
+    let bytes_min = options.snapshot_log_bytes;
+    let scheduler = SnapshotScheduler::new(bytes_min, Arc::clone(board), Arc::clone(memory));
+    let percentage = options.snapshot_log_percentage;
+    scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
+    scheduler
 }
 
 /// Returns the initial settings for `CONFIG GET`, from the server's options.

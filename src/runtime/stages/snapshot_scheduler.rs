@@ -125,9 +125,9 @@ impl SnapshotScheduler {
         assert!(before <= end, "the log's end went back from {before} to {end}");
     }
 
-    /// Returns by how many bytes the log must grow after a snapshot is completed before the next one
-    /// begins. Half of what memory allows, because the log may grow by as much again while
-    /// snapshots are written.
+    /// Returns by how many bytes the log must grow after a snapshot is completed before the next
+    /// one begins. At most half of what memory allows, because the log may grow by almost as much
+    /// again while snapshots are written.
     fn threshold(&self) -> u64 {
         let most = self.memory.snapshot_log_bytes_max() / 2;
         match self.board.growth() {
@@ -336,8 +336,8 @@ mod tests {
                 // A pass is as long as the log writer may write at once.
                 end += (log_rate * MIB / TICKS).min(scheduler.pass_bytes_max() as u64);
                 scheduler.note_end(end);
-                let delay = scheduler.delay().map_or(0, |delay| delay.as_millis() as u64);
-                paused_until = tick + delay.max(1);
+                let delay = scheduler.delay().unwrap_or_default().as_millis();
+                paused_until = tick + u64::try_from(delay).unwrap().max(1);
             }
             if scheduler.is_due(false) {
                 scheduler.begin();
