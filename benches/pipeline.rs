@@ -118,6 +118,7 @@ impl Cluster {
                 memory_max: 0,
                 idle_seconds_max: 0,
                 snapshot_log_bytes: 1 << 40,
+                snapshot_log_percentage: 100,
                 disk_reserve: 0,
                 timeouts: Timeouts::default(),
             };

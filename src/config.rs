@@ -183,8 +183,8 @@ impl Config {
         }
     }
 
-    /// Sets the limits of the log in memory for a replica that takes a snapshot after every
-    /// `log_bytes` bytes of entries: `log_bytes_kept` becomes a quarter of `log_bytes`, and
+    /// Sets the limits of the log in memory for a replica whose log grows by at least `log_bytes`
+    /// bytes between two snapshots: `log_bytes_kept` becomes a quarter of `log_bytes`, and
     /// `log_bytes_max` at least one and a half times `log_bytes`.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {

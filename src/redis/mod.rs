@@ -63,5 +63,7 @@ pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::ReplyFormat;
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
-pub use settings::{CLIENTS_BYTES_MIN, Settings, SlowLogSettings, parse_bytes};
+pub use settings::{
+    CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, Settings, SlowLogSettings, parse_bytes,
+};
 pub use slow_log::{CompletedRequest, SlowLog};

@@ -62,6 +62,8 @@ enum ValueKind {
 }
 
 const MEMORY_MAX: &str = "maxmemory";
+const REWRITE_PERCENTAGE: &str = "auto-aof-rewrite-percentage";
+const REWRITE_BYTES_MIN: &str = "auto-aof-rewrite-min-size";
 const CLIENTS_MAX: &str = "maxclients";
 const CLIENTS_BYTES_MAX: &str = "maxmemory-clients";
 const IDLE_SECONDS_MAX: &str = "timeout";
@@ -74,6 +76,10 @@ const NOTIFICATIONS: &str = "notify-keyspace-events";
 /// Smallest accepted `maxmemory-clients`, in bytes. With less memory, clients would wait for each
 /// other to release their buffers.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
+
+/// Smallest accepted `auto-aof-rewrite-min-size`, in bytes. With less a replica would take one
+/// snapshot after another.
+pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
 
 /// Longest TCP keep-alive time that all supported operating systems accept, in seconds.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
@@ -98,7 +104,8 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     ("save", ValueKind::SavePoints, ""),
     ("appendonly", ValueKind::YesOrNo, "yes"),
     ("appendfsync", ValueKind::Word(&["everysec", "always", "no"]), "always"),
-    ("auto-aof-rewrite-percentage", ANY_I32, "100"),
+    (REWRITE_PERCENTAGE, ANY_I32, "100"),
+    (REWRITE_BYTES_MIN, ValueKind::BytesFrom(REWRITE_BYTES_LEAST), "67108864"),
     (MEMORY_MAX, ValueKind::Bytes, "0"),
     ("maxmemory-policy", ValueKind::EvictionPolicy, "noeviction"),
     ("maxmemory-samples", ValueKind::Between(1, i32::MAX as u64), "5"),
@@ -155,6 +162,14 @@ impl Settings {
         self.set_number(MEMORY_MAX, bytes);
     }
 
+    /// Sets after which growth of the log a snapshot begins and the log is compacted, which is the
+    /// counterpart of rewriting Redis's append-only file: a percentage of the latest snapshot's
+    /// size (0: no limit but memory) and a minimum in bytes.
+    pub fn set_rewrite_growth(&mut self, percentage: u64, bytes_min: u64) {
+        self.set_number(REWRITE_PERCENTAGE, percentage);
+        self.set_number(REWRITE_BYTES_MIN, bytes_min);
+    }
+
     fn set_number(&mut self, name: &str, value: u64) {
         let setting = self.settings.iter_mut().find(|setting| setting.name == name);
         setting.expect("only for names in SETTINGS").value = value.to_string();
@@ -180,6 +195,12 @@ impl Settings {
     /// refused. 0 means no limit.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
+    }
+
+    /// Returns after which growth of the log a snapshot begins: a percentage of the latest
+    /// snapshot's size (0: no limit but memory), then a minimum in bytes.
+    pub fn rewrite_growth(&self) -> (u64, u64) {
+        (self.number(REWRITE_PERCENTAGE), self.number(REWRITE_BYTES_MIN))
     }
 
     /// Returns the maximum number of clients that may be connected at the same time.

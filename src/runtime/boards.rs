@@ -9,7 +9,7 @@
 //! | [`RuntimeCounters`] | every stage | network |
 //! | [`MemoryBoard`] | core, applier, network | core, network, snapshot scheduler |
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
-//! | [`SnapshotBoard`] | snapshots, applier | applier, core, network |
+//! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
 //! | [`SubscriberBoard`] | network | applier |
 //!
@@ -183,6 +183,15 @@ impl MemoryBoard {
         }
     }
 
+    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
+    /// completion of the next, because the log stays in memory until then: half of
+    /// [`MemoryBoard::log_bytes_max`], and a quarter of it if `--maxmemory` is set, which limits
+    /// data and log together.
+    pub(super) fn snapshot_log_bytes_max(&self) -> u64 {
+        let is_limited = self.limit_bytes.load(Ordering::Relaxed) > 0;
+        self.log_bytes_max() / if is_limited { 4 } else { 2 }
+    }
+
     /// Returns the bytes of log entries in memory above which a follower drops the leader's
     /// appends: a quarter more than [`MemoryBoard::log_bytes_max`], above which a leader refuses
     /// writes. The difference allows for replicas that compact their logs at different indexes;
@@ -230,9 +239,21 @@ impl DiskSpaceBoard {
     }
 }
 
-/// The latest snapshot of this replica, and whether the next one is being taken.
+/// Log growth after which a snapshot begins, counted since the last one was completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotGrowth {
+    /// Percentage of the latest snapshot's size; 0 for as much as memory allows.
+    pub(super) percentage: u64,
+    /// Minimum in bytes, however small the latest snapshot is.
+    pub(super) bytes_min: u64,
+}
+
+/// The latest snapshot of this replica, whether the next one is being taken, and after which log
+/// growth it is.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotBoard {
+    growth_percentage: AtomicU64,
+    growth_bytes_min: AtomicU64,
     index: AtomicU64,
     bytes: AtomicU64,
     /// When the latest snapshot was completed or loaded, in seconds since 1970.
@@ -258,6 +279,20 @@ pub(super) struct SnapshotStatus {
 }
 
 impl SnapshotBoard {
+    /// Changes the log growth after which a snapshot begins.
+    pub(super) fn set_growth(&self, growth: SnapshotGrowth) {
+        self.growth_percentage.store(growth.percentage, Ordering::Relaxed);
+        self.growth_bytes_min.store(growth.bytes_min, Ordering::Relaxed);
+    }
+
+    /// Returns the log growth after which a snapshot begins.
+    pub(super) fn growth(&self) -> SnapshotGrowth {
+        SnapshotGrowth {
+            percentage: self.growth_percentage.load(Ordering::Relaxed),
+            bytes_min: self.growth_bytes_min.load(Ordering::Relaxed),
+        }
+    }
+
     /// Records that a snapshot has begun: the applier has sent an immutable view of the state to
     /// the snapshots stage.
     pub(super) fn begin(&self) {

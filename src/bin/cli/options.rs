@@ -8,15 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use bowline::config::Config;
 use bowline::raft::REPLICAS_MAX;
-use bowline::redis::{CLIENTS_BYTES_MIN, parse_bytes};
+use bowline::redis::{CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, parse_bytes};
 use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts};
 use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest value of `snapshot-log-bytes`, in bytes. With less a replica would take one snapshot
-/// after the other.
-const SNAPSHOT_LOG_BYTES_MIN: u64 = 64 << 10;
 /// Smallest value of `disk-reserve` other than 0, in bytes. With less the next segment of the log
 /// might not fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
@@ -149,7 +146,7 @@ impl Settings {
             .text("dir")
             .map_or_else(|| PathBuf::from(format!("bowline-data/replica-{}", id.0)), PathBuf::from);
         let snapshot_log_bytes = self.parse("snapshot-log-bytes", "64kb or more", |text| {
-            parse_bytes(text).filter(|bytes| *bytes >= SNAPSHOT_LOG_BYTES_MIN)
+            parse_bytes(text).filter(|bytes| *bytes >= REWRITE_BYTES_LEAST)
         })?;
         let memory_max = self.parse("maxmemory", "a size such as 4gb, or 0", parse_bytes)?;
         Ok(ServerOptions {
@@ -176,6 +173,11 @@ impl Settings {
                 |text| text.parse::<u32>().ok().map(u64::from),
             )?,
             snapshot_log_bytes,
+            snapshot_log_percentage: self.parse(
+                "snapshot-log-percentage",
+                "a percentage such as 100, or 0 for as much as memory allows",
+                |text| text.parse::<i32>().ok().and_then(|percentage| percentage.try_into().ok()),
+            )?,
             sentinel_listen: self.parse_if_set("sentinel-listen", ADDRESS, parse_address)?,
             sentinel_name: self.parse(
                 "sentinel-name",
@@ -295,6 +297,7 @@ mod tests {
             ("--id 1 --timeout soon", "0 for never"),
             ("--id 1 --request-read-timeout-s 0", "seconds above 0"),
             ("--id 1 --snapshot-log-bytes 1kb", "64kb or more"),
+            ("--id 1 --snapshot-log-percentage many", "a percentage such as 100"),
             ("--id 1 --rejoin", "at least 3 replicas, but --peers and --id name 1"),
             ("--id 1 --rejoin --peers 2=127.0.0.1:2", "--peers and --id name 2"),
         ] {

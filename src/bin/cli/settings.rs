@@ -81,8 +81,14 @@ pub(crate) struct ServerArguments {
     /// received; then the client is disconnected [default: 30].
     #[arg(long, value_name = "SECONDS")]
     request_read_timeout_s: Option<String>,
-    /// Growth of the log, such as 64mb and at least 64kb, within which the next snapshot completes
-    /// and the log is compacted; 7/16 of the snapshot's size if that is more [default: 64mb].
+    /// Growth of the log after which a snapshot begins, in percent of the last snapshot's size; 0
+    /// for as much as memory allows. CONFIG SET auto-aof-rewrite-percentage changes it at run time
+    /// [default: 100].
+    #[arg(long, value_name = "PERCENT")]
+    snapshot_log_percentage: Option<String>,
+    /// Growth of the log, such as 64mb and at least 64kb, before which no snapshot begins, however
+    /// small the last one is. CONFIG SET auto-aof-rewrite-min-size changes it at run time [default:
+    /// 64mb].
     #[arg(long, value_name = "BYTES")]
     snapshot_log_bytes: Option<String>,
     /// Additional address where the replica reports the role of a Sentinel, for clients that check
@@ -174,6 +180,7 @@ impl ServerArguments {
             ("maxmemory", Some("0"), self.maxmemory.clone()),
             ("timeout", Some("0"), self.timeout.clone()),
             ("request-read-timeout-s", Some("30"), self.request_read_timeout_s.clone()),
+            ("snapshot-log-percentage", Some("100"), self.snapshot_log_percentage.clone()),
             ("snapshot-log-bytes", Some("64mb"), self.snapshot_log_bytes.clone()),
             ("sentinel-listen", None, self.sentinel_listen.clone()),
             ("sentinel-name", Some("mymaster"), self.sentinel_name.clone()),

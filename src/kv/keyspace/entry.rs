@@ -29,6 +29,11 @@ const EMBEDDED_MAX: usize = 44;
 /// Maximum length in bytes of a string that is copied into a reply. Replies share longer strings
 /// with the entry by reference counting, which costs more than copying a short string.
 const COPIED_BYTES_MAX: usize = 1_024;
+/// Size in bytes of a cache line of most processors.
+const CACHE_LINE_BYTES: usize = 64;
+/// Maximum number of cache lines of an entry that are loaded before it is encoded. Of a longer
+/// value the processor itself loads the rest ahead.
+const FETCHED_LINES_MAX: usize = 8;
 /// Maximum size in bytes of an entry that is assembled on the stack before it is allocated.
 const STACK_BYTES: usize = 512;
 
@@ -323,6 +328,22 @@ impl KeyEntry {
     pub(in crate::kv) fn fetch(&self) {
         // A black box, or the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
+    }
+
+    /// Reads the start of the entry's memory, where the reference count is, to load it into the
+    /// processor's cache.
+    pub(in crate::kv) fn fetch_start(&self) {
+        black_box(self.revision());
+    }
+
+    /// Reads all of the entry's memory, up to [`FETCHED_LINES_MAX`] cache lines, to load it into
+    /// the processor's cache. Unlike [`KeyEntry::fetch`], needs no result of one read to begin the
+    /// next, so the cache misses of many entries overlap.
+    pub(in crate::kv) fn fetch_all(&self) {
+        self.fetch_start();
+        for line in self.0.slice.chunks(CACHE_LINE_BYTES).take(FETCHED_LINES_MAX) {
+            black_box(line[0]);
+        }
     }
 
     /// Returns the hash of the key.

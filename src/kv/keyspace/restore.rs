@@ -20,13 +20,15 @@ use super::clock::Millis;
 use super::entry::{KeyEntry, Metadata, Value};
 use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
-use crate::kv::values::digest::key_hash;
+use crate::kv::values::digest::{Digest, fingerprints, key_hash};
 
 /// Number of low bits that hold flags in the first number of an encoded entry. The higher bits hold
 /// the number of log entries since the entry was last changed.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;
+/// Number of entries whose hashes are computed together.
+const OVERLAPPED: usize = 4;
 
 /// An entry of the keyspace, decoded from a snapshot.
 pub(in crate::kv) struct RestoredEntry<'r> {
@@ -82,8 +84,33 @@ impl<'r> RestoredEntry<'r> {
     }
 
     /// Returns the hash of the entry, a summand of the keyspace's digest.
-    pub(in crate::kv) fn fingerprint(&self) -> u64 {
-        let fingerprint = self.value.fingerprint(key_hash(self.key));
+    fn fingerprint(&self) -> u64 {
+        self.with_expiry(self.value.fingerprint(key_hash(self.key)))
+    }
+
+    /// Returns the sum of the hashes of these entries.
+    pub(in crate::kv) fn digest_of(entries: &[RestoredEntry<'_>]) -> Digest {
+        let mut digest = Digest::default();
+        let (groups, rest) = entries.as_chunks::<OVERLAPPED>();
+        for group in groups {
+            let strings = group.each_ref().map(|entry| match entry.value {
+                Value::String(value) => Some((entry.key, value)),
+                Value::Collection(_) => None,
+            });
+            if let [Some(a), Some(b), Some(c), Some(d)] = strings {
+                for (entry, fingerprint) in group.iter().zip(fingerprints([a, b, c, d])) {
+                    digest.add(entry.with_expiry(fingerprint));
+                }
+            } else {
+                group.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
+            }
+        }
+        rest.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
+        digest
+    }
+
+    /// Returns the hash of the entry from its hash without expiration.
+    fn with_expiry(&self, fingerprint: u64) -> u64 {
         Metadata::new(fingerprint, self.expires_at, self.revision).fingerprint()
     }
 }

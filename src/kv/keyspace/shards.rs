@@ -56,7 +56,7 @@ impl Shards {
         hash: u64,
         is_it: impl FnMut(&KeyEntry) -> bool,
     ) -> Option<&mut KeyEntry> {
-        self.tables[shard_of(hash)].get_mut().find_mut(hash, is_it)
+        table_mut(&mut self.tables[shard_of(hash)]).find_mut(hash, is_it)
     }
 
     /// Calls `put` with the table slot of the entry with this key hash for which `is_it` holds;
@@ -67,7 +67,7 @@ impl Shards {
         is_it: impl FnMut(&KeyEntry) -> bool,
         put: impl FnOnce(Entry<'_, KeyEntry>),
     ) {
-        let table = self.tables[shard_of(hash)].get_mut();
+        let table = table_mut(&mut self.tables[shard_of(hash)]);
         let (before, bytes) = (table.len(), table.allocation_size());
         put(table.entry(hash, is_it, KeyEntry::key_hash));
         self.count += table.len() - before;
@@ -86,7 +86,7 @@ impl Shards {
         if shard.is_shared() {
             shard.get().find(hash, &is_it)?;
         }
-        let found = shard.get_mut().find_entry(hash, is_it).ok()?;
+        let found = table_mut(shard).find_entry(hash, is_it).ok()?;
         self.count -= 1;
         Some(found.remove().0)
     }
@@ -136,6 +136,16 @@ impl Shards {
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.tables.iter_mut().map(CopyOnWrite::share).collect()
     }
+}
+
+/// Returns a table for modification; copies it first if a snapshot shares it. A copy increments the
+/// reference count of each entry, and such atomic increments cannot overlap. So all counts are
+/// loaded into the processor's cache first, by reads that can.
+fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
+    if let Some(table) = table.to_copy() {
+        table.iter().for_each(KeyEntry::fetch_start);
+    }
+    table.get_mut()
 }
 
 fn shard_of(hash: u64) -> usize {

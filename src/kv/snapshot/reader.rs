@@ -16,6 +16,9 @@ use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
 
+/// Number of entries that are decoded before their hashes are computed together.
+const CHECKED_TOGETHER: usize = 32;
+
 /// Reads a snapshot, which is fed to it in pieces of any size.
 #[derive(Debug)]
 pub struct SnapshotReader {
@@ -203,7 +206,10 @@ impl SnapshotReader {
         }
         let block = self.buffer.split_to(whole);
         let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
-        let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
+        let all_valid = match kind {
+            ENTRIES if self.state.is_none() => self.check_entries(count, &mut items).is_some(),
+            _ => (0..count).all(|_| self.read_item(kind, &mut items).is_some()),
+        };
         if !all_valid || !items.is_empty() {
             return Err(self.damaged("invalid item"));
         }
@@ -213,19 +219,30 @@ impl SnapshotReader {
         Ok(true)
     }
 
+    /// Reads the `count` entries of a block and adds their hashes to the digest; `None` if one is
+    /// invalid.
+    fn check_entries(&mut self, count: u32, items: &mut &[u8]) -> Option<()> {
+        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
+        let mut entries = Vec::with_capacity(CHECKED_TOGETHER);
+        for number in 1..=count {
+            entries.push(RestoredEntry::decode(items, last)?);
+            if entries.len() == CHECKED_TOGETHER || number == count {
+                self.entries += entries.len() as u64;
+                self.digest = self.digest.union(RestoredEntry::digest_of(&entries));
+                entries.clear();
+            }
+        }
+        Some(())
+    }
+
     /// Reads an item of a block of this `kind`; `None` if the item is invalid or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let last = self.header.map_or(Index::ZERO, |header| header.last.index);
         let is_new = match (kind, &mut self.state) {
-            (ENTRIES, state) => {
+            (ENTRIES, Some(state)) => {
                 let entry = RestoredEntry::decode(items, last)?;
                 self.entries += 1;
-                if let Some(state) = state {
-                    state.keyspace.restore(entry)
-                } else {
-                    self.digest.add(entry.fingerprint());
-                    true
-                }
+                state.keyspace.restore(entry)
             }
             (REQUESTS, state) => {
                 let (key, outcome) = decode_request(items)?;

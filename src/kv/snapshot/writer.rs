@@ -19,7 +19,7 @@ use crate::types::{EntryId, Index, RequestKey};
 
 /// Number of entries of the keyspace whose memory is loaded into the processor's cache together,
 /// before they are encoded.
-const PREFETCHED: usize = 16;
+const PREFETCHED: usize = 64;
 
 /// Receives the bytes.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
@@ -89,7 +89,7 @@ impl Blocks {
                 break;
             }
             for entry in &chunk {
-                entry.fetch();
+                entry.fetch_all();
             }
             let last = self.last;
             for entry in chunk.drain(..) {

@@ -35,6 +35,15 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         matches!(self, CopyOnWrite::Shared(_))
     }
 
+    /// Returns the data if a change would copy it now: it is shared with a snapshot that has not
+    /// been dropped yet.
+    pub(in crate::kv) fn to_copy(&self) -> Option<&T> {
+        match self {
+            CopyOnWrite::Shared(part) if Arc::strong_count(part) > 1 => Some(part),
+            _ => None,
+        }
+    }
+
     #[cold]
     fn make_exclusive(&mut self) {
         if let CopyOnWrite::Shared(part) = mem::take(self) {
@@ -69,12 +78,15 @@ mod tests {
         let mut part = CopyOnWrite::Exclusive(vec![1]);
         let shared = part.share();
         assert!(Arc::ptr_eq(&shared, &part.share()), "sharing twice does not copy");
+        assert_eq!(part.to_copy(), Some(&vec![1]));
         part.get_mut().push(2);
+        assert_eq!(part.to_copy(), None, "it was copied");
         let address = part.get().as_ptr();
         part.get_mut()[0] = 3;
         assert_eq!((&*shared, part.get()), (&vec![1], &vec![3, 2]));
         assert_eq!(part.get().as_ptr(), address, "only the first change copies");
         drop(part.share());
+        assert_eq!(part.to_copy(), None, "the snapshot was dropped");
         let address = part.get().as_ptr();
         assert_eq!(part.get_mut().as_ptr(), address, "no handle is left, so nothing is copied");
     }

@@ -36,8 +36,8 @@ use crate::raft::{DiskState, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, ReplicaInfo, Settings};
 use crate::runtime::boards::{
-    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, StatusBoard,
-    SubscriberBoard,
+    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, SnapshotGrowth,
+    StatusBoard, SubscriberBoard,
 };
 use crate::runtime::channels;
 use crate::runtime::clock::Clock;
@@ -153,11 +153,7 @@ pub fn run_server(
         durable,
         clock.now(),
     );
-    let scheduler = SnapshotScheduler::new(
-        options.snapshot_log_bytes,
-        Arc::clone(&snapshot_board),
-        Arc::clone(&memory),
-    );
+    let scheduler = scheduler(options, &snapshot_board, &memory);
     let log = DiskLog::new(log, &disk_space, scheduler.clone(), rejoining, Arc::clone(counters));
     let stages = Stages {
         network,
@@ -291,6 +287,19 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
     retry_while(bind, is_in_use)
 }
 
+/// Returns the scheduler of snapshots, with the log growth of the server's options.
+fn scheduler(
+    options: &ServerOptions,
+    board: &Arc<SnapshotBoard>,
+    memory: &Arc<MemoryBoard>,
+) -> SnapshotScheduler {
+    let bytes_min = options.snapshot_log_bytes;
+    let scheduler = SnapshotScheduler::new(bytes_min, Arc::clone(board), Arc::clone(memory));
+    let percentage = options.snapshot_log_percentage;
+    scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
+    scheduler
+}
+
 /// Returns the initial settings for `CONFIG GET`, from the server's options.
 fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
@@ -298,6 +307,7 @@ fn settings(options: &ServerOptions) -> Settings {
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
     settings.set_memory_max(options.memory_max);
+    settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
     settings
 }

@@ -41,9 +41,11 @@ pub struct ServerOptions {
     pub memory_max: u64,
     /// Idle time in seconds after which a client is disconnected; 0 for never.
     pub idle_seconds_max: u64,
-    /// Bytes by which the log may grow before the next snapshot must be complete, unless 7/16 of
-    /// the snapshot's size is more.
+    /// Minimum log growth in bytes after which a snapshot begins.
     pub snapshot_log_bytes: u64,
+    /// Log growth after which a snapshot begins, in percent of the latest snapshot's size; 0 for as
+    /// much as memory allows.
+    pub snapshot_log_percentage: u64,
     /// Additional address where this replica reports the role of a Sentinel; `None` for none.
     pub sentinel_listen: Option<SocketAddr>,
     /// The name of this cluster (the master name) in Sentinel commands.

@@ -1,27 +1,30 @@
 //! When snapshots are taken, how fast they are written, and when the log writer waits for them, so
 //! that a replica's folder stays small, however much is written and however fast.
 //!
+//! The policy is that of a Redis with an append-only file: the next snapshot begins when the log
+//! has grown by T since the last one was completed, where T is a percentage of the last snapshot's
+//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. What is
+//! different is that the log must not grow without limit while the snapshot is written. So the
+//! snapshot is written slowly at first, and without pauses once the log grows faster than the
+//! snapshot. If that is not enough, because the disk or the processors are busy, the log writer
+//! waits for the snapshot, longer the further the log is ahead, so clients see a slower disk.
+//!
 //! While a snapshot is taken, the folder holds the latest one, a part of the next one, and the log
-//! from where the latest ends. Each snapshot is about as large as the state. The log is allowed
-//! 7/16 of a snapshot or `--snapshot-log-bytes`, whichever is more. So if the state takes S bytes
-//! as a snapshot, the folder stays under
+//! from where the latest ends. That log is the growth while the latest was written, of which at
+//! most 7/16 T count, T, and the growth while the next one is written: at most 15/8 T together. So
+//! if the state takes S bytes as a snapshot, the folder stays under
 //!
 //! ```text
-//!   2 S + L + L/4 + 4 segments + the reserve     L = max(7/16 S, --snapshot-log-bytes)
+//!   2 S + 2 T + 4 segments + the reserve     T = max(S, --snapshot-log-bytes), by default
 //! ```
 //!
-//! plus one append, because a segment ends after it, however long it is then.
-//!
-//! A snapshot is begun early enough to be complete before the log has grown to L: the more the log
-//! grew during the last one, the earlier. It is written slowly, and without pauses once the log
-//! grows faster than the snapshot. If that is not enough, because the disk or the processors are
-//! busy, the log writer waits for the snapshot, longer the further the log is ahead, so clients see
-//! a slower disk. It waits at most [`DELAY_MAX`] at a time, which is too short for a follower to
-//! suspect its leader. It always writes an eighth of a pass in that time, 1.25 MiB a second. With a
-//! disk so slow that this matters while a snapshot is taken, the folder exceeds its bound. The core
-//! applies no committed entries while the log is too far behind it. While no snapshot is being
-//! taken, for want of disk space or after a failure, nothing waits, and the bounds of
-//! [`MemoryBoard`] hold.
+//! four times S where S is large. The last eighth of T is for what the log writer writes before it
+//! waits long enough. It waits at most [`DELAY_MAX`] at a time, which is too short for a follower
+//! to suspect its leader. It always writes an eighth of a pass in that time, 1.25 MiB a second.
+//! With a disk so slow that this matters while a snapshot is taken, the folder exceeds its bound.
+//! The core applies no committed entries while the log is too far behind it. While no snapshot is
+//! being taken, for want of disk space or after a failure, nothing waits, and the bounds of
+//! [`MemoryBoard`] hold. These also limit T, because the log is in memory too.
 //!
 //! All of this is arithmetic over positions that the log writer, the applier and the snapshots
 //! stage share. The growth of the log is counted in bytes of its files, in which a small write
@@ -31,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::runtime::boards::{MemoryBoard, SnapshotBoard};
+use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
 /// Progress of a running snapshot, as a fraction of [`PROGRESS_DONE`], when all of it is written.
 /// The rest counts reading it back to verify it.
@@ -73,9 +76,6 @@ struct Positions {
 /// for them. Clones share their state.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotScheduler {
-    /// `--snapshot-log-bytes`: the log growth within which a snapshot must complete, unless 7/16 of
-    /// the snapshot's size is more.
-    log_bytes: u64,
     board: Arc<SnapshotBoard>,
     memory: Arc<MemoryBoard>,
     positions: Arc<Positions>,
@@ -89,16 +89,23 @@ fn set(position: &AtomicU64, value: u64) {
     position.store(value, Ordering::Relaxed);
 }
 
+/// Returns by how many bytes the log may grow while a snapshot is written, if snapshots begin after
+/// a growth of `threshold` bytes.
+fn while_taken(threshold: u64) -> u64 {
+    threshold / 16 * 7
+}
+
 impl SnapshotScheduler {
-    /// Creates a scheduler of snapshots, each of which completes before the log has grown by
-    /// `log_bytes` since the previous one was begun, or by 7/16 of the snapshot's size if that is
-    /// more.
+    /// Creates a scheduler that begins a snapshot when the log has grown by the size of the latest
+    /// snapshot, and by at least `bytes_min` bytes, since that was completed.
+    /// [`SnapshotBoard::set_growth`] changes both.
     pub(crate) fn new(
-        log_bytes: u64,
+        bytes_min: u64,
         board: Arc<SnapshotBoard>,
         memory: Arc<MemoryBoard>,
     ) -> SnapshotScheduler {
-        SnapshotScheduler { log_bytes, board, memory, positions: Arc::default() }
+        board.set_growth(SnapshotGrowth { percentage: 100, bytes_min });
+        SnapshotScheduler { board, memory, positions: Arc::default() }
     }
 
     /// Returns the shared record of the latest snapshot's status.
@@ -118,12 +125,24 @@ impl SnapshotScheduler {
         assert!(before <= end, "the log's end went back from {before} to {end}");
     }
 
+    /// Returns by how many bytes the log must grow after a snapshot is completed before the next
+    /// one begins. At most half of what memory allows, because the log may grow by almost as much
+    /// again while snapshots are written.
+    fn threshold(&self) -> u64 {
+        let most = self.memory.snapshot_log_bytes_max() / 2;
+        match self.board.growth() {
+            SnapshotGrowth { percentage: 0, .. } => most,
+            SnapshotGrowth { percentage, bytes_min } => {
+                (self.board.bytes().saturating_mul(percentage) / 100).max(bytes_min).min(most)
+            }
+        }
+    }
+
     /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next: more for larger snapshots, which bounds write amplification, but at
-    /// most a quarter of the limit on the log in memory.
+    /// completion of the next.
     fn allowed(&self) -> u64 {
-        let wanted = self.log_bytes.max(self.board.bytes() / 16 * 7);
-        wanted.min(self.memory.log_bytes_max() / 4)
+        let threshold = self.threshold();
+        threshold + 2 * while_taken(threshold)
     }
 
     /// Returns by how many bytes the log has grown since the latest complete snapshot was begun.
@@ -138,13 +157,12 @@ impl SnapshotScheduler {
         if self.board.is_taking() {
             return false;
         }
-        let allowed = self.allowed();
-        let expected_growth = get(&self.positions.grown).saturating_mul(5) / 4;
-        let begin_at = allowed - expected_growth.clamp(allowed / 8, allowed / 2);
+        let threshold = self.threshold();
+        let begin_at = threshold + get(&self.positions.grown).min(while_taken(threshold));
         let (cut, begun) = (get(&self.positions.cut), get(&self.positions.begun));
         let since_attempt = get(&self.positions.end).saturating_sub(begun);
-        let may_retry = begun == cut || since_attempt > allowed / 8;
-        requested || self.growth() > begin_at && may_retry
+        let may_retry = begun == cut || since_attempt > threshold / 8;
+        requested || self.growth() >= begin_at && may_retry
     }
 
     /// Records that a snapshot has begun.
@@ -187,6 +205,7 @@ impl SnapshotScheduler {
         let end = get(&self.positions.end);
         set(&self.positions.cut, end);
         set(&self.positions.begun, end);
+        set(&self.positions.grown, 0);
     }
 
     /// Returns how many bytes the log has grown beyond what the running snapshot's progress allows
@@ -225,7 +244,7 @@ impl SnapshotScheduler {
     /// Returns how long the log writer would wait without the limit [`DELAY_MAX`]; `None` for no
     /// wait.
     fn full_delay(&self) -> Option<Duration> {
-        let slack = (self.allowed() / 16).max(SLACK_BYTES_MIN);
+        let slack = (self.threshold() / 32).max(SLACK_BYTES_MIN);
         let excess = self.ahead().checked_sub(slack)?;
         let sixteenths = u32::try_from(excess * 16 / slack + 1).unwrap_or(u32::MAX);
         Some((DELAY / 16).saturating_mul(sixteenths))
@@ -259,53 +278,138 @@ mod tests {
     }
 
     #[test]
-    fn next_snapshot_begins_earlier_if_the_log_grew_faster() {
+    fn snapshot_begins_when_log_grew_by_the_size_of_the_last() {
         let scheduler = scheduler(160);
-        // 70 MiB are allowed, and an eighth is left for growth that is not known yet.
-        assert_eq!(begun_at(&scheduler, 0), 62);
+        assert_eq!(begun_at(&scheduler, 0), 160);
         assert!(!scheduler.is_due(false) && !scheduler.is_due(true), "a snapshot is being taken");
-        scheduler.note_end(66 * MIB);
+        scheduler.note_end(180 * MIB);
         scheduler.succeed();
-        assert_eq!(begun_at(&scheduler, 66), 62 + 62, "it grew by 4 MiB");
-        scheduler.note_end(144 * MIB);
+        assert_eq!(begun_at(&scheduler, 180), 180 + 160, "counted since it was completed");
+        scheduler.note_end(500 * MIB);
         scheduler.succeed();
-        assert_eq!(begun_at(&scheduler, 144), 124 + 46, "it grew by 20 MiB, so 25 are left");
-        scheduler.note_end(270 * MIB);
+        assert_eq!(begun_at(&scheduler, 500), 340 + 70 + 160, "of 160 MiB meanwhile 70 count");
         scheduler.succeed();
-        assert!(scheduler.is_due(false), "it grew by 100 MiB, so at most half is left");
         scheduler.installed();
         assert!(!scheduler.is_due(false) && scheduler.is_due(true), "requested");
+    }
+
+    #[test]
+    fn percentage_and_minimum_change_the_growth() {
+        let scheduler = scheduler(160);
+        let set_growth = |percentage, bytes_min| {
+            scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
+            scheduler.threshold() / MIB
+        };
+        assert_eq!(set_growth(100, 64 * MIB), 160);
+        assert_eq!(set_growth(50, 64 * MIB), 80);
+        assert_eq!(set_growth(10, 64 * MIB), 64);
+        assert_eq!(set_growth(100, 200 * MIB), 200);
+        // Half of the 512 MiB that memory allows without `--maxmemory`.
+        for percentage in [0, 1_000, u64::MAX] {
+            assert_eq!(set_growth(percentage, 64 * MIB), 256);
+        }
     }
 
     #[test]
     fn failed_snapshot_is_retried_after_log_grows_by_an_eighth() {
         let scheduler = scheduler(0);
         let first = begun_at(&scheduler, 0);
-        assert_eq!(first, 57);
+        assert_eq!(first, 64);
         scheduler.give_up(true);
         assert!(!scheduler.is_due(false) && scheduler.is_due(true));
         assert_eq!(begun_at(&scheduler, first), first + 9);
         scheduler.succeed();
-        assert_eq!(begun_at(&scheduler, first + 9), first + 9 + 57);
+        assert_eq!(begun_at(&scheduler, first + 9), first + 9 + 64);
+    }
+
+    /// Writes 4 GiB to the log as the log writer does, at `log_rate` MiB a second, and a snapshot
+    /// whenever one is due, at `snapshot_rate` MiB a second. Returns how many snapshots were taken,
+    /// and the largest size of the latest snapshot, the running one and the log together, in MiB.
+    fn largest_folder(snapshot_mib: u64, log_rate: u64, snapshot_rate: u64) -> (u64, u64) {
+        const TICKS: u64 = 1_000;
+        let scheduler = scheduler(snapshot_mib);
+        let all = (snapshot_mib * MIB).max(1);
+        let (mut end, mut paused_until, mut taken, mut most) = (0, 0, 0, 0);
+        let mut written = None;
+        for tick in 0.. {
+            if tick >= paused_until {
+                // A pass is as long as the log writer may write at once.
+                end += (log_rate * MIB / TICKS).min(scheduler.pass_bytes_max() as u64);
+                scheduler.note_end(end);
+                let delay = scheduler.delay().unwrap_or_default().as_millis();
+                paused_until = tick + u64::try_from(delay).unwrap().max(1);
+            }
+            if scheduler.is_due(false) {
+                scheduler.begin();
+                written = Some(0);
+            }
+            let running = written.unwrap_or(0).min(all);
+            most = most.max(all + running + scheduler.growth());
+            if let Some(bytes) = &mut written {
+                *bytes += snapshot_rate * MIB / TICKS;
+                scheduler.note_written((*bytes).min(all), all);
+                // Reading it back takes a third of the time.
+                if *bytes > all {
+                    scheduler.note_read(*bytes - all, all / 3);
+                }
+                if *bytes >= all / 3 * 4 {
+                    scheduler.succeed();
+                    (written, taken) = (None, taken + 1);
+                }
+            }
+            if end >= 4 << 30 {
+                break;
+            }
+        }
+        (taken, most / MIB)
+    }
+
+    #[test]
+    fn folder_stays_within_four_times_the_data() {
+        for snapshot_mib in [1, 64, 160, 250] {
+            for log_rate in [10, 80, 1_000] {
+                for snapshot_rate in [20, 60, 500] {
+                    let (_, most) = largest_folder(snapshot_mib, log_rate, snapshot_rate);
+                    let bound = 2 * snapshot_mib + 2 * snapshot_mib.max(64);
+                    let case = (snapshot_mib, log_rate, snapshot_rate);
+                    assert!(most <= bound, "{case:?}: {most} MiB, above {bound}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn count_of_snapshots_follows_from_the_growth() {
+        // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
+        // 176 MiB of the log.
+        assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);
+        // The log writer waits for slow snapshots, so one is taken for each 230 MiB.
+        assert_eq!(largest_folder(160, 1_000, 100).0, 4_096 / 230);
+        assert_eq!(largest_folder(1, 40, 500).0, 4_096 / 64 - 1);
     }
 
     #[test]
     fn log_writer_is_throttled_while_snapshot_is_late() {
         let scheduler = scheduler(160);
-        assert_eq!(begun_at(&scheduler, 0), 62);
+        // The log may grow by 300 MiB from the beginning of a snapshot to the end of the next.
+        assert_eq!(begun_at(&scheduler, 0), 160);
+        scheduler.note_end(230 * MIB);
+        scheduler.succeed();
+        assert_eq!(begun_at(&scheduler, 230), 390);
         assert!(!scheduler.is_late());
-        scheduler.note_end(63 * MIB);
+        scheduler.note_end(391 * MIB);
         assert!(scheduler.is_late(), "nothing is written yet");
         assert_eq!(scheduler.delay(), None, "first it is written without pauses");
         scheduler.note_written(1, 2);
-        assert!(!scheduler.is_late(), "three eighths of 8 MiB are done");
-        scheduler.note_end(75 * MIB);
+        assert!(!scheduler.is_late(), "three eighths of 70 MiB are done");
+        scheduler.note_end(427 * MIB);
         let early = scheduler.delay().unwrap();
-        scheduler.note_written(2, 2);
-        let late = scheduler.delay().unwrap();
-        assert!(late < early && early < DELAY_MAX, "{late:?}, {early:?}");
+        scheduler.note_written(3, 4);
+        scheduler.note_end(432 * MIB);
+        let late = scheduler.delay();
+        assert!(late.is_none_or(|late| late < early) && early < DELAY_MAX, "{late:?}, {early:?}");
         scheduler.note_read(160, 160);
-        assert!(scheduler.delay().unwrap() < late);
+        assert_eq!(scheduler.delay(), None, "all is written");
         assert_eq!(scheduler.pass_bytes_max(), PASS_BYTES_MAX, "waiting is enough");
         scheduler.note_end(900 * MIB);
         assert_eq!(
@@ -324,6 +428,7 @@ mod tests {
     fn memory_limit_caps_log_growth_between_snapshots() {
         let board = Arc::new(SnapshotBoard::default());
         let memory = Arc::new(MemoryBoard::new(256 * MIB, Arc::clone(&board)));
-        assert_eq!(SnapshotScheduler::new(64 * MIB, board, memory).allowed(), 32 * MIB);
+        let scheduler = SnapshotScheduler::new(64 * MIB, board, memory);
+        assert_eq!((scheduler.threshold(), scheduler.allowed()), (16 * MIB, 30 * MIB));
     }
 }

@@ -320,6 +320,12 @@ impl Clients {
         self.settings.memory_max()
     }
 
+    /// Returns after which growth of the log a snapshot begins: a percentage of the latest
+    /// snapshot's size (0: no limit but memory), then a minimum in bytes.
+    pub(crate) fn rewrite_growth(&self) -> (u64, u64) {
+        self.settings.rewrite_growth()
+    }
+
     /// Writes once to each client that has replies to send, until the limits of `pass` (number of
     /// clients and time) are reached. Closes clients that are finished, and those that use the most
     /// memory while the total exceeds the limit.

@@ -8,7 +8,7 @@ use crate::redis::{
     RaftCounters, RejoinProgress, ReplicaInfo, SWITCH_MASTER_CHANNEL, SnapshotInfo,
     switch_master_message,
 };
-use crate::runtime::boards::SnapshotStatus;
+use crate::runtime::boards::{SnapshotGrowth, SnapshotStatus};
 use crate::runtime::channels::Leadership;
 use crate::types::{Index, Instant, NodeId};
 
@@ -42,6 +42,8 @@ impl ServerNetwork {
         let parts = &mut self.parts;
         let status = parts.status.read();
         parts.memory.set_limit(parts.clients.memory_max());
+        let (percentage, bytes_min) = parts.clients.rewrite_growth();
+        parts.snapshots.set_growth(SnapshotGrowth { percentage, bytes_min });
         let context = &mut parts.clients.context;
         context.snapshot = SnapshotInfo::from(parts.snapshots.read());
         context.log_syncs = parts.counters.log_syncs.get();
