@@ -418,6 +418,10 @@ pub enum Mutant {
     /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
     /// because the first reply got lost, is applied twice.
     ApplyTwice,
+    /// Deliberate bug: a batch of several operations that is in the log twice is applied twice.
+    ApplyBatchTwice,
+    /// Deliberate bug: a batch of several operations becomes two log entries.
+    TearBatch,
     /// Deliberate bug: a replica that installs a snapshot loses the deduplication table, so a
     /// repeated request is applied again.
     SnapshotWithoutSessions,

@@ -28,7 +28,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub enum EntryKind {
     /// An empty entry, the first one of each new leader (§8). Applying it has no effect.
     NoOp,
-    /// An entry that carries a command for the state machine.
+    /// An entry that carries a batch of operations for the state machine.
     Command,
 }
 
@@ -121,7 +121,7 @@ impl Entry {
         &self.record
     }
 
-    /// Returns the payload: the encoded command, or nothing for a no-op.
+    /// Returns the payload: the encoded batch, or nothing for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }

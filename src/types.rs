@@ -38,17 +38,19 @@ pub struct Round(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct JobSequence(pub u64);
 
-/// The id of the sender of a client request: a connection of the server, or a client of the
-/// course's simulator, whose id is written as four hexadecimal digits.
+/// The id of a client: a connection of the server, or a client of the course's simulator, whose id
+/// is written as four hexadecimal digits. In the keys of batches the server uses a constant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
-/// The id of a client's request, chosen by the sender. A request that is sent again keeps its id.
-/// The core does not interpret the bytes; the course's simulator puts its message id here.
+/// The id of a client's request, or of a batch of them, chosen by the sender. A request that is
+/// sent again keeps its id. The core does not interpret the bytes; the course's simulator puts its
+/// message id here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestId(pub [u8; 16]);
 
-/// The id of a request, unique in the cluster: the client and the client's own id for the request.
+/// The id of a request or of a batch of requests, unique in the cluster: the client and the
+/// client's own id for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestKey {
     /// The client that sent the request.

@@ -1,14 +1,14 @@
 //! Client sessions: a request in a session is executed exactly once, however often the client sends
 //! it, because the session keeps the outcomes of its latest requests.
 //!
-//! A session's id is the log index at which it was opened, so it is unique. Its requests are
+//! A session's id is the number of the operation that opened it, so it is unique. Its requests are
 //! numbered from 1, and a request is executed if its number is the next one. A repeated request
 //! gets its stored outcome, or a distinct error if none is stored, but it is never executed
 //! again. Sessions expire by the replicated clock, and the least recently used one is closed when
 //! there are too many; requests of a closed session are rejected.
 //!
 //! Sessions serve clients that repeat requests to which they got no reply, over any connection.
-//! Requests that replicas forward to each other again are recognised by the deduplication table
+//! Batches that a replica forwards to the leader again are recognised by the deduplication table
 //! (`dedup.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,7 +41,7 @@ const OUTCOME_BYTES: usize = 64;
 /// All client sessions, ordered by id.
 ///
 /// Invariant: `digest` is the sum of the hashes of all sessions, `bytes` the sum of their memory in
-/// bytes; `by_use` maps the index of the log entry that used a session last to the session's id.
+/// bytes; `by_use` maps the number of the operation that used a session last to the session's id.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
     /// Client sessions by id; snapshots share them.
@@ -56,7 +56,7 @@ pub(super) struct ClientSessions {
 pub(super) struct ClientSession {
     /// Number of the session's latest request; 0 if there was none.
     last_sequence: u64,
-    /// Index of the log entry that used the session last.
+    /// Number of the operation that used the session last.
     last_used: u64,
     /// Reading of the replicated clock, in milliseconds since 1970, when the session was used last.
     last_used_at: Millis,
@@ -247,11 +247,12 @@ impl ClientSessions {
         self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Opens a client session. Its id is `index`, the index of the log entry that opens it.
-    pub(super) fn open(&mut self, index: u64, clock: Millis) {
-        let session = ClientSession { last_used: index, last_used_at: clock, ..Default::default() };
-        let is_new = self.insert(index, session);
-        assert!(is_new, "the log entry {index} has opened a session before");
+    /// Opens a client session. Its id is `revision`, the number of the operation that opens it.
+    pub(super) fn open(&mut self, revision: u64, clock: Millis) {
+        let session =
+            ClientSession { last_used: revision, last_used_at: clock, ..Default::default() };
+        let is_new = self.insert(revision, session);
+        assert!(is_new, "operation {revision} has opened a session before");
         self.evict(clock);
     }
 
@@ -262,29 +263,29 @@ impl ClientSessions {
         self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
     }
 
-    /// Records that the log entry at `index` used the session, at the reading `clock` of the
+    /// Records that operation `revision` used the session, at the reading `clock` of the
     /// replicated clock.
-    pub(super) fn touch(&mut self, id: u64, index: u64, clock: Millis) {
-        self.change(id, index, clock, |_| ());
+    pub(super) fn touch(&mut self, id: u64, revision: u64, clock: Millis) {
+        self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome of the session's next request, which the log entry at `index` executed at
+    /// Stores the outcome of the session's next request, which operation `revision` executed at
     /// the reading `clock` of the replicated clock.
     pub(super) fn store(
         &mut self,
         id: u64,
-        index: u64,
+        revision: u64,
         clock: Millis,
         request_hash: u64,
         outcome: &Outcome,
     ) {
         let stored = StoredOutcome::new(request_hash, outcome);
-        self.change(id, index, clock, |session| session.store(stored));
+        self.change(id, revision, clock, |session| session.store(stored));
         self.evict(clock);
     }
 
     /// Adds a session. Returns false, and adds nothing, if a session with this id exists, or if the
-    /// log entry that used the new session last also used another session last.
+    /// operation that used the new session last also used another session last.
     pub(super) fn insert(&mut self, id: u64, session: ClientSession) -> bool {
         if self.by_id.contains_key(&id) || self.by_use.contains_key(&session.last_used) {
             return false;
@@ -325,12 +326,12 @@ impl ClientSessions {
         }
     }
 
-    /// Applies `change` to a session, which must exist, and marks the session as used by the log
-    /// entry at `index`, at the reading `clock` of the replicated clock.
+    /// Applies `change` to a session, which must exist, and marks the session as used by operation
+    /// `revision`, at the reading `clock` of the replicated clock.
     fn change(
         &mut self,
         id: u64,
-        index: u64,
+        revision: u64,
         clock: Millis,
         change: impl FnOnce(&mut ClientSession),
     ) {
@@ -340,18 +341,18 @@ impl ClientSessions {
         self.by_use.remove(&session.last_used);
         let session = Arc::make_mut(session);
         change(session);
-        (session.last_used, session.last_used_at) = (index, clock);
+        (session.last_used, session.last_used_at) = (revision, clock);
         self.digest.add(session.hash(id));
         self.bytes += session.memory();
-        self.by_use.insert(index, id);
+        self.by_use.insert(revision, id);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::command::Operation;
     use crate::kv::commands::registry::CommandId;
+    use crate::kv::operation::Operation;
     use crate::kv::state_machine::tests::Feeder;
 
     fn open(feeder: &mut Feeder) -> u64 {
@@ -378,7 +379,7 @@ mod tests {
     fn request_is_executed_once_and_its_outcome_repeated() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
-        assert_eq!((one, two), (1, 2), "ids are log indexes");
+        assert_eq!((one, two), (1, 2), "ids are numbers of operations");
         for sequence in 1..=3 {
             let sum = i64::try_from(sequence).unwrap() * 10;
             for _ in 0..3 {

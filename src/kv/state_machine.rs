@@ -1,35 +1,34 @@
-//! The state machine: applies committed commands to the keyspace, each request once. Called by the
-//! applier and by the simulator, with the same payloads in the same order on every replica.
+//! The state machine: applies committed batches of operations to the keyspace, each batch once.
+//! Called by the applier and by the simulator, with the same payloads in the same order on every
+//! replica.
 
 use std::fmt;
 
+use crate::kv::batch::{Batch, BatchError, GROUP_MAX, Group};
 use crate::kv::client_sessions::{ClientSessions, Decision};
-use crate::kv::command::{Command, CommandError, Operation};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable};
+use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::events::Event;
+use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// Maximum number of commands per call of [`StateMachine::prefetch`]: about as many memory accesses
-/// as a processor keeps in flight.
-pub const PREFETCH_MAX: usize = 16;
-
 /// The result of applying a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Identifies the request in the log entry; all zero if the payload was not a command.
+    /// Identifies the batch in the log entry; all zero if the payload was not a batch.
     pub key: RequestKey,
-    /// The request's outcome; for a repeated request, the one stored when it was first applied.
-    pub outcome: Outcome,
-    /// Whether the request had been applied before: the outcome is then the stored one, and nothing
-    /// was changed now.
+    /// The outcomes of the batch's operations; for a repeated batch, those stored when it was first
+    /// applied. Empty if the payload was not a batch.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the batch had been applied before: the outcomes are then the stored ones, and
+    /// nothing was changed now.
     pub repeated: bool,
 }
 
@@ -39,6 +38,7 @@ pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
+    applied_index: Index,
 }
 
 /// Returns the digest of a state. `content` is the digest of its entries and client sessions,
@@ -50,11 +50,13 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Returns the random seed for the commands of a request: different for every request, equal on
-/// every replica.
-fn seed_of(key: &RequestKey) -> u64 {
+/// Returns the random seeds for the operations of a batch, from the one at `position` on: different
+/// for every operation, equal on every replica.
+fn seeds_from(key: &RequestKey, position: usize) -> impl Iterator<Item = u64> {
     let (halves, _) = key.request.0.as_chunks::<8>();
-    halves.iter().fold(key.client.0.into(), |state, half| mix(state, u64::from_le_bytes(*half)))
+    let batch =
+        halves.iter().fold(key.client.0.into(), |seed, half| mix(seed, u64::from_le_bytes(*half)));
+    (position as u64..).map(move |position| mix(batch, position))
 }
 
 impl Default for StateMachine {
@@ -64,16 +66,17 @@ impl Default for StateMachine {
 }
 
 impl StateMachine {
-    /// Returns an empty state whose deduplication table has this capacity in requests.
+    /// Returns an empty state whose deduplication table has this capacity in batches.
     fn with_dedup_capacity(capacity: usize) -> StateMachine {
         StateMachine {
             keyspace: Keyspace::default(),
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
+            applied_index: Index::ZERO,
         }
     }
 
-    /// Returns an empty state without a deduplication table, which applies retried requests again:
+    /// Returns an empty state without a deduplication table, which applies repeated batches again:
     /// a fault for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> StateMachine {
@@ -88,53 +91,90 @@ impl StateMachine {
     }
 
     /// Applies the log entry at `index`, which must follow the last applied one. A payload that is
-    /// not a command only advances the applied index, on every replica.
+    /// not a batch only advances the applied index, on every replica.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
-        self.apply_decoded(index, Command::decode(payload).ok().as_ref())
+        let Ok(batch) = Batch::decode(payload) else {
+            self.skip(index);
+            let key = RequestKey::default();
+            return Applied { key, outcomes: vec![], repeated: false };
+        };
+        if let Some(outcomes) = self.outcomes_of(&batch) {
+            self.skip(index);
+            return Applied { key: batch.key, outcomes, repeated: true };
+        }
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for group in batch.groups_after(0) {
+            self.apply_group(&batch, &group, &mut outcomes);
+        }
+        self.finish(index, &batch, &outcomes);
+        Applied { key: batch.key, outcomes, repeated: false }
     }
 
-    /// Applies the decoded command of the log entry at `index`; `None` if the payload was not a
-    /// command.
-    pub fn apply_decoded(&mut self, index: Index, command: Option<&Command<'_>>) -> Applied {
-        self.advance(index);
-        let Some(&Command { key, operation }) = command else {
-            let key = RequestKey::default();
-            return Applied { key, outcome: Outcome::Malformed, repeated: false };
-        };
-        if let Operation::Clock { millis, resets } = operation
+    /// Applies the next group of a batch that is not in the deduplication table. Appends its
+    /// outcomes to `outcomes`, which has those of all groups before. After the last group the
+    /// caller must call [`StateMachine::finish`] before it applies another entry.
+    pub fn apply_group(
+        &mut self,
+        batch: &Batch<'_>,
+        group: &Group<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        self.prefetch(group);
+        let seeds = seeds_from(&batch.key, outcomes.len());
+        for (operation, seed) in group.operations().iter().zip(seeds) {
+            outcomes.push(self.apply_operation(operation.as_ref(), seed));
+        }
+    }
+
+    fn apply_operation(&mut self, operation: Option<&Operation<'_>>, seed: u64) -> Outcome {
+        self.keyspace.begin_command();
+        let Some(operation) = operation else { return Outcome::Malformed };
+        if let &Operation::Clock { millis, resets } = operation
             && resets == self.clock_resets()
         {
             self.keyspace.advance_clock(millis);
         }
         self.keyspace.remove_expired();
-        let seed = seed_of(&key);
-        // A read that came through the log changes nothing, so a retry may run it again, and its
-        // outcome is not stored. Clock entries do not belong to a request.
-        if let Some(outcome) = self.answer(&operation, seed) {
-            return Applied { key, outcome, repeated: false };
-        }
-        if let Some(outcome) = self.dedup.outcome(&key) {
-            return Applied { key, outcome: outcome.clone(), repeated: true };
-        }
-        let outcome = self.perform(&operation, seed);
-        self.dedup.insert(key, outcome.clone());
-        Applied { key, outcome, repeated: false }
+        self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
-    /// Loads the memory that `commands` will access into the processor's cache, for at most
-    /// [`PREFETCH_MAX`] commands, so that their cache misses overlap. Does not change the state.
-    pub fn prefetch(&self, commands: &[Option<Command<'_>>]) {
+    /// Completes the log entry at `index`, which must follow the last applied one, after all
+    /// operations of its batch were applied with these outcomes. Stores them in the deduplication
+    /// table if more than one copy of the batch may be in the log.
+    pub fn finish(&mut self, index: Index, batch: &Batch<'_>, outcomes: &[Outcome]) {
+        assert!(
+            outcomes.len() == batch.len(),
+            "{} outcomes of {} operations",
+            outcomes.len(),
+            batch.len()
+        );
+        self.advance(index);
+        if batch.may_repeat {
+            self.dedup.insert(batch.key, outcomes);
+        }
+    }
+
+    /// Returns the stored outcomes of a batch; `None` if it was not applied, cannot be in the log
+    /// more than once, or was dropped from the deduplication table.
+    pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
+        let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
+        Some(stored.to_vec())
+    }
+
+    /// Loads the memory that the operations of a group will access into the processor's cache, so
+    /// that their cache misses overlap. Does not change the state.
+    fn prefetch(&self, group: &Group<'_>) {
         // In short loops, so that out-of-order execution overlaps several iterations.
-        let mut hashes = [None; PREFETCH_MAX];
-        for (hash, command) in hashes.iter_mut().zip(commands) {
-            if let Some(Command { operation: Operation::Call { command, args }, .. }) = command
+        let mut hashes = [None; GROUP_MAX];
+        for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
+            if let Some(Operation::Call { command, args }) = operation
                 && command.keys().starts_at_first()
                 && let Some(key) = args.first()
             {
                 *hash = Some(key_hash(key));
             }
         }
-        let mut entries = [None; PREFETCH_MAX];
+        let mut entries = [None; GROUP_MAX];
         for (entry, hash) in entries.iter_mut().zip(hashes) {
             // The first entry with this hash is the right one in all likelihood.
             *entry = hash.and_then(|hash| self.keyspace.entry_with_hash(hash));
@@ -142,42 +182,55 @@ impl StateMachine {
         entries.into_iter().flatten().for_each(KeyEntry::fetch);
     }
 
-    /// Advances the applied index over the log entry at `index`, which is not a command.
+    /// Advances the applied index over the log entry at `index`, which has no effect: it is a
+    /// no-op, not a batch, or a repeated one.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
 
-    /// Decodes a read and answers it from the current state.
+    /// Decodes a batch of reads and answers them from the current state.
     ///
     /// # Errors
-    /// If the payload is not a command, or may change the state.
-    pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Outcome), CommandError> {
-        self.read_decoded(&Command::decode(payload)?)
+    /// If the payload is not a batch, has an invalid operation, or may change the state.
+    pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Vec<Outcome>), BatchError> {
+        let batch = Batch::decode(payload)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for group in batch.groups_after(0) {
+            self.read_group(&batch, &group, &mut outcomes)?;
+        }
+        Ok((batch.key, outcomes))
     }
 
-    /// Answers a decoded read from the current state.
+    /// Answers the next group of a batch of reads from the current state. Appends its outcomes to
+    /// `outcomes`, which has those of all groups before.
     ///
     /// # Errors
-    /// If the command may change the state.
-    pub fn read_decoded(
+    /// If an operation is invalid or may change the state.
+    pub fn read_group(
         &self,
-        command: &Command<'_>,
-    ) -> Result<(RequestKey, Outcome), CommandError> {
-        let Command { key, operation } = command;
-        let outcome = match operation {
-            // A clock entry leaves the keys unchanged, but is not a read.
-            Operation::Clock { .. } => None,
-            Operation::Transaction { watched, operations } => {
-                transactions::read(&self.keyspace, *watched, *operations, seed_of(key))
-            }
-            _ => self.answer(operation, seed_of(key)),
-        };
-        Ok((*key, outcome.ok_or(CommandError::NotARead)?))
+        batch: &Batch<'_>,
+        group: &Group<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), BatchError> {
+        self.prefetch(group);
+        let seeds = seeds_from(&batch.key, outcomes.len());
+        for (operation, seed) in group.operations().iter().zip(seeds) {
+            let outcome = match operation {
+                // A clock entry leaves the keys unchanged, but is not a read.
+                None | Some(Operation::Clock { .. }) => None,
+                Some(Operation::Transaction { watched, operations }) => {
+                    transactions::read(&self.keyspace, *watched, *operations, seed)
+                }
+                Some(operation) => self.answer(operation, seed),
+            };
+            outcomes.push(outcome.ok_or(BatchError::NotARead)?);
+        }
+        Ok(())
     }
 
     /// Returns the index of the last applied log entry.
     pub fn applied_index(&self) -> Index {
-        self.keyspace.applied_index()
+        self.applied_index
     }
 
     /// Returns the digest of the state. At the same applied index, equal states have equal digests
@@ -202,12 +255,6 @@ impl StateMachine {
         self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
     }
 
-    /// Returns the stored outcome of a request; `None` if the request was not applied, or so long
-    /// ago that it left the deduplication table.
-    pub fn outcome_of(&self, key: &RequestKey) -> Option<&Outcome> {
-        self.dedup.outcome(key)
-    }
-
     /// Returns an immutable copy-on-write view of the state. `last` is the log entry that was
     /// applied last. Cheap even for a large state, because nothing is copied: a later write copies
     /// only the part that it changes, such as one hash table.
@@ -215,37 +262,44 @@ impl StateMachine {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
-        let clock = self.keyspace.replicated_clock();
+        let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
         let tables = self.keyspace.share();
-        View { last, digest, clock, key_count, tables, dedup, client_sessions }
+        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions }
     }
 
-    /// Iterates over the requests in the deduplication table with their outcomes, oldest first.
-    pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+    /// Iterates over the batches in the deduplication table with their outcomes, oldest first.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         self.dedup.iter()
     }
 
-    /// Adds a request from a snapshot to the deduplication table. Returns false if it is already
+    /// Adds a batch from a snapshot to the deduplication table. Returns false if it is already
     /// there.
-    pub(super) fn restore_request(&mut self, key: RequestKey, outcome: Outcome) -> bool {
-        let fresh = self.dedup.outcome(&key).is_none();
+    pub(super) fn restore_batch(&mut self, key: RequestKey, outcomes: StoredOutcomes) -> bool {
+        let fresh = self.dedup.outcomes(&key).is_none();
         if fresh {
-            self.dedup.insert(key, outcome);
+            self.dedup.insert_stored(key, outcomes);
         }
         fresh
     }
 
-    /// Sets the applied index and the replicated clock of a state that was restored from a
+    /// Sets applied index, revision and replicated clock of a state that was restored from a
     /// snapshot.
-    pub(super) fn move_to(&mut self, index: Index, clock: ReplicatedClock) {
-        self.keyspace.set_applied_index(index);
+    pub(super) fn move_to(&mut self, index: Index, revision: u64, clock: ReplicatedClock) {
+        self.applied_index = index;
+        self.keyspace.restore_revision(revision);
         self.keyspace.restore_clock(clock);
     }
 
+    /// Returns the number of operations that were applied since the empty state. The revision of a
+    /// key is the number of the operation that last changed it.
+    pub(super) fn revision(&self) -> u64 {
+        self.keyspace.revision()
+    }
+
     fn advance(&mut self, index: Index) {
-        let next = self.applied_index().next();
+        let next = self.applied_index.next();
         assert_eq!(index, next, "entries are applied in order");
-        self.keyspace.set_applied_index(next);
+        self.applied_index = next;
     }
 
     /// Returns the outcome of a call of a read-only command, or of a `Clock` operation; `None` for
@@ -307,10 +361,10 @@ impl StateMachine {
     }
 
     /// Returns whether the state is too old for a read that arrived when the replicated clock
-    /// showed `millis` after `resets` resets: a key that the command may access had expired by
-    /// then, but still exists at the state's own clock. A `command` of `None` stands for a read
-    /// that may access any key.
-    pub fn is_behind(&self, command: Option<&Command<'_>>, millis: u64, resets: u64) -> bool {
+    /// showed `millis` after `resets` resets: a key that one of the batch's operations may access
+    /// had expired by then, but still exists at the state's own clock. A `batch` of `None` stands
+    /// for reads that may access any key.
+    pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
             || !self.keyspace.expires_until(millis)
@@ -320,11 +374,13 @@ impl StateMachine {
         let is_expired = |key: &[u8]| {
             self.keyspace.expires_at(key).is_some_and(|expires_at| expires_at <= millis)
         };
-        let Some(Operation::Call { command, args }) = command.map(|command| command.operation)
-        else {
-            return true;
+        let may_see_expired = |operation: Option<Operation<'_>>| match operation {
+            Some(Operation::Call { command, args }) => {
+                command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+            }
+            _ => true,
         };
-        command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+        batch.is_none_or(|batch| batch.operations().any(may_see_expired))
     }
 
     /// Sets the replicated clock back to `millis`, in milliseconds since 1970: the time that the
@@ -342,15 +398,15 @@ impl StateMachine {
 
     /// Opens a client session. The outcome is the session's id.
     fn open_session(&mut self) -> Outcome {
-        let index = self.applied_index().0;
-        self.client_sessions.open(index, self.keyspace.clock());
-        Outcome::Integer(i64::try_from(index).expect("log indexes are far below 2^63"))
+        let id = self.revision();
+        self.client_sessions.open(id, self.keyspace.clock());
+        Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
     /// Executes an encoded operation if `sequence` is the session's next request number; otherwise
     /// returns the stored outcome of the request with this number, or an error.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
-        let (index, clock) = (self.applied_index().0, self.clock());
+        let (revision, clock) = (self.revision(), self.clock());
         self.client_sessions.evict(clock);
         let request_hash = fingerprint(key_hash(&[]), bytes);
         match self.client_sessions.decide(session, sequence, request_hash) {
@@ -358,14 +414,15 @@ impl StateMachine {
                 "NOSESSION the session does not exist or has expired; nothing was applied now",
             ),
             Some(Decision::Reply(outcome)) => {
-                self.client_sessions.touch(session, index, clock);
+                self.client_sessions.touch(session, revision, clock);
                 outcome
             }
             Some(Decision::Execute) => {
-                let operation = Operation::decode(bytes).expect("decoding the command checked it");
+                let operation =
+                    Operation::decode_nested(bytes).expect("decoding the command checked it");
                 let outcome = self.answer(&operation, seed);
                 let outcome = outcome.unwrap_or_else(|| self.perform(&operation, seed));
-                self.client_sessions.store(session, index, clock, request_hash, &outcome);
+                self.client_sessions.store(session, revision, clock, request_hash, &outcome);
                 outcome
             }
         }
@@ -404,6 +461,7 @@ pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::kv::batch::BatchBuffer;
     use crate::kv::commands::registry::CommandId;
     use crate::kv::snapshot::SnapshotReader;
     use crate::types::{ClientId, RequestId, Term};
@@ -424,7 +482,8 @@ pub(super) mod tests {
             self.requests += 1;
             let applied = self.apply_as(self.requests, operation);
             assert!(!applied.repeated);
-            applied.outcome
+            let [outcome] = applied.outcomes.try_into().expect("one operation");
+            outcome
         }
 
         /// A copy that went through a snapshot.
@@ -436,7 +495,7 @@ pub(super) mod tests {
         }
 
         fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
-            let payload = Command { key: name(request), operation }.encode();
+            let payload = Batch::one(name(request), &operation);
             self.store.apply(self.store.applied_index().next(), &payload)
         }
 
@@ -451,9 +510,10 @@ pub(super) mod tests {
         }
 
         pub(in crate::kv) fn get(&self, key: &[u8]) -> Option<Bytes> {
-            let command = Command { key: name(0), operation: Operation::get(key) };
-            match self.store.read(&command.encode()) {
-                Ok((_, Outcome::Value(value))) => value,
+            let (_, outcomes) =
+                self.store.read(&Batch::one(name(0), &Operation::get(key))).expect("a read");
+            match &outcomes[..] {
+                [Outcome::Value(value)] => value.clone(),
                 other => panic!("{other:?}"),
             }
         }
@@ -485,11 +545,38 @@ pub(super) mod tests {
         feeder.apply_as(1, Operation::set(b"k", b"1"));
         feeder.apply_as(2, Operation::del(b"k"));
         let retry = feeder.apply_as(1, Operation::set(b"k", b"1"));
-        assert_eq!(retry, Applied { key: name(1), outcome: Outcome::Done, repeated: true });
+        let outcomes = vec![Outcome::Done];
+        assert_eq!(retry, Applied { key: name(1), outcomes, repeated: true });
         assert_eq!(feeder.get(b"k"), None);
         let retry = feeder.apply_as(2, Operation::del(b"k"));
-        assert_eq!((retry.outcome, retry.repeated), (Outcome::flag(true), true));
+        assert_eq!((retry.outcomes, retry.repeated), (vec![Outcome::flag(true)], true));
         assert_eq!(feeder.store.applied_index(), Index(4), "a retry has a log entry");
+    }
+
+    #[test]
+    fn operations_of_a_batch_are_applied_in_order_and_once() {
+        let mut feeder = Feeder::new();
+        let incr = Operation::call(CommandId::of("incr"), [&b"n"[..]]);
+        let operations = [incr, Operation::get(b"n"), incr, Operation::set(b"n", b"x"), incr];
+        let outcomes = vec![
+            Outcome::Integer(1),
+            Outcome::Value(Some(Bytes::from_static(b"1"))),
+            Outcome::Integer(2),
+            Outcome::Done,
+            Outcome::Refused(crate::kv::Refusal::NotAnInteger),
+        ];
+        let batch = Batch::encode(name(7), true, &operations);
+        let applied = feeder.store.apply(Index(1), &batch);
+        assert_eq!((applied.outcomes, applied.repeated), (outcomes.clone(), false));
+        assert_eq!(feeder.store.keyspace.revision_of(b"n"), 4, "the fourth operation");
+        let applied = feeder.store.apply(Index(2), &batch);
+        assert_eq!((applied.outcomes, applied.repeated), (outcomes, true));
+        assert_eq!((feeder.store.revision(), feeder.store.applied_index()), (5, Index(2)));
+        // A batch that is known to be in the log once is not looked for.
+        let once = Batch::encode(name(7), false, &[Operation::set(b"n", b"1"), incr]);
+        let applied = feeder.store.apply(Index(3), &once);
+        assert_eq!(applied.outcomes, [Outcome::Done, Outcome::Integer(2)]);
+        assert_eq!(feeder.store.dedup.len(), 1);
     }
 
     #[cfg(feature = "mutants")]
@@ -550,12 +637,20 @@ pub(super) mod tests {
     #[test]
     fn invalid_payloads_advance_only_the_index() {
         let mut feeder = Feeder::new();
-        let applied = feeder.store.apply(Index(1), b"no command");
-        assert_eq!((applied.outcome, applied.key), (Outcome::Malformed, RequestKey::default()));
+        let applied = feeder.store.apply(Index(1), b"no batch");
+        assert_eq!((applied.outcomes, applied.key), (vec![], RequestKey::default()));
         assert_eq!(feeder.store.applied_index(), Index(1));
-        assert!(matches!(feeder.store.read(b"?"), Err(CommandError::Damaged { length: 1 })));
-        let put = Command { key: name(1), operation: Operation::set(b"k", b"") };
-        assert_eq!(feeder.store.read(&put.encode()), Err(CommandError::NotARead));
+        assert!(matches!(feeder.store.read(b"?"), Err(BatchError::Damaged { length: 1 })));
+        let put = Batch::one(name(1), &Operation::set(b"k", b""));
+        assert_eq!(feeder.store.read(&put), Err(BatchError::NotARead));
+        let get = |key| Operation::get(key).encode();
+        let mut buffer = BatchBuffer::default();
+        for operation in [&get(b"a")[..], b"nonsense", &get(b"b")] {
+            buffer.push(operation);
+        }
+        let applied = feeder.store.apply(Index(2), &buffer.finish(name(2), true));
+        let none = Outcome::Value(None);
+        assert_eq!(applied.outcomes, [none.clone(), Outcome::Malformed, none]);
     }
 
     #[test]

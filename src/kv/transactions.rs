@@ -1,11 +1,11 @@
 //! Transactions (`MULTI`/`EXEC`): several calls, run atomically if no watched key has changed.
 
-use crate::kv::command::Operation;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
+use crate::kv::operation::Operation;
 use crate::kv::values::digest::mix;
 
 /// Runs all calls of a transaction, unless a watched key has changed. The outcome is a `List` of
@@ -45,7 +45,7 @@ fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, A
 }
 
 fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
-    match Operation::decode(bytes) {
+    match Operation::decode_nested(bytes) {
         Ok(Operation::Call { command, args }) => (command, args),
         other => unreachable!("decoding the transaction checked its calls, this is {other:?}"),
     }
@@ -53,7 +53,7 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
 
 /// Returns whether the revision of a watched key differs from the one that the client watched.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
-    watched.pairs().any(|(key, revision)| revision != keyspace.revision(key).to_le_bytes())
+    watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::kv::command::{Command, CommandError};
+    use crate::kv::batch::{Batch, BatchError};
     use crate::kv::commands::items::ItemsBuffer;
     use crate::kv::state_machine::tests::Feeder;
     use crate::types::RequestKey;
@@ -145,17 +145,15 @@ mod tests {
         let ask = |feeder: &Feeder, watched: &ItemsBuffer, operations: &ItemsBuffer| {
             let (watched, operations) = (watched.items(), operations.items());
             let operation = Operation::Transaction { watched, operations };
-            let command = Command { key: RequestKey::default(), operation };
-            assert_eq!(
-                operation.is_read(),
-                feeder.store.read(&command.encode()) != Err(CommandError::NotARead)
-            );
-            feeder.store.read(&command.encode()).map(|(_, outcome)| outcome)
+            let batch = Batch::one(RequestKey::default(), &operation);
+            let read = feeder.store.read(&batch);
+            assert_eq!(operation.is_read(), read != Err(BatchError::NotARead));
+            read.map(|(_, mut outcomes)| outcomes.remove(0))
         };
         let both = vec![Outcome::Value(Some(Bytes::from_static(b"1"))), Outcome::Integer(1)];
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::List(both)));
         let writes = list(&[Operation::get(b"a"), Operation::call(CommandId::of("flushall"), [])]);
-        assert_eq!(ask(&feeder, &before, &writes), Err(CommandError::NotARead));
+        assert_eq!(ask(&feeder, &before, &writes), Err(BatchError::NotARead));
         feeder.apply(Operation::set(b"a", b"1"));
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::NoList));
     }

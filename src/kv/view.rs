@@ -15,6 +15,8 @@ use crate::types::EntryId;
 pub struct View {
     /// The last log entry whose effects the view contains.
     pub(super) last: EntryId,
+    /// Number of operations that were applied.
+    pub(super) revision: u64,
     pub(super) digest: u64,
     pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,

@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 
 use crate::config::FanOut;
+use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, Round};
 
 use super::effects::Effects;
@@ -306,6 +307,34 @@ impl Leader {
         if entries.is_empty() && was_sent_to {
             return;
         }
+        if self.round == round_before {
+            self.begin_round(shared);
+        }
+        if !entries.is_empty() && !was_sent_to && self.confirms_reads_apart(position, shared) {
+            self.emit(position, Vec::new(), shared, out);
+        }
+        self.emit(position, entries, shared, out);
+    }
+
+    /// Returns whether the peer at `position` gets a heartbeat of its own for the reads that wait
+    /// for a round, beside entries: the reply to entries waits for the peer's disk, and with
+    /// entries alone the reads would, too. False where every message counts.
+    fn confirms_reads_apart(&self, position: usize, shared: &Shared) -> bool {
+        shared.config.fan_out == FanOut::All
+            && self.reads.wanted_round().is_some()
+            && !self.progress[position].is_probing()
+    }
+
+    /// Sends one `AppendEntries` of the current round with these entries, which begin with the next
+    /// one that the peer at `position` lacks, or a heartbeat if there are none.
+    fn emit(
+        &mut self,
+        position: usize,
+        entries: Vec<Entry>,
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) {
+        let progress = &self.progress[position];
         let prev = if progress.is_receiving_snapshot() {
             // The log no longer has what the peer lacks. This proves nothing about its log, only
             // that the leader is alive.
@@ -316,9 +345,6 @@ impl Leader {
         } else {
             shared.log.id_at(progress.next_index().previous())
         };
-        if self.round == round_before {
-            self.begin_round(shared);
-        }
         let sent = entries
             .last()
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));

@@ -143,9 +143,12 @@ impl Leader {
             return;
         }
         let is_full = match request.kind {
+            // A request that exceeds the limit alone is accepted once nothing is uncommitted: it
+            // would be refused for ever otherwise.
             RequestKind::Write => {
-                shared.uncommitted_bytes() + request.payload.len()
-                    > shared.config.uncommitted_bytes_max
+                let uncommitted = shared.uncommitted_bytes();
+                uncommitted > 0
+                    && uncommitted + request.payload.len() > shared.config.uncommitted_bytes_max
             }
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };

@@ -310,14 +310,14 @@ impl InstallSnapshot {
     }
 }
 
-/// A client's request. The core never reads the payload.
+/// A request of a client, or in the server a batch of requests. The core never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     /// The id of the request; the reply carries the same id.
     pub key: RequestKey,
     /// Whether this is a write, which becomes a log entry, or a read.
     pub kind: RequestKind,
-    /// The encoded command for the state machine.
+    /// The encoded batch for the state machine.
     pub payload: Bytes,
 }
 

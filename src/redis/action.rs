@@ -20,8 +20,9 @@ pub enum Action {
     Submit {
         /// Whether the request is a write, which goes through the log, or a read, which does not.
         kind: RequestKind,
-        /// The request's operation, encoded as a [`Command`](crate::kv::Command).
-        payload: Bytes,
+        /// The request's operation, as [`Operation::encode`](crate::kv::Operation::encode) writes
+        /// it.
+        operation: Bytes,
         /// How the reply is written when the outcome of the request is known.
         reply_format: ReplyFormat,
         /// Redis Cluster hash slot of the request's first key, for a client that follows

@@ -98,7 +98,7 @@ pub struct Context {
     pub sentinel_name: String,
     /// Pub/Sub subscriptions of all clients that are connected to this replica.
     pub subscriptions: Subscriptions,
-    /// Largest encoded command, in bytes, that fits in a log entry.
+    /// Largest encoded batch, in bytes, that fits in a log entry.
     pub payload_bytes_max: usize,
 }
 

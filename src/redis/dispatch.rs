@@ -3,7 +3,6 @@
 
 use bytes::BytesMut;
 
-use crate::types::RequestKey;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
@@ -29,13 +28,10 @@ impl Connection {
     /// Executes a request as far as possible without the consensus core, and returns what the
     /// server has to do next.
     ///
-    /// Appends the reply to `out` unless it depends on the state machine. `key` identifies the
-    /// request within the cluster; it is used only if the returned action is, or contains,
-    /// [`Action::Submit`].
+    /// Appends the reply to `out` unless it depends on the state machine.
     pub fn execute<'c>(
         &'c mut self,
         request: Request<'c>,
-        key: RequestKey,
         context: &'c Context,
         settings: &'c mut Settings,
         out: &'c mut BytesMut,
@@ -61,7 +57,6 @@ impl Connection {
             connection: self,
             command: None,
             request,
-            key,
             context,
             settings,
             writer,

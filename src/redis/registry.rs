@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 
 use super::commands::{
     bitmaps, client, cluster, command, config, connection, generic, hashes, info, lists, once,
@@ -43,14 +43,21 @@ pub(super) fn table() -> &'static CommandTable {
     &TABLE
 }
 
-/// Whether an encoded [`Command`] can add data to memory, so that it has to be refused while memory
-/// is full. False for a payload that can't be decoded.
+/// Returns whether any operation of an encoded [`Batch`] can add data to memory. The whole batch is
+/// then refused while memory is full. False for a payload that cannot be decoded.
 pub fn may_add_data(payload: &[u8]) -> bool {
-    Command::decode(payload).is_ok_and(|command| adds_data(&command.operation))
+    let Ok(batch) = Batch::decode(payload) else { return false };
+    batch.operations().flatten().any(|operation| adds_data(&operation))
+}
+
+/// Whether an encoded operation can add data to memory. False for bytes that can't be decoded.
+pub fn operation_may_add_data(operation: &[u8]) -> bool {
+    Operation::decode(operation).is_ok_and(|operation| adds_data(&operation))
 }
 
 fn adds_data(operation: &Operation<'_>) -> bool {
-    let inner = |bytes| Operation::decode(bytes).is_ok_and(|operation| adds_data(&operation));
+    let inner =
+        |bytes| Operation::decode_nested(bytes).is_ok_and(|operation| adds_data(&operation));
     match operation {
         Operation::Call { command, .. } => {
             let spec = || table().find(command.name().as_bytes());

@@ -1,15 +1,16 @@
 //! The slow log (`SLOWLOG`) and latency samples (`LATENCY`): requests that took long.
 //!
-//! The duration of a request is the time from the moment when it could be submitted to its outcome.
-//! It includes syncing the log and waiting for the other replicas, because the client waits for
-//! them too. Redis records the time spent executing the command instead.
+//! The duration of a request is the time from when its batch was sent to the core or the leader
+//! until its outcome was known. It includes syncing the log and waiting for the other replicas,
+//! because the client waits for them too. Redis records the time spent executing the command
+//! instead.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::kv::{Command, Operation};
+use crate::kv::Operation;
 
 use super::action::Statistics;
 use super::session::connection::Connection;
@@ -54,13 +55,13 @@ pub struct SlowLog {
 /// A request whose outcome is known, for the slow log.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
-    /// Time from the moment when the request could be submitted to the consensus core until its
-    /// outcome was known.
+    /// Time from when the request's batch was sent to the core or the leader until its outcome was
+    /// known.
     pub elapsed: Duration,
     /// Wall clock of the replica when the outcome was known, as time since 1970.
     pub wall_clock: Duration,
-    /// The encoded [`Command`] of the request.
-    pub payload: &'r [u8],
+    /// The encoded operation of the request.
+    pub operation: &'r [u8],
     /// The connection that sent the request.
     pub connection: &'r Connection,
 }
@@ -70,7 +71,7 @@ impl SlowLog {
     /// `entries_max`.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
-            Command::decode(request.payload).map(|command| arguments_of(&command.operation));
+            Operation::decode(request.operation).map(|operation| arguments_of(&operation));
         self.entries.push_front(SlowLogEntry {
             id: self.next_id,
             at: request.wall_clock.as_secs(),

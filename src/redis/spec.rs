@@ -277,7 +277,6 @@ impl CommandSpec {
             connection: outer.connection,
             command: None,
             request,
-            key: outer.key,
             context: outer.context,
             settings: outer.settings,
             writer,

@@ -105,13 +105,13 @@ pub struct RuntimeCounters {
     /// Number of `AppendEntries` messages from leaders that the core dropped, because too many
     /// bytes of jobs were in flight or the log in memory was full.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the core refused with `TRYAGAIN`, because too many bytes of
-    /// jobs were in flight or the log in memory was full.
+    /// Number of clients' requests, in the server batches of them, that the core refused with
+    /// `TRYAGAIN`, because too many bytes of jobs were in flight or the log in memory was full.
     pub requests_busy: Counter,
     /// Number of batches of snapshot chunks that the core dropped because the queue of the
     /// snapshots stage was full.
     pub chunks_dropped: Counter,
-    /// Number of repeated copies of forwarded writes that were dropped: the deduplication table
+    /// Number of repeated copies of forwarded batches that were dropped: the deduplication table
     /// might not recognise an earlier copy in the log, this replica did not lead, or a queue was
     /// full.
     pub repeats_dropped: Counter,
@@ -248,8 +248,8 @@ pub(super) struct SnapshotGrowth {
     pub(super) bytes_min: u64,
 }
 
-/// The latest snapshot of this replica, whether the next one is being taken, and after which log
-/// growth it is.
+/// The latest snapshot of this replica, whether the next one is being taken, and the log growth
+/// after which it begins.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotBoard {
     growth_percentage: AtomicU64,

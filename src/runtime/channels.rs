@@ -116,13 +116,14 @@ pub(super) enum CoreItem {
     Stop,
 }
 
-/// Clients' requests for the core, in the order of their arrival at the network.
+/// Clients' requests for the core, in the order of their arrival at the network. In the server each
+/// of them is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
     /// Requests of this replica's clients, and requests of peers for a read index (for their own
     /// clients' reads).
     Clients(Vec<ClientRequest>),
-    /// Writes that other replicas have forwarded to this one.
+    /// Batches of writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
 }
 
@@ -305,13 +306,13 @@ pub(super) struct ReplyBatch {
     pub(super) applied: Applied,
 }
 
-/// The reply to one request.
+/// The replies to a batch of requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The key of the request that is answered.
+    /// The key of the batch that is answered.
     pub(super) key: RequestKey,
-    /// The result of the command.
-    pub(super) outcome: Outcome,
+    /// The outcomes of the batch's operations, in order.
+    pub(super) outcomes: Vec<Outcome>,
 }
 
 impl Applied {

@@ -14,7 +14,7 @@ use crate::course::referee::Destination;
 use crate::course::report::Report;
 use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
 use crate::sim::cluster::trace::Trace;
 use crate::sim::cluster::{Advance, Answer, AnswerKind, ClientProtocol, Cluster};
@@ -216,8 +216,11 @@ impl Driver {
 
     fn on_answer(&mut self, now: Instant, answer: &Answer) {
         let value = match &answer.kind {
-            AnswerKind::Done(Outcome::Value(value)) => Some(value.as_deref().unwrap_or(b"")),
-            AnswerKind::Done(_) | AnswerKind::Refused(_) => None,
+            AnswerKind::Done(outcomes) => match &outcomes[..] {
+                [Outcome::Value(value)] => Some(value.as_deref().unwrap_or(b"")),
+                _ => None,
+            },
+            AnswerKind::Refused(_) => None,
         };
         let kind = match answer.kind {
             AnswerKind::Done(_) => CourseAnswerKind::Ok,
@@ -278,7 +281,7 @@ fn client_request(request: &Request) -> ClientRequest {
         CourseOperation::Get { key } => (Operation::get(key), RequestKind::Read),
         CourseOperation::Put { key, value } => (Operation::set(key, value), RequestKind::Write),
     };
-    ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+    ClientRequest { key, kind, payload: Batch::one(key, &operation) }
 }
 
 #[cfg(test)]

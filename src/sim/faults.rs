@@ -206,6 +206,11 @@ impl Profile {
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
         }
     }
+
+    /// Returns whether disks may be lost where replicas crash.
+    fn may_lose_disks(self) -> bool {
+        matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+    }
 }
 
 impl Plan {
@@ -232,7 +237,7 @@ impl Plan {
             config.leadership_transfer_interval = Duration::from_millis(clients * 100);
             config.leadership_transfer_timeout = config.election_timeout_max;
         }
-        let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
+        let hop = Duration::from_micros(if course { 200 } else { 500 });
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
@@ -272,6 +277,7 @@ impl Plan {
                 abandon_permille: if course { 200 } else { 20 },
                 sessions: profile == Profile::Snapshots,
                 expiring: false,
+                batches: !course && clients % 5 == 2,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: rng.permille(250),
@@ -302,7 +308,7 @@ impl Plan {
         if profile == Profile::Storage {
             plan.increase_disk_load(rng);
         }
-        let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+        let loses_disks = profile.may_lose_disks()
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
@@ -310,12 +316,16 @@ impl Plan {
         if loses_disks && rng.clone().permille(500) {
             plan.faults.extend([Fault::LoseDisk; 2]);
         }
-        if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
-            // Makes crashes likely during log restarts and compactions.
-            plan.delays.sync =
+        plan.slow_down_compactions();
+        plan
+    }
+
+    /// Makes crashes likely during log restarts and compactions, if there are any.
+    fn slow_down_compactions(&mut self) {
+        if self.snapshots.is_some() && self.segment_bytes.is_some() {
+            self.delays.sync =
                 DurationRange { min: Duration::from_micros(10), max: Duration::from_millis(20) };
         }
-        plan
     }
 
     /// Changes the plan so that disks have more to write, without more work for the linearizability

@@ -48,7 +48,7 @@ use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
 /// Format version of segments and peer records.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// Length in bytes of a block's header, which precedes the block's records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
@@ -391,7 +391,7 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 4, known: 3, .. }), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 5, known: 4, .. }), "{error}");
         assert!(error.to_string().contains("with the version that wrote the file"), "{error}");
     }
 

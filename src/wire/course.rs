@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bytes::{Bytes, BytesMut};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 use crate::raft::{
     AppendOutcome, AppendReply, ClientRequest, Envelope, PeerMsg, RequestKind, RequestVote,
     VoteReply,
@@ -326,13 +326,12 @@ fn request(
         Operation::set(key_name, value)
     };
     let key = RequestKey { client, request };
-    let command = Command { key, operation };
-    let bytes = command.encoded_len();
+    let bytes = Batch::encoded_len_of_one(&operation);
     if bytes > COMMAND_BYTES_MAX {
         return Err(CourseError::TooLarge { bytes });
     }
     let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-    Ok(ClientRequest { key, kind, payload: command.encode() })
+    Ok(ClientRequest { key, kind, payload: Batch::one(key, &operation) })
 }
 
 fn printable(id: &[u8; 16]) -> bool {

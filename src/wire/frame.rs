@@ -19,7 +19,7 @@
 //! |---|---|
 //! | 1 hello | cluster (16), from, to, incarnation (8), lane, flags (1), counts, lists, address |
 //! | 2 peer message | see [`peer`] |
-//! | 3 forwarded write | client (4), request (16), attempt (8), command |
+//! | 3 forwarded write | client (4), request (16), attempt (8), batch |
 //! | 4 rejected forwarded write | client (4), request (16), reason (1) |
 //! | 5 read index request | ticket (8) |
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
@@ -48,8 +48,8 @@ pub use decoder::Decoder;
 
 /// The first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// Version of the protocol between replicas: frames, peer messages, and the commands in them.
-pub const VERSION: u16 = 4;
+/// Version of the protocol between replicas: frames, peer messages, and the batches in them.
+pub const VERSION: u16 = 5;
 /// Length of the preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 6;
 /// Length of a frame's header in bytes: the length and the checksum.
@@ -140,7 +140,7 @@ pub enum Frame {
         key: RequestKey,
         /// Whether an earlier copy of the write may be in the log.
         attempt: Attempt,
-        /// The write, encoded as a command of the state machine.
+        /// The encoded batch of writes.
         payload: Bytes,
     },
     /// Reply to [`Frame::Forward`]: the leader rejected the write, which was not and will not be

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bowline::kv::{Command, Operation};
+use bowline::kv::{Batch, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -230,7 +230,7 @@ fn is_timeout(error: &io::Error) -> bool {
 fn lengths() -> (usize, usize) {
     let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
     let operation = Operation::set(&[b'K'; 32], &[b'v'; 32]);
-    let payload = Command { key, operation }.encode();
+    let payload = Batch::one(key, &operation);
     let id = EntryId::new(1, 2);
     let append = AppendEntries {
         term: Term(1),

@@ -24,7 +24,7 @@ pub(in crate::kv) struct Args<'a> {
 impl<'a> Args<'a> {
     pub(in crate::kv) fn new(arguments: Arguments<'a>, seed: u64) -> Args<'a> {
         let mut args = Args { inline: [&[]; INLINE], len: 0, many: Vec::new(), seed };
-        arguments.iter().for_each(|argument| args.push(argument));
+        arguments.for_each(|argument| args.push(argument));
         args
     }
 

@@ -269,11 +269,11 @@ mod tests {
     fn writes_without_a_change_keep_the_revision() {
         let mut feeder = Feeder::new();
         feeder.call("setbit", &["k", "7", "1"]);
-        let revision = feeder.store.keyspace.revision(b"k");
+        let revision = feeder.store.keyspace.revision_of(b"k");
         assert_eq!(feeder.call("setbit", &["k", "7", "1"]), Outcome::Integer(1));
-        assert_eq!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_eq!(feeder.store.keyspace.revision_of(b"k"), revision);
         assert_eq!(feeder.call("setbit", &["k", "8", "0"]), Outcome::Integer(0));
-        assert_ne!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_ne!(feeder.store.keyspace.revision_of(b"k"), revision);
         assert_eq!(feeder.get(b"k").as_deref(), Some(&[1, 0][..]));
     }
 }

@@ -234,7 +234,7 @@ fn end(keyspace: &Keyspace, key: &[u8], round: impl FnOnce(Millis) -> Millis) ->
 mod tests {
     use super::*;
     use crate::kv::Operation;
-    use crate::kv::command::Command;
+    use crate::kv::batch::Batch;
     use crate::kv::keyspace::expiration::REMOVED_MAX;
     use crate::kv::state_machine::tests::Feeder;
 
@@ -275,8 +275,9 @@ mod tests {
         feeder.call("set", &["k", "v", "PX", "50"]);
         feeder.call("set", &["other", "v", "PX", "500"]);
         let behind = |feeder: &Feeder, operation, millis, resets| {
-            let command = Command { key: crate::types::RequestKey::default(), operation };
-            feeder.store.is_behind(Some(&command), millis, resets)
+            let payload = Batch::one(crate::types::RequestKey::default(), &operation);
+            let batch = Batch::decode(&payload).unwrap();
+            feeder.store.is_behind(Some(&batch), millis, resets)
         };
         let get = |key| Operation::get(key);
         let dbsize = Operation::call(crate::kv::CommandId::of("dbsize"), []);

@@ -480,7 +480,7 @@ mod tests {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b"]);
         feeder.apply(Operation::set(b"s", b"v"));
-        let revision = feeder.store.keyspace.revision(b"l");
+        let revision = feeder.store.keyspace.revision_of(b"l");
         for (command, args) in [
             ("lmove", &["l", "s", "LEFT", "LEFT"][..]),
             ("rpoplpush", &["l", "s"]),
@@ -499,10 +499,10 @@ mod tests {
         assert_eq!(values(&mut feeder, "l"), ["a", "b"]);
         assert_eq!(feeder.call("lpop", &["l", "0"]), Outcome::Values(Vec::new()));
         assert_eq!(feeder.call("lrem", &["l", "0", "x"]), Outcome::Integer(0));
-        assert_eq!(feeder.store.keyspace.revision(b"l"), revision);
+        assert_eq!(feeder.store.keyspace.revision_of(b"l"), revision);
         feeder.call("ltrim", &["l", "0", "-1"]);
         assert_ne!(
-            feeder.store.keyspace.revision(b"l"),
+            feeder.store.keyspace.revision_of(b"l"),
             revision,
             "as for who watches a key in Redis"
         );

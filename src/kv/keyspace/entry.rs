@@ -17,7 +17,6 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::{fingerprint, key_hash, mix};
 use crate::kv::values::number::parse_integer;
-use crate::types::Index;
 
 /// Approximate overhead in bytes of a heap allocation: the allocator's bookkeeping and rounding.
 const ALLOCATION_BYTES: usize = 16;
@@ -31,8 +30,8 @@ const EMBEDDED_MAX: usize = 44;
 const COPIED_BYTES_MAX: usize = 1_024;
 /// Size in bytes of a cache line of most processors.
 const CACHE_LINE_BYTES: usize = 64;
-/// Maximum number of cache lines of an entry that are loaded before it is encoded. Of a longer
-/// value the processor itself loads the rest ahead.
+/// Maximum number of cache lines of an entry that are loaded before it is encoded. The processor
+/// itself prefetches the rest of a longer value.
 const FETCHED_LINES_MAX: usize = 8;
 /// Maximum size in bytes of an entry that is assembled on the stack before it is allocated.
 const STACK_BYTES: usize = 512;
@@ -61,8 +60,8 @@ struct PackedMeta(u64);
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// Revision: index of the log entry that last changed this entry of the keyspace.
-    revision: Index,
+    /// Revision: number of the operation that last changed this entry of the keyspace.
+    revision: u64,
     /// Expiration time in milliseconds since 1970; `None` if the key does not expire.
     expires_at: Option<NonZeroU64>,
 }
@@ -73,9 +72,9 @@ pub(in crate::kv) enum Value<'v> {
     Collection(Collection),
 }
 
-/// Maximum revision of an entry, limited by its packed representation: enough for a million log
-/// entries per second for a century.
-pub(in crate::kv) const REVISION_MAX: Index = Index((1 << PackedMeta::REVISION_BITS) - 1);
+/// Maximum revision of an entry, limited by its packed representation: enough for a million
+/// operations per second for a century.
+pub(in crate::kv) const REVISION_MAX: u64 = (1 << PackedMeta::REVISION_BITS) - 1;
 
 impl PackedMeta {
     const REVISION_BITS: u32 = 52;
@@ -98,13 +97,13 @@ impl PackedMeta {
     }
 
     /// Returns a copy of the metadata word with another revision.
-    fn with_revision(self, revision: Index) -> PackedMeta {
-        assert!(revision <= REVISION_MAX, "{revision:?} does not fit into an entry");
-        PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision.0)
+    fn with_revision(self, revision: u64) -> PackedMeta {
+        assert!(revision <= REVISION_MAX, "revision {revision} does not fit into an entry");
+        PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision)
     }
 
     fn revision(self) -> u64 {
-        self.0 & REVISION_MAX.0
+        self.0 & REVISION_MAX
     }
 
     /// Returns whether the entry expires: its bytes then start with the expiration time.
@@ -294,11 +293,8 @@ impl KeyEntry {
         {
             return;
         }
-        let metadata = Metadata {
-            fingerprint: self.fingerprint(),
-            revision: Index(self.revision()),
-            expires_at,
-        };
+        let metadata =
+            Metadata { fingerprint: self.fingerprint(), revision: self.revision(), expires_at };
         let new_value = match self.collection() {
             None => Value::String(self.value()),
             Some(collection) => Value::Collection(collection.clone()),
@@ -306,9 +302,9 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Sets the entry's revision to the index of the log entry that changed it, and recomputes its
+    /// Sets the entry's revision to the number of the operation that changed it, and recomputes its
     /// fingerprint.
-    pub(in crate::kv) fn mark_changed(&mut self, revision: Index) {
+    pub(in crate::kv) fn mark_changed(&mut self, revision: u64) {
         let fingerprint = self.compute_fingerprint();
         self.change(|header| {
             (header.fingerprint, header.meta) = (fingerprint, header.meta.with_revision(revision));
@@ -337,8 +333,8 @@ impl KeyEntry {
     }
 
     /// Reads all of the entry's memory, up to [`FETCHED_LINES_MAX`] cache lines, to load it into
-    /// the processor's cache. Unlike [`KeyEntry::fetch`], needs no result of one read to begin the
-    /// next, so the cache misses of many entries overlap.
+    /// the processor's cache. Unlike those of [`KeyEntry::fetch`], these reads do not depend on
+    /// each other, so the cache misses of many entries overlap.
     pub(in crate::kv) fn fetch_all(&self) {
         self.fetch_start();
         for line in self.0.slice.chunks(CACHE_LINE_BYTES).take(FETCHED_LINES_MAX) {
@@ -372,7 +368,7 @@ impl Metadata {
     pub(in crate::kv) fn new(
         fingerprint: u64,
         expires_at: Option<Millis>,
-        revision: Index,
+        revision: u64,
     ) -> Metadata {
         let expires_at = expiry(expires_at);
         Metadata { fingerprint: with_expiry(fingerprint, expires_at), revision, expires_at }
@@ -440,7 +436,7 @@ mod tests {
     use crate::kv::values::set::Set;
 
     fn metadata_of(fingerprint: u64) -> Metadata {
-        Metadata::new(fingerprint, None, Index(1))
+        Metadata::new(fingerprint, None, 1)
     }
 
     fn string(key: &[u8], value: &[u8]) -> KeyEntry {
@@ -482,7 +478,7 @@ mod tests {
                 (entry.expires_at(), entry.key(), entry.value()),
                 (Some(5), key, &b"two"[..])
             );
-            assert_eq!((entry.revision(), address(&entry)), (metadata.revision.0, before));
+            assert_eq!((entry.revision(), address(&entry)), (metadata.revision, before));
             entry.replace(Value::String(b"six"), metadata_of(3));
             assert_eq!((entry.expires_at(), entry.key(), entry.value()), (None, key, &b"six"[..]));
             entry.set_expiry(Some(0));
@@ -502,7 +498,7 @@ mod tests {
         let mut entry = KeyEntry::new(b"k", Value::Collection(list), metadata_of(1));
         let view = entry.clone();
         entry.change_collection(|collection| *collection = set);
-        entry.mark_changed(Index(2));
+        entry.mark_changed(2);
         entry.set_expiry(Some(7));
         assert_eq!((entry.key(), entry.expires_at(), entry.revision()), (&b"k"[..], Some(7), 2));
         assert_eq!((view.key(), view.expires_at(), view.revision()), (&b"k"[..], None, 1));
@@ -552,7 +548,7 @@ mod tests {
         assert_eq!((entry.value()[0], entry.expires_at()), (2, Some(9)));
         drop((view, reply));
         let before = address(&entry);
-        entry.mark_changed(Index(5));
+        entry.mark_changed(5);
         assert_eq!((entry.revision(), address(&entry)), (5, before), "not shared any more");
     }
 }

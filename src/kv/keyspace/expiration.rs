@@ -10,7 +10,7 @@ use super::Keyspace;
 use super::clock::{Millis, ReplicatedClock};
 use super::entry::KeyEntry;
 
-/// Maximum number of expired keys that are removed when a log entry is applied. For clients, a key
+/// Maximum number of expired keys that are removed when an operation is applied. For clients, a key
 /// that has expired does not exist, whether removed or not.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
 
@@ -107,7 +107,7 @@ impl Keyspace {
         if back == 0 {
             return 0;
         }
-        let revision = self.applied_index();
+        let revision = self.revision();
         for (from, hash) in self.expirations.by_time.clone() {
             let to = from.saturating_sub(back).max(1);
             self.modify(

@@ -18,8 +18,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hashbrown::hash_table::Entry;
 
-use crate::types::Index;
-
 use crate::kv::values::collection::{Collection, CollectionType, ValueType};
 use crate::kv::values::digest::{Digest, key_hash};
 use clock::{Millis, ReplicatedClock};
@@ -41,8 +39,9 @@ pub(in crate::kv) struct Keyspace {
     entry_bytes: usize,
     expirations: ExpirationIndex,
     clock: ReplicatedClock,
-    /// Index of the log entry that is being applied: changed keys get it as their revision.
-    revision: Index,
+    /// Number of operations that were applied, the current one included: the keys that it changes
+    /// get this revision.
+    revision: u64,
     events: Events,
 }
 
@@ -113,9 +112,9 @@ impl Keyspace {
         self.entry(key)?.expires_at()
     }
 
-    /// Returns the index of the log entry that last changed a key (its revision); 0 if the key does
-    /// not exist. `WATCH` compares revisions.
-    pub(in crate::kv) fn revision(&self, key: &[u8]) -> u64 {
+    /// Returns the revision of a key: the number of the operation that last changed it; 0 if the
+    /// key does not exist. `WATCH` compares revisions.
+    pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
         self.entry(key).map_or(0, KeyEntry::revision)
     }
 
@@ -162,17 +161,22 @@ impl Keyspace {
         self.entry_bytes + self.shards.table_bytes()
     }
 
-    /// Returns the index of the log entry that was applied last, or that is being applied.
-    pub(in crate::kv) fn applied_index(&self) -> Index {
+    /// Returns the number of operations that were applied to this state, the current one included.
+    pub(in crate::kv) fn revision(&self) -> u64 {
         self.revision
     }
 }
 
 /// Writes.
 impl Keyspace {
-    /// Starts applying the log entry at `index`: keys changed from now on get it as their revision.
-    pub(in crate::kv) fn set_applied_index(&mut self, index: Index) {
-        self.revision = index;
+    /// Begins the next operation: keys that it changes get its number as their revision.
+    pub(in crate::kv) fn begin_command(&mut self) {
+        self.revision += 1;
+    }
+
+    /// Sets the number of applied operations, for a state that was restored from a snapshot.
+    pub(in crate::kv) fn restore_revision(&mut self, revision: u64) {
+        self.revision = revision;
     }
 
     /// Sets a key to a copy of `value`, without expiration. Sharing `value` with the log record
@@ -419,9 +423,9 @@ impl Keyspace {
     pub(in crate::kv) fn restore(&mut self, restored: RestoredEntry<'_>) -> bool {
         let RestoredEntry { key, value, revision, expires_at } = restored;
         let is_new = self.shards.find(key_hash(key), |entry| entry.key() == key).is_none();
-        let applied_index = std::mem::replace(&mut self.revision, revision);
+        let current = std::mem::replace(&mut self.revision, revision);
         self.upsert(key, value, expires_at);
-        self.revision = applied_index;
+        self.revision = current;
         is_new
     }
 }

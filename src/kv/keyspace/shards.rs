@@ -138,9 +138,10 @@ impl Shards {
     }
 }
 
-/// Returns a table for modification; copies it first if a snapshot shares it. A copy increments the
-/// reference count of each entry, and such atomic increments cannot overlap. So all counts are
-/// loaded into the processor's cache first, by reads that can.
+/// Returns a table for modification; copies it first if a snapshot shares it. Copying increments
+/// the reference count of each entry, and the cache misses of such atomic increments do not
+/// overlap. So all counts are first loaded into the processor's cache by plain reads, whose misses
+/// do.
 fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
     if let Some(table) = table.to_copy() {
         table.iter().for_each(KeyEntry::fetch_start);

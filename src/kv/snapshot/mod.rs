@@ -1,16 +1,16 @@
 //! Snapshots: the whole state as bytes, for the disk and for followers that are far behind.
 //!
 //! ```text
-//!  +-------+---------+------------+--------+---------+-------+--------+  header: 16, 4, 16, 8, 8,
-//!  | magic | version | last entry | digest | entries | clock | resets |  8 and 8 bytes
-//!  +-------+---------+------------+--------+---------+-------+--------+
+//!  +-------+---------+------------+----------+--------+---------+-------+--------+  header: 16,
+//!  | magic | version | last entry | revision | digest | entries | clock | resets |  4 and 16, then
+//!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
-//!  | kind | count | length |   items   | crc32c |   order: entries, requests, client sessions if
+//!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions if
 //!  +------+-------+--------+-----------+--------+   there are any, end
 //! ```
 //!
 //! Integers are little endian; lengths and other small numbers have a variable length. Items
-//! encode themselves: entries of the keyspace in `keyspace/restore.rs`, requests of the
+//! encode themselves: entries of the keyspace in `keyspace/restore.rs`, batches of the
 //! deduplication table with their outcomes in `dedup.rs`, client sessions in `client_sessions.rs`.
 //!
 //! The checksum of a block continues that of the block before, and the first one that of the
@@ -29,8 +29,8 @@ pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 6;
-const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8;
+const VERSION: u32 = 7;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 /// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
 /// Length in bytes of the checksum at the end of a block.
@@ -40,9 +40,9 @@ const CHECKSUM_BYTES: usize = 4;
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, requests, client sessions, end.
+/// order of their kinds: entries, batches, client sessions, end.
 const ENTRIES: u8 = 1;
-const REQUESTS: u8 = 2;
+const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
 /// Kind byte of the last block, which has no items. Kinds between that of client sessions and this
 /// one are reserved.

@@ -4,20 +4,17 @@
 use bytes::{Buf as _, BytesMut};
 
 use crate::kv::client_sessions::ClientSession;
-use crate::kv::dedup::decode_request;
+use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::snapshot::{
-    BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
     SnapshotError, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
-
-/// Number of entries that are decoded before their hashes are computed together.
-const CHECKED_TOGETHER: usize = 32;
 
 /// Reads a snapshot, which is fed to it in pieces of any size.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ pub struct SnapshotReader {
     digest: Digest,
     /// Number of entries of the keyspace read so far.
     entries: u64,
-    /// Kind byte of the block that was read last (entries, requests, client sessions or end of the
+    /// Kind byte of the block that was read last (entries, batches, client sessions or end of the
     /// snapshot); 0 before the first block.
     kind: u8,
     ended: bool,
@@ -54,6 +51,7 @@ impl Default for SnapshotReader {
 #[derive(Clone, Copy, Debug)]
 struct Header {
     last: EntryId,
+    revision: u64,
     digest: u64,
     entries: u64,
     clock: ReplicatedClock,
@@ -120,8 +118,8 @@ impl SnapshotReader {
     pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut state = self.state.take().expect("not called on a reader that only checks");
-        let clock = self.header.map(|header| header.clock).unwrap_or_default();
-        state.move_to(mark.last.index, clock);
+        let header = self.header.expect("a mark was made from it");
+        state.move_to(mark.last.index, header.revision, header.clock);
         Ok((state, mark))
     }
 
@@ -172,12 +170,13 @@ impl SnapshotReader {
             return Err(SnapshotError::Version { found });
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
-        if last.index > REVISION_MAX {
-            return Err(self.damaged("log index out of range"));
+        let revision = bytes.get_u64_le();
+        if last.index > Index::MAX || revision > REVISION_MAX {
+            return Err(self.damaged("log index or revision out of range"));
         }
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
-        self.header = Some(Header { last, digest, entries, clock });
+        self.header = Some(Header { last, revision, digest, entries, clock });
         Ok(true)
     }
 
@@ -206,10 +205,7 @@ impl SnapshotReader {
         }
         let block = self.buffer.split_to(whole);
         let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
-        let all_valid = match kind {
-            ENTRIES if self.state.is_none() => self.check_entries(count, &mut items).is_some(),
-            _ => (0..count).all(|_| self.read_item(kind, &mut items).is_some()),
-        };
+        let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
         if !all_valid || !items.is_empty() {
             return Err(self.damaged("invalid item"));
         }
@@ -219,34 +215,23 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Reads the `count` entries of a block and adds their hashes to the digest; `None` if one is
-    /// invalid.
-    fn check_entries(&mut self, count: u32, items: &mut &[u8]) -> Option<()> {
-        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
-        let mut entries = Vec::with_capacity(CHECKED_TOGETHER);
-        for number in 1..=count {
-            entries.push(RestoredEntry::decode(items, last)?);
-            if entries.len() == CHECKED_TOGETHER || number == count {
-                self.entries += entries.len() as u64;
-                self.digest = self.digest.union(RestoredEntry::digest_of(&entries));
-                entries.clear();
-            }
-        }
-        Some(())
-    }
-
     /// Reads an item of a block of this `kind`; `None` if the item is invalid or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
-        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
+        let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {
-            (ENTRIES, Some(state)) => {
-                let entry = RestoredEntry::decode(items, last)?;
+            (ENTRIES, state) => {
+                let entry = RestoredEntry::decode(items, revision)?;
                 self.entries += 1;
-                state.keyspace.restore(entry)
+                if let Some(state) = state {
+                    state.keyspace.restore(entry)
+                } else {
+                    self.digest.add(entry.fingerprint());
+                    true
+                }
             }
-            (REQUESTS, state) => {
-                let (key, outcome) = decode_request(items)?;
-                state.as_mut().is_none_or(|state| state.restore_request(key, outcome))
+            (BATCHES, state) => {
+                let (key, outcomes) = decode_batch(items)?;
+                state.as_mut().is_none_or(|state| state.restore_batch(key, outcomes))
             }
             (CLIENT_SESSIONS, state) => {
                 let (id, session) = ClientSession::decode(items)?;

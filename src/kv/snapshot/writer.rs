@@ -5,17 +5,16 @@ use std::sync::Arc;
 use bytes::BufMut as _;
 
 use crate::kv::client_sessions::ClientSession;
-use crate::kv::commands::outcome::Outcome;
-use crate::kv::dedup::encode_request;
+use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::snapshot::{
-    BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
     SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
-use crate::types::{EntryId, Index, RequestKey};
+use crate::types::{EntryId, RequestKey};
 
 /// Number of entries of the keyspace whose memory is loaded into the processor's cache together,
 /// before they are encoded.
@@ -35,14 +34,15 @@ pub(super) struct Blocks {
     count: u32,
     /// CRC-32C of the header and blocks written so far (without the blocks' checksum fields).
     checksum: u32,
-    /// Index of the last log entry that the snapshot contains.
-    last: Index,
+    /// Revision of the state: the number of operations that were applied.
+    revision: u64,
 }
 
 impl Blocks {
     /// Writes the header.
     pub(super) fn header(
         last: EntryId,
+        revision: u64,
         digest: u64,
         key_count: usize,
         clock: ReplicatedClock,
@@ -53,6 +53,7 @@ impl Blocks {
         header.put_u32_le(VERSION);
         header.put_u64_le(last.term.0);
         header.put_u64_le(last.index.0);
+        header.put_u64_le(revision);
         header.put_u64_le(digest);
         header.put_u64_le(key_count as u64);
         header.put_u64_le(clock.millis);
@@ -60,7 +61,7 @@ impl Blocks {
         assert_eq!(header.len(), HEADER_BYTES, "length of the header");
         sink(&header);
         let checksum = crc32c::crc32c(&header);
-        Blocks { bytes: HEADER_BYTES as u64, checksum, last: last.index, ..Blocks::default() }
+        Blocks { bytes: HEADER_BYTES as u64, checksum, revision, ..Blocks::default() }
     }
 
     fn begin(&mut self, kind: u8) {
@@ -91,9 +92,9 @@ impl Blocks {
             for entry in &chunk {
                 entry.fetch_all();
             }
-            let last = self.last;
+            let revision = self.revision;
             for entry in chunk.drain(..) {
-                self.item(sink, |block| entry.encode(last, block));
+                self.item(sink, |block| entry.encode(revision, block));
             }
         }
     }
@@ -114,14 +115,14 @@ impl Blocks {
     fn finish<'r>(
         &mut self,
         last: EntryId,
-        requests: impl Iterator<Item = (&'r RequestKey, &'r Outcome)>,
+        batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
-        self.begin(REQUESTS);
-        for (key, outcome) in requests {
-            self.item(sink, |block| encode_request(key, outcome, block));
+        self.begin(BATCHES);
+        for (key, outcomes) in batches {
+            self.item(sink, |block| encode_batch(key, outcomes, block));
         }
         self.end(sink);
         if !sessions.is_empty() {
@@ -143,8 +144,9 @@ impl StateMachine {
     /// that was applied last.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "last entry of the state");
-        let clock = self.keyspace.replicated_clock();
-        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), clock, sink);
+        let (clock, digest) = (self.keyspace.replicated_clock(), self.digest());
+        let mut blocks =
+            Blocks::header(last, self.revision(), digest, self.key_count(), clock, sink);
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         blocks.finish(last, self.remembered(), &self.client_sessions.share(), sink)
@@ -182,10 +184,10 @@ impl SnapshotWriter {
     /// tables, the rest. After the rest, returns the mark that identifies the snapshot (last log
     /// entry, length in bytes, checksum), and must not be called again; before, returns `None`.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, digest, clock, key_count, tables, dedup, client_sessions } =
+        let View { last, revision, digest, clock, key_count, tables, dedup, client_sessions } =
             &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
-            let mut blocks = Blocks::header(*last, *digest, *key_count, *clock, sink);
+            let mut blocks = Blocks::header(*last, *revision, *digest, *key_count, *clock, sink);
             blocks.begin(ENTRIES);
             blocks
         });

@@ -35,8 +35,8 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         matches!(self, CopyOnWrite::Shared(_))
     }
 
-    /// Returns the data if a change would copy it now: it is shared with a snapshot that has not
-    /// been dropped yet.
+    /// Returns the data if the next change will have to copy it, because a snapshot that was not
+    /// dropped yet shares it; otherwise `None`.
     pub(in crate::kv) fn to_copy(&self) -> Option<&T> {
         match self {
             CopyOnWrite::Shared(part) if Arc::strong_count(part) > 1 => Some(part),

@@ -1,7 +1,7 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
 //!
 //! Commands after `MULTI` are queued unchanged. `EXEC` runs their functions: operations on the data
-//! are combined into one [`Operation::Transaction`] in one log entry. Replies that do not depend on
+//! are combined into one [`Operation::Transaction`] of a batch. Replies that do not depend on
 //! the data are written at once, and sent together with the others when the entry is applied.
 //!
 //! `WATCH` reads the revisions of its keys and blocks the connection until they are known. The next
@@ -208,7 +208,7 @@ fn sequence(mut actions: Vec<Action>) -> Action {
 
 /// The progress of `EXEC` while it runs the queued commands.
 struct ExecRun {
-    /// The encoded operations of the commands that have run so far, for one log entry.
+    /// The encoded operations of the commands that have run so far, for one transaction.
     batch: ItemsBuffer,
     /// Actions that the server performs in addition to sending the reply of `EXEC`.
     actions: Vec<Action>,

@@ -136,7 +136,7 @@ impl CourseTransport {
     /// `None` if unknown.
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
-        let value = value_of(&answer.outcome);
+        let value = value_of(answer.outcomes.first());
         let encoded = course::encode_ok(self.me, answer.key, leader, value, &mut self.text);
         self.send_encoded(&encoded);
     }
@@ -169,9 +169,9 @@ impl CourseTransport {
 
 /// Returns the value to send in the reply: for a read the value of the key, empty if the key does
 /// not exist; `None` for other outcomes.
-fn value_of(outcome: &Outcome) -> Option<&[u8]> {
+fn value_of(outcome: Option<&Outcome>) -> Option<&[u8]> {
     match outcome {
-        Outcome::Value(value) => Some(value.as_deref().unwrap_or_default()),
+        Some(Outcome::Value(value)) => Some(value.as_deref().unwrap_or_default()),
         _ => None,
     }
 }

@@ -6,14 +6,14 @@
 //! | `clients` | connections of clients, their requests and replies |
 //! | `peers` | connections to and from peers |
 //! | `read_index` | reads on a replica that does not lead |
-//! | `request_id` | ids of requests between replicas |
+//! | `request_id` | ids of batches and of requests for a read index |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
 //!
 //! Only the replica that holds a client's connection replies to it, from its own state: to a write
 //! once it has applied it, to a read once it has applied everything that the leader knew to be
-//! committed when the read arrived. Replicas forward bare commands to the leader, and only refusals
-//! come back.
+//! committed when the read arrived. Replicas forward batches of writes to the leader, and only
+//! refusals come back.
 mod clients;
 mod folder;
 mod network;

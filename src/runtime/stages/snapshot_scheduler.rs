@@ -3,11 +3,11 @@
 //!
 //! The policy is that of a Redis with an append-only file: the next snapshot begins when the log
 //! has grown by T since the last one was completed, where T is a percentage of the last snapshot's
-//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. What is
-//! different is that the log must not grow without limit while the snapshot is written. So the
-//! snapshot is written slowly at first, and without pauses once the log grows faster than the
-//! snapshot. If that is not enough, because the disk or the processors are busy, the log writer
-//! waits for the snapshot, longer the further the log is ahead, so clients see a slower disk.
+//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike
+//! in Redis, the log must not grow without limit while the snapshot is written. So the snapshot is
+//! written slowly at first, and without pauses once the log grows faster than the snapshot. If that
+//! is not enough, because the disk or the processors are busy, the log writer waits for the
+//! snapshot, longer the further the log is ahead, so clients see a slower disk.
 //!
 //! While a snapshot is taken, the folder holds the latest one, a part of the next one, and the log
 //! from where the latest ends. That log is the growth while the latest was written, of which at
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_begins_when_log_grew_by_the_size_of_the_last() {
+    fn snapshot_begins_when_log_grew_by_size_of_last() {
         let scheduler = scheduler(160);
         assert_eq!(begun_at(&scheduler, 0), 160);
         assert!(!scheduler.is_due(false) && !scheduler.is_due(true), "a snapshot is being taken");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn percentage_and_minimum_change_the_growth() {
+    fn percentage_and_minimum_set_log_growth() {
         let scheduler = scheduler(160);
         let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn count_of_snapshots_follows_from_the_growth() {
+    fn snapshot_count_follows_log_growth() {
         // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
         // 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::kv::{Applied, Command, Items, Operation, Outcome};
+use crate::kv::{Applied, Batch, Items, Operation, Outcome};
 use crate::sim::checkers::expirations::Expirations;
 use crate::sim::keys::expires;
 use crate::sim::machine::wall_clock::EPOCH;
@@ -48,17 +48,29 @@ struct Request {
 /// A simple model of the state machine, which keeps all versions of each key.
 #[derive(Debug, Default)]
 struct Model {
-    /// The versions of each key: the index of the log entry that wrote each, and its value (`None`:
-    /// the entry deleted the key).
-    versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
+    /// The versions of each key, in order.
+    versions: BTreeMap<Bytes, Vec<Version>>,
+    /// Number of operations that were applied.
+    revision: u64,
     /// The result of applying each log entry, starting with index 1; `None` for an entry without a
-    /// command.
+    /// batch.
     results: Vec<Option<Applied>>,
-    /// The outcome of each request that was applied, by the key of the request.
-    outcomes: HashMap<RequestKey, Outcome, FixedState>,
+    /// The outcomes of each batch that was applied, by its key.
+    outcomes: HashMap<RequestKey, Vec<Outcome>, FixedState>,
     /// For each client session, by its id: the outcomes of its numbered requests, in order of their
     /// sequence numbers, which start at 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
+}
+
+/// A version of a key.
+#[derive(Debug)]
+struct Version {
+    /// Index of the log entry that wrote it.
+    index: Index,
+    /// Number of the operation that wrote it.
+    revision: u64,
+    /// The value; `None` if the operation deleted the key.
+    value: Option<Bytes>,
 }
 
 impl ClientModel {
@@ -76,7 +88,7 @@ impl ClientModel {
     }
 
     /// Checks the result of applying the entry at `index` on replica `id` against the model;
-    /// `applied` is `None` if the entry has no command. `leaders` is the number of terms that have
+    /// `applied` is `None` if the entry has no batch. `leaders` is the number of terms that have
     /// had a leader so far.
     pub(in crate::sim) fn on_applied(
         &mut self,
@@ -93,7 +105,7 @@ impl ClientModel {
                 && key != RequestKey::default()
             {
                 self.record_effect(key, index)?;
-                self.record_expiration(key, payload, now, leaders);
+                self.record_expirations(key, payload, now, leaders);
             }
             self.model.results.push(result);
         }
@@ -106,10 +118,28 @@ impl ClientModel {
         Ok(())
     }
 
-    /// If a write sets a value with a TTL or an expiration time, records when the value expires.
+    /// For each value that a batch sets with a TTL or an expiration time, records when it expires.
     /// `leaders` is the number of terms that have had a leader so far.
-    fn record_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
-        let Ok(Command { operation, .. }) = Command::decode(payload) else { return };
+    fn record_expirations(
+        &mut self,
+        key: RequestKey,
+        payload: &[u8],
+        now: Instant,
+        leaders: usize,
+    ) {
+        let batch = Batch::decode(payload).expect("it was applied");
+        for operation in batch.operations().flatten() {
+            self.record_expiration(key, operation, now, leaders);
+        }
+    }
+
+    fn record_expiration(
+        &mut self,
+        key: RequestKey,
+        operation: Operation<'_>,
+        now: Instant,
+        leaders: usize,
+    ) {
         let Some((_, args)) = operation.as_call() else { return };
         let [_, value, option, time] = args[..] else { return };
         let Some(millis) = number(time) else { return };
@@ -156,19 +186,18 @@ impl ClientModel {
         &self,
         id: NodeId,
         key: RequestKey,
-        outcome: &Outcome,
+        outcomes: &[Outcome],
     ) -> Result<(), Violation> {
         let expected = self.model.outcomes.get(&key);
         ensure!(
-            expected == Some(outcome)
-                || matches!((expected, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
-            "applied once: replica {id} answered write {key:?} with {outcome:?}, the model has \
+            expected.is_some_and(|expected| are_same(expected, outcomes)),
+            "applied once: replica {id} answered write {key:?} with {outcomes:?}, the model has \
              {expected:?}"
         );
         Ok(())
     }
 
-    /// Checks the `outcome` that replica `id` answered to a read against the model at log index
+    /// Checks the outcomes that replica `id` answered to reads against the model at log index
     /// `state`, the last entry that the replica had applied when it executed the read. The read
     /// must reflect all entries that were committed before it arrived. `leaders` is the number of
     /// terms that have had a leader so far.
@@ -177,9 +206,9 @@ impl ClientModel {
         id: NodeId,
         key: RequestKey,
         payload: &[u8],
-        outcome: &Outcome,
+        outcomes: &[Outcome],
         state: Index,
-        (now, leaders): (Instant, usize),
+        time: (Instant, usize),
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get(&key) else {
             return Err(Violation(format!(
@@ -192,14 +221,35 @@ impl ClientModel {
              was committed before the read arrived",
             request.committed_before
         );
-        let expected = self.model.read(payload, state);
-        if let Ok(Command { operation, .. }) = Command::decode(payload)
-            && let Some(("get", args)) = operation.as_call()
+        let arrived_at = request.arrived_at;
+        let batch = Batch::decode(payload).expect("it was answered");
+        ensure!(
+            batch.len() == outcomes.len(),
+            "replies match requests: replica {id} answered the {} reads {key:?} with {outcomes:?}",
+            batch.len()
+        );
+        for (operation, outcome) in batch.operations().flatten().zip(outcomes) {
+            self.check_read((id, key, arrived_at), operation, outcome, state, time)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the outcome of one read of the batch `key`, which arrived at `arrived_at`.
+    fn check_read(
+        &mut self,
+        (id, key, arrived_at): (NodeId, RequestKey, Instant),
+        operation: Operation<'_>,
+        outcome: &Outcome,
+        state: Index,
+        (now, leaders): (Instant, usize),
+    ) -> Result<(), Violation> {
+        let expected = self.model.read_one(operation, state);
+        if let Some(("get", args)) = operation.as_call()
             && expires(args[0])
             && let Outcome::Value(Some(current)) = &expected
             && (*outcome == expected || *outcome == Outcome::Value(None))
         {
-            let (arrived_at, is_shown) = (request.arrived_at, *outcome == expected);
+            let is_shown = *outcome == expected;
             return self.expirations.answered(id, arrived_at, now, current, is_shown, leaders);
         }
         ensure!(
@@ -242,7 +292,7 @@ impl ClientModel {
     /// that were applied so far.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
-        chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
+        chosen.filter(|(_, versions)| versions.last().is_some_and(|it| it.value.is_some())).count()
             as u64
     }
 
@@ -250,29 +300,36 @@ impl ClientModel {
     /// entries that were applied so far.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
-        let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
+        let newest = chosen.filter_map(|(_, versions)| versions.last()?.value.as_ref());
         newest.filter_map(|value| number(value)).sum()
     }
 }
 
 impl Model {
     fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
-        let Ok(Command { key, operation }) = Command::decode(payload) else {
+        let Ok(batch) = Batch::decode(payload) else {
             let key = RequestKey::default();
-            return Applied { key, outcome: Outcome::Malformed, repeated: false };
+            return Applied { key, outcomes: vec![], repeated: false };
         };
-        if let Operation::Clock { .. } = operation {
-            return Applied { key, outcome: Outcome::Done, repeated: false };
+        let key = batch.key;
+        if batch.may_repeat
+            && let Some(outcomes) = self.outcomes.get(&key)
+        {
+            return Applied { key, outcomes: outcomes.clone(), repeated: true };
         }
-        if let Some(("get", args)) = operation.as_call() {
-            return Applied { key, outcome: Outcome::Value(self.newest(args[0])), repeated: false };
+        let apply = |operation: Option<Operation<'_>>| {
+            self.revision += 1;
+            match operation {
+                None => Outcome::Malformed,
+                Some(Operation::Clock { .. }) => Outcome::Done,
+                Some(operation) => self.perform(index, operation),
+            }
+        };
+        let outcomes: Vec<Outcome> = batch.operations().map(apply).collect();
+        if batch.may_repeat {
+            self.outcomes.insert(key, outcomes.clone());
         }
-        if let Some(outcome) = self.outcomes.get(&key) {
-            return Applied { key, outcome: outcome.clone(), repeated: true };
-        }
-        let outcome = self.perform(index, operation);
-        self.outcomes.insert(key, outcome.clone());
-        Applied { key, outcome, repeated: false }
+        Applied { key, outcomes, repeated: false }
     }
 
     fn perform(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
@@ -282,12 +339,13 @@ impl Model {
                 if !self.are_unchanged(watched, index) {
                     return Outcome::NoList;
                 }
-                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                let inner =
+                    operations.iter().map(|one| Operation::decode_nested(one).expect("one"));
                 Outcome::List(inner.map(|one| self.perform(index, one)).collect())
             }
             Operation::OpenSession => {
-                self.sessions.insert(index.0, Vec::new());
-                Outcome::Integer(index.0.cast_signed())
+                self.sessions.insert(self.revision, Vec::new());
+                Outcome::Integer(self.revision.cast_signed())
             }
             Operation::Once { session, sequence, operation } => {
                 let Some(there) = self.sessions.get(&session) else { return error("NOSESSION") };
@@ -301,7 +359,7 @@ impl Model {
                     return if kept { there[at].clone() } else { error("STALESEQ") };
                 }
                 let outcome =
-                    self.perform(index, Operation::decode(operation).expect("an operation"));
+                    self.perform(index, Operation::decode_nested(operation).expect("an operation"));
                 self.sessions.entry(session).or_default().push(outcome.clone());
                 outcome
             }
@@ -346,15 +404,15 @@ impl Model {
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Returns the revision of a key at log index `state`: the index of the entry that wrote its
-    /// value; 0 if it has no value.
+    /// Returns the revision of a key at log index `state`: the number of the operation that wrote
+    /// its value; 0 if it has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
-        self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
+        self.at(key, state).filter(|it| it.value.is_some()).map_or(0, |version| version.revision)
     }
 
-    fn at(&self, key: &[u8], state: Index) -> Option<&(Index, Option<Bytes>)> {
+    fn at(&self, key: &[u8], state: Index) -> Option<&Version> {
         let versions = self.versions.get(key)?;
-        let length = versions.partition_point(|(index, _)| *index <= state);
+        let length = versions.partition_point(|version| version.index <= state);
         versions[..length].last()
     }
 
@@ -370,27 +428,23 @@ impl Model {
     }
 
     fn set(&mut self, index: Index, key: &[u8], value: Option<Bytes>) {
+        let version = Version { index, revision: self.revision, value };
         if let Some(versions) = self.versions.get_mut(key) {
-            versions.push((index, value));
+            versions.push(version);
         } else {
-            self.versions.insert(Bytes::copy_from_slice(key), vec![(index, value)]);
+            self.versions.insert(Bytes::copy_from_slice(key), vec![version]);
         }
     }
 
     fn newest(&self, key: &[u8]) -> Option<Bytes> {
-        self.versions.get(key)?.last()?.1.clone()
-    }
-
-    fn read(&self, payload: &[u8], state: Index) -> Outcome {
-        Command::decode(payload)
-            .map_or(Outcome::Malformed, |command| self.read_one(command.operation, state))
+        self.versions.get(key)?.last()?.value.clone()
     }
 
     fn read_one(&self, operation: Operation<'_>, state: Index) -> Outcome {
         match operation {
             Operation::Call { .. } => match operation.as_call() {
                 Some(("get", args)) => {
-                    Outcome::Value(self.at(args[0], state).and_then(|(_, value)| value.clone()))
+                    Outcome::Value(self.at(args[0], state).and_then(|it| it.value.clone()))
                 }
                 Some(("revisions", args)) => {
                     let revision = |key: &[u8]| self.revision(key, state).cast_signed();
@@ -403,7 +457,8 @@ impl Model {
                 Outcome::NoList
             }
             Operation::Transaction { operations, .. } => {
-                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                let inner =
+                    operations.iter().map(|one| Operation::decode_nested(one).expect("one"));
                 Outcome::List(inner.map(|one| self.read_one(one, state)).collect())
             }
             _ => Outcome::Malformed,
@@ -419,14 +474,23 @@ fn error(code: &'static str) -> Outcome {
 
 /// Returns whether two results of applying an entry are equal. Errors are equal if their codes are.
 fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
-    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
     match (actual, expected) {
-        (
-            Some(Applied { key, outcome: Outcome::Error(text), repeated }),
-            Some(Applied { key: known, outcome: Outcome::Error(wanted), repeated: again }),
-        ) => (key, repeated) == (known, again) && code(text) == code(wanted),
+        (Some(actual), Some(expected)) => {
+            (actual.key, actual.repeated) == (expected.key, expected.repeated)
+                && are_same(&actual.outcomes, &expected.outcomes)
+        }
         _ => actual == expected,
     }
+}
+
+/// Returns whether two lists of outcomes are equal. Errors are equal if their codes are.
+fn are_same(actual: &[Outcome], expected: &[Outcome]) -> bool {
+    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
+    actual.len() == expected.len()
+        && actual.iter().zip(expected).all(|pair| match pair {
+            (Outcome::Error(text), Outcome::Error(wanted)) => code(text) == code(wanted),
+            (outcome, wanted) => outcome == wanted,
+        })
 }
 
 fn number(value: &[u8]) -> Option<u64> {
@@ -449,11 +513,11 @@ mod tests {
 
     fn put(number: u8, value: &str) -> Bytes {
         let operation = Operation::set(b"k", value.as_bytes());
-        Command { key: key(number), operation }.encode()
+        Batch::one(key(number), &operation)
     }
 
     fn done(number: u8, repeated: bool) -> Applied {
-        Applied { key: key(number), outcome: Outcome::Done, repeated }
+        Applied { key: key(number), outcomes: vec![Outcome::Done], repeated }
     }
 
     fn after_requests(numbers: &[u8]) -> ClientModel {
@@ -474,8 +538,8 @@ mod tests {
             model.on_applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
         assert!(twice.0.starts_with("applied once"), "{twice}");
         model.on_applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
-        model.on_write_answered(ID, key(1), &Outcome::Done).unwrap();
-        assert!(model.on_write_answered(ID, key(2), &Outcome::Done).is_err());
+        model.on_write_answered(ID, key(1), &[Outcome::Done]).unwrap();
+        assert!(model.on_write_answered(ID, key(2), &[Outcome::Done]).is_err());
     }
 
     #[test]
@@ -484,12 +548,12 @@ mod tests {
         model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
         model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
         model.on_request(key(3), Index(2), Instant::ZERO);
-        let read = Command { key: key(3), operation: Operation::get(b"k") }.encode();
+        let read = Batch::one(key(3), &Operation::get(b"k"));
         let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
-        model.on_read_answered(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
-        assert!(model.on_read_answered(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
+        model.on_read_answered(ID, key(3), &read, &[value("b")], Index(2), NOW).unwrap();
+        assert!(model.on_read_answered(ID, key(3), &read, &[value("a")], Index(2), NOW).is_err());
         let stale =
-            model.on_read_answered(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
+            model.on_read_answered(ID, key(3), &read, &[value("a")], Index(1), NOW).unwrap_err();
         assert!(stale.0.starts_with("linearizability"), "{stale}");
     }
 
@@ -508,7 +572,7 @@ mod tests {
         let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
             let operation = Operation::set(name, value);
-            Command { key: key(number), operation }.encode()
+            Batch::one(key(number), &operation)
         };
         model
             .on_applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
@@ -521,9 +585,9 @@ mod tests {
             let (amount, transfer) = (amount.to_string(), CommandId::of("transfer"));
             let args = [b"a", b"b", amount.as_bytes()];
             let operation = Operation::call(transfer, &args[..]);
-            let payload = Command { key: key(number), operation }.encode();
+            let payload = Batch::one(key(number), &operation);
             let outcome = Outcome::Integer(i64::from(moved));
-            let applied = Applied { key: key(number), outcome, repeated: false };
+            let applied = Applied { key: key(number), outcomes: vec![outcome], repeated: false };
             model.on_applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
         }
         assert_eq!(model.sum(|key| key != b"c"), 100);

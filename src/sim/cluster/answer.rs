@@ -30,8 +30,8 @@ pub struct Answer {
 /// What a replica answers to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
-    /// The request was executed with this outcome.
-    Done(Outcome),
+    /// The operations of the request were executed with these outcomes.
+    Done(Vec<Outcome>),
     /// The request was refused for this reason: this attempt has no effect.
     Refused(RefusalReason),
 }

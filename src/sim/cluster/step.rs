@@ -4,6 +4,8 @@
 use super::Cluster;
 use super::answer::{Answer, AnswerKind, ClientProtocol};
 use super::queue::Event;
+use crate::config::Mutant;
+use crate::kv::{Batch, BatchBuffer};
 use crate::raft::{
     ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason, Replica, RequestKind,
     RoleName, SnapshotChunk,
@@ -19,6 +21,21 @@ const INBOX_MAX: usize = 10_000;
 /// Maximum number of steps of one replica at the same virtual time. More mean that its timeouts
 /// trigger each other forever.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
+/// Returns the two halves of a batch of several writes as requests of their own: a fault for
+/// testing the checkers (mutation testing). `None` for other requests.
+fn torn(request: &ClientRequest) -> Option<[ClientRequest; 2]> {
+    let ClientRequest { key, kind, payload } = request;
+    let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
+    let half = |from: usize, to: usize| {
+        let mut buffer = BatchBuffer::default();
+        let operations = batch.encoded_operations().skip(from).take(to - from);
+        operations.for_each(|operation| buffer.push(operation));
+        ClientRequest { key: *key, kind: *kind, payload: buffer.finish(*key, batch.may_repeat) }
+    };
+    let middle = batch.len() / 2;
+    (*kind == RequestKind::Write).then(|| [half(0, middle), half(middle, batch.len())])
+}
 
 impl Cluster {
     /// Handles the arrival of a client's request at a replica. The request waits for the replica's
@@ -36,6 +53,12 @@ impl Cluster {
         self.client_model.on_request(request.key, self.checker.commit_index(), self.now);
         if self.protocol == ClientProtocol::Connection && request.kind == RequestKind::Write {
             *machine.pending_writes.entry(request.key).or_default() += 1;
+        }
+        if self.machines[slot].config.breaks(Mutant::TearBatch)
+            && let Some([first, second]) = torn(&request)
+        {
+            self.on_message(slot, Msg::Client(first))?;
+            return self.on_message(slot, Msg::Client(second));
         }
         self.on_message(slot, Msg::Client(request))
     }

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use crate::kv::{Command, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
@@ -259,8 +259,9 @@ impl Trace {
         let request = request.map_or_else(|| format!("{:?}", answer.key.request), Clone::clone);
         let from = Name(answer.from);
         let text = match &answer.kind {
-            AnswerKind::Done(outcome) => {
-                format!("{from} answers {request}: {}", outcome_text(outcome))
+            AnswerKind::Done(outcomes) => {
+                let outcomes: Vec<String> = outcomes.iter().map(outcome_text).collect();
+                format!("{from} answers {request}: {}", outcomes.join("; "))
             }
             AnswerKind::Refused(reason) => {
                 let ask = answer
@@ -389,6 +390,15 @@ fn entries_text(entries: &[Entry]) -> String {
 
 /// Formats a client's request.
 pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
+    let Ok(batch) = Batch::decode(payload) else { return "malformed batch".to_owned() };
+    let text = |operation: Option<Operation<'_>>| match operation {
+        Some(operation) => operation_text(&operation),
+        None => "malformed command".to_owned(),
+    };
+    batch.operations().map(text).collect::<Vec<_>>().join("; ")
+}
+
+fn operation_text(operation: &Operation<'_>) -> String {
     let short = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
         if text.chars().count() > 16 {
@@ -396,9 +406,6 @@ pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
         } else {
             text
         }
-    };
-    let Ok(Command { operation, .. }) = Command::decode(payload) else {
-        return "malformed command".to_owned();
     };
     let Some((name, args)) = operation.as_call() else { return format!("{operation:?}") };
     match (name, &args[..]) {

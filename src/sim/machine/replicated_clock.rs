@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{AppliedClock, ReplicatedClock};
 use crate::config::Mutant;
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 use crate::raft::{ClientRequest, Msg, RequestKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
@@ -145,7 +145,7 @@ impl ClockGate {
     fn entry(&self, millis: u64) -> Msg {
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
-        let payload = Command { key, operation }.encode();
+        let payload = Batch::encode(key, false, &[operation]);
         Msg::Client(ClientRequest { key, kind: RequestKind::Write, payload })
     }
 }

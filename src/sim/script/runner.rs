@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::kv::{Command, CommandId, Operation};
+use crate::kv::{Batch, CommandId, Operation};
 use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
@@ -255,7 +255,7 @@ impl Runner {
             }
         };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+        ClientRequest { key, kind, payload: Batch::one(key, &operation) }
     }
 
     fn send_request(&mut self, id: NodeId, request: ClientRequest) -> Result<(), Violation> {

@@ -54,6 +54,9 @@ pub struct Load {
     pub sessions: bool,
     /// Whether clients also write and read keys with an expiration.
     pub expiring: bool,
+    /// Whether clients also send batches of several reads or writes. False with the course's
+    /// protocol, whose clients send single requests.
+    pub batches: bool,
 }
 
 /// An action that a client asks the driver of the simulation to carry out.
@@ -131,9 +134,9 @@ struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// Id of the operation in the history; `None` for operations that the linearizability checker
+    /// Id of each operation in the history; `None` for operations that the linearizability checker
     /// does not check.
-    history_id: Option<OperationId>,
+    history_ids: Vec<Option<OperationId>>,
 }
 
 impl Workload {
@@ -320,10 +323,10 @@ impl Workload {
             self.clients[client].leader = answer.leader;
         }
         match &answer.kind {
-            AnswerKind::Done(outcome) => {
+            AnswerKind::Done(outcomes) => {
                 self.answered += 1;
                 let open = self.open.remove(&answer.key).expect("the request is open");
-                self.check_reply(&open, outcome)?;
+                self.check_replies(&open, outcomes)?;
                 if waits {
                     self.clients[client].waits_for = None;
                     let think_time = self.load.think_time.draw(&mut self.rng);
@@ -339,7 +342,7 @@ impl Workload {
                 self.refused += 1;
                 if self.protocol == ClientProtocol::Course {
                     let open = self.open.remove(&answer.key).expect("the request is open");
-                    if let Some(id) = open.history_id {
+                    for id in open.history_ids.into_iter().flatten() {
                         self.history.refuse(id);
                     }
                     if waits {
@@ -365,7 +368,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::kv::{Command, Outcome};
+    use crate::kv::{Batch, Outcome};
     use crate::raft::RefusalReason;
 
     const IDS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
@@ -381,6 +384,7 @@ mod tests {
             timeout: DurationRange::always(Duration::from_secs(1)),
             sessions: false,
             expiring: false,
+            batches: false,
             abandon_permille: 0,
         };
         Workload::new(protocol, load, &IDS, Rng::new(1))
@@ -419,7 +423,7 @@ mod tests {
         workload.on_answer(&answer(first.key, Some(NodeId(3)), refused), &mut actions).unwrap();
         let (to, third) = wake(&mut workload, &mut actions).unwrap();
         assert_eq!((to, third), (NodeId(3), first.clone()));
-        let done = AnswerKind::Done(Outcome::Done);
+        let done = AnswerKind::Done(vec![Outcome::Done]);
         workload.on_answer(&answer(first.key, Some(NodeId(3)), done), &mut actions).unwrap();
         assert_eq!(workload.unanswered().count(), 0);
         let (_, next) = wake(&mut workload, &mut actions).unwrap();
@@ -439,7 +443,8 @@ mod tests {
         assert_eq!(to, NodeId(2));
         assert_ne!(second.key, first.key);
         let operation = |request: &ClientRequest| {
-            format!("{:?}", Command::decode(&request.payload).unwrap().operation)
+            let batch = Batch::decode(&request.payload).unwrap();
+            format!("{:?}", batch.operations().collect::<Vec<_>>())
         };
         assert_eq!(operation(&first), operation(&second), "the same operation");
         assert_eq!(workload.unanswered().count(), 1);
@@ -452,7 +457,7 @@ mod tests {
         workload.clients[0].planned = [ClientOperation::Get(account(0))].into();
         workload.start(&mut actions);
         let (_, get) = wake(&mut workload, &mut actions).unwrap();
-        let value = AnswerKind::Done(Outcome::Value(Some(Bytes::from_static(b"101"))));
+        let value = AnswerKind::Done(vec![Outcome::Value(Some(Bytes::from_static(b"101")))]);
         assert!(workload.on_answer(&answer(get.key, None, value), &mut actions).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::runtime::server::clients::request::{
     FailureReason, Reply, Request, RequestState, Slot, Wait,
 };
 use crate::runtime::server::sockets::socket::Socket;
-use crate::types::{ClientId, Index, Instant};
+use crate::types::{ClientId, Instant};
 use crate::wire::resp::Parser;
 
 /// Maximum requests of one client without a sent reply. Further requests are not parsed.
@@ -66,7 +66,7 @@ pub(crate) struct Client {
     pub(crate) ended: bool,
     /// Whether to parse no more requests and close the connection when all replies are sent.
     pub(crate) closing: bool,
-    /// Total payload bytes of the requests in slots.
+    /// Total bytes of the encoded operations of the requests in slots.
     request_bytes: usize,
     /// Total encoded bytes of the replies in slots, which are not in the outbound queue yet.
     reply_bytes: usize,
@@ -140,7 +140,8 @@ impl Client {
         size_of::<Client>()
             + self.input.capacity()
             + self.parser.held_bytes()
-            + self.request_bytes
+            // An operation, and its copy in a batch.
+            + 2 * self.request_bytes
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
             + self.socket.outbound.held_bytes()
@@ -180,7 +181,7 @@ impl Client {
 
     /// Adds a request that is to be sent to the core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
-        self.request_bytes += request.payload.len();
+        self.request_bytes += request.operation.len();
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
@@ -197,16 +198,18 @@ impl Client {
         self.encode_replies();
     }
 
+    /// Returns the kind of the next request to be sent; `None` if none waits.
+    pub(crate) fn next_kind(&self) -> Option<RequestKind> {
+        let waiting = self.slots.range(self.at(self.next)?.min(self.slots.len())..);
+        waiting.into_iter().find_map(|slot| match &slot.state {
+            RequestState::Waiting(request) => Some(request.kind),
+            RequestState::InFlight(_) | RequestState::Done(_) => None,
+        })
+    }
+
     /// Sends the waiting requests of this client that may be sent now, oldest first, by calling
-    /// `send`, until it returns false (not sent). `forwarded` says whether the requests go to
-    /// another replica; `since` is this replica's applied index.
-    pub(crate) fn dispatch(
-        &mut self,
-        forwarded: bool,
-        since: Index,
-        now: Instant,
-        mut send: impl FnMut(ClientId, &Request) -> bool,
-    ) {
+    /// `send`, until it returns false (not sent).
+    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&Request) -> bool) {
         while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
@@ -215,14 +218,12 @@ impl Client {
                 if other_kind || self.draining || self.in_flight >= self.window || !fits {
                     return;
                 }
-                request.since = since;
-                if !send(self.id, request) {
+                if !send(request) {
                     return;
                 }
                 self.in_flight += 1;
                 self.in_flight_kind = request.kind;
                 slot.sent_at.get_or_insert(now);
-                slot.forwarded = forwarded;
                 slot.mark_sent();
             }
             self.next += 1;
@@ -241,19 +242,28 @@ impl Client {
     /// reply, or if it is a read whose reply exceeds the budget: such a read is sent again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
-        let (reply_format, kind, repeat) = match &self.slots[at].state {
+        let (reply_format, kind, was_sent) = match &self.slots[at].state {
             RequestState::Waiting(request) => (&request.reply_format, request.kind, false),
-            RequestState::InFlight(request) => {
-                let none_later = self.slots.range(at + 1..).all(|later| {
-                    later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
-                });
-                let too_much = self.draining || !self.reply_fits(slot);
-                let reads = request.kind == RequestKind::Read;
-                // Not if a later read has its outcome: this one would then see a newer state.
-                (&request.reply_format, request.kind, too_much && reads && none_later)
-            }
+            RequestState::InFlight(request) => (&request.reply_format, request.kind, true),
             RequestState::Done(_) => return false,
         };
+        let repeat = was_sent
+            && kind == RequestKind::Read
+            && (self.draining || !self.reply_fits(slot))
+            // Not if a later read has its outcome: this one would then see a newer state.
+            && self.slots.range(at + 1..).all(|later| {
+                later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
+            });
+        let is_next = at == 0 && was_sent && !repeat && self.blocked_on.is_none();
+        if is_next && !reply_format.is_muted() && !self.is_over_budget() {
+            let bytes = reply_format.reply_bytes(&outcome);
+            if bytes <= self.budget.reply_bytes {
+                reply_format.encode(&outcome, self.socket.outbound.open());
+                self.drop_front();
+                self.progressed_at = now;
+                return true;
+            }
+        }
         if !self.draining && self.is_over_budget() {
             self.window = (self.window / 2).max(1);
         }
@@ -284,22 +294,27 @@ impl Client {
         self.finish(slot, reply)
     }
 
-    /// Returns the payload of a request; `None` if the request already has its reply.
-    pub(crate) fn payload(&self, slot: u64) -> Option<&Bytes> {
+    /// Drops the oldest request, whose reply was just written to the outbound queue, and writes the
+    /// replies that had to wait for it.
+    fn drop_front(&mut self) {
+        let slot = self.slots.pop_front().expect("its reply was written");
+        let RequestState::InFlight(request) = slot.state else {
+            unreachable!("only a request that was sent has an outcome")
+        };
+        self.request_bytes -= request.operation.len();
+        self.front += 1;
+        self.leave_flight();
+        self.encode_replies();
+    }
+
+    /// Returns the encoded operation of a request; `None` if the request already has its reply.
+    pub(crate) fn operation(&self, slot: u64) -> Option<&Bytes> {
         match &self.slots.get(self.at(slot)?)?.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
-                Some(&request.payload)
+                Some(&request.operation)
             }
             RequestState::Done(_) => None,
         }
-    }
-
-    /// Returns when a request was first sent, or `arrived_at` if it never was; `None` if the
-    /// request already has its reply.
-    pub(crate) fn pending_since(&self, slot: u64, arrived_at: Instant) -> Option<Instant> {
-        let slot = self.slots.get(self.at(slot)?)?;
-        let done = matches!(slot.state, RequestState::Done(_));
-        (!done).then(|| slot.sent_at.unwrap_or(arrived_at))
     }
 
     /// Gives a request an error reply. Returns false if the request already has a reply.
@@ -319,7 +334,7 @@ impl Client {
         };
         let muted = request.reply_format.is_muted();
         let reply = if muted { Reply::Encoded(Bytes::new()) } else { reply };
-        self.request_bytes -= request.payload.len();
+        self.request_bytes -= request.operation.len();
         self.reply_bytes += reply.bytes();
         entry.state = RequestState::Done(reply);
         if self.blocked_on == Some(slot) {
@@ -343,13 +358,11 @@ impl Client {
         }
     }
 
-    /// Returns a sent request to the waiting state, to be sent again, unless several copies of it
-    /// were sent. The caller must know that the request was not applied and never will be.
+    /// Returns a sent request to the waiting state, to be sent again. The caller must know that the
+    /// request was not applied and never will be.
     pub(crate) fn requeue(&mut self, slot: u64) {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else { return };
-        if let RequestState::InFlight(request) = &entry.state
-            && !entry.resent
-        {
+        if let RequestState::InFlight(request) = &entry.state {
             entry.state = RequestState::Waiting(request.clone());
             self.next = self.next.min(slot);
             self.leave_flight();
@@ -412,25 +425,6 @@ impl Client {
                 RequestState::InFlight(_) | RequestState::Done(_) => None,
             });
         waiting.collect()
-    }
-
-    /// Returns a forwarded write without a reply, to be sent again, and records that more than one
-    /// copy of it may exist. `None` if the request has its reply, is a read or was not forwarded.
-    pub(crate) fn resend(&mut self, slot: u64) -> Option<Request> {
-        let at = self.at(slot)?;
-        let slot = self.slots.get_mut(at).filter(|slot| slot.forwarded)?;
-        match &slot.state {
-            RequestState::InFlight(request) if request.kind == RequestKind::Write => {
-                slot.resent = true;
-                Some(request.clone())
-            }
-            _ => None,
-        }
-    }
-
-    /// Returns whether more than one copy of the request in this slot was sent.
-    pub(crate) fn was_resent(&self, slot: u64) -> bool {
-        self.at(slot).and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.resent)
     }
 
     /// Returns the sequence numbers of the requests that have no reply yet.

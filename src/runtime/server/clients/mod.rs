@@ -6,6 +6,7 @@
 //! | `requests` | from received bytes to requests for the core |
 //! | `replies` | from outcomes and refusals to replies |
 //! | `client`, `request` | one connection; one request and its state |
+//! | `batches` | batches of requests, from building to their outcomes |
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory of all clients together |
 //! | `pubsub` | messages to subscribers |
@@ -14,6 +15,7 @@
 //! Everything is bounded: the replies of one client, what it leaves unread, and the memory of all
 //! clients together. At a bound the client's socket is no longer read, so that it fills.
 
+mod batches;
 mod client;
 mod in_flight;
 mod memory;
@@ -40,10 +42,13 @@ use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{ClientId, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
 
+use self::batches::Batches;
 use self::client::Client;
 use self::in_flight::InFlightTable;
 use self::memory::ClientMemory;
 
+pub(crate) use self::batches::SentBatch;
+pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
 /// Bytes received from clients, plus bytes of immediate replies, after which a pass (turn of the
@@ -54,6 +59,7 @@ const PASS_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct Clients {
     connected: Slab<Client>,
     in_flight: InFlightTable,
+    batches: Batches,
     first_token: usize,
     next_id: u32,
     timeouts: Timeouts,
@@ -89,8 +95,8 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Creates an empty table of clients. `origin` is the beginning of the ids of all their
-    /// requests; the `Poll` tokens of the connections start at `first_token`.
+    /// Creates an empty table of clients. `origin` is the beginning of the ids of all batches of
+    /// their requests; the `Poll` tokens of the connections start at `first_token`.
     pub(crate) fn new(
         origin: [u8; ORIGIN_BYTES],
         first_token: usize,
@@ -104,7 +110,8 @@ impl Clients {
         let slow_log = settings.slow_log();
         Clients {
             connected: Slab::default(),
-            in_flight: InFlightTable::new(origin),
+            in_flight: InFlightTable::default(),
+            batches: Batches::new(origin),
             first_token,
             next_id: 1,
             timeouts,
@@ -196,10 +203,15 @@ impl Clients {
         !self.to_dispatch.is_empty()
     }
 
-    /// Returns whether a client sent the request with this key to this replica, since this
-    /// replica's log was last opened.
+    /// Returns whether waiting writes should wait for a larger batch, because small batches of
+    /// writes are on their way.
+    pub(crate) fn gathers_writes(&self) -> bool {
+        self.batches.are_small_batches_ahead()
+    }
+
+    /// Returns whether this process has made the batch with this key.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
-        self.in_flight.is_own(key)
+        self.batches.is_own(key)
     }
 
     /// Reads once from each client that has input, and parses its requests, until the limits of

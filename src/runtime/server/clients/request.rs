@@ -5,20 +5,17 @@ use bytes::Bytes;
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{Failure, ReplyFormat};
-use crate::types::{Index, Instant};
+use crate::types::Instant;
 
 /// A client's request that the core must answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
-    pub(crate) payload: Bytes,
+    /// The encoded operation.
+    pub(crate) operation: Bytes,
     pub(crate) reply_format: ReplyFormat,
-    /// Sequence number of the request, counted over all clients of this replica's process. It is
-    /// part of the request's key.
+    /// Sequence number of the request, counted over all clients of this replica's process.
     pub(crate) sequence: u64,
-    /// This replica's applied index when the request was sent. The entry of a write has a larger
-    /// index.
-    pub(crate) since: Index,
     /// The hash slot of the key, if the client follows redirects to the leader; `None` if it does
     /// not, or the command has no key.
     pub(crate) redirect_slot: Option<u16>,
@@ -53,11 +50,6 @@ pub(crate) struct Slot {
     /// When the request was first sent to the core or leader; `None` if it was not sent yet, or if
     /// it is a read that must be repeated because its outcome exceeded the reply budget.
     pub(crate) sent_at: Option<Instant>,
-    /// Whether the request was sent to another replica.
-    pub(crate) forwarded: bool,
-    /// Whether more than one copy was sent, so that the refusal of one copy does not mean that the
-    /// request was not applied.
-    pub(crate) resent: bool,
 }
 
 /// What a request without a reply waits for, and since when.
@@ -98,7 +90,7 @@ pub(crate) enum FailureReason {
 
 impl Slot {
     pub(crate) fn new(state: RequestState) -> Slot {
-        Slot { state, sent_at: None, forwarded: false, resent: false }
+        Slot { state, sent_at: None }
     }
 
     /// Moves the request from waiting to in flight, without copying it.

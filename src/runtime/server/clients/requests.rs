@@ -3,8 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{Action, BufferBytes, ClientList, ClientQuery, Context, Statistics, Traffic};
-use crate::types::{Index, RequestKey};
 use crate::wire::resp::Writer;
 
 use super::Clients;
@@ -16,6 +16,17 @@ use crate::runtime::server::sockets::slab::Slab;
 /// Largest capacity in bytes of the shared reply buffer that is kept. A larger buffer is freed
 /// after use.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
+
+/// Where [`Clients::dispatch`] sends requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// To the core of this replica, which leads.
+    Core,
+    /// To the core of this replica, which leads, but reads only: writes wait for a larger batch.
+    CoreReads,
+    /// To the leader, which is another replica.
+    Leader,
+}
 
 impl Clients {
     /// Parses and executes the client's complete requests, as far as its reply budget allows.
@@ -35,7 +46,6 @@ impl Clients {
             if !client.may_parse() {
                 break;
             }
-            let key = self.in_flight.next_key(client.id);
             let Client { parser, connection, input, .. } = client;
             let bytes = if directly { received } else { input };
             let request = match parser.next(bytes, &mut used) {
@@ -56,13 +66,8 @@ impl Clients {
                 }
             };
             self.context.traffic.commands += 1;
-            let action = connection.execute(
-                request,
-                key,
-                &self.context,
-                &mut self.settings,
-                &mut self.reply,
-            );
+            let action =
+                connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
             self.perform(index, action);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -89,7 +94,7 @@ impl Clients {
                 }
                 self.send_reply(index);
             }
-            Action::Submit { kind, payload, mut reply_format, redirect_slot, blocks } => {
+            Action::Submit { kind, operation, mut reply_format, redirect_slot, blocks } => {
                 reply_format
                     .list_clients(|query| list_clients(&mut self.connected, query, &self.context));
                 let client = self.connected.get_mut(index).expect("the client exists");
@@ -101,13 +106,11 @@ impl Clients {
                 let arrived_at = self.context.now;
                 let request = InFlight { index, client: client.id, slot, arrived_at };
                 let sequence = self.in_flight.add(request);
-                let since = Index::ZERO;
                 client.push_request(Request {
                     kind,
-                    payload,
+                    operation,
                     reply_format,
                     sequence,
-                    since,
                     redirect_slot,
                 });
             }
@@ -190,23 +193,35 @@ impl Clients {
         }
     }
 
-    /// Sends the clients' waiting requests to the core or leader by calling `send` for each, until
-    /// it returns false (not sent). `forwarded` says whether the requests go to another replica.
+    /// Takes the clients' waiting requests that may be sent now, as long as `admits` returns true
+    /// for the length of the next one's operation in bytes. Returns them in batches of at most
+    /// `operations_max`, in order. The caller must send all of them to the core or leader, or
+    /// return them by [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
-        forwarded: bool,
-        mut send: impl FnMut(RequestKey, &Request) -> bool,
-    ) {
+        target: Target,
+        operations_max: usize,
+        mut admits: impl FnMut(usize) -> bool,
+    ) -> Vec<ClientRequest> {
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
+        let now = (self.context.applied_index, self.context.now);
+        self.batches.begin(target == Target::Leader, now, operations_max);
         for index in indexes.drain(..) {
             let Some(client) = self.connected.get_mut(index) else { continue };
             client.marks.dispatch = false;
+            if target == Target::CoreReads && client.next_kind() == Some(RequestKind::Write) {
+                self.mark_dispatch(index);
+                continue;
+            }
             if !refused {
-                let in_flight = &self.in_flight;
-                let since = self.context.applied_index;
-                client.dispatch(forwarded, since, self.context.now, |id, request| {
-                    refused = !send(in_flight.key(id, request.sequence), request);
+                let batches = &mut self.batches;
+                client.dispatch(self.context.now, |request| {
+                    let Request { kind, sequence, operation, .. } = request;
+                    refused = !admits(operation.len());
+                    if !refused {
+                        batches.add(*kind, *sequence, operation);
+                    }
                     !refused
                 });
             }
@@ -216,6 +231,7 @@ impl Clients {
             }
         }
         self.spare = indexes;
+        self.batches.finish()
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use mio::Registry;
 
 use crate::redis::Failure;
-use crate::types::{Instant, RequestKey};
+use crate::types::Instant;
 
 use super::Clients;
 use crate::runtime::pass::Pass;
@@ -65,7 +65,6 @@ impl Clients {
             pass.next(|| self.in_flight.next_since(self.expire_from, before))
         {
             self.expire_from = sequence + 1;
-            let key = self.in_flight.key(request.client, sequence);
             let client = self.connected.get_mut(request.index);
             let Some(client) = client.filter(|client| client.id == request.client) else {
                 self.in_flight.remove(sequence);
@@ -88,7 +87,7 @@ impl Clients {
                 }
             };
             if now >= since + timeout {
-                self.fail(key, reason);
+                self.fail(sequence, reason);
             }
         }
         if !pass.is_over() {
@@ -104,6 +103,8 @@ impl Clients {
         }
         self.swept_at = now;
         self.memory.set_limit(self.settings.clients_bytes_max());
+        let in_flight = &self.in_flight;
+        self.batches.retain(|sequence| in_flight.get(sequence).is_some());
         let idle_max = self.settings.idle_max();
         let request_read = self.timeouts.request_read;
         let overdue = self.connected.iter_mut().filter(|(_, client)| {
@@ -147,7 +148,6 @@ impl Clients {
         let leader = self.context.leader().filter(|_| !self.context.leads());
         let Some(leader) = leader else { return };
         let waiting = client.redirectable();
-        let id = client.id;
         let mut text = BytesMut::new();
         let replies = waiting.into_iter().map(|(slot, sequence, hash_slot)| {
             text.clear();
@@ -156,10 +156,10 @@ impl Clients {
             (slot, sequence, Bytes::copy_from_slice(&text))
         });
         for (slot, sequence, reply) in replies.collect::<Vec<_>>() {
-            let key: RequestKey = self.in_flight.key(id, sequence);
-            if let Some(request) = self.in_flight.get(key) {
-                self.finish(request, key, |client| client.finish(slot, Reply::Encoded(reply)));
-            }
+            self.finish(sequence, |client, found| {
+                assert_eq!(found, slot, "slot of request {sequence}");
+                client.finish(slot, Reply::Encoded(reply))
+            });
         }
     }
 }

@@ -1,13 +1,16 @@
-//! Sends clients' requests to the core or to the leader, and handles refusals of requests.
+//! Sends clients' requests, in batches, to the core or to the leader, and handles refusals of
+//! batches.
 
 use std::time::Duration;
 
 use crossbeam::channel::TrySendError;
 
+use crate::kv::BATCH_OPERATIONS_MAX;
 use crate::raft::{ClientRequest, Refusal, RefusalReason, RequestKind};
-use crate::runtime::channels::{ForwardedWrite, Requests};
+use crate::runtime::channels::{ForwardedWrite, QUEUE_LEN, Requests};
 use crate::runtime::pass::Pass;
-use crate::runtime::server::clients::request::{FailureReason, Request};
+use crate::runtime::server::clients::request::FailureReason;
+use crate::runtime::server::clients::{SentBatch, Target};
 use crate::runtime::server::request_id::{READ_INDEX_CLIENT, replica_and_sequence};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
@@ -17,11 +20,15 @@ use super::{Parts, ServerNetwork};
 /// How long no requests are sent to a replica that has refused a request because it is not the
 /// leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of payload after which no further requests are added to a batch for the core or the
-/// leader.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of requests that are sent to the core or to the leader in one batch.
-const BATCH_REQUESTS_MAX: usize = 4_096;
+/// Bytes of operations after which no further requests are sent in one pass (turn of the stage's
+/// loop).
+const BYTES_MAX: usize = 1 << 20;
+/// Maximum number of requests that are sent in one pass (turn of the stage's loop).
+const REQUESTS_MAX: usize = 4_096;
+
+/// Maximum time for which writes wait for a larger batch: the shortest timeout of a poll of the
+/// sockets.
+pub(super) const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// Where clients' requests are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,49 +81,71 @@ impl ServerNetwork {
             self.dispatch_unfinished = true;
             return;
         }
+        let gathers = route == Route::Core && self.gathers(now);
+        let mut pass = Pass::of_small(self.parts.clock, REQUESTS_MAX);
+        let mut bytes_left = BYTES_MAX;
+        let admits = |bytes: usize| {
+            if bytes_left == 0 || pass.next(|| Some(())).is_none() {
+                return false;
+            }
+            bytes_left = bytes_left.saturating_sub(bytes);
+            true
+        };
+        let clients = &mut self.parts.clients;
+        let target = match route {
+            Route::Core if gathers => Target::CoreReads,
+            Route::Core => Target::Core,
+            Route::Leader(_) | Route::None => Target::Leader,
+        };
+        let batches = clients.dispatch(target, BATCH_OPERATIONS_MAX, admits);
+        self.dispatch_unfinished = (bytes_left == 0 || pass.is_over()) && clients.has_waiting();
+        match route {
+            Route::Core => self.submit(batches),
+            Route::Leader(leader) => self.forward(leader, batches, now),
+            Route::None => unreachable!("nothing is dispatched without a route"),
+        }
+    }
+
+    /// Returns whether waiting writes should wait longer and share a batch with those that arrive
+    /// until then, because small batches are on their way and each batch costs system calls and
+    /// wake-ups on all replicas. They wait until one of these batches has its outcomes, and at most
+    /// [`GATHER_MAX`].
+    fn gathers(&mut self, now: Instant) -> bool {
+        let clients = &self.parts.clients;
+        if !clients.has_waiting() || !clients.gathers_writes() {
+            self.gathering_since = None;
+            return false;
+        }
+        let since = *self.gathering_since.get_or_insert(now);
+        if now >= since + GATHER_MAX {
+            self.gathering_since = None;
+        }
+        self.gathering_since.is_some()
+    }
+
+    /// Sends batches of writes to the leader, and requests a read index for batches of reads. What
+    /// cannot be sent returns to the waiting state.
+    fn forward(&mut self, leader: NodeId, batches: Vec<ClientRequest>, now: Instant) {
         let attempt = Attempt::First { term: self.leadership.term };
-        let to_core = route == Route::Core && self.parts.clients.has_waiting();
-        let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
-        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
-        let mut bytes = 0;
         let Parts { clients, outgoing, .. } = &mut self.parts;
-        let read_indexes = &mut self.read_indexes;
-        clients.dispatch(route != Route::Core, |key, request| {
-            if bytes > BATCH_BYTES_MAX {
-                pass.end();
+        let mut lost = Vec::new();
+        for batch in batches {
+            let ClientRequest { key, kind, payload } = batch;
+            if kind == RequestKind::Read {
+                self.read_indexes.gather(ClientRequest { key, kind, payload });
+            // After a batch that could not be sent no other is: both may have writes of one client.
+            } else if !lost.is_empty()
+                || !outgoing.send(leader, &Frame::Forward { key, attempt, payload })
+            {
+                lost.push(key);
             }
-            let Some(payload) = pass.next(|| Some(request.payload.clone())) else { return false };
-            bytes += payload.len();
-            let request = ClientRequest { key, kind: request.kind, payload };
-            match (route, request.kind) {
-                (Route::Core, _) => {
-                    batch.push(request);
-                    true
-                }
-                (Route::Leader(leader), RequestKind::Write) => {
-                    let payload = request.payload;
-                    outgoing.send(leader, &Frame::Forward { key, attempt, payload })
-                }
-                (Route::Leader(_), RequestKind::Read) => {
-                    read_indexes.gather(request);
-                    true
-                }
-                (Route::None, _) => false,
-            }
-        });
-        self.dispatch_unfinished = pass.is_over() && clients.has_waiting();
-        if let Route::Leader(leader) = route
-            && let Some(ticket) = read_indexes.request(leader, now)
+        }
+        if let Some(ticket) = self.read_indexes.request(leader, now)
             && !outgoing.send(leader, &Frame::AskReadIndex { ticket })
         {
-            let lost: Vec<RequestKey> =
-                read_indexes.take(leader, ticket).iter().map(|read| read.key).collect();
-            clients.requeue(&lost);
+            lost.extend(self.read_indexes.take(leader, ticket).iter().map(|read| read.key));
         }
-        if !batch.is_empty() {
-            self.batch_len = batch.len();
-            self.submit(batch);
-        }
+        clients.requeue(&lost);
     }
 
     /// Sends writes without an outcome again after the leader, its term or the connection to it has
@@ -136,12 +165,11 @@ impl ServerNetwork {
         }
         let Some(mut from) = self.resend_from else { return true };
         let mut to_core = Vec::new();
-        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
-        while let Some((sequence, key, request)) =
-            pass.next(|| self.parts.clients.next_to_resend(from))
+        let mut pass = Pass::of_large(self.parts.clock, QUEUE_LEN);
+        while let Some((number, key, batch)) = pass.next(|| self.parts.clients.next_to_resend(from))
         {
-            from = sequence + 1;
-            let Request { payload, since, kind, .. } = request;
+            from = number + 1;
+            let SentBatch { payload, since, kind, .. } = batch;
             let attempt = Attempt::Again { since };
             if route == Route::Core {
                 let request = ClientRequest { key, kind, payload };
@@ -155,8 +183,9 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits requests to the core. If the core's queue is full, requests of this replica's
-    /// clients return to the waiting state, and requests of peers are refused.
+    /// Submits batches, and peers' requests for a read index, to the core. If the core's queue is
+    /// full, requests of this replica's clients return to the waiting state, and peers' are
+    /// refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -177,7 +206,7 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded writes to the core, in order. If the core's queue is full, first copies
+    /// Submits forwarded batches to the core, in order. If the core's queue is full, first copies
     /// are refused; repeated copies are dropped, since an earlier copy may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
@@ -196,9 +225,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles requests that the core has refused: requests of this replica's clients fail or are
+    /// Handles batches that the core has refused: requests of this replica's clients fail or are
     /// sent again, depending on the reason; for others the refusal is sent to the replica that
-    /// forwarded them.
+    /// forwarded the batch.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();
         for refusal in refusals {
@@ -211,8 +240,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Handles the refusal of a request of this replica's client; the refused copy was not applied.
-    /// Adds the request's key to `requeued` if it may be sent again.
+    /// Handles the refusal of a batch of this replica; the refused copy was not applied. Adds the
+    /// batch's key to `requeued` if its requests may be sent again.
     pub(super) fn on_refusal(
         &mut self,
         key: RequestKey,
@@ -222,7 +251,10 @@ impl ServerNetwork {
         let reason = match reason {
             RefusalReason::Busy => FailureReason::Busy,
             RefusalReason::DiskFull => FailureReason::DiskFull,
-            RefusalReason::OutOfMemory => FailureReason::OutOfMemory,
+            RefusalReason::OutOfMemory => {
+                self.parts.clients.on_full_memory(key);
+                return;
+            }
             RefusalReason::NotLeader | RefusalReason::Replaced => {
                 requeued.push(key);
                 return;
@@ -231,7 +263,7 @@ impl ServerNetwork {
         self.parts.clients.on_refusal(key, reason);
     }
 
-    /// Sends a refusal to the replica that forwarded the request.
+    /// Sends a refusal to the replica that forwarded the batch or requested a read index.
     fn refuse_forwarded(&mut self, key: RequestKey, reason: RefusalReason) {
         let (peer, sequence) = replica_and_sequence(key.request);
         let frame = if key.client == READ_INDEX_CLIENT {

@@ -42,7 +42,7 @@ use crate::runtime::wake::Wake;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::Frame;
 
-use self::dispatch::WriteRoute;
+use self::dispatch::{GATHER_MAX, WriteRoute};
 
 /// The `Poll` token of the waker, which is registered by the code that creates the `Poll`.
 pub(crate) const WAKER: Token = Token(0);
@@ -146,8 +146,8 @@ pub(crate) struct ServerNetwork {
     space: Vec<u8>,
     /// An empty list of received frames, kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
-    /// Number of requests in the last batch to the core, used as the initial capacity of the next.
-    batch_len: usize,
+    /// When writes began to wait for a larger batch; `None` if none wait for one.
+    gathering_since: Option<Instant>,
 }
 
 impl ServerNetwork {
@@ -179,7 +179,7 @@ impl ServerNetwork {
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
-            batch_len: 0,
+            gathering_since: None,
         })
     }
 
@@ -231,6 +231,9 @@ impl ServerNetwork {
         }
         if parts.clients.has_waiting() && is_paused {
             at_most(self.leader_refused_until.since(now));
+        }
+        if let Some(since) = self.gathering_since {
+            at_most((since + GATHER_MAX).since(now));
         }
         let waits_for_core = parts.clients.has_waiting() || parts.incoming.is_readable(true);
         if (waits_for_core && !core_accepts)
@@ -356,7 +359,7 @@ impl ServerNetwork {
             context.state_digest = batch.digest;
         }
         for answer in batch.answers {
-            self.parts.clients.on_outcome(answer.key, answer.outcome);
+            self.parts.clients.on_outcomes(answer.key, answer.outcomes);
         }
         for (key, index) in batch.read_indexes {
             let (peer, ticket) = replica_and_sequence(key.request);

@@ -70,7 +70,8 @@ pub(crate) use self::requests::NonLeaderPolicy;
 /// was full.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Maximum number of clients' requests that the core handles in one pass (turn of its loop).
+/// Maximum number of clients' requests, in the server batches of them, that the core handles in one
+/// pass (turn of its loop).
 pub(crate) const PASS_REQUESTS_MAX: usize = 4_096;
 
 /// The core stage: owns the consensus state machine ([`Replica`]), passes it all input, and sends
@@ -303,7 +304,7 @@ impl Core {
     /// Handles waiting clients' requests and forwarded writes, up to the limits of one turn of the
     /// core's loop.
     fn take_requests(&mut self) {
-        let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
+        let mut pass = Pass::of_large(self.clock, PASS_REQUESTS_MAX);
         while let Some(request) = pass.next(|| self.next_request()) {
             match request {
                 Request::Client(request) => self.admit(Msg::Client(request)),

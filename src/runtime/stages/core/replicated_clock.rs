@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{AppliedClock, CONFIRM_AFTER, Jump, ReplicatedClock};
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 use crate::raft::{ClientRequest, Msg, RequestKind};
 use crate::runtime::boards::{ClockBoard, ClockReadings};
 use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
@@ -16,9 +16,9 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum number of requests that a new leader holds until it knows the wall clocks of a quorum,
-/// and likewise of forwarded writes. Further ones are refused or dropped.
-const HELD_MAX: usize = 4_096;
+/// Maximum number of batches of requests that a new leader holds until it knows the wall clocks of
+/// a quorum, and likewise of forwarded batches. Further ones are refused or dropped.
+const HELD_MAX: usize = 256;
 /// Clock difference in milliseconds that is logged as a warning: of this replica's wall clock from
 /// the time that a quorum agrees on, in either direction, or of the replicated clock ahead of the
 /// quorum's time.
@@ -175,7 +175,7 @@ impl CoreClock {
         // No client waits for it, so it has the key of no request.
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
-        let payload = Command { key, operation }.encode();
+        let payload = Batch::encode(key, false, &[operation]);
         ClientRequest { key, kind: RequestKind::Write, payload }
     }
 
@@ -186,8 +186,11 @@ impl CoreClock {
         let time = self.clock.advance(now);
         let agreed = self.clock.agreed(now).unwrap_or(0);
         let is_ahead = time.saturating_sub(agreed) >= RESET_MIN_MILLIS;
-        let operation = Operation::ResetClock { millis: if is_ahead { agreed } else { time } };
-        request.payload = Command { key: request.key, operation }.encode();
+        let millis = if is_ahead { agreed } else { time };
+        // A malformed batch, which can only come from a peer, has no effect when it is applied.
+        if let Ok(filled) = Batch::with_reset_time(&request.payload, millis) {
+            request.payload = filled;
+        }
         if is_ahead && agreed > 0 {
             tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
         }
@@ -252,13 +255,14 @@ mod tests {
         let mut core = CoreClock::new(&[NodeId(2)], Arc::clone(&board), applied, &clock);
         let key = RequestKey { client: ClientId(1), request: RequestId([1; 16]) };
         let filled = |core: &mut CoreClock, now| {
-            let payload = Command { key, operation: Operation::ResetClock { millis: 0 } }.encode();
-            assert!(Command::resets_clock(&payload));
+            let payload = Batch::one(key, &Operation::ResetClock { millis: 0 });
+            assert!(Batch::resets_clock(&payload));
             let mut request = ClientRequest { key, kind: RequestKind::Write, payload };
             core.fill_reset(now, &mut request);
-            match Command::decode(&request.payload).unwrap().operation {
-                Operation::ResetClock { millis } => millis,
-                other => panic!("{other:?}"),
+            let batch = Batch::decode(&request.payload).unwrap();
+            match batch.operations().collect::<Vec<_>>()[..] {
+                [Some(Operation::ResetClock { millis })] => millis,
+                ref other => panic!("{other:?}"),
             }
         };
         let now = clock.now();

@@ -1,10 +1,11 @@
 //! What the core admits: requests and peers' messages go to the replica, wait for the clocks of a
-//! quorum, or are refused while too much is in flight.
+//! quorum, or are refused while too much is in flight. In the server a request of the core is a
+//! batch of clients' requests, and is refused as a whole.
 
 use std::time::Duration;
 use std::vec;
 
-use crate::kv::{Command, DEDUP_ENTRIES_MAX};
+use crate::kv::{Batch, DEDUP_ENTRIES_MAX};
 use crate::raft::{
     AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
 };
@@ -176,7 +177,7 @@ impl Core {
     fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
-        if Command::resets_clock(&request.payload) {
+        if Batch::resets_clock(&request.payload) {
             clock.fill_reset(self.now, request);
         }
         let Some(entry) = entry else { return true };
@@ -268,8 +269,8 @@ mod tests {
     fn clock_entries(log_writer: &LogWriterEnds) -> Vec<u64> {
         let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
         let entries: Vec<_> = jobs.flat_map(|job| job.entries).collect();
-        let millis = |payload: &[u8]| match Command::decode(payload).ok()?.operation {
-            Operation::Clock { millis, .. } => Some(millis),
+        let millis = |payload: &[u8]| match Batch::decode(payload).ok()?.operations().next()? {
+            Some(Operation::Clock { millis, .. }) => Some(millis),
             _ => None,
         };
         entries.iter().filter_map(|entry| millis(entry.payload())).collect()

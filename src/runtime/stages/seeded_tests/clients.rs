@@ -1,6 +1,6 @@
 //! Scripted clients: the requests that they send, and what the replies must be.
 
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::runtime::channels::{ForwardedWrite, Requests};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
@@ -94,7 +94,11 @@ impl Run {
             }
         };
         self.open.borrow_mut().insert(key, expectation);
-        ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+        // Applying a long batch takes several passes of the applier.
+        let count = if self.draw(20) == 0 { 1 + self.draw_count(200) } else { 1 };
+        let may_repeat = kind == RequestKind::Write && self.draw(2) == 0;
+        let payload = Batch::encode(key, may_repeat, &vec![operation; count]);
+        ClientRequest { key, kind, payload }
     }
 
     fn close(&self, key: RequestKey) -> Expectation {
@@ -102,10 +106,12 @@ impl Run {
         expectation.unwrap_or_else(|| panic!("a second reply to {key:?}"))
     }
 
-    /// Checks that `outcome`, the reply to request `key`, is the expected reply. Panics if it is
+    /// Checks that `outcomes`, the reply to request `key`, is the expected reply. Panics if it is
     /// not, or if the request had a reply already.
-    pub(super) fn on_reply(&self, key: RequestKey, outcome: &Outcome) {
+    pub(super) fn on_reply(&self, key: RequestKey, outcomes: &[Outcome]) {
         self.cover(|coverage| coverage.answered += 1);
+        let outcome = &outcomes[0];
+        assert!(outcomes.iter().all(|other| other == outcome), "{outcomes:?}");
         match (self.close(key), outcome) {
             (Expectation::Write(write), Outcome::Done) => {
                 self.acknowledged.borrow_mut().push(write);

@@ -184,7 +184,7 @@ impl Run {
         for _ in 0..=self.draw(4) {
             let Ok(batch) = network.ends.replies.try_recv() else { break };
             for answer in batch.answers {
-                self.on_reply(answer.key, &answer.outcome);
+                self.on_reply(answer.key, &answer.outcomes);
             }
             network.applied.get_or_insert_default().merge(batch.applied);
         }
