@@ -25,17 +25,18 @@ use crate::types::{ClientId, RequestId, RequestKey};
 /// A batch of operations, borrowed from the bytes that it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
-    /// Identifies the batch.
+    /// Key that identifies the batch. All copies of the batch have the same key.
     pub key: RequestKey,
-    /// Whether more than one copy of the batch may be in the log. Only the first copy is then
-    /// applied, and its outcomes are stored for the others. The same in all copies.
+    /// Whether more than one copy of the batch may be in the log. If so, only the first copy is
+    /// applied, and its outcomes are stored for the others. All copies have the same flag.
     pub may_repeat: bool,
-    /// Number of operations.
+    /// Number of operations in the batch.
     count: u32,
     operations: Items<'a>,
 }
 
-/// Why a payload was rejected: it is not a valid batch, or it was sent as a read and has a write.
+/// Why a payload was rejected: it is not a valid batch, or it was sent as a read but contains a
+/// write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The encoding (an rkyv archive) is corrupt or has an unknown format version.
@@ -65,8 +66,8 @@ pub enum BatchError {
     NotARead,
 }
 
-/// Consecutive operations of a batch whose memory is prefetched together, so that their cache
-/// misses overlap.
+/// A group of consecutive operations of a batch. The memory that they access is prefetched for all
+/// of them at once, so that the cache misses overlap.
 #[derive(Debug)]
 pub struct Group<'a> {
     operations: [Option<Operation<'a>>; GROUP_MAX],
@@ -74,25 +75,25 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// The operations, in order; `None` for an invalid one.
+    /// Returns the operations of the group, in order; `None` stands for an invalid one.
     pub fn operations(&self) -> &[Option<Operation<'a>>] {
         &self.operations[..self.len]
     }
 }
 
-/// Builds batches, one after another.
+/// A builder that encodes batches, one after another.
 #[derive(Debug, Default)]
 pub struct BatchBuffer {
     /// The encoded operations of the unfinished batch.
     bytes: Vec<u8>,
     count: u32,
     flags: u8,
-    /// Length in bytes of the previous batch, which is the memory reserved for the next one.
+    /// Length in bytes of the previous batch. This much memory is reserved for the next batch.
     previous_len: usize,
 }
 
 /// Maximum number of operations of a batch. It bounds the work for one log entry, and the memory
-/// that a forged number of operations can claim.
+/// that is allocated for a batch with a forged number of operations.
 pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 
 /// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
@@ -138,12 +139,12 @@ impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<usize, 
 
 /// Length in bytes of an encoded batch without operations.
 const RECORD_BYTES: usize = size_of::<Archived<Record>>();
-/// Number of bytes that a batch adds to each encoded operation: its length.
+/// Number of bytes in front of each encoded operation in a batch: they hold the operation's length.
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
-    /// Returns the encoding of a batch with this operation only, of which more than one copy may be
-    /// in the log.
+    /// Returns the encoding of a batch that contains only this operation. More than one copy of the
+    /// batch may be in the log.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }
@@ -162,7 +163,7 @@ impl<'a> Batch<'a> {
         buffer.finish(key, may_repeat)
     }
 
-    /// Returns the length in bytes of what [`Batch::one`] returns for this operation.
+    /// Returns the length in bytes of the encoding that [`Batch::one`] returns for this operation.
     pub fn encoded_len_of_one(operation: &Operation<'_>) -> usize {
         RECORD_BYTES + OPERATION_HEAD_BYTES + operation.encoded_len()
     }
@@ -195,7 +196,7 @@ impl<'a> Batch<'a> {
         Ok(Batch { key, may_repeat: record.flags & MAY_REPEAT != 0, count, operations })
     }
 
-    /// Returns the number of operations.
+    /// Returns the number of operations in the batch.
     pub fn len(&self) -> usize {
         self.count as usize
     }
@@ -233,8 +234,8 @@ impl<'a> Batch<'a> {
         access(payload).is_ok_and(|record| record.flags & RESETS_CLOCK != 0)
     }
 
-    /// Returns a copy of this payload, a batch, with this time, in milliseconds since 1970, in each
-    /// [`Operation::ResetClock`].
+    /// Returns a copy of the batch `payload` in which each [`Operation::ResetClock`] has the time
+    /// `millis`, in milliseconds since 1970.
     ///
     /// # Errors
     /// If the payload is not a batch.
@@ -255,7 +256,7 @@ fn access(bytes: &[u8]) -> Result<&Archived<Record>, BatchError> {
 }
 
 impl BatchBuffer {
-    /// Adds an operation, as [`Operation::encode`] wrote it. The batch must have fewer than
+    /// Adds an operation that [`Operation::encode`] has encoded. The batch must have fewer than
     /// [`BATCH_OPERATIONS_MAX`] operations.
     pub fn push(&mut self, operation: &[u8]) {
         assert!(self.len() < BATCH_OPERATIONS_MAX, "a batch has {} operations", self.count);
@@ -284,8 +285,8 @@ impl BatchBuffer {
         self.bytes.len() + RECORD_BYTES
     }
 
-    /// Finishes the batch: returns its encoding, and begins an empty one. `may_repeat` says whether
-    /// more than one copy of the batch may be in the log.
+    /// Finishes the batch: returns its encoding, and begins an empty batch. `may_repeat` says
+    /// whether more than one copy of the batch may be in the log.
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
         let mut bytes = std::mem::take(&mut self.bytes);
         let length = self.encoded_len() + bytes.len();

@@ -1,26 +1,26 @@
-//! Deduplication table: the outcomes of the most recently applied batches of which more than one
-//! copy may be in the log. A repeated batch is answered with its stored outcomes and not applied
-//! again.
+//! Deduplication table: stores the outcomes of recently applied batches, for batches of which the
+//! log may contain more than one copy. A repeated batch is answered with its stored outcomes and
+//! not applied again.
 //!
-//! In the server these are the batches that one replica forwards to another, and may have to send
-//! again. A batch that the leader makes of requests of its own clients enters the log at most once,
-//! so it is not in the table.
+//! In the server, these are the batches that one replica forwards to another, and may have to send
+//! again. A batch that the leader assembles from requests of its own clients enters the log at most
+//! once, so it is not stored in the table.
 //!
-//! The table is part of the replicated state: its content follows from the log alone. Its number of
-//! batches is bounded, and it drops the oldest in log order first. Keys of batches have no order,
-//! so a batch that is repeated after it was dropped cannot be recognised: a replica must not send a
-//! batch again after [`DEDUP_ENTRIES_MAX`] others. Values in outcomes are bounded in bytes: beyond
-//! the bound, the oldest outcomes become [`Outcome::Forgotten`], while the fact that the batch was
-//! applied stays.
+//! The table is part of the replicated state: its content depends only on the log. The number of
+//! batches in it is bounded, and the table drops the oldest one in log order first. Keys of batches
+//! are unordered, so a batch that is repeated after it was dropped cannot be recognised: a replica
+//! must not send a batch again after [`DEDUP_ENTRIES_MAX`] others. The total size of the values in
+//! outcomes is bounded too: beyond the bound, the oldest outcomes become [`Outcome::Forgotten`],
+//! but the table still records that their batches were applied.
 //!
-//! The table is laid out for the processor's cache instead of being a map: entries are in a queue,
-//! and a table of chains finds them. Consecutive request ids, as servers assign them, have their
-//! chains side by side. Nothing is ever removed from the chains: a chain leads from younger to
-//! older entries, so it ends at the first position that is no longer in the queue.
+//! The table is not an ordinary map, but laid out for the processor's cache: entries are stored in
+//! a queue and are found through hash chains. Servers assign consecutive request ids, and the
+//! chains of consecutive ids are adjacent in memory. Nothing is ever removed from a chain: it leads
+//! from younger to older entries, so it ends at the first entry number that is no longer in the
+//! queue.
 //!
-//! The queue consists of chunks, which a snapshot shares as it does the tables of the keyspace:
-//! only the last chunk and chunks whose values are dropped are written to, and so may have to be
-//! copied.
+//! The queue consists of copy-on-write chunks, which snapshots share. Only the last chunk and
+//! chunks whose values are dropped are modified, so only these may have to be copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,38 +34,37 @@ use crate::kv::values::copy_on_write::CopyOnWrite;
 use crate::kv::values::digest::mix;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// Capacity of the deduplication table: maximum number of batches whose outcomes it stores.
+/// Maximum number of batches whose outcomes the deduplication table stores.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
 /// Maximum total size in bytes of the values (byte strings) in the outcomes of the deduplication
-/// table. Above it, the oldest outcomes lose their values; an outcome that exceeds it alone is
-/// stored without its values.
+/// table. When the total would exceed this limit, the oldest outcomes are stored without their
+/// values. So is a batch whose outcomes alone exceed the limit.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Initial number of hash chains of the deduplication table.
 const CHAINS_MIN: usize = 64;
 /// Minimum number of hash chains per entry of the deduplication table.
 const CHAINS_PER_ENTRY: usize = 2;
-/// Number of low bits of a request id that do not go through the hash function but select a hash
-/// chain in a group of adjacent ones (64 chains). So batches with consecutive ids use adjacent
-/// memory.
+/// Number of low bits of a request id that are not hashed, but directly select one of a group of 64
+/// adjacent hash chains. So batches with consecutive ids use adjacent memory.
 const ADJACENT_BITS: u32 = 6;
 
 /// Number of entries per copy-on-write chunk of the deduplication table's queue. A power of two.
 const CHUNK_LEN: usize = 1_024;
 
-/// Sequence number of an entry of the table in log order, from 1. Wraps around after 2^32, far
-/// beyond the size of the table.
+/// Sequence number of an entry of the deduplication table, in log order, starting at 1. Wraps
+/// around after 2^32 entries, far more than the table holds.
 type EntryNumber = u32;
 
-/// The deduplication table: the outcomes of the latest batches, so that a batch that is in the log
-/// twice is applied only once.
+/// The deduplication table: stores the outcomes of the most recent batches, so that a batch that is
+/// in the log twice is applied only once.
 ///
-/// Invariant: `queue` has at most `capacity` entries in log order, and `first` is the number of its
-/// first entry. `chains` has the number of the youngest entry of each chain, and each entry that of
-/// the next older one; a number that is not in the queue ends the chain. `with_values` has the
-/// numbers of the entries whose outcomes have values, in log order, and `value_bytes` is the total
-/// size of these values.
+/// Invariant: `queue` contains at most `capacity` entries, in log order; `first` is the number of
+/// its first entry. `chains` contains the number of the youngest entry of each hash chain, and each
+/// entry contains the number of the next older entry of its chain; a number that is not in the
+/// queue ends the chain. `with_values` contains, in log order, the numbers of the entries whose
+/// outcomes have values, and `value_bytes` is the total size of these values in bytes.
 pub(super) struct DedupTable {
     queue: Queue,
     first: EntryNumber,
@@ -75,22 +74,23 @@ pub(super) struct DedupTable {
     value_bytes: usize,
 }
 
-/// An applied batch and its outcomes.
+/// An entry of the deduplication table: the key of an applied batch, and the batch's outcomes.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// Number of the next older entry in the same hash chain. The chain ends if the queue does not
-    /// contain an entry with that number.
+    /// Number of the next older entry in the same hash chain. If the queue contains no entry with
+    /// that number, the chain ends here.
     older: EntryNumber,
     outcomes: StoredOutcomes,
 }
 
-/// The outcomes of a batch's operations, stored compactly.
+/// The outcomes of all operations of a batch, in compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredOutcomes {
-    /// This number of equal outcomes without values, or a single outcome of any kind.
+    /// The outcome of every operation and the number of operations: the outcomes are all equal and
+    /// have no values, or there is only one.
     Equal(Outcome, u32),
-    /// Several outcomes that differ or have values.
+    /// One outcome per operation, in order: several outcomes that differ or have values.
     List(Arc<[Outcome]>),
 }
 
@@ -115,7 +115,7 @@ impl StoredOutcomes {
         }
     }
 
-    /// Returns the same number of outcomes, each [`Outcome::Forgotten`].
+    /// Returns as many outcomes as `self` has, each of them [`Outcome::Forgotten`].
     fn forgotten(&self) -> StoredOutcomes {
         let count = match self {
             StoredOutcomes::Equal(_, count) => *count,
@@ -126,7 +126,7 @@ impl StoredOutcomes {
         StoredOutcomes::Equal(Outcome::Forgotten, count)
     }
 
-    /// Returns the heap memory of the outcomes in bytes.
+    /// Returns the heap memory usage of the outcomes, in bytes.
     fn value_bytes(&self) -> usize {
         match self {
             StoredOutcomes::Equal(outcome, _) => outcome.value_bytes(),
@@ -141,7 +141,8 @@ impl StoredOutcomes {
 /// The entries of the deduplication table, oldest first, in copy-on-write chunks.
 ///
 /// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
-/// the first chunk, fewer than `CHUNK_LEN`, are not in the queue any more.
+/// the first chunk, fewer than `CHUNK_LEN`, have been removed from the queue but are still in
+/// memory.
 #[derive(Default)]
 struct Queue {
     chunks: VecDeque<CopyOnWrite<Vec<DedupEntry>>>,
@@ -169,7 +170,8 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Drops the oldest entry. Its memory is freed with its chunk.
+    /// Removes the oldest entry from the queue. Its memory is freed when all entries of its chunk
+    /// have been removed.
     fn pop(&mut self) {
         self.len -= 1;
         self.dropped += 1;
@@ -180,7 +182,7 @@ impl Queue {
     }
 }
 
-/// An immutable view of the deduplication table, for a snapshot.
+/// An immutable copy-on-write view of the deduplication table, from which a snapshot is written.
 pub(super) struct DedupView {
     chunks: Vec<Arc<Vec<DedupEntry>>>,
     dropped: usize,
@@ -195,15 +197,15 @@ impl DedupView {
 }
 
 impl DedupTable {
-    /// Returns an empty table for `capacity` batches. With capacity 0, no repeated batch is ever
-    /// recognised.
+    /// Returns an empty table that stores at most `capacity` batches. If `capacity` is 0, the table
+    /// stores nothing, so repeated batches are applied again.
     pub(super) fn new(capacity: usize) -> DedupTable {
         let queue = Queue::default();
         let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the outcomes of a batch; `None` if the batch is not in the table.
+    /// Returns the stored outcomes of the batch `key`; `None` if the batch is not in the table.
     pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -217,13 +219,14 @@ impl DedupTable {
         None
     }
 
-    /// Adds a batch that was just applied, which must not be in the table yet, with its outcomes.
-    /// Drops the oldest batch if the table is full.
+    /// Stores the outcomes of the batch `key`, which was just applied and must not be in the table
+    /// yet. Drops the oldest batch if the table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
         self.insert_stored(key, StoredOutcomes::new(outcomes));
     }
 
-    /// Adds a batch with its outcomes, like [`DedupTable::insert`].
+    /// Stores the outcomes of the batch `key`, like [`DedupTable::insert`], but takes them in
+    /// compact form.
     pub(super) fn insert_stored(&mut self, key: RequestKey, outcomes: StoredOutcomes) {
         if self.capacity == 0 {
             return;
@@ -256,8 +259,7 @@ impl DedupTable {
         }
     }
 
-    /// Drops the outcomes of the oldest batch that still has values; if it is repeated, its
-    /// outcomes are then [`Outcome::Forgotten`].
+    /// Replaces the outcomes of the oldest batch that still has values with [`Outcome::Forgotten`].
     fn forget_oldest_values(&mut self) {
         let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
@@ -274,25 +276,26 @@ impl DedupTable {
         all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcomes))
     }
 
-    /// Returns an immutable view of all entries, which shares their memory.
+    /// Returns an immutable copy-on-write view of all entries, which shares their memory with the
+    /// table.
     pub(super) fn share(&mut self) -> DedupView {
         let Queue { chunks, dropped, .. } = &mut self.queue;
         DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
     }
 
-    /// Number of entries.
+    /// Returns the number of batches in the table.
     pub(super) fn len(&self) -> usize {
         self.queue.len
     }
 
-    /// Returns the approximate memory of the table in bytes. O(1).
+    /// Returns the approximate memory usage of the table, in bytes. O(1).
     pub(super) fn memory(&self) -> usize {
         let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
         let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
         queue + numbers + self.value_bytes
     }
 
-    /// Doubles the number of hash chains, and rebuilds them.
+    /// Doubles the number of hash chains, and rebuilds all chains.
     fn grow_chains(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
         for position in 0..self.queue.len {
@@ -310,8 +313,8 @@ impl DedupTable {
         self.first.wrapping_add(position)
     }
 
-    /// Returns the position in the queue of the entry with this number; beyond the queue's end if
-    /// the entry was dropped.
+    /// Returns the position in the queue of the entry with this number; a position beyond the
+    /// queue's end if the entry was dropped.
     fn position(&self, number: EntryNumber) -> usize {
         number.wrapping_sub(self.first) as usize
     }
@@ -331,8 +334,8 @@ impl DedupTable {
     }
 }
 
-/// Encodes a batch's key and outcomes for a snapshot: the number of outcomes, whether all are
-/// stored as one, and then that one or each of them.
+/// Encodes a batch for a snapshot: its key, the number of its outcomes with a flag that says
+/// whether they are equal, and then the single outcome or all outcomes.
 pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mut Vec<u8>) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
@@ -348,8 +351,8 @@ pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mu
     }
 }
 
-/// Decodes a batch's key and outcomes as [`encode_batch`] wrote them; `None` if the bytes are
-/// malformed.
+/// Decodes the key and the outcomes of a batch, which [`encode_batch`] wrote, and removes them from
+/// the front of `from`; `None` if the bytes are malformed.
 pub(super) fn decode_batch(from: &mut &[u8]) -> Option<(RequestKey, StoredOutcomes)> {
     let client = ClientId(from.try_get_u32_le().ok()?);
     let mut request = [0; 16];
@@ -374,7 +377,8 @@ mod tests {
         RequestKey { client: ClientId(7), request: RequestId([number; 16]) }
     }
 
-    /// The only outcome of a batch in the table.
+    /// Returns the outcome of a batch that has exactly one; `None` if the batch is not in the
+    /// table.
     fn out(table: &DedupTable, key: &RequestKey) -> Option<Outcome> {
         let mut outcomes = table.outcomes(key)?.to_vec();
         assert_eq!(outcomes.len(), 1);
@@ -423,7 +427,8 @@ mod tests {
         assert_eq!(out(&table, &other), None);
     }
 
-    /// Compares with a vector, with request ids in every order and while chains grow.
+    /// Compares the table with a vector as a model, with consecutive and random request ids, and
+    /// while the number of chains grows.
     #[test]
     fn table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {

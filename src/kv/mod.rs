@@ -1,9 +1,10 @@
-//! The state machine: committed batches of operations in, outcomes out; deterministic, equal on all
-//! replicas.
+//! The state machine: applies committed batches of operations and returns their outcomes. It is
+//! deterministic, so all replicas reach equal states.
 //!
-//! It reads no clock and no random numbers, nothing in it depends on the iteration order of a hash
-//! table, and it knows nothing of Raft: to the log a batch is bytes, and to the state machine the
-//! log is a sequence of indexes. Four layers, each of which imports only from those below:
+//! The state machine reads no wall clock and draws no random numbers, and nothing in it depends on
+//! the iteration order of a hash table. It is independent of Raft: to the log, a batch is a byte
+//! string, and to the state machine, the log is a sequence of indexes. It has four layers, each of
+//! which imports only from the layers below:
 //!
 //! | layer | files |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Operations: what clients' requests ask the state machine to do, and their encoding, which is the
-//! same in batches, in transactions and in the requests of client sessions.
+//! Operations, which clients' requests ask the state machine to execute, and their encoding. The
+//! encoding is the same in batches, in transactions and in the requests of client sessions.
 //!
 //! ```text
 //!  +--------+------+
@@ -7,92 +7,96 @@
 //!  +--------+------+
 //! ```
 //!
-//! `number` is that of a registered command, whose arguments are then the body (see [`Items`]), or
-//! one of five reserved numbers above those of commands. Integers are little endian. Bytes from
-//! outside are validated when they are decoded; the encoding has no recursion beyond a call in a
-//! transaction in a session's request.
+//! `number` is the number of a registered command, and then `body` contains its arguments (see
+//! [`Items`]), or one of five reserved numbers above those of commands. Integers are little endian.
+//! Untrusted bytes are validated when they are decoded. Nesting is limited: at most, a request of a
+//! client session contains a transaction that contains calls.
 
 use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
 
-/// An operation that a request asks the state machine to execute. The result is an
-/// [`Outcome`](super::Outcome). Borrows its arguments from the bytes that it was decoded from.
+/// An operation that a request asks the state machine to execute, with an
+/// [`Outcome`](super::Outcome) as result. Borrows its arguments, for example from the bytes that it
+/// was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// Calls a registered command.
     Call {
-        /// The registered command to call.
+        /// Id of the registered command to call.
         command: CommandId,
-        /// Arguments of the call, without the command's name.
+        /// Arguments of the command, excluding its name.
         args: Arguments<'a>,
     },
     /// Advances the replicated clock to `millis`. Has no effect if the clock already shows that
-    /// time or a later one, or if it was reset since the leader proposed this operation. Only
-    /// leaders propose it; clients cannot send it.
+    /// time or a later one, or if the clock was reset after the leader proposed this operation.
+    /// Only leaders propose this operation; clients cannot send it.
     Clock {
         /// The new reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// Number of times that the replicated clock had been reset when the leader proposed this;
-        /// on a mismatch the operation has no effect.
+        /// Number of times that the replicated clock had been reset when the leader proposed this
+        /// operation. If the number is different when the operation is applied, it has no effect.
         resets: u64,
     },
-    /// Runs several calls atomically (`MULTI`/`EXEC`), if no watched key has changed. The outcome
-    /// is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
+    /// Runs several calls atomically (`MULTI`/`EXEC`), provided that no watched key has changed.
+    /// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
     Transaction {
-        /// Watched keys and their revisions (8 bytes each, little-endian), alternating: key,
-        /// revision, key, revision.
+        /// The watched keys, each followed by the revision that it had when the client watched it
+        /// (8 bytes, little endian).
         watched: Items<'a>,
-        /// The calls of the transaction, each as written by [`Operation::encode`].
+        /// The calls of the transaction in order, each as encoded by [`Operation::encode`].
         operations: Items<'a>,
     },
-    /// Opens a client session. The outcome is the session's id, an `Integer`.
+    /// Opens a client session. The outcome is an `Integer`: the id of the new session.
     OpenSession,
-    /// A request of a client session, which is applied only once even if the client sends it
-    /// several times.
+    /// A request of a client session. It is applied only once, even if the client sends it several
+    /// times.
     Once {
         /// Id of the client session.
         session: u64,
-        /// Sequence number of the request within its client session, from 1.
+        /// Sequence number of the request within its client session. The first request has number
+        /// 1.
         sequence: u64,
-        /// The call or transaction to run, as written by [`Operation::encode`].
+        /// The call or transaction to execute, as encoded by [`Operation::encode`].
         operation: &'a [u8],
     },
-    /// Sets the replicated clock back, and the expiration of every key by the same amount, so that
-    /// each key keeps its remaining TTL. The outcome is an `Integer`: the number of milliseconds by
-    /// which the clock was set back, 0 if it was not ahead.
+    /// Sets the replicated clock back to `millis`, and moves the expiration time of every key back
+    /// by the same amount, so that each key keeps its remaining TTL. The outcome is an `Integer`:
+    /// the number of milliseconds by which the clock was set back, 0 if it was not ahead.
     ResetClock {
-        /// The new reading of the replicated clock, in milliseconds since 1970: the time that the
-        /// wall clocks of a quorum agree on, filled in by the leader. 0 in a client's request, and
-        /// if there is no agreement: the command is then refused.
+        /// The new reading of the replicated clock, in milliseconds since 1970. A client's request
+        /// contains 0; the leader replaces it with the time that the wall clocks of a quorum agree
+        /// on. If it is still 0 when applied, because there is no such time, the outcome is an
+        /// error.
         millis: u64,
     },
 }
 
-/// The bytes are not a valid operation: a list is malformed, a command is unknown, or operations
-/// are nested too deeply.
+/// Error: the bytes are not a valid operation, because a list is malformed, a command is unknown,
+/// or an operation is nested where it is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
 pub struct OperationError {
-    /// Length in bytes of the encoded operation.
+    /// Length in bytes of the invalid encoding.
     pub length: usize,
 }
 
-// Numbers of the operations that are not calls. Commands have lower ones.
+// Numbers of the operations that are not calls. Commands have lower numbers.
 const CLOCK: u16 = 0xFFFF;
 const TRANSACTION: u16 = 0xFFFE;
 const OPEN_SESSION: u16 = 0xFFFD;
 const ONCE: u16 = 0xFFFC;
 const RESET_CLOCK: u16 = 0xFFFB;
 
-/// Minimum number of bytes by which [`Operation::encode_in`] grows a buffer.
+/// Minimum number of free bytes that [`Operation::encode_in`] reserves when a buffer has too little
+/// space.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Length in bytes of an operation's number.
+/// Length in bytes of the number at the start of an encoded operation.
 const NUMBER_BYTES: usize = 2;
 
-/// What an operation is nested in: nothing (it is in a batch), a session's request (`Once`) or a
+/// What contains an operation: nothing but its batch, a request of a client session (`Once`), or a
 /// transaction. The deepest nesting is a call in a transaction in a session's request, so untrusted
 /// bytes cannot cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +107,7 @@ enum Within {
 }
 
 impl<'a> Operation<'a> {
-    /// Returns an operation that calls a command with these arguments.
+    /// Returns an operation that calls `command` with the arguments `args`.
     pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
         Operation::Call { command, args: args.into() }
     }
@@ -132,7 +136,8 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns whether the operation leaves the state unchanged, so that it needs no log entry.
+    /// Returns whether the operation is a read: it leaves the state unchanged and needs no log
+    /// entry.
     pub fn is_read(&self) -> bool {
         match self {
             Operation::Call { command, .. } => command.is_read(),
@@ -146,18 +151,20 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns whether these bytes, which [`Operation::encode`] wrote, are an
+    /// Returns whether `bytes`, which [`Operation::encode`] wrote, encode an
     /// [`Operation::ResetClock`].
     pub(super) fn resets_clock(bytes: &[u8]) -> bool {
         bytes.starts_with(&RESET_CLOCK.to_le_bytes())
     }
 
-    /// Returns whether two encoded operations call the same command, or are of the same other kind.
+    /// Returns whether two encoded operations are calls of the same command, or are both the same
+    /// kind of operation other than a call.
     pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
         one.first_chunk::<NUMBER_BYTES>() == other.first_chunk::<NUMBER_BYTES>()
     }
 
-    /// Returns the length in bytes of what [`Operation::encode`] returns.
+    /// Returns the length in bytes of the operation's encoding, as [`Operation::encode`] returns
+    /// it.
     pub fn encoded_len(&self) -> usize {
         let body = match self {
             Operation::Call { args, .. } => args.encoded_len(),
@@ -204,16 +211,16 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns the encoding of the operation.
+    /// Returns the encoding of the operation: its number, followed by its body.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_len());
         self.put(&mut bytes);
         bytes
     }
 
-    /// Encodes the operation into the spare capacity of `buffer`, and splits the encoded bytes off
-    /// and returns them; earlier contents of `buffer` stay. Consecutive small operations share one
-    /// allocation.
+    /// Encodes the operation into the spare capacity of `buffer`, splits the encoded bytes off and
+    /// returns them. Earlier contents of `buffer` are unchanged. Consecutive small operations share
+    /// one allocation.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
         if buffer.capacity() - start < length {
@@ -221,12 +228,12 @@ impl<'a> Operation<'a> {
         }
         self.put(buffer);
         assert!(buffer.len() == start + length, "{} bytes of {length}", buffer.len() - start);
-        // `split_off` at the end would take the buffer's spare capacity along; at the start
+        // At offset 0, `split_off` would move the buffer's spare capacity to the returned bytes;
         // `split` does not.
         if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
     }
 
-    /// Decodes an operation that is nested in a session's request or in a transaction.
+    /// Decodes an operation that is nested in a request of a client session or in a transaction.
     ///
     /// # Errors
     /// If the bytes are not exactly one call or one transaction. Other operations cannot be nested.
@@ -255,8 +262,8 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Decodes an operation that is not a call; `None` if it is invalid, or may not be nested in
-/// `within`, such as a transaction in a transaction.
+/// Decodes the `body` of an operation that is not a call, given its `number`. `None` if the
+/// operation is invalid or is not allowed in `within`, such as a transaction in a transaction.
 fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
     let allowed = match number {
         TRANSACTION => within != Within::Transaction,
@@ -299,7 +306,7 @@ pub(super) mod tests {
     use super::*;
     use crate::kv::commands::items::ItemsBuffer;
 
-    /// An operation of every kind, and calls with no, few and many arguments.
+    /// Returns operations of every kind, including calls with no, few and many arguments.
     pub(in crate::kv) fn samples() -> Vec<Operation<'static>> {
         let mut inner = ItemsBuffer::default();
         inner.push(&Operation::get(b"k").encode());
@@ -350,7 +357,7 @@ pub(super) mod tests {
         for operation in samples() {
             let bytes = operation.encode();
             for length in 0..bytes.len() {
-                // What is left may be a call with fewer arguments.
+                // The remaining bytes may be a valid call with fewer arguments.
                 let cut = Operation::decode(&bytes[..length]);
                 assert_ne!(cut, Ok(operation), "cut to {length}");
             }
@@ -410,7 +417,8 @@ pub(super) mod tests {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                // Checksums belong to the log: a flipped bit in a value is just another value.
+                // The encoding has no checksum, the log does: here, a flipped bit in a value gives
+                // another valid value.
                 if let Ok(other) = Operation::decode(&damaged) {
                     assert_eq!(other.encode(), damaged, "bit {bit}");
                 }

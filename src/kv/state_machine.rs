@@ -1,6 +1,5 @@
-//! The state machine: applies committed batches of operations to the keyspace, each batch once.
-//! Called by the applier and by the simulator, with the same payloads in the same order on every
-//! replica.
+//! The state machine: applies committed batches of operations to the keyspace, each batch once. On
+//! every replica, the applier or the simulator calls it with the same payloads in the same order.
 
 use std::fmt;
 
@@ -19,16 +18,16 @@ use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// The result of applying a log entry.
+/// The result of applying a log entry: the outcomes of the operations in its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Identifies the batch in the log entry; all zero if the payload was not a batch.
+    /// Key of the batch in the log entry; all zeros if the entry's payload was not a batch.
     pub key: RequestKey,
-    /// The outcomes of the batch's operations; for a repeated batch, those stored when it was first
-    /// applied. Empty if the payload was not a batch.
+    /// The outcomes of the batch's operations, in order. For a repeated batch, those stored when
+    /// the batch was first applied. Empty if the entry's payload was not a batch.
     pub outcomes: Vec<Outcome>,
-    /// Whether the batch had been applied before: the outcomes are then the stored ones, and
-    /// nothing was changed now.
+    /// Whether the batch had already been applied by an earlier log entry. If so, `outcomes` are
+    /// the stored ones, and this entry changed nothing.
     pub repeated: bool,
 }
 
@@ -41,8 +40,8 @@ pub struct StateMachine {
     applied_index: Index,
 }
 
-/// Returns the digest of a state. `content` is the digest of its entries and client sessions,
-/// `index` the last applied log index, `clock` its replicated clock.
+/// Returns the digest of a state: `content` is the digest of the state's keyspace entries and
+/// client sessions, `index` the last applied log index, and `clock` the state's replicated clock.
 pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
     [clock.millis, clock.resets]
         .into_iter()
@@ -50,8 +49,8 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Returns the random seeds for the operations of a batch, from the one at `position` on: different
-/// for every operation, equal on every replica.
+/// Returns the random seeds for the operations of the batch `key`, starting with the operation at
+/// `position`. The seeds differ between operations, and are equal on all replicas.
 fn seeds_from(key: &RequestKey, position: usize) -> impl Iterator<Item = u64> {
     let (halves, _) = key.request.0.as_chunks::<8>();
     let batch =
@@ -66,7 +65,7 @@ impl Default for StateMachine {
 }
 
 impl StateMachine {
-    /// Returns an empty state whose deduplication table has this capacity in batches.
+    /// Returns an empty state whose deduplication table holds up to `capacity` batches.
     fn with_dedup_capacity(capacity: usize) -> StateMachine {
         StateMachine {
             keyspace: Keyspace::default(),
@@ -76,22 +75,22 @@ impl StateMachine {
         }
     }
 
-    /// Returns an empty state without a deduplication table, which applies repeated batches again:
-    /// a fault for testing the checkers (mutation testing).
+    /// Returns an empty state that has no deduplication table, and therefore applies repeated
+    /// batches again: an injected bug for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> StateMachine {
         StateMachine::with_dedup_capacity(0)
     }
 
-    /// Drops all client sessions, like a snapshot without them would: a fault for testing the
-    /// checkers (mutation testing).
+    /// Drops all client sessions, as if a snapshot without them had been installed: an injected bug
+    /// for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forget_sessions(&mut self) {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the log entry at `index`, which must follow the last applied one. A payload that is
-    /// not a batch only advances the applied index, on every replica.
+    /// Applies the log entry at `index`, which must follow the last applied one. If the payload is
+    /// not a valid batch, only advances the applied index, as every replica does.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
         let Ok(batch) = Batch::decode(payload) else {
             self.skip(index);
@@ -110,9 +109,10 @@ impl StateMachine {
         Applied { key: batch.key, outcomes, repeated: false }
     }
 
-    /// Applies the next group of a batch that is not in the deduplication table. Appends its
-    /// outcomes to `outcomes`, which has those of all groups before. After the last group the
-    /// caller must call [`StateMachine::finish`] before it applies another entry.
+    /// Applies `group`, the next group of operations of `batch`, which must not be in the
+    /// deduplication table. Appends the group's outcomes to `outcomes`, which must contain the
+    /// outcomes of all earlier groups of the batch. After the last group, the caller must call
+    /// [`StateMachine::finish`] before applying another entry.
     pub fn apply_group(
         &mut self,
         batch: &Batch<'_>,
@@ -138,9 +138,9 @@ impl StateMachine {
         self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
-    /// Completes the log entry at `index`, which must follow the last applied one, after all
-    /// operations of its batch were applied with these outcomes. Stores them in the deduplication
-    /// table if more than one copy of the batch may be in the log.
+    /// Completes the log entry at `index`, which must follow the last applied one. All operations
+    /// of its batch must have been applied, with these outcomes. Stores the outcomes in the
+    /// deduplication table if the log may contain more than one copy of the batch.
     pub fn finish(&mut self, index: Index, batch: &Batch<'_>, outcomes: &[Outcome]) {
         assert!(
             outcomes.len() == batch.len(),
@@ -154,17 +154,17 @@ impl StateMachine {
         }
     }
 
-    /// Returns the stored outcomes of a batch; `None` if it was not applied, cannot be in the log
-    /// more than once, or was dropped from the deduplication table.
+    /// Returns the stored outcomes of a batch; `None` if the batch has not been applied, cannot be
+    /// in the log more than once, or was dropped from the deduplication table.
     pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
         let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
         Some(stored.to_vec())
     }
 
-    /// Loads the memory that the operations of a group will access into the processor's cache, so
-    /// that their cache misses overlap. Does not change the state.
+    /// Loads the memory that the operations of `group` will access into the processor's cache, so
+    /// that the cache misses of different operations overlap. Does not change the state.
     fn prefetch(&self, group: &Group<'_>) {
-        // In short loops, so that out-of-order execution overlaps several iterations.
+        // Short loops, so that out-of-order execution overlaps several iterations.
         let mut hashes = [None; GROUP_MAX];
         for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
             if let Some(Operation::Call { command, args }) = operation
@@ -176,19 +176,20 @@ impl StateMachine {
         }
         let mut entries = [None; GROUP_MAX];
         for (entry, hash) in entries.iter_mut().zip(hashes) {
-            // The first entry with this hash is the right one in all likelihood.
+            // With very high probability the first entry with this hash is the right one.
             *entry = hash.and_then(|hash| self.keyspace.entry_with_hash(hash));
         }
         entries.into_iter().flatten().for_each(KeyEntry::fetch);
     }
 
-    /// Advances the applied index over the log entry at `index`, which has no effect: it is a
-    /// no-op, not a batch, or a repeated one.
+    /// Advances the applied index to `index` for a log entry that has no effect: a no-op, a payload
+    /// that is not a batch, or a repeated batch.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
 
-    /// Decodes a batch of reads and answers them from the current state.
+    /// Decodes a batch of reads and answers them from the current state. Returns the batch's key
+    /// and one outcome per read, in order.
     ///
     /// # Errors
     /// If the payload is not a batch, has an invalid operation, or may change the state.
@@ -201,8 +202,8 @@ impl StateMachine {
         Ok((batch.key, outcomes))
     }
 
-    /// Answers the next group of a batch of reads from the current state. Appends its outcomes to
-    /// `outcomes`, which has those of all groups before.
+    /// Answers the next group of a batch of reads from the current state. Appends the group's
+    /// outcomes to `outcomes`, which must contain the outcomes of all earlier groups of the batch.
     ///
     /// # Errors
     /// If an operation is invalid or may change the state.
@@ -216,7 +217,7 @@ impl StateMachine {
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
             let outcome = match operation {
-                // A clock entry leaves the keys unchanged, but is not a read.
+                // A `Clock` operation leaves the keys unchanged, but is not a read.
                 None | Some(Operation::Clock { .. }) => None,
                 Some(Operation::Transaction { watched, operations }) => {
                     transactions::read(&self.keyspace, *watched, *operations, seed)
@@ -233,31 +234,31 @@ impl StateMachine {
         self.applied_index
     }
 
-    /// Returns the digest of the state. At the same applied index, equal states have equal digests
-    /// on every replica, and different states in all likelihood different ones. O(1).
+    /// Returns the digest of the state. At the same applied index, replicas with equal states have
+    /// equal digests, and different states very probably have different digests. O(1).
     pub fn digest(&self) -> u64 {
         self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
     }
 
-    /// Returns the digest that the state would have at the applied index `index` with this
-    /// replicated clock.
+    /// Returns the digest that this state would have if its applied index were `index` and its
+    /// replicated clock `clock`.
     pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
         digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
     }
 
-    /// Number of keys.
+    /// Returns the number of keys, including expired keys that have not been removed yet.
     pub fn key_count(&self) -> usize {
         self.keyspace.len()
     }
 
-    /// Returns the approximate memory of the state in bytes. O(1).
+    /// Returns the approximate memory usage of the state, in bytes. O(1).
     pub fn memory(&self) -> usize {
         self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
     }
 
-    /// Returns an immutable copy-on-write view of the state. `last` is the log entry that was
-    /// applied last. Cheap even for a large state, because nothing is copied: a later write copies
-    /// only the part that it changes, such as one hash table.
+    /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
+    /// applied log entry. Cheap even for a large state, because nothing is copied immediately: a
+    /// later write copies only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
@@ -272,8 +273,8 @@ impl StateMachine {
         self.dedup.iter()
     }
 
-    /// Adds a batch from a snapshot to the deduplication table. Returns false if it is already
-    /// there.
+    /// Adds a batch from a snapshot to the deduplication table. Returns false, without adding it,
+    /// if the batch is already there.
     pub(super) fn restore_batch(&mut self, key: RequestKey, outcomes: StoredOutcomes) -> bool {
         let fresh = self.dedup.outcomes(&key).is_none();
         if fresh {
@@ -282,16 +283,16 @@ impl StateMachine {
         fresh
     }
 
-    /// Sets applied index, revision and replicated clock of a state that was restored from a
-    /// snapshot.
+    /// Sets the applied index, the revision and the replicated clock of a state that is being
+    /// restored from a snapshot.
     pub(super) fn move_to(&mut self, index: Index, revision: u64, clock: ReplicatedClock) {
         self.applied_index = index;
         self.keyspace.restore_revision(revision);
         self.keyspace.restore_clock(clock);
     }
 
-    /// Returns the number of operations that were applied since the empty state. The revision of a
-    /// key is the number of the operation that last changed it.
+    /// Returns the revision of the state: the number of operations applied since the empty state.
+    /// The revision of a key is the number of the operation that last changed that key.
     pub(super) fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
@@ -314,7 +315,7 @@ impl StateMachine {
         }
     }
 
-    /// Runs an operation that may change the state.
+    /// Runs an operation that may change the state, and returns its outcome.
     pub(super) fn perform(&mut self, operation: &Operation<'_>, seed: u64) -> Outcome {
         match *operation {
             Operation::Call { command, args } => {
@@ -343,8 +344,8 @@ impl StateMachine {
     }
 
     /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
-    /// key expires. When this time has come, the leader advances the replicated clock; it may
-    /// already have passed.
+    /// key expires. The time may already have passed. When it comes, the leader advances the
+    /// replicated clock.
     pub fn next_expiry(&self) -> Option<u64> {
         self.keyspace.next_expiry()
     }
@@ -354,16 +355,17 @@ impl StateMachine {
         self.keyspace.expires_count()
     }
 
-    /// Returns the replicated clock in milliseconds since 1970, the number of clock resets, and the
-    /// earliest expiration time of all keys (`None`: no key expires).
+    /// Returns three values: the reading of the replicated clock, in milliseconds since 1970; the
+    /// number of times that the clock was set back; and the earliest expiration time of all keys,
+    /// in milliseconds since 1970, or `None` if no key expires.
     pub fn shown(&self) -> (u64, u64, Option<u64>) {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
-    /// Returns whether the state is too old for a read that arrived when the replicated clock
-    /// showed `millis` after `resets` resets: a key that one of the batch's operations may access
-    /// had expired by then, but still exists at the state's own clock. A `batch` of `None` stands
-    /// for reads that may access any key.
+    /// Returns whether the state is too old to answer the reads in `batch`, which arrived when the
+    /// replicated clock showed `millis` after `resets` resets. It is too old if one of the reads
+    /// may access a key that had expired by then but has not expired by the state's own clock.
+    /// `None` for `batch` stands for reads that may access any key.
     pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
@@ -383,9 +385,10 @@ impl StateMachine {
         batch.is_none_or(|batch| batch.operations().any(may_see_expired))
     }
 
-    /// Sets the replicated clock back to `millis`, in milliseconds since 1970: the time that the
+    /// Sets the replicated clock back to `millis`, the time in milliseconds since 1970 that the
     /// wall clocks of a quorum agree on. The outcome is the number of milliseconds by which the
-    /// clock was set back, or an error if `millis` is 0 (no agreement).
+    /// clock was set back, 0 if it was not ahead. If `millis` is 0 (no agreement), the outcome is
+    /// an error.
     fn reset_clock(&mut self, millis: Millis) -> Outcome {
         if millis == 0 {
             return Outcome::error(
@@ -403,8 +406,9 @@ impl StateMachine {
         Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
-    /// Executes an encoded operation if `sequence` is the session's next request number; otherwise
-    /// returns the stored outcome of the request with this number, or an error.
+    /// Executes the encoded operation `bytes` if `sequence` is the number of the client session's
+    /// next request. Otherwise returns the stored outcome of the session's request with this
+    /// number, or an error if there is none.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
         let (revision, clock) = (self.revision(), self.clock());
         self.client_sessions.evict(clock);
@@ -433,13 +437,13 @@ impl StateMachine {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded for subscribers connected to this replica: published messages
-    /// if `messages`, keyspace notifications if `keys`.
+    /// Sets which events are recorded for the subscribers connected to this replica: published
+    /// messages if `messages` is set, keyspace notifications if `keys` is set.
     pub fn listen(&mut self, messages: bool, keys: bool) {
         self.keyspace.record_events(messages, keys);
     }
 
-    /// Returns the recorded events, oldest first, and clears the list of recorded events.
+    /// Returns the recorded events, oldest first, and clears the list.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.keyspace.take_events()
     }
@@ -466,7 +470,7 @@ pub(super) mod tests {
     use crate::kv::snapshot::SnapshotReader;
     use crate::types::{ClientId, RequestId, Term};
 
-    /// Applies operations, each as a new request.
+    /// Applies operations to a state machine, each as a new batch.
     #[derive(Default)]
     pub(in crate::kv) struct Feeder {
         pub(in crate::kv) store: StateMachine,
@@ -486,7 +490,7 @@ pub(super) mod tests {
             outcome
         }
 
-        /// A copy that went through a snapshot.
+        /// Returns a copy that was written to a snapshot and restored from it.
         pub(in crate::kv) fn restored(&self) -> Feeder {
             let last = EntryId { term: Term(1), index: self.store.applied_index() };
             let mut reader = SnapshotReader::default();
@@ -499,7 +503,7 @@ pub(super) mod tests {
             self.store.apply(self.store.applied_index().next(), &payload)
         }
 
-        /// Applies a call of a command.
+        /// Applies a call of `command` with these arguments, and returns its outcome.
         pub(in crate::kv) fn call(&mut self, command: &str, args: &[&str]) -> Outcome {
             let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
             self.call_bytes(command, &args)
@@ -572,7 +576,7 @@ pub(super) mod tests {
         let applied = feeder.store.apply(Index(2), &batch);
         assert_eq!((applied.outcomes, applied.repeated), (outcomes, true));
         assert_eq!((feeder.store.revision(), feeder.store.applied_index()), (5, Index(2)));
-        // A batch that is known to be in the log once is not looked for.
+        // A batch that is in the log only once is not looked up in the deduplication table.
         let once = Batch::encode(name(7), false, &[Operation::set(b"n", b"1"), incr]);
         let applied = feeder.store.apply(Index(3), &once);
         assert_eq!(applied.outcomes, [Outcome::Done, Outcome::Integer(2)]);

@@ -1,4 +1,5 @@
-//! Transactions (`MULTI`/`EXEC`): several calls, run atomically if no watched key has changed.
+//! Transactions (`MULTI`/`EXEC`): several calls that run atomically, provided that no watched key
+//! has changed.
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::{Arguments, Items};
@@ -8,8 +9,8 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::operation::Operation;
 use crate::kv::values::digest::mix;
 
-/// Runs all calls of a transaction, unless a watched key has changed. The outcome is a `List` of
-/// the calls' outcomes, or `NoList` if a watched key has changed.
+/// Runs all calls of a transaction, unless a watched key has changed since the client watched it.
+/// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
 pub(super) fn run(
     keyspace: &mut Keyspace,
     watched: Items<'_>,
@@ -23,8 +24,8 @@ pub(super) fn run(
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
-/// Runs a transaction of read-only calls, like [`run`]; `None` if one of the calls may change the
-/// state.
+/// Runs a transaction like [`run`] does, but without changing the state; `None` if one of its calls
+/// may change the state.
 pub(super) fn read(
     keyspace: &Keyspace,
     watched: Items<'_>,
@@ -36,7 +37,8 @@ pub(super) fn read(
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// Iterates over the calls of a transaction, each with its own random seed.
+/// Iterates over the calls of a transaction: each one's command, and its arguments with a random
+/// seed of their own.
 fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
     (0..).zip(operations.iter()).map(move |(position, bytes)| {
         let (command, args) = call(bytes);
@@ -51,7 +53,8 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
     }
 }
 
-/// Returns whether the revision of a watched key differs from the one that the client watched.
+/// Returns whether a watched key has changed: its revision differs from the revision that it had
+/// when the client watched it.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
     watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
 }
@@ -66,7 +69,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
     use crate::types::RequestKey;
 
-    /// Keys and their current revisions.
+    /// Returns the given keys, each followed by its current revision.
     fn watched(feeder: &mut Feeder, keys: &[&str]) -> ItemsBuffer {
         let Outcome::List(revisions) = feeder.call("revisions", keys) else { panic!("no list") };
         let mut watched = ItemsBuffer::default();

@@ -19,8 +19,8 @@ use super::settings::Settings;
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
-    /// The state machine's command that the command table assigns to the request's command; `None`
-    /// if the table assigns none.
+    /// The command of the state machine that runs the request, according to the command table;
+    /// `None` if the table names no such command.
     pub(super) command: Option<CommandId>,
     pub(super) request: Request<'c>,
     pub(super) context: &'c Context,
@@ -63,8 +63,8 @@ impl<'c> Call<'c> {
         Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// Returns why an operation is too large for a log entry, as text for an error; `None` if it
-    /// fits.
+    /// Returns the part of an error message that says why an operation is too large for a log
+    /// entry; `None` if the operation fits.
     pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
         let length = Batch::encoded_len_of_one(&operation);
         let max = self.context.payload_bytes_max;
@@ -78,7 +78,7 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Replies `OK`.
+    /// Writes the reply `OK`.
     pub(super) fn ok(&mut self) -> Action {
         self.writer.ok();
         Action::Reply
@@ -90,7 +90,7 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Changes the protocol version of this reply and of all later replies on the connection.
+    /// Changes the RESP protocol version of this reply and of all later replies on the connection.
     pub(super) fn set_version(&mut self, version: Version) {
         self.connection.version = version;
         self.writer.set_version(version);

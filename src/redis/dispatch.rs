@@ -1,5 +1,5 @@
-//! The execution of a request: lookup, the checks that concern every command, then the command's
-//! function, or the transaction's queue.
+//! The execution of a request: the lookup of its command, the checks that apply to every command,
+//! then either the command's function or queueing for a transaction.
 
 use bytes::BytesMut;
 
@@ -16,7 +16,7 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that run at once after `MULTI` instead of being queued.
+/// Commands that are run immediately inside a transaction (after `MULTI`) instead of being queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
 /// Commands that a client with subscriptions may send in RESP2. Such a client would mistake the
@@ -25,8 +25,8 @@ const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
     &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
 
 impl Connection {
-    /// Executes a request as far as possible without the consensus core, and returns what the
-    /// server has to do next.
+    /// Executes a request as far as possible without the consensus core, and returns the action
+    /// that the server must perform next.
     ///
     /// Appends the reply to `out` unless it depends on the state machine.
     pub fn execute<'c>(
@@ -72,8 +72,8 @@ impl Connection {
         action
     }
 
-    /// Returns the error text for a command that the state of the connection or replica forbids
-    /// now, whatever its arguments are; `None` if the command may run.
+    /// Returns the error text if the current state of the connection or the replica forbids the
+    /// command, regardless of its arguments; `None` if the command may run.
     fn refusal(
         &self,
         spec: &CommandSpec,

@@ -18,14 +18,14 @@
 //! # How a server uses it
 //!
 //! The server keeps a [`Connection`] and a [`Parser`](crate::wire::resp::Parser) for each client,
-//! and one [`Settings`] and one [`Context`] for all of them. It brings the context up to date
-//! before it executes what it has received. For each request that the parser finds it calls
+//! and one [`Settings`] and one [`Context`] for all clients. It updates the context before it
+//! executes the requests that it has received. For each request that the parser returns, it calls
 //! [`Connection::execute`] with a buffer for the reply, then performs the [`Action`].
 //!
-//! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known it
-//! calls [`ReplyFormat::encode`]; if there will be none, [`Failure::encode`]. If the request
-//! `blocks`, the server executes no later request of the connection until then, and calls
-//! [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
+//! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known, the
+//! server calls [`ReplyFormat::encode`]; if there will be no outcome, it calls [`Failure::encode`].
+//! If the request `blocks`, the server executes no later request of the connection until then, and
+//! calls [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
 //!
 //! Replies are sent in the order of the requests. While an earlier request of a connection is in
 //! flight, the replies that `execute` writes have to wait in another buffer. The server

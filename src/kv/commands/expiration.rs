@@ -35,9 +35,9 @@ pub(in crate::kv) enum Unit {
 /// What a time argument is relative to: the current time or the start of 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
-    /// The replicated clock.
+    /// The time argument is relative to the current time of the replicated clock, as in `EXPIRE`.
     Now,
-    /// 1970.
+    /// The time argument is relative to the start of 1970 (Unix time), as in `EXPIREAT`.
     Epoch,
 }
 
@@ -59,7 +59,7 @@ pub(in crate::kv) fn moment(
     }
 }
 
-/// Returns the error for an expiration time that is not positive or out of range.
+/// Returns the error of `command` for an expiration time that is out of range or not positive.
 pub(in crate::kv) fn invalid(command: &str) -> Outcome {
     Outcome::error(format!("ERR invalid expire time in '{command}' command"))
 }

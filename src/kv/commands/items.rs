@@ -1,4 +1,4 @@
-//! Lists of byte strings: the arguments of a call, the keys that a transaction watches.
+//! Lists of byte strings, such as the arguments of a call or the keys that a transaction watches.
 //!
 //! A list is encoded as one byte string, so that an operation with many arguments has no nested
 //! structure: each item is its length (4 bytes, little-endian) and its bytes. An untrusted list is
@@ -41,12 +41,13 @@ enum Form<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// Interprets bytes as an encoded list; `None` if the lengths in them are inconsistent.
+    /// Interprets bytes as an encoded list; `None` if the lengths in the bytes are inconsistent.
     pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
         Some(Items::check_counted(bytes)?.0)
     }
 
-    /// Like [`Items::check`], but also returns the number of items.
+    /// Interprets bytes as an encoded list, and returns the list and the number of its items;
+    /// `None` if the lengths in the bytes are inconsistent.
     pub(in crate::kv) fn check_counted(bytes: &'a [u8]) -> Option<(Items<'a>, usize)> {
         let (mut rest, mut count) = (bytes, 0);
         while !rest.is_empty() {
@@ -66,14 +67,14 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// Iterates over the items two at a time: first and second, third and fourth, and so on. The
-    /// last item of an odd number is left out.
+    /// Iterates over the items two at a time: first and second, third and fourth, and so on. If the
+    /// number of items is odd, the last item is omitted.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut items = self.iter();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
     }
 
-    /// The encoded list.
+    /// Returns the bytes of the encoded list.
     pub(in crate::kv) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -97,7 +98,7 @@ fn length_of(item: &[u8]) -> [u8; LENGTH_BYTES] {
 }
 
 impl ItemsBuffer {
-    /// Appends an item.
+    /// Appends an item to the list.
     pub fn push(&mut self, item: &[u8]) {
         put_item(item, &mut self.bytes);
     }

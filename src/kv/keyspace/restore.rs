@@ -1,4 +1,4 @@
-//! Encoding of the keyspace's entries in snapshots.
+//! The encoding of keyspace entries in snapshots.
 //!
 //! ```text
 //!  +------+--------+------+-----+--------------+-------+
@@ -7,10 +7,10 @@
 //! ```
 //!
 //! `head` is four times the number of operations since the key's revision, plus 2 if the key
-//! expires and 1 if the value is a collection. `expiry` is there only for a key that expires,
-//! `type` only for a collection, whose own encoding then takes the place of the value. So a
-//! string costs about seven bytes more than its key and value. This matters because a data
-//! directory temporarily holds two snapshots.
+//! expires, plus 1 if the value is a collection. `expiry` is present only if the key expires.
+//! `type` is present only for a collection, whose own encoding then replaces the value and its
+//! length. So an entry with a string takes about seven bytes more than its key and value. A compact
+//! encoding matters because a data directory temporarily holds two snapshots.
 
 use bytes::{Buf as _, BufMut as _};
 
@@ -20,13 +20,13 @@ use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::key_hash;
 
-/// Number of low bits that hold flags in the first number of an encoded entry. The higher bits hold
-/// the number of operations since the entry was last changed.
+/// Number of low bits of the first number of an encoded entry (`head`) that are flags. The higher
+/// bits are the number of operations since the entry was last changed.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;
 
-/// An entry of the keyspace, decoded from a snapshot.
+/// A keyspace entry that was decoded from a snapshot.
 pub(in crate::kv) struct RestoredEntry<'r> {
     pub(in crate::kv) key: &'r [u8],
     pub(in crate::kv) value: Value<'r>,
@@ -36,7 +36,8 @@ pub(in crate::kv) struct RestoredEntry<'r> {
 }
 
 impl KeyEntry {
-    /// Encodes the entry for a snapshot of a state with the revision `last`.
+    /// Appends the encoding of the entry to `out`, for a snapshot of a state that has the revision
+    /// `last`.
     pub(in crate::kv) fn encode(&self, last: u64, out: &mut Vec<u8>) {
         let (expires_at, collection) = (self.expires_at(), self.collection());
         let age = last.checked_sub(self.revision()).expect("no entry is newer than the state");
@@ -58,8 +59,8 @@ impl KeyEntry {
 }
 
 impl<'r> RestoredEntry<'r> {
-    /// Decodes an entry of a snapshot of a state with the revision `last`; `None` if the bytes are
-    /// malformed.
+    /// Decodes an entry of a snapshot, whose state has the revision `last`, and removes it from the
+    /// front of `from`; `None` if the bytes are malformed.
     pub(in crate::kv) fn decode(from: &mut &'r [u8], last: u64) -> Option<RestoredEntry<'r>> {
         let head = take_number(from)?;
         let revision = last.checked_sub(head >> FLAG_BITS)?;
@@ -79,7 +80,8 @@ impl<'r> RestoredEntry<'r> {
         Some(RestoredEntry { key, value, revision, expires_at })
     }
 
-    /// Returns the hash of the entry, a summand of the keyspace's digest.
+    /// Returns the hash of the entry's key, value and expiration time. The keyspace's digest is the
+    /// sum of the fingerprints of all entries.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         let fingerprint = self.value.fingerprint(key_hash(self.key));
         Metadata::new(fingerprint, self.expires_at, self.revision).fingerprint()

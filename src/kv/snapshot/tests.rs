@@ -1,4 +1,4 @@
-//! Snapshots are read back, and no damaged one is accepted.
+//! Tests that snapshots can be read back, and that damaged snapshots are rejected.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::kv::state_machine::StateMachine;
 use crate::kv::{Batch, CommandId, Operation};
 use crate::types::{ClientId, Index, RequestId, RequestKey};
 
-/// A state machine with every kind of outcome but one in its deduplication table.
+/// Returns a state machine whose deduplication table contains every kind of outcome except one.
 #[allow(clippy::needless_borrows_for_generic_args, reason = "three arguments must be borrowed")]
 fn busy_state() -> StateMachine {
     let mut state = StateMachine::default();
@@ -74,7 +74,7 @@ fn state_is_restored_with_deduplication_and_sessions() {
             &Operation::call(CommandId::of("incrby"), [&b"count"[..], b"5"]),
         );
         assert!(copy.apply(Index(15), &retry).repeated);
-        // A request that was executed in a session is not executed again.
+        // A request that was executed in a client session is not executed again.
         assert_eq!(copy.session_count(), 2);
         let operation = Operation::call(CommandId::of("incrby"), [&b"count"[..], b"-5"]);
         let operation = &operation.encode();
@@ -143,7 +143,7 @@ fn view_is_immutable_while_the_state_changes() {
     let mut bytes = Vec::new();
     let mut parts = 0;
     let mark = loop {
-        // Every kind of change, to entries that are written already and to others.
+        // Changes of every kind, to entries that are already written and to others.
         let number = 3_000 + parts;
         let (key, fresh) = (&name(parts * 7 % 3_000), name(number));
         apply(
@@ -173,7 +173,7 @@ fn view_is_immutable_while_the_state_changes() {
     let mut checking = SnapshotReader::checking();
     bytes.chunks(1_000).for_each(|piece| checking.feed(piece).unwrap());
     assert_eq!(checking.mark(), Ok(mark));
-    // The state after the view is what its log says.
+    // The state kept changing while the snapshot was written, and its changes are not lost.
     assert_ne!(state.digest(), before);
     let again = bytes_of_any(&state);
     assert_eq!(read(&again, 4_096).unwrap().0.digest(), state.digest());

@@ -1,26 +1,27 @@
-//! An incremental hash of the state: the sum of one fingerprint per entry. Addition is commutative,
-//! so the order of a hash table cannot affect it, and replicas compare the result.
+//! An incremental hash of the state: the sum of one fingerprint per entry, by which replicas
+//! compare their states. Addition is commutative, so the order of entries in hash tables does not
+//! affect the hash.
 //!
 //! The hash function is implemented here instead of imported, because its results must not change
 //! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
 //! differences, not deliberate collisions.
 
-/// A commutative hash (wrapping sum) of a set of fingerprints, so that entries can be added and
+/// A hash of a set of fingerprints: their wrapping sum, so that fingerprints can be added and
 /// removed in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::kv) struct Digest(u64);
 
-/// An odd constant without an obvious bit pattern (the golden ratio), as a factor for mixing
-/// hashes.
+/// A constant for mixing hashes: 2^64 divided by the golden ratio, rounded to an odd integer. Its
+/// bits have no obvious pattern.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
-    /// Adds a fingerprint.
+    /// Adds a fingerprint to the digest's set.
     pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// Removes a fingerprint that was added before.
+    /// Removes a fingerprint from the digest's set, to which it must have been added before.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
@@ -30,30 +31,31 @@ impl Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 
-    /// Returns the digest as a number, hashed together with `salt`.
+    /// Returns a hash of the digest and `salt`.
     pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
         mix(self.0, salt)
     }
 }
 
-/// Returns the hash of a key, which selects the key's position in hash tables and is the start
-/// value of its entry's fingerprint.
+/// Returns the hash of a key. It determines the key's position in hash tables, and is the initial
+/// value for the fingerprint of the key's entry.
 pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
-    // The length is hashed first, so that moving a byte from the key to the value changes the
-    // fingerprint.
+    // The length of the key is hashed first, so that moving a byte from the key to the value
+    // changes the fingerprint.
     absorb(mix(MULTIPLIER, key.len() as u64), key)
 }
 
-/// Returns the fingerprint (hash) of an entry with a string value. `key_hash` is the hash of its
-/// key.
+/// Returns the fingerprint (hash) of an entry that has a string value and a key with the hash
+/// `key_hash`.
 pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
     absorb(key_hash, value)
 }
 
-/// Number of independent hashes of a long byte string, so that their multiplications overlap.
+/// Number of independent hashes that are computed of a long byte string, so that the processor can
+/// overlap their multiplications.
 const LANES: usize = 4;
 
-/// Mixes bytes into the hash `state`, eight at a time, and returns the new hash.
+/// Mixes `bytes` into the hash `state`, eight at a time, and returns the new hash.
 fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     let (mut words, rest) = bytes.as_chunks::<8>();
     if words.len() >= 2 * LANES {
@@ -76,8 +78,8 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
 }
 
-/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of both
-/// by a constant and folds the 128-bit product to 64 bits.
+/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of
+/// `state`, `word` and a constant by another constant, and folds the 128-bit product to 64 bits.
 pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
     (low ^ high).wrapping_add(state.rotate_left(23))

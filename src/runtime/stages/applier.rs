@@ -1,10 +1,10 @@
 //! The applier stage: owns the state machine. It applies committed entries in order, replies to the
-//! requests that are this replica's to answer, answers reads, and sends the replies to the network
-//! in one batch. The core learns of them once the network's socket has accepted them.
+//! requests that this replica must answer, answers reads, and sends the replies to the network in
+//! one batch. The core learns of applied entries only after the network has handled the replies.
 //!
-//! A pass is bounded in groups of operations and in time, because the applier may share its thread
-//! with the network, and because the network takes its replies in one piece. The rest waits here
-//! for the next pass, which may begin in the middle of an entry.
+//! A pass is bounded by a number of groups of operations and by time, because the applier may share
+//! its thread with the network, and because the network takes the replies of a pass all at once.
+//! The remaining work waits for the next pass, which may begin in the middle of an entry.
 //!
 //! The applier also starts snapshots, since it owns the state that goes into them, and installs the
 //! snapshots of a leader.
@@ -27,72 +27,74 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Maximum number of groups that one pass (turn of the stage's loop) handles. A group has up to
-/// [`GROUP_MAX`] operations of one batch.
+/// Maximum number of groups that one pass (iteration of the stage's loop) handles. A group has up
+/// to [`GROUP_MAX`] operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Length in bytes of the origin: the beginning of a request's id, which names the replica to which
-/// a client sent the request.
+/// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
+/// that received the request from the client.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
-/// Maximum number of batches of reads that wait for the replicated clock to advance. Further
-/// batches are dropped.
+/// Maximum number of batches of reads waiting for the replicated clock to advance. Further batches
+/// are dropped.
 const UNCLOCKED_READS_MAX: usize = 1 << 12;
 
-/// Decides to which committed requests this replica sends the replies.
+/// Decides which committed requests this replica replies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReplyPolicy {
-    /// Requests that this replica committed as the leader, as the course's protocol requires.
+    /// This replica replies to the requests that it committed as the leader, as the protocol of the
+    /// university course requires.
     Leader,
-    /// Requests that clients sent to this replica, whichever replica leads. The ids of such
-    /// requests begin with these bytes.
+    /// This replica replies to the requests that clients sent to it, regardless of which replica is
+    /// the leader. The ids of such requests begin with these bytes.
     Origin([u8; ORIGIN_BYTES]),
 }
 
-/// A batch of entries and reads that the applier has begun and not completed yet.
+/// A batch of entries and reads that the applier has begun but not completed.
 #[derive(Debug)]
 struct Unfinished {
     batch: ApplyBatch,
     /// The index of the last log entry in the batch; `None` if the batch has no entries, or if the
-    /// state had already applied them when the batch was begun.
+    /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes of those operations of the next entry (after the first `entries_done`) that
-    /// were applied already.
+    /// The outcomes of the operations already applied from the entry that the applier is in the
+    /// middle of, the one after the first `entries_done` entries of the batch.
     outcomes: Vec<Outcome>,
 }
 
 /// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
-/// Invariant: a batch's last entry and its bytes are reported to the core when all of the batch is
-/// done, and not before.
+/// Invariant: the last entry and the size of a batch are reported to the core only once all entries
+/// of the batch have been applied.
 pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
     reply_policy: ReplyPolicy,
-    /// The batch that was not completed before the last pass (turn of the stage's loop) reached its
-    /// bound; `None` if there is none.
+    /// The batch that was still incomplete when the last pass (iteration of the stage's loop)
+    /// reached its limit; `None` if there is none.
     unfinished: Option<Unfinished>,
-    /// Clients' reads that wait until the state has applied the log up to their read index.
+    /// Clients' reads that are waiting until the state has applied the log up to their read index.
     early_reads: Vec<IndexedReads>,
     /// Clients' reads that can be answered now, since the log up to their read index has been
     /// applied.
     ready_reads: VecDeque<ClientRequest>,
-    /// The outcomes of those reads of the first batch in `ready_reads` that were answered already.
+    /// The outcomes of the reads already answered from the first batch in `ready_reads`.
     read_outcomes: Vec<Outcome>,
-    /// Batches of reads that wait until the replicated clock in the state has reached their
-    /// timestamp. At most [`UNCLOCKED_READS_MAX`]; further ones are dropped, and their clients get
-    /// an error after the command deadline.
+    /// Batches of reads that are waiting until the replicated clock in the state reaches their
+    /// timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches; further batches are dropped, and
+    /// their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
-    /// The replicated clock in the state when `unclocked_reads` was last checked.
+    /// The time and the number of resets of the state's replicated clock when `unclocked_reads` was
+    /// last checked.
     unclocked_checked_at: ReadTimestamp,
-    /// The id (term and index) of the last entry that is applied to the state.
+    /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
-    /// The digest of the state after the last complete entry.
+    /// The digest of the state after the last entry that was applied in full.
     digest: u64,
-    /// Decides when this replica takes a snapshot; `None` for a replica that takes no snapshots.
+    /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
-    /// Whether a snapshot was requested and has not begun yet.
+    /// Whether a snapshot has been requested but has not begun yet.
     snapshot_wanted: bool,
     subscribers: Arc<SubscriberBoard>,
     ends: ApplierEnds,
@@ -101,8 +103,8 @@ pub(crate) struct Applier {
     skipped: bool,
 }
 
-/// Returns the replicated clock in the state `store`: its time, its number of resets, and when the
-/// next key expires.
+/// Returns the replicated clock in the state `store`: its time, the number of times it has been set
+/// back, and the time at which the next key expires.
 pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
     let (millis, resets, next_expiry) = store.shown();
     AppliedClock { millis, resets, next_expiry }
@@ -156,7 +158,7 @@ impl Applier {
         self
     }
 
-    /// Applies batches on the current thread, which the applier has to itself, until the core has
+    /// Applies batches on the current thread, which runs only the applier, until the core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -170,27 +172,27 @@ impl Applier {
         }
     }
 
-    /// Returns whether the last pass (turn of the stage's loop) left a part of a batch or a read
-    /// for the next pass.
+    /// Returns whether the last pass (iteration of the stage's loop) left a part of a batch, or a
+    /// read, for the next pass.
     fn has_rest(&self) -> bool {
         self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
 
-    /// Returns whether an entry was applied in part, so that the state lies between two log
+    /// Returns whether an entry has been applied only in part. The state then lies between two log
     /// indexes: no snapshot can be taken of it, and its digest cannot be compared with that of
     /// other replicas.
     fn is_within_entry(&self) -> bool {
         self.unfinished.as_ref().is_some_and(|unfinished| !unfinished.outcomes.is_empty())
     }
 
-    /// Returns whether the applier has work. False if the last call of [`Applier::run_ready`] did
-    /// nothing because the network's queue was full.
+    /// Returns whether the applier has work that it can do now. False if the last call of
+    /// [`Applier::run_ready`] did nothing because the network's queue was full.
     pub(crate) fn is_ready(&self) -> bool {
         (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
     }
 
-    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
-    /// blocking: does nothing while the network's queue is full. `has_jobs` says whether the core
+    /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
+    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the core
     /// has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
@@ -207,9 +209,9 @@ impl Applier {
         }
     }
 
-    /// Runs one pass (turn of the stage's loop): the work left over from the last pass, then
-    /// `first`, then the batches in the queue, within the bounds of a pass. `first` must be `None`
-    /// if work is left over.
+    /// Runs one pass (iteration of the stage's loop): handles the work left over from the last
+    /// pass, then `first`, then the batches in the queue, within the limits of a pass. `first` must
+    /// be `None` if work is left over.
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
@@ -285,7 +287,8 @@ impl Applier {
     }
 
     /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
-    /// whether the core requests a snapshot. Returns the batch, none of which is done yet.
+    /// whether the core requests a snapshot. Returns the batch with none of its entries applied
+    /// yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
@@ -297,7 +300,7 @@ impl Applier {
         Unfinished { batch, index, entries_done: 0, outcomes: Vec::new() }
     }
 
-    /// Applies the entries of a batch and answers its reads, as many as the budget `groups` allows,
+    /// Applies the entries of a batch and answers its reads, as far as the budget `groups` allows,
     /// and keeps the rest for the next pass. Appends the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
         let Unfinished { mut batch, index, mut entries_done, mut outcomes } = work;
@@ -325,8 +328,8 @@ impl Applier {
     }
 
     /// Applies an entry, or as many groups of its operations as the budget `groups` allows. Appends
-    /// their outcomes to `outcomes`, which has those of earlier passes. Returns whether the entry
-    /// is complete; `outcomes` is then empty.
+    /// their outcomes to `outcomes`, which already holds the outcomes from earlier passes. Returns
+    /// whether the whole entry has been applied; `outcomes` is then empty.
     fn apply_entry(
         &mut self,
         committed: &Committed,
@@ -375,7 +378,7 @@ impl Applier {
     }
 
     /// Adds the answer to a batch of writes, if this replica must reply. A batch that another
-    /// replica answers must not be answered here too.
+    /// replica answers must not be answered here as well.
     fn answer(
         &self,
         key: RequestKey,
@@ -392,8 +395,8 @@ impl Applier {
         }
     }
 
-    /// Answers writes that the installed snapshot of a leader already contains, if this replica
-    /// must reply and the deduplication table has the outcomes. Otherwise the clients get
+    /// Answers a batch of writes whose effects are already part of an installed snapshot, if this
+    /// replica must reply and the deduplication table has the outcomes. Otherwise the clients get
     /// `UNCERTAIN`.
     fn answer_installed(
         &self,
@@ -408,8 +411,8 @@ impl Applier {
         }
     }
 
-    /// Queues reads to be answered, except for batches with a read that must not be answered before
-    /// the replicated clock reaches `at`: they are kept until then.
+    /// Queues reads to be answered. A batch with a read that must not be answered before the
+    /// replicated clock reaches `at` is kept until then.
     fn queue_reads(&mut self, reads: Vec<ClientRequest>, at: ReadTimestamp) {
         // Seldom true; then each batch is checked by itself.
         if !self.store.is_behind(None, at.millis, at.resets) {
@@ -433,8 +436,8 @@ impl Applier {
         }
     }
 
-    /// Queues those reads to be answered that waited for the replicated clock, if the clock in the
-    /// state has advanced since the last check.
+    /// If the clock in the state has advanced since the last check, queues the reads that were
+    /// waiting for it and can be answered now.
     fn release_unclocked_reads(&mut self) {
         let now = self.timestamp();
         if now == self.unclocked_checked_at || self.unclocked_reads.is_empty() {
@@ -446,12 +449,13 @@ impl Applier {
         self.unclocked_checked_at = now;
     }
 
-    /// Returns the replicated clock in the applied state, with the number of its resets.
+    /// Returns the time of the replicated clock in the applied state, with the number of times that
+    /// the clock has been set back.
     fn timestamp(&self) -> ReadTimestamp {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }
 
-    /// Answers queued reads, as many as the budget `groups` allows. Appends the answers to
+    /// Answers as many queued reads as the budget `groups` allows. Appends the answers to
     /// `replies`.
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         // Cloned for its payload, which operations borrow; the bytes are shared.
@@ -482,8 +486,8 @@ impl Applier {
         }
     }
 
-    /// Returns whether the request is from a client of this replica, and not from a peer. Always
-    /// true under a simulator of the course.
+    /// Returns whether the request comes from a client of this replica rather than from a peer.
+    /// Always true under the university course's simulator.
     fn is_own(&self, key: RequestKey) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => true,

@@ -1,7 +1,8 @@
 //! The client model: checks the answers to clients against a simple model of the state machine.
-//! Each request takes effect once, every answer follows from the committed log, a read reflects
-//! everything committed when it arrived, and a refused request has no effect. Each violation starts
-//! with the name of its rule; the guide's page on guarantees lists most of them.
+//! Each request takes effect at most once, every answer follows from the committed log, a read
+//! reflects everything that was committed when it arrived, and a refused request has no effect. The
+//! message of each violation starts with the name of the violated rule; the guide's page on
+//! guarantees lists most of these rules.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::sim::machine::wall_clock::EPOCH;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, Instant, NodeId, RequestKey};
 
-/// Number of replies that the state machine keeps per client session, to answer resent requests.
+/// Number of replies that the state machine keeps for each client session, to answer resent
+/// requests.
 const SESSION_REPLIES: usize = 64;
 
 /// Checks the answers to the clients of a run against a model of the state machine.
@@ -28,54 +30,55 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A request of a client with all its attempts (a resent request keeps its key).
+/// A client's request with all its attempts (a resent request keeps its key).
 #[derive(Debug)]
 struct Request {
     /// The highest commit index in the cluster when the request first reached a replica. A read
-    /// must reflect all entries up to it.
+    /// must reflect all entries up to this index.
     committed_before: Index,
     /// Time at which the request first reached a replica.
     arrived_at: Instant,
-    /// Number of times the request reached a replica.
+    /// Number of times that the request has reached a replica.
     attempts: u32,
-    /// Number of attempts that were refused.
+    /// Number of the request's attempts that were refused.
     refused: u32,
     /// Index of the log entry through which the request took effect; `None` if no such entry has
-    /// been applied.
+    /// been applied yet.
     effect: Option<Index>,
 }
 
 /// A simple model of the state machine, which keeps all versions of each key.
 #[derive(Debug, Default)]
 struct Model {
-    /// The versions of each key, in order.
+    /// All versions of each key, in the order in which they were written.
     versions: BTreeMap<Bytes, Vec<Version>>,
-    /// Number of operations that were applied.
+    /// Number of operations applied so far.
     revision: u64,
-    /// The result of applying each log entry, starting with index 1; `None` for an entry without a
-    /// batch.
+    /// The result of applying each log entry, starting with the entry at index 1; `None` for an
+    /// entry that contains no batch.
     results: Vec<Option<Applied>>,
-    /// The outcomes of each batch that was applied, by its key.
+    /// The outcomes of the operations of each applied batch, by the batch's key.
     outcomes: HashMap<RequestKey, Vec<Outcome>, FixedState>,
-    /// For each client session, by its id: the outcomes of its numbered requests, in order of their
-    /// sequence numbers, which start at 1.
+    /// The outcomes of each client session's numbered requests, by session id and in order of the
+    /// requests' sequence numbers, which start at 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
-/// A version of a key.
+/// The value that a key had after an operation wrote or deleted it, with the position of that
+/// operation.
 #[derive(Debug)]
 struct Version {
-    /// Index of the log entry that wrote it.
+    /// Index of the log entry with the operation that created this version.
     index: Index,
-    /// Number of the operation that wrote it.
+    /// Number of the operation that created this version, counted over all applied operations.
     revision: u64,
-    /// The value; `None` if the operation deleted the key.
+    /// The value that the operation set; `None` if it deleted the key.
     value: Option<Bytes>,
 }
 
 impl ClientModel {
-    /// Records that the request `key` reaches a replica while the highest commit index in the
-    /// cluster is `committed`.
+    /// Records that the request `key` has reached a replica at time `now`, when the highest commit
+    /// index in the cluster was `committed`.
     pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
             committed_before: committed,
@@ -87,9 +90,9 @@ impl ClientModel {
         request.attempts += 1;
     }
 
-    /// Checks the result of applying the entry at `index` on replica `id` against the model;
-    /// `applied` is `None` if the entry has no batch. `leaders` is the number of terms that have
-    /// had a leader so far.
+    /// Checks the result of applying the log entry at `index` on replica `id` against the model;
+    /// `applied` is `None` if the entry contains no batch. `leaders` is the number of terms that
+    /// have had a leader so far.
     pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
@@ -118,8 +121,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// For each value that a batch sets with a TTL or an expiration time, records when it expires.
-    /// `leaders` is the number of terms that have had a leader so far.
+    /// Records the expiration time of each value that a batch sets with a TTL or an expiration
+    /// time. `leaders` is the number of terms that have had a leader so far.
     fn record_expirations(
         &mut self,
         key: RequestKey,
@@ -154,8 +157,8 @@ impl ClientModel {
         self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
     }
 
-    /// Returns how many values were found expired by a read, and how many of them had been set
-    /// under an earlier leader.
+    /// Returns two numbers: how many values were found expired by a read, and how many of these had
+    /// been set under an earlier leader.
     pub fn expired(&self) -> (u64, u64) {
         self.expirations.counts()
     }
@@ -181,7 +184,7 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's answer to a write against the model's outcome.
+    /// Checks a replica's answer to a write against the model's outcomes.
     pub(in crate::sim) fn on_write_answered(
         &self,
         id: NodeId,
@@ -197,10 +200,10 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the outcomes that replica `id` answered to reads against the model at log index
-    /// `state`, the last entry that the replica had applied when it executed the read. The read
-    /// must reflect all entries that were committed before it arrived. `leaders` is the number of
-    /// terms that have had a leader so far.
+    /// Checks the outcomes that replica `id` returned for a batch of reads against the model at log
+    /// index `state`, that of the last entry that the replica had applied when it executed the
+    /// reads. The reads must reflect all entries that were committed before they arrived. `leaders`
+    /// is the number of terms that have had a leader so far.
     pub(in crate::sim) fn on_read_answered(
         &mut self,
         id: NodeId,
@@ -234,7 +237,7 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the outcome of one read of the batch `key`, which arrived at `arrived_at`.
+    /// Checks the outcome of one read of the batch with key `key`, which arrived at `arrived_at`.
     fn check_read(
         &mut self,
         (id, key, arrived_at): (NodeId, RequestKey, Instant),
@@ -260,7 +263,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's refusal of a request: the refused attempt must not be applied.
+    /// Checks a replica's refusal of an attempt of a request: the refused attempt must not be
+    /// applied.
     pub(in crate::sim) fn on_refused(
         &mut self,
         id: NodeId,
@@ -288,8 +292,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Returns how many of the keys for which `choose` returns true have a value after all entries
-    /// that were applied so far.
+    /// Returns how many keys have a value after all entries applied so far, counting only keys for
+    /// which `choose` returns true.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         chosen.filter(|(_, versions)| versions.last().is_some_and(|it| it.value.is_some())).count()
@@ -297,7 +301,7 @@ impl ClientModel {
     }
 
     /// Returns the sum of the numeric values of the keys for which `choose` returns true, after all
-    /// entries that were applied so far.
+    /// entries applied so far.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         let newest = chosen.filter_map(|(_, versions)| versions.last()?.value.as_ref());
@@ -396,8 +400,8 @@ impl Model {
         }
     }
 
-    /// Returns whether each watched key still has the revision that the client has seen, at log
-    /// index `index`.
+    /// Returns whether each watched key still has, at log index `index`, the revision that the
+    /// client has seen.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
@@ -405,7 +409,7 @@ impl Model {
     }
 
     /// Returns the revision of a key at log index `state`: the number of the operation that wrote
-    /// its value; 0 if it has no value.
+    /// the key's value, or 0 if the key has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
         self.at(key, state).filter(|it| it.value.is_some()).map_or(0, |version| version.revision)
     }
@@ -466,13 +470,14 @@ impl Model {
     }
 }
 
-/// Returns an error outcome with this error code. The model does not know the rest of the error's
-/// text.
+/// Returns an error outcome that consists of this error code. The model does not know the rest of
+/// the error's text.
 fn error(code: &'static str) -> Outcome {
     Outcome::Error(Bytes::from_static(code.as_bytes()))
 }
 
-/// Returns whether two results of applying an entry are equal. Errors are equal if their codes are.
+/// Returns whether two results of applying an entry are equal. Two errors are equal if they have
+/// the same code.
 fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     match (actual, expected) {
         (Some(actual), Some(expected)) => {
@@ -483,7 +488,8 @@ fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     }
 }
 
-/// Returns whether two lists of outcomes are equal. Errors are equal if their codes are.
+/// Returns whether two lists of outcomes are equal. Two errors are equal if they have the same
+/// code.
 fn are_same(actual: &[Outcome], expected: &[Outcome]) -> bool {
     let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
     actual.len() == expected.len()
@@ -504,7 +510,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     const ID: NodeId = NodeId(1);
-    /// The true time, and the number of terms with a leader.
+    /// The current true time, and the number of terms that have had a leader.
     const NOW: (Instant, usize) = (Instant::ZERO, 1);
 
     fn key(number: u8) -> RequestKey {

@@ -1,4 +1,4 @@
-//! Checkers: the rules that every simulated run is judged by.
+//! Checkers: the rules that every simulated run must satisfy.
 //!
 //! | module | checks |
 //! |---|---|

@@ -12,9 +12,9 @@ use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, RequestKey};
 
-/// Returns a copy of this payload, a batch of several operations, that claims to be in the log only
-/// once, so that it is applied again if it is repeated: a fault for testing the checkers (mutation
-/// testing). `None` for other payloads.
+/// Returns a copy of `payload`, if that is a batch of several operations, that claims to be in the
+/// log only once. If the log contains the batch twice, it is therefore applied twice: a deliberate
+/// fault for testing the checkers (mutation testing). Returns `None` for other payloads.
 fn once(payload: &[u8]) -> Option<Bytes> {
     let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
     let mut buffer = BatchBuffer::default();
@@ -23,8 +23,8 @@ fn once(payload: &[u8]) -> Option<Bytes> {
 }
 
 impl Cluster {
-    /// Performs all apply jobs (committed entries to apply, and reads to execute) that wait at the
-    /// replica with index `slot`.
+    /// Performs all apply jobs (committed entries to apply, and reads to execute) that are waiting
+    /// at the replica with index `slot`.
     pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -34,7 +34,7 @@ impl Cluster {
             for committed in &job.entries {
                 let entry = &committed.entry;
                 if entry.index() <= self.machines[slot].store.applied_index() {
-                    // Contained in a snapshot that was installed in the meantime.
+                    // The entry is contained in a snapshot that was installed in the meantime.
                     continue;
                 }
                 let result =
@@ -84,8 +84,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies one entry to the replica's state machine. Returns the key and the outcomes of the
-    /// batch in it; `None` if the entry has none.
+    /// Applies one entry to the replica's state machine. Returns the request key and the outcomes
+    /// of the batch that the entry contains; `None` if the entry contains no batch.
     fn apply_entry(
         &mut self,
         slot: usize,
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(applied.map(|applied| (applied.key, applied.outcomes)))
     }
 
-    /// Executes a read on the replica's state machine, and answers the client.
+    /// Executes a read on the replica's state machine, and sends the answer to the client.
     fn read(&mut self, slot: usize, read: &ClientRequest) -> Result<(), Violation> {
         let machine = &self.machines[slot];
         let (key, outcomes) = machine.store.read(&read.payload).map_err(|error| {

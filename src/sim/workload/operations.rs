@@ -1,4 +1,4 @@
-//! The operations of the workload: drawn at random, and encoded as requests.
+//! The operations of the workload, which are drawn at random and encoded as requests.
 
 use bytes::Bytes;
 
@@ -14,29 +14,29 @@ const INCR: CommandId = CommandId::of("incr");
 const REVISIONS: CommandId = CommandId::of("revisions");
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// An operation that a client performs with one request.
+/// An operation that a simulated client performs with one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ClientOperation {
     Get(String),
     Put(String, String),
-    /// Sets a key with a TTL in milliseconds.
+    /// Sets a key to a value, with a TTL in milliseconds.
     PutWithTtl(String, String, u64),
-    /// Sets a key with an expiration time in milliseconds since 1970.
+    /// Sets a key to a value, with an expiration time in milliseconds since 1970.
     PutUntil(String, String, u64),
     Delete(String),
     Transfer(String, String, u64),
     OpenSession,
-    /// Increments the counter, with a numbered request: the id of the client session, and the
-    /// sequence number of the request in it.
+    /// Increments the counter with a numbered request. The fields are the id of the client session,
+    /// and the sequence number of the request in the session.
     Increment(u64, u64),
-    /// Reads the revisions of two accounts, to watch them for a transaction that transfers this
-    /// amount between them.
+    /// Reads the revisions of two accounts, to watch the accounts for a transaction that transfers
+    /// this amount between them.
     Watch([String; 2], u64),
-    /// In a transaction, reads two watched accounts: their keys, their revisions, and the amount to
-    /// transfer.
+    /// Reads two watched accounts in a transaction. The fields are the accounts' keys, their
+    /// revisions, and the amount to transfer.
     ReadWatched([String; 2], [u64; 2], u64),
-    /// In a transaction, writes two watched accounts: their keys, their revisions, and their new
-    /// balances.
+    /// Writes two watched accounts in a transaction. The fields are the accounts' keys, their
+    /// revisions, and their new balances.
     WriteWatched([String; 2], [u64; 2], [u64; 2]),
     /// Several reads or several writes in one batch.
     Several(Vec<ClientOperation>),
@@ -103,7 +103,8 @@ impl Workload {
         }
     }
 
-    /// Draws an operation with a transaction, or a numbered request in a client session, at random.
+    /// Draws, at random, an operation that uses a transaction or a numbered request in a client
+    /// session.
     fn draw_session_operation(&mut self, client: usize) -> ClientOperation {
         if self.load.accounts > 0 && self.rng.permille(500) {
             let from = self.rng.below(self.load.accounts);
@@ -113,7 +114,7 @@ impl Workload {
         }
         let client = &mut self.clients[client];
         let Some(session) = client.session else { return ClientOperation::OpenSession };
-        // Sometimes repeats an answered request, as if the answer had been lost.
+        // Sometimes, an answered request is repeated, as if its answer had been lost.
         if client.sequence == 0 || client.sum.is_some() && !self.rng.permille(300) {
             client.sequence += 1;
             client.sum = None;
@@ -155,8 +156,8 @@ impl Workload {
         self.send(client, key, out);
     }
 
-    /// Adds an operation of a client to a batch. Returns whether it is a read, and its id in the
-    /// history; `None` if the linearizability checker does not check it.
+    /// Adds an operation of a client to a batch. Returns whether the operation is a read, and its
+    /// id in the history (`None` if the linearizability checker does not check the operation).
     fn add_operation(
         &mut self,
         client_operation: &ClientOperation,
@@ -205,9 +206,9 @@ impl Workload {
     }
 }
 
-/// Returns the two lists that the request of an operation may contain, each empty if it has none:
-/// the watched keys with their revisions, and the arguments of a command or the operations of a
-/// transaction.
+/// Returns the two lists that the request of an operation may contain: the watched keys with their
+/// revisions, and the arguments of a command or the operations of a transaction. A list that the
+/// request does not contain is empty.
 fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
     let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
     match operation {

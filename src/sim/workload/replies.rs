@@ -8,8 +8,8 @@ use crate::sim::keys::{ACCOUNT_START, is_account};
 use crate::sim::violation::{Violation, ensure};
 
 impl Workload {
-    /// Checks the replies to the operations of a request, and records those about a single key in
-    /// the history.
+    /// Checks the replies to the operations of a request, and records in the history the replies to
+    /// operations on a single key.
     pub(super) fn check_replies(
         &mut self,
         open: &OpenRequest,
@@ -74,7 +74,7 @@ impl Workload {
         use ClientOperation::{Increment, OpenSession, ReadWatched, Watch, WriteWatched};
         let client = &mut self.clients[client];
         match (operation, outcome) {
-            // A later session of the same client may have been opened before this reply.
+            // The same client may have opened a later session before this reply arrived.
             (OpenSession, Outcome::Integer(number)) => {
                 client.session = Some(number.cast_unsigned());
                 (client.sequence, client.sum) = (0, None);
@@ -90,7 +90,7 @@ impl Workload {
                     client.sum = Some(*sum);
                 }
             }
-            // A late duplicate of a request that was answered long ago.
+            // This is a late duplicate of a request that was answered long ago.
             (Increment(_, sequence), Outcome::Error(text))
                 if *sequence < client.sequence && text.starts_with(b"STALESEQ ") => {}
             (Watch(names, amount), Outcome::List(revisions)) => {

@@ -1,4 +1,5 @@
-//! Tests of the course's messages by example. Property tests are in `tests/props.rs`.
+//! Tests of the messages of the university course's simulator, by example. Property tests are in
+//! `tests/props.rs`.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
 //! Batches of clients' requests: those that are being built, and those that were sent to the core
-//! or the leader and have no outcomes yet. A batch is sent, resent, refused and answered as a
+//! or the leader but have no outcomes yet. A batch is sent, resent, refused and answered as a
 //! whole. Its requests may come from any number of connections.
 
 use std::collections::BTreeMap;
@@ -13,41 +13,44 @@ use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, req
 use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{Index, Instant, RequestKey};
 
-/// Length in bytes above which no operation is added to a batch. A longer batch has one operation.
+/// Maximum length of a batch of several operations, in bytes. A longer batch consists of one
+/// operation.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Minimum number of batches of writes without outcomes for later writes to wait for a larger
-/// batch: one that is being replicated, and one behind it.
+/// While at least this number of batches of writes have no outcomes (one is being replicated, and
+/// one is behind it), later writes may wait in order to form a larger batch.
 const AHEAD_BATCHES: usize = 2;
-/// Number of writes in these batches from which on later writes do not wait.
+/// Total number of writes in the batches without outcomes from which on later writes do not wait
+/// for a larger batch.
 const AHEAD_OPERATIONS: u64 = 128;
 
-/// A batch that was sent and has no outcomes yet.
+/// A batch of requests that was sent but has no outcomes yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentBatch {
     pub(crate) kind: RequestKind,
-    /// The encoded batch; empty unless it may have to be sent again.
+    /// The encoded batch; empty if the batch never has to be sent again.
     pub(crate) payload: Bytes,
-    /// This replica's applied index when the batch was sent. The entry of a batch of writes has a
-    /// larger index.
+    /// This replica's applied index when the batch was sent. If this is a batch of writes, its log
+    /// entry has a larger index.
     pub(crate) since: Index,
     pub(crate) sent_at: Instant,
-    /// Sequence numbers of the requests, in the order of the batch's operations, as ranges of
-    /// consecutive ones.
+    /// Sequence numbers of the batch's requests, in the order of its operations. Consecutive
+    /// numbers are stored as a range.
     requests: Vec<Range<u64>>,
-    /// Whether more than one copy was sent, so that the refusal of one copy does not mean that the
-    /// batch was not applied.
+    /// Whether more than one copy of the batch was sent. If so, the batch may be applied even if
+    /// one copy is refused.
     resent: bool,
 }
 
-/// A batch that is being built.
+/// A batch of requests, all reads or all writes, that is being built.
 #[derive(Debug, Default)]
 struct OpenBatch {
     buffer: BatchBuffer,
     requests: Vec<Range<u64>>,
 }
 
-/// The batches of this replica's clients.
+/// The batches of requests of this replica's clients: those being built, and those sent but without
+/// outcomes.
 ///
 /// Invariant: batch numbers are never reused, and all numbers in `sent` are below `next`.
 #[derive(Debug)]
@@ -57,14 +60,15 @@ pub(crate) struct Batches {
     sent: BTreeMap<u64, SentBatch>,
     reads: OpenBatch,
     writes: OpenBatch,
-    /// Whether the batches being built go to another replica.
+    /// Whether the batches being built will be forwarded to another replica, the leader.
     forwarded: bool,
-    /// This replica's applied index, and the time.
+    /// This replica's applied index, for the batches being built; `now` is the time at which they
+    /// are sent.
     since: Index,
     now: Instant,
-    /// Maximum number of operations of the batches being built.
+    /// Maximum number of operations in each of the batches being built.
     operations_max: usize,
-    /// The batches that were built since [`Batches::begin`], oldest first.
+    /// The batches that were completed since [`Batches::begin`], oldest first.
     complete: Vec<ClientRequest>,
 }
 
@@ -86,7 +90,8 @@ impl OpenBatch {
 }
 
 impl Batches {
-    /// Creates an empty table. `origin` is the beginning of the keys of all batches.
+    /// Creates an empty table of batches. `origin` is the prefix of all batches' request ids, which
+    /// are part of their keys.
     pub(crate) fn new(origin: [u8; ORIGIN_BYTES]) -> Batches {
         Batches {
             origin,
@@ -102,7 +107,7 @@ impl Batches {
         }
     }
 
-    /// Returns whether this process has made the batch with this key.
+    /// Returns whether the batch with this key was built by this process.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
         key.client == BATCH_CLIENT && key.request.0.starts_with(&self.origin)
     }
@@ -116,7 +121,8 @@ impl Batches {
     }
 
     /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether
-    /// they go to another replica; `since` is this replica's applied index, `now` the time.
+    /// they will be forwarded to another replica; `since` is this replica's applied index, and
+    /// `now` the current time.
     pub(crate) fn begin(
         &mut self,
         forwarded: bool,
@@ -133,7 +139,8 @@ impl Batches {
         (self.since, self.now) = (since, now);
     }
 
-    /// Adds the request with this sequence number to the batch of its kind.
+    /// Adds the request with this sequence number and its encoded operation to the current batch of
+    /// its kind (read or write).
     pub(crate) fn add(&mut self, kind: RequestKind, sequence: u64, operation: &[u8]) {
         let open = self.open(kind);
         let length = open.buffer.encoded_len() + operation.len();
@@ -168,7 +175,8 @@ impl Batches {
         self.sent.insert(number, batch);
     }
 
-    /// Completes the batches being built, and returns all since [`Batches::begin`], oldest first.
+    /// Completes the batches being built. Returns all batches that were completed since
+    /// [`Batches::begin`], oldest first.
     pub(crate) fn finish(&mut self) -> Vec<ClientRequest> {
         for kind in [RequestKind::Read, RequestKind::Write] {
             if !self.open(kind).buffer.is_empty() {
@@ -178,8 +186,9 @@ impl Batches {
         std::mem::take(&mut self.complete)
     }
 
-    /// Returns whether small batches are on their way: at least [`AHEAD_BATCHES`] batches of
-    /// writes, but with fewer than [`AHEAD_OPERATIONS`] writes, have no outcomes yet.
+    /// Returns whether later writes should wait for a larger batch, because small batches are in
+    /// flight: at least [`AHEAD_BATCHES`] batches of writes have no outcomes yet, and these batches
+    /// contain fewer than [`AHEAD_OPERATIONS`] writes in total.
     pub(crate) fn are_small_batches_ahead(&self) -> bool {
         let writes = self.sent.values().filter(|batch| batch.kind == RequestKind::Write);
         let (mut batches, mut operations) = (0, 0);
@@ -190,14 +199,15 @@ impl Batches {
         batches >= AHEAD_BATCHES && operations < AHEAD_OPERATIONS
     }
 
-    /// Removes the batch with this key, because its outcomes are known; `None` if it has them
-    /// already.
+    /// Removes and returns the batch with this key, because its outcomes are now known; `None` if
+    /// they were known already, or if this process did not build the batch.
     pub(crate) fn remove(&mut self, key: RequestKey) -> Option<SentBatch> {
         self.sent.remove(&self.number(key)?)
     }
 
-    /// Removes the batch with this key, because a copy of it was refused; `None` if more copies of
-    /// it were sent, since another copy may be applied.
+    /// Removes and returns the batch with this key, because a copy of it was refused. Returns
+    /// `None` and keeps the batch if more than one copy was sent, since another copy may be
+    /// applied. Also returns `None` if there is no such batch.
     pub(crate) fn remove_refused(&mut self, key: RequestKey) -> Option<SentBatch> {
         let number = self.number(key)?;
         if self.sent.get(&number)?.resent {
@@ -206,9 +216,9 @@ impl Batches {
         self.sent.remove(&number)
     }
 
-    /// Returns the first forwarded batch of writes that has a number of at least `from` and a
-    /// request for which `is_unanswered` returns true, to be sent again, with its number and key.
-    /// Records that more than one copy of it may exist.
+    /// Returns the next batch to send again, with its number and key: the first forwarded batch of
+    /// writes that has a number of at least `from` and contains a request for which `is_unanswered`
+    /// returns true. Records that more than one copy of the batch may exist.
     pub(crate) fn next_to_resend(
         &mut self,
         from: u64,
@@ -228,8 +238,9 @@ impl Batches {
         self.sent[&replica_and_sequence(key.request).1].requests().collect()
     }
 
-    /// Removes the batches without a request for which `is_unanswered` returns true: all their
-    /// requests got error replies, or their clients are gone.
+    /// Removes the batches all of whose requests have error replies or disconnected clients.
+    /// `is_unanswered` returns whether the request with a sequence number is still waiting for its
+    /// reply.
     pub(crate) fn retain(&mut self, is_unanswered: impl Fn(u64) -> bool) {
         self.sent.retain(|_, batch| batch.requests().any(&is_unanswered));
     }

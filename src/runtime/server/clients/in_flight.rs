@@ -1,33 +1,35 @@
-//! Requests of clients without an outcome, by sequence number, and the connection that waits for
-//! each.
+//! Clients' requests that have no outcome yet, by sequence number, each with the connection that is
+//! waiting for the outcome.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{ClientId, Instant};
 
-/// A client's request that has no outcome yet.
+/// A client's request that has no outcome yet: where its reply belongs, and when the request
+/// arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InFlight {
     /// The index of the client's connection in the table of connections.
     pub(crate) index: usize,
-    /// The id of the client that sent the request. Compared with the client now at `index`, since
-    /// indexes of closed connections are reused.
+    /// The id of the client that sent the request. It must match the id of the client now at
+    /// `index`, since the indexes of closed connections are reused.
     pub(crate) client: ClientId,
-    /// Number of the slot in the client's queue that the reply will take.
+    /// Number of the slot in the client's queue in which the reply will be stored.
     pub(crate) slot: u64,
-    /// When the request arrived.
+    /// When the request arrived from the client.
     pub(crate) arrived_at: Instant,
 }
 
-/// Maximum length of the list of recent requests, `recent`. When it is exceeded, the oldest request
-/// is moved to the map `slow`.
+/// Maximum length of the list of recent requests, `recent`. When the list becomes longer, its
+/// oldest request is moved to the map `slow`.
 const RECENT_MAX: usize = 1 << 16;
 
-/// All requests of clients without an outcome, by sequence number.
+/// All clients' requests that have no outcome yet, by sequence number.
 ///
 /// Invariant: the request with sequence number `first + n` is at `recent[n]`, `None` if it has its
-/// outcome; the front of `recent` is not `None`. Requests with numbers below `first` are in the map
-/// `slow`, so that a few slow requests do not keep the entries of all later ones in memory.
+/// outcome; the front of `recent` is not `None`. Requests with sequence numbers below `first` are
+/// in the map `slow`, so that a few slow requests do not keep the list elements of all later
+/// requests in memory.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
     slow: BTreeMap<u64, InFlight>,
@@ -42,7 +44,7 @@ impl Default for InFlightTable {
 }
 
 impl InFlightTable {
-    /// Adds a request, and returns its sequence number.
+    /// Adds a request and returns the sequence number that it gets.
     pub(crate) fn add(&mut self, request: InFlight) -> u64 {
         self.recent.push_back(Some(request));
         let sequence = self.first + self.recent.len() as u64 - 1;
@@ -55,8 +57,8 @@ impl InFlightTable {
         sequence
     }
 
-    /// Returns the request with this sequence number; `None` if it already has its outcome, or was
-    /// never added.
+    /// Returns the request with this sequence number; `None` if the request already has its
+    /// outcome, or was never added.
     pub(crate) fn get(&self, sequence: u64) -> Option<InFlight> {
         match sequence.checked_sub(self.first) {
             Some(at) => *self.recent.get(usize::try_from(at).ok()?)?,
@@ -83,9 +85,9 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the oldest request with a sequence number of at least `from`, as its number and the
-    /// request; `None` if there is none, or if it arrived after `before`. Sequence numbers increase
-    /// in order of arrival.
+    /// Returns the oldest request with a sequence number of at least `from`: its sequence number
+    /// and the request. `None` if there is no such request, or if the request arrived after
+    /// `before`. Sequence numbers increase in order of arrival.
     pub(crate) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, InFlight)> {
         let slow = self.slow.range(from..).next().map(|(sequence, request)| (*sequence, *request));
         let recent = || {
@@ -97,7 +99,8 @@ impl InFlightTable {
         slow.or_else(recent).filter(|(_, request)| request.arrived_at <= before)
     }
 
-    /// Returns when the oldest request without an outcome arrived; `None` if there are none.
+    /// Returns when the oldest request without an outcome arrived; `None` if all requests have
+    /// their outcomes.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         if let Some((_, request)) = self.slow.first_key_value() {
             return Some(request.arrived_at);

@@ -1,5 +1,5 @@
-//! From outcomes and refusals to replies: gives requests their outcome, fails them, or sends them
-//! again after a leader change.
+//! From outcomes and refusals to replies: stores the outcomes of requests, fails requests, or sends
+//! them again after a leader change.
 
 use bytes::Bytes;
 
@@ -12,11 +12,12 @@ use crate::runtime::server::clients::batches::SentBatch;
 use crate::runtime::server::clients::client::Client;
 use crate::runtime::server::clients::request::FailureReason;
 
-/// Maximum number of entries that one batch adds to the slow log.
+/// Maximum number of entries that one batch of requests adds to the slow log.
 const SLOW_COMMANDS_MAX: usize = 8;
 
 impl Clients {
-    /// Passes the outcomes of a batch to the clients that sent its requests.
+    /// Passes the outcomes of the batch with this key to the clients that sent the batch's
+    /// requests.
     pub(crate) fn on_outcomes(&mut self, key: RequestKey, outcomes: Vec<Outcome>) {
         let Some(batch) = self.batches.remove(key) else { return };
         let now = self.context.now;
@@ -46,9 +47,9 @@ impl Clients {
         }
     }
 
-    /// Adds a slow batch to the slow log (SLOWLOG) and to the latency samples (LATENCY), if
-    /// enabled. The slow log gets the first request of each command: all of them took as long as
-    /// the batch.
+    /// If the batch was slow, adds it to the slow log (SLOWLOG) and to the latency samples
+    /// (LATENCY), where these are enabled. The slow log gets the first request of each command: all
+    /// requests took as long as the batch.
     fn log_if_slow(&mut self, batch: &SentBatch, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let elapsed = now.since(batch.sent_at);
@@ -81,8 +82,8 @@ impl Clients {
         }
     }
 
-    /// Handles the refusal of one copy of a batch: gives its requests an error reply, unless more
-    /// copies of it were sent, since another copy may be applied.
+    /// Handles the refusal of one copy of a batch. Gives the batch's requests an error reply,
+    /// unless more copies of the batch were sent, since another copy may be applied.
     pub(crate) fn on_refusal(&mut self, key: RequestKey, reason: FailureReason) {
         let Some(batch) = self.batches.remove_refused(key) else { return };
         for sequence in batch.requests() {
@@ -90,8 +91,9 @@ impl Clients {
         }
     }
 
-    /// Handles the refusal of a batch by a leader whose memory is full: gives the requests that can
-    /// add data an error reply, and makes the others, such as `DEL`, wait to be sent again.
+    /// Handles the refusal of a batch by a leader whose memory is full. Gives the requests that can
+    /// add data an error reply, and returns the others, such as `DEL`, to the waiting state, to be
+    /// sent again.
     pub(crate) fn on_full_memory(&mut self, key: RequestKey) {
         let Some(batch) = self.batches.remove_refused(key) else { return };
         let mut requeued = Vec::new();
@@ -109,7 +111,7 @@ impl Clients {
         self.requeue_requests(requeued.into_iter());
     }
 
-    /// Gives the request with this sequence number an error reply with this reason.
+    /// Gives the request with this sequence number an error reply for this reason.
     pub(crate) fn fail(&mut self, sequence: u64, reason: FailureReason) {
         match reason {
             FailureReason::Uncertain => self.counters.uncertain.add_one(),
@@ -120,9 +122,9 @@ impl Clients {
         self.finish(sequence, |client, slot| client.fail(slot, reason));
     }
 
-    /// Calls `give` with the client that sent the request with this sequence number and the number
-    /// of its slot, to store its reply. `give` returns whether the request has a reply now; if so,
-    /// the request is removed from the table of requests in flight.
+    /// Calls `give` to store the reply to the request with this sequence number. `give` gets the
+    /// client that sent the request and the number of the request's slot, and returns whether the
+    /// request now has a reply. If so, the request is removed from the table of requests in flight.
     pub(super) fn finish(&mut self, sequence: u64, give: impl FnOnce(&mut Client, u64) -> bool) {
         let Some(request) = self.in_flight.get(sequence) else { return };
         let budget = self.memory.budget(self.connected.len());
@@ -138,7 +140,8 @@ impl Clients {
         self.after_reply(request.index);
     }
 
-    /// Marks what can be done for the client at `index` after it got replies.
+    /// Adds the client at `index`, which just got replies, to the lists of clients for which there
+    /// is work.
     fn after_reply(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let (waiting, has_input) = (client.has_waiting(), client.has_input());
@@ -152,9 +155,9 @@ impl Clients {
         self.count_memory(index);
     }
 
-    /// Makes the requests of batches that were sent and certainly not applied wait again, to be
-    /// sent again. A request fails instead if a later request of the same client was or may have
-    /// been applied.
+    /// Returns the requests of these batches, which were sent but certainly not applied, to the
+    /// waiting state, to be sent again. A request fails instead if a later request of the same
+    /// client was or may have been applied.
     pub(crate) fn requeue(&mut self, keys: &[RequestKey]) {
         let batches: Vec<SentBatch> =
             keys.iter().filter_map(|key| self.batches.remove_refused(*key)).collect();
@@ -184,8 +187,8 @@ impl Clients {
         }
     }
 
-    /// Returns the first forwarded batch of writes with a number of at least `from` and no
-    /// outcomes, to be sent again after a leader change or a lost connection.
+    /// Returns the first forwarded batch of writes that has a number of at least `from` and no
+    /// outcomes yet, to be sent again after a leader change or a lost connection.
     pub(crate) fn next_to_resend(&mut self, from: u64) -> Option<(u64, RequestKey, SentBatch)> {
         let in_flight = &self.in_flight;
         self.batches.next_to_resend(from, |sequence| in_flight.get(sequence).is_some())

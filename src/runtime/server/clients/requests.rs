@@ -1,5 +1,5 @@
-//! From received bytes to requests: parses them, lets `redis` execute them, performs the resulting
-//! actions, and sends the requests that the core must answer.
+//! From received bytes to requests: parses the requests in the bytes, lets `redis` execute them,
+//! performs the resulting actions, and sends the requests that the core must answer.
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,25 +13,27 @@ use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
 use crate::runtime::server::sockets::slab::Slab;
 
-/// Largest capacity in bytes of the shared reply buffer that is kept. A larger buffer is freed
-/// after use.
+/// Maximum capacity in bytes of the shared reply buffer that is kept for reuse. A larger buffer is
+/// freed after use.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
-/// Where [`Clients::dispatch`] sends requests.
+/// The destination to which [`Clients::dispatch`] sends requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
-    /// To the core of this replica, which leads.
+    /// All requests are sent to the core of this replica, which is the leader.
     Core,
-    /// To the core of this replica, which leads, but reads only: writes wait for a larger batch.
+    /// Only reads are sent to the core of this replica, which is the leader. Writes wait so that
+    /// more of them fit into one batch.
     CoreReads,
-    /// To the leader, which is another replica.
+    /// All requests go to the leader, which is another replica: writes are forwarded to it, and for
+    /// reads a read index is requested from it.
     Leader,
 }
 
 impl Clients {
-    /// Parses and executes the client's complete requests, as far as its reply budget allows.
-    /// `received` follows the unparsed input that is kept from earlier; what is not parsed now is
-    /// kept too.
+    /// Parses and executes the complete requests of the client at `index`, as far as its reply
+    /// budget allows. `received` follows the unparsed input kept from earlier calls; input that is
+    /// not parsed now is kept too.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -84,8 +86,8 @@ impl Clients {
         };
     }
 
-    /// Performs the action that a command has returned. If the action has a reply already, it is in
-    /// `self.reply`.
+    /// Performs the action that a command of the client at `index` has returned. If the command
+    /// already has its reply, the reply is in `self.reply`.
     fn perform(&mut self, index: usize, action: Action) {
         match action {
             Action::Reply => {
@@ -172,7 +174,8 @@ impl Clients {
         self.publish_subscribers();
     }
 
-    /// Sends `self.reply` to a client, after the replies to its earlier requests.
+    /// Sends `self.reply` to the client at `index`, after the replies to the client's earlier
+    /// requests.
     fn send_reply(&mut self, index: usize) {
         if self.reply.is_empty() {
             return;
@@ -193,10 +196,10 @@ impl Clients {
         }
     }
 
-    /// Takes the clients' waiting requests that may be sent now, as long as `admits` returns true
-    /// for the length of the next one's operation in bytes. Returns them in batches of at most
-    /// `operations_max`, in order. The caller must send all of them to the core or leader, or
-    /// return them by [`Clients::requeue`].
+    /// Takes those of the clients' waiting requests that may be sent now, as long as `admits`
+    /// returns true for the length of the next request's operation in bytes. Returns the requests
+    /// in order, in batches of at most `operations_max`. The caller must send all of them to the
+    /// core or the leader, or return them by calling [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
         target: Target,
@@ -235,7 +238,7 @@ impl Clients {
     }
 }
 
-/// Returns the reply to `CLIENT LIST`, `CLIENT INFO` and the like.
+/// Returns the reply to a command that lists clients, such as `CLIENT LIST` or `CLIENT INFO`.
 fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
     let mut list = ClientList::new(query);
     for (_, client) in connected.iter_mut() {

@@ -1,4 +1,5 @@
-//! Clients over real sockets, with a clock that the test moves and the test in place of the core.
+//! Tests of clients that connect over real sockets. The test advances the clock and plays the part
+//! of the core.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -28,11 +29,11 @@ struct Fixture {
     space: Vec<u8>,
 }
 
-/// A request that was sent to the core, alone in its batch.
+/// A request that was sent to the core in a batch of its own.
 struct SentRequest {
     key: RequestKey,
     kind: RequestKind,
-    /// Its number among all requests, from 0.
+    /// Number of the request among the requests of all clients, starting from 0.
     number: u64,
 }
 
@@ -86,7 +87,7 @@ impl Fixture {
         stream
     }
 
-    /// One pass of input and output.
+    /// Runs one pass: reads from all clients and writes to them once.
     fn pass(&mut self) {
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
@@ -99,7 +100,7 @@ impl Fixture {
         self.clients.flush(self.poll.registry(), &mut pass);
     }
 
-    /// Runs passes until `look` returns something.
+    /// Runs passes until `look` returns a value, and returns that value.
     fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Fixture) -> Option<T>) -> T {
         for _ in 0..20_000 {
             if let Some(found) = look(self) {
@@ -110,7 +111,7 @@ impl Fixture {
         panic!("{what} did not arrive");
     }
 
-    /// Sends the requests that may be sent.
+    /// Sends the clients' requests that may be sent now, and returns them.
     fn dispatch(&mut self) -> Vec<SentRequest> {
         // A batch for each request.
         let sent = self.clients.dispatch(Target::Core, 1, |_| true);
@@ -122,17 +123,18 @@ impl Fixture {
         sent.iter().map(request).collect()
     }
 
-    /// Sends the requests that may be sent, at least one.
+    /// Runs passes until at least one of the clients' requests may be sent, sends all requests that
+    /// may be sent then, and returns them.
     fn dispatch_some(&mut self) -> Vec<SentRequest> {
         self.until("a request", |fixture| Some(fixture.dispatch()).filter(|list| !list.is_empty()))
     }
 
-    /// Passes the outcome of a sent request.
+    /// Passes the outcome of a sent request to the clients.
     fn on_outcome(&mut self, key: RequestKey, outcome: Outcome) {
         self.clients.on_outcomes(key, vec![outcome]);
     }
 
-    /// Moves the clock.
+    /// Advances the test's clock by `span`.
     fn advance(&mut self, span: Duration) {
         self.now = self.now + span;
         self.clients.context.now = self.now;
@@ -140,7 +142,7 @@ impl Fixture {
         self.clients.sweep(self.now, self.poll.registry());
     }
 
-    /// Receives at least `length` bytes at `client`.
+    /// Receives at least `length` bytes of replies at `client`, and returns them.
     fn reply(&mut self, client: &mut TcpStream, length: usize) -> Vec<u8> {
         let mut reply = Vec::new();
         self.until("a reply", |_| {
@@ -157,7 +159,7 @@ impl Fixture {
     }
 }
 
-/// Receives the available bytes. Returns false if the connection is closed.
+/// Appends the bytes available at `client` to `into`. Returns false if the connection is closed.
 fn read(client: &mut TcpStream, into: &mut Vec<u8>) -> bool {
     let mut space = [0; 16 << 10];
     loop {
@@ -506,7 +508,7 @@ fn maxclients_can_be_changed() {
     fixture.expect(&mut third, "+PONG\r\n");
 }
 
-/// The outcome of a `WATCH` of one key.
+/// Returns the outcome of a `WATCH` of one key, whose revision is `number`.
 fn revision(number: i64) -> Outcome {
     Outcome::List(vec![Outcome::Integer(number)])
 }

@@ -17,37 +17,37 @@ use crate::wire::frame::{Attempt, Frame};
 
 use super::{Parts, ServerNetwork};
 
-/// How long no requests are sent to a replica that has refused a request because it is not the
+/// How long no requests are sent to a replica after it has refused a request because it is not the
 /// leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of operations after which no further requests are sent in one pass (turn of the stage's
-/// loop).
+/// Number of bytes of operations after which no further requests are sent in one pass (iteration of
+/// the stage's loop).
 const BYTES_MAX: usize = 1 << 20;
-/// Maximum number of requests that are sent in one pass (turn of the stage's loop).
+/// Maximum number of requests that are sent in one pass (iteration of the stage's loop).
 const REQUESTS_MAX: usize = 4_096;
 
-/// Maximum time for which writes wait for a larger batch: the shortest timeout of a poll of the
-/// sockets.
+/// Maximum time that writes wait so that more of them fit into one batch. Equal to the shortest
+/// possible timeout of a poll of the sockets.
 pub(super) const GATHER_MAX: Duration = Duration::from_millis(1);
 
-/// Where clients' requests are sent.
+/// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
-    /// To the core of this replica, which leads.
+    /// To the core of this replica, which is the leader.
     Core,
     /// To the leader, which is another replica.
     Leader(NodeId),
-    /// Nowhere: no leader is known or connected, so requests wait.
+    /// Nowhere: no leader is known, or there is no connection to it, so requests wait.
     None,
 }
 
-/// The leader, its term, and which connection to it is used for writes. When any of the three
+/// The leader, its term, and the connection to it that is used for writes. When any of the three
 /// changes, writes without an outcome must be sent again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// Number of connections made to the leader since the process started, by which a new
+    /// Number of connections made to the leader since the process started, from which a new
     /// connection is recognized; 0 if this replica is the leader.
     connection_count: u64,
 }
@@ -61,13 +61,14 @@ impl ServerNetwork {
         }
     }
 
-    /// Returns whether requests must wait because the presumed leader has just refused some with
-    /// the reason that it is not the leader.
+    /// Returns whether requests must wait because the presumed leader has just refused some of them
+    /// with the reason that it is not the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
-    /// Sends clients' waiting requests to the core, if this replica leads, or to the leader.
+    /// Sends clients' waiting requests to the core if this replica is the leader, otherwise to the
+    /// leader.
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
@@ -106,10 +107,10 @@ impl ServerNetwork {
         }
     }
 
-    /// Returns whether waiting writes should wait longer and share a batch with those that arrive
-    /// until then, because small batches are on their way and each batch costs system calls and
-    /// wake-ups on all replicas. They wait until one of these batches has its outcomes, and at most
-    /// [`GATHER_MAX`].
+    /// Returns whether waiting writes should wait longer, so that writes that arrive meanwhile join
+    /// their batch. This is so while small batches are in flight, because each batch costs system
+    /// calls and wake-ups on all replicas. The writes wait until one of the batches in flight has
+    /// its outcomes, and at most [`GATHER_MAX`].
     fn gathers(&mut self, now: Instant) -> bool {
         let clients = &self.parts.clients;
         if !clients.has_waiting() || !clients.gathers_writes() {
@@ -123,8 +124,8 @@ impl ServerNetwork {
         self.gathering_since.is_some()
     }
 
-    /// Sends batches of writes to the leader, and requests a read index for batches of reads. What
-    /// cannot be sent returns to the waiting state.
+    /// Sends batches of writes to the leader, and requests a read index for batches of reads.
+    /// Requests that cannot be sent return to the waiting state.
     fn forward(&mut self, leader: NodeId, batches: Vec<ClientRequest>, now: Instant) {
         let attempt = Attempt::First { term: self.leadership.term };
         let Parts { clients, outgoing, .. } = &mut self.parts;
@@ -148,9 +149,9 @@ impl ServerNetwork {
         clients.requeue(&lost);
     }
 
-    /// Sends writes without an outcome again after the leader, its term or the connection to it has
-    /// changed. Returns true once all of them are sent. They go before new requests, to keep the
-    /// order of each client's requests.
+    /// After a change of the leader, its term or the connection to it, sends the writes without an
+    /// outcome again. Returns true once all of them are sent. They are sent before any new request,
+    /// to keep the order of each client's requests.
     fn resend(&mut self, route: Route) -> bool {
         let (leader, connection_count) = match route {
             Route::Core => (self.parts.me, 0),
@@ -184,8 +185,8 @@ impl ServerNetwork {
     }
 
     /// Submits batches, and peers' requests for a read index, to the core. If the core's queue is
-    /// full, requests of this replica's clients return to the waiting state, and peers' are
-    /// refused.
+    /// full, the requests of this replica's clients return to the waiting state, and those of peers
+    /// are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -206,8 +207,9 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded batches to the core, in order. If the core's queue is full, first copies
-    /// are refused; repeated copies are dropped, since an earlier copy may be applied.
+    /// Submits forwarded batches to the core, in order. If the core's queue is full, a first copy
+    /// of a batch is refused. A repeated copy is dropped, since an earlier copy may have been or
+    /// may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
@@ -225,9 +227,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles batches that the core has refused: requests of this replica's clients fail or are
-    /// sent again, depending on the reason; for others the refusal is sent to the replica that
-    /// forwarded the batch.
+    /// Handles batches that the core has refused. Requests of this replica's clients fail or are
+    /// sent again, depending on the reason. For a batch that another replica has forwarded, the
+    /// refusal is sent to that replica.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();
         for refusal in refusals {
@@ -240,8 +242,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Handles the refusal of a batch of this replica; the refused copy was not applied. Adds the
-    /// batch's key to `requeued` if its requests may be sent again.
+    /// Handles the refusal of a copy of a batch of this replica; that copy was not applied. Adds
+    /// the batch's key to `requeued` if the batch's requests may be sent again.
     pub(super) fn on_refusal(
         &mut self,
         key: RequestKey,
@@ -263,7 +265,7 @@ impl ServerNetwork {
         self.parts.clients.on_refusal(key, reason);
     }
 
-    /// Sends a refusal to the replica that forwarded the batch or requested a read index.
+    /// Sends a refusal to the replica that forwarded the batch or requested the read index.
     fn refuse_forwarded(&mut self, key: RequestKey, reason: RefusalReason) {
         let (peer, sequence) = replica_and_sequence(key.request);
         let frame = if key.client == READ_INDEX_CLIENT {
