@@ -1,9 +1,9 @@
-//! The state machine alone: applies encoded commands one after the other, which measures decoding,
-//! deduplication, the hash table and copying the value. And snapshots of the state.
+//! The state machine alone: applies encoded batches one after another, which measures decoding, the
+//! hash table and copying the value. And snapshots of the state.
 
 use std::time::{Duration, Instant};
 
-use bowline::kv::{Command, CommandId, Operation, PREFETCH_MAX, StateMachine};
+use bowline::kv::{BatchBuffer, CommandId, Operation, StateMachine};
 use bowline::types::{ClientId, EntryId, RequestId, RequestKey, Term};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -41,67 +41,54 @@ impl Feeder {
     /// A store with `keys` keys.
     fn new(keys: u32) -> Feeder {
         let random = ChaCha8Rng::seed_from_u64(1);
-        let mut feeder = Feeder { store: StateMachine::default(), sequence: 0, random, keys };
+        let mut feeder =
+            Feeder { store: StateMachine::default(), sequence: u64::from(keys), random, keys };
         for number in 0..keys {
-            let key = key(number);
-            let payload = feeder.put(&key);
-            feeder.apply(&payload);
+            let mut batch = BatchBuffer::default();
+            Feeder::put(&key(number), &mut batch);
+            feeder.apply(&batch.finish(name(u64::from(number)), false));
         }
         feeder
     }
 
-    fn put(&mut self, key: &[u8]) -> Bytes {
-        self.command(Operation::set(key, VALUE))
+    fn put(key: &[u8], batch: &mut BatchBuffer) {
+        batch.push(&Operation::set(key, VALUE).encode());
     }
 
-    /// A command by its verb.
-    fn call(&mut self, verb: &str, words: &[&[u8]]) -> Bytes {
-        let command = CommandId::named(verb).expect("the store has it");
-        self.command(Operation::call(command, words))
+    /// A command by its name.
+    fn call(name: &str, args: &[&[u8]], batch: &mut BatchBuffer) {
+        let command = CommandId::named(name).expect("the store has it");
+        batch.push(&Operation::call(command, args).encode());
     }
 
-    fn command(&mut self, operation: Operation<'_>) -> Bytes {
+    /// A batch of `count` commands on random keys, as the leader's clients make it.
+    fn batch(&mut self, make: Make, count: usize) -> Bytes {
+        let mut batch = BatchBuffer::default();
+        for _ in 0..count {
+            let number = self.random.random_range(0..self.keys);
+            make(self, &key(number), &mut batch);
+        }
         self.sequence += 1;
-        Command { key: name(self.sequence), operation }.encode()
-    }
-
-    /// A batch of commands on random keys.
-    fn batch(&mut self, make: Make) -> Vec<Bytes> {
-        let keys: Vec<u32> = (0..BATCH).map(|_| self.random.random_range(0..self.keys)).collect();
-        keys.into_iter().map(|number| make(self, &key(number))).collect()
+        batch.finish(name(self.sequence), false)
     }
 
     fn apply(&mut self, payload: &[u8]) {
         self.store.apply(self.store.applied_index().next(), payload);
     }
 
-    /// Applies a chunk as the applier does: decodes all its commands and prefetches their memory
-    /// before applying the first.
-    fn apply_chunk(&mut self, payloads: &[Bytes]) {
-        let mut commands = [None; PREFETCH_MAX];
-        for (command, payload) in commands.iter_mut().zip(payloads) {
-            *command = Command::decode(payload).ok();
-        }
-        self.store.prefetch(&commands);
-        for command in commands.iter().take(payloads.len()) {
-            self.store.apply_decoded(self.store.applied_index().next(), command.as_ref());
-        }
-    }
-
-    fn apply_in_chunks(&mut self, payloads: &[Bytes]) {
-        payloads.chunks(PREFETCH_MAX).for_each(|chunk| self.apply_chunk(chunk));
-    }
-
-    /// The time to apply `rounds` batches, excluding their generation.
-    fn time(&mut self, rounds: u64, make: Make, apply: Apply) -> Duration {
+    /// The time to apply `rounds` times [`BATCH`] commands in batches of `size`, excluding their
+    /// generation.
+    fn time(&mut self, rounds: u64, make: Make, size: usize) -> Duration {
         let mut spent = Duration::ZERO;
         let mut left = rounds;
         while left > 0 {
             let some = left.min(BATCHES);
-            let batches: Vec<_> = (0..some).map(|_| self.batch(make)).collect();
+            let batches: Vec<Vec<Bytes>> = (0..some)
+                .map(|_| (0..BATCH / size).map(|_| self.batch(make, size)).collect())
+                .collect();
             let start = Instant::now();
-            for batch in &batches {
-                apply(self, batch);
+            for batch in batches.iter().flatten() {
+                self.apply(batch);
             }
             spent += start.elapsed();
             left -= some;
@@ -110,29 +97,24 @@ impl Feeder {
     }
 }
 
-/// Generates a command on a key.
-type Make = fn(&mut Feeder, &[u8]) -> Bytes;
+/// Adds a command on a key to a batch.
+type Make = fn(&mut Feeder, &[u8], &mut BatchBuffer);
 
-/// Applies a batch.
-type Apply = fn(&mut Feeder, &[Bytes]);
+/// Adds a put of a key to a batch.
+fn put(_: &mut Feeder, key: &[u8], batch: &mut BatchBuffer) {
+    Feeder::put(key, batch);
+}
 
-/// Puts of random keys, by number of keys: in chunks as the applier does, and one by one.
+/// Puts of random keys, by number of keys: in batches, and each in a batch of its own.
 fn puts(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let cases: [(&str, Apply); 2] = [
-        ("put", |feeder, batch| feeder.apply_in_chunks(batch)),
-        ("one_by_one", |feeder, batch| {
-            for payload in batch {
-                feeder.apply(payload);
-            }
-        }),
-    ];
+    let cases = [("put", BATCH), ("one_by_one", 1)];
     for keys in [1_000, 100_000, 1_000_000] {
         let mut feeder = Feeder::new(keys);
-        for (name, apply) in cases {
+        for (name, size) in cases {
             group.bench_function(BenchmarkId::new(name, keys), |b| {
-                b.iter_custom(|rounds| feeder.time(rounds, Feeder::put, apply));
+                b.iter_custom(|rounds| feeder.time(rounds, put, size));
             });
         }
     }
@@ -152,18 +134,17 @@ fn views(c: &mut Criterion) {
                     let mut spent = Duration::ZERO;
                     for _ in 0..rounds {
                         // Makes all tables exclusive to the store again.
-                        for batch in
-                            (0..BATCHES).map(|_| feeder.batch(Feeder::put)).collect::<Vec<_>>()
-                        {
-                            feeder.apply_in_chunks(&batch);
+                        let batches = (0..BATCHES).map(|_| feeder.batch(put, BATCH));
+                        for batch in batches.collect::<Vec<_>>() {
+                            feeder.apply(&batch);
                         }
-                        let batch = feeder.batch(Feeder::put);
+                        let batch = feeder.batch(put, BATCH);
                         let start = Instant::now();
                         let last = last(&feeder.store);
                         let view = feeder.store.view(last);
                         let made = start.elapsed();
                         let start = Instant::now();
-                        feeder.apply_in_chunks(&batch);
+                        feeder.apply(&batch);
                         spent += if times_view { made } else { start.elapsed() };
                         drop(view);
                     }
@@ -180,20 +161,20 @@ fn collections(c: &mut Criterion) {
     let mut group = c.benchmark_group("kv_apply");
     group.throughput(Throughput::Elements(BATCH as u64));
     let cases: [(&str, Make); 6] = [
-        ("hset", |feeder, key| feeder.call("hset", &[key, b"field", VALUE])),
-        ("hset_one_hash", |feeder, key| feeder.call("hset", &[b"one", key, VALUE])),
-        ("lpush_lpop", |feeder, key| {
-            if feeder.sequence.is_multiple_of(2) {
-                feeder.call("lpush", &[key, VALUE])
+        ("hset", |_, key, batch| Feeder::call("hset", &[key, b"field", VALUE], batch)),
+        ("hset_one_hash", |_, key, batch| Feeder::call("hset", &[b"one", key, VALUE], batch)),
+        ("lpush_lpop", |_, key, batch| {
+            if batch.len().is_multiple_of(2) {
+                Feeder::call("lpush", &[key, VALUE], batch);
             } else {
-                feeder.call("lpop", &[key])
+                Feeder::call("lpop", &[key], batch);
             }
         }),
-        ("lpush_one_list", |feeder, _| feeder.call("lpush", &[b"one", VALUE])),
-        ("sadd_one_set", |feeder, key| feeder.call("sadd", &[b"one", key])),
-        ("zadd_one_set", |feeder, key| {
+        ("lpush_one_list", |_, _, batch| Feeder::call("lpush", &[b"one", VALUE], batch)),
+        ("sadd_one_set", |_, key, batch| Feeder::call("sadd", &[b"one", key], batch)),
+        ("zadd_one_set", |feeder, key, batch| {
             let score: u32 = feeder.random.random();
-            feeder.call("zadd", &[b"one", score.to_string().as_bytes(), key])
+            Feeder::call("zadd", &[b"one", score.to_string().as_bytes(), key], batch);
         }),
     ];
     for keys in [1_000, 100_000] {
@@ -201,7 +182,7 @@ fn collections(c: &mut Criterion) {
             let mut feeder = Feeder::new(0);
             feeder.keys = keys;
             group.bench_function(BenchmarkId::new(name, keys), |b| {
-                b.iter_custom(|rounds| feeder.time(rounds, make, Feeder::apply_in_chunks));
+                b.iter_custom(|rounds| feeder.time(rounds, make, BATCH));
             });
         }
     }

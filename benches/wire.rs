@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use bowline::kv::{Command, Operation};
+use bowline::kv::{Batch, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
@@ -22,12 +22,12 @@ fn request_key() -> RequestKey {
     RequestKey { client: ClientId(0x1A), request: RequestId(*MID) }
 }
 
-fn put(value: &[u8]) -> Command<'_> {
-    Command { key: request_key(), operation: Operation::set(TEXT, value) }
+fn put(value: &[u8]) -> Bytes {
+    Batch::one(request_key(), &Operation::set(TEXT, value))
 }
 
 fn append(entry_count: u64) -> PeerMsg {
-    let payload = put(TEXT).encode();
+    let payload = put(TEXT);
     let mut buffer = RecordBuffer::default();
     let entries = (1..=entry_count)
         .map(|index| buffer.encode(EntryId::new(1, index), EntryKind::Command, &payload))
@@ -89,14 +89,13 @@ fn commands(c: &mut Criterion) {
     let mut group = c.benchmark_group("command");
     for value_bytes in [32, 1_024, 65_536] {
         let value = vec![b'v'; value_bytes];
-        let command = put(&value);
-        let bytes = command.encode();
+        let bytes = put(&value);
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(BenchmarkId::new("encode", value_bytes), |b| {
-            b.iter(|| black_box(&command).encode());
+            b.iter(|| put(black_box(&value)));
         });
         group.bench_function(BenchmarkId::new("decode", value_bytes), |b| {
-            b.iter(|| Command::decode(black_box(&bytes)).map(|command| command.key));
+            b.iter(|| Batch::decode(black_box(&bytes)).map(|batch| batch.operations().count()));
         });
     }
     group.finish();
@@ -105,7 +104,7 @@ fn commands(c: &mut Criterion) {
 fn records(c: &mut Criterion) {
     let mut group = c.benchmark_group("record");
     for value_bytes in [32, 1_024] {
-        let payload = put(&vec![b'v'; value_bytes]).encode();
+        let payload = put(&vec![b'v'; value_bytes]);
         let id = EntryId::new(1, 1);
         let mut buffer = RecordBuffer::default();
         let entry = buffer.encode(id, EntryKind::Command, &payload);
@@ -194,7 +193,7 @@ fn follower_path(c: &mut Criterion) {
                     panic!("our own append");
                 };
                 let payload = append.entries[0].payload();
-                Command::decode(payload).map(|command| command.key)
+                Batch::decode(payload).map(|batch| batch.operations().count())
             },
             BatchSize::SmallInput,
         );

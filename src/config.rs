@@ -1,16 +1,16 @@
-//! The configuration of a replica: every timeout and limit of consensus, and the checks that they
-//! fit together.
+//! The configuration of a replica: every timeout and limit of the consensus protocol, and the
+//! checks that they are consistent.
 
 use std::time::Duration;
 
 /// Which followers a leader sends new entries to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FanOut {
-    /// The leader sends new entries to all followers at once.
+    /// The leader sends new entries to all followers.
     All,
-    /// The leader sends new entries to only as many followers as a quorum needs, first to those
-    /// that it sent to least recently. So the choice rotates, and every follower gets entries
-    /// often.
+    /// The leader sends new entries to only as many followers as a quorum needs, starting with
+    /// those to which it has not sent for the longest time. The choice therefore rotates, and every
+    /// follower receives entries regularly.
     Thrifty,
 }
 
@@ -18,126 +18,131 @@ pub enum FanOut {
 /// fields, and call [`Config::validate`] before use.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// Heartbeat interval: a follower that was sent nothing for this long gets an empty
+    /// Heartbeat interval: a follower that has been sent nothing for this long gets an empty
     /// `AppendEntries`.
     pub heartbeat_interval: Duration,
-    /// Heartbeat interval for a follower that does not answer: longer than `heartbeat_interval`, to
-    /// send fewer messages to a follower that may be down.
+    /// Heartbeat interval for a follower that is not answering. Longer than `heartbeat_interval`,
+    /// so that fewer messages are sent to a follower that may be down.
     pub heartbeat_interval_silent: Duration,
-    /// Lowest election timeout. A replica votes for no other leader for this long after it has
-    /// heard from one. Must be equal on all replicas, because leases rely on it.
+    /// Minimum election timeout. After hearing from a leader, a replica votes for no other replica
+    /// for this long. Must be equal on all replicas, because leases rely on it.
     pub election_timeout_min: Duration,
-    /// Highest election timeout without message loss.
+    /// Maximum election timeout while no messages are lost.
     pub election_timeout_max: Duration,
-    /// Extra time added to the election timeout in proportion to the measured message loss: nothing
-    /// without loss, all of it from 30 % on.
+    /// Extra time added to the election timeout in proportion to the measured message loss: none
+    /// without loss, all of it if 30 % or more of the messages are lost.
     pub election_timeout_lossy_extra: Duration,
     /// Number of times a candidate requests each vote within one campaign while 20 % to 40 % of the
-    /// messages are lost. Half as many times below 20 %, and twice as many from 40 % on.
+    /// messages are lost. Twice as many times from 40 % on; half as many below 20 %, or a quarter
+    /// if the replica has recently failed to reach a quorum.
     pub vote_attempts: u32,
-    /// How long a candidate with a majority of pre-votes waits for the other replies, so that a
-    /// replica with a longer log can object.
+    /// How long a candidate that has a majority of pre-votes waits for the remaining replies, so
+    /// that a replica with a longer log can object.
     pub pre_vote_delay: Duration,
-    /// Check-quorum window: a leader that heard from no quorum for this long steps down.
+    /// Check-quorum window: a leader that has not heard from a quorum for this long steps down.
     pub check_quorum_window: Duration,
     /// Check-quorum window while 30 % or more of the messages are lost. Below 30 % the window grows
     /// with the loss, from `check_quorum_window` to this value.
     pub check_quorum_window_lossy: Duration,
-    /// Interval at which a leader sends to all followers when most of the check-quorum window has
-    /// passed without replies from a quorum. Doubles after each probe, up to four times this value.
+    /// Time from a leader's first quorum probe to the second. A probe is a message to all
+    /// followers, sent when most of the check-quorum window has passed without replies from a
+    /// quorum. The interval doubles after each further probe, up to four times this value.
     pub quorum_probe_interval: Duration,
     /// Which followers a leader sends new entries to: all of them, or only as many as a quorum
     /// needs.
     pub fan_out: FanOut,
     /// Whether a leader serves reads under its lease, without asking a quorum.
     pub lease_reads: bool,
-    /// Bound on the relative drift of any two monotonic clocks, in parts per million.
+    /// Upper bound on the relative drift of any two monotonic clocks, in parts per million.
     pub clock_drift_ppm: u32,
     /// Safety margin that shortens the lease, in addition to the clock drift.
     pub lease_margin: Duration,
     /// Maximum number of entries in one `AppendEntries`.
     pub append_entries_max: usize,
-    /// Maximum total bytes of encoded entries in one `AppendEntries`. A single larger entry is sent
-    /// alone.
+    /// Maximum total size of the encoded entries in one `AppendEntries`, in bytes. A single larger
+    /// entry is sent alone.
     pub append_bytes_max: usize,
-    /// Maximum number of `AppendEntries` with entries in flight to one follower.
+    /// Maximum number of `AppendEntries` messages in flight to one follower, not counting messages
+    /// without entries.
     pub inflight_appends_max: usize,
-    /// Maximum bytes of encoded entries in flight to one follower. The last append sent may exceed
-    /// it.
+    /// Maximum total size of the encoded entries in flight to one follower, in bytes. The last
+    /// message may exceed it.
     pub inflight_bytes_max: usize,
-    /// Maximum bytes of uncommitted entries on a leader. A write that would exceed it is refused as
-    /// busy.
+    /// Maximum total size of a leader's uncommitted entries, in bytes. A write that would exceed it
+    /// is refused as busy.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound of the retransmission timeout. The course's simulator counts messages; there the
-    /// bound is so long that the next append usually carries the lost entries too.
+    /// Lower bound of the retransmission timeout. For the university course's simulator, which
+    /// counts messages, the bound is so high that the next append usually carries the lost entries
+    /// as well.
     pub retransmit_timeout_min: Duration,
-    /// Lower bound of the retransmission timeout, instead of `retransmit_timeout_min`, while
-    /// message loss is high; applies only to the first few retransmissions to a peer.
+    /// Lower bound of the timeout for the first few retransmissions to a peer while message loss is
+    /// high. In all other cases `retransmit_timeout_min` applies.
     pub retransmit_timeout_min_lossy: Duration,
     /// Upper bound of the retransmission timeout.
     pub retransmit_timeout_max: Duration,
     /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// Time after its start in which a replica neither sends nor accepts peer messages.
+    /// Time after the start of a replica during which it neither sends messages to its peers nor
+    /// accepts messages from them.
     pub silence_after_start: Duration,
-    /// Delay of the first election of a new replica: added after `silence_after_start` to the
-    /// random part of its election timeout. A client's request ends the delay.
+    /// Delay of a new replica's first election, in addition to `silence_after_start` and the random
+    /// part of the election timeout. A client's request ends the delay.
     pub first_election_delay: Duration,
-    /// How long a client's request waits at a replica while no leader is known, before it is
-    /// refused.
+    /// How long a replica keeps a client's request while it knows no leader. After that it refuses
+    /// the request.
     pub request_wait: Duration,
-    /// How long a client's request waits for a leader at a replica that reached no quorum in its
-    /// last campaign.
+    /// How long a replica that reached no quorum in its last campaign keeps a client's request
+    /// while it knows no leader.
     pub request_wait_isolated: Duration,
-    /// Maximum number of client requests that wait at a replica for a leader. Further ones are
-    /// refused as busy.
+    /// Maximum number of client requests that may be waiting at a replica for a leader. Further
+    /// requests are refused as busy.
     pub waiting_requests_max: usize,
-    /// Maximum number of reads that wait at a leader until a quorum confirms its leadership (read
-    /// index). Further reads are refused as busy.
+    /// Maximum number of reads that may be waiting at a leader for a quorum to confirm its
+    /// leadership (read index). Further reads are refused as busy.
     pub waiting_reads_max: usize,
-    /// Whether a leader limits the commit index in its messages to the entries that it has applied
-    /// and answered. The next leader then answers the clients that this leader may not have
-    /// answered (course only).
+    /// Whether the commit index in a leader's messages covers only entries that the leader has
+    /// applied and whose clients it has answered. If so, the next leader answers the clients that
+    /// this leader may not have answered (only for the university course's simulator).
     pub commit_index_after_replies: bool,
-    /// How long a leader waits for a message that can carry a new commit index to a follower,
-    /// before it sends one without entries, so that the follower can answer its clients. `None`:
-    /// the commit index is sent only with the next entries or heartbeat, which needs fewer
-    /// messages.
+    /// How long a leader delays sending a new commit index to a follower, so that the next entries
+    /// can carry it. After that the leader sends a message without entries, so that the follower
+    /// can answer its clients. `None`: the commit index is sent only with the next entries or
+    /// heartbeat, which takes fewer messages.
     pub commit_notice_after: Option<Duration>,
-    /// Bytes of entries kept in memory after log compaction, so that a follower that lags a little
-    /// needs no snapshot. Entries after the latest snapshot count as well.
+    /// Size in bytes of the log entries kept in memory after log compaction, so that a follower
+    /// that lags only a little needs no snapshot. Includes the entries after the latest snapshot.
     pub log_bytes_kept: usize,
-    /// Bytes of entries in memory above which those covered by a snapshot are removed even if a
-    /// follower needs them.
+    /// Size in bytes of the log in memory above which entries covered by a snapshot are removed
+    /// even if a follower still needs them.
     pub log_bytes_max: usize,
-    /// Minimum interval between two snapshot chunks to one follower. Together with the chunk size,
-    /// which the driver chooses, it limits the rate of a transfer.
+    /// Minimum interval between two snapshot chunks sent to one follower. Together with the chunk
+    /// size, which the driver chooses, it limits the transfer rate.
     pub snapshot_chunk_interval: Duration,
-    /// Time after which a disk counts as stalled if work waits for it and it completes nothing. A
-    /// leader with a stalled disk transfers its leadership; a follower does not campaign. `None`: a
-    /// disk never counts as stalled.
+    /// Time without a completed operation after which a disk counts as stalled, if operations are
+    /// pending. A leader with a stalled disk transfers its leadership; a follower does not
+    /// campaign. `None`: a disk never counts as stalled.
     pub disk_stall_timeout: Option<Duration>,
-    /// How long a leader waits for the target of a leadership transfer to become leader. Meanwhile
-    /// the old leader accepts no client requests.
+    /// How long a leader waits for the target of a leadership transfer to become leader. During
+    /// this time the old leader accepts no client requests.
     pub leadership_transfer_timeout: Duration,
-    /// Time after an unsuccessful leadership transfer before the leader may try again.
+    /// Time after an unsuccessful leadership transfer before the leader may start another one.
     pub leadership_transfer_interval: Duration,
     /// The safety rule that this replica breaks on purpose (mutation testing); `None` for no rule.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
 
-/// The reason why a [`Config`] is invalid; its text says what to change.
+/// The reason why a [`Config`] is invalid. The error text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A value is out of range, or two values contradict each other. The text names them and says
-    /// what to change.
+    /// A value is out of range, or two values contradict each other. The text names the values and
+    /// says what to change.
     #[error("{0}")]
     Relation(String),
 }
 
 impl Config {
-    /// Returns the configuration of the server.
+    /// Returns the default configuration for the server.
     #[must_use]
     pub fn server() -> Config {
         Config {
@@ -183,9 +188,9 @@ impl Config {
         }
     }
 
-    /// Sets the limits of the log in memory for a replica whose log grows by at least `log_bytes`
-    /// bytes between two snapshots: `log_bytes_kept` becomes a quarter of `log_bytes`, and
-    /// `log_bytes_max` at least one and a half times `log_bytes`.
+    /// Sets the limits on the log in memory for a replica that takes a snapshot only after its log
+    /// has grown by at least `log_bytes` bytes: `log_bytes_kept` becomes a quarter of `log_bytes`,
+    /// and `log_bytes_max` is raised to one and a half times `log_bytes` if it is lower.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
         let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
@@ -196,9 +201,9 @@ impl Config {
         }
     }
 
-    /// Lowers the limits of the log in memory if the process has a memory limit of `bytes` bytes
-    /// (0: no limit): `log_bytes_max` to at most a quarter of it, `log_bytes_kept` to at most a
-    /// sixteenth. The log exceeds its limits while no snapshot can be taken.
+    /// Lowers the limits on the log in memory to fit the memory limit of the process, `bytes` (0:
+    /// no limit): `log_bytes_max` to at most a quarter of `bytes`, and `log_bytes_kept` to at most
+    /// a sixteenth. The log exceeds these limits while no snapshot can be taken.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -212,8 +217,8 @@ impl Config {
         }
     }
 
-    /// Returns the configuration for the course's simulators, which count every message between
-    /// replicas and lose up to half of them.
+    /// Returns the configuration for the university course's simulators, which count every message
+    /// between replicas and drop up to half of these messages.
     #[must_use]
     pub fn course() -> Config {
         Config {
@@ -329,9 +334,9 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the length of the lease, counted from the start of a round that a quorum has
-    /// answered: the lowest election timeout minus the drift of two clocks and a margin (thesis
-    /// 6.4.1). Zero if nothing is left.
+    /// Returns the length of the lease, measured from the start of a round of messages that a
+    /// quorum has answered: the minimum election timeout minus the drift of two clocks and a safety
+    /// margin (thesis 6.4.1). Zero if nothing remains.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
@@ -354,9 +359,9 @@ impl Config {
     }
 }
 
-/// A safety rule broken on purpose, in a build with the feature `mutants`, to show that the tests
-/// notice (mutation testing). Each variant says what a replica then does wrong. The rules are
-/// described in `src/guide/guarantees.md`.
+/// A safety rule that a replica breaks on purpose, to show that the tests detect it (mutation
+/// testing; only in builds with the feature `mutants`). Each variant describes the resulting bug.
+/// The rules are described in `src/guide/guarantees.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
     /// Deliberate bug: a replica ignores that it has already voted in a term, so it may vote for
@@ -385,8 +390,8 @@ pub enum Mutant {
     TruncateAlways,
     /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,
-    /// Deliberate bug: a leader accepts a reply of an earlier term, which changes the follower's
-    /// match index.
+    /// Deliberate bug: a leader accepts a reply from an earlier term and updates the follower's
+    /// match index from it.
     ReplyOfOldTerm,
     /// Deliberate bug: a follower acknowledges a snapshot chunk of an earlier term's leader to the
     /// current leader.
@@ -401,23 +406,27 @@ pub enum Mutant {
     ReadOnOldRound,
     /// Deliberate bug: a leader's lease lasts twice as long as it may.
     LeaseTooLong,
-    /// Deliberate bug: a replica votes for another candidate although it heard from a leader within
-    /// the lowest election timeout.
+    /// Deliberate bug: a replica votes for another candidate although it has heard from a leader
+    /// within the minimum election timeout.
     VoteUnderLease,
     /// Deliberate bug: a replica that has lost its disk votes before it has rejoined.
     VoteWhileRejoining,
-    /// Deliberate bug: a replica that has lost its disk acknowledges entries after a majority of
-    /// the members, not all of them, have told it their terms.
+    /// Deliberate bug: a replica that has lost its disk acknowledges entries once a majority of the
+    /// members have told it their terms, instead of all members.
     RejoinWithoutAll,
     /// Deliberate bug: a replica that has lost its disk is a full member again before its log has
     /// reached the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// Deliberate bug: a follower's promise to vote for no other leader for a while counts from a
-    /// time before the leader's message was received.
+    /// Deliberate bug: the period in which a follower votes for no other replica starts before the
+    /// follower received the leader's message.
     PromiseBeforeReceipt,
     /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
-    /// because the first reply got lost, is applied twice.
+    /// because the first reply was lost, is applied twice.
     ApplyTwice,
+    /// Deliberate bug: a batch of several operations that is in the log twice is applied twice.
+    ApplyBatchTwice,
+    /// Deliberate bug: a batch of several operations becomes two log entries.
+    TearBatch,
     /// Deliberate bug: a replica that installs a snapshot loses the deduplication table, so a
     /// repeated request is applied again.
     SnapshotWithoutSessions,
@@ -462,7 +471,7 @@ pub enum Mutant {
     /// peer that was restored from an older copy of its disk is accepted.
     AcceptOldCopy,
     /// Deliberate bug: a peer is accepted although the list of its recent starts lacks the start
-    /// that was seen last, so a wiped and newly bootstrapped peer is accepted.
+    /// that was last seen, so a wiped and newly bootstrapped peer is accepted.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.

@@ -1,7 +1,8 @@
 //! Bowline: a strongly consistent, replicated key-value store that speaks the Redis protocol.
 //!
-//! A pure consensus core ([`raft`]) and a pure state machine ([`kv`]) are driven by threads and
-//! sockets ([`runtime`]) or, with the same code, by a deterministic simulator ([`sim`]).
+//! The consensus core ([`raft`]) and the state machine ([`kv`]) do no I/O. The server ([`runtime`])
+//! drives them with threads and sockets, and a deterministic simulator ([`sim`]) drives the same
+//! code in virtual time.
 //!
 //! | module | contents |
 //! |---|---|
@@ -16,9 +17,9 @@
 //! | [`course`] | the rules of the university course's simulator |
 //! | [`sim`] | deterministic simulation of clusters, with faults and checkers |
 //! | [`runtime`] | the server: pipeline stages, threads, sockets |
-//! | [`processes`] | the course's simulator for real processes |
+//! | [`processes`] | the university course's simulator, for real processes |
 //!
-//! Dependencies point one way, which `tests/tidy.rs` checks:
+//! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
 //! <- {redis, snapshot_check} <- {course, sim}

@@ -20,15 +20,17 @@ pub const HEADER_BYTES: usize = 25;
 /// Largest length in bytes of an encoded log entry (record) that [`Entry::decode`] accepts: a
 /// header and 64 MiB of payload.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
-/// Smallest allocation, in bytes, of a [`RecordBuffer`], in which a leader encodes new entries.
+/// Minimum number of bytes that a [`RecordBuffer`] allocates at a time, to encode many small
+/// entries in one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The kind of a log entry.
+/// What a log entry is for: to begin a leader's term, or to carry a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// An empty entry, the first one of each new leader (§8). Applying it has no effect.
+    /// An entry without payload, which each new leader appends first (§8). Applying it has no
+    /// effect.
     NoOp,
-    /// An entry that carries a command for the state machine.
+    /// An entry that carries a batch of operations for the state machine.
     Command,
 }
 
@@ -42,7 +44,7 @@ pub struct Entry {
     record: Bytes,
 }
 
-/// The reason why bytes were not decoded as a record.
+/// The reason why bytes could not be decoded as a record (an encoded log entry).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// There are fewer bytes than the header or the record needs.
@@ -70,7 +72,7 @@ pub enum RecordError {
         /// CRC-32C checksum stored in the record's header.
         stored: u32,
     },
-    /// The kind of the entry is unknown to this version of the program.
+    /// The byte for the entry's kind has a value that this version of the program does not know.
     #[error("log record with unknown kind {0}; was it written by a newer version?")]
     Kind(u8),
     /// The entry's term or index is zero.
@@ -96,22 +98,22 @@ impl EntryKind {
 }
 
 impl Entry {
-    /// Returns the entry's id.
+    /// Returns the entry's id, which consists of its term and index.
     pub fn id(&self) -> EntryId {
         self.id
     }
 
-    /// Returns the entry's term.
+    /// Returns the entry's term, which is the term of the leader that created it.
     pub fn term(&self) -> Term {
         self.id.term
     }
 
-    /// Returns the entry's index.
+    /// Returns the entry's index, which is its position in the log, starting with 1.
     pub fn index(&self) -> Index {
         self.id.index
     }
 
-    /// Returns the kind of the entry.
+    /// Returns whether the entry is a no-op or carries a batch.
     pub fn kind(&self) -> EntryKind {
         self.kind
     }
@@ -121,7 +123,7 @@ impl Entry {
         &self.record
     }
 
-    /// Returns the payload: the encoded command, or nothing for a no-op.
+    /// Returns the entry's payload: an encoded batch; empty for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
@@ -172,8 +174,8 @@ pub struct RecordBuffer {
 }
 
 impl RecordBuffer {
-    /// Returns an entry with this id, kind and payload, encoded into the buffer. Panics if the
-    /// record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
+    /// Encodes an entry with this id, kind and payload in the buffer, and returns the entry. Panics
+    /// if the record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
         let length = HEADER_BYTES + payload.len();
         assert!(

@@ -1,5 +1,6 @@
-//! Connects the state machine's snapshot format (`kv`) with snapshot files (`storage`), which do
-//! not know each other: reading a file either loads it as a store or verifies it.
+//! Connects the state machine's snapshot format (module `kv`) with snapshot files (module
+//! `storage`), which do not depend on each other: a snapshot file is either loaded into a state
+//! machine or only verified.
 
 use crate::kv::{SnapshotMark, SnapshotReader, StateMachine};
 use crate::raft::SnapshotId;
@@ -9,8 +10,8 @@ use crate::storage::SnapshotCheck;
 #[derive(Debug, Default)]
 pub struct SnapshotLoader(SnapshotReader);
 
-/// Verifies a snapshot file without building a second state machine, and so without needing the
-/// memory of one.
+/// Verifies a snapshot file without building a state machine from it, and so without using the
+/// memory that this would need.
 #[derive(Debug)]
 pub struct SnapshotVerifier(SnapshotReader);
 
@@ -22,7 +23,7 @@ impl Default for SnapshotVerifier {
 
 #[cfg(feature = "mutants")]
 impl SnapshotLoader {
-    /// Returns a loader that does not verify checksums, for mutation testing.
+    /// Returns a loader that deliberately does not verify checksums, for mutation testing.
     pub fn trusting() -> SnapshotLoader {
         let mut reader = SnapshotReader::default();
         reader.trust();
@@ -32,7 +33,7 @@ impl SnapshotLoader {
 
 #[cfg(feature = "mutants")]
 impl SnapshotVerifier {
-    /// Returns a verifier that does not verify checksums, for mutation testing.
+    /// Returns a verifier that deliberately does not verify checksums, for mutation testing.
     pub fn trusting() -> SnapshotVerifier {
         let mut reader = SnapshotReader::checking();
         reader.trust();
@@ -66,8 +67,8 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
-/// Returns the snapshot's id in Raft messages for `mark`, its id in the state machine: both hold
-/// the last entry, the length and the checksum.
+/// Converts `mark`, a snapshot's id in the state machine, to the snapshot's id in Raft messages.
+/// Both contain the id of the last entry, the length and the checksum.
 pub fn snapshot_id(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// The id of a replica. Displayed as four hexadecimal digits, as in the course's simulator.
+/// Id of a replica, unique in its cluster. Displayed as four hexadecimal digits, as in the
+/// university course's simulator.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u16);
 
@@ -19,7 +20,7 @@ pub struct Index(pub u64);
 /// The id of a log entry: its term and index. Two logs that contain the same id are identical up to
 /// that entry (Log Matching, §5.3).
 ///
-/// Ordered by term and then index, as votes compare logs (§5.4.1).
+/// Ordered by term and then by index, which is how voters compare logs (§5.4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
     /// The term of the leader that created the entry.
@@ -28,27 +29,32 @@ pub struct EntryId {
     pub index: Index,
 }
 
-/// The number of a leader's round: the messages that the leader sends at the end of one batch of
-/// inputs. Round numbers increase within a term, and replies echo them. Leases, read indexes and
-/// round-trip times are based on rounds.
+/// The number of a round of messages. A round is all messages that a leader sends after it has
+/// handled one batch of inputs. Round numbers increase within a term, and a reply contains the
+/// round number of the message that it answers. Leases, read indexes and round-trip times are based
+/// on round numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
-/// The number of a job for the log writer. The first job of a process has number 1.
+/// Sequence number of a job of the log writer, the pipeline stage that writes and syncs the log.
+/// The first job of a process has number 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct JobSequence(pub u64);
 
-/// The id of the sender of a client request: a connection of the server, or a client of the
-/// course's simulator, whose id is written as four hexadecimal digits.
+/// Id of a client: of a connection to the server, or of a client in the university course's
+/// simulator, which writes the id as four hexadecimal digits. For batches of requests, the server
+/// uses a constant client id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
-/// The id of a client's request, chosen by the sender. A request that is sent again keeps its id.
-/// The core does not interpret the bytes; the course's simulator puts its message id here.
+/// Id of a client's request or of a batch of requests, chosen by the sender. A request that is sent
+/// again keeps its id. The consensus core does not interpret the bytes; for a request from the
+/// university course's simulator, they are the simulator's message id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestId(pub [u8; 16]);
 
-/// The id of a request, unique in the cluster: the client and the client's own id for the request.
+/// The id of a request or of a batch of requests, unique in the cluster: the client and the
+/// client's own id for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestKey {
     /// The client that sent the request.
@@ -62,28 +68,30 @@ pub struct RequestKey {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);
 
-/// The role of a replica.
+/// Role of a replica in Raft, with a separate role for a candidate that is still asking for
+/// pre-votes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RoleName {
-    /// The replica follows a leader, or waits for one.
+    /// The replica is following a leader, or waiting to hear from one.
     Follower,
-    /// The replica campaigns, and asks for pre-votes.
+    /// The replica is campaigning and asking for pre-votes, without having increased its term.
     PreCandidate,
-    /// The replica campaigns in a new term, and asks for votes.
+    /// The replica is campaigning in a new term and asking for votes.
     Candidate,
-    /// The replica is the leader of its term.
+    /// The replica is the leader of its current term.
     Leader,
 }
 
 /// The condition of a replica's disk, as followers report it to the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskState {
-    /// Writes complete, and free space is above the reserve.
+    /// Writes are completing, and free disk space is above the reserve.
     #[default]
     Healthy,
     /// Free disk space is below the reserve.
     Low,
-    /// The disk is stalled: writes wait, and none has completed for `Config::disk_stall_timeout`.
+    /// The disk is stalled: writes are waiting, and none has completed for
+    /// `Config::disk_stall_timeout`.
     Stalled,
 }
 
@@ -99,7 +107,8 @@ pub enum RequestKind {
 impl Index {
     /// The index before the first entry.
     pub const ZERO: Index = Index(0);
-    /// An upper bound on indexes, which no log reaches. A message with a larger index is malformed.
+    /// Exclusive upper bound on the indexes in messages between replicas: a message with this or a
+    /// larger index is rejected as malformed. No log reaches it in practice.
     pub const MAX: Index = Index(1 << 62);
 
     /// Returns the index after this one.
@@ -119,7 +128,7 @@ impl Term {
     /// The largest valid term, 2^63 - 1: encodings reserve the highest bit of the 64-bit integer.
     pub const MAX: Term = Term(u64::MAX >> 1);
 
-    /// Returns the term after this one; [`Term::MAX`] for the largest term.
+    /// Returns the term after this one, or [`Term::MAX`] if this is the largest term.
     #[must_use]
     pub const fn next(self) -> Term {
         if self.0 < Term::MAX.0 { Term(self.0 + 1) } else { Term::MAX }
@@ -143,7 +152,7 @@ impl JobSequence {
 }
 
 impl EntryId {
-    /// The id that precedes the first entry of every log.
+    /// The id before that of the first entry of every log: term 0, index 0.
     pub const ZERO: EntryId = EntryId { term: Term(0), index: Index(0) };
 
     /// Returns the entry id with this term and index, given as plain numbers.

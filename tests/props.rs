@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bowline::config::Config;
-use bowline::kv::{Applied, Command, CommandId, Operation, Outcome, StateMachine};
+use bowline::kv::{Applied, Batch, BatchBuffer, CommandId, Operation, Outcome, StateMachine};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, LogTail, PeerMsg, REPLICAS_MAX,
     Rejoin, RejoinReply, RequestKind, RequestVote, TimeoutNow, VoteReply, quorum,
@@ -194,18 +194,25 @@ fn course_key(mid: &str) -> RequestKey {
 #[derive(Default)]
 struct Model {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
-    outcomes: BTreeMap<RequestKey, Outcome>,
+    outcomes: BTreeMap<RequestKey, Vec<Outcome>>,
 }
 
 impl Model {
-    fn apply(&mut self, key: RequestKey, operation: Operation<'_>) -> Applied {
-        if !operation.is_read()
-            && let Some(outcome) = self.outcomes.get(&key)
-        {
-            return Applied { key, outcome: outcome.clone(), repeated: true };
+    fn apply(&mut self, key: RequestKey, batch: &[Wish], may_repeat: bool) -> Applied {
+        if may_repeat && let Some(outcomes) = self.outcomes.get(&key) {
+            return Applied { key, outcomes: outcomes.clone(), repeated: true };
         }
+        let run = |wish: &Wish| self.run(wish.operation(&mut [&[][..]; 3]));
+        let outcomes: Vec<Outcome> = batch.iter().map(run).collect();
+        if may_repeat {
+            self.outcomes.insert(key, outcomes.clone());
+        }
+        Applied { key, outcomes, repeated: false }
+    }
+
+    fn run(&mut self, operation: Operation<'_>) -> Outcome {
         let (name, args) = operation.as_call().expect("every wish is a call");
-        let outcome = match (name, &args[..]) {
+        match (name, &args[..]) {
             ("get", [key]) => Outcome::Value(self.pairs.get(*key).cloned().map(Bytes::from)),
             ("set", [key, value]) => {
                 self.pairs.insert(key.to_vec(), value.to_vec());
@@ -217,11 +224,7 @@ impl Model {
                 Outcome::Integer(self.transfer(from, to, amount).is_some().into())
             }
             other => unreachable!("no wish is {other:?}"),
-        };
-        if !operation.is_read() {
-            self.outcomes.insert(key, outcome.clone());
         }
-        Applied { key, outcome, repeated: false }
     }
 
     fn transfer(&mut self, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
@@ -301,8 +304,7 @@ proptest! {
             course::Incoming::Request { client, request } => {
                 prop_assert_eq!((client, request.key), (id.client, id));
                 prop_assert_eq!(request.kind == RequestKind::Write, write);
-                let command = Command { key: id, operation };
-                prop_assert_eq!(Command::decode(&request.payload), Ok(command));
+                prop_assert_eq!(request.payload, Batch::one(id, &operation));
             }
             other => prop_assert!(false, "{other:?}"),
         }
@@ -359,45 +361,62 @@ proptest! {
     }
 
     #[test]
-    fn commands_round_trip(wish in wish(), client: u32, request: [u8; 16]) {
+    fn batches_round_trip(
+        wishes in vec(wish(), 0..6),
+        client: u32,
+        request: [u8; 16],
+        may_repeat: bool,
+    ) {
         let key = RequestKey { client: ClientId(client), request: RequestId(request) };
-        let mut args = [&[][..]; 3];
-        let command = Command { key, operation: wish.operation(&mut args) };
-        let bytes = command.encode();
-        prop_assert_eq!(bytes.len(), command.encoded_len());
-        prop_assert_eq!(Command::decode(&bytes), Ok(command));
+        let bytes = encode(key, &wishes, may_repeat);
+        let batch = Batch::decode(&bytes).unwrap();
+        prop_assert_eq!((batch.key, batch.may_repeat), (key, may_repeat));
+        prop_assert_eq!(batch.len(), wishes.len());
+        for (operation, wish) in batch.operations().zip(&wishes) {
+            let mut args = [&[][..]; 3];
+            prop_assert_eq!(operation, Some(wish.operation(&mut args)));
+        }
     }
 
-    /// Few clients and few request ids, so that retries are common, also with another operation.
+    /// Few clients and few request ids, so that retries are common, also with other operations.
     #[test]
-    fn state_machine_matches_a_reference_model(wishes in vec((0_u32..3, 0_u8..12, wish()), 0..60)) {
+    fn state_machine_matches_a_reference_model(
+        batches in vec((0_u32..3, 0_u8..12, vec(wish(), 1..5), any::<bool>()), 0..40),
+    ) {
         let (mut store, mut model) = (StateMachine::default(), Model::default());
-        for (client, request, wish) in &wishes {
+        for (client, request, batch, may_repeat) in &batches {
             let key = request_key(*client, *request);
-            let mut args = [&[][..]; 3];
-            let operation = wish.operation(&mut args);
-            let payload = Command { key, operation }.encode();
+            let payload = encode(key, batch, *may_repeat);
             let applied = store.apply(store.applied_index().next(), &payload);
-            prop_assert_eq!(applied, model.apply(key, operation));
+            prop_assert_eq!(applied, model.apply(key, batch, *may_repeat));
         }
         for key in KEYS {
             let id = request_key(9, 0);
-            let payload = Command { key: id, operation: Operation::get(key) }.encode();
+            let payload = Batch::one(id, &Operation::get(key));
             let value = model.pairs.get(key).cloned().map(Bytes::from);
-            prop_assert_eq!(store.read(&payload), Ok((id, Outcome::Value(value))));
+            prop_assert_eq!(store.read(&payload), Ok((id, vec![Outcome::Value(value)])));
         }
         prop_assert_eq!(store.key_count(), model.pairs.len());
         prop_assert_eq!(store.digest(), digest_of(&model, store.applied_index()));
     }
 }
 
+/// The encoding of a batch with these operations.
+fn encode(key: RequestKey, wishes: &[Wish], may_repeat: bool) -> Bytes {
+    let mut buffer = BatchBuffer::default();
+    for wish in wishes {
+        buffer.push(&wish.operation(&mut [&[][..]; 3]).encode());
+    }
+    buffer.finish(key, may_repeat)
+}
+
 /// The digest of a store that reached the model's entries in the fewest steps.
 fn digest_of(model: &Model, applied_index: Index) -> u64 {
     let mut store = StateMachine::default();
-    for (request, (key, value)) in (0..).zip(&model.pairs) {
-        let operation = Operation::set(key, value);
-        let payload = Command { key: request_key(0, request), operation }.encode();
-        store.apply(store.applied_index().next(), &payload);
+    let sets: Vec<Operation<'_>> =
+        model.pairs.iter().map(|(key, value)| Operation::set(key, value)).collect();
+    if !sets.is_empty() {
+        store.apply(Index(1), &Batch::encode(request_key(0, 0), false, &sets));
     }
     while store.applied_index() < applied_index {
         store.skip(store.applied_index().next());

@@ -167,6 +167,8 @@ fn seeds_of_fixed_bugs_violate_no_invariant() {
         (Profile::Mixed, 711),
         // An idle client slept on when a late reply gave it work.
         (Profile::Snapshots, 906),
+        // A batch that exceeded the limit of uncommitted bytes alone was refused for ever.
+        (Profile::Storage, 30_001_963),
     ] {
         let result = fault_run::run(profile, seed, Trace::default(), &|_| ());
         assert!(
@@ -187,7 +189,7 @@ fn snapshots_and_log_compaction_violate_no_invariant() {
     assert!(installs > 700, "only {installs} snapshots were installed");
     assert!(disks.restarts > 200 && disks.segments_deleted > 1_000, "{disks:?}");
     assert!(
-        disks.interrupted_compactions > 20 && disks.injected(DiskFault::FlippedBit) > 0,
+        disks.interrupted_compactions > 10 && disks.injected(DiskFault::FlippedBit) > 0,
         "{disks:?}"
     );
 }

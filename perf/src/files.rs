@@ -1,5 +1,6 @@
-//! Output files of a run. They are created before the run, so that an unwritable folder is noticed
-//! at once, and moved into place after it, so that a failed run leaves the previous results.
+//! Output files of a run. The files are created before the run, so that an unwritable folder is
+//! noticed at once. They are moved into place after the run, so that a failed run leaves the
+//! previous results unchanged.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -7,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Output files under temporary names. [`Files::finish`] gives them their final names; if the value
-/// is dropped without it, the files are deleted.
+/// Output files with temporary names. [`Files::finish`] gives them their final names; if this value
+/// is dropped before that, the files are deleted.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
@@ -23,7 +24,8 @@ struct OpenFile {
 }
 
 impl Files {
-    /// Creates temporary files for `folder/name.ending` for each ending.
+    /// Creates a temporary file for the output file `folder/name.ending`, for each ending in
+    /// `endings`.
     pub(crate) fn create(folder: &Path, name: &str, endings: &[&str]) -> anyhow::Result<Files> {
         let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
         anyhow::ensure!(
@@ -42,14 +44,14 @@ impl Files {
         Ok(files)
     }
 
-    /// Returns the open temporary file for the file-name ending `ending`, for writing.
+    /// Returns a writer for the output file with the file-name ending `ending`.
     pub(crate) fn get(&mut self, ending: &str) -> &mut BufWriter<File> {
         let open = self.open.iter_mut().find(|open| open.ending == ending);
         &mut open.expect("the ending was passed to `create`").file
     }
 
-    /// Flushes all files, renames them from their temporary to their final names, and returns their
-    /// paths.
+    /// Flushes all files, renames them from their temporary names to their final names, and returns
+    /// their final paths.
     pub(crate) fn finish(mut self) -> anyhow::Result<Vec<PathBuf>> {
         for open in &mut self.open {
             open.file.flush().with_context(|| cannot_write(&self.folder))?;
@@ -78,7 +80,8 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         for open in &self.open {
-            // Finished files were renamed; an error on the rest is not worth reporting.
+            // Finished files have been renamed; an error in removing the others is not worth
+            // reporting.
             let _ = fs::remove_file(self.unfinished(&open.ending));
         }
     }

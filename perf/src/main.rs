@@ -1,5 +1,5 @@
-//! `cargo perf`: measures Bowline and other servers. Prints a table or JSON, and writes results to
-//! `perf/out/` as JSON and in HdrHistogram's formats.
+//! `cargo perf`: measures Bowline and other servers. It prints a table or JSON, and writes results
+//! to `perf/out/` as JSON and in HdrHistogram's formats.
 #![allow(clippy::print_stdout, reason = "a command line prints its results")]
 
 #[cfg(test)]
@@ -17,7 +17,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Exit code if a run or its output failed; also clap's exit code for bad arguments.
+/// Exit code if a run failed or its output could not be written; also clap's exit code for invalid
+/// arguments.
 const EXIT_ERROR: u8 = 2;
 
 /// Measure Bowline and other servers.

@@ -1,4 +1,4 @@
-//! The JSON that `perf sim` writes, described in `perf/formats.md`. Changing the meaning of a field
+//! The JSON that `perf sim` writes; `perf/formats.md` describes it. Changing the meaning of a field
 //! increments [`SCHEMA`].
 
 use std::process::Command;
@@ -9,14 +9,15 @@ use bowline::course::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 
-/// Version of the format of the JSON.
+/// Version of the JSON format of `perf sim`.
 const SCHEMA: u32 = 1;
 
-/// The results of a run in JSON, with everything needed to repeat and compare it.
+/// The results of a run of `perf sim` in JSON, with everything needed to repeat the run and to
+/// compare it with others.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record {
     schema: u32,
-    /// Name of the run and of its files.
+    /// Name of the run, which is also the name of its output files.
     name: String,
     /// How the replicas ran: in `virtual` time, or as `processes`.
     mode: &'static str,
@@ -25,42 +26,43 @@ pub(crate) struct Record {
     /// Commit of the source, followed by `-dirty` if there were uncommitted changes; `None` if git
     /// is not available.
     revision: Option<String>,
-    /// Number of processors that the run could use.
+    /// Number of processors available to the run.
     cores: usize,
     /// Operating system and architecture, as in `linux x86_64`.
     system: String,
     /// Start time of the run, in seconds since 1970.
     began_unix_s: f64,
-    /// Duration of the run by the wall clock, in seconds. In virtual time it measures the
-    /// simulator's speed.
+    /// Wall-clock duration of the run in seconds. For a run in virtual time, this shows how fast
+    /// the simulator is.
     wall_s: f64,
     /// Requests per second that the scenario asks for.
     rate_intended: f64,
-    /// Requests per second that got an `ok` reply, over the window in which requests are sent.
+    /// Requests per second that received an `ok` reply, over the window in which requests are sent.
     rate_answered: f64,
     /// Figures of each second in which a reply arrived.
     per_second: Vec<Second>,
-    /// The events that the scenario injected, such as the kill of a leader, which charts mark.
+    /// The events that the scenario injected, such as killing the leader, to be marked in charts.
     marks: Vec<Mark>,
     /// The report on the run, as `bowline sim --json` prints it.
     report: Report,
 }
 
-/// The replies of one second of a run, to gets and puts together.
+/// The replies that arrived in one second of a run, to gets and puts combined.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Start of this second: whole seconds since the start of the run, which begins with a wait
-    /// before the first request.
+    /// Start of this second: number of whole seconds since the start of the run, which begins with
+    /// a wait before the first request.
     second: u64,
     /// Latencies of whole operations, from the first request to the final reply, including
     /// redirects.
     latency: Latency,
 }
 
-/// An event during a run that charts mark.
+/// An event during a run, which is marked in charts.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Time of the event, in seconds since the start of the run (before the first request).
+    /// Time of the event, in seconds since the start of the run, which begins with a wait before
+    /// the first request.
     at_s: f64,
     /// Short description of the event.
     what: String,
@@ -73,16 +75,18 @@ pub(crate) struct Circumstances {
     pub(crate) mode: &'static str,
     /// Start time of the run by the wall clock.
     pub(crate) began: SystemTime,
-    /// Duration of the run by the wall clock.
+    /// Wall-clock duration of the run.
     pub(crate) duration: Duration,
-    /// Length of the window in which requests are sent, in the run's own (real or virtual) time.
+    /// Length of the window in which requests are sent, in real or virtual time depending on the
+    /// mode.
     pub(crate) window: Duration,
     /// Time from the start of the run to the first request.
     pub(crate) start_wait: Duration,
 }
 
 impl Record {
-    /// Creates the JSON record of a run whose own clock showed `start` at its beginning.
+    /// Creates the JSON record of a run that began when its clock (of real or virtual time) showed
+    /// `start`.
     pub(crate) fn new(
         name: &str,
         circumstances: Circumstances,

@@ -1,4 +1,5 @@
-//! `perf sim`: runs a scenario at a given rate, in virtual time or with real programs.
+//! `perf sim`: runs a scenario at a given request rate, in virtual time or with real replica
+//! processes.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     requests: Option<u32>,
     /// Length in seconds of the window in which requests are sent, instead of the scenario's; the
-    /// times of events scale with it.
+    /// times of events are scaled to this length.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seconds: Option<f64>,
     /// Number of replicas, instead of the scenario's.
@@ -45,7 +46,7 @@ pub(crate) struct Arguments {
     /// Random seed. Default: the scenario's own, or 1.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Run real replica programs over UDP, in real time.
+    /// Run real replica processes over UDP, in real time.
     #[arg(long, requires = "replica")]
     processes: bool,
     /// Replica program to run with --processes.
@@ -130,7 +131,7 @@ fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     Ok(scenario.with(&overrides)?)
 }
 
-/// Returns the name of a scenario file without its folder and its extension.
+/// Returns the file name in the path `name`, without the folder and the extension.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
@@ -163,7 +164,8 @@ fn execute(
     Ok((scenario_run, report))
 }
 
-/// Gives a progress bar this style on stderr; hides it if stderr is not a terminal.
+/// Gives a progress bar the style `template` and draws it on stderr; hides the bar if stderr is not
+/// a terminal.
 fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -171,8 +173,8 @@ fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Writes the histogram files: percentiles of all operations, of puts and of gets, and a histogram
-/// per second.
+/// Writes the histogram files of a run: the percentiles of all operations, of puts and of gets, and
+/// a log with a histogram for each second.
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,

@@ -1,7 +1,8 @@
-//! The program `bowline-replica`: a replica under one of the course's simulators.
+//! The program `bowline-replica`: a replica that runs under one of the university course's
+//! simulators.
 //!
-//! It prints nothing unless it cannot start. SIGTERM ends it at once: the simulators wait for the
-//! process to end, and there is nothing to save.
+//! The program prints nothing unless it cannot start. SIGTERM ends it at once, because the
+//! simulators wait for the process to end and there is nothing to save.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,18 +11,19 @@ use anyhow::Context;
 use bowline::config::Config;
 use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
-/// Exit code after a wrong command line, the one that `clap` uses too.
+/// Exit code for an invalid command line, the same as that of `clap`.
 const EXIT_USAGE: u8 = 2;
 
-/// Name of the environment variable with the default of `--threads`, for simulators that pass no
-/// options.
+/// Name of the environment variable that sets the default of `--threads`, for simulators that pass
+/// no options.
 const THREADS_VARIABLE: &str = "BOWLINE_THREADS";
 
 const USAGE: &str =
     "usage: bowline-replica [--threads dedicated|fused|auto] [UDP_PORT] MY_ID OTHER_ID...";
 
 fn main() -> ExitCode {
-    // Lossy: an argument that is not Unicode is invalid anyway, and the error shows it.
+    // A lossy conversion suffices: an argument that is not Unicode is invalid anyway, and the error
+    // message shows it.
     let arguments =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     let (arguments, threads) = match parse(arguments) {
@@ -40,8 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line, by hand instead of with `clap`: there is only one option, and the
-/// simulator's clock runs while this program starts.
+/// Parses the command line, without `clap`, because there is only one option and the simulator's
+/// clock is already running while this program starts.
 fn parse(
     mut arguments: impl Iterator<Item = String>,
 ) -> anyhow::Result<(CourseArguments, Threads)> {

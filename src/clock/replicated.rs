@@ -10,15 +10,15 @@ use super::wall::{Jump, WallClock, millis_of};
 /// proposed the last clock entry (a log entry that sets the clock) longer ago than this, it
 /// proposes one before the write. So writes cause at most one clock entry per interval.
 const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
-/// Maximum age of a peer's wall clock report that is still used.
+/// Maximum age of a peer's wall clock report. Older reports are ignored.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a new leader waits for the wall clocks of all members if the clocks that it knows
 /// differ by more than [`DIFFERENCE_MAX`]. After this time the known clocks of a quorum are enough.
 const DIFFERENCE_WAIT: Duration = Duration::from_secs(1);
 /// Largest difference in milliseconds between wall clocks that count as equal.
 const DIFFERENCE_MAX: u64 = 500;
-/// Number of wall clock reports kept per peer. Only the recent one with the least network delay is
-/// used.
+/// Number of wall clock reports kept per peer. Of those that are not too old, only the report with
+/// the least network delay is used.
 const REPORTS: usize = 4;
 /// Rate in parts per million by which the replicated clock runs slower than the monotonic clock
 /// while it is ahead of the agreed time.
@@ -32,9 +32,10 @@ pub struct AppliedClock {
     /// The replicated clock's time in milliseconds since 1970; 0 before the first clock entry is
     /// applied.
     pub millis: u64,
-    /// Number of times that the replicated clock was reset with `CLOCK RESET`.
+    /// Number of times that the replicated clock has been reset with `CLOCK RESET`.
     pub resets: u64,
-    /// When the next key expires, in milliseconds since 1970; `None` if no key has an expiration.
+    /// Earliest time at which a key expires, in milliseconds since 1970; `None` if no key has an
+    /// expiration.
     pub next_expiry: Option<u64>,
 }
 
@@ -65,7 +66,8 @@ struct Proposed {
 /// The replicated clock as this replica knows it: its time, the members' wall clocks, and the
 /// proposed clock entries.
 ///
-/// Invariant: the time in `base`, extrapolated by the monotonic clock, only decreases by a reset.
+/// Invariant: the time in `base`, extrapolated by the monotonic clock, decreases only when the
+/// clock is reset.
 #[derive(Clone, Debug)]
 pub struct ReplicatedClock {
     quorum: usize,
@@ -73,28 +75,29 @@ pub struct ReplicatedClock {
     peers: Vec<Peer>,
     applied: AppliedClock,
     /// The replicated time in nanoseconds since 1970, and the reading of the monotonic clock at
-    /// that time; `None` until a first time is known.
+    /// that time; `None` until the first time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
-    /// The latest term in which this replica led and knew the wall clocks of a quorum.
+    /// The latest term in which this replica was leader and knew the wall clocks of a quorum;
+    /// `None` if there was none.
     ready: Option<Term>,
-    /// The term in which this replica, as leader, waits for the wall clocks of a quorum, and the
-    /// time at which it began to wait; `None` if it never waited.
+    /// The latest term in which this replica, as leader, waited for the wall clocks of a quorum,
+    /// and the time at which it began to wait; `None` if it never waited.
     waiting: Option<(Term, Instant)>,
-    /// The earliest replicated time that waiting reads need, in milliseconds since 1970; `None` if
-    /// no read waits.
+    /// The replicated time that the applied clock must reach before waiting reads can be served, in
+    /// milliseconds since 1970; `None` if no read is waiting for the clock.
     read_target: Option<u64>,
     /// Whether this replica uses its own wall clock alone, jumps included, as the replicated clock.
     /// Only in mutation tests.
     follows_wall_clock: bool,
-    /// The own wall clock minus the monotonic clock at the last reading, in milliseconds. Used only
-    /// in mutation tests.
+    /// This replica's wall clock minus its monotonic clock at the last reading, in milliseconds.
+    /// Used only in mutation tests.
     raw_offset: i64,
 }
 
 impl ReplicatedClock {
-    /// Returns the clock of a replica with these peers, before any reading. A jump of this
-    /// replica's wall clock is accepted after it has lasted `confirm_after`.
+    /// Creates the replicated clock of a replica with these peers, before any clock has been read.
+    /// A jump of this replica's wall clock is accepted after it has lasted `confirm_after`.
     pub fn new(peers: &[NodeId], confirm_after: Duration) -> ReplicatedClock {
         ReplicatedClock {
             quorum: peers.len().div_ceil(2) + 1,
@@ -125,8 +128,8 @@ impl ReplicatedClock {
         self.wall.observe(now, wall)
     }
 
-    /// Returns this replica's own wall clock without jumps that have not lasted long enough to be
-    /// accepted; this clock is reported to peers.
+    /// Returns this replica's filtered wall clock, in which a jump takes effect only after it has
+    /// lasted long enough. This clock is reported to the peers.
     pub fn wall(&self) -> &WallClock {
         &self.wall
     }
@@ -149,8 +152,8 @@ impl ReplicatedClock {
     }
 
     /// Records the state of the replicated clock in the state machine after entries were applied.
-    /// `now`, a reading of the monotonic clock, must have been taken after that: an earlier reading
-    /// would make the extrapolated clock run ahead.
+    /// `now`, a reading of the monotonic clock, must have been taken after the entries were
+    /// applied: an earlier reading would make the extrapolated clock run ahead.
     pub fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         debug_assert!(
             applied.resets >= self.applied.resets,
@@ -188,10 +191,10 @@ impl ReplicatedClock {
     }
 
     /// Returns whether this replica, the leader of `term`, may accept client requests: it has known
-    /// the wall clocks of a quorum in this term. Before that, the replicated clock may lag far;
-    /// keys whose expiration was computed from it would expire too early when it catches up. For
-    /// the same reason the leader waits up to one second for the other members' clocks if the known
-    /// ones differ.
+    /// the wall clocks of a quorum in this term. Before that, the replicated clock may lag far
+    /// behind; keys whose expiration was computed from it would expire too early when it catches
+    /// up. For the same reason the leader waits up to one second for the other members' clocks if
+    /// the known clocks differ.
     pub fn is_ready(&mut self, now: Instant, term: Term) -> bool {
         if self.ready == Some(term) {
             return true;
@@ -277,22 +280,23 @@ impl ReplicatedClock {
     }
 
     /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed for waiting
-    /// reads; `None` if none wait, if the time that they need has not come, or if a clock entry for
-    /// them is pending.
+    /// reads; `None` if no read is waiting, if the time that the reads need has not come, or if a
+    /// clock entry for them is pending already.
     pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
         let target = self.read_target?;
         self.propose_if_reached(now, target)
     }
 
     /// Sets the replicated time, in milliseconds since 1970, that the applied clock must reach
-    /// before waiting reads can be served; `None` if no read waits.
+    /// before waiting reads can be served; `None` if no read is waiting.
     pub fn set_read_target(&mut self, millis: Option<u64>) {
         self.read_target = millis.filter(|millis| *millis > self.applied.millis);
     }
 
     /// Proposes a clock entry if the replicated time has reached `millis`, and returns the entry's
     /// time in milliseconds since 1970. Returns `None` if the time has not been reached, or if a
-    /// proposal is pending; one older than [`ENTRY_INTERVAL`] may be lost and does not count.
+    /// proposal is pending. A proposal older than [`ENTRY_INTERVAL`] may have been lost and does
+    /// not count as pending.
     fn propose_if_reached(&mut self, now: Instant, millis: u64) -> Option<u64> {
         if !self.may_propose(now, millis) {
             return None;
@@ -302,8 +306,8 @@ impl ReplicatedClock {
     }
 
     /// Returns whether a clock entry may be proposed for the time `millis`. A pending proposal
-    /// prevents it, unless it is older than [`ENTRY_INTERVAL`] and may be lost. A proposal that was
-    /// applied prevents it only if its time has reached `millis`.
+    /// prevents this, unless the proposal is older than [`ENTRY_INTERVAL`] and so may have been
+    /// lost. A proposal that was applied prevents this only if its time has reached `millis`.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             now >= proposed.at + ENTRY_INTERVAL
@@ -317,7 +321,7 @@ impl ReplicatedClock {
     }
 
     /// Returns when [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`]
-    /// may next return an entry; `None` if no key has an expiration and no read waits.
+    /// may next return an entry; `None` if no key has an expiration and no read is waiting.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let millis = [self.applied.next_expiry, self.read_target].into_iter().flatten().min()?;
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
@@ -329,15 +333,16 @@ impl ReplicatedClock {
 }
 
 impl Peer {
-    /// Returns the peer's wall clock minus this replica's monotonic clock in milliseconds, from the
-    /// recent report with the least network delay; `None` without a recent report.
+    /// Returns the peer's wall clock minus this replica's monotonic clock in milliseconds,
+    /// according to the report with the least network delay among the recent ones; `None` if there
+    /// is no recent report.
     fn offset(&self, now: Instant) -> Option<i64> {
         let recent = self.reports.iter().filter(|report| now.since(report.at) <= REPORT_AGE_MAX);
         recent.map(|report| report.offset).max()
     }
 }
 
-/// Returns the nanoseconds from one monotonic reading to a later one.
+/// Returns the time from one reading of the monotonic clock to a later one, in nanoseconds.
 fn since(from: Instant, to: Instant) -> u128 {
     to.since(from).as_nanos()
 }

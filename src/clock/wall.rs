@@ -1,21 +1,21 @@
-//! A replica's own wall clock, without its jumps.
+//! A replica's own wall clock, with its jumps filtered out.
 
 use std::time::Duration;
 
 use crate::types::Instant;
 
-/// Largest number of milliseconds by which a wall clock may move against the monotonic clock, in
-/// addition to the drift of [`DRIFT_PPM`], without counting as a jump. A clock that is adjusted
-/// gradually (slewed) stays within this bound.
+/// Largest number of milliseconds by which a wall clock may move relative to the monotonic clock,
+/// in addition to the drift of [`DRIFT_PPM`], without this counting as a jump. A clock that is
+/// adjusted gradually (slewed) stays within this bound.
 const STEP_MAX: u64 = 500;
 /// Rate in parts per million by which a wall clock may drift from the monotonic clock over time
-/// without counting as a jump.
+/// without this counting as a jump.
 const DRIFT_PPM: u64 = 2_000;
-/// How long a jump of the wall clock must last in the server before it is accepted.
+/// How long a jump of the wall clock must last before the server accepts it.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(30);
 
-/// A sudden change of the wall clock relative to the monotonic clock, or the end of one, as a new
-/// reading of both clocks shows it.
+/// What a new reading of the wall clock and the monotonic clock shows about a jump, which is a
+/// sudden change of the wall clock relative to the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Jump {
     /// The wall clock has jumped by this many milliseconds. The jump is not accepted yet.
@@ -23,7 +23,7 @@ pub enum Jump {
     /// A jump of the wall clock by this many milliseconds has lasted long enough, and is accepted
     /// from now on.
     Accepted(i64),
-    /// The wall clock has jumped back before the jump was accepted.
+    /// A jump of the wall clock has ended before it was accepted: the wall clock has jumped back.
     Undone,
 }
 
@@ -41,20 +41,20 @@ struct Offset {
 #[derive(Clone, Debug)]
 pub struct WallClock {
     confirm_after: Duration,
-    /// The accepted reading that later ones are compared with; `None` before the first. It is
-    /// replaced at most once per `confirm_after`, so that many small steps do not pass for a
+    /// The accepted reading that later ones are compared with; `None` before the first. The anchor
+    /// is replaced at most once per `confirm_after`, so that many small steps do not pass for a
     /// gradual adjustment (slewing).
     anchor: Option<Offset>,
     /// The wall clock minus the monotonic clock in milliseconds, as last accepted.
     accepted_millis: i64,
-    /// A jump that is not accepted yet, at the reading that first showed it; `None` if there is
-    /// none.
+    /// The reading that first showed a jump that is not accepted yet; `None` if there is no such
+    /// jump.
     candidate: Option<Offset>,
     jumps: u64,
 }
 
 impl WallClock {
-    /// Returns a clock before its first reading. A jump is accepted when it has lasted
+    /// Creates a clock without any reading yet. A jump is accepted when it has lasted
     /// `confirm_after`.
     pub fn new(confirm_after: Duration) -> WallClock {
         WallClock { confirm_after, anchor: None, accepted_millis: 0, candidate: None, jumps: 0 }
@@ -98,7 +98,7 @@ impl WallClock {
         Some(u64::try_from(millis_of(now).saturating_add(self.accepted_millis)).unwrap_or(0))
     }
 
-    /// Returns how many jumps of the wall clock were seen, whether they lasted or not.
+    /// Returns the number of jumps of the wall clock seen so far, whether accepted or not.
     pub fn jumps(&self) -> u64 {
         self.jumps
     }

@@ -1,4 +1,5 @@
-//! The course's eight clients: the requests they send, and how they check the answers.
+//! The eight clients of the university course's simulator: the requests they send, and how they
+//! check the answers.
 //!
 //! They behave exactly like the course's own clients, oddities included: a client retries a
 //! redirected request immediately, without limit and under a new id; it never retries an
@@ -16,10 +17,10 @@ use crate::types::{ClientId, Instant, NodeId, RequestId};
 /// Number of clients in every run of a scenario.
 pub const CLIENT_COUNT: u16 = 8;
 
-/// A key or a value of the course's clients: 32 printable characters.
+/// A key or a value of the university course's clients: 32 printable characters.
 pub type Text32 = [u8; 32];
 
-/// An operation of a client on one key.
+/// An operation that a client requests on one key: a get or a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Reads the value of a key.
@@ -31,7 +32,7 @@ pub enum Operation {
     Put {
         /// The key to set.
         key: Text32,
-        /// The new value.
+        /// The value to set.
         value: Text32,
     },
 }
@@ -43,7 +44,7 @@ pub struct Request {
     pub client: ClientId,
     /// Id of the replica that receives the request.
     pub replica: NodeId,
-    /// The leader as far as the client knows; `None` if it knows none.
+    /// The replica that the client believes to be the leader; `None` if the client knows no leader.
     pub leader: Option<NodeId>,
     /// Message id of the request, 16 letters and digits; each attempt of an operation has its own.
     pub mid: RequestId,
@@ -69,13 +70,14 @@ pub struct Answer<'a> {
     pub src: NodeId,
     /// Id of the client that the answer is addressed to.
     pub client: ClientId,
-    /// The leader as far as the replica knows; `None` if it knows none.
+    /// The replica that the sender of the answer believes to be the leader; `None` if the sender
+    /// knows no leader.
     pub leader: Option<NodeId>,
     /// The message id of the request that is answered.
     pub mid: RequestId,
-    /// The type of the answer.
+    /// The type of the answer: `ok`, `redirect` or `fail`.
     pub kind: AnswerKind,
-    /// The value of the key, if the answer has one.
+    /// The value of the key that was read; `None` if the answer contains no value.
     pub value: Option<&'a [u8]>,
 }
 
@@ -89,7 +91,7 @@ pub enum Received {
     Retry(Option<Request>),
     /// The client ignores the answer, because its request was answered with `ok` before.
     Duplicate,
-    /// The answer violates the course's rules; the text says how.
+    /// The answer violates the rules of the university course; the text says how.
     Incorrect(String),
 }
 
@@ -107,14 +109,15 @@ pub struct Sample {
 /// Counters and latency samples, summed over all clients of a run.
 #[derive(Clone, Debug, Default)]
 pub struct ClientCounts {
-    /// Attempts of gets, each retry included.
+    /// Number of attempts to get a value, retries included.
     pub gets_sent: u64,
-    /// Attempts of puts, each retry included.
+    /// Number of attempts to put a value, retries included.
     pub puts_sent: u64,
-    /// Planned gets that became puts because the client had no acknowledged key to read.
+    /// Number of planned gets that became puts because their client had no acknowledged key to
+    /// read.
     pub gets_not_generated: u64,
-    /// The part of `gets_not_generated` that no replica could have prevented, because the client
-    /// had not sent any put before.
+    /// Number of planned gets that became puts because their client had not sent any put before,
+    /// which no replica could have prevented. They are included in `gets_not_generated`.
     pub gets_not_generated_by_luck: u64,
     /// Number of `fail` answers to gets.
     pub gets_failed: u64,
@@ -126,8 +129,8 @@ pub struct ClientCounts {
     pub redirects_max: u32,
     /// Number of answers to requests that had been answered with `ok` before.
     pub duplicates: u64,
-    /// Latency of every answered request, `redirect` and `fail` answers included. The course's
-    /// median latency is the median of these.
+    /// Latency of every answered request, `redirect` and `fail` answers included. The university
+    /// course's grading uses the median of these latencies.
     pub latencies: Vec<Duration>,
     /// Latencies of each get that was answered with `ok`.
     pub gets: Vec<Sample>,
@@ -135,17 +138,17 @@ pub struct ClientCounts {
     pub puts: Vec<Sample>,
 }
 
-/// An operation of a client that is not complete yet, with all its attempts.
+/// An incomplete operation of a client, over all its attempts.
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     operation: Operation,
-    /// Position of the operation among all operations of the run, from 0.
+    /// Position of the operation among all operations of the run, counted from 0.
     number: u64,
     started: Instant,
     redirects: u32,
 }
 
-/// An attempt of an operation that is not answered yet.
+/// An attempt to execute an operation, kept until the attempt is answered.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     ongoing: Ongoing,
@@ -157,10 +160,10 @@ struct Attempt {
 #[derive(Debug, Default)]
 struct Client {
     leader: Option<NodeId>,
-    /// Attempts that are not answered yet, by message id.
+    /// Unanswered attempts of the client's operations, by message id.
     open: BTreeMap<RequestId, Attempt>,
-    /// Keys of acknowledged puts, in the order of each key's first acknowledgement. Gets draw from
-    /// them uniformly.
+    /// Keys of the client's acknowledged puts, in the order of each key's first acknowledgement. A
+    /// get reads a random one of these keys, each with the same probability.
     keys: Vec<Text32>,
     /// The last acknowledged value of each key in `keys`.
     values: BTreeMap<Text32, Text32>,
@@ -182,8 +185,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Creates the clients of a run. Their ids start at `replicas + 16`; `generator` draws all
-    /// their random numbers.
+    /// Creates the clients of a run with `replicas` replicas. The clients' ids start at `replicas +
+    /// 16`, and all their random numbers are drawn from `generator`.
     #[must_use]
     pub fn new(replicas: u16, generator: ChaCha8Rng) -> Clients {
         Clients {
@@ -196,7 +199,7 @@ impl Clients {
         }
     }
 
-    /// Returns the id of the client at `place`, from 0 to 7.
+    /// Returns the id of the client at position `place`, 0 to 7.
     #[must_use]
     pub fn id(&self, place: usize) -> ClientId {
         ClientId(u32::from(self.first) + u32::try_from(place).expect("eight clients"))
@@ -207,7 +210,7 @@ impl Clients {
         (place < self.each.len()).then_some(place)
     }
 
-    /// Returns whether a client of this run has the id.
+    /// Returns whether a client of this run has the id `id`.
     #[must_use]
     pub fn has(&self, id: ClientId) -> bool {
         self.place(id).is_some()
@@ -316,9 +319,9 @@ impl Clients {
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Handles an answer: counts it, and returns what the client does. The second value is set if
-    /// the answer acknowledges a put: it is the position of that put among all operations of the
-    /// run, from 0.
+    /// Handles an answer: counts it, and returns what the client does. Also returns, if the answer
+    /// acknowledges a put, the position of that put among all operations of the run, counted from
+    /// 0; else `None`.
     ///
     /// # Panics
     /// If no client has the id in the answer.
@@ -378,8 +381,8 @@ impl Clients {
     }
 }
 
-/// Checks the value in the answer to a get, which must be `expected`, the last value that was
-/// acknowledged to the client.
+/// Checks the value in the answer to a get, which must be `expected`, the last value of the key
+/// that was acknowledged to the client.
 fn check_value(answer: &Answer<'_>, expected: &Text32) -> Received {
     match answer.value {
         Some(value) if value == expected => Received::Done,
@@ -404,9 +407,9 @@ fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
 }
 
 /// Returns the value that a put writes if the key has the value `before` (for a new key, `before`
-/// is the key): 32 pseudo-random hexadecimal digits. The course uses MD5, but any function of
-/// `before` will do: two concurrent puts over the same old value write the same new value, so the
-/// client accepts either order.
+/// is the key): 32 pseudo-random hexadecimal digits. The university course uses MD5, but any
+/// function of `before` will do: two concurrent puts over the same old value write the same new
+/// value, so the client accepts either order.
 #[must_use]
 pub fn successor(before: &Text32) -> Text32 {
     let mut digest = [0_u8; 16];
@@ -429,8 +432,8 @@ impl Operation {
 }
 
 impl Request {
-    /// Appends the request to `out` as JSON, byte for byte like the course's simulator: with the
-    /// spaces and the field order of Python's `json.dumps`.
+    /// Appends the request to `out` as JSON, byte for byte like the university course's simulator:
+    /// with the spaces and the field order of Python's `json.dumps`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let leader = self.leader.map_or(0xFFFF, |leader| leader.0);

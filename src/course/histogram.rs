@@ -2,8 +2,8 @@
 //! distributions (`.hgrm`) and interval logs (`.hlog`). The caller opens the files.
 //!
 //! Tools differ in their file extensions; some use `.txt` for distributions and `.hgrm` for
-//! interval logs. Ours are those of HdrHistogram's own tools. Values are recorded in nanoseconds
-//! and written in milliseconds.
+//! interval logs. This module uses the extensions of HdrHistogram's own tools. Values are recorded
+//! in nanoseconds and written in milliseconds.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -20,13 +20,13 @@ use crate::types::Instant;
 const DIGITS: u8 = 3;
 /// Longest latency that a histogram can record, in nanoseconds: one hour.
 const NANOSECONDS_MAX: u64 = 3_600_000_000_000;
-/// Nanoseconds per unit of the values in the files: one millisecond.
+/// Number of nanoseconds in a millisecond, the unit of the values in the files.
 const SHOWN_UNIT: f64 = 1e6;
-/// Rows of a percentile distribution per halving of the distance to 100 %, as in HdrHistogram's
-/// tools.
+/// Number of rows of a percentile distribution for each halving of the remaining distance to 100 %,
+/// as in HdrHistogram's tools.
 const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 
-/// The latency samples of one type of operation, for a file.
+/// The latency samples of one type of operation, to be written to a latency file.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
     /// Name of the series in the file, without blanks and commas.
@@ -35,8 +35,8 @@ pub struct Series<'a> {
     pub samples: &'a [Sample],
 }
 
-/// Returns a histogram of `latencies`, in nanoseconds. Values above one hour count as one hour,
-/// zero as 1 ns.
+/// Returns a histogram of `latencies`, in nanoseconds. Latencies above one hour are recorded as one
+/// hour, and zero as 1 ns.
 pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, NANOSECONDS_MAX, DIGITS).expect("these bounds are in order");
@@ -72,9 +72,9 @@ pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io:
     writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", histogram.buckets())
 }
 
-/// Returns the rows of the percentile distribution: a fraction from 0 to 1, and the value, in the
-/// histogram's unit, that this fraction of the samples does not exceed. Only the last fraction is
-/// 1. An empty histogram has no rows.
+/// Returns the rows of the percentile distribution. Each row contains a fraction from 0 to 1, and
+/// the value, in the histogram's unit, that this fraction of the samples does not exceed. Only the
+/// last row has the fraction 1. An empty histogram has no rows.
 pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
     rows(histogram).into_iter().map(|row| (row.percent / 100.0, row.value)).collect()
 }
@@ -82,7 +82,7 @@ pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
 struct Row {
     percent: f64,
     value: u64,
-    /// Number of samples of at most `value`.
+    /// Number of samples that do not exceed `value`.
     count: u64,
 }
 
@@ -108,9 +108,10 @@ fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
     rows
 }
 
-/// Writes an interval log (`.hlog`, version 1.3): for each `interval` and each series with samples
-/// in it, one line with the histogram of the operations' latencies, redirects included. The run
-/// started at `start` by the simulator's clock and at `began` by the wall clock.
+/// Writes an interval log (`.hlog`, version 1.3). The run is divided into intervals of length
+/// `interval`; for each interval and each series with samples in it, the log has one line with a
+/// histogram of the operations' latencies, redirects included. The run started at `start` by the
+/// simulator's clock and at `began` by the wall clock.
 ///
 /// # Errors
 /// If writing fails, or the tag of a series has a blank or a comma.
@@ -162,8 +163,9 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
     )
 }
 
-/// Writes one line of an interval log: the histogram of the series `tag` for the `interval` that
-/// starts at `offset`. Readers expect the lines in order of time.
+/// Writes one line of an interval log: the histogram of the series `tag` for the interval of length
+/// `interval` that starts `offset` after the start of the log. Readers expect the lines in order of
+/// time.
 ///
 /// # Errors
 /// If writing fails, or the tag has a blank or a comma.
@@ -196,8 +198,8 @@ fn word(tag: &str) -> io::Result<Tag<'_>> {
     Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is not a word")))
 }
 
-/// Returns the distance from the percentage `percent` to that of the next row: a fifth of the
-/// current halving of the distance to 100 %.
+/// Returns the difference between the percentage `percent` of a row and the percentage of the next
+/// row: a fifth of the current halving of the distance to 100 %.
 fn percent_step(percent: f64) -> f64 {
     let halvings = (100.0 / (100.0 - percent)).log2().floor();
     100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2())

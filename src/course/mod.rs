@@ -27,8 +27,9 @@ pub mod table;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-/// What a sequence of random numbers is used for. Each use has its own sequence, so that a replica
-/// that sends one message more changes which messages are lost but not what the clients request.
+/// What a sequence of random numbers is used for. Each use has its own sequence, so that an
+/// additional message of a replica changes which messages are lost, but not what the clients
+/// request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Random numbers that choose the time of each request, its client, and whether it is a get or

@@ -1,8 +1,8 @@
 //! The referee of a scenario run: counts the messages between replicas, drops some of them,
 //! partitions the network, picks the replicas to kill, and tracks the leader that messages name.
 //!
-//! Every message sent is counted, also one that is dropped, cut off by a partition, or addressed to
-//! a dead replica.
+//! Every message sent is counted, including messages that are dropped, blocked by a partition, or
+//! addressed to a dead replica.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub struct Death {
     pub reason: String,
 }
 
-/// What an event of the scenario requires of the simulator.
+/// What the simulator must do because of an event of the scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EventEffect {
     /// Id of the replica to kill; `None` if the event kills none.
@@ -45,17 +45,19 @@ pub struct EventEffect {
 /// Counters of the messages between replicas in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Messages sent between replicas, delivered or not; a broadcast counts once per addressee.
+    /// Number of messages sent between replicas, whether delivered or not; a broadcast counts once
+    /// per addressee.
     pub total_msgs: u64,
-    /// Messages dropped at random, as the scenario's probability of message loss requires.
+    /// Number of messages dropped at random, with the scenario's probability of message loss.
     pub dropped: u64,
-    /// Messages not delivered because of a network partition.
+    /// Number of messages not delivered because of a network partition.
     pub cut: u64,
-    /// Messages not delivered because their addressee was dead.
+    /// Number of messages not delivered because their addressee was dead.
     pub to_dead: u64,
-    /// Messages that the simulator could not deliver because a socket was full.
+    /// Number of messages that the simulator could not deliver because a socket was full.
     pub blocked: u64,
-    /// Messages between replicas and answers to clients that violate the course's rules.
+    /// Number of messages between replicas and answers to clients that violated the rules of the
+    /// university course.
     pub incorrect: u64,
     /// Description of the first message that violates the rules; `None` if there is none.
     pub first_incorrect: Option<String>,
@@ -63,8 +65,8 @@ pub struct Traffic {
     pub killed: u64,
     /// Replicas that died although no event killed them.
     pub deaths: Vec<Death>,
-    /// The leaders that messages named in their field `leader`, in order, without consecutive
-    /// repetitions and without "unknown".
+    /// The leaders that messages named in their field `leader`, in order of time, without
+    /// consecutive repetitions. Messages that named no leader are skipped.
     pub leaders: Vec<NodeId>,
 }
 
@@ -148,9 +150,9 @@ impl Referee {
         }
     }
 
-    /// Counts a message between replicas, and adds to `deliver` the replicas that receive it:
-    /// living ones that no partition separates from the sender, except where the message is lost at
-    /// random. `src` is the sender's id as the message states it.
+    /// Counts a message between replicas, and adds to `deliver` the replicas that receive it: those
+    /// that are alive and not separated from the sender by a partition, unless the message is
+    /// dropped at random. `src` is the sender's id as the message states it.
     pub fn route(&mut self, src: NodeId, destination: Destination, deliver: &mut Vec<NodeId>) {
         match destination {
             Destination::Replica(replica) => {
@@ -182,14 +184,15 @@ impl Referee {
         self.side.as_ref().is_some_and(|side| side.contains(&first) != side.contains(&second))
     }
 
-    /// Counts a message or an answer that violates the course's rules; `what` describes it.
+    /// Counts a message or an answer that violates the rules of the university course; `what`
+    /// describes the violation.
     pub fn incorrect(&mut self, what: String) {
         self.traffic.incorrect += 1;
         self.traffic.first_incorrect.get_or_insert(what);
     }
 
-    /// Records that a replica died although no event killed it. Returns whether it was alive until
-    /// now.
+    /// Records that a replica died although no event killed it. Returns whether the replica was
+    /// alive until now.
     pub fn died(&mut self, replica: NodeId, reason: String) -> bool {
         let lived = self.living.remove(&replica);
         if lived {
@@ -238,8 +241,8 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Starts a partition of the network, with a bare majority that includes `keep` on one side.
-    /// The other members of the majority are drawn from all replicas, also from dead ones.
+    /// Starts a partition of the network. One side is a bare majority that includes `keep`, if any;
+    /// its other members are drawn from all replicas, including dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();

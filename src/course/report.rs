@@ -1,7 +1,7 @@
-//! The report on a run: verdict, tiers and figures by the course's rules, with three additions. A
-//! failure that is due to the random request generator alone is reported as unlucky, latencies are
-//! reported separately for gets and puts without redirects, and reaching the message limit fails
-//! the run instead of only ending it.
+//! The report on a run of a scenario: verdict, grades and figures according to the rules of the
+//! university course, with three additions. A failure that is due to the random request generator
+//! alone is reported as unlucky, latencies are reported separately for gets and puts without
+//! redirects, and reaching the message limit fails the run instead of only ending it.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use super::run::{Ending, ScenarioRun};
 use super::scenario::Scenario;
 use crate::types::NodeId;
 
-/// The overall result of a run.
+/// The overall result of a run of a scenario of the university course.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The run meets all rules of the course.
+    /// The run meets all rules of the university course.
     Passed,
-    /// The run fails by the course's rules because too many planned gets became puts, but the
-    /// replicas are not to blame: either the random generator drew too many gets before their
-    /// clients had sent a put, or the scenario file allows that many but sets the field
-    /// `gets_not_generated` outside of `tests`, where the course ignores it (see
+    /// The run fails by the rules of the university course because too many planned gets became
+    /// puts, but the replicas are not to blame: either the random generator drew too many gets
+    /// before their clients had sent a put, or the scenario file allows that many but sets the
+    /// field `gets_not_generated` outside of `tests`, where the course ignores it (see
     /// [`Report::unlucky_because`]).
     Unlucky,
-    /// The run breaks a rule of the course.
+    /// The run breaks a rule of the university course.
     Failed,
 }
 
-/// The grade of one metric, by its three thresholds.
+/// The grade of one metric of a run, determined by the metric's three thresholds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
@@ -96,15 +96,15 @@ pub struct Unavailability {
 /// interface.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
-    /// Name of the scenario.
+    /// Name of the scenario that was run.
     pub scenario: String,
     /// Changes to the scenario from the command line, as `name=value`: see [`Scenario::with`].
     pub overrides: Vec<String>,
-    /// Random seed of the run.
+    /// Random seed of the run: it determines the scenario's random choices, such as the requests.
     pub seed: u64,
-    /// Whether the run meets all rules of the course.
+    /// Whether the run meets all rules of the university course.
     pub passed: bool,
-    /// The result of the run, which distinguishes unlucky runs from failed ones.
+    /// The result of the run. Unlike `passed`, it distinguishes unlucky runs from failed ones.
     pub verdict: Verdict,
     /// The rules that the run breaks, one text each; empty if the run passed.
     pub reasons: Vec<String>,
@@ -112,7 +112,7 @@ pub struct Report {
     pub unlucky_because: Option<String>,
     /// The grades of the four metrics; `None` if the run did not pass.
     pub tiers: Option<Tiers>,
-    /// Messages sent between replicas, delivered or not.
+    /// Number of messages sent between replicas, whether delivered or not.
     pub total_msgs: u64,
     /// Number of `fail` answers and of requests that were unanswered at the end of the run.
     pub failures: u64,
@@ -121,8 +121,8 @@ pub struct Report {
     pub unanswered: u64,
     /// Number of answers to requests that had been answered with `ok` before.
     pub duplicates: u64,
-    /// Median latency in seconds over all answers, `redirect` and `fail` included, as the course
-    /// measures it.
+    /// Median latency in seconds over all answers, `redirect` and `fail` included, as the
+    /// university course measures it.
     pub median_latency_s: f64,
     /// Number of `redirect` and `fail` answers.
     pub redirects: u64,
@@ -130,39 +130,42 @@ pub struct Report {
     pub redirects_per_operation_max: u32,
     /// Number of requests planned by the scenario.
     pub requests: u64,
-    /// Planned gets that became puts because the client had no acknowledged key to read.
+    /// Number of planned gets that became puts because their client had no acknowledged key to
+    /// read.
     pub gets_not_generated: u64,
-    /// The part of `gets_not_generated` that no replica could have prevented, because the client
-    /// had not sent any put before.
+    /// Number of planned gets that became puts because their client had not sent any put before,
+    /// which no replica could have prevented. They are included in `gets_not_generated`.
     pub gets_not_generated_by_luck: u64,
     /// Messages between replicas per acknowledged put; `None` if no put was acknowledged.
     pub messages_per_put: Option<f64>,
-    /// Latency of gets from the last attempt, which was answered with `ok`, to the answer.
+    /// Latency of acknowledged gets, from their last attempt to the `ok` that answered it.
     pub get_latency: Latency,
-    /// Latency of puts from the last attempt, which was answered with `ok`, to the answer.
+    /// Latency of acknowledged puts, from their last attempt to the `ok` that answered it.
     pub put_latency: Latency,
-    /// Latency of gets, from the first attempt to the `ok`, redirects included.
+    /// Latency of acknowledged gets, from their first attempt to the `ok`, redirects included.
     pub get_operation_latency: Latency,
-    /// Latency of puts, from the first attempt to the `ok`, redirects included.
+    /// Latency of acknowledged puts, from their first attempt to the `ok`, redirects included.
     pub put_operation_latency: Latency,
-    /// Fraction of the acknowledged puts whose last attempt took at most 10 ms, that is, for which
-    /// no message was resent; `None` if no put was acknowledged.
+    /// Fraction of the acknowledged puts whose last attempt took at most 10 ms, usually because no
+    /// message had to be retransmitted; `None` if no put was acknowledged.
     pub put_quick_share: Option<f64>,
-    /// Median latency in seconds of the acknowledged puts that took at most 10 ms.
+    /// Median latency in seconds of the acknowledged puts whose last attempt took at most 10 ms.
     pub put_quick_p50_s: f64,
-    /// Number of elections; `None` where the simulator cannot observe them.
+    /// Number of leaders elected; `None` if the simulator cannot observe elections.
     pub elections: Option<u64>,
-    /// The ids of the leaders that messages named, in order, without consecutive repetitions.
+    /// The ids of the leaders that messages named, in order of time, without consecutive
+    /// repetitions.
     pub leaders: Vec<String>,
     /// How long puts were unavailable after each event of the scenario, in order.
     pub unavailability: Vec<Unavailability>,
-    /// Messages between replicas that were dropped at random.
+    /// Number of messages between replicas that were dropped at random.
     pub dropped: u64,
-    /// Messages between replicas that were not delivered because of a partition.
+    /// Number of messages between replicas that were not delivered because of a partition.
     pub cut: u64,
-    /// Messages lost because a socket of the simulator was full.
+    /// Number of messages lost because a socket of the simulator was full.
     pub blocked: u64,
-    /// Messages between replicas and answers to clients that violate the course's rules.
+    /// Number of messages between replicas and answers to clients that violated the rules of the
+    /// university course.
     pub incorrect: u64,
     /// Number of replicas killed by events of the scenario.
     pub killed: u64,
@@ -172,8 +175,8 @@ pub struct Report {
     pub seconds: f64,
 }
 
-/// Latency up to which a put counts as quick. A put this fast had no message resent, because a
-/// resend takes longer.
+/// Maximum latency of a put that counts as quick. Such a put usually needed no retransmission,
+/// because a retransmission usually takes longer.
 const QUICK: Duration = Duration::from_millis(10);
 
 impl ScenarioRun {
@@ -244,9 +247,10 @@ impl ScenarioRun {
             .collect()
     }
 
-    /// Determines the verdict, the reasons and the grades of `report`: applies the course's seven
-    /// checks in the course's order, then the check of the message limit, for which the course only
-    /// prints a warning. `gets_open` and `puts_open` are the numbers of unanswered gets and puts.
+    /// Determines the verdict, the reasons and the grades of `report`: applies the university
+    /// course's seven checks in the course's order, and then checks the message limit, for which
+    /// the course only prints a warning. `gets_open` and `puts_open` are the numbers of unanswered
+    /// gets and puts.
     fn grade(&self, report: &mut Report, gets_open: u64, puts_open: u64) {
         let (traffic, scenario) = (&self.referee.traffic, &self.scenario);
         let (gets, puts) = self.planned();
@@ -316,9 +320,9 @@ impl ScenarioRun {
         report.reasons = reasons;
     }
 
-    /// Returns why the replicas are not to blame for `missing` gets that became puts, which are
-    /// more than `allowed`; `None` if the replicas may be to blame. `gets` is the number of planned
-    /// gets.
+    /// Returns the reason why the replicas are not to blame for a failed run in which `missing`
+    /// gets became puts although only `allowed` gets may; `None` if the replicas may be to blame.
+    /// `gets` is the number of planned gets.
     fn bad_luck(&self, missing: u64, allowed: f64, gets: u64) -> Option<String> {
         let luck = self.clients.counts.gets_not_generated_by_luck;
         if luck as f64 > allowed {
@@ -341,7 +345,7 @@ fn message_count(incorrect: u64) -> String {
     if incorrect == 1 { "1 message".to_owned() } else { format!("{incorrect} messages") }
 }
 
-/// Returns the smallest number of messages between replicas of a correct run: one message per
+/// Returns the minimum number of messages between replicas in a correct run: one message per
 /// planned put and replica, less the fraction that batching may save.
 fn minimum_messages(scenario: &Scenario) -> f64 {
     f64::from(scenario.requests)
@@ -364,8 +368,8 @@ fn operation_latency(samples: &[Sample]) -> Latency {
     Latency::of(samples.iter().map(|sample| sample.operation_latency))
 }
 
-/// Returns the smallest of the sorted latencies, in seconds, that a fraction of at least `share` (0
-/// to 1) of them does not exceed; 0 if there are none.
+/// Returns the smallest latency in `sorted`, in seconds, such that at least the fraction `share` (0
+/// to 1) of all latencies do not exceed it; 0 if `sorted` is empty.
 fn percentile(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,
@@ -377,7 +381,7 @@ fn percentile(sorted: &[Duration], share: f64) -> f64 {
 }
 
 impl Latency {
-    /// Computes count, mean, percentiles and maximum of `latencies`.
+    /// Returns the count, mean, percentiles and maximum of `latencies`.
     pub fn of(latencies: impl Iterator<Item = Duration>) -> Latency {
         let mut sorted: Vec<Duration> = latencies.collect();
         sorted.sort_unstable();

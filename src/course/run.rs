@@ -1,10 +1,10 @@
 //! One run of a scenario: the schedule of client requests and events, until the run ends. Both
-//! simulators drive it, the process simulator and the virtual one.
+//! simulators use it: the one that runs real processes and the one that runs replicas in virtual
+//! time.
 //!
-//! A driver polls the run whenever [`ScenarioRun::next_event`] has come, hands it what the replicas
-//! send
-//! ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and does what comes out: passes requests on
-//! and kills.
+//! A driver polls the run at the time that [`ScenarioRun::next_event`] returns, passes it the
+//! messages of the replicas ([`ScenarioRun::route`], [`ScenarioRun::answer`]), and carries out the
+//! resulting actions: delivers requests and kills replicas.
 
 use std::time::Duration;
 
@@ -28,12 +28,13 @@ pub enum Action {
     Kill(NodeId),
 }
 
-/// Why a run ended.
+/// The reason why a run of a scenario ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// The time of the scenario is over: both waits and the window of requests.
+    /// The duration of the scenario has passed: the initial wait, the request window and the final
+    /// wait.
     Time,
-    /// The replicas have sent the scenario's limit of messages, `max_packets`.
+    /// The replicas have sent as many messages as the scenario allows, `max_packets`.
     TooManyMessages,
     /// The last living replica died.
     NoReplicaAlive,
@@ -56,12 +57,12 @@ pub struct Outage {
     operations_before: u64,
 }
 
-/// A request that the scenario plans.
+/// A request that is scheduled for the run: its time, its client, and whether it is a get.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     /// Time from the first request of the run to this request.
     at: Duration,
-    /// Position of the client that sends the request, from 0.
+    /// Position of the client that sends the request among the eight clients, 0 to 7.
     client: u16,
     get: bool,
 }
@@ -83,7 +84,7 @@ pub struct ScenarioRun {
 
 impl ScenarioRun {
     /// Creates a run of `scenario` that starts at `start` by the simulator's clock. The first
-    /// request is due `scenario.start_wait` later. `seed` determines everything random in the run.
+    /// request is due `scenario.start_wait` later. `seed` determines all random choices of the run.
     #[must_use]
     pub fn new(scenario: &Scenario, seed: u64, start: Instant) -> ScenarioRun {
         ScenarioRun {
@@ -193,8 +194,8 @@ impl ScenarioRun {
     }
 
     /// Counts a message between replicas, records the leader that it names, and adds the replicas
-    /// that receive it to `deliver`. `src` and `leader` are the message's fields: the id of its
-    /// sender, and the leader that the sender knows.
+    /// that receive it to `deliver`. `src` and `leader` are fields of the message: the id of its
+    /// sender, and the replica that the sender believes to be the leader.
     pub fn route(
         &mut self,
         src: NodeId,
@@ -233,13 +234,14 @@ impl ScenarioRun {
         }
     }
 
-    /// Records the field `leader` of a message that is otherwise incorrect, like the course's
-    /// simulator, which reads this field before it checks the destination.
+    /// Records the field `leader` of a message that is otherwise incorrect, like the university
+    /// course's simulator, which reads this field before it checks the destination.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         self.referee.note_leader(src, leader);
     }
 
-    /// Counts a message that violates the course's rules; `what` describes it in the report.
+    /// Counts a message that violates the rules of the university course; `what` describes the
+    /// violation in the report.
     pub fn incorrect(&mut self, what: String) {
         self.referee.incorrect(what);
     }
@@ -261,7 +263,7 @@ impl ScenarioRun {
         self.referee.living().contains(&replica)
     }
 
-    /// Returns whether the id is that of a client of this run.
+    /// Returns whether `id` is the id of a client of this run.
     #[must_use]
     pub fn is_client(&self, id: ClientId) -> bool {
         self.clients.has(id)
@@ -310,8 +312,8 @@ impl ScenarioRun {
     }
 }
 
-/// Returns the scenario's requests, evenly spaced over the window. Each has a random client, and is
-/// a get with probability `scenario.mix`.
+/// Returns the scenario's requests, evenly spaced over the request window. Each request has a
+/// random client, and is a get with probability `scenario.mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();

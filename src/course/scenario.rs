@@ -1,7 +1,7 @@
 //! Scenarios: number of replicas, load, faults on a schedule, and the limits for grading a run.
 //!
-//! Scenario files have the schema of the course's simulator, so files can be exchanged with it. A
-//! scenario is validated once, in `scenario_file.rs`; all other code relies on that.
+//! Scenario files have the schema of the university course's simulator, so files can be exchanged
+//! with it. A scenario is validated once, in `scenario_file.rs`; all other code relies on that.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use std::time::Duration;
 pub struct Scenario {
     /// Name of a built-in scenario, or path of the file.
     pub name: String,
-    /// One-line description. The course's simulator ignores it.
+    /// One-line description of the scenario. The university course's simulator ignores it.
     pub description: String,
-    /// Duration in which the clients send requests. The run is longer by `start_wait` and
-    /// `end_wait`.
+    /// Duration of the part of the run in which the clients send requests. The whole run is longer
+    /// by `start_wait` and `end_wait`.
     pub window: Duration,
     /// Number of replicas, 3 to 21.
     pub replicas: u16,
-    /// Number of requests of all clients together, evenly spaced over the window.
+    /// Total number of requests of all clients, evenly spaced over `window`.
     pub requests: u32,
     /// Random seed given in the scenario file; `None` if it has none.
     pub seed: Option<u64>,
@@ -29,11 +29,11 @@ pub struct Scenario {
     pub end_wait: Duration,
     /// Probability that a message between replicas is lost, 0 to 1.
     pub drops: f64,
-    /// Number of messages between replicas at which the run is ended.
+    /// Maximum number of messages between replicas. The run ends when this number is reached.
     pub max_packets: u64,
     /// Scheduled faults and their ends, in order of time.
     pub events: Vec<Event>,
-    /// Limits that a correct run must keep.
+    /// The limits that a run must observe to count as correct.
     pub limits: Limits,
     /// Thresholds for the grades of a correct run.
     pub benchmarks: Benchmarks,
@@ -46,19 +46,19 @@ pub struct Scenario {
 pub struct Event {
     /// Time from the first request (not from the start of the run) to the event.
     pub at: Duration,
-    /// What happens at the event.
+    /// What the event does: kill a replica, start a network partition, or end it.
     pub kind: EventKind,
 }
 
-/// The type of a scenario's event.
+/// What a scheduled event of a scenario does: kill a replica, or start or end a network partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventKind {
-    /// Kills the replica that the last message named as the leader.
+    /// Kills the replica that the most recent message named as the leader.
     KillLeader,
-    /// Kills a random replica other than the leader that the last message named.
+    /// Kills a random replica other than the leader that the most recent message named.
     KillNonLeader,
-    /// Partitions the network. One side is a bare majority that includes the leader named last, if
-    /// any; its other members are random.
+    /// Partitions the network. One side is a bare majority that includes the leader that the most
+    /// recent message named, if any; its other members are random.
     PartEasy,
     /// Partitions the network. One side is a bare majority of random replicas.
     PartHard,
@@ -66,7 +66,7 @@ pub enum EventKind {
     PartEnd,
 }
 
-/// Limits that a correct run must keep. All are fractions, 0 to 1.
+/// The limits that a run must observe to count as correct. All are fractions, 0 to 1.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
     /// Fraction of the planned gets that may stay unanswered.
@@ -76,13 +76,13 @@ pub struct Limits {
     /// Fraction of the planned gets that may become puts because the client has no acknowledged key
     /// yet.
     pub gets_not_generated: f64,
-    /// The value of `gets_not_generated` that a file gives outside of `tests`; `None` if it gives
-    /// none there. The course's simulator reads the field only inside `tests`, else it applies the
-    /// default, and so does this program. But a run that fails because of the difference is graded
-    /// as unlucky instead of failed.
+    /// The value of `gets_not_generated` that a scenario file gives outside of the object `tests`;
+    /// `None` if the file gives none there. Like the university course's simulator, this program
+    /// applies the default unless the field is inside `tests`. But a run that fails only because of
+    /// the difference is graded as unlucky instead of failed.
     pub gets_not_generated_misplaced: Option<f64>,
     /// Fraction of the messages for replication, one per put and replica, that batching may save. A
-    /// run with fewer messages between replicas than the remaining fraction is not correct.
+    /// run that saves a larger fraction is not correct.
     pub appends_batched: f64,
 }
 
@@ -103,7 +103,7 @@ pub struct Benchmarks {
 /// Changes to a scenario from the command line. A field that is `None` keeps the scenario's value.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Overrides {
-    /// Requests per second of all clients together; `None` keeps the scenario's value.
+    /// Requests per second of all clients combined; `None` keeps the scenario's value.
     pub rate: Option<f64>,
     /// Total number of requests of all clients; `None` keeps the scenario's value.
     pub requests: Option<u32>,
@@ -169,7 +169,7 @@ macro_rules! built_in {
     };
 }
 
-/// Name and JSON text of the 17 scenarios of the course, in the course's order.
+/// Name and JSON text of the 17 scenarios of the university course, in the course's order.
 static BUILT_IN: [(&str, &str); 17] = built_in![
     "simple-1",
     "simple-2",
@@ -190,7 +190,7 @@ static BUILT_IN: [(&str, &str); 17] = built_in![
     "advanced-4"
 ];
 
-/// Returns the names of the built-in scenarios, in the course's order.
+/// Returns the names of the built-in scenarios, in the order of the university course.
 pub fn names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _)| *name)
 }
@@ -220,7 +220,7 @@ impl Scenario {
     /// Returns the built-in scenario of this name.
     ///
     /// # Errors
-    /// If there is none. The error lists all names.
+    /// If no built-in scenario has this name. The error lists all names.
     pub fn built_in(name: &str) -> Result<Scenario, ScenarioError> {
         let (name, text) = BUILT_IN
             .iter()
@@ -229,7 +229,8 @@ impl Scenario {
         Scenario::parse(name, text)
     }
 
-    /// Returns the duration of a whole run: both waits and the window of requests.
+    /// Returns the duration of a whole run: the initial wait, the request window and the final
+    /// wait.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.start_wait + self.window + self.end_wait
@@ -237,8 +238,8 @@ impl Scenario {
 
     /// Returns the scenario with `overrides` applied. A new duration keeps the request rate, unless
     /// the rate or the number of requests is given too. Events move in proportion to the duration.
-    /// The message limit grows with the number of requests, as in the course's files (20,000 for
-    /// 500 requests at 5 replicas).
+    /// The message limit grows with the number of requests, as in the university course's files
+    /// (20,000 messages for 500 requests and 5 replicas).
     ///
     /// # Errors
     /// If a number is out of range, or rate, requests and seconds are all given.

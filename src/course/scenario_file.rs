@@ -1,5 +1,5 @@
-//! Parser for scenario files: validates every field, and rejects an invalid one with the
-//! correction. It parses text; the caller reads the file.
+//! Parser for scenario files: validates every field, and rejects invalid fields with an error that
+//! says how to correct them. The parser works on text; the caller reads the file.
 
 use std::time::Duration;
 
@@ -81,12 +81,12 @@ enum Need {
     /// The field is required. The text says what the field means, for the error message if it is
     /// missing.
     Required(&'static str),
-    /// The field is optional. The number is its value if it is missing.
+    /// The field is optional. The number is the default value.
     Default(u64),
 }
 
-/// A reader of the fields of one JSON object in a scenario file. `file` and `path` say in error
-/// messages which object it is.
+/// A reader of the fields of one JSON object in a scenario file. `file` and `path` identify the
+/// object in error messages.
 struct Reader<'a> {
     file: &'a str,
     path: String,
@@ -207,9 +207,9 @@ impl<'a> Reader<'a> {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// Returns the random seed in the scenario file, if any. The course's simulator accepts almost
-    /// any JSON value. An integer is used as it is; any other value is hashed with FNV-1a, which is
-    /// short and gives the same seed in every version.
+    /// Returns the random seed in the scenario file, if any. The university course's simulator
+    /// accepts almost any JSON value. An integer is used as it is; any other value is hashed with
+    /// FNV-1a, which is short and gives the same seed in every version.
     fn seed(&self) -> Option<u64> {
         match self.fields.get("seed")? {
             Value::Null => None,
@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns a value as quoted in errors: at most 60 characters.
+/// Returns the text of a JSON value for error messages, shortened to at most 60 characters.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -100,8 +100,8 @@ fn spread(latency: &Latency) -> String {
     format!("{}/{}", millis(latency.p50_s), millis(latency.p99_s))
 }
 
-/// Formats the longest outage in seconds. Returns `never` if no put was acknowledged after one of
-/// the events.
+/// Formats the longest outage in seconds; `never` if an event was not followed by any acknowledged
+/// put, `-` if there were no events.
 fn longest(outages: impl Iterator<Item = Option<f64>>) -> String {
     let mut longest: Option<f64> = None;
     for outage in outages {

@@ -1,14 +1,14 @@
 //! Client sessions: a request in a session is executed exactly once, however often the client sends
 //! it, because the session keeps the outcomes of its latest requests.
 //!
-//! A session's id is the log index at which it was opened, so it is unique. Its requests are
+//! A session's id is the number of the operation that opened it, so it is unique. Its requests are
 //! numbered from 1, and a request is executed if its number is the next one. A repeated request
 //! gets its stored outcome, or a distinct error if none is stored, but it is never executed
 //! again. Sessions expire by the replicated clock, and the least recently used one is closed when
 //! there are too many; requests of a closed session are rejected.
 //!
 //! Sessions serve clients that repeat requests to which they got no reply, over any connection.
-//! Requests that replicas forward to each other again are recognised by the deduplication table
+//! Batches that a replica forwards to the leader again are recognised by the deduplication table
 //! (`dedup.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,35 +28,37 @@ const OUTCOMES_MAX: usize = 64;
 /// Maximum encoded length in bytes of an outcome that a session stores for retries. For a longer
 /// one, only the fact that the request was applied is stored.
 const ENCODED_OUTCOME_BYTES_MAX: usize = 1 << 10;
-/// Maximum number of client sessions; above it, the least recently used ones are closed.
+/// Maximum number of client sessions. Above it, the least recently used sessions are closed.
 const SESSIONS_MAX: usize = 16_384;
-/// Maximum memory of all client sessions in bytes; above it, the least recently used ones are
-/// closed.
+/// Maximum memory usage of all client sessions combined, in bytes. Above it, the least recently
+/// used sessions are closed.
 const BYTES_MAX: usize = 64 << 20;
-/// Approximate memory overhead in bytes of a client session.
+/// Approximate memory overhead of a client session, in bytes, not counting its stored outcomes.
 const SESSION_BYTES: usize = 256;
-/// Approximate memory overhead in bytes of a stored outcome.
+/// Approximate memory overhead of a stored outcome, in bytes, not counting its encoding.
 const OUTCOME_BYTES: usize = 64;
 
 /// All client sessions, ordered by id.
 ///
-/// Invariant: `digest` is the sum of the hashes of all sessions, `bytes` the sum of their memory in
-/// bytes; `by_use` maps the index of the log entry that used a session last to the session's id.
+/// Invariant: `digest` is the sum of the hashes of all sessions, `bytes` the sum of their memory
+/// usages in bytes; `by_use` maps the number of the operation that used a session last to the
+/// session's id.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
-    /// Client sessions by id; snapshots share them.
+    /// Client sessions by id. Snapshots share their memory (copy-on-write).
     by_id: BTreeMap<u64, Arc<ClientSession>>,
     by_use: BTreeMap<u64, u64>,
     digest: Digest,
     bytes: usize,
 }
 
-/// A client session.
+/// A client session: the number of its latest request, the operation and time of its latest use,
+/// and the outcomes of its latest requests, stored for retries.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSession {
     /// Number of the session's latest request; 0 if there was none.
     last_sequence: u64,
-    /// Index of the log entry that used the session last.
+    /// Number of the operation that used the session last.
     last_used: u64,
     /// Reading of the replicated clock, in milliseconds since 1970, when the session was used last.
     last_used_at: Millis,
@@ -65,7 +67,7 @@ pub(super) struct ClientSession {
     outcomes: VecDeque<StoredOutcome>,
     /// Sum of the hashes of the session's stored outcomes.
     digest: Digest,
-    /// Memory of the session's stored outcomes in bytes.
+    /// Approximate memory usage of the session's stored outcomes, in bytes.
     bytes: usize,
 }
 
@@ -111,8 +113,9 @@ impl StoredOutcome {
         mix(mix(sequence, self.request_hash), outcome)
     }
 
-    /// Returns the reply to a repeated request: the stored outcome, or an error if the request's
-    /// `hash` differs from the first one's, or the outcome was too long to be stored.
+    /// Returns the reply to a repeated request: the stored outcome, or an error if `hash`, the hash
+    /// of the repeated request, differs from that of the original request, or if the outcome was
+    /// too long to be stored.
     fn reply(&self, hash: u64) -> Outcome {
         if hash != self.request_hash {
             return Outcome::error(
@@ -142,8 +145,8 @@ impl ClientSession {
             .fold(id, mix)
     }
 
-    /// Returns the number of the oldest request whose outcome is stored; the next request's number
-    /// if none is.
+    /// Returns the number of the oldest request whose outcome is stored; the number of the next
+    /// request if no outcome is stored.
     fn oldest(&self) -> u64 {
         self.last_sequence + 1 - self.outcomes.len() as u64
     }
@@ -232,59 +235,61 @@ impl ClientSessions {
         self.digest
     }
 
-    /// Number of sessions.
+    /// Returns the number of open sessions.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Returns the approximate memory of all sessions in bytes. O(1).
+    /// Returns the approximate memory usage of all sessions combined, in bytes. O(1).
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns an immutable view of all sessions with their ids, ordered by id.
+    /// Returns the id and the current state of each session, ordered by id. The states are shared,
+    /// not copied, and later changes to the sessions do not affect them (copy-on-write).
     pub(super) fn share(&self) -> Vec<(u64, Arc<ClientSession>)> {
         self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Opens a client session. Its id is `index`, the index of the log entry that opens it.
-    pub(super) fn open(&mut self, index: u64, clock: Millis) {
-        let session = ClientSession { last_used: index, last_used_at: clock, ..Default::default() };
-        let is_new = self.insert(index, session);
-        assert!(is_new, "the log entry {index} has opened a session before");
+    /// Opens a client session. Its id is `revision`, the number of the operation that opens it.
+    pub(super) fn open(&mut self, revision: u64, clock: Millis) {
+        let session =
+            ClientSession { last_used: revision, last_used_at: clock, ..Default::default() };
+        let is_new = self.insert(revision, session);
+        assert!(is_new, "operation {revision} has opened a session before");
         self.evict(clock);
     }
 
     /// Decides whether request number `sequence` of the session `id` is executed or answered from
-    /// the stored outcomes. `request_hash` tells a repetition from another request with the same
-    /// number. `None` if the session does not exist.
+    /// the stored outcomes. `request_hash` distinguishes a repetition from a different request with
+    /// the same number. `None` if the session does not exist.
     pub(super) fn decide(&self, id: u64, sequence: u64, request_hash: u64) -> Option<Decision> {
         self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
     }
 
-    /// Records that the log entry at `index` used the session, at the reading `clock` of the
+    /// Records that operation `revision` used the session, at the reading `clock` of the
     /// replicated clock.
-    pub(super) fn touch(&mut self, id: u64, index: u64, clock: Millis) {
-        self.change(id, index, clock, |_| ());
+    pub(super) fn touch(&mut self, id: u64, revision: u64, clock: Millis) {
+        self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome of the session's next request, which the log entry at `index` executed at
+    /// Stores the outcome of the session's next request, which operation `revision` executed at
     /// the reading `clock` of the replicated clock.
     pub(super) fn store(
         &mut self,
         id: u64,
-        index: u64,
+        revision: u64,
         clock: Millis,
         request_hash: u64,
         outcome: &Outcome,
     ) {
         let stored = StoredOutcome::new(request_hash, outcome);
-        self.change(id, index, clock, |session| session.store(stored));
+        self.change(id, revision, clock, |session| session.store(stored));
         self.evict(clock);
     }
 
-    /// Adds a session. Returns false, and adds nothing, if a session with this id exists, or if the
-    /// log entry that used the new session last also used another session last.
+    /// Adds a session. Returns false, and adds nothing, if a session with this id exists, or if
+    /// another session has the same `last_used`.
     pub(super) fn insert(&mut self, id: u64, session: ClientSession) -> bool {
         if self.by_id.contains_key(&id) || self.by_use.contains_key(&session.last_used) {
             return false;
@@ -296,7 +301,7 @@ impl ClientSessions {
         true
     }
 
-    /// Removes a session.
+    /// Removes the session `id`, which must exist.
     fn remove(&mut self, id: u64) {
         let session = self.by_id.remove(&id).expect("the session exists");
         self.digest.remove(session.hash(id));
@@ -314,7 +319,7 @@ impl ClientSessions {
     }
 
     /// Removes sessions that have expired at the replicated time `clock`, then the least recently
-    /// used ones while there are too many or they use too much memory.
+    /// used sessions while there are too many or they use too much memory.
     pub(super) fn evict(&mut self, clock: Millis) {
         while let Some((id, session)) = self.oldest()
             && (session.last_used_at.saturating_add(LIFETIME) <= clock
@@ -325,12 +330,12 @@ impl ClientSessions {
         }
     }
 
-    /// Applies `change` to a session, which must exist, and marks the session as used by the log
-    /// entry at `index`, at the reading `clock` of the replicated clock.
+    /// Applies `change` to a session, which must exist, and marks the session as used by operation
+    /// `revision`, at the reading `clock` of the replicated clock.
     fn change(
         &mut self,
         id: u64,
-        index: u64,
+        revision: u64,
         clock: Millis,
         change: impl FnOnce(&mut ClientSession),
     ) {
@@ -340,18 +345,18 @@ impl ClientSessions {
         self.by_use.remove(&session.last_used);
         let session = Arc::make_mut(session);
         change(session);
-        (session.last_used, session.last_used_at) = (index, clock);
+        (session.last_used, session.last_used_at) = (revision, clock);
         self.digest.add(session.hash(id));
         self.bytes += session.memory();
-        self.by_use.insert(index, id);
+        self.by_use.insert(revision, id);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::command::Operation;
     use crate::kv::commands::registry::CommandId;
+    use crate::kv::operation::Operation;
     use crate::kv::state_machine::tests::Feeder;
 
     fn open(feeder: &mut Feeder) -> u64 {
@@ -378,7 +383,7 @@ mod tests {
     fn request_is_executed_once_and_its_outcome_repeated() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
-        assert_eq!((one, two), (1, 2), "ids are log indexes");
+        assert_eq!((one, two), (1, 2), "ids are numbers of operations");
         for sequence in 1..=3 {
             let sum = i64::try_from(sequence).unwrap() * 10;
             for _ in 0..3 {

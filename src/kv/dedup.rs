@@ -1,65 +1,70 @@
-//! Deduplication table: the most recently applied requests with their outcomes, so that a repeated
-//! request gets its outcome again instead of being applied twice.
+//! Deduplication table: stores the outcomes of recently applied batches, for batches of which the
+//! log may contain more than one copy. A repeated batch is answered with its stored outcomes and
+//! not applied again.
 //!
-//! The table is part of the replicated state: its content follows from the log alone. It is bounded
-//! by number, and drops the oldest entries in log order first. Request ids have no order, so a
-//! request that is repeated after its entry was dropped cannot be recognised: a client must not
-//! repeat a request after [`DEDUP_ENTRIES_MAX`] others. Values in outcomes are bounded in bytes:
-//! beyond the bound, the oldest outcomes become [`Outcome::Forgotten`], while the fact that the
-//! request was applied stays.
+//! In the server, these are the batches that one replica forwards to another, and may have to send
+//! again. A batch that the leader assembles from requests of its own clients enters the log at most
+//! once, so it is not stored in the table.
 //!
-//! Every write uses the table, so it is laid out for the processor's cache instead of being a map:
-//! entries are in a queue, and a table of chains finds them. Consecutive request ids, as servers
-//! assign them, have their chains side by side. Nothing is ever removed from the chains: a chain
-//! leads from younger to older entries, so it ends at the first position that is no longer in the
+//! The table is part of the replicated state: its content depends only on the log. The number of
+//! batches in it is bounded, and the table drops the oldest one in log order first. Keys of batches
+//! are unordered, so a batch that is repeated after it was dropped cannot be recognised: a replica
+//! must not send a batch again after [`DEDUP_ENTRIES_MAX`] others. The total size of the values in
+//! outcomes is bounded too: beyond the bound, the oldest outcomes become [`Outcome::Forgotten`],
+//! but the table still records that their batches were applied.
+//!
+//! The table is not an ordinary map, but laid out for the processor's cache: entries are stored in
+//! a queue and are found through hash chains. Servers assign consecutive request ids, and the
+//! chains of consecutive ids are adjacent in memory. Nothing is ever removed from a chain: it leads
+//! from younger to older entries, so it ends at the first entry number that is no longer in the
 //! queue.
 //!
-//! The queue consists of chunks, which a snapshot shares as it does the tables of the keyspace:
-//! only the last chunk and chunks whose values are dropped are written to, and so may have to be
-//! copied.
+//! The queue consists of copy-on-write chunks, which snapshots share. Only the last chunk and
+//! chunks whose values are dropped are modified, so only these may have to be copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _};
 
+use crate::kv::batch::BATCH_OPERATIONS_MAX;
 use crate::kv::commands::outcome::Outcome;
+use crate::kv::values::codec::{put_number, take_number};
 use crate::kv::values::copy_on_write::CopyOnWrite;
 use crate::kv::values::digest::mix;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// Capacity of the deduplication table: number of latest requests whose outcomes it stores.
+/// Maximum number of batches whose outcomes the deduplication table stores.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
 /// Maximum total size in bytes of the values (byte strings) in the outcomes of the deduplication
-/// table. Above it, the oldest outcomes lose their values; an outcome that exceeds it alone is
-/// stored without its values.
+/// table. When the total would exceed this limit, the oldest outcomes are stored without their
+/// values. So is a batch whose outcomes alone exceed the limit.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Initial number of hash chains of the deduplication table.
 const CHAINS_MIN: usize = 64;
 /// Minimum number of hash chains per entry of the deduplication table.
 const CHAINS_PER_ENTRY: usize = 2;
-/// Number of low bits of a request id that do not go through the hash function but select a hash
-/// chain in a group of adjacent ones (64 chains). So requests with consecutive ids use adjacent
-/// memory.
+/// Number of low bits of a request id that are not hashed, but directly select one of a group of 64
+/// adjacent hash chains. So batches with consecutive ids use adjacent memory.
 const ADJACENT_BITS: u32 = 6;
 
 /// Number of entries per copy-on-write chunk of the deduplication table's queue. A power of two.
 const CHUNK_LEN: usize = 1_024;
 
-/// Sequence number of an entry of the table in log order, from 1. Wraps around after 2^32, far
-/// beyond the size of the table.
+/// Sequence number of an entry of the deduplication table, in log order, starting at 1. Wraps
+/// around after 2^32 entries, far more than the table holds.
 type EntryNumber = u32;
 
-/// The deduplication table: the outcomes of the latest requests, so that a request that is in the
-/// log twice is applied only once.
+/// The deduplication table: stores the outcomes of the most recent batches, so that a batch that is
+/// in the log twice is applied only once.
 ///
-/// Invariant: `queue` has at most `capacity` entries in log order, and `first` is the number of its
-/// first entry. `chains` has the number of the youngest entry of each chain, and each entry that of
-/// the next older one; a number that is not in the queue ends the chain. `with_values` has the
-/// numbers of the entries whose outcomes have values, in log order, and `value_bytes` is the total
-/// size of these values.
+/// Invariant: `queue` contains at most `capacity` entries, in log order; `first` is the number of
+/// its first entry. `chains` contains the number of the youngest entry of each hash chain, and each
+/// entry contains the number of the next older entry of its chain; a number that is not in the
+/// queue ends the chain. `with_values` contains, in log order, the numbers of the entries whose
+/// outcomes have values, and `value_bytes` is the total size of these values in bytes.
 pub(super) struct DedupTable {
     queue: Queue,
     first: EntryNumber,
@@ -69,20 +74,75 @@ pub(super) struct DedupTable {
     value_bytes: usize,
 }
 
-/// An applied request.
+/// An entry of the deduplication table: the key of an applied batch, and the batch's outcomes.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// Number of the next older entry in the same hash chain. The chain ends if the queue does not
-    /// contain an entry with that number.
+    /// Number of the next older entry in the same hash chain. If the queue contains no entry with
+    /// that number, the chain ends here.
     older: EntryNumber,
-    outcome: Outcome,
+    outcomes: StoredOutcomes,
+}
+
+/// The outcomes of all operations of a batch, in compact form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StoredOutcomes {
+    /// The outcome of every operation and the number of operations: the outcomes are all equal and
+    /// have no values, or there is only one.
+    Equal(Outcome, u32),
+    /// One outcome per operation, in order: several outcomes that differ or have values.
+    List(Arc<[Outcome]>),
+}
+
+impl StoredOutcomes {
+    fn new(outcomes: &[Outcome]) -> StoredOutcomes {
+        let count = u32::try_from(outcomes.len()).expect("limits keep batches far smaller");
+        let Some((first, rest)) = outcomes.split_first() else {
+            return StoredOutcomes::Equal(Outcome::Done, 0);
+        };
+        let are_equal = first.value_bytes() == 0 && rest.iter().all(|other| other == first);
+        if rest.is_empty() || are_equal {
+            return StoredOutcomes::Equal(first.clone(), count);
+        }
+        StoredOutcomes::List(outcomes.into())
+    }
+
+    /// Returns one outcome for each of the batch's operations, in order.
+    pub(super) fn to_vec(&self) -> Vec<Outcome> {
+        match self {
+            StoredOutcomes::Equal(outcome, count) => vec![outcome.clone(); *count as usize],
+            StoredOutcomes::List(outcomes) => outcomes.to_vec(),
+        }
+    }
+
+    /// Returns as many outcomes as `self` has, each of them [`Outcome::Forgotten`].
+    fn forgotten(&self) -> StoredOutcomes {
+        let count = match self {
+            StoredOutcomes::Equal(_, count) => *count,
+            StoredOutcomes::List(outcomes) => {
+                u32::try_from(outcomes.len()).expect("limits keep batches far smaller")
+            }
+        };
+        StoredOutcomes::Equal(Outcome::Forgotten, count)
+    }
+
+    /// Returns the heap memory usage of the outcomes, in bytes.
+    fn value_bytes(&self) -> usize {
+        match self {
+            StoredOutcomes::Equal(outcome, _) => outcome.value_bytes(),
+            StoredOutcomes::List(outcomes) => {
+                size_of_val(&outcomes[..])
+                    + outcomes.iter().map(Outcome::value_bytes).sum::<usize>()
+            }
+        }
+    }
 }
 
 /// The entries of the deduplication table, oldest first, in copy-on-write chunks.
 ///
 /// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
-/// the first chunk, fewer than `CHUNK_LEN`, are not in the queue any more.
+/// the first chunk, fewer than `CHUNK_LEN`, have been removed from the queue but are still in
+/// memory.
 #[derive(Default)]
 struct Queue {
     chunks: VecDeque<CopyOnWrite<Vec<DedupEntry>>>,
@@ -110,7 +170,8 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Drops the oldest entry. Its memory is freed with its chunk.
+    /// Removes the oldest entry from the queue. Its memory is freed when all entries of its chunk
+    /// have been removed.
     fn pop(&mut self) {
         self.len -= 1;
         self.dropped += 1;
@@ -121,51 +182,57 @@ impl Queue {
     }
 }
 
-/// An immutable view of the deduplication table, for a snapshot.
+/// An immutable copy-on-write view of the deduplication table, from which a snapshot is written.
 pub(super) struct DedupView {
     chunks: Vec<Arc<Vec<DedupEntry>>>,
     dropped: usize,
 }
 
 impl DedupView {
-    /// Iterates over all requests with their outcomes, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+    /// Iterates over all batches with their outcomes, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcome))
+        all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcomes))
     }
 }
 
 impl DedupTable {
-    /// Returns an empty table for `capacity` requests. With capacity 0, no repeated request is ever
-    /// recognised.
+    /// Returns an empty table that stores at most `capacity` batches. If `capacity` is 0, the table
+    /// stores nothing, so repeated batches are applied again.
     pub(super) fn new(capacity: usize) -> DedupTable {
         let queue = Queue::default();
         let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the outcome of a request; `None` if the request is not in the table.
-    pub(super) fn outcome(&self, key: &RequestKey) -> Option<&Outcome> {
+    /// Returns the stored outcomes of the batch `key`; `None` if the batch is not in the table.
+    pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
         for _ in 0..self.queue.len {
             let entry = self.queue.get(self.position(number))?;
             if entry.key == *key {
-                return Some(&entry.outcome);
+                return Some(&entry.outcomes);
             }
             number = entry.older;
         }
         None
     }
 
-    /// Adds a request that was just applied, which must not be in the table yet, with its outcome.
-    /// Drops the oldest request if the table is full.
-    pub(super) fn insert(&mut self, key: RequestKey, outcome: Outcome) {
+    /// Stores the outcomes of the batch `key`, which was just applied and must not be in the table
+    /// yet. Drops the oldest batch if the table is full.
+    pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
+        self.insert_stored(key, StoredOutcomes::new(outcomes));
+    }
+
+    /// Stores the outcomes of the batch `key`, like [`DedupTable::insert`], but takes them in
+    /// compact form.
+    pub(super) fn insert_stored(&mut self, key: RequestKey, outcomes: StoredOutcomes) {
         if self.capacity == 0 {
             return;
         }
         debug_assert!(
-            self.outcome(&key).is_none(),
+            self.outcomes(&key).is_none(),
             "{key:?} is in the table, but was applied again"
         );
         if self.queue.len == self.capacity {
@@ -178,11 +245,11 @@ impl DedupTable {
         if self.chains.len() < (self.queue.len + 1) * CHAINS_PER_ENTRY {
             self.grow_chains();
         }
-        let value_bytes = outcome.value_bytes();
+        let value_bytes = outcomes.value_bytes();
         let number = self.number(self.queue.len);
         let chain = self.chain_of(&key);
         let older = std::mem::replace(&mut self.chains[chain], number);
-        self.queue.push(DedupEntry { key, older, outcome });
+        self.queue.push(DedupEntry { key, older, outcomes });
         if value_bytes > 0 {
             self.with_values.push_back(number);
             self.value_bytes += value_bytes;
@@ -192,43 +259,43 @@ impl DedupTable {
         }
     }
 
-    /// Drops the values of the oldest outcome that still has its values; a repetition of its
-    /// request then gets [`Outcome::Forgotten`].
+    /// Replaces the outcomes of the oldest batch that still has values with [`Outcome::Forgotten`].
     fn forget_oldest_values(&mut self) {
         let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
         let entry =
             self.queue.get_mut(position).expect("entries leave `with_values` before the queue");
-        self.value_bytes -= entry.outcome.value_bytes();
-        entry.outcome = Outcome::Forgotten;
+        self.value_bytes -= entry.outcomes.value_bytes();
+        entry.outcomes = entry.outcomes.forgotten();
         assert_eq!(self.value_bytes == 0, self.with_values.is_empty(), "accounting of values");
     }
 
-    /// Iterates over all requests with their outcomes, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+    /// Iterates over all batches with their outcomes, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         let all = self.queue.chunks.iter().flat_map(CopyOnWrite::get);
-        all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcome))
+        all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcomes))
     }
 
-    /// Returns an immutable view of all entries, which shares their memory.
+    /// Returns an immutable copy-on-write view of all entries, which shares their memory with the
+    /// table.
     pub(super) fn share(&mut self) -> DedupView {
         let Queue { chunks, dropped, .. } = &mut self.queue;
         DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
     }
 
-    /// Number of entries.
+    /// Returns the number of batches in the table.
     pub(super) fn len(&self) -> usize {
         self.queue.len
     }
 
-    /// Returns the approximate memory of the table in bytes. O(1).
+    /// Returns the approximate memory usage of the table, in bytes. O(1).
     pub(super) fn memory(&self) -> usize {
         let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
         let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
         queue + numbers + self.value_bytes
     }
 
-    /// Doubles the number of hash chains, and rebuilds them.
+    /// Doubles the number of hash chains, and rebuilds all chains.
     fn grow_chains(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
         for position in 0..self.queue.len {
@@ -246,8 +313,8 @@ impl DedupTable {
         self.first.wrapping_add(position)
     }
 
-    /// Returns the position in the queue of the entry with this number; beyond the queue's end if
-    /// the entry was dropped.
+    /// Returns the position in the queue of the entry with this number; a position beyond the
+    /// queue's end if the entry was dropped.
     fn position(&self, number: EntryNumber) -> usize {
         number.wrapping_sub(self.first) as usize
     }
@@ -267,21 +334,39 @@ impl DedupTable {
     }
 }
 
-/// Encodes a request of the table and its outcome for a snapshot.
-pub(super) fn encode_request(key: &RequestKey, outcome: &Outcome, out: &mut Vec<u8>) {
+/// Encodes a batch for a snapshot: its key, the number of its outcomes with a flag that says
+/// whether they are equal, and then the single outcome or all outcomes.
+pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mut Vec<u8>) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
-    outcome.encode(out);
+    match outcomes {
+        StoredOutcomes::Equal(outcome, count) => {
+            put_number(u64::from(*count) << 1 | 1, out);
+            outcome.encode(out);
+        }
+        StoredOutcomes::List(outcomes) => {
+            put_number((outcomes.len() as u64) << 1, out);
+            outcomes.iter().for_each(|outcome| outcome.encode(out));
+        }
+    }
 }
 
-/// Decodes a request and its outcome that [`encode_request`] wrote; `None` if the bytes are
-/// malformed.
-pub(super) fn decode_request(from: &mut &[u8]) -> Option<(RequestKey, Outcome)> {
+/// Decodes the key and the outcomes of a batch, which [`encode_batch`] wrote, and removes them from
+/// the front of `from`; `None` if the bytes are malformed.
+pub(super) fn decode_batch(from: &mut &[u8]) -> Option<(RequestKey, StoredOutcomes)> {
     let client = ClientId(from.try_get_u32_le().ok()?);
     let mut request = [0; 16];
     from.try_copy_to_slice(&mut request).ok()?;
     let key = RequestKey { client, request: RequestId(request) };
-    Some((key, Outcome::decode(from)?))
+    let head = take_number(from)?;
+    let count = u32::try_from(head >> 1).ok().filter(|it| *it as usize <= BATCH_OPERATIONS_MAX)?;
+    let outcomes = if head & 1 == 1 {
+        StoredOutcomes::Equal(Outcome::decode(from)?, count)
+    } else {
+        let outcomes = (0..count).map(|_| Outcome::decode(from)).collect::<Option<Vec<_>>>()?;
+        StoredOutcomes::List(outcomes.into())
+    };
+    Some((key, outcomes))
 }
 
 #[cfg(test)]
@@ -292,36 +377,44 @@ mod tests {
         RequestKey { client: ClientId(7), request: RequestId([number; 16]) }
     }
 
+    /// Returns the outcome of a batch that has exactly one; `None` if the batch is not in the
+    /// table.
+    fn out(table: &DedupTable, key: &RequestKey) -> Option<Outcome> {
+        let mut outcomes = table.outcomes(key)?.to_vec();
+        assert_eq!(outcomes.len(), 1);
+        outcomes.pop()
+    }
+
     #[test]
     fn oldest_entries_are_dropped_first() {
         let mut table = DedupTable::new(3);
         for number in 0..5 {
-            assert_eq!(table.outcome(&key(number)), None);
-            table.insert(key(number), Outcome::flag(number % 2 == 0));
+            assert_eq!(out(&table, &key(number)), None);
+            table.insert(key(number), &[Outcome::flag(number % 2 == 0)]);
         }
         assert_eq!(table.len(), 3);
-        assert_eq!(table.outcome(&key(0)), None);
-        assert_eq!(table.outcome(&key(1)), None);
-        assert_eq!(table.outcome(&key(2)), Some(&Outcome::flag(true)));
-        assert_eq!(table.outcome(&key(3)), Some(&Outcome::flag(false)));
-        assert_eq!(table.outcome(&key(4)), Some(&Outcome::flag(true)));
+        assert_eq!(out(&table, &key(0)), None);
+        assert_eq!(out(&table, &key(1)), None);
+        assert_eq!(out(&table, &key(2)), Some(Outcome::flag(true)));
+        assert_eq!(out(&table, &key(3)), Some(Outcome::flag(false)));
+        assert_eq!(out(&table, &key(4)), Some(Outcome::flag(true)));
     }
 
     #[test]
     fn dedup_table_drops_reply_values_before_request_ids() {
         let mut table = DedupTable::new(4);
         let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
-        table.insert(key(0), value(VALUE_BYTES_MAX - 1));
-        table.insert(key(1), value(1));
-        assert_eq!(table.outcome(&key(0)), Some(&value(VALUE_BYTES_MAX - 1)));
-        table.insert(key(2), value(1));
-        assert_eq!(table.outcome(&key(0)), Some(&Outcome::Forgotten));
-        assert_eq!(table.outcome(&key(1)), Some(&value(1)));
-        table.insert(key(3), value(VALUE_BYTES_MAX + 1));
-        assert_eq!(table.outcome(&key(3)), Some(&Outcome::Forgotten));
+        table.insert(key(0), &[value(VALUE_BYTES_MAX - 1)]);
+        table.insert(key(1), &[value(1)]);
+        assert_eq!(out(&table, &key(0)), Some(value(VALUE_BYTES_MAX - 1)));
+        table.insert(key(2), &[value(1)]);
+        assert_eq!(out(&table, &key(0)), Some(Outcome::Forgotten));
+        assert_eq!(out(&table, &key(1)), Some(value(1)));
+        table.insert(key(3), &[value(VALUE_BYTES_MAX + 1)]);
+        assert_eq!(out(&table, &key(3)), Some(Outcome::Forgotten));
         assert_eq!((table.value_bytes, table.with_values.len()), (0, 0));
         for number in 4..12 {
-            table.insert(key(number), value(usize::from(number)));
+            table.insert(key(number), &[value(usize::from(number))]);
         }
         assert_eq!((table.value_bytes, table.with_values.len()), (8 + 9 + 10 + 11, 4));
     }
@@ -329,12 +422,13 @@ mod tests {
     #[test]
     fn same_id_from_another_client_is_another_request() {
         let mut table = DedupTable::new(3);
-        table.insert(key(1), Outcome::Done);
+        table.insert(key(1), &[Outcome::Done]);
         let other = RequestKey { client: ClientId(8), ..key(1) };
-        assert_eq!(table.outcome(&other), None);
+        assert_eq!(out(&table, &other), None);
     }
 
-    /// Compares with a vector, with request ids in every order and while chains grow.
+    /// Compares the table with a vector as a model, with consecutive and random request ids, and
+    /// while the number of chains grows.
     #[test]
     fn table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {
@@ -350,16 +444,16 @@ mod tests {
         table.first = EntryNumber::MAX - 1_000;
         table.chains.fill(table.first - 1);
         for (at, name) in names.iter().enumerate() {
-            assert_eq!(table.outcome(name), None, "{at}");
-            table.insert(*name, Outcome::count(at));
+            assert_eq!(out(&table, name), None, "{at}");
+            table.insert(*name, &[Outcome::count(at)]);
             let known = names[..=at].iter().rev().take(700);
             if at % 97 == 0 {
                 for (back, known) in known.enumerate() {
                     let outcome = Outcome::count(at - back);
-                    assert_eq!(table.outcome(known), Some(&outcome), "{back} before {at}");
+                    assert_eq!(out(&table, known), Some(outcome), "{back} before {at}");
                 }
                 let forgotten = at.checked_sub(700).map(|at| &names[at]);
-                assert!(forgotten.is_none_or(|name| table.outcome(name).is_none()));
+                assert!(forgotten.is_none_or(|name| out(&table, name).is_none()));
             }
         }
         assert_eq!((table.len(), table.chains.len()), (700, 2_048));
@@ -379,7 +473,7 @@ mod tests {
         let mut table = DedupTable::new(capacity);
         let mut shared = Vec::new();
         for number in 0..CHUNK_LEN * 8 {
-            table.insert(name(number), value(number));
+            table.insert(name(number), &[value(number)]);
             if number % 700 == 699 {
                 let entry = || table.iter().map(|(key, outcome)| (*key, outcome.clone()));
                 let entry: Vec<_> = entry().collect();
@@ -396,8 +490,8 @@ mod tests {
     #[test]
     fn table_of_capacity_0_stays_empty() {
         let mut table = DedupTable::new(0);
-        table.insert(key(1), Outcome::Done);
-        table.insert(key(1), Outcome::Done);
-        assert_eq!((table.outcome(&key(1)), table.len()), (None, 0));
+        table.insert(key(1), &[Outcome::Done]);
+        table.insert(key(1), &[Outcome::Done]);
+        assert_eq!((out(&table, &key(1)), table.len()), (None, 0));
     }
 }

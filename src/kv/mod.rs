@@ -1,29 +1,32 @@
-//! The state machine: committed commands in, outcomes out; deterministic, equal on all replicas.
+//! The state machine: applies committed batches of operations and returns their outcomes. It is
+//! deterministic, so all replicas reach equal states.
 //!
-//! It reads no clock and no random numbers, nothing in it depends on the iteration order of a hash
-//! table, and it knows nothing of Raft: to the log a command is bytes, and to the state machine the
-//! log is a sequence of indexes. Four layers, each of which imports only from those below:
+//! The state machine reads no wall clock and draws no random numbers, and nothing in it depends on
+//! the iteration order of a hash table. It is independent of Raft: to the log, a batch is a byte
+//! string, and to the state machine, the log is a sequence of indexes. It has four layers, each of
+//! which imports only from the layers below:
 //!
 //! | layer | files |
 //! |---|---|
-//! | state machine | `state_machine`, `command` (a log entry's payload), `transactions`, the rest |
+//! | state machine | `state_machine`, `batch` (payload of a log entry), `operation`, and others |
 //! | commands | `commands/`: a file for each group, the registry, arguments, outcomes |
 //! | keyspace | `keyspace/`: entries, tables, expiration, events |
 //! | values | `values/`: hash, list, set, sorted set, numbers, encodings |
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod batch;
 mod client_sessions;
-mod command;
 mod commands;
 mod dedup;
 mod keyspace;
+mod operation;
 mod snapshot;
 mod state_machine;
 mod transactions;
 mod values;
 mod view;
 
-pub use command::{Command, CommandError, Operation};
+pub use batch::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, BatchError, GROUP_MAX, Group};
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
 pub use commands::registry::CommandId;
@@ -32,8 +35,9 @@ pub use commands::strings::VALUE_BYTES_MAX;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use keyspace::events::Event;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
+pub use operation::{Operation, OperationError};
 pub use snapshot::{SnapshotError, SnapshotMark, SnapshotReader, SnapshotWriter};
-pub use state_machine::{Applied, PREFETCH_MAX, StateMachine};
+pub use state_machine::{Applied, StateMachine};
 pub use values::collection::ValueType;
 pub use values::double::write_double;
 pub use values::glob;

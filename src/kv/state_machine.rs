@@ -1,35 +1,33 @@
-//! The state machine: applies committed commands to the keyspace, each request once. Called by the
-//! applier and by the simulator, with the same payloads in the same order on every replica.
+//! The state machine: applies committed batches of operations to the keyspace, each batch once. On
+//! every replica, the applier or the simulator calls it with the same payloads in the same order.
 
 use std::fmt;
 
+use crate::kv::batch::{Batch, BatchError, GROUP_MAX, Group};
 use crate::kv::client_sessions::{ClientSessions, Decision};
-use crate::kv::command::{Command, CommandError, Operation};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable};
+use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::events::Event;
+use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// Maximum number of commands per call of [`StateMachine::prefetch`]: about as many memory accesses
-/// as a processor keeps in flight.
-pub const PREFETCH_MAX: usize = 16;
-
-/// The result of applying a log entry.
+/// The result of applying a log entry: the outcomes of the operations in its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Identifies the request in the log entry; all zero if the payload was not a command.
+    /// Key of the batch in the log entry; all zeros if the entry's payload was not a batch.
     pub key: RequestKey,
-    /// The request's outcome; for a repeated request, the one stored when it was first applied.
-    pub outcome: Outcome,
-    /// Whether the request had been applied before: the outcome is then the stored one, and nothing
-    /// was changed now.
+    /// The outcomes of the batch's operations, in order. For a repeated batch, those stored when
+    /// the batch was first applied. Empty if the entry's payload was not a batch.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the batch had already been applied by an earlier log entry. If so, `outcomes` are
+    /// the stored ones, and this entry changed nothing.
     pub repeated: bool,
 }
 
@@ -39,10 +37,11 @@ pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
     pub(super) client_sessions: ClientSessions,
+    applied_index: Index,
 }
 
-/// Returns the digest of a state. `content` is the digest of its entries and client sessions,
-/// `index` the last applied log index, `clock` its replicated clock.
+/// Returns the digest of a state: `content` is the digest of the state's keyspace entries and
+/// client sessions, `index` the last applied log index, and `clock` the state's replicated clock.
 pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
     [clock.millis, clock.resets]
         .into_iter()
@@ -50,11 +49,13 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Returns the random seed for the commands of a request: different for every request, equal on
-/// every replica.
-fn seed_of(key: &RequestKey) -> u64 {
+/// Returns the random seeds for the operations of the batch `key`, starting with the operation at
+/// `position`. The seeds differ between operations, and are equal on all replicas.
+fn seeds_from(key: &RequestKey, position: usize) -> impl Iterator<Item = u64> {
     let (halves, _) = key.request.0.as_chunks::<8>();
-    halves.iter().fold(key.client.0.into(), |state, half| mix(state, u64::from_le_bytes(*half)))
+    let batch =
+        halves.iter().fold(key.client.0.into(), |seed, half| mix(seed, u64::from_le_bytes(*half)));
+    (position as u64..).map(move |position| mix(batch, position))
 }
 
 impl Default for StateMachine {
@@ -64,188 +65,242 @@ impl Default for StateMachine {
 }
 
 impl StateMachine {
-    /// Returns an empty state whose deduplication table has this capacity in requests.
+    /// Returns an empty state whose deduplication table holds up to `capacity` batches.
     fn with_dedup_capacity(capacity: usize) -> StateMachine {
         StateMachine {
             keyspace: Keyspace::default(),
             dedup: DedupTable::new(capacity),
             client_sessions: ClientSessions::default(),
+            applied_index: Index::ZERO,
         }
     }
 
-    /// Returns an empty state without a deduplication table, which applies retried requests again:
-    /// a fault for testing the checkers (mutation testing).
+    /// Returns an empty state that has no deduplication table, and therefore applies repeated
+    /// batches again: an injected bug for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> StateMachine {
         StateMachine::with_dedup_capacity(0)
     }
 
-    /// Drops all client sessions, like a snapshot without them would: a fault for testing the
-    /// checkers (mutation testing).
+    /// Drops all client sessions, as if a snapshot without them had been installed: an injected bug
+    /// for testing the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn forget_sessions(&mut self) {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the log entry at `index`, which must follow the last applied one. A payload that is
-    /// not a command only advances the applied index, on every replica.
+    /// Applies the log entry at `index`, which must follow the last applied one. If the payload is
+    /// not a valid batch, only advances the applied index, as every replica does.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
-        self.apply_decoded(index, Command::decode(payload).ok().as_ref())
+        let Ok(batch) = Batch::decode(payload) else {
+            self.skip(index);
+            let key = RequestKey::default();
+            return Applied { key, outcomes: vec![], repeated: false };
+        };
+        if let Some(outcomes) = self.outcomes_of(&batch) {
+            self.skip(index);
+            return Applied { key: batch.key, outcomes, repeated: true };
+        }
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for group in batch.groups_after(0) {
+            self.apply_group(&batch, &group, &mut outcomes);
+        }
+        self.finish(index, &batch, &outcomes);
+        Applied { key: batch.key, outcomes, repeated: false }
     }
 
-    /// Applies the decoded command of the log entry at `index`; `None` if the payload was not a
-    /// command.
-    pub fn apply_decoded(&mut self, index: Index, command: Option<&Command<'_>>) -> Applied {
-        self.advance(index);
-        let Some(&Command { key, operation }) = command else {
-            let key = RequestKey::default();
-            return Applied { key, outcome: Outcome::Malformed, repeated: false };
-        };
-        if let Operation::Clock { millis, resets } = operation
+    /// Applies `group`, the next group of operations of `batch`, which must not be in the
+    /// deduplication table. Appends the group's outcomes to `outcomes`, which must contain the
+    /// outcomes of all earlier groups of the batch. After the last group, the caller must call
+    /// [`StateMachine::finish`] before applying another entry.
+    pub fn apply_group(
+        &mut self,
+        batch: &Batch<'_>,
+        group: &Group<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        self.prefetch(group);
+        let seeds = seeds_from(&batch.key, outcomes.len());
+        for (operation, seed) in group.operations().iter().zip(seeds) {
+            outcomes.push(self.apply_operation(operation.as_ref(), seed));
+        }
+    }
+
+    fn apply_operation(&mut self, operation: Option<&Operation<'_>>, seed: u64) -> Outcome {
+        self.keyspace.begin_command();
+        let Some(operation) = operation else { return Outcome::Malformed };
+        if let &Operation::Clock { millis, resets } = operation
             && resets == self.clock_resets()
         {
             self.keyspace.advance_clock(millis);
         }
         self.keyspace.remove_expired();
-        let seed = seed_of(&key);
-        // A read that came through the log changes nothing, so a retry may run it again, and its
-        // outcome is not stored. Clock entries do not belong to a request.
-        if let Some(outcome) = self.answer(&operation, seed) {
-            return Applied { key, outcome, repeated: false };
-        }
-        if let Some(outcome) = self.dedup.outcome(&key) {
-            return Applied { key, outcome: outcome.clone(), repeated: true };
-        }
-        let outcome = self.perform(&operation, seed);
-        self.dedup.insert(key, outcome.clone());
-        Applied { key, outcome, repeated: false }
+        self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
-    /// Loads the memory that `commands` will access into the processor's cache, for at most
-    /// [`PREFETCH_MAX`] commands, so that their cache misses overlap. Does not change the state.
-    pub fn prefetch(&self, commands: &[Option<Command<'_>>]) {
-        // In short loops, so that out-of-order execution overlaps several iterations.
-        let mut hashes = [None; PREFETCH_MAX];
-        for (hash, command) in hashes.iter_mut().zip(commands) {
-            if let Some(Command { operation: Operation::Call { command, args }, .. }) = command
+    /// Completes the log entry at `index`, which must follow the last applied one. All operations
+    /// of its batch must have been applied, with these outcomes. Stores the outcomes in the
+    /// deduplication table if the log may contain more than one copy of the batch.
+    pub fn finish(&mut self, index: Index, batch: &Batch<'_>, outcomes: &[Outcome]) {
+        assert!(
+            outcomes.len() == batch.len(),
+            "{} outcomes of {} operations",
+            outcomes.len(),
+            batch.len()
+        );
+        self.advance(index);
+        if batch.may_repeat {
+            self.dedup.insert(batch.key, outcomes);
+        }
+    }
+
+    /// Returns the stored outcomes of a batch; `None` if the batch has not been applied, cannot be
+    /// in the log more than once, or was dropped from the deduplication table.
+    pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
+        let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
+        Some(stored.to_vec())
+    }
+
+    /// Loads the memory that the operations of `group` will access into the processor's cache, so
+    /// that the cache misses of different operations overlap. Does not change the state.
+    fn prefetch(&self, group: &Group<'_>) {
+        // Short loops, so that out-of-order execution overlaps several iterations.
+        let mut hashes = [None; GROUP_MAX];
+        for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
+            if let Some(Operation::Call { command, args }) = operation
                 && command.keys().starts_at_first()
                 && let Some(key) = args.first()
             {
                 *hash = Some(key_hash(key));
             }
         }
-        let mut entries = [None; PREFETCH_MAX];
+        let mut entries = [None; GROUP_MAX];
         for (entry, hash) in entries.iter_mut().zip(hashes) {
-            // The first entry with this hash is the right one in all likelihood.
+            // With very high probability the first entry with this hash is the right one.
             *entry = hash.and_then(|hash| self.keyspace.entry_with_hash(hash));
         }
         entries.into_iter().flatten().for_each(KeyEntry::fetch);
     }
 
-    /// Advances the applied index over the log entry at `index`, which is not a command.
+    /// Advances the applied index to `index` for a log entry that has no effect: a no-op, a payload
+    /// that is not a batch, or a repeated batch.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
 
-    /// Decodes a read and answers it from the current state.
+    /// Decodes a batch of reads and answers them from the current state. Returns the batch's key
+    /// and one outcome per read, in order.
     ///
     /// # Errors
-    /// If the payload is not a command, or may change the state.
-    pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Outcome), CommandError> {
-        self.read_decoded(&Command::decode(payload)?)
+    /// If the payload is not a batch, has an invalid operation, or may change the state.
+    pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Vec<Outcome>), BatchError> {
+        let batch = Batch::decode(payload)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for group in batch.groups_after(0) {
+            self.read_group(&batch, &group, &mut outcomes)?;
+        }
+        Ok((batch.key, outcomes))
     }
 
-    /// Answers a decoded read from the current state.
+    /// Answers the next group of a batch of reads from the current state. Appends the group's
+    /// outcomes to `outcomes`, which must contain the outcomes of all earlier groups of the batch.
     ///
     /// # Errors
-    /// If the command may change the state.
-    pub fn read_decoded(
+    /// If an operation is invalid or may change the state.
+    pub fn read_group(
         &self,
-        command: &Command<'_>,
-    ) -> Result<(RequestKey, Outcome), CommandError> {
-        let Command { key, operation } = command;
-        let outcome = match operation {
-            // A clock entry leaves the keys unchanged, but is not a read.
-            Operation::Clock { .. } => None,
-            Operation::Transaction { watched, operations } => {
-                transactions::read(&self.keyspace, *watched, *operations, seed_of(key))
-            }
-            _ => self.answer(operation, seed_of(key)),
-        };
-        Ok((*key, outcome.ok_or(CommandError::NotARead)?))
+        batch: &Batch<'_>,
+        group: &Group<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), BatchError> {
+        self.prefetch(group);
+        let seeds = seeds_from(&batch.key, outcomes.len());
+        for (operation, seed) in group.operations().iter().zip(seeds) {
+            let outcome = match operation {
+                // A `Clock` operation leaves the keys unchanged, but is not a read.
+                None | Some(Operation::Clock { .. }) => None,
+                Some(Operation::Transaction { watched, operations }) => {
+                    transactions::read(&self.keyspace, *watched, *operations, seed)
+                }
+                Some(operation) => self.answer(operation, seed),
+            };
+            outcomes.push(outcome.ok_or(BatchError::NotARead)?);
+        }
+        Ok(())
     }
 
     /// Returns the index of the last applied log entry.
     pub fn applied_index(&self) -> Index {
-        self.keyspace.applied_index()
+        self.applied_index
     }
 
-    /// Returns the digest of the state. At the same applied index, equal states have equal digests
-    /// on every replica, and different states in all likelihood different ones. O(1).
+    /// Returns the digest of the state. At the same applied index, replicas with equal states have
+    /// equal digests, and different states very probably have different digests. O(1).
     pub fn digest(&self) -> u64 {
         self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
     }
 
-    /// Returns the digest that the state would have at the applied index `index` with this
-    /// replicated clock.
+    /// Returns the digest that this state would have if its applied index were `index` and its
+    /// replicated clock `clock`.
     pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
         digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
     }
 
-    /// Number of keys.
+    /// Returns the number of keys, including expired keys that have not been removed yet.
     pub fn key_count(&self) -> usize {
         self.keyspace.len()
     }
 
-    /// Returns the approximate memory of the state in bytes. O(1).
+    /// Returns the approximate memory usage of the state, in bytes. O(1).
     pub fn memory(&self) -> usize {
         self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
     }
 
-    /// Returns the stored outcome of a request; `None` if the request was not applied, or so long
-    /// ago that it left the deduplication table.
-    pub fn outcome_of(&self, key: &RequestKey) -> Option<&Outcome> {
-        self.dedup.outcome(key)
-    }
-
-    /// Returns an immutable copy-on-write view of the state. `last` is the log entry that was
-    /// applied last. Cheap even for a large state, because nothing is copied: a later write copies
-    /// only the part that it changes, such as one hash table.
+    /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
+    /// applied log entry. Cheap even for a large state, because nothing is copied immediately: a
+    /// later write copies only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
         let (dedup, client_sessions) = (self.dedup.share(), self.client_sessions.share());
-        let clock = self.keyspace.replicated_clock();
+        let (clock, revision) = (self.keyspace.replicated_clock(), self.revision());
         let tables = self.keyspace.share();
-        View { last, digest, clock, key_count, tables, dedup, client_sessions }
+        View { last, revision, digest, clock, key_count, tables, dedup, client_sessions }
     }
 
-    /// Iterates over the requests in the deduplication table with their outcomes, oldest first.
-    pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &Outcome)> {
+    /// Iterates over the batches in the deduplication table with their outcomes, oldest first.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         self.dedup.iter()
     }
 
-    /// Adds a request from a snapshot to the deduplication table. Returns false if it is already
-    /// there.
-    pub(super) fn restore_request(&mut self, key: RequestKey, outcome: Outcome) -> bool {
-        let fresh = self.dedup.outcome(&key).is_none();
+    /// Adds a batch from a snapshot to the deduplication table. Returns false, without adding it,
+    /// if the batch is already there.
+    pub(super) fn restore_batch(&mut self, key: RequestKey, outcomes: StoredOutcomes) -> bool {
+        let fresh = self.dedup.outcomes(&key).is_none();
         if fresh {
-            self.dedup.insert(key, outcome);
+            self.dedup.insert_stored(key, outcomes);
         }
         fresh
     }
 
-    /// Sets the applied index and the replicated clock of a state that was restored from a
-    /// snapshot.
-    pub(super) fn move_to(&mut self, index: Index, clock: ReplicatedClock) {
-        self.keyspace.set_applied_index(index);
+    /// Sets the applied index, the revision and the replicated clock of a state that is being
+    /// restored from a snapshot.
+    pub(super) fn move_to(&mut self, index: Index, revision: u64, clock: ReplicatedClock) {
+        self.applied_index = index;
+        self.keyspace.restore_revision(revision);
         self.keyspace.restore_clock(clock);
     }
 
+    /// Returns the revision of the state: the number of operations applied since the empty state.
+    /// The revision of a key is the number of the operation that last changed that key.
+    pub(super) fn revision(&self) -> u64 {
+        self.keyspace.revision()
+    }
+
     fn advance(&mut self, index: Index) {
-        let next = self.applied_index().next();
+        let next = self.applied_index.next();
         assert_eq!(index, next, "entries are applied in order");
-        self.keyspace.set_applied_index(next);
+        self.applied_index = next;
     }
 
     /// Returns the outcome of a call of a read-only command, or of a `Clock` operation; `None` for
@@ -260,7 +315,7 @@ impl StateMachine {
         }
     }
 
-    /// Runs an operation that may change the state.
+    /// Runs an operation that may change the state, and returns its outcome.
     pub(super) fn perform(&mut self, operation: &Operation<'_>, seed: u64) -> Outcome {
         match *operation {
             Operation::Call { command, args } => {
@@ -289,8 +344,8 @@ impl StateMachine {
     }
 
     /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
-    /// key expires. When this time has come, the leader advances the replicated clock; it may
-    /// already have passed.
+    /// key expires. The time may already have passed. When it comes, the leader advances the
+    /// replicated clock.
     pub fn next_expiry(&self) -> Option<u64> {
         self.keyspace.next_expiry()
     }
@@ -300,17 +355,18 @@ impl StateMachine {
         self.keyspace.expires_count()
     }
 
-    /// Returns the replicated clock in milliseconds since 1970, the number of clock resets, and the
-    /// earliest expiration time of all keys (`None`: no key expires).
+    /// Returns three values: the reading of the replicated clock, in milliseconds since 1970; the
+    /// number of times that the clock was set back; and the earliest expiration time of all keys,
+    /// in milliseconds since 1970, or `None` if no key expires.
     pub fn shown(&self) -> (u64, u64, Option<u64>) {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
-    /// Returns whether the state is too old for a read that arrived when the replicated clock
-    /// showed `millis` after `resets` resets: a key that the command may access had expired by
-    /// then, but still exists at the state's own clock. A `command` of `None` stands for a read
-    /// that may access any key.
-    pub fn is_behind(&self, command: Option<&Command<'_>>, millis: u64, resets: u64) -> bool {
+    /// Returns whether the state is too old to answer the reads in `batch`, which arrived when the
+    /// replicated clock showed `millis` after `resets` resets. It is too old if one of the reads
+    /// may access a key that had expired by then but has not expired by the state's own clock.
+    /// `None` for `batch` stands for reads that may access any key.
+    pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
             || !self.keyspace.expires_until(millis)
@@ -320,16 +376,19 @@ impl StateMachine {
         let is_expired = |key: &[u8]| {
             self.keyspace.expires_at(key).is_some_and(|expires_at| expires_at <= millis)
         };
-        let Some(Operation::Call { command, args }) = command.map(|command| command.operation)
-        else {
-            return true;
+        let may_see_expired = |operation: Option<Operation<'_>>| match operation {
+            Some(Operation::Call { command, args }) => {
+                command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+            }
+            _ => true,
         };
-        command.keys_in(args).is_none_or(|keys| keys.into_iter().any(is_expired))
+        batch.is_none_or(|batch| batch.operations().any(may_see_expired))
     }
 
-    /// Sets the replicated clock back to `millis`, in milliseconds since 1970: the time that the
+    /// Sets the replicated clock back to `millis`, the time in milliseconds since 1970 that the
     /// wall clocks of a quorum agree on. The outcome is the number of milliseconds by which the
-    /// clock was set back, or an error if `millis` is 0 (no agreement).
+    /// clock was set back, 0 if it was not ahead. If `millis` is 0 (no agreement), the outcome is
+    /// an error.
     fn reset_clock(&mut self, millis: Millis) -> Outcome {
         if millis == 0 {
             return Outcome::error(
@@ -342,15 +401,16 @@ impl StateMachine {
 
     /// Opens a client session. The outcome is the session's id.
     fn open_session(&mut self) -> Outcome {
-        let index = self.applied_index().0;
-        self.client_sessions.open(index, self.keyspace.clock());
-        Outcome::Integer(i64::try_from(index).expect("log indexes are far below 2^63"))
+        let id = self.revision();
+        self.client_sessions.open(id, self.keyspace.clock());
+        Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
-    /// Executes an encoded operation if `sequence` is the session's next request number; otherwise
-    /// returns the stored outcome of the request with this number, or an error.
+    /// Executes the encoded operation `bytes` if `sequence` is the number of the client session's
+    /// next request. Otherwise returns the stored outcome of the session's request with this
+    /// number, or an error if there is none.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
-        let (index, clock) = (self.applied_index().0, self.clock());
+        let (revision, clock) = (self.revision(), self.clock());
         self.client_sessions.evict(clock);
         let request_hash = fingerprint(key_hash(&[]), bytes);
         match self.client_sessions.decide(session, sequence, request_hash) {
@@ -358,14 +418,15 @@ impl StateMachine {
                 "NOSESSION the session does not exist or has expired; nothing was applied now",
             ),
             Some(Decision::Reply(outcome)) => {
-                self.client_sessions.touch(session, index, clock);
+                self.client_sessions.touch(session, revision, clock);
                 outcome
             }
             Some(Decision::Execute) => {
-                let operation = Operation::decode(bytes).expect("decoding the command checked it");
+                let operation =
+                    Operation::decode_nested(bytes).expect("decoding the command checked it");
                 let outcome = self.answer(&operation, seed);
                 let outcome = outcome.unwrap_or_else(|| self.perform(&operation, seed));
-                self.client_sessions.store(session, index, clock, request_hash, &outcome);
+                self.client_sessions.store(session, revision, clock, request_hash, &outcome);
                 outcome
             }
         }
@@ -376,13 +437,13 @@ impl StateMachine {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded for subscribers connected to this replica: published messages
-    /// if `messages`, keyspace notifications if `keys`.
+    /// Sets which events are recorded for the subscribers connected to this replica: published
+    /// messages if `messages` is set, keyspace notifications if `keys` is set.
     pub fn listen(&mut self, messages: bool, keys: bool) {
         self.keyspace.record_events(messages, keys);
     }
 
-    /// Returns the recorded events, oldest first, and clears the list of recorded events.
+    /// Returns the recorded events, oldest first, and clears the list.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.keyspace.take_events()
     }
@@ -404,11 +465,12 @@ pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::kv::batch::BatchBuffer;
     use crate::kv::commands::registry::CommandId;
     use crate::kv::snapshot::SnapshotReader;
     use crate::types::{ClientId, RequestId, Term};
 
-    /// Applies operations, each as a new request.
+    /// Applies operations to a state machine, each as a new batch.
     #[derive(Default)]
     pub(in crate::kv) struct Feeder {
         pub(in crate::kv) store: StateMachine,
@@ -424,10 +486,11 @@ pub(super) mod tests {
             self.requests += 1;
             let applied = self.apply_as(self.requests, operation);
             assert!(!applied.repeated);
-            applied.outcome
+            let [outcome] = applied.outcomes.try_into().expect("one operation");
+            outcome
         }
 
-        /// A copy that went through a snapshot.
+        /// Returns a copy that was written to a snapshot and restored from it.
         pub(in crate::kv) fn restored(&self) -> Feeder {
             let last = EntryId { term: Term(1), index: self.store.applied_index() };
             let mut reader = SnapshotReader::default();
@@ -436,11 +499,11 @@ pub(super) mod tests {
         }
 
         fn apply_as(&mut self, request: u32, operation: Operation<'_>) -> Applied {
-            let payload = Command { key: name(request), operation }.encode();
+            let payload = Batch::one(name(request), &operation);
             self.store.apply(self.store.applied_index().next(), &payload)
         }
 
-        /// Applies a call of a command.
+        /// Applies a call of `command` with these arguments, and returns its outcome.
         pub(in crate::kv) fn call(&mut self, command: &str, args: &[&str]) -> Outcome {
             let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
             self.call_bytes(command, &args)
@@ -451,9 +514,10 @@ pub(super) mod tests {
         }
 
         pub(in crate::kv) fn get(&self, key: &[u8]) -> Option<Bytes> {
-            let command = Command { key: name(0), operation: Operation::get(key) };
-            match self.store.read(&command.encode()) {
-                Ok((_, Outcome::Value(value))) => value,
+            let (_, outcomes) =
+                self.store.read(&Batch::one(name(0), &Operation::get(key))).expect("a read");
+            match &outcomes[..] {
+                [Outcome::Value(value)] => value.clone(),
                 other => panic!("{other:?}"),
             }
         }
@@ -485,11 +549,38 @@ pub(super) mod tests {
         feeder.apply_as(1, Operation::set(b"k", b"1"));
         feeder.apply_as(2, Operation::del(b"k"));
         let retry = feeder.apply_as(1, Operation::set(b"k", b"1"));
-        assert_eq!(retry, Applied { key: name(1), outcome: Outcome::Done, repeated: true });
+        let outcomes = vec![Outcome::Done];
+        assert_eq!(retry, Applied { key: name(1), outcomes, repeated: true });
         assert_eq!(feeder.get(b"k"), None);
         let retry = feeder.apply_as(2, Operation::del(b"k"));
-        assert_eq!((retry.outcome, retry.repeated), (Outcome::flag(true), true));
+        assert_eq!((retry.outcomes, retry.repeated), (vec![Outcome::flag(true)], true));
         assert_eq!(feeder.store.applied_index(), Index(4), "a retry has a log entry");
+    }
+
+    #[test]
+    fn operations_of_a_batch_are_applied_in_order_and_once() {
+        let mut feeder = Feeder::new();
+        let incr = Operation::call(CommandId::of("incr"), [&b"n"[..]]);
+        let operations = [incr, Operation::get(b"n"), incr, Operation::set(b"n", b"x"), incr];
+        let outcomes = vec![
+            Outcome::Integer(1),
+            Outcome::Value(Some(Bytes::from_static(b"1"))),
+            Outcome::Integer(2),
+            Outcome::Done,
+            Outcome::Refused(crate::kv::Refusal::NotAnInteger),
+        ];
+        let batch = Batch::encode(name(7), true, &operations);
+        let applied = feeder.store.apply(Index(1), &batch);
+        assert_eq!((applied.outcomes, applied.repeated), (outcomes.clone(), false));
+        assert_eq!(feeder.store.keyspace.revision_of(b"n"), 4, "the fourth operation");
+        let applied = feeder.store.apply(Index(2), &batch);
+        assert_eq!((applied.outcomes, applied.repeated), (outcomes, true));
+        assert_eq!((feeder.store.revision(), feeder.store.applied_index()), (5, Index(2)));
+        // A batch that is in the log only once is not looked up in the deduplication table.
+        let once = Batch::encode(name(7), false, &[Operation::set(b"n", b"1"), incr]);
+        let applied = feeder.store.apply(Index(3), &once);
+        assert_eq!(applied.outcomes, [Outcome::Done, Outcome::Integer(2)]);
+        assert_eq!(feeder.store.dedup.len(), 1);
     }
 
     #[cfg(feature = "mutants")]
@@ -550,12 +641,20 @@ pub(super) mod tests {
     #[test]
     fn invalid_payloads_advance_only_the_index() {
         let mut feeder = Feeder::new();
-        let applied = feeder.store.apply(Index(1), b"no command");
-        assert_eq!((applied.outcome, applied.key), (Outcome::Malformed, RequestKey::default()));
+        let applied = feeder.store.apply(Index(1), b"no batch");
+        assert_eq!((applied.outcomes, applied.key), (vec![], RequestKey::default()));
         assert_eq!(feeder.store.applied_index(), Index(1));
-        assert!(matches!(feeder.store.read(b"?"), Err(CommandError::Damaged { length: 1 })));
-        let put = Command { key: name(1), operation: Operation::set(b"k", b"") };
-        assert_eq!(feeder.store.read(&put.encode()), Err(CommandError::NotARead));
+        assert!(matches!(feeder.store.read(b"?"), Err(BatchError::Damaged { length: 1 })));
+        let put = Batch::one(name(1), &Operation::set(b"k", b""));
+        assert_eq!(feeder.store.read(&put), Err(BatchError::NotARead));
+        let get = |key| Operation::get(key).encode();
+        let mut buffer = BatchBuffer::default();
+        for operation in [&get(b"a")[..], b"nonsense", &get(b"b")] {
+            buffer.push(operation);
+        }
+        let applied = feeder.store.apply(Index(2), &buffer.finish(name(2), true));
+        let none = Outcome::Value(None);
+        assert_eq!(applied.outcomes, [none.clone(), Outcome::Malformed, none]);
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! Transactions (`MULTI`/`EXEC`): several calls, run atomically if no watched key has changed.
+//! Transactions (`MULTI`/`EXEC`): several calls that run atomically, provided that no watched key
+//! has changed.
 
-use crate::kv::command::Operation;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::registry::CommandId;
 use crate::kv::keyspace::Keyspace;
+use crate::kv::operation::Operation;
 use crate::kv::values::digest::mix;
 
-/// Runs all calls of a transaction, unless a watched key has changed. The outcome is a `List` of
-/// the calls' outcomes, or `NoList` if a watched key has changed.
+/// Runs all calls of a transaction, unless a watched key has changed since the client watched it.
+/// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
 pub(super) fn run(
     keyspace: &mut Keyspace,
     watched: Items<'_>,
@@ -23,8 +24,8 @@ pub(super) fn run(
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
-/// Runs a transaction of read-only calls, like [`run`]; `None` if one of the calls may change the
-/// state.
+/// Runs a transaction like [`run`] does, but without changing the state; `None` if one of its calls
+/// may change the state.
 pub(super) fn read(
     keyspace: &Keyspace,
     watched: Items<'_>,
@@ -36,7 +37,8 @@ pub(super) fn read(
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// Iterates over the calls of a transaction, each with its own random seed.
+/// Iterates over the calls of a transaction: each one's command, and its arguments with a random
+/// seed of their own.
 fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
     (0..).zip(operations.iter()).map(move |(position, bytes)| {
         let (command, args) = call(bytes);
@@ -45,15 +47,16 @@ fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, A
 }
 
 fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
-    match Operation::decode(bytes) {
+    match Operation::decode_nested(bytes) {
         Ok(Operation::Call { command, args }) => (command, args),
         other => unreachable!("decoding the transaction checked its calls, this is {other:?}"),
     }
 }
 
-/// Returns whether the revision of a watched key differs from the one that the client watched.
+/// Returns whether a watched key has changed: its revision differs from the revision that it had
+/// when the client watched it.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
-    watched.pairs().any(|(key, revision)| revision != keyspace.revision(key).to_le_bytes())
+    watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
 }
 
 #[cfg(test)]
@@ -61,12 +64,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::kv::command::{Command, CommandError};
+    use crate::kv::batch::{Batch, BatchError};
     use crate::kv::commands::items::ItemsBuffer;
     use crate::kv::state_machine::tests::Feeder;
     use crate::types::RequestKey;
 
-    /// Keys and their current revisions.
+    /// Returns the given keys, each followed by its current revision.
     fn watched(feeder: &mut Feeder, keys: &[&str]) -> ItemsBuffer {
         let Outcome::List(revisions) = feeder.call("revisions", keys) else { panic!("no list") };
         let mut watched = ItemsBuffer::default();
@@ -145,17 +148,15 @@ mod tests {
         let ask = |feeder: &Feeder, watched: &ItemsBuffer, operations: &ItemsBuffer| {
             let (watched, operations) = (watched.items(), operations.items());
             let operation = Operation::Transaction { watched, operations };
-            let command = Command { key: RequestKey::default(), operation };
-            assert_eq!(
-                operation.is_read(),
-                feeder.store.read(&command.encode()) != Err(CommandError::NotARead)
-            );
-            feeder.store.read(&command.encode()).map(|(_, outcome)| outcome)
+            let batch = Batch::one(RequestKey::default(), &operation);
+            let read = feeder.store.read(&batch);
+            assert_eq!(operation.is_read(), read != Err(BatchError::NotARead));
+            read.map(|(_, mut outcomes)| outcomes.remove(0))
         };
         let both = vec![Outcome::Value(Some(Bytes::from_static(b"1"))), Outcome::Integer(1)];
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::List(both)));
         let writes = list(&[Operation::get(b"a"), Operation::call(CommandId::of("flushall"), [])]);
-        assert_eq!(ask(&feeder, &before, &writes), Err(CommandError::NotARead));
+        assert_eq!(ask(&feeder, &before, &writes), Err(BatchError::NotARead));
         feeder.apply(Operation::set(b"a", b"1"));
         assert_eq!(ask(&feeder, &before, &reads), Ok(Outcome::NoList));
     }

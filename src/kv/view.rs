@@ -9,19 +9,21 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
-/// An immutable copy-on-write view of the state, from which a snapshot is written. Memory that the
-/// view shares with the state machine stays allocated until the view releases it, even if the state
-/// changes.
+/// An immutable copy-on-write view of the state, from which a snapshot is written. Memory that a
+/// view shares with the state machine stays allocated until the view releases it, even after the
+/// state has changed.
 pub struct View {
     /// The last log entry whose effects the view contains.
     pub(super) last: EntryId,
+    /// Revision of the state in the view: the number of operations applied to it.
+    pub(super) revision: u64,
     pub(super) digest: u64,
     pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
-    /// The deduplication table.
+    /// View of the deduplication table.
     pub(super) dedup: DedupView,
-    /// Client sessions with their ids.
+    /// All client sessions, each with its id, in the order of ids.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 

@@ -1,6 +1,6 @@
-//! The simulator's end of the connection to one replica, over each of the course's three
-//! transports. A send waits at most [`FULL_WAIT`] for a full socket and then drops the message, as
-//! in the original.
+//! The process simulator's end of the connection to one replica, over one of the university
+//! course's three transports. If the socket is full, a send waits for at most [`FULL_WAIT`] and
+//! then drops the message, like the course's simulator.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,62 +12,68 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Protocol;
 
-/// Size in bytes of the receive buffer; the largest datagram fits.
+/// Minimum size in bytes of the receive buffer; the largest possible UDP datagram fits.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// Maximum bytes of a SEQPACKET packet that the simulator of the university course reads; it drops
-/// the rest of a longer packet.
+/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet; the
+/// rest of a longer packet is lost.
 const PACKET_BYTES_MAX: usize = 16_384;
-/// Size in bytes requested for each socket buffer; the system may grant less.
+/// Size in bytes requested for each send and receive buffer of a socket; the operating system may
+/// grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// Maximum time that a send waits for a full socket before it drops the message.
+/// Maximum time that a send waits while the socket's send buffer is full, before it drops the
+/// message.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Maximum bytes of a message on a stream socket; a longer one ends the connection.
+/// Maximum length in bytes of a message on a stream socket; a longer message ends the connection.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// The outcome of one receive from a replica's socket.
+/// The result of one attempt to receive a message from a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// No message has arrived yet.
+    /// No complete message is available yet.
     Nothing,
-    /// A message of this many bytes was received into the buffer.
+    /// A message was received. Contains the message's length in bytes; the message is at the start
+    /// of the buffer.
     Message(usize),
-    /// A packet of this many bytes, more than the course's simulator reads.
+    /// A packet was received that is longer than the university course's simulator can read.
+    /// Contains the packet's length in bytes.
     TooLong(usize),
     /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// The outcome of sending a message to a replica.
+/// The result of an attempt to send a message to a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// The operating system has accepted the message.
     Done,
-    /// The socket's send buffer stayed full for 10 milliseconds ([`FULL_WAIT`]), so the message was
-    /// dropped.
+    /// The socket's send buffer remained full for 10 milliseconds ([`FULL_WAIT`]), so the message
+    /// was dropped.
     Full,
-    /// The replica has not sent a hello message yet, or has not connected.
+    /// The replica has not sent its hello message (UDP) or has not connected (UNIX sockets) yet.
     NotConnected,
     /// The connection has ended; the text says why.
     Over(String),
 }
 
-/// The simulator's end of the connection to one replica.
+/// The process simulator's end of the connection to one replica.
 #[derive(Debug)]
 pub(super) enum Link {
     /// A UDP socket on 127.0.0.1. `replica` is the address from which the replica sent its hello
-    /// message, `last` the sender's address of the latest datagram; both are `None` before.
+    /// message; `None` until then. `last` is the sender's address of the most recently received
+    /// datagram; `None` before the first.
     Udp { socket: UdpSocket, replica: Option<SocketAddr>, last: Option<SocketAddr> },
-    /// A SEQPACKET socket with a file named after the replica's id, to which the replica connects;
-    /// `connection` is `None` before.
+    /// A UNIX SEQPACKET socket. The replica connects to the socket file of `listener`, which is
+    /// named after the replica's id; `connection` is `None` until then.
     Packet { listener: Socket, connection: Option<Socket> },
-    /// A stream socket with a file named after the replica's id, and one message per line. `unsent`
-    /// is the rest of a line that did not fit into the socket.
+    /// A UNIX stream socket with one message per line. The replica connects to the socket file of
+    /// `listener`, which is named after the replica's id; `connection` is `None` until then.
+    /// `unsent` is the rest of a line that did not fit into the socket's send buffer.
     Stream { listener: Socket, connection: Option<Socket>, lines: LineBuffer, unsent: Vec<u8> },
 }
 
 impl Link {
-    /// Opens the simulator's end of the connection. `file` is the path of the UNIX socket to
-    /// create; UDP does not use it.
+    /// Opens the simulator's end of a connection to a replica. `file` is the path of the UNIX
+    /// socket to create; it is not used for UDP.
     pub(super) fn open(protocol: Protocol, file: &Path) -> io::Result<Link> {
         match protocol {
             Protocol::Udp => {
@@ -89,8 +95,8 @@ impl Link {
         }
     }
 
-    /// Returns the UDP port that the replica is given on its command line; `None` for other
-    /// transports.
+    /// Returns the UDP port of the simulator's socket, which the replica receives as a command-line
+    /// argument; `None` for UNIX sockets.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Link::Udp { socket, .. } => socket.local_addr().ok().map(|address| address.port()),
@@ -98,7 +104,8 @@ impl Link {
         }
     }
 
-    /// Returns whether the replica has sent its hello (UDP) or has connected (UNIX sockets).
+    /// Returns whether the replica has sent its hello message (UDP) or has connected (UNIX
+    /// sockets).
     pub(super) fn is_connected(&self) -> bool {
         match self {
             Link::Udp { replica, .. } => replica.is_some(),
@@ -108,8 +115,8 @@ impl Link {
         }
     }
 
-    /// Records that the latest UDP datagram was the replica's hello message, so that the datagram's
-    /// sender address is the replica's. Does nothing for UNIX sockets.
+    /// Records that the most recently received UDP datagram was the replica's hello message;
+    /// further messages are sent to that datagram's source address. Does nothing for UNIX sockets.
     pub(super) fn on_hello(&mut self) {
         if let Link::Udp { replica, last, .. } = self {
             *replica = *last;
@@ -130,9 +137,9 @@ impl Link {
         }
     }
 
-    /// Receives one message into `buffer`, or accepts the replica's connection. The length of
-    /// `buffer` must be at least [`MESSAGE_BYTES_MAX`]; a stream socket's message (a line) that is
-    /// longer enlarges it.
+    /// Receives one message into `buffer`, or accepts the replica's connection if there is none
+    /// yet. The length of `buffer` must be at least [`MESSAGE_BYTES_MAX`]; the buffer is enlarged
+    /// for a longer message of a stream socket.
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
         let result = match self {
             Link::Udp { socket, last, .. } => socket.recv_from(buffer).map(|(length, from)| {
@@ -162,9 +169,9 @@ impl Link {
         }
     }
 
-    /// Returns the next complete message that a stream socket received together with an earlier
-    /// one, without reading from the socket. Returns [`Received::Nothing`] if there is none, and
-    /// for all other sockets.
+    /// Returns the next complete message that was already read from a stream socket together with
+    /// an earlier message, without reading from the socket again. Returns [`Received::Nothing`] if
+    /// there is none, and for all other transports.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),
@@ -172,7 +179,8 @@ impl Link {
         }
     }
 
-    /// Sends a message to the replica; waits at most [`FULL_WAIT`] for a full socket.
+    /// Sends a message to the replica. If the socket's send buffer is full, waits for at most
+    /// [`FULL_WAIT`] until there is space.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         for attempt in 0..2 {
             match self.try_send(message) {
@@ -207,7 +215,8 @@ impl Link {
                 if !unsent.is_empty() {
                     return Err(ErrorKind::WouldBlock.into());
                 }
-                // What does not fit is kept, since half a line would corrupt the next one too.
+                // The part that does not fit is kept, since a partial line would corrupt the next
+                // line too.
                 unsent.extend_from_slice(message);
                 unsent.push(b'\n');
                 flush(socket, unsent).map(|()| Sent::Done)
@@ -266,12 +275,13 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     result
 }
 
-/// Splits the bytes of a stream into messages, at each `}` before a newline, as the course's
-/// simulator does.
+/// Splits the bytes of a stream into messages: like in the university course's simulator, a message
+/// ends at a `}` followed by a newline.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// Number of bytes from the start that were searched already and contain no end of a message.
+    /// Number of bytes at the start of `bytes` that have already been searched and do not contain
+    /// the end of a message.
     searched: usize,
 }
 
@@ -292,7 +302,7 @@ impl LineBuffer {
     fn next(&mut self, buffer: &mut Vec<u8>) -> Received {
         let end = self.bytes[self.searched..].windows(2).position(|bytes| bytes == b"}\n");
         let Some(end) = end.map(|at| self.searched + at + 1) else {
-            // The last byte may be a brace, with its newline still to come.
+            // The last byte may be a brace whose newline has not arrived yet.
             self.searched = self.bytes.len().saturating_sub(1);
             return Received::Nothing;
         };

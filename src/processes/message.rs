@@ -1,5 +1,5 @@
-//! Messages of replicas, checked as the course's simulator checks them. Parses only the fields that
-//! routing needs; all others are forwarded as they are.
+//! Messages of replicas, with the same checks as in the university course's simulator. Parses only
+//! the fields that routing needs; all other fields are forwarded unchanged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,58 +11,60 @@ use crate::course::clients::{Answer, AnswerKind};
 use crate::course::referee::Destination;
 use crate::types::{ClientId, NodeId, RequestId};
 
-/// Maximum bytes of a message that an error quotes.
+/// Maximum number of bytes of a message that an error quotes.
 const QUOTE_BYTES_MAX: usize = 120;
 
-/// A message that a replica sent, with the fields that routing needs.
+/// A valid message that a replica sent: its kind, and the fields that are needed for routing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// A hello message, with which a replica tells the simulator its UDP address (that of the
-    /// datagram's sender).
+    /// A hello message, which tells the simulator the replica's UDP address: the source address of
+    /// the datagram.
     Hello,
-    /// A message from replica `src` for one other replica or for all; `leader` is the leader that
-    /// it names, if any.
+    /// A message from replica `src` to one or all other replicas. `leader` is the replica that the
+    /// message names as leader, if any.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
-    /// A replica's answer to a client's request.
+    /// A replica's answer to a client's request, to be delivered to the client.
     Answer { answer: Answer<'a> },
 }
 
-/// Why a message of a replica is invalid.
+/// The reason why a message of a replica is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The message is not UTF-8, so the replica is stopped. The text quotes the message.
+    /// The message is not valid UTF-8; the simulator then stops the replica. The string is a
+    /// description that quotes the message.
     NotText(String),
-    /// The message is not in the course's message format, or has an unknown destination; the run's
-    /// report counts it as incorrect.
+    /// The message does not conform to the university course's message format, or has an unknown
+    /// destination; the run's report counts it as incorrect.
     Incorrect {
-        /// Description of the fault, with the message quoted.
+        /// Description of what is wrong with the message, which quotes the message.
         what: String,
-        /// The fields `src` and `leader` of the message; `None` if the fault was found before these
-        /// fields were parsed.
+        /// The message's sender (`src`), and the leader that the message names, if any. `None` if
+        /// the fault was found before these fields were parsed.
         leader: Option<(NodeId, Option<NodeId>)>,
     },
 }
 
-/// The range of valid ids, for checking the addresses of messages.
+/// The ids of all replicas and clients of a run, for checking the source and destination of
+/// messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
-    /// Number of replicas, with ids from 0.
+    /// Number of replicas. Their ids are numbered from 0.
     pub(super) replicas: u16,
-    /// Number of clients, with ids from `replicas` + 16.
+    /// Number of clients. Their ids are numbered from `replicas` + 16.
     pub(super) clients: u16,
-    /// Whether a hello is for the simulator (UDP). Over UNIX sockets a hello is an ordinary
-    /// message.
+    /// Whether a hello message is meant for the simulator, as with UDP. With UNIX sockets, a hello
+    /// message is routed like any other message.
     pub(super) hello: bool,
 }
 
-/// Parses and checks one message of a replica.
+/// Parses and checks one message of a replica. Returns the message, or what is wrong with it.
 pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>, Fault> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(Fault::NotText(format!("sent bytes that are not UTF-8: {}", quote(bytes))));
     };
     let wrong =
         |what: &str| Fault::Incorrect { what: format!("{what}: {}", quote(bytes)), leader: None };
-    // Serde accepts a list for a struct.
+    // Serde would accept a JSON array in place of an object.
     if !text.trim_start().starts_with('{') {
         let problem = match serde_json::from_str::<IgnoredAny>(text) {
             Ok(_) => "a message that is not a JSON object",
@@ -111,7 +113,7 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
         let value = match value {
             None => None,
             Some(Some(Cow::Borrowed(text))) => Some(text.as_bytes()),
-            // Text with escapes, or no text at all: no client writes such a value.
+            // A string with escapes, or not a string at all: no client writes such a value.
             Some(_) => Some(&b"(not the text of a value)"[..]),
         };
         let client = ClientId(u32::from(dst.number));
@@ -122,7 +124,8 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
 }
 
-/// Quotes a message for an error: on one line, and at most [`QUOTE_BYTES_MAX`] bytes of it.
+/// Returns the first bytes of a message, at most [`QUOTE_BYTES_MAX`], as one line of text for an
+/// error.
 fn quote(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE_BYTES_MAX)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -133,12 +136,12 @@ fn quote(bytes: &[u8]) -> String {
     }
 }
 
-/// An id in a message: four hexadecimal digits.
+/// A replica's or client's id as it is written in a message: four hexadecimal digits.
 struct Address {
     number: u16,
-    /// Whether the letters among the digits are upper case, as the simulator writes them. The
-    /// course's simulator compares destinations as text, so an address in lower case matches no
-    /// replica.
+    /// Whether all letters among the digits are upper case, as the simulator writes them. The
+    /// university course's simulator compares destinations as text, so an address in lower case
+    /// matches no replica.
     exact: bool,
 }
 
@@ -170,7 +173,7 @@ struct Fields<'a> {
     value: Option<Loose<'a>>,
 }
 
-/// The value of a JSON field: a string, or any other value. The latter is valid only in fields that
+/// The value of a JSON field: a string, or any other JSON value, which is valid only in fields that
 /// are not parsed.
 enum Loose<'a> {
     Text(Cow<'a, str>),
@@ -344,7 +347,7 @@ mod tests {
         assert!(matches!(fault, Fault::NotText(what) if what.contains("not UTF-8")));
     }
 
-    /// Valid and invalid members of a JSON object.
+    /// Generates valid and invalid members of a JSON object.
     fn member() -> impl Strategy<Value = String> {
         let name = prop_oneof![
             Just("src"),

@@ -1,8 +1,9 @@
-//! The process simulator: starts real replica programs, ours or any other, carries their messages
-//! over sockets in real time, and judges them by the course's rules.
+//! The process simulator: starts replicas as real processes, of this project's program or any
+//! other, carries their messages over sockets in real time, and grades them by the rules of the
+//! university course.
 //!
-//! The rules and the grading are those of [`crate::course::run`], which the simulator in virtual
-//! time uses too. Here are only the programs, the sockets and the clock:
+//! The rules and the grading are in [`crate::course::run`], which the simulator in virtual time
+//! uses too. This module only has the processes, the sockets and the clock:
 //!
 //! | file | contents |
 //! |---|---|
@@ -12,8 +13,8 @@
 //! | `message` | messages of replicas, checked as the course's simulator checks them |
 //! | `router` | the loop that waits for messages and routes them |
 //!
-//! It is stricter than the original in two points: a replica that exits on its own counts as dead,
-//! and a packet storm fails the run.
+//! The process simulator is stricter than the course's own simulator in two points: a replica that
+//! exits on its own counts as dead, and a packet storm fails the run.
 
 mod link;
 mod message;
@@ -32,43 +33,46 @@ use crate::course::run::ScenarioRun;
 use crate::course::scenario::Scenario;
 use crate::types::NodeId;
 
-/// The transport between the simulator and the replicas.
+/// The transport of messages between the process simulator and the replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protocol {
-    /// Datagrams on 127.0.0.1, as in the current course.
+    /// UDP datagrams on 127.0.0.1, as in the current university course.
     #[default]
     Udp,
-    /// UNIX `SOCK_SEQPACKET` sockets, as in the course until 2020.
+    /// UNIX `SOCK_SEQPACKET` sockets, as in the university course until 2020.
     SeqPacket,
-    /// UNIX `SOCK_STREAM` sockets with one JSON object per line, as in the course in 2021.
+    /// UNIX `SOCK_STREAM` sockets with one JSON object per line, as in the university course in
+    /// 2021.
     Stream,
 }
 
-/// What the simulator does with the output of the replicas.
+/// What the process simulator does with what the replicas print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
-    /// Keep the last lines of each replica, and quote them if it dies.
+    /// Keep the last lines that each replica prints, and quote them in the report if the replica
+    /// dies.
     #[default]
     Keep,
-    /// Print the output on stderr, each line with the replica's id, and keep the last lines.
+    /// Print the replicas' output on stderr, each line with the replica's id, and keep the last
+    /// lines as with `Keep`.
     Show,
-    /// Discard the output.
+    /// Discard the replicas' output; the report then quotes nothing.
     Discard,
 }
 
-/// How the simulator runs the replicas.
+/// Settings with which the process simulator runs the replicas.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Path of the replica program.
+    /// Path of the program that each replica runs.
     pub program: PathBuf,
     /// Transport between the simulator and the replicas.
     pub protocol: Protocol,
-    /// What to do with the output of the replicas.
+    /// What to do with what the replicas print.
     pub output: Output,
 }
 
-/// Why a run could not be started or finished. Faults of the replicas are reported in the run's
-/// report instead.
+/// Error: the process simulator could not start or finish a run. Faults of the replicas are not
+/// errors; the run's report lists them.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The replica program is missing, or is not an executable file.
@@ -76,7 +80,7 @@ pub enum ProcessError {
     Program {
         /// Path of the program as given by the user.
         program: PathBuf,
-        /// What is wrong with the program, and what to do.
+        /// What is wrong with the program, and how to fix it.
         problem: String,
     },
     /// The operating system failed to start the replica program.
@@ -97,12 +101,12 @@ pub enum ProcessError {
         "cannot create a socket for replica {replica}: {source}; check the limits with `ulimit -a`"
     )]
     Socket {
-        /// Id of the replica that the socket was for.
+        /// Id of the replica that would have used the socket.
         replica: NodeId,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// Polling the sockets of the replicas failed.
+    /// Polling the sockets of the replicas failed, with this error of the operating system.
     #[error("cannot wait for messages of the replicas: {0}")]
     Wait(io::Error),
     /// A signal such as Ctrl-C ended the run.
@@ -110,8 +114,9 @@ pub enum ProcessError {
     Interrupted,
 }
 
-/// Returns a flag for [`run`] that SIGHUP, SIGINT, SIGQUIT and SIGTERM set. Without it these
-/// signals would end the simulator but not its replicas, which are in process groups of their own.
+/// Returns a flag for [`run`], which is set when the process receives SIGHUP, SIGINT, SIGQUIT or
+/// SIGTERM. By default, these signals would end the simulator but not its replicas, which are in
+/// their own process groups.
 ///
 /// # Errors
 /// If a signal handler cannot be installed.
@@ -123,9 +128,10 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs one scenario with real processes and returns the finished run, with its report and
-/// latencies. Calls `progress` about 20 times a second with the seconds since the start. Ends early
-/// once `interrupted` is set. No replica runs any more when it returns.
+/// Runs one scenario with real processes and returns the finished run, which contains the report
+/// and the latencies. Calls `progress` about 20 times per second with the number of seconds since
+/// the start of the run. Ends early once `interrupted` is set. All replicas have been stopped when
+/// this function returns.
 ///
 /// # Errors
 /// If the program cannot be started, a socket cannot be created, or the run is interrupted.

@@ -1,6 +1,6 @@
-//! Reads the output of a replica, so that a full pipe never blocks it. Keeps the last lines, and
-//! the first lines of a Rust panic. One thread per replica, apart from the loop that routes
-//! messages.
+//! Reads what a replica prints, so that the replica is never blocked by a full pipe. Keeps the last
+//! lines, and the first lines of a Rust panic. Uses one thread per replica, separate from the loop
+//! that routes messages.
 
 use std::collections::VecDeque;
 use std::io::{PipeReader, Read as _};
@@ -11,16 +11,18 @@ use parking_lot::Mutex;
 
 use crate::types::NodeId;
 
-/// Number of lines kept from the end of a replica's output.
+/// Number of lines that are kept from the end of a replica's output.
 const LINES_MAX: usize = 5;
-/// Text in the first line of a Rust panic, by which a panic is recognized.
+/// Text by which the first line of a Rust panic message is recognized.
 const PANIC: &str = "panicked at";
-/// Number of lines kept of a Rust panic, from its first line on; a long backtrace follows them.
+/// Number of lines kept from the start of a Rust panic message, since a long backtrace may follow
+/// these lines.
 const PANIC_LINES: usize = 2;
-/// Maximum bytes of a line of output; longer lines are split.
+/// Maximum length in bytes of a line of a replica's output; longer lines are split.
 const LINE_BYTES_MAX: usize = 300;
 
-/// The last lines that a replica printed, shared with the thread that reads them.
+/// A handle to the last lines that a replica has printed. The thread that reads the replica's
+/// output updates them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutputTail(Arc<Mutex<Kept>>);
 
@@ -31,7 +33,8 @@ struct Kept {
 }
 
 impl OutputTail {
-    /// Returns the kept lines joined by ` | `; `None` if the replica printed nothing.
+    /// Returns the kept lines of the replica's output, joined by ` | `; `None` if the replica has
+    /// printed nothing.
     pub(super) fn quote(&self) -> Option<String> {
         let lines = self.0.lock();
         let lines: Vec<&str> = lines.panic.iter().chain(&lines.last).map(String::as_str).collect();
@@ -52,9 +55,9 @@ impl OutputTail {
     }
 }
 
-/// Starts a thread that reads a replica's output until all writers have closed the pipe. The thread
-/// also prints each line on stderr if `show` is set. Returns a handle to the last lines read, which
-/// the thread updates.
+/// Starts a thread that reads a replica's output until all processes that write to the pipe have
+/// closed it. The thread also prints each line on stderr if `show` is set. Returns a handle to the
+/// last lines, which the thread updates.
 pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> OutputTail {
     let tail = OutputTail::default();
     let sink = tail.clone();
@@ -70,7 +73,7 @@ pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> Output
             });
         }
     };
-    // If no thread can be started the replica may block on its output, which only makes it slow.
+    // If the thread cannot be started, the replica may block when it prints, and then seems slow.
     drop(thread::Builder::new().name(format!("output {replica}")).spawn(reader));
     tail
 }

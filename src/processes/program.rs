@@ -1,7 +1,9 @@
-//! A replica's process: started in its own process group and killed with all its children.
+//! A replica's process, which is started in its own process group and killed together with its
+//! child processes.
 //!
-//! No child outlives the simulator: a [`Replica`] kills its group when it is dropped, and a panic
-//! hook kills every group, because a release build does not unwind.
+//! No replica outlives the simulator: dropping a [`Replica`] kills its process group, and a panic
+//! hook kills all groups, because a release build does not unwind (and so drops nothing) on a
+//! panic.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,19 +22,20 @@ use super::output::{OutputTail, drain};
 use super::{Output, ProcessError};
 use crate::types::NodeId;
 
-/// Time that a replica has to exit after SIGTERM before it gets SIGKILL.
+/// Time after SIGTERM at which a replica that has not exited is sent SIGKILL.
 const TERM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Ids of the process groups of all running replicas, for the panic hook that kills them.
+/// Ids of the process groups of all running replicas, which the panic hook kills.
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Returns the absolute path of the replica program; fails if it is not an executable file.
+/// Returns the absolute path of the replica program `program`; an error if it is missing or not an
+/// executable file.
 pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     let invalid = |problem: &str| ProcessError::Program {
         program: program.to_owned(),
         problem: problem.to_owned(),
     };
-    // Absolute, because replicas over UNIX sockets run in another folder.
+    // Absolute, because replicas that use UNIX sockets run in a different folder.
     let path = program.canonicalize().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             invalid("no such file; give its path, such as ./target/release/bowline-replica")
@@ -51,22 +54,23 @@ pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     Ok(path)
 }
 
-/// The process of a replica, and the last lines of its output.
+/// A replica's process, with the last lines of its output.
 #[derive(Debug)]
 pub(super) struct Replica {
     process: Child,
     group: Pid,
     output: OutputTail,
     started: Instant,
-    /// Time at which SIGTERM was sent; `None` if it was not sent.
+    /// Time at which SIGTERM was sent to the replica's process group; `None` if it has not been
+    /// sent.
     terminated_at: Option<Instant>,
-    /// How the process exited; `None` while it runs.
+    /// Exit status of the replica's process; `None` while it is running.
     exit_status: Option<ExitStatus>,
 }
 
 impl Replica {
-    /// Starts the program with the working directory `folder`, or in the simulator's own working
-    /// directory if `folder` is `None`.
+    /// Starts the replica program with the working directory `folder`, or with the simulator's own
+    /// working directory if `folder` is `None`.
     pub(super) fn start(
         id: NodeId,
         program: &Path,
@@ -84,7 +88,7 @@ impl Replica {
             command.stdout(Stdio::null()).stderr(Stdio::null());
             None
         } else {
-            // One pipe for both keeps the lines in order.
+            // One pipe for stdout and stderr keeps their lines in order.
             let (reader, writer) = io::pipe()?;
             command.stdout(writer.try_clone()?).stderr(writer);
             Some(reader)
@@ -103,8 +107,8 @@ impl Replica {
         })
     }
 
-    /// Sends SIGTERM to the replica's process group. [`Replica::check`] sends SIGKILL if that does
-    /// not end it.
+    /// Sends SIGTERM to the replica's process group. If the process does not exit in time,
+    /// [`Replica::check`] sends SIGKILL.
     pub(super) fn terminate(&mut self) {
         if self.terminated_at.is_none() && self.exit_status.is_none() {
             self.signal(Signal::TERM);
@@ -112,8 +116,8 @@ impl Replica {
         }
     }
 
-    /// Checks whether the process has exited, and kills it if it still runs [`TERM_TIMEOUT`] after
-    /// SIGTERM. Must be called regularly.
+    /// Checks whether the replica's process has exited, and kills it if it is still running
+    /// [`TERM_TIMEOUT`] after SIGTERM. Must be called regularly.
     pub(super) fn check(&mut self) {
         if self.exit_status.is_some() {
             return;
@@ -129,12 +133,13 @@ impl Replica {
         }
     }
 
-    /// Returns whether the process has exited and its exit status was read.
+    /// Returns whether [`Replica::check`] has found that the replica's process has exited.
     pub(super) fn has_exited(&self) -> bool {
         self.exit_status.is_some()
     }
 
-    /// Describes an exit that the simulator did not cause; `None` if there was none.
+    /// Returns a description of how the replica's process exited; `None` if it is running, or if
+    /// the simulator caused the exit.
     pub(super) fn unexpected_exit(&self) -> Option<String> {
         let status = self.exit_status.filter(|_| self.terminated_at.is_none())?;
         let how = match (status.code(), status.signal()) {
@@ -150,7 +155,7 @@ impl Replica {
     }
 
     fn signal(&self, signal: Signal) {
-        // Fails only if the group has ended already.
+        // Fails only if no process of the group exists any more.
         let _ = kill_process_group(self.group, signal);
     }
 }
@@ -165,7 +170,7 @@ impl Drop for Replica {
     }
 }
 
-/// Terminates all these replicas at the same time, and returns when they have exited.
+/// Terminates all given replicas at the same time, and returns when all of them have exited.
 pub(super) fn stop_all<'a>(replicas: impl Iterator<Item = &'a mut Replica>) {
     let mut replicas: Vec<&mut Replica> = replicas.collect();
     for replica in &mut replicas {
@@ -187,7 +192,7 @@ fn kill_all_on_panic() {
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            // `try_lock`: the panicking thread itself may hold the lock.
+            // `try_lock`, because the panicking thread itself may hold the lock.
             if let Some(groups) = GROUPS.try_lock() {
                 for group in groups.iter().filter_map(|group| Pid::from_raw(*group)) {
                     let _ = kill_process_group(group, Signal::KILL);
@@ -230,7 +235,7 @@ mod tests {
     fn unexpected_exit_is_described_with_the_last_output() {
         let mut replica = shell("echo no such module >&2; exit 3");
         wait(&mut replica);
-        // The thread that reads the pipe may be a moment behind.
+        // The thread that reads the pipe may not have read the last lines yet.
         while !replica.unexpected_exit().unwrap().contains("no such module") {
             thread::yield_now();
         }

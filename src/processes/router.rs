@@ -1,7 +1,7 @@
-//! The loop of the process simulator: waits for messages of the replicas and for the next event of
-//! the scenario, receives one message from each ready socket, and routes it.
+//! The main loop of the process simulator: waits for messages from the replicas and for the next
+//! event of the scenario, receives from each ready socket, and routes the messages.
 //!
-//! One thread, so that messages are counted in the order in which they are routed.
+//! Runs in one thread, so that messages are counted in the order in which they are routed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,31 +19,34 @@ use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
-/// Interval between two checks for exited processes.
+/// Interval between two checks for replicas whose processes have exited.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum time to wait for the exit of a replica whose connection has ended, so that its exit code
-/// can be reported.
+/// Maximum time to wait, after a replica's connection has ended, for its process to exit, so that
+/// the exit status can be reported.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
-/// One run of a scenario with real processes: the sockets, the processes and the clock.
+/// One run of a scenario in the process simulator: the sockets, the replicas' processes and the
+/// run's clock.
 #[derive(Debug)]
 pub(super) struct Router {
     scenario_run: ScenarioRun,
-    /// Connection to each replica, by replica id; `None` once it has ended.
+    /// Connections to the replicas, indexed by replica id; `None` for a connection that has ended.
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
-    /// Time at which the run started: the zero of its clock.
+    /// Time at which the run started. The run's clock is measured from this time.
     origin: Instant,
     buffer: Vec<u8>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
-    /// Temporary folder with the socket files, which is removed when the run ends; `None` for UDP.
+    /// Temporary folder with the UNIX socket files, which is removed when the run ends; `None` for
+    /// UDP.
     _folder: Option<TempDir>,
 }
 
-/// The processes of a run. They are stopped together when this is dropped, however the run ends.
+/// The replicas' processes of a run. All of them are stopped when this value is dropped, regardless
+/// of how the run ends.
 #[derive(Debug)]
 struct Replicas(Vec<Replica>);
 
@@ -54,7 +57,7 @@ impl Drop for Replicas {
 }
 
 impl Router {
-    /// Opens the sockets, starts all replicas one after the other, and then starts the run's clock.
+    /// Opens the sockets, starts all replicas one after another, and then starts the run's clock.
     pub(super) fn start(
         scenario: &Scenario,
         seed: u64,
@@ -143,8 +146,8 @@ impl Router {
         }
     }
 
-    /// Waits at most `timeout` for messages, and adds the index of each replica that sent some to
-    /// `ready`.
+    /// Waits for messages for at most `timeout`, and appends to `ready` the index of each replica
+    /// whose socket is ready.
     fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> Result<(), ProcessError> {
         let (mut indexes, mut fds) = (Vec::new(), Vec::new());
         for (index, link) in self.links.iter().enumerate() {
@@ -156,7 +159,7 @@ impl Router {
         }
         let timeout = Timespec::try_from(timeout).unwrap_or_default();
         match poll(&mut fds, Some(&timeout)) {
-            // A signal: `interrupted` is checked within `CHECK_INTERVAL`.
+            // After a signal: the caller checks `interrupted` within `CHECK_INTERVAL`.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(ProcessError::Wait(error.into())),
         }
@@ -166,7 +169,8 @@ impl Router {
         Ok(())
     }
 
-    /// Receives once from the socket of the replica at `index`, and routes all messages received.
+    /// Reads once from the socket of the replica at `index`, and routes all messages that this read
+    /// has completed.
     fn receive(&mut self, index: usize) {
         let mut buffered = false;
         // Each message may end the connection.
@@ -248,8 +252,9 @@ impl Router {
         match link.send(message) {
             Sent::Done => {}
             Sent::Full => self.scenario_run.blocked(),
-            // As in the original, a replica counts as dead if a message for it comes before it has
-            // connected. Its process continues, and its messages are still routed.
+            // As in the university course's simulator, a replica counts as dead if a message must
+            // be sent to it before it has connected. Its process continues, and its messages are
+            // still routed.
             Sent::NotConnected => {
                 let text = match self.protocol {
                     Protocol::Udp => {
@@ -268,8 +273,8 @@ impl Router {
         }
     }
 
-    /// Stops the replica at `index`, whose connection has ended, and counts it as dead. `what`
-    /// describes the reason.
+    /// Stops the replica at `index` and counts it as dead, because its connection has ended or it
+    /// sent a message that is not text. `what` describes the reason.
     fn lose(&mut self, index: usize, what: &str) {
         self.links[index] = None;
         let wait_until = Instant::now() + EXIT_WAIT;
@@ -281,15 +286,15 @@ impl Router {
         self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead. The reason in the report is the exit of its process if that has
-    /// exited, else `what`.
+    /// Counts a replica as dead. The reason in the report is how the replica's process exited, or
+    /// `what` if it has not exited on its own.
     fn died(&mut self, id: NodeId, what: &str) {
         let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
-    /// Checks all processes: kills those that ignore SIGTERM, and counts replicas that exited on
-    /// their own as dead.
+    /// Checks the processes of all replicas: kills those that have not exited in time after
+    /// SIGTERM, and counts replicas that have exited on their own as dead.
     fn check_processes(&mut self) {
         for (index, replica) in self.replicas.0.iter_mut().enumerate() {
             replica.check();
@@ -303,7 +308,8 @@ impl Router {
         }
     }
 
-    /// Stops all replicas, and returns the finished run.
+    /// Stops all replicas and returns the finished run. Replicas that have never connected are
+    /// counted as dead.
     pub(super) fn finish(mut self) -> ScenarioRun {
         self.check_processes();
         for index in 0..self.links.len() {
@@ -318,7 +324,7 @@ impl Router {
                 );
             }
         }
-        // Dropping the rest of `self` stops the replicas.
+        // Dropping the other fields of `self` stops the replicas.
         self.scenario_run
     }
 }

@@ -1,4 +1,4 @@
-//! Work for the log writer: what the next job has to write, the messages that wait for it, and
+//! Jobs for the log writer: what the next job must write, which messages are waiting for it, and
 //! which jobs are done.
 
 use crate::record::Entry;
@@ -10,32 +10,32 @@ use super::log::LogTail;
 use super::message::{Envelope, PeerMsg};
 use super::rejoin::Rejoining;
 
-/// The log writer's jobs: those that are not done yet, and what the next job must contain. A job
+/// Tracks the log writer's jobs: which ones are done, and what the next one must contain. A job
 /// makes log entries, the term or the vote durable.
 ///
 /// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
 #[derive(Debug)]
 pub(super) struct AppendJobs {
-    /// Number of the last job handed to the log writer; 0 before the first.
+    /// Number of the last job that was handed to the log writer; 0 before the first.
     last: JobSequence,
     /// Number of the last job that the log writer has done; 0 before the first.
     done: JobSequence,
-    /// Index of the first log entry that no job contains yet; `None` if jobs were handed out for
-    /// all entries.
+    /// Index of the first log entry that must be written by the next job; `None` if earlier jobs
+    /// contain all entries.
     unwritten_from: Option<Index>,
-    /// If set, the next job must first replace the log on disk by an empty log that starts after
-    /// this entry, the last one of an installed snapshot. `None` if the log on disk stays.
+    /// If set, the next job must first replace the log on disk with an empty log that starts after
+    /// this entry, which is the last one covered by an installed snapshot. `None` if the log on
+    /// disk is kept.
     restart_after: Option<EntryId>,
-    /// Highest index up to which the jobs so far have allowed the log writer to remove entries from
-    /// disk.
+    /// Highest index up to which the jobs so far allow the log writer to remove entries from disk.
     compacted_to: Index,
-    /// Messages to peers that are sent when the next job is done.
+    /// Messages to peers that may be sent only when the next job is done.
     release: Vec<Envelope>,
 }
 
 impl AppendJobs {
-    /// Returns the state before the first job, for a log on disk whose first entry follows index
-    /// `base`.
+    /// Returns the state before the first job. `base` is the index before the first entry of the
+    /// log on disk.
     pub(super) fn new(base: Index) -> AppendJobs {
         AppendJobs {
             last: JobSequence(0),
@@ -52,18 +52,18 @@ impl AppendJobs {
         self.done
     }
 
-    /// Returns whether the log writer has a job that it has not reported done.
+    /// Returns whether there is a job that the log writer has not reported done.
     pub(super) fn is_busy(&self) -> bool {
         self.done < self.last
     }
 
-    /// Records that the entries from index `from` on must be written by the next job.
+    /// Records that the next job must write the log entries from index `from` on.
     pub(super) fn write_from(&mut self, from: Index) {
         self.unwritten_from = Some(self.unwritten_from.map_or(from, |before| before.min(from)));
     }
 
-    /// Records that the log on disk must be replaced by an empty one that starts after `last`, the
-    /// end of an installed snapshot.
+    /// Records that the next job must replace the log on disk with an empty log that starts after
+    /// `last`, the last entry covered by an installed snapshot.
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
             last.index > self.compacted_to,
@@ -76,13 +76,13 @@ impl AppendJobs {
         self.drop_append_replies();
     }
 
-    /// Keeps a message to a peer; it is sent when the next job is done.
+    /// Keeps a message to a peer until the next job is done; only then may the message be sent.
     pub(super) fn release_when_done(&mut self, envelope: Envelope) {
         self.release.push(envelope);
     }
 
-    /// Drops the `AppendEntries` acknowledgements that wait for the next job, because the entries
-    /// that they acknowledge may never be written. Losing an acknowledgement is always safe.
+    /// Drops the replies to `AppendEntries` that are waiting for the next job, because the entries
+    /// that they acknowledge may never be written. Losing a reply is always safe.
     pub(super) fn drop_append_replies(&mut self) {
         self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
     }
@@ -99,8 +99,9 @@ impl AppendJobs {
     }
 
     /// Returns the next job for the log writer; `None` if nothing has to become durable.
-    /// `compact_to` is the index up to which the log on disk is not needed any more. Compaction
-    /// alone causes a job only if `space_is_low`; otherwise it waits for a job with other work.
+    /// `compact_to` is the index up to which the log on disk is no longer needed. A job that only
+    /// compacts the log is returned only if `space_is_low`; otherwise compaction waits for a job
+    /// that contains other work.
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,

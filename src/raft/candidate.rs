@@ -1,5 +1,5 @@
-//! The candidate role: asks for pre-votes (thesis 9.6) and then for votes (§5.2), each several
-//! times within one campaign, because messages get lost.
+//! The candidate role: requests pre-votes (thesis 9.6) and then votes (§5.2). Repeats the requests
+//! within a campaign, because messages may be lost.
 
 use std::time::Duration;
 
@@ -12,39 +12,41 @@ use super::role::Transition;
 use super::shared::Shared;
 use super::timing;
 
-/// The phase of a campaign: pre-votes first, then votes.
+/// The phase of a candidate's campaign: first pre-votes, then votes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum VotePhase {
     /// The candidate asks whether peers would vote for it in the next term. A pre-vote does not
-    /// raise the term, and a peer that grants one may grant others too.
+    /// change the term, and a peer may grant pre-votes to several candidates.
     PreVote,
-    /// The candidate has started a new term, voted for itself, and asks for votes.
+    /// The candidate has started a new term and voted for itself, and asks its peers for votes.
     Vote,
 }
 
-/// The state of a replica that campaigns for leadership.
+/// The state of a replica that is campaigning for leadership.
 ///
 /// Invariant: in [`VotePhase::Vote`] the replica has voted for itself in the current term.
 #[derive(Debug)]
 pub(super) struct Candidate {
     phase: VotePhase,
-    /// Whether this election is a leadership transfer: the previous term's leader asked for it.
+    /// Whether this campaign is part of a leadership transfer, which the leader of the previous
+    /// term requested.
     transfer: bool,
-    /// Peers that have granted their vote. A repeated reply counts once.
+    /// Peers that have granted a vote or, in [`VotePhase::PreVote`], a pre-vote. Each peer is
+    /// listed only once.
     granted: Vec<NodeId>,
-    /// Peers that have sent any message during this campaign.
+    /// Peers from which this replica has received any message during this campaign.
     heard: Vec<NodeId>,
-    /// When to start the election; set when a quorum has granted pre-votes. The short delay lets a
-    /// replica with a longer log object: otherwise the election could lose the entries that only it
-    /// has.
+    /// Time at which to start the election (the vote phase); `None` until a quorum has granted
+    /// pre-votes. The short delay gives a replica with a longer log time to campaign instead:
+    /// electing this replica could discard the entries that only the longer log has.
     stand_at: Option<Instant>,
-    /// Whether this replica has yielded to another candidate, and so will not win this campaign.
-    /// Only in [`VotePhase::PreVote`].
+    /// Whether this replica has yielded to another candidate, so that it no longer requests
+    /// pre-votes and cannot win this campaign. True only in [`VotePhase::PreVote`].
     has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
-    /// When the campaign ends if no candidate has won.
+    /// Time at which this campaign ends if no candidate has won; a new one may then begin.
     deadline: Instant,
 }
 
@@ -78,7 +80,7 @@ impl Candidate {
         self.phase
     }
 
-    /// Returns when the campaign ends if no candidate has won.
+    /// Returns the time at which this campaign ends if no candidate has won by then.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -89,7 +91,7 @@ impl Candidate {
         attempt.min(self.deadline).min(stand)
     }
 
-    /// Records that the peer `from` has sent a message during this campaign.
+    /// Records that this replica has received a message from the peer `from` during this campaign.
     pub(super) fn record_heard(&mut self, from: NodeId) {
         if !self.heard.contains(&from) {
             self.heard.push(from);
@@ -97,9 +99,9 @@ impl Candidate {
     }
 
     /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
-    /// date than this replica's, or equally up to date and `other` has the higher id. After
-    /// yielding, this replica still grants pre-votes, but requests none in this campaign. So only
-    /// one of the candidates that hear each other goes on.
+    /// date than this replica's, or if both are equally up to date and `other` has the higher id.
+    /// After yielding, this replica still grants pre-votes, but requests none in this campaign. So
+    /// of several pre-candidates that receive each other's requests, only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
@@ -115,7 +117,8 @@ impl Candidate {
     ) -> Transition {
         match message {
             PeerMsg::VoteReply(reply) => return self.on_vote_reply(shared, from, *reply),
-            // It has voted for itself in this term; and replies to an earlier leadership.
+            // This replica has voted for itself in this term, and the replies are to an earlier
+            // leadership.
             PeerMsg::RequestVote(_) | PeerMsg::AppendReply(_) | PeerMsg::InstallReply(_) => {
                 shared.counters.stale += 1;
             }
@@ -137,7 +140,7 @@ impl Candidate {
                 shared.isolated_campaigns = 0;
             }
             if shared.disk.is_stalled() {
-                // It could not make its own vote durable.
+                // A stalled disk could not make this replica's own vote durable.
                 return Transition::Follow { term: shared.term(), leader: None };
             }
             return Transition::Campaign;
@@ -148,7 +151,7 @@ impl Candidate {
         self.count_votes(shared)
     }
 
-    /// Sends a vote or pre-vote request to all peers that have not granted theirs.
+    /// Sends a request for a vote (or a pre-vote) to all peers that have not granted one yet.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         assert!(self.attempts_left > 0, "a candidate asks more often than planned");
         self.attempts_left -= 1;
@@ -164,11 +167,11 @@ impl Candidate {
         }
     }
 
-    /// Returns the role change if a quorum has granted votes or pre-votes, else
-    /// [`Transition::Stay`].
+    /// Returns the role change to make if a quorum has granted votes or, in [`VotePhase::PreVote`],
+    /// pre-votes; otherwise [`Transition::Stay`].
     ///
-    /// The replica's own vote counts only when it is durable, so no replica leads a term before
-    /// that. Votes of peers may arrive earlier than the log writer's report.
+    /// The replica's own vote counts only once it is durable, so the replica cannot become leader
+    /// before that, even if the votes of peers arrive earlier.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
         assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());

@@ -1,12 +1,13 @@
 //! The condition of this replica's disk: whether it is stalled, and how much free space it has.
 //!
-//! A stall is detected by jobs that were handed to the log writer and not reported done. So the
-//! thread that notices never hangs itself, and the simulator runs the same code.
+//! A stall is detected when the log writer has not reported a job done for too long. So the thread
+//! that detects the stall never blocks on the disk itself, and the simulator runs the same code.
 //!
-//! The driver reports free space. While it is low, a leader refuses writes and transfers its
-//! leadership if it can, and followers get new entries only if they are needed for a quorum.
-//! Entries that were accepted before must still be stored, and so must votes: the driver's reserve
-//! is for them, and for the snapshot that lets the log be compacted.
+//! The driver reports the free disk space. While it is low on a leader, the leader refuses writes
+//! and transfers its leadership if it can; a follower that is low on space gets new entries only if
+//! it is needed for a quorum. Votes, and entries that were accepted before, must still be stored.
+//! The driver keeps a reserve of disk space for these, and for the snapshot that allows the log to
+//! be compacted.
 
 use crate::config::Config;
 use crate::record::Entry;
@@ -15,18 +16,19 @@ use crate::types::Instant;
 use super::log::LogTail;
 use super::message::{DiskSpace, DiskState};
 
-/// The condition of this replica's disk: stalled or not, low on space or not.
+/// The condition of this replica's disk: whether it is stalled, and whether it is low on space.
 ///
 /// Invariant: the disk is stalled only while the log writer has an unfinished job.
 #[derive(Debug)]
 pub(super) struct DiskHealth {
-    /// When the log writer last finished a job, or was handed its first one; `None` if it has no
-    /// job.
+    /// Time since which the log writer has been working on its current job: when it finished the
+    /// previous job or, if it was idle, was handed this one. `None` if it has no job.
     waiting_since: Option<Instant>,
-    /// When [`DiskHealth::watch`] last checked for a stall.
+    /// Time at which [`DiskHealth::watch`] last checked for a stall.
     watched_at: Instant,
     is_stalled: bool,
-    /// Bytes of log entries that the disk can still store; `None` if free space is not low.
+    /// Number of bytes of log entries that the disk can still store; `None` if free disk space is
+    /// not low.
     low_space: Option<u64>,
 }
 
@@ -35,13 +37,13 @@ impl DiskHealth {
         DiskHealth { waiting_since: None, watched_at: now, is_stalled: false, low_space: None }
     }
 
-    /// Records that a job was handed to the log writer.
+    /// Records that a job was handed to the log writer at the time `now`.
     pub(super) fn job_started(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// Records that the log writer has done a job; `more` tells whether other jobs wait. Ends a
-    /// stall: a disk that makes progress is slow, not stalled.
+    /// Records that the log writer has done a job; `more` is true if further jobs are waiting. Ends
+    /// a stall, because a disk that makes progress is slow, not stalled.
     pub(super) fn job_done(&mut self, now: Instant, more: bool) {
         assert!(self.waiting_since.is_some(), "a job is done that the log writer never got");
         self.waiting_since = more.then_some(now);
@@ -70,8 +72,9 @@ impl DiskHealth {
         self.low_space = space.low.then_some(space.bytes);
     }
 
-    /// Returns when [`DiskHealth::watch`] must check next; [`Instant::MAX`] if no job waits, a
-    /// stall is already known, or stalls are not detected.
+    /// Returns the time at which [`DiskHealth::watch`] must be called next; [`Instant::MAX`] if the
+    /// log writer has no job, the disk is already known to be stalled, or stall detection is
+    /// disabled.
     pub(super) fn watch_at(&self, config: &Config) -> Instant {
         match (config.disk_stall_timeout, self.waiting_since) {
             (Some(timeout), Some(since)) if !self.is_stalled => {
@@ -81,9 +84,9 @@ impl DiskHealth {
         }
     }
 
-    /// Checks for a stall; returns whether one has begun. Time during which this check did not run,
-    /// because the process or its machine was stopped, does not count: the log writer's reports may
-    /// be waiting to be read.
+    /// Checks whether the disk is stalled, and returns true if a stall was detected just now. Time
+    /// in which this check was not called, because the process or its machine was suspended, is not
+    /// counted: the log writer's reports may not have been read yet.
     pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
         let Some(timeout) = config.disk_stall_timeout else { return false };
         assert!(
@@ -101,10 +104,10 @@ impl DiskHealth {
         stalls
     }
 
-    /// Returns the longest prefix of a leader's `entries` that this replica may store: all of them
-    /// if the new ones fit on the disk, otherwise only those that the log already contains.
-    /// `entries` must follow an entry of the log. While free space is low, the length of the new
-    /// entries is subtracted from it.
+    /// Returns the longest prefix of a leader's `entries` that this replica may store: all
+    /// `entries` if those that are not yet in the log fit on the disk, otherwise only those that
+    /// the log already contains. `entries` must follow an entry of the log. While free disk space
+    /// is low, subtracts the size of the new entries from it.
     pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
         let Some(space) = &mut self.low_space else { return entries };
         assert!(

@@ -1,4 +1,5 @@
-//! The outputs of the core. A driver reuses one [`Effects`] and drains it after each flush.
+//! The outputs of the consensus core. A driver reuses one [`Effects`] and drains it after each
+//! flush.
 
 use std::fmt;
 
@@ -9,54 +10,57 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 
 use super::message::{ClientRequest, Envelope, SnapshotId};
 
-/// The outputs of the core: what the driver has to do. The items of a field must be carried out in
-/// order; the fields themselves in any order.
+/// The outputs of the consensus core: what the driver has to do. The driver must handle the items
+/// of one field in order, but may handle the fields in any order.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Messages to peers that may be sent now, without waiting for the disk.
+    /// Messages to peers that may be sent immediately, without waiting for a disk write.
     pub send: Vec<Envelope>,
-    /// A job for the log writer, set by `flush`; `None` if nothing has to become durable.
+    /// The job that the last flush of the core created for the log writer; `None` if nothing has to
+    /// become durable.
     pub append: Option<AppendJob>,
-    /// A job for the applier, set by `flush`; may be empty.
+    /// The job that the last flush of the core created for the applier; may be empty.
     pub apply: ApplyJob,
-    /// Client requests to be refused. They were not applied and never will be.
+    /// Client requests that the driver must refuse. They were not applied and never will be.
     pub refusals: Vec<Refusal>,
-    /// [`InstallSnapshot`](super::InstallSnapshot) messages without their chunks. The driver reads
-    /// each chunk from the snapshot that the message names, which may be older than the latest, and
-    /// sends the message. The driver drops a message whose chunk it cannot read; the core repeats
-    /// the request, and after several attempts switches to the latest snapshot.
+    /// [`InstallSnapshot`](super::InstallSnapshot) messages to peers, still without their chunks.
+    /// The driver reads each chunk from the snapshot that the message names, which is not always
+    /// the latest one, adds it to the message, and sends the message. The driver drops a message
+    /// whose chunk it cannot read; the core then repeats the message, and after several attempts
+    /// switches to the latest snapshot.
     pub chunks_to_send: Vec<Envelope>,
     /// Chunks of a leader's snapshot that the driver must store. The driver answers each with
-    /// [`Msg::ChunkStored`](super::Msg::ChunkStored). When the snapshot is complete, verified,
-    /// durable and installed in the state machine, the driver sends
+    /// [`Msg::ChunkStored`](super::Msg::ChunkStored). Once the snapshot is complete, verified,
+    /// durable and installed in the state machine, the driver sends the core
     /// [`Msg::Installed`](super::Msg::Installed).
     pub received_chunks: Vec<SnapshotChunk>,
-    /// Snapshots of this replica that a peer received completely and then discarded, as it does
-    /// with a damaged one. The driver verifies them on its own disk. If the latest snapshot is
-    /// damaged, the driver takes a new one.
+    /// Snapshots of this replica that a peer received in full and then discarded, probably because
+    /// they are damaged. The driver verifies these snapshots on this replica's disk. If the latest
+    /// snapshot is damaged, the driver takes a new one.
     pub suspect_snapshots: Vec<SnapshotId>,
-    /// Peer messages that were rejected, to be logged. They had no other effect.
+    /// Messages from peers that were rejected, for the driver to log. They had no effect on the
+    /// core.
     pub rejected: Vec<RejectedMessage>,
 }
 
-/// A message that a correct peer cannot have sent: it was forged, or its sender is faulty.
+/// A rejected message, which no correct peer can have sent: it was forged, or its sender is faulty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedMessage {
-    /// Id of the sending replica, as the message states it.
+    /// Id of the replica that the message claims to come from.
     pub from: NodeId,
-    /// Why the message was rejected.
+    /// Reason why the message was rejected.
     pub reason: RejectReason,
 }
 
 /// The reason why a peer's message was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectReason {
-    /// The message names a term so far above this replica's own term that elections cannot have
-    /// reached it in the time that has passed; the term may be forged.
+    /// The message contains a term that is too far above this replica's own term to have been
+    /// reached by elections in the time that has passed; the term may be forged.
     Term {
         /// The term of the message.
         term: Term,
-        /// The replica's own term.
+        /// The current term of this replica.
         own: Term,
     },
     /// The message claims to come from the leader of a term, but another replica is known to lead
@@ -64,15 +68,17 @@ pub enum RejectReason {
     SecondLeader {
         /// The term of the message.
         term: Term,
-        /// The known leader of `term`.
+        /// The replica that is known to be the leader of `term`.
         leader: NodeId,
     },
-    /// The message contradicts an entry that is committed or known to be equal to the leader's.
+    /// The message contradicts an entry of this replica's log that is committed or known to be
+    /// equal to the entry in the leader's log.
     Contradiction {
-        /// Id of the contradicting entry in the message, or of the last entry of its snapshot.
+        /// Id of the entry in the message that contradicts this replica's log, or of the last entry
+        /// covered by the message's snapshot.
         entry: EntryId,
-        /// Index up to which this replica's log is final: committed, or equal to the current
-        /// leader's log.
+        /// Index up to which this replica's log cannot change in the current term: its entries are
+        /// committed, or known to be equal to the leader's.
         settled: Index,
     },
 }
@@ -84,16 +90,17 @@ pub struct SnapshotChunk {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Number of the leader's round of messages in which the chunk was sent.
+    /// Round number in the leader's message that contained the chunk. The driver repeats it in
+    /// [`ChunkStored`](super::ChunkStored).
     pub round: Round,
     /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// The bytes of the chunk.
+    /// Content of the chunk: the snapshot's bytes from `offset` on.
     pub chunk: Bytes,
 }
 
-/// The term and vote that Raft must keep on disk (Figure 2): stored as one record, which is durable
-/// before any message reveals the term or the vote.
+/// The term and vote that Raft must keep on disk (Figure 2). They are stored as one record, which
+/// must be durable before any message reveals the term or the vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The highest term that the replica has seen.
@@ -102,76 +109,84 @@ pub struct HardState {
     pub voted_for: Option<NodeId>,
 }
 
-/// A job for the log writer: what must become durable, and what may be sent after that. Jobs are
-/// done in order.
+/// A job for the log writer: what must become durable, and which messages may be sent after that.
+/// The log writer does jobs in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AppendJob {
-    /// Number of the job: one more than the previous job's. The first job of a process has number
-    /// 1.
+    /// Number of the job: one more than that of the previous job. The first job after a start of
+    /// the replica has number 1.
     pub sequence: JobSequence,
-    /// The hard state to be written; `None` if it has not changed since the previous job.
+    /// The term and vote to write to disk; `None` if neither has changed since they were last
+    /// handed to the log writer.
     pub hard_state: Option<HardState>,
-    /// If set, the log writer first replaces the log on disk by an empty log that starts after this
-    /// entry, the last one of a durable snapshot. `None` if the log on disk stays.
+    /// If set, the log writer first replaces the log on disk with an empty log that starts after
+    /// this entry, which is the last one covered by a durable snapshot. `None` if the log on disk
+    /// is kept.
     pub restart_after: Option<EntryId>,
-    /// Index up to which all entries are in a durable snapshot and will not be read again, so their
-    /// log segments may be removed; `None` if nothing new may be removed.
+    /// Index up to which all entries are covered by a durable snapshot and will not be read again,
+    /// so that the log writer may remove their log segments. `None` if it may not remove more than
+    /// before.
     pub compact_to: Option<Index>,
-    /// Entries to be written, without gaps. The first one replaces everything in the log from its
-    /// index on.
+    /// Entries to write to the log, with consecutive indexes. They replace all entries of the log
+    /// on disk from the index of the first one on.
     pub entries: Vec<Entry>,
-    /// Whether a member that had lost its disk becomes a full member with this job. When everything
-    /// else in this job and in earlier jobs is durable, the log writer removes the mark on disk
-    /// that says that this replica is rejoining. The job is done, and its messages may be sent,
-    /// when the removal is durable too.
+    /// Whether this replica, which is rejoining after losing its disk, becomes a full member with
+    /// this job. If so, once everything else in this job and in earlier jobs is durable, the log
+    /// writer removes the on-disk mark that says that the replica is rejoining. The job is done,
+    /// and its messages may be sent, only when that removal is durable too.
     pub rejoined: bool,
-    /// Messages to peers that may be sent only when this job and all earlier ones are done.
+    /// Messages to peers that may be sent only after this job and all earlier ones are done.
     pub release: Vec<Envelope>,
 }
 
-/// A job for the applier, which first applies all `entries` in order and then answers the `reads`.
+/// A job for the applier. The applier first applies all `entries` in order, and then answers the
+/// `reads`.
 #[derive(Debug, Default)]
 pub struct ApplyJob {
-    /// Committed entries to be applied in order. Over all jobs they have no gaps.
+    /// Committed entries to apply, in log order. Their indexes have no gaps, within a job and from
+    /// one job to the next.
     pub entries: Vec<Committed>,
-    /// Reads to be answered from the state after all `entries` are applied.
+    /// Reads to answer from the state after all `entries` are applied.
     pub reads: Vec<ClientRequest>,
 }
 
-/// A committed entry.
+/// A committed log entry for the applier, and whether this replica committed it as leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The entry.
+    /// The log entry to apply.
     pub entry: Entry,
-    /// Whether this replica committed the entry as leader. In the course's simulator the leader
-    /// that commits an entry answers its client, also for entries that an earlier leader appended.
+    /// Whether this replica was the leader when it committed the entry. In the university course's
+    /// protocol, the leader that commits an entry answers its client, even if an earlier leader
+    /// appended the entry.
     pub as_leader: bool,
 }
 
 /// A refused client request: it was not applied and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The id of the refused request.
+    /// Key that identifies the refused request.
     pub key: RequestKey,
-    /// Why the request was refused.
+    /// Reason why the request was refused.
     pub reason: RefusalReason,
-    /// The current leader, which the client can send the request to; `None` if it is unknown.
+    /// The current leader, to which the client can send the request instead; `None` if no leader is
+    /// known.
     pub leader: Option<NodeId>,
 }
 
 /// The reason why a client request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// Another replica leads, or no leader was found in time.
+    /// This replica is not the leader: another replica is, or no leader became known in time.
     NotLeader,
-    /// The request was appended to the log, but a later leader committed another entry in its
-    /// place.
+    /// The request was appended to the log, but a later leader committed a different entry at its
+    /// index.
     Replaced,
-    /// The limit of uncommitted bytes, waiting reads or waiting requests is reached.
+    /// The limit on uncommitted bytes, waiting reads or waiting requests has been reached.
     Busy,
-    /// There is too little free disk space on this leader or on a majority.
+    /// Free disk space is too low on this leader, or on a majority of the replicas.
     DiskFull,
-    /// The memory limit is reached. Only drivers use this reason: the core does not measure memory.
+    /// The memory limit has been reached. Only drivers use this reason, because the core does not
+    /// measure memory.
     OutOfMemory,
 }
 
@@ -200,7 +215,7 @@ impl ApplyJob {
 }
 
 impl Effects {
-    /// Returns whether the driver has nothing to do.
+    /// Returns whether all outputs are empty, so that the driver has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.send.is_empty()
             && self.append.is_none()

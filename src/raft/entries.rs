@@ -1,16 +1,17 @@
-//! A queue of log entries in fixed-size chunks. Unlike a `VecDeque`, which copies its contents when
-//! it grows and then has up to twice the memory it needs, it never moves an entry, so a log of a
+//! A queue of log entries in fixed-size chunks. A `VecDeque` copies its contents when it grows, and
+//! then occupies up to twice the memory it needs. This queue never moves an entry, so a log of a
 //! million entries grows and shrinks without a pause.
 
 use std::collections::VecDeque;
 
 use crate::record::Entry;
 
-/// Number of log entries in a full chunk of [`Entries`]; small in tests, so that they fill many
-/// chunks.
+/// Number of log entries in a full chunk of [`Entries`]; only 4 in tests, so that short logs fill
+/// several chunks.
 const CHUNK_LEN: usize = if cfg!(test) { 4 } else { 1_024 };
 
-/// A queue of log entries in chunks, which never moves an entry when it grows or shrinks.
+/// A queue of log entries, stored in chunks. The queue never moves an entry when it grows or
+/// shrinks.
 ///
 /// Invariant: no chunk is empty; all but the first and the last contain [`CHUNK_LEN`] entries.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl Entries {
         self.chunks.get(chunk)?.get(offset)
     }
 
-    /// Returns an iterator over the entries from `position` on, counted from 0 at the front of the
+    /// Returns an iterator over the entries from `position` on; position 0 is the front of the
     /// queue.
     pub(super) fn iter_from(&self, position: usize) -> impl Iterator<Item = &Entry> {
         let (chunk, offset) = self.locate(position);
@@ -92,8 +93,8 @@ impl Entries {
         }
     }
 
-    /// Returns the number of the chunk that contains `position`, and the offset in that chunk. For
-    /// a position past the end, both say where the entry would be.
+    /// Returns where the entry at `position` is stored: the index of its chunk, and its offset in
+    /// that chunk. For a position past the end of the queue, returns where such an entry would be.
     fn locate(&self, position: usize) -> (usize, usize) {
         let first = self.chunks.front().map_or(0, VecDeque::len);
         match position.checked_sub(first) {
@@ -102,8 +103,8 @@ impl Entries {
         }
     }
 
-    /// Panics if the next-to-last chunk of the queue is not full, unless it is also the first one:
-    /// only the first and the last chunk may be shorter than [`CHUNK_LEN`].
+    /// Panics if the second-to-last chunk of the queue is not full, unless it is also the first
+    /// one: only the first and the last chunk may be shorter than [`CHUNK_LEN`].
     fn check_full_before_last(&self) {
         if let Some(before) = self.chunks.len().checked_sub(2).filter(|&chunk| chunk > 0) {
             let len = self.chunks[before].len();
@@ -135,7 +136,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares chunks with one queue.
+        /// Compares the queue in chunks with a `VecDeque`.
         #[test]
         fn chunks_behave_like_one_queue(actions in proptest::collection::vec(action(), 0..40)) {
             let mut buffer = RecordBuffer::default();

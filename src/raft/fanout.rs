@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 
 use crate::config::FanOut;
+use crate::record::Entry;
 use crate::types::{EntryId, Index, Instant, Round};
 
 use super::effects::Effects;
@@ -19,19 +20,19 @@ use super::quorum::quorum;
 use super::shared::Shared;
 use super::timing;
 
-/// Message loss in permille from which [`FanOut::Thrifty`] sends to one peer more than a quorum
-/// needs at the first attempt. At this loss a leader that sends to two of four peers gets both
-/// replies at the first attempt in less than half of the cases.
+/// Message loss, in permille, at or above which the first attempt under [`FanOut::Thrifty`]
+/// includes one more peer than a quorum needs. At this loss, a leader that sends to two of four
+/// peers receives both replies at the first attempt in less than half of all cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
-/// Number of messages, each answered or counted as lost, that the leader must have sent before its
-/// own estimate of the loss replaces the one of the previous leader.
+/// Number of messages, answered or counted as lost, that the leader must have sent before its own
+/// estimate of the message loss replaces the previous leader's.
 const MEASURED_MIN: f64 = 12.0;
 /// Number of entries that a peer may lack before the leader sends it appends at once, even if it is
-/// not one of the peers that the leader chose for the newest entries. If `append_entries_max`, the
-/// maximum number of entries of one append, is lower, that is the limit.
+/// not one of the peers that the leader chose for the newest entries. The limit is
+/// `append_entries_max`, the maximum number of entries in one append, if that is lower.
 const CATCH_UP_ENTRIES: usize = 64;
 
-/// What the leader waits for: a number of peers that have acknowledged an entry and answered a
+/// What the leader is waiting for: that a number of peers have acknowledged an entry and answered a
 /// round of messages.
 #[derive(Clone, Copy, Debug)]
 struct Goal {
@@ -39,8 +40,8 @@ struct Goal {
     round: Round,
     /// Number of peers that must acknowledge the entry at `index` and answer `round`.
     peers: usize,
-    /// Number of peers, in addition to `peers`, that the leader sends to at the first attempt, in
-    /// case messages get lost.
+    /// Number of peers beyond `peers` that the leader also sends to at the first attempt, in case
+    /// messages are lost.
     spare: usize,
 }
 
@@ -49,9 +50,9 @@ impl Goal {
         progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    /// Returns whether the messages in flight to the peer suffice for the goal: if it answers them,
-    /// it has acknowledged the entry and answered the round. False if one of its replies is
-    /// overdue.
+    /// Returns whether the messages in flight to the peer suffice for the goal: once the peer has
+    /// answered them, it has acknowledged the entry and answered the round. False if a reply of the
+    /// peer is overdue.
     fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
         progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
@@ -60,7 +61,7 @@ impl Goal {
 }
 
 impl Leader {
-    /// Sends all messages to peers that are due: entries, retransmissions, heartbeats, probes, the
+    /// Sends peers all messages that are due: entries, retransmissions, heartbeats, probes, the
     /// commit index and snapshot chunks. Called once at the end of a batch of inputs, so that one
     /// message carries everything that the batch produced.
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
@@ -104,8 +105,8 @@ impl Leader {
 
     /// Sends the commit index, in a message without entries, to each peer that has not received it
     /// with other messages within [`Config::commit_notice_after`](crate::config::Config). Skips
-    /// peers that do not answer or are receiving a snapshot. `round_before` is the last round of
-    /// earlier batches of inputs.
+    /// peers that are not answering or are receiving a snapshot. `round_before` is the last round
+    /// begun before this batch of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -130,8 +131,8 @@ impl Leader {
         }
     }
 
-    /// Returns the next time at which the leader must act although no message arrives: it
-    /// retransmits, sends a heartbeat, chunk or commit index, or steps down.
+    /// Returns the next time at which the leader must act even if no message arrives: to
+    /// retransmit, to send a heartbeat, a snapshot chunk or the commit index, or to step down.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         let mut next = self.steps_down_at(shared).min(self.quorum_probe_at(shared));
         next = next.min(self.next_chunk_at(shared)).min(self.transfer.next_timeout(shared));
@@ -168,9 +169,9 @@ impl Leader {
         }
     }
 
-    /// Sends the newest entries and the round that reads wait for to as many peers as must still
-    /// acknowledge them, first to the peers that the leader sent to least recently. `round_before`
-    /// is the last round of earlier batches of inputs.
+    /// Sends the newest entries to as many peers as must still acknowledge them, in messages whose
+    /// replies also confirm the waiting reads. Starts with the peers that the leader sent to least
+    /// recently. `round_before` is the last round begun before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -218,10 +219,10 @@ impl Leader {
         self.send_order = order;
     }
 
-    /// Sends entries to each peer that lacks many and answers, as far as the limit of entries in
-    /// flight to it allows. Otherwise a lagging peer would get only one append each time that the
-    /// leader chooses it for new entries or sends it a heartbeat. `round_before` is the last round
-    /// of earlier batches of inputs.
+    /// Sends entries to each peer that is answering but lacks many entries, if the limit of entries
+    /// in flight to the peer allows. Otherwise a lagging peer would get only one append each time
+    /// the leader chooses it for new entries or sends it a heartbeat. `round_before` is the last
+    /// round begun before this batch of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -246,9 +247,9 @@ impl Leader {
     }
 
     /// Sends the peer at `position` the entries and the round that it lacks to reach `goal`, as far
-    /// as the limit of entries in flight to it allows. Returns whether the peer will reach the goal
-    /// if it answers the messages in flight. `round_before` is the last round of earlier batches of
-    /// inputs.
+    /// as the limit of entries in flight to the peer allows. Returns whether the peer will reach
+    /// the goal once it has answered the messages in flight. `round_before` is the last round begun
+    /// before this batch of inputs.
     fn send_towards(
         &mut self,
         position: usize,
@@ -278,11 +279,11 @@ impl Leader {
         goal.is_pending_at(&self.progress[position], shared)
     }
 
-    /// Sends one `AppendEntries` to the peer at `position`. It contains entries from the peer's
-    /// next index on if `with_entries` is set, there are any, and the limit of entries in flight to
-    /// the peer is not reached; otherwise it is a heartbeat. A heartbeat is omitted if the peer was
-    /// already sent a message in this batch of inputs. `round_before` is the last round of earlier
-    /// batches.
+    /// Sends one `AppendEntries` to the peer at `position`. The message contains the entries from
+    /// the peer's next index on if `with_entries` is set, such entries exist, and the limit of
+    /// entries in flight to the peer is not reached; otherwise it is a heartbeat. A heartbeat is
+    /// omitted if the peer was already sent a message in this batch of inputs. `round_before` is
+    /// the last round begun before this batch.
     fn send(
         &mut self,
         position: usize,
@@ -306,6 +307,34 @@ impl Leader {
         if entries.is_empty() && was_sent_to {
             return;
         }
+        if self.round == round_before {
+            self.begin_round(shared);
+        }
+        if !entries.is_empty() && !was_sent_to && self.confirms_reads_apart(position, shared) {
+            self.emit(position, Vec::new(), shared, out);
+        }
+        self.emit(position, entries, shared, out);
+    }
+
+    /// Returns whether the peer at `position` gets a heartbeat of its own for the reads that wait
+    /// for a round, beside entries: the reply to entries waits for the peer's disk, and with
+    /// entries alone the reads would, too. False where every message counts.
+    fn confirms_reads_apart(&self, position: usize, shared: &Shared) -> bool {
+        shared.config.fan_out == FanOut::All
+            && self.reads.wanted_round().is_some()
+            && !self.progress[position].is_probing()
+    }
+
+    /// Sends one `AppendEntries` of the current round with these entries, which begin with the next
+    /// one that the peer at `position` lacks, or a heartbeat if there are none.
+    fn emit(
+        &mut self,
+        position: usize,
+        entries: Vec<Entry>,
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) {
+        let progress = &self.progress[position];
         let prev = if progress.is_receiving_snapshot() {
             // The log no longer has what the peer lacks. This proves nothing about its log, only
             // that the leader is alive.
@@ -316,9 +345,6 @@ impl Leader {
         } else {
             shared.log.id_at(progress.next_index().previous())
         };
-        if self.round == round_before {
-            self.begin_round(shared);
-        }
         let sent = entries
             .last()
             .map(|last| (last.index(), entries.iter().map(|entry| entry.record().len()).sum()));
@@ -360,8 +386,8 @@ impl Leader {
     }
 
     /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
-    /// [`Instant::MAX`] without peers. After that nothing can be committed, and only the probes to
-    /// all peers carry new entries.
+    /// [`Instant::MAX`] without peers. From then until a quorum answers, the leader does not send
+    /// new entries as they arrive, because they could not be committed.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -370,10 +396,10 @@ impl Leader {
         self.quorum_heard_at(shared) + window * 5 / 8
     }
 
-    /// Returns when to send to all peers because a quorum has not answered. Otherwise a leader that
-    /// sends to a rotating subset could step down because of lost messages although all replicas
-    /// are healthy. Successive probes are one, two and then four times `quorum_probe_interval`
-    /// apart.
+    /// Returns when to send to all peers because a quorum has not answered. Without these probes, a
+    /// leader that sends to a rotating subset of peers could step down because of lost messages
+    /// although all replicas are healthy. The intervals between successive probes are one, two, and
+    /// from then on four times `quorum_probe_interval`.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -389,8 +415,8 @@ impl Leader {
     }
 
     /// Measures the message loss in one direction from the share of messages that peers have
-    /// answered, assuming the same loss in both directions. Peers that seem to be down are left
-    /// out.
+    /// answered, assuming the same loss in both directions. Peers that seem to be down do not
+    /// count.
     fn measure_loss(&mut self, shared: &mut Shared) {
         let alive = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
         let (answered, samples) =

@@ -11,13 +11,14 @@ use super::rules::{self, Acknowledgement};
 use super::shared::Shared;
 use super::transfer;
 
-/// A replica that follows a leader, or waits for one.
+/// The state of a replica that is following a leader or waiting for one.
 ///
 /// Invariant: `matched_index` is never past the log's end, because the leader of a term only
-/// appends and this replica truncates only what differs from the leader's log.
+/// appends to its log, and this replica truncates its log only where it differs from the leader's.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// When the follower campaigns, unless it hears from a leader or grants a vote before.
+    /// Time at which the follower starts a campaign, unless it hears from a leader or grants a vote
+    /// before then.
     election_at: Instant,
     /// Index up to which this replica's log is known to be equal to the log of the current term's
     /// leader.
@@ -28,7 +29,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Returns a follower with a new random election timeout, whose `matched_index` is zero.
+    /// Returns a follower with a new random election timeout and a `matched_index` of zero.
     pub(super) fn new(shared: &mut Shared) -> Follower {
         let timeout = shared.draw_election_timeout();
         Follower::with_timeout_at(shared.now + timeout)
@@ -38,7 +39,7 @@ impl Follower {
         Follower { election_at, matched_index: Index::ZERO, install_round: Round(0) }
     }
 
-    /// Returns the state of a replica at its start: a follower whose election timeout is counted
+    /// Returns the state of a replica at its start: a follower whose election timeout is measured
     /// from the time at which it first accepts peer messages.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
         // A new replica has had no leader to wait for: it waits as configured.
@@ -50,9 +51,9 @@ impl Follower {
         Follower::with_timeout_at(shared.silent_until + timeout)
     }
 
-    /// Shortens the election timeout of a new replica, which has heard no leader and is in term 0,
-    /// because a client's request waits. The timeout keeps a random part, so that not all replicas
-    /// campaign at once.
+    /// Shortens the election timeout because a client's request is waiting, if this replica is new:
+    /// in term 0, and without having heard from any leader. The timeout stays partly random, so
+    /// that the replicas of a new group do not all campaign at once.
     pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
             let random_part = shared.draw_first_election_timeout();
@@ -61,8 +62,8 @@ impl Follower {
         }
     }
 
-    /// Returns this follower after its term was raised. The election timeout stays, because a
-    /// higher term alone is no sign of a leader.
+    /// Returns this follower after its term was raised. The election timeout is not restarted,
+    /// because a higher term alone does not show that there is a leader.
     pub(super) fn at_new_term(self) -> Follower {
         Follower::with_timeout_at(self.election_at)
     }
@@ -121,8 +122,8 @@ impl Follower {
         shared.commit_index().max(self.matched_index)
     }
 
-    /// Returns the id of the first entry of an append, `prev` included, that differs from the final
-    /// part of this replica's log; `None` if no entry does.
+    /// Returns the id of the first entry of an append, including `prev`, that differs from this
+    /// replica's log at or below the settled index; `None` if there is no such entry.
     fn find_contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
         let settled = self.settled_index(shared);
         std::iter::once(append.prev)
@@ -180,8 +181,8 @@ impl Follower {
         self.acknowledge(shared, from, append, out);
     }
 
-    /// Acknowledges the entries that are durable and equal to the leader's log: at once for a
-    /// heartbeat, and when the new entries are durable for an append with entries.
+    /// Acknowledges the entries that are durable and equal to the leader's log: at once in reply to
+    /// a heartbeat, but only once the new entries are durable in reply to an append with entries.
     fn acknowledge(
         &self,
         shared: &mut Shared,
@@ -208,9 +209,9 @@ impl Follower {
         }
     }
 
-    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it; the request's term
-    /// must be the current one. A refused vote gets no reply, because the candidate counts granted
-    /// votes only.
+    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it and no leader may
+    /// hold a lease. The request's term must be the current one. A refused vote gets no reply,
+    /// because the candidate counts granted votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,

@@ -1,5 +1,5 @@
-//! A replica's term and vote, and whether they are durable (Figure 2: before any message shows
-//! them).
+//! A replica's term and vote, and whether they are durable, as they must be before any message
+//! reveals them (Figure 2).
 
 use crate::config::Config;
 use crate::types::{JobSequence, NodeId, Term};
@@ -14,15 +14,16 @@ use super::rules;
 #[derive(Debug)]
 pub(super) struct TermAndVote {
     current: HardState,
-    /// Whether `current` has not been handed to the log writer yet.
+    /// Whether `current`, the term and vote, has changed since it was last handed to the log writer
+    /// or read from disk.
     is_unwritten: bool,
-    /// Number of the last job that wrote a hard state; 0 before the first.
+    /// Number of the last log writer's job that wrote a term and vote; 0 before the first such job.
     job: JobSequence,
 }
 
 impl TermAndVote {
-    /// Returns the term and vote after a start: those on disk, or the term `term_min` without a
-    /// vote if the term on disk is lower.
+    /// Returns the term and vote of a replica that is starting: those on disk, or the term
+    /// `term_min` without a vote if the term on disk is lower.
     ///
     /// The term on disk is lower if a snapshot became durable before the term of its last entry
     /// did. The replica cannot have voted in that term, because it reveals a vote only when the
@@ -43,8 +44,8 @@ impl TermAndVote {
         self.current.voted_for
     }
 
-    /// Starts the higher term `term`. `voted_for` is this replica if it campaigns in that term,
-    /// else `None`.
+    /// Moves to `term`, which is higher than the current term. `voted_for` is this replica if it
+    /// campaigns in the new term, else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             self.current.term < term && term <= Term::MAX,
@@ -81,8 +82,9 @@ impl TermAndVote {
         self.is_unwritten
     }
 
-    /// Returns the hard state that `job` must write, and marks it as handed out; `None` if it has
-    /// not changed since the previous job.
+    /// Returns the term and vote that the log writer's job `job` must write, and marks them as
+    /// handed out; `None` if they have not changed since they were last handed out or read from
+    /// disk.
     pub(super) fn take_unwritten(&mut self, job: JobSequence) -> Option<HardState> {
         assert!(self.job < job, "job {job} after {}", self.job);
         if !self.is_unwritten {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use crate::config::Config;
 use crate::types::Index;
 
-/// The `AppendEntries` messages with entries that were sent to one follower and not acknowledged.
+/// The `AppendEntries` messages in flight to one follower: those with entries that were sent and
+/// are not acknowledged yet.
 ///
 /// Invariant: ordered by last index; `bytes` is the sum of their lengths.
 #[derive(Debug, Default)]
@@ -14,12 +15,12 @@ pub(super) struct Inflights {
     bytes: usize,
 }
 
-/// One `AppendEntries` message in flight.
+/// An `AppendEntries` message that was sent and is not acknowledged yet.
 #[derive(Clone, Copy, Debug)]
 struct Inflight {
-    /// Index of the last entry in the message.
+    /// Index of the last entry in the `AppendEntries` message.
     last: Index,
-    /// Total length in bytes of the message's entries.
+    /// Total length, in bytes, of the entries in the `AppendEntries` message.
     bytes: usize,
 }
 
@@ -42,13 +43,14 @@ impl Inflights {
     }
 
     /// Returns whether the appends in flight have reached the limit in number or in bytes, so that
-    /// no further append with entries may be sent. The last append may exceed the limit in bytes.
+    /// no further append with entries may be sent. The append that reaches the limit in bytes may
+    /// also exceed it.
     pub(super) fn is_full(&self, config: &Config) -> bool {
         self.appends.len() >= config.inflight_appends_max || self.bytes >= config.inflight_bytes_max
     }
 
-    /// Adds an append that was sent. Its last entry has index `last`; its entries have `bytes`
-    /// bytes.
+    /// Adds an append that was just sent: its last entry has index `last`, and the total length of
+    /// its entries is `bytes`.
     pub(super) fn push(&mut self, last: Index, bytes: usize) {
         assert!(
             self.last().is_none_or(|before| before < last),
@@ -72,7 +74,7 @@ impl Inflights {
         );
     }
 
-    /// Removes all appends, because they are considered lost.
+    /// Removes all appends; called when they are considered lost.
     pub(super) fn clear(&mut self) {
         self.appends.clear();
         self.bytes = 0;

@@ -20,10 +20,11 @@ use super::timing;
 use super::transfer::LeadershipTransfer;
 
 /// Maximum number of recent rounds of messages whose start time is kept. A reply to an older round
-/// still proves that the peer is alive, but confirms no lease and measures no round trip.
+/// still proves that the peer is alive, but neither confirms a lease nor measures a round-trip
+/// time.
 const ROUNDS_MAX: usize = 1 << 16;
 
-/// The state of the replica that leads its term.
+/// The state of a replica that is the leader of its term.
 ///
 /// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered, and `round` is the
 /// last round begun. The log only grows: a leader never truncates it.
@@ -35,29 +36,30 @@ pub(super) struct Leader {
     first_index: Index,
     /// Number of the last round of messages begun; 0 before the first.
     pub(super) round: Round,
-    /// The latest rounds with their start times, each read from this replica's clock before the
-    /// first message of the round was sent.
+    /// The latest rounds of messages, each with its start time, which was read from this replica's
+    /// clock before the first message of the round was sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
     pub(super) transfer: LeadershipTransfer,
-    /// When this leader last sent a probe to all peers because a quorum did not answer; `None` if
-    /// never.
+    /// When this leader last sent a probe to all peers because a quorum was not answering; `None`
+    /// if it has never done so.
     pub(super) quorum_probed_at: Option<Instant>,
-    /// Number of probes to all peers since a quorum last answered, minus 1.
+    /// Number of times that the probe to all peers was repeated without a quorum answering in
+    /// between: 0 after the first probe. Also 0 before any probe.
     pub(super) quorum_probes: u32,
-    /// Index of the log's last entry when the leader last tried to send its entries to the peers
-    /// that it needs for a quorum. Entries after this index have not been part of an attempt yet.
+    /// Index of the log's last entry at the time of the last attempt to send new entries to as many
+    /// peers as a quorum needs. Later entries have not been part of an attempt yet.
     pub(super) attempted_index: Index,
-    /// Number of the round that the oldest waiting read needed when the leader last tried to send
-    /// to the peers that it needs for a quorum; 0 if no read waited.
+    /// Number of the round that was needed to confirm the oldest waiting read at the time of the
+    /// last attempt to send to as many peers as a quorum needs; 0 if no read was waiting.
     pub(super) attempted_round: Round,
-    /// Peers that get a message at the next flush in any case, for example because they asked for
-    /// votes or rejected an append.
+    /// Peers that are sent a message at the next flush even if none is due, for example because
+    /// they have asked for a pre-vote or rejected an append.
     pub(super) urgent: Vec<NodeId>,
-    /// Time since which some peer that answers has not been sent the current commit index; `None`
-    /// if all of them have.
+    /// Time since which at least one answering peer has not been sent the current commit index;
+    /// `None` if all answering peers have been sent it.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// Snapshots that a peer received completely and then discarded; reported to the driver at the
+    /// Snapshots that a peer received in full and then discarded; reported to the driver at the
     /// next flush.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
     /// Scratch space of `pursue_goal`: positions of peers in the order of sending. Kept between
@@ -143,9 +145,12 @@ impl Leader {
             return;
         }
         let is_full = match request.kind {
+            // A request that exceeds the limit alone is accepted once nothing is uncommitted: it
+            // would be refused for ever otherwise.
             RequestKind::Write => {
-                shared.uncommitted_bytes() + request.payload.len()
-                    > shared.config.uncommitted_bytes_max
+                let uncommitted = shared.uncommitted_bytes();
+                uncommitted > 0
+                    && uncommitted + request.payload.len() > shared.config.uncommitted_bytes_max
             }
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };
@@ -159,8 +164,8 @@ impl Leader {
         }
     }
 
-    /// Schedules a message to a peer that asked for a pre-vote: the peer has not heard from this
-    /// leader.
+    /// Schedules a message to a peer that has asked for a pre-vote, because this shows that the
+    /// peer has not heard from this leader.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
         self.mark_urgent(from);
     }
@@ -233,8 +238,8 @@ impl Leader {
         }
     }
 
-    /// Hands those waiting reads to the applier that a quorum has confirmed, or all of them while
-    /// the lease is valid. None is handed over before the leader's no-op is committed.
+    /// Hands the waiting reads that a quorum has confirmed to the applier, or all waiting reads
+    /// while the lease is valid. Hands over no reads before the leader's no-op is committed.
     pub(super) fn release_reads(&mut self, shared: &mut Shared) {
         let confirmed = self.confirmed_round(shared);
         assert!(confirmed <= self.round.next(), "{confirmed:?} is confirmed of {:?}", self.round);
@@ -249,11 +254,11 @@ impl Leader {
     /// Records that the peer `from` lost its disk and that its log now ends with `rejoin.last`:
     /// entries after that are sent again.
     ///
-    /// The peer's earlier acknowledgements remain valid: it had those entries then, so what was
-    /// committed with them stays committed. Until the peer has those entries again it does not
-    /// vote, and no replica without them is elected without its vote. A late acknowledgement may
-    /// raise the match index again; the peer asks until it has caught up, and each request resets
-    /// the match index.
+    /// The entries that were committed with the peer's earlier acknowledgements stay committed,
+    /// because the peer did have them then. Until the peer has those entries again it does not
+    /// vote, and without its vote no replica that lacks them can be elected. A late acknowledgement
+    /// may raise the match index again; the peer asks until it has caught up, and each request
+    /// resets the match index.
     pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
         let progress = self.progress_of(from);
         progress.asked_to_rejoin_at = Some(shared.now);
@@ -269,8 +274,8 @@ impl Leader {
 
     // Disk space.
 
-    /// Returns whether new entries can be stored on this replica's disk and on those of a quorum.
-    /// The disks of peers that do not answer are ignored.
+    /// Returns whether there is space for new entries both on this replica's disk and on the disks
+    /// of a quorum. The disks of peers that are not answering are ignored.
     pub(super) fn has_disk_space(&self, shared: &Shared) -> bool {
         let is_low =
             |peer: &Progress| peer.disk == DiskState::Low && !peer.is_silent(shared.loss_permille);
@@ -278,14 +283,14 @@ impl Leader {
             && (!self.progress.iter().any(is_low) || self.quorum_has_disk_space(shared))
     }
 
-    /// Returns whether the follower at `position` gets no entries, because its disk is almost full
-    /// and a quorum can store them without it.
+    /// Returns whether the follower at `position` should get no entries, because its disk is almost
+    /// full and a quorum can store them without it.
     pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
         self.progress[position].disk == DiskState::Low && self.quorum_has_disk_space(shared)
     }
 
-    /// Returns whether the replicas with enough disk space, not counting peers that do not answer,
-    /// form a quorum.
+    /// Returns whether the replicas with enough disk space form a quorum. Peers that are not
+    /// answering do not count.
     fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
         let can_store = |peer: &&Progress| {
             peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
@@ -296,8 +301,8 @@ impl Leader {
 
     // Rounds.
 
-    /// Begins a round: draws the next round number and records its start time. Must be called
-    /// before the round's first message is sent.
+    /// Begins a round of messages: assigns it the next round number and records its start time.
+    /// Must be called before the round's first message is sent.
     pub(super) fn begin_round(&mut self, shared: &Shared) {
         self.round = self.round.next();
         assert!(
@@ -322,8 +327,8 @@ impl Leader {
         Some(self.rounds[position].1)
     }
 
-    /// Returns the number of the last round that a quorum has answered. A replica without peers is
-    /// a quorum: even its next round is confirmed.
+    /// Returns the number of the last round of messages that a quorum has answered. Without peers,
+    /// returns the number of the next round, because this replica alone is a quorum.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {
             // A lone replica is a quorum: even its next round is confirmed.
@@ -341,15 +346,15 @@ impl Leader {
         self.round_began_at(self.confirmed_round(shared))
     }
 
-    /// Returns the latest time since which each member of some quorum has answered; this replica
-    /// counts as answering now.
+    /// Returns the latest time such that every member of some quorum has answered at or after it.
+    /// This replica itself counts as answering now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }
 
     /// Returns the highest value that a quorum of the replicas has reached. `own` is this replica's
-    /// value; `of` returns the value of a peer. The values are kept on the stack because this runs
-    /// several times per batch.
+    /// value; `of` returns the value of a peer. The values are kept on the stack because this
+    /// function runs several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
         assert!(
             self.progress.len() + 1 == shared.replicas(),
@@ -364,8 +369,8 @@ impl Leader {
         reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
     }
 
-    /// Returns when this leader steps down if no quorum answers before; [`Instant::MAX`] without
-    /// peers.
+    /// Returns when this leader steps down unless a quorum answers before then; [`Instant::MAX`] if
+    /// it has no peers.
     pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;

@@ -1,5 +1,5 @@
-//! Estimates of the network to one peer: round-trip time and the share of messages that are
-//! answered.
+//! Estimates of the network between the leader and one peer: the round-trip time and the share of
+//! messages that are answered.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::types::{Instant, Round};
 /// these are used to estimate the loss.
 const UNDECIDED_MAX: usize = 16;
 /// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
-/// partitioned. Messages that were sent to it in that time do not count as lost.
+/// partitioned. Messages that were sent to the peer in that time do not count as lost.
 const ABSENT_HEARTBEATS: u32 = 3;
 /// Approximate number of recent messages over which the share of answered messages is averaged.
 const SAMPLES_MAX: f64 = 32.0;
 
-/// Estimates of the round-trip time and the message loss to one peer.
+/// Estimates of the round-trip time and the message loss between the leader and one peer.
 #[derive(Debug)]
 pub(super) struct LinkEstimate {
     round_trip: Option<RoundTrip>,
-    /// Rounds of messages to the peer that were neither answered nor counted as lost, with the time
-    /// of sending.
+    /// Messages to the peer that are not yet answered or counted as lost, each with its round
+    /// number and the time at which it was sent.
     undecided: VecDeque<(Round, Instant)>,
     /// Mean share of messages that the peer answered, from 0 to 1.
     answered_mean: f64,
@@ -37,7 +37,7 @@ struct RoundTrip {
 }
 
 impl LinkEstimate {
-    /// Returns the estimate before the first sample: no round-trip time, and no message lost.
+    /// Returns the initial estimate: the round-trip time is unknown, and no message was lost.
     pub(super) fn new() -> LinkEstimate {
         LinkEstimate {
             round_trip: None,
@@ -47,8 +47,8 @@ impl LinkEstimate {
         }
     }
 
-    /// Returns how long a reply of the peer may take: the smoothed round-trip time plus four times
-    /// its variation. `None` before the first reply.
+    /// Returns how long to wait for a reply of the peer: the smoothed round-trip time plus four
+    /// times its variation; `None` before the first reply.
     pub(super) fn reply_timeout(&self) -> Option<Duration> {
         self.round_trip.map(|round_trip| round_trip.smoothed + round_trip.variation * 4)
     }
@@ -74,8 +74,8 @@ impl LinkEstimate {
 
     /// Records that the peer has answered the round `answered`, and counts earlier messages as lost
     /// if their replies are overdue. `last_reply_at` is the time of the peer's previous reply. A
-    /// reply is overdue after `retransmit_timeout_initial`, not after the shorter retransmission
-    /// timeout, because a late reply is no loss.
+    /// reply is overdue after `retransmit_timeout_initial` rather than after the shorter
+    /// retransmission timeout, because a late reply does not mean that a message was lost.
     pub(super) fn record_reply(
         &mut self,
         answered: Round,
@@ -101,7 +101,8 @@ impl LinkEstimate {
         debug_assert!((0.0..=1.0).contains(&share), "{share} of {samples} messages were answered");
     }
 
-    /// Adds a measured round-trip time to the smoothed one.
+    /// Updates the smoothed round-trip time and its variation with `took`, a measured round-trip
+    /// time.
     pub(super) fn add_round_trip(&mut self, took: Duration) {
         let Some(RoundTrip { smoothed, variation }) = &mut self.round_trip else {
             self.round_trip = Some(RoundTrip { smoothed: took, variation: took / 2 });

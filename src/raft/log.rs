@@ -25,18 +25,18 @@ pub struct LogTail {
     buffer: RecordBuffer,
 }
 
-/// The changes that a call of [`LogTail::splice`] has made to the log.
+/// How a call of [`LogTail::splice`], which merges a leader's entries into the log, has changed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spliced {
-    /// Index of the first new entry; `None` if the log has not changed.
+    /// Index of the first entry that was added to the log; `None` if the log has not changed.
     pub changed_from: Option<Index>,
-    /// Whether entries were removed because of a conflict.
+    /// Whether entries were removed from the log because of a conflict.
     pub truncated: bool,
 }
 
 impl LogTail {
-    /// Returns the log that a replica found on its disk: `entries` follow `base`, the last entry of
-    /// its snapshot. All entries are durable.
+    /// Returns the log that a replica found on its disk: `entries`, which follow `base`, the last
+    /// entry of the replica's snapshot. All entries are durable.
     pub fn recovered(base: EntryId, entries: Vec<Entry>) -> LogTail {
         let count = entries.len() as u64;
         let mut log = LogTail { base, durable_index: base.index, ..LogTail::default() };
@@ -57,8 +57,9 @@ impl LogTail {
         self.entries.back().map_or(self.base, Entry::id)
     }
 
-    /// Returns the id of the base, the entry before the first one in this log; [`EntryId::ZERO`] if
-    /// the log was never compacted. All entries up to the base are committed and in a snapshot.
+    /// Returns the id of the base, which is the entry before the first one in this log;
+    /// [`EntryId::ZERO`] if the log was never compacted. All entries up to the base are committed
+    /// and in a snapshot.
     pub fn base(&self) -> EntryId {
         self.base
     }
@@ -78,8 +79,8 @@ impl LogTail {
         self.entries.get(self.position(index)?)
     }
 
-    /// Returns the position in `entries` of the entry with this index, or where it would be if it
-    /// is past the last entry; `None` at or before the base.
+    /// Returns the position in `entries` of the entry at `index`. Past the last entry, returns the
+    /// position that such an entry would have; at or before the base, `None`.
     fn position(&self, index: Index) -> Option<usize> {
         usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()
     }
@@ -108,9 +109,9 @@ impl LogTail {
         self.term_at(id.index) == Some(id.term)
     }
 
-    /// Returns the last entry at which this log may agree with a log that contains `hint`: the last
-    /// one with an index of at most `hint.index` and a term of at most `hint.term`. Returns
-    /// [`EntryId::ZERO`] if that entry is before the base.
+    /// Returns the id of the last entry that this log may have in common with a log that contains
+    /// `hint`: the last entry with an index of at most `hint.index` and a term of at most
+    /// `hint.term`. Returns [`EntryId::ZERO`] if that entry is before the base.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
         let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
         // Terms never decrease, so a binary search finds it.
@@ -147,7 +148,7 @@ impl LogTail {
         self.slice(from, usize::MAX, usize::MAX)
     }
 
-    /// Encodes a new entry of this replica, the leader of `term`, and appends it to the log.
+    /// Encodes a new entry, appends it to the log as the leader of `term`, and returns it.
     pub fn append(&mut self, term: Term, kind: EntryKind, payload: &[u8]) -> &Entry {
         assert!(term > Term(0), "a leader of term 0");
         let id = EntryId { term, index: self.last().index.next() };
@@ -156,9 +157,10 @@ impl LogTail {
         self.entries.back().expect("just pushed")
     }
 
-    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). They must follow an
-    /// entry of this log. Entries that the log already contains stay, and so do those after them
-    /// unless an entry conflicts: a late or repeated message changes nothing.
+    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). The first of them
+    /// must directly follow an entry of this log. Entries that the log already contains stay, and
+    /// the log is truncated only at an entry that conflicts, so a late or repeated message changes
+    /// nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
         let Some(first) = entries.first() else { return Spliced::default() };
         assert!(
@@ -207,8 +209,8 @@ impl LogTail {
     }
 
     /// Removes entries up to `index` from memory, oldest first, until at most `bytes_kept` bytes
-    /// remain. Removes at most `count_max` entries, because freeing memory takes time. The entries
-    /// must be committed and in a snapshot. Entries that are not durable stay.
+    /// remain. Removes at most `count_max` entries, because freeing memory takes time, and none
+    /// that are not durable. The entries up to `index` must be committed and in a snapshot.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {
@@ -228,7 +230,7 @@ impl LogTail {
         self.check_durable();
     }
 
-    /// Replaces the log by an empty one that starts after `last`, the last entry of an installed
+    /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
     /// snapshot. The old entries are dropped because they may contradict the snapshot.
     pub fn restart(&mut self, last: EntryId) {
         assert!(last.index > self.base.index, "the log restarts at {last}, before {}", self.base);
@@ -271,7 +273,7 @@ impl LogTail {
         );
     }
 
-    /// Panics unless base <= durable index <= last index.
+    /// Panics if the durable index is before the base or after the log's last entry.
     fn check_durable(&self) {
         let (base, last) = (self.base.index, self.last().index);
         assert!(
@@ -359,7 +361,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with the rule of the paper on plain vectors.
+        /// Compares the log with a model that applies the rule of the Raft paper to plain vectors.
         #[test]
         fn splice_follows_the_append_entries_rule_of_raft(
             own in proptest::collection::vec(1_u64..4, 0..12),
@@ -392,7 +394,7 @@ mod tests {
             prop_assert_eq!(terms(&log), model);
         }
 
-        /// Compares with a search backwards through the log.
+        /// Compares the result with that of a backward search through the log.
         #[test]
         fn last_agreement_matches_a_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),

@@ -1,5 +1,5 @@
-//! The inputs of the core. Wire decoding can only produce [`PeerMsg`], so by type no peer can forge
-//! a [`Persisted`] or [`Msg::Applied`].
+//! The inputs of the core. Wire decoding can only produce [`PeerMsg`], so the types ensure that no
+//! peer can forge a [`Persisted`] or [`Msg::Applied`].
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 
 pub use crate::types::{DiskState, RequestKind};
 
-/// An input of [`Replica::handle_msg`](super::Replica::handle_msg).
+/// An input of the consensus core, for [`Replica::handle_msg`](super::Replica::handle_msg).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
     /// A message from another replica.
@@ -17,31 +17,32 @@ pub enum Msg {
     Client(ClientRequest),
     /// The log writer has made a job durable.
     Persisted(Persisted),
-    /// The applier has applied all entries up to `index` and has handed over their replies.
+    /// The applier has applied all entries up to `index` and has handed over the replies to the
+    /// requests in them.
     Applied {
         /// Index of the last applied entry.
         index: Index,
     },
     /// A snapshot of this replica's own state is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
-    /// A chunk of a leader's snapshot was stored: the reply to a chunk in
+    /// A chunk of a leader's snapshot was stored: the driver's answer to a chunk in
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
     /// A leader's snapshot is complete and durable, and the state machine has installed it.
     Installed(SnapshotId),
-    /// The free disk space of this replica. The driver sends it when free space falls below the
-    /// configured reserve, from time to time while it is below, and when it is above the reserve
-    /// again.
+    /// The free disk space of this replica. The driver sends this input when free space falls below
+    /// the configured reserve, from time to time while free space stays below, and when it is above
+    /// the reserve again.
     DiskSpace(DiskSpace),
 }
 
 /// Free space on a replica's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Whether the disk's free space is below the reserve, the free space that the configuration
-    /// wants to preserve.
+    /// Whether the free space on the disk is below the reserve that the configuration sets.
     pub low: bool,
-    /// Bytes of log entries that can certainly be stored. Meaningful only if `low`.
+    /// Number of bytes of log entries for which there is certainly space. Meaningful only if `low`
+    /// is true.
     pub bytes: u64,
 }
 
@@ -52,16 +53,18 @@ pub struct ChunkStored {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Number of the leader's round of messages in which the chunk was sent.
+    /// Round number of the [`InstallSnapshot`] message that carried the chunk. The reply to the
+    /// leader echoes it.
     pub round: Round,
-    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
+    /// Number of bytes of the snapshot that have been received without a gap from its start; equal
+    /// to the offset of the next chunk.
     pub received: u64,
 }
 
 /// Identifies a snapshot by its last entry, length and checksum.
 ///
-/// Two replicas' snapshots with the same last entry hold the same state, but their bytes may
-/// differ. So all chunks of a transfer must come from one snapshot.
+/// Snapshots of different replicas with the same last entry hold the same state, but their bytes
+/// may differ. So all chunks of a transfer must come from one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotId {
     /// Id of the last entry that the snapshot covers.
@@ -73,25 +76,26 @@ pub struct SnapshotId {
     pub checksum: u32,
 }
 
-/// A message between replicas with its sender and receiver.
+/// A message between replicas, with its sender and its receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// Id of the sending replica, as the message states it.
     pub from: NodeId,
-    /// The receiver.
+    /// Id of the replica that the message is addressed to.
     pub to: NodeId,
-    /// The leader that the sender knows of, or `None`. Reported to the course's simulator; the core
-    /// never reads it.
+    /// The last leader that the sender knew of; `None` if it has known none. Reported to the
+    /// university course's simulator; the core never reads it.
     pub leader: Option<NodeId>,
-    /// The message.
+    /// The message itself, without its sender and receiver.
     pub message: PeerMsg,
 }
 
-/// A message between replicas. Each variant carries the sender's term, except pre-votes and granted
-/// pre-vote replies, which carry the term of the election that they ask about.
+/// A message between replicas. Each variant carries the sender's term, except pre-vote requests and
+/// the replies that grant them: these carry the term of the election that the candidate would
+/// start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMsg {
-    /// Entries of a leader; a heartbeat if there are none.
+    /// Log entries from the leader, or a heartbeat, which has no entries.
     AppendEntries(AppendEntries),
     /// The reply to [`AppendEntries`]: whether the follower's log matches.
     AppendReply(AppendReply),
@@ -104,11 +108,12 @@ pub enum PeerMsg {
     /// The reply to [`InstallSnapshot`]: how much of the snapshot is stored. When the snapshot is
     /// installed, the follower replies with an [`AppendReply`] instead.
     InstallReply(InstallReply),
-    /// A leader's request to campaign at once: leadership transfer (thesis 3.10).
+    /// A leader's request to a follower to campaign at once, for a leadership transfer (thesis
+    /// 3.10).
     TimeoutNow(TimeoutNow),
     /// A request of a member that has lost its disk, sent to all other members; see `rejoin.rs`.
     Rejoin(Rejoin),
-    /// The reply to [`Rejoin`]: the member's term and last log entry.
+    /// The reply to [`Rejoin`]: the term and the last log entry of the member that answers.
     RejoinReply(RejoinReply),
 }
 
@@ -116,10 +121,10 @@ pub enum PeerMsg {
 /// entry, because the sender has forgotten its own votes and acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejoin {
-    /// Random number that the sender draws at each start of its process; the reply echoes it.
+    /// Random number that the sender generates at each start of its process; the reply echoes it.
     pub nonce: u64,
-    /// The sender's term. Until all members have answered, it may be lower than before the loss of
-    /// the disk, or 0.
+    /// The sender's current term. Until all members have answered, it may be lower than the
+    /// sender's term before the loss of its disk, or 0.
     pub term: Term,
     /// Id of the last entry in the sender's log.
     pub last: EntryId,
@@ -128,11 +133,11 @@ pub struct Rejoin {
 /// The reply to [`Rejoin`]: the term and the last entry of the member that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejoinReply {
-    /// The nonce of the [`Rejoin`] request that this answers.
+    /// The nonce of the [`Rejoin`] request that this reply answers.
     pub nonce: u64,
-    /// The sender's term; 0 if it has seen no election.
+    /// Current term of the member that answers; 0 if this member has seen no election.
     pub term: Term,
-    /// Whether the sender is the leader of `term`.
+    /// Whether the member that answers is the leader of `term`.
     pub leads: bool,
     /// Id of the last entry in the sender's log.
     pub last: EntryId,
@@ -140,8 +145,8 @@ pub struct RejoinReply {
 
 /// A leader's request to a follower to campaign at once (leadership transfer).
 ///
-/// From this message to the end of its term the leader serves no reads under a lease, so voters may
-/// elect its successor although they have heard from the leader recently.
+/// Once the leader has sent this message, it serves no more reads under a lease in its term. So
+/// voters may elect its successor even if they have heard from the leader recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutNow {
     /// The leader's term.
@@ -155,7 +160,8 @@ pub struct TimeoutNow {
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's round of messages in which the chunk was sent; the reply echoes it.
+    /// Number of the round that the message belongs to; the reply echoes it. A leader numbers its
+    /// rounds of messages; each chunk begins a new round.
     pub round: Round,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
@@ -171,11 +177,12 @@ pub struct InstallSnapshot {
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// Round number of the [`InstallSnapshot`] that this answers.
+    /// Round number of the [`InstallSnapshot`] message that this reply answers.
     pub round: Round,
     /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
-    /// Bytes of the snapshot received from its start without a gap: the offset of the next chunk.
+    /// Number of bytes of the snapshot that have been received without a gap from its start; equal
+    /// to the offset of the next chunk.
     pub received: u64,
 }
 
@@ -184,22 +191,23 @@ pub struct InstallReply {
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's round of messages in which this was sent; the reply echoes it.
+    /// Number of the round that the message belongs to; the reply echoes it. A leader numbers its
+    /// rounds of messages; all appends of one flush belong to the same round.
     pub round: Round,
     /// Id of the entry that precedes `entries` in the leader's log; [`EntryId::ZERO`] if they start
     /// at index 1.
     pub prev: EntryId,
-    /// The leader's commit index. It may be past the last entry up to which this message proves the
-    /// logs equal; the follower then commits only up to that entry.
+    /// The leader's commit index. It may be past the last entry that this message proves to be in
+    /// both logs; the follower then commits only up to that entry.
     pub commit_index: Index,
-    /// Message loss in one direction in permille, measured by the leader over all peers that
-    /// answer.
+    /// Share of messages lost in one direction, in permille, as the leader has measured it over all
+    /// peers that answer.
     pub loss_permille: u16,
-    /// The follower that the leader transfers its leadership to, or `None`. Announced before the
-    /// leader sends [`TimeoutNow`] and until its term ends. Voters may elect this follower although
-    /// they have heard from the leader recently.
+    /// The follower that the leader is transferring its leadership to; without a transfer in
+    /// progress, the latest such follower if the leader has sent [`TimeoutNow`] in this term, else
+    /// `None`. Voters may elect this follower even if they have heard from the leader recently.
     pub transfer_to: Option<NodeId>,
-    /// Entries without gaps, the first at `prev.index + 1`. Empty in a heartbeat.
+    /// Consecutive log entries, the first with index `prev.index + 1`. Empty in a heartbeat.
     pub entries: Vec<Entry>,
 }
 
@@ -209,8 +217,8 @@ pub struct AppendEntries {
 pub struct AppendReply {
     /// The follower's term: equal to the leader's, or a higher one that makes the leader step down.
     pub term: Term,
-    /// Round number of the message that this answers; 0 if that message was from the leader of an
-    /// earlier term.
+    /// Round number of the message that this reply answers; 0 if that message was from the leader
+    /// of an earlier term.
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,
@@ -223,17 +231,18 @@ pub struct AppendReply {
 pub enum AppendOutcome {
     /// The follower's log is durable and equal to the leader's up to an index.
     Match {
-        /// Index up to which the logs are equal and durable. It acknowledges all earlier messages
-        /// of this leader too. [`Index::ZERO`] acknowledges nothing.
+        /// Index up to which the follower's log is durable and equal to the leader's. Acknowledges
+        /// all entries up to this index, including those of earlier messages; [`Index::ZERO`]
+        /// acknowledges none.
         index: Index,
     },
-    /// The follower's log does not contain the message's `prev`, or the message was from the leader
-    /// of an earlier term.
+    /// The follower's log does not contain the entry `prev` of the leader's message, or the message
+    /// was from the leader of an earlier term.
     Reject {
-        /// Index of the `prev` that was rejected. The leader recognises late replies by it.
+        /// Index of the leader's `prev` that the follower rejected. The leader uses it to recognise
+        /// stale replies.
         refused: Index,
-        /// The last entry of the follower's log that may be equal to the leader's entry at its
-        /// index.
+        /// Id of the last entry of the follower's log that may also be in the leader's log.
         hint: EntryId,
     },
 }
@@ -243,24 +252,24 @@ pub enum AppendOutcome {
 pub struct RequestVote {
     /// The term of the election; for a pre-vote, the term that the sender would start.
     pub term: Term,
-    /// Whether this is a pre-vote: asks whether the receiver would vote for the sender, without
-    /// starting the term.
+    /// Whether this is a pre-vote request, which asks whether the receiver would vote for the
+    /// sender but does not start the term.
     pub pre: bool,
-    /// Whether this election is a leadership transfer: the previous term's leader asked for it and
-    /// has given up its lease.
+    /// Whether this election is part of a leadership transfer: the leader of the previous term has
+    /// asked the sender to campaign and has given up its lease.
     pub transfer: bool,
-    /// Id of the last entry in the candidate's log.
+    /// Id of the last entry in the candidate's log, which the receiver compares with its own log.
     pub last: EntryId,
 }
 
 /// The reply to [`RequestVote`], for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
-    /// The term of the request if the vote is granted, else the voter's own term.
+    /// The term of the request if the vote or pre-vote is granted, else the voter's own term.
     pub term: Term,
-    /// Whether this answers a pre-vote request; false for a vote request.
+    /// Whether this reply answers a pre-vote request; false if it answers a vote request.
     pub pre: bool,
-    /// Whether the vote is granted.
+    /// Whether the vote or pre-vote is granted.
     pub granted: bool,
 }
 
@@ -285,8 +294,8 @@ impl PeerMsg {
 
 impl AppendEntries {
     /// Returns whether the entries follow `prev` without gaps, in terms that never decrease and do
-    /// not exceed the message's term. Wire decoders check this too; here it protects the core from
-    /// every driver.
+    /// not exceed the message's term. Wire decoders check this too; this check protects the core
+    /// from any other driver.
     pub(super) fn is_well_formed(&self) -> bool {
         // Bounded, so that later additions to an index cannot overflow.
         let end = self.prev.index.0.checked_add(self.entries.len() as u64);
@@ -310,24 +319,23 @@ impl InstallSnapshot {
     }
 }
 
-/// A client's request. The core never reads the payload.
+/// A client's request or, in the server, a batch of requests. The core never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     /// The id of the request; the reply carries the same id.
     pub key: RequestKey,
-    /// Whether this is a write, which becomes a log entry, or a read.
+    /// Whether the request is a write, which becomes a log entry, or a read, which does not.
     pub kind: RequestKind,
-    /// The encoded command for the state machine.
+    /// The encoded batch of operations for the state machine.
     pub payload: Bytes,
 }
 
 /// The log writer's report that a job and all earlier jobs are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persisted {
-    /// Number of the job.
+    /// Sequence number of the last job that is durable.
     pub sequence: JobSequence,
-    /// The last entry that the job wrote; `None` if the job had no entries. The id includes the
-    /// term, so that the sync of an entry that has been replaced since does not count for its
-    /// replacement.
+    /// Id of the last entry that the job wrote; `None` if the job had no entries. The id includes
+    /// the term, so that the report does not count for an entry that has since replaced this one.
     pub last: Option<EntryId>,
 }

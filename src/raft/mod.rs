@@ -14,24 +14,24 @@
 //!
 //! Inputs of peers and clients may contain anything. They are validated where they enter, counted
 //! and dropped if invalid; a message that no correct peer can have sent is reported as a
-//! [`RejectedMessage`]. Behind that, invariants are asserted.
+//! [`RejectedMessage`]. Past that check, invariants are asserted.
 //!
 //! # Terms and roles (§5.1)
 //!
 //! Time is divided into terms, each with at most one leader. A replica is a follower, a candidate
 //! or a leader. A message with a higher term makes every replica a follower in that term; a message
-//! of a lower term is answered with the current one or dropped.
+//! of a lower term is answered with the current term, or dropped.
 //!
-//! The term and the vote in it are the *hard state*. No message that shows them is sent before they
-//! are durable (Figure 2). The commit index is not stored: after a restart it is the end of the
-//! snapshot until a leader tells a higher one.
+//! The term and the vote in it are the *hard state*. No message that reveals them is sent before
+//! they are durable (Figure 2). The commit index is not stored: after a restart it is the end of
+//! the snapshot until a leader announces a higher one.
 //!
 //! # The log (§5.3)
 //!
 //! An entry is identified by its term and index. Two logs that contain the same entry are identical
-//! up to it. A follower removes entries only from the first one that differs from the leader's,
-//! never at or below its commit index or what it knows to be equal to the leader's log. Entries at
-//! or below the log's *base* have been compacted; a snapshot covers them.
+//! up to it. A follower truncates its log only at the first entry that differs from the leader's
+//! log. It never removes an entry that is committed or known to be equal to the leader's. Entries
+//! at or below the log's *base* have been compacted; a snapshot covers them.
 //!
 //! The cursors of a log are ordered `base <= applied <= commit <= last` and `base <= durable <=
 //! last`. Commit and durable are independent: a quorum of other replicas can commit an entry that
@@ -44,8 +44,8 @@
 //!
 //! 1. **Pre-vote.** The candidate asks all peers for a vote in the next term, without starting that
 //!    term. A peer grants the pre-vote if it would grant the vote: its own term is lower, it has
-//!    not heard a leader within the lowest election timeout, and the candidate's log is at least as
-//!    up to date as its own. A follower with a longer log campaigns itself instead; a leader
+//!    not heard a leader within the minimum election timeout, and the candidate's log is at least
+//!    as up to date as its own. A follower with a longer log campaigns itself instead; a leader
 //!    answers with an append. Of two pre-candidates that hear each other, the one with the shorter
 //!    log, or with the lower id if the logs are equal, yields.
 //! 2. **Vote.** With pre-votes of a quorum, and after a short delay in which a longer log can
@@ -58,7 +58,7 @@
 //! current one: only granted votes count. A campaign without a winner is followed by another one,
 //! after a random pause that grows while the candidate hears from no quorum.
 //!
-//! **Stable leader** (§6). A replica that has heard a leader within the lowest election timeout
+//! **Stable leader** (§6). A replica that has heard a leader within the minimum election timeout
 //! ignores vote requests and does not adopt their term. So a replica that returns from a partition
 //! deposes no leader, and leases are safe. A replica that restarts counts as having heard a leader
 //! at its start.
@@ -84,25 +84,27 @@
 //!
 //! A peer that was sent nothing for a heartbeat interval gets an empty append; a peer that has left
 //! several messages unanswered gets them less often. With `FanOut::All` entries go to all peers at
-//! once; with `FanOut::Thrifty`, where messages are expensive, to as many as a quorum needs, those
-//! first that were sent to least recently. A follower whose disk is almost full gets entries only
-//! if they cannot be committed without it.
+//! once; with `FanOut::Thrifty`, for networks where messages are expensive, they go to only as many
+//! peers as a quorum needs, starting with those that the leader sent to least recently. A follower
+//! whose disk is almost full gets entries only if they cannot be committed without it.
 //!
 //! # Durable acknowledgements (thesis 10.2.1)
 //!
-//! The leader sends entries while its own log writer stores them, and counts itself when it has. A
-//! follower acknowledges entries that are durable and proven equal to the leader's log; the
-//! acknowledgement is attached to the log writer's job and leaves when the job is done. A heartbeat
-//! is acknowledged at once, up to what is durable. A completion of the log writer names its last
-//! entry with its term, so it does not count for an entry that has replaced it since.
+//! The leader sends entries while its own log writer stores them, and counts itself towards the
+//! quorum once they are durable. A follower acknowledges entries that are durable and proven equal
+//! to the leader's log; the acknowledgement is attached to the log writer's job and leaves when the
+//! job is done. A heartbeat is acknowledged at once, up to what is durable. The log writer's report
+//! on a job names the last entry written and that entry's term, so the report does not count for an
+//! entry that has since replaced it.
 //!
 //! # Commit (§5.4.2)
 //!
 //! An entry is committed when a quorum holds it durably and it is of the leader's term; the entries
-//! before it are committed with it. The leader sends its commit index with every append, and on its
-//! own to peers that no other message has told it within `commit_notice_after`. A follower
-//! commits up to that index, but no further than the leader's messages of this term have proven its
-//! log equal. Committed entries go to the applier once and in order.
+//! before it are committed with it. The leader sends its commit index with every append, and in a
+//! message of its own to peers that have not received it with other messages within
+//! `commit_notice_after`. A follower commits up to that index, but no further than the leader's
+//! messages of this term have proven its log equal. Committed entries go to the applier once and in
+//! order.
 //!
 //! # Client requests (§8)
 //!
@@ -119,8 +121,8 @@
 //! - **Read index**: the read waits until a quorum has answered a round that began after the read
 //!   arrived. The round is begun at the end of the batch, and serves all waiting reads.
 //! - **Lease** (`lease_reads`): if a quorum has answered a round that began less than a lease
-//!   length ago, the read is served at once. A lease is shorter than the lowest election timeout,
-//!   within which these replicas vote for no other leader, by the clock drift and a margin.
+//!   length ago, the read is served at once. A lease is shorter, by the clock drift and a margin,
+//!   than the minimum election timeout, during which these replicas vote for no other leader.
 //!
 //! The read is then answered from the state after everything committed at that time.
 //!
@@ -136,14 +138,15 @@
 //! A leader whose disk is stalled or almost full transfers its leadership to a follower with a
 //! healthy disk, if the followers that could take over are a quorum. It refuses requests, announces
 //! the target in its appends, and sends [`TimeoutNow`] when the target has its whole log. The
-//! target starts an election without a pre-vote. Voters do not wait for the old leader's lease,
-//! because it has given it up; they believe only a transfer that the leader itself has announced.
+//! target starts an election without a pre-vote. Voters do not wait for the old leader's lease to
+//! end, because that leader has given up its lease; they believe only a transfer that the leader
+//! itself has announced.
 //!
 //! # Snapshots (§7)
 //!
 //! The driver takes snapshots of the applied state. When one is durable, the log is compacted up to
 //! its end: some bytes are kept for followers that are only a little behind, and entries that a
-//! follower still needs are kept as long as the log is within its maximal size. Chunks of a
+//! follower still needs are kept as long as the log is within its maximum size. Chunks of a
 //! snapshot are sent at a limited rate, each after the one before is acknowledged. When a follower
 //! has stored and installed the snapshot, its log stays if it contains the snapshot's last entry,
 //! and otherwise restarts after it (Figure 13).
@@ -157,10 +160,10 @@
 //!
 //! # Terms in messages
 //!
-//! A forged term could use up all numbers. A message raises the term only within a budget that
-//! refills with time (`term_budget.rs`). A second leader of a known term, and an append or snapshot
-//! that contradicts an entry that cannot be replaced, are rejected. Peers are not authenticated
-//! otherwise.
+//! A forged term could exhaust the range of terms. A message raises the term only within a budget
+//! that refills with time (`term_budget.rs`). A second leader of a known term, and an append or
+//! snapshot that contradicts an entry that cannot be replaced, are rejected. Peers are not
+//! authenticated otherwise.
 //!
 //! # Rules
 //!

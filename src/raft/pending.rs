@@ -1,5 +1,5 @@
-//! Client requests that are not answered yet: those that wait for a leader, and those whose entries
-//! are in the log.
+//! Client requests that are not answered yet: those that are waiting for a leader, and those whose
+//! entries are in the log.
 
 use std::collections::VecDeque;
 
@@ -12,14 +12,15 @@ use super::message::ClientRequest;
 /// leader. Requests of further clients wait for the leader's next message.
 const REDIRECTED_MAX: usize = 1024;
 
-/// Client requests that wait until a leader is known.
+/// Client requests that are waiting until a leader is known.
 ///
 /// Invariant: ordered by deadline.
 #[derive(Debug, Default)]
 pub(super) struct WaitingRequests {
     queue: VecDeque<Waiting>,
-    /// Clients that were redirected to the leader since its last message. If such a client comes
-    /// back, it did not reach the leader, so its next request waits for the leader's next message.
+    /// Clients that were redirected to the leader since the leader's last message. If such a client
+    /// comes back, it has not reached the leader, so its request waits for the leader's next
+    /// message.
     redirected: Vec<ClientId>,
 }
 
@@ -34,16 +35,16 @@ impl WaitingRequests {
         self.queue.len()
     }
 
-    /// Adds a request to the end of the queue. It is refused at `deadline`, but no earlier than the
-    /// requests before it.
+    /// Adds a request to the end of the queue, to be refused at `deadline`, or at the deadline of
+    /// the request before it if that is later.
     pub(super) fn push(&mut self, request: ClientRequest, deadline: Instant) {
         let deadline = self.queue.back().map_or(deadline, |last| last.deadline.max(deadline));
         self.queue.push_back(Waiting { deadline, request });
     }
 
-    /// Returns whether `client` may be redirected to the leader, and remembers the redirect if so.
-    /// Returns false if it was already redirected since the leader's last message, or too many
-    /// clients were.
+    /// Returns whether `client` may be redirected to the leader, and if so records the redirect.
+    /// Returns false if this client, or [`REDIRECTED_MAX`] clients, were already redirected since
+    /// the leader's last message.
     pub(super) fn may_redirect(&mut self, client: ClientId) -> bool {
         if self.redirected.len() >= REDIRECTED_MAX || self.redirected.contains(&client) {
             return false;
@@ -53,8 +54,9 @@ impl WaitingRequests {
         true
     }
 
-    /// Removes the first waiting request and returns its key; `None` if none waits. The caller
-    /// redirects the client to the leader, and this is remembered.
+    /// Removes the first waiting request, records that its client is redirected to the leader,
+    /// which the caller must do, and returns the request's key. Returns `None` if no request is
+    /// waiting.
     pub(super) fn pop_redirected(&mut self) -> Option<RequestKey> {
         let request = self.queue.pop_front()?.request;
         self.redirected.push(request.key.client);
@@ -66,7 +68,8 @@ impl WaitingRequests {
         self.redirected.clear();
     }
 
-    /// Removes the first waiting request if its deadline has passed, and returns its key.
+    /// Removes the first waiting request and returns its key if its deadline has passed; otherwise
+    /// returns `None`.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<RequestKey> {
         let waiting = self.queue.pop_front_if(|waiting| waiting.deadline <= now)?;
         Some(waiting.request.key)
@@ -79,7 +82,8 @@ impl WaitingRequests {
         }
     }
 
-    /// Returns the earliest deadline of a waiting request, or [`Instant::MAX`] if no request waits.
+    /// Returns the earliest deadline of a waiting request, or [`Instant::MAX`] if no request is
+    /// waiting.
     pub(super) fn next_deadline(&self) -> Instant {
         self.queue.front().map_or(Instant::MAX, |waiting| waiting.deadline)
     }
@@ -95,18 +99,18 @@ impl WaitingRequests {
     }
 }
 
-/// Client requests that this replica appended to its log as leader, and whose entries are neither
-/// known to be committed nor known to be replaced.
+/// Client requests that this replica appended to its log as leader and whose outcome it does not
+/// know yet: whether their entries are committed or replaced.
 ///
-/// Invariant: `current` is ordered by index; `uncommitted_bytes` is the length of the entries past
-/// the commit index while this replica leads, else 0.
+/// Invariant: `current` is ordered by index; `uncommitted_bytes` is the total length of the entries
+/// after the commit index while this replica leads, else 0.
 #[derive(Debug, Default)]
 pub(super) struct AppendedRequests {
-    /// Uncommitted requests that this replica has appended since it became leader, each with the id
-    /// of its entry.
+    /// Uncommitted requests that this replica has appended since it last became leader, each with
+    /// the id of its log entry.
     current: VecDeque<(EntryId, RequestKey)>,
-    /// Requests that this replica appended when it led in earlier terms, and whose entries are
-    /// neither known to be committed nor known to be replaced. Each with the id of its entry.
+    /// Requests that this replica appended when it led in earlier terms and whose outcome it does
+    /// not know yet, each with the id of its entry.
     earlier: Vec<(EntryId, RequestKey)>,
     uncommitted_bytes: usize,
 }
@@ -129,7 +133,7 @@ impl AppendedRequests {
         self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
     }
 
-    /// Records that this replica has ceased to lead: the outcome of its uncommitted requests stays
+    /// Records that this replica has ceased to lead. The outcome of its uncommitted requests stays
     /// unknown until a later leader commits or replaces their entries.
     pub(super) fn end_leadership(&mut self) {
         self.earlier.extend(self.current.drain(..));
@@ -146,13 +150,13 @@ impl AppendedRequests {
         self.current.push_back((id, key));
     }
 
-    /// Adds the length of an entry that was just appended to the uncommitted bytes.
+    /// Adds to the uncommitted bytes the length of an entry that was just appended to the log.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.uncommitted_bytes += bytes;
     }
 
-    /// Subtracts the length of an entry that the leader has just committed from the uncommitted
-    /// bytes.
+    /// Subtracts from the uncommitted bytes the length of an entry that the leader has just
+    /// committed.
     pub(super) fn subtract_bytes(&mut self, bytes: usize) {
         assert!(
             bytes <= self.uncommitted_bytes,
@@ -162,14 +166,14 @@ impl AppendedRequests {
         self.uncommitted_bytes -= bytes;
     }
 
-    /// Removes those requests of this leader whose entries are committed: the entries up to
-    /// `index`.
+    /// Removes the requests of this leader whose entries are now committed: those with an index of
+    /// at most `index`.
     pub(super) fn commit(&mut self, index: Index) {
         while self.current.pop_front_if(|(id, _)| id.index <= index).is_some() {}
     }
 
-    /// Panics if requests or bytes are left while this replica does not lead, or if a committed
-    /// request was not removed.
+    /// Panics if uncommitted requests or bytes are recorded while this replica does not lead, or if
+    /// a committed request was not removed.
     pub(super) fn check(&self, is_leader: bool, commit_index: Index) {
         assert!(
             is_leader || self.current.is_empty() && self.uncommitted_bytes == 0,
@@ -184,8 +188,8 @@ impl AppendedRequests {
         );
     }
 
-    /// Returns whether this replica has appended no client requests as leader that are still
-    /// uncommitted.
+    /// Returns whether all client requests that this replica has appended since it became leader
+    /// are committed; also true if it does not lead.
     pub(super) fn is_empty(&self) -> bool {
         self.current.is_empty()
     }
@@ -195,7 +199,7 @@ impl AppendedRequests {
     /// another entry is committed at its index, or an entry of a later term before it. Terms never
     /// decrease within a log, so no leader's log can contain such a request any more.
     ///
-    /// Committed requests are removed too: the applier answers them.
+    /// Committed requests are removed too; the applier answers them.
     pub(super) fn retain_undecided(
         &mut self,
         log: &LogTail,

@@ -10,19 +10,20 @@ use super::inflights::Inflights;
 use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
-/// Message loss in permille from which a leader retransmits soon. At this loss entries that are
-/// sent to just enough peers for a quorum often fail at the first attempt (four in ten in a group
-/// of five), so waiting for the next entry to carry what was lost would be too slow.
+/// Message loss, in permille, at or above which a leader retransmits sooner. At this loss, the
+/// first attempt to send an entry to just enough peers for a quorum often fails (four times in ten
+/// in a group of five), so waiting for the next append to carry what was lost would be too slow.
 const LOSSY_PERMILLE: u16 = 130;
-/// Number of fast retransmissions before the timeout doubles, where loss is at least
-/// [`LOSSY_PERMILLE`].
+/// Number of timeouts in a row after which `retransmit_timeout_min_lossy`, the shorter minimum
+/// retransmission timeout for a message loss of at least [`LOSSY_PERMILLE`], no longer applies.
 const FAST_RETRANSMISSIONS: u32 = 3;
 /// Number of timeouts in a row after which a peer is sent only one append at a time (probing).
-/// Sending all entries in flight again after each timeout would cost bandwidth, and a hanging peer
-/// cannot use them.
+/// Sending all entries in flight again after each timeout would waste bandwidth on a peer that
+/// hangs.
 const PROBE_AFTER_TIMEOUTS: u32 = 3;
-/// Unacknowledged bytes of entries above which a timeout suggests a slow disk: the peer answers
-/// other messages, but its entries are not durable yet. The retransmission timeout then doubles.
+/// Number of unacknowledged bytes of entries above which a timeout suggests that the peer's disk is
+/// slow: the peer answers other messages, but has not made the entries durable yet. Each such
+/// timeout doubles the retransmission timeout.
 const BULK_BYTES: usize = 256 << 10;
 /// Number of timeouts in a row after which a snapshot transfer starts again with the latest
 /// snapshot.
@@ -37,8 +38,8 @@ enum State {
     /// Replicate: the logs match up to `match_index`. Appends are pipelined, up to a limit of
     /// messages and bytes in flight.
     Replicate,
-    /// Snapshot: the peer lacks entries that were compacted away. It is sent the chunks of a
-    /// snapshot, and heartbeats.
+    /// Snapshot: the peer lacks entries that were compacted away. The leader sends it the chunks of
+    /// a snapshot, and heartbeats.
     Snapshot(SnapshotTransfer),
 }
 
@@ -48,11 +49,12 @@ enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct SnapshotTransfer {
     snapshot: SnapshotId,
-    /// Bytes of the snapshot that the peer has received, according to its last reply.
+    /// Number of bytes of the snapshot that the peer has received, according to its last reply.
     received: u64,
     /// Earliest time at which the next chunk may be sent.
     next_at: Instant,
-    /// Number of timeouts in a row in which no chunk was acknowledged.
+    /// Number of retransmission timeouts since the peer's last reply about this snapshot, or since
+    /// the transfer began.
     timeouts: u32,
 }
 
@@ -61,8 +63,8 @@ struct SnapshotTransfer {
 pub(super) enum ChunkReply {
     /// The peer reports how much it has received of the snapshot that the leader is sending.
     Received,
-    /// The peer had received the whole snapshot and has discarded it, as it does with a damaged
-    /// one. The transfer has ended.
+    /// The peer had received the whole snapshot and has discarded it, for example because it was
+    /// damaged. The transfer has ended.
     Discarded,
     /// The reply is about a snapshot that the leader is not sending to this peer now.
     OtherSnapshot,
@@ -70,8 +72,9 @@ pub(super) enum ChunkReply {
 
 /// The leader's view of one peer.
 ///
-/// Invariant: `match_index < next_index`. Entries in between are in flight; while probing, at most
-/// one append is. `inflights` ends below `next_index` and is empty unless replicating.
+/// Invariant: `match_index < next_index`. The entries between the two indexes are in flight, except
+/// while the peer is being probed: then at most one append is in flight. `inflights` ends below
+/// `next_index`, and is empty unless `state` is [`State::Replicate`].
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: NodeId,
@@ -80,8 +83,9 @@ pub(super) struct Progress {
     state: State,
     inflights: Inflights,
     link: LinkEstimate,
-    /// When the oldest message that the leader awaits a reply to was sent; `None` if no reply is
-    /// awaited.
+    /// Time from which the retransmission timeout is measured: when the oldest message with an
+    /// awaited reply was sent, or when the match index advanced while a reply was awaited. `None`
+    /// if no reply is awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
     /// Round number of the last message sent to the peer; 0 before the first.
@@ -90,31 +94,35 @@ pub(super) struct Progress {
     pub(super) answered_round: Round,
     /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,
-    /// When the peer's last reply arrived; before the first reply, the start of the leadership.
+    /// Time at which the peer's last reply arrived; before the first reply, the time at which this
+    /// leader was elected.
     pub(super) last_reply_at: Instant,
-    /// The condition of the peer's disk, according to its last reply.
+    /// The condition of the peer's disk, according to its last
+    /// [`AppendReply`](super::message::AppendReply); healthy before the first one.
     pub(super) disk: DiskState,
     /// When the peer last asked to rejoin after losing its disk; `None` if it never did.
     pub(super) asked_to_rejoin_at: Option<Instant>,
-    /// Time until which the peer gets no entries, because it has replied that its disk is almost
-    /// full; `None` if it may get entries.
+    /// Time until which the leader sends the peer no entries, because the peer has replied that its
+    /// disk is almost full; `None` if entries may be sent.
     paused_until: Option<Instant>,
     /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Number of retransmission timeouts in a row without any reply.
+    /// Number of retransmission timeouts since the peer's last reply of any kind.
     timeouts: u32,
-    /// Bytes of entries sent to the peer since its last acknowledgement or the last timeout.
+    /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
+    /// are not acknowledged.
     unacknowledged_bytes: usize,
-    /// Number of timeouts in a row in which more than [`BULK_BYTES`] of entries were
-    /// unacknowledged. Replies to other messages do not reset it.
+    /// Number of timeouts in a row at which more than [`BULK_BYTES`] of entries were
+    /// unacknowledged. Replies that acknowledge no further entries do not reset this count.
     bulk_timeouts: u32,
-    /// Message loss in one direction in permille, averaged over all peers that answer. While it is
-    /// at least [`LOSSY_PERMILLE`], the leader retransmits sooner.
+    /// Share of messages lost in one direction, in permille, averaged over all peers that answer.
+    /// While it is at least [`LOSSY_PERMILLE`], the leader retransmits sooner.
     pub(super) loss_permille: u16,
 }
 
 impl Progress {
-    /// Returns a new leader's view of a peer: probing starts after `last`, the leader's last entry.
+    /// Returns a new leader's view of a peer. The leader first probes whether the peer's log
+    /// matches its own at `last`, the index of the leader's last entry.
     pub(super) fn new(id: NodeId, last: Index, now: Instant) -> Progress {
         Progress {
             id,
@@ -157,9 +165,9 @@ impl Progress {
     }
 
     /// Returns whether the peer is probably down: it has left at least 3 messages unanswered, or
-    /// more if many messages are lost (up to 15 at a loss of 100 %). The leader then sends it fewer
-    /// messages, and ignores the state of its disk and the entries that it lacks. Only efficiency
-    /// depends on this, not safety.
+    /// more if many messages are lost (up to 15 at a loss of 100 %). The leader sends such a peer
+    /// fewer messages, and ignores the state of its disk and the entries that it lacks. Only
+    /// efficiency depends on this, not safety.
     pub(super) fn is_silent(&self, loss_permille: u16) -> bool {
         self.unanswered >= 3 + u32::from(loss_permille) / 80
     }
@@ -172,9 +180,9 @@ impl Progress {
 
     // Timeouts.
 
-    /// Returns the retransmission timeout: how long to wait for a reply before sending again. It
-    /// follows the measured round-trip time, within the configured bounds, and doubles with each
-    /// timeout.
+    /// Returns the retransmission timeout: how long to wait for a reply before sending again. The
+    /// timeout follows the measured round-trip time, within the configured bounds, and doubles each
+    /// time it expires.
     pub(super) fn retransmit_timeout(&self, config: &Config) -> Duration {
         let measured = self.link.reply_timeout().unwrap_or(config.retransmit_timeout_initial);
         let fast = self.loss_permille >= LOSSY_PERMILLE && self.timeouts < FAST_RETRANSMISSIONS;
@@ -191,7 +199,7 @@ impl Progress {
         self.awaiting_since.map(|since| since + self.retransmit_timeout(config))
     }
 
-    /// Returns whether the leader awaits a reply from the peer that is not overdue.
+    /// Returns whether the leader is awaiting a reply from the peer and the reply is not overdue.
     pub(super) fn is_awaiting_reply(&self, now: Instant, config: &Config) -> bool {
         self.retransmit_at(config).is_some_and(|at| now < at)
     }
@@ -235,8 +243,9 @@ impl Progress {
 
     // Sending.
 
-    /// Returns whether all entries up to `last` are acknowledged or in flight. While probing, an
-    /// append in flight counts as if it had all of them.
+    /// Returns whether all entries up to `last` are acknowledged or in flight. While the peer is
+    /// being probed, an append in flight counts as if it carried all of them; while the peer is
+    /// receiving a snapshot, returns false.
     pub(super) fn covers(&self, last: Index) -> bool {
         match self.state {
             State::Probe => self.next_index > last || self.awaiting_since.is_some(),
@@ -258,7 +267,8 @@ impl Progress {
     }
 
     /// Records that a message of round `round` was sent to the peer. `entries` holds the index of
-    /// its last entry and the total bytes of its entries; `None` for a message without entries.
+    /// the message's last entry and the total length of its entries in bytes; `None` for a message
+    /// without entries.
     pub(super) fn record_sent(
         &mut self,
         now: Instant,
@@ -290,15 +300,16 @@ impl Progress {
         self.check();
     }
 
-    /// Records that a reply to the last message is awaited, so that the message is sent again if
-    /// there is none. Used for messages without entries that a read depends on.
+    /// Starts the wait for a reply to the last message, so that the leader sends again if none
+    /// arrives in time. Needed for messages without entries, such as those that a waiting read
+    /// depends on.
     pub(super) fn await_reply(&mut self, now: Instant) {
         self.awaiting_since.get_or_insert(now);
     }
 
-    /// Records the condition of the peer's disk from a reply; `advanced` tells that this reply also
-    /// acknowledged more entries. If the disk is almost full and stored nothing, the peer gets no
-    /// entries for a heartbeat interval: its reply would be the same.
+    /// Records the condition of the peer's disk from a reply; `advanced` is whether the same reply
+    /// acknowledged further entries. If the disk is almost full and no further entries were stored,
+    /// the peer is sent no entries for a heartbeat interval, because its reply would be the same.
     pub(super) fn record_disk(
         &mut self,
         disk: DiskState,
@@ -314,15 +325,16 @@ impl Progress {
         }
     }
 
-    /// Lets a peer with an almost full disk get entries again if its pause is over.
+    /// Lets the leader send entries to the peer again if the peer's pause, which an almost full
+    /// disk caused, is over.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| now < *until);
     }
 
     // Replies.
 
-    /// Records that the peer has answered round `round`, whatever the reply says. `round_sent_at`
-    /// is when the leader began that round; `None` if this is no longer known.
+    /// Records that the peer has answered round `round`, regardless of what the reply says.
+    /// `round_sent_at` is when the leader began that round; `None` if this is no longer known.
     pub(super) fn record_reply(
         &mut self,
         now: Instant,
@@ -392,7 +404,7 @@ impl Progress {
 
     /// Records that the peer's log does not contain the leader's entry at index `refused`;
     /// `agreement` is the last entry at which the two logs may be equal. The peer is probed from
-    /// there. Returns false for a stale reply, which changes nothing.
+    /// there. Returns whether the reply is current; a stale reply changes nothing.
     pub(super) fn reject(&mut self, refused: Index, agreement: EntryId) -> bool {
         let is_stale = match self.state {
             State::Probe => refused.next() != self.next_index,
@@ -417,10 +429,10 @@ impl Progress {
         true
     }
 
-    /// Records that the peer lost its disk and now holds nothing after `last`: the match index
-    /// falls to zero and the peer is probed from `last` on. This is the only way in which a match
-    /// index falls. A snapshot transfer continues, because the peer's replies tell how much of the
-    /// snapshot it has.
+    /// Records that the peer lost its disk and now has no entries after `last`: the match index
+    /// falls to zero, and the peer is probed from `last` on. No other event makes a match index
+    /// fall. A snapshot transfer continues, because the peer's replies say how much of the snapshot
+    /// it has.
     pub(super) fn reset(&mut self, last: Index) {
         assert!(
             last < self.match_index,
@@ -443,8 +455,8 @@ impl Progress {
 
     // Snapshots.
 
-    /// Returns whether the peer needs entries that the leader has compacted away: those up to index
-    /// `base`.
+    /// Returns whether the peer needs entries that the leader has compacted away, which are those
+    /// up to index `base`, and is not being sent a snapshot yet.
     pub(super) fn lacks_compacted(&self, base: Index) -> bool {
         match self.state {
             State::Probe => self.next_index <= base,
@@ -453,8 +465,8 @@ impl Progress {
         }
     }
 
-    /// Returns the index of the last entry that the leader need not keep for this peer; it may have
-    /// to send the peer all later ones.
+    /// Returns the index of the last entry that the leader need not keep in its log for this peer.
+    /// It may still have to send the peer any later entry.
     pub(super) fn needs_log_after(&self) -> Index {
         match self.state {
             State::Probe => self.next_index.previous(),
@@ -479,9 +491,9 @@ impl Progress {
         self.check();
     }
 
-    /// Returns the snapshot and the offset in bytes of the next chunk to be sent; `None` if no
-    /// chunk may be sent now. At the end of the snapshot the chunk is empty: it asks whether the
-    /// peer has installed the snapshot.
+    /// Returns the snapshot that is being sent to the peer, and the offset of the next chunk in
+    /// bytes; `None` if no chunk may be sent now. At the end of the snapshot the chunk is empty: it
+    /// asks whether the peer has installed the snapshot.
     pub(super) fn next_chunk(&self, now: Instant) -> Option<(SnapshotId, u64)> {
         match self.state {
             State::Snapshot(transfer)
@@ -504,7 +516,8 @@ impl Progress {
         }
     }
 
-    /// Records that a snapshot chunk was sent in round `round`, and when the next one may follow.
+    /// Records that a snapshot chunk was sent in round `round`, and sets the time from which the
+    /// next chunk may be sent.
     pub(super) fn record_chunk_sent(&mut self, now: Instant, round: Round, config: &Config) {
         self.record_sent(now, round, None);
         self.await_reply(now);
@@ -521,10 +534,10 @@ impl Progress {
         transfer.next_at = now + pause;
     }
 
-    /// Records the peer's reply that it has received `received` bytes of `snapshot`, and returns
-    /// whether the reply is about the current transfer. If the peer had all bytes before and now
-    /// has none, it has discarded the snapshot: the transfer ends, so that it starts again with the
-    /// latest snapshot.
+    /// Records a peer's reply that it has received `received` bytes of `snapshot`, and returns how
+    /// the reply relates to the transfer in progress. If the peer had reported all bytes before and
+    /// now reports none, it has discarded the snapshot: this transfer ends, and a new one starts
+    /// with the latest snapshot.
     pub(super) fn record_chunk_reply(&mut self, snapshot: SnapshotId, received: u64) -> ChunkReply {
         assert!(received <= snapshot.bytes, "{received} bytes of {snapshot:?}");
         match &mut self.state {

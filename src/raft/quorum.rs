@@ -5,7 +5,8 @@ use crate::config::{Config, Mutant};
 /// Largest number of replicas that a cluster may have.
 pub const REPLICAS_MAX: usize = 31;
 
-/// Returns how many of `replicas` are a quorum: more than half of them.
+/// Returns how many of `replicas` replicas form a quorum: the smallest number that is more than
+/// half.
 pub fn quorum(replicas: usize, config: &Config) -> usize {
     assert!((1..=REPLICAS_MAX).contains(&replicas), "a group of {replicas} replicas");
     if config.breaks(Mutant::HalfIsQuorum) {
@@ -15,7 +16,7 @@ pub fn quorum(replicas: usize, config: &Config) -> usize {
 }
 
 /// Returns the highest value that at least a quorum of the replicas has reached. `values` holds one
-/// value for each replica of the group; it is sorted in place.
+/// value for each replica of the group, and is sorted in place.
 pub fn reached_by_quorum<T: Ord + Copy>(values: &mut [T], config: &Config) -> T {
     let needed = quorum(values.len(), config);
     values.sort_unstable_by(|a, b| b.cmp(a));
@@ -26,7 +27,8 @@ pub fn reached_by_quorum<T: Ord + Copy>(values: &mut [T], config: &Config) -> T 
 mod tests {
     use super::*;
 
-    /// All assignments of three values to 1 to 7 replicas, compared with counting.
+    /// Checks every assignment of three values to 1 to 7 replicas against a result found by
+    /// counting.
     #[test]
     fn quorum_value_agrees_with_counting() {
         let config = Config::server();

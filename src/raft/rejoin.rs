@@ -17,7 +17,7 @@
 //!    full member.
 //!
 //! A rejoining member does not answer other members' questions. So only one member can rejoin at a
-//! time: two would wait for each other for ever, because what both forgot may be known to no one
+//! time: two would wait for each other forever, because what both forgot may be known to no one
 //! else. In a group of two, R can rejoin only while the other member still leads, because without
 //! R's vote it cannot be elected. A group of one never rejoins.
 //!
@@ -64,15 +64,15 @@ use super::status::RejoinStatus;
 
 /// Number of heartbeat intervals between two [`Rejoin`] requests to the same member.
 const ASK_HEARTBEATS: u32 = 2;
-/// Number of heartbeat intervals after its last [`Rejoin`] request for which a peer counts as still
-/// rejoining.
+/// Number of heartbeat intervals for which a peer counts as rejoining after its last [`Rejoin`]
+/// request.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
 /// The state of a replica that has lost its disk and is rejoining its group.
 #[derive(Debug)]
 pub(super) struct Rejoining {
-    /// Random number drawn at each start of the process. Replies echo it, so replies to an earlier
-    /// start are recognised.
+    /// Random number generated at each start of the process. Replies echo it, so that replies to
+    /// requests from before the last start are recognised.
     nonce: u64,
     /// The members that have answered the [`Rejoin`] request, each with the highest term in its
     /// answers.
@@ -87,18 +87,20 @@ pub(super) struct Rejoining {
 enum Phase {
     Ask,
     CatchUp {
-        /// The leader's last entry, up to which the log must be durable; `None` until a leader has
-        /// named its last entry.
+        /// The entry up to which the log must be durable: the leader's last entry; `None` until a
+        /// leader has named this entry.
         target: Option<Target>,
     },
     Finish {
-        /// The log writer's job that ends rejoining; `None` until the job is handed out.
+        /// Number of the log writer's job whose completion ends rejoining; `None` until the job is
+        /// handed to the log writer.
         job: Option<JobSequence>,
     },
 }
 
-/// The entry that a rejoining replica's log must contain before rejoining ends: the last entry of
-/// the leader when it answered the [`Rejoin`] request; with that leader's id and term.
+/// The entry that a rejoining replica's log must contain before rejoining ends, with the id and the
+/// term of the leader that named it. `last` was the leader's last entry when the leader answered
+/// the [`Rejoin`] request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Target {
     leader: NodeId,
@@ -110,13 +112,13 @@ struct Target {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answered {
-    /// Nothing: the reply is to an earlier start of the process, or this replica is a full member
-    /// again.
+    /// Nothing: the reply answers a request that was sent before the process last started, or this
+    /// replica is a full member again.
     Stale,
     /// Nothing: the reply was recorded.
     Recorded,
-    /// Adopt this term, the highest that a member has named, and cast no vote in it: all members
-    /// have answered. The term may be the current one.
+    /// Adopt this term, which is the highest that any member has named, and cast no vote in it,
+    /// because all members have answered. The term may be the current one.
     Adopt(Term),
     /// Follow the sender to this term, which is higher than the replica's own.
     Newer(Term),
@@ -128,17 +130,17 @@ pub(super) enum Answered {
 pub(super) enum CaughtUp {
     /// The log is durable up to the target, and equal to the leader's.
     Yes,
-    /// No leader of the current term has named a target, or the log is not yet durable up to it and
-    /// known to be equal to that leader's.
+    /// No leader of the current term has named a target, or the log up to the target is not yet
+    /// durable, or not yet known to be equal to that leader's log.
     NotYet,
-    /// The log is equal to the leader's past the target's index, but has a different entry there.
-    /// So the named target was wrong: no correct leader of this term can have named it.
+    /// The log is equal to the leader's log up to or past the target's index, but has a different
+    /// entry at that index. So no correct leader of this term can have named the target.
     Contradiction,
 }
 
 impl Rejoining {
-    /// Returns the state of a replica that starts to rejoin. Its first [`Rejoin`] request is due at
-    /// `ask_at`.
+    /// Returns the state of a replica that is starting to rejoin. Its first [`Rejoin`] request is
+    /// due at `ask_at`.
     pub(super) fn new(rng: &mut impl Rng, ask_at: Instant) -> Rejoining {
         Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase: Phase::Ask, ask_at }
     }
@@ -150,7 +152,7 @@ impl Rejoining {
     }
 
     /// Returns whether the log has caught up with the leader, but the log writer's job that ends
-    /// rejoining is not handed out yet.
+    /// rejoining has not been handed out yet.
     pub(super) fn has_caught_up(&self) -> bool {
         self.phase == Phase::Finish { job: None }
     }
@@ -161,8 +163,8 @@ impl Rejoining {
         self.phase = Phase::Finish { job: Some(job) };
     }
 
-    /// Returns whether the job that ends rejoining is among those up to `done`, which the log
-    /// writer has done.
+    /// Returns whether rejoining has ended: whether the job that ends it is among the jobs up to
+    /// number `done`, which the log writer has done.
     pub(super) fn is_finished(&self, done: JobSequence) -> bool {
         matches!(self.phase, Phase::Finish { job: Some(job) } if job <= done)
     }
@@ -195,11 +197,12 @@ impl Rejoining {
         }
     }
 
-    /// Returns the [`Rejoin`] request to be sent and its receivers; `None` if it is not due. The
-    /// receivers are first the members that have not answered, and then the leader, or all members
-    /// while no leader is known. The request is repeated until rejoining is over, because messages
-    /// get lost, and because late acknowledgements from before the loss of the disk may reach the
-    /// leader in between. `own` is the replica's term and its last log entry.
+    /// Returns the [`Rejoin`] request to be sent and its receivers; `None` if no request is due.
+    /// The receivers are the members that have not answered yet; once all have answered, only the
+    /// leader, or all members while no leader is known. The request is repeated until rejoining is
+    /// over, because messages get lost, and because late acknowledgements from before the loss of
+    /// the disk may reach the leader in between. `own` is the replica's term and its last log
+    /// entry.
     pub(super) fn question(
         &mut self,
         now: Instant,

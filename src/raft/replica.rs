@@ -41,8 +41,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Creates the replica `id` of a group with `peers`, the other replicas in any order. It starts
-    /// as a follower from the state on its disk, `durable`.
+    /// Creates the replica `id` of a group; `peers` are the other replicas, in any order. The
+    /// replica starts as a follower from the state on its disk, `durable`.
     ///
     /// `config` must be valid, see [`Config::validate`].
     pub fn new(
@@ -58,8 +58,8 @@ impl Replica {
         Replica { shared, role }
     }
 
-    /// Handles one input at time `now`. If `now` is before the time of an earlier call, the earlier
-    /// call's time is used.
+    /// Handles one input at time `now`. Time never goes back: if `now` is before the time of an
+    /// earlier call, the earlier call's time is used instead.
     pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         match msg {
@@ -128,7 +128,7 @@ impl Replica {
         self.shared.check_cursors();
     }
 
-    /// Returns when to call `handle_timeout` and `flush` if no input arrives before.
+    /// Returns when to call `handle_timeout` and `flush` if no input arrives before then.
     pub fn next_timeout(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -140,10 +140,10 @@ impl Replica {
         role.min(self.shared.next_waiting_deadline()).min(disk).min(rejoin)
     }
 
-    /// Returns when `handle_timeout` next assumes that peers are silent: a follower then campaigns,
-    /// a candidate gives up its campaign, a leader steps down. Before the driver calls
-    /// `handle_timeout` at or after this time, it must have passed in all peer messages that had
-    /// arrived by then.
+    /// Returns the next time at which `handle_timeout` acts on the silence of peers: a follower
+    /// campaigns, a candidate gives up its campaign, or a leader steps down. Before the driver
+    /// calls `handle_timeout` at or after this time, it must have passed in all peer messages that
+    /// had arrived by then.
     pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -152,8 +152,8 @@ impl Replica {
         }
     }
 
-    /// Returns the time until which this replica votes for no other, because the leader that it
-    /// last heard from may hold a lease; `None` if it has heard from no leader.
+    /// Returns the time until which this replica votes for no other replica, because the leader
+    /// that it last heard from may hold a lease; `None` if it has not heard from any leader.
     #[cfg(test)]
     pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
@@ -161,12 +161,12 @@ impl Replica {
     }
 
     /// Returns whether the safety rule of `mutant` is broken on purpose in this replica (mutation
-    /// testing). For drivers, which implement some of the rules.
+    /// testing). Used by drivers, which implement some of the safety rules themselves.
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.shared.config.breaks(mutant)
     }
 
-    /// Returns the leader of the current term, if known.
+    /// Returns the leader of the current term; `None` if this replica knows none.
     pub fn leader(&self) -> Option<NodeId> {
         self.shared.leader
     }
@@ -177,7 +177,8 @@ impl Replica {
         self.shared.last_known_leader
     }
 
-    /// Returns whether this replica leads its term. Another replica may lead a higher term already.
+    /// Returns whether this replica is the leader of its term. Another replica may already be the
+    /// leader of a higher term.
     pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
@@ -191,8 +192,9 @@ impl Replica {
         }
     }
 
-    /// Returns whether a client's write would be accepted as far as role and disk decide: this
-    /// replica leads, is not transferring its leadership, and a quorum has free disk space.
+    /// Returns whether roles and disks allow this replica to accept a client's write: it leads, it
+    /// is not transferring its leadership, and there is free space on its own disk and on the disks
+    /// of a quorum.
     pub fn accepts_writes(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
@@ -202,17 +204,17 @@ impl Replica {
         }
     }
 
-    /// Returns the condition of this replica's disk.
+    /// Returns the condition of this replica's disk: healthy, almost full or stalled.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()
     }
 
-    /// Returns the current term.
+    /// Returns this replica's current term.
     pub fn term(&self) -> Term {
         self.shared.term()
     }
 
-    /// Returns the part of the log that is in memory.
+    /// Returns the part of this replica's log that is in memory.
     pub fn log(&self) -> &LogTail {
         &self.shared.log
     }
@@ -262,7 +264,7 @@ impl Replica {
         }
     }
 
-    /// Panics if an invariant of the replica is violated; to be called between any two inputs.
+    /// Panics if an invariant of the replica is violated. May be called between any two inputs.
     pub fn check(&self) {
         self.shared.check();
         assert!(
@@ -331,8 +333,8 @@ impl Replica {
         self.enter(transition, out);
     }
 
-    /// Handles the driver's report that a leader's snapshot is installed. The term in which the
-    /// snapshot was sent does not matter, because the snapshot's last entry is committed.
+    /// Handles the driver's report that it has installed a leader's snapshot. The term in which the
+    /// leader sent the snapshot does not matter, because the snapshot's last entry is committed.
     fn on_installed(&mut self, snapshot: SnapshotId, out: &mut Effects) {
         let last = snapshot.last;
         let is_leader = self.is_leader();
@@ -358,8 +360,9 @@ impl Replica {
 
     // Rejoining.
 
-    /// Answers a [`Rejoin`] request of a peer that lost its disk with this replica's term and last
-    /// entry. If this replica leads, it resets the peer's match index.
+    /// Answers a [`Rejoin`] request, which a peer sends after losing its disk. The reply names this
+    /// replica's term and last entry. If this replica leads, it also corrects its view of the
+    /// peer's log.
     fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Effects) {
         assert!(!self.shared.is_rejoining(), "a rejoining replica would answer {from}");
         if let Role::Leader(leader) = &mut self.role {
@@ -415,7 +418,7 @@ impl Replica {
     }
 
     /// Checks whether a rejoining replica's log has reached the entry that the leader named; if so,
-    /// the next job of the log writer ends rejoining.
+    /// arranges that the log writer's next job ends rejoining.
     fn finish_rejoining(&mut self) {
         let Role::Follower(follower) = &self.role else { return };
         let (own, leader) = (self.shared.term(), self.shared.leader);

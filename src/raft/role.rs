@@ -12,15 +12,15 @@ pub use crate::types::RoleName;
 /// The state that a replica finds on its disk at start. The default is that of an empty disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
-    /// The highest term seen and the vote in that term.
+    /// The highest term that the replica has seen, and its vote in that term.
     pub hard_state: HardState,
     /// The latest complete snapshot; `None` if there is none.
     pub snapshot: Option<SnapshotId>,
-    /// The entries of the log without gaps: from the entry after the snapshot's last one, or from
-    /// index 1 if there is no snapshot.
+    /// Consecutive log entries. The first one follows the last entry that the snapshot covers, or
+    /// has index 1 if there is no snapshot.
     pub entries: Vec<Entry>,
-    /// Whether the replica lost its disk and has not rejoined since. It has then forgotten votes
-    /// and acknowledgements.
+    /// Whether the replica lost its disk and has not rejoined its group since. Such a replica has
+    /// forgotten votes and acknowledgements.
     pub rejoining: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Durable {
 pub(super) enum Transition {
     /// Stay in the current role.
     Stay,
-    /// Become a follower in `term`, or stay one.
+    /// Become a follower in `term`, or stay a follower.
     Follow {
         /// The replica's current term or a higher one.
         term: Term,
@@ -39,10 +39,10 @@ pub(super) enum Transition {
     },
     /// Become a candidate that asks for pre-votes.
     Campaign,
-    /// Start an election in the next term: a quorum has granted pre-votes.
+    /// Start an election in the next term, because a quorum has granted pre-votes.
     Stand,
-    /// Start an election in the next term, without pre-votes, because the current leader transfers
-    /// its leadership to this replica.
+    /// Start an election in the next term, without pre-votes, because the current leader is
+    /// transferring its leadership to this replica.
     TakeOver,
     /// Become the leader of the current term.
     Lead,

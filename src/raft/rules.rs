@@ -12,15 +12,16 @@ use super::quorum::quorum;
 pub(super) enum Acknowledgement {
     /// Acknowledge the entries up to this index now.
     Now(Index),
-    /// Acknowledge the entries up to this index when all entries that are in the log now are
+    /// Acknowledge the entries up to this index once all entries that are now in the log are
     /// durable.
     WhenDurable(Index),
 }
 
 // Elections.
 
-/// Returns whether a replica may vote for `candidate` in a term in which its vote is `voted_for`:
-/// it has not voted, or has voted for the same candidate (§5.2). Safety rule "One leader per term".
+/// Returns whether a replica may vote for `candidate` in a term in which its vote so far is
+/// `voted_for`: only if it has not voted, or has voted for the same candidate (§5.2). Safety rule
+/// "One leader per term".
 pub(super) fn vote_is_free(voted_for: Option<NodeId>, candidate: NodeId, config: &Config) -> bool {
     voted_for.is_none_or(|voted| voted == candidate) || config.breaks(Mutant::VoteTwice)
 }
@@ -31,9 +32,9 @@ pub(super) fn may_show_hard_state(is_durable: bool, config: &Config) -> bool {
     is_durable || config.breaks(Mutant::VoteBeforeSync)
 }
 
-/// Returns whether a replica must not vote for another leader: it heard from its leader at
-/// `heard_at`, less than the lowest election timeout ago, so that leader may hold a lease (§6,
-/// thesis 6.4.1). Safety rule "Stable leader".
+/// Returns whether a replica must not vote for another leader yet: whether it heard from its
+/// leader, at `heard_at`, less than the minimum election timeout ago, so that the leader may hold a
+/// lease (§6, thesis 6.4.1). Safety rule "Stable leader".
 pub(super) fn leader_is_protected(
     heard_at: Option<Instant>,
     now: Instant,
@@ -43,9 +44,9 @@ pub(super) fn leader_is_protected(
         && !config.breaks(Mutant::VoteUnderLease)
 }
 
-/// Returns whether a candidate may get a vote because its log, which ends with `candidate`, is at
-/// least as up to date as the voter's, which ends with `own` (§5.4.1). Safety rule "Election
-/// restriction".
+/// Returns whether a candidate's log, which ends with `candidate`, is at least as up to date as the
+/// voter's log, which ends with `own`. Otherwise the voter refuses its vote (§5.4.1). Safety rule
+/// "Election restriction".
 pub(super) fn is_up_to_date(candidate: EntryId, own: EntryId, config: &Config) -> bool {
     candidate >= own || config.breaks(Mutant::VoteForShorterLog)
 }
@@ -65,9 +66,9 @@ pub(super) fn replaces_conflicts(config: &Config) -> bool {
     !config.breaks(Mutant::KeepConflicts)
 }
 
-/// Returns whether a completed sync of the entry `synced` makes it durable: only if the log still
-/// holds that entry (`is_held`), because it may have been replaced meanwhile. Safety rule
-/// "Completions name their entry".
+/// Returns whether a completed sync of the entry `synced` makes the log durable up to that entry:
+/// only if the log still holds the entry (`is_held`), because another entry may have replaced it
+/// meanwhile. `last` is the log's last entry. Safety rule "Completions name their entry".
 pub(super) fn sync_counts(is_held: bool, synced: EntryId, last: EntryId, config: &Config) -> bool {
     is_held || config.breaks(Mutant::SyncOfReplacedEntry) && synced.index <= last.index
 }
@@ -97,23 +98,23 @@ pub(super) fn acknowledgement(
     }
 }
 
-/// Returns the match index of the leader itself: only entries that are durable on its own disk
-/// count. Safety rule "Durable acknowledgement".
+/// Returns the match index of the leader itself: its durable index, because only entries on its own
+/// disk count. Safety rule "Durable acknowledgement".
 pub(super) fn own_match_index(durable: Index, last: Index, config: &Config) -> Index {
     assert!(durable <= last, "durable {durable}, but last is {last}");
     if config.breaks(Mutant::CountSelfEarly) { last } else { durable }
 }
 
-/// Returns whether a leader may commit an entry of term `entry` because a quorum holds it: only if
-/// the entry is of the leader's own term, `own` (§5.4.2). `entry` is `None` if its term is unknown.
-/// Safety rule "Commit by current term".
+/// Returns whether a leader of term `own` may commit an entry that a quorum holds: only if the term
+/// of that entry, `entry`, is also `own` (§5.4.2). `entry` is `None` if the log in memory does not
+/// tell the term. Safety rule "Commit by current term".
 pub(super) fn may_commit(entry: Option<Term>, own: Term, config: &Config) -> bool {
     entry == Some(own) || config.breaks(Mutant::CommitOldTerms)
 }
 
 /// Returns the index up to which a follower may commit: the leader's commit index, but at most
-/// `matched`, up to which the leader's messages of this term have proven the logs equal (Figure 2,
-/// `AppendEntries` rule 5). Safety rule "Proven commit index".
+/// `matched`, the index up to which the leader's messages of this term have proven the logs equal
+/// (Figure 2, `AppendEntries` rule 5). Safety rule "Proven commit index".
 pub(super) fn proven_commit_index(
     leader_commit: Index,
     matched: Index,
@@ -131,29 +132,30 @@ pub(super) fn reply_is_current(reply: Term, own: Term, config: &Config) -> bool 
 }
 
 /// Returns whether a stored snapshot chunk may be acknowledged to the current leader: only if a
-/// leader of the current term sent it. Round numbers of another term mean something else. Safety
-/// rule "Completions name their entry".
+/// leader of the current term sent it. Round numbers of different terms are unrelated. Safety rule
+/// "Completions name their entry".
 pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool {
     chunk == own || config.breaks(Mutant::ChunkReplyOfOldTerm)
 }
 
 // Reads.
 
-/// Returns whether a leader may serve reads: the first entry of its term, at index `first_of_term`,
-/// is committed (§8). Safety rule "No read before the own term".
+/// Returns whether a leader may serve reads: only once the first entry of its term, at index
+/// `first_of_term`, is committed (§8). Safety rule "No read before the own term".
 pub(super) fn may_serve_reads(commit: Index, first_of_term: Index, config: &Config) -> bool {
     commit >= first_of_term || config.breaks(Mutant::ReadBeforeOwnTerm)
 }
 
-/// Returns the round that must be answered by a quorum to confirm a read that arrives now: the one
-/// after `current`, so that it begins after the read arrived. Safety rule "Fresh confirmation".
+/// Returns the number of the round that a quorum must answer to confirm a read that arrives now:
+/// the round after `current`, because that round begins after the read has arrived. Safety rule
+/// "Fresh confirmation".
 pub(super) fn confirming_round(current: Round, config: &Config) -> Round {
     if config.breaks(Mutant::ReadOnOldRound) { Round(0) } else { current.next() }
 }
 
-/// Returns whether a leader's lease is valid at `now`. The lease counts from `confirmed_at`, the
-/// start of a round that a quorum has answered, and ends before any follower may vote for another
-/// leader (thesis 6.4.1). Safety rule "Lease shorter than an election".
+/// Returns whether a leader's lease is valid at `now`. The lease is measured from `confirmed_at`,
+/// the start of a round that a quorum has answered, and ends before any member of that quorum may
+/// vote for another leader (thesis 6.4.1). Safety rule "Lease shorter than an election".
 pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Config) -> bool {
     let length = config.lease_length();
     assert!(
@@ -179,8 +181,9 @@ pub(super) fn rejoin_answers_needed(peers: usize, config: &Config) -> usize {
     if config.breaks(Mutant::RejoinWithoutAll) { quorum(peers + 1, config) - 1 } else { peers }
 }
 
-/// Returns whether a rejoining replica must have the leader's last entry before it becomes a full
-/// member. Always true, except in mutation tests. Safety rule "Caught up before it counts".
+/// Returns whether a rejoining replica becomes a full member only after its log has reached the
+/// last entry that the leader named. Always true, except in mutation tests. Safety rule "Caught up
+/// before it counts".
 pub(super) fn must_catch_up_to_rejoin(config: &Config) -> bool {
     !config.breaks(Mutant::RejoinBeforeCaughtUp)
 }

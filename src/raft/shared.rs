@@ -28,7 +28,7 @@ use super::term_budget::TermBudget;
 use super::timing;
 
 /// Maximum number of rejected messages that one batch of inputs reports to the driver for logging.
-/// The counters count all of them.
+/// Further rejected messages are only counted.
 const REJECTED_MAX: usize = 16;
 
 /// The state of a replica that all roles share.
@@ -44,35 +44,36 @@ pub(super) struct Shared {
     pub(super) rng: ChaCha8Rng,
     /// The time of the input that is being handled. It never decreases.
     pub(super) now: Instant,
-    /// End of the silence after the replica's start: before this time it neither sends nor accepts
-    /// peer messages.
+    /// End of the silence after the replica's start. Before this time the replica neither sends nor
+    /// accepts peer messages.
     pub(super) silent_until: Instant,
     pub(super) log: LogTail,
     /// The latest durable snapshot; `None` if there is none.
     pub(super) snapshot: Option<SnapshotId>,
-    /// The leader of the current term; `None` if it is unknown, or this replica no longer follows
-    /// it because it seems to have failed.
+    /// The leader of the current term; `None` if the leader is unknown, or if this replica has
+    /// stopped following it because it seems to have failed.
     pub(super) leader: Option<NodeId>,
-    /// The leader of the current term, if known. Kept when `leader` is cleared, because a term has
-    /// only one leader.
+    /// The leader of the current term; `None` if unknown. Unlike `leader`, it stays set when this
+    /// replica stops following the leader, because a term has only one leader.
     pub(super) leader_of_term: Option<NodeId>,
     /// The last leader that was known, in any term. Used in reports only.
     pub(super) last_known_leader: Option<NodeId>,
-    /// When this replica last heard from a leader. A restarted replica counts as having heard one
-    /// at its start; `None` for a new replica that has heard none.
+    /// Time at which this replica last heard from a leader. A restarted replica counts as having
+    /// heard from one at its start. `None` for a new replica until it hears from a leader.
     pub(super) leader_heard_at: Option<Instant>,
-    /// The last leadership transfer that a leader announced: the leader's term and the follower
-    /// that is to become leader. `None` if none was announced.
+    /// The last leadership transfer that a leader announced: the leader's term, and the follower
+    /// that is to become leader. `None` if no transfer was announced.
     pub(super) announced_transfer: Option<(Term, NodeId)>,
-    /// Message loss in one direction in permille, as the latest leader has measured it.
+    /// Share of messages lost in one direction, in permille, as measured by the latest leader.
     pub(super) loss_permille: u16,
-    /// Number of campaigns in a row in which this replica did not hear from a quorum.
+    /// Number of consecutive campaigns in which this replica did not hear from a quorum.
     pub(super) isolated_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
-    /// The state of rejoining after the loss of the disk; `None` for a full member.
+    /// The state of rejoining the group after the loss of this replica's disk; `None` for a full
+    /// member.
     pub(super) rejoining: Option<Rejoining>,
-    /// Confirmed reads, to be answered by the applier after all entries committed so far.
+    /// Confirmed reads that the applier is to answer after applying all entries committed so far.
     pub(super) ready_reads: Vec<ClientRequest>,
     hard_state: TermAndVote,
     term_budget: TermBudget,
@@ -168,15 +169,16 @@ impl Shared {
         self.peers.len() + 1
     }
 
-    /// Returns whether this replica has lost its disk and is not a full member of the group again.
+    /// Returns whether this replica has lost its disk and is not yet a full member of the group
+    /// again.
     pub(super) fn is_rejoining(&self) -> bool {
         self.rejoining.is_some()
     }
 
     // Term and vote.
 
-    /// Starts the higher term `term`. `voted_for` is this replica if it campaigns in that term,
-    /// else `None`.
+    /// Moves this replica to `term`, which is higher than the current term. `voted_for` is this
+    /// replica if it campaigns in the new term, else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             voted_for.is_none_or(|voted| voted == self.id),
@@ -189,14 +191,14 @@ impl Shared {
         self.jobs.drop_append_replies();
     }
 
-    /// Returns whether a message may raise this replica's term to `term`: the raise is within the
-    /// budget that bounds forged terms.
+    /// Returns whether a message may raise this replica's term to `term`: whether the raise is
+    /// within the budget that limits the effect of forged terms.
     pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
         self.term_budget.covers(self.term(), term, self.now)
     }
 
-    /// Starts the higher term of a message and charges the raise to the term budget.
-    /// [`Shared::may_raise_term`] must have allowed it.
+    /// Moves this replica to `term`, the higher term of a message, and charges the raise to the
+    /// term budget. [`Shared::may_raise_term`] must have allowed it.
     pub(super) fn raise_term(&mut self, term: Term) {
         self.term_budget.pay(self.term(), term);
         self.start_term(term, None);
@@ -231,7 +233,7 @@ impl Shared {
     }
 
     /// Returns whether this replica heard from a leader so recently that the leader may hold a
-    /// lease. The replica then votes for no other (§6, last paragraph; thesis 6.4.1).
+    /// lease. The replica then votes for no other replica (§6, last paragraph; thesis 6.4.1).
     pub(super) fn leader_may_hold_lease(&self) -> bool {
         rules::leader_is_protected(self.leader_heard_at, self.now, &self.config)
     }
@@ -256,8 +258,8 @@ impl Shared {
         timing::first_election_timeout(&self.config, &mut self.rng)
     }
 
-    /// Returns a random election timeout. It is longer where messages are lost, but only while a
-    /// leader is known.
+    /// Returns a random election timeout. While a leader is known, the timeout grows with the
+    /// message loss.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
         let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
         timing::election_timeout(&self.config, loss_permille, &mut self.rng)
@@ -276,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// Sends a message to the peer `to` when everything that the log contains now is durable.
+    /// Sends a message to the peer `to` once all entries that are now in the log are durable.
     pub(super) fn send_when_durable(&mut self, to: NodeId, message: PeerMsg) {
         let envelope = self.envelope(to, message);
         self.jobs.release_when_done(envelope);
@@ -325,8 +327,8 @@ impl Shared {
         self.appended.push(id, request.key);
     }
 
-    /// Merges a leader's entries into the log and lets the next job write the new ones. The entries
-    /// must follow an entry of this log.
+    /// Merges a leader's entries into the log, and schedules those that are new for the log
+    /// writer's next job. The entries must follow an entry of this log.
     pub(super) fn splice(&mut self, entries: &[Entry]) {
         let spliced = self.log.splice(entries, self.commit_index, &self.config);
         if let Some(from) = spliced.changed_from {
@@ -335,8 +337,8 @@ impl Shared {
     }
 
     /// Raises the commit index to `index` and queues the newly committed entries for the applier,
-    /// each once and in order. A lower `index` changes nothing. `as_leader` tells whether this
-    /// replica commits them as leader.
+    /// each once and in order. A lower `index` changes nothing. `as_leader` is whether this replica
+    /// commits them as leader.
     pub(super) fn commit_to(&mut self, index: Index, as_leader: bool) {
         if index <= self.commit_index {
             return;
@@ -389,7 +391,7 @@ impl Shared {
         self.applied_index = self.applied_index.max(index);
     }
 
-    /// Replaces the log by an empty one that starts after `last`, the last entry of an installed
+    /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
     /// snapshot.
     pub(super) fn restart_log(&mut self, last: EntryId) {
         assert!(
@@ -405,8 +407,8 @@ impl Shared {
         self.applied_index = last.index;
     }
 
-    /// Records that the log writer has done a job: its entries are durable, and rejoining ends if
-    /// this job ends it.
+    /// Records that the log writer has done a job: the job's entries are now durable, and rejoining
+    /// ends if this was the job that ends it.
     pub(super) fn on_persisted(&mut self, persisted: Persisted) {
         self.jobs.complete(persisted.sequence);
         self.disk.job_done(self.now, self.jobs.is_busy());
@@ -428,8 +430,8 @@ impl Shared {
 
     // Client requests.
 
-    /// Records that this replica starts to lead: uncommitted entries of earlier terms count towards
-    /// the limit of uncommitted bytes.
+    /// Records that this replica has become leader: uncommitted entries of earlier terms count
+    /// towards the limit of uncommitted bytes.
     pub(super) fn start_leadership(&mut self) {
         self.appended.start_leadership(&self.log, self.commit_index);
     }
@@ -447,8 +449,8 @@ impl Shared {
         self.appended.uncommitted_bytes()
     }
 
-    /// Refuses client requests that this replica appended as an earlier leader and whose entries
-    /// have been replaced by another leader's.
+    /// Refuses client requests that this replica appended as the leader of an earlier term and
+    /// whose entries another leader's entries have replaced.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
         let leader = self.leader;
         self.appended.retain_undecided(&self.log, self.commit_index, |key| {
@@ -456,10 +458,10 @@ impl Shared {
         });
     }
 
-    /// Redirects a client's request to the leader if the leader has been heard recently; otherwise
-    /// the request waits for the leader's next message or for another leader. Without the wait, the
-    /// clients of a leader that has just died would be sent back and forth between it and the
-    /// followers.
+    /// Redirects a client's request to the leader if the leader was heard from recently and the
+    /// client was not redirected since; otherwise the request waits for the leader's next message
+    /// or for another leader. Without the wait, the clients of a leader that has just failed would
+    /// be sent back and forth between that leader and the followers.
     pub(super) fn redirect(&mut self, request: ClientRequest, out: &mut Effects) {
         let age_max = self.config.heartbeat_interval * 5 / 4;
         let is_alive = self.leader_heard_at.is_some_and(|at| self.now.since(at) <= age_max);
@@ -470,16 +472,16 @@ impl Shared {
         }
     }
 
-    /// Redirects all client requests that wait for a leader to the current leader, which has just
-    /// sent a message.
+    /// Redirects all client requests that are waiting for a leader to the current leader, which has
+    /// just sent a message.
     pub(super) fn redirect_waiting(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_redirected() {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Keeps a client's request until a leader is known, for a little longer than an election
-    /// takes. Refuses it as busy if too many requests wait.
+    /// Keeps a client's request until a leader is known, but not much longer than an election
+    /// takes. Refuses it with [`RefusalReason::Busy`] if too many requests are waiting already.
     pub(super) fn wait_for_leader(&mut self, request: ClientRequest, out: &mut Effects) {
         if self.waiting.len() >= self.config.waiting_requests_max {
             self.refuse(request.key, RefusalReason::Busy, out);
@@ -503,21 +505,21 @@ impl Shared {
         self.waiting.limit_deadlines(self.now + self.request_wait());
     }
 
-    /// Removes and returns all client requests that wait for a leader.
+    /// Removes and returns all client requests that are waiting for a leader.
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         self.waiting.take()
     }
 
-    /// Refuses client requests that have waited too long for a leader. They were never appended to
-    /// the log.
+    /// Refuses client requests that have waited too long for a leader. Such requests were never
+    /// appended to the log.
     pub(super) fn refuse_overdue(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_overdue(self.now) {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Returns when the first waiting client request is to be refused; [`Instant::MAX`] if none
-    /// waits.
+    /// Returns when the first waiting client request is to be refused; [`Instant::MAX`] if no
+    /// request is waiting.
     pub(super) fn next_waiting_deadline(&self) -> Instant {
         self.waiting.next_deadline()
     }
@@ -559,8 +561,8 @@ impl Shared {
         );
     }
 
-    /// Panics if the applied, commit, durable and last index are not in their order, or an entry
-    /// has a term above the current one.
+    /// Panics if the base, durable, applied, commit and last indexes of the log are out of order,
+    /// or if the term of its last entry is higher than the current one.
     pub(super) fn check_cursors(&self) {
         let (base, last) = (self.log.base().index, self.log.last());
         let snapshot = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);

@@ -18,13 +18,13 @@ use super::progress::{ChunkReply, Progress};
 use super::rules;
 use super::shared::Shared;
 
-/// Maximum number of entries removed from memory at the end of a batch. Freeing a long log at once
-/// would block the core for milliseconds.
+/// Maximum number of log entries that one step of compaction removes from memory. Freeing a long
+/// log at once would block the core for milliseconds.
 const COMPACTED_MAX: usize = 8_192;
 
 impl Shared {
-    /// Records that a snapshot of this replica's own state, or of a leader's, is durable. It
-    /// becomes the latest snapshot unless a later one exists.
+    /// Records that a snapshot of this replica's own state, or of a leader's, is durable. This
+    /// snapshot becomes the latest one unless a later one exists.
     pub(super) fn on_snapshot_taken(&mut self, snapshot: SnapshotId) {
         assert!(
             snapshot.last.index <= self.applied_index(),
@@ -43,10 +43,10 @@ impl Shared {
         }
     }
 
-    /// Removes entries that the latest snapshot covers from the log in memory. Entries up to
-    /// `needed`, which no follower needs, are removed until `log_bytes_kept` remain, or all of them
-    /// while disk space is low. Entries after `needed` are removed only while the log exceeds
-    /// `log_bytes_max`.
+    /// Removes entries that the latest snapshot covers from the log in memory. No follower needs
+    /// the entries up to index `needed`: these are removed until the log is down to
+    /// `log_bytes_kept` bytes, or all of them while disk space is low. Entries after `needed` are
+    /// removed only while the log exceeds `log_bytes_max` bytes.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
@@ -62,7 +62,8 @@ impl Shared {
 
     /// Records that a leader's snapshot is durable and installed. If the log contains the
     /// snapshot's last entry, the log stays. Otherwise its entries may contradict the snapshot, so
-    /// it is replaced by an empty log that starts after the snapshot (Figure 13, rules 6 and 7).
+    /// the log is replaced with an empty one that starts after the snapshot (Figure 13, rules 6 and
+    /// 7).
     pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
         let last = snapshot.last;
         if self.log.holds(last) {
@@ -82,9 +83,9 @@ impl Shared {
 }
 
 impl Follower {
-    /// Handles a chunk of the leader's snapshot: passes it to the driver. If this replica has
-    /// committed all entries that the snapshot covers, the chunk is not needed, and the leader is
-    /// told that the logs match up to the snapshot's end.
+    /// Passes a chunk of the leader's snapshot to the driver. If this replica has already committed
+    /// all entries that the snapshot covers, it instead replies to the leader that the logs match
+    /// up to the snapshot's end.
     pub(super) fn on_install_snapshot(
         &mut self,
         shared: &mut Shared,
@@ -111,8 +112,9 @@ impl Follower {
     }
 
     /// Tells the current leader how much of its snapshot this replica has stored. A chunk that the
-    /// leader of an earlier term sent gets no reply: the current leader would take the chunk's
-    /// round number for its own, and could confirm reads that arrived after that round began.
+    /// leader of an earlier term sent gets no reply: the current leader would mistake the chunk's
+    /// round number for one of its own, and could confirm reads that arrived after that round
+    /// began.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
         if !rules::chunk_is_current(term, shared.term(), &shared.config) {
@@ -128,7 +130,8 @@ impl Follower {
 
     /// Tells the leader that this replica's log matches up to the end of an installed snapshot.
     /// Everything up to there is committed, so every leader of the current or a later term has the
-    /// same entries. `round` is the round number to echo; `None` for that of the last stored chunk.
+    /// same entries. `round` is the round number to echo; `None` stands for that of the last chunk
+    /// passed to the driver.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -152,9 +155,9 @@ impl Follower {
 }
 
 impl Leader {
-    /// Returns the index of the last entry that no peer needs from this leader's log any more,
-    /// peers that do not answer left out; `Index(u64::MAX)` if no peer answers. Later entries are
-    /// kept while the log is within its maximum size.
+    /// Returns the index up to which the peers that are answering no longer need the entries of
+    /// this leader's log; `Index(u64::MAX)` if no peer is answering. Later entries are kept while
+    /// the log is within its maximum size.
     pub(super) fn log_needed_after(&self, shared: &Shared) -> Index {
         self.progress
             .iter()

@@ -16,11 +16,13 @@ pub struct Status {
     pub term: Term,
     /// The replica's vote in its current term; `None` if it has not voted.
     pub voted_for: Option<NodeId>,
-    /// The leader of the current term, if known.
+    /// The leader of the current term that the replica follows, or the replica itself if it leads;
+    /// `None` if it knows no leader.
     pub leader: Option<NodeId>,
-    /// The entry before the first one of the log in memory; a snapshot covers everything up to it.
+    /// Id of the entry before the first entry of the log in memory. A snapshot covers all entries
+    /// up to it.
     pub base: EntryId,
-    /// The last entry of the log.
+    /// Id of the last entry of the log.
     pub last: EntryId,
     /// Index of the last entry that is on this replica's disk.
     pub durable_index: Index,
@@ -28,28 +30,31 @@ pub struct Status {
     pub commit_index: Index,
     /// Index of the last entry that the state machine has applied.
     pub applied_index: Index,
-    /// The condition of the replica's disk.
+    /// The condition of the replica's disk: healthy, almost full or stalled.
     pub disk: DiskState,
-    /// The follower that this leader is transferring its leadership to; `None` if no transfer is in
-    /// progress.
+    /// The follower that this replica, as leader, is transferring its leadership to; `None` if no
+    /// transfer is in progress.
     pub transfer_target: Option<NodeId>,
     /// Progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
-    /// The leader's view of each peer, ordered by id; empty if this replica does not lead.
+    /// This replica's view of each peer as leader, ordered by id; empty if the replica does not
+    /// lead.
     pub peers: Vec<PeerStatus>,
     /// Event counts since the replica's process started.
     pub counters: Counters,
 }
 
 /// Progress of a member that has lost its disk and is rejoining. If `waiting_for` is empty and
-/// `target` is `None`, the member waits for a leader.
+/// `target` is `None`, either no leader has named the target yet, or the member has caught up and
+/// is about to finish.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
-    /// Members that have not answered the rejoining member yet, ordered by id. A member that is
-    /// itself rejoining does not answer.
+    /// Members that have not yet answered the rejoining member's request for their terms, ordered
+    /// by id. A member that is itself rejoining does not answer.
     pub waiting_for: Vec<NodeId>,
-    /// Index up to which the log must be durable before the member becomes a full member; `None`
-    /// until a leader has named this index.
+    /// Index up to which the rejoining member's log must be durable before it becomes a full
+    /// member; `None` until the leader of the current term has named this index, and once the log
+    /// has caught up.
     pub target: Option<Index>,
 }
 
@@ -72,12 +77,12 @@ pub struct PeerStatus {
 /// Event counts since the replica's process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Peer messages dropped because they were addressed to another replica, came from an unknown
-    /// one, or arrived during `silence_after_start`, the time after the start in which the replica
-    /// accepts no messages.
+    /// Peer messages dropped because they were addressed to another replica, came from a replica
+    /// outside the group, or arrived during `silence_after_start`, the time after the start in
+    /// which the replica accepts no messages.
     pub misdirected: u64,
-    /// Peer messages dropped because they were of an earlier term, or were replies that are no
-    /// longer awaited.
+    /// Peer messages dropped as outdated, for example because they were of an earlier term or were
+    /// replies that were no longer awaited.
     pub stale: u64,
     /// Peer messages dropped because their fields contradict each other or what this replica has
     /// sent.
@@ -101,15 +106,16 @@ pub struct Counters {
     pub leadership_transfers: u64,
     /// Number of times that this replica's disk stalled.
     pub disk_stalls: u64,
-    /// Peer messages ignored because this replica was rejoining after the loss of its disk, vote
-    /// requests among them.
+    /// Peer messages, including vote requests, that were ignored because this replica was rejoining
+    /// after the loss of its disk.
     pub ignored_while_rejoining: u64,
     /// Number of times that this replica became a full member again after the loss of its disk: 0
     /// or 1.
     pub rejoined: u64,
-    /// Reads that were served under the leader's lease, without waiting for a quorum to confirm
-    /// their round.
+    /// Reads that this replica, as leader, served under its lease, without waiting for a quorum to
+    /// answer a round of messages.
     pub lease_reads: u64,
-    /// Reads that were served after a quorum had confirmed their round (read index).
+    /// Reads that this replica, as leader, served by read index: after a quorum had answered a
+    /// round of messages that began after the read arrived.
     pub read_index_reads: u64,
 }

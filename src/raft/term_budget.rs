@@ -11,15 +11,15 @@
 use crate::types::{Instant, Term};
 
 /// Maximum of the term budget: the largest number of terms by which messages can raise the
-/// replica's term within a moment.
+/// replica's term at once.
 const CAPACITY: u64 = 1 << 20;
 /// Number of terms per second by which the term budget refills, up to its capacity.
 const REFILL_PER_SECOND: u128 = 1_024;
 const SECOND: u128 = 1_000_000_000;
-/// The highest term that a new replica, which has neither a term nor a log, accepts from its first
-/// message without regard to the budget: the cluster that it joins may have accepted forged terms,
-/// which were limited to 2^62 in versions without a budget. Between this bound and the largest
-/// term, 2^61 terms are left for elections.
+/// The highest term to which the first message may raise the term of a replica that has neither a
+/// term nor a log. The budget does not apply, because the cluster that the replica joins may have
+/// accepted forged terms, which were limited to 2^62 in versions without a budget. Between this
+/// bound and the largest term, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
 /// The number of terms by which messages may still raise the replica's term.
@@ -28,15 +28,16 @@ const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 #[derive(Debug)]
 pub(super) struct TermBudget {
     available: u64,
-    /// Time, by the replica's own clock, up to which the refill has been added to `available`.
+    /// Time on the replica's own clock up to which the budget's refill has been added to
+    /// `available`.
     refilled_at: Instant,
-    /// Whether the replica has neither a term nor a log yet: the first raise of its term is not
-    /// limited by the budget.
+    /// Whether the replica has neither a term nor a log yet, so that the budget does not limit the
+    /// first raise of its term.
     first_is_free: bool,
 }
 
 impl TermBudget {
-    /// Returns a full budget. `is_new` tells whether the replica has neither a term nor a log.
+    /// Returns a full budget. `is_new` is whether the replica has neither a term nor a log.
     pub(super) fn new(now: Instant, is_new: bool) -> TermBudget {
         TermBudget { available: CAPACITY, refilled_at: now, first_is_free: is_new }
     }

@@ -1,4 +1,4 @@
-//! Timeouts: randomised, and longer where messages are lost.
+//! Timeouts, which are random and grow with the message loss.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
 
-/// Message loss in permille above which timeouts grow no further.
+/// Message loss, in permille, above which timeouts grow no further.
 const LOSS_FULL_PERMILLE: u32 = 300;
-/// Message loss in permille that a replica assumes before a leader has measured it. Assuming too
-/// much loss costs little; assuming too little costs an unnecessary leader change, or an election
-/// in which the candidate asks too rarely.
+/// Message loss, in permille, that a replica assumes until a leader has measured it. Assuming too
+/// much loss costs little; assuming too little may cause an unnecessary leader change, or an
+/// election in which the candidate asks too rarely for votes.
 pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
-/// Returns the part of `extra` that is proportional to the message loss: none of it without loss,
-/// all of it from 30 % on.
+/// Returns a part of `extra` in proportion to the message loss: zero without loss, all of `extra`
+/// at a loss of 30 % or more.
 fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
     let scaled = extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE;
     assert!(scaled <= extra, "{scaled:?} of {extra:?} at {loss_permille} permille");
     scaled
 }
 
-/// Returns a random election timeout (§5.2): how long a follower waits for its leader. It grows
-/// with the message loss.
+/// Returns a random election timeout (§5.2): how long a follower waits for its leader. The timeout
+/// grows with the message loss.
 pub(super) fn election_timeout(
     config: &Config,
     loss_permille: u16,
@@ -39,22 +39,22 @@ pub(super) fn election_timeout(
     timeout
 }
 
-/// Returns the random part of an election timeout alone, for a new replica that has not heard from
-/// any leader.
+/// Returns a random duration from zero to the maximum minus the minimum election timeout: the first
+/// election timeout of a new replica, which has no leader to wait for.
 pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {
     election_timeout(config, 0, rng).saturating_sub(config.election_timeout_min)
 }
 
 /// Returns the check-quorum window: a leader that has not heard from a quorum for this long steps
-/// down. It grows with the message loss.
+/// down. The window grows with the message loss.
 pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
     let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
     config.check_quorum_window + by_loss(extra, loss_permille)
 }
 
-/// Returns how many times a candidate requests each vote within one campaign: more often where
-/// requests are likely to be lost, and less often after campaigns that reached no quorum although
-/// few messages are lost, because the replica is then isolated.
+/// Returns how many times a candidate requests each vote within one campaign. The number grows with
+/// the message loss. It is smaller after campaigns that reached no quorum although few messages are
+/// lost, because the replica is then probably isolated.
 pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campaigns: u32) -> u32 {
     let attempts = match loss_permille {
         0..200 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
@@ -67,17 +67,17 @@ pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campai
 }
 
 /// Returns how long a candidate waits before it repeats its request to the replicas that have not
-/// answered. Repeating a request is much cheaper than a new election. All attempts together take
-/// half of the lowest election timeout; in that time replicas that heard from the old leader a
-/// little later than this one become free to vote.
+/// answered. Repeating a request is much cheaper than a new election. All attempts combined take
+/// half of the minimum election timeout; meanwhile, replicas that heard from the old leader a
+/// little later than the candidate become free to vote.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts
 }
 
-/// Returns a random time after which a campaign without a winner is followed by the next one: the
-/// time of all attempts and a random pause. The pause grows with the number of campaigns in which
-/// the replica was isolated, up to the highest election timeout.
+/// Returns the random time from the start of a campaign to the next one if nobody wins: the time of
+/// all attempts to get votes, plus a random pause. The pause grows with the number of campaigns in
+/// a row in which the replica reached no quorum, up to the maximum election timeout.
 pub(super) fn campaign_timeout(
     config: &Config,
     isolated_campaigns: u32,

@@ -28,15 +28,15 @@ use super::shared::Shared;
 /// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
 
-/// The leadership transfers of one leader.
+/// The state of a leader's leadership transfers.
 ///
 /// Invariant: `is_lease_given_up` is set when the first [`TimeoutNow`] is sent, and stays set.
 #[derive(Debug, Default)]
 pub(super) struct LeadershipTransfer {
     /// The leadership transfer in progress; `None` if there is none.
     current: Option<TransferTarget>,
-    /// The target of the leader's latest transfer, in progress or ended; `None` if it has started
-    /// none.
+    /// The target of the leader's latest transfer, whether in progress or ended; `None` if the
+    /// leader has started no transfer.
     last_target: Option<NodeId>,
     /// Earliest time at which the next transfer may start.
     next_at: Instant,
@@ -51,8 +51,7 @@ struct TransferTarget {
     id: NodeId,
     /// Time at which the leader abandons the leadership transfer if it still leads.
     deadline: Instant,
-    /// Whether the leader has sent [`TimeoutNow`], the request to campaign, to the target of the
-    /// transfer.
+    /// Whether the leader has sent the target [`TimeoutNow`], the request to campaign.
     is_asked: bool,
 }
 
@@ -68,15 +67,16 @@ impl LeadershipTransfer {
         self.current.as_ref().map(|target| target.id)
     }
 
-    /// Returns the transfer target that `AppendEntries` messages announce: that of the transfer in
-    /// progress, or else the last one if a [`TimeoutNow`] was sent, because its receiver may still
-    /// start an election.
+    /// Returns the transfer target that `AppendEntries` messages announce: the target of the
+    /// transfer in progress; without one, the target of the latest transfer if this leader has sent
+    /// a [`TimeoutNow`], because the receiver may still start an election. Otherwise returns
+    /// `None`.
     pub(super) fn announced_target(&self) -> Option<NodeId> {
         self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
     }
 
     /// Returns whether this leader has given up its lease for the rest of its term, so that another
-    /// replica may be elected although voters have heard from this leader recently.
+    /// replica may be elected even if voters have heard from this leader recently.
     pub(super) fn is_lease_given_up(&self) -> bool {
         self.is_lease_given_up
     }
@@ -131,8 +131,8 @@ impl LeadershipTransfer {
         is_new
     }
 
-    /// Returns when [`LeadershipTransfer::advance`] must be called next although no message
-    /// arrives; [`Instant::MAX`] if it need not be.
+    /// Returns when [`LeadershipTransfer::advance`] must next be called even if no message arrives;
+    /// [`Instant::MAX`] if no call is needed.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
             Some(target) => target.deadline,
@@ -143,10 +143,10 @@ impl LeadershipTransfer {
         }
     }
 
-    /// Returns the follower with the highest match index among those that answer, are neither
-    /// rejoining nor receiving a snapshot, and have a healthy disk. The target of the previous
-    /// transfer is chosen only if there is no other. Returns `None` if the followers to choose from
-    /// are fewer than a quorum, because they could not elect a leader without this replica.
+    /// Returns the follower with the highest match index among those that are answering, have a
+    /// healthy disk, and are neither rejoining nor receiving a snapshot. Chooses the target of the
+    /// previous transfer only if no other follower qualifies. Returns `None` if fewer followers
+    /// than a quorum qualify, because they could not elect a leader without this replica.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
         let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
         let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
@@ -176,8 +176,8 @@ fn match_index_of(progress: &[Progress], id: NodeId) -> Index {
 }
 
 /// Handles [`TimeoutNow`] at a follower: returns the transition that starts an election if the
-/// follower has the leader's whole log and its disk is healthy. A late or repeated message costs at
-/// most an election.
+/// follower has the leader's whole log and its disk is healthy. A late or repeated message causes
+/// at most one needless election.
 pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
     shared.heard_leader(from);
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,

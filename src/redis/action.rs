@@ -20,13 +20,14 @@ pub enum Action {
     Submit {
         /// Whether the request is a write, which goes through the log, or a read, which does not.
         kind: RequestKind,
-        /// The request's operation, encoded as a [`Command`](crate::kv::Command).
-        payload: Bytes,
+        /// The request's operation, encoded by [`Operation::encode`](crate::kv::Operation::encode).
+        /// Empty if the operation was added to the batch of an `EXEC` or `ONCE` instead.
+        operation: Bytes,
         /// How the reply is written when the outcome of the request is known.
         reply_format: ReplyFormat,
         /// Redis Cluster hash slot of the request's first key, for a client that follows
-        /// redirections: if another replica leads when the request can be submitted, the reply is
-        /// [`Failure::Moved`](super::Failure::Moved) with the slot. `None` if the request is
+        /// redirections: if another replica leads, the reply is
+        /// [`Failure::Moved`](super::Failure::Moved) with this slot. `None` if the request is
         /// forwarded to the leader instead.
         redirect_slot: Option<u16>,
         /// Whether the connection is blocked until the outcome is known: the server must not
@@ -59,13 +60,13 @@ pub enum Action {
     Close,
 }
 
-/// Statistics that clients can reset.
+/// A group of the server's statistics that clients can reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
     /// The slow log (`SLOWLOG RESET`).
     SlowLog,
-    /// Latency samples (`LATENCY RESET`).
+    /// The latency samples (`LATENCY RESET`).
     Latency,
-    /// Counters of connections, commands and bytes (`CONFIG RESETSTAT`).
+    /// The counters of connections, commands and bytes (`CONFIG RESETSTAT`).
     Traffic,
 }

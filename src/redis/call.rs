@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 
-use crate::kv::{Command, CommandId, ItemsBuffer, Operation};
-use crate::types::{RequestKey, RequestKind};
+use crate::kv::{Batch, CommandId, ItemsBuffer, Operation};
+use crate::types::RequestKind;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
@@ -19,11 +19,10 @@ use super::settings::Settings;
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
-    /// The state machine's command that the command table assigns to the request's command; `None`
-    /// if the table assigns none.
+    /// The command of the state machine that runs the request, according to the command table;
+    /// `None` if the table names no such command.
     pub(super) command: Option<CommandId>,
     pub(super) request: Request<'c>,
-    pub(super) key: RequestKey,
     pub(super) context: &'c Context,
     pub(super) settings: &'c mut Settings,
     pub(super) writer: Writer<'c>,
@@ -50,7 +49,7 @@ impl<'c> Call<'c> {
             batch.push(&operation.encode());
             return Action::Submit {
                 kind: RequestKind::Write,
-                payload: Bytes::new(),
+                operation: Bytes::new(),
                 reply_format,
                 redirect_slot: None,
                 blocks: false,
@@ -59,16 +58,15 @@ impl<'c> Call<'c> {
         if let Some(text) = self.too_large(operation) {
             return self.error(&format_args!("ERR the command is too large: {text}"));
         }
-        let command = Command { key: self.key, operation };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        let payload = command.encode_in(self.writer.buffer());
-        Action::Submit { kind, payload, reply_format, redirect_slot: None, blocks: false }
+        let operation = operation.encode_in(self.writer.buffer());
+        Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// Returns why an operation is too large for a log entry, as text for an error; `None` if it
-    /// fits.
+    /// Returns the part of an error message that says why an operation is too large for a log
+    /// entry; `None` if the operation fits.
     pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
-        let length = Command { key: self.key, operation }.encoded_len();
+        let length = Batch::encoded_len_of_one(&operation);
         let max = self.context.payload_bytes_max;
         (length > max)
             .then(|| format!("it takes {length} bytes in the log, at most {max} are allowed"))
@@ -80,7 +78,7 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Replies `OK`.
+    /// Writes the reply `OK`.
     pub(super) fn ok(&mut self) -> Action {
         self.writer.ok();
         Action::Reply
@@ -92,7 +90,7 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Changes the protocol version of this reply and of all later replies on the connection.
+    /// Changes the RESP protocol version of this reply and of all later replies on the connection.
     pub(super) fn set_version(&mut self, version: Version) {
         self.connection.version = version;
         self.writer.set_version(version);

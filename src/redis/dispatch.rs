@@ -1,9 +1,8 @@
-//! The execution of a request: lookup, the checks that concern every command, then the command's
-//! function, or the transaction's queue.
+//! The execution of a request: the lookup of its command, the checks that apply to every command,
+//! then either the command's function or queueing for a transaction.
 
 use bytes::BytesMut;
 
-use crate::types::RequestKey;
 use crate::wire::resp::{Request, Version, Writer};
 
 use super::action::Action;
@@ -17,7 +16,7 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that run at once after `MULTI` instead of being queued.
+/// Commands that are run immediately inside a transaction (after `MULTI`) instead of being queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
 /// Commands that a client with subscriptions may send in RESP2. Such a client would mistake the
@@ -26,16 +25,13 @@ const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
     &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
 
 impl Connection {
-    /// Executes a request as far as possible without the consensus core, and returns what the
-    /// server has to do next.
+    /// Executes a request as far as possible without the consensus core, and returns the action
+    /// that the server must perform next.
     ///
-    /// Appends the reply to `out` unless it depends on the state machine. `key` identifies the
-    /// request within the cluster; it is used only if the returned action is, or contains,
-    /// [`Action::Submit`].
+    /// Appends the reply to `out` unless it depends on the state machine.
     pub fn execute<'c>(
         &'c mut self,
         request: Request<'c>,
-        key: RequestKey,
         context: &'c Context,
         settings: &'c mut Settings,
         out: &'c mut BytesMut,
@@ -61,7 +57,6 @@ impl Connection {
             connection: self,
             command: None,
             request,
-            key,
             context,
             settings,
             writer,
@@ -77,8 +72,8 @@ impl Connection {
         action
     }
 
-    /// Returns the error text for a command that the state of the connection or replica forbids
-    /// now, whatever its arguments are; `None` if the command may run.
+    /// Returns the error text if the current state of the connection or the replica forbids the
+    /// command, regardless of its arguments; `None` if the command may run.
     fn refusal(
         &self,
         spec: &CommandSpec,

@@ -1,6 +1,6 @@
-//! The errors for requests that were submitted to the consensus core and have no outcome. Clients
-//! decide by the error code, the first word: codes on which they retry are used only if the request
-//! was not applied and will not be.
+//! The errors for requests that were submitted to the consensus core but have no outcome. Clients
+//! decide by the error code, which is the first word, whether to retry. Codes on which they retry
+//! are used only if the request was not applied and never will be.
 
 use std::fmt;
 
@@ -9,41 +9,41 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-/// Why a request that was submitted to the consensus core has no outcome.
+/// The reason why a request that was submitted to the consensus core has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
-    /// No leader was found before the deadline. The request was not applied.
+    /// No leader was found before the request's deadline. The request was not applied.
     NoLeader,
     /// The leader has too many requests in flight. The request was not applied.
     Busy,
-    /// The leader, or a majority of the replicas, is short of disk space. The request was not
-    /// applied.
+    /// The leader, or a majority of the replicas, has too little free disk space. The request was
+    /// not applied.
     DiskFull,
-    /// The request would add data while memory in use exceeds `maxmemory`. It was not applied.
+    /// The request was not applied: it would add data while memory usage exceeds `maxmemory`.
     OutOfMemory,
-    /// The leader changed and another entry replaced the request's log entry. The request was not
-    /// applied.
+    /// The leader changed, and another entry has replaced the request's entry in the log. The
+    /// request was not applied.
     Lost,
-    /// The deadline passed, or the leader changed, while the request was in flight: it may have
-    /// been applied already, may be applied later, or may never be.
+    /// The deadline passed, or the leader changed, while the request was in flight. The request may
+    /// have been applied already, may be applied later, or may never be applied.
     Uncertain {
-        /// Index of the request's log entry; `None` if unknown.
+        /// Index of the log entry that contains the request; `None` if unknown.
         index: Option<Index>,
     },
-    /// Another replica leads, and the client follows `MOVED` redirections. The request was not
+    /// Another replica is the leader, and the client follows `MOVED` redirects. The request was not
     /// applied.
     Moved {
         /// Redis Cluster hash slot of the request's first key.
         slot: u16,
-        /// Host of the leader, for clients.
+        /// Host at which clients reach the leader.
         host: &'a str,
-        /// TCP port of the leader for clients.
+        /// TCP port at which clients reach the leader.
         port: u16,
     },
 }
 
 impl Failure<'_> {
-    /// Appends this failure as an error reply to `out`.
+    /// Appends an error reply for this failure to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         Writer::new(out, Version::Two).error(self.to_string().as_bytes());
     }
@@ -58,8 +58,8 @@ impl fmt::Display for Failure<'_> {
             Failure::Busy => f.write_str(
                 "TRYAGAIN the leader has too many requests in flight; not applied, try again",
             ),
-            // Redis's code for a server that can't persist. Not TRYAGAIN: clients retry that at
-            // once, and disk space does not come back within their retries.
+            // Redis's code for a server that can't persist data. Not TRYAGAIN, on which clients
+            // retry at once: disk space does not become free within their retries.
             Failure::DiskFull => f.write_str(
                 "MISCONF too little free disk space in the cluster, so writes are refused; not \
                  applied, see disk_free_bytes in INFO persistence",

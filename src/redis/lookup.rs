@@ -1,4 +1,4 @@
-//! The lookup of a request's command, and the errors for requests that have none.
+//! The lookup of a request's command, and the errors for requests whose command is unknown.
 
 use crate::kv::slot_of;
 use crate::types::Instant;
@@ -8,8 +8,8 @@ use super::action::Action;
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
 
-/// Maximum number of bytes of a command's name that an error for an unknown command quotes, and
-/// maximum number of bytes of all its arguments together.
+/// Maximum number of bytes that the error for an unknown command quotes from the command's name.
+/// The same maximum applies to the request's arguments, all arguments combined.
 const QUOTED_BYTES_MAX: usize = 128;
 
 /// A command's name converted to lower case, stored on the stack.
@@ -19,7 +19,7 @@ struct LowerCase {
 }
 
 impl LowerCase {
-    /// Converts a name to lower case; `None` if it is longer than any command's name.
+    /// Converts a name to lower case; `None` if the name is longer than that of any command.
     fn new(name: &[u8]) -> Option<LowerCase> {
         let mut bytes = [0; NAME_BYTES_MAX];
         let lower = bytes.get_mut(..name.len())?;
@@ -34,8 +34,8 @@ impl LowerCase {
 }
 
 impl CommandTable {
-    /// Finds the command or subcommand of a request and checks the number of its arguments. Stores
-    /// the command and `now` in the connection, for `CLIENT LIST`.
+    /// Finds the command or subcommand of a request, and checks the request's number of arguments.
+    /// Stores the command and the time `now` in the connection, for `CLIENT LIST`.
     ///
     /// # Errors
     /// If there is no such command, or the number of arguments is wrong: the error reply has been
@@ -74,8 +74,8 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`]
-    /// succeeded.
+    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`] has
+    /// succeeded before.
     ///
     /// # Panics
     /// If the request's command is unknown.
@@ -86,9 +86,10 @@ impl CommandTable {
         name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
     }
 
-    /// Returns the command with the given name; `None` if there is none. `position` is the position
-    /// in the command table of the connection's last command. It is tried first, because clients
-    /// tend to repeat a command, and is set to the position of the command found.
+    /// Returns the command with the given name; `None` if there is none. `position` is where the
+    /// command table holds the connection's last command. This position is tried first, because
+    /// clients tend to repeat a command. If a command is found, `position` is set to where the
+    /// table holds that command.
     fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
         let name = LowerCase::new(name)?;
         let last = self.all()[*position];
@@ -100,10 +101,10 @@ impl CommandTable {
     }
 }
 
-/// Returns the Redis Cluster hash slot of the request's first key if the client is redirected while
-/// another replica leads. `None` if the request has no key, is forwarded to the leader instead, or
-/// is a read after `READONLY`, which this replica serves. The read is not stale, because the
-/// replica asks the leader for a read index.
+/// Returns the Redis Cluster hash slot of the request's first key if the client has to be
+/// redirected when another replica leads. `None` if the request has no key, if it is forwarded to
+/// the leader instead, or if it is a read after `READONLY`. This replica serves such a read itself;
+/// the read is not stale, because the replica asks the leader for a read index.
 pub(super) fn redirect_slot(
     connection: &Connection,
     spec: &CommandSpec,
@@ -124,8 +125,8 @@ fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
 /// Writes the error for an unknown command, with the same text as Redis.
 fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
     let name = request.name();
-    // An HTTP request, which a browser can be tricked into sending: close without a reply, and
-    // never run a line of its body as a command.
+    // This is an HTTP request, which a browser can be tricked into sending. The connection is
+    // closed without a reply, so that no line of the request's body runs as a command.
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
         return Action::Close;
     }
@@ -155,8 +156,8 @@ fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) 
     Action::Reply
 }
 
-/// Returns the part of an argument that Redis quotes in errors: up to the first NUL byte, because
-/// Redis handles it as a C string, and at most `bytes_max` bytes.
+/// Returns the part of an argument that Redis quotes in errors: at most `bytes_max` bytes, and only
+/// up to the first NUL byte, because Redis treats the argument as a C string.
 fn quoted(argument: &[u8], bytes_max: usize) -> &[u8] {
     let end = argument.iter().position(|byte| *byte == 0).unwrap_or(argument.len());
     &argument[..end.min(bytes_max)]

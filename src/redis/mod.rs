@@ -18,14 +18,14 @@
 //! # How a server uses it
 //!
 //! The server keeps a [`Connection`] and a [`Parser`](crate::wire::resp::Parser) for each client,
-//! and one [`Settings`] and one [`Context`] for all of them. It brings the context up to date
-//! before each batch. For each request that the parser finds it calls [`Connection::execute`] with
-//! a buffer for the reply, then performs the [`Action`].
+//! and one [`Settings`] and one [`Context`] for all clients. It updates the context before it
+//! executes the requests that it has received. For each request that the parser returns, it calls
+//! [`Connection::execute`] with a buffer for the reply, then performs the [`Action`].
 //!
-//! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known it
-//! calls [`ReplyFormat::encode`]; if there will be none, [`Failure::encode`]. If the request
-//! `blocks`, the server executes no later request of the connection until then, and calls
-//! [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
+//! After [`Action::Submit`] the server keeps the [`ReplyFormat`]. When the outcome is known, the
+//! server calls [`ReplyFormat::encode`]; if there will be no outcome, it calls [`Failure::encode`].
+//! If the request `blocks`, the server executes no later request of the connection until then, and
+//! calls [`Connection::complete_blocked`] or [`Connection::cancel_blocked`] instead.
 //!
 //! Replies are sent in the order of the requests. While an earlier request of a connection is in
 //! flight, the replies that `execute` writes have to wait in another buffer. The server
@@ -34,8 +34,8 @@
 //!
 //! When the parser fails, the server writes the error and closes the connection, as Redis does.
 //!
-//! The server gives every request a [`RequestKey`](crate::types::RequestKey) that no other request
-//! in the cluster ever had. A key that is applied twice returns the first outcome.
+//! The server submits operations in [batches](crate::kv::Batch), which may combine requests of many
+//! connections.
 
 mod action;
 mod call;
@@ -58,7 +58,7 @@ pub use context::{
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
-pub use registry::may_add_data;
+pub use registry::{may_add_data, operation_may_add_data};
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
 pub use session::reply_format::ReplyFormat;

@@ -1,13 +1,14 @@
 //! Keyspace notifications: which events the setting `notify-keyspace-events` selects.
 
-/// Which keyspace events are published, and on which of the two kinds of channel.
+/// Which keyspace events are published, and on which of the two kinds of channels: the value of the
+/// setting `notify-keyspace-events`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyspaceNotifications {
-    /// Whether events are published on `__keyspace@0__:<key>` (flag `K`).
+    /// Whether events are published on the channels `__keyspace@0__:<key>` (flag `K`).
     pub keyspace_channel: bool,
-    /// Whether events are published on `__keyevent@0__:<event>` (flag `E`).
+    /// Whether events are published on the channels `__keyevent@0__:<event>` (flag `E`).
     pub keyevent_channel: bool,
-    /// The selected event classes: bit i stands for letter i of [`CLASSES`].
+    /// The selected event classes, as a bit set: bit i stands for letter i of [`CLASSES`].
     classes: u16,
 }
 
@@ -17,8 +18,8 @@ const CLASSES: &[u8] = b"g$lshzxetdmn";
 const ALL_CLASSES: u16 = (1 << 10) - 1;
 
 impl KeyspaceNotifications {
-    /// Parses the value of `notify-keyspace-events`; `None` if it has a letter that Redis does not
-    /// know.
+    /// Parses the value of `notify-keyspace-events`; `None` if it contains a letter that Redis does
+    /// not define.
     pub fn parse(text: &str) -> Option<KeyspaceNotifications> {
         let mut events = KeyspaceNotifications::default();
         for letter in text.bytes() {
@@ -34,13 +35,13 @@ impl KeyspaceNotifications {
         Some(events)
     }
 
-    /// Whether any event can be published: at least one event class and one kind of channel are
-    /// selected.
+    /// Returns whether any event can be published: at least one event class and one kind of channel
+    /// are selected.
     pub fn is_enabled(self) -> bool {
         (self.keyspace_channel || self.keyevent_channel) && self.classes != 0
     }
 
-    /// Whether the event with this name, such as `expired`, is published.
+    /// Returns whether events with this name, such as `expired`, are published.
     pub fn includes(self, event: &str) -> bool {
         let class = class_of(event);
         let bit = CLASSES.iter().position(|known| *known == class);
@@ -48,8 +49,8 @@ impl KeyspaceNotifications {
     }
 }
 
-/// Returns the letter of the class that the event with the given name, such as `expired`, belongs
-/// to.
+/// Returns the letter of the event class to which the event with the given name, such as `expired`,
+/// belongs.
 fn class_of(event: &str) -> u8 {
     match event {
         "del" | "rename_from" | "rename_to" | "copy_to" | "move_from" | "move_to" | "expire"
@@ -62,7 +63,7 @@ fn class_of(event: &str) -> u8 {
             Some(b'h') => b'h',
             Some(b'z') => b'z',
             Some(b'l' | b'r') => b'l',
-            // All other events are those of set commands.
+            // All other events belong to set commands.
             _ => b's',
         },
     }

@@ -1,9 +1,9 @@
 //! The table of all commands. Requests are looked up in it, and `COMMAND` and `HELP` describe it.
-//! Flags and categories are those of Redis, because clients decide by them; summaries are our own.
+//! Flags and categories are those of Redis, because clients depend on them; summaries are our own.
 
 use std::sync::LazyLock;
 
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 
 use super::commands::{
     bitmaps, client, cluster, command, config, connection, generic, hashes, info, lists, once,
@@ -43,14 +43,22 @@ pub(super) fn table() -> &'static CommandTable {
     &TABLE
 }
 
-/// Whether an encoded [`Command`] can add data to memory, so that it has to be refused while memory
-/// is full. False for a payload that can't be decoded.
+/// Returns whether any operation in `payload`, an encoded [`Batch`], can add data to memory. If so,
+/// the whole batch is refused while memory is full. False for a payload that cannot be decoded.
 pub fn may_add_data(payload: &[u8]) -> bool {
-    Command::decode(payload).is_ok_and(|command| adds_data(&command.operation))
+    let Ok(batch) = Batch::decode(payload) else { return false };
+    batch.operations().flatten().any(|operation| adds_data(&operation))
+}
+
+/// Returns whether an encoded operation can add data to memory. False for bytes that cannot be
+/// decoded.
+pub fn operation_may_add_data(operation: &[u8]) -> bool {
+    Operation::decode(operation).is_ok_and(|operation| adds_data(&operation))
 }
 
 fn adds_data(operation: &Operation<'_>) -> bool {
-    let inner = |bytes| Operation::decode(bytes).is_ok_and(|operation| adds_data(&operation));
+    let inner =
+        |bytes| Operation::decode_nested(bytes).is_ok_and(|operation| adds_data(&operation));
     match operation {
         Operation::Call { command, .. } => {
             let spec = || table().find(command.name().as_bytes());
@@ -110,7 +118,8 @@ mod tests {
         assert!(accepts("set", 3) && accepts("set", 9) && !accepts("set", 2));
     }
 
-    /// The rows of the compatibility page: name, version of Redis, difference.
+    /// Returns the rows of the compatibility page: command name, version of Redis, difference from
+    /// Redis.
     fn documented() -> Vec<(String, &'static str, &'static str)> {
         let page = include_str!("../guide/compatibility.md");
         let rows = page.lines().filter_map(|line| {

@@ -1,9 +1,9 @@
 //! The settings of one replica that `CONFIG GET` and `CONFIG SET` show, under Redis's names.
 //!
 //! Bowline's own settings are flags, file entries and environment variables, read at startup. Of
-//! the settings here, limits, notifications, slow log and latency samples take effect as soon as
-//! they are set. Some, such as the port, can't be changed. All others are accepted and stored
-//! without an effect, because tools set them. Changes last until the process exits.
+//! the settings here, those for limits, notifications, the slow log and latency samples take effect
+//! as soon as they are set. Some, such as the port, can't be changed. All others are accepted and
+//! stored, because tools set them, but have no effect. Changes last until the process exits.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::wire::resp::Limits;
 
 use super::notifications::KeyspaceNotifications;
 
-/// The settings of one replica that clients see, with their current values.
+/// The settings of one replica that `CONFIG GET` shows, with their current values.
 #[derive(Debug, Clone)]
 pub struct Settings {
     settings: Vec<Setting>,
@@ -20,14 +20,17 @@ pub struct Settings {
     immutable: Vec<(&'static str, String)>,
 }
 
-/// Which requests the slow log and the latency samples record.
+/// The thresholds from which on requests are recorded in the slow log and as latency samples, and
+/// the length of the slow log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlowLogSettings {
-    /// Requests that take at least this long are added to the slow log; `None` if no request is.
+    /// Requests that take at least this long are added to the slow log; `None` if the slow log is
+    /// off.
     pub threshold: Option<Duration>,
     /// Maximum number of entries in the slow log.
     pub entries_max: usize,
-    /// Requests that take at least this long are recorded as latency samples; `None` if none is.
+    /// Requests that take at least this long are recorded as latency samples; `None` if latency
+    /// samples are off.
     pub latency_threshold: Option<Duration>,
 }
 
@@ -43,20 +46,21 @@ struct Setting {
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
     Text,
-    /// Letters of event classes, as in `notify-keyspace-events` (see [`KeyspaceNotifications`]).
+    /// Letters that stand for event classes, as in `notify-keyspace-events` (see
+    /// [`KeyspaceNotifications`]).
     EventClasses,
-    /// One of the given words, such as `yes` or `notice`.
+    /// One of the given words, for example one of the log levels.
     Word(&'static [&'static str]),
     /// An eviction policy. Only `noeviction` is accepted, because keys are never evicted.
     EvictionPolicy,
-    /// Pairs of a number of seconds and a number of changes, as in Redis's setting `save`.
+    /// Pairs of numbers, seconds and changes, as in Redis's setting `save`.
     SavePoints,
     /// An integer that is at least -1.
     Integer,
-    /// An integer between the two given bounds, both included.
+    /// An integer from the first to the second given bound, inclusive.
     Between(u64, u64),
     Bytes,
-    /// A number of bytes that is at least the given one, with an optional unit such as `mb`.
+    /// A number of bytes, with an optional unit such as `mb`, that is at least the given number.
     BytesFrom(u64),
     YesOrNo,
 }
@@ -73,15 +77,15 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 
-/// Smallest accepted `maxmemory-clients`, in bytes. With less memory, clients would wait for each
+/// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would wait for each
 /// other to release their buffers.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
-/// Smallest accepted `auto-aof-rewrite-min-size`, in bytes. With less a replica would take one
-/// snapshot after another.
+/// Minimum value of `auto-aof-rewrite-min-size`, in bytes. With a smaller value, a replica would
+/// take one snapshot after another.
 pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
 
-/// Longest TCP keep-alive time that all supported operating systems accept, in seconds.
+/// Maximum TCP keep-alive time, in seconds, that all supported operating systems accept.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
 
 const ANY_I64: ValueKind = ValueKind::Between(0, i64::MAX as u64);
@@ -99,7 +103,7 @@ const EVICTION_POLICIES: &[&str] = &[
     "noeviction",
 ];
 
-/// Name, kind of values and default value of each setting that can be changed.
+/// The name, the kind of values and the default value of each setting that can be changed.
 const SETTINGS: &[(&str, ValueKind, &str)] = &[
     ("save", ValueKind::SavePoints, ""),
     ("appendonly", ValueKind::YesOrNo, "yes"),
@@ -127,8 +131,8 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
 ];
 
 impl Settings {
-    /// Returns the default settings. `limits` are those on the size of a request, clients connect
-    /// to `host` and `port`, and `folder` is the replica's data folder.
+    /// Returns the default settings. `limits` bounds the size of a request, `host` and `port` are
+    /// the address for clients, and `folder` is the replica's data folder.
     pub fn new(limits: &Limits, host: &str, port: u16, folder: &str) -> Settings {
         let settings = SETTINGS.iter().map(|(name, kind, value)| Setting {
             name,
@@ -147,24 +151,24 @@ impl Settings {
         Settings { settings: settings.collect(), immutable }
     }
 
-    /// Sets the limits on clients: the maximum number of clients, the bytes of memory that all of
-    /// them together may take, and the seconds without traffic after which a client is disconnected
-    /// (0: never).
+    /// Sets the limits on clients: the maximum number of clients, the maximum memory usage of all
+    /// clients combined in bytes, and the number of seconds without traffic after which a client is
+    /// disconnected (0: never).
     pub fn set_client_limits(&mut self, count_max: u64, bytes_max: u64, idle_seconds_max: u64) {
         self.set_number(CLIENTS_MAX, count_max);
         self.set_number(CLIENTS_BYTES_MAX, bytes_max);
         self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
     }
 
-    /// Sets `maxmemory`: while more bytes of memory are in use, commands that add data are refused.
-    /// 0 means no limit.
+    /// Sets `maxmemory`, in bytes: while memory usage is above it, commands that add data are
+    /// refused. 0 means no limit.
     pub fn set_memory_max(&mut self, bytes: u64) {
         self.set_number(MEMORY_MAX, bytes);
     }
 
-    /// Sets after which growth of the log a snapshot begins and the log is compacted, which is the
-    /// counterpart of rewriting Redis's append-only file: a percentage of the latest snapshot's
-    /// size (0: no limit but memory) and a minimum in bytes.
+    /// Sets the log growth after which a snapshot begins and the log is compacted, the counterpart
+    /// of rewriting Redis's append-only file: a percentage of the latest snapshot's size (0:
+    /// limited only by memory), and a minimum in bytes.
     pub fn set_rewrite_growth(&mut self, percentage: u64, bytes_min: u64) {
         self.set_number(REWRITE_PERCENTAGE, percentage);
         self.set_number(REWRITE_BYTES_MIN, bytes_min);
@@ -175,7 +179,8 @@ impl Settings {
         setting.expect("only for names in SETTINGS").value = value.to_string();
     }
 
-    /// Returns which requests the slow log and the latency samples record.
+    /// Returns the thresholds for the slow log and for latency samples, and the length of the slow
+    /// log.
     pub fn slow_log(&self) -> SlowLogSettings {
         let micros: i64 = self.value(SLOW_LOG_MICROS).parse().expect("checked when it was set");
         let latency_millis = self.number(LATENCY_MILLIS);
@@ -186,19 +191,19 @@ impl Settings {
         }
     }
 
-    /// Returns which keyspace notifications are published.
+    /// Returns which keyspace notifications are published, as set by `notify-keyspace-events`.
     pub fn notifications(&self) -> KeyspaceNotifications {
         KeyspaceNotifications::parse(self.value(NOTIFICATIONS)).unwrap_or_default()
     }
 
-    /// Returns `maxmemory`: while more bytes of memory are in use, commands that add data are
+    /// Returns `maxmemory`, in bytes: while memory usage is above it, commands that add data are
     /// refused. 0 means no limit.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
     }
 
-    /// Returns after which growth of the log a snapshot begins: a percentage of the latest
-    /// snapshot's size (0: no limit but memory), then a minimum in bytes.
+    /// Returns the log growth after which a snapshot begins: a percentage of the latest snapshot's
+    /// size (0: limited only by memory), then a minimum in bytes.
     pub fn rewrite_growth(&self) -> (u64, u64) {
         (self.number(REWRITE_PERCENTAGE), self.number(REWRITE_BYTES_MIN))
     }
@@ -208,7 +213,7 @@ impl Settings {
         self.number(CLIENTS_MAX)
     }
 
-    /// Returns the bytes of memory that all clients together may take.
+    /// Returns the maximum memory usage of all clients combined, in bytes.
     pub fn clients_bytes_max(&self) -> usize {
         usize::try_from(self.number(CLIENTS_BYTES_MAX)).unwrap_or(usize::MAX)
     }
@@ -219,7 +224,8 @@ impl Settings {
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// Returns the TCP keep-alive time of client connections; `None` if keep-alive is off.
+    /// Returns the TCP keep-alive time of client connections, at most 32,000 seconds; `None` if
+    /// keep-alive is off.
     pub fn keep_alive(&self) -> Option<Duration> {
         let seconds = self.number(KEEP_ALIVE_SECONDS);
         (seconds > 0).then(|| Duration::from_secs(seconds.min(KEEP_ALIVE_SECONDS_MAX)))
@@ -238,7 +244,7 @@ impl Settings {
         &setting.expect("only for names in SETTINGS").value
     }
 
-    /// Returns names and current values of all settings, including the ones that can't be changed.
+    /// Returns the names and current values of all settings, including those that can't be changed.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         let mutable = self.settings.iter().map(|setting| (setting.name, &*setting.value));
         mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
@@ -330,7 +336,7 @@ impl ValueKind {
     }
 }
 
-/// Parses a number of bytes with an optional unit like Redis: `100mb` is 100 * 2^20, `100m` is
+/// Parses a number of bytes with an optional unit, as Redis does: `100mb` is 100 * 2^20, `100m` is
 /// 10^8. Returns `None` if the text is malformed or the number is 2^64 or more.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();

@@ -1,40 +1,41 @@
-//! The slow log (`SLOWLOG`) and latency samples (`LATENCY`): requests that took long.
+//! The slow log (`SLOWLOG`) and latency samples (`LATENCY`), which record slow requests.
 //!
-//! The duration of a request is the time from the moment when it could be submitted to its outcome.
-//! It includes syncing the log and waiting for the other replicas, because the client waits for
-//! them too. Redis records the time spent executing the command instead.
+//! The duration of a request is the time from when its batch was sent to the core or the leader
+//! until its outcome was known. The duration includes syncing the log and waiting for the other
+//! replicas, because the client waits for them too. Redis records the time spent executing the
+//! command instead.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::kv::{Command, Operation};
+use crate::kv::Operation;
 
 use super::action::Statistics;
 use super::session::connection::Connection;
 
-/// Maximum number of arguments that an entry of the slow log keeps, as in Redis.
-/// [`ARGUMENT_BYTES_MAX`] is the maximum number of bytes kept of each.
+/// Maximum number of arguments that an entry of the slow log keeps, as in Redis. At most
+/// [`ARGUMENT_BYTES_MAX`] bytes of each argument are kept.
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
-/// Maximum number of latency samples that are kept, at most one per second; the oldest is removed
-/// first.
+/// Maximum number of latency samples kept, of which there is at most one per second. Above this
+/// number, the oldest sample is removed.
 const SAMPLES_MAX: usize = 160;
 
 /// An entry of the slow log: a request that took at least the time in the setting
 /// `slowlog-log-slower-than`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SlowLogEntry {
-    /// Id of the entry, unique within the process.
+    /// Id of the slow log entry, unique within the process.
     pub(super) id: i64,
-    /// Unix time in seconds at which the request's outcome was known.
+    /// When the request's outcome became known, as Unix time in seconds.
     pub(super) at: u64,
     pub(super) elapsed: Duration,
     pub(super) arguments: Vec<Bytes>,
-    /// Address of the client that sent the request, as `host:port`.
+    /// Address of the client that sent the slow request, as `host:port`.
     pub(super) address: String,
-    /// Name of the client's connection; empty if unset.
+    /// Name of the client's connection, as set by `CLIENT SETNAME`; empty if unset.
     pub(super) client_name: Vec<u8>,
 }
 
@@ -42,35 +43,35 @@ pub(super) struct SlowLogEntry {
 #[derive(Debug, Clone, Default)]
 pub struct SlowLog {
     next_id: i64,
-    /// Entries of the slow log, the latest first.
+    /// Entries of the slow log, latest first.
     entries: VecDeque<SlowLogEntry>,
-    /// Latency samples in order of time: Unix time in seconds, and the duration of the slowest
-    /// request of that second.
+    /// Latency samples in order of time. Each is a Unix time in seconds and the duration of the
+    /// slowest request of that second.
     samples: VecDeque<(u64, Duration)>,
-    /// Duration of the slowest request since the latency samples were reset.
+    /// Duration of the slowest request since the latency samples were last reset.
     longest: Duration,
 }
 
-/// A request whose outcome is known, for the slow log.
+/// A request whose outcome is known, as the server reports it to the slow log.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
-    /// Time from the moment when the request could be submitted to the consensus core until its
+    /// Time from when the request's batch was sent to the core or the leader until the request's
     /// outcome was known.
     pub elapsed: Duration,
-    /// Wall clock of the replica when the outcome was known, as time since 1970.
+    /// Wall clock of the replica when the request's outcome became known, as time since 1970.
     pub wall_clock: Duration,
-    /// The encoded [`Command`] of the request.
-    pub payload: &'r [u8],
+    /// The encoded operation of the request, from which its command and arguments are taken.
+    pub operation: &'r [u8],
     /// The connection that sent the request.
     pub connection: &'r Connection,
 }
 
 impl SlowLog {
-    /// Adds a request to the slow log, and removes the oldest entries if the log then has more than
-    /// `entries_max`.
+    /// Adds a request to the slow log, then removes the oldest entries while the slow log has more
+    /// than `entries_max`.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
-            Command::decode(request.payload).map(|command| arguments_of(&command.operation));
+            Operation::decode(request.operation).map(|operation| arguments_of(&operation));
         self.entries.push_front(SlowLogEntry {
             id: self.next_id,
             at: request.wall_clock.as_secs(),
@@ -83,8 +84,9 @@ impl SlowLog {
         self.entries.truncate(entries_max);
     }
 
-    /// Records the duration of a request as a latency sample. Only the longest of each second is
-    /// kept. `wall_clock` is the time since 1970.
+    /// Records `elapsed`, the duration of a request, as a latency sample. Only the longest duration
+    /// in each second is kept. `wall_clock` is the time since 1970 when the request's outcome
+    /// became known.
     pub fn add_latency_sample(&mut self, elapsed: Duration, wall_clock: Duration) {
         self.longest = self.longest.max(elapsed);
         let second = wall_clock.as_secs();
@@ -97,8 +99,8 @@ impl SlowLog {
         }
     }
 
-    /// Removes the entries of the slow log, or the latency samples, as `statistics` says. Does
-    /// nothing for `Statistics::Traffic`, which the slow log does not contain.
+    /// Removes the slow log's entries or the latency samples, depending on `statistics`. Does
+    /// nothing for `Statistics::Traffic`, because those statistics are not kept here.
     pub fn reset(&mut self, statistics: Statistics) {
         match statistics {
             Statistics::SlowLog => self.entries.clear(),
@@ -110,25 +112,25 @@ impl SlowLog {
         }
     }
 
-    /// Returns the entries of the slow log, the latest first.
+    /// Returns the entries of the slow log, latest first.
     pub(super) fn entries(&self) -> &VecDeque<SlowLogEntry> {
         &self.entries
     }
 
-    /// Returns the latency samples in order of time: Unix time in seconds, and the duration of the
-    /// slowest request of that second.
+    /// Returns the latency samples in order of time. Each is a Unix time in seconds and the
+    /// duration of the slowest request of that second.
     pub(super) fn samples(&self) -> &VecDeque<(u64, Duration)> {
         &self.samples
     }
 
-    /// Returns the duration of the slowest request since the latency samples were reset.
+    /// Returns the duration of the slowest request since the latency samples were last reset.
     pub(super) fn longest(&self) -> Duration {
         self.longest
     }
 }
 
-/// Returns the name and arguments of an operation's command, shortened. They are close to what the
-/// client sent; transactions are shown as `exec` only.
+/// Returns the name and arguments of an operation's command, shortened for the slow log. The
+/// arguments may differ slightly from what the client sent; a transaction is shown only as `exec`.
 fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let mut arguments: Vec<&[u8]> = Vec::new();
     match operation {
@@ -143,8 +145,9 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     shorten_all(&arguments)
 }
 
-/// Returns at most [`ARGUMENTS_MAX`] arguments of at most [`ARGUMENT_BYTES_MAX`] bytes each. Like
-/// Redis it adds how many arguments or bytes were left out.
+/// Shortens a list of arguments to at most [`ARGUMENTS_MAX`] arguments, and each argument to at
+/// most [`ARGUMENT_BYTES_MAX`] bytes. As in Redis, a note says how many arguments or bytes were
+/// left out.
 fn shorten_all(arguments: &[&[u8]]) -> Vec<Bytes> {
     let count = arguments.len();
     let kept = if count > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { count };

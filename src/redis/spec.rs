@@ -1,5 +1,5 @@
-//! The description of a command, one row of the table of commands: name, arity, flags, the
-//! positions of its keys, what `COMMAND DOCS` says about it, and the function that runs it.
+//! The description of a command, which is one row of the command table: its name, arity, flags, key
+//! positions, documentation for `COMMAND DOCS`, and the function that runs it.
 
 use crate::kv::{CommandId, ItemsBuffer};
 use crate::wire::resp::{Request, Writer};
@@ -7,22 +7,24 @@ use crate::wire::resp::{Request, Writer};
 use super::action::Action;
 use super::call::Call;
 
-/// Length of the longest name of a command or subcommand, in bytes.
+/// Maximum length of a command's or subcommand's name, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 24;
 
 /// The description of a command or subcommand: one row of the command table.
 #[derive(Debug)]
 pub(super) struct CommandSpec {
-    /// Name of the command or subcommand in lower case: `set` for `CONFIG SET`.
+    /// Name of the command or subcommand in lower case, for example `set` for `CONFIG SET`.
     pub(super) name: &'static str,
-    /// Full name of the command or subcommand in lower case: `config|set` for `CONFIG SET`.
+    /// Full name of the command or subcommand in lower case, for example `config|set` for `CONFIG
+    /// SET`.
     pub(super) full_name: &'static str,
     /// Number of arguments that a request must have, including the names of command and subcommand.
-    /// If negative, the absolute value is the minimum number.
+    /// If `arity` is negative, its absolute value is the minimum number.
     pub(super) arity: i8,
-    /// Redis's command flags, such as `write` and `fast`.
+    /// The command's flags, such as `write` and `fast`, as defined by Redis.
     pub(super) flags: &'static [&'static str],
-    /// Redis's ACL categories, except for those that follow from `flags`.
+    /// The command's ACL categories, as defined by Redis, except for those that follow from
+    /// `flags`.
     pub(super) categories: &'static [&'static str],
     keys: KeyRange,
     /// Index of the argument that holds the number of keys; the keys follow it. 0 if the command
@@ -39,10 +41,10 @@ pub(super) struct CommandSpec {
     run: Run,
 }
 
-/// The function that runs a command.
+/// The function that runs a command, which either needs the command table or does not.
 #[derive(Debug, Clone, Copy)]
 enum Run {
-    /// A function that needs only the request and the state in [`Call`].
+    /// A function that needs nothing but the request and the state in [`Call`].
     Call(fn(&mut Call<'_>) -> Action),
     /// A function that also needs the command table, because it looks up other commands.
     WithTable(fn(&mut Call<'_>, &'static CommandTable) -> Action),
@@ -55,8 +57,8 @@ pub(super) struct CommandTable {
 }
 
 /// Which arguments of a command are keys: the indexes from `first` to `last` in steps of `step`. A
-/// negative `last` counts from the end, -1 being the last argument. If `first` is 0, no argument is
-/// a key.
+/// negative `last` is counted from the end: -1 is the last argument. If `first` is 0, no argument
+/// is a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyRange {
     pub(super) first: i8,
@@ -70,14 +72,15 @@ pub(super) const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 pub(super) const ANYTIME: &[&str] = &["loading", "stale"];
 pub(super) const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
 
-/// The flag of commands that are refused while memory in use exceeds `maxmemory`.
+/// The flag of commands that are refused while memory usage exceeds `maxmemory`.
 pub(super) const DENY_OOM: &str = "denyoom";
 
 pub(super) const NO_KEYS: KeyRange = KeyRange { first: 0, last: 0, step: 0 };
 /// The key range of commands whose arguments are all keys.
 pub(super) const ALL_KEYS: KeyRange = KeyRange { first: 1, last: -1, step: 1 };
 
-/// Returns a row for a command, without flags, keys and documentation, which other functions add.
+/// Returns the command table's row for a command. The row has no flags, keys or documentation yet;
+/// methods such as `flags` add them.
 pub(super) const fn command(
     name: &'static str,
     arity: i8,
@@ -86,7 +89,7 @@ pub(super) const fn command(
     subcommand(name, name, arity, run)
 }
 
-/// Returns a row for a command whose function looks up other commands.
+/// Returns the command table's row for a command whose function looks up other commands.
 pub(super) const fn command_with_table(
     name: &'static str,
     arity: i8,
@@ -95,7 +98,8 @@ pub(super) const fn command_with_table(
     subcommand_with_table(name, name, arity, run)
 }
 
-/// Returns a row for a subcommand. `full_name` has the form `<command>|<subcommand>`.
+/// Returns the command table's row for a subcommand. `full_name` has the form
+/// `<command>|<subcommand>`.
 pub(super) const fn subcommand(
     name: &'static str,
     full_name: &'static str,
@@ -105,8 +109,8 @@ pub(super) const fn subcommand(
     row(name, full_name, arity, Run::Call(run))
 }
 
-/// Returns a row for a subcommand whose function looks up other commands. `full_name` has the form
-/// `<command>|<subcommand>`.
+/// Returns the command table's row for a subcommand whose function looks up other commands.
+/// `full_name` has the form `<command>|<subcommand>`.
 pub(super) const fn subcommand_with_table(
     name: &'static str,
     full_name: &'static str,
@@ -172,9 +176,10 @@ impl CommandSpec {
     }
 
     /// Sets the state machine's command that takes the client's arguments unchanged, and copies the
-    /// positions of the keys from it.
+    /// key positions from that command.
     pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
-        // `range` counts the command's name, `counted_at` does not. A subcommand has a second name.
+        // Indexes in `range` include the command's name, those in `counted_at` do not. A subcommand
+        // has a second name.
         let offset = if self.name.len() == self.full_name.len() { 0 } else { 1 };
         let (first, last, step) = command.keys().range();
         self.keys = KeyRange {
@@ -195,8 +200,8 @@ impl CommandSpec {
         self
     }
 
-    /// Whether the command accepts a request with `count` arguments, including the names of command
-    /// and subcommand.
+    /// Returns whether the command's arity allows a request with `count` arguments, including the
+    /// names of command and subcommand.
     pub(super) fn accepts(&self, count: usize) -> bool {
         let min = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= min } else { count == min }
@@ -206,18 +211,18 @@ impl CommandSpec {
         self.flags.contains(&flag)
     }
 
-    /// Returns the positions of those keys that do not depend on the request, as `COMMAND INFO`
-    /// reports them: first key, last key and step.
+    /// Returns the positions of the keys as `COMMAND INFO` reports them: first key, last key and
+    /// step. Keys whose positions depend on the request are not included.
     pub(super) fn key_range(&self) -> KeyRange {
         self.keys
     }
 
-    /// Whether requests for the command can have keys.
+    /// Returns whether requests for the command can have keys.
     pub(super) fn has_keys(&self) -> bool {
         self.keys != NO_KEYS || self.key_count_index > 0
     }
 
-    /// Returns the indexes of those arguments of a request that are keys. `count` is the number of
+    /// Returns the indexes of the arguments of a request that are keys. `count` is the number of
     /// arguments, and `argument` returns the argument at an index. `None` if the argument that
     /// states the number of keys is missing, states 0, or states more keys than the arguments that
     /// follow it.
@@ -249,12 +254,14 @@ impl CommandSpec {
         (usize::from(first.unsigned_abs())..end).step_by(step)
     }
 
-    /// Returns the subcommand named `name`, which must be in lower case; `None` if there is none.
+    /// Returns the subcommand named `name`, which must be in lower case; `None` if there is no such
+    /// subcommand.
     pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
     }
 
-    /// Runs the command's function on a request whose number of arguments has been checked.
+    /// Runs the command's function on the request in `call`, whose number of arguments must have
+    /// been checked.
     pub(super) fn run(&self, call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         call.command = self.command;
         match self.run {
@@ -263,8 +270,9 @@ impl CommandSpec {
         }
     }
 
-    /// Runs the command for a request inside another one, `EXEC` or `ONCE`. Appends operations to
-    /// `batch` instead of submitting them, and writes the reply to `writer`.
+    /// Runs the command for a request that is contained in another one (`EXEC` or `ONCE`). Appends
+    /// the command's operations to `batch` instead of submitting them, and writes the reply to
+    /// `writer`.
     pub(super) fn run_within(
         &self,
         outer: &mut Call<'_>,
@@ -277,7 +285,6 @@ impl CommandSpec {
             connection: outer.connection,
             command: None,
             request,
-            key: outer.key,
             context: outer.context,
             settings: outer.settings,
             writer,
@@ -300,18 +307,19 @@ impl CommandTable {
     }
 
     /// Returns the position in the table of the command named `name`, which must be in lower case;
-    /// `None` if there is none.
+    /// `None` if there is no such command.
     pub(super) fn position(&self, name: &[u8]) -> Option<usize> {
         self.commands.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()
     }
 
-    /// Returns the command named `name`, which must be in lower case; `None` if there is none.
+    /// Returns the command named `name`, which must be in lower case; `None` if there is no such
+    /// command.
     pub(super) fn find(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         self.position(name).map(|position| self.commands[position])
     }
 
     /// Returns the command named `name`, or the subcommand if `name` has the form
-    /// `<command>|<subcommand>`; `None` if there is none. Upper and lower case are equal.
+    /// `<command>|<subcommand>`; `None` if there is none. The lookup is case-insensitive.
     pub(super) fn find_full(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         let name = name.to_ascii_lowercase();
         match name.iter().position(|byte| *byte == b'|') {

@@ -1,6 +1,6 @@
-//! What the stages publish for each other beside the channels: the latest value of something that
-//! one stage writes and others read whenever they like. The one place of shared memory between the
-//! stages, but for the waker ([`Wake`](super::wake::Wake)) and the positions of
+//! The state that the stages publish for each other besides the channels: each value is written by
+//! one stage, and other stages read the latest value at any time. Stages share no other memory,
+//! except for the waker ([`Wake`](super::wake::Wake)) and the positions of
 //! [`SnapshotScheduler`](super::stages::snapshot_scheduler::SnapshotScheduler).
 //!
 //! | board | written by | read by |
@@ -13,8 +13,9 @@
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
 //! | [`SubscriberBoard`] | network | applier |
 //!
-//! A value may be some milliseconds old, and values that are read together may be of different
-//! moments. What must not get lost, or must come in order, goes through a channel instead.
+//! A value may be some milliseconds old, and values that are read together may have been written at
+//! different times. Data that must not get lost, or must arrive in order, goes through a channel
+//! instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -27,25 +28,25 @@ use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// Maximum value, in bytes, of the limit on log entries in memory (1 GiB), unless the latest
-/// snapshot is larger: then the snapshot's size is the maximum.
+/// Upper bound, in bytes, of the limit on log entries in memory (1 GiB). If the latest snapshot is
+/// larger, its size is the upper bound instead.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// Minimum value, in bytes, of the limit on log entries in memory (64 MiB), however low
-/// `--maxmemory` is. The entries that wait to be written to disk must fit into it.
+/// Lower bound, in bytes, of the limit on log entries in memory (64 MiB), regardless of how low
+/// `--maxmemory` is. The entries that are waiting to be written to disk must fit within the limit.
 const LOG_BYTES_MIN: u64 = 64 << 20;
-/// Maximum number of reports in the queue of peers' wall clock reports for the core. While the
-/// queue is full, further reports are dropped; each peer sends a newer report soon.
+/// Maximum number of wall clock reports from peers that are queued for the core. While the queue is
+/// full, further reports are dropped; each peer soon sends a newer one.
 const REPORTS_MAX: usize = 256;
-/// Marks an unknown difference between two clocks, where a known one is stored in milliseconds.
+/// Value stored for the difference between two clocks if it is unknown. Known differences are
+/// stored in milliseconds.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The latest status of the replica, shared with the other stages. The core publishes it about
-/// every 100 ms.
+/// The latest status of the replica, which the core publishes for other stages about every 100 ms.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard(Mutex<Option<Status>>);
 
 impl StatusBoard {
-    /// Publishes a newer status.
+    /// Publishes `status` as the latest status of the replica.
     pub(super) fn write(&self, status: Status) {
         *self.0.lock() = Some(status);
     }
@@ -56,17 +57,17 @@ impl StatusBoard {
     }
 }
 
-/// A counter that any stage may increment. Starts at 0 and never decreases.
+/// A counter that any stage may increment. It starts at 0 and never decreases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds one.
+    /// Increments the counter by 1.
     pub(super) fn add_one(&self) {
         self.add(1);
     }
 
-    /// Adds `count` to the counter.
+    /// Increments the counter by `count`.
     pub(super) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -90,91 +91,97 @@ pub struct RuntimeCounters {
     /// Number of messages from peers that the network stage dropped because the core's queue was
     /// full.
     pub arrivals_dropped: Counter,
-    /// Number of messages to peers that the core, the log writer and the snapshots stage dropped
-    /// because the network stage's queue was full.
+    /// Number of messages to peers that the core, the log writer or the snapshots stage dropped
+    /// because the queue to the network stage was full.
     pub outbound_dropped: Counter,
-    /// Number of messages to peers that the network stage dropped, because the peer was not
-    /// connected or too many bytes were queued for the socket.
+    /// Number of messages to peers that the network stage dropped because the peer was not
+    /// connected, or because too many bytes were queued for its socket.
     pub unsent: Counter,
-    /// Number of messages under a simulator of the course that could not be sent: too large for the
-    /// socket, replies that its protocol cannot encode, and failed sends.
+    /// Under a simulator of the university course: number of messages that could not be sent
+    /// because they were too large for the socket, because the simulator's protocol cannot encode
+    /// the reply, or because the send failed.
     pub send_failures: Counter,
-    /// Number of syncs (fsync) of the log. Each sync makes all waiting append jobs durable
-    /// together.
+    /// Number of syncs (fsync) of the log. One sync makes all waiting append jobs durable.
     pub log_syncs: Counter,
-    /// Number of `AppendEntries` messages from leaders that the core dropped, because too many
-    /// bytes of jobs were in flight or the log in memory was full.
+    /// Number of `AppendEntries` messages from leaders that the core dropped because the jobs in
+    /// flight or the log entries in memory exceeded their limit in bytes.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the core refused with `TRYAGAIN`, because too many bytes of
-    /// jobs were in flight or the log in memory was full.
+    /// Number of clients' requests that the core refused with `TRYAGAIN` because the jobs in flight
+    /// or the log entries in memory exceeded their limit in bytes. In the server, a batch of
+    /// requests counts as one.
     pub requests_busy: Counter,
-    /// Number of batches of snapshot chunks that the core dropped because the queue of the
+    /// Number of batches of snapshot chunks that the core dropped because the queue to the
     /// snapshots stage was full.
     pub chunks_dropped: Counter,
-    /// Number of repeated copies of forwarded writes that were dropped: the deduplication table
-    /// might not recognise an earlier copy in the log, this replica did not lead, or a queue was
-    /// full.
+    /// Number of repeated copies of forwarded batches that this replica dropped because the
+    /// deduplication table might not recognise an earlier copy in the log, because this replica was
+    /// not the leader, or because a queue was full.
     pub repeats_dropped: Counter,
-    /// Number of connections from peers that were closed because of an invalid hello (first
+    /// Number of connections from peers that this replica closed because of an invalid hello (first
     /// message), a damaged frame, or too many connections.
     pub peers_refused: Counter,
-    /// Number of client connections accepted.
+    /// Number of client connections that the server accepted.
     pub clients_accepted: Counter,
-    /// Number of client connections refused because too many clients were connected.
+    /// Number of client connections that the server refused because too many clients were
+    /// connected.
     pub clients_refused: Counter,
-    /// Number of client connections closed by the server, not by the client.
+    /// Number of client connections that the server closed, as opposed to the client.
     pub clients_closed: Counter,
     /// Number of commands received from clients.
     pub commands: Counter,
-    /// Number of clients' commands answered with `UNCERTAIN`: the write may have been applied.
+    /// Number of clients' commands answered with the error `UNCERTAIN`, which means that the write
+    /// may have been applied.
     pub uncertain: Counter,
-    /// Number of clients' commands answered with the error `CLUSTERDOWN`.
+    /// Number of clients' commands answered with the error `CLUSTERDOWN`, which means that no
+    /// leader was known.
     pub cluster_down: Counter,
-    /// Number of clients' commands answered with the error `MISCONF` for want of disk space.
+    /// Number of clients' commands refused with the error `MISCONF` because disk space was low.
     pub disk_full: Counter,
 }
 
-/// Memory use of the keyspace and of the log, and the memory limit, shared between the stages.
+/// Memory usage of the keyspace and of the log, and the memory limit, shared between the stages.
 #[derive(Debug, Default)]
 pub(super) struct MemoryBoard {
     store_bytes: AtomicU64,
     log_bytes: AtomicU64,
-    /// `--maxmemory` in bytes; 0 for no limit.
+    /// The limit `--maxmemory` on the memory usage of keyspace, log and clients combined, in bytes;
+    /// 0 for no limit.
     limit_bytes: AtomicU64,
     snapshots: Arc<SnapshotBoard>,
 }
 
 impl MemoryBoard {
-    /// Creates the shared record of memory use. `limit_bytes` is the limit for keyspace, log and
-    /// clients together, 0 for no limit; `snapshots` supplies the size of the latest snapshot.
+    /// Creates the shared record of memory usage. `limit_bytes` is the limit for keyspace, log and
+    /// clients combined, 0 for no limit; `snapshots` supplies the size of the latest snapshot.
     pub(super) fn new(limit_bytes: u64, snapshots: Arc<SnapshotBoard>) -> MemoryBoard {
         MemoryBoard { limit_bytes: limit_bytes.into(), snapshots, ..MemoryBoard::default() }
     }
 
-    /// Changes the memory limit in bytes for keyspace, log and clients together; 0 for no limit.
+    /// Changes the memory limit, in bytes, for keyspace, log and clients combined; 0 for no limit.
     pub(super) fn set_limit(&self, limit_bytes: u64) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
-    /// Publishes the memory use of the keyspace in bytes. Called by the applier.
+    /// Publishes the memory usage of the keyspace, in bytes. Called by the applier.
     pub(super) fn note_store(&self, bytes: usize) {
         self.store_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Publishes the bytes of log entries in memory. Called by the core.
+    /// Publishes the memory usage of the log entries in memory, in bytes. Called by the core.
     pub(super) fn note_log(&self, bytes: usize) {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Returns the memory use of the keyspace, then that of the log entries, each in bytes.
+    /// Returns the memory usage of the keyspace, then that of the log entries in memory, each in
+    /// bytes.
     pub(super) fn store_and_log_bytes(&self) -> (u64, u64) {
         (self.store_bytes.load(Ordering::Relaxed), self.log_bytes.load(Ordering::Relaxed))
     }
 
-    /// Returns the bytes of log entries in memory above which a leader refuses writes: half of
-    /// `--maxmemory`, but at least [`LOG_BYTES_MIN`] and at most [`LOG_BYTES_MAX`] or the size of
-    /// the latest snapshot. Reached only when snapshots fail, since otherwise the log is compacted
-    /// long before.
+    /// Returns the limit on log entries in memory, in bytes, above which a leader refuses writes:
+    /// half of `--maxmemory`, but at least [`LOG_BYTES_MIN`], and at most the larger of
+    /// [`LOG_BYTES_MAX`] and the size of the latest snapshot. The log reaches this limit only if
+    /// snapshots fail, since otherwise it is compacted long before.
     pub(super) fn log_bytes_max(&self) -> u64 {
         let most = LOG_BYTES_MAX.max(self.snapshots.bytes());
         match self.limit_bytes.load(Ordering::Relaxed) {
@@ -184,32 +191,32 @@ impl MemoryBoard {
     }
 
     /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next, because the log stays in memory until then: half of
-    /// [`MemoryBoard::log_bytes_max`], and a quarter of it if `--maxmemory` is set, which limits
-    /// data and log together.
+    /// completion of the next, since these entries stay in memory until then: half of
+    /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
+    /// option limits data and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {
         let is_limited = self.limit_bytes.load(Ordering::Relaxed) > 0;
         self.log_bytes_max() / if is_limited { 4 } else { 2 }
     }
 
-    /// Returns the bytes of log entries in memory above which a follower drops the leader's
-    /// appends: a quarter more than [`MemoryBoard::log_bytes_max`], above which a leader refuses
-    /// writes. The difference allows for replicas that compact their logs at different indexes;
-    /// without it followers might drop a write that the leader has admitted, and its outcome would
-    /// stay unknown.
+    /// Returns the limit on log entries in memory, in bytes, above which a follower drops the
+    /// leader's appends: 1.25 times [`MemoryBoard::log_bytes_max`], the limit above which a leader
+    /// refuses writes. The difference allows for replicas that compact their logs at different
+    /// indexes; without the difference, followers might drop a write that the leader has admitted,
+    /// and the outcome of the write would stay unknown.
     pub(super) fn appended_bytes_max(&self) -> u64 {
         let most = self.log_bytes_max();
         most + most / 4
     }
 }
 
-/// Free disk space as the log writer last measured it, about every 100 ms.
+/// The latest measurement of free disk space. The log writer measures it about every 100 ms.
 #[derive(Debug, Default)]
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
     held: AtomicU64,
-    /// The option `--disk-reserve`, in bytes: free space below which disk space counts as low. 0
-    /// for no reserve. Never changes.
+    /// Value of the option `--disk-reserve`, in bytes: disk space counts as low while less than
+    /// this is free. 0 for no reserve. Never changes.
     pub(super) reserve: u64,
 }
 
@@ -220,7 +227,7 @@ impl DiskSpaceBoard {
         DiskSpaceBoard { reserve, ..DiskSpaceBoard::default() }
     }
 
-    /// Publishes a measurement of free disk space.
+    /// Publishes `space`, a new measurement of free disk space.
     pub(super) fn write(&self, space: FreeSpace) {
         self.free.store(space.free, Ordering::Relaxed);
         self.held.store(space.held, Ordering::Relaxed);
@@ -233,36 +240,39 @@ impl DiskSpaceBoard {
     }
 
     /// Returns whether a snapshot may write `bytes` more bytes to the disk. An eighth of the disk
-    /// reserve must stay free, besides the part of the reserve that the reserve file occupies.
+    /// reserve must stay free, in addition to the part of the reserve that the reserve file
+    /// occupies.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.read().free >= bytes.saturating_add(self.reserve / 8)
     }
 }
 
-/// Log growth after which a snapshot begins, counted since the last one was completed.
+/// Log growth after which a snapshot begins, measured from the completion of the latest snapshot:
+/// the larger of a percentage of that snapshot's size and a minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotGrowth {
-    /// Percentage of the latest snapshot's size; 0 for as much as memory allows.
+    /// Log growth as a percentage of the latest snapshot's size; 0 for as much as memory allows.
     pub(super) percentage: u64,
-    /// Minimum in bytes, however small the latest snapshot is.
+    /// Minimum log growth in bytes, regardless of how small the latest snapshot is.
     pub(super) bytes_min: u64,
 }
 
-/// The latest snapshot of this replica, whether the next one is being taken, and after which log
-/// growth it is.
+/// The latest snapshot of this replica, whether another one is being taken now, and the log growth
+/// after which the next one begins.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotBoard {
     growth_percentage: AtomicU64,
     growth_bytes_min: AtomicU64,
     index: AtomicU64,
     bytes: AtomicU64,
-    /// When the latest snapshot was completed or loaded, in seconds since 1970.
+    /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
+    /// since 1970; 0 before the first snapshot.
     saved_at: AtomicU64,
     taking: AtomicBool,
     failed: AtomicBool,
 }
 
-/// The status of this replica's snapshots at one time, as read from [`SnapshotBoard`].
+/// The status of this replica's snapshots, as read from [`SnapshotBoard`] at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SnapshotStatus {
     /// The index of the last entry in the latest snapshot; 0 before the first snapshot.
@@ -293,8 +303,8 @@ impl SnapshotBoard {
         }
     }
 
-    /// Records that a snapshot has begun: the applier has sent an immutable view of the state to
-    /// the snapshots stage.
+    /// Records that a snapshot has begun, because the applier has sent an immutable view of the
+    /// state to the snapshots stage.
     pub(super) fn begin(&self) {
         self.taking.store(true, Ordering::Relaxed);
     }
@@ -309,14 +319,15 @@ impl SnapshotBoard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Records that the running snapshot has ended, and whether it has `failed`.
+    /// Records that the snapshot that was being taken has ended, and whether it has failed
+    /// (`failed`).
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
     }
 
-    /// Publishes the index and size of `latest`, now this replica's latest snapshot, with the
-    /// current time as the time of its completion.
+    /// Publishes `latest` as this replica's latest snapshot: its index, its size, and the current
+    /// time as the time of its completion.
     pub(super) fn note(&self, latest: SnapshotId) {
         self.index.store(latest.last.index.0, Ordering::Relaxed);
         self.bytes.store(latest.bytes, Ordering::Relaxed);
@@ -346,34 +357,35 @@ pub(super) struct ClockBoard {
     replicated: Offset,
     jumps: AtomicU64,
     resets: AtomicU64,
-    /// By how many milliseconds each peer's wall clock is ahead of this replica's; [`UNKNOWN`]
-    /// without a recent report of the peer.
+    /// For each peer, by how many milliseconds its wall clock is ahead of this replica's;
+    /// [`UNKNOWN`] if the peer has not reported its clock recently.
     peers: Box<[(NodeId, AtomicI64)]>,
-    /// Queue of reports for the core: the peer, this replica's monotonic clock on receipt, and the
-    /// peer's wall clock in milliseconds since 1970.
+    /// Queue of wall clock reports from peers, for the core. Each holds the peer, this replica's
+    /// monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
     reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
-/// Readings of the core's clocks at one instant, in milliseconds since 1970.
+/// Readings of the core's clocks, all taken at the same instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReadings {
-    /// This replica's wall clock in milliseconds since 1970. A jump is ignored until it has lasted
-    /// for some time. `None` if the clock could not be read yet.
+    /// This replica's wall clock in milliseconds since 1970. If the clock jumps, the jump is
+    /// ignored until it has lasted for some time. `None` if the clock could not be read yet.
     pub(super) own: Option<u64>,
     /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
     /// `None` if the wall clocks of a quorum are not known.
     pub(super) agreed: Option<u64>,
-    /// The replicated clock (log entries advance it) in milliseconds since 1970.
+    /// The replicated clock, which is advanced by log entries, in milliseconds since 1970.
     pub(super) replicated: u64,
     /// Number of jumps of this replica's wall clock since the process started, including jumps that
-    /// were undone soon after.
+    /// were soon undone.
     pub(super) jumps: u64,
     /// Number of times that the command `CLOCK RESET` has reset the replicated clock.
     pub(super) resets: u64,
 }
 
 impl ClockBoard {
-    /// Creates the shared clock readings of a replica with these peers. No clock is known yet.
+    /// Creates the shared clock readings of a replica with the given peers. At first, all clocks
+    /// are unknown.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
@@ -386,22 +398,24 @@ impl ClockBoard {
         }
     }
 
-    /// Queues a peer's report of its wall clock for the core. Called by the network. `millis` is
-    /// the wall clock in milliseconds since 1970; `now` was read after the report was received.
+    /// Queues a report of a peer's wall clock for the core. Called by the network. `millis` is the
+    /// peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's monotonic
+    /// clock after the report was received.
     pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
-        // A full queue drops the report: the core has enough of them.
+        // If the queue is full, the report is dropped: the core has enough reports.
         let _ = self.reports.push((from, now, millis));
     }
 
-    /// Removes and returns the oldest queued report of a peer's wall clock: the peer, a time read
-    /// after the report was received, and the peer's wall clock in milliseconds since 1970. `None`
-    /// if the queue is empty. Called by the core.
+    /// Removes and returns the oldest queued report of a peer's wall clock: the peer, this
+    /// replica's monotonic clock after the report was received, and the peer's wall clock in
+    /// milliseconds since 1970. `None` if the queue is empty. Called by the core.
     pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
         self.reports.pop()
     }
 
-    /// Publishes the clock readings at `now`. Called by the core. `ahead_of_own` returns by how
-    /// many milliseconds a peer's wall clock is ahead of this replica's, `None` if unknown.
+    /// Publishes the clock readings that were taken at `now`. Called by the core. `ahead_of_own`
+    /// returns by how many milliseconds a peer's wall clock is ahead of this replica's; `None` if
+    /// unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
@@ -412,7 +426,8 @@ impl ClockBoard {
         self.agreed.write(now, readings.agreed);
         self.replicated.write(now, Some(readings.replicated));
         self.jumps.store(readings.jumps, Ordering::Relaxed);
-        // After the clock: a reader that sees this reset must not see an older clock.
+        // Stored after the replicated clock: a reader that sees this reset must not see an older
+        // clock.
         self.resets.store(readings.resets, Ordering::Release);
         for (peer, ahead) in &self.peers {
             ahead.store(ahead_of_own(*peer).unwrap_or(UNKNOWN), Ordering::Relaxed);
@@ -444,7 +459,7 @@ impl ClockBoard {
     }
 
     /// Returns, for each peer, its id and by how many milliseconds its wall clock is ahead of this
-    /// replica's (negative if behind); `None` without a recent report.
+    /// replica's (negative if behind); `None` if the peer has not reported its clock recently.
     pub(super) fn peers(&self) -> Vec<(NodeId, Option<i64>)> {
         let known = |ahead: &AtomicI64| {
             Some(ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
@@ -454,8 +469,8 @@ impl ClockBoard {
 }
 
 /// A clock, stored as its offset in milliseconds from the monotonic clock, so that a reader gets
-/// the time at the instant of reading and not at the last update. [`UNKNOWN`] if the clock is not
-/// known.
+/// the time at the instant of reading rather than at the last update. [`UNKNOWN`] if the clock is
+/// not known.
 #[derive(Debug)]
 struct Offset(AtomicI64);
 
@@ -481,8 +496,9 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, or
-/// neither. The applier collects no others. A change takes effect at its next turn.
+/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, both or
+/// neither. The applier collects only these events. A change takes effect in the next iteration of
+/// the applier's loop.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,
@@ -490,8 +506,9 @@ pub(super) struct SubscriberBoard {
 }
 
 impl SubscriberBoard {
-    /// Tells the applier what to collect: `messages` if any client of this replica has a
-    /// subscription, `key_events` if moreover keyspace notifications are enabled.
+    /// Sets which events the applier collects. `messages` (Pub/Sub messages) must be true if any
+    /// client of this replica has a subscription; `key_events` if, in addition, keyspace
+    /// notifications are enabled.
     pub(super) fn set(&self, messages: bool, key_events: bool) {
         self.messages.store(messages, Ordering::Relaxed);
         self.key_events.store(key_events, Ordering::Relaxed);

@@ -19,15 +19,15 @@
 //!
 //! Each holds up to [`QUEUE_LEN`] items. When it is full:
 //!
-//! - `requests`, [`Requests`] from the network: every request of a client, in order. This channel
-//!   is separate so that peers' messages and completions never wait behind requests; the core
-//!   receives an item only after it has handled the one before. Requests of this replica's clients
-//!   are sent while the channel is less than half full; the others wait at the network, up to
-//!   [`HELD_REQUESTS_MAX`] of them in the course, in the server up to the bounds of each
-//!   connection's replies. Beyond that the network stops reading. Writes forwarded by peers are not
-//!   read from the peers while the channel is half full. If it is full all the same, a first copy
-//!   is refused as busy; a repeated copy is dropped and counted, and its client gets `UNCERTAIN` in
-//!   the end.
+//! - `requests`, [`Requests`] from the network: all requests of clients, in order. This channel is
+//!   separate so that peers' messages and completions never wait behind requests; the core receives
+//!   an item only after it has handled the one before. Requests of this replica's clients are sent
+//!   while the channel is less than half full; the others wait at the network: under a simulator of
+//!   the university course up to [`HELD_REQUESTS_MAX`] of them, in the server up to the limit on
+//!   each connection's requests and replies. Beyond that, the network stops reading. Writes
+//!   forwarded by peers are not read from the peers while the channel is half full. If the channel
+//!   is full nevertheless, the first copy of a forwarded write is refused as busy; a repeated copy
+//!   is dropped and counted, and its client finally gets `UNCERTAIN`.
 //! - `core_inbox`, [`CoreItem::Peers`] from the network: the messages are dropped and counted.
 //! - `core_inbox`, [`CoreItem::Persisted`] and [`CoreItem::DiskSpace`] from the log writer, and
 //!   [`CoreItem::Snapshot`] from the snapshots stage: the stage waits. The core never waits for it.
@@ -45,16 +45,16 @@
 //! - `replies`, [`ReplyBatch`] from the applier: the applier waits for the network, which takes
 //!   none while its socket is full.
 //!
-//! While 4 MiB of appends are in flight, committed entries wait at the core, and with them the
-//! clients: they go as fast as this log, not as fast as the logs of the other replicas.
+//! While 4 MiB of appends are in flight, committed entries wait at the core. So clients slow down
+//! to the speed of this replica's log, even if other replicas commit entries faster.
 //!
-//! What waits at the core is bounded, too. It sums up the bytes of all jobs in flight, and at
-//! [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck log
-//! writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
-//! memory, and the core waits only in its one receive.
+//! The work waiting at the core is bounded, too. The core adds up the bytes of all jobs in flight,
+//! and at [`JOB_BYTES_MAX`] it drops appends and refuses requests as busy, both counted. So a stuck
+//! log writer or applier, or a simulator that does not read, leads to refusals and not to unbounded
+//! memory use. The core blocks only in its one receive call.
 //!
-//! No stages wait for each other in a circle: the applier waits for the network, the log writer and
-//! the snapshots stage wait for the core, and the core and the network wait for no stage.
+//! Stages never wait for each other in a cycle: the applier waits for the network, the log writer
+//! and the snapshots stage wait for the core, and the core and the network wait for no stage.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,213 +75,228 @@ use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES,
 
 /// Capacity of each channel, in items. An item is a batch of messages or requests.
 pub(super) const QUEUE_LEN: usize = 64;
-/// Maximum number of messages that the network stage, under a simulator of the course, receives
-/// from its socket before it sends them to the core.
+/// Under a simulator of the university course: maximum number of messages that the network stage
+/// receives from its socket before it sends them to the core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
-/// Maximum bytes of messages that the network stage, under a simulator of the course, sends to the
-/// core in one item. With [`QUEUE_LEN`] it bounds the bytes in the core's queue.
+/// Under a simulator of the university course: maximum total size, in bytes, of the messages that
+/// the network stage sends to the core in one item. Together with [`QUEUE_LEN`], this bounds the
+/// bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Maximum number of clients' requests that the network stage holds, under a simulator of the
-/// course, while the core's queue of requests is at least half full. At this number it stops
-/// receiving.
+/// Under a simulator of the university course: maximum number of clients' requests that the network
+/// stage holds while the core's request queue is at least half full. At this number, the network
+/// stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Limit in bytes on jobs in flight (sent to the log writer or the applier and not completed). At
-/// the limit the core drops `AppendEntries` messages and refuses clients' requests.
+/// Limit on the total size, in bytes, of the jobs in flight (sent to the log writer or the applier
+/// but not completed). At the limit, the core drops `AppendEntries` messages and refuses clients'
+/// requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// Input of the core other than clients' requests.
+/// An item in the core's inbox: messages from peers, and reports and requests of the other stages.
+/// Clients' requests arrive on a separate channel, as [`Requests`].
 #[derive(Debug)]
 pub(super) enum CoreItem {
-    /// From the network: messages from peers.
+    /// From the network stage: Raft messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: append jobs whose entries are durable now, in order.
+    /// From the log writer: reports of append jobs whose entries are now durable, in log order.
     Persisted {
-        /// One completion report for each append job that has become durable.
+        /// One completion report for each append job whose entries have become durable.
         completions: Vec<Persisted>,
-        /// Total [`AppendBatch::bytes`] of the completed jobs, which are no longer in flight.
+        /// Sum of [`AppendBatch::bytes`] over the completed jobs, which are no longer in flight.
         bytes: usize,
     },
-    /// From the network: what the applier has completed, sent once the socket has accepted the
-    /// replies to clients.
+    /// From the network: the applier's report of completed work, passed on once the socket has
+    /// accepted the replies to clients.
     Applied(Applied),
     /// From the network: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
     /// From the network: a client asks for a snapshot now (`BGSAVE`).
     TakeSnapshot,
-    /// From the snapshots stage: an event such as a completed snapshot or a stored chunk.
+    /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
+    /// chunk.
     Snapshot(SnapshotEvent),
-    /// From the log writer: a change of free disk space that the core must handle.
+    /// From the log writer: a new measurement of free disk space that the core must handle.
     DiskSpace(DiskSpaceReport),
-    /// From the network: it has stopped, and all stages stop with it.
+    /// From the network: the network stage has stopped, so all other stages must stop, too.
     Stop,
 }
 
-/// Clients' requests for the core, in the order of their arrival at the network.
+/// Clients' requests for the core, in the order in which they arrived at the network stage. In the
+/// server, each element is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Requests of this replica's clients, and requests of peers for a read index (for their own
-    /// clients' reads).
+    /// Requests of this replica's clients, and read index requests of peers on behalf of their own
+    /// clients' reads.
     Clients(Vec<ClientRequest>),
-    /// Writes that other replicas have forwarded to this one.
+    /// Batches of writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
 }
 
-/// A measurement of free disk space.
+/// The log writer's report of a change in free disk space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DiskSpaceReport {
-    /// Whether disk space is low, and how many bytes of log entries still fit on the disk: the
-    /// input of the consensus code.
+    /// The consensus core's view of the disk: whether disk space is low, and how many bytes of log
+    /// entries still fit.
     pub(super) space: DiskSpace,
     /// Whether less than twice the disk reserve is free, so that a snapshot should be taken to
     /// compact the log.
     pub(super) is_scarce: bool,
-    /// Free bytes on the disk, for log lines.
+    /// Free space on the disk in bytes, shown in log lines.
     pub(super) free_bytes: u64,
-    /// Number of segment files of the log.
+    /// Number of segment files of the log on disk, shown in log lines.
     pub(super) segment_count: u64,
 }
 
-/// What the snapshots stage reports to the core.
+/// An event that the snapshots stage reports to the core.
 #[derive(Debug)]
 pub(super) enum SnapshotEvent {
-    /// A snapshot of this replica's own state is durable.
+    /// A snapshot that this replica took of its own state is durable.
     Taken(SnapshotId),
-    /// The latest snapshot is damaged, so the replica must take another one.
+    /// This replica's latest snapshot is damaged, so the replica must take another one.
     Lost,
-    /// How much of a leader's snapshot has been stored.
+    /// A chunk of a leader's snapshot was stored; reports how much of the snapshot is stored now.
     ChunkStored(ChunkStored),
-    /// A leader's snapshot is complete and durable; the applier installs it.
+    /// A snapshot received from a leader is complete and durable, and must be installed by the
+    /// applier.
     Received(Box<ReceivedSnapshot>),
 }
 
-/// A leader's snapshot, complete and verified.
+/// A snapshot received from a leader, complete and verified, that the applier has to install.
 #[derive(Debug)]
 pub(super) struct ReceivedSnapshot {
-    /// Identifies the snapshot by its last entry, size and checksum.
+    /// Id of the snapshot: its last entry, size and checksum.
     pub(super) id: SnapshotId,
-    /// The state machine loaded from the snapshot.
+    /// The state machine that was loaded from the snapshot.
     pub(super) store: StateMachine,
 }
 
-/// Work for the snapshots stage.
+/// A job for the snapshots stage, from the core or the applier.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
     /// From the core: snapshot messages to followers. The stage reads the chunk that each message
-    /// names, and sends both.
+    /// names, and sends the message with the chunk.
     SendChunks(Vec<Envelope>),
-    /// From the core: chunks of a leader's snapshot, to be stored.
+    /// From the core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the core: snapshots that followers found damaged on arrival, to be read and verified.
+    /// From the core: ids of this leader's snapshots that followers found damaged on arrival. The
+    /// stage reads and verifies the snapshots on disk.
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: a state that a leader's snapshot has replaced, to be freed here. Freeing a
-    /// large one on the applier's thread would delay clients.
+    /// From the applier: an old state machine that a leader's snapshot has replaced. The snapshots
+    /// stage frees its memory, because freeing a large one on the applier's thread would delay
+    /// clients.
     Drop(Box<StateMachine>),
 }
 
-/// A write that one replica forwards to another.
+/// A batch of writes that another replica has forwarded to this replica as the leader.
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
-    /// Whether this is the first copy of the write that was sent, with the leader's term, or a
-    /// repeated copy, so that an earlier copy may already be in the log.
+    /// Whether this is the first copy of the batch, which carries the leader's term, or a repeated
+    /// copy. If it is a repeated copy, an earlier one may already be in the log.
     pub(super) attempt: Attempt,
-    /// The write, as the client sent it.
+    /// The batch, with its key, as the other replica built it.
     pub(super) request: ClientRequest,
 }
 
-/// Clients' reads with a read index, which the leader confirmed after the reads had arrived. This
+/// Clients' reads, with a read index that the leader confirmed after the reads had arrived. This
 /// replica answers the reads once it has applied the log up to the read index.
 #[derive(Debug)]
 pub(super) struct IndexedReads {
-    /// The commit index that the leader confirmed for these reads.
+    /// The read index: the commit index that the leader confirmed for these reads.
     pub(super) index: Index,
-    /// Clients' reads that wait for the index to be applied.
+    /// The reads, which are waiting until this replica has applied the log up to `index`.
     pub(super) reads: Vec<ClientRequest>,
 }
 
 /// The current Raft term and its leader, as far as this replica's core knows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// The Raft term of this replica's core.
+    /// The current Raft term, as known to this replica's core.
     pub(super) term: Term,
-    /// The leader of the term; `None` while no leader is known, and during a leadership transfer.
+    /// The leader of `term`; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
-/// Report of what the applier has completed. The network passes the report on to the core once the
-/// socket has accepted the replies.
+/// The applier's report of completed work. The network stage passes the report on to the core once
+/// the socket has accepted the replies to clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
-    /// The index of the last log entry applied; `None` if no entry was applied, for example if only
-    /// reads were answered.
+    /// The index of the last log entry that the applier has applied; `None` if no entry was
+    /// applied, for example if only reads were answered.
     pub(super) index: Option<Index>,
-    /// Total [`ApplyBatch::bytes`] of the completed batches, which are no longer in flight.
+    /// Sum of [`ApplyBatch::bytes`] over the completed batches, which are no longer in flight.
     pub(super) bytes: usize,
-    /// The leader's snapshot that the applier has installed; `None` if it installed none. The core
-    /// handles `index` first.
+    /// Id of the leader's snapshot that the applier has installed; `None` if it has not installed
+    /// one. The core handles `index` before `installed`.
     pub(super) installed: Option<SnapshotId>,
-    /// The replicated clock in the applied state.
+    /// Reading of the replicated clock in the state after the reported work.
     pub(super) clock: AppliedClock,
     /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
-    /// can answer the reads that wait for it; `None` if no reads wait.
+    /// can answer the reads that are waiting for it; `None` if no reads are waiting.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// What the core sends to the network without waiting for an append job to become durable.
+/// The core's output that the network stage can send at once, without waiting for an append job to
+/// become durable.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
-    /// Messages to peers. Dropped when the channel is full.
+    /// Messages to peers. When the channel is full, they are dropped.
     pub(super) peers: Vec<Envelope>,
-    /// Refusals of clients' requests. Kept for the next batch when the channel is full.
+    /// Refusals of clients' requests. When the channel is full, the core keeps them for the next
+    /// batch.
     pub(super) refusals: Vec<Refusal>,
-    /// The new leadership; `None` if it has not changed since the last batch.
+    /// The new term and leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
 }
 
-/// Jobs for the log writer, in order.
+/// A batch of jobs that the core sends to the log writer.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// Append jobs, to be made durable in this order.
+    /// Append jobs, whose entries the log writer makes durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Bytes of the jobs as the core counts them towards [`JOB_BYTES_MAX`].
+    /// Size of the jobs in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
-/// Work for the applier.
+/// A batch of work that the core sends to the applier: entries to apply, reads to answer, and
+/// snapshots to install or take.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
     /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads with a read index, which may be larger than the index of the last entry in `job`.
+    /// Reads with their read indexes. A read index may be larger than the index of the last entry
+    /// in `job`; its reads then wait.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// The replicated clock that the state must have reached before the applier answers the reads
-    /// in `job`.
+    /// The reading of the replicated clock that the state must have reached before the applier
+    /// answers the reads in `job`.
     pub(super) read_timestamp: ReadTimestamp,
-    /// The leader known to the core when it sent this batch; `None` if unknown. Used only for
-    /// replies in the protocol of the course's simulators, which name the leader.
+    /// The leader, as known to the core when it sent this batch; `None` if unknown. Used only under
+    /// a simulator of the university course, in whose protocol replies name the leader.
     pub(super) leader: Option<NodeId>,
-    /// Bytes of this batch as the core counts them towards [`JOB_BYTES_MAX`].
+    /// Size of this batch in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
-    /// A leader's snapshot to be installed before `job` is handled.
+    /// A leader's snapshot that the applier must install before it handles `job`; `None` if there
+    /// is nothing to install.
     pub(super) install: Option<Box<ReceivedSnapshot>>,
     /// Whether the applier must start taking a snapshot of its state now.
     pub(super) take_snapshot: bool,
 }
 
-/// The replicated clock at the time when the leader confirmed a read. The read is answered only
-/// from a state whose clock has reached it, so that the read sees no key that had expired by then.
-/// The default, zero, allows any state.
+/// The replicated clock at the time when the leader confirmed a read. The applier answers the read
+/// only from a state whose clock has reached this reading, so that the read sees no key that had
+/// expired by then. The default, zero, allows any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ReadTimestamp {
-    /// The replicated clock when the leader confirmed the read, in milliseconds since 1970.
+    /// Reading of the replicated clock when the leader confirmed the read, in milliseconds since
+    /// 1970.
     pub(super) millis: u64,
-    /// How often the replicated clock had been reset by `CLOCK RESET` when the leader confirmed the
-    /// read.
+    /// Number of times that `CLOCK RESET` had reset the replicated clock when the leader confirmed
+    /// the read.
     pub(super) resets: u64,
 }
 
-/// Replies to clients, with the key counts and the digest of the applied state.
+/// A batch of replies that the applier sends to the network stage, with the key counts and the
+/// digest of the applied state.
 #[derive(Debug, Default)]
 pub(super) struct ReplyBatch {
     /// Replies to writes in log order, then replies to reads.
@@ -289,34 +304,35 @@ pub(super) struct ReplyBatch {
     /// Replies to peers that requested a read index: the key of each peer's request, and the log
     /// index that the peer must have applied before it answers its client's read.
     pub(super) read_indexes: Vec<(RequestKey, Index)>,
-    /// Pub/Sub messages and keyspace notifications for this replica's subscribers.
+    /// Pub/Sub messages and keyspace notifications, to be delivered to this replica's subscribers.
     pub(super) events: VecDeque<Event>,
     /// The leader that the replies to clients name, copied from [`ApplyBatch::leader`]; `None` if
     /// unknown.
     pub(super) leader: Option<NodeId>,
-    /// Number of keys in the keyspace.
+    /// Number of keys in the keyspace of the applied state.
     pub(super) key_count: usize,
-    /// Number of keys with an expiration.
+    /// Number of keys with an expiration in the applied state.
     pub(super) expires_count: usize,
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,
-    /// Report that the network sends to the core once the socket has accepted these replies.
+    /// The applier's report of completed work. The network stage sends the report to the core once
+    /// the socket has accepted these replies.
     pub(super) applied: Applied,
 }
 
-/// The reply to one request.
+/// The outcomes of one batch of clients' requests, from which the network stage writes the replies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The key of the request that is answered.
+    /// The key of the batch of requests that is answered.
     pub(super) key: RequestKey,
-    /// The result of the command.
-    pub(super) outcome: Outcome,
+    /// The outcomes of the batch's operations, in the order of the operations.
+    pub(super) outcomes: Vec<Outcome>,
 }
 
 impl Applied {
-    /// Adds to `self` the report `later`, on work that the applier completed after the work in
-    /// `self`.
+    /// Adds the report `later` to `self`. `later` must be about work that the applier completed
+    /// after the work in `self`.
     pub(super) fn merge(&mut self, later: Applied) {
         self.index = later.index.or(self.index);
         self.bytes += later.bytes;
@@ -327,7 +343,7 @@ impl Applied {
 }
 
 impl ApplyBatch {
-    /// Returns whether the batch has no work for the applier.
+    /// Returns whether the batch contains no work for the applier.
     pub(super) fn is_empty(&self) -> bool {
         self.job.is_empty()
             && self.indexed_reads.is_empty()
@@ -336,12 +352,12 @@ impl ApplyBatch {
     }
 }
 
-/// The sending end of a channel to the network stage. A send also wakes the network stage, which
-/// sleeps in `mio::Poll` and not in the channel.
+/// The sending end of a channel to the network stage. Sending also wakes the network stage, because
+/// that stage sleeps in `mio::Poll` and not on the channel.
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
-    /// The bit of this channel in `wake`, which tells the network that the channel has items.
+    /// The channel's bit in `wake`, which tells the network stage that the channel may have items.
     mark: u32,
     wake: Arc<Wake>,
 }
@@ -351,7 +367,7 @@ impl<T> ToNetwork<T> {
         ToNetwork { sender, mark, wake: Arc::clone(wake) }
     }
 
-    /// Sends `item` without waiting.
+    /// Sends `item` to the network stage without waiting; fails if the channel is full.
     pub(super) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(item)?;
         self.notify();
@@ -370,20 +386,20 @@ impl<T> ToNetwork<T> {
         self.sender.is_full()
     }
 
-    /// Asks the network stage to read its peers' sockets, and to record in [`PeersRead`] when it
-    /// has read them.
+    /// Asks the network stage to read all peers' sockets, and to record in [`PeersRead`] when it
+    /// has done so.
     pub(super) fn read_peers(&self) {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
     fn notify(&self) {
-        // A network that can't be woken would leave a replica that neither receives nor sends.
+        // If the network stage can't be woken, the replica can neither receive nor send.
         self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
     }
 }
 
-/// The sending end of the channel to the core, for the log writer and the snapshots stage. If core
-/// and network share a thread, a send also wakes that thread from `mio::Poll`.
+/// The sending end of the channel to the core, for the log writer and the snapshots stage. If the
+/// core and the network stage share a thread, sending also wakes that thread from `mio::Poll`.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -406,18 +422,19 @@ impl ToCore {
     }
 }
 
-/// The latest instant at which the network had read everything from its peers' sockets: messages
-/// that had arrived by then are in the core's queue, or were dropped.
+/// The latest instant after which the network stage has read all peers' sockets until they were
+/// empty: peers' messages that had arrived by that instant are in the core's queue, or were
+/// dropped.
 ///
-/// The core checks it before it treats a peer as silent (election timeout, lost lease): after a
-/// pause of this process, or while the network is busy, the peer's messages may still be in a
-/// socket.
+/// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
+/// after a pause of this process, or while the network is busy, the peer's messages may still be in
+/// a socket.
 #[derive(Debug, Default)]
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// Records `at`, an instant after which the network stage has read the peers' sockets until
-    /// they were empty. Called by the network once the messages are in the core's queue.
+    /// Records that the network stage has read the peers' sockets, after the instant `at`, until
+    /// they were empty. Called by the network stage once the messages are in the core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
@@ -486,8 +503,9 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// Creates the channels of one replica. `core_sleeps_in_poll` says whether core and network share a
-/// thread that sleeps in `mio::Poll`, so that senders to the core must wake it through `wake`.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the core and the network
+/// stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake that
+/// thread through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);

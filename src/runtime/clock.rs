@@ -1,5 +1,5 @@
 //! The monotonic clock of the core and the network, and readings of the wall clock. The core reads
-//! it several times in each pass and hands the readings to the replica.
+//! the monotonic clock several times in each pass, and passes the readings to the replica.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,28 +7,29 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Instant;
 
-/// Source of the monotonic clock. On Linux it also advances while the machine is suspended: a lease
-/// must not outlive elections that other replicas hold meanwhile (Raft thesis 6.4.1). On other
-/// systems, machines that use lease reads must not be suspended.
+/// Source of the monotonic clock. On Linux, the clock also advances while the machine is suspended,
+/// because a lease must have expired before the other replicas elect a new leader (Raft thesis
+/// 6.4.1). On other systems, machines must not be suspended if lease reads are used.
 #[cfg(target_os = "linux")]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// Maximum time between the two readings of the monotonic clock around a reading of the wall clock.
-/// With more time in between, the wall clock reading is discarded as inaccurate.
+/// Maximum time between the two readings of the monotonic clock right before and right after a
+/// reading of the wall clock. If more time has passed between them, the wall clock reading is
+/// discarded as inaccurate.
 const SAMPLE_MAX: Duration = Duration::from_millis(5);
 
-/// A monotonic clock that starts at zero when it is created.
+/// A monotonic clock that reads zero at the time it is created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Duration,
-    /// The clock to read instead of the system's, in a test; `None` outside tests.
+    /// The clock that is read instead of the system's clock; `None` for the system's clock.
     #[cfg(test)]
     test_clock: Option<&'static dyn TestClock>,
 }
 
-/// A clock for tests, which the test advances.
+/// A simulated clock for tests, whose time the test controls.
 #[cfg(test)]
 pub(super) trait TestClock: std::fmt::Debug + Sync {
     /// Returns the current time of the test clock. An implementation may advance the time, or run
@@ -44,7 +45,8 @@ fn reading() -> Duration {
 }
 
 impl Clock {
-    /// Creates a monotonic clock that counts from now: its first readings are near zero.
+    /// Creates a monotonic clock whose readings are measured from now, so that the first ones are
+    /// near zero.
     pub(super) fn start() -> Clock {
         Clock {
             origin: reading(),
@@ -59,7 +61,7 @@ impl Clock {
         Clock { origin: Duration::ZERO, test_clock: Some(test_clock) }
     }
 
-    /// Returns the time since the clock was created.
+    /// Returns the current reading of the clock: the time since it was created.
     pub(super) fn now(&self) -> Instant {
         #[cfg(test)]
         if let Some(test_clock) = self.test_clock {
@@ -68,9 +70,9 @@ impl Clock {
         Instant::ZERO + reading().saturating_sub(self.origin)
     }
 
-    /// Returns the wall clock in milliseconds since 1970, with the reading of the monotonic clock
-    /// at the same instant. `None` if too much time passed between the two readings, because the
-    /// process was paused.
+    /// Returns a reading of the monotonic clock, and one of the wall clock at the same instant, in
+    /// milliseconds since 1970. `None` if too much time passed between the two readings, for
+    /// example because the process was paused.
     pub(super) fn wall_millis(&self) -> Option<(Instant, u64)> {
         let before = self.now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

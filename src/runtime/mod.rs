@@ -1,8 +1,8 @@
 //! The threaded driver: runs a replica on real sockets, disks and clocks.
 //!
-//! A replica consists of five stages that are joined by bounded channels, on one thread or on a
-//! thread each. A stage is a loop: receive, call pure code, send. The simulator runs the same pure
-//! code under a driver of its own.
+//! A replica consists of five stages that are connected by bounded channels. The stages share
+//! threads or have a thread each. A stage is a loop: receive, call pure code, send. The simulator
+//! runs the same pure code under its own driver.
 //!
 //! ```text
 //!             sockets
@@ -24,12 +24,12 @@
 //! | module | purpose |
 //! |---|---|
 //! | `server` | the server: Redis clients and peers over TCP |
-//! | `course` | the replica of the course: its simulators' transport |
-//! | `stages` | the stages that both have in common, and their threads |
-//! | `channels` | what stages send each other, and what happens when a queue is full |
+//! | `course` | the replica under a simulator of the university course |
+//! | `stages` | the stages that `server` and `course` share, and their threads |
+//! | `channels` | what stages send to each other, and what happens when a channel is full |
 //! | `boards` | what stages publish for each other: status, counters, memory, disk space, clocks |
-//! | `pass`, `wake`, `clock` | the limit of one pass, waking the network, reading clocks |
-//! | `fatal`, `error` | how a failing stage ends the process; why a replica could not start |
+//! | `pass`, `wake`, `clock` | limits of one pass, waking the network stage, reading clocks |
+//! | `fatal`, `error` | how a failing stage ends the process; errors that stop a replica |
 
 mod boards;
 mod channels;

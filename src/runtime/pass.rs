@@ -1,8 +1,9 @@
-//! Passes of stages: a pass is one turn of a stage's loop. Bounds a pass over a queue in items and
-//! in time. What a pass does not take stays in the queue, in order, for the next pass.
+//! Bounds, in items and in time, on a pass (one iteration of a stage's loop) over a queue. Items
+//! that a pass does not take stay in the queue, in order, for the next pass.
 //!
-//! Every loop over a queue that another stage fills meanwhile has such a bound, or one of its own.
-//! So messages that must be sent in time, above all heartbeats, never wait for the end of a flood.
+//! Every loop over a queue that another stage may be filling at the same time has such a bound, or
+//! another one. So urgent messages, above all heartbeats, never wait until a flood of other
+//! messages ends.
 
 use std::time::Duration;
 
@@ -10,47 +11,49 @@ use crate::types::Instant;
 
 use super::clock::Clock;
 
-/// Number of small items that a stage handles between two checks of its time limit. Reading the
-/// clock costs about as much as handling one small item.
+/// Number of small items that a stage handles between two checks of the pass's time limit. Each
+/// check reads the clock, which costs about as much as handling one small item.
 const ITEMS_PER_READING: usize = 32;
 
-/// Time limit of one pass (turn of a stage's loop) over one queue: short compared with a heartbeat
-/// interval, long compared with the time to wake a thread.
+/// Time limit of one pass (iteration of a stage's loop) over one queue. It is short compared with
+/// the heartbeat interval, and long compared with the time that it takes to wake a thread.
 pub(super) const PASS_TIME: Duration = Duration::from_millis(4);
 
-/// Whether a stage continues or has stopped, after a pass (turn of its loop).
+/// Whether a stage continues or has stopped after a pass (iteration of its loop).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StageState {
-    /// The stage continues with its next turn.
+    /// The stage continues with the next iteration of its loop.
     Running,
-    /// The stage has ended, so the replica stops.
+    /// The stage has stopped, so the whole replica stops.
     Stopped,
 }
 
-/// The remaining budget of one pass (turn of a stage's loop) over a queue, in items and in time.
+/// The remaining budget, in items and in time, of one pass (iteration of a stage's loop) over a
+/// queue.
 ///
 /// Invariant: `until_reading` is at least 1 before an item is taken.
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When the time budget of the pass ends; `None` before the first item, so that an empty queue
-    /// costs no clock reading.
+    /// When the time budget of the pass ends; `None` before the first item is taken, so that a pass
+    /// over an empty queue does not read the clock.
     until: Option<Instant>,
     items_left: usize,
-    /// Number of items that may be taken until the clock is read again to check the time budget.
+    /// Number of items that may still be taken before the clock is read again to check the time
+    /// budget.
     until_reading: usize,
     items_per_reading: usize,
 }
 
 impl Pass {
-    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` small items.
-    /// The clock is read once for several items.
+    /// Creates the budget of a pass (iteration of a stage's loop) over at most `items_max` small
+    /// items. The clock is read once for several items.
     pub(super) fn of_small(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, ITEMS_PER_READING)
     }
 
-    /// Creates the budget of a pass (turn of a stage's loop) over at most `items_max` items, each
-    /// of which may take long. The clock is read for each item.
+    /// Creates the budget of a pass (iteration of a stage's loop) over at most `items_max` items,
+    /// each of which may take a long time. The clock is read for each item.
     pub(super) fn of_large(clock: Clock, items_max: usize) -> Pass {
         Pass::new(clock, items_max, 1)
     }
@@ -60,9 +63,9 @@ impl Pass {
         Pass { clock, until: None, items_left: items_max, until_reading, items_per_reading }
     }
 
-    /// Returns the next item, which the caller must handle; `None` if the queue is empty or the
-    /// budget is used up. The closure `next` removes an item from the queue; it is called only
-    /// while budget is left.
+    /// Removes and returns the next item, which the caller must handle; `None` if the queue is
+    /// empty or the budget is used up. The closure `next` must remove an item from the queue; it is
+    /// called only if the budget is not used up.
     pub(super) fn next<T>(&mut self, next: impl FnOnce() -> Option<T>) -> Option<T> {
         if self.is_over() {
             return None;
@@ -76,7 +79,7 @@ impl Pass {
         Some(item)
     }
 
-    /// Returns whether the budget of the pass, in items or time, is used up.
+    /// Returns whether the budget of the pass is used up, in items or in time.
     pub(super) fn is_over(&mut self) -> bool {
         if self.items_left > 0 && self.until_reading == 0 {
             self.until_reading = self.items_per_reading;
@@ -87,8 +90,8 @@ impl Pass {
         self.items_left == 0
     }
 
-    /// Ends the pass (turn of the stage's loop): sets its budget to zero, so that no more items are
-    /// taken.
+    /// Ends the pass (iteration of the stage's loop) by setting its budget to zero, so that no more
+    /// items are taken.
     pub(super) fn end(&mut self) {
         self.items_left = 0;
     }
@@ -132,7 +135,7 @@ mod tests {
     fn pass_stops_at_its_time_limit_and_leaves_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
-        // The reading after the fourth item is the first that is past the limit.
+        // The clock reading after the fourth item is the first one past the time limit.
         assert_eq!(taken(&mut Pass::of_large(clock, 1_000), &mut queue), 4);
         assert_eq!(queue.len(), 996);
         let small = taken(&mut Pass::of_small(clock, 1_000), &mut queue);

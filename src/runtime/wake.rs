@@ -1,7 +1,7 @@
-//! Wakes the network stage when another stage has put something into one of its queues. A wake-up
-//! is a system call, so it is made only while the network stage sleeps in `Poll`; under load it
-//! finds the queues filled anyway. The other stages sleep in a channel's own `recv` and need no
-//! waker.
+//! Wakes the network stage when another stage has put an item into one of its queues. A wake-up is
+//! a system call, so it is made only while the network stage is sleeping in `Poll`; under load the
+//! network stage is awake and finds the items anyway. The other stages sleep in a channel's own
+//! `recv` and need no waker.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,17 +13,18 @@ pub(super) const OUTBOUND: u32 = 2;
 /// Mark (bit of [`Wake`]): the network stage's queue of messages from the log writer and the
 /// snapshots stage may have items.
 pub(super) const RELEASED: u32 = 4;
-/// Mark (bit of [`Wake`]): the core's queue may have items. Set only if the core shares the network
-/// stage's thread.
+/// Mark (bit of [`Wake`]): the core's queue may have items. Set only if the core shares a thread
+/// with the network stage.
 pub(super) const COMPLETIONS: u32 = 8;
-/// Mark (bit of [`Wake`]) that the core sets to ask the network stage to read the sockets of its
-/// peers.
+/// Mark (bit of [`Wake`]): the core asks the network stage to read the sockets of its peers.
 pub(super) const READ_PEERS: u32 = 16;
-/// Mark (bit of [`Wake`]): the network stage sleeps in `Poll` or is about to, so it must be woken.
+/// Mark (bit of [`Wake`]): the network stage is sleeping in `Poll` or about to, so it must be
+/// woken.
 const ASLEEP: u32 = 32;
 
-/// Wakes the network stage from its `Poll`. Other stages set a mark (bit) for the queue that they
-/// have put an item into; the network takes the marks and reads those queues.
+/// Wakes the network stage from its `Poll`. Another stage that has put an item into one of the
+/// network stage's queues sets the mark (bit) for that queue; the network stage takes the marks and
+/// reads the marked queues.
 ///
 /// Invariant: if the network takes a mark, it finds the item that was put into the queue before the
 /// mark was set, and the network never sleeps while a mark is set. This holds because all marks,
@@ -36,16 +37,16 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    /// Creates a `Wake` for the stage in whose `Poll` the `waker` is registered.
+    /// Creates a `Wake` for the stage with whose `Poll` the `waker` is registered.
     pub(super) fn new(waker: mio::Waker) -> Wake {
         Wake { marks: AtomicU32::new(0), waker }
     }
 
-    /// Sets `mark`, a bit that stands for a queue, and wakes the network stage if it sleeps. Called
-    /// by another stage after it has put an item into that queue.
+    /// Sets `mark`, the bit that represents a queue, and wakes the network stage if it is sleeping.
+    /// Called by another stage after it has put an item into that queue.
     ///
     /// # Errors
-    /// If the system call fails, after which the network stage might sleep forever.
+    /// If the system call fails. The network stage might then sleep forever.
     pub(super) fn notify(&self, mark: u32) -> io::Result<()> {
         let before = self.marks.fetch_or(mark, Ordering::AcqRel);
         // Of several wakers only the one that clears the flag makes the system call.
@@ -55,8 +56,8 @@ impl Wake {
         Ok(())
     }
 
-    /// Returns the marks (one bit for each queue) that were set since the last call, and clears
-    /// them. Called by the network stage.
+    /// Returns the marks (one bit per queue) that were set since the last call, and clears them.
+    /// Called by the network stage.
     pub(super) fn take_marks(&self) -> u32 {
         // Most of the time there are none, and a load leaves the cache line shared.
         if self.marks.load(Ordering::Relaxed) == 0 {
@@ -65,8 +66,8 @@ impl Wake {
         self.marks.swap(0, Ordering::AcqRel) & !ASLEEP
     }
 
-    /// Returns whether the network stage may sleep, and if so records that it sleeps. Returns false
-    /// if a queue may have items. Called by the network stage.
+    /// Returns whether the network stage may sleep, and if so, records that it is sleeping. Returns
+    /// false if a queue may have items. Called by the network stage.
     pub(super) fn begin_sleep(&self) -> bool {
         self.marks.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -92,9 +93,9 @@ pub(super) mod tests {
         Arc::new(Wake::new(mio::Waker::new(poll.registry(), Token(0)).unwrap()))
     }
 
-    /// Two wakers send one item after the other, each waiting until the sleeper has received it. So
-    /// the sleeper is about to sleep nearly every time, and a lost wake-up would leave it in `poll`
-    /// until the timeout, which fails the test.
+    /// Two threads send one item after the other, each waiting until the sleeping thread has
+    /// received it. So that thread is about to sleep nearly every time an item is sent, and a lost
+    /// wake-up would leave it in `poll` until the timeout, which fails the test.
     #[test]
     fn no_wake_up_is_lost() {
         const ROUNDS: u32 = 5_000;

@@ -1,7 +1,7 @@
-//! The course's scenarios in virtual time: replicas with the configuration of the replica program,
-//! driven by the same [`ScenarioRun`] as real programs. As in the process simulator, every message
-//! passes through the simulator: it is delayed on the way to it and on the way from it, and stays
-//! in order on each.
+//! The scenarios of the university course in virtual time: replicas with the configuration of the
+//! replica program, driven by the same [`ScenarioRun`] as real programs. As in the course's process
+//! simulator, every message passes through the simulator: it is delayed on the way to the simulator
+//! and on the way from it, and messages are not reordered on either way.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::course::referee::Destination;
 use crate::course::report::Report;
 use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
 use crate::sim::cluster::trace::Trace;
 use crate::sim::cluster::{Advance, Answer, AnswerKind, ClientProtocol, Cluster};
@@ -22,33 +22,33 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Minimum delay of a message between a replica and the simulator: half of the time from replica to
-/// replica through the simulator, which takes 100 to 300 us.
+/// Minimum delay of a message between a replica and the course's simulator. From replica to
+/// replica, through the simulator, a message takes twice as long: 100 to 300 us.
 const DELAY_MIN: Duration = Duration::from_micros(50);
 const DELAY_MAX: Duration = Duration::from_micros(150);
 /// Maximum time from the start of one replica to that of the next.
 const SPAWN_MAX: Duration = Duration::from_millis(10);
 
-/// Options of a run of a course scenario in virtual time.
+/// Options for running a scenario of the university course in virtual time.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Time at the end of the run during which no message is lost.
+    /// Duration of the period at the end of the run in which no message is lost.
     pub lossless_tail: Duration,
     /// The trace that records the run's events.
     pub trace: Trace,
 }
 
-/// The result of a run of a course scenario in virtual time.
+/// The result of running a scenario of the university course in virtual time.
 #[derive(Debug)]
 pub struct CourseRun {
-    /// The report on the run. A violated safety rule makes the run count as failed.
+    /// The report on the run. If a safety rule was violated, the report says that the run failed.
     pub report: Report,
-    /// The scenario run, with its latency samples.
+    /// The completed scenario run, with its latency samples.
     pub scenario_run: ScenarioRun,
-    /// Requests without an answer, each with the replica that it was sent to. Only requests to
-    /// replicas that are still running count.
+    /// Requests that were sent to replicas that are still running and were not answered, each with
+    /// the replica that it was sent to.
     pub hanging: Vec<(RequestId, NodeId)>,
-    /// The events that the trace recorded.
+    /// The lines of the run's trace.
     pub trace: Vec<String>,
     /// Duration of the run in virtual time.
     pub virtual_time: Duration,
@@ -72,17 +72,17 @@ struct Driver {
     events: BTreeMap<u64, Event>,
     next_alarm: u64,
     /// For each replica, the time at which the latest message that it has sent arrives at the
-    /// simulator.
+    /// course's simulator.
     last_out: Vec<Instant>,
-    /// For each replica, the time at which the latest message from the simulator arrives at the
-    /// replica.
+    /// For each replica, the time at which the latest message to it from the course's simulator
+    /// arrives.
     last_in: Vec<Instant>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
 }
 
-/// Runs a course scenario in virtual time. The `seed` determines all random choices, so the same
-/// seed gives the same run.
+/// Runs a scenario of the university course in virtual time. The `seed` determines all random
+/// choices, so the same seed gives the same run.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
     let mut driver = Driver::new(scenario, seed, options.trace);
     let drops_end = scenario.lifetime().saturating_sub(options.lossless_tail);
@@ -97,7 +97,8 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
 
 impl Driver {
     fn new(scenario: &Scenario, seed: u64, trace: Trace) -> Driver {
-        // Not the run's own generator: the replicas must not influence the clients' requests.
+        // This generator is separate from that of the run: the replicas must not influence the
+        // clients' requests.
         let mut rng = Rng::new(seed ^ 0x636f_7572_7365);
         let ids: Vec<NodeId> = (0..scenario.replicas).map(NodeId).collect();
         let mut cluster = Cluster::new(&ids, &Config::course(), ClientProtocol::Course, &mut rng);
@@ -144,7 +145,7 @@ impl Driver {
     }
 
     /// Takes the messages and answers that replicas have sent, and schedules their arrival at the
-    /// simulator.
+    /// course's simulator.
     fn collect_sent(&mut self) {
         let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
@@ -160,8 +161,8 @@ impl Driver {
         self.cluster.answers = answers;
     }
 
-    /// Draws when a message from a replica arrives at the simulator: after the replica's earlier
-    /// messages.
+    /// Draws the time at which a message from a replica arrives at the course's simulator: not
+    /// before the replica's earlier messages.
     fn arrival_at_simulator(&mut self, from: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
@@ -169,8 +170,8 @@ impl Driver {
         *last
     }
 
-    /// Draws when a message from the simulator arrives at a replica: after the simulator's earlier
-    /// messages to it.
+    /// Draws the time at which a message from the course's simulator arrives at a replica: not
+    /// before the simulator's earlier messages to that replica.
     fn arrival_at_replica(&mut self, to: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];
@@ -216,8 +217,11 @@ impl Driver {
 
     fn on_answer(&mut self, now: Instant, answer: &Answer) {
         let value = match &answer.kind {
-            AnswerKind::Done(Outcome::Value(value)) => Some(value.as_deref().unwrap_or(b"")),
-            AnswerKind::Done(_) | AnswerKind::Refused(_) => None,
+            AnswerKind::Done(outcomes) => match &outcomes[..] {
+                [Outcome::Value(value)] => Some(value.as_deref().unwrap_or(b"")),
+                _ => None,
+            },
+            AnswerKind::Refused(_) => None,
         };
         let kind = match answer.kind {
             AnswerKind::Done(_) => CourseAnswerKind::Ok,
@@ -278,7 +282,7 @@ fn client_request(request: &Request) -> ClientRequest {
         CourseOperation::Get { key } => (Operation::get(key), RequestKind::Read),
         CourseOperation::Put { key, value } => (Operation::set(key, value), RequestKind::Write),
     };
-    ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+    ClientRequest { key, kind, payload: Batch::one(key, &operation) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Coverage: how often runs reached the situations in which the safety rules can be violated. Tests
+//! Coverage: how often runs reached the situations in which safety rules can be violated. Tests
 //! assert that the counts are above zero, as otherwise a rule would never be tested.
 
 use std::fmt::Write as _;
@@ -6,23 +6,23 @@ use std::fmt::Write as _;
 /// A situation in which a safety rule could be violated, so that tests must reach it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Situation {
-    /// A replica became leader.
+    /// A replica was elected leader.
     Election,
-    /// A leader answered a read under its lease, before a quorum had confirmed that it is still
-    /// leader.
+    /// A leader answered a read under its lease, without waiting until a quorum confirmed that it
+    /// was still leader.
     LeaseRead,
-    /// A read waited until a quorum confirmed the leader, by replies to messages sent after the
-    /// read arrived.
+    /// A read waited until a quorum confirmed, by replies to messages sent after the read had
+    /// arrived, that the leader was still leader.
     ReadIndexRead,
-    /// A client resent a request that had not been answered.
+    /// A client resent a request because it had not received an answer.
     Resend,
     /// A follower installed a leader's snapshot.
     Install,
     /// A replica moved to a later term while it was receiving a leader's snapshot.
     InterruptedInstall,
-    /// A read found a value expired.
+    /// A read found that the value of its key had expired.
     Expiration,
-    /// A read found a value expired under another leader than the one under which it was set.
+    /// A read found that a value had expired which was set under an earlier leader.
     ExpirationAcrossLeaders,
     /// A read waited for an entry that advances the replicated clock, because a key had expired
     /// since the clock was last advanced.
@@ -31,10 +31,10 @@ pub enum Situation {
     ClockJump,
     /// A replica lost its disk.
     DiskLoss,
-    /// A replica lost its disk after voting for a leader, while the leader of an earlier term was
-    /// still active.
+    /// A replica that had voted for a new leader lost its disk while the leader of an earlier term
+    /// was still active.
     VoterDiskLoss,
-    /// A replica that had lost its disk became a full member again.
+    /// A replica that had lost its disk completed rejoining, and could vote again.
     Rejoin,
 }
 
@@ -76,7 +76,7 @@ impl Situation {
     }
 }
 
-/// How often each [`Situation`] was reached.
+/// How often each [`Situation`] was reached in one or more runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Coverage {
     counts: [u64; Situation::ALL.len()],
@@ -93,14 +93,14 @@ impl Coverage {
         self.counts[situation as usize] += times;
     }
 
-    /// Adds the counts of another run to the counts of this one.
+    /// Adds the counts in `other` to the counts in `self`.
     pub fn merge(&mut self, other: &Coverage) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
         }
     }
 
-    /// Returns all counts in one line, as `12 elections, 3 lease reads, ..`.
+    /// Returns all counts in one line of text, such as `12 elections, 3 lease reads, ..`.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for situation in Situation::ALL {

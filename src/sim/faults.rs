@@ -1,4 +1,4 @@
-//! Fault profiles, and the plan of a run that a seed draws from a profile.
+//! Fault profiles, and the plan of a run, which is drawn at random from a profile and a seed.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::sim::rng::{Rng, nanoseconds};
 use crate::sim::workload::Load;
 use crate::types::NodeId;
 
-/// Minimum number of replicas for runs in which disks are lost. With fewer, a replica that lost its
-/// disk may never complete rejoining.
+/// Minimum number of replicas in runs in which disks are lost. In a smaller cluster, a replica that
+/// lost its disk may never complete rejoining.
 const DISK_LOSS_REPLICAS_MIN: u16 = 3;
 
 /// A fault profile: a family of runs with the same types of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// All types of faults except corrupted files. Each seed draws which of them occur, and how
+    /// All types of faults except corrupted files. The seed determines which of them occur, and how
     /// often.
     Mixed,
     /// No faults, only small delays.
@@ -65,7 +65,7 @@ pub enum Fault {
     /// Crashes a replica and restarts it later with an empty disk, unless another replica is
     /// already rejoining after losing its disk.
     LoseDisk,
-    /// Makes a machine's disk slow or, if it is slow, as fast as before.
+    /// Slows down a machine's disk, or restores its usual speed if it is already slow.
     SlowDisk,
     /// Makes one sync take longer than any election timeout.
     StallDisk,
@@ -73,19 +73,22 @@ pub enum Fault {
     FailDisk,
     /// Makes a machine's disk full for a random time.
     FillDisk,
-    /// Makes a machine's next write of a snapshot store wrong bytes without an error.
+    /// Corrupts a machine's next write to a snapshot file: the disk stores wrong bytes but reports
+    /// no error.
     CorruptSnapshotWrite,
-    /// Flips a bit of a snapshot file while its replica runs.
+    /// Flips a bit of a snapshot file while the replica that owns it is running.
     CorruptSnapshot,
     /// Changes the rate of a machine's monotonic clock, within the bound on clock drift.
     ClockRate,
-    /// Makes one wall clock jump for a long time, or several for a moment.
+    /// Sets one wall clock wrong for a long time, or makes several of them jump for up to a second.
     WallClock,
-    /// Sets the loss of messages between replicas to 70 % or back to the usual value, at random.
+    /// Sets the loss rate of messages between replicas to 70 % or back to the usual rate, at
+    /// random.
     MessageLoss,
 }
 
-/// The plan of a fault run: its cluster, faults and workload, drawn from the seed.
+/// The plan of a simulated run with faults: its cluster, faults and workload, all drawn from the
+/// seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Ids of the replicas.
@@ -94,15 +97,15 @@ pub struct Plan {
     pub config: Config,
     /// Protocol between clients and replicas.
     pub protocol: ClientProtocol,
-    /// Quality of links between replicas.
+    /// Delay, loss and duplication of messages between replicas.
     pub quality: LinkQuality,
-    /// Quality of links between clients and replicas.
+    /// Delay, loss and duplication of messages between clients and replicas.
     pub client_quality: LinkQuality,
-    /// How long the operations of each machine take.
+    /// Durations of the operations of each machine, such as syncs.
     pub delays: Delays,
-    /// Duration of a sync on a slow disk.
+    /// Range from which the duration of a sync on a slow disk is drawn.
     pub slow_sync: DurationRange,
-    /// Maximum rate error of the monotonic clocks, in parts per million.
+    /// Maximum rate error of the machines' monotonic clocks, in parts per million.
     pub drift_ppm: u64,
     /// Time that a jump of a wall clock must last before a replica accepts the new time; `None` if
     /// the run has no expirations.
@@ -110,22 +113,23 @@ pub struct Plan {
     /// The types of faults from which each fault is drawn. A type that is listed twice is twice as
     /// likely.
     pub faults: Vec<Fault>,
-    /// Time from one injected fault to the next.
+    /// Range from which the time from one injected fault to the next is drawn.
     pub fault_interval: DurationRange,
-    /// Duration of a replica's pause, or time from its crash to its restart.
+    /// Range from which the duration of a replica's pause, or the time from its crash to its
+    /// restart, is drawn.
     pub outage: DurationRange,
-    /// What the clients do.
+    /// The workload of the clients.
     pub load: Load,
     /// Duration of the phase in which faults are injected.
     pub duration: Duration,
     /// Whether messages between replicas are encoded and decoded in transit.
     pub through_wire: bool,
-    /// Size of log segments in bytes in a run with the real storage code; `None` in a run without
-    /// it.
+    /// Size of log segments in bytes, if the run uses the real storage code; otherwise `None`.
     pub segment_bytes: Option<u64>,
     /// Whether files of a replica that is down may be corrupted.
     pub may_corrupt: bool,
-    /// Schedule of snapshots; `None` if replicas take none.
+    /// How often replicas take snapshots, and the chunk size for sending them; `None` if replicas
+    /// take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
 }
 
@@ -142,7 +146,7 @@ impl Profile {
         Profile::Clocks,
     ];
 
-    /// Returns the name of the profile on the command line.
+    /// Returns the name by which the command line refers to the profile.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Mixed => "mixed",
@@ -156,13 +160,13 @@ impl Profile {
         }
     }
 
-    /// Returns the profile with this name; `None` if there is none.
+    /// Returns the profile whose command line name is `name`; `None` if there is none.
     pub fn by_name(name: &str) -> Option<Profile> {
         Profile::ALL.into_iter().find(|profile| profile.name() == name)
     }
 }
 
-/// A type of faults that a run either has or does not have.
+/// A category of faults. A run injects either no faults of a category or some of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FaultType {
     Network,
@@ -206,10 +210,15 @@ impl Profile {
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
         }
     }
+
+    /// Returns whether, in runs of this profile with crashes, replicas may also lose their disks.
+    fn may_lose_disks(self) -> bool {
+        matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+    }
 }
 
 impl Plan {
-    /// Draws the plan of a run of the profile.
+    /// Draws the plan of a run of `profile` at random.
     pub fn draw(profile: Profile, rng: &mut Rng) -> Plan {
         let types = profile.draw_fault_types(rng);
         let has = |fault_type| types.contains(&fault_type);
@@ -232,7 +241,7 @@ impl Plan {
             config.leadership_transfer_interval = Duration::from_millis(clients * 100);
             config.leadership_transfer_timeout = config.election_timeout_max;
         }
-        let hop = if course { Duration::from_micros(200) } else { Duration::from_micros(500) };
+        let hop = Duration::from_micros(if course { 200 } else { 500 });
         let mut plan = Plan {
             ids: (1..=replicas).map(NodeId).collect(),
             protocol: if course { ClientProtocol::Course } else { ClientProtocol::Connection },
@@ -272,6 +281,7 @@ impl Plan {
                 abandon_permille: if course { 200 } else { 20 },
                 sessions: profile == Profile::Snapshots,
                 expiring: false,
+                batches: !course && clients % 5 == 2,
             },
             duration: Duration::from_secs(if course { 20 } else { 10 }),
             through_wire: rng.permille(250),
@@ -302,7 +312,7 @@ impl Plan {
         if profile == Profile::Storage {
             plan.increase_disk_load(rng);
         }
-        let loses_disks = matches!(profile, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+        let loses_disks = profile.may_lose_disks()
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
             && replicas >= DISK_LOSS_REPLICAS_MIN;
@@ -310,16 +320,20 @@ impl Plan {
         if loses_disks && rng.clone().permille(500) {
             plan.faults.extend([Fault::LoseDisk; 2]);
         }
-        if plan.snapshots.is_some() && plan.segment_bytes.is_some() {
-            // Makes crashes likely during log restarts and compactions.
-            plan.delays.sync =
-                DurationRange { min: Duration::from_micros(10), max: Duration::from_millis(20) };
-        }
+        plan.slow_down_compactions();
         plan
     }
 
-    /// Changes the plan so that disks have more to write, without more work for the linearizability
-    /// checker.
+    /// Makes crashes likely during log restarts and compactions, if there are any.
+    fn slow_down_compactions(&mut self) {
+        if self.snapshots.is_some() && self.segment_bytes.is_some() {
+            self.delays.sync =
+                DurationRange { min: Duration::from_micros(10), max: Duration::from_millis(20) };
+        }
+    }
+
+    /// Changes the plan so that disks have more to write, but the linearizability checker has no
+    /// more work.
     fn increase_disk_load(&mut self, rng: &mut Rng) {
         // Blocks of several sectors can be torn.
         self.load.padding = *rng.choose(&[0, 0, 300, 1_500]);
@@ -330,12 +344,12 @@ impl Plan {
         // The linearizability checker searches each key separately, and thousands of operations on
         // one key would take too long.
         self.load.keys *= 4;
-        // Reading clients cause most of the work, and do not use disks.
+        // Clients that only read cause most of the checker's work, and write nothing to disks.
         self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
-    /// Returns the maximum time that a healthy majority may take, in the recovery phase, to answer
-    /// all requests and to agree on the log.
+    /// Returns the maximum time that a majority without faults may take, in the recovery phase, to
+    /// answer all requests and agree on the log.
     pub fn recovery_timeout(&self) -> Duration {
         let config = &self.config;
         let election = config.election_timeout_max + config.election_timeout_lossy_extra;
@@ -453,8 +467,8 @@ fn draw_faults(types: &[FaultType], rng: &mut Rng) -> Vec<Fault> {
     faults
 }
 
-/// Draws the rate error of a clock, in parts per million, between `-drift_ppm` and `drift_ppm`. The
-/// bounds themselves are likely.
+/// Draws the rate error of a clock, in parts per million, between `-drift_ppm` and `drift_ppm`.
+/// Each bound is drawn with a probability of at least 1/4.
 pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     let bound = i64::try_from(drift_ppm).expect("a small rate");
     match rng.below(4) {
@@ -464,7 +478,7 @@ pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     }
 }
 
-/// Draws what a monotonic clock shows at first: up to a day.
+/// Draws the initial reading of a monotonic clock: less than 24 hours.
 pub(super) fn draw_origin(rng: &mut Rng) -> crate::types::Instant {
     crate::types::Instant(rng.below(nanoseconds(Duration::from_hours(24))))
 }

@@ -1,5 +1,5 @@
-//! Deterministic simulation: the replicas that ship, on simulated machines in virtual time, from
-//! one random seed, with every safety rule checked after every step.
+//! Deterministic simulation: runs the production code of replicas on simulated machines in virtual
+//! time. One random seed determines a run, and the safety rules are checked after every step.
 //!
 //! | module | contents |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The simulator's random number generator. It draws integers only, so that a seed gives the same
-//! run on every machine.
+//! The simulator's random number generator. It generates only integers, so that a seed gives the
+//! same run on every machine.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// Creates a generator whose draws are determined by `seed`.
+    /// Creates a generator whose random numbers are determined by `seed`.
     pub fn new(seed: u64) -> Rng {
         Rng { generator: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// Creates an independent generator from one draw of this one. What is drawn from the new
-    /// generator does not affect later draws from this one.
+    /// Creates an independent generator, seeded with one random number from this generator. Draws
+    /// from the new generator do not affect later draws from this one.
     #[must_use]
     pub fn split(&mut self) -> Rng {
         Rng::new(self.next_u64())
     }
 
-    /// Returns a random number; all 64-bit numbers are equally likely.
+    /// Returns a random 64-bit number. All values are equally likely.
     pub fn next_u64(&mut self) -> u64 {
         self.generator.next_u64()
     }
 
-    /// Returns a random number below `limit`, which must not be zero.
+    /// Returns a random number from 0 to `limit - 1`. `limit` must not be zero.
     pub fn below(&mut self, limit: u64) -> u64 {
         assert!(limit > 0, "the limit must not be zero");
         // Multiply and shift: the bias is below limit / 2^64.
@@ -39,7 +39,7 @@ impl Rng {
         u64::try_from(wide >> 64).expect("the upper half of a 128-bit product")
     }
 
-    /// Returns a random number from `low` to `high`, both included.
+    /// Returns a random number from `low` to `high`, both inclusive.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         assert!(low <= high, "empty range {low}..={high}");
         low + self.below(high - low + 1)
@@ -55,8 +55,8 @@ impl Rng {
         }
     }
 
-    /// Returns a random duration from `low` to `high`, both included. Leaves the generator
-    /// unchanged if they are equal.
+    /// Returns a random duration from `low` to `high`, both inclusive. Leaves the generator
+    /// unchanged if `low` equals `high`.
     pub fn duration(&mut self, low: Duration, high: Duration) -> Duration {
         if low >= high {
             return low;
@@ -74,7 +74,7 @@ impl Rng {
         usize::try_from(self.below(length as u64)).expect("below a length")
     }
 
-    /// Brings `items` into a random order.
+    /// Puts `items` into a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.index(last + 1));
@@ -82,7 +82,7 @@ impl Rng {
     }
 }
 
-/// A range of durations from which random ones are drawn. Both ends are included.
+/// A range, with both ends inclusive, from which random durations are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DurationRange {
     /// Shortest duration of the range.
@@ -111,7 +111,7 @@ impl DurationRange {
     }
 }
 
-/// Returns a duration as a number of nanoseconds. Durations of the simulator are far below the
+/// Converts a duration to a number of nanoseconds. Durations in the simulator are far below the
 /// limit of 584 years.
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)

@@ -1,4 +1,5 @@
-//! The segment file that the log appends to: its creation, and one write and one sync per block.
+//! The segment file that the log appends to: its creation, and appends, which take one write and
+//! one sync per block.
 
 use crate::config::Mutant;
 
@@ -10,19 +11,20 @@ use super::segment::{self, SegmentHeader};
 /// Suffix of a segment file's name until the segment's header is durable.
 pub(super) const UNFINISHED: &str = ".new";
 
-/// Number of sectors of zeros, together 256 KiB, that are written after a small block whose range
-/// of the file was never written before. A file system allocates space without writing it, and
-/// records in its journal when a range of the file is first written: a sync then costs a second
-/// write and a second wait. With the zeros, the next blocks overwrite a range that was written
-/// before, and their syncs take two thirds of the time. After a large block no zeros are written:
-/// they would gain little for twice the bytes.
+/// Number of sectors of zeros, 256 KiB in total, that are written after a small block if the
+/// block's range of the file has never been written before. A file system preallocates space
+/// without writing it, and records in its journal when a range of the file is first written; a sync
+/// then costs a second write and a second wait. Because of the zeros, the next blocks overwrite a
+/// range that has been written before, and their syncs take two thirds of the time. No zeros are
+/// written after a large block: they would gain little for twice the bytes.
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
-/// Alignment in bytes of a block's sectors in memory, which direct I/O needs.
+/// Alignment, in bytes, that direct I/O requires of the memory from which a block's sectors are
+/// written.
 const IMAGE_ALIGN: usize = 4_096;
-/// Maximum bytes of the image buffer (the sectors of one block) that stay allocated for the next
-/// block.
+/// Maximum number of bytes of the image buffer (which holds the sectors of one block) that stay
+/// allocated for the next block.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
 /// The last segment of a log: the file to which new blocks are appended.
@@ -37,17 +39,20 @@ pub(super) struct ActiveSegment<F> {
     sectors: u32,
     /// Number of the sector after the last block, where the next block starts.
     end: u32,
-    /// Number of the first sector that has never been written, neither with a block nor with zeros.
+    /// Number of the first sector that has never been written since the file was allocated, either
+    /// with a block or with zeros.
     written_end: u32,
     block_count: u32,
 }
 
-/// The end of a recovered segment: its last block, and the torn sectors after it.
+/// The end of a recovered segment: its last complete block, and the sectors of a torn block after
+/// it, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail<'a> {
-    /// Number of the first sector of the last block; equal to `end` if the segment has no blocks.
+    /// Number of the first sector of the last complete block; equal to `end` if the segment has no
+    /// blocks.
     pub(super) last_block: u32,
-    /// The sectors of the last block, as read from the file.
+    /// Contents of the sectors of the last complete block, as read from the file.
     pub(super) last_image: &'a [u8],
     /// Number of the sector after the last complete block.
     pub(super) end: u32,
@@ -58,7 +63,7 @@ pub(super) struct Tail<'a> {
 }
 
 impl<F> ActiveSegment<F> {
-    /// Creates a segment file and makes its header and its directory entry durable.
+    /// Creates a segment file, and makes the file's header and directory entry durable.
     pub(super) fn create<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -92,7 +97,7 @@ impl<F> ActiveSegment<F> {
     }
 
     /// Opens the last segment of a recovered log for appends. Overwrites a torn block at its end
-    /// with zeros, so that the next block goes to unwritten sectors like any other.
+    /// with zeros, so that the next block is written to empty sectors, as every block is.
     pub(super) fn reopen<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -109,8 +114,8 @@ impl<F> ActiveSegment<F> {
         let name = segment::file_name(header.number);
         let mut file = disk.open(&name).map_err(io_error(disk, "open", &name))?;
         // A failed sync may have dropped the last block, while a new process still reads it from
-        // the page cache and syncs the file with success. So the block is written once more, and
-        // then the sync proves something. Only the last block can be affected.
+        // the page cache and syncs the file with success. So the block is written once more before
+        // the sync, which then proves that it is durable. Only the last block can be affected.
         if disk.mutant() != Some(Mutant::TrustLastBlock) {
             disk.write_at(&mut file, offset_of(last_block), last_image).map_err(io_error(
                 disk,
@@ -138,18 +143,18 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Returns the segment's number, counted from 1 over the life of the log.
+    /// Returns the segment's number. Segments are numbered from 1 over the life of the log.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Returns the number of blocks in the segment.
+    /// Returns the number of blocks that have been appended to the segment.
     pub(super) fn block_count(&self) -> u32 {
         self.block_count
     }
 
-    /// Returns the number of bytes from the start of the file to the end of the last block, header
-    /// included.
+    /// Returns the number of bytes from the start of the file to the end of the last block,
+    /// including the header.
     pub(super) fn used_bytes(&self) -> u64 {
         offset_of(self.end)
     }
@@ -164,9 +169,9 @@ impl<F> ActiveSegment<F> {
         sectors as u64 <= u64::from(self.sectors - self.end)
     }
 
-    /// Writes and syncs a block; the caller has checked with `fits` that it fits. `stream` is the
-    /// block's header and records; `image` is a buffer that is reused from block to block. Returns
-    /// the number of bytes written, including the zeros after the block.
+    /// Writes and syncs a block. The caller must have checked with `fits` that the block fits.
+    /// `stream` contains the block's header and records; `image` is a buffer that is reused from
+    /// block to block. Returns the number of bytes written, including any zeros after the block.
     pub(super) fn write_block<D: Disk<File = F>>(
         &mut self,
         disk: &mut D,
@@ -193,7 +198,8 @@ impl<F> ActiveSegment<F> {
         let bytes = (sectors + ahead as usize) * SECTOR_BYTES;
         image.clear();
         image.reserve(bytes + IMAGE_ALIGN);
-        // Direct I/O needs an aligned address. The reservation above keeps it.
+        // Direct I/O needs an aligned address. The buffer does not move after the reservation
+        // above.
         let start = image.as_ptr().align_offset(IMAGE_ALIGN).min(IMAGE_ALIGN);
         image.resize(start, 0);
         sector::seal(self.salt, first, self.block_count + 1, stream, image);

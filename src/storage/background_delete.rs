@@ -1,9 +1,10 @@
-//! Background deletion: large files lose their name at once and their disk space piece by piece.
+//! Background deletion: the name of a large file is removed at once, its disk space is freed piece
+//! by piece.
 //!
-//! A file system that frees a hundred megabytes at once, and tells its disk so (`discard`), delays
-//! all syncs meanwhile: by 20 to 30 ms for a snapshot of 150 MB (perf/results/snapshots.md). So a
-//! thread truncates the file in small steps. After a crash the file system frees the nameless file
-//! when it is mounted.
+//! A file system that frees a hundred megabytes at once, and reports them to its disk as unused
+//! (`discard`), delays all syncs until it is done: by 20 to 30 ms for a snapshot of 150 MB
+//! (perf/results/snapshots.md). So a thread truncates the file in small steps. If the machine
+//! crashes first, the file system frees the nameless file when it is next mounted.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -15,26 +16,28 @@ use std::thread;
 use std::time::Duration;
 
 /// Number of bytes by which the deletion thread shortens a deleted file at a time. A file of at
-/// most this size is freed at once, without the thread.
+/// most this size is freed at once by the caller.
 const PIECE_BYTES: u64 = 2 << 20;
-/// Pause after each freed piece, which limits the rate to 128 MiB per second.
+/// Pause of the deletion thread after each freed piece. It limits the thread's rate to 125 MiB per
+/// second.
 const PAUSE: Duration = Duration::from_millis(16);
 /// Maximum number of files in the queue of the deletion thread. While the queue is full, the caller
-/// frees the disk space of a further file itself, at once.
+/// itself frees the disk space of further files at once.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
     Free(File),
-    /// A request to send `()` on this channel once all earlier work in the queue is done.
+    /// Asks the deletion thread to send `()` on this channel once all earlier work in the queue is
+    /// done.
     Report(SyncSender<()>),
 }
 
-/// Deletion thread and its queue. The thread starts with the first large file, and ends once this
-/// handle is dropped and the queue is empty.
+/// Handle of the deletion thread and its queue. The thread is started for the first large file, and
+/// ends once this handle has been dropped and the queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct BackgroundDelete {
-    /// Queue of the deletion thread; unset before the first large file, `None` if the thread could
-    /// not be started.
+    /// Queue of the deletion thread; unset before the first large file is deleted, `None` if the
+    /// thread could not be started.
     queue: OnceLock<Option<SyncSender<Work>>>,
     shared: Arc<Shared>,
 }
@@ -43,14 +46,14 @@ pub(super) struct BackgroundDelete {
 struct Shared {
     /// Number of deleted files whose disk space the deletion thread has not freed yet.
     pending: AtomicUsize,
-    /// Whether disk space is needed now, so that the thread skips its pauses.
+    /// Whether disk space is needed urgently, so that the deletion thread skips its pauses.
     urgent: AtomicBool,
 }
 
 impl BackgroundDelete {
-    /// Frees the disk space of an open file whose name was deleted: a large file piece by piece on
-    /// the deletion thread, a small one at once. A file that still has another name, such as an
-    /// operator's hard link, is only closed.
+    /// Frees the disk space of an open file whose name has been deleted: piece by piece on the
+    /// deletion thread if the file is large, otherwise at once. A file that still has another name,
+    /// such as a hard link made by an operator, is only closed.
     pub(super) fn free(&self, file: File) {
         let is_large = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
         if !file.metadata().is_ok_and(|about| is_large(&about)) {
@@ -67,14 +70,14 @@ impl BackgroundDelete {
         });
         let Some(queue) = queue else { return };
         self.shared.pending.fetch_add(1, Ordering::Relaxed);
-        // If the queue is full the file is closed here, which frees it at once.
+        // If the queue is full, the file is closed here, which frees its space at once.
         if queue.try_send(Work::Free(file)).is_err() {
             self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Frees all files in the queue without pauses and waits until that is done, because disk space
-    /// is needed. Returns whether any file was in the queue.
+    /// Frees the space of all files in the queue without pauses, because disk space is needed, and
+    /// waits until that is done. Returns whether any file was in the queue.
     pub(super) fn finish(&self) -> bool {
         let Some(Some(queue)) = self.queue.get() else { return false };
         if self.shared.pending.load(Ordering::Relaxed) == 0 {
@@ -92,7 +95,7 @@ fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
     for work in work {
         match work {
             Work::Free(file) => {
-                // If it cannot be truncated, closing it frees it as a whole.
+                // If the file cannot be truncated, closing it frees all of its space at once.
                 let _ = shrink(&file, || {
                     if !shared.urgent.load(Ordering::Relaxed) {
                         pause();
@@ -102,7 +105,7 @@ fn run(work: &Receiver<Work>, shared: &Shared, mut pause: impl FnMut()) {
                 let before = shared.pending.fetch_sub(1, Ordering::Relaxed);
                 assert!(before > 0, "a file was freed that was not counted");
             }
-            // The caller may be gone.
+            // The caller may have stopped waiting.
             Work::Report(done) => drop(done.send(())),
         }
     }

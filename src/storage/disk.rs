@@ -1,4 +1,4 @@
-//! [`Disk`]: the operations on one folder of files that the log, the snapshots and the records
+//! [`Disk`]: the file operations, within one folder, that the log, the snapshots and the records
 //! need.
 
 use std::io;
@@ -9,9 +9,9 @@ use super::error::StorageError;
 
 /// One folder of files: the storage code's interface to the file system, or to a disk in memory.
 ///
-/// A write survives a power cut only after [`Disk::sync`] of its file, and a created, renamed or
-/// deleted name only after [`Disk::sync_dir`]. After an error of any operation but a read, the
-/// state of the disk is unknown.
+/// A write survives a power cut only after [`Disk::sync`] of its file, and the creation, renaming
+/// or deletion of a file only after [`Disk::sync_dir`]. After an error of any operation other than
+/// a read, the state of the disk is unknown.
 pub trait Disk {
     /// Handle of an open file.
     type File: std::fmt::Debug;
@@ -20,7 +20,7 @@ pub trait Disk {
     /// the operator.
     fn describe(&self, name: &str) -> String;
 
-    /// Returns the names of all files in the folder, sorted.
+    /// Returns the names of all files in the folder, in sorted order.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -32,8 +32,8 @@ pub trait Disk {
     /// If the file cannot be read.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Creates a file of `bytes` zeros, with disk space allocated for them, for reading and
-    /// writing.
+    /// Creates a file of `bytes` zero bytes and opens it for reading and writing. Disk space is
+    /// allocated for all of it.
     ///
     /// # Errors
     /// If the file exists or cannot be created, or the space cannot be allocated.
@@ -45,16 +45,17 @@ pub trait Disk {
     /// If the file does not exist or cannot be opened.
     fn open(&mut self, name: &str) -> io::Result<Self::File>;
 
-    /// Writes all of `bytes` at `offset`, within the file's length.
+    /// Writes all of `bytes` at byte `offset` of the file. The range must lie within the file's
+    /// length.
     ///
     /// # Errors
-    /// If not all bytes could be written; some may have been.
+    /// If the write fails. Some of the bytes may have been written.
     fn write_at(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Appends all of `bytes`; `offset` is the file's length.
+    /// Appends all of `bytes` to the file. `offset` must be the file's current length.
     ///
     /// # Errors
-    /// If not all bytes could be written; some may have been.
+    /// If the write fails. Some of the bytes may have been written.
     fn append(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Opens a file for reading. The handle stays readable after the file is deleted.
@@ -63,13 +64,13 @@ pub trait Disk {
     /// If the file does not exist or cannot be opened.
     fn open_to_read(&self, name: &str) -> io::Result<Self::File>;
 
-    /// Returns the length of a file in bytes.
+    /// Returns the length of an open file in bytes.
     ///
     /// # Errors
     /// If the file system does not report the length.
     fn length(&self, file: &Self::File) -> io::Result<u64>;
 
-    /// Fills `bytes` with the file's contents from byte `offset` on.
+    /// Fills the buffer `bytes` with the file's contents, starting at byte `offset` of the file.
     ///
     /// # Errors
     /// If the file cannot be read, or ends before `bytes` is full.
@@ -78,8 +79,8 @@ pub trait Disk {
     /// Makes all earlier writes to the file durable (`fdatasync`).
     ///
     /// # Errors
-    /// If the sync failed. A second sync that succeeds proves nothing: the system may have dropped
-    /// the writes.
+    /// If the sync failed. A later sync that succeeds proves nothing: the operating system may have
+    /// dropped the writes.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
 
     /// Renames a file, replacing any file that already has the new name.
@@ -94,7 +95,7 @@ pub trait Disk {
     /// If the file cannot be deleted.
     fn delete(&mut self, name: &str) -> io::Result<()>;
 
-    /// Deletes a file that no handle has open: removes its name at once, and frees its disk space
+    /// Deletes a file that is not open: removes its name at once, and frees its disk space
     /// gradually.
     ///
     /// # Errors
@@ -108,18 +109,20 @@ pub trait Disk {
     /// If the sync of the directory failed.
     fn sync_dir(&mut self) -> io::Result<()>;
 
-    /// Returns a random number that no other process has drawn.
+    /// Returns a random 64-bit number that identifies a start of the replica: two starts are
+    /// extremely unlikely to get the same number.
     fn draw(&mut self) -> u64;
 
-    /// Returns the safety rule that storage code over this disk breaks on purpose, to test the
-    /// checkers (mutation testing); `None` outside of a simulator built with the feature `mutants`.
+    /// Returns the safety rule that the storage code deliberately breaks on this disk, to test the
+    /// checkers (mutation testing). Always `None` unless a simulator was built with the feature
+    /// `mutants`.
     fn mutant(&self) -> Option<Mutant> {
         None
     }
 }
 
-/// Returns a closure for `map_err` that makes a [`StorageError::Io`] of a failed `action` on the
-/// file `name`, or on the folder if `name` is empty.
+/// Returns a closure for `map_err` that converts an [`io::Error`] to a [`StorageError::Io`], which
+/// says that `action` failed on the file `name`, or on the folder if `name` is empty.
 pub(super) fn io_error<D: Disk>(
     disk: &D,
     action: &'static str,

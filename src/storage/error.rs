@@ -1,12 +1,12 @@
-//! Errors of a replica's folder. Each message names the operation, the file, the offset if there is
-//! one, the reason, and what the operator can do.
+//! Errors of operations on a replica's folder. Each message names the operation, the file, the
+//! offset if there is one, the reason, and what the operator can do.
 
 use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
-/// Advice on how to recover from a damaged folder, as the end of an error message. The command line
-/// adds advice with concrete paths.
+/// Advice on how to recover from a damaged folder, which ends an error message. The command line
+/// tool then adds advice with concrete paths.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
                       rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
@@ -14,10 +14,10 @@ const REMEDY: &str = "nothing in the folder was changed, and the other replicas 
 /// Why a replica's folder cannot be created, opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The operating system reported an error for an operation on a file or the folder.
+    /// The operating system reported an error for an operation on the folder or one of its files.
     #[error("cannot {action} {file}: {source}; {}", io_advice(.source))]
     Io {
-        /// The failed operation, as the verb of a message, such as "sync".
+        /// The failed operation, as a verb for the error message, such as "sync".
         action: &'static str,
         /// Path of the file or folder on which the operation failed.
         file: String,
@@ -39,11 +39,11 @@ pub enum StorageError {
          --rejoin if it is this replica's folder, or choose an empty one"
     )]
     NotEmpty {
-        /// Path of a file in the folder that exists already.
+        /// Path of a file that already exists in the folder.
         file: String,
     },
-    /// The folder has no meta record (the file `meta` with the ids of cluster and replica), so it
-    /// was never bootstrapped.
+    /// The folder has no meta record (the file `meta` with the ids of cluster and replica): it was
+    /// never bootstrapped, or its disk was wiped.
     #[error(
         "{file} is missing: this folder was never bootstrapped, or its disk was wiped; start the \
          replicas of a new cluster with --bootstrap, but never one that has run before: {REMEDY}"
@@ -60,7 +60,7 @@ pub enum StorageError {
     OtherCluster {
         /// Path of the file that contains the id of the other cluster.
         file: String,
-        /// Id of the cluster that the file belongs to.
+        /// Id of the cluster that is stored in the file.
         found: u128,
         /// Id of the cluster that this replica is configured for.
         expected: u128,
@@ -70,7 +70,7 @@ pub enum StorageError {
     OtherReplica {
         /// Path of the file that contains the id of the other replica.
         file: String,
-        /// Id of the replica that the file belongs to.
+        /// Id of the replica that is stored in the file.
         found: NodeId,
         /// Id of this replica, from the command line.
         expected: NodeId,
@@ -101,10 +101,10 @@ pub enum StorageError {
         file: String,
         /// Format version of the file.
         found: u32,
-        /// Format version of this kind of file that this program writes.
+        /// Format version that this program writes for this type of file.
         known: u32,
     },
-    /// Bytes of a file differ from what was written.
+    /// The contents of a log or record file differ from what was written.
     #[error(
         "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
          nothing is truncated; {REMEDY}"
@@ -123,7 +123,8 @@ pub enum StorageError {
         /// Path of the missing segment file.
         file: String,
     },
-    /// Files of the folder contradict each other: at least one was restored from an older copy.
+    /// Files of the folder contradict each other: at least one of them was restored from an older
+    /// copy.
     #[error(
         "{file} is older than the rest of the folder: {what}; a folder restored from a copy lacks \
          entries that it acknowledged; {REMEDY}"
@@ -134,7 +135,7 @@ pub enum StorageError {
         /// How the older file contradicts the others.
         what: String,
     },
-    /// Entries are missing between the latest snapshot and the first entry of the log.
+    /// Entries are missing between the end of the latest snapshot and the first entry of the log.
     #[error(
         "the log in {folder} starts with entry {first}, but its snapshots end with entry {end}: a \
          snapshot is missing or damaged; {REMEDY}"
@@ -147,7 +148,8 @@ pub enum StorageError {
         /// Index of the last entry in the latest complete snapshot; zero if there is no snapshot.
         end: Index,
     },
-    /// A snapshot is damaged, and neither the log nor an older snapshot has all of its entries.
+    /// A snapshot is damaged, and the state that it covers cannot be rebuilt from an older snapshot
+    /// and the log.
     #[error(
         "{file} is damaged, and its state up to entry {last} is not in the log or in an older \
          snapshot, which ends with entry {end}; {REMEDY}"
@@ -168,7 +170,7 @@ pub enum StorageError {
         /// Description of the damage.
         what: String,
     },
-    /// The log refuses an operation because an earlier write or sync failed.
+    /// The log refuses all further operations because an earlier write or sync failed.
     #[error(
         "the log in {folder} accepts no more work because a write or sync failed; restart the \
          process so that it reads its disk again"
@@ -180,8 +182,8 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Returns whether files of the folder are damaged, missing or out of date, so that the replica
-    /// must be rebuilt from the others.
+    /// Returns whether files of the folder are damaged, missing or out of date, so that this
+    /// replica must be rebuilt from the other replicas.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -194,8 +196,8 @@ impl StorageError {
         )
     }
 
-    /// Returns whether the operation failed only for lack of disk space, or because of a limit on
-    /// file sizes.
+    /// Returns whether the operation failed only because the disk is full or a limit on file sizes
+    /// was reached.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let StorageError::Io { source, .. } = self else { return false };
@@ -203,7 +205,8 @@ impl StorageError {
     }
 }
 
-/// Returns what the operator can do about an error of the operating system.
+/// Returns the part of an error message that says what the operator can do about an error of the
+/// operating system.
 fn io_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -1,8 +1,8 @@
 //! Failpoints: named places at which a test makes the process kill itself. Each step of taking a
-//! snapshot, of installing one and of compacting the log has one. The environment chooses it at the
-//! start of the process: `BOWLINE_FAILPOINT=snapshot-own-renamed`, or `...=snapshot-own-renamed:3`
-//! for the third time that it is reached. A failpoint costs one load, and is reached at most once
-//! per chunk of a snapshot or per segment.
+//! snapshot, of installing one and of compacting the log has a failpoint. An environment variable
+//! selects one when the process starts: `BOWLINE_FAILPOINT=snapshot-own-renamed`, or
+//! `...=snapshot-own-renamed:3` for the third time that it is reached. A failpoint costs one load,
+//! and is reached at most once per chunk of a snapshot or per segment.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@ pub const VARIABLE: &str = "BOWLINE_FAILPOINT";
 #[derive(Debug)]
 struct Failpoint {
     name: String,
-    /// Number of visits of the failpoint that are left until the process kills itself, which it
-    /// does when this counter drops from 1 to 0.
+    /// Number of times that the failpoint must still be reached until the process kills itself,
+    /// which it does when this counter drops from 1 to 0.
     left: AtomicU64,
 }
 
@@ -31,8 +31,8 @@ fn parse(text: &str) -> Failpoint {
 }
 
 impl Failpoint {
-    /// Counts a visit of the failpoint `scope-step`, if that is the selected one. Returns whether
-    /// the process must kill itself now.
+    /// Decrements the counter if `scope-step`, the name of the failpoint that was just reached, is
+    /// the selected one. Returns whether the process must kill itself now.
     fn is_due(&self, scope: &str, step: &str) -> bool {
         let own_step = self.name.strip_prefix(scope).and_then(|rest| rest.strip_prefix('-'));
         own_step == Some(step) && self.left.fetch_sub(1, Ordering::Relaxed) == 1
@@ -40,14 +40,14 @@ impl Failpoint {
 }
 
 /// Selects the failpoint (named place in the code) at which this process kills itself, to test
-/// recovery: `name` for its first visit, `name:count` for visit number `count`. Only the first call
-/// has an effect.
+/// recovery. `text` is `name` for the first time that the failpoint is reached, or `name:3` for the
+/// third time. Only the first call has an effect.
 pub fn choose(text: &str) {
     let _ = CHOSEN.set(parse(text));
 }
 
-/// Kills the process here if the failpoint `scope-step` was selected and has been reached the given
-/// number of times.
+/// Kills the process here if the failpoint `scope-step` was selected and has now been reached the
+/// selected number of times.
 pub fn reach(scope: &str, step: &str) {
     if CHOSEN.get().is_some_and(|chosen| chosen.is_due(scope, step)) {
         // Like kill -9: nothing else runs and nothing is flushed.

@@ -1,10 +1,11 @@
-//! The identity of a replica's folder: cluster, replica, and how often its log was opened.
+//! The identity of a replica's folder: cluster, replica, and the number of the replica's starts.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::types::NodeId;
 
-/// Identity of a replica's folder: which replica of which cluster it belongs to.
+/// Identity of a replica's folder: the cluster and the replica that it belongs to, and the number
+/// of the replica's starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Id of the cluster: a random number, drawn once when the cluster is created, or the hash of
@@ -12,9 +13,10 @@ pub struct Identity {
     pub cluster: u128,
     /// Id of the replica that owns the folder.
     pub replica: NodeId,
-    /// Number of times that the replica's log was opened (its process started), the current time
-    /// included. In a folder restored from an older copy the number continues from the older value;
-    /// peers detect that by the random numbers that are drawn each time the log is opened.
+    /// Number of times that the replica has been started, the current start included. In a folder
+    /// restored from an older copy, the number continues from the older value. Peers detect such a
+    /// folder by the random numbers that identify the starts: each start opens the log and draws
+    /// one.
     pub incarnation: u64,
 }
 

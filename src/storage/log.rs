@@ -16,18 +16,19 @@ use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
 
-/// Maximum bytes of records that are collected for one block (the unit of writing and syncing). The
-/// collected records are synced before a record that would exceed the limit.
+/// Maximum size in bytes of a block, the unit in which the log is written and synced. If another
+/// record would exceed it, the records collected so far are synced first.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
-/// Layout of a log. A log can be opened with options other than those it was written with.
+/// Options for the layout of a log on disk. A log can be opened with options other than those it
+/// was written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Size of a new segment file in bytes. A block that is larger gets a segment file just large
     /// enough for it.
     pub segment_bytes: u64,
-    /// Number of starts that the history of starts in the meta record keeps, 1 to
-    /// [`OPENINGS_KEPT`]. All replicas of a cluster must use the same number.
+    /// Number of the replica's latest starts that the meta record keeps in its history of starts,
+    /// from 1 to [`OPENINGS_KEPT`]. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
@@ -50,28 +51,29 @@ pub struct LogStats {
     /// Number of blocks written and synced since the log was opened, including the block that is
     /// written when the log is opened.
     pub syncs: u64,
-    /// Bytes written for blocks, including the zeros written after small blocks.
+    /// Number of bytes written for blocks, including the zeros written after small blocks.
     pub bytes: u64,
-    /// Number of records (log entries) in the written blocks.
+    /// Number of records (log entries) written since the log was opened.
     pub records: u64,
-    /// Position of the end of the last block, in bytes since the start of the first segment that
-    /// existed when the log was opened. Segment headers and unused ends of segments count.
+    /// Position of the end of the last block, in bytes from the start of the first segment that
+    /// existed when the log was opened. Includes segment headers and the unused ends of segments.
     pub end: u64,
     /// Number of segment files that the log has now.
     pub segments: u64,
-    /// Number of segments deleted at the front of the log by compaction.
+    /// Number of segments deleted because a snapshot contains their entries.
     pub segments_deleted: u64,
-    /// Number of times that the log was restarted after an installed snapshot.
+    /// Number of times that an installed snapshot replaced all entries of the log.
     pub restarts: u64,
-    /// Bytes of an incomplete (torn) block that were truncated when the log was opened.
+    /// Number of bytes truncated when the log was opened, because they belonged to an incomplete
+    /// (torn) block.
     pub torn_bytes: u64,
 }
 
 /// The durable log of one replica.
 ///
-/// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. After an error
-/// of any operation the log refuses all further operations: the process must exit, and the next
-/// process recovers the log from the disk.
+/// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. Once any
+/// operation has failed, the log refuses all further operations: the process must exit, and the
+/// next process recovers the log from the disk.
 ///
 /// Invariants: `durable_last` and `durable_state` are the last entry, term and vote of the last
 /// block on disk; `last` and `hard_state` include what is not synced yet.
@@ -81,21 +83,22 @@ pub struct Log<D: Disk> {
     options: LogOptions,
     pub(super) meta: Meta,
     segment: ActiveSegment<D::File>,
-    /// Number of each segment file, and the index of the last entry before the segment when it was
-    /// created.
+    /// For each segment file, oldest first: its number, and the index of the log's last entry when
+    /// the file was created.
     bases: VecDeque<(u64, Index)>,
-    /// Checksum that chains the blocks, as of the last block: computed over that block and the
-    /// chain checksum of the block before it.
+    /// Chain checksum of the last block: computed over that block and the chain checksum of the
+    /// block before it, so that a missing or foreign block is detected.
     chain: u32,
-    /// Incarnation of the replica that wrote the last block, that is, how often its log had been
-    /// opened (its process started) by then; zero before the first block.
+    /// Incarnation of the replica when it wrote the last block, that is, the number of times that
+    /// it had been started; zero before the first block.
     written_by: u64,
     hard_state: HardState,
     /// The block that the next sync writes, with the records collected so far.
     block: BlockBuilder,
     /// Whether the next sync has entries, a term or a vote to write.
     unsynced: bool,
-    /// Id of the last entry, durable or not. Its term is zero if unknown.
+    /// Id of the log's last entry, durable or not. The id's term is zero if the term of that entry
+    /// is unknown.
     last: EntryId,
     durable_last: EntryId,
     durable_state: HardState,
@@ -106,8 +109,8 @@ pub struct Log<D: Disk> {
 }
 
 impl<D: Disk> Log<D> {
-    /// Creates the files of a new replica in an empty folder, once in the replica's life. `members`
-    /// are the ids of all voters, this replica included.
+    /// Creates the files of a new replica in an empty folder. Called only once in the life of a
+    /// replica. `members` are the ids of all voters, this replica included.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -120,9 +123,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
-    /// Creates the files of a replica that lost its folder, under its old id in an empty folder.
-    /// The replica is marked as rejoining until [`Log::end_rejoining`], because it lacks entries
-    /// and votes that it acknowledged.
+    /// Creates the files of a replica that lost its folder, in an empty folder and under its old
+    /// id. The replica is marked as rejoining until [`Log::end_rejoining`], because it lacks
+    /// entries and votes that it acknowledged.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -137,8 +140,8 @@ impl<D: Disk> Log<D> {
     }
 
     /// Returns a log in the state that recovery read from its files, with its last segment open for
-    /// appends. The caller must at once write a block with [`Log::write_block`] and the replica's
-    /// new incarnation (how often the log was opened, this time included).
+    /// appends. The caller must then immediately call [`Log::write_block`] with the replica's new
+    /// incarnation (the number of its starts, the current one included).
     pub(super) fn resume(
         disk: D,
         options: LogOptions,
@@ -179,12 +182,12 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that the replica is not rejoining any more, after
-    /// [`Log::bootstrap_rejoining`]. The caller does so once the replica has again every entry that
-    /// it may have acknowledged.
+    /// Durably records that a replica created with [`Log::bootstrap_rejoining`] is no longer
+    /// rejoining. To be called once the replica has received again every entry that it may have
+    /// acknowledged before it lost its folder.
     ///
     /// # Errors
-    /// If the write failed, now or earlier, as with [`Log::sync`].
+    /// If this write or an earlier one failed; see [`Log::sync`].
     pub fn end_rejoining(&mut self) -> Result<(), StorageError> {
         self.check_usable()?;
         if !self.meta.rejoining {
@@ -197,13 +200,14 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Collects what the next sync makes durable: term and vote if they changed, and consecutive
-    /// entries. The first of `entries` replaces the log's entry at its index and all later ones.
-    /// Copies the entries. Nothing is durable before [`Log::sync`] returns.
+    /// Collects the changes that the next sync makes durable: term and vote if they changed, and
+    /// consecutive entries. The first of `entries` replaces the log's entry at the same index and
+    /// all later entries. Copies the entries. Only [`Log::sync`] guarantees that the changes are
+    /// durable.
     ///
     /// # Errors
-    /// If an earlier write failed, or a write during this call: entries that exceed the largest
-    /// block are synced before the call returns.
+    /// If a write failed earlier or during this call. The call itself syncs when the entries exceed
+    /// the maximum size of a block.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
@@ -248,12 +252,13 @@ impl<D: Disk> Log<D> {
         if self.unsynced { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Durably replaces all entries of the log by a new start after `last`, the last entry of a
-    /// durable snapshot. Syncs first, so that an unsynced term or vote is not lost. A caller with a
-    /// new term and entries appends the term before this call, and the entries after it.
+    /// Durably removes all entries, so that the log continues after `last`, the last entry of a
+    /// durable snapshot. Syncs first, so that an unsynced term or vote is not lost. A caller that
+    /// has a new term as well as new entries appends the term before this call and the entries
+    /// after it.
     ///
     /// # Errors
-    /// If a write or sync failed, now or earlier, as with [`Log::sync`].
+    /// If a write or sync failed, now or earlier; see [`Log::sync`].
     pub fn restart_after(&mut self, last: EntryId) -> Result<(), StorageError> {
         self.sync()?;
         let term = self.hard_state.term;
@@ -275,7 +280,7 @@ impl<D: Disk> Log<D> {
     /// first sync and acknowledge the entries collected so far.
     ///
     /// # Errors
-    /// If a write or deletion failed, now or earlier, as with [`Log::sync`].
+    /// If a write or deletion failed, now or earlier; see [`Log::sync`].
     pub fn compact_to(&mut self, index: Index) -> Result<(), StorageError> {
         self.check_usable()?;
         let needed = self.bases.iter().rposition(|&(_, base)| base <= index);
@@ -286,7 +291,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Returns whether entries, a term or a vote are collected but not synced yet.
+    /// Returns whether entries, a term or a vote have been collected but not synced yet.
     pub fn has_unsynced(&self) -> bool {
         self.unsynced
     }
@@ -296,14 +301,15 @@ impl<D: Disk> Log<D> {
         LogStats { segments: self.bases.len() as u64, ..self.stats }
     }
 
-    /// Returns the cluster, replica and incarnation that the log belongs to.
+    /// Returns the ids of the cluster and the replica that own the log, and the replica's
+    /// incarnation (the number of its starts).
     pub fn identity(&self) -> Identity {
         self.meta.identity
     }
 
-    /// Returns the random numbers that were drawn at the latest openings of the log, one per start
-    /// of the replica, that of the current start last. They let peers tell this log from an older
-    /// copy of it.
+    /// Returns the random numbers that identify the replica's latest starts: each start opens the
+    /// log and draws one. That of the current start is the last. Peers use them to distinguish this
+    /// log from an older copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.meta.openings
     }
@@ -313,13 +319,13 @@ impl<D: Disk> Log<D> {
         &self.meta.members
     }
 
-    /// Returns whether the replica lost acknowledged entries with its folder and has not received
-    /// them again yet.
+    /// Returns whether the replica is rejoining: it lost its folder, and has not yet received again
+    /// all entries that it may have acknowledged.
     pub fn is_rejoining(&self) -> bool {
         self.meta.rejoining
     }
 
-    /// Returns the disk, so that a simulation can plan its faults.
+    /// Returns the disk, so that a simulation can plan disk faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
@@ -333,9 +339,10 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Sets the current term to `term`, that of the last entry of an installed snapshot, and clears
-    /// the vote: the power failed after the snapshot became durable and before the term did. The
-    /// replica has voted for no candidate in this term, since a vote is durable before it is sent.
+    /// Sets the current term to `term`, the term of the last entry of an installed snapshot, and
+    /// clears the vote. This is needed if the power failed after the snapshot became durable but
+    /// before the term did. The replica cannot have voted in this term, since a vote is durable
+    /// before it is sent.
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
         self.hard_state = HardState { term, voted_for: None };
@@ -349,8 +356,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Writes and syncs a block with the collected records, term and vote. `incarnation`, which the
-    /// block's header records, is how often the log has been opened (the replica started).
+    /// Writes and syncs a block with the collected records, term and vote. The block's header
+    /// records `incarnation`, the number of times that the replica has been started.
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         assert!(
             incarnation >= self.written_by,
@@ -381,9 +388,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Creates the next segment file, large enough for a block of `sectors` sectors. It continues
-    /// after the last durable block, or restarts the log after `snapshot_end`, the last entry of a
-    /// snapshot, if that is set.
+    /// Creates the next segment file, large enough for a block of `sectors` sectors. The segment
+    /// continues after the last durable block or, if `snapshot_end` (the last entry of a snapshot)
+    /// is set, restarts the log after that entry.
     fn begin_segment(
         &mut self,
         sectors: usize,
@@ -411,8 +418,9 @@ impl<D: Disk> Log<D> {
         self.meta.write(&mut self.disk)
     }
 
-    /// Deletes the segments with numbers below `first`, the oldest first. Writes `first` to the
-    /// meta record before, so that recovery ignores segments that a power cut brings back.
+    /// Deletes the segments with numbers below `first`, oldest first. Writes `first` to the meta
+    /// record beforehand, so that recovery ignores deleted segments that reappear after a power
+    /// cut.
     pub(super) fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
         let current = self.segment.number();
         assert!(first <= current, "segment {first} of {current}");

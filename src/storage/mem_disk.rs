@@ -1,5 +1,5 @@
-//! [`MemDisk`]: a disk in memory that is as unreliable as a disk may be. After a power cut, what
-//! was not synced is there or not, sector by sector and name by name, in any combination.
+//! [`MemDisk`]: a disk in memory that is as unreliable as a real disk may be. After a power cut,
+//! any combination of the unsynced sectors and file names may be present or missing.
 //!
 //! The crash tests and the simulator run the storage code over it. Each file has live and durable
 //! contents and the list of writes between them; names likewise. [`MemDisk::power_cut_at`] cuts the
@@ -14,7 +14,7 @@ use std::io;
 use super::disk::Disk;
 use inode::Inode;
 
-/// Size in bytes of a sector, which the disk writes completely or not at all.
+/// Size in bytes of a sector, the unit that the disk writes atomically.
 pub const SECTOR_BYTES: usize = super::sector::SECTOR_BYTES;
 
 /// A creation, rename or deletion of a file that is not durable yet; `usize` is the file's position
@@ -26,14 +26,14 @@ enum NameChange {
     Delete(String),
 }
 
-/// Kind of a planned fault of one operation.
+/// Kind of fault that is planned for one operation: a power cut during it, or its failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     PowerCut,
     Failure,
 }
 
-/// Kind of an operation, for the counters of failures.
+/// Kind of an operation that changes the disk, by which failures are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Operation {
     Write,
@@ -41,34 +41,35 @@ enum Operation {
     Names,
 }
 
-/// Ways to corrupt the bytes of an append that reports success.
+/// How an append that reports success corrupts the appended bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AppendFault {
     /// One bit of the appended bytes is flipped.
     FlippedBit,
-    /// Nothing is written; the bytes of the append read as zeros.
+    /// The file grows, but the appended bytes read as zeros.
     Lost,
-    /// The appended bytes are written over the beginning of the file, and zeros are appended in
-    /// their place.
+    /// The appended bytes are written over the beginning of the file, and zeros are appended
+    /// instead.
     Misdirected,
 }
 
-/// Counts of the faults of a disk since it was created.
+/// Number of faults of each kind since the disk was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskFaultCounts {
     /// Number of writes that failed after a part of their bytes was written.
     pub failed_writes: u64,
-    /// Number of syncs of files that failed.
+    /// Number of failed syncs of files.
     pub failed_syncs: u64,
-    /// Number of creations, renames and deletions of files and syncs of the directory that failed.
+    /// Number of failed operations on file names: creations, renames and deletions of files, and
+    /// syncs of the directory.
     pub failed_names: u64,
     /// Number of file creations and appends that failed because the disk was full.
     pub no_room: u64,
     /// Number of appends that reported success, but wrote corrupted bytes.
     pub bad_appends: u64,
-    /// Number of writes of which a power cut left some sectors, but not all (torn writes).
+    /// Number of torn writes: a power cut left some of their sectors, but not all.
     pub torn: u64,
-    /// Number of writes of which a power cut left nothing.
+    /// Number of lost writes: a power cut left none of their sectors.
     pub lost: u64,
     /// Number of creations and renames of files that a power cut undid.
     pub names_lost: u64,
@@ -84,19 +85,20 @@ pub struct MemDisk {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
-    /// Number of operations that changed the disk so far, which is also the number (from 0) of the
-    /// next such operation.
+    /// Number of operations so far that change the disk. Since these operations are numbered from
+    /// 0, this is also the number of the next one.
     operations: u64,
-    /// Planned fault, and the number of the operation that it hits.
+    /// Number of the operation for which a fault is planned, and the kind of fault; `None` if no
+    /// fault is planned.
     fault: Option<(u64, Fault)>,
     power_is_out: bool,
-    /// Maximum bytes of all files together; `None` for no limit.
+    /// Maximum total length of all files in bytes; `None` for no limit.
     capacity: Option<u64>,
     /// Whether the next sync of the directory fails.
     dir_sync_fails: bool,
     /// Whether syncs of files report success and do nothing.
     ignores_syncs: bool,
-    /// Number of random numbers drawn so far.
+    /// The number that [`Disk::draw`] returned last. The next call returns this number plus 1.
     drawn: u64,
     /// How to corrupt the next append; `None` to write it correctly.
     append_fault: Option<AppendFault>,
@@ -113,41 +115,42 @@ impl MemDisk {
         self.mutant = mutant;
     }
 
-    /// Returns the number of operations so far that change the disk. Faults are planned by these
-    /// numbers.
+    /// Returns the number of operations so far that change the disk, which is the number of the
+    /// next such operation. Faults are planned by operation number.
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Cuts the power during the operation with this number, counted like [`MemDisk::operations`].
-    /// That operation and all later ones fail until [`MemDisk::restart`].
+    /// Cuts the power during the operation with this number; see [`MemDisk::operations`]. That
+    /// operation and all later ones fail until [`MemDisk::restart`].
     pub fn power_cut_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::PowerCut));
     }
 
-    /// Cuts the power like [`MemDisk::power_cut_at`], with operations counted from the next one: 0
-    /// is the next.
+    /// Cuts the power like [`MemDisk::power_cut_at`], after `operations` more operations: 0 means
+    /// during the next one.
     pub fn power_cut_in(&mut self, operations: u64) {
         self.power_cut_at(self.operations + operations);
     }
 
-    /// Makes the operation with this number fail. A failed write has written a part of its bytes. A
-    /// failed sync has synced nothing and forgets the writes that it was for, as file systems do:
-    /// the next sync succeeds, and the data is not on the disk.
+    /// Makes the operation with this number fail; see [`MemDisk::operations`]. A failed write
+    /// writes only a part of its bytes. A failed sync makes nothing durable and discards the record
+    /// of unsynced writes, as file systems do: the next sync succeeds although the data is not on
+    /// the disk.
     pub fn fail_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::Failure));
     }
 
-    /// Makes an operation fail like [`MemDisk::fail_at`], with operations counted from the next
-    /// one: 0 is the next.
+    /// Makes an operation fail like [`MemDisk::fail_at`], after `operations` more operations: 0
+    /// means the next one.
     pub fn fail_in(&mut self, operations: u64) {
         self.fail_at(self.operations + operations);
     }
 
-    /// Makes the next sync of the directory fail: created, renamed and deleted names are visible,
-    /// but a power cut may still undo them.
+    /// Makes the next sync of the directory fail: earlier creations, renames and deletions of files
+    /// stay visible, but a power cut may still undo them.
     pub fn fail_next_dir_sync(&mut self) {
         self.dir_sync_fails = true;
     }
@@ -158,19 +161,20 @@ impl MemDisk {
     }
 
     /// Makes syncs of files report success without doing anything, like a disk with a volatile
-    /// cache. A test uses it to show that it notices the lost writes.
+    /// cache. A test can use this to show that it detects lost writes.
     pub fn ignore_syncs(&mut self) {
         self.ignores_syncs = true;
     }
 
-    /// Limits the length of all files together, in bytes; `None` removes the limit.
+    /// Limits the total length of all files to `bytes` bytes; `None` removes the limit.
     pub fn set_capacity(&mut self, bytes: Option<u64>) {
         self.capacity = bytes;
     }
 
-    /// Cuts the power, unless it is out already, and switches it on again. `choose(n)` returns, for
-    /// each sector and each name with n - 1 unsynced changes, how many of them are on the disk: 0
-    /// for none, n - 1 for all.
+    /// Cuts the power, unless it is out already, and switches it on again. `choose` decides which
+    /// unsynced changes reached the disk: for each sector or file length with n - 1 unsynced
+    /// changes, `choose(n)` returns how many of them did, oldest first: 0 for none, n - 1 for all.
+    /// For each unsynced change of a file name, n is 2.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
             inode.lose_power(choose, &mut self.fault_counts);
@@ -191,12 +195,12 @@ impl MemDisk {
         assert!(!self.power_is_out && self.unsynced_names.is_empty(), "the restart is incomplete");
     }
 
-    /// Returns the counts of faults so far.
+    /// Returns the number of faults of each kind so far.
     pub fn fault_counts(&self) -> DiskFaultCounts {
         self.fault_counts
     }
 
-    /// Corrupts the next append in the way that `fault` says; the append still reports success.
+    /// Corrupts the next append as `fault` specifies; the append still reports success.
     pub fn corrupt_next_append(&mut self, fault: AppendFault) {
         self.append_fault = Some(fault);
     }
@@ -207,13 +211,14 @@ impl MemDisk {
         self.dir_sync_fails = false;
     }
 
-    /// Makes [`Disk::draw`] return only numbers that neither this disk nor `other` has drawn.
+    /// Makes [`Disk::draw`] return only numbers that it has returned neither for this disk nor for
+    /// `other`.
     pub fn advance_random_past(&mut self, other: &MemDisk) {
         self.drawn = self.drawn.max(other.drawn) + (1 << 32);
     }
 
-    /// Returns a disk with the current contents of all files, all of it durable, like an operator's
-    /// copy of the folder.
+    /// Returns a disk with the current contents of all files, all durable, like an operator's copy
+    /// of the folder.
     #[must_use]
     pub fn copy(&self) -> MemDisk {
         let mut copy = MemDisk::default();
@@ -229,19 +234,20 @@ impl MemDisk {
         copy
     }
 
-    /// Returns the length of all files together, in bytes.
+    /// Returns the total length of all files in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.names.values().map(|&inode| self.inodes[inode].live.len() as u64).sum()
     }
 
-    /// Ends the process that uses the disk, without a power cut: all writes stay, and unsynced
-    /// writes stay unsynced. Removes planned faults.
+    /// Simulates the end of the process that uses the disk, without a power cut: all writes stay
+    /// visible, and unsynced writes stay unsynced. Removes planned faults.
     pub fn kill(&mut self) {
         self.end_process();
     }
 
-    /// Drops the contents of files without a name, removes planned faults, and switches the power
-    /// on, as when the process that uses the disk ends and another is started.
+    /// Simulates that the process that uses the disk ends and another one starts: removes the
+    /// contents of files that no longer have a name, removes planned faults, and switches the power
+    /// on.
     fn end_process(&mut self) {
         self.power_is_out = false;
         self.fault = None;
@@ -259,7 +265,8 @@ impl MemDisk {
         }
     }
 
-    /// Changes a file's bytes durably and without an error: damage, or a file restored from a copy.
+    /// Durably changes a file's bytes, without an error. Simulates damage, or a file that was
+    /// restored from a copy.
     pub fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let inode = &mut self.inodes[self.names[name]];
         let mut bytes = std::mem::take(&mut inode.live);
@@ -267,7 +274,8 @@ impl MemDisk {
         *inode = Inode::durable(bytes);
     }
 
-    /// Replaces a file, or deletes it if `bytes` is `None`, durably and without an error.
+    /// Durably replaces a file with one that contains `bytes`, or deletes it if `bytes` is `None`,
+    /// without an error. Makes all other unsynced changes of file names durable too.
     pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         self.names.remove(name);
         if let Some(bytes) = bytes {
@@ -278,8 +286,8 @@ impl MemDisk {
         self.unsynced_names.clear();
     }
 
-    /// Counts an operation that changes the disk, and returns the fault planned for it. Fails if
-    /// the power is out.
+    /// Counts an operation that changes the disk, and returns the fault planned for it, if any.
+    /// Fails if the power is out.
     fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         if self.power_is_out {
             return Err(io::Error::other("the power is out"));
@@ -305,8 +313,8 @@ impl MemDisk {
         inode.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
-    /// Applies a creation, rename or deletion of a file, which is not durable before the next sync
-    /// of the directory.
+    /// Creates, renames or deletes a file. The change is not durable before the next sync of the
+    /// directory.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
         let fault = self.begin(Operation::Names)?;
         if fault != Some(Fault::Failure) {
@@ -447,8 +455,8 @@ impl Disk for MemDisk {
         self.change_names(NameChange::Delete(name.to_owned()))
     }
 
-    /// Deletes the file and empties it at once, so that tests notice code that still reads it
-    /// through an open handle, which the caller must not do.
+    /// Deletes the file and empties it at once, so that tests detect callers that still read it
+    /// through an open handle, which they must not do.
     fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let inode = self.inode_of(name)?;
         self.delete(name)?;

@@ -1,7 +1,7 @@
 //! The meta record: the owner of a folder, the members of its cluster, the history of the openings
-//! of its log (one per start of the replica), and the segments that must exist. One file with two
-//! copies of the record. The file is replaced as a whole: written under a temporary name, synced,
-//! renamed, and the directory synced.
+//! of its log (one per start of the replica), and the segments that must exist. One file contains
+//! two copies of the record. The file is replaced as a whole: it is written under a temporary name,
+//! synced and renamed, and the directory is synced.
 //!
 //! ```text
 //!  stream of one copy, in sectors; the rest of the last sector is zeros
@@ -15,24 +15,26 @@
 //!     +--------------+---------------+------------+-------------+--------+
 //! ```
 //!
-//! Little endian. The checksum covers the stream before it, so sectors of two versions of the
-//! record never pass for one. A damaged copy is replaced by the other one when the log is opened.
+//! Little endian. The checksum covers the stream before it, so a mixture of sectors from two
+//! versions of the record is never accepted. A damaged copy is replaced by the other one when the
+//! log is opened.
 //!
-//! Each opening of the log draws a random number. The latest [`OPENINGS_KEPT`] are kept, newest
-//! last; `incarnation` counts all. A folder restored from an older copy reaches the same counts
-//! again but draws other numbers, so peers can tell the two apart (`peers.rs`).
+//! Each start of the replica opens the log and draws a random number. The latest [`OPENINGS_KEPT`]
+//! of these `openings` are kept, newest last; `incarnation` is the number of all starts. A folder
+//! restored from an older copy reaches the same incarnations again but draws other numbers, so
+//! peers can tell the two histories apart (`peers.rs`).
 //!
 //! `members` are the ids of all voters, this replica included, in ascending order. They are written
-//! when the folder is bootstrapped and never taken from flags again. `rejoining`, the lowest bit of
-//! `flags`, marks a replica that was bootstrapped again under its old id: it must not vote before
-//! it has everything that it may have acknowledged.
+//! when the folder is bootstrapped; command-line flags never change them. `rejoining`, the lowest
+//! bit of `flags`, marks a replica that was bootstrapped again under its old id: it must not vote
+//! before it has received again everything that it may have acknowledged.
 //!
 //! `first` and `last` are the numbers of the segments that must exist. `first` is raised only after
-//! a durable snapshot has the entries of the segments before it, and these are deleted only
-//! afterwards. What a power cut leaves of them is ignored.
+//! a durable snapshot contains the entries of all earlier segments, and these segments are deleted
+//! only afterwards. Recovery ignores any that reappear after a power cut.
 //!
-//! A log does not open without this file: a replica that starts empty under its old id would vote
-//! again in terms in which it has voted, and lack entries that it has acknowledged.
+//! A log cannot be opened without this file: a replica that started empty under its old id could
+//! vote a second time in the same term, and would lack entries that it has acknowledged.
 
 use crate::config::Mutant;
 use crate::raft::REPLICAS_MAX;
@@ -59,31 +61,30 @@ const CHECKSUM_BYTES: usize = 4;
 /// Bit of the field `flags` that marks a rejoining replica.
 const REJOINING: u8 = 1;
 
-/// Maximum openings (starts of the replica) in the history of the meta record; older ones are
-/// forgotten.
+/// Maximum number of starts of the replica in the history that the meta record keeps; older starts
+/// are removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
 /// The meta record, decoded: the replica that owns the folder, the cluster's members, the history
-/// of openings of the log (starts of the replica), and the numbers of the first and the last log
-/// segment.
+/// of the replica's starts, and the numbers of the first and the last log segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// Cluster, replica and incarnation that own the folder. The incarnation (number of starts of
-    /// the replica) is zero before the first start.
+    /// Ids of the cluster and the replica that own the folder, and the replica's incarnation: the
+    /// number of its starts, zero before the first.
     pub(super) identity: Identity,
     /// The ids of all voters of the cluster, ascending, this replica included.
     pub(super) members: Vec<NodeId>,
-    /// Whether the replica lost acknowledged entries with its folder and has not received them
-    /// again yet.
+    /// Whether the replica is rejoining: it lost its folder, and has not yet received again all
+    /// entries that it may have acknowledged.
     pub(super) rejoining: bool,
     /// Number of the first log segment that must exist.
     pub(super) first: u64,
     /// Number of the last log segment that must exist; zero before the first was created.
     pub(super) last: u64,
-    /// The random numbers drawn at the latest openings of the log, one per start of the replica,
-    /// the newest last.
+    /// Random numbers that identify the replica's latest starts, newest last. Each start opens the
+    /// log and draws one.
     pub(super) openings: Vec<u64>,
 }
 
@@ -95,7 +96,7 @@ pub(super) struct Found {
 }
 
 impl Meta {
-    /// Returns the meta record of a folder whose log was never opened.
+    /// Returns the meta record of a new folder, whose replica has never been started.
     pub(super) fn new(
         cluster: u128,
         replica: NodeId,
@@ -183,8 +184,9 @@ impl Meta {
         }
     }
 
-    /// Counts a new opening of the log, which drew the random number `number`, and forgets all but
-    /// the latest `kept` openings.
+    /// Records a new start of the replica: increments the incarnation, and adds `number`, the
+    /// random number that identifies this start. Keeps only the numbers of the latest `kept`
+    /// starts.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
         assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
         assert!(number != 0, "zero stands for an unknown opening");
@@ -195,7 +197,7 @@ impl Meta {
         assert!(self.openings.last() == Some(&number), "opening {number} is not the last");
     }
 
-    /// Durably replaces the meta record in the folder by this one.
+    /// Durably replaces the meta record in the folder with this one.
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
         let bytes = self.encode();
         debug_assert!(
@@ -207,8 +209,8 @@ impl Meta {
     }
 }
 
-/// Returns the encoded length in bytes of a meta record with these numbers of members and openings,
-/// one copy and without padding.
+/// Returns the length in bytes of one encoded copy of a meta record with `members` members and
+/// `openings` recorded starts, without padding.
 fn record_bytes(members: usize, openings: usize) -> usize {
     HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
@@ -225,10 +227,11 @@ struct Copy<'a> {
     block: u32,
 }
 
-/// What an intact copy of the meta record contains.
+/// Contents of an intact copy of the meta record.
 enum Content {
     Record(Meta),
-    /// A record of a format version that this program does not read.
+    /// A record in another format, which this program does not read; the number is the format
+    /// version.
     Version(u32),
 }
 
@@ -317,8 +320,8 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
 }
 
-/// Durably replaces a small file through a temporary file named `new`: after a power cut at any
-/// time, either the old or the new contents are found.
+/// Durably replaces the contents of the small file `name` with `bytes`, through a temporary file
+/// named `new`: after a power cut at any time, the file has either the old or the new contents.
 pub(super) fn replace(
     disk: &mut impl Disk,
     name: &str,

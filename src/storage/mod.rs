@@ -1,5 +1,6 @@
 //! The durable state of one replica in one folder: the log in segment files, snapshots, and two
-//! small records. A start reads and checks everything before it uses anything.
+//! small records. When a replica starts, it reads and checks all of this state before it uses any
+//! of it.
 //!
 //! | file | contents |
 //! |---|---|
@@ -7,33 +8,34 @@
 //! | `error` | [`StorageError`]: which file, which offset, what failed, what to do |
 //! | [`failpoint`] | places at which tests make the process kill itself |
 //! | `sector` | the unit that a disk writes atomically, with its own checksum |
-//! | [`disk`] | [`Disk`]: the operations on files that everything here needs |
+//! | [`disk`] | [`Disk`]: the file operations that this module uses |
 //! | `segment` | the format of segment files: segment headers and blocks |
-//! | `reserve` | a file that reserves disk space for what must be stored on a full disk |
+//! | `reserve` | a file that reserves disk space for new files on a full disk |
 //! | `background_delete` | deletes large files piece by piece on a thread |
 //! | `real_disk` | [`RealDisk`]: a folder of the file system |
 //! | [`mem_disk`] | [`MemDisk`]: a disk in memory with power cuts and faults |
 //! | [`shared_disk`] | [`SharedDisk`]: several handles to one [`MemDisk`] |
-//! | `meta` | the meta record: owner, members, openings |
-//! | `peers` | [`PeerRecords`]: the last known opening of each peer |
-//! | `recovery` | from the bytes of all segments to the log, or to the damage in them |
+//! | `meta` | the meta record: owner, members, history of starts |
+//! | `peers` | [`PeerRecords`]: the last known start of each peer |
+//! | `recovery` | reads the log from the bytes of all segments, or reports their damage |
 //! | `active_segment` | the segment file that the log appends to |
 //! | `log` | [`Log`]: bootstrap, append, sync, compact |
 //! | `snapshots` | [`Snapshots`]: snapshot files |
-//! | `opening` | opening a log: read and check all, then repair and count ([`Recovered`]) |
+//! | `opening` | opens a log: read and check, then repair and record the start ([`Recovered`]) |
 //!
-//! All files but `real_disk`, `reserve`, `background_delete` and `failpoint` are pure over the
-//! [`Disk`] trait: the simulator and the crash tests run the same code over [`MemDisk`].
+//! All files except `real_disk`, `reserve`, `background_delete` and `failpoint` do I/O only through
+//! the [`Disk`] trait: the simulator and the crash tests run the same code over [`MemDisk`].
 //!
 //! Invariants:
 //!
-//! - What a completed [`Log::sync`] covers survives any later power cut.
-//! - A power cut during a sync leaves a prefix of the log; the torn rest is truncated at the next
-//!   opening.
-//! - Any other difference from what was written is found when the log is opened, reported with file
-//!   and offset, and refused: without an acknowledged entry a committed write could be lost.
-//! - After a failed write or sync the [`Log`] refuses everything. The contents of the disk are
-//!   unknown then, and a second sync that succeeds proves nothing.
+//! - Everything that a completed [`Log::sync`] covers survives any later power cut.
+//! - A power cut during a sync leaves a prefix of the log; the next start truncates the torn block
+//!   after it, if there is one.
+//! - Any other difference from what was written is damage. It is detected when the log is opened
+//!   and reported with file and offset, and the replica does not start: if an acknowledged entry
+//!   were missing, a committed write could be lost.
+//! - After a failed write or sync, the [`Log`] refuses all further operations: the contents of the
+//!   disk are unknown, and a second sync that succeeds proves nothing.
 
 #![deny(clippy::disallowed_types)]
 

@@ -1,9 +1,9 @@
-//! Opening a log, in two steps: [`Log::recover`] reads and checks the whole folder without a
-//! change, [`Recovered::open`] repairs it and counts the opening.
+//! Opening a log, in two steps: [`Log::recover`] reads and checks the whole folder without changing
+//! it, and [`Recovered::open`] repairs it and records the start of the replica.
 //!
-//! Between the two, a caller does what else a start needs and may fail. A start that fails before
-//! [`Recovered::open`] leaves the log and the meta record unchanged: only an opening that peers may
-//! learn of is counted.
+//! Between the two steps, the caller does everything else that can fail during a start. A start
+//! that fails before [`Recovered::open`] leaves the log and the meta record unchanged: a start is
+//! counted only if peers may learn of it.
 
 use crate::config::Mutant;
 use crate::raft::{Durable, SnapshotId};
@@ -31,7 +31,8 @@ pub struct Expected<'a> {
     pub members: Option<&'a [NodeId]>,
 }
 
-/// A replica's log, read and checked from its folder, which is not changed yet.
+/// A replica's log, which has been read from its folder and checked. The folder has not been
+/// changed yet.
 #[derive(Debug)]
 pub struct Recovered<D: Disk> {
     disk: D,
@@ -39,20 +40,20 @@ pub struct Recovered<D: Disk> {
     names: Vec<String>,
     /// The meta record (file `meta`) as read from the folder.
     found: Meta,
-    /// The meta record (file `meta`) that [`Recovered::open`] is to write: as `found`, with the
-    /// members that were checked, and with this opening of the log (this start of the replica)
-    /// counted.
+    /// The meta record (file `meta`) that [`Recovered::open`] is to write: `found`, with the
+    /// current start of the replica added.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Recovers a replica's log and opens it at once, by [`Log::recover`] and [`Recovered::open`].
-    /// Accepts whatever members the folder names.
+    /// Recovers and opens a replica's log, with [`Log::recover`] and [`Recovered::open`]. Accepts
+    /// any list of members in the folder. Returns the log, the replica's durable state and the
+    /// replica's identity.
     ///
     /// # Errors
-    /// As [`Log::recover`] and [`Recovered::open`].
+    /// As with [`Log::recover`], [`Recovered::check_snapshot`] and [`Recovered::open`].
     pub fn open(
         disk: D,
         cluster: Option<u128>,
@@ -71,7 +72,8 @@ impl<D: Disk> Log<D> {
     /// Reads and checks a replica's whole log. Does not change the folder.
     ///
     /// # Errors
-    /// If the folder contradicts `expected`, or anything in it is damaged.
+    /// If the folder cannot be read or contradicts `expected`, or its log or meta record is damaged
+    /// beyond repair.
     pub fn recover(
         mut disk: D,
         options: LogOptions,
@@ -95,14 +97,14 @@ impl<D: Disk> Log<D> {
 }
 
 impl<D: Disk> Recovered<D> {
-    /// Returns the cluster, replica and incarnation that own the log; the current opening is
-    /// counted already.
+    /// Returns the ids of the cluster and the replica that own the log, and the replica's
+    /// incarnation: the number of its starts, the current one included.
     pub fn identity(&self) -> Identity {
         self.next.identity
     }
 
-    /// Returns the random numbers drawn at the latest openings of the log, one per start of the
-    /// replica, that of the current start last.
+    /// Returns the random numbers that identify the replica's latest starts: each start opens the
+    /// log and draws one. That of the current start is the last.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
@@ -112,8 +114,8 @@ impl<D: Disk> Recovered<D> {
         &self.next.members
     }
 
-    /// Returns whether the replica lost acknowledged entries with its folder and has not received
-    /// them again yet.
+    /// Returns whether the replica is rejoining: it lost its folder, and has not yet received again
+    /// all entries that it may have acknowledged.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
     }
@@ -124,8 +126,8 @@ impl<D: Disk> Recovered<D> {
         !self.is_meta_intact
     }
 
-    /// Checks that the log continues the latest complete snapshot, which
-    /// [`Snapshots::load`](super::Snapshots::load) returned; `None` if there is no snapshot.
+    /// Checks that the log continues `snapshot`, the latest complete snapshot as returned by
+    /// [`Snapshots::load`](super::Snapshots::load); `None` if there is no snapshot.
     ///
     /// # Errors
     /// If entries are missing between the snapshot and the log, or the folder has a later, damaged
@@ -146,15 +148,15 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Truncates a torn block at the end of the log, durably counts the current opening, and
-    /// returns the log with its entries after the snapshot. [`Recovered::check_snapshot`] must have
-    /// succeeded for this snapshot. If the log lacks the snapshot's last entry, the log is
-    /// restarted after the snapshot: the power failed between the installation of the snapshot and
-    /// the restart of the log.
+    /// Truncates a torn block at the end of the log, durably records the current start of the
+    /// replica, and returns the log and the durable state, whose entries begin after the snapshot.
+    /// [`Recovered::check_snapshot`] must have succeeded for this snapshot. If the log lacks the
+    /// snapshot's last entry, because the power failed between the installation of the snapshot and
+    /// the restart of the log, this call restarts the log after the snapshot.
     ///
     /// # Errors
-    /// If the folder cannot be written. The start of the replica is then not counted, and
-    /// the next start draws another random number.
+    /// If the folder cannot be written. Peers then never learn of this start, and the next start
+    /// draws another random number.
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
         let Recovered { mut disk, options, names, found, next, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -181,9 +183,9 @@ impl<D: Disk> Recovered<D> {
             meta.write(&mut disk)?;
         }
         let mut log = Log::resume(disk, options, meta, segment, &replay);
-        // First in the log, then in the meta record: if one of them is restored from an older copy,
-        // the other shows it. If the power failed between the two last time, no peer learned of
-        // that opening, and this one replaces it.
+        // The start is recorded first in the log, then in the meta record: if one of them is
+        // restored from an older copy, the other shows it. If the power failed between the two last
+        // time, no peer learned of that start, and this one replaces it.
         log.write_block(next.identity.incarnation)?;
         let (identity, openings) = (next.identity, next.openings);
         log.meta = Meta { identity, openings, ..log.meta };
@@ -211,8 +213,9 @@ fn tail_of(replay: &Replay) -> Tail<'_> {
     }
 }
 
-/// Returns the durable state of a replica with this snapshot: the log's entries after it. Restarts
-/// the log after the snapshot if the log lacks the snapshot's last entry.
+/// Returns the durable state of a replica whose latest snapshot is `snapshot`, with only the
+/// entries after the snapshot. Restarts the log after the snapshot if the log lacks the snapshot's
+/// last entry.
 fn follow_snapshot<D: Disk>(
     log: &mut Log<D>,
     snapshot: Option<SnapshotId>,
@@ -236,7 +239,8 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// Checks that the folder's members are those that the caller expects, if it names any.
+/// Checks that the members in the folder's meta record are those that the caller expects; accepts
+/// any members if `expected.members` is `None`.
 fn check_members<D: Disk>(
     disk: &D,
     found: &Meta,
@@ -253,8 +257,8 @@ fn check_members<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Returns whether a file can be deleted: an unfinished meta record or segment, or a segment before
-/// the first that must exist, whose entries a snapshot contains.
+/// Returns whether a file can be deleted: it is an unfinished meta record or segment, or it is a
+/// segment before `meta.first`, whose entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
@@ -272,7 +276,8 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError>
     Meta::decode(&file, &bytes)
 }
 
-/// Reads all log segments, and checks that they are those that the meta record names.
+/// Reads all log segments and checks them against the meta record: no segment may be missing, and
+/// neither the log nor the meta record may come from an older copy of the folder.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
     replay.mutant = disk.mutant();

@@ -1,7 +1,8 @@
-//! The last known opening (start of the process) of each peer. A peer whose folder was restored
-//! from an older copy or wiped lacks entries and votes that it acknowledged; the record exposes it.
-//! Kept in a file that survives restarts. The network stage writes it when a restarted peer
-//! connects, before it accepts any of that peer's messages.
+//! The last known start of each peer. Each start of a replica opens its log and draws a random
+//! number, the opening, which identifies the start. A peer whose folder was wiped or restored from
+//! an older copy lacks entries and votes that it acknowledged; these records expose such a peer.
+//! They are kept in a file, so that they survive restarts. The network stage writes the file when a
+//! restarted peer connects, before it accepts any of that peer's messages.
 //!
 //! ```text
 //!  payload of the only sector, the rest zeros
@@ -11,12 +12,12 @@
 //!  +--------+---------+---------+---------+-------+-----------------------------------+
 //! ```
 //!
-//! The file is a cache: the log is complete without it. If it is damaged or has another format it
+//! The file is a cache: the log is complete without it. If it is damaged or has another format, it
 //! is rebuilt as peers connect.
 //!
-//! Limits: a peer that was down or partitioned during the lost openings does not know of them, nor
-//! does one that lost this file. If such peers and the old copy form a majority, no replica rejects
-//! the old copy.
+//! Limits: a replica that was down or partitioned during the starts that an old copy lacks does not
+//! know of them, nor does a replica that lost this file. If such replicas and the one that runs on
+//! the old copy form a majority, that majority does not reject the old copy.
 
 use crate::config::Mutant;
 use crate::types::NodeId;
@@ -28,8 +29,8 @@ use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Name of the file that records, for each peer, the last opening of the peer's log (start of its
-/// process) that this replica knows of.
+/// Name of the file that records, for each peer, the last start of the peer that this replica knows
+/// of.
 const PEERS_FILE: &str = "peers";
 /// Name of the temporary file to which a new version of the file `peers` is written, before it
 /// replaces the old one.
@@ -37,91 +38,90 @@ const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
 const RECORD_BYTES: usize = 18;
-/// Maximum peers in the file: as many records as fit in one sector, far more than a cluster has
-/// members.
+/// Maximum number of peers in the file `peers`: as many records as fit in one sector, far more than
+/// a cluster has members.
 const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Largest incarnation (number of openings of a log) that is believed of a peer: more than a log
-/// can have in a year.
+/// Largest incarnation (number of starts) that is accepted from a peer: more than a replica can be
+/// started in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The last opening of a peer's log (start of the peer's process) that this replica knows of.
+/// The last start of a peer that this replica knows of. Each start of a replica opens its log and
+/// draws a random number that identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerOpening {
     /// Id of the peer.
     pub peer: NodeId,
-    /// Number of times that the peer's log had been opened, this opening included.
+    /// Number of times that the peer had been started, this start included.
     pub incarnation: u64,
-    /// Random number that the peer drew at this opening, never zero; see [`super::Log::openings`].
+    /// Random number that the peer drew at this start, never zero; see [`super::Log::openings`].
     pub opening: u64,
 }
 
-/// History of the openings of a replica's log (the starts of its process), as the replica states it
-/// in its hello message.
+/// History of a replica's starts, as the replica states it in its hello message. Each start opens
+/// the replica's log and draws a random number that identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// Number of times that the replica's log was opened (its process started).
+    /// Number of times that the replica has been started.
     pub incarnation: u64,
-    /// The random numbers drawn at the latest openings of the replica's log, one per opening, the
-    /// newest last.
+    /// The random numbers that identify the replica's latest starts, one per start, newest last.
     pub openings: &'a [u64],
 }
 
-/// Why the history of log openings (process starts) that a peer claims is rejected.
+/// Why the history of starts that a peer claims is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The history of log openings (process starts) that the peer claims has the wrong length for
-    /// the number of openings that the peer claims, its last random number is zero, or that number
-    /// of openings is too large to be believed.
+    /// The peer's history of starts is malformed: its length does not match the number of starts
+    /// that the peer claims, its last random number is zero, or the claimed number of starts is
+    /// implausibly large.
     #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
     Incomplete {
-        /// Number of log openings (process starts) that the peer's history lists.
+        /// Number of starts that the peer's history lists.
         listed: usize,
-        /// Number of times that the peer's log was opened, as the peer claims.
+        /// Number of times that the peer claims to have been started.
         incarnation: u64,
     },
-    /// The history of log openings (process starts) that the peer claims contradicts its last
-    /// opening that this replica has recorded: the peer's folder was restored from an older copy or
-    /// wiped, or a copy of it is running.
+    /// The peer's history of starts contradicts the peer's last start that this replica has
+    /// recorded: the peer's folder was wiped or restored from an older copy, or another process is
+    /// running on a copy of that folder.
     #[error(
         "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
          its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
          it is running"
     )]
     Other {
-        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
-        /// had been opened (its process started) by then.
+        /// Last incarnation of the peer that this replica has recorded, that is, the number of
+        /// times that the peer had been started by then.
         seen: u64,
-        /// Incarnation that the peer claims now: how often its log has been opened (its process
-        /// started).
+        /// Incarnation that the peer claims now, that is, the number of times that it has been
+        /// started.
         incarnation: u64,
     },
-    /// The history of log openings (process starts) that the peer claims does not reach back to the
-    /// last opening that this replica has recorded, so it cannot be checked.
+    /// The peer's history of starts does not reach back to the peer's last start that this replica
+    /// has recorded, so the history cannot be checked.
     #[error(
         "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
          reach back that far"
     )]
     Forgotten {
-        /// Last incarnation of the peer that this replica has recorded: how often the peer's log
-        /// had been opened (its process started) by then.
+        /// Last incarnation of the peer that this replica has recorded, that is, the number of
+        /// times that the peer had been started by then.
         seen: u64,
-        /// Incarnation that the peer claims now: how often its log has been opened (its process
-        /// started).
+        /// Incarnation that the peer claims now, that is, the number of times that it has been
+        /// started.
         incarnation: u64,
     },
 }
 
 impl OpeningHistory<'_> {
-    /// Checks the history of log openings (process starts) that `peer` claims against `seen`, the
-    /// last opening of the peer's log that this replica has recorded. Returns the latest opening in
-    /// the history, which the caller is to record. `kept` is the number of openings that the
-    /// histories of all replicas keep.
+    /// Checks the history of starts that `peer` claims against `seen`, the last start of the peer
+    /// that this replica has recorded. Returns the latest start in the history, which the caller is
+    /// to record. `kept` is the number of starts that each replica keeps in its history.
     ///
-    /// Also rejects a history that does not reach back to `seen`, since it cannot be checked.
+    /// A history that does not reach back to `seen` is rejected too, since it cannot be checked.
     ///
     /// # Errors
-    /// If the history is incomplete or does not contain `seen`.
+    /// If the history is malformed or does not contain `seen`.
     pub fn check(
         &self,
         peer: NodeId,
@@ -147,12 +147,11 @@ impl OpeningHistory<'_> {
         Ok(latest)
     }
 
-    /// Returns the latest opening in this history of `peer`, without a check against an opening
-    /// that was recorded before. `kept` is the number of openings that the histories of all
-    /// replicas keep.
+    /// Returns the latest start in this history of `peer`, without comparing the history with a
+    /// recorded start. `kept` is the number of starts that each replica keeps in its history.
     ///
     /// # Errors
-    /// If the history is incomplete.
+    /// If the history is malformed.
     pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
         let OpeningHistory { incarnation, openings } = *self;
         assert!(kept > 0, "no openings are kept");
@@ -169,15 +168,14 @@ impl OpeningHistory<'_> {
     }
 }
 
-/// A replica's records of the last known opening of each of its peers, kept in the replica's
-/// folder.
+/// A replica's records of the last known start of each of its peers, kept in the replica's folder.
 #[derive(Debug)]
 pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
     records: Vec<PeerOpening>,
     /// Whether the file `peers` differs from `records` in memory: the last write failed, or the
-    /// file is damaged and was not written again yet.
+    /// file is damaged and has not been rewritten yet.
     stale: bool,
     /// Why the file `peers` was ignored when it was read; `None` if it was used or did not exist.
     damage: Option<StorageError>,
@@ -188,7 +186,7 @@ impl<D: Disk> PeerRecords<D> {
     /// of another replica is ignored; [`PeerRecords::damage`] returns the reason.
     ///
     /// # Errors
-    /// If the file cannot be read, or an unfinished one cannot be deleted.
+    /// If the file cannot be read, or an unfinished new version of it cannot be deleted.
     pub fn open(mut disk: D, owner: Identity) -> Result<PeerRecords<D>, StorageError> {
         let file = disk.describe(PEERS_FILE);
         let names = disk.list().map_err(io_error(&disk, "list", ""))?;
@@ -213,8 +211,8 @@ impl<D: Disk> PeerRecords<D> {
         self.damage.as_ref()
     }
 
-    /// Returns the last known opening of a peer; `None` if none is recorded: the peer never
-    /// connected, or the records were lost.
+    /// Returns the last known start of a peer; `None` if no start is recorded, because the peer has
+    /// never connected or the records were lost.
     pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
@@ -222,7 +220,7 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks the history of openings that a peer claims against its recorded opening; see
+    /// Checks the history of starts that a peer claims against the peer's recorded start; see
     /// [`OpeningHistory::check`].
     ///
     /// # Errors
@@ -243,11 +241,11 @@ impl<D: Disk> PeerRecords<D> {
         }
     }
 
-    /// Durably records the last known opening of a peer, in place of an earlier one.
+    /// Durably records `new` as the last known start of its peer, in place of an earlier record.
     ///
     /// # Errors
-    /// If the file cannot be written. If the disk is full, the opening is kept in memory and
-    /// written with the next one; after any other error the process must exit.
+    /// If the file cannot be written. If the disk is full, the record is kept in memory and written
+    /// together with the next one; after any other error the process must exit.
     pub fn note(&mut self, new: PeerOpening) -> Result<(), StorageError> {
         if self.of(new.peer) == Some(new) && !self.stale {
             return Ok(());
@@ -318,7 +316,7 @@ mod tests {
         PeerOpening { peer: NodeId(peer), incarnation, opening }
     }
 
-    /// Openings that each replica keeps in these tests.
+    /// Number of starts that each replica keeps in its history in these tests.
     const KEPT: usize = 4;
 
     #[test]

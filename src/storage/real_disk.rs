@@ -18,7 +18,7 @@ use super::reserve::{FreeSpace, RESERVE_FILE, Reserve, is_full, preallocate};
 /// empty and need not be durable.
 const LOCK_FILE: &str = "lock";
 
-/// A folder of the file system, locked against other processes while any handle of it lives.
+/// A folder of the file system, locked against other processes while any handle to it exists.
 #[derive(Debug)]
 pub struct RealDisk {
     folder: PathBuf,
@@ -84,8 +84,8 @@ impl RealDisk {
         Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, background_delete })
     }
 
-    /// Sets the size of the disk reserve to `bytes`, and fills it as far as there is free space.
-    /// The creation of files uses the reserve when the disk is full.
+    /// Sets the size of the disk reserve to `bytes`, and fills it as far as free space allows. When
+    /// the disk is full, the creation of a file releases space from the reserve.
     ///
     /// # Errors
     /// If the reserve file cannot be created or resized.
@@ -95,7 +95,7 @@ impl RealDisk {
         kept.map_err(|source| failed("reserve disk space in", &self.folder, source))
     }
 
-    /// Grows the disk reserve to its full size again, as far as there is free space.
+    /// Grows the disk reserve to its full size again, or as far as free space allows.
     ///
     /// # Errors
     /// If the reserve file cannot be resized.
@@ -145,8 +145,8 @@ impl RealDisk {
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
-    /// Handle for direct I/O. `None` for files that are only read, and where the file system does
-    /// not support direct I/O or has rejected a direct write.
+    /// Handle for direct I/O. `None` for files that are only read, and if the file system does not
+    /// support direct I/O or has rejected a direct write.
     direct: Option<File>,
 }
 
@@ -165,9 +165,8 @@ impl RealFile {
     }
 }
 
-/// Opens a file for direct I/O, which bypasses the page cache: the log writes each byte once and
-/// reads none while it runs, and copying to the page cache would cost more time than everything
-/// else in a write.
+/// Opens a file for direct I/O, which bypasses the page cache: the log is not read while the
+/// replica is running, and copying to the page cache would take longer than the rest of a write.
 #[cfg(target_os = "linux")]
 fn open_direct(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -286,10 +285,10 @@ impl Disk for RealDisk {
     }
 }
 
-/// Creates a folder and the missing folders above it, and makes each of them durable.
+/// Creates a folder and its missing parent folders, and makes each of them durable.
 ///
 /// # Errors
-/// If one of them cannot be created or synced.
+/// If one of these folders cannot be created or synced.
 pub fn make_folder(folder: &Path) -> Result<(), StorageError> {
     make_and_sync(folder).map_err(|source| failed("create", folder, source))
 }

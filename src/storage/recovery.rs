@@ -1,10 +1,11 @@
-//! Recovery: from the bytes of all segments to the log in them, or to the damage.
+//! Recovery: reads the log from the bytes of all its segments, or reports the damage in them.
 //!
-//! Pure: `opening.rs` reads the files and acts on the result. One rule distinguishes a torn tail,
-//! which is truncated, from damage, which is refused: each block was synced before the next one was
-//! written, and the last block of a segment before the next segment was created. So sectors can be
-//! missing only in the last block of the last segment, and a written sector of another block after
-//! a missing one proves that the missing one had been written.
+//! This module does no I/O: `opening.rs` reads the files and acts on the result. One rule
+//! distinguishes a torn tail, which is truncated, from damage, which is refused: each block was
+//! synced before the next one was written, and the last block of a segment was synced before the
+//! next segment was created. So sectors can be missing only in the last block of the last segment,
+//! and if a written sector of another block follows a missing sector, the missing one must have
+//! been written before: it is damaged.
 
 use std::collections::VecDeque;
 
@@ -27,25 +28,26 @@ pub(super) struct Replay {
     owner: Identity,
     /// Term, vote and log entries after `base`, as recovered so far.
     pub(super) durable: Durable,
-    /// Id of the entry before the first in `durable`. Its term is zero if unknown, which is so if
-    /// the first entry that was read replaced an entry of a deleted segment.
+    /// Id of the entry before the first one in `durable`. The id's term is zero if the term of that
+    /// entry is unknown, because an entry that was read replaced entries of deleted segments.
     pub(super) base: EntryId,
-    /// Checksum that chains the blocks, as of the last block read; zero before the log's first
-    /// block.
+    /// Chain checksum of the last block read, with which that of the next block is seeded; zero
+    /// before the log's first block.
     pub(super) chain: u32,
     /// Number of the last segment that restarted the log after a snapshot and so made the earlier
     /// segments obsolete; `None` if none did.
     pub(super) restarted: Option<u64>,
-    /// Incarnation of the replica that wrote the last block read, that is, how often its log had
-    /// been opened (its process started) by then; zero before the log's first block.
+    /// Incarnation of the replica when it wrote the last block read, that is, the number of times
+    /// that it had been started; zero before the log's first block.
     pub(super) incarnation: u64,
     /// Path of the last segment file read.
     file: String,
     /// Number of the segment file to read next.
     pub(super) next: u64,
-    /// Number of each segment read, and the index of the last entry before the segment.
+    /// For each segment read: its number, and the index of the log's last entry when the file was
+    /// created.
     pub(super) bases: VecDeque<(u64, Index)>,
-    /// Length in bytes of all segment files before the last one read.
+    /// Total length in bytes of the segment files before the last one read.
     pub(super) bytes_before: u64,
     /// Number of complete blocks in the last segment read.
     pub(super) blocks: u32,
@@ -67,7 +69,8 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Returns the state before the first segment, which must have the number `first`.
+    /// Returns the state before any segment has been read. The first segment to be read must have
+    /// the number `first`.
     pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
@@ -90,7 +93,8 @@ impl Replay {
         }
     }
 
-    /// Reads the next segment: its path is `file`, and `is_last` says that no segment follows it.
+    /// Reads the next segment: the file at the path `file`, with the contents `bytes`. `is_last`
+    /// says whether it is the last segment of the log.
     pub(super) fn segment(
         &mut self,
         file: &str,
@@ -216,8 +220,8 @@ impl Replay {
         self.durable.entries.last().map_or(self.base, Entry::id)
     }
 
-    /// Returns whether the log contains the entry with this id, or starts right after this entry.
-    /// If so, the log also agrees with all entries before this one (Raft's log matching property).
+    /// Returns whether the log contains the entry with this id, or starts right after that entry.
+    /// If so, all earlier entries of the log match too (Raft's Log Matching property).
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
             // An entry with an unknown term is committed, so there is only one.
@@ -228,7 +232,8 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Adds a complete block to the log: its entries, its term and its vote.
+    /// Adds the entries, the term and the vote of a complete block to the log. `stream` is the
+    /// block's header and records.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
         assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
@@ -262,8 +267,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Puts an entry at its index and removes all later entries. `term` is the current term of the
-    /// entry's block.
+    /// Adds an entry at its index, in place of an earlier entry there, and removes all later
+    /// entries. `term` is the current term of the entry's block.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
@@ -341,7 +346,7 @@ impl Sectors<'_> {
         }
     }
 
-    /// Reads block number `number` of the segment, which starts at the sector `first`.
+    /// Reads block `number` of the segment. The block starts at sector `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);
@@ -381,10 +386,10 @@ impl Sectors<'_> {
     }
 
     /// Checks that block `number` is torn (incomplete) rather than damaged. `first` is the number
-    /// of its first sector, `missing` that of its first unwritten one; all written sectors after
-    /// `missing` must belong to this block. Returns the number of the sector after the last written
-    /// one, or `first` if none was written. The error is the number of a damaged sector, and a
-    /// description of the damage.
+    /// of its first sector, and `missing` that of its first unwritten sector; all written sectors
+    /// after `missing` must belong to this block. Returns the number of the sector after the last
+    /// written sector, or `first` if no sector was written. The error is the number of a damaged
+    /// sector, and a description of the damage.
     fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
         assert!(
             first <= missing && missing <= self.count,
@@ -412,7 +417,7 @@ impl Sectors<'_> {
     }
 }
 
-/// Decodes the bytes of one segment as if it were the first of a log of any replica. For fuzzers.
+/// Decodes one segment as if it were the only segment of a log, of any replica. For fuzz tests.
 ///
 /// # Errors
 /// If [`Log`](super::Log) cannot have written these bytes.

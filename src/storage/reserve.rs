@@ -1,30 +1,30 @@
-//! The reserve: a file that holds disk space for what a replica must still store when the disk is
-//! full. Its space is released piece by piece, and taken again once there is free space.
+//! The disk reserve: a file that occupies disk space, so that a replica can still create files when
+//! the disk is full. Its space is released in pieces, and reclaimed once there is free space.
 //!
-//! Only the creation of new files uses it. A file that could not be preallocated holds nothing yet,
-//! so a second attempt loses nothing, unlike a second attempt at a failed write.
+//! Space is released only to create new files. A file that could not be preallocated contains no
+//! data yet, so it is safe to try again, unlike after a failed write.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Name of the file that reserves disk space. Its contents mean nothing.
+/// Name of the file that reserves disk space. Its contents have no meaning.
 pub const RESERVE_FILE: &str = "reserve";
-/// Bytes by which the reserve grows and shrinks at a time.
+/// Number of bytes by which the disk reserve grows or shrinks at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// Disk space that a replica can still use: the file system's free space and the disk reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FreeSpace {
-    /// Bytes that are free for any process.
+    /// Free space of the file system in bytes, available to any process.
     pub free: u64,
-    /// Bytes that the disk reserve (the file `reserve`) holds.
+    /// Size in bytes of the disk reserve (the file `reserve`), which only this replica can release.
     pub held: u64,
 }
 
 impl FreeSpace {
-    /// Returns all bytes that this replica can still store: free ones and those in the disk
+    /// Returns the number of bytes that this replica can still store: the free space and the disk
     /// reserve.
     pub fn bytes(self) -> u64 {
         self.free.saturating_add(self.held)
@@ -38,15 +38,15 @@ pub(super) struct Reserve {
     path: PathBuf,
     /// The open reserve file; `None` if no reserve is kept.
     file: Option<File>,
-    /// Bytes that the reserve is to hold when there is free space.
+    /// Size in bytes to which the reserve file is to grow when there is free space.
     target: u64,
-    /// Bytes that the reserve file holds now.
+    /// Size in bytes that the reserve file has now.
     held: u64,
 }
 
 impl Reserve {
-    /// Returns the reserve that an earlier process left in the folder; an empty one if there is
-    /// none.
+    /// Returns the disk reserve that an earlier process left in the folder; an empty reserve if
+    /// there is none.
     pub(super) fn open(folder: &Path) -> Reserve {
         let path = folder.join(RESERVE_FILE);
         let file = OpenOptions::new().write(true).open(&path).ok();
@@ -82,7 +82,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Grows the reserve file to its target size, as far as there is free space.
+    /// Grows the reserve file to its target size, or as far as free space allows.
     pub(super) fn refill(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         while self.held < self.target {
@@ -100,7 +100,7 @@ impl Reserve {
     }
 
     /// Releases `bytes` of the reserve to the file system, rounded up to a multiple of 1 MiB.
-    /// Returns false if the reserve holds nothing.
+    /// Returns false if the reserve is empty.
     pub(super) fn release(&mut self, bytes: u64) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         if self.held == 0 {

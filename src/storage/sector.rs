@@ -1,5 +1,5 @@
-//! Sectors: the unit of all files but snapshots. A disk writes 512 bytes completely or not at all;
-//! each sector has its own checksum.
+//! Sectors: the unit in which all files except snapshots are written and checked. A disk writes a
+//! sector of 512 bytes atomically; each sector has its own checksum.
 //!
 //! ```text
 //!  0        4        8        12 ..                            512
@@ -21,22 +21,22 @@
 /// Length of a sector in bytes, the unit of writing and checking. Disks with larger sectors write
 /// several of them at once.
 pub(super) const SECTOR_BYTES: usize = 512;
-/// Bytes of a sector that carry the contents of a block: all but the sector's header (checksum, a
-/// constant that marks written sectors, and block number).
+/// Number of bytes of a sector that hold the contents of a block: all except the sector's header
+/// (checksum, a constant that marks written sectors, and block number).
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
-/// Contents of an unwritten sector, for a fast comparison with a whole sector at once.
+/// Contents of an unwritten sector, with which a whole sector is compared at once.
 const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
-/// What the bytes of a sector show about it.
+/// State of a sector, as its bytes show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector<'a> {
-    /// All bytes are zero: the sector was preallocated and never written.
+    /// All bytes are zero: the sector was preallocated, and no block was written to it.
     Unwritten,
-    /// The checksum is right: the sector was written as a part of a block.
+    /// The checksum is correct: the sector was written as a part of a block.
     Written {
-        /// Number of the block in the file that the sector is a part of.
+        /// Number, within the file, of the block to which the sector belongs.
         block: u32,
         /// The [`PAYLOAD_BYTES`] of the block's contents in this sector.
         payload: &'a [u8],
@@ -56,8 +56,8 @@ pub(super) fn offset_of(sector: u32) -> u64 {
 }
 
 /// Appends the contents `stream` of a block to `out` as sectors with checksums. `salt` is the
-/// file's checksum seed, `first` the number of the block's first sector, `block` the number of the
-/// block. The last sector is padded with zeros.
+/// file's checksum seed, `first` is the number of the block's first sector, and `block` is the
+/// number of the block. The last sector is padded with zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
     let sectors = sectors_for(stream.len());
     let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);
@@ -93,7 +93,7 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
-/// Reads a sector without checking its checksum, for the mutation test that leaves the check out.
+/// Reads a sector without checking its checksum, for the mutation test that omits this check.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
     Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }

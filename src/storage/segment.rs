@@ -25,16 +25,17 @@
 //!
 //! Little endian. `length` is the length of the stream in bytes, `count` the number of records,
 //! whose format is that of `record.rs`. A record at an index that the log already has replaces that
-//! entry and all later ones. No byte is written twice, so replacing a tail cannot harm acknowledged
-//! entries. Term and vote are in every block; those of the last block are current.
+//! entry and all later ones. Complete blocks are never overwritten, so replacing a tail cannot harm
+//! acknowledged entries. Term and vote are in every block; those of the last block are current.
 //!
 //! `chain` is the checksum of this block's stream without the chain itself, seeded with the chain
-//! of the block before it, through all segments: so no block can be missing, repeated, moved, or
-//! from another log. A segment's header contains the chain and the number of blocks of the segment
-//! before it, so the end of every segment but the last is known. It also contains the state of the
-//! log before the segment: the last entry (`base`), the opening that wrote the last block, term and
-//! vote. So earlier segments may be deleted once a snapshot has their entries. With `restart`, the
-//! log restarts after `base`, the end of a snapshot, and all entries before are obsolete.
+//! of the block before it, across all segments: so a block that is missing, repeated, moved, or
+//! from another log is detected. A segment's header contains the chain and the number of blocks of
+//! the segment before it, so the end of every segment but the last is known. It also contains the
+//! state of the log before the segment: the last entry (`base`), the incarnation of the replica
+//! when it wrote the last block, term and vote. So earlier segments may be deleted once a snapshot
+//! contains their entries. With `restart`, the log restarts after `base`, the last entry of a
+//! snapshot, and all earlier segments are obsolete.
 //!
 //! `sectors` is the length of the file. A segment is written under a temporary name and renamed
 //! once its header is durable, so there are no torn headers.
@@ -47,15 +48,16 @@ use super::Identity;
 use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
-/// Format version of segments and peer records.
-pub(super) const VERSION: u32 = 3;
+/// Format version of segment files and of the file `peers`.
+pub(super) const VERSION: u32 = 4;
 /// Length in bytes of a block's header, which precedes the block's records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
 const HEADER_BYTES: usize = 94;
 const PREFIX: &str = "segment-";
 
-/// Returns the name of a segment's file. The names sort like the numbers.
+/// Returns the name of a segment's file. Sorted by name, the files are in the order of their
+/// numbers.
 pub(super) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
@@ -75,17 +77,17 @@ pub(super) struct SegmentHeader {
     pub(super) number: u64,
     /// Length of the segment file in sectors, preallocated ones included.
     pub(super) sectors: u32,
-    /// Checksum that chains the blocks, as of the last block before this segment; zero if there is
-    /// no such block.
+    /// Chain checksum of the last block before this segment, with which the checksum of this
+    /// segment's first block is seeded; zero if there is no such block.
     pub(super) chain: u32,
     /// Number of blocks in the preceding segment; zero if there is none.
     pub(super) blocks_before: u32,
     /// Id of the last entry before this segment; [`EntryId::ZERO`] if there is none.
     pub(super) base: EntryId,
-    /// Incarnation of the replica that wrote the last block before this segment, that is, how often
-    /// its log had been opened (its process started) by then; zero if there is no such block.
+    /// Incarnation of the replica when it wrote the last block before this segment, that is, the
+    /// number of times that it had been started; zero if there is no such block.
     pub(super) incarnation: u64,
-    /// Current term and vote before the first block of this segment.
+    /// Term and vote as of the last block before this segment.
     pub(super) hard_state: HardState,
     /// Whether the log restarts after `base`, the last entry of a snapshot, so that all earlier
     /// segments are obsolete.
@@ -150,8 +152,8 @@ impl SegmentHeader {
         Ok(SegmentHeader { hard_state, restart: flag == 1, ..header })
     }
 
-    /// Returns the seed of the segment's sector checksums. It makes a sector of another log or
-    /// segment invalid in this segment.
+    /// Returns the seed of the segment's sector checksums. With this seed, the checksum of a sector
+    /// from another log or segment is wrong in this segment.
     pub(super) fn salt(&self) -> u32 {
         let salt = crc32c::crc32c(&self.cluster.to_le_bytes());
         let salt = crc32c::crc32c_append(salt, &self.replica.0.to_le_bytes());
@@ -238,8 +240,8 @@ pub(super) struct BlockHeader {
     /// Length of the block in bytes, from this header to the last record.
     pub(super) length: u32,
     pub(super) chain: u32,
-    /// Incarnation of the replica that wrote the block: how often its log had been opened (its
-    /// process started) by then.
+    /// Incarnation of the replica when it wrote the block, that is, the number of times that it had
+    /// been started.
     pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
     /// Number of records (log entries) in the block.
@@ -265,7 +267,8 @@ impl BlockHeader {
     }
 }
 
-/// A block to which records are appended. Invariant: `stream` starts with space for the header.
+/// A block of the log that is being built by appending records. Invariant: `stream` starts with
+/// space for the header.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
     stream: Vec<u8>,
@@ -391,7 +394,7 @@ mod tests {
         bytes.clear();
         sector::seal(0, 0, 0, &stream, &mut bytes);
         let error = SegmentHeader::decode("file", &bytes).unwrap_err();
-        assert!(matches!(error, StorageError::Version { found: 4, known: 3, .. }), "{error}");
+        assert!(matches!(error, StorageError::Version { found: 5, known: 4, .. }), "{error}");
         assert!(error.to_string().contains("with the version that wrote the file"), "{error}");
     }
 

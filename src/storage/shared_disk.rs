@@ -13,18 +13,18 @@ use super::mem_disk::MemDisk;
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// Returns the first handle to a disk in memory.
+    /// Creates a handle to `disk`. Its clones are further handles to the same disk.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }
 
-    /// Returns the disk, so that a test can plan its faults. The borrow must end before the next
-    /// operation of any handle.
+    /// Borrows the disk, so that a test can plan faults. The returned guard must be dropped before
+    /// any handle is used again; otherwise that use panics.
     pub fn disk(&self) -> RefMut<'_, MemDisk> {
         self.0.borrow_mut()
     }
 
-    /// Returns a copy of the disk, including what is not durable.
+    /// Returns a copy of the disk, including changes that are not durable yet.
     #[must_use]
     pub fn snapshot(&self) -> MemDisk {
         self.0.borrow().clone()

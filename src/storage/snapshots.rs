@@ -1,5 +1,5 @@
-//! [`Snapshots`]: snapshot files, which replace the log up to their last entry. Their contents are
-//! opaque here; a [`SnapshotCheck`] of the caller verifies them.
+//! [`Snapshots`]: snapshot files. A snapshot replaces the log up to the snapshot's last entry. Its
+//! contents are opaque here; the caller's [`SnapshotCheck`] verifies them.
 //!
 //! | file | contents |
 //! |---|---|
@@ -8,10 +8,10 @@
 //! | `snapshot-incoming.new` | the chunks of a leader's snapshot received so far |
 //!
 //! A snapshot is written under a temporary name, synced, read back and verified, and renamed, and
-//! the folder is synced. Only then does it count, and the previous one may be deleted
-//! ([`Snapshots::drop_previous`]), at the latest when the next one is begun: there are never more
-//! than two, an unfinished one included. Failures with a temporary file do not affect complete
-//! snapshots.
+//! the folder is synced. Only then is the snapshot complete, and the previous one may be deleted
+//! ([`Snapshots::drop_previous`]). The previous one is deleted at the latest when the next one is
+//! begun, so there are never more than two, an unfinished one included. Failures with a temporary
+//! file do not affect complete snapshots.
 //!
 //! A snapshot can be read while it is replaced: a file opened for a follower stays readable after
 //! its name is deleted.
@@ -27,10 +27,10 @@ use super::error::StorageError;
 use super::failpoint::reach;
 
 const PREFIX: &str = "snapshot-";
-/// Maximum bytes of a snapshot that are written without a sync: a larger sync would delay the syncs
-/// of the log.
+/// Number of unsynced bytes at which a snapshot that is being written is synced. A larger sync
+/// would delay the syncs of the log.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
-/// Bytes that are read at a time to verify a snapshot.
+/// Number of bytes that are read at a time when a snapshot is verified.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Verifies a snapshot's contents, which are passed piece by piece.
@@ -41,17 +41,18 @@ pub trait SnapshotCheck {
     /// Checks the next bytes of the snapshot.
     ///
     /// # Errors
-    /// A description of the damage.
+    /// Returns a description of the damage if the bytes are not valid.
     fn feed(&mut self, piece: &[u8]) -> Result<(), String>;
 
     /// Ends the check after the last piece. Returns the snapshot's id and its decoded contents.
     ///
     /// # Errors
-    /// A description of the damage, also if bytes are missing at the end.
+    /// Returns a description of the damage if the snapshot is not valid or bytes are missing at its
+    /// end.
     fn finish(self) -> Result<(SnapshotId, Self::Whole), String>;
 }
 
-/// Where a snapshot comes from. At most one snapshot of each source is written at a time.
+/// Where a snapshot comes from. At most one snapshot from each source is written at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
     /// A snapshot that this replica takes of its own state.
@@ -69,7 +70,7 @@ impl SnapshotSource {
     }
 
     /// Returns the prefix of the names of the failpoints (places where a test kills the process)
-    /// that are passed while a snapshot of this source is written.
+    /// that are reached while a snapshot from this source is written.
     const fn scope(self) -> &'static str {
         match self {
             SnapshotSource::Own => "snapshot-own",
@@ -78,9 +79,9 @@ impl SnapshotSource {
     }
 }
 
-/// A snapshot that is being written, to be ended by [`Snapshots::finish`] or
-/// [`Snapshots::abandon`]. If the writer is only dropped, its file stays until the next snapshot of
-/// the same source is begun.
+/// A snapshot that is being written. The caller passes it to [`Snapshots::finish`] or
+/// [`Snapshots::abandon`] at the end. If it is dropped instead, its file stays until the next
+/// snapshot from the same source is begun.
 ///
 /// Invariant: `synced_bytes <= bytes`.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub struct SnapshotWriter<F> {
 }
 
 impl<F> SnapshotWriter<F> {
-    /// Returns the number of bytes written so far.
+    /// Returns the number of bytes of the snapshot written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -103,9 +104,9 @@ impl<F> SnapshotWriter<F> {
 pub struct Loaded<W> {
     /// Id and decoded contents of the latest undamaged snapshot; `None` if there is none.
     pub latest: Option<(SnapshotId, W)>,
-    /// The errors of the damaged snapshots that are later than `latest`.
-    /// [`Recovered::check_snapshot`](super::Recovered) tells whether the log has the entries of the
-    /// damaged ones.
+    /// One error for each damaged snapshot that is later than `latest`.
+    /// [`Recovered::check_snapshot`](super::Recovered) checks that the log has the entries of these
+    /// snapshots.
     pub damaged: Vec<StorageError>,
 }
 
@@ -119,25 +120,26 @@ pub struct Snapshots<D: Disk> {
     /// Id of the complete snapshot before the latest one; `None` if there is none or it was
     /// deleted.
     previous: Option<SnapshotId>,
-    /// Id of the former latest snapshot, which was found damaged. Only a snapshot that ends at the
-    /// same entry or later replaces its file.
+    /// Id of the snapshot that was the latest until it was found damaged; `None` if there is none.
+    /// Its file stays until a snapshot that ends at the same entry or later is completed.
     lost: Option<SnapshotId>,
-    /// Snapshot files that are open because followers read them.
+    /// Snapshot files that are open because followers are reading them.
     open: Vec<Reading<D::File>>,
 }
 
-/// A snapshot file that is open because followers read it.
+/// A snapshot file that is open because followers are reading it.
 #[derive(Debug)]
 struct Reading<F> {
     id: SnapshotId,
     file: F,
-    /// Whether a follower has read the file since a snapshot was last completed.
+    /// Whether a follower has read from the file since the last snapshot was completed. A file that
+    /// has not been read is closed when the next snapshot is completed.
     in_use: bool,
 }
 
 impl<D: Disk> Snapshots<D> {
-    /// Opens the folder and deletes unfinished snapshots. Reads no snapshot; [`Snapshots::load`]
-    /// does.
+    /// Opens the folder and deletes unfinished snapshots. Does not read any snapshot;
+    /// [`Snapshots::load`] does.
     ///
     /// # Errors
     /// If the folder cannot be read or written.
@@ -150,8 +152,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(Snapshots { disk, latest: None, previous: None, lost: None, open: Vec::new() })
     }
 
-    /// Reads and verifies the latest snapshot, or the latest undamaged one if that is damaged.
-    /// Called once, before the log is opened.
+    /// Reads and verifies the latest snapshot; if it is damaged, the latest undamaged one. Calls
+    /// `new_check` for each snapshot that it reads. To be called once, before the log is opened.
     ///
     /// # Errors
     /// If the folder or a file cannot be read.
@@ -184,10 +186,10 @@ impl<D: Disk> Snapshots<D> {
         self.latest
     }
 
-    /// Verifies the latest snapshot again, because a follower rejected it. If the snapshot is
-    /// damaged or cannot be read, it is sent to no follower any more, and another snapshot with the
-    /// same end may replace it. Its file stays until then, so that a restart does not mistake an
-    /// older snapshot for the latest. Does nothing if `id` is not the latest snapshot.
+    /// Verifies the snapshot `id` again after a follower has rejected it. Does nothing if it is not
+    /// the latest snapshot. If the snapshot is damaged or cannot be read, it is no longer sent to
+    /// followers, and another snapshot with the same last entry may replace it. Its file stays
+    /// until then, so that a restart does not mistake an older snapshot for the latest.
     ///
     /// # Errors
     /// If the snapshot is damaged or cannot be read.
@@ -217,7 +219,7 @@ impl<D: Disk> Snapshots<D> {
         self.lost == Some(id)
     }
 
-    /// Creates the file of a new snapshot. To free disk space, deletes an unfinished snapshot of
+    /// Creates the file of a new snapshot. To free disk space, deletes an unfinished snapshot from
     /// the same source and all complete snapshots before the latest.
     ///
     /// # Errors
@@ -245,8 +247,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
 
-    /// Appends bytes to a snapshot that is being written. The caller should collect small pieces,
-    /// since each call is a write.
+    /// Appends bytes to a snapshot that is being written. The caller should combine small pieces,
+    /// since each call is a separate write to the file.
     ///
     /// # Errors
     /// If the write failed; complete snapshots are not affected. If the disk is full, the caller
@@ -276,13 +278,13 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Syncs a written snapshot, reads it back, verifies that its id is `id`, and makes it the
-    /// latest. Deletes it instead if the latest snapshot now ends at the same entry or later.
-    /// Returns the result of the verification in both cases.
+    /// Completes a snapshot: syncs it, reads it back, verifies its contents and that its id is
+    /// `id`, and makes it the latest. If the latest snapshot already ends at the same entry or
+    /// later, deletes the new one instead. Returns the decoded contents in both cases.
     ///
     /// # Errors
-    /// [`StorageError::Snapshot`] if the snapshot is damaged or its id is not `id`: it is deleted,
-    /// and nothing else has changed. Other errors as with [`Snapshots::write`].
+    /// [`StorageError::Snapshot`] if the snapshot is damaged or its id is not `id`; it is deleted
+    /// then, and nothing else changes. Other errors as with [`Snapshots::write`].
     pub fn finish<C: SnapshotCheck>(
         &mut self,
         mut writer: SnapshotWriter<D::File>,
@@ -344,8 +346,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(whole)
     }
 
-    /// Deletes the snapshot before the latest one. Followers continue to read it if
-    /// [`Snapshots::read`] has opened it.
+    /// Deletes the complete snapshot before the latest one, if there is one. Followers for which
+    /// [`Snapshots::read`] has opened its file can read it to the end.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -358,7 +360,7 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Deletes a snapshot that is being written.
+    /// Deletes a snapshot that has not been completed.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -368,8 +370,8 @@ impl<D: Disk> Snapshots<D> {
         self.delete_in_background(name)
     }
 
-    /// Deletes a snapshot file at once; frees its disk space in the background unless followers
-    /// still read it.
+    /// Deletes a snapshot file at once; frees its disk space in the background unless followers are
+    /// still reading it.
     fn delete_in_background(&mut self, name: &str) -> Result<(), StorageError> {
         let is_latest = self.latest.is_some_and(|latest| file_name(latest.last) == name);
         assert!(!is_latest || self.disk.mutant().is_some(), "the latest snapshot {name} is in use");
@@ -413,12 +415,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(Some(Bytes::from(bytes)))
     }
 
-    /// Returns the disk, so that a simulation can plan its faults.
+    /// Returns the disk, so that a simulation can plan disk faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Returns the disk with the snapshots; drops everything else that is in memory.
+    /// Returns the disk on which the snapshots are stored. Closes all snapshot files.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -461,8 +463,8 @@ impl<D: Disk> Snapshots<D> {
 
 const SOURCES: [SnapshotSource; 2] = [SnapshotSource::Own, SnapshotSource::Incoming];
 
-/// Returns the file name of the snapshot whose last entry is `last`. The names sort like the
-/// indexes.
+/// Returns the file name of the snapshot whose last entry is `last`. Sorted by name, the files are
+/// in the order of these indexes.
 fn file_name(last: EntryId) -> String {
     format!("{PREFIX}{:020}-{}", last.index.0, last.term.0)
 }

@@ -1,10 +1,11 @@
-//! The messages of the course's simulator: JSON objects with the members `src`, `dst`, `leader` and
-//! `type`, and further ones by type. A message between replicas has the bytes of [`peer`] in base64
-//! in the member `body`, so the simulator sees only its addresses.
+//! The messages of the university course's simulator: JSON objects with the members `src`, `dst`,
+//! `leader` and `type`, and further members that depend on the type. A message between replicas
+//! contains the bytes encoded by [`peer`] as base64 in the member `body`, so the simulator sees
+//! only its addresses.
 //!
 //! Encoded messages are compact: no white space between tokens, and the last byte is `}`. Decoding
 //! accepts any JSON and distinguishes requests of clients, messages of peers, messages to ignore
-//! and errors. Neither builds a tree of the JSON.
+//! and errors. Neither encoding nor decoding builds a JSON tree.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bytes::{Bytes, BytesMut};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 use crate::raft::{
     AppendOutcome, AppendReply, ClientRequest, Envelope, PeerMsg, RequestKind, RequestVote,
     VoteReply,
@@ -23,21 +24,22 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
-/// The broadcast address of the course's simulator. In the member `leader` it means that no leader
-/// is known.
+/// The broadcast address of the university course's simulator. In the member `leader` it means that
+/// no leader is known.
 pub const BROADCAST: NodeId = NodeId(0xFFFF);
-/// Longest command accepted from a client, in bytes. An append with the command has to fit in a
-/// simulator message of 16,384 bytes after base64, which turns three bytes into four.
+/// Maximum length in bytes of a command from a client of the university course's simulator. An
+/// `AppendEntries` message with the command has to fit in a simulator message of 16,384 bytes after
+/// base64 encoding, which turns three bytes into four.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
 
-/// A received and decoded message of the course's simulator.
+/// A received and decoded message of the university course's simulator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A client's request.
+    /// A request from a client of the simulator.
     Request {
         /// Address of the client that sent the request.
         client: ClientId,
-        /// The client's request.
+        /// The decoded request.
         request: ClientRequest,
     },
     /// A message from another replica.
@@ -46,17 +48,17 @@ pub enum Incoming {
     Ignored(Ignored),
 }
 
-/// Why a valid message of the simulator is ignored.
+/// Why a valid message of the university course's simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// The message with which another replica registers at the simulator. Some transports deliver
-    /// it to all replicas.
+    /// The message is the one with which another replica registers with the simulator. Some
+    /// transports deliver it to all replicas.
     Hello,
     /// The message is addressed to the given replica instead of this one.
     Misdirected(NodeId),
 }
 
-/// Why a received message is rejected.
+/// Why a message of the university course's simulator is rejected or cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
     /// The message is not a JSON object, or a member is not a string.
@@ -103,7 +105,7 @@ pub enum CourseError {
         expected: &'static str,
     },
     /// A reply can't be addressed: the client's address or the request id does not have the form
-    /// that the course's simulator uses.
+    /// that the university course's simulator uses.
     #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
     Unaddressable(RequestKey),
 }
@@ -159,8 +161,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// Decodes a message that replica `me` received. `bytes` must hold exactly one message; white space
-/// around it is allowed.
+/// Decodes a message that replica `me` has received from the university course's simulator. `bytes`
+/// must hold exactly one message; white space around it is allowed.
 ///
 /// # Errors
 /// If the message is not a JSON object, lacks a member that its type requires, or has an invalid
@@ -209,17 +211,19 @@ pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}");
 }
 
-/// Appends the `hello` message with which replica `me` registers at the simulator.
+/// Appends the `hello` message with which replica `me` registers with the university course's
+/// simulator.
 pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
     open(me, BROADCAST, None, "hello", out);
     out.push(b'}');
 }
 
-/// Appends the reply `ok` to a request that was applied. `value` is the reply of a get, empty if
-/// the key does not exist; it is `None` for a put.
+/// Appends the reply `ok` for a request that was applied. `value` is the value that a get returns,
+/// empty if the key does not exist; `None` for a put.
 ///
 /// # Errors
-/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the university course's simulator. Nothing is appended
+/// then.
 pub fn encode_ok(
     me: NodeId,
     key: RequestKey,
@@ -239,7 +243,8 @@ pub fn encode_ok(
 /// Appends the reply that redirects a client to `leader`, or to any replica if `leader` is `None`.
 ///
 /// # Errors
-/// If `key` does not belong to a client of the course's simulator. Nothing is appended then.
+/// If `key` does not belong to a client of the university course's simulator. Nothing is appended
+/// then.
 pub fn encode_redirect(
     me: NodeId,
     key: RequestKey,
@@ -251,7 +256,7 @@ pub fn encode_redirect(
     Ok(())
 }
 
-/// Upper bound for the length of a message between replicas without its body, in bytes.
+/// Upper bound on the length in bytes of a JSON message between replicas, without its body.
 const ADDRESS_BYTES: usize = 96;
 
 /// The values of the member `type` in messages between replicas, as [`peer_type`] returns them.
@@ -326,13 +331,12 @@ fn request(
         Operation::set(key_name, value)
     };
     let key = RequestKey { client, request };
-    let command = Command { key, operation };
-    let bytes = command.encoded_len();
+    let bytes = Batch::encoded_len_of_one(&operation);
     if bytes > COMMAND_BYTES_MAX {
         return Err(CourseError::TooLarge { bytes });
     }
     let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-    Ok(ClientRequest { key, kind, payload: command.encode() })
+    Ok(ClientRequest { key, kind, payload: Batch::one(key, &operation) })
 }
 
 fn printable(id: &[u8; 16]) -> bool {

@@ -11,26 +11,26 @@
 //! ```
 //!
 //! Little endian. Length and checksum cover the kind and the body. A length above
-//! [`FRAME_BYTES_MAX`] is rejected as soon as it is read; below, memory grows with the bytes that
-//! have arrived and never with the length that is claimed. Before the hello no frame may be longer
-//! than a hello.
+//! [`FRAME_BYTES_MAX`] is rejected as soon as it is read; for other frames, memory grows with the
+//! bytes that have arrived and never with the claimed length. The first frame from an unknown peer
+//! may not be longer than a hello.
 //!
 //! | kind | body |
 //! |---|---|
 //! | 1 hello | cluster (16), from, to, incarnation (8), lane, flags (1), counts, lists, address |
 //! | 2 peer message | see [`peer`] |
-//! | 3 forwarded write | client (4), request (16), attempt (8), command |
+//! | 3 forwarded write | client (4), request (16), attempt (8), batch |
 //! | 4 rejected forwarded write | client (4), request (16), reason (1) |
 //! | 5 read index request | ticket (8) |
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! The counts of a hello are the number of members (1 byte) and of openings (2 bytes), which are
-//! random numbers drawn at each opening of the sender's log; the lists have 2 bytes for each member
-//! and 8 for each opening.
+//! The counts of a hello are the number of members (1 byte) and the number of openings (2 bytes).
+//! An opening is the random number that the sender drew when it started and opened its log. The
+//! lists have 2 bytes for each member and 8 for each opening.
 //!
-//! The attempt of a forwarded write is a term with the highest bit set when the write is sent for
-//! the first time, and a log index when it is sent again.
+//! The attempt of a forwarded write is a term with the highest bit set if the write is sent for the
+//! first time, or a log index if it is sent again.
 
 mod decoder;
 #[cfg(test)]
@@ -48,29 +48,29 @@ pub use decoder::Decoder;
 
 /// The first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// Version of the protocol between replicas: frames, peer messages, and the commands in them.
-pub const VERSION: u16 = 4;
-/// Length of the preamble in bytes.
+/// Version of the protocol between replicas: frames, peer messages, and the batches in them.
+pub const VERSION: u16 = 5;
+/// Length in bytes of the preamble (magic number and version) of a connection between replicas.
 pub const PREAMBLE_BYTES: usize = 6;
 /// Length of a frame's header in bytes: the length and the checksum.
 const HEADER_BYTES: usize = 8;
-/// Longest frame in bytes, without its header: the largest log record and 1 MiB for everything
-/// else.
+/// Maximum length of a frame in bytes, without its header: the largest log record and 1 MiB for
+/// everything else.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
-/// Longest address for clients in a hello, in bytes.
+/// Maximum length in bytes of the address in a hello, to which clients connect.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Maximum number of the sender's starts (each time its log was opened) that a hello lists. A
-/// replica's log records as many.
+/// Maximum number of the sender's starts that a hello lists. A replica's folder records as many.
 pub const OPENINGS_MAX: usize = 4_096;
 /// Length of the fixed part of a hello's body, in bytes: without members, starts and address.
 const HELLO_BYTES: usize = 33;
-/// Longest first frame that is accepted from an unknown peer, in bytes without the frame's header.
+/// Maximum length in bytes of the first frame from an unknown peer, without the frame's header.
 const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
-/// Bit in the flags of a hello: the sender rejoins the cluster after losing its disk.
+/// Bit in the flags of a hello: the sender is rejoining the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
-/// The first frame of a connection: identifies the sender and says which frames follow.
+/// The first frame of a connection between replicas: identifies the sender and says which frames
+/// follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Id of the cluster that the sender belongs to.
@@ -79,21 +79,22 @@ pub struct Hello {
     pub from: NodeId,
     /// Id of the replica that the sender wants to connect to.
     pub to: NodeId,
-    /// Number of times the sender's log has been opened. A higher number means that the sender has
-    /// been restarted.
+    /// Number of times that the sender has been started. If it is higher than in an earlier hello,
+    /// the sender has been restarted since.
     pub incarnation: u64,
-    /// One random number for each of the sender's latest starts (each opening of its log), the
-    /// newest last; at most [`OPENINGS_MAX`]. They distinguish the replica from one that runs on an
-    /// older copy of its folder.
+    /// Random numbers that identify the sender's latest starts, newest last; at most
+    /// [`OPENINGS_MAX`]. With them the receiver detects a sender that runs on an older copy of its
+    /// folder.
     pub openings: Vec<u64>,
     /// Ids of all voters of the sender's cluster, ascending, including the sender.
     pub members: Vec<NodeId>,
-    /// Whether the sender has lost its disk and rejoins. It does not vote until its log again holds
-    /// everything that it may have acknowledged.
+    /// Whether the sender is rejoining the cluster after losing its disk. It does not vote until
+    /// its log again contains everything that it may have acknowledged.
     pub rejoining: bool,
-    /// Which frames the connection carries.
+    /// Whether the connection carries small urgent frames or large ones.
     pub lane: Lane,
-    /// Address that the sender's clients connect to, for redirections; empty if unknown.
+    /// Address at which the sender accepts clients, to which other replicas redirect clients; empty
+    /// if unknown.
     pub client_address: String,
 }
 
@@ -107,21 +108,21 @@ pub enum Lane {
     Bulk,
 }
 
-/// Whether a forwarded write is sent for the first time or again, which bounds how far back in the
-/// log an earlier copy can be. The leader appends the write only if such a copy would still be in
-/// the deduplication table, so that no write is applied twice.
+/// Whether a forwarded write is sent for the first time or again. This bounds how far back in the
+/// log an earlier copy of the write can be. The leader appends the write only if such a copy would
+/// still be in the deduplication table, so that no write is applied twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// The write is sent for the first time. Only the leader of the given term accepts it:
     /// otherwise a delayed copy, arriving after the sender has tried another leader, would pass for
     /// a new write.
     First {
-        /// The term in which, as far as the sender knows, the receiver is leader.
+        /// The term in which the receiver is the leader, as far as the sender knows.
         term: Term,
     },
     /// The write is sent again, because the outcome of the previous attempt is unknown.
     Again {
-        /// Log index up to which there is certainly no earlier copy of the write.
+        /// Log index up to which the log certainly contains no earlier copy of the write.
         since: Index,
     },
 }
@@ -134,13 +135,13 @@ pub enum Frame {
     /// A Raft message between the consensus cores of two replicas.
     Peer(PeerMsg),
     /// A client's write that a replica forwards to the leader. The leader replies only if it
-    /// rejects the write; otherwise the sender sees that the write is applied.
+    /// rejects the write; otherwise the sender learns the outcome when it applies the write itself.
     Forward {
         /// Identifies the write, so that it is applied only once.
         key: RequestKey,
         /// Whether an earlier copy of the write may be in the log.
         attempt: Attempt,
-        /// The write, encoded as a command of the state machine.
+        /// The encoded batch of writes.
         payload: Bytes,
     },
     /// Reply to [`Frame::Forward`]: the leader rejected the write, which was not and will not be
@@ -161,12 +162,12 @@ pub enum Frame {
     ReadIndex {
         /// Number copied from the request.
         ticket: u64,
-        /// The read index; `None` if the replying replica is not leader.
+        /// The read index; `None` if the replying replica is not the leader.
         index: Option<Index>,
     },
     /// The sender's wall clock, with sudden jumps of the clock removed.
     WallClock {
-        /// The time in milliseconds since 1970.
+        /// Unix time in milliseconds.
         millis: u64,
     },
 }
@@ -229,7 +230,8 @@ impl Frame {
         }
     }
 
-    /// Returns the lane (the one of the two connections to a peer) on which the frame is sent.
+    /// Returns the lane on which the frame is sent. There are two connections to each peer, one for
+    /// each lane.
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
@@ -264,8 +266,8 @@ pub fn encode_preamble(out: &mut BytesMut) {
     out.put_u16_le(VERSION);
 }
 
-/// Appends `frame` without its [`Frame::parts`], whose bytes the caller must send next. So large
-/// contents are sent without being copied.
+/// Appends `frame` without its [`Frame::parts`], whose bytes the caller must send next. This avoids
+/// copying large contents.
 pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
@@ -340,8 +342,9 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     }
 }
 
-/// Bit in the attempt field of a forwarded write: the other bits are a term ([`Attempt::First`])
-/// instead of a log index. Terms and indexes never use this bit.
+/// Bit in the attempt field of a forwarded write: if it is set, the other bits are a term
+/// ([`Attempt::First`]), otherwise a log index ([`Attempt::Again`]). Terms and indexes never use
+/// this bit.
 const FIRST_ATTEMPT: u64 = 1 << 63;
 const _: () = assert!(Term::MAX.0 & FIRST_ATTEMPT == 0 && Index::MAX.0 & FIRST_ATTEMPT == 0);
 /// Length of an encoded request key in bytes.

@@ -18,7 +18,7 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends `text`, with the characters escaped that JSON does not allow in a string.
+/// Appends `text`, and escapes the characters that JSON does not allow in a string.
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut written = 0;
     for (position, &byte) in text.iter().enumerate() {
@@ -48,7 +48,7 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&text[written..]);
 }
 
-/// A decoded JSON string, borrowed from the input unless it has escapes.
+/// A decoded JSON string, borrowed from the input unless it contains escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 

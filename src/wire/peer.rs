@@ -8,9 +8,9 @@
 //!  +---------+---------------+------------------------+----------+----------+-----
 //! ```
 //!
-//! The end of a message follows from its container: a datagram, a frame, a JSON field. So do its
-//! sender and receiver. The header is a flat archive of one fixed length, read through rkyv's
-//! checked access only.
+//! The container of a message (a datagram, a frame or a JSON field) determines where the message
+//! ends, who sent it and who receives it. The header is a flat archive of one fixed length, which
+//! is read only through rkyv's checked access.
 
 mod header;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use crate::types::{EntryId, Term};
 
 use self::header::{ArchivedHeader, Header, header_of, message_of};
 
-/// Version of the layout of peer messages.
+/// Version of the encoding of peer messages. Messages with another version are rejected.
 const VERSION: u8 = 2;
 /// Length in bytes of the fields before the header: the version and the header's length.
 const PREFIX_BYTES: usize = 3;
@@ -44,18 +44,18 @@ pub enum PeerError {
     Short {
         /// Length of the message in bytes.
         length: usize,
-        /// Least length of a message in bytes.
+        /// Minimum length of a message in bytes.
         needed: usize,
     },
-    /// The message has a layout of another version.
+    /// The message has another encoding version or header length than this program expects.
     #[error(
         "peer message has version {version} and a header of {length} bytes, expected {VERSION} and \
          {HEADER_BYTES}; run the same version of bowline everywhere"
     )]
     Version {
-        /// The version of the layout that the message states.
+        /// The encoding version that the message states.
         version: u8,
-        /// The length of the header in bytes that the message states.
+        /// The header length in bytes that the message states.
         length: usize,
     },
     /// The header is not a valid rkyv archive.
@@ -85,7 +85,7 @@ pub enum PeerError {
     Chunk {
         /// Length of the chunk in bytes, as the header states.
         claimed: usize,
-        /// Number of bytes that follow the header.
+        /// Number of bytes in the message after the header.
         bytes: usize,
     },
     /// The header claims more entries than fit in the message.
@@ -93,7 +93,7 @@ pub enum PeerError {
     Count {
         /// Number of entries, as the header states.
         claimed: usize,
-        /// Number of bytes that follow the header.
+        /// Number of bytes in the message after the header.
         bytes: usize,
     },
     /// A log entry in the message is damaged.
@@ -156,7 +156,7 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     entries.iter().map(Entry::record).chain(chunk)
 }
 
-/// Appends `message` to `out` without its [`parts_of`], for callers that send the parts afterwards
+/// Appends `message` to `out` without its [`parts_of`], for callers that then send the parts
 /// without copying them.
 pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     let header = header_of(message);
@@ -175,8 +175,8 @@ pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
 /// Decodes a message that takes up all of `bytes`. Its entries share the memory of `bytes`.
 ///
 /// # Errors
-/// If the bytes are not exactly one message, or the message contradicts itself. A message without
-/// an error may still be stale or misdirected: the consensus core checks that.
+/// If the bytes are not exactly one message, or the message contradicts itself. A message that
+/// decodes without an error may still be stale or misdirected; the consensus core checks that.
 pub fn decode(mut bytes: Bytes) -> Result<PeerMsg, PeerError> {
     let needed = PREFIX_BYTES + HEADER_BYTES;
     let length = bytes.len();

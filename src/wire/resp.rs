@@ -1,7 +1,8 @@
 //! The Redis protocol, RESP2 and RESP3: requests from bytes that arrive in pieces, and replies to
-//! bytes. No sockets and no commands; `redis/` runs the requests.
+//! bytes. This module uses no sockets and knows no commands; `redis/` runs the requests.
 //!
-//! A connection has one [`Parser`] and one buffer of bytes that were received and not yet consumed:
+//! A connection has one [`Parser`] and one buffer of bytes that have been received but not consumed
+//! yet:
 //!
 //! ```
 //! use bowline::wire::resp::{Limits, Parser};

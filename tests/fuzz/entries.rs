@@ -13,7 +13,7 @@ mod segments;
 
 use bowline::course::run::ScenarioRun;
 use bowline::course::scenario::{Overrides, Scenario};
-use bowline::kv::{Command, Operation, Outcome, StateMachine};
+use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
 use bowline::raft::RequestKind;
 use bowline::record::{self, Entry, RecordBuffer};
 use bowline::types::{Index, Instant, NodeId};
@@ -26,7 +26,7 @@ type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
 pub(crate) const TARGETS: [(&str, Decoder); 8] = [
-    ("command", command),
+    ("batch", batch),
     ("course", course),
     ("frame", frames::frame),
     ("peer", peer),
@@ -110,9 +110,10 @@ fn course(bytes: &[u8]) {
         Ok(Incoming::Request { client, request }) => {
             assert_eq!(client, request.key.client);
             assert!(request.payload.len() <= course::COMMAND_BYTES_MAX);
-            let command = Command::decode(&request.payload).expect("made by us");
-            assert_eq!(command.key, request.key);
-            assert_eq!(command.operation.is_read(), request.kind == RequestKind::Read);
+            let batch = Batch::decode(&request.payload).expect("made by us");
+            assert_eq!((batch.key, batch.len()), (request.key, 1));
+            let is_read = batch.operations().flatten().all(|operation| operation.is_read());
+            assert_eq!(is_read, request.kind == RequestKind::Read);
             let value = Some(bytes);
             course::encode_ok(ME, request.key, None, value, &mut out).expect("the file was listed");
             assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
@@ -122,28 +123,29 @@ fn course(bytes: &[u8]) {
     }
 }
 
-/// A command of the state machine, which also applies it.
-fn command(bytes: &[u8]) {
+/// A batch of the state machine, which also applies it.
+fn batch(bytes: &[u8]) {
     let mut store = StateMachine::default();
     let applied = store.apply(Index(1), bytes);
-    let Ok(command) = Command::decode(bytes) else {
-        assert_eq!(applied.outcome, Outcome::Malformed);
+    let Ok(batch) = Batch::decode(bytes) else {
+        assert_eq!(applied.outcomes, []);
         return;
     };
-    let again = command.encode();
+    let mut buffer = BatchBuffer::default();
+    batch.encoded_operations().for_each(|operation| buffer.push(operation));
+    let again = buffer.finish(batch.key, batch.may_repeat);
     assert_eq!(again.len(), bytes.len());
-    assert_eq!(Command::decode(&again), Ok(command));
-    assert_eq!(applied.key, command.key);
-    assert_eq!(store.read(bytes).is_ok(), command.operation.is_read());
+    assert_eq!(Batch::decode(&again), Ok(batch));
+    for operation in batch.operations().flatten() {
+        let bytes = operation.encode();
+        assert_eq!(Operation::decode(&bytes), Ok(operation));
+    }
+    assert_eq!((applied.key, applied.outcomes.len()), (batch.key, batch.len()));
+    let is_read = |operation: Option<Operation<'_>>| operation.is_some_and(|it| it.is_read());
+    assert_eq!(store.read(bytes).is_ok(), batch.operations().all(is_read));
     let retried = store.apply(Index(2), bytes);
-    // Entries of the replicated clock have no request key: repeating one changes nothing, and the
-    // deduplication table does not record it. Transactions of reads are recorded like others.
-    let remembered = match command.operation {
-        Operation::Clock { .. } => false,
-        Operation::Transaction { .. } => true,
-        operation => !operation.is_read(),
-    };
-    assert_eq!((retried.outcome, retried.repeated), (applied.outcome, remembered));
+    assert_eq!(retried.repeated, batch.may_repeat);
+    assert!(!retried.repeated || retried.outcomes == applied.outcomes);
 }
 
 /// A scenario file. A small one is also run to its end, with no replies, since later code relies on

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bowline::kv::{Command, Operation, StateMachine};
+use bowline::kv::{Batch, BatchBuffer, Operation, StateMachine};
 use bowline::raft::{DiskState, RequestKind};
 use bowline::redis::{
     Action, BufferBytes, ClientList, ClientQuery, Connection, Context, ReplicaInfo, Settings,
@@ -97,7 +97,7 @@ impl LocalServer {
             };
             let (context, settings) = (&self.context, &mut self.settings);
             let (connection, out) = (&mut self.connection, &mut self.replies);
-            let step = connection.execute(request, key, context, settings, out);
+            let step = connection.execute(request, context, settings, out);
             self.act(key, index, step);
         }
         self.unused.drain(..used);
@@ -122,20 +122,23 @@ impl LocalServer {
                 self.closed |= kill.matches(connection);
                 kill.finish(out);
             }
-            Action::Submit { kind, payload, mut reply_format, blocks, .. } => {
+            Action::Submit { kind, operation, mut reply_format, blocks, .. } => {
+                let mut buffer = BatchBuffer::default();
+                buffer.push(&operation);
+                let payload = buffer.finish(key, true);
                 reply_format.list_clients(|query| list(query, connection, &self.context));
-                let (named, outcome) = if kind == RequestKind::Write {
+                let (named, outcomes) = if kind == RequestKind::Write {
                     let applied = self.store.apply(index, &payload);
                     assert!(!applied.repeated);
-                    (applied.key, applied.outcome)
+                    (applied.key, applied.outcomes)
                 } else {
                     self.store.read(&payload).expect("it was submitted as a read")
                 };
-                assert_eq!(named, key);
+                assert_eq!((named, outcomes.len()), (key, 1));
                 if blocks {
-                    connection.complete_blocked(&reply_format, &outcome, out);
+                    connection.complete_blocked(&reply_format, &outcomes[0], out);
                 } else {
-                    reply_format.encode(&outcome, out);
+                    reply_format.encode(&outcomes[0], out);
                 }
             }
             Action::ListClients(query) => {
@@ -153,8 +156,8 @@ impl LocalServer {
         self.context.clocks.replicated = millis;
         let operation = Operation::Clock { millis, resets: 0 };
         let index = self.store.applied_index().next();
-        let command = Command { key: RequestKey::default(), operation };
-        self.store.apply(index, &command.encode());
+        let payload = Batch::encode(RequestKey::default(), false, &[operation]);
+        self.store.apply(index, &payload);
     }
 
     /// The replies since the last call.

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bowline::kv::{Command, CommandId, Operation};
+use bowline::kv::{Batch, CommandId, Operation};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, HardState, InstallReply,
     InstallSnapshot, PeerMsg, RefusalReason, Rejoin, RejoinReply, RequestVote, SnapshotId,
@@ -100,11 +100,13 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             Operation::call(CommandId::of("transfer"), [&b"a"[..], b"b", b"7"].as_slice()),
         ),
     ] {
-        seeds.push(("command", name, Command { key, operation }.encode().to_vec()));
+        seeds.push(("batch", name, Batch::one(key, &operation).to_vec()));
     }
+    let several = [Operation::get(b"k"), Operation::del(b"k"), Operation::set(b"k", b"v")];
+    seeds.push(("batch", "several", Batch::encode(key, false, &several).to_vec()));
 
     let put = Operation::set(b"k", b"v");
-    let payload = Command { key, operation: put }.encode();
+    let payload = Batch::one(key, &put);
     let mut buffer = RecordBuffer::default();
     let first = buffer.encode(EntryId::new(2, 8), EntryKind::NoOp, b"");
     let second = buffer.encode(EntryId::new(3, 9), EntryKind::Command, &payload);

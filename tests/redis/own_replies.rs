@@ -2,7 +2,7 @@
 
 use bowline::raft::{DiskState, RoleName};
 use bowline::redis::{Action, Connection, Context, ReplicaInfo, Settings};
-use bowline::types::{Index, Instant, NodeId, RequestKey, Term};
+use bowline::types::{Index, Instant, NodeId, Term};
 use bowline::wire::resp::{Limits, Parser};
 use bytes::BytesMut;
 
@@ -43,8 +43,8 @@ impl Client {
         let request = parser.next(line.as_bytes(), &mut 0);
         let request = request.expect("well formed").expect("a whole line");
         let mut out = BytesMut::new();
-        let (key, settings) = (RequestKey::default(), &mut self.settings);
-        let step = self.connection.execute(request, key, &self.context, settings, &mut out);
+        let settings = &mut self.settings;
+        let step = self.connection.execute(request, &self.context, settings, &mut out);
         (step, String::from_utf8(out.to_vec()).expect("a reply of text"))
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bowline::config::Config;
-use bowline::kv::{Command, Operation};
+use bowline::kv::{Batch, Operation};
 use bowline::raft::{ClientRequest, RequestKind};
 use bowline::sim::cluster::network::{Fate, LinkQuality, Network};
 use bowline::sim::cluster::{AnswerKind, ClientProtocol, Cluster};
@@ -97,7 +97,7 @@ fn judge(graph: Graph, config: &Config, protocol: ClientProtocol) -> Result<(), 
     let leader = setup.cluster.leader().ok_or(format!("nobody leads; the term is {term}"))?;
     let key = RequestKey { client: ClientId(0x100), request: RequestId(*b"one put at last!") };
     let operation = Operation::set(b"key", b"value");
-    let payload = Command { key, operation }.encode();
+    let payload = Batch::one(key, &operation);
     let request = ClientRequest { key, kind: RequestKind::Write, payload };
     setup.cluster.request(stable, leader, request);
     setup.run_until(stable + timeout * 5);

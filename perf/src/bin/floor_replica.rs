@@ -1,12 +1,13 @@
-//! Lower bound for a replica's latency: a single-threaded program that exchanges messages of the
-//! same sizes in the same pattern (a thrifty star) over the same UDP transport as a real replica,
-//! but does not run Raft.
+//! Measures a lower bound for a replica's latency under the university course's simulator. This
+//! single-threaded program exchanges messages of the same sizes over the same UDP transport as a
+//! real replica, but does not run Raft.
 //!
-//! The replica with the lowest id is always the leader. It replies to gets at once. It sends each
-//! put to two of the four other replicas in turn, and replies when both have acknowledged it. The
-//! others redirect clients. There is no log, no term and no election, so the additional latency of
-//! a real replica under the same simulator is the cost of consensus and threads. Alternate runs of
-//! both programs (perf/results/course.md).
+//! The replica with the lowest id is always the leader. The leader replies to gets at once. It
+//! sends each put to only as many other replicas as a majority needs, two of four, chosen in turn,
+//! and replies to the client when both have acknowledged the put. The other replicas redirect
+//! clients. There is no log, no term and no election, so the additional latency of a real replica
+//! under the same simulator is the cost of consensus and threads. To compare the two programs,
+//! alternate their runs (perf/results/course.md).
 
 use std::collections::HashMap;
 use std::io;
@@ -14,21 +15,21 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bowline::kv::{Command, Operation};
+use bowline::kv::{Batch, Operation};
 use bowline::raft::{AppendEntries, AppendOutcome, AppendReply, DiskState, Envelope, PeerMsg};
 use bowline::record::{EntryKind, RecordBuffer};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
 use bowline::wire::course::encode_peer;
 use serde::Deserialize;
 
-/// Time after which the leader sends an append again if it was not acknowledged; far above a normal
-/// round trip.
+/// Time after which the leader resends an append that has not been acknowledged; much longer than a
+/// normal round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Number of decimal digits of the sequence number of a put, with which the body of each message
-/// between replicas begins.
+/// Number of decimal digits of a put's sequence number. The body of each message between replicas
+/// begins with this number.
 const NUMBER_DIGITS: usize = 16;
 
-/// The fields of a message that this program uses.
+/// The fields that this program uses of a message in the course's protocol.
 #[derive(Deserialize)]
 struct Message<'a> {
     src: &'a str,
@@ -44,8 +45,7 @@ struct Message<'a> {
     body: &'a str,
 }
 
-/// A put for which the leader waits until every replica to which it sent the put has acknowledged
-/// it.
+/// A put that the leader has sent to other replicas and that not all of them have acknowledged yet.
 struct Pending {
     client: String,
     mid: String,
@@ -65,8 +65,8 @@ struct Floor {
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// Length in bytes of a real replica's `AppendEntries` message for one put, to which this
-    /// program pads its messages; `reply_length` is the length of the acknowledgement.
+    /// Length in bytes of a real replica's `AppendEntries` message for one put; `reply_length` is
+    /// the length of the acknowledgement. This program pads its messages to these lengths.
     append_length: usize,
     reply_length: usize,
 }
@@ -152,8 +152,8 @@ impl Floor {
         ));
     }
 
-    /// Sends the replica `to` a message with the type `kind` and the sequence number `number` of a
-    /// put, padded to `length` bytes.
+    /// Sends the replica `to` a message of type `kind` about the put with sequence number `number`,
+    /// padded to `length` bytes.
     fn send_padded(&self, to: &str, kind: &str, number: &str, length: usize) {
         let mut text = format!(
             r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,
@@ -225,12 +225,12 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// Returns the lengths in bytes of two messages of the real replica: its append of one put, and the
-/// acknowledgement of that append.
+/// Returns the lengths in bytes of two messages of a real replica: first of an append of one put,
+/// then of the acknowledgement of this append.
 fn lengths() -> (usize, usize) {
     let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
     let operation = Operation::set(&[b'K'; 32], &[b'v'; 32]);
-    let payload = Command { key, operation }.encode();
+    let payload = Batch::one(key, &operation);
     let id = EntryId::new(1, 2);
     let append = AppendEntries {
         term: Term(1),

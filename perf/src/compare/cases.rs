@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use super::results::{self, SweepPoint};
 use super::systems::System;
 
-/// Length of a written value in bytes, except in the cases of the sweep `values`.
+/// Length of the written values in bytes in all cases except those of the sweep `values`.
 const VALUE_BYTES: usize = 128;
 
 /// The client program that generates the load of a case.
@@ -19,20 +19,20 @@ pub(crate) enum Client {
     RedisBenchmark,
 }
 
-/// The operation that all requests of a case perform. `perf load` knows puts and gets only.
+/// The operation that all requests of a case perform. `perf load` supports only puts and gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
-    /// Increments a counter.
+    /// Increments a counter with INCR.
     Incr,
-    /// Appends to the front of one list.
+    /// Adds a value to the front of a list with LPUSH; all requests use the same list.
     Lpush,
-    /// Sets a field of one hash.
+    /// Sets a field of a hash with HSET; all requests use the same hash.
     Hset,
-    /// Sets the score of a member of one sorted set.
+    /// Sets the score of a member of a sorted set with ZADD; all requests use the same sorted set.
     Zadd,
-    /// Writes ten keys.
+    /// Writes ten keys at once with MSET.
     Mset,
 }
 
@@ -72,11 +72,11 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Number of connections of a second client, which writes the same keys at the same time;
-    /// `None` if there is no second client.
+    /// Number of connections of a second client program, which writes the same keys at the same
+    /// time; `None` if the case has no second client.
     pub(crate) writers: Option<usize>,
-    /// Intended operations per second of an open loop; `None` for a closed loop, in which each
-    /// connection sends its next request after a reply.
+    /// Scheduled operations per second of an open loop; `None` for a closed loop, in which a
+    /// connection sends its next request only after a reply.
     pub(crate) rate: Option<f64>,
     /// Fraction of packets lost between replicas, from 0 to 1; `None` if no loss is configured.
     pub(crate) loss: Option<f64>,
@@ -85,7 +85,7 @@ pub(crate) struct Case {
     pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// Names of the cases that are measured if the command line names none.
+/// Names of the cases that are measured if the command line names no cases.
 const DEFAULT: &[&str] = &[
     "put-64",
     "put-64-16",
@@ -105,7 +105,7 @@ const DEFAULT: &[&str] = &[
     "bench-get-64-16",
 ];
 
-/// Names of the cases for which `types` stands: commands on values of all types.
+/// Names of the cases that the name `types` stands for: commands on values of all types.
 const TYPES: &[&str] = &[
     "bench-incr-64-16",
     "bench-lpush-64-16",
@@ -122,7 +122,8 @@ pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIP
     values, keys and depth";
 
 /// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
-/// is the number of different keys, and `rate` the operations per second of `put-rate`.
+/// is the number of different keys that requests use, and `rate` the operations per second of the
+/// case `put-rate`.
 pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
     let default = || DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let names: Vec<String> = if names.is_empty() { default() } else { names.to_vec() };
@@ -138,7 +139,8 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
                 ..sweep("depth", "requests in flight per connection", pipeline as f64, keys)
             })),
             "values" => cases.extend([16, 1_024, 16_384, 131_072, 1_048_576].map(|value_bytes| {
-                // Few keys for large values, or the run would measure memory.
+                // Large values get fewer keys, at most 256 MiB of values in total; otherwise the
+                // run would measure memory.
                 let keys = keys.min((256 << 20) / value_bytes as u64).max(1);
                 Case { value_bytes, ..sweep("values", "bytes per value", value_bytes as f64, keys) }
             })),
@@ -227,8 +229,8 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
-/// Returns a case of puts over `connections` connections, during which the fraction `loss` of the
-/// packets between replicas is lost.
+/// Returns a case of puts over `connections` connections, in which the fraction `loss` (from 0 to
+/// 1) of the packets between replicas is lost.
 pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
     let percent = loss * 100.0;
     Case {
@@ -244,15 +246,15 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the client whose load runs at the same time as that of this case: the writers beside
-    /// readers. `None` if there is none.
+    /// Returns the load of the second client of this case, which writes while the first one reads,
+    /// as a case of its own; `None` if there is no second client.
     pub(crate) fn beside(&self) -> Option<Case> {
         let connections = self.writers?;
         Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })
     }
 
-    /// Returns the names under which the results file lists what each client of this case measured:
-    /// the case's name, or one name for the readers and one for the writers.
+    /// Returns the names under which the results file lists the results of this case, one for each
+    /// client: the case's name, or one name for the readers and one for the writers.
     pub(crate) fn rows(&self) -> Vec<String> {
         match self.writers {
             Some(_) => vec![format!("{}:get", self.name), format!("{}:put", self.name)],

@@ -1,7 +1,7 @@
-//! Child processes of a comparison. A child is killed when its handle is dropped, in a panic
-//! (release builds abort without unwinding), and, if `setpriv` is installed, when this process is
-//! killed. Only our own children are signalled, by process id, and only before they are waited for:
-//! until then the id cannot be reused.
+//! Child processes of a comparison. A child is killed when its handle is dropped, when this process
+//! panics (release builds abort without unwinding), and, if `setpriv` is installed, when this
+//! process is killed. Signals are sent by process id, and only to children whose exit status has
+//! not been collected yet: until then, the id cannot be reused for another process.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal, kill_process};
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
-/// Number of lines, from the end of a child's log, that an error message shows.
+/// Number of lines at the end of a child's log that an error message includes.
 const LAST_LINES: usize = 5;
 
-/// A child process, killed when this handle is dropped.
+/// A child process, which is killed when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     name: String,
@@ -29,8 +29,8 @@ pub(crate) struct Child {
     exit_status: Option<ExitStatus>,
 }
 
-/// Returns the path of a program: looked up in `PATH` and the system's folders, or `name` itself if
-/// it contains a slash. `None` if there is no such program.
+/// Returns the path of the program `name`: `name` itself if it contains a slash, otherwise the
+/// first match in `PATH` and the system's folders. `None` if there is no such program.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
@@ -42,8 +42,8 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// Returns a command that runs `program`, in the network namespace of the process with the id
-/// `within`, or in this process's own if `within` is `None`.
+/// Returns a command that runs `program` in the network namespace of the process with the id
+/// `within`, or, if `within` is `None`, in this process's own namespace.
 pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
     let mut arguments: Vec<String> = Vec::new();
     if let Some(process) = within {
@@ -69,7 +69,7 @@ fn running_children() -> std::sync::MutexGuard<'static, Vec<u32>> {
 
 fn kill(id: u32) {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw);
-    // The process may just have exited by itself.
+    // An error means that the process has just exited by itself.
     let _ = id.map(|id| kill_process(id, Signal::KILL));
 }
 
@@ -78,7 +78,7 @@ fn kill_children_on_panic() {
     HOOK.call_once(|| {
         let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            // Not `lock`: the panicking thread may hold it.
+            // `try_lock`, because the panicking thread itself may hold the lock.
             if let Ok(running_children) = RUNNING.try_lock() {
                 running_children.iter().copied().for_each(kill);
             }
@@ -88,15 +88,16 @@ fn kill_children_on_panic() {
 }
 
 impl Child {
-    /// Starts a child process called `name` in errors; its output is appended to the file `log`.
+    /// Starts a child process. Error messages call it `name`, and its output is appended to the
+    /// file `log`.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Child> {
         kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
         let for_errors = file.try_clone().context("cannot duplicate the log's file handle")?;
         command.stdin(Stdio::null()).stdout(file).stderr(for_errors);
-        // A process group of its own: Ctrl-C in a terminal must reach this process only, which then
-        // kills its children.
+        // A process group of its own, because Ctrl-C in a terminal must reach only this process,
+        // which then kills its children.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut running_children = running_children();
         let process = command.spawn().map_err(|error| match error.kind() {
@@ -117,7 +118,7 @@ impl Child {
         self.process.id()
     }
 
-    /// Returns the exit status; `None` while the process runs.
+    /// Returns the exit status of the process; `None` while the process is running.
     pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         if self.exit_status.is_none() {
             let mut running_children = running_children();
@@ -130,7 +131,7 @@ impl Child {
         Ok(self.exit_status)
     }
 
-    /// Returns an error with the end of the process's log if the process has exited.
+    /// Returns an error if the process has exited. The error includes the end of the process's log.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.exit_status()? {
             bail!("{} exited unexpectedly ({status}); {}", self.name, self.log_tail());
@@ -187,7 +188,8 @@ mod tests {
         Child::start("sleep", command, &folder.join("log")).unwrap()
     }
 
-    /// One test for all cases, because a panic kills the children of every test of this process.
+    /// A single test for all cases, because a panic kills the children of every test in this
+    /// process.
     #[test]
     fn children_are_killed_on_drop_and_on_panic() {
         let folder = tempfile::tempdir().unwrap();
@@ -197,7 +199,7 @@ mod tests {
         drop(child);
         assert!(!is_alive(id) && !running_children().contains(&id));
 
-        // Nothing is dropped in release builds, where a panic aborts.
+        // In release builds a panic aborts, so nothing is dropped.
         let child = sleeper(folder.path());
         let id = child.id();
         std::mem::forget(child);

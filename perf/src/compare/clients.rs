@@ -1,5 +1,5 @@
-//! Client programs: `perf load`, as a separate process so that its processor time is measured
-//! separately, and `redis-benchmark`.
+//! Client programs: `perf load`, which runs as a separate process so that its processor time is
+//! measured separately, and `redis-benchmark`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,19 +17,19 @@ use super::systems::{Protocol, System};
 use crate::load::schema::LoadRecord;
 use crate::report::to_count;
 
-/// Time beyond the planned length of a run after which the client program counts as hung and the
-/// run as failed.
+/// Time that a client program may take beyond the planned length of a run. If it takes longer, it
+/// is considered hung and the run fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Length in seconds of the run in which `perf load` preloads the keys; the measurements of this
-/// run are discarded.
+/// Length, in seconds, of the load after a preload of the keys by `perf load`; the measurements of
+/// this load are discarded.
 const PRELOAD_SECONDS: f64 = 0.1;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Round trips per connection in the short run of `redis-benchmark` that estimates the rate of
-/// operations.
+/// Number of round trips per connection in the short run of `redis-benchmark` that estimates the
+/// operations per second.
 const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// What a client program measured in one run: counts of operations, operations per second, and
-/// latencies in seconds.
+/// The measurements of a client program in one run: counts of operations, operations per second,
+/// and latencies in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
@@ -42,15 +42,16 @@ pub(crate) struct ClientResult {
     pub(crate) max_s: f64,
 }
 
-/// The system that a client program sends its load to, with its addresses for clients.
+/// The system to which a client program sends its load, and the addresses on which the system
+/// accepts clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) system: System,
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs the client programs `perf load` and `redis-benchmark`: one at a time, or the two of a case
-/// with readers and writers.
+/// Runs the client programs `perf load` and `redis-benchmark`: one program at a time, or two at
+/// once in a case with readers and writers.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
@@ -67,7 +68,8 @@ struct Load {
 }
 
 impl Clients<'_> {
-    /// Writes all keys of a case, so that later gets find values. This run is not measured.
+    /// Writes all keys of a case, so that later gets find values. The measurements of these writes
+    /// are discarded.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
@@ -83,15 +85,16 @@ impl Clients<'_> {
                     pipeline: 64,
                     ..case.clone()
                 };
-                // Keys are random: with three writes per key, one key in e^3 is missing.
+                // Keys are random: with three writes per key on average, one key in e^3 (about 20)
+                // is missing.
                 let count = usize::try_from(case.keys)?.saturating_mul(3);
                 self.redis_benchmark(target, &writer, count, TIMEOUT * 4).map(drop)
             }
         }
     }
 
-    /// Returns the number of operations with which a run takes about the planned length; 0 for
-    /// `perf load`, which stops after a time instead.
+    /// Returns the number of operations that make a run of the case take about the planned time; 0
+    /// for `perf load`, which stops after that time by itself.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),
@@ -103,8 +106,9 @@ impl Clients<'_> {
         }
     }
 
-    /// Runs a case and returns what each of its clients measured, in the order of [`Case::rows`].
-    /// `count` is the number of operations that [`Clients::calibrate`] returned for the case.
+    /// Runs a case and returns the measurements of each of its clients, in the order of
+    /// [`Case::rows`]. `count` is the number of operations that [`Clients::calibrate`] returned for
+    /// the case.
     pub(crate) fn run(
         &self,
         target: Target<'_>,
@@ -114,8 +118,8 @@ impl Clients<'_> {
         match case.client {
             Client::Load => {
                 let seconds = self.length.as_secs_f64();
-                // Both start within milliseconds, so their measured windows are the same but for
-                // that.
+                // The two clients start within milliseconds of each other, so their measured
+                // windows are almost the same.
                 let writers = case
                     .beside()
                     .map(|writers| self.start_load("writers", target, &writers, seconds, false))
@@ -133,8 +137,9 @@ impl Clients<'_> {
         }
     }
 
-    /// Starts `perf load` with the load of this case, for this number of seconds. `name` is the
-    /// name of its files.
+    /// Starts `perf load` with the load of `case`, for `seconds` seconds. `name` is the name,
+    /// without extension, of its result and log files. `preload` is whether it writes all keys
+    /// first.
     fn start_load(
         &self,
         name: &str,
@@ -227,8 +232,8 @@ impl Clients<'_> {
     }
 }
 
-/// Returns the arguments with which `perf load` runs this case; `seconds` is the length of the
-/// measured part.
+/// Returns the arguments with which `perf load` runs `case` against `target`; `seconds` is the
+/// length of the measured window.
 fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
     let addresses: Vec<String> = target.clients.iter().map(ToString::to_string).collect();
     let scheme = match target.system.protocol() {
@@ -267,17 +272,19 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
     arguments
 }
 
-/// Returns the arguments with which `redis-benchmark` runs an operation.
+/// Returns the arguments that make `redis-benchmark` run `operation`.
 fn benchmark_test(operation: Operation) -> Vec<&'static str> {
     match operation {
-        // Its own test writes the same score each time, which a server need not write to disk.
+        // redis-benchmark's own ZADD test writes the same score each time, which a server need not
+        // write to disk.
         Operation::Zadd => vec!["zadd", "myzset", "__rand_int__", "element:__rand_int__"],
         _ => vec!["-t", operation.command()],
     }
 }
 
-/// Parses the output of `redis-benchmark --csv`, which has operations per second, and latencies in
-/// milliseconds; `None` if it is malformed. `operations` is the number of operations in the run.
+/// Parses the output of `redis-benchmark --csv`, which contains the operations per second, and
+/// latencies in milliseconds. Returns `None` if the output is malformed. `operations` is the number
+/// of operations in the run.
 fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     let mut lines = text.lines().filter(|line| line.starts_with('"'));
     let head = lines.next()?;
@@ -302,7 +309,7 @@ fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     })
 }
 
-/// Returns why a client program cannot be used (it is not installed); `None` if it can.
+/// Returns an error message if the client program is not installed; `None` if it can be used.
 pub(crate) fn missing(client: Client) -> Option<String> {
     let lacks = client == Client::RedisBenchmark && find_program("redis-benchmark").is_none();
     lacks.then(|| "redis-benchmark is not installed (Debian package: redis-tools)".to_owned())

@@ -1,5 +1,5 @@
-//! Counters of servers and of the network that explain a run: leader changes, failed proposals, TCP
-//! retransmissions. Read before and after a run.
+//! Counters of servers and of the network that help to explain the results of a run, such as leader
+//! changes, failed proposals and TCP retransmissions. They are read before and after the run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,12 +9,12 @@ use super::hosts::Host;
 use super::query;
 use super::systems::Protocol;
 
-/// Counters by name, summed over all servers.
+/// Counters by name, summed over all servers; for leader changes, the maximum of all servers.
 pub(crate) type Counters = BTreeMap<String, u64>;
 
 /// Name of the counter of leader changes.
 pub(crate) const LEADER_CHANGES: &str = "leader_changes";
-/// Fields of Bowline's INFO that count unusual events.
+/// Names of the fields in Bowline's INFO that count unusual events.
 const BOWLINE: &[&str] = &[
     "raft_leadership_transfers",
     "raft_terms_rejected",
@@ -22,19 +22,20 @@ const BOWLINE: &[&str] = &[
     "disk_stalls",
     "disk_refused_writes",
 ];
-/// Metrics of etcd that count unusual events.
+/// Names of etcd's metrics that count unusual events.
 const ETCD: &[&str] =
     &["etcd_server_proposals_failed_total", "etcd_server_heartbeat_send_failures_total"];
-/// TCP counters of the kernel: retransmitted segments in all, those of a retransmission timer that
-/// expired, and connections that were given up.
+/// The kernel's TCP counters, each with its file, group and name: all retransmitted segments,
+/// expired retransmission timeouts, and connections aborted after a timeout.
 const TCP: &[(&str, &str, &str)] = &[
     ("snmp", "Tcp:", "RetransSegs"),
     ("netstat", "TcpExt:", "TCPTimeouts"),
     ("netstat", "TcpExt:", "TCPAbortOnTimeout"),
 ];
 
-/// Returns the counters of all servers that reply. Of Bowline, the leader changes are the new
-/// terms, which include elections without a winner; of etcd, those that a member has seen.
+/// Returns the counters of all servers that reply. For Bowline, the number of leader changes is the
+/// number of terms, which includes elections without a winner; for etcd, it is the number of
+/// changes that a member has seen.
 pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters {
     let mut counters = Counters::new();
     for client in clients {
@@ -51,8 +52,9 @@ pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters
     counters
 }
 
-/// Adds the counters of one server, whose metrics are `text`. Every server counts the same leader
-/// changes, under the name `changes`.
+/// Adds the counters `names` of one server to `counters`; `text` contains the server's metrics.
+/// `changes` is the server's name for the number of leader changes; because all servers count the
+/// same changes, the maximum of the servers is kept instead of the sum.
 fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     if let Some(seen) = query::number(text, changes) {
         let most = counters.entry(LEADER_CHANGES.to_owned()).or_default();
@@ -65,7 +67,7 @@ fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     }
 }
 
-/// Returns the TCP counters of all hosts that have a network namespace of their own.
+/// Returns the TCP counters, summed over all hosts that have a network namespace of their own.
 pub(crate) fn of_network(hosts: &[Host]) -> Counters {
     let mut counters = Counters::new();
     for process in hosts.iter().filter_map(|host| host.within) {
@@ -79,8 +81,9 @@ pub(crate) fn of_network(hosts: &[Host]) -> Counters {
     counters
 }
 
-/// Returns a counter from the text of `/proc/net/snmp` or `/proc/net/netstat`, which has a line of
-/// names and a line of values for each group.
+/// Returns the counter `name` of `group` from `text`, the content of `/proc/net/snmp` or
+/// `/proc/net/netstat`, which has a line of names and a line of values for each group. Returns
+/// `None` if the counter is missing.
 fn tcp_counter(text: &str, group: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -88,8 +91,9 @@ fn tcp_counter(text: &str, group: &str, name: &str) -> Option<u64> {
     values.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// Returns by how much each counter rose between two readings. A counter that only the later
-/// reading has counts from 0, except the leader changes, which are then unknown.
+/// Returns by how much each counter has risen between two readings. A counter that is only in the
+/// later reading is taken to have been 0 before, except the leader changes, which are then omitted
+/// as unknown.
 pub(crate) fn rise(before: &Counters, after: &Counters) -> Counters {
     let known = |name: &String| before.contains_key(name) || name != LEADER_CHANGES;
     after

@@ -1,5 +1,5 @@
-//! Hosts on which the servers of measured systems run: all on the loopback address, or each in a
-//! network namespace of its own.
+//! Hosts on which the servers of measured systems run. Either all of them are the loopback address,
+//! or each is a network namespace of its own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -8,25 +8,26 @@ use anyhow::Context as _;
 /// A host on which one server process of a measured system runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Host {
-    /// IP address that the server listens on.
+    /// IP address on which the server listens.
     pub(crate) address: Ipv4Addr,
-    /// Id of a process whose network namespace the server is started in; `None` for the network
+    /// Id of a process in whose network namespace the server is started; `None` for the network
     /// namespace of this program.
     pub(crate) within: Option<u32>,
 }
 
-/// The loopback address, in the network namespace of this program.
+/// The host with the loopback address in the network namespace of this program.
 pub(crate) const LOOPBACK: Host = Host { address: Ipv4Addr::LOCALHOST, within: None };
 
-/// First port of a server that has a network namespace of its own, where all ports are free.
+/// Lowest port of a server in a network namespace of its own, where all ports are free.
 const FIRST_PORT: u16 = 7_001;
 
-/// Returns, for each host, `COUNT` addresses with different free ports for the server on this host.
+/// Returns `COUNT` addresses with different free ports for each host, to be used by the server on
+/// this host.
 pub(crate) fn allocate<const COUNT: usize>(
     hosts: &[Host],
 ) -> anyhow::Result<Vec<[SocketAddr; COUNT]>> {
-    // All listeners stay open until the last port is found, or the system might assign a port
-    // twice.
+    // All listeners stay open until the last port has been found; otherwise the system might assign
+    // a port twice.
     let mut listeners = Vec::new();
     let mut one = |host: &Host, number: usize| -> anyhow::Result<SocketAddr> {
         if host.within.is_some() {

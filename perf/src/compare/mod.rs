@@ -1,5 +1,5 @@
-//! `perf compare`: measures Bowline, etcd, Redis, Valkey and NATS under the same load, in turn, in
-//! fresh folders, with the processor time and the disk writes of the servers.
+//! `perf compare`: measures Bowline, etcd, Redis, Valkey and NATS in turn, under the same load and
+//! in fresh folders. Also measures the servers' processor time and disk writes.
 
 mod cases;
 mod children;
@@ -57,8 +57,8 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     /// Start all systems at once, and run each case on all of them before the next case. The runs
-    /// to compare are then seconds instead of minutes apart, but idle systems take some processor
-    /// time.
+    /// to be compared are then seconds instead of minutes apart, but idle systems use some
+    /// processor time.
     #[arg(long)]
     together: bool,
     /// Systems to measure.
@@ -82,11 +82,11 @@ pub(crate) struct Common {
     /// Random seed of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Folder for the servers' data, on the disk to measure.
+    /// Folder for the servers' data, on the disk to be measured.
     #[arg(long, value_name = "FOLDER", default_value = "perf/out/data")]
     pub(crate) dir: PathBuf,
-    /// Path of the `bowline` program to measure. Default: the one beside this program, rebuilt
-    /// under cargo.
+    /// Path of the `bowline` program to measure. Default: the one in the folder of this program,
+    /// which is rebuilt under cargo.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) bowline: Option<PathBuf>,
     #[command(flatten)]
@@ -127,25 +127,27 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
-/// The systems, cases and hosts of a comparison.
+/// What a comparison measures and where: its systems, cases and hosts.
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
-    /// Conditions of the network between the hosts, for the results file.
+    /// Properties of the simulated network between the hosts, by name, for the results file; empty
+    /// for the loopback interface.
     pub(crate) network: BTreeMap<String, String>,
-    /// Returns why the hosts cannot run a system; `None` if they can.
+    /// A function that returns why the hosts cannot run a system; `None` if they can.
     pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
 }
 
-/// Returns cases of puts under packet loss, one for each fraction in `losses` (from 0 to 1).
+/// Returns one case of puts under packet loss for each fraction of lost packets in `losses`, from 0
+/// to 1.
 pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<Case> {
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_link` sets
-/// the condition of the network between replicas.
+/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_link`
+/// changes the condition of the network between replicas.
 pub(crate) fn measure(
     common: &Common,
     default_name: &str,
@@ -235,8 +237,8 @@ pub(crate) fn measure(
     Ok(if complete && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the results file without runs yet, and the systems and cases that can be measured here;
-/// prints the others as skipped.
+/// Returns the comparison for the results file, which has no runs yet, with the systems and cases
+/// that can be measured on this machine. Prints those that are skipped.
 fn prepare(
     common: &Common,
     name: &str,
@@ -292,8 +294,8 @@ fn prepare(
     (comparison, systems, cases)
 }
 
-/// Returns the path of the `bowline` program to measure. Under cargo it is built first, so that no
-/// outdated program is measured.
+/// Returns the path of the `bowline` program to measure. Under cargo, rebuilds the program first,
+/// so that no outdated program is measured.
 fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
     if let Some(given) = &common.bowline {
         return Ok(given.clone());

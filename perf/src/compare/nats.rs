@@ -1,4 +1,4 @@
-//! Starts the key-value store of NATS: the servers' configuration, and the bucket.
+//! Setup of NATS's key-value store: the configuration of the servers, and the bucket.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Time that a request waits for its reply.
+/// Maximum time that a request waits for its reply.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns the configuration file of the server with this number, which syncs every write to the
-/// files in `folder`. `peers` are the addresses at which the servers find each other.
+/// Returns the content of the configuration file for server number `number`, which syncs every
+/// write to the files in `folder`. `peers` are the addresses at which the servers reach each other.
 pub(crate) fn config(
     number: usize,
     client: SocketAddr,
@@ -34,8 +34,9 @@ fn server_name(number: usize) -> String {
     format!("nats-{number}")
 }
 
-/// Creates the bucket with three replicas unless it exists. Returns the number of the server that
-/// leads it, once all replicas are up to date.
+/// Creates the bucket, with a replica on each of `servers` servers, unless it exists already.
+/// Returns the number of the server that leads the bucket if all replicas are up to date, otherwise
+/// `None`.
 pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     let bucket = json!({
         "name": "KV_perf", "subjects": ["$KV.perf.>"], "num_replicas": servers,
@@ -53,7 +54,7 @@ pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     (0..servers).find(|number| cluster["leader"] == server_name(*number))
 }
 
-/// Sends a request to the stream store of NATS, and returns its reply.
+/// Sends a request to `JetStream`, the stream store of NATS, and returns its reply.
 fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -80,7 +81,8 @@ fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> 
     }
 }
 
-/// Returns the message whose line begins with `start`; `None` if it is incomplete.
+/// Returns the message whose protocol line begins with `start`; `None` if it has not been received
+/// in full.
 fn reply_after(received: &str, start: &str) -> Option<String> {
     let (_, message) = received.split_once(start)?;
     let (length, message) = message.split_once("\r\n")?;

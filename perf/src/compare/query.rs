@@ -1,4 +1,5 @@
-//! Queries the state of a server: a Redis command or an HTTP GET, with one connection per query.
+//! Queries the state of a server with Redis commands or an HTTP GET request, over a new connection
+//! for each query.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
@@ -7,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::report::to_count;
 
-/// Time that a query waits for a server; a server that does not answer in time is not ready.
+/// Maximum time that a query waits for a server. A server that does not reply in this time counts
+/// as not ready.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// Longest HTTP response that is read, in bytes; the rest is ignored.
+/// Maximum number of bytes that are read of an HTTP response; any further bytes are ignored.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -25,8 +27,8 @@ pub(crate) fn redis(address: SocketAddr, arguments: &[&str]) -> io::Result<Strin
     redis_in_turn(address, &[arguments])
 }
 
-/// Sends Redis commands over one connection, each after the reply to the one before. Returns the
-/// last reply, in the form of [`redis`].
+/// Sends Redis commands over one connection, each after the reply to the previous one. Returns the
+/// last reply, in the same form as [`redis`].
 pub(crate) fn redis_in_turn(address: SocketAddr, commands: &[&[&str]]) -> io::Result<String> {
     let mut stream = connect(address)?;
     let mut last = String::new();
@@ -66,8 +68,8 @@ fn complete_reply(reply: &[u8]) -> Option<String> {
         return (rest.len() >= length + 2).then(|| rest[..length].to_owned());
     }
     if first.starts_with('*') {
-        // Callers such as those of ROLE use the first element only: wait for its length and
-        // content.
+        // Callers, such as those that send ROLE, use only the first element, so wait only for its
+        // length and content.
         return (rest.matches("\r\n").count() >= 2).then(|| rest.to_owned());
     }
     Some(first.to_owned())
@@ -83,8 +85,8 @@ pub(crate) fn http(address: SocketAddr, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }
 
-/// Returns the number called `name` in a text of lines `name:value` or `name value`; `None` if
-/// there is none.
+/// Returns the number called `name` in `text`, each line of which has the form `name:value` or
+/// `name value`; `None` if there is no such number.
 pub(crate) fn number(text: &str, name: &str) -> Option<u64> {
     let rest = text
         .lines()

@@ -1,5 +1,5 @@
-//! JSON of `perf compare` and `perf lossy`: every run of every round, and the summary that the
-//! table shows. Described in `perf/formats.md`. Changing the meaning of a field increments
+//! The JSON of `perf compare` and `perf lossy`: every run of every round, and the summary that the
+//! printed table shows. `perf/formats.md` describes it. Changing the meaning of a field increments
 //! [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
@@ -10,27 +10,28 @@ use serde_json::Value;
 
 /// Value of the field `schema`, which identifies the JSON of `perf compare` and `perf lossy`.
 pub(crate) const SCHEMA: &str = "bowline-compare";
-/// Version of the JSON schema, incremented when the meaning of a field changes.
+/// Current version of the JSON schema, which is incremented when the meaning of a field changes.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// A run is quiet, and so comparable, if the host stole less than this fraction of the processor
-/// time from this virtual machine.
+/// A run is quiet, so that its results are comparable, if steal time (processor time that the
+/// hypervisor withheld from this virtual machine) was less than this fraction of the run's total
+/// processor time.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
-/// The results of a comparison: several systems, measured under the same load in turn.
+/// The results of a comparison of several systems, which were measured in turn under the same load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// Identifies the format of the JSON; always [`SCHEMA`].
     pub(crate) schema: String,
     /// Always [`SCHEMA_VERSION`], the version of the JSON schema.
     pub(crate) schema_version: u32,
-    /// Name of the comparison, also used for the result files.
+    /// Name of the comparison, which is also the name of the result files.
     pub(crate) name: String,
-    /// Command line of the program that made the comparison.
+    /// Command line of the program that made the comparison, as a list of arguments.
     pub(crate) command: Vec<String>,
     /// Commit of the source, with the suffix `-dirty` if there were uncommitted changes; `None` if
     /// git is not available.
     pub(crate) revision: Option<String>,
-    /// Number of processors, which all servers and the load generator share.
+    /// Number of processors, shared by all servers and the load generator.
     pub(crate) cores: usize,
     /// Operating system and processor architecture of the machine.
     pub(crate) system: String,
@@ -38,14 +39,15 @@ pub(crate) struct Comparison {
     pub(crate) began_unix_s: f64,
     /// Duration of the whole comparison in seconds.
     pub(crate) wall_s: f64,
-    /// Why the comparison ended early; `None` if it is complete.
+    /// Why the comparison ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
     /// Planned number of rounds. In each round every system runs every case once.
     pub(crate) rounds: u32,
-    /// Planned length of a run in seconds. Clients that stop after a number of operations keep to
-    /// it only roughly.
+    /// Planned length of a run in seconds. Only approximate for clients that stop after a number of
+    /// operations instead.
     pub(crate) seconds: f64,
-    /// Conditions of the network between the servers, by name; empty for the loopback interface.
+    /// Properties of the simulated network between the servers, by name, such as how packets are
+    /// lost; empty if the servers use the loopback interface.
     #[serde(default)]
     pub(crate) network: BTreeMap<String, String>,
     /// The measured systems, in the order in which each round measures them.
@@ -54,11 +56,11 @@ pub(crate) struct Comparison {
     pub(crate) cases: Vec<Case>,
     /// The results of all runs, in the order in which they were run.
     pub(crate) runs: Vec<Measurement>,
-    /// Medians and ranges over the rounds, for each case and system.
+    /// Medians and ranges over the rounds, one summary for each case and system.
     pub(crate) summary: Vec<Summary>,
 }
 
-/// A system that is measured, such as Bowline or Redis in one configuration.
+/// A measured system, such as Bowline or Redis, in one configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct System {
     /// Short name of the system, as on the command line and in tables.
@@ -66,13 +68,14 @@ pub(crate) struct System {
     /// Version of the system's program, as the program prints it; empty if it is not installed.
     #[serde(default)]
     pub(crate) version: String,
-    /// Configuration of the system.
+    /// Description of the system's configuration.
     pub(crate) about: String,
-    /// Number of replicas that hold a write when it is acknowledged to the client.
+    /// Minimum number of replicas that hold a write when it is acknowledged to the client.
     pub(crate) copies: u32,
-    /// Whether the acknowledged copies of a write have been synced to disk.
+    /// Whether the replicas counted in `copies` have synced a write to disk when it is
+    /// acknowledged.
     pub(crate) synced: bool,
-    /// Why the system was not measured; `None` if it was.
+    /// Why the system was not measured; `None` if it was measured.
     pub(crate) skipped: Option<String>,
 }
 
@@ -92,16 +95,16 @@ pub(crate) struct Case {
 pub(crate) struct SweepPoint {
     /// Name of the sweep, such as `connections`.
     pub(crate) name: String,
-    /// Name of the parameter that differs, with its unit.
+    /// Name and unit of the parameter that differs between the cases of the sweep.
     pub(crate) axis: String,
-    /// Value of the parameter in this case.
+    /// Value of the sweep's parameter in this case.
     pub(crate) value: f64,
 }
 
 /// The result of one run: one system in one case in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// Number of the round, counted from 1.
+    /// Number of the round in which the run took place; the first round is 1.
     pub(crate) round: u32,
     /// Name of the measured system, as in [`System::name`].
     pub(crate) system: String,
@@ -109,45 +112,47 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Number of operations that succeeded for all clients of the run, over which the resources
-    /// below are spread; `None` if the run had one client.
+    /// Number of successful operations of all clients of the run combined, by which processor time,
+    /// disk writes and syncs are divided; `None` if the run had only one client.
     #[serde(default)]
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
     pub(crate) errors: u64,
     /// Number of failed operations by kind: the first word of the error, or `timeout`,
-    /// `connection`, `corrupt`. Empty if the client does not tell.
+    /// `connection`, `corrupt`. Empty if the client program does not report them.
     #[serde(default)]
     pub(crate) error_kinds: BTreeMap<String, u64>,
-    /// Number of leader changes during the run: of Bowline, new terms, which include elections
-    /// without a winner; of etcd, changes that a member has seen. `None` if the system does not
-    /// report them.
+    /// Number of leader changes during the run; `None` if the system does not report them. For
+    /// Bowline, the number of new terms, which includes elections without a winner; for etcd, the
+    /// number of changes seen by the member that saw the most.
     #[serde(default)]
     pub(crate) leader_changes: Option<u64>,
-    /// Other counters of the servers and of TCP that rose during the run, by name, with their rise;
-    /// TCP's are measured under `perf lossy` only.
+    /// Other server counters, and under `perf lossy` TCP counters, by name: by how much each has
+    /// risen during the run. Counters that did not rise are omitted.
     #[serde(default)]
     pub(crate) counters: BTreeMap<String, u64>,
     /// Successful operations per second.
     pub(crate) rate: f64,
-    /// Median latency in seconds.
+    /// Median latency of the run's successful operations, in seconds.
     pub(crate) p50_s: f64,
-    /// 99th percentile of the latency in seconds.
+    /// 99th percentile latency of the run's successful operations, in seconds.
     pub(crate) p99_s: f64,
-    /// Maximum latency in seconds.
+    /// Maximum latency of the run's successful operations, in seconds.
     pub(crate) max_s: f64,
-    /// Processor time in seconds that all server processes of the system used during the run.
+    /// Processor time, in seconds, that all server processes of the system combined used during the
+    /// run.
     pub(crate) cpu_s: f64,
-    /// Bytes that all server processes of the system wrote to disk during the run.
+    /// Number of bytes that all server processes of the system combined wrote to disk during the
+    /// run.
     pub(crate) written_bytes: u64,
     /// Number of syncs to disk during the run, as counted by the servers; `None` if the system does
-    /// not report it.
+    /// not report this number.
     pub(crate) syncs: Option<u64>,
-    /// Duration of the run by the wall clock in seconds, from before the client's start until after
-    /// its end.
+    /// Wall-clock duration of the run in seconds, including the start and the end of the client
+    /// program.
     pub(crate) wall_s: f64,
-    /// Processor time in seconds, summed over all cores, that the host took from this virtual
-    /// machine during the run.
+    /// Steal time during the run: processor time in seconds, summed over all cores, that the
+    /// hypervisor withheld from this virtual machine.
     pub(crate) stolen_s: f64,
     /// Why the run failed; `None` if it succeeded. Summaries use successful runs only.
     pub(crate) failure: Option<String>,
@@ -160,44 +165,45 @@ pub(crate) struct Summary {
     pub(crate) case: String,
     /// Name of the system, as in [`System::name`].
     pub(crate) system: String,
-    /// Number of successful runs, on which the summary is based.
+    /// Number of runs summarized: all successful runs of the system in the case.
     pub(crate) runs: usize,
     /// Number of successful runs that were quiet (see [`QUIET_SHARE`]).
     pub(crate) quiet_runs: usize,
     /// Successful operations per second.
     pub(crate) rate: Spread,
-    /// Median latency in seconds of each successful run; the spread is over the runs.
+    /// Spread over the runs of each run's median latency, in seconds.
     pub(crate) p50_s: Spread,
-    /// 99th percentile of a run's latency in seconds.
+    /// Spread over the runs of each run's 99th percentile latency, in seconds.
     pub(crate) p99_s: Spread,
-    /// Processor time in seconds of all server processes per 1,000 operations.
+    /// Processor time that all server processes combined used per 1,000 operations, in seconds.
     pub(crate) cpu_s_per_1000: Spread,
-    /// Bytes written to disk per operation, summed over all server processes.
+    /// Number of bytes that all server processes combined wrote to disk per operation.
     pub(crate) bytes_per_operation: Spread,
-    /// Syncs to disk per operation, summed over all server processes; `None` if the system does not
-    /// report them.
+    /// Number of syncs to disk of all server processes combined per operation; `None` if the system
+    /// does not report syncs.
     pub(crate) syncs_per_operation: Option<Spread>,
-    /// Fraction of the processor time of all cores that the host stole during each run, from 0 to
-    /// 1; `None` in results of earlier versions of this program.
+    /// Steal time (processor time that the hypervisor withheld from this virtual machine) as a
+    /// fraction of the processor time of all cores during each run, from 0 to 1; `None` in results
+    /// of earlier versions of this program.
     #[serde(default)]
     pub(crate) stolen_share: Option<Spread>,
-    /// For each other system, by name: this system's figures divided by the other system's figures
-    /// of the same round.
+    /// For each other system, by its name, the ratios of this system's figures to the other
+    /// system's figures in the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
 }
 
-/// Ratios of one system's figures to another system's: one ratio for each round, then median and
-/// range of the ratios.
+/// Ratios of one system's figures to those of another system. Each field holds the median and the
+/// range of the ratios of all rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
     /// Ratio of the operations per second.
     pub(crate) rate: Spread,
-    /// Ratio of the operations per second, only from rounds in which both runs were quiet (see
-    /// [`QUIET_SHARE`]); `None` if there was no such round.
+    /// Ratio of the operations per second, taken only from rounds in which the runs of both systems
+    /// were quiet (see [`QUIET_SHARE`]); `None` if there was no such round.
     pub(crate) rate_quiet: Option<Spread>,
     /// Ratio of the median latencies.
     pub(crate) p50: Spread,
-    /// Ratio of the 99th percentiles of the latency.
+    /// Ratio of the 99th percentile latencies.
     pub(crate) p99: Spread,
     /// Ratio of the processor times per operation.
     pub(crate) cpu: Spread,
@@ -206,16 +212,16 @@ pub(crate) struct Ratios {
 /// Median, minimum and maximum of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
-    /// Median.
+    /// Median of the values.
     pub(crate) median: f64,
-    /// Minimum.
+    /// Smallest of the values.
     pub(crate) min: f64,
-    /// Maximum.
+    /// Largest of the values.
     pub(crate) max: f64,
 }
 
 impl Spread {
-    /// Returns median and range of the finite values; `None` if there are none.
+    /// Returns the median and the range of those values that are finite; `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -231,25 +237,26 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Returns the processor time in seconds of all server processes per 1,000 successful
-    /// operations.
+    /// Returns the processor time, in seconds, that all server processes combined used per 1,000
+    /// successful operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.per_operation(self.cpu_s)
     }
 
-    /// Returns the share of one successful operation in a resource that the servers used during the
-    /// run.
+    /// Divides `resource`, the total amount of a resource that the servers used during the run, by
+    /// the number of successful operations.
     fn per_operation(&self, resource: f64) -> f64 {
         resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
-    /// Returns whether the run was quiet: the hypervisor stole less than [`QUIET_SHARE`] of the
-    /// time of all `cores` from this virtual machine.
+    /// Returns whether the run was quiet, that is, whether [`Measurement::stolen_share`] is less
+    /// than [`QUIET_SHARE`].
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_share(cores) < QUIET_SHARE
     }
 
-    /// Returns the fraction of the time of all `cores` that the host stole during the run.
+    /// Returns the run's steal time (processor time that the hypervisor withheld from this virtual
+    /// machine) as a fraction of the total time of `cores` processors.
     pub(crate) fn stolen_share(&self, cores: usize) -> f64 {
         self.stolen_s / (self.wall_s * cores as f64).max(1e-9)
     }
@@ -259,7 +266,7 @@ impl Comparison {
     /// Parses the JSON of a comparison.
     ///
     /// # Errors
-    /// If the JSON has another schema version, or a field is missing or of the wrong type.
+    /// If the JSON has a different schema version, or a field is missing or has the wrong type.
     pub(crate) fn parse(value: Value) -> anyhow::Result<Comparison> {
         let version = &value["schema_version"];
         ensure!(
@@ -271,7 +278,7 @@ impl Comparison {
             .context("JSON of `perf compare` with a field missing or of the wrong type")
     }
 
-    /// Returns the successful runs of a system in a case, both given by name.
+    /// Returns the successful runs of the system named `system` in the case named `case`.
     pub(crate) fn runs_of(&self, case: &str, system: &str) -> Vec<&Measurement> {
         let wanted = |run: &&Measurement| {
             run.case == case && run.system == system && run.failure.is_none() && run.operations > 0
@@ -290,7 +297,8 @@ impl Comparison {
         self.summary = summary;
     }
 
-    /// Returns the summary of a system in a case, both given by name; `None` if no run succeeded.
+    /// Returns the summary of the system named `system` in the case named `case`; `None` if none of
+    /// its runs succeeded.
     pub(crate) fn find(&self, case: &str, system: &str) -> Option<&Summary> {
         self.summary.iter().find(|summary| summary.case == case && summary.system == system)
     }

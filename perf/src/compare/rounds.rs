@@ -1,4 +1,5 @@
-//! Runs the rounds of a comparison: starts systems, runs every case, and measures what it costs.
+//! Runs the rounds of a comparison: starts the systems, runs every case on them, and measures
+//! throughput, latency and resource usage.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,8 +21,8 @@ pub(crate) struct Rounds<'a> {
     pub(crate) systems: Vec<System>,
     pub(crate) cases: Vec<Case>,
     pub(crate) count: u32,
-    /// Whether all systems of a round are started at once, and each case then runs on all of them
-    /// before the next case. Otherwise the systems run one after the other.
+    /// Whether all systems of a round are started at once, so that each case runs on all of them
+    /// before the next case. Otherwise the systems are started and measured one after another.
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
@@ -30,20 +31,22 @@ pub(crate) struct Rounds<'a> {
     pub(crate) interrupted: &'a AtomicBool,
 }
 
-/// Condition of the network between the servers of a system.
+/// Condition of the network between the servers of a system: packet loss and retransmission
+/// timeout.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Link {
     /// Fraction of the packets that are lost, from 0 to 1.
     pub(crate) loss: f64,
-    /// Minimal TCP retransmission timer in milliseconds; `None` for the kernel's default.
+    /// Minimum TCP retransmission timeout (RTO) in milliseconds; `None` for the kernel's default.
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// A function that sets the condition of the network before a system starts and before a case.
+/// A function that sets the condition of the network. It is called before a system starts, and
+/// before each case with packet loss.
 pub(crate) type SetLink<'a> = dyn FnMut(Link) -> anyhow::Result<()> + 'a;
 
-/// A running system, with the number of keys and the value length of each preload that it has
-/// received.
+/// A running system, with the preloads that it has received: the number of keys and the length of
+/// the values in bytes of each.
 struct Started {
     system: System,
     running: Running,
@@ -52,7 +55,7 @@ struct Started {
 
 impl Rounds<'_> {
     /// Runs all rounds and passes the result of each run to `on_run`. Returns why the rounds ended
-    /// early, or `None` if they are complete.
+    /// early; `None` if they were completed.
     pub(crate) fn run(
         &self,
         set_link: &mut SetLink<'_>,
@@ -86,7 +89,7 @@ impl Rounds<'_> {
             {
                 Ok(running) => started.push(Started { system, running, preloaded: Vec::new() }),
                 Err(error) => {
-                    // All its cases fail in this round.
+                    // The system did not start, so all of its cases fail in this round.
                     for case in &self.cases {
                         Measurement::failed(round, system, case, &error).for_each(&mut *on_run);
                     }
@@ -114,7 +117,8 @@ impl Rounds<'_> {
         }
     }
 
-    /// Runs a case on a system. Returns a result for each client of the case.
+    /// Runs `case` on a started system in the round with this number. Returns one result for each
+    /// client of the case.
     fn measure(
         &self,
         round: u32,
@@ -182,7 +186,8 @@ impl Rounds<'_> {
 }
 
 impl Measurement {
-    /// Returns the results of a run that failed with the given error, without figures.
+    /// Returns the results of a run that failed with `error`, one for each client of the case; they
+    /// contain no figures.
     fn failed(
         round: u32,
         system: System,

@@ -1,4 +1,4 @@
-//! The systems that are compared: their setup, how they are started in fresh folders, when they are
+//! The compared systems: their configuration, how they are started in fresh folders, when they are
 //! ready, and which counters they report.
 
 use std::fs;
@@ -19,47 +19,50 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Longest time that a started system may take to become ready; after it, the start and the runs of
-/// the system fail.
+/// Maximum time that a started system may take to become ready. If it takes longer, its start
+/// fails, and with it the system's runs.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A system that can be measured: a program with a fixed configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum System {
-    /// Three Bowline replicas; each chooses its number of threads itself.
+    /// Three Bowline replicas, each of which chooses its number of threads.
     Bowline,
     /// Three Bowline replicas, each with one thread per pipeline stage.
     BowlineDedicated,
     /// Three Bowline replicas, each with network, consensus core and applier on one thread.
     BowlineFused,
-    /// Three Bowline replicas whose leader answers reads alone during its lease.
+    /// Three Bowline replicas whose leader answers reads during its lease without contacting the
+    /// other replicas.
     BowlineLease,
-    /// Five Bowline replicas.
+    /// Five Bowline replicas, otherwise as in [`System::Bowline`].
     Bowline5,
-    /// Seven Bowline replicas.
+    /// Seven Bowline replicas, otherwise as in [`System::Bowline`].
     Bowline7,
-    /// Three Bowline replicas whose TCP connections retransmit after 5 ms at the earliest, instead
-    /// of 200 ms. Only in `perf lossy`.
+    /// Three Bowline replicas whose TCP connections have a minimum retransmission timeout of 5 ms
+    /// instead of 200 ms. Only in `perf lossy`.
     BowlineRto5,
-    /// Three etcd members.
+    /// Three etcd members, with etcd's default settings except for a larger storage quota.
     Etcd,
-    /// Three etcd members whose TCP connections retransmit after 5 ms at the earliest. Only in
-    /// `perf lossy`.
+    /// Three etcd members whose TCP connections have a minimum retransmission timeout of 5 ms
+    /// instead of 200 ms. Only in `perf lossy`.
     EtcdRto5,
     /// One Redis server that syncs every write to disk before it replies.
     Redis,
-    /// A Redis primary with two replicas, without syncs to disk; after each write the client waits
-    /// for one replica (WAIT 1).
+    /// A Redis primary with two replicas, none of which syncs to disk. After each write the client
+    /// waits for the acknowledgement of one replica (WAIT 1).
     RedisWait,
     /// One Redis server that writes nothing to disk.
     RedisMemory,
     /// One Valkey server that syncs every write to disk before it replies.
     Valkey,
-    /// A Valkey primary with two replicas, which all sync every write to disk; after each write the
-    /// client waits until it is on the disks of the primary and of one replica (WAITAOF 1 1).
+    /// A Valkey primary with two replicas, all of which sync every write to disk. After each write
+    /// the client waits until the write is on the disks of the primary and of one replica (WAITAOF
+    /// 1 1).
     ValkeyWaitaof,
-    /// Three NATS servers with a key-value bucket of three replicas, which sync every write.
+    /// Three NATS servers that store three replicas of a key-value bucket and sync every write to
+    /// disk.
     Nats,
 }
 
@@ -71,7 +74,8 @@ pub(crate) enum Protocol {
     Nats,
 }
 
-/// Command-line options for the paths of server programs that are otherwise looked up in `PATH`.
+/// Command-line options that set the paths of server programs. A program without its option is
+/// looked up in `PATH`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ProgramPaths {
     /// Path of the `etcd` program to measure. Default: the one in PATH, as for the programs below.
@@ -88,22 +92,23 @@ pub(crate) struct ProgramPaths {
     nats_server: Option<PathBuf>,
 }
 
-/// Paths of server programs.
+/// Paths of the server programs to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     /// Path of the `bowline` program.
     pub(crate) bowline: PathBuf,
-    /// Paths of other systems' programs, as far as they were given.
+    /// Paths of the other systems' programs, as given on the command line.
     pub(crate) given: ProgramPaths,
 }
 
-/// A running system: its server processes and addresses, in a folder of its own. The processes are
-/// killed when it is dropped.
+/// A running system: its server processes, their addresses, and the folder with their data.
+/// Dropping this value kills the processes.
 #[derive(Debug)]
 pub(crate) struct Running {
     system: System,
     children: Vec<Child>,
-    /// Addresses for clients, one for each server that accepts them; Bowline's leader comes first.
+    /// Addresses that clients connect to, one for each server that accepts clients. The address of
+    /// the leader, of Bowline or NATS, comes first.
     clients: Vec<SocketAddr>,
     folder: PathBuf,
 }
@@ -115,12 +120,12 @@ impl System {
         value.expect("no value is hidden").get_name().to_owned()
     }
 
-    /// Whether the system is Bowline in one of its configurations.
+    /// Returns whether the system is Bowline, in any configuration.
     pub(crate) fn is_bowline(self) -> bool {
         self.name().starts_with("bowline")
     }
 
-    /// Whether the system is Redis or Valkey in one of its configurations.
+    /// Returns whether the system is Redis or Valkey, in any configuration.
     fn is_redis(self) -> bool {
         self.name().starts_with("redis") || self.name().starts_with("valkey")
     }
@@ -134,8 +139,8 @@ impl System {
         }
     }
 
-    /// Returns the minimal TCP retransmission timer between the system's servers in milliseconds;
-    /// `None` for the kernel's default.
+    /// Returns the minimum TCP retransmission timeout (RTO) between the system's servers, in
+    /// milliseconds; `None` for the kernel's default.
     pub(crate) fn rto_min_ms(self) -> Option<u32> {
         matches!(self, System::BowlineRto5 | System::EtcdRto5).then_some(5)
     }
@@ -171,8 +176,8 @@ impl System {
         }
     }
 
-    /// Returns the system's description for the results file, with the reason if its program is not
-    /// available.
+    /// Returns the system's entry in the results file, which says why the system is skipped if its
+    /// program is not available.
     pub(crate) fn describe(self, programs: &Programs) -> results::System {
         let program = self.program(programs);
         let skipped = match &program {
@@ -184,7 +189,8 @@ impl System {
             name: self.name(),
             version,
             about: self.setup().to_owned(),
-            // When a write is acknowledged: a majority's, or the primary's and that of WAIT 1.
+            // The copies at the time of the acknowledgement: those of a majority, or those of the
+            // primary and of the one replica that WAIT or WAITAOF waits for.
             copies: u32::try_from(match self {
                 System::RedisWait | System::ValkeyWaitaof => 2,
                 _ => self.processes() / 2 + 1,
@@ -230,8 +236,8 @@ impl System {
         })
     }
 
-    /// Starts the system's servers in `folder`, which is emptied first, and waits until the system
-    /// is ready. `hosts` needs at least one host for each server process.
+    /// Empties `folder`, starts the system's servers there, and waits until the system is ready.
+    /// `hosts` must contain at least one host for each server process.
     pub(crate) fn start(
         self,
         programs: &Programs,
@@ -264,7 +270,7 @@ fn version(program: &Path) -> String {
     let text = output.map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().next().unwrap_or_default();
-    // Redis appends checksum, allocator and build.
+    // The output of Redis continues with a checksum, the allocator and the build.
     line.split(" sha=").next().unwrap_or_default().to_owned()
 }
 
@@ -277,18 +283,20 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// Returns the addresses for clients. Clients that use only one address take the first one.
+    /// Returns the addresses that clients connect to. Clients that use only one address use the
+    /// first.
     pub(crate) fn clients(&self) -> &[SocketAddr] {
         &self.clients
     }
 
-    /// Returns the processor time and disk writes of all server processes since they started.
+    /// Returns the processor time and the disk writes of all server processes combined, since they
+    /// started.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
 
-    /// Returns how often all servers together have synced to disk since they started; `None` if the
-    /// system does not report it.
+    /// Returns the number of syncs to disk of all servers combined, since they started; `None` if
+    /// the system does not report this number.
     pub(crate) fn syncs(&self) -> Option<u64> {
         let of_one = |client: &SocketAddr| match self.system.protocol() {
             Protocol::Etcd => {
@@ -306,7 +314,8 @@ impl Running {
         self.clients.iter().map(of_one).sum()
     }
 
-    /// Returns the counters of all servers that explain a run.
+    /// Returns the servers' counters that help to explain the results of a run, such as leader
+    /// changes.
     pub(crate) fn counters(&self) -> Counters {
         counters::of_servers(self.system.protocol(), &self.clients)
     }
@@ -446,8 +455,8 @@ impl Running {
         Ok(())
     }
 
-    /// Returns whether the system accepts requests. Moves the address of Bowline's leader to the
-    /// front.
+    /// Returns whether the system accepts requests. For Bowline and NATS, also moves the address of
+    /// the leader to the front of the client addresses.
     fn is_ready(&mut self) -> bool {
         match self.system {
             System::Etcd | System::EtcdRto5 => self.clients.iter().all(|client| {
@@ -459,7 +468,8 @@ impl Running {
                 info.is_ok_and(|info| info.matches("state=online").count() == 2)
             }
             System::ValkeyWaitaof => {
-                // Until its first append-only file is complete, a replica reports no sync.
+                // A replica reports no syncs until its first append-only file is complete, so wait
+                // for both replicas.
                 let write: [&[&str]; 2] =
                     [&["SET", "perf:ready", "yes"], &["WAITAOF", "1", "2", "300"]];
                 let synced = query::redis_in_turn(self.clients[0], &write);
@@ -480,8 +490,8 @@ impl Running {
         }
     }
 
-    /// Moves the address of Bowline's leader to the front. Returns whether there is a leader that
-    /// accepts writes; always true for other systems.
+    /// Moves the address of Bowline's leader to the front of the client addresses. Returns whether
+    /// the leader accepts writes; always true for systems other than Bowline.
     pub(crate) fn find_leader(&mut self) -> bool {
         if !self.system.is_bowline() {
             return true;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::results::{Comparison, Measurement, Spread};
 use crate::report::{amount, duration};
 
-/// Returns a line that describes the result of one run, or why it failed.
+/// Returns a line of text with the result of one run, or with the reason why it failed.
 pub(crate) fn line(run: &Measurement) -> String {
     let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
     match &run.failure {
@@ -22,7 +22,8 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
-/// Returns the errors by kind, the leader changes and the other events of a run, in a line.
+/// Returns a line of text with the errors by kind, the leader changes and the other events of a
+/// run.
 fn events(run: &Measurement) -> String {
     let list = |counts: &BTreeMap<String, u64>| {
         let counts: Vec<String> =
@@ -135,8 +136,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     text
 }
 
-/// Returns whether the table shows the events of this run: all runs over a network with loss, and
-/// those with errors or leader changes.
+/// Returns whether the table shows the events of this run. It does so for all runs over a simulated
+/// network, and for other runs with errors or leader changes.
 fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
     !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }

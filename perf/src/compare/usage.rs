@@ -5,8 +5,8 @@ use std::ops::{AddAssign, Sub};
 
 use anyhow::Context as _;
 
-/// Processor time and disk writes of a group of processes: since the start of each process, or the
-/// difference of two readings.
+/// Processor time and disk writes of a group of processes, in total since the start of each
+/// process, or between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
     /// Processor time in seconds, in user mode and in the kernel.
@@ -33,7 +33,8 @@ impl Sub for Usage {
     }
 }
 
-/// Returns the resources used by the processes with these ids, added up.
+/// Returns the processor time and disk writes of the processes with these ids, summed since each
+/// process started.
 pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<Usage> {
     let mut sum = Usage::default();
     for id in processes {
@@ -52,9 +53,9 @@ pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<
     Ok(sum)
 }
 
-/// Returns the processor time in clock ticks from the text of `/proc/PID/stat`: the sum of fields
-/// 14 (user) and 15 (system). The process name before them may contain any characters, so fields
-/// are counted from its end.
+/// Returns the processor time, in clock ticks, from `stat`, the content of `/proc/PID/stat`: the
+/// sum of fields 14 (user) and 15 (system). The process name, which is an earlier field, may
+/// contain any characters, so fields are counted from the end of the name.
 fn read_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -66,8 +67,8 @@ fn read_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-/// Returns the processor time in seconds, summed over all cores, that the host has taken from this
-/// virtual machine since it started; 0 if unknown.
+/// Returns the steal time since this virtual machine started: processor time in seconds, summed
+/// over all cores, that the hypervisor withheld from the machine; 0 if unknown.
 pub(crate) fn stolen_s() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     read_stolen(&stat).unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64

@@ -1,11 +1,11 @@
-//! `--fail-if`: conditions on the results of a run. The run counts as failed if one of them holds.
+//! `--fail-if`: conditions on the results of a run. A run fails if one of its conditions holds.
 
 use anyhow::{Context as _, ensure};
 
 use super::schema::{Latency, LoadRecord};
 
-/// A condition of `--fail-if` on the results of a run, such as `p99>5ms`: the run fails if it
-/// holds.
+/// A condition of `--fail-if` on the results of a run, such as `p99>5ms`. The run fails if the
+/// condition holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     text: String,
@@ -25,9 +25,9 @@ enum Metric {
     P999,
     P9999,
     Max,
-    /// Achieved rate in percent of the intended rate of an open loop.
+    /// Achieved rate, as a percentage of the intended rate of an open loop.
     AchievedShare,
-    /// Achieved rate in successful operations per second.
+    /// Achieved rate, in successful operations per second.
     Achieved,
     Errors,
     Unsent,
@@ -96,8 +96,8 @@ impl Condition {
         self.metric == Metric::AchievedShare
     }
 
-    /// Checks the condition on the results of a run. If it holds, returns its text with the
-    /// measured figure, otherwise `None`.
+    /// Checks the condition on the results of a run. Returns the text of the condition with the
+    /// measured value if the condition holds, otherwise `None`.
     pub(crate) fn check(&self, record: &LoadRecord) -> Option<String> {
         let latency = record.latencies.get("all").map_or(Latency::default(), |all| *all.main());
         let figure = match self.metric {

@@ -1,5 +1,5 @@
-//! One connection of the load generator: its socket, its buffers, the operations in flight and its
-//! state. The engine makes all decisions.
+//! One connection of the load generator: its socket, its buffers, its operations in flight and its
+//! state. All decisions about it are made by the engine.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -19,20 +19,20 @@ use super::resp::Broken;
 /// State of one connection of the load generator. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// The connection is closed, and is opened again at the time `retry_at`, in nanoseconds of the
+    /// The connection is closed, and will be opened at the time `retry_at`, in nanoseconds of the
     /// run's clock.
     Down { retry_at: u64 },
-    /// The TCP connection is being established; the attempt fails at the time `until`, in
-    /// nanoseconds of the run's clock.
+    /// The TCP connection is being established; the attempt times out at `until`, in nanoseconds of
+    /// the run's clock.
     Connecting { until: u64 },
-    /// The connection is established, and waits for the reply to `CLUSTER SLOTS`, which names the
-    /// leader. Fails at the time `until`, in nanoseconds of the run's clock.
+    /// The connection is established and is waiting for the reply to `CLUSTER SLOTS`, which names
+    /// the leader. The wait times out at `until`, in nanoseconds of the run's clock.
     FindingLeader { until: u64 },
     /// The connection is ready for requests.
     Up,
 }
 
-/// One connection of the load generator to a server.
+/// One connection of the load generator to a server, with its buffers and operations in flight.
 #[allow(clippy::struct_excessive_bools, reason = "marks of the engine, each for itself")]
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -40,52 +40,52 @@ pub(crate) struct Connection {
     pub(crate) state: State,
     /// Index of the server's address in the engine's list of addresses.
     pub(crate) address: usize,
-    /// Output buffer with encoded requests; its first `out_sent` bytes were already written to the
-    /// socket.
+    /// Output buffer with encoded requests. Its first `out_sent` bytes have already been written to
+    /// the socket.
     out: Vec<u8>,
     out_sent: usize,
-    /// The bytes of a reply that has not been received completely.
+    /// The bytes received so far of a reply that is still incomplete.
     pub(crate) partial: Vec<u8>,
-    /// HTTP/2 state of a connection to etcd; `None` for the Redis protocol.
+    /// HTTP/2 state of a connection to etcd; `None` for other protocols.
     pub(crate) http2: Option<Box<Http2>>,
-    /// State of a connection to NATS; `None` for other protocols.
+    /// Protocol state of a connection to NATS; `None` for other protocols.
     pub(crate) nats: Option<Box<Nats>>,
-    /// Operations whose reply is outstanding, in the order in which their requests were written.
+    /// Operations that are waiting for a reply, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
     /// Number of operations at the end of `in_flight` whose requests are still in the output
     /// buffer.
     unsent_count: usize,
     /// Whether the connection is in the engine's `ready` queue.
     pub(crate) queued: bool,
-    /// Whether the connection is in the engine's `dirty` list: it has new bytes to send.
+    /// Whether the connection is in the engine's `dirty` list, because it has new bytes to send.
     pub(crate) dirty: bool,
     /// Whether the connection gets no new requests until the next housekeeping, because the server
     /// reported that it has no leader or is overloaded.
     pub(crate) paused: bool,
-    /// Whether the connection was established before, so that establishing it again counts as a
-    /// reconnect.
+    /// Whether the connection has been established before, in which case establishing it again
+    /// counts as a reconnect.
     pub(crate) was_up: bool,
-    /// Number of failures since the connection was last established successfully.
+    /// Number of failures since the connection was last established.
     pub(crate) failures: u32,
 }
 
-/// An HTTP/2 frame that was read: its length in bytes, and the call that it completes, if any.
+/// An HTTP/2 frame that was read: its length in bytes, and the gRPC call that it completes, if any.
 type Frame = (usize, Option<Ended>);
 
-/// Result of reading from a connection.
+/// The result of one read from a connection's socket.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// The given number of bytes was read into the buffer; the socket may have more.
     Bytes(usize),
-    /// The socket has no data for now.
+    /// The socket currently has no data.
     Nothing,
     /// The server closed the connection, or reading failed.
     End,
 }
 
 impl Connection {
-    /// Returns a closed connection to the server with index `address`, which is due to be opened.
-    /// `pipeline` is the expected number of operations in flight.
+    /// Creates a closed connection, which is to be opened to the server with index `address` in the
+    /// engine's list of addresses. `pipeline` is the expected number of operations in flight.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -106,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// Starts to establish a connection to the address `socket`. The attempt must succeed before
+    /// Starts to establish the connection to the address `socket`. The attempt times out at
     /// `until`, in nanoseconds of the run's clock.
     pub(crate) fn open(
         &mut self,
@@ -116,15 +116,16 @@ impl Connection {
         until: u64,
     ) -> io::Result<()> {
         let mut stream = TcpStream::connect(socket)?;
-        // Registered once for both: changing the interest would cost a system call each time.
+        // Registered once for reading and writing, because each change of the interest would cost a
+        // system call.
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         self.state = State::Connecting { until };
         Ok(())
     }
 
-    /// Returns whether the connection attempt in progress has succeeded; called when the socket
-    /// reports an event.
+    /// Returns whether the attempt to establish the connection has succeeded; an error if it has
+    /// failed. Called when the socket reports an event.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let Some(stream) = &self.stream else { return Ok(false) };
         if let Some(error) = stream.take_error()? {
@@ -140,8 +141,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection, to be opened again at `retry_at` (nanoseconds of the run's clock),
-    /// and passes each operation in flight to `lost`.
+    /// Closes the connection, which will be reopened at `retry_at` (in nanoseconds of the run's
+    /// clock), and passes each operation in flight to `lost`.
     pub(crate) fn close(&mut self, retry_at: u64, mut lost: impl FnMut(Operation)) {
         // Dropping the socket also deregisters it from the poll.
         self.stream = None;
@@ -156,8 +157,8 @@ impl Connection {
         self.in_flight.drain(..).for_each(&mut lost);
     }
 
-    /// Appends the request of an operation to the output buffer, and adds the operation to those in
-    /// flight.
+    /// Appends the current request of an operation to the output buffer, and adds the operation to
+    /// those in flight.
     pub(crate) fn push(
         &mut self,
         operation: Operation,
@@ -177,12 +178,13 @@ impl Connection {
         self.unsent_count += 1;
     }
 
-    /// Starts HTTP/2 on this connection. `authority` is the `host:port` of the server.
+    /// Starts HTTP/2 on this connection: puts the connection preface into the output buffer.
+    /// `authority` is the `host:port` of the server.
     pub(crate) fn start_http2(&mut self, authority: String) {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
     }
 
-    /// Starts NATS's protocol on this connection.
+    /// Starts NATS's protocol on this connection: puts its first commands into the output buffer.
     pub(crate) fn start_nats(&mut self) {
         self.nats = Some(Box::new(Nats::start(&mut self.out)));
     }
@@ -202,13 +204,14 @@ impl Connection {
         http2.read(input, &mut self.out)
     }
 
-    /// Appends bytes that are already encoded to the output buffer.
+    /// Appends encoded bytes that belong to no operation, such as those of `CLUSTER SLOTS`, to the
+    /// output buffer.
     pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Writes as much of the output buffer to the socket as the socket accepts. Operations in the
-    /// buffer that had no send time yet get `now` as their send time.
+    /// Writes as much of the output buffer to the socket as the socket accepts. Operations whose
+    /// requests are in the buffer and have no send time yet get `now` as their send time.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
         let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {
@@ -235,14 +238,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns whether the output buffer has bytes that the socket did not accept, because its send
-    /// buffer is full.
+    /// Returns whether the output buffer has bytes that have not been written to the socket, which
+    /// happens when the socket's send buffer is full.
     pub(crate) fn has_unsent_bytes(&self) -> bool {
         self.out_sent < self.out.len()
     }
 
-    /// Reads bytes from the socket into `buffer` without waiting. Returns the number of bytes, or
-    /// that the socket has none, or that the connection has ended.
+    /// Reads bytes from the socket into `buffer` without blocking. Returns the number of bytes
+    /// read, or that the socket has no data, or that the connection has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Input {
         let Some(stream) = &mut self.stream else { return Input::Nothing };
         loop {

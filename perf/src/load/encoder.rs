@@ -1,4 +1,5 @@
-//! Encodes operations in the Redis protocol. The constant parts are built once before the run.
+//! Encodes operations in the Redis protocol. The constant parts of requests are encoded once,
+//! before the run.
 
 use super::generator::{Operation, Request};
 use super::keys::{Values, write_key};
@@ -14,19 +15,19 @@ pub(crate) struct RequestEncoder {
     pub(crate) key_bytes: usize,
     get: Vec<u8>,
     set: Vec<u8>,
-    /// Encoded bytes of a SET command between its key and its value: the line end after the key,
+    /// Encoded bytes of a SET command between its key and its value: the line break after the key,
     /// and the length of the value.
     middle: Vec<u8>,
-    /// Encoded bytes after the value of a SET command: the line end and, if each write is followed
-    /// by WAIT, the WAIT command.
+    /// Encoded bytes after the value of a SET command: the line break and, if each write is
+    /// followed by a WAIT, the WAIT command.
     end: Vec<u8>,
     wait_aof: Vec<u8>,
 }
 
 impl RequestEncoder {
-    /// Returns an encoder for keys and values of these lengths in bytes. With `wait`, each write is
-    /// followed by a WAIT for this number of replicas. `wait_aof` is the number of replicas that
-    /// requests of the kind WAITAOF wait for.
+    /// Creates an encoder for keys of `key_bytes` bytes and values of `value_bytes` bytes. If
+    /// `wait` is given, each encoded write is followed by a WAIT for that number of replicas.
+    /// `wait_aof` is the number of replicas for which WAITAOF requests wait.
     pub(crate) fn new(
         key_bytes: usize,
         value_bytes: usize,
@@ -68,7 +69,7 @@ impl RequestEncoder {
             }
             Request::WaitAof => out.extend_from_slice(&self.wait_aof),
             Request::Scan => {
-                // Any number is a valid cursor: it is a position in the hash table.
+                // Any number is a valid cursor, because a cursor is a position in the hash table.
                 let cursor = operation.key.to_string();
                 let count = operation.mark.to_string();
                 write_request(out, &[b"SCAN", cursor.as_bytes(), b"COUNT", count.as_bytes()]);

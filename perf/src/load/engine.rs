@@ -1,13 +1,13 @@
-//! One thread of the load generator: a poll, its connections, and the loop that sends due requests
-//! and reads replies.
+//! One thread of the load generator: its connections, and the event loop that sends the requests
+//! that are due and reads the replies.
 //!
-//! Cheap by design, because it shares the machine with the servers that it measures: one read and
-//! one write per connection and wake-up, whatever the number of requests; one clock reading for
-//! each; no allocation per request. The time of a reply is read after its bytes, the time of a
-//! request before its bytes, so service times omit nothing.
+//! The engine shares the machine with the servers that it measures, so it is cheap by design: per
+//! wake-up and connection it makes one read and one write, regardless of the number of requests; it
+//! reads the clock once for each of these; and it allocates nothing per request. The clock is read
+//! before a request is written and after a reply is read, so service times omit nothing.
 //!
-//! Finding the leader: each new connection sends `CLUSTER SLOTS`, and `MOVED` takes all connections
-//! to the leader that it names, each as soon as its requests in flight are done.
+//! Finding the leader: each new connection sends `CLUSTER SLOTS`. A `MOVED` reply names the leader,
+//! and every connection is then reopened to that leader as soon as it has no requests in flight.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -28,30 +28,29 @@ use super::reply::Reply;
 use super::resp;
 use super::timer::Timer;
 
-/// The clock of a run: nanoseconds since the clock was started, with the same start for all
-/// threads.
+/// The clock of a run, which counts nanoseconds since its start. All threads use the same start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
 impl Clock {
-    /// Starts the clock.
+    /// Creates a clock that starts now.
     pub(crate) fn start() -> Clock {
         Clock(Instant::now())
     }
 
-    /// Returns the nanoseconds since the clock was started, plus 1: in fields of times, 0 means
-    /// that there is no time yet.
+    /// Returns the number of nanoseconds since the clock was started, plus 1, so that fields can
+    /// use 0 to mean that no time has been recorded.
     pub(crate) fn now(self) -> u64 {
         nanoseconds(self.0.elapsed()) + 1
     }
 }
 
-/// A text that says why a run ended early.
+/// The reason why a run ended early, as a text for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndedEarly(pub(crate) String);
 
-/// An event during the run that charts mark, such as a leader change; `at` is in nanoseconds of the
-/// run's clock.
+/// An event during the run, such as a leader change, which is marked in charts; `at` is in
+/// nanoseconds of the run's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
     pub(crate) at: u64,
@@ -60,22 +59,24 @@ pub(crate) struct Notice {
 
 /// Interval between checks of timeouts, reconnects and the stop flag, in nanoseconds.
 const HOUSEKEEPING_INTERVAL: u64 = 50_000_000;
-/// Requests that fall due within this time, in nanoseconds, are sent together. This delays a
-/// request by at most 50 µs, and saves wake-ups at rates above ten thousand per second.
+/// Requests that become due within this time, in nanoseconds, are sent together. This delays a
+/// request by at most 50 µs, and saves wake-ups at rates above ten thousand requests per second.
 const TICK: u64 = 50_000;
-/// Maximum time to establish a connection, in nanoseconds; the request timeout applies instead if
-/// it is shorter.
+/// Timeout for establishing a connection, in nanoseconds. If the request timeout is shorter, it
+/// applies instead.
 const CONNECT_TIMEOUT: u64 = 2_000_000_000;
-/// Pause before a connection is opened again after its first failure, in nanoseconds. It doubles
-/// with each further failure.
+/// Pause before a connection is reopened after its first failure, in nanoseconds. The pause doubles
+/// with each further failure, up to `RETRY_PAUSE_MAX`.
 const RETRY_PAUSE: u64 = 20_000_000;
 const RETRY_PAUSE_MAX: u64 = 640_000_000;
 const BUFFER_BYTES: usize = 256 << 10;
 const TIMER: Token = Token(usize::MAX);
-/// Minimum number of requests in flight per connection during the preload, which writes all keys.
+/// Minimum pipeline depth (requests in flight per connection) during the preload, which writes all
+/// keys before the run.
 const PRELOAD_PIPELINE: usize = 32;
 
-/// State of one thread of the load generator.
+/// The state of one thread of the load generator: its operation generator, its connections and its
+/// event loop.
 #[derive(Debug)]
 pub(crate) struct Engine {
     plan: Arc<Plan>,
@@ -86,31 +87,34 @@ pub(crate) struct Engine {
     events: Events,
     timer: Timer,
     connections: Vec<Connection>,
-    /// Indexes of the connections that can take requests, each at most once. Some of them may have
-    /// been closed in the meantime.
+    /// Queue of the indexes of connections with capacity for more requests, each at most once. It
+    /// may still contain connections that have been closed since they were added.
     ready: VecDeque<usize>,
-    /// Operations to send again (redirected ones, for example), before new ones.
+    /// Operations to send again, for example because they were redirected. They are sent before new
+    /// operations.
     retries: VecDeque<Operation>,
-    /// Indexes of the connections with new bytes in their output buffers, which the next dispatch
-    /// writes to the sockets.
+    /// Indexes of the connections that have new bytes in their output buffers. The next dispatch
+    /// writes these bytes to the sockets.
     dirty: Vec<usize>,
     requests: RequestEncoder,
     addresses: Vec<SocketAddr>,
     /// Index in `addresses` of the server that is presumed to be the leader.
     leader: usize,
     /// Index in `addresses` of the leader to which a connection was last established; `None` before
-    /// the first. When it changes, a leader change is reported.
+    /// the first connection. A change of this index is reported as a leader change.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
     next_housekeeping: u64,
-    /// Reason why a connection last failed, as a text; empty if none has.
+    /// Reason for the most recent failure of a connection, as a text; empty if no connection has
+    /// failed.
     last_failure: String,
     pub(crate) notices: Vec<Notice>,
 }
 
 impl Engine {
-    /// Creates the engine of a thread, with the thread's share of the connections, all closed.
+    /// Creates the engine of a thread with its share of the run's connections, which are still
+    /// closed.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         generator: Generator,
@@ -156,7 +160,8 @@ impl Engine {
         })
     }
 
-    /// Opens all connections and, if the plan has a preload, writes the keys of this thread.
+    /// Opens all connections and, if the plan has a preload, writes this thread's share of the
+    /// keys.
     ///
     /// # Errors
     /// If no successful reply arrives within `--give-up` seconds, or the run is interrupted.
@@ -182,7 +187,7 @@ impl Engine {
 
     /// Runs the load. The first request is due at `first`, and the measured window begins at
     /// `begin`, both in nanoseconds of the run's clock. Calls `each` whenever seconds of the window
-    /// are finished. Returns why the run ended early, or `None` if it did not.
+    /// have ended. Returns why the run ended early; `None` if it did not.
     pub(crate) fn measure(
         &mut self,
         first: u64,
@@ -228,7 +233,7 @@ impl Engine {
         Ok(ended)
     }
 
-    /// Returns the recorded history of operations, and leaves an empty one.
+    /// Returns the recorded history of operations, and replaces it with an empty one.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         self.generator.take_history()
     }
@@ -247,8 +252,9 @@ impl Engine {
         }
         let due = self.generator.due().is_some_and(|due| due <= now);
         if !waiting && !due && self.retries.is_empty() && self.in_flight() == 0 {
-            // Nothing was due, so a lack of replies means nothing. A closed loop always has
-            // something due; while all its connections are down, the silence counts.
+            // Nothing was due, so the lack of replies is no problem. In a closed loop something is
+            // always due, so while all connections are down, the time without replies counts
+            // towards `--give-up`.
             if self.connections.iter().any(|connection| connection.state == State::Up) {
                 self.generator.last_success = now;
             }
@@ -268,8 +274,9 @@ impl Engine {
         )))
     }
 
-    /// Waits until a socket event, the timer of the next due request, or the next housekeeping, and
-    /// handles it. Returns the current time in nanoseconds.
+    /// Waits for a socket event, the due time of the next request or the time of the next
+    /// housekeeping, and handles socket events. Returns the current time in nanoseconds of the
+    /// run's clock.
     fn poll_once(&mut self) -> anyhow::Result<u64> {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
@@ -355,20 +362,21 @@ impl Engine {
             connection.partial.clear();
             let now = self.clock.now();
             if !self.on_bytes(number, &buffer[..kept + count], now) || kept + count < buffer.len() {
-                // The read did not fill the buffer: the socket is empty, and its next byte wakes
-                // us.
+                // The read did not fill the buffer, so the socket is empty, and the next byte that
+                // it receives wakes the poll.
                 break;
             }
         }
         self.buffer = buffer;
-        // Now, and not after reading the other connections: a closed loop sends the next request as
-        // soon as it has a reply.
+        // Dispatched before the other connections are read, because a closed loop sends its next
+        // request as soon as it has a reply.
         let now = self.clock.now();
         self.dispatch(now);
     }
 
-    /// Handles the replies in `bytes`, and keeps an incomplete last reply until the rest of its
-    /// bytes arrives. Returns false if the connection is now closed.
+    /// Handles the replies in `bytes`, which connection `number` has received, and keeps an
+    /// incomplete last reply until its remaining bytes arrive. Returns false if the connection is
+    /// now closed.
     fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         match self.plan.protocol {
             Protocol::Redis => {}
@@ -402,8 +410,9 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Handles the HTTP/2 frames in `bytes`, whose replies may arrive in any order, and keeps an
-    /// incomplete last frame for later. Returns false if the connection is now closed.
+    /// Handles the HTTP/2 frames in `bytes`, which connection `number` has received, and keeps an
+    /// incomplete last frame for later. The replies may be in any order. Returns false if the
+    /// connection is now closed.
     fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -426,7 +435,7 @@ impl Engine {
             let request = connection.in_flight.get(ended.place).map(|operation| operation.request);
             match &ended.result {
                 Ok(message) => {
-                    // An undecodable message is of the wrong type for every operation.
+                    // A message that cannot be decoded counts as a reply of the wrong type.
                     let reply = request.and_then(|request| etcd::reply(request, message));
                     let reply = reply.unwrap_or(Reply::Damaged);
                     self.on_reply_at(number, ended.place, reply, now);
@@ -447,8 +456,9 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Handles the NATS messages in `bytes`, which may arrive in any order, and keeps an incomplete
-    /// last message for later. Returns false if the connection is now closed.
+    /// Handles the NATS messages in `bytes`, which connection `number` has received, and keeps an
+    /// incomplete last message for later. The messages may be in any order. Returns false if the
+    /// connection is now closed.
     fn on_messages(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -473,7 +483,8 @@ impl Engine {
         true
     }
 
-    /// Handles a reply in the Redis protocol. Returns false if the connection is now closed.
+    /// Handles the next reply of connection `number`, which uses the Redis protocol. Returns false
+    /// if the connection is now closed.
     fn on_reply(&mut self, number: usize, reply: Reply<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
         if let State::FindingLeader { .. } = connection.state {
@@ -487,8 +498,8 @@ impl Engine {
         true
     }
 
-    /// Handles the reply to the operation at index `place` of the connection's operations in
-    /// flight.
+    /// Handles the reply to the operation at index `place` among the operations in flight on
+    /// connection `number`.
     fn on_reply_at(&mut self, number: usize, place: usize, reply: Reply<'_>, now: u64) {
         let connection = &mut self.connections[number];
         let Some(operation) = connection.in_flight.remove(place) else { return };
@@ -510,8 +521,8 @@ impl Engine {
         }
     }
 
-    /// Handles the reply to `CLUSTER SLOTS`, which names the leader. Returns false if the
-    /// connection is now closed.
+    /// Handles the reply to `CLUSTER SLOTS` on connection `number`; the reply names the leader.
+    /// Returns false if the connection is now closed.
     fn on_cluster_slots(&mut self, number: usize, reply: Reply<'_>) -> bool {
         let queried = self.addresses[self.connections[number].address];
         let now = self.clock.now();
@@ -524,7 +535,8 @@ impl Engine {
                 self.follow(leader);
                 let connection = &mut self.connections[number];
                 if connection.address != self.leader {
-                    // Not at once: until a new leader is elected, a follower names the old one.
+                    // Reopened only after a pause, because a follower names the old leader until a
+                    // new one is elected.
                     connection.close(now + RETRY_PAUSE, |_| unreachable!("nothing is in flight"));
                     return false;
                 }
@@ -535,7 +547,7 @@ impl Engine {
                 self.on_failure(number, "the cluster has no leader");
                 false
             }
-            // Not a cluster.
+            // The server is not a cluster.
             _ => {
                 self.on_up(number);
                 true
@@ -553,7 +565,7 @@ impl Engine {
         connection.was_up = true;
         let address = connection.address;
         if self.plan.follow && self.announced_leader != Some(address) {
-            // Announced only now that the leader is known to be reachable.
+            // The change is announced only now, because the leader is known to be reachable.
             if self.announced_leader.is_some() {
                 self.note(self.clock.now(), format!("{} is leader", self.addresses[address]));
             }
@@ -562,8 +574,8 @@ impl Engine {
         self.enqueue_ready(number);
     }
 
-    /// Sets the server that is presumed to be the leader to `leader`; connections to other servers
-    /// are then replaced by connections to it. Does nothing with `--no-follow`.
+    /// Records that `leader` is presumed to be the leader. Connections to other servers are then
+    /// replaced with connections to this server. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
@@ -575,8 +587,8 @@ impl Engine {
         });
     }
 
-    /// Closes the connection if it is to a server that is not the leader and has nothing in flight;
-    /// it is then opened to the leader. Returns whether it was closed.
+    /// Closes connection `number` if its server is not the leader and it has no requests in flight;
+    /// housekeeping then reopens the connection to the leader. Returns whether it was closed.
     fn leave_old_leader(&mut self, number: usize) -> bool {
         let connection = &mut self.connections[number];
         let wrong = self.plan.follow && connection.address != self.leader;
@@ -603,7 +615,8 @@ impl Engine {
         let was_up = connection.state == State::Up;
         let (generator, retries) = (&mut self.generator, &mut self.retries);
         connection.close(now + pause, |operation| {
-            // WAITAOF only waits for writes of its own connection.
+            // A WAITAOF cannot move to another connection, because it waits only for writes of its
+            // own.
             if operation.request_sent == 0 && operation.request != Request::WaitAof {
                 retries.push_back(operation);
             } else if let Next::Retry(operation) = generator.on_lost(&operation, reason, now) {
@@ -620,7 +633,8 @@ impl Engine {
         }
     }
 
-    /// Records an event for charts, unless an equal one was recorded within the last second.
+    /// Records the event `what`, which charts mark, unless an equal event was recorded within the
+    /// last second.
     fn note(&mut self, at: u64, what: String) {
         const REPEAT_AFTER: u64 = 1_000_000_000;
         let last = self.notices.iter().rev().find(|notices| notices.what == what);
@@ -652,7 +666,7 @@ impl Engine {
     }
 
     /// Assigns the operations that are due to connections with capacity for more requests, and
-    /// writes the requests to the sockets.
+    /// writes their requests to the sockets.
     fn dispatch(&mut self, now: u64) {
         while let Some(&number) = self.ready.front() {
             if !self.has_capacity(number) {
@@ -667,7 +681,7 @@ impl Engine {
             self.connections[number].push(operation, &self.requests, &self.generator.values);
             self.mark_dirty(number);
             if self.plan.rate.is_some() {
-                // Round robin, as if the operations came from as many users.
+                // Round robin, as if each connection were a user of its own.
                 self.ready.rotate_left(1);
             }
         }
@@ -681,7 +695,7 @@ impl Engine {
     }
 
     /// Does the periodic work, at least every 50 ms: handles timeouts, opens closed connections,
-    /// and resumes paused ones.
+    /// and resumes paused connections.
     fn housekeeping(&mut self, now: u64) {
         self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
         self.generator.roll(now);
@@ -703,8 +717,8 @@ impl Engine {
                         operation.request_sent > 0 && operation.request_sent + timeout <= now
                     };
                     if first.is_some_and(late) {
-                        // Replies arrive in order, so the operations behind it are at least as late
-                        // as it is.
+                        // The first operation in flight has timed out. Operations are in the order
+                        // in which their requests were written, so all others count as lost too.
                         self.last_failure = format!(
                             "{}: request timed out",
                             self.addresses[self.connections[number].address]
@@ -734,7 +748,8 @@ impl Engine {
     }
 }
 
-/// Returns the address in the redirect `MOVED slot host:port`; `None` if the text is not one.
+/// Returns the address in a redirect of the form `MOVED slot host:port`; `None` if `text` does not
+/// have this form.
 fn moved_to(text: &[u8]) -> Option<SocketAddr> {
     let address = std::str::from_utf8(text).ok()?.split(' ').nth(2)?;
     address.to_socket_addrs().ok()?.next()

@@ -10,12 +10,12 @@ const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
-/// Wire type of numbers (varints) in protocol buffers; the constants below are other wire types.
+/// Wire type of numbers (varints) in protocol buffers.
 const NUMBER: u64 = 0;
 const BYTES: u64 = 2;
 
-/// Starts the gRPC call for an operation's current request. Reads are linearizable, which is etcd's
-/// default.
+/// Starts the gRPC call for the current request of an operation. Reads are linearizable, which is
+/// etcd's default.
 pub(crate) fn call(
     http2: &mut Http2,
     out: &mut Vec<u8>,
@@ -46,14 +46,14 @@ pub(crate) fn call(
     }
 }
 
-/// Decodes the response message to a request; `None` if it is malformed.
+/// Decodes the message that responds to `request`; `None` if the message is malformed.
 pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     Some(match request {
         Request::Put => Reply::Done,
         Request::Scan => Reply::List(message),
         Request::WaitAof => return None,
-        // The value of the first key-value pair: without a pair the key does not exist, a pair
-        // without the field has an empty value.
+        // The value of the first key-value pair. Without a pair, the key does not exist; a pair
+        // without a value field has an empty value.
         Request::Get => match field(message, 2)? {
             None => Reply::Value(None),
             Some(pair) => Reply::Value(Some(field(pair, 5)?.unwrap_or_default())),
@@ -61,7 +61,7 @@ pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     })
 }
 
-/// Starts a call for the server's status.
+/// Starts a gRPC call that asks for the server's status.
 pub(crate) fn call_status(http2: &mut Http2, out: &mut Vec<u8>) {
     http2.call(out, STATUS, |_| {});
 }
@@ -100,14 +100,14 @@ fn read_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Value of a field of a protocol buffers message.
+/// The value of a field in a protocol buffers message.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-/// Returns the number and the value of the next field in `rest`, and removes it from there.
-/// `Some(None)` at the end of the message, `None` if the message is malformed.
+/// Removes the next field from the start of `rest`, and returns the field's number and value.
+/// Returns `Some(None)` at the end of the message, and `None` if the message is malformed.
 #[allow(clippy::option_option, reason = "malformed and finished differ")]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     if rest.is_empty() {
@@ -134,8 +134,8 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     Some(Some((tag >> 3, field)))
 }
 
-/// Returns the first field of a message with the number `wanted` whose value is bytes; `Some(None)`
-/// if there is no such field, `None` if the message is malformed.
+/// Returns the value of the first field in `message` that has the number `wanted` and contains
+/// bytes; `Some(None)` if there is no such field, and `None` if the message is malformed.
 #[allow(clippy::option_option, reason = "malformed and absent differ")]
 fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     while let Some((number, field)) = next(&mut message)? {
@@ -146,8 +146,9 @@ fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     Some(None)
 }
 
-/// Returns the first field of a message with the number `wanted` whose value is a number. If there
-/// is none, returns 0, the default of protocol buffers; `None` if the message is malformed.
+/// Returns the value of the first field in `message` that has the number `wanted` and contains a
+/// number. Returns 0, the default of protocol buffers, if there is no such field, and `None` if the
+/// message is malformed.
 fn number_field(mut message: &[u8], wanted: u64) -> Option<u64> {
     while let Some((number, field)) = next(&mut message)? {
         if let (true, Field::Number(value)) = (number == wanted, field) {
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn responses_are_decoded() {
-        // A header, and one pair with key, revisions and value.
+        // A header, and one key-value pair with its key, revisions and value.
         let with = b"\x0a\x02\x08\x01\x12\x0c\x0a\x01k\x10\x05\x18\x96\x01\x2a\x02ab\x20\x01";
         assert_eq!(reply(Request::Get, with), Some(Reply::Value(Some(b"ab"))));
         assert_eq!(reply(Request::Get, b"\x0a\x02\x08\x01"), Some(Reply::Value(None)));

@@ -1,6 +1,6 @@
-//! Generates one thread's operations and interprets their replies, without sockets: which operation
-//! comes next, when it is due, and what a reply means for it. The engine calls this and does the
-//! I/O.
+//! Generates one thread's operations and interprets the replies: which operation comes next, when
+//! it is due, and what to do after its reply. The generator does no I/O; the engine calls it and
+//! handles the sockets.
 
 use std::sync::Arc;
 
@@ -15,75 +15,77 @@ use super::schedule::Schedule;
 use super::stats::Stats;
 use super::workload::Kind;
 
-/// An operation of the load. Times are in nanoseconds of the run's [`Clock`](super::engine::Clock).
+/// One operation of the load, such as a read or an insert, with its progress. Times are in
+/// nanoseconds of the run's [`Clock`](super::engine::Clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
-    /// The request to send next, or whose reply is outstanding. A read-modify-write first has a get
-    /// and then a put; with `--wait-aof`, a WAITAOF follows each put; other operations have one
-    /// request.
+    /// The operation's current request: the one to be sent next, or the one that is waiting for its
+    /// reply. A read-modify-write consists of a get and then a put; with `--wait-aof`, a WAITAOF
+    /// follows each put; other operations consist of one request.
     pub(crate) request: Request,
     pub(crate) key: u64,
-    /// Mark (unique number) of the value that a put writes; for a scan, the number of keys to read.
+    /// For a put, the mark of the value to write: a number that is unique to this value. For a
+    /// scan, the number of keys to read.
     pub(crate) mark: u64,
-    /// Time at which the operation should have been sent, by the schedule; in a closed loop, time
-    /// at which it was generated. In nanoseconds of the run's clock.
+    /// Time at which the operation should be sent according to the schedule, or, in a closed loop,
+    /// at which the operation was generated; in nanoseconds of the run's clock.
     pub(crate) intended: u64,
     /// Time at which the operation's first request was sent, in nanoseconds of the run's clock; 0
-    /// if it has not been sent.
+    /// before that.
     pub(crate) sent: u64,
     /// Time at which the operation's current request was sent, in nanoseconds of the run's clock; 0
-    /// if it has not been sent.
+    /// before that.
     pub(crate) request_sent: u64,
-    /// Number of times that the operation was redirected to another server.
+    /// Number of times that the operation has been redirected to another server.
     redirects: u8,
 }
 
-/// Request to the server.
+/// The kind of a request to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Get,
     Put,
     Scan,
-    /// Redis's WAITAOF, which waits until the put before it is on disk.
+    /// Redis's command WAITAOF, which waits until the preceding put is on disk.
     WaitAof,
 }
 
-/// What the engine does next with an operation, and with its connection, after a reply or a
-/// failure.
+/// What the engine does with an operation and its connection after the operation has received a
+/// reply or has failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The operation is finished, successfully or not.
     Done,
-    /// The operation has failed, because the server has no leader or is overloaded: the connection
-    /// sends no more requests until the next housekeeping.
+    /// The operation has failed because the server has no leader or is overloaded. The connection
+    /// sends no more requests until the engine's next housekeeping, at most 50 ms later.
     Pause,
-    /// The operation's next request is to be sent on the same connection: the put of a
+    /// The operation's next request must be sent on the same connection: the put of a
     /// read-modify-write, or the WAITAOF after a put.
     Continue(Operation),
     /// The operation's request must be sent again, to the current leader.
     Retry(Operation),
 }
 
-/// Where the thread's operations come from, in the current phase of the run.
+/// The source of a thread's operations in the current phase of the run.
 #[derive(Debug)]
 enum Source {
-    /// No operations are generated: before the preload or the load starts, and after the load has
-    /// ended.
+    /// No operations: the preload or the load has not started yet, or the load has ended.
     Nothing,
-    /// The preload, which writes each key that belongs to this thread once, before the load. `next`
+    /// The preload, which precedes the load and writes each key of this thread's share once. `next`
     /// is the number of the key to write next.
     Preload { next: u64 },
-    /// A closed loop: the next operation is due whenever a connection is free, until the time `end`
-    /// in nanoseconds of the run's clock.
+    /// A closed loop: until the time `end`, in nanoseconds of the run's clock, an operation is due
+    /// whenever a connection has capacity for it.
     Closed { end: u64 },
-    /// An open loop: operations are due at the times of the schedule.
+    /// An open loop: operations are due at the times that the schedule sets.
     Open(Schedule),
 }
 
-/// Maximum number of redirects of an operation. An operation that is redirected more often fails.
+/// Maximum number of redirects of an operation; one more redirect makes the operation fail.
 const REDIRECTS_MAX: u8 = 16;
-/// Maximum number of keys of a scan. The number is uniformly distributed, as in YCSB.
+/// Maximum number of keys that a scan reads. Each scan draws its number of keys uniformly from 1 to
+/// this maximum, as in YCSB.
 const SCAN_KEYS_MAX: u64 = 100;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -105,24 +107,23 @@ pub(crate) struct Generator {
     next_mark: u64,
     /// Statistics of the current second of the measured window.
     pub(crate) stats: Stats,
-    /// Time at which the current second of the measured window ends; before the window, the time at
-    /// which it starts. In nanoseconds of the run's clock, `u64::MAX` until the load starts.
+    /// End of the current second of the measured window, or, before the window, the time at which
+    /// the window starts; in nanoseconds of the run's clock. `u64::MAX` until the load starts.
     second_end: u64,
     number: Option<u64>,
-    /// Statistics of finished seconds that the engine has not taken yet, each with its number: 0 is
-    /// the first second of the measured window.
+    /// Statistics of the finished seconds of the measured window that the engine has not collected
+    /// yet, each with the number of the second, from 0.
     pub(crate) over: Vec<(u64, Stats)>,
     /// Time at which the last successful reply arrived, in nanoseconds of the run's clock.
     pub(crate) last_success: u64,
-    /// The last error message that a server replied; empty if there was none.
+    /// The most recent error message from a server; empty if there has been none.
     pub(crate) last_error: String,
     history: Vec<Record>,
 }
 
 impl Generator {
-    /// Creates the generator of the thread with the number `thread`. `run` is a number that
-    /// identifies the run; it is mixed into written values, so that they differ from those of other
-    /// runs.
+    /// Creates the generator for thread number `thread`. `run` is a number that identifies the run
+    /// and is part of every written value, so that the values differ from those of other runs.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         thread: usize,
@@ -130,7 +131,8 @@ impl Generator {
         inserts: &Arc<Inserts>,
     ) -> Generator {
         let mut rng = Rng::new(plan.seed);
-        // The same for all threads: each of them may read what another one wrote.
+        // All threads encode values in the same way, because each may read what another has
+        // written.
         let values = Values::new(plan.value_bytes, &mut rng.split());
         let mut rng = (0..=thread).map(|_| rng.split()).last().expect("one at least");
         let keys = Keys::new(plan.distribution, plan.theta, plan.keys, thread, plan.threads);
@@ -155,8 +157,8 @@ impl Generator {
         }
     }
 
-    /// Starts the preload: from now on, the generator returns one write of each key that belongs to
-    /// this thread.
+    /// Starts the preload: from now on, [`Generator::next`] returns one write for each key of this
+    /// thread's share.
     pub(crate) fn start_preload(&mut self) {
         self.source = Source::Preload { next: self.thread as u64 };
     }
@@ -179,7 +181,7 @@ impl Generator {
         };
     }
 
-    /// Ends the load. Operations of the measured window that were due by `now` and have not been
+    /// Ends the load. Operations of the measured window that were due by `now` but have not been
     /// sent are counted as unsent.
     pub(crate) fn stop(&mut self, now: u64) {
         self.roll(now);
@@ -189,8 +191,8 @@ impl Generator {
         self.source = Source::Nothing;
     }
 
-    /// Returns whether the generator will return no more operations in this phase (preload or load)
-    /// of the run.
+    /// Returns whether the current phase of the run, the preload or the load, has no more
+    /// operations.
     pub(crate) fn is_exhausted(&self, now: u64) -> bool {
         match &self.source {
             Source::Nothing => true,
@@ -200,8 +202,8 @@ impl Generator {
         }
     }
 
-    /// Returns when the next operation is due, in nanoseconds of the run's clock; `None` outside an
-    /// open loop.
+    /// Returns the time at which the next operation of an open loop is due, in nanoseconds of the
+    /// run's clock; `None` if there is none, or the generator is not in an open loop.
     pub(crate) fn due(&self) -> Option<u64> {
         match &self.source {
             Source::Open(schedule) => schedule.due(),
@@ -209,7 +211,8 @@ impl Generator {
         }
     }
 
-    /// Returns the next operation if one is due at `now`.
+    /// Removes the next operation from the source and returns it; `None` if no operation is due at
+    /// `now`.
     pub(crate) fn next(&mut self, now: u64) -> Option<Operation> {
         let intended = match &mut self.source {
             Source::Nothing => return None,
@@ -260,15 +263,16 @@ impl Generator {
         self.next_mark
     }
 
-    /// Handles the reply to an operation's request. Returns what happens to the operation.
+    /// Handles the reply to the operation's current request, which arrived at `now`. Returns what
+    /// the engine does next with the operation.
     pub(crate) fn on_reply(&mut self, operation: Operation, reply: Reply<'_>, now: u64) -> Next {
         self.roll(now);
         match (operation.request, reply) {
             (_, Reply::Error(text)) => self.on_error(operation, text, now),
             (Request::Get, Reply::Value(value)) => self.on_value(operation, value, now),
             (Request::Put, Reply::Done) if self.plan.wait_aof.is_some() => {
-                // Not together with the put: replicas acknowledge at once what they have synced,
-                // and anything later only within a second.
+                // The WAITAOF is not sent together with the put, because replicas acknowledge at
+                // once only what they have already synced, and anything later within a second.
                 Next::Continue(Operation {
                     request: Request::WaitAof,
                     request_sent: 0,
@@ -319,7 +323,7 @@ impl Generator {
 
     fn on_error(&mut self, mut operation: Operation, text: &[u8], now: u64) -> Next {
         let code = error_code(text);
-        // Errors that clients retry by themselves: the command was not applied.
+        // With these errors, the server has not applied the command, and ordinary clients retry it.
         let rejected =
             matches!(code, "MOVED" | "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "READONLY");
         let preload = matches!(self.source, Source::Preload { .. });
@@ -342,8 +346,8 @@ impl Generator {
         if rejected || code == "UNAVAILABLE" { Next::Pause } else { Next::Done }
     }
 
-    /// Handles an operation that gets no reply, for a reason on the client's side such as a
-    /// timeout. Returns what happens to the operation.
+    /// Handles an operation that will get no reply, for a `reason` that the client detected, such
+    /// as `timeout`. Returns what the engine does next with the operation.
     pub(crate) fn on_lost(&mut self, operation: &Operation, reason: &str, now: u64) -> Next {
         self.roll(now);
         let outcome =
@@ -382,9 +386,9 @@ impl Generator {
         Next::Done
     }
 
-    /// Returns whether an operation counts for the measured window: in an open loop, if it should
-    /// have been sent in the window; in a closed loop, if its reply arrived after the start of the
-    /// window.
+    /// Returns whether the operation belongs to the measured window: in an open loop, if its
+    /// scheduled time is in the window; in a closed loop, if its reply arrived after the window
+    /// started.
     fn is_measured(&self, operation: &Operation, now: u64) -> bool {
         match self.plan.rate {
             Some(_) => operation.intended >= self.begin,
@@ -401,13 +405,13 @@ impl Generator {
         self.history.push(Record { called, outcome, key: operation.key, wrote });
     }
 
-    /// Returns the recorded history of operations, and leaves an empty one.
+    /// Returns the recorded history of operations, and replaces it with an empty one.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.history)
     }
 
-    /// Moves the statistics of each second of the measured window that has ended by `now` to the
-    /// finished ones in `over`, and starts empty statistics for the next second.
+    /// Moves the statistics of each second of the measured window that has ended by `now` to
+    /// `over`, and starts empty statistics for the next second.
     pub(crate) fn roll(&mut self, now: u64) {
         while now >= self.second_end {
             self.close_second(self.second_end);
@@ -416,8 +420,8 @@ impl Generator {
         }
     }
 
-    /// Moves the statistics of the current second of the measured window to the finished ones in
-    /// `over`, even if the second is not over. Before the window, discards the statistics.
+    /// Moves the statistics of the current second of the measured window to `over`, even if the
+    /// second has not ended by `now`. Before the window, discards the statistics.
     pub(crate) fn close_second(&mut self, now: u64) {
         if let Source::Open(schedule) = &self.source {
             self.stats.backlog = schedule.backlog(now);
@@ -436,7 +440,7 @@ impl Generator {
     }
 }
 
-/// Returns a duration as a number of nanoseconds.
+/// Converts a duration to nanoseconds; a duration too long for a `u64` becomes `u64::MAX`.
 pub(crate) fn nanoseconds(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,12 @@
-//! Histories of operations and their linearizability check: `--history` writes one, `perf check`
-//! checks it.
+//! Histories of operations: `perf load --history` writes one to a file, and `perf check` checks
+//! whether it is linearizable.
 //!
 //! File format: a JSON line that identifies the format, then one line per operation with
-//! tab-separated fields: the time of the call and of the reply in nanoseconds of one clock (`-`: no
-//! reply, the outcome is unknown; `x`: rejected, not applied), `r` or `w`, the number of the key,
-//! and the value written or read (`-`: no value). Values are represented by their marks.
+//! tab-separated fields: the time of the call in nanoseconds; the time of the reply by the same
+//! clock (`-` if there was no reply, so that the outcome is unknown; `x` if the operation was
+//! rejected and not applied); `r` for a read or `w` for a write; the number of the key; and the
+//! value written or read (`-` for no value). Values are represented by their marks, which are
+//! unique numbers.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write};
@@ -18,20 +20,20 @@ use bytes::Bytes;
 /// First line of a history file, which identifies the format.
 const HEAD: &str = r#"{"schema":"bowline-history","schema_version":1}"#;
 
-/// An operation of a recorded history. Times are in nanoseconds of the run's clock.
+/// A read or write of one key in a recorded history. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) called: u64,
     pub(crate) outcome: Outcome,
     pub(crate) key: u64,
-    /// Mark (unique number) of the value that was written; `None` for a read.
+    /// Mark (unique number) of the value that the operation writes; `None` for a read.
     pub(crate) wrote: Option<u64>,
 }
 
 /// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// There was no reply: the operation may or may not have been applied.
+    /// The client received no definite reply: the operation may or may not have been applied.
     Unknown,
     /// The operation was rejected: it was not applied, and never will be.
     Rejected,
@@ -41,7 +43,7 @@ pub(crate) enum Outcome {
     Completed { at: u64, found: Option<u64> },
 }
 
-/// Writes the history of a run.
+/// Writes the history of a run to `out`, in the format of history files.
 pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<()> {
     writeln!(out, "{HEAD}")?;
     for record in records {
@@ -65,7 +67,7 @@ pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<
     out.flush()
 }
 
-/// Writes the history of a run to a file.
+/// Writes the history of a run to the file at `path`.
 pub(crate) fn write_file(path: &Path, records: &[Record]) -> anyhow::Result<()> {
     let file = File::create(path).and_then(|file| {
         let mut out = BufWriter::new(file);
@@ -103,11 +105,11 @@ fn parse(line: &str) -> Option<Record> {
     Some(Record { called: called.parse().ok()?, outcome, key: key.parse().ok()?, wrote })
 }
 
-/// Converts recorded operations to a history for the linearizability checker, with all calls and
-/// replies in order of time.
+/// Converts recorded operations to a history for the linearizability checker, in which all calls
+/// and replies are sorted by time.
 fn history(records: &[Record]) -> History {
-    // At the same nanosecond calls sort before replies: then the operations overlap, and the check
-    // has no false positives.
+    // Calls sort before replies of the same nanosecond: such operations then overlap, so that the
+    // check has no false positives.
     let mut moments: Vec<(u64, bool, usize)> = Vec::with_capacity(records.len() * 2);
     for (place, record) in records.iter().enumerate() {
         moments.push((record.called, false, place));
@@ -150,7 +152,8 @@ pub(crate) struct Arguments {
 /// Runs `perf check`. Returns exit code 0 if the history is linearizable, and 1 if it is not.
 ///
 /// # Errors
-/// If the file is not a history, or the check was undecided when it reached its limit of steps.
+/// If the file is not a valid history, or the check reached its limit of search steps without a
+/// result.
 pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = &arguments.file;
     let file = File::open(path).with_context(|| {
@@ -169,7 +172,7 @@ pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let Some(record) = parse(&line) else {
             bail!("{}, line {}: invalid operation {line:?}", path.display(), number + 2);
         };
-        // The checker relies on replies being later than their calls.
+        // The checker relies on every reply being later than its call.
         if let Outcome::Completed { at, .. } = record.outcome {
             let line = number + 2;
             ensure!(

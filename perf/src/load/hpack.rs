@@ -1,5 +1,6 @@
-//! HTTP/2 header compression (HPACK, RFC 7541), the part that a gRPC client needs: writes headers
-//! without compression, and reads those of a server whose dynamic table has size 0.
+//! The part of HTTP/2 header compression (HPACK, RFC 7541) that a gRPC client needs: writes request
+//! headers without compression, and reads the response headers of a server that uses no dynamic
+//! table.
 
 use super::resp::Broken;
 
@@ -14,14 +15,14 @@ pub(crate) struct Headers {
     pub(crate) message: String,
 }
 
-/// Values of `:status` in HPACK's static table, from index 8 of the table on.
+/// Values of `:status` in HPACK's static table, which lists them from index 8 on.
 const STATUSES: [u32; 7] = [200, 204, 206, 304, 400, 404, 500];
 const FIRST_STATUS: usize = 8;
 const STATIC_ENTRIES: usize = 61;
 
-/// Symbols of the Huffman code by the length of their codes in bits, shortest first; within a
-/// length, codes increase with the symbol (RFC 7541, appendix B). Longer codes stand for bytes that
-/// no gRPC header contains.
+/// Symbols of HPACK's Huffman code, grouped by the length of their codes in bits, shortest first;
+/// within a group, codes increase in the order of the symbols (RFC 7541, appendix B). Symbols with
+/// longer codes are omitted, because no gRPC header contains these bytes.
 const CODE: [(u32, &[u8]); 11] = [
     (5, b"012aceiost"),
     (6, b" %-./3456789=A_bdfghlmnpru"),
@@ -36,7 +37,8 @@ const CODE: [(u32, &[u8]); 11] = [
     (19, b"\\\xC3\xD0"),
 ];
 
-/// Decodes a header block, and stores the outcome of the gRPC call that it carries in `headers`.
+/// Decodes a header block, and stores those of its headers that carry the outcome of a gRPC call in
+/// `headers`.
 ///
 /// # Errors
 /// If the block is malformed or refers to the dynamic table.
@@ -54,11 +56,12 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
             continue;
         }
         if first & 0xE0 == 0x20 {
-            // Dynamic table size update; our table is always empty.
+            // A dynamic table size update, which is ignored because the dynamic table is always
+            // empty.
             integer(&mut rest, 5)?;
             continue;
         }
-        // A literal, with or without indexing: nothing is added to a table.
+        // A literal, with or without indexing. It is not added to a table even with indexing.
         let index = integer(&mut rest, if first & 0x40 != 0 { 6 } else { 4 })?;
         let name = match index {
             0 => text(&mut rest)?,
@@ -77,8 +80,8 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Decodes an HPACK integer at the start of `rest`, whose first byte has a prefix of `bits` bits,
-/// and removes it from `rest`.
+/// Removes an HPACK integer from the start of `rest` and returns its value. The integer begins in
+/// the lowest `bits` bits of the first byte.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let mut take = || {
         let (&byte, after) = rest.split_first().ok_or(Broken)?;
@@ -108,7 +111,7 @@ fn text(rest: &mut &[u8]) -> Result<String, Broken> {
     Ok(if is_huffman { huffman(bytes) } else { String::from_utf8_lossy(bytes).into_owned() })
 }
 
-/// Decodes a Huffman-coded string. Stops at the first code that is not in `CODE`.
+/// Decodes a Huffman-coded string, up to the first code that is not in `CODE`.
 fn huffman(bytes: &[u8]) -> String {
     let mut out = String::new();
     let (mut word, mut length) = (0_u32, 0);
@@ -125,8 +128,8 @@ fn huffman(bytes: &[u8]) -> String {
     out
 }
 
-/// Returns the symbol whose Huffman code is `word`, with a length of `length` bits; `None` if there
-/// is none.
+/// Returns the symbol whose Huffman code is `word`, which is `length` bits long; `None` if `CODE`
+/// has no such symbol.
 fn symbol(word: u32, length: u32) -> Option<u8> {
     let (mut first, mut before) = (0_u32, 0);
     for (bits, symbols) in CODE {
@@ -168,7 +171,7 @@ mod tests {
         digits.chunks(2).map(|pair| byte(pair).unwrap()).collect()
     }
 
-    /// The examples of RFC 7541, appendix C.4 and C.6.
+    /// Tests the examples of RFC 7541, appendices C.4 and C.6.
     #[test]
     fn huffman_decoding_matches_the_rfc_examples() {
         for (code, expected) in [

@@ -1,6 +1,7 @@
-//! gRPC calls over one HTTP/2 connection (RFC 9113), client side: frames, streams and flow control,
-//! bytes in and bytes out, no socket. Hand-written because the load generator shares the machine
-//! with the server it measures, so all its clients must be equally cheap.
+//! The client side of gRPC calls over one HTTP/2 connection (RFC 9113): frames, streams and flow
+//! control. It works on bytes in memory, without a socket. Hand-written because the load generator
+//! shares the machine with the server that it measures, so its clients must be equally cheap for
+//! all protocols.
 //!
 //! A response is complete when its stream ends. Calls may complete in any order; each is identified
 //! by its position among those in flight.
@@ -12,11 +13,12 @@ use super::resp::Broken;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
-/// Maximum length of a frame's payload in bytes. Neither side negotiates a larger one.
+/// Maximum length of a frame's payload in bytes. This is the default of HTTP/2, and neither side
+/// negotiates a larger one.
 const FRAME_MAX: usize = 1 << 14;
 const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
-/// Number of received bytes after which the receive window is replenished.
+/// Number of received bytes after which the connection's receive window is replenished.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -28,9 +30,9 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-/// Flag of DATA and HEADERS frames: the stream ends.
+/// Flag of DATA and HEADERS frames: the frame is the last one of its stream.
 const END_STREAM: u8 = 1;
-/// Flag of SETTINGS and PING frames: an acknowledgement.
+/// Flag of SETTINGS and PING frames: the frame is an acknowledgement.
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -45,14 +47,14 @@ pub(crate) struct Http2 {
     next_stream: u32,
     /// The gRPC calls in flight, in the order in which they were made.
     calls: VecDeque<Call>,
-    /// Send window of the connection: number of bytes that may still be sent over all streams.
-    /// `stream_window` is the initial send window of each new stream.
+    /// Send window of the connection: number of bytes that may still be sent on all streams
+    /// combined. `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
-    /// Number of bytes received since the receive window was last replenished.
+    /// Number of bytes received since the connection's receive window was last replenished.
     received: u32,
-    /// Header block whose end has not been received yet: the id of its stream, whether the stream
-    /// ends with the block, and the bytes received so far. `None` if no header block is incomplete.
+    /// The header block that is being received, if any: the id of its stream, whether the block
+    /// ends the stream, and the bytes received so far.
     block: Option<(u32, bool, Vec<u8>)>,
     /// Empty buffers of completed calls, which later calls use instead of allocating new ones.
     spare: Vec<Vec<u8>>,
@@ -62,24 +64,24 @@ pub(crate) struct Http2 {
 struct Call {
     stream: u32,
     window: i64,
-    /// Bytes of the call's message that wait until the send window allows them.
+    /// Bytes of the request message that cannot be sent before the send windows allow it.
     unsent: Vec<u8>,
     body: Vec<u8>,
     headers: Headers,
 }
 
-/// A gRPC call that was completed.
+/// A completed gRPC call and its result.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// Index of the completed call among the calls in flight, before its removal.
     pub(crate) place: usize,
-    /// The response message without gRPC's five-byte prefix, or the error as a text.
+    /// The response message without gRPC's five-byte prefix, or the error of the call as a text.
     pub(crate) result: Result<Vec<u8>, String>,
 }
 
 impl Http2 {
-    /// Starts HTTP/2 on a connection to `authority` (the server's `host:port`): appends the preface
-    /// and the settings to `out`.
+    /// Starts HTTP/2 on a connection: appends the preface and the settings to `out`. `authority` is
+    /// the server's `host:port`.
     pub(crate) fn start(authority: String, out: &mut Vec<u8>) -> Http2 {
         out.extend_from_slice(PREFACE);
         // No dynamic header table, no server push, and the largest receive window on every stream.
@@ -102,8 +104,8 @@ impl Http2 {
         }
     }
 
-    /// Starts a gRPC call of the method `path`, with the request message that `write` encodes.
-    /// Appends the frames to `out`.
+    /// Starts a call to the gRPC method `path` with the request message that `write` encodes.
+    /// Appends the call's frames to `out`.
     pub(crate) fn call(&mut self, out: &mut Vec<u8>, path: &str, write: impl FnOnce(&mut Vec<u8>)) {
         let stream = self.next_stream;
         self.next_stream += 2;
@@ -123,8 +125,8 @@ impl Http2 {
         self.send(out, place);
     }
 
-    /// Appends as much of a call's message to `out` as the send windows allow. `place` is the index
-    /// of the call among those in flight.
+    /// Appends as much of a call's request message to `out` as the send windows allow. `place` is
+    /// the index of the call among the calls in flight.
     fn send(&mut self, out: &mut Vec<u8>, place: usize) {
         let call = &mut self.calls[place];
         let mut at = 0;
@@ -153,8 +155,9 @@ impl Http2 {
         }
     }
 
-    /// Reads one frame from the start of `input`. Returns its length and the call that it
-    /// completes, if any; `None` if the frame is incomplete. Appends protocol responses to `out`.
+    /// Reads one frame from the start of `input`. Returns the frame's length in bytes and the call
+    /// that it completes, if any; `None` if the frame is incomplete. Appends frames that HTTP/2
+    /// requires in response, such as acknowledgements, to `out`.
     ///
     /// # Errors
     /// If the data is not HTTP/2, or the server closes the connection.
@@ -221,7 +224,8 @@ impl Http2 {
         Ok(Some((FRAME_HEAD + length, ended)))
     }
 
-    /// Keeps the buffer of a response message that the caller no longer needs, for a later call.
+    /// Takes back the buffer of a response message that the caller no longer needs, so that a later
+    /// call can use it.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.push(buffer);
@@ -245,7 +249,8 @@ impl Http2 {
         Ok((flags & END_STREAM != 0).then(|| self.finish(place)))
     }
 
-    /// Decodes the header block if it is complete. Returns the call that it completes, if any.
+    /// Decodes the header block that is being received, if the frame with these `flags` ends it.
+    /// Returns the call that the block completes, if any.
     fn on_block(&mut self, flags: u8) -> Result<Option<Ended>, Broken> {
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -267,14 +272,14 @@ impl Http2 {
         }
     }
 
-    /// Returns the index, among the calls in flight, of the call with this stream id; `None` if
-    /// there is none. Calls mostly complete in order, so the search is short.
+    /// Returns the index, among the calls in flight, of the call with the stream id `stream`;
+    /// `None` if there is no such call. Calls mostly complete in order, so the search is short.
     fn place(&self, stream: u32) -> Option<usize> {
         self.calls.iter().position(|call| call.stream == stream)
     }
 
-    /// Completes the call at index `place`, whose stream has ended, and removes it from the calls
-    /// in flight.
+    /// Removes the call at index `place`, whose stream has ended, from the calls in flight, and
+    /// returns it with its result.
     fn finish(&mut self, place: usize) -> Ended {
         let call = &mut self.calls[place];
         let result = match (call.headers.http_status, call.headers.grpc_status) {
@@ -314,8 +319,8 @@ fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32
     out.extend_from_slice(&stream.to_be_bytes());
 }
 
-/// Writes the length of a frame into its header, which starts at index `head` of `out`. The frame
-/// ends at the end of `out`.
+/// Writes the payload length of a frame into the frame's header. The header starts at index `head`
+/// of `out`, and the frame is the last one in `out`.
 fn set_length(out: &mut [u8], head: usize) {
     let length = u32::try_from(out.len() - head - FRAME_HEAD).expect("a frame is small");
     out[head..head + 3].copy_from_slice(&length.to_be_bytes()[1..]);
@@ -326,8 +331,8 @@ fn window_update(out: &mut Vec<u8>, more: u32) {
     out.extend_from_slice(&more.to_be_bytes());
 }
 
-/// Returns the number of padding bytes at the end of a DATA or HEADERS frame's payload (0 if
-/// `flags` has no PADDED), and the payload without its padding and padding length.
+/// Splits the payload of a DATA or HEADERS frame. Returns the number of padding bytes at its end (0
+/// if `flags` does not contain PADDED), and the content without the padding and the padding length.
 fn unpad(payload: &[u8], flags: u8) -> Result<(usize, &[u8]), Broken> {
     if flags & PADDED == 0 {
         return Ok((0, payload));
@@ -343,7 +348,8 @@ fn number(bytes: &[u8]) -> Result<u32, Broken> {
     Ok(u32::from_be_bytes(*bytes))
 }
 
-/// Returns the name of a gRPC status code, such as `UNAVAILABLE`; `UNKNOWN` for an undefined code.
+/// Returns the name of a gRPC status code, such as `UNAVAILABLE`; `UNKNOWN` if the code is not
+/// defined.
 fn status_name(code: u32) -> &'static str {
     const NAMES: [&str; 17] = [
         "OK",
@@ -378,8 +384,8 @@ mod tests {
         out
     }
 
-    /// Reads one frame and returns the call that it completes; every proper prefix of it must be
-    /// incomplete.
+    /// Reads one frame and returns the call that it completes, if any. Checks that every proper
+    /// prefix of the frame is incomplete.
     #[track_caller]
     fn read(http2: &mut Http2, out: &mut Vec<u8>, frame: &[u8]) -> Option<Ended> {
         for end in 0..frame.len() {
@@ -412,7 +418,7 @@ mod tests {
             for part in [&body[..3], &body[3..]] {
                 assert!(read(&mut http2, out, &frame(DATA, 0, stream, part)).is_none());
             }
-            // The trailers in two frames.
+            // The trailers arrive in two frames.
             let (a, b) = OK.split_at(5);
             assert!(read(&mut http2, out, &frame(HEADERS, END_STREAM, stream, a)).is_none());
             let end = frame(CONTINUATION, END_HEADERS, stream, b);
@@ -452,7 +458,7 @@ mod tests {
         let sent = |out: &[u8]| out.split(|&byte| byte == 7).count() - 1;
         let before = sent(&out);
         assert!((65_000..65_535).contains(&before), "{before}");
-        // Sending needs window on both the stream and the connection.
+        // Sending requires a window on both the stream and the connection.
         let more = 50_000_u32.to_be_bytes();
         read(&mut http2, &mut out, &frame(WINDOW_UPDATE, 0, 1, &more));
         assert_eq!(sent(&out), before);

@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline::sim::rng::Rng;
 
-/// Distribution from which the keys of operations are drawn.
+/// Probability distribution from which the keys of operations are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Distribution {
     /// All keys are equally likely.
     Uniform,
-    /// A few keys are popular. The popular keys are scattered over the key space.
+    /// A few keys are popular (zipfian distribution), and the popular keys are scattered over the
+    /// key space.
     Zipfian,
-    /// Keys that were inserted recently are popular.
+    /// The most recently inserted keys are the most popular (zipfian distribution).
     Latest,
-    /// Each thread uses its share of the keys in ascending order.
+    /// Each thread uses its share of the keys in ascending order, again and again.
     Sequential,
 }
 
@@ -30,9 +31,9 @@ impl Distribution {
     }
 }
 
-/// Counters of keys, shared by all threads: of keys whose numbers are reserved, and of keys that
-/// exist because the server acknowledged their insert. Both include the keys at the start of the
-/// run.
+/// Two counters of keys, shared by all threads: the keys whose numbers are reserved for inserts,
+/// and the keys whose insert the server has acknowledged. Both include the keys that exist at the
+/// start of the run.
 #[derive(Debug)]
 pub(crate) struct Inserts {
     next: AtomicU64,
@@ -40,8 +41,7 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// Creates the counters of reserved and of existing keys for a run that starts with `keys`
-    /// keys.
+    /// Creates the counters for a run that starts with `keys` keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }
@@ -51,33 +51,33 @@ impl Inserts {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Adds one to the number of existing keys, after the server acknowledged an insert.
+    /// Counts one more existing key, because the server has acknowledged its insert.
     pub(crate) fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of keys that exist. It is approximate while inserts complete out of
-    /// order.
+    /// Returns the number of acknowledged keys. A key below this number may not exist yet while
+    /// inserts complete out of order.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 }
 
-/// Draws the keys of one thread's operations.
+/// Draws the keys for the operations of one thread.
 #[derive(Debug)]
 pub(crate) struct Keys {
     distribution: Distribution,
     count: u64,
     zipf: Zipf,
-    /// Factor that scatters the ranks of the zipfian distribution over the key space; coprime to
-    /// `count`, so that no two ranks share a key.
+    /// Factor by which the ranks of the zipfian distribution are multiplied, modulo `count`, to
+    /// scatter them over the key space. It is coprime to `count`, so that no two ranks share a key.
     stride: u64,
     next: u64,
     step: u64,
 }
 
 impl Keys {
-    /// Creates the key generator of the thread with number `thread`, of `threads` in total.
+    /// Creates the key generator for thread number `thread` of `threads`.
     pub(crate) fn new(
         distribution: Distribution,
         theta: f64,
@@ -95,7 +95,7 @@ impl Keys {
         }
     }
 
-    /// Draws the number of an existing key, for a read, an update or a scan.
+    /// Draws the number of an existing key for an operation other than an insert.
     pub(crate) fn draw(&mut self, rng: &mut Rng, inserts: &Inserts) -> u64 {
         match self.distribution {
             Distribution::Uniform => rng.below(self.count),
@@ -117,8 +117,9 @@ impl Keys {
     }
 }
 
-/// Returns the factor that scatters ranks over `keys` keys: about 0.618 of `keys`, so that
-/// neighbouring ranks are far apart, and coprime to `keys`, so that no two ranks share a key.
+/// Returns the factor by which ranks are multiplied, modulo `keys`, to scatter them over the keys.
+/// The factor is about 0.618 times `keys`, so that neighbouring ranks are far apart, and coprime to
+/// `keys`, so that no two ranks share a key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -139,17 +140,18 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// Integral of the density at the lower end of the range from which samples are drawn; `high`
-    /// is the integral at the upper end.
+    /// Lower end of the range from which samples are drawn uniformly, as a value of the density's
+    /// integral; `high` is the upper end.
     low: f64,
     high: f64,
-    /// Tolerance of the sampler: a sample that is at most this far below the rank to which it
-    /// rounds is accepted without evaluating the density.
+    /// Tolerance of the sampler: a sample at most this far below the rank to which it is rounded is
+    /// accepted without evaluating the density.
     accept_within: f64,
 }
 
 impl Zipf {
-    /// Creates a zipfian distribution over `ranks` ranks, at least one, with the skew `theta`.
+    /// Creates a zipfian distribution with the skew `theta` over `ranks` ranks; `ranks` is at least
+    /// 1.
     pub(crate) fn new(ranks: u64, theta: f64) -> Zipf {
         let mut zipf = Zipf { ranks: 0, theta, low: 0.0, high: 0.0, accept_within: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
@@ -158,7 +160,7 @@ impl Zipf {
         zipf
     }
 
-    /// Raises the number of ranks to `ranks`.
+    /// Sets the number of ranks to `ranks`.
     pub(crate) fn grow(&mut self, ranks: u64) {
         if self.ranks != ranks {
             self.ranks = ranks;
@@ -166,7 +168,7 @@ impl Zipf {
         }
     }
 
-    /// Returns a random rank of the distribution: at least 0 and below the number of ranks.
+    /// Draws a rank from the distribution: at least 0 and less than the number of ranks.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -203,16 +205,17 @@ impl Zipf {
     }
 }
 
-/// Returns a uniformly distributed random number from 0, included, to 1, excluded.
+/// Returns a random number that is uniformly distributed from 0 (inclusive) to 1 (exclusive).
 pub(crate) fn unit(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
-/// Number of decimal digits of the largest possible key number.
+/// Number of decimal digits of the largest `u64`, and so of the largest key number.
 const DIGITS_MAX: usize = 20;
 
-/// Appends a key of `length` bytes to `out`: `key:` and the key's number with leading zeros.
+/// Appends the key with number `key` to `out`, as `length` bytes: `key:`, then the number with
+/// leading zeros.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -228,28 +231,28 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// Returns the number of different keys of `length` bytes that the key encoding allows, at most
-/// 10^15. A run may start with half as many keys; the other half is for inserts.
+/// Returns how many different keys of `length` bytes the key encoding allows, at most 10^15. A run
+/// may start with half as many keys; the other half is for inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
 }
 
-/// Encodes values. A value of at least 16 bytes starts with its mark (a unique number in
-/// hexadecimal digits). The rest is a piece of a pool of random letters, at an offset that the mark
-/// determines, so a reader can verify every byte.
+/// Encodes values. A value of at least 16 bytes starts with its mark, a unique number as 16
+/// hexadecimal digits. The rest is copied from a pool of random letters, at an offset that depends
+/// on the mark, so that a reader can verify every byte.
 #[derive(Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
 }
 
-/// Length in bytes of a value's mark, a unique number in 16 hexadecimal digits.
+/// Length in bytes of a value's mark: a unique number as 16 hexadecimal digits.
 pub(crate) const MARK_BYTES: usize = 16;
 const POOL_BYTES: usize = 1 << 16;
 
 impl Values {
-    /// Creates an encoder of values of `length` bytes.
+    /// Creates an encoder for values of `length` bytes, with a pool of random letters from `rng`.
     pub(crate) fn new(length: usize, rng: &mut Rng) -> Values {
         let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
         let pool = (0..POOL_BYTES + length).map(|_| letters[rng.index(letters.len())]).collect();
@@ -261,7 +264,7 @@ impl Values {
         self.length
     }
 
-    /// Appends to `out` the value that is identified by the unique number `mark`.
+    /// Appends the value with the mark (unique number) `mark` to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {
             for nibble in (0..MARK_BYTES).rev() {
@@ -273,8 +276,8 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// Returns the mark (unique number) with which a value that was read begins; `None` if any byte
-    /// of the value differs from the value that this program writes for the mark.
+    /// Returns the mark (unique number) at the beginning of `value`, which was read from a server;
+    /// `None` if `value` differs in any byte from the value that this program writes for the mark.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;
@@ -294,7 +297,7 @@ mod tests {
     use super::*;
 
     /// Frequencies follow the formula: each of the first hundred ranks is within five standard
-    /// deviations of its probability, and so are all others together.
+    /// deviations of its probability, and so are all other ranks combined.
     #[test]
     fn zipf_frequencies_match_the_formula() {
         for (theta, ranks) in [(0.99, 1_000_u64), (0.5, 200), (1.0, 300), (1.5, 10_000), (0.99, 1)]

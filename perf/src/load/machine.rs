@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::schema::Host;
 
-/// Returns a description of this machine. The caller fills in `stolen_s`.
+/// Returns a description of this machine, without `stolen_s`, which the caller fills in.
 pub(crate) fn host() -> Host {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = cpu
@@ -32,15 +32,17 @@ pub(crate) fn cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Returns the processor time, in seconds over all cores, that the virtual machine's host has given
-/// to others since this machine started; `None` if the kernel does not report it.
+/// Returns the steal time since this virtual machine started: processor time in seconds, summed
+/// over all cores, that the hypervisor withheld from the machine; `None` if the kernel does not
+/// report it.
 pub(crate) fn stolen_s() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     parse_stolen(&text)
 }
 
 fn parse_stolen(stat: &str) -> Option<f64> {
-    // user nice system idle iowait irq softirq steal, in hundredths of a second (USER_HZ).
+    // The fields of the line: user nice system idle iowait irq softirq steal, in hundredths of a
+    // second (USER_HZ).
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let stolen: u64 = line.split_whitespace().nth(7)?.parse().ok()?;
     Some(stolen as f64 / 100.0)

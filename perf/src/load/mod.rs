@@ -1,5 +1,5 @@
-//! `perf load`: sends requests to a server at a given rate or as fast as it replies, and reports
-//! latencies.
+//! `perf load`: sends requests to a server, at a given rate or as fast as the server replies, and
+//! reports latencies.
 //!
 //! | file | content |
 //! |---|---|
@@ -66,11 +66,12 @@ const EXIT_FAILED: u8 = 1;
 /// Exit code of a run that ended early, or whose results could not all be written.
 const EXIT_ERROR: u8 = 2;
 
-/// Runs `perf load`: performs the run that the arguments describe, and writes its results.
+/// Runs `perf load`: performs the run that the arguments describe, and writes the results. The exit
+/// code is 0, `EXIT_FAILED` or `EXIT_ERROR`.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut plan = arguments.plan()?;
     let open = plan.kind == Loop::Open;
-    // Before the run, so that an unwritable folder is noticed at once.
+    // Created before the run, so that an unwritable folder is noticed at once.
     let (name, mut files) = begin_files(arguments)?;
     let target = probe::probe(&mut plan)?;
     let mut intervals: Vec<u8> = Vec::new();
@@ -95,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     record.failed =
         plan.conditions.iter().filter_map(|condition| condition.check(&record)).collect();
 
-    // Each output on its own: if one cannot be written, the others are kept.
+    // Each output is written on its own: if one cannot be written, the others are kept.
     let mut output_errors = Vec::new();
     let mut attempt = |result: anyhow::Result<()>| {
         if let Err(error) = result {
@@ -130,8 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Creates the output files of `--out`. Returns the name of the run and the files; `None` for both
-/// without `--out`.
+/// Creates the output files of `--out`. Returns the name of the run and the open files; without
+/// `--out`, `None` for both.
 fn begin_files(arguments: &Arguments) -> anyhow::Result<(Option<String>, Option<Files>)> {
     let Some(path) = &arguments.out else { return Ok((None, None)) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

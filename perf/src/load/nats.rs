@@ -1,6 +1,7 @@
-//! The text protocol of NATS, client side, for its key-value store: a put is a message that a
-//! stream acknowledges, a get asks for the last message of a subject, as NATS's own clients do.
-//! Replies may arrive in any order; the last token of their subject identifies the request.
+//! The client side of NATS's text protocol, as far as its key-value store needs it. As in NATS's
+//! own clients, a put publishes a message that a stream acknowledges, and a get requests the last
+//! message of a subject. Replies may arrive in any order; the last token of a reply's subject
+//! identifies the request.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -11,31 +12,34 @@ use super::keys::{Values, write_key};
 use super::reply::Reply;
 use super::resp::Broken;
 
-/// Subject of the bucket's keys. The bucket is the stream `KV_perf`, which must exist.
+/// Prefix of the subjects of the bucket's keys. The bucket is the stream `KV_perf`, which must
+/// exist.
 const KEYS: &str = "$KV.perf.";
-/// Subject of the request for the last message of another subject, which follows.
+/// Prefix of the subject that requests the last message of another subject; the other subject
+/// follows it.
 const LAST_MESSAGE: &str = "$JS.API.DIRECT.GET.KV_perf.";
 const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\
     \"no_responders\":true,\"lang\":\"bowline-perf\",\"version\":\"1\"}\r\n";
-/// Maximum length of a line in bytes; longer ones are rejected. INFO lines are the longest.
+/// Maximum length of a line in bytes; longer lines are rejected. INFO lines are the longest.
 const LINE_MAX: usize = 1 << 16;
 
 /// State of one connection to a NATS server.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    /// Subject prefix of the replies, unique among all connections to the cluster.
+    /// Prefix of the subjects of replies, unique among all connections of the load generator.
     inbox: String,
     next_id: u64,
     /// Ids of the requests in flight, ascending.
     ids: VecDeque<u64>,
 }
 
-/// A message from the server: the end of a request, if it is one. The number is the request's index
-/// among those in flight, before its removal.
+/// The request that a line from the server completes, and its reply; `None` if the line completes
+/// no request. The number is the request's index among the requests in flight, before its removal.
 pub(crate) type Message<'a> = Option<(usize, Reply<'a>)>;
 
 impl Nats {
-    /// Starts the protocol on a connection: appends the subscription to the replies to `out`.
+    /// Starts the protocol on a connection: appends the commands that connect and subscribe to
+    /// replies to `out`.
     pub(crate) fn start(out: &mut Vec<u8>) -> Nats {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -44,7 +48,8 @@ impl Nats {
         Nats { inbox, next_id: 0, ids: VecDeque::new() }
     }
 
-    /// Appends the request of an operation to `out`.
+    /// Appends the current request of an operation to `out`, and adds the request to those in
+    /// flight.
     pub(crate) fn call(
         &mut self,
         out: &mut Vec<u8>,
@@ -66,12 +71,13 @@ impl Nats {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Parses the protocol line at the start of `input`, with its message if it has one. Appends
-    /// the answer to a PING to `out`. Returns the length in bytes, and the request that ends;
-    /// `None` if `input` is incomplete.
+    /// Parses the protocol line at the start of `input`, with its message if it has one. Returns
+    /// the length of both in bytes, and the request that they complete, if any; `None` if `input`
+    /// is incomplete. Appends the answer to a PING to `out`.
     ///
     /// # Errors
-    /// If `input` is not the beginning of a valid line, or an error of the whole connection.
+    /// If `input` does not begin with a valid line, or the line reports an error or replies to an
+    /// unknown request.
     pub(crate) fn read<'a>(
         &mut self,
         input: &'a [u8],
@@ -107,8 +113,8 @@ impl Nats {
     }
 }
 
-/// Returns what a message means: an acknowledgement, which has no header, or the reply to a get,
-/// which has one.
+/// Interprets a message: one without a header (`head` is empty) is the acknowledgement of a put,
+/// one with a header is the reply to a get.
 fn reply<'a>(head: &'a [u8], body: &'a [u8]) -> Reply<'a> {
     let Some(status) = head.strip_prefix(b"NATS/1.0") else {
         let has = |text: &[u8]| body.windows(text.len()).any(|part| part == text);

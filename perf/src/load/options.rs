@@ -1,4 +1,4 @@
-//! The command line of `perf load`, and the validated plan of a run.
+//! The command line of `perf load`, and the plan of a run: its validated settings.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -17,21 +17,23 @@ use super::workload::{Kind, Mix};
 pub(crate) struct Arguments {
     /// Servers: `redis://127.0.0.1:7001,127.0.0.1:7002` for Bowline or Redis,
     /// `etcd://127.0.0.1:2379` for etcd, `nats://127.0.0.1:4222` for NATS's key-value bucket
-    /// `perf`. Give all replicas: the leader is found and followed; with NATS, give it first.
+    /// `perf`. Give all replicas: the leader is found and followed. With NATS, give the leader
+    /// first.
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:7001")]
     pub(crate) target: String,
-    /// Operations per second at a constant interval, whatever the server does (open loop).
-    /// Latencies count from the time at which each operation should have been sent.
+    /// Operations per second, sent at constant intervals regardless of how fast the server replies
+    /// (open loop). Latencies are measured from the time at which each operation should have been
+    /// sent.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) rate: Option<f64>,
-    /// Send the next request as soon as a reply arrives (closed loop). Finds the maximum
+    /// Send the next request as soon as a reply arrives (closed loop). Measures the maximum
     /// throughput; latencies exclude the time that users would wait for an overloaded server.
     #[arg(long, conflicts_with = "rate")]
     pub(crate) closed: bool,
-    /// Number of connections, over all threads.
+    /// Total number of connections of all threads.
     #[arg(long, short = 'c', value_name = "N", default_value_t = 64)]
     pub(crate) connections: usize,
-    /// Maximum requests in flight per connection.
+    /// Maximum number of requests in flight per connection.
     #[arg(long, short = 'P', value_name = "N", default_value_t = 1)]
     pub(crate) pipeline: usize,
     /// Number of threads of the load generator.
@@ -40,14 +42,14 @@ pub(crate) struct Arguments {
     /// YCSB's `a` to `f`, `set`, `get`, or shares such as `read=90,update=10`.
     #[arg(long, short = 'w', value_name = "NAME", default_value = "a")]
     pub(crate) workload: String,
-    /// Distribution of keys. Default: the workload's own; uniform for workloads that YCSB does not
-    /// define.
+    /// Distribution of keys. Default: that of the workload; uniform for workloads that YCSB does
+    /// not define.
     #[arg(long, value_name = "HOW")]
     pub(crate) distribution: Option<Distribution>,
     /// Skew of the zipfian and latest distributions.
     #[arg(long, value_name = "X", default_value_t = 0.99, allow_negative_numbers = true)]
     pub(crate) theta: f64,
-    /// Number of keys.
+    /// Number of different keys.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) keys: u64,
     /// Length of a key in bytes.
@@ -56,12 +58,11 @@ pub(crate) struct Arguments {
     /// Length of a value in bytes.
     #[arg(long, short = 'd', value_name = "BYTES", default_value_t = 128)]
     pub(crate) value_size: usize,
-    /// Do not write all keys before the run. By default all are written, unless the workload only
-    /// writes.
+    /// Do not write all keys before the run. By default, all keys are written unless the workload
+    /// has only writes.
     #[arg(long)]
     pub(crate) no_preload: bool,
-    /// Length of the warm-up in seconds: the load before the measured window, which is not
-    /// measured.
+    /// Length in seconds of the warm-up: load before the measured window that is not measured.
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) warm_up: f64,
     /// Length of the measured window in seconds.
@@ -70,22 +71,24 @@ pub(crate) struct Arguments {
     /// Random seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Request timeout in seconds. The request counts as failed and its connection is reopened.
+    /// Request timeout in seconds. A request that times out counts as failed, and its connection is
+    /// reopened.
     #[arg(long, value_name = "S", default_value_t = 5.0, allow_negative_numbers = true)]
     pub(crate) timeout: f64,
-    /// End the run after this many seconds without a successful reply; results so far are kept as
-    /// partial.
+    /// End the run after this many seconds without a successful reply; the results until then are
+    /// kept and marked as partial.
     #[arg(long, value_name = "S", default_value_t = 10.0, allow_negative_numbers = true)]
     pub(crate) give_up: f64,
-    /// Spread the connections over all addresses, and let the servers forward requests.
+    /// Spread the connections over all addresses instead of following the leader, and let the
+    /// servers forward requests.
     #[arg(long)]
     pub(crate) no_follow: bool,
-    /// Follow each write by Redis's WAIT for this number of replicas; the write succeeds when they
-    /// have acknowledged it.
+    /// Follow each write with Redis's WAIT for this number of replicas; the write succeeds when
+    /// they have acknowledged it.
     #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait: Option<u32>,
-    /// Follow each write by WAITAOF 1 REPLICAS; the write succeeds when the server and this number
-    /// of its replicas have synced it to disk.
+    /// Follow each write with WAITAOF 1 REPLICAS; the write succeeds when the server and this
+    /// number of its replicas have synced it to disk.
     #[arg(long, value_name = "REPLICAS", conflicts_with = "wait",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wait_aof: Option<u32>,
@@ -132,17 +135,18 @@ impl Protocol {
     }
 }
 
-/// A validated plan of a run: every setting is within its limits.
+/// The plan of a run: its settings, each validated to be within its limits.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
-    /// Addresses of the servers as given on the command line, `host:port` each.
+    /// Addresses of the servers as given on the command line, each as `host:port`.
     pub(crate) addresses: Vec<String>,
-    /// Resolved socket addresses of the servers, in the order of `addresses`.
+    /// Socket addresses of the servers: the resolved `addresses`, in the same order until the probe
+    /// moves etcd's leader to the front.
     pub(crate) sockets: Vec<SocketAddr>,
     pub(crate) kind: Loop,
-    /// Operations per second over all connections; `None` in a closed loop.
+    /// Scheduled operations per second of all connections combined; `None` in a closed loop.
     pub(crate) rate: Option<f64>,
     pub(crate) connections: usize,
     pub(crate) pipeline: usize,
@@ -160,10 +164,10 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
-    /// Number of replicas that the Redis command WAIT after each write waits for; `None` if no WAIT
+    /// Number of replicas for which a Redis command WAIT after each write waits; `None` if no WAIT
     /// is sent.
     pub(crate) wait: Option<u32>,
-    /// Number of replicas that the command WAITAOF after each write waits for; `None` if no WAITAOF
+    /// Number of replicas for which a command WAITAOF after each write waits; `None` if no WAITAOF
     /// is sent.
     pub(crate) wait_aof: Option<u32>,
     pub(crate) verify: bool,
@@ -174,13 +178,13 @@ pub(crate) struct Plan {
 const CONNECTIONS_MAX: usize = 10_000;
 const RATE_MAX: f64 = 1e7;
 const KEY_BYTES_MIN: usize = 8;
-/// Maximum length of a value in bytes. Redis allows 512 MiB, but values larger than this are of no
-/// use for measuring.
+/// Maximum length of a value in bytes. Redis allows 512 MiB, but larger values than this maximum
+/// are of no use for measuring.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 const KEY_BYTES_MAX: usize = 64 << 10;
 
 impl Arguments {
-    /// Validates the arguments, and returns the plan of the run.
+    /// Validates the arguments and returns the plan of the run that they describe.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let (protocol, addresses) = self.target()?;
         let sockets = addresses

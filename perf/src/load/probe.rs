@@ -1,4 +1,4 @@
-//! Checks the target before the run: whether a server is there, and which one.
+//! Checks the target before the run: whether a server replies, and what server it is.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -17,8 +17,8 @@ use super::workload::Kind;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns the name and version of the first server that replies, with settings that affect
-/// results. For etcd, asks all servers, and moves the leader to the front of the plan's addresses.
+/// Returns the name and version of the first server that replies, with those of its settings that
+/// affect results. For etcd, asks all servers, and moves the leader to the front of `plan.sockets`.
 ///
 /// # Errors
 /// If no server replies, or the server lacks a command that the workload needs.
@@ -68,8 +68,8 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     bail!("no server replies: {}; start a server there, or give --target", failures.join(", "))
 }
 
-/// Asks a Redis server for its name and version, and writes them to `target`. Returns what the
-/// server lacks for this plan; `None` if it lacks nothing.
+/// Asks a Redis server for its name, version and settings, and writes them to `target`. Returns
+/// what the server lacks for this plan; `None` if it lacks nothing.
 fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Option<String>> {
     let mut connection = Connection::open(socket)?;
     let info = connection.query(&[b"INFO"], |reply| match reply {
@@ -79,7 +79,8 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
     };
-    // Bowline and Valkey also have the version of the Redis with which they are compatible.
+    // Bowline and Valkey report, besides their own version, the Redis version with which they are
+    // compatible.
     let version = ["bowline", "valkey", "redis"]
         .into_iter()
         .find_map(|name| Some(format!("{name} {}", field(&format!("{name}_version"))?)));
@@ -139,7 +140,8 @@ fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     }
 }
 
-/// Returns the version of a NATS server, from the line with which it greets each connection.
+/// Returns the version of a NATS server, taken from the INFO line that the server sends on each new
+/// connection.
 fn nats(socket: SocketAddr) -> io::Result<String> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not NATS");
     let mut connection = Connection::open(socket)?;
@@ -153,7 +155,7 @@ fn nats(socket: SocketAddr) -> io::Result<String> {
     Ok(info["version"].as_str().ok_or_else(damaged)?.to_owned())
 }
 
-/// A connection for checking a server, with one request at a time.
+/// A connection for checking a server, which sends one request at a time.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,

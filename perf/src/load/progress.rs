@@ -1,5 +1,5 @@
-//! Progress line on a terminal, with the figures of the last second. Nothing is printed if stderr
-//! is not a terminal.
+//! A progress line on stderr with the figures of the last second. Nothing is printed if stderr is
+//! not a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -14,7 +14,8 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Creates a line that is visible if stderr is a terminal, in colour unless `NO_COLOR` is set.
+    /// Creates a progress line. It is visible if stderr is a terminal, and in colour unless
+    /// `NO_COLOR` is set.
     pub(crate) fn new() -> ProgressLine {
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         ProgressLine { shown: std::io::stderr().is_terminal(), colour }
@@ -28,7 +29,8 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the figures of a finished second. `failed` is the number of failed operations so far.
+    /// Shows the figures of a finished second. `failed` is the number of operations that have
+    /// failed so far.
     pub(crate) fn second(&mut self, second: &Second, plan: &Plan, failed: u64) {
         if !self.shown {
             return;
@@ -55,7 +57,7 @@ impl ProgressLine {
         );
     }
 
-    /// Removes the line from the terminal.
+    /// Removes the progress line from the terminal.
     pub(crate) fn clear(&mut self) {
         if self.shown {
             let _ = write!(std::io::stderr(), "\r\x1b[K");

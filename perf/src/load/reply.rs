@@ -1,13 +1,13 @@
-//! A server's reply, independent of the protocol.
+//! Replies of a server, independent of the protocol.
 
-/// A server's reply, reduced to what the load generator needs.
+/// A server's reply, in any protocol, reduced to what the load generator needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reply<'a> {
-    /// The request succeeded, and the reply has no value, or only a number.
+    /// The request succeeded. Its reply contains no value, or only a number, which is ignored.
     Done,
-    /// The request succeeded with this value; `None` if the key does not exist.
+    /// The request succeeded, and this is the value of the key; `None` if the key does not exist.
     Value(Option<&'a [u8]>),
-    /// The request succeeded with an array, which is still in the encoding of the protocol.
+    /// The request succeeded, and its reply is this array, still encoded in the protocol.
     List(&'a [u8]),
     /// The reply cannot be decoded.
     Damaged,
@@ -15,8 +15,8 @@ pub(crate) enum Reply<'a> {
     Error(&'a [u8]),
 }
 
-/// Returns the error code: the first word of an error message. If that word does not look like a
-/// code, returns `ERROR`, so that a misbehaving server cannot fill the results with arbitrary
+/// Returns the error code: the first word of an error message. Returns `ERROR` if this word does
+/// not look like an error code, so that a misbehaving server cannot fill the results with arbitrary
 /// codes.
 pub(crate) fn error_code(text: &[u8]) -> &str {
     const LENGTH_MAX: usize = 24;

@@ -1,9 +1,9 @@
-//! Requests and replies of the Redis protocol (RESP), client side: keeps only what a run needs of a
-//! reply, and copies nothing.
+//! The client side of the Redis protocol (RESP): encodes requests and parses replies. Keeps only
+//! the parts of a reply that a run needs, and copies nothing.
 
 use super::reply::Reply;
 
-/// Error: the received bytes are not valid in the protocol.
+/// The error that the received bytes are invalid in the protocol of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -43,8 +43,8 @@ pub(crate) fn read(input: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Broken> {
 }
 
 /// Parses the reply to a write and the reply to the WAIT that follows the write. Returns one reply
-/// for both, and their total length in bytes; `None` if they are incomplete. The reply is an error
-/// if fewer than `replicas` replicas acknowledged the write in time.
+/// for both commands, and the total length of both replies in bytes; `None` if they are incomplete.
+/// The returned reply is an error if fewer than `replicas` replicas acknowledged the write in time.
 pub(crate) fn read_with_wait(
     input: &[u8],
     replicas: u32,
@@ -62,8 +62,8 @@ pub(crate) fn read_with_wait(
     Ok(Some((reply, both)))
 }
 
-/// Returns whether this reply to WAITAOF says that the server itself and at least `replicas`
-/// replicas have synced the write to disk.
+/// Returns whether `list`, the reply to WAITAOF, says that the server itself and at least
+/// `replicas` replicas have synced the write to disk.
 pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
     let number = |reply: &Reply<'_>| match reply {
         Reply::Value(Some(text)) => std::str::from_utf8(text).ok()?.parse::<u32>().ok(),
@@ -73,8 +73,8 @@ pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
     matches!(numbers.as_deref(), Some([1, synced]) if *synced >= replicas)
 }
 
-/// Returns the length in bytes of the reply at the start of `input`, whatever its type; `None` if
-/// the reply is incomplete.
+/// Returns the length in bytes of the reply at the start of `input`, which may be of any type and
+/// is nested in `depth` arrays; `None` if the reply is incomplete.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
         return Err(Broken);
@@ -99,8 +99,8 @@ fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     }
 }
 
-/// Returns the elements of an array: numbers and simple strings as their text, nested arrays
-/// unparsed. `None` if `list` is not a complete array.
+/// Returns the elements of the encoded array `list`: numbers and simple strings as text, nested
+/// arrays still encoded. Returns `None` if `list` is not a complete array.
 pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     let (line, mut at) = line(list).ok()??;
     let count = length(line.get(1..)?).ok()??;
@@ -115,10 +115,11 @@ pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     Some(parts)
 }
 
-/// Returns the first line of `input` without its line end, and the offset of the second line;
-/// `None` if the first line is incomplete.
+/// Returns the first line of `input` without its line break, and the offset at which the second
+/// line starts; `None` if the first line is incomplete.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
-    /// Maximum length of a line in bytes; longer ones are rejected. Error messages are the longest.
+    /// Maximum length of a line in bytes; longer lines are rejected. Error messages are the longest
+    /// lines.
     const LINE_MAX: usize = 1 << 16;
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else {
         return if input.len() > LINE_MAX { Err(Broken) } else { Ok(None) };
@@ -127,7 +128,7 @@ fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
     Ok(Some((line, end + 1)))
 }
 
-/// Parses the length of a string or array; `None` for -1, which stands for null.
+/// Parses the length of a string or array. Returns `None` for -1, which stands for null.
 fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
     if text == b"-1" {
         return Ok(None);
@@ -143,7 +144,8 @@ fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
         .map(Some)
 }
 
-/// Appends a command with these arguments, encoded as an array of strings, to `out`.
+/// Appends a command, encoded as an array of strings, to `out`. `arguments` starts with the name of
+/// the command.
 pub(crate) fn write_request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
     for argument in arguments {

@@ -1,5 +1,5 @@
-//! Executes a run: starts the threads, merges their statistics, shows progress, and builds the
-//! record.
+//! Executes a run: starts the threads, merges their statistics, shows the progress, and builds the
+//! record of the results.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,9 +25,11 @@ use super::workload::KINDS;
 
 /// Message from a thread of the load generator to the main thread.
 enum Event {
-    /// The thread's connections are all established, and its share of the keys is written.
+    /// All connections of the thread are established, and its share of the keys has been written if
+    /// the run has a preload.
     Ready,
-    /// The number of a finished second of the measured window, and the thread's statistics of it.
+    /// A second of the measured window has ended for the thread: its number, and the thread's
+    /// statistics for it.
     Second(u64, Box<Stats>),
     /// The thread has finished its part of the load.
     Done(Box<Ended>),
@@ -41,25 +43,25 @@ struct Ended {
     history: Vec<Record>,
 }
 
-/// The results of a finished run.
+/// The results of a finished run, as they are returned by [`execute`].
 pub(crate) struct Finished {
-    /// The results as they are written to JSON. The caller of `execute` still fills in the name,
-    /// the command line, the commit and the `--fail-if` conditions that hold.
+    /// The results as they are written to JSON, except for the name, the command line, the commit
+    /// and the `--fail-if` conditions that hold, which the caller of [`execute`] fills in.
     pub(crate) record: LoadRecord,
-    /// Statistics of the whole measured window, over all threads.
+    /// Statistics of the whole measured window, summed over all threads.
     pub(crate) total: Stats,
     pub(crate) history: Vec<Record>,
 }
 
-/// Function that is called after each second of the measured window, with the second's number (from
-/// 0) and its statistics over all threads.
+/// Function that is called after each second of the measured window, with the number of the second
+/// (from 0) and the second's statistics, summed over all threads.
 pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Stats) + 'a;
 
 /// Time between the end of the preload in all threads and the first request of the load.
 const START_DELAY: Duration = Duration::from_millis(20);
 
-/// Performs a run: starts the threads, waits for their results, and sums them up. Calls
-/// `each_second` for each finished second of the measured window.
+/// Performs a run: starts the threads, waits until they have finished, and merges their results.
+/// Calls `each_second` for each finished second of the measured window.
 pub(crate) fn execute(
     plan: &Plan,
     target: Target,
@@ -92,7 +94,7 @@ pub(crate) fn execute(
     drop(sender);
     let mut collector = Collector::new(&plan, progress, each_second);
     let finished = collector.watch(&events, &start, clock, &stop);
-    // After a failure, release the threads that wait for the start.
+    // After a failure, releases the threads that are still waiting for the start.
     stop.store(true, Ordering::Relaxed);
     let _ = start.set((0, 0));
     for thread in threads {
@@ -104,7 +106,7 @@ pub(crate) fn execute(
 }
 
 fn run_thread(mut engine: Engine, start: &OnceLock<(u64, u64)>, events: &Sender<Event>) {
-    // The receiver is gone only if the run failed elsewhere.
+    // The receiver is gone only if the run has failed elsewhere.
     let send = |event: Event| drop(events.send(event));
     if let Err(error) = engine.prepare() {
         return send(Event::Failed(error));
@@ -132,14 +134,14 @@ struct Collector<'a, 'b> {
     plan: &'a Plan,
     progress: &'a mut ProgressLine,
     each_second: &'a mut EachSecond<'b>,
-    /// Seconds of the measured window that some threads have not finished yet, by the number of the
-    /// second. The value is the number of threads that have finished it, and the sum of their
-    /// statistics.
+    /// Seconds of the measured window that some but not all threads have finished, by the number of
+    /// the second: the number of threads that have finished the second, and the sum of their
+    /// statistics for it.
     open: BTreeMap<u64, (usize, Stats)>,
     seconds: Vec<Second>,
     total: Stats,
     begin: u64,
-    /// Time at which the last thread finished, in nanoseconds of the run's clock.
+    /// Time at which the last thread finished, in nanoseconds of the run's clock; 0 before that.
     ended: u64,
     early: Option<EndedEarly>,
     notices: Vec<Notice>,
@@ -184,7 +186,7 @@ impl<'a, 'b> Collector<'a, 'b> {
             self.progress.phase(&format!("writing {} keys", self.plan.keys));
         }
         while done < self.plan.threads {
-            // Wakes at the start of the window to read the processor times.
+            // Wakes up at the start of the measured window to read the processor times.
             let wait = match (begun, self.begin) {
                 (false, 1..) => Duration::from_nanos(self.begin.saturating_sub(clock.now())),
                 _ => Duration::from_hours(1),

@@ -1,15 +1,15 @@
-//! The schedule of an open loop: requests are due at a constant interval, counted from one start
-//! time for all threads, so a delayed request does not move the next one.
+//! The schedule of an open loop: requests are due at constant intervals from a start time that all
+//! threads share, so a delayed request does not postpone the next one.
 //!
-//! There is no queue of due requests: requests that could not be sent in time have not been taken
-//! from the schedule yet, and their latency still counts from their own due time.
+//! There is no queue of due requests: a request that cannot be sent in time simply stays in the
+//! schedule, and its latency is still measured from its due time.
 
-/// The schedule of one thread of an open loop: every `threads`-th request of the run. Times are in
-/// nanoseconds of the run's clock.
+/// One thread's part of the schedule of an open loop: with N threads, every N-th request of the
+/// run. Times are in nanoseconds of the run's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,
-    /// Interval between two requests over all threads, in nanoseconds.
+    /// Interval in nanoseconds between consecutive requests of the run, over all threads.
     period: f64,
     next: u64,
     step: u64,
@@ -18,9 +18,9 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Creates the part of the schedule that belongs to thread number `thread`. The schedule starts
-    /// at `first` and lasts `length`, both in nanoseconds, with `rate` requests per second over all
-    /// threads.
+    /// Creates the part of the schedule for thread number `thread` of `threads`. The schedule
+    /// starts at the time `first` and lasts `length`, both in nanoseconds, with `rate` requests per
+    /// second over all threads.
     pub(crate) fn new(
         first: u64,
         length: u64,
@@ -39,21 +39,21 @@ impl Schedule {
         (self.next < self.count).then(|| self.due_at(self.next))
     }
 
-    /// Removes the next request of this thread from the schedule, because it is sent now.
+    /// Removes the thread's next request from the schedule, because the request is being sent.
     pub(crate) fn take(&mut self) {
         self.next += self.step;
     }
 
-    /// Returns the number of the thread's requests that are due at `now` and were not taken from
-    /// the schedule.
+    /// Returns the number of the thread's requests that are due at `now` and are still in the
+    /// schedule.
     pub(crate) fn backlog(&self, now: u64) -> u64 {
         let due = now.saturating_sub(self.first) as f64 / self.period;
         let due = (to_u64(due.floor()) + 1).min(self.count);
         due.saturating_sub(self.next).div_ceil(self.step)
     }
 
-    /// Returns the number of the thread's requests that were due from `since` to `now` and were not
-    /// taken from the schedule.
+    /// Returns the number of the thread's requests that were due from `since` to `now` and are
+    /// still in the schedule.
     pub(crate) fn unsent(&self, since: u64, now: u64) -> u64 {
         let pending = (self.next..self.count).step_by(usize::try_from(self.step).unwrap_or(1));
         let due_times = pending.map(|place| self.due_at(place));

@@ -1,29 +1,29 @@
-//! JSON of a load run: `NAME.json`, and the output of `--json`. Read by `perf report` and `perf
-//! compare`, described in `perf/formats.md`. Changing the meaning of a field or removing one
-//! increments [`SCHEMA_VERSION`]. A new field that readers may ignore gets `#[serde(default)]` and
-//! does not.
+//! The JSON of a load run, which `--out` and `--json` write and `perf report` and `perf compare`
+//! read; described in `perf/formats.md`. Removing a field or changing its meaning increments
+//! [`SCHEMA_VERSION`]. Adding a field that readers may ignore (with `#[serde(default)]`) does not.
 //!
-//! Durations are in seconds. Times are in seconds since the start of the measured window, unless
-//! stated otherwise. Rates are per second.
+//! Durations are in seconds, and rates are per second. Times are in seconds since the start of the
+//! measured window, unless stated otherwise.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Value of the field `schema`, which identifies the JSON of a load run.
+/// Value of the JSON field `schema`, which identifies the results of a load run.
 pub(crate) const SCHEMA: &str = "bowline-load";
-/// Value of the field `schema_version`: version of the JSON schema of a load run.
+/// Current version of the JSON schema of a load run: the value of the field `schema_version`.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
-/// The results of a run in JSON, with everything needed to repeat and compare it.
+/// The results of a run of `perf load` in JSON, with everything needed to repeat the run and to
+/// compare it with others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LoadRecord {
-    /// The constant [`SCHEMA`], which identifies the format.
+    /// Identifies the format of the JSON; always [`SCHEMA`].
     pub(crate) schema: String,
-    /// The constant [`SCHEMA_VERSION`] of the program that wrote the JSON.
+    /// Version of the JSON schema: the [`SCHEMA_VERSION`] of the program that wrote the JSON.
     pub(crate) schema_version: u32,
-    /// Name of the run: that of `--out`, otherwise the protocol of the target.
+    /// Name of the run: the file name given with `--out`; without `--out`, the servers' protocol.
     pub(crate) name: String,
     /// The command line of the run, as a list of arguments.
     pub(crate) command: Vec<String>,
@@ -34,48 +34,51 @@ pub(crate) struct LoadRecord {
     pub(crate) host: Host,
     /// The servers that were measured.
     pub(crate) target: Target,
-    /// Settings of the run.
+    /// Settings of the run, from the command line.
     pub(crate) config: Config,
     /// Start of the measured window, in seconds since 1970.
     pub(crate) began_unix_s: f64,
-    /// Actual length of the measured window in seconds: at least the planned length, and until the
-    /// last reply to an operation of the window; or until the run ended early.
+    /// Actual length of the measured window in seconds: up to the planned end or the last
+    /// successful reply, whichever is later; if the run ended early, up to that moment.
     pub(crate) window_s: f64,
-    /// Why the run ended early; `None` if it is complete.
+    /// Why the run ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
-    /// Operations per second of the schedule; `None` in a closed loop.
+    /// Scheduled operations per second; `None` in a closed loop.
     pub(crate) intended_rate: Option<f64>,
     /// Successful operations per second of the measured window.
     pub(crate) achieved_rate: f64,
     /// Number of operations of the measured window by outcome.
     pub(crate) counts: Counts,
-    /// Number of failed operations by error: the first word of the server's error in capitals
-    /// (`MOVED` is followed and does not count; after `UNCERTAIN` the command may have been
-    /// applied), or in lower case what the client observed: `timeout`, `connection` (lost while the
-    /// request was in flight), `corrupt` (a reply of the wrong type, or a value that this program
-    /// did not write).
+    /// Number of failed operations by error. An error from the server is named by the first word of
+    /// its message, in capitals; after `UNCERTAIN` the command may have been applied. An error that
+    /// the client detected is in lower case: `timeout`, `connection` (lost while the request was in
+    /// flight) or `corrupt` (a reply of the wrong type, or a value that this program did not
+    /// write). A `MOVED` redirect is followed and is not an error.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Latencies by kind of operation (`read`, `update`, `insert`, `scan`, `read_modify_write`) and
-    /// of all operations (`all`). A read-modify-write counts as one operation.
+    /// Latencies for each kind of operation (`read`, `update`, `insert`, `scan`,
+    /// `read_modify_write`) and for all kinds combined (`all`). A read-modify-write counts as one
+    /// operation.
     pub(crate) latencies: BTreeMap<String, Latencies>,
     /// Delay from the time at which an operation should have been sent to the time at which it was
-    /// sent; `None` in a closed loop. Grows when the machine or all connections are busy.
+    /// sent; `None` in a closed loop. The delay grows when the machine or all connections are busy.
     pub(crate) lag: Option<Latency>,
-    /// The measured window second by second, without gaps. The last second may be shorter, or
-    /// contain replies that arrived after the planned end.
+    /// Figures of each second of the measured window. The last second may be cut short by the end
+    /// of the window. A second after the planned end is included only if late replies arrived in
+    /// it.
     pub(crate) per_second: Vec<Second>,
-    /// Events during the run: leader changes, lost connections.
+    /// Events during the run, such as leader changes and lost connections.
     pub(crate) marks: Vec<Mark>,
-    /// Processor time that the load generator used.
+    /// Processor time that the load generator used in the measured window.
     pub(crate) client: Client,
-    /// Conditions of `--fail-if` that hold, with the measured figure: `p99>5ms (7.310 ms)`.
+    /// The `--fail-if` conditions that hold, each with the measured value in parentheses, as in
+    /// `p99>5ms (7.310 ms)`.
     pub(crate) failed: Vec<String>,
 }
 
 /// The machine on which the load generator ran.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Host {
-    /// Number of processors that the run could use.
+    /// Number of processors available to the run.
     pub(crate) cores: usize,
     /// Operating system and architecture, as in `linux x86_64`.
     pub(crate) system: String,
@@ -83,51 +86,55 @@ pub(crate) struct Host {
     pub(crate) kernel: String,
     /// Name of the processor; empty if unknown.
     pub(crate) processor: String,
-    /// Processor time that the virtual machine's host gave to others during the measured window, in
-    /// seconds over all cores; `None` if unknown.
+    /// Steal time: processor time that the hypervisor withheld from this virtual machine during the
+    /// measured window, in seconds, summed over all cores; `None` if unknown.
     pub(crate) stolen_s: Option<f64>,
 }
 
 /// The servers that a run measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
-    /// Protocol of the servers: `redis` (for Redis and Bowline) or `etcd`.
+    /// Protocol of the servers: `redis` (also for Bowline and Valkey), `etcd` or `nats`.
     pub(crate) protocol: String,
-    /// Addresses as given on the command line, `host:port` each.
+    /// Addresses of the servers as given on the command line, each as `host:port`.
     pub(crate) addresses: Vec<String>,
-    /// Name and version that the server reported, such as `bowline 0.1.0`; empty if it reported
-    /// none.
+    /// Name and version of the server, such as `bowline 0.1.0`; empty if the server did not report
+    /// them.
     pub(crate) server: String,
-    /// Other settings that the server reported and that affect the figures, such as `appendfsync`.
+    /// Settings that the server reported and that affect the results, by name, such as
+    /// `appendfsync`.
     pub(crate) facts: BTreeMap<String, String>,
 }
 
-/// What determines the time at which a request is sent.
+/// Whether requests are sent on a schedule or each after an earlier reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Loop {
-    /// Open loop: requests are sent on a schedule, however fast the server replies. Latencies count
-    /// from the scheduled time.
+    /// Open loop: requests are sent on a schedule, regardless of how fast the server replies.
+    /// Latencies are measured from the scheduled time.
     Open,
     /// Closed loop: a request is sent when the reply to an earlier request arrives. A slow server
-    /// receives fewer requests, and the time that real users would wait is not measured.
+    /// receives fewer requests, and latencies exclude the time that users would wait before their
+    /// request is sent.
     Closed,
 }
 
 /// Settings of a run of the load generator, from its command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Config {
-    /// Whether the run was an open or a closed loop.
+    /// How requests were timed: open loop or closed loop.
     #[serde(rename = "loop")]
     pub(crate) kind: Loop,
     /// Name of the workload: `ycsb-a` to `ycsb-f`, `set`, `get`, or `mix` for shares given on the
     /// command line.
     pub(crate) workload: String,
-    /// Fraction of each kind of operation, by its name; their sum is 1.
+    /// Fraction of the operations that are of each kind, by the name of the kind; the fractions add
+    /// up to 1.
     pub(crate) mix: BTreeMap<String, f64>,
-    /// Name of the key distribution: `uniform`, `zipfian` (scattered), `latest` or `sequential`.
+    /// Name of the key distribution: `uniform`, `zipfian` (with the popular keys scattered over the
+    /// key space), `latest` or `sequential`.
     pub(crate) distribution: String,
-    /// Skew of the zipfian and latest distributions; `None` for others.
+    /// Skew parameter of the distributions `zipfian` and `latest`; `None` for other distributions.
     pub(crate) theta: Option<f64>,
     /// Number of keys at the start of the run.
     pub(crate) keys: u64,
@@ -135,19 +142,19 @@ pub(crate) struct Config {
     pub(crate) key_bytes: usize,
     /// Length of a value in bytes.
     pub(crate) value_bytes: usize,
-    /// Number of connections, over all threads.
+    /// Total number of connections of all threads.
     pub(crate) connections: usize,
     /// Maximum number of requests in flight per connection.
     pub(crate) pipeline: usize,
     /// Number of threads of the load generator.
     pub(crate) threads: usize,
-    /// Duration in seconds of the warm-up: the same load, before the measured window.
+    /// Duration in seconds of the warm-up, which applies the same load before the measured window.
     pub(crate) warm_up_s: f64,
     /// Planned length of the measured window in seconds.
     pub(crate) seconds: f64,
     /// Time in seconds after which a request without a reply counts as failed.
     pub(crate) timeout_s: f64,
-    /// Random seed.
+    /// Seed of the load generator's random numbers.
     pub(crate) seed: u64,
     /// Whether all keys were written before the load started.
     pub(crate) preload: bool,
@@ -158,44 +165,46 @@ pub(crate) struct Config {
 pub(crate) struct Counts {
     /// Number of successful operations, including reads of keys that do not exist.
     pub(crate) succeeded: u64,
-    /// Number of failed operations: the sum of the field `errors`.
+    /// Number of failed operations, which is the sum of the counts in [`LoadRecord::errors`].
     pub(crate) failed: u64,
-    /// Number of operations that were due and never sent, because all connections were busy until
-    /// the end.
+    /// Number of operations that were due but never sent, because all connections were busy until
+    /// the end of the run.
     pub(crate) unsent: u64,
-    /// Number of reads of keys that do not exist.
+    /// Number of reads of keys that did not exist, which are also counted as successful.
     pub(crate) not_found: u64,
-    /// Number of `MOVED` replies. The requests were sent again to the leader.
+    /// Number of `MOVED` replies, each of which made the client send the request again to the
+    /// leader.
     pub(crate) redirects: u64,
-    /// Number of times that a connection was opened again, after it was lost or its server was no
+    /// Number of times that a connection was reopened because it was lost or its server was no
     /// longer the leader.
     pub(crate) reconnects: u64,
 }
 
-/// Latencies of one kind of operation.
+/// Latencies of one kind of operation, or of all kinds combined.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latencies {
-    /// Response times: from the scheduled time to the reply, as a user experiences them. `None` in
-    /// a closed loop, which has no schedule.
+    /// Response times, measured from the scheduled time to the reply, as a user experiences them.
+    /// `None` in a closed loop, which has no schedule.
     pub(crate) response: Option<Latency>,
-    /// Service times: from sending the request to the reply, without the wait before sending.
+    /// Service times, measured from the sending of the request to the reply; any wait before
+    /// sending is excluded.
     pub(crate) service: Latency,
-    /// Percentile curve of the response times (in a closed loop, of the service times), as in the
-    /// rows of `NAME.hgrm`. Empty if no such operation occurred.
+    /// Percentile curve of the response times, or of the service times in a closed loop, as written
+    /// to `NAME.hgrm`. Empty if no operation of this kind occurred.
     pub(crate) curve: Vec<Point>,
 }
 
 impl Latencies {
-    /// Returns the response times if there are any, otherwise the service times.
+    /// Returns the response times in an open loop, and the service times in a closed loop.
     pub(crate) fn main(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
     }
 }
 
-/// Summary of latencies, in seconds. All values are 0 if there were no latencies.
+/// Summary of a set of latencies, in seconds. All fields are 0 if the set is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// Number of latencies in the summary.
+    /// Number of latencies summarized.
     pub(crate) count: u64,
     /// Minimum latency in seconds.
     pub(crate) min_s: f64,
@@ -217,32 +226,33 @@ pub(crate) struct Latency {
     pub(crate) max_s: f64,
 }
 
-/// One point of a percentile curve.
+/// One point of a percentile curve: a quantile and the latency at this quantile.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
-    /// Quantile from 0 to 1. It increases from point to point, and is 1 only in the last point.
+    /// Quantile from 0 to 1. The quantiles of a curve's points increase, and only the last one is
+    /// 1.
     pub(crate) quantile: f64,
     /// Latency at the quantile, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// Figures of one second of the measured window. Operations count in the second in which their
+/// Figures of one second of the measured window. An operation belongs to the second in which its
 /// reply arrived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Second {
-    /// Number of the second; the measured window starts with second 0.
+    /// Number of this second: 0 for the first second of the measured window.
     pub(crate) number: u64,
     /// Number of operations that succeeded in the second.
     pub(crate) succeeded: u64,
     /// Number of operations that failed in the second.
     pub(crate) failed: u64,
-    /// Number of operations that were due at the end of the second and had not been sent.
+    /// Number of operations that were due by the end of the second but had not been sent.
     pub(crate) backlog: u64,
     /// Response times of the second's successful operations; in a closed loop, their service times.
     pub(crate) latency: Latency,
 }
 
-/// An event during a run that charts mark, such as a leader change.
+/// An event during a run, such as a leader change, which is marked in charts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     /// Time of the event in seconds since the start of the measured window; negative during the
@@ -255,9 +265,9 @@ pub(crate) struct Mark {
 /// Processor time that the load generator used in the measured window.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// Processor time in seconds, in user and kernel mode, over all threads.
+    /// Processor time in user and kernel mode, in seconds, summed over all threads.
     pub(crate) cpu_s: f64,
-    /// Processor time, in microseconds, divided by the number of succeeded and failed operations.
+    /// Processor time per operation, whether it succeeded or failed, in microseconds.
     pub(crate) cpu_us_per_operation: f64,
 }
 
@@ -265,7 +275,7 @@ impl LoadRecord {
     /// Parses the JSON of a load run.
     ///
     /// # Errors
-    /// If `text` is not the JSON of a load run, or is in another version of the format.
+    /// If `text` is not the JSON of a load run, or has a different schema version.
     pub(crate) fn parse(text: &str) -> anyhow::Result<LoadRecord> {
         #[derive(Deserialize)]
         struct Head {

@@ -1,5 +1,5 @@
-//! Statistics of a run: latencies, errors and counts. Each thread collects them for one second at a
-//! time; the run sums them up.
+//! Statistics of a run: latencies, errors and counts. Each thread collects statistics for one
+//! second at a time; the main thread adds them up.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use hdrhistogram::Histogram;
 use super::schema::{Counts, Latencies, Latency, Point};
 use super::workload::KINDS;
 
-/// Statistics of a thread in one second, or of several threads or seconds in total.
+/// Statistics of one thread in one second, or the sum of such statistics over several threads or
+/// seconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Stats {
     /// Histograms of response times in nanoseconds, one for each kind of operation in the order of
@@ -23,7 +24,7 @@ pub(crate) struct Stats {
     pub(crate) lag: Histogram<u64>,
     pub(crate) counts: Counts,
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Number of operations that were due at the end of the second and had not been sent.
+    /// Number of operations that were due by the end of the second but had not been sent.
     pub(crate) backlog: u64,
     /// Time at which the last successful reply arrived, in nanoseconds of the run's clock; 0 if
     /// there was none.
@@ -31,7 +32,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// Returns statistics in which nothing has been counted.
+    /// Creates empty statistics.
     pub(crate) fn new() -> Stats {
         let empty = || histogram([]);
         Stats {
@@ -45,7 +46,7 @@ impl Stats {
         }
     }
 
-    /// Counts a failed operation under the name of its error.
+    /// Counts a failed operation; `error` is the name of its error.
     pub(crate) fn fail(&mut self, error: &str) {
         self.counts.failed += 1;
         match self.errors.get_mut(error) {
@@ -56,7 +57,7 @@ impl Stats {
         }
     }
 
-    /// Returns whether the statistics are empty: no operation and no backlog was counted.
+    /// Returns whether the statistics are empty, that is, have no counted operation and no backlog.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.backlog == 0
     }
@@ -85,7 +86,7 @@ impl Stats {
         self.last = self.last.max(other.last);
     }
 
-    /// Merges the histograms of all kinds of operations into one.
+    /// Merges the histograms of all kinds of operations into one histogram.
     pub(crate) fn all(histograms: &[Histogram<u64>; 5]) -> Histogram<u64> {
         let mut all = histogram([]);
         for histogram in histograms.iter().filter(|histogram| !histogram.is_empty()) {
@@ -94,8 +95,8 @@ impl Stats {
         all
     }
 
-    /// Returns the histograms of response times in an open loop, and those of service times in a
-    /// closed one.
+    /// Returns the histograms of response times if `open` is true (the run is an open loop),
+    /// otherwise those of service times.
     pub(crate) fn main(&self, open: bool) -> &[Histogram<u64>; 5] {
         if open { &self.response } else { &self.service }
     }
@@ -106,7 +107,7 @@ fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// Returns the summary, in seconds, of a histogram of nanoseconds.
+/// Summarizes a histogram of latencies in nanoseconds. The summary is in seconds.
 pub(crate) fn latency(histogram: &Histogram<u64>) -> Latency {
     if histogram.is_empty() {
         return Latency::default();

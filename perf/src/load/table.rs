@@ -115,8 +115,8 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     Ok(())
 }
 
-/// Returns the results of a run as CSV with redis-benchmark's columns, with a line per kind of
-/// operation.
+/// Returns the results of a run as CSV with redis-benchmark's columns, with one line for each kind
+/// of operation.
 pub(crate) fn csv(record: &LoadRecord) -> String {
     let mut out = String::from(
         "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\

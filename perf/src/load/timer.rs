@@ -1,5 +1,5 @@
-//! A timer with a finer resolution than the timeout of `Poll` in whole milliseconds, with which an
-//! open loop would send requests up to a millisecond late.
+//! A timer with a finer resolution than the timeout of `Poll`, which is in whole milliseconds, so
+//! that an open loop would send requests up to a millisecond late.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -15,22 +15,25 @@ use rustix::time::{
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: OwnedFd,
-    /// Time at which the timer is due, in nanoseconds of the run's clock; 0 if it is not set.
+    /// Time for which the timer was last set, in nanoseconds of the run's clock; 0 if it has never
+    /// been set.
     set_to: u64,
 }
 
 impl Timer {
-    /// Creates a timer that wakes the `Poll` of `registry` with an event with this token.
+    /// Creates a timer that wakes the `Poll` of `registry` with an event that has the token
+    /// `token`.
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // Edge-triggered: each expiration wakes once, so the counter need not be read.
+        // Events are edge-triggered: each expiration wakes the poll once, so the timer's counter
+        // need not be read.
         registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Timer { timer, set_to: 0 })
     }
 
-    /// Sets the timer to the time `moment`, which must not be before `now`; both in nanoseconds of
-    /// the run's clock.
+    /// Sets the timer to the time `moment`. `now` is the current time; both are in nanoseconds of
+    /// the run's clock. If `moment` is not after `now`, the timer wakes the poll at once.
     pub(crate) fn set(&mut self, moment: u64, now: u64) -> io::Result<()> {
         if self.set_to == moment && moment > now {
             return Ok(());

@@ -1,11 +1,11 @@
-//! Workloads: YCSB's and simple mixes of operations.
+//! Workloads: those of YCSB, and simple mixes of operations.
 
 use anyhow::{Context as _, bail, ensure};
 use bowline::sim::rng::Rng;
 
 use super::keys::{Distribution, unit};
 
-/// Kind of operation of a workload.
+/// A kind of operation in a workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// Reads a key.
@@ -14,7 +14,7 @@ pub(crate) enum Kind {
     Update,
     /// Writes a new key.
     Insert,
-    /// Reads up to 100 keys in order, from a random key on.
+    /// Reads up to 100 keys in a row, from a random key on.
     Scan,
     /// Reads a key and then writes it.
     ReadModifyWrite,
@@ -25,7 +25,7 @@ pub(crate) const KINDS: [Kind; 5] =
     [Kind::Read, Kind::Update, Kind::Insert, Kind::Scan, Kind::ReadModifyWrite];
 
 impl Kind {
-    /// Returns the name of the kind in options and results.
+    /// Returns the name of this kind of operation in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Read => "read",
@@ -36,18 +36,19 @@ impl Kind {
         }
     }
 
-    /// Returns the index of the kind in [`KINDS`].
+    /// Returns the index of this kind of operation in [`KINDS`].
     pub(crate) fn place(self) -> usize {
         self as usize
     }
 }
 
-/// A workload: the fraction of each kind of operation.
+/// A workload: which fraction of the operations is of which kind, and how keys are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mix {
     /// Name of the workload in results.
     pub(crate) name: String,
-    /// Fraction of each kind, in the order of [`KINDS`]; their sum is 1.
+    /// Fraction of the operations for each kind of operation, in the order of [`KINDS`]; the
+    /// fractions add up to 1.
     pub(crate) shares: [f64; 5],
     /// Distribution from which keys are drawn, unless the command line sets another one.
     pub(crate) distribution: Distribution,
@@ -99,12 +100,13 @@ impl Mix {
         Ok(Mix { name: "mix".to_owned(), shares, distribution: Distribution::Uniform })
     }
 
-    /// Returns whether operations of this kind occur in the workload.
+    /// Returns whether the workload contains operations of this kind.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.shares[kind.place()] > 0.0
     }
 
-    /// Draws the kind of the next operation.
+    /// Draws the kind of the next operation at random, with the workload's fractions as
+    /// probabilities.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Kind {
         // Most workloads have a single kind, which needs no random number.
         if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {
@@ -117,7 +119,7 @@ impl Mix {
                 return kind;
             }
         }
-        // Only rounding errors get here: take the last kind.
+        // Reached only through rounding errors: take the last kind of the workload.
         *KINDS.iter().rfind(|kind| self.has(**kind)).expect("shares add up to 1")
     }
 }

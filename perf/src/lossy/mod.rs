@@ -1,9 +1,11 @@
 //! `perf lossy`: measures writes under packet loss between replicas. Each replica runs in a network
-//! namespace of its own, connected to that of this program by a bridge, and drops packets from
-//! other replicas at random; clients lose nothing.
+//! namespace of its own, which a bridge connects to the namespace of this program. The namespaces
+//! of the replicas drop packets from other replicas at random; packets from and to clients are
+//! never dropped.
 //!
-//! Everything happens inside a network namespace that this program enters first. A namespace
-//! disappears with its last process, so nothing is left behind, however the program ends.
+//! This program first enters a network namespace of its own, and sets up everything inside it. A
+//! namespace disappears with its last process, so nothing is left behind, regardless of how the
+//! program ends.
 
 mod net;
 
@@ -15,7 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use crate::compare::{self, Common, Setup, System, find_program};
 use net::Net;
 
-/// Environment variable that is set once the program runs inside its own namespace.
+/// Environment variable that is set while the program is running inside its own network namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
 /// Number of simulated hosts: the largest number of replicas that a system may have.
 const HOSTS: u8 = 7;
@@ -23,7 +25,7 @@ const HOSTS: u8 = 7;
 /// Arguments of `perf lossy`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Percentages of packets to lose between replicas.
+    /// Percentages of packets to drop between replicas.
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',',
           default_values_t = [0.0, 1.0, 5.0, 10.0, 20.0, 30.0])]
     losses: Vec<f64>,
@@ -35,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
-    /// Systems to measure; they must have more than one process.
+    /// Systems to measure, each with more than one process.
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_enum, default_values_t =
           [System::Bowline, System::BowlineRto5, System::Etcd])]
     only: Vec<System>,
@@ -79,8 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link))
 }
 
-/// Executes this program again in a new network namespace, in place of this process. Returns only
-/// if that fails.
+/// Replaces this process with a new execution of this program in a new network namespace. Returns
+/// only if that fails, with an error.
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),

@@ -1,5 +1,5 @@
 //! Reads result files: JSON of `perf load`, `perf sim`, `perf compare` and `perf lossy`, and
-//! interval logs (`.hlog`) of any tool. Explains why any other file is rejected.
+//! interval logs (`.hlog`) of any tool. For any other file, the error says why it is rejected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ use crate::load::schema::{self, LoadRecord, Loop};
 /// Maximum size of a result file in bytes; larger files are rejected.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Content of a result file.
+/// The content of a result file.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// One run, from the JSON of `perf load` or `perf sim`, or from an interval log.
@@ -32,7 +32,7 @@ pub(crate) enum Input {
 }
 
 /// Reads all given result files. If a run's JSON and its interval log have the same path except for
-/// the extension, naming the JSON is enough: the log is read with it.
+/// the extension, giving the JSON is enough: the log is then read too.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);
@@ -52,8 +52,7 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// Makes the names of runs unique: appends ` (2)`, ` (3)` and so on to a name that earlier runs
-/// have.
+/// Makes the names of runs unique: appends ` (2)`, ` (3)` and so on to names that occur again.
 fn number_duplicates(mut runs: Vec<&mut Run>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for run in &mut runs {
@@ -108,8 +107,9 @@ fn read(path: &Path) -> anyhow::Result<Input> {
     Ok(Input::Run(Box::new(run)))
 }
 
-/// Replaces the intervals of a run, and its latency curves if they have only a few percentiles, by
-/// the full histograms of its interval log.
+/// Replaces the intervals of a run with those of its interval log. Also replaces the run's latency
+/// curves with those of the log, unless one of the run's curves is detailed (has more than 10
+/// points).
 fn add_details(run: &mut Run, log: Run) {
     let detailed = |curve: &Curve| curve.points.len() > 10;
     if !run.curves.iter().any(detailed) {
@@ -159,7 +159,7 @@ fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
         }
     }
     ensure!(!intervals.is_empty(), "the log has no intervals");
-    // Some tools log the time since the start, others the time since 1970.
+    // Some tools log the time since the start of the run, others the time since 1970.
     let first = intervals.keys().next().copied().unwrap_or_default();
     let base = if first > 1_000_000_000_000_000 { first } else { 0 };
     let mut whole = kinds.values().next().expect("there is an interval").clone();
@@ -276,7 +276,7 @@ fn from_load(record: LoadRecord) -> Run {
     let rest = record.window_s - last as f64;
     let intervals = record.per_second.iter().enumerate().map(|(number, second)| Interval {
         at_s: second.number as f64,
-        // The rest of the last second may be too short for a meaningful rate.
+        // The last second may be cut short, perhaps too short for a meaningful rate.
         length_s: if number == last && rest > 0.2 { rest } else { 1.0 },
         count: second.succeeded,
         p50_s: second.latency.p50_s,
@@ -359,7 +359,8 @@ impl SimLatency {
             (0.9999, self.p9999_s),
             (1.0, self.max_s),
         ];
-        // Percentiles beyond the number of samples equal the maximum, which is the last point.
+        // Percentiles that the number of samples cannot resolve are equal to the maximum, which is
+        // the last point anyway.
         let known = 1.0 - 1.0 / self.count.max(1) as f64;
         let meaningful = |point: &(f64, f64)| point.0 <= known || point.0 >= 1.0;
         let points = points.into_iter().filter(meaningful).collect();
@@ -407,8 +408,8 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
     })
 }
 
-/// Reads a file of marks for events: each line has the seconds since the start of the run, then a
-/// description. Empty lines and lines that begin with `#` are skipped.
+/// Reads a file of events to mark in charts. Each line contains the seconds since the start of the
+/// run, followed by a description. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

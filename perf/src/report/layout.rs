@@ -1,4 +1,4 @@
-//! Layout shared by all charts: frames with axes, headings and legends.
+//! The layout that all charts share: frames with axes, headings and legends.
 
 use super::scale::Scale;
 use super::svg::{Svg, colour, text_width};
@@ -7,8 +7,8 @@ use super::svg::{Svg, colour, text_width};
 pub(crate) const MARGIN: f64 = 16.0;
 /// Height of one line of a legend, in pixels.
 const LEGEND_LINE: f64 = 18.0;
-/// Least distance in pixels between two points of a line. A point closer to its predecessor is left
-/// out.
+/// Minimum distance in pixels, horizontally or vertically, between consecutive points of a line. A
+/// point that is closer to its predecessor is left out.
 const MIN_DISTANCE: f64 = 0.4;
 
 /// Position and size of the area in which a plot is drawn, in pixels.
@@ -33,19 +33,20 @@ impl Frame {
         self.top + self.height
     }
 
-    /// Returns the horizontal position, in pixels, of a value on the scale of the frame's lower
-    /// axis.
+    /// Returns the horizontal position, in pixels from the left of the chart, of a value on the
+    /// frame's lower axis, which has the scale `scale`.
     pub(crate) fn x(&self, scale: Scale, value: f64) -> f64 {
         self.left + scale.place(value) * self.width
     }
 
-    /// Returns the vertical position, in pixels, of a value on the scale of the frame's left axis.
+    /// Returns the vertical position, in pixels from the top of the chart, of a value on the
+    /// frame's left axis, which has the scale `scale`.
     pub(crate) fn y(&self, scale: Scale, value: f64) -> f64 {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Draws the left axis: grid lines, their labels as returned by `label`, and the axis title
-    /// `name`.
+    /// Draws the left axis: the grid lines, the labels that `label` returns for them, and the axis
+    /// title `name`.
     pub(crate) fn left_axis(
         &self,
         svg: &mut Svg,
@@ -64,8 +65,8 @@ impl Frame {
         svg.rotated_text([MARGIN + 8.0, self.top + self.height / 2.0], "middle", name);
     }
 
-    /// Draws the lower axis: grid lines, their labels as returned by `label`, and the axis title
-    /// `name`.
+    /// Draws the lower axis: the grid lines, the labels that `label` returns for them, and the axis
+    /// title `name`.
     pub(crate) fn lower_axis(
         &self,
         svg: &mut Svg,
@@ -88,26 +89,27 @@ impl Frame {
     }
 }
 
-/// Draws the chart's title, and `subtitle` in the line below.
+/// Draws the chart's title, and `subtitle` on the line below it.
 pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
     let title = svg.title().to_owned();
     svg.text([MARGIN, MARGIN + 14.0], "title", &title);
     svg.text([MARGIN, MARGIN + 33.0], "subtitle", subtitle);
 }
 
-/// A legend: the names of the chart's series with their colours, from left to right in as many
-/// lines as needed.
+/// The legend of a chart: the names of its data series with their colours, from left to right on as
+/// many lines as needed.
 #[derive(Debug)]
 pub(crate) struct Legend {
-    /// Name of each series, its number (which determines its colour), and the position of its name
-    /// in pixels.
+    /// For each data series its name, its number (which determines its colour), and the position of
+    /// its entry, in pixels from the legend's upper left corner.
     entries: Vec<(String, usize, [f64; 2])>,
     /// Height of the whole legend in pixels.
     pub(crate) height: f64,
 }
 
 impl Legend {
-    /// Lays out a legend for series 0, 1, 2, ... with the given names, at most `width` pixels wide.
+    /// Lays out a legend at most `width` pixels wide, for data series 0, 1, 2, ... with the given
+    /// names.
     pub(crate) fn new(names: &[String], width: f64) -> Legend {
         let (mut x, mut line) = (0.0, 0.0);
         let mut entries = Vec::new();
@@ -133,8 +135,8 @@ impl Legend {
     }
 }
 
-/// Returns the points of a line without the points that can't be distinguished from their
-/// predecessor.
+/// Simplifies a line: drops each point that is closer than `MIN_DISTANCE` to the last point kept,
+/// except the last point of the line.
 pub(crate) fn simplified(points: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let mut last = None;

@@ -20,9 +20,9 @@ use crate::files::Files;
 use run::Run;
 use svg::Svg;
 
-/// Maximum number of heat maps that are drawn, one for each run.
+/// Maximum number of heat maps in a report. Each shows one run; further runs get none.
 const HEAT_MAPS_MAX: usize = 6;
-/// Maximum number of runs in one report: a chart has this many colours.
+/// Maximum number of runs in one report, which is the number of colours in a chart.
 const RUNS_MAX: usize = 8;
 
 /// Command-line arguments of `perf report`.
@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     /// Name of the page, and prefix of the files.
     #[arg(long, default_value = "report")]
     name: String,
-    /// File of events to mark in the charts of all runs, one per line: seconds since the start of
-    /// the run and a text, as in `4.5 leader killed`.
+    /// File of events to mark in the charts of all runs, one event per line: seconds since the
+    /// start of the run and a text, as in `4.5 leader killed`.
     #[arg(long, value_name = "FILE")]
     marks: Option<PathBuf>,
 }
@@ -76,8 +76,8 @@ pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<
     files.finish()
 }
 
-/// Draws every chart for which the inputs have data. Returns each chart with the suffix of its file
-/// name.
+/// Draws every chart for which the inputs have data. Returns the charts, each with the suffix of
+/// its file name.
 fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     let mut drawn: Vec<(String, Svg)> = Vec::new();
     let runs: Vec<&Run> = inputs

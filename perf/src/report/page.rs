@@ -1,5 +1,5 @@
-//! The HTML page: all charts, the figures as tables, and the settings of each run. One file without
-//! external references.
+//! The HTML page of a report: all charts, tables of the figures, and the settings of each run, in
+//! one file without external references.
 
 use std::fmt::Write as _;
 

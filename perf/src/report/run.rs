@@ -1,47 +1,48 @@
-//! The data of a chart, independent of the file format: a run's latencies, its intervals over time,
-//! and its events.
+//! The data from which charts are drawn, independent of the format of the result file: a run's
+//! latencies, its time intervals and its events.
 
 use hdrhistogram::Histogram;
 
 /// Nanoseconds per second. Histograms hold nanoseconds, charts show seconds.
 const NANOSECONDS: f64 = 1e9;
 
-/// Maximum number of intervals in a run; a file with more is rejected.
+/// Maximum number of time intervals in a run; a file with more intervals is rejected.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
-/// Least length in seconds of the empty intervals that fill gaps between recorded intervals.
+/// Minimum length, in seconds, of the empty intervals that fill gaps between recorded intervals.
 const GAP_LENGTH_S_MIN: f64 = 0.01;
 
 /// The data of one run of a load generator, from which charts are drawn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// Name of the run in legends.
+    /// Name of the run, as shown in the legends of charts.
     pub(crate) name: String,
-    /// Settings and results that the page lists, as pairs of name and value: command, revision,
-    /// rate and so on.
+    /// Settings and results that the HTML page lists for the run, such as its command line and
+    /// rate, as pairs of name and value.
     pub(crate) facts: Vec<(String, String)>,
-    /// Latency curve of all operations, then the curve of each kind of operation if there are
-    /// several kinds.
+    /// The latency curve of all operations, followed by one curve for each kind of operation if
+    /// there are several kinds.
     pub(crate) curves: Vec<Curve>,
     /// Counts and latencies of the run's time intervals, in order of time.
     pub(crate) intervals: Vec<Interval>,
-    /// Events during the run, such as the death of a leader.
+    /// Events during the run, such as the crash of a leader.
     pub(crate) marks: Vec<Mark>,
-    /// Whether the run ended before its planned end.
+    /// Whether the run ended early, before its planned end.
     pub(crate) partial: bool,
 }
 
-/// The distribution of latencies: latency by quantile.
+/// A distribution of latencies, as latency by quantile.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Curve {
-    /// Kind of the operations, such as `get`, or `all` for all operations together.
+    /// Kind of the operations, such as `get`; `all` for all operations combined.
     pub(crate) kind: String,
     /// Number of operations in the distribution.
     pub(crate) samples: u64,
-    /// Pairs of quantile (increasing, the last is 1) and latency in seconds.
+    /// Pairs of a quantile and the latency at this quantile in seconds. Quantiles increase, and the
+    /// last one is 1.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Count and latencies of the replies that arrived in one time interval.
+/// Number and latencies of the replies that arrived in one time interval of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
     /// Start of the interval, in seconds since the start of the run.
@@ -54,12 +55,12 @@ pub(crate) struct Interval {
     pub(crate) p50_s: f64,
     /// 99th percentile of the interval's latency in seconds; 0 without replies.
     pub(crate) p99_s: f64,
-    /// Histogram of the interval's latencies in nanoseconds; `None` if the file has no histograms,
-    /// or the interval was inserted into a gap.
+    /// Histogram of the interval's latencies in nanoseconds; `None` if the result file has no
+    /// histograms, or if the interval was inserted to fill a gap.
     pub(crate) histogram: Option<Histogram<u64>>,
 }
 
-/// An event during a run, marked in charts over time.
+/// An event during a run, which is marked in charts over time.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Mark {
     /// Time of the event, in seconds since the start of the run.
@@ -69,7 +70,8 @@ pub(crate) struct Mark {
 }
 
 impl Curve {
-    /// Returns the curve of a histogram of nanoseconds. `kind` is the kind of the operations.
+    /// Converts a histogram of latencies in nanoseconds to a latency curve. `kind` is the kind of
+    /// the operations.
     pub(crate) fn of(kind: &str, histogram: &Histogram<u64>) -> Curve {
         let mut counted = 0;
         let mut points = Vec::new();
@@ -81,7 +83,8 @@ impl Curve {
         Curve { kind: kind.to_owned(), samples: histogram.len(), points }
     }
 
-    /// Returns the latency in seconds at a quantile from 0 to 1; `None` if the curve has no points.
+    /// Returns the latency, in seconds, at `quantile`, which is from 0 to 1; `None` if the curve
+    /// has no points.
     pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         let reaches = |point: &&(f64, f64)| point.0 >= quantile - 1e-12;
         self.points.iter().find(reaches).map(|point| point.1)
@@ -89,13 +92,14 @@ impl Curve {
 }
 
 impl Interval {
-    /// Returns an interval without replies; start and length are in seconds.
+    /// Creates an interval without replies that starts at `at_s` seconds and lasts `length_s`
+    /// seconds.
     fn empty(at_s: f64, length_s: f64) -> Interval {
         Interval { at_s, length_s, count: 0, p50_s: 0.0, p99_s: 0.0, histogram: None }
     }
 
-    /// Returns the interval for a histogram of latencies in nanoseconds; start and length are in
-    /// seconds.
+    /// Creates an interval from the histogram of its latencies in nanoseconds. It starts at `at_s`
+    /// seconds and lasts `length_s` seconds.
     pub(crate) fn of(at_s: f64, length_s: f64, histogram: Histogram<u64>) -> Interval {
         let quantile = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS;
         let (p50_s, p99_s) = (quantile(0.5), quantile(0.99));
@@ -110,13 +114,14 @@ impl Interval {
 }
 
 impl Run {
-    /// Returns the latency curve of all operations; `None` if the run has none.
+    /// Returns the latency curve of all operations; `None` if the run has no latency curves.
     pub(crate) fn all(&self) -> Option<&Curve> {
         self.curves.first()
     }
 
-    /// Inserts intervals without replies into gaps between intervals. Files may omit times without
-    /// replies, and a chart's line drawn across a gap would hide the missing replies.
+    /// Fills gaps between intervals with intervals without replies. Result files may omit times
+    /// without replies, and a line that a chart draws across such a gap would hide the lack of
+    /// replies.
     pub(crate) fn fill_gaps(&mut self) {
         let recorded = std::mem::take(&mut self.intervals);
         for interval in recorded {
@@ -134,8 +139,8 @@ impl Run {
         }
     }
 
-    /// Returns the end of the last interval, in seconds since the start of the run; 0 without
-    /// intervals.
+    /// Returns the end of the last interval, in seconds since the start of the run; 0 if there are
+    /// no intervals.
     pub(crate) fn end_s(&self) -> f64 {
         self.intervals.last().map_or(0.0, |last| last.at_s + last.length_s)
     }

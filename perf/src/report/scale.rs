@@ -1,7 +1,7 @@
-//! Scales, which map values to positions on an axis, their ticks, and the formatting of numbers and
-//! times.
+//! Scales, which map values to positions on an axis, with their grid lines; and the formatting of
+//! numbers and durations.
 
-/// A scale of an axis: maps values to positions from 0, the start of the axis, to 1, its end.
+/// Scale of an axis: maps values to positions on the axis, from 0 (its start) to 1 (its end).
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Scale {
     /// A linear scale.
@@ -11,21 +11,23 @@ pub(crate) enum Scale {
         /// Value at the end of the axis.
         high: f64,
     },
-    /// A logarithmic scale. The values at both ends are above 0.
+    /// A logarithmic scale. Both `low` and `high` are greater than 0.
     Log {
         /// Value at the start of the axis.
         low: f64,
         /// Value at the end of the axis.
         high: f64,
     },
-    /// A scale of quantiles, on which 90 %, 99 %, 99.9 % and so on have equal distances.
+    /// A scale of quantiles from 0, on which 90 %, 99 %, 99.9 % and so on are the same distance
+    /// apart.
     Nines {
         /// Quantile at the end of the axis, as its number of nines: 2 is 99 %, 3 is 99.9 %.
         nines: f64,
     },
 }
 
-/// A grid line of an axis at the position `place`, from 0 to 1. Only major grid lines have a label.
+/// A grid line of an axis, at the position `place` (from 0 to 1) on the axis. Only major grid lines
+/// have a label.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Tick {
     pub(crate) place: f64,
@@ -34,8 +36,8 @@ pub(crate) struct Tick {
 
 /// Approximate number of labels on a linear axis.
 const LABEL_COUNT: f64 = 6.0;
-/// A logarithmic axis of at most this many powers of ten also has labels at 2 and 5 times each
-/// power.
+/// A logarithmic axis that spans at most this many powers of ten also has labels at 2 and 5 times
+/// each power of ten.
 const DECADES_IN_DETAIL: f64 = 2.2;
 
 impl Scale {
@@ -46,13 +48,14 @@ impl Scale {
         Scale::Linear { low: 0.0, high: (high / step).ceil() * step }
     }
 
-    /// Returns a linear scale from `low` to `high`, or to `low + 1` if `high` is not above `low`.
+    /// Returns a linear scale from `low` to `high`, or from `low` to `low + 1` if `high` is not
+    /// greater than `low`.
     pub(crate) fn between(low: f64, high: f64) -> Scale {
         Scale::Linear { low, high: if high > low { high } else { low + 1.0 } }
     }
 
-    /// Returns a logarithmic scale that contains all positive values and has a round number at each
-    /// end.
+    /// Returns a logarithmic scale that has a round number at each end and contains all positive
+    /// numbers in `values`.
     pub(crate) fn log_around(values: impl IntoIterator<Item = f64>) -> Scale {
         let usable = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
         let (low, high) = usable
@@ -64,14 +67,14 @@ impl Scale {
         Scale::Log { low, high: if high > low { high } else { round_above(low * 1.5) } }
     }
 
-    /// Returns a scale of quantiles for `samples` samples. The quantile of the last sample is half
-    /// a sample before the end.
+    /// Returns a scale of quantiles for a distribution of `samples` samples (at least 5 are
+    /// assumed). It ends at the quantile that lies half a sample before 100 %.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }
 
-    /// Returns the position of a value, from 0 to 1. Values outside the scale are placed at its
-    /// nearest end.
+    /// Returns the position of a value on the axis, from 0 to 1. A value outside the scale is
+    /// placed at the nearest end of the axis.
     pub(crate) fn place(self, value: f64) -> f64 {
         let place = match self {
             Scale::Linear { low, high } => (value - low) / (high - low),
@@ -81,7 +84,7 @@ impl Scale {
         place.clamp(0.0, 1.0)
     }
 
-    /// Returns the grid lines for this scale, with labels as returned by `label`.
+    /// Returns the grid lines for this scale; `label` formats the label of a value.
     pub(crate) fn ticks(self, label: impl Fn(f64) -> String) -> Vec<Tick> {
         let tick = |value: f64, labelled: bool| Tick {
             place: self.place(value),
@@ -130,7 +133,8 @@ fn ten_to(exponent: f64) -> f64 {
     10_f64.powf(exponent)
 }
 
-/// Returns a round distance between grid lines: 1, 2 or 5 times a power of ten, at least `least`.
+/// Returns a round distance between grid lines that is at least `least`: 1, 2 or 5 times a power of
+/// ten.
 fn round_step(least: f64) -> f64 {
     round_above(least)
 }
@@ -147,7 +151,8 @@ fn round_below(value: f64) -> f64 {
     digit.unwrap_or(1.0) * power
 }
 
-/// Rounds to the nearest integer. Values outside the range of `usize` become its nearest end.
+/// Rounds to the nearest integer. A value outside the range of `usize` becomes the nearest value in
+/// this range.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -173,7 +178,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// Formats a number with a unit prefix: `950`, `12.5 k`, `1.2 M`.
+/// Formats a number with a metric prefix: `950`, `12.5 k`, `1.2 M`.
 pub(crate) fn amount(value: f64) -> String {
     match value.abs() {
         size if size >= 999_500.0 => format!("{} M", three_digits(value / 1e6)),

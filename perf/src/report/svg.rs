@@ -1,16 +1,16 @@
-//! A minimal SVG writer: shapes, texts and paths with classes. It escapes texts, and knows nothing
-//! about charts.
+//! A minimal SVG writer: shapes, texts and paths with CSS classes. It escapes texts, and is
+//! independent of what the charts show.
 
 use std::fmt::Write as _;
 
 /// Style sheet of all charts, for light and dark backgrounds. The classes `c0` to `c7` select the
-/// colour of a series; `line`, `fill` and `band` select which part of a shape has this colour.
+/// colour of a data series; `line`, `fill` and `band` select how a shape uses this colour.
 pub(crate) const STYLE: &str = include_str!("picture.css");
 
-/// Number of different colours for series; further series start again with the first colour.
+/// Number of different colours for data series. Further series reuse the colours from the first on.
 const COLOURS: usize = 8;
 
-/// A chart that is being drawn, as the text of an SVG image.
+/// A chart that is being drawn: its title, its size, and the text of its SVG elements so far.
 #[derive(Debug)]
 pub(crate) struct Svg {
     width: f64,
@@ -19,12 +19,12 @@ pub(crate) struct Svg {
     body: String,
 }
 
-/// Returns the CSS class, from `c0` to `c7`, of the colour of the series with this number.
+/// Returns the CSS class, from `c0` to `c7`, for the colour of data series number `series`.
 pub(crate) fn colour(series: usize) -> String {
     format!("c{}", series % COLOURS)
 }
 
-/// Escapes text for use in XML and HTML, in elements and quoted attributes. Control characters
+/// Escapes a text for use in elements and quoted attributes of XML and HTML. Control characters
 /// become spaces, and other characters that XML does not allow are dropped.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -42,7 +42,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Estimates the width in pixels of a text in the charts' 12-pixel font.
+/// Estimates the width, in pixels, of a text in the 12-pixel font of the charts.
 pub(crate) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * 6.5
 }
@@ -66,15 +66,15 @@ impl Svg {
         }
     }
 
-    /// Draws a text. `class` may contain `start`, `middle` or `end`: which part of the text is at
-    /// `x`.
+    /// Draws a text at the given point. `class` may contain `start`, `middle` or `end`, which says
+    /// which part of the text is at `x`.
     pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
     }
 
-    /// Draws a text rotated by 90 degrees. `class` may contain `start`, `middle` or `end`: which
-    /// part of the text is at the given point.
+    /// Draws a text rotated by 90 degrees. `class` may contain `start`, `middle` or `end`, which
+    /// says which part of the text is at the given point.
     pub(crate) fn rotated_text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
@@ -90,7 +90,8 @@ impl Svg {
         ));
     }
 
-    /// Draws a rectangle of width `w` and height `h`; `hint` is its tooltip.
+    /// Draws a rectangle with its upper left corner at (`x`, `y`), width `w` and height `h`; `hint`
+    /// is its tooltip.
     pub(crate) fn rect(&mut self, [x, y]: [f64; 2], [w, h]: [f64; 2], class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -137,14 +138,14 @@ impl Svg {
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group of elements called `name`, which [`Svg::end_group`] ends. Tests and tools
-    /// find the elements of a chart by these names.
+    /// Begins a group of elements with the name `name`; [`Svg::end_group`] ends the group. Tests
+    /// and tools find the elements of a chart by the names of groups.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));
     }
 
-    /// Ends the group that was begun last.
+    /// Ends the group that was most recently begun and has not ended yet.
     pub(crate) fn end_group(&mut self) {
         self.add(format_args!("</g>"));
     }

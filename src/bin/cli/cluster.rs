@@ -1,7 +1,7 @@
-//! `bowline cluster` runs a cluster on this machine, in one folder, until Ctrl-C: one process per
-//! replica. It prints their addresses and the leader, and restarts a replica that exits. A replica
-//! that cannot start is not restarted: the others continue, and the output says why and how to
-//! replace it.
+//! `bowline cluster` runs a cluster on this machine until Ctrl-C, with one process per replica and
+//! all data in one folder. It prints the replicas' addresses and the leader, and restarts a replica
+//! that exits. A replica that cannot start is not restarted: the others continue, and the output
+//! says why it cannot start and how to replace it.
 
 mod folder;
 mod probe;
@@ -22,19 +22,21 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::EXIT_ERROR;
 use super::serve::EXIT_DAMAGED;
 
-/// Difference between a replica's port for peers and its port for clients.
+/// A replica's port for peers is this much higher than its port for clients.
 const PEER_PORT_OFFSET: u16 = 1_000;
-/// Interval between two checks of the replicas' processes and of the leader, once there is a
-/// leader.
+/// Interval between checks of the replicas' processes and of the leader, once the first leader has
+/// been elected.
 const CHECK_INTERVAL: Duration = Duration::from_millis(300);
-/// Interval between two checks of the replicas' processes and of the leader until the first leader
-/// is elected.
+/// Interval between checks of the replicas' processes and of the leader, until the first leader is
+/// elected.
 const FIRST_CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// Delay before a replica that exited is restarted.
+/// Delay between the exit of a replica and its restart.
 const RESTART_DELAY: Duration = Duration::from_secs(2);
-/// Time that the replicas have to exit after they are told to stop; then they are killed.
+/// Time within which the replicas must exit when the cluster stops. Those that are still running
+/// after it are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Prefix of the line in a replica's log that gives the error with which the replica exited.
+/// Prefix of the line in a replica's log that reports the error because of which the replica
+/// exited.
 const ERROR_PREFIX: &str = "bowline: ";
 
 /// Command-line arguments of `bowline cluster`.
@@ -47,12 +49,12 @@ pub(crate) struct Arguments {
     /// Folder for the data and logs of all replicas.
     #[arg(long, value_name = "FOLDER", default_value = "./bowline-data")]
     dir: PathBuf,
-    /// Client port of the first replica; the others use the ports after it. The port for peers of
-    /// each replica is its client port plus 1000.
+    /// Client port of the first replica; the others use the following ports. Each replica's port
+    /// for peers is its client port plus 1000.
     #[arg(long, value_name = "PORT", default_value_t = 7001)]
     port: u16,
-    /// Port where the first replica reports the role of a Sentinel; the others use the ports after
-    /// it. For clients that check the role; Sentinel commands work at --port as well [default:
+    /// Port at which the first replica reports the role of a Sentinel; the others use the following
+    /// ports. For clients that check the role; Sentinel commands work at --port as well [default:
     /// none].
     #[arg(long, value_name = "PORT")]
     sentinel_port: Option<u16>,
@@ -61,39 +63,42 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     threads: String,
     /// How the leader makes reads linearizable: `index` (a majority confirms its leadership) or
-    /// `lease` (the leader answers without the others during its lease, which assumes clocks that
-    /// drift less than 0.2 %).
+    /// `lease` (the leader answers without asking the others during its lease, which assumes that
+    /// clocks drift by less than 0.2 %).
     #[arg(long, value_name = "HOW", default_value = "index")]
     reads: String,
-    /// Id of a replica to replace, whose folder is damaged or lost. Before the start its folder is
-    /// moved aside; the replica starts with an empty one and copies the data of the others.
+    /// Id of a replica to replace because its folder is damaged or lost. Before the start, its
+    /// folder is moved aside; the replica starts with an empty folder and copies the data of the
+    /// others.
     #[arg(long, value_name = "ID")]
     replace: Option<u16>,
-    /// With --replace: replace the replica even if its folder is undamaged, as when the others
-    /// refuse it because its folder is an older copy.
+    /// With --replace: replace the replica even if its folder is undamaged, for example if the
+    /// others refuse the replica because its folder is an older copy.
     #[arg(long, requires = "replace")]
     force: bool,
 }
 
-/// One replica of the cluster and its process.
+/// A replica of the local cluster, with its process and its log file.
 struct Member {
     id: u16,
     port: u16,
     log: PathBuf,
     command: Command,
-    /// Process of the replica; `None` while the replica does not run.
+    /// The replica's process; `None` while the replica is not running.
     child: Option<Child>,
-    /// Time at which the process exited; `None` while it runs and once it was restarted.
+    /// Time at which the replica's process exited, if the replica is waiting to be restarted;
+    /// otherwise `None`.
     exited_at: Option<Instant>,
-    /// Why the replica cannot start and so is not restarted; `None` if it is restarted after an
-    /// exit.
+    /// Why the replica cannot start, in which case it is not restarted; `None` for a replica that
+    /// is running or will be restarted.
     failure: Option<StartFailure>,
 }
 
-/// Why a replica cannot start with its folder and settings.
+/// Why a replica cannot start: an error with its folder or its settings.
 struct StartFailure {
     reason: String,
-    /// Whether the replica's folder is damaged or missing, so that replacing the replica helps.
+    /// Whether the replica cannot start because its folder is damaged or missing. Replacing the
+    /// replica then solves the problem.
     is_damage: bool,
 }
 
@@ -164,7 +169,8 @@ fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> 
             .env_remove("BOWLINE_BOOTSTRAP")
             .env_remove("BOWLINE_REJOIN")
             .env_remove("BOWLINE_ANNOUNCE")
-            // So that Ctrl-C reaches this process only, which then stops the replicas.
+            // A process group of its own, so that Ctrl-C reaches only this process, which then
+            // stops the replicas.
             .process_group(0);
         if let Some(first) = arguments.sentinel_port {
             let port = first.saturating_add(id - 1);
@@ -182,7 +188,8 @@ impl Member {
         let log = log.with_context(|| {
             format!("cannot write {}; check its permissions", self.log.display())
         })?;
-        // The replica exits when its standard input is closed, so it never outlives this process.
+        // The replica exits when its standard input is closed, so that it does not outlive this
+        // process.
         self.command.stdin(Stdio::piped()).stderr(log);
         let child = self.command.spawn().with_context(|| {
             format!("cannot start replica {}; check the limits on processes and memory", self.id)
@@ -192,10 +199,10 @@ impl Member {
         Ok(())
     }
 
-    /// Checks whether the replica's process has exited, and restarts an exited one after
-    /// [`RESTART_DELAY`]. A replica that cannot start is not restarted: it exited with the code for
-    /// an error or a damaged folder, or with any code before `up`, that is, before the cluster has
-    /// elected its first leader.
+    /// Checks whether the replica's process has exited, and restarts it [`RESTART_DELAY`] after the
+    /// exit. Does not restart a replica that cannot start: one that exited with the code for an
+    /// error or for a damaged folder, or with any code while `up` is false. `up` says whether the
+    /// cluster has already elected a leader.
     fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
             && let Some(status) = child
@@ -226,7 +233,8 @@ impl Member {
         Ok(())
     }
 
-    /// Records that the replica cannot start and stays stopped. Prints the reason and what to do.
+    /// Records that the replica cannot start, so that it is not restarted. Prints the reason and
+    /// what to do about it.
     fn give_up(&mut self, failure: StartFailure, arguments: &Arguments) {
         let id = self.id;
         println!("replica {id} cannot start: {}", failure.reason);
@@ -273,7 +281,8 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
     command.join(" ")
 }
 
-/// Quotes an argument for a shell if it has characters that a shell would interpret.
+/// Returns the argument as it can be pasted into a shell: quoted if it contains characters that a
+/// shell would interpret.
 fn quoted(argument: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     if argument.bytes().all(is_plain) {
@@ -282,7 +291,7 @@ fn quoted(argument: &str) -> String {
     format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
-/// Returns the last error in the log file of a replica; `None` if there is none.
+/// Returns the last error in the log file of a replica; `None` if the file contains no error.
 fn last_error(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().rev().find_map(|line| line.strip_prefix(ERROR_PREFIX)).map(str::to_owned)
@@ -306,8 +315,8 @@ fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     bail!("no majority of the {} replicas can start:{reasons}", members.len())
 }
 
-/// Checks the replicas at regular intervals, restarts those that exited, and prints each new
-/// leader, until `stop` is set.
+/// Until `stop` is set, checks the replicas at regular intervals, restarts replicas that have
+/// exited, and prints each new leader.
 fn watch(
     members: &mut [Member],
     arguments: &Arguments,
@@ -356,8 +365,8 @@ fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
     println!("try: redis-cli -p {} set greeting hello", arguments.port);
 }
 
-/// Stops all replicas: closes the standard input of each, which makes it exit, and kills those that
-/// still run after [`STOP_TIMEOUT`].
+/// Stops all replicas: closes each one's standard input, which makes the replica exit, and kills
+/// the replicas that are still running after [`STOP_TIMEOUT`].
 fn stop_all(members: &mut [Member]) {
     for member in &mut *members {
         if let Some(child) = &mut member.child {
@@ -369,7 +378,7 @@ fn stop_all(members: &mut [Member]) {
         while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        // Fails if the process has exited already.
+        // Killing fails if the process has already exited.
         let _ = child.kill();
         let _ = child.wait();
     }

@@ -1,5 +1,6 @@
 //! The subcommands of `bowline`: their arguments, and how their errors are reported.
 
+mod allocator;
 mod cluster;
 #[cfg(test)]
 #[path = "../../../tests/tidy/commands.rs"]

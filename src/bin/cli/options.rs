@@ -1,4 +1,4 @@
-//! Parses the settings of a server into [`ServerOptions`] and checks that they fit together. Each
+//! Parses the settings of a server into [`ServerOptions`] and checks that they are consistent. Each
 //! error names the setting, its value, where the value came from, and what is allowed.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -14,11 +14,11 @@ use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest value of `disk-reserve` other than 0, in bytes. With less the next segment of the log
-/// might not fit.
+/// Smallest value of `disk-reserve` other than 0, in bytes. With less free space, the next segment
+/// of the log might not fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
-/// Number of replicas of the smallest cluster in which a replica can rejoin: the others must be a
-/// majority without it.
+/// Minimum number of replicas in a cluster in which a replica can rejoin: without it, the other
+/// replicas must still be a majority.
 pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
 /// Largest id that a replica can have.
 const ID_MAX: u16 = u16::MAX - 1;
@@ -114,7 +114,7 @@ impl Settings {
         Ok(peers)
     }
 
-    /// Parses all settings and checks that they fit together.
+    /// Parses all settings, and checks that they are valid and consistent.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
         let listen = self.parse("listen", ADDRESS, parse_address)?;

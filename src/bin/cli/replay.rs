@@ -11,7 +11,8 @@ pub(super) const EVENTS_SHOWN: usize = 40;
 /// Number of panics after which the remaining seeds are skipped. Each panic starts a child process
 /// that runs the remaining seeds, so this limit also bounds the nesting of processes.
 const PANICS_MAX: u32 = 10;
-/// Name of the environment variable with the number of panics in all parent processes.
+/// Name of the environment variable that tells a child process the number of panics in its parent
+/// processes.
 const PANICS_VARIABLE: &str = "BOWLINE_SIM_PANICS";
 
 /// One simulated run, as the command line that repeats it.
@@ -22,7 +23,7 @@ pub(super) struct Replay {
     pub(super) seed: u64,
     /// Number of seeds of the same scenario or profile to run after this one.
     pub(super) seeds_left: u64,
-    /// Whether the run was started with `--trace`, which prints its events already.
+    /// Whether the run was started with `--trace`, so that its events have been printed already.
     pub(super) traced: bool,
 }
 

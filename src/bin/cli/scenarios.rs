@@ -40,8 +40,8 @@ pub(super) struct Selected {
 }
 
 impl ScenarioArguments {
-    /// Loads the scenarios in the order of the command line. Applies the changes from the command
-    /// line, and validates the results.
+    /// Loads the scenarios in the order in which the command line names them, and changes them as
+    /// its options require. Fails if a scenario does not exist or is invalid.
     pub(super) fn load(&self) -> anyhow::Result<Vec<Selected>> {
         let overrides = Overrides {
             rate: self.rate,
@@ -88,7 +88,7 @@ fn find(argument: &str) -> anyhow::Result<Scenario> {
         format!("cannot read the scenario file {argument}; check its path and permissions")
     })?;
     let mut scenario = Scenario::parse(argument, &text)?;
-    // Errors name the whole path; the report has room for the file's name only.
+    // Errors name the full path; the report only has room for the file's name.
     if let Some(stem) = path.file_stem() {
         scenario.name = stem.to_string_lossy().into_owned();
     }

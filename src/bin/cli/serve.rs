@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bowline::runtime::{RuntimeCounters, ServerOptions, run_server};
 
+use super::allocator;
 use super::options::REJOIN_MEMBERS_MIN;
 use super::settings::{ServerArguments, Setting};
 
@@ -33,6 +34,7 @@ fn variable(name: &str) -> Option<String> {
 /// Runs one replica until SIGTERM or SIGINT, or until it fails. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_logging()?;
+    allocator::restart_with_settings();
     // Without a handler the system kills a process that exceeds the limit on the size of files.
     // With one the write fails, and the log writer reports it.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())

@@ -1,14 +1,14 @@
-//! The settings of a server and where each value comes from: the command line over environment
-//! variables over a TOML file over defaults. Values stay text here; `options.rs` parses and checks
-//! them.
+//! The settings of a server and where each value comes from: the command line, which takes
+//! precedence over environment variables, then a TOML file, then the defaults. Values stay text
+//! here; `options.rs` parses and checks them.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-/// Prefix of the environment variables with settings: `BOWLINE_PEER_LISTEN` is that of
-/// `peer-listen`.
+/// Prefix of the environment variables with settings: the setting `peer-listen` is read from
+/// `BOWLINE_PEER_LISTEN`.
 const VARIABLE_PREFIX: &str = "BOWLINE_";
 
 /// Command-line flags of a server. All values are text, since each may also come from the
@@ -160,7 +160,8 @@ fn variable_name(name: &str) -> String {
 }
 
 impl ServerArguments {
-    /// Returns for each setting its name, its default, and its value on the command line.
+    /// Returns the name, the default and the command-line value of each setting; `None` if a
+    /// setting has no default or is not on the command line.
     fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
         let bootstrap = self.bootstrap.then(|| "true".to_owned());
         let rejoin = self.rejoin.then(|| "true".to_owned());

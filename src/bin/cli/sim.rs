@@ -85,8 +85,8 @@ fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
 }
 
 /// Returns the exit code of a process that made these reports: 1 if a run failed, else 0. A run
-/// that failed only because of the random request generator is unlucky and does not count as
-/// failed.
+/// with the verdict `Unlucky` does not count as failed: too many gets could not be generated, but
+/// the replicas were not to blame.
 fn exit_code(reports: &[Report]) -> ExitCode {
     let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

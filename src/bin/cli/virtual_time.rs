@@ -1,5 +1,5 @@
-//! `bowline sim` in virtual time: scenarios and fault runs, one seed or many. For each failed run
-//! it prints the command that replays it.
+//! `bowline sim` in virtual time: scenarios, and clusters under random faults, with one seed or
+//! many. For each failed run it prints the command that replays it.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;

@@ -12,19 +12,19 @@ const INLINE: usize = 4;
 #[derive(Debug)]
 pub(in crate::kv) struct Args<'a> {
     inline: [&'a [u8]; INLINE],
-    /// Number of arguments in the array `inline`; 0 if there are more arguments than the array
-    /// holds: all of them are then in the vector `many`.
+    /// Number of arguments in the array `inline`; 0 if there are more arguments than fit into the
+    /// array: the vector `many` then contains all of them.
     len: usize,
     many: Vec<&'a [u8]>,
-    /// Random seed, from which all random choices of the command are derived: different for every
-    /// call, equal on every replica.
+    /// Random seed from which all random choices of the command are derived. It differs between
+    /// calls but is the same on every replica.
     pub(in crate::kv) seed: u64,
 }
 
 impl<'a> Args<'a> {
     pub(in crate::kv) fn new(arguments: Arguments<'a>, seed: u64) -> Args<'a> {
         let mut args = Args { inline: [&[]; INLINE], len: 0, many: Vec::new(), seed };
-        arguments.iter().for_each(|argument| args.push(argument));
+        arguments.for_each(|argument| args.push(argument));
         args
     }
 
@@ -41,7 +41,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// All arguments.
+    /// Returns all arguments, without the command's name.
     pub(in crate::kv) fn all(&self) -> &[&'a [u8]] {
         if self.many.is_empty() { &self.inline[..self.len] } else { &self.many }
     }
@@ -49,8 +49,8 @@ impl<'a> Args<'a> {
     /// Returns the argument at position `at`, counted from 0.
     ///
     /// # Errors
-    /// If there are fewer arguments. The arity of clients' commands was checked before, but that
-    /// of commands in the log is not.
+    /// If there is no argument at this position. The arity of clients' commands has been checked
+    /// before, but that of commands in the log has not.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.all().get(at).copied().ok_or(Refusal::Syntax)
     }
@@ -63,7 +63,7 @@ impl<'a> Args<'a> {
         parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
     }
 
-    /// Returns the arguments from position `from` on; empty if there are fewer.
+    /// Returns the arguments from position `from` on, counted from 0; empty if there are none.
     pub(in crate::kv) fn rest(&self, from: usize) -> &[&'a [u8]] {
         self.all().get(from..).unwrap_or_default()
     }

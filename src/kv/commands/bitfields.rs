@@ -16,7 +16,7 @@ pub(in crate::kv) const COMMANDS: &[Row] =
 /// What `BITFIELD` stores when an integer does not fit into its field (`OVERFLOW`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overflow {
-    /// The lowest bits.
+    /// `OVERFLOW WRAP`: the lowest bits of the integer, as many as fit into the field.
     Wrap,
     /// `OVERFLOW SAT`: the largest or smallest integer that fits into the field.
     Saturate,
@@ -43,8 +43,8 @@ enum Action {
 }
 
 impl Field {
-    /// Parses the type of a field, such as `i16`, and its offset: in bits, or with `#` as a
-    /// multiple of the field's width.
+    /// Parses the type of a field, such as `i16`, and the field's offset: a number of bits, or,
+    /// after a `#`, a multiple of the field's width.
     fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
@@ -113,7 +113,7 @@ fn number(number: i128) -> Outcome {
     Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits with its sign"))
 }
 
-/// Parses the subcommands.
+/// Parses the subcommands of `BITFIELD`: returns the field of each, and what to do with it.
 fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
     let mut rest = args;

@@ -24,7 +24,7 @@ const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
 /// Parses the offset of a bit in a string.
 ///
 /// # Errors
-/// If it is not an integer or beyond the longest possible string.
+/// If the offset is not an integer or lies beyond the longest possible string.
 pub(in crate::kv) fn bit_offset(word: &[u8]) -> Result<u64, Outcome> {
     let offset = parse_integer(word).and_then(|offset| u64::try_from(offset).ok());
     offset.filter(|offset| *offset < BITS_MAX).ok_or_else(not_an_offset)
@@ -34,8 +34,7 @@ pub(in crate::kv) fn not_an_offset() -> Outcome {
     Outcome::error("ERR bit offset is not an integer or out of range")
 }
 
-/// Returns the index of the byte that holds the bit at `offset`, and the mask of the bit in that
-/// byte.
+/// Returns the index of the byte that holds the bit at `offset`, and the bit's mask in that byte.
 fn place(offset: u64) -> (usize, u8) {
     let byte = usize::try_from(offset / 8).expect("offsets are limited by the length of values");
     (byte, 0x80 >> (offset % 8))
@@ -269,11 +268,11 @@ mod tests {
     fn writes_without_a_change_keep_the_revision() {
         let mut feeder = Feeder::new();
         feeder.call("setbit", &["k", "7", "1"]);
-        let revision = feeder.store.keyspace.revision(b"k");
+        let revision = feeder.store.keyspace.revision_of(b"k");
         assert_eq!(feeder.call("setbit", &["k", "7", "1"]), Outcome::Integer(1));
-        assert_eq!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_eq!(feeder.store.keyspace.revision_of(b"k"), revision);
         assert_eq!(feeder.call("setbit", &["k", "8", "0"]), Outcome::Integer(0));
-        assert_ne!(feeder.store.keyspace.revision(b"k"), revision);
+        assert_ne!(feeder.store.keyspace.revision_of(b"k"), revision);
         assert_eq!(feeder.get(b"k").as_deref(), Some(&[1, 0][..]));
     }
 }

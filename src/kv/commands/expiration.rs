@@ -35,9 +35,9 @@ pub(in crate::kv) enum Unit {
 /// What a time argument is relative to: the current time or the start of 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
-    /// The replicated clock.
+    /// The time argument is relative to the current time of the replicated clock, as in `EXPIRE`.
     Now,
-    /// 1970.
+    /// The time argument is relative to the start of 1970 (Unix time), as in `EXPIREAT`.
     Epoch,
 }
 
@@ -59,7 +59,7 @@ pub(in crate::kv) fn moment(
     }
 }
 
-/// Returns the error for an expiration time that is not positive or out of range.
+/// Returns the error of `command` for an expiration time that is out of range or not positive.
 pub(in crate::kv) fn invalid(command: &str) -> Outcome {
     Outcome::error(format!("ERR invalid expire time in '{command}' command"))
 }
@@ -234,7 +234,7 @@ fn end(keyspace: &Keyspace, key: &[u8], round: impl FnOnce(Millis) -> Millis) ->
 mod tests {
     use super::*;
     use crate::kv::Operation;
-    use crate::kv::command::Command;
+    use crate::kv::batch::Batch;
     use crate::kv::keyspace::expiration::REMOVED_MAX;
     use crate::kv::state_machine::tests::Feeder;
 
@@ -275,8 +275,9 @@ mod tests {
         feeder.call("set", &["k", "v", "PX", "50"]);
         feeder.call("set", &["other", "v", "PX", "500"]);
         let behind = |feeder: &Feeder, operation, millis, resets| {
-            let command = Command { key: crate::types::RequestKey::default(), operation };
-            feeder.store.is_behind(Some(&command), millis, resets)
+            let payload = Batch::one(crate::types::RequestKey::default(), &operation);
+            let batch = Batch::decode(&payload).unwrap();
+            feeder.store.is_behind(Some(&batch), millis, resets)
         };
         let get = |key| Operation::get(key);
         let dbsize = Operation::call(crate::kv::CommandId::of("dbsize"), []);

@@ -17,14 +17,14 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(298, "transfer", TWO_KEYS, transfer),
 ];
 
-/// `revisions key [key ...]`: returns the index of the log entry that last changed each key, 0 for
+/// `revisions key [key ...]`: returns the number of the operation that last changed each key, 0 for
 /// a key that does not exist. The server calls it when a client sends `WATCH`; clients cannot call
 /// it.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let revision = |key: &&[u8]| {
-        let index = keyspace.revision(key);
-        Outcome::Integer(i64::try_from(index).expect("revisions have 52 bits"))
+        let revision = keyspace.revision_of(key);
+        Outcome::Integer(i64::try_from(revision).expect("revisions have 52 bits"))
     };
     Ok(Outcome::List(args.all().iter().map(revision).collect()))
 }

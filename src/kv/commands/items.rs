@@ -1,10 +1,12 @@
-//! Lists of byte strings: the arguments of a call, the keys that a transaction watches.
+//! Lists of byte strings, such as the arguments of a call or the keys that a transaction watches.
 //!
-//! A list is encoded as one byte string, so that a command with many arguments stays a flat
-//! archive: each item is its length (4 bytes, little-endian) and its bytes. An untrusted list is
+//! A list is encoded as one byte string, so that an operation with many arguments has no nested
+//! structure: each item is its length (4 bytes, little-endian) and its bytes. An untrusted list is
 //! checked as a whole when it is decoded; iteration then needs no checks.
 
 use std::fmt;
+
+use bytes::BufMut;
 
 /// Size in bytes of the length in front of each item of an encoded list.
 const LENGTH_BYTES: usize = 4;
@@ -39,13 +41,20 @@ enum Form<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// Interprets bytes as an encoded list; `None` if the lengths in them are inconsistent.
+    /// Interprets bytes as an encoded list; `None` if the lengths in the bytes are inconsistent.
     pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
-        let mut rest = bytes;
+        Some(Items::check_counted(bytes)?.0)
+    }
+
+    /// Interprets bytes as an encoded list, and returns the list and the number of its items;
+    /// `None` if the lengths in the bytes are inconsistent.
+    pub(in crate::kv) fn check_counted(bytes: &'a [u8]) -> Option<(Items<'a>, usize)> {
+        let (mut rest, mut count) = (bytes, 0);
         while !rest.is_empty() {
             (_, rest) = split(rest)?;
+            count += 1;
         }
-        Some(Items { bytes })
+        Some((Items { bytes }, count))
     }
 
     /// Iterates over the byte strings of the list, in order.
@@ -58,14 +67,14 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// Iterates over the items two at a time: first and second, third and fourth, and so on. The
-    /// last item of an odd number is left out.
+    /// Iterates over the items two at a time: first and second, third and fourth, and so on. If the
+    /// number of items is odd, the last item is omitted.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut items = self.iter();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
     }
 
-    /// The encoded list.
+    /// Returns the bytes of the encoded list.
     pub(in crate::kv) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -78,15 +87,20 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
+/// Appends an item to an encoded list.
+pub(in crate::kv) fn put_item(item: &[u8], out: &mut impl BufMut) {
+    out.put_slice(&length_of(item));
+    out.put_slice(item);
+}
+
 fn length_of(item: &[u8]) -> [u8; LENGTH_BYTES] {
     u32::try_from(item.len()).expect("limits keep an item far below 4 GiB").to_le_bytes()
 }
 
 impl ItemsBuffer {
-    /// Appends an item.
+    /// Appends an item to the list.
     pub fn push(&mut self, item: &[u8]) {
-        self.bytes.extend_from_slice(&length_of(item));
-        self.bytes.extend_from_slice(item);
+        put_item(item, &mut self.bytes);
     }
 
     /// Returns the encoded list of all items added so far.
@@ -123,6 +137,15 @@ impl<'a> Arguments<'a> {
         encoded.chain(slices.iter().copied()).chain(inline.into_iter().take(count))
     }
 
+    /// Calls `each` with every argument, in order. Faster than [`Arguments::iter`].
+    pub(in crate::kv) fn for_each(&self, each: impl FnMut(&'a [u8])) {
+        match self.0 {
+            Form::Encoded(items) => items.iter().for_each(each),
+            Form::Inline(inline, count) => inline.into_iter().take(count).for_each(each),
+            Form::Slices(slices) => slices.iter().copied().for_each(each),
+        }
+    }
+
     /// Returns the first argument, which is the key for most commands; `None` if there are no
     /// arguments.
     pub(in crate::kv) fn first(&self) -> Option<&'a [u8]> {
@@ -143,24 +166,16 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Passes the encoded list of arguments to `write`, in pieces.
-    ///
-    /// # Errors
-    /// If `write` fails.
-    pub(in crate::kv) fn write<E>(
-        &self,
-        mut write: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// Appends the encoded list of arguments to `out`.
+    pub(in crate::kv) fn put(&self, out: &mut impl BufMut) {
         let slices = match &self.0 {
-            Form::Encoded(items) => return write(items.bytes),
+            Form::Encoded(items) => return out.put_slice(items.bytes),
             Form::Inline(inline, count) => &inline[..*count],
             Form::Slices(slices) => slices,
         };
         for item in slices {
-            write(&length_of(item))?;
-            write(item)?;
+            put_item(item, out);
         }
-        Ok(())
     }
 }
 
@@ -262,13 +277,12 @@ mod tests {
         for form in forms {
             assert_eq!(form, forms[0]);
             assert_eq!(form.first(), Some(&b"key"[..]));
+            let mut all = Vec::new();
+            form.for_each(|argument| all.push(argument));
+            assert_eq!(all, slices);
             assert_eq!(form.encoded_len(), buffer.items().bytes().len());
             let mut written = Vec::new();
-            let write = |bytes: &[u8]| {
-                written.extend_from_slice(bytes);
-                Ok::<(), ()>(())
-            };
-            form.write(write).unwrap();
+            form.put(&mut written);
             assert_eq!(written, buffer.items().bytes());
         }
         assert_ne!(forms[0], Arguments::from([&b"key"[..]]));

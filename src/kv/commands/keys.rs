@@ -20,8 +20,8 @@ use crate::kv::values::glob;
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
 
-/// Maximum number of keys that one `SCAN` call examines, whatever its `COUNT`. Exceeded only if
-/// more keys than this have the same scan position (part of the key's hash).
+/// Maximum number of keys that one `SCAN` call examines, regardless of its `COUNT`. Exceeded only
+/// if more keys than this have the same scan position (part of the key's hash).
 const LOOKED_AT_MAX: usize = 1 << 14;
 
 /// `KEYS pattern`. Not interruptible: some tenths of a second for a million keys, during which no

@@ -18,7 +18,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
 /// while `LCS` runs. (Redis's limit is eight times higher.)
 const TABLE_MAX: usize = 1 << 24;
 
-/// Options of `LCS`.
+/// Options of the `LCS` command.
 #[derive(Debug, Default)]
 struct Options {
     length: bool,
@@ -103,7 +103,8 @@ struct Table {
     width: usize,
 }
 
-/// A contiguous match.
+/// A contiguous match: a common substring, given by its position in each of the two strings and its
+/// length in bytes.
 #[derive(Debug)]
 struct Piece {
     one: usize,

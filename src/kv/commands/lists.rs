@@ -155,9 +155,9 @@ fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
 }
 
-/// Parses the arguments at positions `from` and `from + 1`: first and last index of a range, which
-/// count from the end of the list if negative. Returns a function that converts a list's length to
-/// the start and the end (exclusive) of the range.
+/// Parses the arguments at positions `from` and `from + 1`: the first and the last index of a
+/// range, where a negative index counts from the end of the list. Returns a function that converts
+/// the length of a list to the start (inclusive) and the end (exclusive) of the range.
 fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
     let first = parse_integer(args.get(from)?).ok_or(Refusal::NotAnInteger)?;
     let last = parse_integer(args.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
@@ -199,8 +199,8 @@ fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// Converts the index `number`, which counts from the end if negative, to a position in a list of
-/// `length` values; `None` if it is out of range.
+/// Converts the index `number`, which counts from the end of the list if it is negative, to a
+/// position in a list of `length` values; `None` if the index is out of range.
 fn place(number: i64, length: usize) -> Option<usize> {
     let back = usize::try_from(number.unsigned_abs()).ok()?;
     let place = if number < 0 { length.checked_sub(back)? } else { back };
@@ -480,7 +480,7 @@ mod tests {
         let mut feeder = Feeder::new();
         feeder.call("rpush", &["l", "a", "b"]);
         feeder.apply(Operation::set(b"s", b"v"));
-        let revision = feeder.store.keyspace.revision(b"l");
+        let revision = feeder.store.keyspace.revision_of(b"l");
         for (command, args) in [
             ("lmove", &["l", "s", "LEFT", "LEFT"][..]),
             ("rpoplpush", &["l", "s"]),
@@ -499,10 +499,10 @@ mod tests {
         assert_eq!(values(&mut feeder, "l"), ["a", "b"]);
         assert_eq!(feeder.call("lpop", &["l", "0"]), Outcome::Values(Vec::new()));
         assert_eq!(feeder.call("lrem", &["l", "0", "x"]), Outcome::Integer(0));
-        assert_eq!(feeder.store.keyspace.revision(b"l"), revision);
+        assert_eq!(feeder.store.keyspace.revision_of(b"l"), revision);
         feeder.call("ltrim", &["l", "0", "-1"]);
         assert_ne!(
-            feeder.store.keyspace.revision(b"l"),
+            feeder.store.keyspace.revision_of(b"l"),
             revision,
             "as for who watches a key in Redis"
         );

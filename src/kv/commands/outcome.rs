@@ -47,7 +47,7 @@ pub enum Outcome {
     Set(Vec<Outcome>),
 }
 
-/// A floating-point number other than NaN. Two numbers are equal if their bits are.
+/// A floating-point number other than NaN. Two numbers are equal if their bit patterns are equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Double(pub f64);
 
@@ -71,7 +71,7 @@ pub enum Refusal {
     TooLong,
     /// The key holds a value of another type than the command requires (`WRONGTYPE`).
     WrongType,
-    /// Arguments in an invalid order or number, or an unknown option.
+    /// The order or the number of the arguments is invalid, or an option is unknown.
     Syntax,
     /// An argument is not a floating-point number.
     NotAFloat,
@@ -168,26 +168,26 @@ impl Outcome {
         Outcome::Error(Bytes::from(text.into()))
     }
 
-    /// Returns an error outcome of `text` followed by `word`, an argument, up to its first NUL, as
-    /// in Redis.
+    /// Returns an error outcome that consists of `text` and the argument `word` up to its first NUL
+    /// byte, as in Redis.
     pub(in crate::kv) fn error_quoting(text: &str, word: &[u8]) -> Outcome {
         let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
         Outcome::Error(Bytes::from([text.as_bytes(), &word[..end]].concat()))
     }
 
-    /// Returns the error for a wrong number of arguments of `command`, for commands that their
-    /// arity does not restrict enough, such as `HSET` with a field but no value.
+    /// Returns the error for a call of `command` with a wrong number of arguments that a check of
+    /// the command's arity does not detect, such as `HSET` with a field but no value.
     pub(in crate::kv) fn wrong_number(command: &str) -> Outcome {
         Outcome::error(format!("ERR wrong number of arguments for '{command}' command"))
     }
 
-    /// 1 or 0.
+    /// Returns the integer outcome 1 for true and 0 for false.
     pub(in crate::kv) fn flag(truth: bool) -> Outcome {
         Outcome::Integer(truth.into())
     }
 
-    /// Returns the heap memory in bytes of the values in this outcome, without the size of the
-    /// outcome itself.
+    /// Returns the heap memory usage of the values in this outcome, in bytes, without the size of
+    /// the outcome itself.
     pub fn value_bytes(&self) -> usize {
         let both = |(one, other): &(Outcome, Outcome)| one.value_bytes() + other.value_bytes();
         match self {

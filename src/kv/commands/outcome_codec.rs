@@ -1,4 +1,5 @@
-//! Encoding of outcomes in snapshots: of the deduplication table and of client sessions.
+//! Encoding of outcomes for snapshots, which contain the outcomes stored in the deduplication table
+//! and in client sessions.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
@@ -10,7 +11,7 @@ use crate::kv::values::collection::ValueType;
 const DEPTH_MAX: usize = 6;
 
 impl Outcome {
-    /// Encodes the outcome.
+    /// Appends the encoding of the outcome to `out`.
     pub(in crate::kv) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Outcome::Done => out.put_u8(0),

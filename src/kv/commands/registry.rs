@@ -56,16 +56,16 @@ const fn by_number() -> [Option<CommandId>; NUMBERS] {
     all
 }
 
-/// Handle to a command of the registry.
+/// Handle to a command of the registry: a reference to the command's row.
 #[derive(Clone, Copy)]
 pub struct CommandId(&'static Row);
 
 impl CommandId {
-    /// `GET key`
+    /// The command `GET key`.
     pub const GET: CommandId = CommandId::of("get");
-    /// `SET key value [option ...]`
+    /// The command `SET key value [option ...]`.
     pub const SET: CommandId = CommandId::of("set");
-    /// `DEL key [key ...]`
+    /// The command `DEL key [key ...]`.
     pub const DEL: CommandId = CommandId::of("del");
 
     /// Returns the command with this number; `None` if there is none.
@@ -96,7 +96,8 @@ impl CommandId {
         None
     }
 
-    /// Returns the command with this name. For constants: an unknown name is a compile-time error.
+    /// Returns the command with this name. Meant for constants, where an unknown name is a
+    /// compile-time error.
     pub const fn of(name: &str) -> CommandId {
         CommandId::named(name).expect("no such command")
     }
@@ -126,7 +127,8 @@ impl CommandId {
         self.0.keys.keys(&args)
     }
 
-    /// Runs a read-only command; `None` if the command may change the state.
+    /// Runs the command and returns its outcome if it is read-only; `None` if it may change the
+    /// state.
     pub(in crate::kv) fn read(self, keyspace: &Keyspace, args: &Args<'_>) -> Option<Outcome> {
         match self.0.run {
             Run::Read(run) => Some(run(keyspace, args).unwrap_or_else(Outcome::Refused)),
@@ -134,7 +136,7 @@ impl CommandId {
         }
     }
 
-    /// Runs a command, read-only or not.
+    /// Runs the command, which may be read-only or change the state, and returns its outcome.
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => run(keyspace, args),

@@ -29,7 +29,8 @@ pub(in crate::kv) enum Run {
     Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
 }
 
-/// Which arguments of a command are keys. Positions count from 0, without the command's name.
+/// Which arguments of a command are keys. Positions are counted from 0, where 0 is the argument
+/// after the command's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyPositions {
     /// Number of keys from position `first` on: a fixed number, or as many as there are up to the
@@ -50,15 +51,15 @@ enum Count {
     ToEnd,
 }
 
-/// No keys.
+/// Key positions of a command without keys.
 pub(in crate::kv) const NO_KEYS: KeyPositions = KeyPositions::fixed(0);
-/// The first argument.
+/// Key positions of a command whose only key is its first argument.
 pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
 /// Key positions of a command whose first two arguments are keys.
 pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
-/// All arguments.
+/// Key positions of a command whose arguments are all keys.
 pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
-/// Key positions of a command whose arguments are all keys, except the first.
+/// Key positions of a command whose first argument is not a key, while all others are.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
 /// Key positions of a command with alternating keys and values (`MSET`).
 pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);

@@ -1,4 +1,4 @@
-//! Cursor, options and reply of `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN`.
+//! Parsing of the cursor and the options of `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN`, and their reply.
 
 use bytes::Bytes;
 
@@ -7,14 +7,15 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::values::glob;
 use crate::kv::values::number::{parse_integer, split_sign};
 
-/// Default `COUNT` of `SCAN` and its variants: number of elements to examine per call.
+/// Default for the option `COUNT` of `SCAN` and its variants: number of elements that one call
+/// examines.
 const COUNT: usize = 10;
 
-/// Parses a cursor; 0 stands for the start, and in a reply for the end. Like Redis, which uses C's
-/// `strtoul`, accepts a sign and an empty argument.
+/// Parses the cursor argument of a scan; 0 stands for the start. (In a reply, 0 stands for the
+/// end.) Accepts a sign and an empty argument, like Redis, which uses C's `strtoul`.
 ///
 /// # Errors
-/// Redis's error if it is not a cursor.
+/// The same error as in Redis, if `text` is not a valid cursor.
 pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let (negative, digits) = split_sign(text);
@@ -29,25 +30,25 @@ pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     Ok(if negative { number.wrapping_neg() } else { number })
 }
 
-/// Returns the reply of a scan: the next cursor and a list of the elements.
+/// Returns the reply to a scan command: the next cursor, and a list of the elements `found`.
 pub(in crate::kv) fn reply(cursor: u64, found: Vec<Option<Bytes>>) -> Outcome {
     let cursor = Outcome::Value(Some(cursor.to_string().into()));
     Outcome::List(vec![cursor, Outcome::Values(found)])
 }
 
-/// The options of `SCAN` and its variants: the arguments after the cursor.
+/// The options of `SCAN` and its variants, which are the arguments after the cursor.
 #[derive(Debug)]
 pub(in crate::kv) struct Options<'w> {
-    /// Approximate number of elements to examine; at least 1.
+    /// Approximate number of elements that one call examines (`COUNT`); at least 1.
     pub(in crate::kv) count: usize,
     pattern: Option<&'w [u8]>,
-    /// `TYPE`: name of the type of values to return; `None` for all types.
+    /// Name of the type of values whose keys `SCAN` returns (`TYPE`); `None` for all types.
     pub(in crate::kv) value_type: Option<&'w [u8]>,
 }
 
 impl<'w> Options<'w> {
-    /// Parses the options of `SSCAN`, `HSCAN` and `ZSCAN`, from argument `from` on: `[MATCH
-    /// pattern] [COUNT count]`.
+    /// Parses the options of `SSCAN`, `HSCAN` and `ZSCAN`, from the argument at index `from` on:
+    /// `[MATCH pattern] [COUNT count]`.
     ///
     /// # Errors
     /// If there are other arguments.
@@ -56,8 +57,8 @@ impl<'w> Options<'w> {
         if options.value_type.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
     }
 
-    /// Parses the options of `SCAN`, from argument `from` on: `[MATCH pattern] [COUNT count] [TYPE
-    /// type]`.
+    /// Parses the options of `SCAN`, from the argument at index `from` on: `[MATCH pattern] [COUNT
+    /// count] [TYPE type]`.
     ///
     /// # Errors
     /// If there are other arguments.
@@ -83,7 +84,8 @@ impl<'w> Options<'w> {
         Ok(options)
     }
 
-    /// Returns whether an element matches the `MATCH` pattern; true if there is no pattern.
+    /// Returns whether the element `text` matches the `MATCH` pattern; true if no pattern was
+    /// given.
     pub(in crate::kv) fn fits(&self, text: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, text))
     }

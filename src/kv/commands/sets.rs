@@ -15,9 +15,8 @@ use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-/// Table of the set commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The set commands in the command registry: number, name, key positions and function of each. Log
+/// entries contain the numbers, so append new commands at the end, with the next number.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(192, "sadd", ONE_KEY, sadd),
     write(193, "srem", ONE_KEY, srem),
@@ -38,7 +37,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(208, "sscan", ONE_KEY, sscan),
 ];
 
-/// Maximum number of members that `SRANDMEMBER` returns with repetitions (negative count).
+/// Maximum number of random members that one command, such as `SRANDMEMBER`, returns when its count
+/// is negative, which allows repetitions.
 pub(in crate::kv) const REPEATED_MAX: usize = 1 << 20;
 
 /// `SADD key member [member ...]`
@@ -113,7 +113,8 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         _ => return Err(Refusal::Syntax),
     };
     let taken = keyspace.update_existing(key, |set: &mut Set| {
-        // From the last position to the first: removing a member only moves those behind it.
+        // Removes from the last position to the first, because removing a member only moves members
+        // behind it.
         let places = args.different(count, set.len());
         let taken: Vec<_> = places.into_iter().rev().filter_map(|place| set.take(place)).collect();
         let changed = !taken.is_empty();
@@ -131,8 +132,8 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// `SRANDMEMBER key [count]`: up to `count` different members; if `count` is negative, exactly
-/// `-count` members with possible repetitions.
+/// `SRANDMEMBER key [count]`. Returns up to `count` distinct random members, or exactly `-count`
+/// members, possibly with repetitions, if `count` is negative.
 fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<Set>(key);
     let count = match args.rest(1) {
@@ -153,12 +154,12 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(chosen.map(text).collect()))
 }
 
-/// Returns random positions below `length`, which must not be 0: up to `count` distinct ones; if
-/// `count` is negative, exactly `-count` with possible repetitions.
+/// Returns random positions below `length`, which must not be 0: up to `count` distinct positions,
+/// or exactly `-count` positions, possibly with repetitions, if `count` is negative.
 ///
 /// # Errors
-/// If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory of the
-/// reply. (Redis has no such limit.)
+/// If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory usage of
+/// the reply. (Redis has no such limit.)
 pub(in crate::kv) fn places(
     args: &Args<'_>,
     count: i64,
@@ -186,14 +187,14 @@ fn smove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     keyspace.update_existing(from, |set: &mut Set| (set.remove(member), true))?;
     keyspace.notify("srem", from);
     keyspace.notify_if_removed(from);
-    // Redis counts it as a change even if the destination has the member already.
+    // As in Redis, this counts as a change even if the destination already contains the member.
     if keyspace.update(to, |set: &mut Set| (set.add(member), true))? {
         keyspace.notify("sadd", to);
     }
     Ok(Outcome::flag(true))
 }
 
-/// A set operation.
+/// A set operation on several sets: union, intersection or difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Join {
     Inter,
@@ -201,8 +202,8 @@ enum Join {
     Diff,
 }
 
-/// Returns the sets at `keys`, in the same order; the element is `None` for a key that does not
-/// exist.
+/// Returns the sets at `keys`, in the order of `keys`; `None` in place of the set for a key that
+/// does not exist.
 ///
 /// # Errors
 /// If a key holds a value of another type.
@@ -210,8 +211,8 @@ fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set
     keys.iter().map(|key| Ok(keyspace.collection::<Set>(key)?)).collect()
 }
 
-/// Iterates over the members that all `sets` contain; there are none if one of the sets is `None`
-/// (its key does not exist).
+/// Iterates over the members that all `sets` contain. `None` stands for the empty set, so if one of
+/// the sets is `None`, there are no such members.
 fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
@@ -222,8 +223,8 @@ fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     members.filter(move |member| there[1..].iter().all(|set| set.contains(member)))
 }
 
-/// Returns the members of the union, intersection or difference (`how`) of the sets at `keys`,
-/// without duplicates.
+/// Returns the members of the union, intersection or difference of the sets at `keys`, as `how`
+/// says. Each member occurs once.
 fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
     let sets = sets(keyspace, keys)?;
     Ok(match how {
@@ -248,9 +249,9 @@ fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
     Ok(Outcome::Set(members.into_iter().map(|member| Outcome::Value(Some(member))).collect()))
 }
 
-/// Applies the set operation `how` to the sets at the second and later keys and stores the result
-/// at the first key, or removes that key if the result is empty. The outcome is the number of
-/// members of the result. `event` is the name of the keyspace notification.
+/// Applies the set operation `how` to the sets at the second and later arguments, and stores the
+/// result at the key in the first argument, or removes that key if the result is empty. The outcome
+/// is the number of members of the result. `event` is the name of the keyspace notification.
 fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
     let to = args.get(0)?;
     let members = join(keyspace, args.rest(1), how)?;
@@ -317,10 +318,10 @@ fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(common(&sets(keyspace, keys)?).take(most).count()))
 }
 
-/// `SSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set at once, and a large one
-/// from its end to its beginning: the cursor is the number of members not visited yet. New members
-/// are appended, and members only ever move towards the beginning, so a member that exists during
-/// the whole scan cannot move from the unvisited part to the visited part.
+/// `SSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set in full by one call. Scans
+/// a large set from its end to its beginning; the cursor is the number of members not visited yet.
+/// New members are appended, and members only ever move towards the beginning, so a member that
+/// exists during the whole scan cannot move from the unvisited part to the visited part.
 fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -335,9 +336,9 @@ fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan::reply(from as u64, fitting.cloned().map(Some).collect()))
 }
 
-/// Returns the start and the end (exclusive) of the positions that one scan call visits in a
-/// collection of `length` elements. Scans proceed from the end to the beginning; `cursor` is the
-/// number of elements not visited yet, 0 in the first call.
+/// Returns the range of positions that one call of a scan visits in a collection of `length`
+/// elements: its start, and its end (exclusive). A scan proceeds from the end of the collection to
+/// its beginning; `cursor` is the number of elements not visited yet, or 0 in the first call.
 pub(in crate::kv) fn scanned(cursor: u64, count: usize, length: usize) -> (usize, usize) {
     if length <= SCANNED_AT_ONCE_MAX {
         return (0, length);
@@ -429,7 +430,7 @@ mod tests {
             let [Outcome::Value(Some(next)), Outcome::Values(found)] = &reply[..] else { panic!() };
             seen.extend(found.iter().flatten().cloned());
             calls += 1;
-            // Odd members are removed, from both ends, and new ones are added.
+            // Removes odd members from both ends and the middle, while new members are added.
             for gone in [2 * calls + 1, 999 - 2 * calls, 401 + 2 * calls] {
                 feeder.call("srem", &["s", &gone.to_string()]);
             }

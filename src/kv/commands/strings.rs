@@ -13,9 +13,8 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the string commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The string commands in the command registry: number, name, key positions and function of each.
+/// Log entries contain the numbers, so append new commands at the end, with the next number.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(48, "set", ONE_KEY, set_with_options),
     write(49, "setex", ONE_KEY, setex),
@@ -41,17 +40,17 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(69, "decrby", ONE_KEY, decrby),
 ];
 
-/// Maximum length of a string value in bytes: 512 MiB, Redis's default (`proto-max-bulk-len`). Part
-/// of the state machine, so it must be equal on all replicas.
+/// Maximum length of a string value, in bytes: 512 MiB, Redis's default for `proto-max-bulk-len`.
+/// Affects the replicated state, so it must be equal on all replicas.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
-/// Condition of `SET`: when the key is set.
+/// Condition under which `SET` sets the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
     Always,
-    /// `NX`: only if the key does not exist.
+    /// `NX`: the key is set only if it does not exist.
     IfAbsent,
-    /// `XX`: only if the key exists.
+    /// `XX`: the key is set only if it exists.
     IfPresent,
 }
 
@@ -86,7 +85,7 @@ fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(old))
 }
 
-/// `MGET key [key ...]`: a key that holds no string counts as absent.
+/// `MGET key [key ...]`. A key whose value is not a string counts as absent.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
@@ -105,7 +104,7 @@ fn mset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// Sets a key to a string without expiration, with a keyspace notification.
+/// Sets a key to a string without expiration, and records a `set` keyspace notification.
 fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.put(key, value);
     keyspace.notify("set", key);
@@ -152,8 +151,8 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, amount)
 }
 
-/// Adds `amount` to the integer that a key holds, or to 0 if the key does not exist. Keeps the TTL.
-/// The outcome is the sum.
+/// Adds `amount` to the integer stored at a key, or to 0 if the key does not exist, and stores the
+/// sum. Keeps the key's TTL. The outcome is the sum.
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
@@ -165,22 +164,22 @@ fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     Ok(Outcome::Integer(sum))
 }
 
-/// What `SET` or `GETEX` does with a key's expiration.
+/// What `SET` or `GETEX` does with a key's expiration time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ttl<'w> {
-    /// Removes the expiration: the key does not expire any more.
+    /// Removes the expiration time, so that the key does not expire.
     Never,
-    /// `KEEPTTL`: it stays.
+    /// Keeps the expiration time (`KEEPTTL`).
     Kept,
-    /// The key expires at a time or after a duration: the name of the option (such as `PX`) and its
-    /// argument.
+    /// Sets the expiration time from an option with a time or a duration: the name of the option,
+    /// such as `PX`, and its argument.
     At(&'static str, &'w [u8]),
 }
 
 impl<'w> Ttl<'w> {
-    /// Parses an option with a time argument, such as `EX` or `PXAT`. Returns false if `option` is
-    /// not one, or if an option with another unit was given before. An option may be repeated; the
-    /// last occurrence counts.
+    /// Parses an option with a time argument, such as `EX` or `PXAT`; `next` is the argument after
+    /// it. Returns false if `option` is not such an option, or if a different one was given before.
+    /// The same option may be repeated; the last occurrence counts.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =
@@ -261,8 +260,8 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         if matches!(end, Ttl::At(..)) {
             keyspace.notify("expire", key);
         }
-        // The time may have passed already: then the key does not exist, and the next entry removes
-        // it.
+        // The time may have passed already. If so, the key does not exist for clients, and the next
+        // log entry removes it.
     }
     Ok(match (returns_old, is_set) {
         (true, _) => Outcome::Value(old.flatten()),
@@ -300,7 +299,7 @@ fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             stays = true;
             continue;
         }
-        // The time given last, if any.
+        // The expiration time that was given last, if any.
         let mut said = if end == Ttl::Kept { Ttl::Never } else { end };
         if stays || !said.take(option, options.as_slice().first()) {
             return Err(Refusal::Syntax);
@@ -369,7 +368,7 @@ fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(new.len()))
 }
 
-/// `GETRANGE key start end`, and `SUBSTR`, its old name.
+/// `GETRANGE key start end`. `SUBSTR` is an old name of the command.
 fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (first, last) = (args.integer(1)?, args.integer(2)?);
     let value = keyspace.shared_string(args.get(0)?)?.unwrap_or_default();
@@ -377,8 +376,9 @@ fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
 }
 
-/// Converts a first and a last index, which count from the end if negative, to a range of a string
-/// of `length` bytes; `None` if it is empty.
+/// Converts a first and a last index (inclusive) to a range of a string of `length` bytes; `None`
+/// if the range is empty. A negative index counts from the end of the string, -1 being its last
+/// byte.
 pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
     if first < 0 && last < 0 && first > last {
         return None;
@@ -422,8 +422,8 @@ fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(goes))
 }
 
-/// Returns the expiration time in milliseconds since 1970 for the argument `number` of an option
-/// such as `EX` (`unit`); `None` if it is out of range.
+/// Returns the expiration time, in milliseconds since 1970, that the option `unit` (such as `EX`)
+/// with the argument `number` specifies; `None` if the time is out of range.
 pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
     let (unit, from) = match unit {
         "EX" => (Unit::Seconds, From::Now),

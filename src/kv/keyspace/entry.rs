@@ -1,6 +1,6 @@
-//! A key and its value in one allocation, because a lookup of the key is mostly followed by an
-//! access to the value, and each allocation costs a cache miss. A table only has one word per
-//! entry, so tables are small and fast to copy.
+//! A key and its value in one allocation, because a lookup of the key is usually followed by an
+//! access to the value, and each allocation costs a cache miss. A hash table holds only one word (a
+//! pointer) per entry, so tables are small and fast to copy.
 //!
 //! ```text
 //! count 8 | length 8 | fingerprint 8 | meta 8 | collection 8 |
@@ -17,70 +17,72 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::{fingerprint, key_hash, mix};
 use crate::kv::values::number::parse_integer;
-use crate::types::Index;
 
 /// Approximate overhead in bytes of a heap allocation: the allocator's bookkeeping and rounding.
 const ALLOCATION_BYTES: usize = 16;
-/// Size in bytes of the reference count and the length in front of the header in an entry's heap
-/// allocation.
+/// Size in bytes of the two words before the header in an entry's heap allocation: the reference
+/// count and the length.
 const COUNT_BYTES: usize = 16;
 /// Maximum length in bytes of a string that Redis encodes as `embstr` (`OBJECT ENCODING`).
 const EMBEDDED_MAX: usize = 44;
-/// Maximum length in bytes of a string that is copied into a reply. Replies share longer strings
-/// with the entry by reference counting, which costs more than copying a short string.
+/// Maximum length in bytes of a string value that is copied into a reply. A reply shares a longer
+/// value with the entry by reference counting, which would cost more than copying for a short
+/// value.
 const COPIED_BYTES_MAX: usize = 1_024;
 /// Size in bytes of a cache line of most processors.
 const CACHE_LINE_BYTES: usize = 64;
-/// Maximum number of cache lines of an entry that are loaded before it is encoded. Of a longer
-/// value the processor itself loads the rest ahead.
+/// Maximum number of cache lines that are loaded explicitly before an entry is encoded. The
+/// processor prefetches the rest of a longer entry itself.
 const FETCHED_LINES_MAX: usize = 8;
 /// Maximum size in bytes of an entry that is assembled on the stack before it is allocated.
 const STACK_BYTES: usize = 512;
 
 /// An entry of the keyspace: a key with its value, expiration and revision. Snapshots and replies
-/// may share its memory; a change then copies it first.
+/// may share an entry's memory; while they do, a change first copies the entry.
 #[derive(Clone)]
 pub(in crate::kv) struct KeyEntry(ThinArc<Header, u8>);
 
 /// The fixed-size header in front of the key and value bytes in an entry's allocation.
 #[derive(Clone)]
 struct Header {
-    /// Hash of the entry, a summand of the keyspace's digest. Stored so that removing the entry
-    /// does not have to read its value.
+    /// Hash of the entry's key, value and expiration time; the keyspace's digest is the sum of
+    /// these hashes. Stored so that removing the entry does not require reading its value.
     fingerprint: u64,
     meta: PackedMeta,
-    /// The collection; `None` if the value is a string.
+    /// The entry's value if it is a collection; `None` if the value is a string.
     collection: Option<Box<Collection>>,
 }
 
-/// An entry's revision, key length (if short), and whether it expires, packed into 64 bits.
+/// An entry's revision, the length of its key (if short), and whether the entry expires, packed
+/// into 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedMeta(u64);
 
-/// Metadata of an entry: everything except key and value.
+/// Metadata of an entry: its fingerprint, revision and expiration time.
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// Revision: index of the log entry that last changed this entry of the keyspace.
-    revision: Index,
-    /// Expiration time in milliseconds since 1970; `None` if the key does not expire.
+    /// Revision of the entry: number of the operation that last changed it.
+    revision: u64,
+    /// Expiration time of the entry, in milliseconds since 1970; `None` if the entry does not
+    /// expire.
     expires_at: Option<NonZeroU64>,
 }
 
-/// A value.
+/// The value of a key: a string or a collection.
 pub(in crate::kv) enum Value<'v> {
     String(&'v [u8]),
     Collection(Collection),
 }
 
-/// Maximum revision of an entry, limited by its packed representation: enough for a million log
-/// entries per second for a century.
-pub(in crate::kv) const REVISION_MAX: Index = Index((1 << PackedMeta::REVISION_BITS) - 1);
+/// Maximum revision of an entry, limited by the number of bits that store it: enough for a million
+/// operations per second for a century.
+pub(in crate::kv) const REVISION_MAX: u64 = (1 << PackedMeta::REVISION_BITS) - 1;
 
 impl PackedMeta {
     const REVISION_BITS: u32 = 52;
-    /// Maximum length in bytes of a key whose length is packed into the metadata word; the length
-    /// of a longer key is stored in front of the key.
+    /// Maximum length in bytes of a key whose length is packed into the metadata word. The length
+    /// of a longer key is stored before the key.
     const SHORT_KEY_BYTES_MAX: usize = (1 << 11) - 2;
     const LONG_KEY: u64 = (1 << 11) - 1;
     const EXPIRES: u64 = 1 << 63;
@@ -97,23 +99,23 @@ impl PackedMeta {
         PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// Returns a copy of the metadata word with another revision.
-    fn with_revision(self, revision: Index) -> PackedMeta {
-        assert!(revision <= REVISION_MAX, "{revision:?} does not fit into an entry");
-        PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision.0)
+    /// Returns a copy of the metadata word in which the revision is `revision`.
+    fn with_revision(self, revision: u64) -> PackedMeta {
+        assert!(revision <= REVISION_MAX, "revision {revision} does not fit into an entry");
+        PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision)
     }
 
     fn revision(self) -> u64 {
-        self.0 & REVISION_MAX.0
+        self.0 & REVISION_MAX
     }
 
-    /// Returns whether the entry expires: its bytes then start with the expiration time.
+    /// Returns whether the entry has an expiration time. If so, the entry's bytes start with it.
     fn expires(self) -> bool {
         self.0 & PackedMeta::EXPIRES != 0
     }
 
-    /// Returns the offsets of the start and the end (exclusive) of the key within `bytes`, the
-    /// entry's bytes after its header.
+    /// Returns the offsets of the start and the end (exclusive) of the key in `bytes`, which are
+    /// the bytes after the header of the entry.
     fn key(self, bytes: &[u8]) -> (usize, usize) {
         let start = if self.expires() { PackedMeta::EXPIRY_BYTES } else { 0 };
         let length = self.0 >> PackedMeta::REVISION_BITS & PackedMeta::LONG_KEY;
@@ -127,8 +129,8 @@ impl PackedMeta {
 }
 
 impl Value<'_> {
-    /// Returns the fingerprint (hash) of an entry with this value, a key with the hash `key_hash`,
-    /// and no expiration.
+    /// Returns the fingerprint (hash) of an entry that has this value, a key with the hash
+    /// `key_hash`, and no expiration time.
     pub(in crate::kv) fn fingerprint(&self, key_hash: u64) -> u64 {
         match self {
             Value::String(value) => fingerprint(key_hash, value),
@@ -154,7 +156,8 @@ impl KeyEntry {
     }
 
     /// Replaces the entry's value and metadata. Reuses the allocation if the old and the new value
-    /// are strings of equal length, both or neither expire, and the memory is not shared.
+    /// are strings of equal length, the entry expires both before and after or not at all, and the
+    /// memory is not shared.
     pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
@@ -164,9 +167,9 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Overwrites the string value and the metadata in place and returns true, if the length of the
-    /// value and whether the key expires stay the same and the memory is not shared. Returns false,
-    /// and changes nothing, otherwise.
+    /// Overwrites the string value and the metadata in place, and returns true. Returns false, and
+    /// changes nothing, if the length of the value would change, if the entry would gain or lose an
+    /// expiration time, or if the memory is shared.
     fn rewrite(&mut self, value: &[u8], metadata: Metadata) -> bool {
         let meta = self.meta();
         let (_, key_end) = meta.key(&self.0.slice);
@@ -196,14 +199,14 @@ impl KeyEntry {
         &self.0.slice[start..end]
     }
 
-    /// Returns the string value; empty if the value is a collection.
+    /// Returns the entry's string value; an empty string if the value is a collection.
     pub(in crate::kv) fn value(&self) -> &[u8] {
         let (_, key_end) = self.meta().key(&self.0.slice);
         &self.0.slice[key_end..]
     }
 
-    /// Returns the string value as reference-counted bytes, which share the entry's memory if the
-    /// string is long.
+    /// Returns the string value as reference-counted bytes. They share the entry's memory if the
+    /// string is longer than [`COPIED_BYTES_MAX`], and are a copy otherwise.
     pub(in crate::kv) fn shared_value(&self) -> Bytes {
         if self.value().len() > COPIED_BYTES_MAX {
             Bytes::from_owner(Shared(self.clone()))
@@ -212,7 +215,7 @@ impl KeyEntry {
         }
     }
 
-    /// Returns a copy of the key as reference-counted bytes.
+    /// Returns a copy of the entry's key as reference-counted bytes.
     pub(in crate::kv) fn shared_key(&self) -> Bytes {
         Bytes::copy_from_slice(self.key())
     }
@@ -221,8 +224,8 @@ impl KeyEntry {
         self.0.header.header.collection.as_deref()
     }
 
-    /// Changes the entry's collection with `change`, and returns its result; `None` if the value is
-    /// a string.
+    /// Applies `change` to the entry's collection, and returns the result of `change`; `None` if
+    /// the value is a string.
     pub(in crate::kv) fn change_collection<R>(
         &mut self,
         change: impl FnOnce(&mut Collection) -> R,
@@ -231,13 +234,14 @@ impl KeyEntry {
         self.change(|header| header.collection.as_deref_mut().map(change))
     }
 
-    /// Changes the entry's header, after copying the entry if its memory is shared.
+    /// Applies `change` to the entry's header, after copying the entry if its memory is shared.
+    /// Returns the result of `change`.
     fn change<R>(&mut self, change: impl FnOnce(&mut Header) -> R) -> R {
         if ThinArc::strong_count(&self.0) > 1 {
             let header = self.0.header.header.clone();
             self.0 = ThinArc::from_header_and_slice(header, &self.0.slice);
         }
-        // Not shared any more, and `&mut self` prevents new clones.
+        // The memory is not shared any more, and `&mut self` prevents new clones.
         self.0.with_arc_mut(|memory| {
             change(Arc::get_mut(memory).expect("the only reference").header_mut())
         })
@@ -261,7 +265,8 @@ impl KeyEntry {
         self.meta().revision()
     }
 
-    /// Returns the hash of key, value and expiration, a summand of the keyspace's digest.
+    /// Returns the hash of the entry's key, value and expiration time. The keyspace's digest is the
+    /// sum of the fingerprints of all entries.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.0.header.header.fingerprint
     }
@@ -275,13 +280,13 @@ impl KeyEntry {
         bytes.and_then(|bytes| NonZeroU64::new(u64::from_le_bytes(*bytes)))
     }
 
-    /// Returns whether the entry is expired at the replicated time `clock`.
+    /// Returns whether the entry has expired when the replicated clock shows `clock`.
     pub(in crate::kv) fn is_expired(&self, clock: Millis) -> bool {
         self.expires_at().is_some_and(|expiry| expiry <= clock)
     }
 
-    /// Changes the expiration time, in milliseconds since 1970; `None` for no expiration. The
-    /// caller must call [`KeyEntry::mark_changed`] afterwards to recompute the fingerprint.
+    /// Sets the entry's expiration time, in milliseconds since 1970; `None` removes it. The caller
+    /// must call [`KeyEntry::mark_changed`] afterwards to recompute the fingerprint.
     pub(in crate::kv) fn set_expiry(&mut self, expires_at: Option<Millis>) {
         let expires_at = expiry(expires_at);
         if let Some(expiry) = expires_at
@@ -294,11 +299,8 @@ impl KeyEntry {
         {
             return;
         }
-        let metadata = Metadata {
-            fingerprint: self.fingerprint(),
-            revision: Index(self.revision()),
-            expires_at,
-        };
+        let metadata =
+            Metadata { fingerprint: self.fingerprint(), revision: self.revision(), expires_at };
         let new_value = match self.collection() {
             None => Value::String(self.value()),
             Some(collection) => Value::Collection(collection.clone()),
@@ -306,9 +308,9 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Sets the entry's revision to the index of the log entry that changed it, and recomputes its
+    /// Sets the entry's revision to the number of the operation that changed it, and recomputes its
     /// fingerprint.
-    pub(in crate::kv) fn mark_changed(&mut self, revision: Index) {
+    pub(in crate::kv) fn mark_changed(&mut self, revision: u64) {
         let fingerprint = self.compute_fingerprint();
         self.change(|header| {
             (header.fingerprint, header.meta) = (fingerprint, header.meta.with_revision(revision));
@@ -326,19 +328,19 @@ impl KeyEntry {
 
     /// Reads the entry's memory to load it into the processor's cache (prefetch).
     pub(in crate::kv) fn fetch(&self) {
-        // A black box, or the compiler would remove the reads.
+        // Without `black_box`, the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Reads the start of the entry's memory, where the reference count is, to load it into the
-    /// processor's cache.
+    /// Reads the start of the entry's memory, which contains the reference count, to load it into
+    /// the processor's cache.
     pub(in crate::kv) fn fetch_start(&self) {
         black_box(self.revision());
     }
 
     /// Reads all of the entry's memory, up to [`FETCHED_LINES_MAX`] cache lines, to load it into
-    /// the processor's cache. Unlike [`KeyEntry::fetch`], needs no result of one read to begin the
-    /// next, so the cache misses of many entries overlap.
+    /// the processor's cache. Unlike the reads of [`KeyEntry::fetch`], these do not depend on each
+    /// other, so the cache misses of many entries overlap.
     pub(in crate::kv) fn fetch_all(&self) {
         self.fetch_start();
         for line in self.0.slice.chunks(CACHE_LINE_BYTES).take(FETCHED_LINES_MAX) {
@@ -346,19 +348,19 @@ impl KeyEntry {
         }
     }
 
-    /// Returns the hash of the key.
+    /// Returns the hash of the entry's key.
     pub(in crate::kv) fn key_hash(&self) -> u64 {
         key_hash(self.key())
     }
 
-    /// Returns the approximate memory of the entry in bytes, including its pointer in the hash
-    /// table.
+    /// Returns the approximate memory usage of the entry, in bytes, including the pointer to it in
+    /// the hash table.
     pub(in crate::kv) fn memory(&self) -> usize {
         size_of::<KeyEntry>() + self.heap_bytes()
     }
 
-    /// Returns the approximate heap memory of the entry in bytes, without its pointer in the hash
-    /// table.
+    /// Returns the approximate heap memory usage of the entry, in bytes, excluding the pointer to
+    /// it in the hash table.
     pub(in crate::kv) fn heap_bytes(&self) -> usize {
         let collection =
             self.collection().map_or(0, |collection| size_of::<Collection>() + collection.bytes());
@@ -367,24 +369,25 @@ impl KeyEntry {
 }
 
 impl Metadata {
-    /// Returns the metadata of an entry. `fingerprint` is the entry's fingerprint without
-    /// expiration.
+    /// Returns the metadata of an entry. `fingerprint` is the fingerprint that the entry would have
+    /// without an expiration time.
     pub(in crate::kv) fn new(
         fingerprint: u64,
         expires_at: Option<Millis>,
-        revision: Index,
+        revision: u64,
     ) -> Metadata {
         let expires_at = expiry(expires_at);
         Metadata { fingerprint: with_expiry(fingerprint, expires_at), revision, expires_at }
     }
 
-    /// See [`KeyEntry::fingerprint`].
+    /// Returns the hash of the entry's key, value and expiration time, like
+    /// [`KeyEntry::fingerprint`].
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 }
 
-/// Keeps an entry alive while a reply shares the memory of its string.
+/// A handle that keeps an entry allocated while a reply shares the memory of the entry's string.
 struct Shared(KeyEntry);
 
 impl AsRef<[u8]> for Shared {
@@ -399,7 +402,7 @@ fn write_expiry(bytes: &mut [u8], expiry: NonZeroU64) {
     bytes[..PackedMeta::EXPIRY_BYTES].copy_from_slice(&expiry.get().to_le_bytes());
 }
 
-/// Allocates an entry with this header, followed by the concatenation of `parts`.
+/// Allocates an entry that consists of `header`, followed by the concatenation of `parts`.
 fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > STACK_BYTES {
@@ -414,20 +417,20 @@ fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
-/// Returns the fingerprint of an entry with this collection, a key with the hash `key_hash`, and no
-/// expiration.
+/// Returns the fingerprint of an entry that has this collection, a key with the hash `key_hash`,
+/// and no expiration time.
 fn collection_fingerprint(key_hash: u64, collection: &Collection) -> u64 {
     mix(mix(key_hash, collection.value_type() as u64 + 1), collection.digest())
 }
 
-/// Mixes an expiration time into the fingerprint of an entry without expiration; `None` leaves it
-/// unchanged.
+/// Returns the fingerprint of an entry with the expiration time `expiry`, given its `fingerprint`
+/// without one. `None` for `expiry` returns `fingerprint` unchanged.
 fn with_expiry(fingerprint: u64, expiry: Option<NonZeroU64>) -> u64 {
     expiry.map_or(fingerprint, |expiry| mix(fingerprint, expiry.get()))
 }
 
-/// Converts an expiration time, in milliseconds since 1970, to its stored form, which is at least
-/// 1.
+/// Converts an expiration time, in milliseconds since 1970, to the form in which entries store it:
+/// 0 becomes 1, since 0 cannot be stored. `None` stands for no expiration.
 fn expiry(expires_at: Option<Millis>) -> Option<NonZeroU64> {
     expires_at.map(|millis| NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
 }
@@ -440,7 +443,7 @@ mod tests {
     use crate::kv::values::set::Set;
 
     fn metadata_of(fingerprint: u64) -> Metadata {
-        Metadata::new(fingerprint, None, Index(1))
+        Metadata::new(fingerprint, None, 1)
     }
 
     fn string(key: &[u8], value: &[u8]) -> KeyEntry {
@@ -482,7 +485,7 @@ mod tests {
                 (entry.expires_at(), entry.key(), entry.value()),
                 (Some(5), key, &b"two"[..])
             );
-            assert_eq!((entry.revision(), address(&entry)), (metadata.revision.0, before));
+            assert_eq!((entry.revision(), address(&entry)), (metadata.revision, before));
             entry.replace(Value::String(b"six"), metadata_of(3));
             assert_eq!((entry.expires_at(), entry.key(), entry.value()), (None, key, &b"six"[..]));
             entry.set_expiry(Some(0));
@@ -502,7 +505,7 @@ mod tests {
         let mut entry = KeyEntry::new(b"k", Value::Collection(list), metadata_of(1));
         let view = entry.clone();
         entry.change_collection(|collection| *collection = set);
-        entry.mark_changed(Index(2));
+        entry.mark_changed(2);
         entry.set_expiry(Some(7));
         assert_eq!((entry.key(), entry.expires_at(), entry.revision()), (&b"k"[..], Some(7), 2));
         assert_eq!((view.key(), view.expires_at(), view.revision()), (&b"k"[..], None, 1));
@@ -552,7 +555,7 @@ mod tests {
         assert_eq!((entry.value()[0], entry.expires_at()), (2, Some(9)));
         drop((view, reply));
         let before = address(&entry);
-        entry.mark_changed(Index(5));
+        entry.mark_changed(5);
         assert_eq!((entry.revision(), address(&entry)), (5, before), "not shared any more");
     }
 }

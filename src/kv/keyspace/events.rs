@@ -1,16 +1,15 @@
-//! Events of the state machine for this replica's subscribers: messages to channels and keyspace
-//! notifications. Whether there are subscribers is not part of the replicated state and does not
-//! affect it.
+//! Events of the state machine for this replica's subscribers: messages to channels, and keyspace
+//! notifications. The subscribers are not part of the replicated state and do not affect it.
 
 use bytes::Bytes;
 
 use super::Keyspace;
 
-/// Maximum number of recorded events (messages and keyspace notifications) that wait for delivery
-/// to this replica's subscribers; further events are dropped.
+/// Maximum number of recorded events (messages and keyspace notifications) that may be waiting for
+/// delivery to this replica's subscribers. Further events are dropped.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// An event for Pub/Sub subscribers: a published message, or a change of a key for keyspace
+/// An event for Pub/Sub subscribers: a published message, or a change to a key that causes keyspace
 /// notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -21,17 +20,17 @@ pub enum Event {
         /// Content of the message.
         message: Bytes,
     },
-    /// A key was changed, removed or has expired.
+    /// A key was changed or removed, or has expired.
     Key {
         /// Name of the event in Redis's keyspace notifications, such as `set` or `expired`.
         name: &'static str,
-        /// The key.
+        /// Name of the key that was changed or removed, or has expired.
         key: Bytes,
     },
 }
 
-/// Which kinds of events are recorded for this replica's subscribers, and the recorded events that
-/// wait for delivery.
+/// The kinds of events that are recorded for this replica's subscribers, and the recorded events
+/// that are waiting for delivery.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     messages: bool,
@@ -40,34 +39,34 @@ pub(super) struct Events {
 }
 
 impl Keyspace {
-    /// Sets which events are recorded from now on: published messages if `messages`, keyspace
-    /// notifications if `keys`.
+    /// Sets which events are recorded from now on: published messages if `messages` is set,
+    /// keyspace notifications if `keys` is set.
     pub(in crate::kv) fn record_events(&mut self, messages: bool, keys: bool) {
         self.events.messages = messages;
         self.events.keys = keys;
     }
 
-    /// Returns the recorded events, oldest first, and clears the list of recorded events.
+    /// Returns the recorded events, oldest first, and clears the list.
     pub(in crate::kv) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events.pending)
     }
 
-    /// Records the keyspace notification `name`, such as `set`, of a key, if recording of keyspace
-    /// notifications is enabled.
+    /// Records the keyspace notification `name` (such as `set`) for a key, if the recording of
+    /// keyspace notifications is enabled.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
         if self.events.keys {
             self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
         }
     }
 
-    /// Records a `del` notification if the key does not exist any more.
+    /// Records a `del` keyspace notification for `key` if the key no longer exists.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
         if self.events.keys && self.entry(key).is_none() {
             self.notify("del", key);
         }
     }
 
-    /// Records a message published to a channel, if recording of messages is enabled.
+    /// Records that a message was published to a channel, if the recording of messages is enabled.
     pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
         if self.events.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);

@@ -1,6 +1,6 @@
-//! Expiration of keys by the replicated clock, which only log entries advance: a key expires at
-//! the same log entry on every replica, and once it was seen expired it never comes back, whatever
-//! the wall clocks of machines show.
+//! Expiration of keys by the replicated clock. Only log entries advance this clock, so a key
+//! expires at the same log entry on every replica, and a key that clients have seen expire does not
+//! reappear, regardless of what the wall clocks show.
 
 use std::collections::BTreeSet;
 
@@ -10,26 +10,28 @@ use super::Keyspace;
 use super::clock::{Millis, ReplicatedClock};
 use super::entry::KeyEntry;
 
-/// Maximum number of expired keys that are removed when a log entry is applied. For clients, a key
-/// that has expired does not exist, whether removed or not.
+/// Maximum number of expired keys that are removed each time an operation is applied. For clients,
+/// an expired key does not exist even before it is removed.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
 
-/// Index of the keys that expire, ordered by expiration time.
+/// Index of the keys that have an expiration time, ordered by that time.
 #[derive(Debug, Default)]
 pub(in crate::kv) struct ExpirationIndex {
-    /// Expiration time in milliseconds since 1970 and key hash of each key that expires.
+    /// For each key that has an expiration time: that time, in milliseconds since 1970, and the
+    /// key's hash.
     by_time: BTreeSet<(Millis, u64)>,
 }
 
 impl ExpirationIndex {
-    /// Updates the index after a key's expiration time changed from `from` to `to`; `None` stands
-    /// for no expiration.
+    /// Updates the index after the expiration time of the key with this hash has changed from
+    /// `from` to `to`; `None` stands for no expiration time.
     pub(super) fn update(&mut self, hash: u64, from: Option<Millis>, to: Option<Millis>) {
         if from == to {
             return;
         }
-        // Two keys with equal hashes and expiration times share one element. When one of them goes,
-        // the other is no longer removed in the background, but still does not exist for clients.
+        // Two keys with equal hashes and expiration times share one element. After one of them is
+        // removed, the other is no longer removed in the background, but once expired it still does
+        // not exist for clients.
         if let Some(from) = from {
             self.by_time.remove(&(from, hash));
         }
@@ -43,8 +45,8 @@ impl ExpirationIndex {
         self.by_time.len()
     }
 
-    /// Returns the earliest expiration time after `clock`, in milliseconds since 1970; `None` if
-    /// there is none.
+    /// Returns the earliest expiration time that is later than `clock`, in milliseconds since 1970;
+    /// `None` if there is none.
     fn first_after(&self, clock: Millis) -> Option<Millis> {
         let after = (clock.saturating_add(1), 0);
         self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
@@ -65,24 +67,24 @@ impl Keyspace {
         self.clock.millis
     }
 
-    /// The replicated clock.
+    /// Returns the replicated clock: its reading, and the number of times that it was set back.
     pub(in crate::kv) fn replicated_clock(&self) -> ReplicatedClock {
         self.clock
     }
 
-    /// Sets the replicated clock to `clock`, taken from a snapshot.
+    /// Sets the replicated clock to `clock`, which was read from a snapshot.
     pub(in crate::kv) fn restore_clock(&mut self, clock: ReplicatedClock) {
         self.clock = clock;
     }
 
-    /// Returns the earliest expiration time of all keys, in milliseconds since 1970, which may have
-    /// passed; `None` if no key expires.
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
+    /// key has one. The time may already have passed, if the expired key has not been removed yet.
     pub(in crate::kv) fn next_expiry(&self) -> Option<Millis> {
         self.expirations.first().map(|(expires_at, _)| expires_at)
     }
 
-    /// Returns whether a key expires between the replicated clock's reading (exclusive) and
-    /// `millis` (inclusive).
+    /// Returns whether any key has an expiration time between the replicated clock's reading
+    /// (exclusive) and `millis` (inclusive).
     pub(in crate::kv) fn expires_until(&self, millis: Millis) -> bool {
         self.expirations.first_after(self.clock.millis).is_some_and(|first| first <= millis)
     }
@@ -92,22 +94,23 @@ impl Keyspace {
         self.expirations.len()
     }
 
-    /// Advances the replicated clock to `millis`, in milliseconds since 1970. An earlier time has
-    /// no effect.
+    /// Advances the replicated clock to `millis`, in milliseconds since 1970. Has no effect if the
+    /// clock already shows a later time.
     pub(in crate::kv) fn advance_clock(&mut self, millis: Millis) {
         self.clock.millis = self.clock.millis.max(millis);
     }
 
-    /// Sets the replicated clock back to `millis` if it is ahead, and moves all expirations by the
-    /// same amount, so that remaining TTLs do not change. Expirations that were given as absolute
-    /// times are then too early by this amount, which is accepted: the clock was wrong when they
-    /// were set. Returns the milliseconds by which the clock was set back.
+    /// If the replicated clock is ahead of `millis`, sets it back to `millis`, and moves all
+    /// expiration times back by the same amount, so that remaining TTLs do not change. Expiration
+    /// times that clients gave as absolute times are then too early by this amount; this is
+    /// accepted, because the clock was wrong when they were set. Returns the number of milliseconds
+    /// by which the clock was set back.
     pub(in crate::kv) fn set_back_clock(&mut self, millis: Millis) -> Millis {
         let back = self.clock.millis.saturating_sub(millis);
         if back == 0 {
             return 0;
         }
-        let revision = self.applied_index();
+        let revision = self.revision();
         for (from, hash) in self.expirations.by_time.clone() {
             let to = from.saturating_sub(back).max(1);
             self.modify(
@@ -124,7 +127,8 @@ impl Keyspace {
         back
     }
 
-    /// Removes up to [`REMOVED_MAX`] expired keys, with a keyspace notification for each.
+    /// Removes up to [`REMOVED_MAX`] expired keys, and records an `expired` keyspace notification
+    /// for each.
     pub(in crate::kv) fn remove_expired(&mut self) {
         for _ in 0..REMOVED_MAX {
             match self.expirations.first() {
@@ -137,8 +141,8 @@ impl Keyspace {
         }
     }
 
-    /// Removes the entry with this key hash and this expiration time, which must exist, and returns
-    /// the entry's key.
+    /// Removes the entry that has this key hash and this expiration time, and returns its key. Such
+    /// an entry must exist.
     fn take_expired(&mut self, hash: u64, expires_at: Millis) -> Bytes {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
@@ -147,7 +151,7 @@ impl Keyspace {
     }
 }
 
-/// Returns whether the entry has this key hash and this expiration time.
+/// Returns whether `entry` has the key hash `hash` and the expiration time `expires_at`.
 fn is_expiring(entry: &KeyEntry, hash: u64, expires_at: Millis) -> bool {
     entry.expires_at() == Some(expires_at) && entry.key_hash() == hash
 }

@@ -1,9 +1,9 @@
 //! The keyspace: all keys with their values and expirations, the replicated clock, and the events
-//! of this replica's subscribers.
+//! for this replica's subscribers.
 //!
-//! An expired key does not exist for any caller, whether or not it was removed yet. Every change
-//! keeps the totals up to date: the digest, the memory and the expiration index. The keyspace is
-//! independent of commands.
+//! For callers, an expired key does not exist, even if it has not been removed yet. Every change
+//! updates the digest, the memory usage and the expiration index. The keyspace is independent of
+//! commands.
 
 pub(in crate::kv) mod clock;
 pub(in crate::kv) mod entry;
@@ -18,8 +18,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hashbrown::hash_table::Entry;
 
-use crate::types::Index;
-
 use crate::kv::values::collection::{Collection, CollectionType, ValueType};
 use crate::kv::values::digest::{Digest, key_hash};
 use clock::{Millis, ReplicatedClock};
@@ -31,9 +29,9 @@ use shards::{Shards, Table};
 
 /// The keyspace: all keys with their values and expirations.
 ///
-/// Invariant: `digest` is the sum of the fingerprints of all entries, `entry_bytes` the sum of
-/// their memory, and `expirations` has each entry that expires exactly once. The order of entries
-/// in the tables affects nothing.
+/// Invariant: `digest` is the sum of the fingerprints of all entries, `entry_bytes` is the sum of
+/// their heap memory in bytes, and `expirations` contains every entry that has an expiration time.
+/// Nothing depends on the order of entries in the tables.
 #[derive(Default)]
 pub(in crate::kv) struct Keyspace {
     shards: Shards,
@@ -41,26 +39,27 @@ pub(in crate::kv) struct Keyspace {
     entry_bytes: usize,
     expirations: ExpirationIndex,
     clock: ReplicatedClock,
-    /// Index of the log entry that is being applied: changed keys get it as their revision.
-    revision: Index,
+    /// Number of operations applied so far, including the current one. It becomes the revision of
+    /// every key that the current operation changes.
+    revision: u64,
     events: Events,
 }
 
-/// Error: the key holds a value of another type than requested.
+/// Error: the key holds a value of a different type than the caller requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) struct WrongType;
 
-/// Reads.
+/// Methods that read the keyspace.
 impl Keyspace {
-    /// Returns the entry of a key; `None` if the key does not exist or is expired.
+    /// Returns the entry for a key; `None` if the key does not exist or has expired.
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Option<&KeyEntry> {
         self.shards
             .find(key_hash(key), |entry| entry.key() == key)
             .filter(|entry| !self.is_expired(entry))
     }
 
-    /// Returns whether an entry is expired. An expired entry may still be stored, until it is
-    /// removed.
+    /// Returns whether an entry has expired at the replicated clock's current reading. An expired
+    /// entry stays in its table until it is removed.
     pub(in crate::kv) fn is_expired(&self, entry: &KeyEntry) -> bool {
         entry.is_expired(self.clock.millis)
     }
@@ -78,8 +77,8 @@ impl Keyspace {
         Ok(self.string_entry(key)?.map(KeyEntry::value))
     }
 
-    /// Returns the string value of a key as reference-counted bytes, independent of the borrow;
-    /// `None` if the key does not exist.
+    /// Returns the string value of a key as reference-counted bytes, which do not borrow from the
+    /// keyspace; `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is not a string.
@@ -113,24 +112,25 @@ impl Keyspace {
         self.entry(key)?.expires_at()
     }
 
-    /// Returns the index of the log entry that last changed a key (its revision); 0 if the key does
-    /// not exist. `WATCH` compares revisions.
-    pub(in crate::kv) fn revision(&self, key: &[u8]) -> u64 {
+    /// Returns the revision of a key, which is the number of the operation that last changed the
+    /// key; 0 if the key does not exist. `WATCH` compares revisions.
+    pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
         self.entry(key).map_or(0, KeyEntry::revision)
     }
 
-    /// Returns the number of keys, including expired keys that were not removed yet.
+    /// Returns the number of keys, including expired keys that have not been removed yet.
     pub(in crate::kv) fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Iterates over all entries in arbitrary order, including expired ones that were not removed
-    /// yet.
+    /// Iterates over all entries in arbitrary order, including expired ones that have not been
+    /// removed yet.
     pub(in crate::kv) fn entries(&self) -> impl Iterator<Item = &KeyEntry> {
         self.shards.iter()
     }
 
-    /// Returns the entries of one hash table for which `wanted` holds, see [`Shards::any_table`].
+    /// Returns those entries of one hash table for which `wanted` holds. [`Shards::any_table`]
+    /// describes which table is chosen.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -139,15 +139,15 @@ impl Keyspace {
         self.shards.any_table(hash, wanted)
     }
 
-    /// Returns the entries of the hash table that contains `scan_position`, from that position on
-    /// and in no particular order, and the first scan position of the next non-empty table;
+    /// Returns two values: the entries at or after `scan_position` in the hash table that contains
+    /// it, in no particular order; and the first scan position of the next non-empty table, or
     /// [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         self.shards.table_from(scan_position)
     }
 
-    /// Returns an entry with this key hash; `None` if there is none. Two keys may have the same
-    /// hash, which is unlikely and harmless for the only use: prefetching.
+    /// Returns an entry whose key has this hash; `None` if there is none. If several keys have the
+    /// same hash, returns any one of their entries, so this is only suitable for prefetching.
     pub(in crate::kv) fn entry_with_hash(&self, hash: u64) -> Option<&KeyEntry> {
         self.shards.find(hash, |_| true)
     }
@@ -157,26 +157,32 @@ impl Keyspace {
         self.digest
     }
 
-    /// Returns the approximate memory of the keyspace in bytes. O(1).
+    /// Returns the approximate memory usage of the keyspace, in bytes. O(1).
     pub(in crate::kv) fn memory(&self) -> usize {
         self.entry_bytes + self.shards.table_bytes()
     }
 
-    /// Returns the index of the log entry that was applied last, or that is being applied.
-    pub(in crate::kv) fn applied_index(&self) -> Index {
+    /// Returns the number of operations applied to this state so far, including the current one.
+    pub(in crate::kv) fn revision(&self) -> u64 {
         self.revision
     }
 }
 
-/// Writes.
+/// Methods that change the keyspace.
 impl Keyspace {
-    /// Starts applying the log entry at `index`: keys changed from now on get it as their revision.
-    pub(in crate::kv) fn set_applied_index(&mut self, index: Index) {
-        self.revision = index;
+    /// Increments the number of applied operations. The new number is the revision of all keys that
+    /// the operation that begins now changes.
+    pub(in crate::kv) fn begin_command(&mut self) {
+        self.revision += 1;
     }
 
-    /// Sets a key to a copy of `value`, without expiration. Sharing `value` with the log record
-    /// instead would keep the whole batch of records in memory for a small value.
+    /// Sets the number of applied operations to `revision`, for a state restored from a snapshot.
+    pub(in crate::kv) fn restore_revision(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    /// Sets a key to a copy of `value`, without expiration. Sharing the bytes of the log record
+    /// instead would keep a whole batch of records in memory for one small value.
     pub(in crate::kv) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, None);
     }
@@ -191,13 +197,13 @@ impl Keyspace {
         self.upsert(key, Value::String(value), expires_at);
     }
 
-    /// Sets a key to a copy of the string `value`, and keeps the key's expiration.
+    /// Sets a key to a copy of the string `value`, and keeps the key's expiration time, if any.
     pub(in crate::kv) fn put_keep_ttl(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, self.expires_at(key));
     }
 
-    /// Appends to the string at a key, and keeps the key's expiration. Returns the new length in
-    /// bytes.
+    /// Appends `suffix` to the string at a key, and keeps the key's expiration time, if any.
+    /// Returns the string's new length in bytes.
     pub(in crate::kv) fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> usize {
         let (old, expires_at) =
             self.entry(key).map_or((&[][..], None), |entry| (entry.value(), entry.expires_at()));
@@ -211,8 +217,8 @@ impl Keyspace {
         self.upsert(key, Value::Collection(collection), None);
     }
 
-    /// Copies value and expiration of the key `from` to the key `to`. Returns false if `from` does
-    /// not exist.
+    /// Copies the value and the expiration time of the key `from` to the key `to`. Returns false,
+    /// without copying anything, if `from` does not exist.
     pub(in crate::kv) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(entry) = self.entry(from).cloned() else { return false };
         let collection = entry.collection().cloned();
@@ -221,9 +227,9 @@ impl Keyspace {
         true
     }
 
-    /// Changes the collection at a key with `change`, starting with an empty collection if the key
-    /// does not exist. `change` returns its result and whether it changed the collection. Removes
-    /// the key if the collection is then empty.
+    /// Applies `change` to the collection at a key, or to a new empty collection if the key does
+    /// not exist. `change` returns its result and whether it changed the collection. Removes the
+    /// key if the collection is then empty.
     ///
     /// # Errors
     /// If the value is of another type.
@@ -254,9 +260,9 @@ impl Keyspace {
         Ok(Some(self.update_collection(key, change)))
     }
 
-    /// Changes the collection at a key, which must exist and have a value of type `C`, with
-    /// `change`. `change` returns its result and whether it changed the collection. Removes the key
-    /// if the collection is then empty. Returns the result of `change`.
+    /// Applies `change` to the collection at a key, which must exist and have a value of type `C`.
+    /// `change` returns its result and whether it changed the collection. Removes the key if the
+    /// collection is then empty. Returns the result of `change`.
     fn update_collection<C: CollectionType, R>(
         &mut self,
         key: &[u8],
@@ -287,7 +293,7 @@ impl Keyspace {
         result
     }
 
-    /// Changes the expiration time of a key, which must exist; `None` for no expiration.
+    /// Sets the expiration time of a key, which must exist, to `expires_at`; `None` removes it.
     pub(in crate::kv) fn set_expiry(&mut self, key: &[u8], expires_at: Option<Millis>) {
         let revision = self.revision;
         self.modify(
@@ -300,9 +306,9 @@ impl Keyspace {
         );
     }
 
-    /// Changes the entry with this key hash for which `is_it` holds, which must exist, with
-    /// `change`. Updates the keyspace's digest, memory and expiration index, and returns the result
-    /// of `change`.
+    /// Applies `change` to the entry that has this key hash and for which `is_it` holds; such an
+    /// entry must exist. Updates the keyspace's digest, memory usage and expiration index, and
+    /// returns the result of `change`.
     fn modify<R>(
         &mut self,
         hash: u64,
@@ -320,7 +326,8 @@ impl Keyspace {
         result
     }
 
-    /// Inserts an entry, or replaces value and expiration of the existing entry of the key.
+    /// Inserts an entry for the key, or replaces the value and the expiration time of its existing
+    /// entry.
     fn upsert(&mut self, key: &[u8], value: Value<'_>, expires_at: Option<Millis>) {
         let hash = key_hash(key);
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
@@ -350,8 +357,8 @@ impl Keyspace {
         );
     }
 
-    /// Removes a key on behalf of a client, with a `del` keyspace notification. Returns whether the
-    /// key existed and was not expired.
+    /// Removes a key and, if it existed and had not expired, records a `del` keyspace notification.
+    /// Returns whether the key existed and had not expired.
     pub(in crate::kv) fn delete(&mut self, key: &[u8]) -> bool {
         let existed = self.remove(key);
         if existed {
@@ -360,8 +367,8 @@ impl Keyspace {
         existed
     }
 
-    /// Removes a key without a keyspace notification. Returns whether the key existed and was not
-    /// expired.
+    /// Removes a key without recording a keyspace notification. Returns true if the key existed and
+    /// had not expired.
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
@@ -369,8 +376,8 @@ impl Keyspace {
         !self.is_expired(&entry)
     }
 
-    /// Subtracts a removed entry from the keyspace's digest and memory, and removes it from the
-    /// expiration index.
+    /// Updates the digest, the memory usage and the expiration index after `entry` was removed from
+    /// its table.
     fn subtract(&mut self, entry: &KeyEntry) {
         self.digest.remove(entry.fingerprint());
         self.expirations.update(entry.key_hash(), entry.expires_at(), None);
@@ -383,7 +390,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes all keys.
+    /// Removes all keys, without recording keyspace notifications.
     pub(in crate::kv) fn clear(&mut self) {
         self.shards = Shards::default();
         self.digest = Digest::default();
@@ -394,7 +401,8 @@ impl Keyspace {
 
 #[cfg(test)]
 impl Keyspace {
-    /// Recomputes all sums from the entries and compares.
+    /// Recomputes the digest, the memory usage and the counts from the entries, and asserts that
+    /// the stored ones are equal.
     pub(in crate::kv) fn check_sums(&self) {
         let (mut digest, mut bytes, mut expire_count) = (Digest::default(), 0, 0);
         for entry in self.entries() {
@@ -407,21 +415,21 @@ impl Keyspace {
     }
 }
 
-/// Snapshots.
+/// Methods for writing and restoring snapshots.
 impl Keyspace {
-    /// An immutable copy-on-write view of all tables. O(1) in the number of keys; the first write
-    /// to each shared table copies it.
+    /// Returns an immutable copy-on-write view of all tables. The time does not depend on the
+    /// number of keys; the first write to a shared table copies that table.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.shards.share()
     }
 
-    /// Inserts an entry of a snapshot. False if the key already exists.
+    /// Inserts an entry that was decoded from a snapshot. Returns false if the key already existed.
     pub(in crate::kv) fn restore(&mut self, restored: RestoredEntry<'_>) -> bool {
         let RestoredEntry { key, value, revision, expires_at } = restored;
         let is_new = self.shards.find(key_hash(key), |entry| entry.key() == key).is_none();
-        let applied_index = std::mem::replace(&mut self.revision, revision);
+        let current = std::mem::replace(&mut self.revision, revision);
         self.upsert(key, value, expires_at);
-        self.revision = applied_index;
+        self.revision = current;
         is_new
     }
 }

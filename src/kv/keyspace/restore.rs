@@ -1,4 +1,4 @@
-//! Encoding of the keyspace's entries in snapshots.
+//! The encoding of keyspace entries in snapshots.
 //!
 //! ```text
 //!  +------+--------+------+-----+--------------+-------+
@@ -6,44 +6,41 @@
 //!  +------+--------+------+-----+--------------+-------+
 //! ```
 //!
-//! `head` is four times the number of log entries since the key's revision, plus 2 if the key
-//! expires and 1 if the value is a collection. `expiry` is there only for a key that expires,
-//! `type` only for a collection, whose own encoding then takes the place of the value. So a
-//! string costs about seven bytes more than its key and value. This matters because a data
-//! directory temporarily holds two snapshots.
+//! `head` is four times the number of operations since the key's revision, plus 2 if the key
+//! expires, plus 1 if the value is a collection. `expiry` is present only if the key expires.
+//! `type` is present only for a collection, whose own encoding then replaces the value and its
+//! length. So an entry with a string takes about seven bytes more than its key and value. A compact
+//! encoding matters because a data directory temporarily holds two snapshots.
 
 use bytes::{Buf as _, BufMut as _};
-
-use crate::types::Index;
 
 use super::clock::Millis;
 use super::entry::{KeyEntry, Metadata, Value};
 use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
-use crate::kv::values::digest::{Digest, fingerprints, key_hash};
+use crate::kv::values::digest::key_hash;
 
-/// Number of low bits that hold flags in the first number of an encoded entry. The higher bits hold
-/// the number of log entries since the entry was last changed.
+/// Number of low bits of the first number of an encoded entry (`head`) that are flags. The higher
+/// bits are the number of operations since the entry was last changed.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;
-/// Number of entries whose hashes are computed together.
-const OVERLAPPED: usize = 4;
 
-/// An entry of the keyspace, decoded from a snapshot.
+/// A keyspace entry that was decoded from a snapshot.
 pub(in crate::kv) struct RestoredEntry<'r> {
     pub(in crate::kv) key: &'r [u8],
     pub(in crate::kv) value: Value<'r>,
-    pub(in crate::kv) revision: Index,
+    pub(in crate::kv) revision: u64,
     /// Expiration time in milliseconds since 1970, at least 1; `None` if the key does not expire.
     pub(in crate::kv) expires_at: Option<Millis>,
 }
 
 impl KeyEntry {
-    /// Encodes the entry for a snapshot whose last log entry has the index `last`.
-    pub(in crate::kv) fn encode(&self, last: Index, out: &mut Vec<u8>) {
+    /// Appends the encoding of the entry to `out`, for a snapshot of a state that has the revision
+    /// `last`.
+    pub(in crate::kv) fn encode(&self, last: u64, out: &mut Vec<u8>) {
         let (expires_at, collection) = (self.expires_at(), self.collection());
-        let age = last.0.checked_sub(self.revision()).expect("no entry is newer than the state");
+        let age = last.checked_sub(self.revision()).expect("no entry is newer than the state");
         let flags = EXPIRES * u64::from(expires_at.is_some())
             + IS_COLLECTION * u64::from(collection.is_some());
         put_number(age << FLAG_BITS | flags, out);
@@ -62,11 +59,11 @@ impl KeyEntry {
 }
 
 impl<'r> RestoredEntry<'r> {
-    /// Decodes an entry of a snapshot whose last log entry has the index `last`; `None` if the
-    /// bytes are malformed.
-    pub(in crate::kv) fn decode(from: &mut &'r [u8], last: Index) -> Option<RestoredEntry<'r>> {
+    /// Decodes an entry of a snapshot, whose state has the revision `last`, and removes it from the
+    /// front of `from`; `None` if the bytes are malformed.
+    pub(in crate::kv) fn decode(from: &mut &'r [u8], last: u64) -> Option<RestoredEntry<'r>> {
         let head = take_number(from)?;
-        let revision = Index(last.0.checked_sub(head >> FLAG_BITS)?);
+        let revision = last.checked_sub(head >> FLAG_BITS)?;
         let expires_at = match head & EXPIRES {
             0 => None,
             _ => Some(take_number(from).filter(|expires_at| *expires_at != 0)?),
@@ -83,34 +80,10 @@ impl<'r> RestoredEntry<'r> {
         Some(RestoredEntry { key, value, revision, expires_at })
     }
 
-    /// Returns the hash of the entry, a summand of the keyspace's digest.
-    fn fingerprint(&self) -> u64 {
-        self.with_expiry(self.value.fingerprint(key_hash(self.key)))
-    }
-
-    /// Returns the sum of the hashes of these entries.
-    pub(in crate::kv) fn digest_of(entries: &[RestoredEntry<'_>]) -> Digest {
-        let mut digest = Digest::default();
-        let (groups, rest) = entries.as_chunks::<OVERLAPPED>();
-        for group in groups {
-            let strings = group.each_ref().map(|entry| match entry.value {
-                Value::String(value) => Some((entry.key, value)),
-                Value::Collection(_) => None,
-            });
-            if let [Some(a), Some(b), Some(c), Some(d)] = strings {
-                for (entry, fingerprint) in group.iter().zip(fingerprints([a, b, c, d])) {
-                    digest.add(entry.with_expiry(fingerprint));
-                }
-            } else {
-                group.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
-            }
-        }
-        rest.iter().map(RestoredEntry::fingerprint).for_each(|it| digest.add(it));
-        digest
-    }
-
-    /// Returns the hash of the entry from its hash without expiration.
-    fn with_expiry(&self, fingerprint: u64) -> u64 {
+    /// Returns the hash of the entry's key, value and expiration time. The keyspace's digest is the
+    /// sum of the fingerprints of all entries.
+    pub(in crate::kv) fn fingerprint(&self) -> u64 {
+        let fingerprint = self.value.fingerprint(key_hash(self.key));
         Metadata::new(fingerprint, self.expires_at, self.revision).fingerprint()
     }
 }

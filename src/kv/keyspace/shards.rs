@@ -1,5 +1,6 @@
-//! The entries of the keyspace in 4,096 hash tables. A snapshot shares all tables at once, and a
-//! write copies only its table if that is still shared. It also bounds the time of growing a table.
+//! The entries of the keyspace, divided into 4,096 hash tables (shards). A snapshot shares all
+//! tables at once, and a later write copies only the one table that it changes. Small tables also
+//! bound the time that growing a table takes.
 
 use std::sync::Arc;
 
@@ -15,17 +16,20 @@ const SHARDS: usize = 4_096;
 /// within the table uses other bits.
 const SHARD_SHIFT: u32 = 40;
 
-/// Number of scan positions. A key's scan position is the low bits of its hash. The highest of
-/// these bits select the key's table, so scan positions and tables have the same order.
+/// Number of scan positions, and thus the position after the last one. A key's scan position
+/// consists of the low bits of its hash. The highest of these bits select the key's table, so scan
+/// positions and tables have the same order.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
-/// A hash table (shard) of the keyspace: the entries whose key hashes have equal shard bits.
+/// A hash table (shard) of the keyspace. It contains the entries whose key hashes have the same
+/// shard bits.
 pub(in crate::kv) type Table = HashTable<KeyEntry>;
 
-/// All entries of the keyspace, in hash tables that are copied separately when a snapshot shares
-/// them.
+/// All entries of the keyspace, in copy-on-write hash tables, each of which is copied separately if
+/// a write changes it while a snapshot shares it.
 ///
-/// Invariant: `count` is the total number of entries, `table_bytes` the total memory of the tables.
+/// Invariant: `count` is the total number of entries, and `table_bytes` is the memory usage of all
+/// tables combined, excluding the entries that they point to.
 pub(in crate::kv) struct Shards {
     tables: Box<[CopyOnWrite<Table>]>,
     count: usize,
@@ -40,7 +44,8 @@ impl Default for Shards {
 }
 
 impl Shards {
-    /// Returns the entry with this key hash for which `is_it` holds; `None` if there is none.
+    /// Returns the entry that has this key hash and for which `is_it` holds; `None` if there is
+    /// none.
     pub(in crate::kv) fn find(
         &self,
         hash: u64,
@@ -49,8 +54,8 @@ impl Shards {
         self.tables[shard_of(hash)].get().find(hash, is_it)
     }
 
-    /// Returns a mutable reference to the entry with this key hash for which `is_it` holds; copies
-    /// its table first if a snapshot shares the table.
+    /// Returns a mutable reference to the entry that has this key hash and for which `is_it` holds;
+    /// `None` if there is none. If a snapshot shares the entry's table, copies the table first.
     pub(in crate::kv) fn find_mut(
         &mut self,
         hash: u64,
@@ -59,8 +64,9 @@ impl Shards {
         table_mut(&mut self.tables[shard_of(hash)]).find_mut(hash, is_it)
     }
 
-    /// Calls `put` with the table slot of the entry with this key hash for which `is_it` holds;
-    /// `put` changes the entry, or inserts one into an empty slot.
+    /// Calls `put` with the table slot of the entry that has this key hash and for which `is_it`
+    /// holds. `put` changes the entry or, if there is none and so the slot is vacant, may insert
+    /// one.
     pub(in crate::kv) fn put(
         &mut self,
         hash: u64,
@@ -74,8 +80,8 @@ impl Shards {
         self.table_bytes += table.allocation_size() - bytes;
     }
 
-    /// Removes and returns the entry with this key hash for which `is_it` holds; `None` if there is
-    /// none.
+    /// Removes and returns the entry that has this key hash and for which `is_it` holds; `None` if
+    /// there is none.
     pub(in crate::kv) fn remove(
         &mut self,
         hash: u64,
@@ -91,13 +97,14 @@ impl Shards {
         Some(found.remove().0)
     }
 
-    /// All entries.
+    /// Iterates over all entries, one table after another.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &KeyEntry> {
         self.tables.iter().flat_map(|table| table.get().iter())
     }
 
-    /// Returns the entries of one table for which `wanted` holds: of the first table with such an
-    /// entry, starting at the table of this hash and wrapping around. Empty if there is none.
+    /// Returns the entries for which `wanted` holds in the first table that contains such an entry.
+    /// The search starts at the table of the hash `hash` and wraps around. Returns no entries if no
+    /// table contains one.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -109,8 +116,9 @@ impl Shards {
         table.into_iter().flat_map(Table::iter).filter(move |entry| wanted(entry))
     }
 
-    /// Returns the entries of one table from this scan position on, in no particular order, and the
-    /// first scan position of the next non-empty table; [`SCAN_END`] if there is none.
+    /// Returns two values: the entries at or after `scan_position` in the table that contains it,
+    /// in no particular order; and the first scan position of the next non-empty table, or
+    /// [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         let shard = shard_of(scan_position);
         let entries =
@@ -121,26 +129,27 @@ impl Shards {
         (entries.collect(), next)
     }
 
-    /// Number of entries.
+    /// Returns the total number of entries in all tables.
     pub(in crate::kv) fn len(&self) -> usize {
         self.count
     }
 
-    /// Returns the memory of the hash tables in bytes, without the memory of entries that they
+    /// Returns the memory usage of all tables combined, in bytes, excluding the entries that they
     /// point to.
     pub(in crate::kv) fn table_bytes(&self) -> usize {
         self.table_bytes
     }
 
-    /// Returns an immutable view of all tables, which shares their memory.
+    /// Returns an immutable copy-on-write view of all tables, which shares their memory.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.tables.iter_mut().map(CopyOnWrite::share).collect()
     }
 }
 
-/// Returns a table for modification; copies it first if a snapshot shares it. A copy increments the
-/// reference count of each entry, and such atomic increments cannot overlap. So all counts are
-/// loaded into the processor's cache first, by reads that can.
+/// Returns a mutable reference to a table, after copying the table if a snapshot shares it. Copying
+/// increments the reference count of each entry, and the cache misses of such atomic increments do
+/// not overlap. Therefore, all counts are first loaded into the processor's cache by plain reads,
+/// whose cache misses do overlap.
 fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
     if let Some(table) = table.to_copy() {
         table.iter().for_each(KeyEntry::fetch_start);
@@ -153,7 +162,8 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl KeyEntry {
-    /// Returns the position of the entry in the order of scans: the low bits of the key's hash.
+    /// Returns the position of the entry in the order of `SCAN`: the low bits of the hash of its
+    /// key.
     pub(in crate::kv) fn scan_position(&self) -> u64 {
         self.key_hash() & (SCAN_END - 1)
     }

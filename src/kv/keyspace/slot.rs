@@ -1,8 +1,8 @@
 //! The hash slot of a key as in Redis Cluster: CRC16 (XMODEM: polynomial 0x1021, initial value 0)
 //! of the key, or of its hash tag, modulo 16,384. All slots belong to one Raft group, but clients
-//! and a few commands need the number.
+//! and a few commands need a key's slot number.
 
-/// Number of hash slots of a Redis Cluster.
+/// Number of hash slots in Redis Cluster.
 pub const SLOT_COUNT: u16 = 16_384;
 
 const TABLE: [u16; 256] = table();
@@ -23,7 +23,7 @@ const fn table() -> [u16; 256] {
     table
 }
 
-/// Returns the Redis Cluster hash slot of a key.
+/// Returns the number of a key's hash slot, as in Redis Cluster.
 pub fn slot_of(key: &[u8]) -> u16 {
     let crc = tag_of(key).iter().fold(0_u16, |crc, byte| {
         (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(*byte)) & 0xFF]
@@ -31,8 +31,8 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc % SLOT_COUNT
 }
 
-/// Returns the hash tag of a key: the text between the first `{` and the next `}`; the whole key if
-/// there is no tag or it is empty.
+/// Returns the part of a key that determines its hash slot: the hash tag, which is the text between
+/// the first `{` and the next `}`, or the whole key if it has no hash tag or an empty one.
 fn tag_of(key: &[u8]) -> &[u8] {
     let tag = || {
         let behind = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn slots_match_redis() {
-        // The check value of CRC16/XMODEM.
+        // The standard check value of CRC16/XMODEM.
         assert_eq!(slot_of(b"123456789"), 0x31C3);
         assert_eq!(slot_of(b""), 0);
         assert_eq!(slot_of(b"foo"), 12_182);

@@ -1,21 +1,23 @@
-//! Snapshots: the whole state as bytes, for the disk and for followers that are far behind.
+//! Snapshots: the encoding of the whole state, which is stored on disk and sent to followers that
+//! are far behind.
 //!
 //! ```text
-//!  +-------+---------+------------+--------+---------+-------+--------+  header: 16, 4, 16, 8, 8,
-//!  | magic | version | last entry | digest | entries | clock | resets |  8 and 8 bytes
-//!  +-------+---------+------------+--------+---------+-------+--------+
+//!  +-------+---------+------------+----------+--------+---------+-------+--------+  header: 16,
+//!  | magic | version | last entry | revision | digest | entries | clock | resets |  4 and 16, then
+//!  +-------+---------+------------+----------+--------+---------+-------+--------+  8 bytes each
 //!  +------+-------+--------+-----------+--------+   blocks: 1, 4, 8, length and 4 bytes; kinds in
-//!  | kind | count | length |   items   | crc32c |   order: entries, requests, client sessions if
+//!  | kind | count | length |   items   | crc32c |   order: entries, batches, client sessions if
 //!  +------+-------+--------+-----------+--------+   there are any, end
 //! ```
 //!
-//! Integers are little endian; lengths and other small numbers have a variable length. Items
-//! encode themselves: entries of the keyspace in `keyspace/restore.rs`, requests of the
-//! deduplication table with their outcomes in `dedup.rs`, client sessions in `client_sessions.rs`.
+//! Integers are little endian. Within items, lengths and other small numbers have a variable
+//! length. The encodings of items are in other modules: entries of the keyspace in
+//! `keyspace/restore.rs`, batches of the deduplication table with their outcomes in `dedup.rs`,
+//! client sessions in `client_sessions.rs`.
 //!
-//! The checksum of a block continues that of the block before, and the first one that of the
-//! header, so blocks cannot be omitted, repeated or reordered. Replicas with equal states may write
-//! their entries in different orders; only the digest is equal.
+//! The checksum of a block covers the header and all blocks up to this one, so a reader detects
+//! blocks that are omitted, repeated or reordered. Replicas with equal states may write their
+//! entries in different orders, so their snapshots may differ; only the digests are equal.
 
 mod reader;
 mod writer;
@@ -29,32 +31,32 @@ pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 6;
-const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8;
+const VERSION: u32 = 7;
+const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 /// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;
 /// Length in bytes of the checksum at the end of a block.
 const CHECKSUM_BYTES: usize = 4;
-/// A block is closed when it has reached this length in bytes. A longer block ends with a
-/// large item: a key with its whole value.
+/// Length in bytes at which a block is closed. A block becomes longer than this by at most one
+/// item, such as a key with its whole value.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// Kind byte of a block with entries of the keyspace. The blocks of a snapshot are in ascending
-/// order of their kinds: entries, requests, client sessions, end.
+/// order of their kinds: entries, batches, client sessions, end.
 const ENTRIES: u8 = 1;
-const REQUESTS: u8 = 2;
+const BATCHES: u8 = 2;
 const CLIENT_SESSIONS: u8 = 3;
-/// Kind byte of the last block, which has no items. Kinds between that of client sessions and this
-/// one are reserved.
+/// Kind byte of the last block, which has no items. The values between the kind of client sessions
+/// and this one are reserved.
 const END: u8 = 9;
 
-/// Why the bytes that were read are not a valid snapshot.
+/// The reason why bytes are not a valid snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// The magic number is wrong.
+    /// The bytes do not begin with the magic number of snapshots.
     #[error("not a snapshot (bad magic number)")]
     Magic,
-    /// The snapshot has another format version.
+    /// The snapshot has a format version that this program cannot read.
     #[error(
         "snapshot has format version {found}, this program reads {VERSION}; open it with the \
          version that wrote it"
@@ -63,35 +65,36 @@ pub enum SnapshotError {
         /// Format version of the snapshot.
         found: u32,
     },
-    /// A block is corrupt.
+    /// A block of the snapshot is corrupt.
     #[error("snapshot is corrupt in the block at byte {offset}: {what}")]
     Damaged {
-        /// Offset of the start of the block in the snapshot, in bytes.
+        /// Offset of the corrupt block from the start of the snapshot, in bytes.
         offset: u64,
-        /// What is wrong with the block.
+        /// Description of what is wrong with the block.
         what: &'static str,
     },
-    /// The snapshot is incomplete.
+    /// The snapshot ends before its last block.
     #[error("snapshot is incomplete: it ends after {bytes} bytes")]
     Short {
-        /// Length in bytes of the snapshot as far as it was received.
+        /// Number of bytes that were received of the snapshot.
         bytes: u64,
     },
-    /// The content does not match the header.
+    /// The number of keys or the digest of the snapshot's content differs from that in its header.
     #[error("snapshot of {keys} keys does not match the key count or digest in its header")]
     Contents {
-        /// Number of keys read from the snapshot.
+        /// Number of keys that the snapshot actually contains.
         keys: u64,
     },
 }
 
-/// Identifies a complete snapshot by its last log entry, length and checksum.
+/// Identifies a complete snapshot by the last log entry that it contains, its length and its
+/// checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotMark {
-    /// The last log entry that the snapshot contains.
+    /// Id of the last log entry whose effects the snapshot contains.
     pub last: EntryId,
     /// Length of the snapshot in bytes.
     pub bytes: u64,
-    /// CRC-32C of the snapshot's header and blocks (without the blocks' checksum fields).
+    /// CRC-32C of the snapshot's header and blocks, excluding the blocks' checksum fields.
     pub checksum: u32,
 }

@@ -1,46 +1,45 @@
-//! Reads and validates snapshots. The bytes come from a disk or a peer: no input makes this panic,
-//! and memory grows with the bytes received, not with the lengths they claim.
+//! Reads and validates snapshots. The bytes are untrusted, because they come from a disk or a peer:
+//! no input causes a panic, and memory usage is proportional to the number of bytes received, not
+//! to the lengths that they claim.
 
 use bytes::{Buf as _, BytesMut};
 
 use crate::kv::client_sessions::ClientSession;
-use crate::kv::dedup::decode_request;
+use crate::kv::dedup::decode_batch;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::keyspace::restore::RestoredEntry;
 use crate::kv::snapshot::{
-    BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    BATCHES, BLOCK_HEAD_BYTES, CHECKSUM_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
     SnapshotError, SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
 
-/// Number of entries that are decoded before their hashes are computed together.
-const CHECKED_TOGETHER: usize = 32;
-
-/// Reads a snapshot, which is fed to it in pieces of any size.
+/// Reads and validates a snapshot that it is fed in pieces of any size.
 #[derive(Debug)]
 pub struct SnapshotReader {
     buffer: BytesMut,
-    /// Number of snapshot bytes processed and removed from the buffer so far.
+    /// Number of bytes of the snapshot that have been processed and removed from the buffer so far.
     consumed: u64,
-    /// CRC-32C of the header and blocks read so far (without the blocks' checksum fields).
+    /// CRC-32C of the snapshot's header and the blocks read so far, excluding the blocks' checksum
+    /// fields.
     checksum: u32,
     header: Option<Header>,
-    /// The state restored so far; `None` if the snapshot is only checked.
+    /// The state restored from the snapshot so far; `None` if the reader only checks the snapshot.
     state: Option<StateMachine>,
-    /// Sum of the hashes of the entries and client sessions read so far, if the snapshot is only
-    /// checked; 0 if a state is restored, which has its own digest.
+    /// Digest of the entries and client sessions read so far, if the reader only checks the
+    /// snapshot. Otherwise 0, because the restored state has its own digest.
     digest: Digest,
-    /// Number of entries of the keyspace read so far.
+    /// Number of entries of the keyspace read from the snapshot so far.
     entries: u64,
-    /// Kind byte of the block that was read last (entries, requests, client sessions or end of the
-    /// snapshot); 0 before the first block.
+    /// Kind byte of the block that was read last: entries, batches, client sessions or end. 0
+    /// before the first block.
     kind: u8,
     ended: bool,
-    /// Whether checks of checksums and digest are skipped: a fault for testing the checkers
-    /// (mutation testing).
+    /// Whether the checks of the checksums and the digest are skipped: an injected bug for testing
+    /// the checkers (mutation testing).
     #[cfg(feature = "mutants")]
     trusting: bool,
 }
@@ -54,14 +53,15 @@ impl Default for SnapshotReader {
 #[derive(Clone, Copy, Debug)]
 struct Header {
     last: EntryId,
+    revision: u64,
     digest: u64,
     entries: u64,
     clock: ReplicatedClock,
 }
 
 impl SnapshotReader {
-    /// Returns a reader that only checks that a snapshot is intact and matches its header. Needs
-    /// little memory, since no state is restored.
+    /// Returns a reader that only checks that a snapshot is intact and matches its header. Since it
+    /// restores no state, it needs little memory.
     pub fn checking() -> SnapshotReader {
         SnapshotReader {
             buffer: BytesMut::new(),
@@ -78,8 +78,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Skips all checks of checksums and digest from now on: a fault for testing the checkers
-    /// (mutation testing).
+    /// Skips all checks of checksums and of the digest from now on: an injected bug for testing the
+    /// checkers (mutation testing).
     #[cfg(feature = "mutants")]
     pub fn trust(&mut self) {
         self.trusting = true;
@@ -99,7 +99,8 @@ impl SnapshotReader {
     /// Reads the next piece of the snapshot, of any size.
     ///
     /// # Errors
-    /// If it is not part of a valid snapshot. The reader must not be fed again then.
+    /// If the piece cannot be the next part of a valid snapshot. The reader must not be used again
+    /// after an error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
         self.buffer.extend_from_slice(piece);
         if self.header.is_none() && !self.read_header()? {
@@ -109,8 +110,8 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// Returns the restored state, and the mark that identifies the snapshot: its last log entry,
-    /// its length in bytes and its checksum.
+    /// Returns two values: the restored state, and the mark that identifies the snapshot (its last
+    /// log entry, length and checksum). The whole snapshot must have been fed to the reader.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
@@ -120,13 +121,13 @@ impl SnapshotReader {
     pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut state = self.state.take().expect("not called on a reader that only checks");
-        let clock = self.header.map(|header| header.clock).unwrap_or_default();
-        state.move_to(mark.last.index, clock);
+        let header = self.header.expect("a mark was made from it");
+        state.move_to(mark.last.index, header.revision, header.clock);
         Ok((state, mark))
     }
 
-    /// Returns the mark that identifies the snapshot: its last log entry, its length in bytes and
-    /// its checksum. The whole snapshot must have been fed to the reader.
+    /// Returns the mark that identifies the snapshot: its last log entry, length and checksum. The
+    /// whole snapshot must have been fed to the reader.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
@@ -153,8 +154,8 @@ impl SnapshotReader {
         SnapshotError::Damaged { offset: self.consumed, what }
     }
 
-    /// Reads the snapshot's header from the buffer. Returns false if the buffer does not contain
-    /// all of it yet.
+    /// Reads the snapshot's header from the buffer. Returns false, and reads nothing, if the buffer
+    /// does not contain the whole header yet.
     fn read_header(&mut self) -> Result<bool, SnapshotError> {
         let known = self.buffer.len().min(MAGIC.len());
         if self.buffer[..known] != MAGIC[..known] {
@@ -172,17 +173,18 @@ impl SnapshotReader {
             return Err(SnapshotError::Version { found });
         }
         let last = EntryId::new(bytes.get_u64_le(), bytes.get_u64_le());
-        if last.index > REVISION_MAX {
-            return Err(self.damaged("log index out of range"));
+        let revision = bytes.get_u64_le();
+        if last.index > Index::MAX || revision > REVISION_MAX {
+            return Err(self.damaged("log index or revision out of range"));
         }
         let (digest, entries) = (bytes.get_u64_le(), bytes.get_u64_le());
         let clock = ReplicatedClock { millis: bytes.get_u64_le(), resets: bytes.get_u64_le() };
-        self.header = Some(Header { last, digest, entries, clock });
+        self.header = Some(Header { last, revision, digest, entries, clock });
         Ok(true)
     }
 
-    /// Reads a block from the buffer. Returns false if the buffer does not contain all of the block
-    /// yet.
+    /// Reads a block from the buffer. Returns false, and reads nothing, if the buffer does not
+    /// contain the whole block yet.
     fn read_block(&mut self) -> Result<bool, SnapshotError> {
         let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
         let mut fields = &head[..];
@@ -191,7 +193,8 @@ impl SnapshotReader {
         if self.ended || kind < self.kind || kind > END {
             return Err(self.damaged("unexpected kind of block"));
         }
-        // Nothing is allocated for the claimed length: if it is wrong, the input ends too early.
+        // No memory is allocated for the claimed length: if it is too large, the input ends too
+        // early.
         let around = (BLOCK_HEAD_BYTES + CHECKSUM_BYTES) as u64;
         let whole = length.checked_add(around).and_then(|whole| usize::try_from(whole).ok());
         let Some(whole) = whole.filter(|whole| *whole <= self.buffer.len()) else {
@@ -206,10 +209,7 @@ impl SnapshotReader {
         }
         let block = self.buffer.split_to(whole);
         let mut items = &block[BLOCK_HEAD_BYTES..whole - CHECKSUM_BYTES];
-        let all_valid = match kind {
-            ENTRIES if self.state.is_none() => self.check_entries(count, &mut items).is_some(),
-            _ => (0..count).all(|_| self.read_item(kind, &mut items).is_some()),
-        };
+        let all_valid = (0..count).all(|_| self.read_item(kind, &mut items).is_some());
         if !all_valid || !items.is_empty() {
             return Err(self.damaged("invalid item"));
         }
@@ -219,34 +219,24 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Reads the `count` entries of a block and adds their hashes to the digest; `None` if one is
-    /// invalid.
-    fn check_entries(&mut self, count: u32, items: &mut &[u8]) -> Option<()> {
-        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
-        let mut entries = Vec::with_capacity(CHECKED_TOGETHER);
-        for number in 1..=count {
-            entries.push(RestoredEntry::decode(items, last)?);
-            if entries.len() == CHECKED_TOGETHER || number == count {
-                self.entries += entries.len() as u64;
-                self.digest = self.digest.union(RestoredEntry::digest_of(&entries));
-                entries.clear();
-            }
-        }
-        Some(())
-    }
-
-    /// Reads an item of a block of this `kind`; `None` if the item is invalid or a duplicate.
+    /// Decodes the next item of a block whose kind byte is `kind`, and removes it from the front of
+    /// `items`. `None` if the item is invalid or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
-        let last = self.header.map_or(Index::ZERO, |header| header.last.index);
+        let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {
-            (ENTRIES, Some(state)) => {
-                let entry = RestoredEntry::decode(items, last)?;
+            (ENTRIES, state) => {
+                let entry = RestoredEntry::decode(items, revision)?;
                 self.entries += 1;
-                state.keyspace.restore(entry)
+                if let Some(state) = state {
+                    state.keyspace.restore(entry)
+                } else {
+                    self.digest.add(entry.fingerprint());
+                    true
+                }
             }
-            (REQUESTS, state) => {
-                let (key, outcome) = decode_request(items)?;
-                state.as_mut().is_none_or(|state| state.restore_request(key, outcome))
+            (BATCHES, state) => {
+                let (key, outcomes) = decode_batch(items)?;
+                state.as_mut().is_none_or(|state| state.restore_batch(key, outcomes))
             }
             (CLIENT_SESSIONS, state) => {
                 let (id, session) = ClientSession::decode(items)?;

@@ -1,4 +1,4 @@
-//! Snapshots are read back, and no damaged one is accepted.
+//! Tests that snapshots can be read back, and that damaged snapshots are rejected.
 
 use proptest::prelude::*;
 
@@ -8,10 +8,10 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::REVISION_MAX;
 use crate::kv::state_machine::StateMachine;
-use crate::kv::{Command, CommandId, Operation};
+use crate::kv::{Batch, CommandId, Operation};
 use crate::types::{ClientId, Index, RequestId, RequestKey};
 
-/// A state machine with every kind of outcome but one in its deduplication table.
+/// Returns a state machine whose deduplication table contains every kind of outcome except one.
 #[allow(clippy::needless_borrows_for_generic_args, reason = "three arguments must be borrowed")]
 fn busy_state() -> StateMachine {
     let mut state = StateMachine::default();
@@ -40,8 +40,8 @@ fn busy_state() -> StateMachine {
     .enumerate()
     {
         let request = RequestId([u8::try_from(number).unwrap(); 16]);
-        let payload = Command { key: RequestKey { client: ClientId(1), request }, operation };
-        state.apply(state.applied_index().next(), &payload.encode());
+        let payload = Batch::one(RequestKey { client: ClientId(1), request }, &operation);
+        state.apply(state.applied_index().next(), &payload);
     }
     state
 }
@@ -69,41 +69,44 @@ fn state_is_restored_with_deduplication_and_sessions() {
         assert_eq!((mark.last, mark.bytes), (EntryId::new(3, 14), bytes.len() as u64));
         assert_eq!((copy.digest(), copy.key_count()), (state.digest(), state.key_count()));
         assert!(copy.remembered().eq(state.remembered()));
-        let retry = Command {
-            key: RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
-            operation: Operation::call(CommandId::of("incrby"), [&b"count"[..], b"5"]),
-        };
-        assert!(copy.apply(Index(15), &retry.encode()).repeated);
-        // A request that was executed in a session is not executed again.
+        let retry = Batch::one(
+            RequestKey { client: ClientId(1), request: RequestId([5; 16]) },
+            &Operation::call(CommandId::of("incrby"), [&b"count"[..], b"5"]),
+        );
+        assert!(copy.apply(Index(15), &retry).repeated);
+        // A request that was executed in a client session is not executed again.
         assert_eq!(copy.session_count(), 2);
         let operation = Operation::call(CommandId::of("incrby"), [&b"count"[..], b"-5"]);
         let operation = &operation.encode();
-        let retry = Command {
-            key: RequestKey { client: ClientId(2), request: RequestId([1; 16]) },
-            operation: Operation::Once { session: 11, sequence: 1, operation },
-        };
-        let outcome = copy.apply(Index(16), &retry.encode()).outcome;
-        assert_eq!(outcome, Outcome::Integer(i64::MAX - 5));
+        let retry = Batch::one(
+            RequestKey { client: ClientId(2), request: RequestId([1; 16]) },
+            &Operation::Once { session: 11, sequence: 1, operation },
+        );
+        let outcomes = copy.apply(Index(16), &retry).outcomes;
+        assert_eq!(outcomes, [Outcome::Integer(i64::MAX - 5)]);
         assert_eq!(copy.keyspace.string(b"count").unwrap(), Some(&b"9223372036854775802"[..]));
     }
-    assert_eq!(state.apply(Index(15), b"nonsense").outcome, Outcome::Malformed);
+    assert_eq!(state.apply(Index(15), b"nonsense").outcomes, []);
     let empty = bytes_of(&StateMachine::default());
     assert_eq!(read(&empty, 64).unwrap().1.last, EntryId::new(3, 0));
 }
 
 #[test]
-fn log_index_out_of_range_is_rejected() {
-    let read_header = |index| {
+fn log_index_or_revision_out_of_range_is_rejected() {
+    let read_header = |(index, revision)| {
         let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
-        let _ = Blocks::header(last, 0, 0, ReplicatedClock::default(), &mut |header| {
+        let _ = Blocks::header(last, revision, 0, 0, ReplicatedClock::default(), &mut |header| {
             bytes.extend_from_slice(header);
         });
         read(&bytes, 64).map(drop)
     };
     let offset = HEADER_BYTES as u64;
-    assert_eq!(read_header(REVISION_MAX), Err(SnapshotError::Short { bytes: offset }));
-    let what = "log index out of range";
-    assert_eq!(read_header(REVISION_MAX.next()), Err(SnapshotError::Damaged { offset, what }));
+    let accepted = read_header((Index::MAX, REVISION_MAX));
+    assert_eq!(accepted, Err(SnapshotError::Short { bytes: offset }));
+    let what = "log index or revision out of range";
+    for refused in [(Index::MAX.next(), 0), (Index(1), REVISION_MAX + 1)] {
+        assert_eq!(read_header(refused), Err(SnapshotError::Damaged { offset, what }));
+    }
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn many_entries_are_split_into_blocks() {
         let name = format!("key:{number}");
         let value = vec![1; 50];
         let operation = Operation::set(name.as_bytes(), &value);
-        state.apply(state.applied_index().next(), &Command { key, operation }.encode());
+        state.apply(state.applied_index().next(), &Batch::one(key, &operation));
     }
     let bytes = bytes_of(&state);
     assert!(bytes.len() > 5 * BLOCK_BYTES);
@@ -126,7 +129,7 @@ fn view_is_immutable_while_the_state_changes() {
     let mut state = StateMachine::default();
     let apply = |state: &mut StateMachine, number: u32, operation: Operation<'_>| {
         let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
-        state.apply(state.applied_index().next(), &Command { key, operation }.encode());
+        state.apply(state.applied_index().next(), &Batch::one(key, &operation));
     };
     let name = |number: u32| format!("key:{number}").into_bytes();
     for number in 0..3_000 {
@@ -140,7 +143,7 @@ fn view_is_immutable_while_the_state_changes() {
     let mut bytes = Vec::new();
     let mut parts = 0;
     let mark = loop {
-        // Every kind of change, to entries that are written already and to others.
+        // Changes of every kind, to entries that are already written and to others.
         let number = 3_000 + parts;
         let (key, fresh) = (&name(parts * 7 % 3_000), name(number));
         apply(
@@ -170,7 +173,7 @@ fn view_is_immutable_while_the_state_changes() {
     let mut checking = SnapshotReader::checking();
     bytes.chunks(1_000).for_each(|piece| checking.feed(piece).unwrap());
     assert_eq!(checking.mark(), Ok(mark));
-    // The state after the view is what its log says.
+    // The state kept changing while the snapshot was written, and its changes are not lost.
     assert_ne!(state.digest(), before);
     let again = bytes_of_any(&state);
     assert_eq!(read(&again, 4_096).unwrap().0.digest(), state.digest());

@@ -1,48 +1,51 @@
-//! Writes snapshots: of a state at once, or of a copy-on-write view step by step.
+//! Writes snapshots: a snapshot of a state in one call, or a snapshot of a copy-on-write view in
+//! several steps.
 
 use std::sync::Arc;
 
 use bytes::BufMut as _;
 
 use crate::kv::client_sessions::ClientSession;
-use crate::kv::commands::outcome::Outcome;
-use crate::kv::dedup::encode_request;
+use crate::kv::dedup::{StoredOutcomes, encode_batch};
 use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::snapshot::{
-    BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC, REQUESTS,
+    BATCHES, BLOCK_BYTES, BLOCK_HEAD_BYTES, CLIENT_SESSIONS, END, ENTRIES, HEADER_BYTES, MAGIC,
     SnapshotMark, VERSION,
 };
 use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
-use crate::types::{EntryId, Index, RequestKey};
+use crate::types::{EntryId, RequestKey};
 
-/// Number of entries of the keyspace whose memory is loaded into the processor's cache together,
-/// before they are encoded.
+/// Number of keyspace entries whose memory is loaded into the processor's cache together before the
+/// entries are encoded.
 const PREFETCHED: usize = 64;
 
-/// Receives the bytes.
+/// A function that receives the bytes of a snapshot, in pieces.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
 
-/// Encodes the header and the blocks of a snapshot.
+/// Encodes a snapshot: its header and its blocks.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// Number of snapshot bytes written so far.
+    /// Number of bytes of the snapshot written so far.
     bytes: u64,
-    /// The current block.
+    /// Encoded bytes of the block that is being built.
     block: Vec<u8>,
     kind: u8,
     count: u32,
-    /// CRC-32C of the header and blocks written so far (without the blocks' checksum fields).
+    /// CRC-32C of the snapshot's header and the blocks written so far, excluding the blocks'
+    /// checksum fields.
     checksum: u32,
-    /// Index of the last log entry that the snapshot contains.
-    last: Index,
+    /// Revision of the state that is being written: the number of operations applied to it.
+    revision: u64,
 }
 
 impl Blocks {
-    /// Writes the header.
+    /// Writes the snapshot's header to `sink`, and returns the encoder for the blocks that follow
+    /// it.
     pub(super) fn header(
         last: EntryId,
+        revision: u64,
         digest: u64,
         key_count: usize,
         clock: ReplicatedClock,
@@ -53,6 +56,7 @@ impl Blocks {
         header.put_u32_le(VERSION);
         header.put_u64_le(last.term.0);
         header.put_u64_le(last.index.0);
+        header.put_u64_le(revision);
         header.put_u64_le(digest);
         header.put_u64_le(key_count as u64);
         header.put_u64_le(clock.millis);
@@ -60,7 +64,7 @@ impl Blocks {
         assert_eq!(header.len(), HEADER_BYTES, "length of the header");
         sink(&header);
         let checksum = crc32c::crc32c(&header);
-        Blocks { bytes: HEADER_BYTES as u64, checksum, last: last.index, ..Blocks::default() }
+        Blocks { bytes: HEADER_BYTES as u64, checksum, revision, ..Blocks::default() }
     }
 
     fn begin(&mut self, kind: u8) {
@@ -79,8 +83,8 @@ impl Blocks {
         }
     }
 
-    /// Writes entries of the keyspace to `sink`, in blocks. Loads several entries at a time into
-    /// the processor's cache, so that their cache misses overlap.
+    /// Writes keyspace entries to `sink`, in blocks. Loads several entries at a time into the
+    /// processor's cache, so that their cache misses overlap.
     fn entries<'e>(&mut self, mut entries: impl Iterator<Item = &'e KeyEntry>, sink: Sink<'_>) {
         let mut chunk = Vec::with_capacity(PREFETCHED);
         loop {
@@ -91,9 +95,9 @@ impl Blocks {
             for entry in &chunk {
                 entry.fetch_all();
             }
-            let last = self.last;
+            let revision = self.revision;
             for entry in chunk.drain(..) {
-                self.item(sink, |block| entry.encode(last, block));
+                self.item(sink, |block| entry.encode(revision, block));
             }
         }
     }
@@ -109,19 +113,20 @@ impl Blocks {
         sink(&self.block);
     }
 
-    /// Closes the last block of entries, and writes all other blocks: deduplication table, client
-    /// sessions, end. Returns the last log entry, length and checksum of the snapshot.
+    /// Completes the snapshot: closes the last block of entries, and writes the blocks with the
+    /// deduplication table and the client sessions, and the end block. Returns the mark that
+    /// identifies the snapshot (its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
-        requests: impl Iterator<Item = (&'r RequestKey, &'r Outcome)>,
+        batches: impl Iterator<Item = (&'r RequestKey, &'r StoredOutcomes)>,
         sessions: &[(u64, Arc<ClientSession>)],
         sink: Sink<'_>,
     ) -> SnapshotMark {
         self.end(sink);
-        self.begin(REQUESTS);
-        for (key, outcome) in requests {
-            self.item(sink, |block| encode_request(key, outcome, block));
+        self.begin(BATCHES);
+        for (key, outcomes) in batches {
+            self.item(sink, |block| encode_batch(key, outcomes, block));
         }
         self.end(sink);
         if !sessions.is_empty() {
@@ -138,54 +143,56 @@ impl Blocks {
 }
 
 impl StateMachine {
-    /// Writes a snapshot of the state to `sink`, in pieces. Returns the mark that identifies the
-    /// snapshot: its last log entry, its length in bytes and its checksum. `last` is the log entry
-    /// that was applied last.
+    /// Writes a snapshot of the state to `sink`, in pieces. `last` must be the id of the last
+    /// applied log entry. Returns the mark that identifies the snapshot: its last log entry, length
+    /// and checksum.
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "last entry of the state");
-        let clock = self.keyspace.replicated_clock();
-        let mut blocks = Blocks::header(last, self.digest(), self.key_count(), clock, sink);
+        let (clock, digest) = (self.keyspace.replicated_clock(), self.digest());
+        let mut blocks =
+            Blocks::header(last, self.revision(), digest, self.key_count(), clock, sink);
         blocks.begin(ENTRIES);
         blocks.entries(self.keyspace.entries(), sink);
         blocks.finish(last, self.remembered(), &self.client_sessions.share(), sink)
     }
 }
 
-/// Writes a copy-on-write view of the state as a snapshot, one of the keyspace's hash tables at a
-/// time. Releases each table of the view as soon as the table is written.
+/// Writes a snapshot from a copy-on-write view of the state, one of the keyspace's hash tables at a
+/// time. Releases each table of the view once the table is written.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
     table_count: u64,
-    /// Encoder of the snapshot's blocks; `None` before the first call of `write`.
+    /// Encoder of the snapshot; `None` before the first call of [`SnapshotWriter::write`].
     blocks: Option<Blocks>,
 }
 
 impl SnapshotWriter {
-    /// Returns a writer of a snapshot of this view.
+    /// Returns a writer that will write a snapshot of `view`.
     pub fn new(view: View) -> SnapshotWriter {
         SnapshotWriter { table_count: view.tables.len() as u64, view, blocks: None }
     }
 
-    /// Returns the number of the keyspace's hash tables that were written so far, and their total
+    /// Returns two values: the number of the keyspace's hash tables written so far, and their total
     /// number.
     pub fn progress(&self) -> (u64, u64) {
         (self.table_count - self.view.tables.len() as u64, self.table_count)
     }
 
-    /// Returns the last log entry that the snapshot contains.
+    /// Returns the id of the last log entry whose effects the snapshot contains.
     pub fn last(&self) -> EntryId {
         self.view.last
     }
 
-    /// Writes the next part of the snapshot to `sink`: the entries of one hash table or, after all
-    /// tables, the rest. After the rest, returns the mark that identifies the snapshot (last log
-    /// entry, length in bytes, checksum), and must not be called again; before, returns `None`.
+    /// Writes the next part of the snapshot to `sink`: the entries of one hash table or, after the
+    /// last table, everything else. Returns `None` until the snapshot is complete, and then the
+    /// mark that identifies it (its last log entry, length and checksum). Must not be called after
+    /// that.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
-        let View { last, digest, clock, key_count, tables, dedup, client_sessions } =
+        let View { last, revision, digest, clock, key_count, tables, dedup, client_sessions } =
             &mut self.view;
         let blocks = self.blocks.get_or_insert_with(|| {
-            let mut blocks = Blocks::header(*last, *digest, *key_count, *clock, sink);
+            let mut blocks = Blocks::header(*last, *revision, *digest, *key_count, *clock, sink);
             blocks.begin(ENTRIES);
             blocks
         });

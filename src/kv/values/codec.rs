@@ -1,10 +1,11 @@
-//! Encoding of numbers and byte strings in snapshots. Decoders take bytes off the front of `from`,
-//! return `None` for malformed input, and never allocate more than the input's length.
+//! The encoding of numbers and byte strings in snapshots. Decoders remove the bytes that they read
+//! from the front of `from`, return `None` for malformed input, and never allocate more memory than
+//! the input's length.
 
 use bytes::{Buf as _, BufMut as _};
 
-/// Appends a variable-length number to `out` (LEB128): groups of seven bits, the lowest group
-/// first; all bytes but the last have the highest bit set.
+/// Appends `number` to `out` in a variable-length encoding (LEB128): groups of seven bits, the
+/// lowest group first, in bytes of which all but the last have the highest bit set.
 pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -31,7 +32,7 @@ pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Appends the length of a byte string and then its bytes to `out`.
+/// Appends a byte string to `out`: first its length, then its bytes.
 pub(in crate::kv) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u64, out);
     out.put_slice(bytes);
@@ -46,7 +47,8 @@ pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     Some(bytes)
 }
 
-/// Decodes a boolean and removes it from the front of `from`; `None` unless the byte is 0 or 1.
+/// Decodes a boolean, which is one byte, and removes it from the front of `from`; `None` unless the
+/// byte is 0 or 1.
 pub(in crate::kv) fn take_flag(from: &mut &[u8]) -> Option<bool> {
     match from.try_get_u8().ok()? {
         0 => Some(false),

@@ -1,5 +1,5 @@
-//! Values other than strings (hashes, sets, lists, sorted sets), with one interface by which the
-//! keyspace stores, measures, compares and encodes them.
+//! Values other than strings (hashes, sets, lists, sorted sets), with a common interface through
+//! which the keyspace stores, measures, compares and encodes them.
 
 use std::sync::Arc;
 
@@ -9,22 +9,23 @@ use crate::kv::values::list::List;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// Type of a value, as in Redis's `TYPE`.
+/// The type of a value, as the command `TYPE` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
-    /// A byte string.
+    /// The value is a byte string.
     String,
-    /// Fields with values.
+    /// The value is a hash: fields, each with a value.
     Hash,
-    /// Distinct members.
+    /// The value is a set: distinct members.
     Set,
-    /// Values in order.
+    /// The value is a list: values in order.
     List,
-    /// Distinct members ordered by score.
+    /// The value is a sorted set: distinct members with scores, ordered by score.
     SortedSet,
 }
 
-/// A value that is not a string. Snapshots may share it; a change then copies it first.
+/// A value that is not a string. Snapshots may share a collection; while they do, a change first
+/// copies it.
 #[derive(Clone)]
 pub(in crate::kv) enum Collection {
     Hash(Arc<Hash>),
@@ -36,11 +37,12 @@ pub(in crate::kv) enum Collection {
 /// Conversions between a concrete collection type, such as a hash or a list, and [`Collection`],
 /// which can hold any of them.
 pub(in crate::kv) trait CollectionType: Content {
-    /// Converts the content of one collection type to a [`Collection`].
+    /// Converts content of this collection type to a [`Collection`].
     fn wrap(content: Arc<Self>) -> Collection;
-    /// Returns the content if `collection` is of this type, else `None`.
+    /// Returns the content if `collection` is of this type, otherwise `None`.
     fn get(collection: &Collection) -> Option<&Arc<Self>>;
-    /// Returns the content for modification if `collection` is of this type, else `None`.
+    /// Returns a mutable reference to the content if `collection` is of this type, otherwise
+    /// `None`.
     fn get_mut(collection: &mut Collection) -> Option<&mut Arc<Self>>;
 }
 
@@ -65,7 +67,7 @@ macro_rules! collection_types {
 collection_types!(Hash, Set, List, SortedSet);
 
 impl ValueType {
-    /// All types of values. A type is encoded in snapshots as its index in this list.
+    /// All types of values. In snapshots, a type is encoded as its index in this list.
     pub(in crate::kv) const ALL: &[ValueType] = &[
         ValueType::String,
         ValueType::Hash,
@@ -74,7 +76,7 @@ impl ValueType {
         ValueType::SortedSet,
     ];
 
-    /// Returns the name of the type as Redis's `TYPE` reports it.
+    /// Returns the name of the type, as the command `TYPE` reports it.
     pub fn name(self) -> &'static str {
         match self {
             ValueType::String => "string",
@@ -132,8 +134,8 @@ impl Collection {
         }
     }
 
-    /// Decodes a collection of this type from a snapshot; `None` if the bytes are malformed or the
-    /// type is a string.
+    /// Decodes a collection of the type `value_type` and removes it from the front of `from`;
+    /// `None` if the bytes are malformed or the type is `String`.
     pub(in crate::kv) fn decode(value_type: ValueType, from: &mut &[u8]) -> Option<Collection> {
         match value_type {
             ValueType::String => None,

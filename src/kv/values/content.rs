@@ -1,21 +1,22 @@
-//! The interface that all collection types implement.
+//! The trait that all collection types implement.
 
-/// What each collection type (hash, set, list, sorted set) implements so that the keyspace can
-/// hash, measure and encode it.
+/// A collection type (hash, set, list or sorted set) that the keyspace can hash, measure and
+/// encode.
 pub(in crate::kv) trait Content: Default + Clone {
-    /// Returns the hash of the content: equal contents have equal hashes. Maintained incrementally,
-    /// so this is O(1).
+    /// Returns a hash of the collection's content: equal contents have equal hashes. O(1), because
+    /// every change updates the hash.
     fn digest(&self) -> u64;
-    /// Returns the approximate memory of the content in bytes. O(1).
+    /// Returns the approximate memory usage of the collection, in bytes. O(1).
     fn bytes(&self) -> usize;
-    /// Returns whether the collection is empty. Empty collections are removed from the keyspace.
+    /// Returns whether the collection is empty. The keyspace removes a key when its collection
+    /// becomes empty.
     fn is_empty(&self) -> bool;
-    /// Returns the name of the encoding that Redis with default settings uses for this content
+    /// Returns the name of the encoding that Redis, with default settings, uses for this collection
     /// (`OBJECT ENCODING`).
     fn encoding(&self) -> &'static str;
-    /// Encodes the content for a snapshot.
+    /// Appends the encoding of the collection in snapshots to `out`.
     fn encode(&self, out: &mut Vec<u8>);
-    /// Decodes content that `encode` wrote. `None` if the bytes are malformed or the content is
-    /// empty.
+    /// Decodes a collection that `encode` wrote, and removes it from the front of `from`; `None` if
+    /// the bytes are malformed or the collection is empty.
     fn decode(from: &mut &[u8]) -> Option<Self>;
 }

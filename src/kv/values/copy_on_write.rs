@@ -1,11 +1,11 @@
 //! Copy-on-write data: snapshots share parts of the state, and a part is copied only if it is
-//! changed while shared.
+//! changed while it is shared.
 
 use std::mem;
 use std::sync::Arc;
 
-/// Data that a snapshot may share and that is then copied before it is changed. While exclusive, it
-/// is changed without checking a reference count, which would cost every write a cache miss.
+/// Data that a snapshot may share. While it does, a change first copies the data. While the data is
+/// exclusive, a change does not check a reference count, which would cost each write a cache miss.
 pub(in crate::kv) enum CopyOnWrite<T> {
     Exclusive(T),
     Shared(Arc<T>),
@@ -19,7 +19,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Returns the data for modification, after copying it if it is still shared.
+    /// Returns a mutable reference to the data, after copying the data if it is still shared.
     pub(in crate::kv) fn get_mut(&mut self) -> &mut T {
         if self.is_shared() {
             self.make_exclusive();
@@ -30,13 +30,14 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Returns whether the data may be shared, so that changing it may copy it.
+    /// Returns whether the data may still be shared, in which case the next change may have to copy
+    /// it.
     pub(in crate::kv) fn is_shared(&self) -> bool {
         matches!(self, CopyOnWrite::Shared(_))
     }
 
-    /// Returns the data if a change would copy it now: it is shared with a snapshot that has not
-    /// been dropped yet.
+    /// Returns the data if the next change will have to copy it, because a snapshot that still
+    /// exists shares it; otherwise `None`.
     pub(in crate::kv) fn to_copy(&self) -> Option<&T> {
         match self {
             CopyOnWrite::Shared(part) if Arc::strong_count(part) > 1 => Some(part),
@@ -51,7 +52,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Returns an immutable handle to the current data, and marks the data as shared.
+    /// Marks the data as shared, and returns an immutable handle to its current state.
     pub(in crate::kv) fn share(&mut self) -> Arc<T> {
         if let CopyOnWrite::Exclusive(part) = self {
             *self = CopyOnWrite::Shared(Arc::new(mem::take(part)));

@@ -1,26 +1,27 @@
-//! An incremental hash of the state: the sum of one fingerprint per entry. Addition is commutative,
-//! so the order of a hash table cannot affect it, and replicas compare the result.
+//! An incremental hash of the state: the sum of one fingerprint per entry, by which replicas
+//! compare their states. Addition is commutative, so the order of entries in hash tables does not
+//! affect the hash.
 //!
 //! The hash function is implemented here instead of imported, because its results must not change
 //! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
 //! differences, not deliberate collisions.
 
-/// A commutative hash (wrapping sum) of a set of fingerprints, so that entries can be added and
+/// A hash of a set of fingerprints: their wrapping sum, so that fingerprints can be added and
 /// removed in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::kv) struct Digest(u64);
 
-/// An odd constant without an obvious bit pattern (the golden ratio), as a factor for mixing
-/// hashes.
+/// A constant for mixing hashes: 2^64 divided by the golden ratio, rounded to an odd integer. Its
+/// bits have no obvious pattern.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
-    /// Adds a fingerprint.
+    /// Adds a fingerprint to the digest's set.
     pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// Removes a fingerprint that was added before.
+    /// Removes a fingerprint from the digest's set, to which it must have been added before.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
@@ -30,77 +31,55 @@ impl Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 
-    /// Returns the digest as a number, hashed together with `salt`.
+    /// Returns a hash of the digest and `salt`.
     pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
         mix(self.0, salt)
     }
 }
 
-/// Returns the hash of a key, which selects the key's position in hash tables and is the start
-/// value of its entry's fingerprint.
+/// Returns the hash of a key. It determines the key's position in hash tables, and is the initial
+/// value for the fingerprint of the key's entry.
 pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
-    // The length is hashed first, so that moving a byte from the key to the value changes the
-    // fingerprint.
+    // The length of the key is hashed first, so that moving a byte from the key to the value
+    // changes the fingerprint.
     absorb(mix(MULTIPLIER, key.len() as u64), key)
 }
 
-/// Returns the fingerprint (hash) of an entry with a string value. `key_hash` is the hash of its
-/// key.
+/// Returns the fingerprint (hash) of an entry that has a string value and a key with the hash
+/// `key_hash`.
 pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
     absorb(key_hash, value)
 }
 
-/// Returns the [`fingerprint`]s of several entries with string values, each given by its key and
-/// its value. Faster than one by one if the values have the same length, because each step of a
-/// hash waits for the step before, and the steps of different hashes overlap.
-pub(in crate::kv) fn fingerprints<const N: usize>(entries: [(&[u8], &[u8]); N]) -> [u64; N] {
-    let keys = entries.map(|(key, _)| key);
-    let states = keys.map(|key| mix(MULTIPLIER, key.len() as u64));
-    absorb_all(absorb_all(states, keys), entries.map(|(_, value)| value))
-}
+/// Number of independent hashes that are computed of a long byte string, so that the processor can
+/// overlap their multiplications.
+const LANES: usize = 4;
 
-/// Mixes each of several byte strings into the hash of the same position in `states`.
-fn absorb_all<const N: usize>(mut states: [u64; N], strings: [&[u8]; N]) -> [u64; N] {
-    let length = strings.first().map_or(0, |string| string.len());
-    if strings.iter().any(|string| string.len() != length) {
-        for (state, string) in states.iter_mut().zip(strings) {
-            *state = absorb(*state, string);
-        }
-        return states;
-    }
-    let mut words = strings.map(|string| string.as_chunks::<8>().0.iter());
-    for _ in 0..length / 8 {
-        for (state, words) in states.iter_mut().zip(&mut words) {
-            let word = words.next().expect("all strings have the same length");
-            *state = mix(*state, u64::from_le_bytes(*word));
-        }
-    }
-    for (state, string) in states.iter_mut().zip(strings) {
-        *state = absorb_rest(*state, string);
-    }
-    states
-}
-
-/// Mixes bytes into the hash `state`, eight at a time, and returns the new hash.
+/// Mixes `bytes` into the hash `state`, eight at a time, and returns the new hash.
 fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
-    for word in bytes.as_chunks::<8>().0 {
+    let (mut words, rest) = bytes.as_chunks::<8>();
+    if words.len() >= 2 * LANES {
+        let (rows, left) = words.as_chunks::<LANES>();
+        let mut lanes: [u64; LANES] = std::array::from_fn(|lane| mix(state, lane as u64));
+        for row in rows {
+            for (lane, word) in lanes.iter_mut().zip(row) {
+                *lane = mix(*lane, u64::from_le_bytes(*word));
+            }
+        }
+        state = lanes.into_iter().fold(state, mix);
+        words = left;
+    }
+    for word in words {
         state = mix(state, u64::from_le_bytes(*word));
     }
-    absorb_rest(state, bytes)
-}
-
-/// Mixes the last bytes of `bytes`, those after the last whole word, and the length into the hash
-/// `state`, and returns the new hash.
-fn absorb_rest(state: u64, bytes: &[u8]) -> u64 {
-    let (_, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
     // The length distinguishes trailing zero bytes from padding.
     mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
 }
 
-/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of both
-/// by a constant and folds the 128-bit product to 64 bits.
+/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of
+/// `state`, `word` and a constant by another constant, and folds the 128-bit product to 64 bits.
 pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);
     (low ^ high).wrapping_add(state.rotate_left(23))
@@ -123,25 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_of_several_entries_equal_those_of_each() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        for lengths in [[0, 0, 0, 0], [3, 3, 3, 3], [16, 16, 16, 16], [130; 4], [8, 8, 9, 8]] {
-            let strings = [0, 1, 2, 3].map(|lane| &bytes[lane..lane + lengths[lane]]);
-            for keys in [strings, [&b"key"[..]; 4], [b"", b"a", b"bb", b"12345678"]] {
-                let entries = [0, 1, 2, 3].map(|lane| (keys[lane], strings[lane]));
-                let each = entries.map(|(key, value)| fingerprint(key, value));
-                assert_eq!(fingerprints(entries), each, "{lengths:?}");
-            }
-        }
-    }
-
-    #[test]
     fn similar_entries_have_different_fingerprints() {
         let mut seen = BTreeSet::new();
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for length in 0..40 {
             pairs.push((vec![0; length], vec![]));
             pairs.push((b"k".to_vec(), vec![0; length]));
+            pairs.push((b"k".to_vec(), vec![0; length + 90]));
+            let mut one_bit = vec![0; 128];
+            one_bit[length * 3] = 1;
+            pairs.push((b"k".to_vec(), one_bit));
             pairs.push((b"abcdefghij"[..length.min(10)].to_vec(), b"z".repeat(length)));
             pairs.push((length.to_string().into_bytes(), b"1".to_vec()));
             pairs.push((b"1".to_vec(), length.to_string().into_bytes()));

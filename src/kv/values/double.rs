@@ -1,10 +1,10 @@
-//! Parsing and formatting of floating-point numbers as in Redis, which uses C's `strtod` and
+//! Parsing and formatting of 64-bit floating-point numbers as in Redis, which uses C's `strtod` and
 //! `printf`.
 
 use crate::kv::values::number::split_sign;
 
-/// Parses a floating-point number: decimal or hexadecimal digits, `inf` or `infinity`. `None` if
-/// `text` is anything else, out of range or NaN.
+/// Parses a floating-point number: a decimal or hexadecimal number, `inf` or `infinity`. `None` if
+/// `text` is anything else, including NaN, or if the number is out of range.
 pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     let number = read(text)?;
     let named = matches!(split_sign(text).1, [b'i' | b'I', ..]);
@@ -14,9 +14,9 @@ pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     (!too_small && (number.is_finite() || named)).then_some(number)
 }
 
-/// Parses the bound of a score range, for which Redis is less strict: leading blanks are allowed, a
-/// NUL ends the text, an empty text is 0, and a number out of range is infinite. `None` if `text`
-/// is not a number.
+/// Parses a bound of a range of scores. As in Redis, this is less strict than [`parse_double`]:
+/// leading blanks are allowed, a NUL byte ends the text, an empty text is 0, and a number that is
+/// too large becomes infinite. `None` if `text` is not a number.
 pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.is_empty() {
@@ -27,7 +27,8 @@ pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     read(&text[start..])
 }
 
-/// Parses a floating-point number without checking its range; `None` if `text` is not a number.
+/// Parses a floating-point number without checking that it is in range; `None` if `text` is not a
+/// number.
 fn read(text: &[u8]) -> Option<f64> {
     let (negative, digits) = split_sign(text);
     let number = match digits {
@@ -41,7 +42,8 @@ fn read(text: &[u8]) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-/// Splits the text of a number into mantissa and exponent; `None` if it has no exponent.
+/// Splits the text of a number into its mantissa and its exponent; the exponent is `None` if there
+/// is none.
 fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     let letters: &[u8] = match digits {
         [b'0', b'x' | b'X', ..] => b"pP",
@@ -68,7 +70,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
             if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
                 return None;
             }
-            // Exponents that do not parse are out of range anyway.
+            // Exponents that do not fit into 64 bits are out of range anyway.
             let power: i64 = std::str::from_utf8(digits).ok()?.parse().unwrap_or(1 << 40);
             if negative { -power.min(1 << 40) } else { power.min(1 << 40) }
         }
@@ -85,7 +87,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
             value = value << 4 | u64::from(digit);
             power -= if behind_point { 4 } else { 0 };
         } else {
-            // Digits beyond the precision only matter for rounding: keep a sticky bit.
+            // Digits beyond the precision only matter for rounding: a sticky bit stands for them.
             value |= u64::from(digit != 0);
             power += if behind_point { 0 } else { 4 };
         }
@@ -94,7 +96,7 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
         return None;
     }
     let mut number = value as f64;
-    // In steps, because a single factor may be out of range even if the result is not.
+    // Multiplies in steps, because a single factor may be out of range even if the result is not.
     let mut power = power.clamp(-3_000, 3_000);
     while power != 0 && number != 0.0 && number.is_finite() {
         let step = power.clamp(-500, 500);
@@ -104,11 +106,11 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     Some(number)
 }
 
-/// Number of significant digits when formatting: enough to distinguish all 64-bit floating-point
-/// numbers.
+/// Number of significant digits of formatted numbers: enough to distinguish all 64-bit
+/// floating-point numbers.
 const DIGITS: usize = 17;
 
-/// Formats a number like C's `%.17g`: 0.1 becomes `0.10000000000000001`.
+/// Formats a number like C's `%.17g`; for example, 0.1 becomes `0.10000000000000001`.
 pub fn write_double(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -134,7 +136,7 @@ pub fn write_double(number: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.unsigned_abs())
 }
 
-/// Removes trailing zeros of the fraction of a decimal number.
+/// Returns a decimal number without trailing zeros in its fraction.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') {
         decimal.trim_end_matches('0').trim_end_matches('.')

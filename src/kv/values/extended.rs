@@ -1,6 +1,6 @@
-//! Extended-precision floating-point numbers, which Redis uses for `INCRBYFLOAT` and
-//! `HINCRBYFLOAT`: x86's 80-bit format with 64 significant bits. Implemented with integer
-//! arithmetic, so that results are equal on every processor.
+//! Extended-precision floating-point numbers in x86's 80-bit format with 64 significant bits, which
+//! Redis uses for `INCRBYFLOAT` and `HINCRBYFLOAT`. Implemented with integer arithmetic, so that
+//! the results are the same on every processor.
 
 #![allow(clippy::cast_possible_truncation, reason = "what is cut off is meant to be")]
 
@@ -10,34 +10,35 @@ use std::ops::Add;
 
 use crate::kv::values::number::split_sign;
 
-/// Maximum length in bytes of a number's text, as in Redis; longer texts are rejected.
+/// Maximum length in bytes of the text of a number, as in Redis; longer texts are rejected.
 const TEXT_BYTES_MAX: usize = 5 * 1024 - 1;
-/// Numbers whose magnitude is 2 to this power or more are infinite.
+/// Exponent of the smallest power of 2 that is too large for the 80-bit format: a number of this
+/// magnitude or more becomes infinite.
 const BITS_MAX: i32 = 16_384;
-/// Nonzero numbers whose magnitude is below 2 to this power are out of range: the format would
-/// round them to 0.
+/// Exponent of the smallest power of 2 that is in range: a smaller nonzero magnitude is rejected,
+/// because the 80-bit format would round it to 0.
 const BITS_MIN: i32 = -16_446;
-/// Maximum number of digits after the decimal point in formatted numbers.
+/// Maximum number of digits after the decimal point when a number is formatted.
 const FRACTION_DIGITS: usize = 17;
-/// Number of decimal digits that fit into a 32-bit word.
+/// Number of decimal digits that always fit into a 32-bit word.
 const NINE: usize = 9;
 
 /// A number in x86's 80-bit extended-precision floating-point format.
 ///
-/// Invariant: `digits` has its highest bit set, or is 0.
+/// Invariant: `digits` is 0, or its highest bit is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Extended {
-    /// Positive or negative infinity.
+    /// Infinity: negative infinity if `negative`, otherwise positive.
     Infinite { negative: bool },
-    /// `digits` times 2 to the power `exponent`, with a minus sign if `negative`.
+    /// A finite number: `digits` times 2 to the power `exponent`, negated if `negative`.
     Finite { negative: bool, digits: u64, exponent: i32 },
 }
 
 const ZERO: Extended = Extended::Finite { negative: false, digits: 0, exponent: 0 };
 
 impl Extended {
-    /// Parses a number in the formats that C's `strtold` accepts; `None` if `text` is not a number,
-    /// is NaN, or is out of range.
+    /// Parses a number in a format that C's `strtold` accepts; `None` if `text` is not a number, is
+    /// NaN, or is out of range.
     pub(in crate::kv) fn parse(text: &[u8]) -> Option<Extended> {
         if text.len() > TEXT_BYTES_MAX {
             return None;
@@ -57,8 +58,9 @@ impl Extended {
         matches!(self, Extended::Infinite { .. })
     }
 
-    /// Returns the nearest number to `bits` times 2 to the power `exponent`; ties round to even.
-    /// `more` says whether nonzero bits below `bits` were dropped.
+    /// Returns the number nearest to `bits` times 2 to the power `exponent`, negated if `negative`.
+    /// Ties round to even. `more` is true if nonzero bits below the lowest bit of `bits` were
+    /// dropped.
     fn rounded(negative: bool, bits: u128, exponent: i32, more: bool) -> Extended {
         if bits == 0 {
             return ZERO;
@@ -80,7 +82,8 @@ impl Extended {
         Extended::Finite { negative, digits, exponent }
     }
 
-    /// Returns the number; `None` if it is infinite, or so small that it would be rounded to 0.
+    /// Returns the number unchanged; `None` if it is infinite, or so small that it would be rounded
+    /// to 0.
     fn in_range(self) -> Option<Extended> {
         match self {
             Extended::Infinite { .. } => None,
@@ -91,7 +94,7 @@ impl Extended {
     }
 }
 
-/// Splits off leading digits with at most one point among them. Returns the digits' values, the
+/// Splits off leading digits, which may contain one point. Returns the values of the digits, the
 /// number of digits after the point, and the remaining text; `None` if there is no digit.
 fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     let (mut digits, mut behind, mut point) = (Vec::new(), 0, false);
@@ -110,8 +113,8 @@ fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     (!digits.is_empty()).then_some((digits, behind, rest))
 }
 
-/// Parses the exponent after its letter, such as `e`, up to the end of the text. Returns 0 for an
-/// empty text; `None` if the text is malformed.
+/// Parses an exponent, which consists of `letter` (such as `e`) and a number, and must be all of
+/// `text`. Returns 0 if `text` is empty; `None` if it is malformed.
 fn parse_exponent(text: &[u8], letter: u8) -> Option<i64> {
     let [first, text @ ..] = text else { return Some(0) };
     if !first.eq_ignore_ascii_case(&letter) {
@@ -121,7 +124,7 @@ fn parse_exponent(text: &[u8], letter: u8) -> Option<i64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // Capped, which does not change the result: such exponents are far out of range.
+    // Capping the exponent does not change the result, because such exponents are far out of range.
     let exponent =
         digits.iter().fold(0_i64, |sum, byte| (sum * 10 + i64::from(byte - b'0')).min(1 << 40));
     Some(if negative { -exponent } else { exponent })
@@ -152,7 +155,8 @@ fn parse_decimal(negative: bool, text: &[u8]) -> Option<Extended> {
     let exponent = parse_exponent(rest, b'e')? - behind;
     let Some(first) = digits.iter().position(|digit| *digit != 0) else { return Some(ZERO) };
     let digits = &digits[first..];
-    // Certainly out of range beyond these limits, which also bound the size of the integers below.
+    // Numbers beyond these limits are certainly out of range. The limits also bound the size of the
+    // integers below.
     let size = exponent + i64::try_from(digits.len()).ok()?;
     if !(-4_970..4_940).contains(&size) {
         return None;
@@ -181,7 +185,8 @@ impl Add for Extended {
     fn add(self, other: Extended) -> Extended {
         use Extended::{Finite, Infinite};
         match (self, other) {
-            // Opposite infinities would give NaN, which callers reject like infinity.
+            // The sum of opposite infinities would be NaN, but callers reject NaN and infinity
+            // alike.
             (Infinite { negative }, _) | (_, Infinite { negative }) => Infinite { negative },
             (Finite { digits: 0, .. }, other) => other,
             (one, Finite { digits: 0, .. }) => one,
@@ -195,8 +200,8 @@ impl Add for Extended {
                 let distance = (exponent - other_exponent).unsigned_abs();
                 let large = u128::from(digits) << 63;
                 let small = u128::from(other_digits) << 63;
-                // Of the bits shifted out, only whether one is set matters: they are far below
-                // the last significant bit.
+                // The bits shifted out are far below the last significant bit, so it only matters
+                // whether one of them is set.
                 let shifted = small.checked_shr(distance).unwrap_or(0);
                 let lost = shifted.checked_shl(distance).unwrap_or(0) != small;
                 let small = shifted | u128::from(lost);
@@ -248,7 +253,7 @@ impl fmt::Display for Extended {
     }
 }
 
-/// An unsigned integer of arbitrary size: its 32-bit words, the lowest first.
+/// An unsigned integer of arbitrary size, stored as 32-bit words, the lowest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Whole {
     words: Vec<u32>,
@@ -267,7 +272,7 @@ impl Whole {
         }
     }
 
-    /// Multiplies the integer by 10 to the power `zeros`.
+    /// Multiplies this integer by 10 to the power `zeros`.
     fn multiply_by_tens(&mut self, zeros: u32) {
         (0..zeros / NINE as u32).for_each(|_| self.multiply_add(10_u32.pow(NINE as u32), 0));
         self.multiply_add(10_u32.pow(zeros % NINE as u32), 0);
@@ -281,15 +286,15 @@ impl Whole {
         self.words.splice(0..0, std::iter::repeat_n(0, (bits / 32) as usize));
     }
 
-    /// Returns the number of bits of the integer, without leading zeros.
+    /// Returns the number of bits of this integer, not counting leading zeros.
     fn bits(&self) -> u32 {
         let Some(top) = self.words.iter().rposition(|word| *word != 0) else { return 0 };
         32 * u32::try_from(top + 1).expect("numbers are not so long")
             - self.words[top].leading_zeros()
     }
 
-    /// Returns the highest 128 bits, the number of lower bits that were dropped, and whether one of
-    /// the dropped bits was 1.
+    /// Returns three values: the highest 128 bits of this integer, the number of lower bits that
+    /// were dropped, and whether any of the dropped bits was 1.
     fn top_bits(&self) -> (u128, i32, bool) {
         let drop = self.bits().saturating_sub(128);
         let (skipped, few) = ((drop / 32) as usize, drop % 32);
@@ -304,8 +309,9 @@ impl Whole {
         (bits, drop.cast_signed(), more)
     }
 
-    /// Divides by `divisor`. Returns the highest 70 or 71 bits of the quotient, the exponent of the
-    /// power of 2 to multiply them by, and whether there is a remainder.
+    /// Divides this integer by `divisor`. Returns three values: the highest 70 or 71 bits of the
+    /// quotient, the exponent of the power of 2 by which they must be multiplied, and whether there
+    /// is a remainder.
     fn divide(mut self, mut divisor: Whole) -> (u128, i32, bool) {
         const BITS: u32 = 70;
         // Shifted so that the quotient has `BITS` bits, or one more.
@@ -335,7 +341,7 @@ impl Whole {
         differ.map_or(Ordering::Equal, |at| word(self, at).cmp(&word(other, at)))
     }
 
-    /// Subtracts `other`, which must not be larger.
+    /// Subtracts `other`, which must not exceed this integer.
     fn subtract(&mut self, other: &Whole) {
         let mut borrow = false;
         for (at, word) in self.words.iter_mut().enumerate() {
@@ -356,7 +362,7 @@ impl Whole {
         }
     }
 
-    /// Returns the integer's decimal digits.
+    /// Returns this integer as decimal text.
     fn into_decimal(mut self) -> String {
         let nine_digits = 10_u64.pow(NINE as u32);
         let mut groups = Vec::new();

@@ -1,5 +1,6 @@
-//! Hashes: fields and their values. A large hash consists of buckets, so that snapshots share them,
-//! a change copies one bucket instead of the whole hash, and no table ever grows in one long step.
+//! Hashes: fields and their values. A large hash is divided into buckets. Snapshots share the
+//! buckets, so a change copies one bucket instead of the whole hash, and no table ever grows in one
+//! long step.
 
 use std::sync::Arc;
 
@@ -11,38 +12,39 @@ use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash};
 
-/// Approximate memory overhead of a hash field in bytes.
+/// Approximate memory overhead of one field of a hash, in bytes.
 const FIELD_BYTES: usize = 96;
-/// A hash with more fields than this is large: it is scanned in steps and may be split into
-/// buckets. Redis's default of `hash-max-listpack-entries`. Part of the state machine, so it must
-/// be equal on all replicas.
+/// Maximum number of fields of a small hash. A hash with more fields is large: it is scanned in
+/// several steps and may be split into buckets. Equals Redis's default for
+/// `hash-max-listpack-entries`. Affects the replicated state, so it must be equal on all replicas.
 pub(in crate::kv) const SMALL_FIELDS_MAX: usize = 512;
-/// A hash with a field or value of more bytes than this is large, whatever the number of fields.
-/// Redis's default of `hash-max-listpack-value`. Part of the state machine, so it must be equal on
-/// all replicas.
+/// Maximum length in bytes of the fields and values of a small hash. A hash with a longer field or
+/// value is large, regardless of the number of its fields. Equals Redis's default for
+/// `hash-max-listpack-value`. Affects the replicated state, so it must be equal on all replicas.
 pub(in crate::kv) const SMALL_BYTES_MAX: usize = 64;
-/// Average number of fields per bucket above which another bucket is added. While a snapshot shares
-/// the hash, a change copies one or two buckets and the list of buckets.
+/// Average number of fields per bucket of a hash above which a bucket is added. While a snapshot
+/// shares the hash, a change copies one or two buckets and the list of buckets.
 const BUCKET_FIELDS: usize = 256;
-/// Maximum number of buckets of a hash: enough for four billion fields, beyond which buckets get
-/// larger. Also bounds the memory that decoding allocates.
+/// Maximum number of buckets of a hash: enough for four billion fields; with more fields, buckets
+/// become larger. Also bounds the memory that decoding allocates.
 const BUCKETS_MAX: usize = 1 << 24;
-/// Number of low bits of a scan cursor. They hold the number of fields of the current bucket that
-/// were not returned yet.
+/// Number of low bits of an `HSCAN` cursor that contain the number of fields of the current bucket
+/// that have not been returned yet.
 const REMAINING_BITS: u32 = 32;
-/// Value of the low bits of a scan cursor for a bucket of which no field was returned yet.
+/// Value of the low bits of an `HSCAN` cursor if no field of the current bucket has been returned
+/// yet.
 const ALL_REMAINING: u64 = (1 << REMAINING_BITS) - 1;
 
 type Fields = IndexMap<Bytes, Bytes, FixedState>;
 
-/// Fields and their values. A small hash keeps insertion order. In a large one, the last field of a
-/// bucket takes the place of a removed field, so no field ever moves to a higher index in its
-/// bucket: [`Hash::scan`] depends on that. A hash that was once large stays large and keeps its
-/// number of buckets.
+/// A hash: fields and their values. A small hash keeps them in insertion order. In a large hash,
+/// the last field of a bucket takes the place of a removed field, so no field ever moves to a
+/// higher index in its bucket; [`Hash::scan`] depends on this. A hash that has become large stays
+/// large, and its number of buckets never decreases.
 ///
-/// Invariant: `length` is the number of fields, `digest` the sum of their fingerprints, `bytes`
-/// their memory. The order of fields is equal on all replicas: it follows from the log, and
-/// snapshots preserve it, as they do `is_large` and the number of buckets.
+/// Invariant: `length` is the number of fields, `digest` is the sum of their fingerprints, and
+/// `bytes` is their memory usage. The order of the fields, `is_large` and the number of buckets are
+/// equal on all replicas: they depend only on the log, and snapshots preserve them.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Hash {
     buckets: Buckets,
@@ -52,8 +54,8 @@ pub(in crate::kv) struct Hash {
     is_large: bool,
 }
 
-/// The buckets of a hash. The hash of a field's name and the number of buckets determine the
-/// field's bucket.
+/// The fields of a hash, in one or more buckets. A field's bucket is determined by the hash of its
+/// name and the number of buckets.
 #[derive(Debug, Clone)]
 enum Buckets {
     One(Fields),
@@ -81,7 +83,8 @@ impl Buckets {
         }
     }
 
-    /// Returns the bucket at index `at` for modification, after copying it if a snapshot shares it.
+    /// Returns a mutable reference to the bucket at index `at`, after copying the bucket if a
+    /// snapshot shares it.
     fn bucket_mut(&mut self, at: usize) -> &mut Fields {
         match self {
             Buckets::One(fields) => fields,
@@ -89,7 +92,7 @@ impl Buckets {
         }
     }
 
-    /// Adds a bucket and moves fields of an existing bucket to it (linear hashing).
+    /// Adds a bucket and moves some fields of one existing bucket to it (linear hashing).
     fn split(&mut self) {
         if let Buckets::One(fields) = self {
             *self = Buckets::Many(vec![Arc::new(std::mem::take(fields))]);
@@ -99,7 +102,7 @@ impl Buckets {
         };
         let new = buckets.len();
         let old = Arc::make_mut(&mut buckets[new - (1 << new.ilog2())]);
-        // Both buckets keep their order.
+        // The fields of both buckets stay in order.
         let (kept, moved) = std::mem::take(old)
             .into_iter()
             .partition(|(field, _)| bucket_of(bucket_bits(key_hash(field)), new + 1) != new);
@@ -108,22 +111,22 @@ impl Buckets {
     }
 }
 
-/// Returns the bits of a field's hash that select its bucket. Within the bucket, another hash
-/// function is used.
+/// Returns the bits of the hash of a field's name that select the field's bucket. (Lookups within a
+/// bucket use another hash function.)
 fn bucket_bits(hash: u64) -> u32 {
     u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
 }
 
-/// Returns the index of the bucket of fields whose hash bits are `bits`: the lowest of the bits, as
-/// many as the number of buckets requires.
+/// Returns the index of the bucket, out of `buckets`, for fields whose hash bits are `bits`: as
+/// many of the lowest bits as are needed to number the buckets.
 fn bucket_of(bits: u32, buckets: usize) -> usize {
     let among = buckets.next_power_of_two();
     let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
     if at < buckets { at } else { at - among / 2 }
 }
 
-/// Returns how many of the lowest hash bits are equal for all fields of this bucket, if there are
-/// `buckets` buckets.
+/// Returns how many of the lowest hash bits all fields of the bucket with index `bucket` have in
+/// common, if the hash has `buckets` buckets.
 fn common_bits(bucket: usize, buckets: usize) -> u32 {
     let level = buckets.ilog2();
     let (half, split) = (1 << level, buckets - (1 << level));
@@ -144,7 +147,7 @@ impl Hash {
         }
     }
 
-    /// Sets a field of the hash. Returns whether the field is new.
+    /// Sets a field of the hash to `value`. Returns true if the field did not exist before.
     pub(in crate::kv) fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
         let field_hash = key_hash(field);
         self.digest.add(fingerprint(field_hash, value));
@@ -172,7 +175,7 @@ impl Hash {
         true
     }
 
-    /// Removes a field. Returns whether the field existed.
+    /// Removes a field of the hash. Returns whether the field existed.
     pub(in crate::kv) fn remove(&mut self, field: &[u8]) -> bool {
         let field_hash = key_hash(field);
         let bucket = bucket_of(bucket_bits(field_hash), self.buckets.count());
@@ -196,12 +199,12 @@ impl Hash {
         true
     }
 
-    /// Iterates over all fields with their values, bucket by bucket.
+    /// Iterates over all fields with their values, one bucket after another.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         (0..self.buckets.count()).flat_map(|bucket| self.buckets.bucket(bucket))
     }
 
-    /// Returns the fields, with their values, at these positions of the iteration order.
+    /// Returns the fields, with their values, that are at the given positions in iteration order.
     pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Bytes, &Bytes)> {
         let lengths = (0..self.buckets.count()).map(|bucket| self.buckets.bucket(bucket).len());
         let end_of = |end: &mut usize, length| {
@@ -217,14 +220,16 @@ impl Hash {
         positions.iter().filter_map(find).collect()
     }
 
-    /// Returns the next fields of a scan, about `count`, and the next cursor; cursor 0 stands for
-    /// the start and the end of the scan. Returns a small hash at once, and a large one bucket by
-    /// bucket, each from its end to its start.
+    /// Returns the next cursor of a scan, and the next fields with their values, about `count`.
+    /// Cursor 0 stands for the start of the scan and, as a result, for its end. A small hash is
+    /// returned in full; a large one is scanned bucket by bucket, each bucket from its end to its
+    /// start.
     ///
-    /// New fields are appended to a bucket, and existing ones only move to lower indexes of it, or
-    /// to the new bucket when theirs is split. Buckets are visited in the order of their common
-    /// bits read reversed, so a new bucket is visited next. Therefore a field that exists during
-    /// the whole scan is returned, and the scan of a growing hash terminates.
+    /// New fields are appended to their bucket. Existing fields only move to lower indexes in their
+    /// bucket, or to a new bucket when their bucket is split. Buckets are visited in the order of
+    /// their common hash bits, reversed, in which a new bucket immediately follows the bucket that
+    /// was split. Therefore, a field that exists during the whole scan is returned, and the scan of
+    /// a growing hash terminates.
     pub(in crate::kv) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<(&Bytes, &Bytes)>) {
         if !self.is_large {
             return (0, self.iter().collect());
@@ -290,8 +295,8 @@ impl Content for Hash {
             return None;
         }
         if buckets > 1 {
-            // All share one empty table until they get fields: 8 bytes per bucket, whatever the
-            // input claims.
+            // All buckets share one empty table until they get fields, so the claimed number of
+            // buckets costs only 8 bytes each.
             hash.buckets = Buckets::Many(vec![Arc::default(); buckets]);
         }
         for _ in 0..from.try_get_u64_le().ok()? {

@@ -1,5 +1,5 @@
-//! Lists: values in order, in chunks, so that snapshots share a long list and a change copies one
-//! chunk instead of the list.
+//! Lists: values in order, divided into chunks. Snapshots share the chunks of a long list, so a
+//! change copies one chunk instead of the whole list.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::kv::values::digest::{key_hash, mix};
 /// Maximum number of values in a chunk of a list. While a snapshot shares the list, a change copies
 /// one chunk and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// Approximate memory overhead in bytes of a value of a list.
+/// Approximate memory overhead of one value in a list, in bytes.
 const VALUE_BYTES: usize = 64;
-/// Approximate memory overhead of a list in bytes.
+/// Approximate memory overhead of a list itself, in bytes.
 const LIST_BYTES: usize = 160;
 
-/// Base of the polynomial hash in which the value at index i has weight BASE^i. Odd, so every power
-/// has an inverse modulo 2^64.
+/// Base of a list's polynomial hash, in which the value at index i has the weight BASE^i. Odd, so
+/// that every power has an inverse modulo 2^64.
 const BASE: u64 = 0xD134_2543_DE82_EF95;
 const BASE_INVERSE: u64 = inverse(BASE);
 
-/// An end of a list: left or right.
+/// The end of a list on which an operation works: left (the first value) or right (the last value).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum End {
     Left,
@@ -34,10 +34,10 @@ type Chunk = VecDeque<Bytes>;
 
 /// A list: values in order, in chunks that are copied separately when a snapshot shares them.
 ///
-/// Invariant: no chunk is empty. `length` is the number of values, `value_bytes` the sum of their
-/// lengths. `hash` is the sum of each value's hash times [`BASE`] to the power of its index, and
-/// `power` is `BASE` to the power of `length`: so values are added and removed at both ends without
-/// reading the others.
+/// Invariant: no chunk is empty. `length` is the number of values, and `value_bytes` is the sum of
+/// their lengths in bytes. `hash` is the sum, over all values, of the value's hash times [`BASE`]
+/// to the power of its index, and `power` is `BASE` to the power of `length`. So values can be
+/// added and removed at both ends without reading the other values.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct List {
     chunks: VecDeque<Arc<Chunk>>,
@@ -47,8 +47,8 @@ pub(in crate::kv) struct List {
     power: u64,
 }
 
-/// Returns the inverse of an odd number modulo 2^64 (Newton's method: each iteration doubles the
-/// number of correct bits).
+/// Returns the multiplicative inverse of an odd number modulo 2^64. Uses Newton's method: each
+/// iteration doubles the number of correct bits.
 const fn inverse(number: u64) -> u64 {
     let mut inverse = number;
     let mut round = 0;
@@ -59,12 +59,12 @@ const fn inverse(number: u64) -> u64 {
     inverse
 }
 
-/// Returns the hash of a value of the list.
+/// Returns the hash of one value of a list, before it is multiplied by its weight.
 fn hash_of(value: &[u8]) -> u64 {
     key_hash(value)
 }
 
-/// Returns [`BASE`] to the power of an index, modulo 2^64.
+/// Returns [`BASE`] to the power of `index`, modulo 2^64.
 fn power_of(index: usize) -> u64 {
     let (mut power, mut square, mut left) = (1_u64, BASE, index);
     while left > 0 {
@@ -88,7 +88,7 @@ impl List {
         self.length
     }
 
-    /// Adds a value at one end of the list.
+    /// Adds a value at the list's end `end`.
     pub(in crate::kv) fn push(&mut self, end: End, value: Bytes) {
         let hash = hash_of(&value);
         self.length += 1;
@@ -112,7 +112,7 @@ impl List {
         self.power = self.power.wrapping_mul(BASE);
     }
 
-    /// Removes and returns the value at one end of the list; `None` if the list is empty.
+    /// Removes and returns the value at the list's end `end`; `None` if the list is empty.
     pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Bytes> {
         let value;
         match end {
@@ -156,8 +156,9 @@ impl List {
         self.chunks.iter().rev().flat_map(|chunk| chunk.iter().rev())
     }
 
-    /// Returns the number of the chunk that contains an index of the list, and the position within
-    /// the chunk; the number of chunks if the index is out of range.
+    /// Returns two values: the number of the chunk that contains the value at `index`, and the
+    /// value's position within that chunk. If `index` is out of range, the first value is the
+    /// number of chunks.
     fn locate(&self, index: usize) -> (usize, usize) {
         if index >= self.length {
             return (self.chunks.len(), 0);
@@ -171,7 +172,7 @@ impl List {
                 }
             }
         } else {
-            // Distance from the end of the list, at least 1.
+            // Distance of `index` from the end of the list, at least 1.
             let mut left = self.length - index;
             for (at, chunk) in self.chunks.iter().enumerate().rev() {
                 match chunk.len().checked_sub(left) {
@@ -183,7 +184,7 @@ impl List {
         unreachable!("the chunks have {} values", self.length)
     }
 
-    /// Replaces the value at an index, which must be in range.
+    /// Replaces the value at `index`, which must be in range.
     pub(in crate::kv) fn set(&mut self, index: usize, value: Bytes) {
         let (chunk, within) = self.locate(index);
         self.value_bytes += value.len();
@@ -194,7 +195,8 @@ impl List {
         self.hash = self.hash.wrapping_add(change.wrapping_mul(power_of(index)));
     }
 
-    /// Inserts a value before `index`, which must be at most the list's length.
+    /// Inserts a value before the one at `index`, or at the end if `index` is the list's length,
+    /// which `index` must not exceed.
     pub(in crate::kv) fn insert(&mut self, index: usize, value: Bytes) {
         if index == self.length {
             return self.push(End::Right, value);
@@ -222,8 +224,8 @@ impl List {
         Arc::make_mut(&mut self.chunks[at]).insert(within, value);
     }
 
-    /// Removes up to `most` values equal to `wanted`, starting from `end`. Returns the number of
-    /// removed values.
+    /// Removes up to `most` values that are equal to `wanted`, starting from the list's end `end`.
+    /// Returns the number of removed values.
     pub(in crate::kv) fn remove(&mut self, wanted: &[u8], most: usize, end: End) -> usize {
         let power = match end {
             End::Left => 1,
@@ -249,14 +251,16 @@ impl List {
         removed
     }
 
-    /// Asserts that hash and memory of the list are 0 if the list has become empty.
+    /// Asserts that the hash and the memory usage have their initial values if the list has become
+    /// empty.
     fn check_empty(&self) {
         if self.length == 0 {
             assert_eq!((self.value_bytes, self.hash, self.power), (0, 0, 1), "of an empty list");
         }
     }
 
-    /// Removes all values except those from index `from` to before index `to`.
+    /// Keeps only the values at indexes from `from` (inclusive) to `to` (exclusive), and removes
+    /// all others.
     pub(in crate::kv) fn trim(&mut self, from: usize, to: usize) {
         if to - from < self.length / 2 {
             // Rebuilding is cheaper than removing most values.
@@ -275,7 +279,8 @@ impl List {
         }
     }
 
-    /// Merges neighbouring chunks that are small, so that removals do not leave many small chunks.
+    /// Removes empty chunks and merges small neighbouring ones, so that removals do not leave many
+    /// small chunks behind.
     fn join_small_chunks(&mut self) {
         let mut joined: VecDeque<Arc<Chunk>> = VecDeque::with_capacity(self.chunks.len());
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.is_empty()) {
@@ -290,19 +295,19 @@ impl List {
     }
 }
 
-/// State of [`List::remove`].
+/// The state of a call of [`List::remove`] while it visits the values of the list one by one.
 struct Removal<'w> {
     wanted: &'w [u8],
-    /// Number of values that are still to be removed.
+    /// Maximum number of values that may still be removed.
     left: usize,
     /// The end of the list from which the removal starts.
     end: End,
-    /// The list's hash after the removals so far. Removing a value shifts all values at higher
-    /// indexes by one, which changes their weights.
+    /// The list's hash after the removals so far. Removing a value decreases the indexes of all
+    /// values after it by one, which changes their weights in the hash.
     hash: u64,
-    /// The part of the list's hash that belongs to the values between `end` and the current value.
+    /// The part of the list's hash that the values between `end` and the current value contribute.
     passed: u64,
-    /// Weight of the current value in the list's hash.
+    /// Weight of the current value in the list's hash: [`BASE`] to the power of its index.
     power: u64,
 }
 
@@ -398,7 +403,7 @@ mod tests {
         list
     }
 
-    /// Checks a list against its model, and its internal invariants.
+    /// Checks that a list is equal to its model, and checks the list's invariants.
     fn check(list: &List, wanted: &VecDeque<Vec<u8>>) {
         assert_eq!(list.len(), wanted.len());
         assert!(list.iter_from(0).eq(wanted), "{list:?} {wanted:?}");
@@ -520,7 +525,7 @@ mod tests {
                 check(&list, &model);
                 seen.push((list.clone(), model.clone()));
             }
-            // Earlier clones have not changed.
+            // Clones that were made earlier have not changed.
             for (list, model) in &seen {
                 check(list, model);
             }

@@ -1,4 +1,4 @@
-//! Values of keys: data structures, independent of keys and commands.
+//! The values that keys can have: data structures that are independent of keys and commands.
 
 pub(in crate::kv) mod codec;
 pub(in crate::kv) mod collection;

@@ -1,9 +1,9 @@
-//! A B+-tree of members in the order of their scores, in which each branch counts the members below
-//! it, so that ranks can be found and looked up.
+//! A B+ tree of a sorted set's members, ordered by score. Each child reference stores the number of
+//! members below it, so that the rank of a member, and the member with a given rank, can be found.
 //!
-//! All operations take time in proportion to the tree's height, about log32 of the number of
-//! members. Nodes are shared with clones of the tree; a change copies the path from its node to the
-//! root.
+//! Operations on one member take time proportional to the tree's height, about log32 of the number
+//! of members. Clones of the tree share its nodes; a change copies the path from the root to the
+//! changed leaf.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Maximum number of members in a leaf, and of children of an inner node.
+/// Maximum number of members in a leaf of the tree, and of children of an inner node.
 const NODE_LEN_MAX: usize = 64;
-/// Neighbouring nodes that have at most this many members or children together are merged. Well
-/// below [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
+/// Maximum number of members or children of a node that results from merging two neighbouring
+/// nodes. Well below [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
 const MERGED_LEN_MAX: usize = 48;
 
-/// A member and its score, which is never NaN.
+/// A member of a sorted set, with its score, which is never NaN.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::kv) struct Scored {
     pub(in crate::kv) score: f64,
@@ -25,22 +25,23 @@ pub(in crate::kv) struct Scored {
 }
 
 impl Scored {
-    /// Compares with `member` and its `score`: by score, then by the members' bytes. 0 and -0 are
-    /// equal.
+    /// Compares this member with another one that has the given `score`: first by score (0 and -0
+    /// are equal), then by the members' bytes.
     pub(in crate::kv) fn compare(&self, score: f64, member: &[u8]) -> Ordering {
         let by_score = self.score.partial_cmp(&score).expect("scores are never NaN");
         by_score.then_with(|| self.member[..].cmp(member))
     }
 }
 
-/// A B+ tree of members ordered by score, then by the members' bytes. Copy-on-write by node.
+/// A B+ tree of members, ordered by score and then by the members' bytes. Clones share nodes; a
+/// change copies the nodes that it modifies if they are shared.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct ScoreTree {
     len: usize,
     root: Node,
 }
 
-/// A node of the tree.
+/// A node of the B+ tree: a leaf with members, or an inner node with children.
 ///
 /// Invariant: all leaves have the same depth; no node except the root is empty.
 #[derive(Debug, Clone)]
@@ -49,11 +50,11 @@ enum Node {
     Branch(Vec<Child>),
 }
 
-/// A child of an inner node.
+/// A reference from an inner node of the B+ tree to one of its children.
 ///
-/// Invariant: `len` is the number of members below this child, none of which is less than `least`,
-/// and all members below previous children are less than `least`. The member `least` itself may
-/// have been removed.
+/// Invariant: `len` is the number of members below this child. None of them is less than `least`,
+/// and all members below earlier children of the same node are less than `least`. The member
+/// `least` itself may have been removed.
 #[derive(Debug, Clone)]
 struct Child {
     len: usize,
@@ -68,7 +69,7 @@ impl Default for ScoreTree {
 }
 
 impl ScoreTree {
-    /// Inserts a member, which must not be in the tree.
+    /// Inserts a member with its score. The member must not be in the tree yet.
     pub(in crate::kv) fn insert(&mut self, scored: Scored) {
         self.len += 1;
         if let Some(right) = self.root.insert(scored) {
@@ -81,7 +82,7 @@ impl ScoreTree {
         }
     }
 
-    /// Removes a member, which must be in the tree with this score.
+    /// Removes a member, which must be in the tree with the score `score`.
     pub(in crate::kv) fn remove(&mut self, score: f64, member: &[u8]) {
         self.root.remove(score, member);
         self.len -= 1;
@@ -94,13 +95,13 @@ impl ScoreTree {
     }
 
     /// Returns the rank of a member: the number of members before it. The member must be in the
-    /// tree with this score.
+    /// tree with the score `score`.
     pub(in crate::kv) fn rank(&self, score: f64, member: &[u8]) -> usize {
         self.count_while(|scored| scored.compare(score, member).is_lt())
     }
 
-    /// Returns the number of members for which `predicate` holds. It must hold for a prefix of the
-    /// members in tree order, and for no others.
+    /// Returns the number of members for which `predicate` holds. `predicate` must hold for a
+    /// prefix of the members in tree order, and for no others.
     pub(in crate::kv) fn count_while(&self, predicate: impl Fn(&Scored) -> bool) -> usize {
         let (mut node, mut before) = (&self.root, 0);
         loop {
@@ -115,7 +116,8 @@ impl ScoreTree {
         }
     }
 
-    /// Iterates over the members with these ranks, which must be in range.
+    /// Iterates over the members whose ranks are in `ranks`, which must not exceed the number of
+    /// members.
     pub(in crate::kv) fn range(
         &self,
         ranks: Range<usize>,
@@ -125,14 +127,14 @@ impl ScoreTree {
         Members { tree: self, ranks, front, back }
     }
 
-    /// Returns the member with this rank; `None` if the rank is out of range.
+    /// Returns the member with the given rank; `None` if the rank is out of range.
     pub(in crate::kv) fn get(&self, rank: usize) -> Option<&Scored> {
         let (leaf, start) = (rank < self.len).then(|| self.leaf_at(rank))?;
         leaf.get(rank - start)
     }
 
-    /// Returns the leaf that contains a rank, which must be in range, and the rank of the leaf's
-    /// first member.
+    /// Returns two values: the members of the leaf that contains the member with rank `rank`, which
+    /// must be in range; and the rank of that leaf's first member.
     fn leaf_at(&self, rank: usize) -> (&[Scored], usize) {
         let (mut node, mut start) = (&self.root, 0);
         loop {
@@ -152,13 +154,13 @@ impl ScoreTree {
 }
 
 /// Returns the index of the child that contains the first member for which `predicate` does not
-/// hold. `predicate` must hold for a prefix of the members.
+/// hold. `predicate` must hold for a prefix of the members in tree order, and for no others.
 fn child_with(children: &[Child], predicate: impl Fn(&Scored) -> bool) -> usize {
     children[1..].partition_point(|child| predicate(&child.least))
 }
 
 impl Child {
-    /// Returns a child that refers to `node`, which must not be empty.
+    /// Returns a child reference to `node`, which must not be empty.
     fn of(node: Node) -> Child {
         let (len, least) = match &node {
             Node::Leaf(members) => (members.len(), members[0].clone()),
@@ -178,14 +180,16 @@ impl Node {
         }
     }
 
-    /// Inserts a member. If this splits the node, returns the new right sibling, else `None`.
+    /// Inserts a member below this node. If this splits the node, returns the new right sibling,
+    /// otherwise `None`.
     fn insert(&mut self, scored: Scored) -> Option<Child> {
         match self {
             Node::Leaf(members) => {
                 let is_before =
                     |there: &Scored| there.compare(scored.score, &scored.member).is_lt();
                 let place = members.partition_point(is_before);
-                // Ascending insertions leave almost full leaves behind.
+                // Splits off only a few members after an insertion at the end, so that insertions
+                // in ascending order leave almost full leaves behind.
                 let at = if place == NODE_LEN_MAX {
                     NODE_LEN_MAX - NODE_LEN_MAX / 8
                 } else {
@@ -216,7 +220,7 @@ impl Node {
         }
     }
 
-    /// Removes a member, which must be below this node with this score.
+    /// Removes a member, which must be below this node and have the score `score`.
     fn remove(&mut self, score: f64, member: &[u8]) {
         match self {
             Node::Leaf(members) => {
@@ -247,8 +251,8 @@ impl Node {
     }
 }
 
-/// Splits off and returns the items from index `at` on, if there are more than [`NODE_LEN_MAX`];
-/// else `None`.
+/// Splits off and returns the items from index `at` on if `sorted` has more than [`NODE_LEN_MAX`]
+/// items; otherwise returns `None`.
 fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     if sorted.len() <= NODE_LEN_MAX {
         return None;
@@ -258,7 +262,7 @@ fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     Some(right)
 }
 
-/// Merges the children at indexes `place` and `place + 1`.
+/// Merges the neighbouring children at the indexes `place` and `place + 1` into one.
 fn merge(children: &mut Vec<Child>, place: usize) {
     let right = children.remove(place + 1);
     let left = &mut children[place];
@@ -270,13 +274,16 @@ fn merge(children: &mut Vec<Child>, place: usize) {
     }
 }
 
-/// Iterates over a range of ranks from both ends, one leaf at a time.
+/// A double-ended iterator over the members in a range of ranks, which reads the tree one leaf at a
+/// time.
 struct Members<'o> {
     tree: &'o ScoreTree,
     ranks: Range<usize>,
-    /// The leaf with the next member from the front, and the rank of the leaf's first member.
+    /// The members of the leaf that contains the iterator's next member from the front, and the
+    /// rank of that leaf's first member.
     front: (&'o [Scored], usize),
-    /// The leaf with the next member from the back, and the rank of the leaf's first member.
+    /// The members of the leaf that contains the iterator's next member from the back, and the rank
+    /// of that leaf's first member.
     back: (&'o [Scored], usize),
 }
 
@@ -319,7 +326,7 @@ mod tests {
         Scored { score, member: Bytes::copy_from_slice(&member.to_be_bytes()) }
     }
 
-    /// Checks the invariants of a node. Returns its depth.
+    /// Checks the invariants of a node and of all nodes below it. Returns the height of the node.
     fn check(node: &Node) -> usize {
         match node {
             Node::Leaf(members) => {

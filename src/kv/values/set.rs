@@ -11,25 +11,26 @@ use super::content::Content;
 use super::digest::{Digest, key_hash};
 use super::number::parse_integer;
 
-/// Approximate memory overhead of a set member in bytes.
+/// Approximate memory overhead of one member of a set, in bytes.
 const MEMBER_BYTES: usize = 72;
 
-/// A set or sorted set with at most this many members is returned completely by one `SSCAN` or
-/// `ZSCAN` call.
+/// Maximum number of members of a set or sorted set that one call of `SSCAN` or `ZSCAN` returns in
+/// full. Larger ones are scanned in several calls.
 pub(in crate::kv) const SCANNED_AT_ONCE_MAX: usize = 128;
 
-/// Maximum number of members of a set of integers for which Redis by default uses the encoding
-/// `intset` (`OBJECT ENCODING`).
+/// Maximum number of members up to which Redis, by default, encodes a set of integers as `intset`
+/// (`OBJECT ENCODING`).
 const NUMBERS_MAX: usize = 512;
 
-/// Distinct members in insertion order, except that the last member takes the index of a removed
-/// one. So no member ever moves to a higher index, on which scans depend.
+/// A set: distinct members in insertion order, except that the last member takes the index of a
+/// removed one. So no member ever moves to a higher index; scans depend on this.
 ///
 /// The first change while a snapshot shares the set copies the table and the handles of all
-/// members, not their bytes, in time proportional to their number.
+/// members, but not the members' bytes. This takes time proportional to the number of members.
 ///
-/// Invariant: `digest` is the sum of the members' hashes, `bytes` their memory. The order of
-/// members is equal on all replicas: it follows from the log, and snapshots preserve it.
+/// Invariant: `digest` is the sum of the members' hashes, and `bytes` is their memory usage. The
+/// order of members is equal on all replicas: it depends only on the log, and snapshots preserve
+/// it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Set {
     members: IndexSet<Bytes, FixedState>,
@@ -50,22 +51,23 @@ impl Set {
         self.members.iter()
     }
 
-    /// Returns the member at an index of the set's order; `None` if the index is out of range.
+    /// Returns the member at `index` in the set's order; `None` if `index` is out of range.
     pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
         self.members.get_index(index)
     }
 
-    /// Iterates over the members in a range of indexes, which must not exceed the set's length.
+    /// Iterates over the members at the indexes in `range`, which must not exceed the set's length.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
         self.members.get_range(range).expect("within the members").iter()
     }
 
-    /// Adds a copy of `member`. Returns whether the member is new.
+    /// Adds a copy of `member` to the set. Returns true if the set did not contain it before.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
         !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
     }
 
-    /// Adds a member. Returns whether the member is new.
+    /// Adds `member` to the set without copying its bytes. Returns true if the set did not contain
+    /// it before.
     pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
         let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
         let is_new = self.members.insert(member);
@@ -76,14 +78,14 @@ impl Set {
         is_new
     }
 
-    /// Removes a member. Returns whether the member existed.
+    /// Removes a member from the set. Returns whether the set contained it.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
         let index = self.members.get_index_of(member);
         index.is_some_and(|index| self.take(index).is_some())
     }
 
-    /// Removes and returns the member at an index; `None` if the index is out of range. The last
-    /// member of the set moves to this index.
+    /// Removes and returns the member at `index`; `None` if `index` is out of range. The last
+    /// member of the set moves to the index of the removed one.
     pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
         let member = self.members.swap_remove_index(index)?;
         self.digest.remove(key_hash(&member));

@@ -12,22 +12,23 @@ use super::digest::{Digest, fingerprint, key_hash};
 use super::score_tree::{ScoreTree, Scored};
 use super::set::SCANNED_AT_ONCE_MAX;
 
-/// Approximate memory overhead of a sorted-set member in bytes.
+/// Approximate memory overhead of one member of a sorted set, in bytes.
 const MEMBER_BYTES: usize = 160;
 
-/// Maximum length in bytes of each member of a sorted set for which Redis by default uses the
-/// encoding `listpack` (`OBJECT ENCODING`).
+/// Maximum length in bytes of the longest member up to which Redis, by default, encodes a small
+/// sorted set as `listpack` (`OBJECT ENCODING`).
 const PACKED_BYTES_MAX: usize = 64;
 
-/// Members with their scores, in two indexes: a table by member, and a tree by score.
+/// A sorted set: distinct members with scores, in two indexes: a hash table by member, and a tree
+/// by score.
 ///
-/// The first change while a snapshot shares the set copies the table (not the members' bytes, and
-/// of the tree only one path), in time proportional to the number of members.
+/// The first change while a snapshot shares the set copies the whole table, but only one path of
+/// the tree, and not the members' bytes. This takes time proportional to the number of members.
 ///
-/// Invariant: both indexes have the same members with the same scores, which are never NaN or -0.
-/// `digest` is the sum of the members' hashes, `bytes` their memory. The order of the table, in
-/// which the last member takes the index of a removed one, is equal on all replicas: it follows
-/// from the log, and snapshots preserve it.
+/// Invariant: both indexes contain the same members with the same scores, which are never NaN or
+/// -0. `digest` is the sum of the members' hashes, and `bytes` is their memory usage. In the table,
+/// the last member takes the index of a removed one. The table's order is equal on all replicas: it
+/// depends only on the log, and snapshots preserve it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct SortedSet {
     scores: IndexMap<Bytes, f64, FixedState>,
@@ -36,7 +37,8 @@ pub(in crate::kv) struct SortedSet {
     bytes: usize,
 }
 
-/// Effect of setting a member's score: the member was added, its score changed, or nothing changed.
+/// The effect of setting a member's score: the member was added, its score was changed, or nothing
+/// was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Change {
     Added,
@@ -49,13 +51,14 @@ fn member_hash(member: &[u8], score: f64) -> u64 {
     fingerprint(key_hash(member), &score.to_bits().to_le_bytes())
 }
 
-/// Returns the score, with -0 replaced by 0, as Redis stores scores in small sorted sets.
+/// Returns `score`, with -0 replaced by 0, which is how Redis stores scores in small sorted sets.
 fn without_minus_0(score: f64) -> f64 {
     score + 0.0
 }
 
 impl SortedSet {
-    /// Returns a sorted set of these members, which must be distinct and have no NaN scores.
+    /// Returns a sorted set with the given members, which must be distinct and whose scores must
+    /// not be NaN.
     pub(in crate::kv) fn from_members(members: impl IntoIterator<Item = Scored>) -> SortedSet {
         let mut set = SortedSet::default();
         for Scored { score, member } in members {
@@ -68,25 +71,26 @@ impl SortedSet {
         self.scores.len()
     }
 
-    /// Returns whether Redis would encode the sorted set as a listpack, assuming that it was never
-    /// larger.
+    /// Returns whether Redis would encode this sorted set as `listpack`, provided that the set was
+    /// never larger.
     pub(in crate::kv) fn is_packed(&self) -> bool {
         let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
         self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
     }
 
-    /// Returns the score of a member; `None` if the member does not exist.
+    /// Returns the score of a member; `None` if the set does not contain the member.
     pub(in crate::kv) fn score(&self, member: &[u8]) -> Option<f64> {
         self.scores.get(member).copied()
     }
 
-    /// Returns the rank of a member: the number of members before it. `None` if the member does not
-    /// exist.
+    /// Returns the rank of a member, which is the number of members before it; `None` if the set
+    /// does not contain the member.
     pub(in crate::kv) fn rank(&self, member: &[u8]) -> Option<usize> {
         Some(self.order.rank(self.score(member)?, member))
     }
 
-    /// Sets the score of a member; adds the member if it does not exist. The score must not be NaN.
+    /// Sets the score of a member, and adds the member if the set does not contain it. The score
+    /// must not be NaN.
     pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
         let score = without_minus_0(score);
         let Some((_, member, old)) = self.scores.get_full_mut(member) else {
@@ -106,7 +110,7 @@ impl SortedSet {
         Change::Moved
     }
 
-    /// Adds a member, which must not be in the set. The score must not be NaN.
+    /// Adds a member, which must not be in the set yet, with a score that must not be NaN.
     fn add(&mut self, member: Bytes, score: f64) {
         assert!(!score.is_nan(), "score of {member:?}");
         let score = without_minus_0(score);
@@ -116,7 +120,7 @@ impl SortedSet {
         self.order.insert(Scored { score, member });
     }
 
-    /// Removes a member. Returns whether the member existed.
+    /// Removes a member from the sorted set. Returns whether the set contained it.
     pub(in crate::kv) fn remove(&mut self, member: &[u8]) -> bool {
         let Some((member, score)) = self.scores.swap_remove_entry(member) else { return false };
         self.order.remove(score, &member);
@@ -128,7 +132,8 @@ impl SortedSet {
         true
     }
 
-    /// Removes the members with these ranks, which must be in range, and returns them in order.
+    /// Removes the members whose ranks are in `ranks`, and returns them in order. `ranks` must not
+    /// exceed the number of members.
     pub(in crate::kv) fn take(&mut self, ranks: Range<usize>) -> Vec<Scored> {
         let taken: Vec<Scored> = self.order.range(ranks).cloned().collect();
         for scored in &taken {
@@ -137,19 +142,20 @@ impl SortedSet {
         taken
     }
 
-    /// Iterates over all members with their scores, in the order of the member table.
+    /// Iterates over all members with their scores, in the order of the table of members (not by
+    /// score).
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, f64)> {
         self.scores.iter().map(|(member, score)| (member, *score))
     }
 
-    /// Iterates over the members, with their scores, in a range of indexes of the member table,
-    /// which must not exceed its length.
+    /// Iterates over the members at the indexes in `range` in the table of members, with their
+    /// scores. `range` must not exceed the number of members.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, f64)> {
         let range = self.scores.get_range(range).expect("within the members");
         range.iter().map(|(member, score)| (member, *score))
     }
 
-    /// Returns the members as a tree ordered by score, then by bytes.
+    /// Returns the tree of members, which is ordered by score and then by the members' bytes.
     pub(in crate::kv) fn by_rank(&self) -> &ScoreTree {
         &self.order
     }

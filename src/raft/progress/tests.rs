@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use crate::types::Term;
 
-/// A follower whose disk hangs answers heartbeats, and has received all entries.
+/// A follower whose disk hangs has received all entries and answers heartbeats, but acknowledges no
+/// entry.
 #[test]
 fn inflight_window_is_not_resent_repeatedly_to_slow_disk() {
     let config = Config::server();
@@ -84,7 +85,7 @@ enum Reply {
 }
 
 /// A leader, a follower, and a network that loses, duplicates and reorders messages. The follower's
-/// log equals the leader's up to `agree` and differs behind it.
+/// log equals the leader's up to `agree` and differs after it.
 #[derive(Debug)]
 struct Model {
     config: Config,
@@ -125,7 +126,8 @@ impl Model {
         self.appends.push(Append { round: self.round, sent_at: self.now, prev, last });
     }
 
-    /// Delivers an append to the follower. `guess` decides how good its hint is.
+    /// Delivers an append to the follower. `guess` determines how close to the agreement the hint
+    /// of a rejection is.
     fn deliver(&mut self, append: Append, guess: u64) {
         if append.prev <= self.agree {
             self.agree = self.agree.max(append.last);
@@ -189,7 +191,8 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// Removes one message, or copies it if it is to be delivered `again`.
+/// Takes one of the messages in `from`; if `again` is set, the message also stays there, to be
+/// delivered again. Returns `None` if there are no messages.
 fn take<T: Copy>(from: &mut Vec<T>, which: prop::sample::Index, again: bool) -> Option<T> {
     if from.is_empty() {
         return None;
@@ -199,8 +202,8 @@ fn take<T: Copy>(from: &mut Vec<T>, which: prop::sample::Index, again: bool) -> 
 }
 
 proptest! {
-    /// The match index is never past the agreement, whatever the network does, and the follower
-    /// catches up once the network is reliable.
+    /// The match index is never past the agreement, regardless of what the network does, and the
+    /// follower catches up once the network is reliable.
     #[test]
     fn match_index_is_never_too_high_and_catches_up(
         agree in 0_u64..12,

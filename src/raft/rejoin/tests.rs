@@ -11,7 +11,7 @@ use crate::types::Round;
 const ME: NodeId = NodeId(1);
 const NONCE: u64 = 99;
 
-/// A replica, its clock, and the jobs that its disk has not done.
+/// A replica, its clock, and the jobs that its log writer has not done yet.
 struct Subject {
     replica: Replica,
     now: Instant,
@@ -34,7 +34,7 @@ impl Subject {
         Subject { replica, now, jobs: Vec::new() }
     }
 
-    /// Flushes; returns the messages sent.
+    /// Ends the batch of inputs, and returns the messages sent.
     fn flush(&mut self, mut out: Effects) -> Vec<PeerMsg> {
         self.replica.flush(self.now, &mut out);
         self.replica.check();

@@ -74,7 +74,7 @@ const fn all_connections(
 }
 
 /// Runs `CLIENT KILL address` (the old form) or `CLIENT KILL <filter value> ...`: closes the
-/// connections that match.
+/// connections that match the address or the filters.
 fn kill(call: &mut Call<'_>) -> Action {
     let is_old_form = call.request.len() == 3;
     let mut kill = ClientKill {
@@ -132,7 +132,8 @@ fn unknown_type(call: &mut Call<'_>, name: &[u8]) -> Action {
     call.error(&format_args!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))
 }
 
-/// Runs `CLIENT LIST [TYPE type] [ID id ...]`: describes the connections that match, one per line.
+/// Runs `CLIENT LIST [TYPE type] [ID id ...]`: describes the connections of the given type or with
+/// the given ids, or all connections, one per line.
 fn list(call: &mut Call<'_>) -> Action {
     let version = call.writer.version();
     let mut query = ClientQuery { version, ids: Vec::new(), client_type: None };
@@ -158,7 +159,8 @@ fn list(call: &mut Call<'_>) -> Action {
     call.error(&"ERR syntax error")
 }
 
-/// Runs `CLIENT REPLY <ON | OFF | SKIP>`: turns replies on or off, or suppresses the next one.
+/// Runs `CLIENT REPLY <ON | OFF | SKIP>`: turns replies on or off, or suppresses the reply to the
+/// next command.
 fn reply(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     let is = |word: &str| argument.eq_ignore_ascii_case(word.as_bytes());
@@ -179,7 +181,7 @@ fn reply(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`: checks the argument and
-/// replies `OK`, without any effect.
+/// replies `OK`, but has no effect.
 fn no_effect(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     if ["ON", "OFF"].iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())) {
@@ -188,18 +190,19 @@ fn no_effect(call: &mut Call<'_>) -> Action {
     call.error(&"ERR syntax error")
 }
 
-/// Whether the name of a client or library contains only printable ASCII characters and no space.
+/// Returns whether `name` is valid as the name of a client or a library, or as a library's version:
+/// it contains only printable ASCII characters and no space.
 pub(super) fn is_valid_name(name: &[u8]) -> bool {
     name.iter().all(u8::is_ascii_graphic)
 }
 
-/// `CLIENT ID`
+/// Runs `CLIENT ID`: returns the id of the connection.
 fn id(call: &mut Call<'_>) -> Action {
     let id = call.connection.id;
     call.integer(id)
 }
 
-/// `CLIENT GETNAME`
+/// Runs `CLIENT GETNAME`: returns the name of the connection; null if it has none.
 fn getname(call: &mut Call<'_>) -> Action {
     let name = &call.connection.name;
     call.writer.bulk_or_null((!name.is_empty()).then_some(name));
@@ -236,7 +239,7 @@ fn setinfo(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `CLIENT INFO`
+/// Runs `CLIENT INFO`: describes the client's own connection in one line, as `CLIENT LIST` does.
 fn info(call: &mut Call<'_>) -> Action {
     let mut text = String::new();
     call.connection.describe(call.context.now, BufferBytes::default(), &mut text);

@@ -1,5 +1,5 @@
-//! `CLUSTER` and related commands. To a Redis Cluster client the cluster is one shard with all
-//! slots: the leader is its master, the other replicas are the master's replicas.
+//! `CLUSTER` and related commands. A Redis Cluster client sees a cluster of one shard with all
+//! slots, in which the leader is the master and the other replicas are its replicas.
 
 use std::fmt::Write as _;
 
@@ -78,11 +78,12 @@ const fn row(
 const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
 const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
 
-/// `CLUSTER SLOTS`
+/// Runs `CLUSTER SLOTS`: returns one range of all slots with the addresses of all replicas, the
+/// leader first; an empty list while no leader is known.
 fn slots(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let Some(leader) = call.context.leader() else {
-        // Without a leader no slot is served; clients ask again.
+        // Without a leader no slot is served, so clients ask again.
         call.writer.array(0);
         return Action::Reply;
     };
@@ -101,7 +102,8 @@ fn slots(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLUSTER SHARDS`
+/// Runs `CLUSTER SHARDS`: describes the cluster as one shard with all replicas; the shard has all
+/// slots, or none while no leader is known.
 fn shards(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let (context, writer) = (call.context, &mut call.writer);
@@ -138,7 +140,7 @@ fn shards(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLUSTER NODES`
+/// Runs `CLUSTER NODES`: describes the replicas, one per line; all slots belong to the leader.
 fn nodes(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let context = call.context;
@@ -168,7 +170,8 @@ fn nodes(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLUSTER INFO`
+/// Runs `CLUSTER INFO`: returns the cluster's state, which is `ok` while a leader is known, else
+/// `fail`.
 fn info(call: &mut Call<'_>) -> Action {
     let context = call.context;
     let (state, slots) = if context.leader().is_some() { ("ok", SLOT_COUNT) } else { ("fail", 0) };
@@ -191,13 +194,13 @@ fn info(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLUSTER MYID`
+/// Runs `CLUSTER MYID`: returns this replica's id as a Redis Cluster node, 40 hexadecimal digits.
 fn myid(call: &mut Call<'_>) -> Action {
     call.writer.bulk(call.context.name_of(call.context.me).as_bytes());
     Action::Reply
 }
 
-/// `CLUSTER KEYSLOT key`
+/// Runs `CLUSTER KEYSLOT key`: returns the hash slot of the key.
 fn keyslot(call: &mut Call<'_>) -> Action {
     let slot = slot_of(call.argument(2));
     call.integer(slot)
@@ -217,26 +220,27 @@ fn countkeysinslot(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// Runs `ASKING`, which clients send before a request that an `ASK` error redirected: replies `OK`.
-/// This server never replies with `ASK`.
+/// Runs `ASKING`, which a client sends before a request that an `ASK` error has redirected: replies
+/// `OK` without any effect, because this server never replies with an `ASK` error.
 fn asking(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `READONLY`
+/// Runs `READONLY`: lets the connection read from followers.
 fn readonly(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = true;
     call.ok()
 }
 
-/// `READWRITE`
+/// Runs `READWRITE`: ends the effect of `READONLY`, so that the connection no longer reads from
+/// followers.
 fn readwrite(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = false;
     call.ok()
 }
 
-/// Runs `ROLE`: reports the leader as a Redis master and its followers as slaves. On the Sentinel
-/// port it reports the role `sentinel`.
+/// Runs `ROLE`: reports this replica as a Redis master if it leads, else as a slave; on the
+/// Sentinel port, reports the role `sentinel`.
 fn role(call: &mut Call<'_>) -> Action {
     let (context, writer) = (call.context, &mut call.writer);
     if call.connection.is_on_sentinel_port {
@@ -271,7 +275,7 @@ fn role(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Returns an iterator over all replicas that starts with the leader.
+/// Returns an iterator over all replicas, the leader first.
 fn leader_first<'c>(
     context: &'c Context,
     leader: &'c ReplicaInfo,

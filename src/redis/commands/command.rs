@@ -1,4 +1,4 @@
-//! `COMMAND`: describes the table of commands.
+//! `COMMAND` and its subcommands, which describe the commands in the command table.
 
 use crate::kv::glob;
 use crate::redis::action::Action;
@@ -53,7 +53,7 @@ const COMMAND: &[CommandSpec] = &[
         .about("Returns the names of all commands, or of those that pass a filter."),
 ];
 
-/// `COMMAND`
+/// Runs `COMMAND`: returns details about all commands.
 fn all(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.writer.array(table.all().len());
     for spec in table.all() {
@@ -62,13 +62,13 @@ fn all(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// `COMMAND COUNT`
+/// Runs `COMMAND COUNT`: returns the number of commands.
 fn count(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.integer(table.all().len())
 }
 
 /// Runs `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`: returns the
-/// names of the commands that pass the filter.
+/// names of the commands that match the filter, or of all commands.
 fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let mut arguments = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
     let filter = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
@@ -101,7 +101,8 @@ fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// Runs `COMMAND INFO [name ...]`: returns details about the named commands, or about all.
+/// Runs `COMMAND INFO [name ...]`: returns details about the named commands, or about all commands
+/// if none is named.
 fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         return all(call, table);
@@ -117,8 +118,8 @@ fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// Runs `COMMAND DOCS [name ...]`: returns documentation of the named commands, or of all. Unknown
-/// names are left out, as in Redis.
+/// Runs `COMMAND DOCS [name ...]`: returns the documentation of the named commands, or of all
+/// commands if none is named. Skips unknown names, as Redis does.
 fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         call.writer.map(table.all().len());
@@ -167,7 +168,7 @@ fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
 
 /// Writes a command's details as one element of the reply of `COMMAND INFO`. Its lists of tips and
 /// key specifications are always empty: clients find a command's keys by the positions of the first
-/// and last key and the step.
+/// and the last key and the step between keys.
 fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     let range = spec.key_range();
     writer.array(10);

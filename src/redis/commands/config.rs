@@ -44,7 +44,8 @@ const CONFIG: &[CommandSpec] = &[
         .about("Sets one or more settings: all of them, or none on an error."),
 ];
 
-/// Runs `CONFIG GET pattern [pattern ...]`: returns names and values of the settings that match.
+/// Runs `CONFIG GET pattern [pattern ...]`: returns the names and values of the settings that match
+/// a pattern.
 fn get(call: &mut Call<'_>) -> Action {
     let patterns: Vec<Vec<u8>> = call.request.rest(2).map(<[u8]>::to_ascii_lowercase).collect();
     let is_wanted =
@@ -59,7 +60,7 @@ fn get(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CONFIG RESETSTAT`
+/// Runs `CONFIG RESETSTAT`: resets the counters of connections, commands and bytes.
 fn reset_statistics(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::ResetStatistics(Statistics::Traffic)
@@ -71,7 +72,8 @@ fn rewrite(call: &mut Call<'_>) -> Action {
     call.error(&"ERR The server is running without a config file")
 }
 
-/// Runs `CONFIG SET name value [name value ...]`: changes all named settings, or none on an error.
+/// Runs `CONFIG SET name value [name value ...]`: changes all named settings, or none of them if it
+/// returns an error.
 fn set(call: &mut Call<'_>) -> Action {
     let mut arguments = call.request.rest(2);
     if !arguments.len().is_multiple_of(2) {

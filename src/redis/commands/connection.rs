@@ -1,4 +1,4 @@
-//! Commands about the connection itself: greeting, protocol version, ping, goodbye.
+//! Commands about the connection itself, such as `HELLO`, `PING` and `QUIT`.
 
 use crate::kv::parse_integer;
 use crate::redis::action::Action;
@@ -39,8 +39,8 @@ const fn row(
     command(name, arity, run).categories(&["connection"]).since(since, "connection").costs("O(1)")
 }
 
-/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the protocol version and the
-/// connection's name, and returns details about the server.
+/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the connection's RESP protocol
+/// version and name, and returns details about the server.
 fn hello(call: &mut Call<'_>) -> Action {
     let mut version = call.writer.version();
     if let Some(wanted) = call.request.get(1) {
@@ -101,8 +101,9 @@ fn hello(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `AUTH [user] password`: replies `OK` for the user `default`, who has no password, with any
-/// password. Without a user it returns an error, like Redis without a password.
+/// Runs `AUTH [user] password`: accepts any password for the user `default`, because that user has
+/// no password. Without a user name it returns an error, as Redis does if no password is
+/// configured.
 fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(
@@ -115,12 +116,13 @@ fn auth(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// `PING [message]`
+/// Runs `PING [message]`: returns the message, or `PONG` without one. A RESP2 client with
+/// subscriptions gets both in an array.
 fn ping(call: &mut Call<'_>) -> Action {
     let has_subscriptions = !call.connection.subscriptions.is_empty();
     let message = call.request.get(1);
     match call.request.len() {
-        // A RESP2 client with subscriptions takes every reply for a message.
+        // A RESP2 client with subscriptions expects every reply to have the form of a message.
         1 | 2 if has_subscriptions && call.writer.version() == Version::Two => {
             call.writer.array(2);
             call.writer.bulk(b"pong");
@@ -133,14 +135,14 @@ fn ping(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `ECHO message`
+/// Runs `ECHO message`: returns the message.
 fn echo(call: &mut Call<'_>) -> Action {
     let message = call.argument(1);
     call.writer.bulk(message);
     Action::Reply
 }
 
-/// `SELECT index`
+/// Runs `SELECT index`: accepts only database 0, the only one that exists.
 fn select(call: &mut Call<'_>) -> Action {
     match parse_integer(call.argument(1)) {
         Some(0) => call.ok(),
@@ -156,13 +158,13 @@ fn select(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// `QUIT`
+/// Runs `QUIT`: replies `OK` and closes the connection.
 fn quit(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::Close
 }
 
-/// `RESET`
+/// Runs `RESET`: restores the connection's initial settings and removes all its subscriptions.
 fn reset(call: &mut Call<'_>) -> Action {
     call.connection.reset();
     call.writer.simple("RESET");

@@ -1,4 +1,4 @@
-//! Commands on keys, whatever they hold.
+//! Commands on keys with values of any type.
 
 use crate::redis::commands::help::{container, help_row};
 use crate::redis::commands::passthrough::{
@@ -6,8 +6,8 @@ use crate::redis::commands::passthrough::{
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
-/// Redis flags of fast commands that write but add no data. They lack the flag `denyoom`, so they
-/// also run while memory in use exceeds `maxmemory`.
+/// Redis flags of fast commands that write but add no data. Without the flag `denyoom`, these
+/// commands run even while the memory usage exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const MEMORY: &[CommandSpec] = &[

@@ -1,4 +1,4 @@
-//! `HELP` of every command with subcommands.
+//! The `HELP` subcommand, which every command with subcommands has.
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -6,13 +6,14 @@ use crate::redis::spec::{
     ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
 };
 
-/// Returns the row of a container command, such as `CONFIG`, which has subcommands and does nothing
-/// by itself.
+/// Returns the command table's row of a container command: a command, such as `CONFIG`, that has
+/// subcommands and does nothing by itself.
 pub(super) const fn container(name: &'static str) -> CommandSpec {
     command_with_table(name, -2, help)
 }
 
-/// Returns the row of a `HELP` subcommand. `full_name` has the form `<command>|help`.
+/// Returns the command table's row of a `HELP` subcommand, whose full name, `full_name`, has the
+/// form `<command>|help`.
 pub(super) const fn help_row(full_name: &'static str) -> CommandSpec {
     subcommand_with_table("help", full_name, 2, help)
         .flags(ANYTIME)

@@ -1,5 +1,5 @@
-//! `INFO`: the server's state as fields and values. Fields of features that do not exist here are
-//! present with their neutral values where tools read them.
+//! `INFO`: the server's state as fields and values. Fields of features that this server lacks are
+//! included with neutral values if tools read them.
 
 use std::fmt::{Display, Write as _};
 
@@ -10,12 +10,12 @@ use crate::redis::settings::Settings;
 use crate::redis::spec::{ANYTIME, CommandSpec, command};
 use crate::types::{DiskState, RoleName};
 
-/// The version of Redis that `INFO` and `HELLO` report. Clients decide by this version which
-/// commands and features they use.
+/// The version of Redis that `INFO` and `HELLO` report. From this version clients tell which
+/// commands and features they can use.
 pub(in crate::redis) const VERSION: &str = "7.2.0";
 
 /// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group holds all
-/// keys: commands may use keys of different slots, and clients need not split them.
+/// keys: one command may use keys of different slots, and clients need not split it.
 /// `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
 pub(in crate::redis) const MODE: &str = "standalone";
 
@@ -47,11 +47,11 @@ const SECTIONS: &[Section] = &[
     ("Raft", raft),
 ];
 
-/// Names of the sections that `INFO` returns only if the client asks for them by name, or for `all`
-/// or `everything`.
+/// Names of the sections that `INFO` leaves out by default: it returns them only if the client asks
+/// for them by name, or for `all` or `everything`.
 const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
 
-/// The text of an `INFO` reply, to which sections append their fields.
+/// The text of an `INFO` reply. The functions of the sections append fields to it.
 struct Text(String);
 
 impl Text {
@@ -60,7 +60,7 @@ impl Text {
     }
 }
 
-/// Runs `INFO [section ...]`: returns the named sections, or the default ones.
+/// Runs `INFO [section ...]`: returns the named sections, or the default sections if none is named.
 fn info(call: &mut Call<'_>) -> Action {
     let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
     let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());

@@ -1,5 +1,6 @@
-//! Commands, one file for each group: its rows of the table of commands, and the functions that run
-//! them. A function replies at once or submits an operation to the state machine.
+//! The commands, in one file for each group, which contains the group's rows of the command table
+//! and the functions that run its commands. A function replies at once or submits an operation to
+//! the state machine.
 
 pub(super) mod bitmaps;
 pub(super) mod client;

@@ -1,7 +1,8 @@
-//! `ONCE`: writes of a client session that are applied once, however often the client sends them.
+//! `ONCE`: writes of a client session that are applied once, regardless of how often the client
+//! sends them.
 //!
-//! An error of the numbered command is stored as the reply to its number. So a client increases its
-//! number after every reply, except for errors about the session itself.
+//! An error of the numbered command is stored as the reply for its number. So a client must
+//! increase the number after every reply, except after errors about the session itself.
 
 use bytes::BytesMut;
 
@@ -12,18 +13,18 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
 use crate::wire::resp::Writer;
 
-/// The state machine's command that changes nothing and returns the error given as its argument.
+/// A command of the state machine that changes nothing and returns the error given as its argument.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// Index of the inner command's name among the arguments of `ONCE session number command ...`,
 /// which applies the inner command at most once.
 const COMMAND_INDEX: usize = 3;
 /// Key range of `ONCE session number command ...`: argument 4, the first argument of the inner
-/// command. For nearly all commands that write, it is the first key.
+/// command. For nearly all commands that write, this argument is the first key.
 const FOURTH_KEY: KeyRange = KeyRange { first: 4, last: 4, step: 1 };
 
-/// The row in the command table of `ONCE`, a command that Redis lacks: it applies a client's write
-/// at most once, however often the client sends it.
+/// The command table's row of `ONCE`, a command that Redis lacks: it applies a client's write at
+/// most once, regardless of how often the client sends the write.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("once", -2, once)
     .keys_at(FOURTH_KEY)
     .flags(&["write", "denyoom", "no_multi"])
@@ -65,7 +66,8 @@ fn refusal(text: &[u8]) -> Vec<u8> {
     Operation::call(REFUSE, [text]).encode()
 }
 
-/// Returns the encoded operation of the command inside `ONCE`, and the format of its reply.
+/// Returns the encoded operation of the command inside `ONCE`, and how the operation's outcome
+/// becomes the reply.
 ///
 /// # Errors
 /// Returns the text of the error reply if the command is unknown, malformed or not a write.

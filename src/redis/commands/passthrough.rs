@@ -1,5 +1,5 @@
-//! Rows for commands that the state machine runs with the client's arguments as they are. Errors in
-//! the arguments are outcomes of the state machine.
+//! Rows for commands that the state machine runs with the client's arguments unchanged. Errors in
+//! the arguments are reported as outcomes of the state machine.
 
 use crate::kv::{CommandId, Operation};
 use crate::redis::action::Action;
@@ -7,18 +7,18 @@ use crate::redis::call::Call;
 use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, command, subcommand};
 
-/// Largest number of arguments, without the command's name, that are passed to the state machine
-/// without an allocation.
+/// Maximum number of arguments, without the command's name, that are passed to the state machine
+/// without a memory allocation.
 const FEW: usize = 8;
 
-/// Returns the row of a command that the state machine runs under the same name, with the client's
-/// arguments unchanged.
+/// Returns the command table's row for a command that the state machine runs under the same name,
+/// with the client's arguments unchanged.
 pub(in crate::redis) const fn passed_on(name: &'static str, arity: i8) -> CommandSpec {
     passed_on_as(name, arity, name)
 }
 
-/// Returns the row of a command that the state machine runs under the name `to`, with the client's
-/// arguments unchanged.
+/// Returns the command table's row for a command that the state machine runs under the name `to`,
+/// with the client's arguments unchanged.
 pub(in crate::redis) const fn passed_on_as(
     name: &'static str,
     arity: i8,
@@ -27,13 +27,14 @@ pub(in crate::redis) const fn passed_on_as(
     command(name, arity, pass_on).runs(CommandId::of(to))
 }
 
-/// Returns the row of a command to which the replicated clock is passed as an additional last
-/// argument, for example `TTL`, which computes the remaining time to live.
+/// Returns the command table's row for a command that the state machine runs with a reading of the
+/// replicated clock as an additional last argument. An example is `TTL`, which computes the
+/// remaining time to live.
 pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
     command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
 
-/// Returns the row of a subcommand that the state machine runs under the full name
+/// Returns the command table's row for a subcommand that the state machine runs under the full name
 /// `<command>|<subcommand>`.
 pub(in crate::redis) const fn subcommand_passed_on(
     name: &'static str,
@@ -57,8 +58,8 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     submit(call, 1, Some(&reading))
 }
 
-/// Submits the state machine's command that the command table assigns to the request, with the
-/// request's arguments from index `from` on, followed by the additional argument `more`, if any.
+/// Submits the state machine's command that the command table assigns to the request. Its arguments
+/// are the request's arguments from index `from` on, followed by `more` if that is not `None`.
 fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
     let command = call.command.expect("only rows with a command have these functions");
     let arguments = call.request.rest(from).chain(more);

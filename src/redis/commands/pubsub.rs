@@ -79,12 +79,14 @@ fn psubscribe(call: &mut Call<'_>) -> Action {
     add(call, true, "psubscribe")
 }
 
-/// Runs `UNSUBSCRIBE [channel ...]`: ends the named subscriptions to channels, or all of them.
+/// Runs `UNSUBSCRIBE [channel ...]`: ends the subscriptions to the named channels, or to all
+/// channels.
 fn unsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, false, "unsubscribe")
 }
 
-/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the named subscriptions to patterns, or all of them.
+/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the subscriptions to the named patterns, or to all
+/// patterns.
 fn punsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, true, "punsubscribe")
 }
@@ -121,8 +123,8 @@ fn remove(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
 }
 
 /// Writes the confirmation that a subscription has begun or ended, with the number of channels and
-/// patterns that the client subscribes to afterwards. `name` is the channel or pattern; `None` if
-/// the client had no subscription to end.
+/// patterns that the client subscribes to afterwards. `command` is the name of the confirmed
+/// command. `name` is the channel or pattern; `None` if the client had no subscription to end.
 fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     let count = i64::try_from(call.connection.subscriptions.count()).unwrap_or(i64::MAX);
     call.writer.push(3);
@@ -131,8 +133,8 @@ fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     call.writer.integer(count);
 }
 
-/// Runs `PUBLISH channel message`: returns the number of subscribers at this replica. Subscribers
-/// at other replicas receive the message but are not counted.
+/// Runs `PUBLISH channel message`: submits the message, and replies with the number of subscribers
+/// at this replica. Subscribers at other replicas receive the message, too, but are not counted.
 fn publish(call: &mut Call<'_>) -> Action {
     let (channel, message) = (call.argument(1), call.argument(2));
     let count = call.context.subscriptions.subscribers(channel).count();
@@ -140,7 +142,8 @@ fn publish(call: &mut Call<'_>) -> Action {
     call.submit(Operation::call(PUBLISH, [channel, message]), ReplyKind::Number(count))
 }
 
-/// `PUBSUB CHANNELS [pattern]`
+/// Runs `PUBSUB CHANNELS [pattern]`: replies with the channels that clients of this replica
+/// subscribe to by name, or with those of them that match the pattern.
 fn channels(call: &mut Call<'_>) -> Action {
     let pattern = call.request.get(2);
     let matches = |name: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, name));
@@ -152,8 +155,8 @@ fn channels(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `PUBSUB NUMSUB [channel ...]`: returns the number of subscribers of each named channel at
-/// this replica.
+/// Runs `PUBSUB NUMSUB [channel ...]`: replies with the number of subscribers of each named channel
+/// at this replica.
 fn numsub(call: &mut Call<'_>) -> Action {
     let names = call.request.rest(2);
     call.writer.array(2 * names.len());
@@ -165,7 +168,8 @@ fn numsub(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `PUBSUB NUMPAT`
+/// Runs `PUBSUB NUMPAT`: replies with the number of patterns that clients of this replica subscribe
+/// to.
 fn numpat(call: &mut Call<'_>) -> Action {
     let count = call.context.subscriptions.pattern_count();
     call.integer(count)

@@ -1,8 +1,8 @@
 //! `SENTINEL`: lets clients of Redis Sentinel find the leader.
 //!
 //! Every replica acts as a Sentinel that monitors one master, the cluster, on its port for clients.
-//! Clients that check the role of a Sentinel need the separate Sentinel port, where `ROLE` says
-//! `sentinel`.
+//! Clients that check the role of a Sentinel need the separate Sentinel port, on which `ROLE`
+//! replies `sentinel`.
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
@@ -45,7 +45,7 @@ const fn row(
     subcommand(name, full_name, arity, run).flags(&["admin"])
 }
 
-/// The Pub/Sub channel on which Redis Sentinel clients are told about a new leader.
+/// The Pub/Sub channel on which clients of Redis Sentinel are notified of a new leader.
 pub const SWITCH_MASTER_CHANNEL: &[u8] = b"+switch-master";
 
 /// Returns the `+switch-master` message for a leader change: the master's name, then the addresses
@@ -55,8 +55,8 @@ pub fn switch_master_message(context: &Context, from: &ReplicaInfo, to: &Replica
     format!("{name} {} {} {} {}", from.host, from.port, to.host, to.port)
 }
 
-/// Returns whether the argument is this cluster's name for Sentinel clients. Writes the error reply
-/// if it is not.
+/// Returns whether the name in the request is this cluster's name for Sentinel clients. If not,
+/// writes the error reply.
 fn names_cluster(call: &mut Call<'_>) -> bool {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     if !is_own {
@@ -65,15 +65,15 @@ fn names_cluster(call: &mut Call<'_>) -> bool {
     is_own
 }
 
-/// `SENTINEL MYID`
+/// Runs `SENTINEL MYID`: replies with this replica's id as a Sentinel.
 fn my_id(call: &mut Call<'_>) -> Action {
     let id = call.context.name_of(call.context.me);
     call.writer.bulk(id.as_bytes());
     Action::Reply
 }
 
-/// Runs `SENTINEL GET-MASTER-ADDR-BY-NAME name`: returns the leader's host and port, or null while
-/// no leader is known.
+/// Runs `SENTINEL GET-MASTER-ADDR-BY-NAME name`: replies with the leader's host and port, or with
+/// null if no leader is known or `name` is not this cluster's name.
 fn address(call: &mut Call<'_>) -> Action {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     match call.context.leader().filter(|_| is_own) {
@@ -87,7 +87,8 @@ fn address(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL MASTERS`
+/// Runs `SENTINEL MASTERS`: describes the leader as the only master, or no master while no leader
+/// is known.
 fn masters(call: &mut Call<'_>) -> Action {
     match call.context.leader() {
         Some(leader) => {
@@ -99,7 +100,8 @@ fn masters(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL MASTER name`
+/// Runs `SENTINEL MASTER name`: describes the leader as the master; replies with an error while no
+/// leader is known.
 fn master(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;
@@ -111,7 +113,7 @@ fn master(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SENTINEL REPLICAS name` (old name `SLAVES`): describes the replicas other than the leader.
+/// Runs `SENTINEL REPLICAS name` (old name `SLAVES`): describes all replicas except the leader.
 fn replicas(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;
@@ -158,7 +160,8 @@ fn sentinels(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SENTINEL CKQUORUM name`
+/// Runs `SENTINEL CKQUORUM name`: replies whether this replica is connected to a majority of the
+/// replicas, including itself.
 fn quorum(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;

@@ -103,7 +103,7 @@ const FUNCTION: &[CommandSpec] = &[
     help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
 ];
 
-/// `BGSAVE [SCHEDULE]`
+/// Runs `BGSAVE [SCHEDULE]`: starts a snapshot unless one is being taken already.
 fn bgsave(call: &mut Call<'_>) -> Action {
     if let Some(option) = call.request.get(1)
         && (call.request.len() > 2 || !option.eq_ignore_ascii_case(b"schedule"))
@@ -117,21 +117,21 @@ fn bgsave(call: &mut Call<'_>) -> Action {
     Action::TakeSnapshot
 }
 
-/// Runs `SAVE`: starts a snapshot and replies `OK` without waiting for it, because acknowledged
-/// writes are durable without a snapshot.
+/// Runs `SAVE`: starts a snapshot and replies `OK` without waiting for its completion, because
+/// acknowledged writes are durable without a snapshot.
 fn save(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::TakeSnapshot
 }
 
-/// `LASTSAVE`
+/// Runs `LASTSAVE`: replies with the time of the latest snapshot, as Unix time in seconds.
 fn lastsave(call: &mut Call<'_>) -> Action {
     let saved_at = call.context.snapshot.saved_at;
     call.integer(saved_at)
 }
 
-/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` although there are no functions, because test
-/// suites call it to clean up.
+/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` without doing anything. There are no
+/// functions, but test suites send this command to clean up.
 fn function_flush(call: &mut Call<'_>) -> Action {
     if call.request.len() > 3 {
         return call.error(
@@ -147,7 +147,7 @@ fn function_flush(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `TIME`
+/// Runs `TIME`: replies with this replica's wall clock, as seconds and microseconds.
 fn time(call: &mut Call<'_>) -> Action {
     let now = call.context.wall_clock;
     call.writer.array(2);
@@ -156,13 +156,13 @@ fn time(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `CLOCK RESET`
+/// Runs `CLOCK RESET`: submits the reset of the replicated clock.
 fn reset_clock(call: &mut Call<'_>) -> Action {
     call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
 }
 
-/// Runs `DEBUG SLEEP seconds` if `DEBUG` is enabled: blocks the whole replica. It does not answer
-/// its peers meanwhile, so a blocked leader can lose its leadership.
+/// Runs `DEBUG SLEEP seconds` if `DEBUG` is enabled: blocks the whole replica for this time. A
+/// blocked replica does not answer its peers, so a blocked leader can lose its leadership.
 fn debug_sleep(call: &mut Call<'_>) -> Action {
     if !call.context.debug {
         return call.error(

@@ -1,4 +1,4 @@
-//! `SLOWLOG` and `LATENCY`: read and reset what [`SlowLog`](crate::redis::SlowLog) records.
+//! `SLOWLOG` and `LATENCY`, which read and reset the records in [`SlowLog`](crate::redis::SlowLog).
 
 use crate::kv::parse_integer;
 use crate::redis::action::{Action, Statistics};
@@ -65,7 +65,7 @@ fn to_i64(number: u128) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// `SLOWLOG GET [count]`
+/// Runs `SLOWLOG GET [count]`: replies with the latest entries of the slow log, 10 by default.
 fn get(call: &mut Call<'_>) -> Action {
     let mut max = 10;
     if let Some(argument) = call.request.get(2) {
@@ -93,19 +93,20 @@ fn get(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `SLOWLOG LEN`
+/// Runs `SLOWLOG LEN`: replies with the number of entries in the slow log.
 fn len(call: &mut Call<'_>) -> Action {
     let count = call.context.slow_log.entries().len();
     call.integer(count)
 }
 
-/// `SLOWLOG RESET`
+/// Runs `SLOWLOG RESET`: removes all entries of the slow log.
 fn reset(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::ResetStatistics(Statistics::SlowLog)
 }
 
-/// `LATENCY LATEST`
+/// Runs `LATENCY LATEST`: replies with the latest latency sample and the longest duration, if there
+/// are samples.
 fn latest(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let writer = &mut call.writer;
@@ -123,7 +124,7 @@ fn latest(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `LATENCY HISTORY event`
+/// Runs `LATENCY HISTORY event`: replies with all latency samples of the event.
 fn history(call: &mut Call<'_>) -> Action {
     let samples = call.context.slow_log.samples();
     let is_known = call.argument(2).eq_ignore_ascii_case(EVENT);
@@ -137,8 +138,8 @@ fn history(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `LATENCY RESET [event ...]`: removes the samples and returns the number of events that had
-/// samples (0 or 1).
+/// Runs `LATENCY RESET [event ...]`: removes the latency samples, and replies with the number of
+/// events that had samples (0 or 1).
 fn reset_latency(call: &mut Call<'_>) -> Action {
     let is_named = call.request.len() == 2
         || call.request.rest(2).any(|event| event.eq_ignore_ascii_case(EVENT));
@@ -147,7 +148,7 @@ fn reset_latency(call: &mut Call<'_>) -> Action {
     if resets { Action::ResetStatistics(Statistics::Latency) } else { Action::Reply }
 }
 
-/// `LATENCY DOCTOR`
+/// Runs `LATENCY DOCTOR`: replies with advice, as text, that depends on the latency samples.
 fn doctor(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let text = if slow_log.samples().is_empty() {

@@ -1,11 +1,13 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
 //!
-//! Commands after `MULTI` are queued unchanged. `EXEC` runs their functions: operations on the data
-//! are combined into one [`Operation::Transaction`] in one log entry. Replies that do not depend on
-//! the data are written at once, and sent together with the others when the entry is applied.
+//! Commands after `MULTI` are queued unchanged. `EXEC` runs their functions and combines their
+//! operations on the data into one [`Operation::Transaction`] of a batch. Replies that do not
+//! depend on the data are written at once, but sent together with the others when the transaction's
+//! log entry is applied.
 //!
 //! `WATCH` reads the revisions of its keys and blocks the connection until they are known. The next
-//! `EXEC` sends them with the transaction, which aborts if a revision differs when it is applied.
+//! `EXEC` sends these revisions with the transaction, which aborts if a revision differs when the
+//! transaction is applied.
 
 use std::sync::Arc;
 
@@ -62,7 +64,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .about("Watches keys: the next EXEC aborts if one of them has changed."),
 ];
 
-/// `MULTI`
+/// Runs `MULTI`: opens a transaction.
 fn multi(call: &mut Call<'_>) -> Action {
     if call.connection.transaction.is_open() {
         return call.error(&"ERR MULTI calls can not be nested");
@@ -71,7 +73,7 @@ fn multi(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `DISCARD`
+/// Runs `DISCARD`: drops the queued commands and stops watching all keys.
 fn discard(call: &mut Call<'_>) -> Action {
     if !call.connection.transaction.is_open() {
         return call.error(&"ERR DISCARD without MULTI");
@@ -80,13 +82,13 @@ fn discard(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// `UNWATCH`
+/// Runs `UNWATCH`: stops watching all keys.
 fn unwatch(call: &mut Call<'_>) -> Action {
     call.connection.transaction.watched = WatchedKeys::default();
     call.ok()
 }
 
-/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of the keys has changed.
+/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of the keys has changed by then.
 fn watch(call: &mut Call<'_>) -> Action {
     let transaction = &call.connection.transaction;
     if transaction.is_open() {
@@ -112,7 +114,7 @@ fn watch(call: &mut Call<'_>) -> Action {
 }
 
 /// Sets the field `blocks` of an `Action::Submit`, so that the connection runs no later request
-/// before the outcome is known. Returns any other action unchanged.
+/// before the outcome of the submitted one is known. Returns any other action unchanged.
 fn blocking(mut action: Action) -> Action {
     if let Action::Submit { blocks, .. } = &mut action {
         *blocks = true;
@@ -120,7 +122,7 @@ fn blocking(mut action: Action) -> Action {
     action
 }
 
-/// Queues a command that arrived after `MULTI`, and replies `QUEUED`.
+/// Queues a command inside a transaction (after `MULTI`), and replies `QUEUED`.
 pub(in crate::redis) fn queue(call: &mut Call<'_>) -> Action {
     let max = call.context.payload_bytes_max;
     let queue = call.connection.transaction.queue.as_mut().expect("called inside MULTI");
@@ -133,7 +135,7 @@ pub(in crate::redis) fn queue(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// `EXEC`
+/// Runs `EXEC`: runs the queued commands, and submits their operations as one transaction.
 fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let Some(queue) = call.connection.transaction.queue.take() else {
         return call.error(&"ERR EXEC without MULTI");
@@ -178,7 +180,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if let Some(text) = call.too_large(operation) {
         return call.error(&format_args!("EXECABORT Transaction discarded because {text}"));
     }
-    // HELLO inside the transaction changes the version of later replies only.
+    // HELLO inside the transaction changes only the version of later replies.
     let version = before.as_ref().map_or(call.connection.version, |before| before.version);
     let mut action = call.submit(operation, ReplyKind::Exec(Arc::from(replies)));
     if let Action::Submit { reply_format, redirect_slot, .. } = &mut action {
@@ -197,7 +199,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
 }
 
-/// Combines several actions into one. Only the last action sends a reply.
+/// Combines several actions into one. Only the last of `actions` sends a reply.
 fn sequence(mut actions: Vec<Action>) -> Action {
     if actions.len() > 1 {
         Action::Sequence(actions)
@@ -208,7 +210,8 @@ fn sequence(mut actions: Vec<Action>) -> Action {
 
 /// The progress of `EXEC` while it runs the queued commands.
 struct ExecRun {
-    /// The encoded operations of the commands that have run so far, for one log entry.
+    /// The encoded operations of the commands that have run so far. Together they form the
+    /// transaction that `EXEC` submits.
     batch: ItemsBuffer,
     /// Actions that the server performs in addition to sending the reply of `EXEC`.
     actions: Vec<Action>,
@@ -218,8 +221,8 @@ struct ExecRun {
 }
 
 impl ExecRun {
-    /// Runs the function of one queued command and returns its reply, or how to get the reply from
-    /// the outcome of the transaction.
+    /// Runs the function of one queued command. Returns the command's reply, or how to write that
+    /// reply from the outcome of the transaction.
     fn command(
         &mut self,
         call: &mut Call<'_>,
@@ -249,7 +252,8 @@ impl ExecRun {
                 self.actions.push(action);
                 ExecReply::Written(reply.freeze())
             }
-            // Refused: could not be undone if the transaction aborts, or has no reply yet.
+            // Refused, because the action could not be undone if the transaction aborts, or has no
+            // reply yet.
             _ => {
                 if let Some(subscriptions) = subscriptions {
                     call.connection.subscriptions = subscriptions;

@@ -1,4 +1,4 @@
-//! Commands that block their connection: the server looks at no later request of the connection
+//! Commands that block their connection: the server executes no later request of the connection
 //! until the outcome of a `WATCH`, or of an `EXEC` with watched keys, is known.
 
 use bytes::{Bytes, BytesMut};
@@ -9,8 +9,8 @@ use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
 
 impl Connection {
-    /// Writes the reply of a submitted request from its outcome, and unblocks the connection if it
-    /// was blocked by the request.
+    /// Writes the reply to a submitted request from the request's outcome. Unblocks the connection
+    /// if the request had blocked it.
     pub fn complete_blocked(
         &mut self,
         reply_format: &ReplyFormat,
@@ -29,8 +29,8 @@ impl Connection {
         }
     }
 
-    /// Unblocks the connection after the request that blocked it failed without an outcome. After a
-    /// failed `WATCH` the next `EXEC` aborts.
+    /// Unblocks the connection after the request that blocked it has failed without an outcome. If
+    /// that request was a `WATCH`, the next `EXEC` aborts.
     pub fn cancel_blocked(&mut self) {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
@@ -39,7 +39,7 @@ impl Connection {
         }
     }
 
-    /// Returns the connection to the state `before` it ran an `EXEC` that was aborted. Only the
+    /// Restores `before`, the connection's state before it ran an `EXEC` that was aborted. Only the
     /// name and time of the last command, for `CLIENT LIST`, are kept.
     fn restore(&mut self, before: Connection) {
         let (last_command, last_command_at) = (self.last_command, self.last_command_at);

@@ -1,5 +1,5 @@
-//! `CLIENT LIST` and `CLIENT KILL`: commands about other connections. They only describe which
-//! connections are meant; the server applies them to every connection.
+//! `CLIENT LIST` and `CLIENT KILL`: commands about other connections. The types here only say which
+//! connections a command selects; the server applies them to every connection.
 
 use bytes::BytesMut;
 
@@ -8,26 +8,27 @@ use crate::wire::resp::{Version, Writer};
 
 use super::connection::{BufferBytes, Connection};
 
-/// Selects the connections that `CLIENT LIST` describes.
+/// The query of a `CLIENT LIST` command: which connections the reply lists, and in which protocol
+/// version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientQuery {
     /// Protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
-    /// Ids of the wanted connections (option `ID`); empty for all connections.
+    /// Ids of the connections to list (option `ID`); empty for all connections.
     pub(in crate::redis) ids: Vec<u64>,
-    /// Type of the wanted connections (option `TYPE`); `None` for all types.
+    /// Type of the clients to list (option `TYPE`); `None` for all types.
     pub(in crate::redis) client_type: Option<ClientType>,
 }
 
-/// Type of a client, as in the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
+/// Type of a client, as given in the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::redis) enum ClientType {
-    /// A client without subscriptions.
+    /// A client without Pub/Sub subscriptions.
     Normal,
-    /// A client with subscriptions.
+    /// A client with at least one Pub/Sub subscription.
     Pubsub,
-    /// A replication connection. Exists only for the option `TYPE`: no replica connects to the port
-    /// for clients, so no connection matches.
+    /// A replication connection. The option `TYPE` accepts this type, but no connection matches it,
+    /// because replicas do not connect to the port for clients.
     Replication,
 }
 
@@ -62,22 +63,25 @@ pub struct ClientKill {
     /// Whether the command has the old form `CLIENT KILL <address>`, whose reply is `OK` or an
     /// error instead of a count.
     pub(in crate::redis) is_old_form: bool,
-    /// Id of the connection to close (option `ID`); `None` for any id.
+    /// Id of the connection that `CLIENT KILL` closes (option `ID`); `None` for any id.
     pub(in crate::redis) id: Option<u64>,
-    /// Client address of the connections to close (option `ADDR`); `None` for any address.
+    /// Client address, as `host:port`, of the connections that `CLIENT KILL` closes (option
+    /// `ADDR`); `None` for any address.
     pub(in crate::redis) address: Option<Vec<u8>>,
-    /// Server address of the connections to close (option `LADDR`); `None` for any address.
+    /// Server address, as `host:port`, of the connections that `CLIENT KILL` closes (option
+    /// `LADDR`); `None` for any address.
     pub(in crate::redis) local_address: Option<Vec<u8>>,
-    /// Type of the connections to close (option `TYPE`); `None` for any type.
+    /// Type of the clients whose connections `CLIENT KILL` closes (option `TYPE`); `None` for any
+    /// type.
     pub(in crate::redis) client_type: Option<ClientType>,
     /// Whether the connection that sent `CLIENT KILL` is kept open (option `SKIPME`).
     pub(in crate::redis) skip_own: bool,
-    /// Number of connections that have matched so far.
+    /// Number of connections that have matched `CLIENT KILL` so far.
     pub(in crate::redis) count: i64,
 }
 
 impl ClientType {
-    /// Parses the value of the option `TYPE`; `None` if Redis does not know the value.
+    /// Parses the value of the option `TYPE`; `None` if Redis defines no such type.
     pub(in crate::redis) fn parse(text: &[u8]) -> Option<ClientType> {
         let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
         if is("normal") {
@@ -96,12 +100,13 @@ impl ClientType {
 }
 
 impl ClientList {
-    /// Creates an empty list, to which [`ClientList::add`] adds connections.
+    /// Creates an empty list of connections for the reply to `query`. [`ClientList::add`] adds
+    /// connections to it.
     pub fn new(query: ClientQuery) -> ClientList {
         ClientList { query, text: String::new() }
     }
 
-    /// Appends a connection's line to the list if the query selects the connection.
+    /// Appends the connection's line to the list if the query selects the connection.
     pub fn add(&mut self, connection: &Connection, now: Instant, buffers: BufferBytes) {
         let ClientQuery { ids, client_type, .. } = &self.query;
         if (ids.is_empty() || ids.contains(&connection.id))
@@ -111,14 +116,14 @@ impl ClientList {
         }
     }
 
-    /// Writes the lines of all added connections to `out` as the reply of `CLIENT LIST`.
+    /// Writes the reply of `CLIENT LIST`, the lines of all added connections, to `out`.
     pub fn finish(self, out: &mut BytesMut) {
         Writer::new(out, self.query.version).verbatim(&self.text);
     }
 }
 
 impl ClientKill {
-    /// Returns whether `CLIENT KILL` closes `connection`, and counts the connection if it does.
+    /// Returns whether `CLIENT KILL` closes `connection`; if so, also counts the connection.
     pub fn matches(&mut self, connection: &Connection) -> bool {
         let is = |wanted: &Option<Vec<u8>>, text: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == text.as_bytes())

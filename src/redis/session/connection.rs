@@ -1,4 +1,4 @@
-//! All state of one client's connection, and its line in `CLIENT LIST`.
+//! All state of one client's connection, and the connection's line in `CLIENT LIST`.
 
 use std::fmt::Write as _;
 
@@ -10,26 +10,28 @@ use crate::wire::resp::Version;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::transaction::Transaction;
 
-/// Which replies the client wants, as set by `CLIENT REPLY`.
+/// Which replies to the client are suppressed, as set by `CLIENT REPLY`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::redis) struct ReplyMode {
     /// Whether all replies are suppressed until `CLIENT REPLY ON` (set by `CLIENT REPLY OFF`).
     pub(in crate::redis) off: bool,
     /// Whether the reply to the next request is suppressed (set by `CLIENT REPLY SKIP`).
     pub(in crate::redis) skip_next: bool,
-    /// Whether the reply to the current request is suppressed.
+    /// Whether the reply to the request that is being executed is suppressed, because of `off` or
+    /// `skip_next`.
     pub(in crate::redis) muted: bool,
 }
 
 impl ReplyMode {
-    /// Decides whether the reply to the request that starts now is suppressed.
+    /// Decides at the start of a request whether its reply is suppressed, and sets `muted`
+    /// accordingly.
     pub(in crate::redis) fn begin_request(&mut self) {
         self.muted = self.off || std::mem::take(&mut self.skip_next);
     }
 }
 
-/// The protocol state of one client's connection: everything that a request can read or change
-/// besides the store and the settings.
+/// The protocol state of one client's connection: everything that a request can read or change,
+/// except for the store, the settings and the context.
 #[derive(Debug, Clone)]
 pub struct Connection {
     /// Id of the connection as returned by `CLIENT ID`; unique within the process.
@@ -38,61 +40,65 @@ pub struct Connection {
     pub(in crate::redis) address: String,
     /// Address of the server's end of the connection, as `host:port`.
     pub(in crate::redis) local_address: String,
-    /// Version of the protocol in which replies are written, set by `HELLO`.
+    /// Protocol version (RESP2 or RESP3) in which replies are written, set by `HELLO`.
     pub(in crate::redis) version: Version,
     /// Name of the connection, set by `CLIENT SETNAME`; empty if unset.
     pub(in crate::redis) name: Vec<u8>,
     /// Name of the client library, set by `CLIENT SETINFO`; empty if unset.
     pub(in crate::redis) library_name: Vec<u8>,
     pub(in crate::redis) library_version: Vec<u8>,
-    /// Whether the client has asked for the cluster's slots, which means that it can follow
-    /// `MOVED`.
+    /// Whether the client has asked for the cluster's hash slots (for example with `CLUSTER
+    /// SLOTS`), which means that it can follow `MOVED` redirects.
     pub(in crate::redis) follows_redirects: bool,
-    /// Whether the client has sent `READONLY`: the replica that receives a read serves it itself,
-    /// even if it is not the leader.
+    /// Whether the client has sent `READONLY`, so that the replica that receives a read from the
+    /// client serves it even if that replica is not the leader.
     pub(in crate::redis) reads_from_followers: bool,
     pub(in crate::redis) subscriptions: ClientSubscriptions,
-    /// Whether the client is connected to the Sentinel port, where `ROLE` reports a Sentinel.
+    /// Whether the client is connected to the Sentinel port, on which `ROLE` replies as a Sentinel
+    /// does.
     pub(in crate::redis) is_on_sentinel_port: bool,
     pub(in crate::redis) transaction: Transaction,
-    /// The command that blocks the connection: no later request runs before its outcome is known.
-    /// `None` if the connection is not blocked.
+    /// The command that blocks the connection, so that no later request runs before the command's
+    /// outcome is known; `None` if the connection is not blocked.
     pub(in crate::redis) blocked: Option<Blocked>,
     pub(in crate::redis) reply_mode: ReplyMode,
     pub(in crate::redis) connected_at: Instant,
-    /// Position in the command table of the connection's last command. The next lookup tries this
+    /// Position of the connection's last command in the command table. The next lookup tries this
     /// position first.
     pub(in crate::redis) last_position: usize,
-    /// Full name of the last valid command, such as `config|set`, for `CLIENT LIST`.
+    /// Full name of the last valid command that the client sent, such as `config|set`, for `CLIENT
+    /// LIST`.
     pub(in crate::redis) last_command: &'static str,
     pub(in crate::redis) last_command_at: Instant,
 }
 
-/// A command that blocks its connection until the outcome is known.
+/// A command that blocks its connection until the command's outcome is known.
 #[derive(Debug, Clone)]
 pub(in crate::redis) enum Blocked {
-    /// A `WATCH` of the given keys, whose revisions are not known yet. A key's revision is a number
+    /// A `WATCH` of the given keys. Their revisions are not known yet. A key's revision is a number
     /// that changes whenever the key changes.
     Watch(Vec<Bytes>),
-    /// An `EXEC` with watched keys. Its commands have already changed the connection; if the
-    /// transaction aborts, the connection returns to the state that is saved here.
+    /// An `EXEC` with watched keys. The queued commands have already changed the connection's
+    /// state. If the transaction aborts, the connection returns to the earlier state, which is
+    /// saved here.
     Exec(Box<Connection>),
 }
 
-/// Sizes of one connection's buffers in bytes, for `CLIENT LIST`.
+/// Memory usage of one connection and its buffers, in bytes, for `CLIENT LIST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BufferBytes {
-    /// Bytes received from the client that have not been parsed yet, on this connection.
+    /// Number of bytes received from the client that have not been parsed yet.
     pub incoming: usize,
-    /// Bytes of replies that have not been sent yet, on this connection.
+    /// Number of bytes of replies to the client that have not been sent yet.
     pub outgoing: usize,
-    /// Bytes of memory that this connection takes in total, including its buffers.
+    /// Total memory usage of the connection, in bytes, including its buffers.
     pub memory: usize,
 }
 
 impl Connection {
     /// Returns the state of a new connection, which uses RESP2. `id` must be unique within the
-    /// process; `address` is the client's and `local_address` the server's, as `host:port`.
+    /// process; `address` is the client's address and `local_address` the server's, both as
+    /// `host:port`.
     pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
         Connection {
             id,
@@ -116,7 +122,8 @@ impl Connection {
         }
     }
 
-    /// Marks the connection as one to the Sentinel port, where `ROLE` reports a Sentinel.
+    /// Marks the connection as one to the Sentinel port, on which `ROLE` replies as a Sentinel
+    /// does.
     #[must_use]
     pub fn on_sentinel_port(mut self) -> Connection {
         self.is_on_sentinel_port = true;
@@ -128,32 +135,33 @@ impl Connection {
         self.id
     }
 
-    /// Whether the client has asked for `CLUSTER SLOTS`, `SHARDS` or `NODES`, so that its requests
-    /// are answered with `MOVED` instead of being forwarded to the leader. The server checks it for
-    /// requests that have waited for a leader; [`Connection::execute`] does for all others.
+    /// Returns whether the client has sent `CLUSTER SLOTS`, `SHARDS` or `NODES`, so that its
+    /// requests are answered with `MOVED` instead of being forwarded to the leader. The server
+    /// checks this for requests that have waited for a leader; [`Connection::execute`] checks it
+    /// for all others.
     pub fn follows_redirects(&self) -> bool {
         self.follows_redirects
     }
 
-    /// Ends all subscriptions of a connection that closes, and returns the changes for the
-    /// replica's [`Subscriptions`](super::subscriptions::Subscriptions).
+    /// Ends all subscriptions of a connection that is being closed, and returns the changes to
+    /// apply to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
         self.subscriptions.clear()
     }
 
-    /// Estimates the bytes of memory that the connection's state takes on the heap, without the
-    /// size of the struct and without buffers.
+    /// Estimates the memory usage of the connection's state on the heap, in bytes, without the
+    /// struct itself and without buffers.
     pub fn held_bytes(&self) -> usize {
         self.subscriptions.held_bytes() + self.transaction.held_bytes()
     }
 
-    /// Whether the reply to the latest request is suppressed (`CLIENT REPLY`).
+    /// Returns whether the reply to the latest request is suppressed because of `CLIENT REPLY`.
     pub fn is_muted(&self) -> bool {
         self.reply_mode.muted
     }
 
-    /// Returns the full name of the last valid command, such as `config|set`; `NULL` if the client
-    /// has sent none.
+    /// Returns the full name of the last valid command that the client sent, such as `config|set`;
+    /// `NULL` if there is none.
     pub fn last_command(&self) -> &'static str {
         self.last_command
     }
@@ -163,8 +171,8 @@ impl Connection {
         self.version
     }
 
-    /// Resets the connection's state to that of a new connection (`RESET`), except for
-    /// subscriptions, which the caller ends.
+    /// Resets the protocol version, name, redirects, transaction and reply mode to those of a new
+    /// connection, for `RESET`. The caller must end the subscriptions.
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
@@ -174,8 +182,8 @@ impl Connection {
         self.reply_mode = ReplyMode::default();
     }
 
-    /// Appends the connection's line of `CLIENT LIST` to `out`. Fields of features that this server
-    /// lacks have neutral values, because tools expect the fields.
+    /// Appends the connection's line in `CLIENT LIST` to `out`. Fields for features that this
+    /// server lacks are included with neutral values, because tools expect these fields.
     pub(in crate::redis) fn describe(&self, now: Instant, buffers: BufferBytes, out: &mut String) {
         let seconds_since = |earlier| now.since(earlier).as_secs();
         let mut flags = String::new();

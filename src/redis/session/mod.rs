@@ -1,4 +1,4 @@
-//! The state of one client's connection: what it remembers between requests.
+//! The state of one client's connection that is kept between requests.
 //!
 //! | file | contents |
 //! |---|---|

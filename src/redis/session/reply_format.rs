@@ -10,30 +10,30 @@ use crate::wire::resp::{Version, Writer};
 
 use super::client_info::ClientQuery;
 
-/// Bytes that each value of a reply takes in memory besides its content.
+/// Memory usage of each value in a reply, in bytes, in addition to its content.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// How the outcome of a submitted request is written as its reply. The server keeps the format
-/// while the request is in flight.
+/// How the reply to a submitted request is written from the request's outcome. The server keeps the
+/// format while the request is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
     pub(in crate::redis) kind: ReplyKind,
-    /// The connection's protocol version at the time the request was executed.
+    /// The connection's protocol version (RESP2 or RESP3) when the request was executed.
     pub(in crate::redis) version: Version,
     /// Whether the reply is suppressed because of `CLIENT REPLY`.
     pub(in crate::redis) muted: bool,
 }
 
-/// How an outcome is written as a reply, depending on the command.
+/// How a reply is written from an outcome, depending on the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::redis) enum ReplyKind {
-    /// Writes the outcome of the state machine as the reply, without any change.
+    /// Writes the outcome of the state machine as the reply, unchanged.
     Plain,
-    /// Replies with the given number if the outcome is [`Outcome::Done`], which has no value.
-    /// `PUBLISH` uses it for the number of subscribers.
+    /// Replies with the given number if the outcome is [`Outcome::Done`], which has no value. Used
+    /// by `PUBLISH` for the number of subscribers.
     Number(u32),
-    /// Writes an array with the replies of all commands of a transaction, in the order in which
-    /// they were queued (`EXEC`).
+    /// Writes the reply of `EXEC`: an array with the replies of all commands of the transaction, in
+    /// the order in which the commands were queued.
     Exec(Arc<[ExecReply]>),
 }
 
@@ -43,16 +43,16 @@ pub(in crate::redis) enum ExecReply {
     /// An encoded reply that is already known when `EXEC` runs, because it does not depend on the
     /// state machine.
     Written(Bytes),
-    /// The reply is written in the given format from an outcome of the applied transaction: the
-    /// first reply of this kind from the first outcome, the second from the second, and so on.
+    /// A reply that is written, in the given format, from an outcome of the applied transaction:
+    /// the first reply of this kind from the first outcome, the second from the second, and so on.
     Outcome(ReplyFormat),
-    /// The reply of `CLIENT LIST`, still missing. [`ReplyFormat::list_clients`] replaces it by
-    /// [`ExecReply::Written`].
+    /// A reply of `CLIENT LIST` that is still missing. [`ReplyFormat::list_clients`] replaces it
+    /// with [`ExecReply::Written`].
     Clients(ClientQuery),
 }
 
 impl ExecReply {
-    /// Appends the reply to `out`. `outcome` is ignored if the reply is already known.
+    /// Appends the command's reply to `out`. `outcome` is ignored if the reply is already known.
     pub(in crate::redis) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         match self {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
@@ -72,7 +72,8 @@ impl ExecReply {
 }
 
 impl ReplyFormat {
-    /// Suppresses the reply, because of `CLIENT REPLY`.
+    /// Marks the reply as suppressed because of `CLIENT REPLY`, so that it is not sent to the
+    /// client.
     pub fn mute(&mut self) {
         self.muted = true;
     }
@@ -82,8 +83,8 @@ impl ReplyFormat {
         self.muted
     }
 
-    /// Estimates the length of the reply to `outcome` in bytes. The estimate is not below the
-    /// memory that `outcome` itself takes.
+    /// Estimates the length of the reply for `outcome`, in bytes. The estimate is at least the
+    /// memory usage of `outcome` itself.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
@@ -107,8 +108,8 @@ impl ReplyFormat {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Calls `list` for every `CLIENT LIST` inside a transaction and stores the encoded replies.
-    /// The server must call this when it submits the transaction.
+    /// Calls `list` for every `CLIENT LIST` inside a transaction, and stores the encoded replies
+    /// that it returns. The server must call this when it submits the transaction.
     pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
         let ReplyKind::Exec(replies) = &mut self.kind else { return };
         if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
@@ -186,14 +187,14 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Forgotten, _) => {
             writer.error(b"UNCERTAIN applied, but its outcome is no longer remembered");
         }
-        // Cannot happen unless the command was damaged: this replica encoded it.
+        // Happens only if the command was damaged, because this replica has encoded it.
         (Outcome::Malformed, _) => {
             writer.error(b"ERR the command in the log is malformed; it was not applied");
         }
     }
 }
 
-/// Returns Redis's error text for a command that the state machine refused.
+/// Returns Redis's error text for the state machine's refusal of a command.
 fn refusal_text(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NotAnInteger => "ERR value is not an integer or out of range",

@@ -1,7 +1,7 @@
 //! Pub/Sub subscriptions: those of one connection, and those of all clients of a replica.
 //!
 //! A published message goes through the log, so subscribers on every replica receive messages in
-//! the same order. A client that is not connected when a message is applied misses it.
+//! the same order. A client that is not connected when a message is applied misses that message.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,20 +10,22 @@ use bytes::Bytes;
 use crate::kv::glob;
 use crate::wire::resp::Writer;
 
-/// Estimated memory of one subscription in bytes, without the name of its channel or pattern.
+/// Estimated memory usage of one subscription, in bytes, without the name of its channel or
+/// pattern.
 const SUBSCRIPTION_BYTES: usize = 160;
 
-/// Identifies a subscriber of one replica: a number that the server assigns to each connection.
+/// Id of a subscriber of one replica: a number that the server assigns to each connection.
 pub type SubscriberId = u64;
 
-/// A subscription to a channel or pattern that a connection begins or ends.
+/// A change in a connection's subscriptions: the connection begins or ends a subscription to a
+/// channel or pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionChange {
     /// Whether `name` is a glob pattern instead of a channel's name.
     pub is_pattern: bool,
-    /// The name of the channel, or the pattern.
+    /// The channel's name, or the pattern.
     pub name: Bytes,
-    /// True if the subscription begins, false if it ends.
+    /// Whether the subscription begins (true) or ends (false).
     pub subscribes: bool,
 }
 
@@ -42,7 +44,7 @@ pub(in crate::redis) struct ClientSubscriptions {
 }
 
 impl ClientSubscriptions {
-    /// Whether the connection has no subscription.
+    /// Returns whether the connection has no subscriptions.
     pub(in crate::redis) fn is_empty(&self) -> bool {
         self.count() == 0
     }
@@ -60,20 +62,21 @@ impl ClientSubscriptions {
         self.patterns.len()
     }
 
-    /// Estimates the bytes of memory that one connection's subscriptions take, in the connection's
-    /// state and in the replica's [`Subscriptions`] together.
+    /// Estimates the memory usage of one connection's subscriptions, in bytes, in the connection's
+    /// state and in the replica's [`Subscriptions`] combined.
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         let names = self.channels.iter().chain(&self.patterns);
         names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
     }
 
-    /// Returns the patterns that the connection subscribes to if `is_pattern`, otherwise the
-    /// channels.
+    /// Returns the names that the connection subscribes to: patterns if `is_pattern` is true,
+    /// otherwise channels.
     pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
         if is_pattern { &mut self.patterns } else { &mut self.channels }
     }
 
-    /// Ends all subscriptions, and returns the changes to apply to the replica's [`Subscriptions`].
+    /// Ends all subscriptions of the connection, and returns the changes to apply to the replica's
+    /// [`Subscriptions`].
     pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
         let remove =
             |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
@@ -84,7 +87,7 @@ impl ClientSubscriptions {
 }
 
 impl Subscriptions {
-    /// Adds or removes subscriptions of one subscriber.
+    /// Adds and removes subscriptions of one subscriber, as given by `changes`.
     pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
         for SubscriptionChange { is_pattern, name, subscribes } in changes {
             let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
@@ -99,14 +102,15 @@ impl Subscriptions {
         }
     }
 
-    /// Whether no client of this replica subscribes to anything.
+    /// Returns whether no client of this replica has a subscription.
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.patterns.is_empty()
     }
 
-    /// Returns the subscribers of a message on `channel`, each with the pattern that matched, or
-    /// with `None` if it subscribes to the channel by name. A subscriber with several matching
-    /// subscriptions appears once for each of them, and receives the message as many times.
+    /// Returns the subscribers that receive a message on `channel`, each with the pattern that
+    /// matched, or with `None` if the subscriber subscribes to the channel by name. A subscriber
+    /// with several matching subscriptions appears once for each of these subscriptions, and
+    /// receives the message as many times.
     pub fn subscribers(
         &self,
         channel: &[u8],
@@ -119,7 +123,7 @@ impl Subscriptions {
         by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
     }
 
-    /// Returns the channels with at least one subscriber by name.
+    /// Returns the channels to which at least one client subscribes by name, not only by a pattern.
     pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.channels.keys()
     }
@@ -129,14 +133,15 @@ impl Subscriptions {
         self.channels.get(channel).map_or(0, BTreeSet::len)
     }
 
-    /// Returns the number of distinct patterns with at least one subscriber.
+    /// Returns the number of distinct patterns to which at least one client subscribes.
     pub(in crate::redis) fn pattern_count(&self) -> usize {
         self.patterns.len()
     }
 }
 
-/// Writes a published message as a subscriber receives it. `pattern` is the matching pattern of the
-/// subscription, or `None` if the client subscribes to the channel by name.
+/// Writes a published message in the form in which a subscriber receives it. `pattern` is the
+/// subscription's pattern that matched the channel, or `None` if the client subscribes to the
+/// channel by name.
 pub fn write_message(
     pattern: Option<&Bytes>,
     channel: &[u8],

@@ -1,7 +1,7 @@
 //! The transaction of a connection: the commands queued since `MULTI`, and the watched keys.
 //!
-//! A queued request is kept as the client sent it and runs at `EXEC`, so that an error in its
-//! arguments becomes the command's own element of the reply.
+//! A queued request is kept as the client sent it and is executed by `EXEC`, so that an error in
+//! its arguments appears in the request's own element of the reply.
 
 use std::ops::Range;
 
@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::resp::Request;
 
-/// Estimated memory of a queued request in bytes, without its content and its list of arguments.
+/// Estimated memory usage of a queued request, in bytes, without its content and its list of
+/// arguments.
 const QUEUED_BYTES: usize = size_of::<QueuedRequest>() + 32;
-/// Estimated memory of a watched key in bytes, without its name.
+/// Estimated memory usage of a watched key, in bytes, without its name.
 const WATCHED_BYTES: usize = size_of::<(Bytes, u64)>() + 32;
 
 /// The state of a connection's transaction: the commands queued since `MULTI`, and the watched
@@ -23,32 +24,34 @@ pub(in crate::redis) struct Transaction {
     pub(in crate::redis) watched: WatchedKeys,
 }
 
-/// The commands that were queued since `MULTI`, for the next `EXEC`.
+/// The commands queued since `MULTI`, which the next `EXEC` runs.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct CommandQueue {
     pub(in crate::redis) requests: Vec<QueuedRequest>,
-    /// Estimated memory of the queued requests in bytes.
+    /// Estimated memory usage of the queued requests, in bytes.
     bytes: usize,
-    /// Whether a command was rejected instead of queued, so that `EXEC` runs none of the commands.
+    /// Whether a command was rejected instead of being queued, so that `EXEC` fails and runs no
+    /// command.
     pub(in crate::redis) aborted: bool,
 }
 
-/// A request queued between `MULTI` and `EXEC`: a copy of its arguments.
+/// A request queued between `MULTI` and `EXEC`, held as a copy of its arguments.
 #[derive(Debug, Clone)]
 pub(in crate::redis) struct QueuedRequest {
     bytes: Bytes,
     arguments: Box<[Range<usize>]>,
 }
 
-/// The keys watched since the last `EXEC`, `DISCARD` or `UNWATCH`, each with the revision that the
-/// key had when `WATCH` was applied. A change of a key changes its revision.
+/// The keys watched since the last `EXEC`, `DISCARD` or `UNWATCH`, each with the revision that it
+/// had when `WATCH` was applied. A key's revision is a number that changes whenever the key
+/// changes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct WatchedKeys {
     pub(in crate::redis) revisions: Vec<(Bytes, u64)>,
-    /// Estimated memory of the watched keys in bytes.
+    /// Estimated memory usage of the watched keys, in bytes.
     bytes: usize,
-    /// Whether the outcome of a `WATCH` is unknown. The next `EXEC` then aborts, because it can't
-    /// tell whether the keys have changed.
+    /// Whether the outcome of a `WATCH` is unknown. If so, the next `EXEC` aborts, because it can't
+    /// tell whether the watched keys have changed.
     pub(in crate::redis) failed: bool,
 }
 
@@ -74,11 +77,12 @@ impl QueuedRequest {
 }
 
 impl CommandQueue {
-    /// Queues a request if the queue then takes at most `bytes_max` bytes of memory.
+    /// Queues a request if the memory usage of the queue, including the request, is at most
+    /// `bytes_max` bytes.
     ///
     /// # Errors
-    /// If the queue would take more: returns the number of bytes it would take, and makes `EXEC`
-    /// fail.
+    /// If the queue would take more memory: returns the number of bytes that it would take, and
+    /// makes `EXEC` fail.
     pub(in crate::redis) fn push(
         &mut self,
         request: QueuedRequest,
@@ -103,7 +107,7 @@ impl WatchedKeys {
         self.revisions.iter().any(|(watched, _)| watched == key)
     }
 
-    /// Returns the bytes of memory that the watched keys would take if `keys` were watched as well.
+    /// Estimates the memory usage of the watched keys, in bytes, if `keys` were watched as well.
     pub(in crate::redis) fn bytes_with(&self, keys: &[&[u8]]) -> usize {
         self.bytes + keys.iter().map(|key| WATCHED_BYTES + key.len()).sum::<usize>()
     }
@@ -115,7 +119,8 @@ impl WatchedKeys {
 }
 
 impl Transaction {
-    /// Whether a transaction is open: `MULTI` was sent, and neither `EXEC` nor `DISCARD` since.
+    /// Returns whether a transaction is open: the client has sent `MULTI`, but neither `EXEC` nor
+    /// `DISCARD` since.
     pub(in crate::redis) fn is_open(&self) -> bool {
         self.queue.is_some()
     }
@@ -125,25 +130,25 @@ impl Transaction {
         self.queue.as_ref().map(|queue| queue.requests.len())
     }
 
-    /// Returns the bytes of memory that the queued commands take (estimate).
+    /// Estimates the memory usage of the queued commands, in bytes.
     pub(in crate::redis) fn queue_bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
-    /// Returns the bytes of memory that queued commands and watched keys take together (estimate).
+    /// Estimates the memory usage of the queued commands and the watched keys combined, in bytes.
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         self.queue_bytes() + self.watched.bytes
     }
 
-    /// Makes the next `EXEC` fail because a command was rejected. No effect if no transaction is
-    /// open.
+    /// Makes the next `EXEC` fail because a command was rejected. Has no effect if no transaction
+    /// is open.
     pub(in crate::redis) fn abort(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.aborted = true;
         }
     }
 
-    /// Closes the transaction: drops the queued commands and the watched keys (`DISCARD`).
+    /// Closes the transaction for `DISCARD`: drops the queued commands and the watched keys.
     pub(in crate::redis) fn discard(&mut self) {
         *self = Transaction::default();
     }

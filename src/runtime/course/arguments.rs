@@ -1,5 +1,5 @@
-//! The command line of a replica under a simulator of the course: this replica's id, the others',
-//! and the address of the simulator.
+//! The command line of a replica under a simulator of the university course: this replica's id, the
+//! other replicas' ids, and the simulator's address.
 
 use std::fs;
 use std::io;
@@ -14,21 +14,21 @@ use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::course::connection::Connection;
 use crate::runtime::course::transport::CourseTransport;
 
-/// Maximum number of replicas in a cluster that the simulators of the course start.
+/// Maximum number of replicas in a cluster that a simulator of the university course starts.
 const REPLICAS_MAX: usize = 21;
 
-/// Proof that this process runs under a simulator of the university course, which never restarts a
-/// replica that it has killed; only then may a replica run without a durable log. Created only by
-/// [`CourseArguments::connect`].
+/// Proof that this process was started by a simulator of the university course, which never
+/// restarts a replica that it has killed. Only with this proof may a replica run without a durable
+/// log. Created only by [`CourseArguments::connect`].
 #[derive(Debug)]
 pub(super) struct NeverRestarts(());
 
-/// The parsed command line of a replica under a simulator of the course. Parsing opens no socket.
+/// The parsed command line of a replica under a simulator of the university course.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CourseArguments {
     /// The id of this replica.
     pub me: NodeId,
-    /// The ids of the other replicas, in the order of the command line.
+    /// The ids of the other replicas, in the order in which the command line lists them.
     pub others: Vec<NodeId>,
     address: Address,
 }
@@ -36,36 +36,39 @@ pub struct CourseArguments {
 /// The address at which this replica reaches the simulator that started it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Address {
-    /// The simulator receives datagrams at this UDP port of 127.0.0.1.
+    /// The simulator receives datagrams on this UDP port of 127.0.0.1.
     Udp(u16),
-    /// The simulator listens at the UNIX socket with this path, in the current directory.
+    /// The simulator listens on the UNIX socket with this path, in the current directory.
     Unix(PathBuf),
 }
 
-/// An error in the command line.
+/// An error in the command line of a replica under a simulator of the university course.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CourseArgumentsError {
-    /// Too few arguments.
+    /// There are too few arguments: the id of this replica is missing.
     #[error("the id of this replica is missing")]
     Missing,
     /// The first argument is neither a UDP port nor the name of a UNIX socket.
     #[error("`{0}` is neither a UDP port nor the name of a socket in the current directory")]
     Address(String),
-    /// An argument is not a replica id. A replica id is four hexadecimal digits other than FFFF.
+    /// This argument is not a replica id, which consists of four hexadecimal digits other than
+    /// FFFF.
     #[error("invalid replica id `{0}`: expected four hexadecimal digits other than FFFF")]
     Id(String),
-    /// A replica id is given twice.
+    /// This replica id is given twice on the command line.
     #[error("replica id {0} is given twice")]
     Twice(NodeId),
-    /// More replica ids are given (this many) than any simulator of the course starts.
+    /// The number of replica ids, which is given here, is larger than any simulator of the
+    /// university course uses.
     #[error("{0} replica ids are given, at most {REPLICAS_MAX} are possible")]
     TooMany(usize),
 }
 
 impl CourseArguments {
-    /// Parses `[PORT] MY_ID OTHER_ID...`. If the first argument has four hexadecimal digits and
-    /// names a UNIX socket in the current directory, it is both this replica's id and the
-    /// simulator's address; otherwise it is a UDP port.
+    /// Parses a command line of the form `[PORT] MY_ID OTHER_ID...`. If the first argument consists
+    /// of four hexadecimal digits and is the name of a UNIX socket in the current directory, it is
+    /// both this replica's id and the simulator's address. Otherwise the first argument is a UDP
+    /// port.
     ///
     /// # Errors
     /// If an argument is invalid.
@@ -93,7 +96,9 @@ impl CourseArguments {
         Ok(CourseArguments { me, others, address })
     }
 
-    /// Connects to the simulator, and over UDP sends it a hello (first message).
+    /// Connects to the simulator and, if the connection uses UDP, sends it a hello (first message).
+    /// Returns the transport over the connection, and the proof that a simulator has started this
+    /// process.
     pub(super) fn connect(
         &self,
         now: Instant,
@@ -139,7 +144,8 @@ mod tests {
             address: Address::Udp(40_000),
         };
         assert_eq!(parse("40000 000A 0002 0000"), Ok(expected));
-        // Four hexadecimal digits, but no socket of that name in the current directory: a port.
+        // The first argument has four hexadecimal digits, but the current directory has no socket
+        // with that name, so it is a port.
         let parsed = parse("9000 0001 0002").unwrap();
         assert_eq!((parsed.me, parsed.address), (NodeId(1), Address::Udp(9_000)));
     }

@@ -1,6 +1,6 @@
-//! The socket to a simulator, of any of the three kinds that the course has used: framing and
-//! outgoing messages that the socket does not accept yet. Does not parse messages. Only
-//! [`Connection::wait`] blocks.
+//! The socket to the simulator of the university course, of any of the three kinds that the course
+//! has used. Frames messages, and queues outgoing messages that the socket does not accept yet, but
+//! does not parse messages. Only [`Connection::wait`] blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,35 +14,35 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::runtime::course::line_buffer::{Line, LineBuffer};
 
-/// Maximum bytes of a received message. The kernel truncates a longer datagram, which then cannot
-/// be decoded; a longer line is skipped.
+/// Maximum size of a received message, in bytes. A longer datagram is truncated by the kernel and
+/// cannot be decoded; a longer line is skipped.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Maximum bytes of queued outgoing messages. Above it, [`Delivery::MayBeLost`] messages are
-/// dropped instead of queued.
+/// Maximum total size of the queued outgoing messages, in bytes. Above it, messages with
+/// [`Delivery::MayBeLost`] are dropped instead of queued.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
-/// Number of sent datagrams that the kernel reports as refused, without a datagram received in
-/// between, after which the replica assumes that the simulator has exited.
+/// If the kernel reports this number of sent datagrams as refused, and no datagram is received in
+/// between, the replica assumes that the simulator has exited.
 const REFUSALS_MAX: u32 = 200;
 
-/// Minimum receive timeout of the socket. For the kernel, a timeout of zero would mean no timeout.
+/// Minimum receive timeout of the socket. The kernel would take a timeout of zero for no timeout.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How messages are framed on the socket to the simulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// UDP: a datagram is a message.
+    /// UDP: each datagram is one message.
     Datagram,
-    /// UNIX `SOCK_SEQPACKET`: a packet is a message.
+    /// UNIX `SOCK_SEQPACKET`: each packet is one message.
     Packet,
-    /// UNIX `SOCK_STREAM`: a line is a message.
+    /// UNIX `SOCK_STREAM`: each line is one message.
     Stream,
 }
 
 impl Kind {
-    /// Returns the maximum size in bytes of a message that the simulator can receive whole: the
-    /// limit of UDP for datagrams, the simulators' buffer size for packets, no limit for lines.
+    /// Returns the maximum size, in bytes, of a message that the simulator can receive in full:
+    /// UDP's limit for datagrams, the simulator's buffer size for packets, and no limit for lines.
     fn send_bytes_max(self) -> usize {
         match self {
             Kind::Datagram => 65_507,
@@ -52,14 +52,14 @@ impl Kind {
     }
 }
 
-/// The result of [`Connection::receive`].
+/// The result of [`Connection::receive`]: a message, or why none was returned.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<'a> {
-    /// A complete message.
+    /// A complete received message.
     Message(&'a [u8]),
-    /// A line longer than [`MESSAGE_BYTES_MAX`] was skipped.
+    /// A received line was longer than [`MESSAGE_BYTES_MAX`] and was skipped.
     TooLong,
-    /// No message is available until `Poll` reports the socket as readable again.
+    /// No message is available before `Poll` reports the socket as readable again.
     Drained,
     /// The simulator has closed the connection, or the connection has failed.
     Closed,
@@ -69,16 +69,17 @@ pub(super) enum Received<'a> {
 /// is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Delivery {
-    /// The message may be dropped, as any message between replicas: Raft sends it again.
+    /// The message may be dropped. Used for messages between replicas, which Raft sends again.
     MayBeLost,
-    /// The message must be queued, not dropped: it is sent only once, as a reply to a client.
+    /// The message must be queued, not dropped. Used for replies to clients, which are sent only
+    /// once.
     MustArrive,
 }
 
-/// The result of [`Connection::send`].
+/// The result of [`Connection::send`]: what happened to the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sent {
-    /// The socket has accepted the message, or it is queued.
+    /// The message was written to the socket or queued.
     Accepted,
     /// The message was dropped because the queue is full.
     Dropped,
@@ -90,8 +91,8 @@ pub(super) enum Sent {
 #[derive(Debug, Default)]
 struct Outgoing {
     messages: VecDeque<Box<[u8]>>,
-    /// How many bytes of the first queued message the socket has accepted; always 0 unless the
-    /// socket is a stream.
+    /// Number of bytes of the first queued message that the socket has accepted; always 0 unless
+    /// the socket is a stream.
     written_of_first: usize,
     bytes: usize,
 }
@@ -101,23 +102,24 @@ struct Outgoing {
 pub(super) struct Connection {
     socket: Socket,
     kind: Kind,
-    /// Buffer for the datagram or packet received last.
+    /// Buffer for the most recently received datagram or packet.
     datagram: Box<[u8]>,
-    /// Receive buffer of a stream socket.
+    /// Receive buffer of a stream socket, which splits the received bytes into lines.
     lines: LineBuffer,
-    /// Length in bytes of the message in `datagram` that [`Connection::receive`] has not returned
-    /// yet; `None` if it has.
+    /// Length, in bytes, of the message in `datagram` if [`Connection::receive`] has not returned
+    /// it yet; otherwise `None`.
     arrived: Option<usize>,
-    /// Whether the socket may have more to receive. Cleared when a receive would block, since
-    /// `Poll` is edge-triggered.
+    /// Whether the socket may have more bytes to receive. Since `Poll` is edge-triggered, this
+    /// becomes false only when the socket has no more bytes for now.
     readable: bool,
-    /// Whether the line buffer may hold complete lines that were not returned yet.
+    /// Whether the line buffer may hold complete lines that [`Connection::receive`] has not
+    /// returned yet.
     buffered: bool,
     outgoing: Outgoing,
     /// Number of messages written to the socket or queued, since the connection was opened.
     accepted: u64,
-    /// Number of messages, since the connection was opened, that were completely written to the
-    /// socket or dropped from the queue after a send error.
+    /// Number of messages, since the connection was opened, that were written to the socket in full
+    /// or dropped from the queue after a send error.
     written: u64,
     /// Number of datagrams that the kernel reported as refused since a datagram was last received.
     refusals: u32,
@@ -128,13 +130,13 @@ pub(super) struct Connection {
 /// The timeout and the outcome of the most recent call of [`Connection::wait`].
 #[derive(Debug)]
 struct Wait {
-    /// The receive timeout that is currently set on the socket.
+    /// The receive timeout that was last set on the socket.
     limit: Duration,
-    /// Whether the wait ended at its timeout, without a message.
+    /// Whether the most recent wait ended at its timeout, without a message.
     timed_out: bool,
 }
 
-/// The outcome of writing one outgoing message to the socket.
+/// The outcome of one attempt to write an outgoing message to the socket.
 enum Write {
     Written(usize),
     WouldBlock,
@@ -152,15 +154,17 @@ impl Connection {
         Ok(Connection::new(socket, Kind::Datagram))
     }
 
-    /// Connects to the UNIX socket at `path`: as `SOCK_SEQPACKET`, or else as `SOCK_STREAM`.
+    /// Connects to the UNIX socket at `path` as `SOCK_SEQPACKET`, or, if that fails, as
+    /// `SOCK_STREAM`.
     pub(super) fn open_unix(path: &Path) -> io::Result<Connection> {
         let address = SockAddr::unix(path)?;
         let connect = |socket_type| {
             let socket = Socket::new(Domain::UNIX, socket_type, None)?;
             socket.connect(&address).map(|()| socket)
         };
-        // A stream socket gives EPROTOTYPE, a system without SEQPACKET another error. In both cases
-        // the second attempt gives the error to report.
+        // The first attempt fails with EPROTOTYPE on a stream socket, and with another error on a
+        // system without SEQPACKET. In both cases the error to report is that of the second
+        // attempt.
         match connect(Type::SEQPACKET) {
             Ok(socket) => Ok(Connection::new(socket, Kind::Packet)),
             Err(_) => Ok(Connection::new(connect(Type::STREAM)?, Kind::Stream)),
@@ -168,7 +172,7 @@ impl Connection {
     }
 
     fn new(socket: Socket, kind: Kind) -> Connection {
-        // The socket stays blocking: each call passes its own flag.
+        // The socket stays in blocking mode: each call passes its own non-blocking flag.
         Connection {
             socket,
             kind,
@@ -201,13 +205,13 @@ impl Connection {
         self.readable = true;
     }
 
-    /// Returns whether a call of [`Connection::receive`] may find a message or a closed connection.
-    /// If not, the socket must be polled first.
+    /// Returns whether a call of [`Connection::receive`] may return a message or find the
+    /// connection closed. If false, the socket must be polled first.
     pub(super) fn is_readable(&self) -> bool {
         self.readable || self.buffered || self.arrived.is_some() || self.closed
     }
 
-    /// Returns whether messages wait for the socket to become writable.
+    /// Returns whether any outgoing messages are waiting for the socket to become writable.
     pub(super) fn has_outgoing(&self) -> bool {
         !self.outgoing.messages.is_empty()
     }
@@ -224,14 +228,14 @@ impl Connection {
         self.accepted
     }
 
-    /// Returns how many of the [`accepted`](Connection::accepted) messages have left the queue:
-    /// completely written to the socket, or dropped after a send error. Messages are written in
-    /// order.
+    /// Returns the number of [`accepted`](Connection::accepted) messages that are no longer queued,
+    /// because they were written to the socket in full or dropped after a send error. Messages are
+    /// written in order.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Returns the next received message, or why there is none, without blocking.
+    /// Returns the next received message, or the reason why there is none. Does not block.
     pub(super) fn receive(&mut self) -> Received<'_> {
         loop {
             if self.closed {
@@ -252,12 +256,12 @@ impl Connection {
         }
     }
 
-    /// Blocks until a message arrives, for about `timeout` at most. Takes one system call per
-    /// message, where `Poll` and a receive would take two.
+    /// Blocks until a message arrives, for about `timeout` at most. Needs one system call per
+    /// message, whereas `Poll` and a receive would need two.
     pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.max(WAIT_MIN);
-        // A shorter wait does no harm, so the socket's timeout is raised only after a wait that
-        // timed out. This saves the system call while messages arrive.
+        // Waiting too briefly does no harm, so the socket's timeout is raised only after a wait
+        // that timed out. This saves a system call while messages keep arriving.
         let Wait { limit, timed_out } = self.last_wait;
         if limit > timeout || (timed_out && limit < timeout) {
             self.socket.set_read_timeout(Some(timeout))?;
@@ -274,13 +278,13 @@ impl Connection {
         let buffer = if stream { self.lines.free() } else { &mut self.datagram };
         let capacity = buffer.len();
         match rustix::net::recv(&self.socket, buffer, flags) {
-            // An empty datagram is a message, though an invalid one.
+            // An empty datagram counts as a message, although an invalid one.
             Ok((0, _)) if self.kind != Kind::Datagram => self.closed = true,
             Ok((length, _)) if stream => {
                 self.lines.filled(length);
                 self.buffered = true;
-                // A stream that fills only a part of the buffer has no more for now, and `Poll`
-                // reports later arrivals. This saves a receive that would block.
+                // If a stream has filled only a part of the buffer, it has no more bytes for now,
+                // and `Poll` reports later arrivals. This saves a receive that would block.
                 self.readable = length == capacity;
             }
             Ok((length, _)) => {
@@ -306,7 +310,8 @@ impl Connection {
         self.closed = self.refusals >= REFUSALS_MAX;
     }
 
-    /// Sends a message, or queues it; for a stream, appends the newline to `message`.
+    /// Sends a message, or queues it if the socket does not accept it yet. For a stream socket,
+    /// appends a newline to `message`.
     pub(super) fn send(&mut self, message: &mut Vec<u8>, delivery: Delivery) -> Sent {
         if message.len() > self.kind.send_bytes_max() || self.closed {
             return Sent::Failed;
@@ -343,7 +348,7 @@ impl Connection {
             let from = self.outgoing.written_of_first;
             match self.write(&message[from..]) {
                 Write::Written(length) if from + length == message.len() => {}
-                // The error may be of this message only, so the next ones are tried too.
+                // The error may concern only this message, so the next ones are tried too.
                 Write::Failed => {}
                 Write::Written(length) => {
                     self.outgoing.written_of_first += length;
@@ -379,8 +384,8 @@ impl Connection {
                         refused = true;
                     }
                     _ => {
-                        // One datagram may fail, for example for its size; on a connection the
-                        // error is final.
+                        // A datagram may fail on its own, for example because of its size; on a
+                        // UNIX socket the error is final.
                         self.closed |= self.kind != Kind::Datagram;
                         return Write::Failed;
                     }
@@ -413,8 +418,9 @@ mod tests {
         messages
     }
 
-    /// Receives and returns everything that waits at `theirs`, the simulator's end, with a buffer
-    /// as large as the simulators'. Each element is one receive.
+    /// Receives and returns everything that is waiting at `theirs`, the simulator's end of the
+    /// socket pair, with a buffer of the simulator's size. Each element is the result of one
+    /// receive.
     fn read_all(mut theirs: &Socket) -> Vec<Vec<u8>> {
         let mut buffer = vec![0; 16 << 10];
         let mut pieces = Vec::new();
@@ -497,7 +503,7 @@ mod tests {
             let (mut connection, theirs) = connected(kind);
             connection.wait(Duration::from_millis(3)).unwrap();
             assert!(!connection.is_readable());
-            // The timeout is raised after a wait that timed out, and lowered at once.
+            // The timeout is raised only after a wait that timed out, but lowered at once.
             connection.wait(Duration::from_millis(5)).unwrap();
             assert_eq!(connection.last_wait.limit, Duration::from_millis(5));
             theirs.send(b"one\n").unwrap();

@@ -1,7 +1,7 @@
-//! Log storage that keeps nothing: what the replica acknowledged is gone when its process ends.
-//! That is safe only under the course's simulators, which never restart a replica that they have
-//! killed. So this type is private to the course, and it is made only from the proof that a
-//! simulator started this process.
+//! Log storage that keeps nothing: all entries that a replica has acknowledged are lost when its
+//! process ends. This is safe only under the simulators of the university course, which never
+//! restart a replica that they have killed. So this type is private to the course's modules, and
+//! creating a value requires proof that a simulator has started this process.
 
 use crate::raft::AppendJob;
 use crate::runtime::stages::log_writer::LogStorage;
@@ -9,7 +9,7 @@ use crate::runtime::stages::log_writer::LogStorage;
 use super::arguments::NeverRestarts;
 
 /// Log storage that stores nothing: every append job completes at once. Used only under the
-/// simulators of the course, which never restart a replica.
+/// simulators of the university course, which never restart a replica.
 pub(super) struct ForgetfulLog(());
 
 impl ForgetfulLog {

@@ -1,39 +1,40 @@
-//! Splits a stream of bytes into lines. Has no socket, so that tests can split the lines between
-//! reads at every position.
+//! Splits a stream of bytes into lines. The buffer owns no socket, so that tests can end a read at
+//! every position of a line.
 
 use std::ops::Range;
 
 /// Buffer that splits the bytes received from a stream socket into lines.
 ///
-/// Invariant: `start <= end <= bytes.len()`; `start..end` was received and not returned yet.
+/// Invariant: `start <= end <= bytes.len()`; the bytes in `start..end` were received but not
+/// returned yet.
 #[derive(Debug)]
 pub(super) struct LineBuffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Whether the received bytes are discarded up to the next newline, because they belong to a
-    /// line longer than the buffer.
+    /// Whether received bytes are being discarded up to the next newline, because they belong to a
+    /// line that is longer than the buffer.
     skipping: bool,
 }
 
-/// The result of [`LineBuffer::next`].
+/// The result of [`LineBuffer::next`]: a complete line, or a line that was skipped.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// Range of a complete line in the buffer, without its newline, for [`LineBuffer::get`]. Valid
     /// until the next call of [`LineBuffer::next`].
     Whole(Range<usize>),
-    /// A line was longer than the buffer and was skipped.
+    /// A line was longer than the buffer, and was skipped.
     TooLong,
 }
 
 impl LineBuffer {
-    /// Creates a buffer for lines of up to `bytes` bytes, newline included.
+    /// Creates a buffer for lines of up to `bytes` bytes, including the newline.
     pub(super) fn new(bytes: usize) -> LineBuffer {
         LineBuffer { bytes: vec![0; bytes].into(), start: 0, end: 0, skipping: false }
     }
 
-    /// Returns the next complete line, or that a line was too long; `None` if no newline has been
-    /// received since the last call.
+    /// Returns the next complete line, or reports that a line was too long. Returns `None` if the
+    /// unread bytes contain no newline.
     pub(super) fn next(&mut self) -> Option<Line> {
         let pending = &self.bytes[self.start..self.end];
         let length = pending.iter().position(|byte| *byte == b'\n')?;
@@ -45,13 +46,13 @@ impl LineBuffer {
         Some(Line::Whole(line))
     }
 
-    /// Returns the bytes of a line that [`LineBuffer::next`] has found.
+    /// Returns the bytes of the line at the range that [`LineBuffer::next`] has returned.
     pub(super) fn get(&self, line: Range<usize>) -> &[u8] {
         &self.bytes[line]
     }
 
-    /// Returns the free part of the buffer to receive into, never empty. Call it only after
-    /// [`LineBuffer::next`] has returned `None`.
+    /// Returns the free part of the buffer, into which the caller receives bytes. That part is
+    /// never empty. Must be called only after [`LineBuffer::next`] has returned `None`.
     pub(super) fn free(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -63,7 +64,7 @@ impl LineBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Marks the first `length` bytes of [`LineBuffer::free`] as received.
+    /// Records that the first `length` bytes of [`LineBuffer::free`] were received.
     pub(super) fn filled(&mut self, length: usize) {
         self.end += length;
         assert!(self.end <= self.bytes.len(), "received more bytes than fit");
@@ -74,7 +75,7 @@ impl LineBuffer {
 mod tests {
     use super::*;
 
-    /// Passes `text` in pieces of `piece` bytes through a line buffer of `size` bytes, and returns
+    /// Passes `text` through a line buffer of `size` bytes, in pieces of `piece` bytes, and returns
     /// the lines found.
     fn lines(text: &[u8], piece: usize, size: usize) -> Vec<String> {
         let mut buffer = LineBuffer::new(size);

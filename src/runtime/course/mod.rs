@@ -1,4 +1,4 @@
-//! A replica under a simulator of the course: one socket for peers and clients, and no
+//! A replica under a simulator of the university course: one socket for peers and clients, and no
 //! disk.
 //!
 //! | file | contents |
@@ -37,8 +37,8 @@ use self::network::Network;
 
 pub use self::arguments::{CourseArguments, CourseArgumentsError};
 
-/// Runs a replica under a simulator of the course until the simulator closes the socket. A panic in
-/// any stage ends the process.
+/// Runs a replica under a simulator of the university course until the simulator closes the socket.
+/// A panic in any stage aborts the process.
 ///
 /// # Errors
 /// If the replica cannot start, or if polling the socket fails.

@@ -1,6 +1,6 @@
-//! The network stage under a simulator of the course: owns `Poll` and the socket, and moves
-//! messages between the socket and the other stages. The only decisions here are what to do when a
-//! queue or the socket is full.
+//! The network stage under a simulator of the university course. It owns `Poll` and the socket, and
+//! moves messages between the socket and the other stages. It decides only what to do when a queue
+//! or the socket is full.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -29,19 +29,18 @@ const SOCKET: Token = Token(0);
 /// The `mio` token of the waker by which other stages wake this stage. The code that creates the
 /// `Poll` registers the waker.
 pub(super) const WAKER: Token = Token(1);
-/// Interval at which the network stage tries again to send to the core while the core's queue is
-/// full.
+/// Interval at which the network stage retries sending to the core while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Minimum size in bytes of clients' completed read requests that the network stage reports to the
-/// core by themselves. Smaller amounts wait, to be added to a later report, because each report
-/// costs the core one turn of its loop.
+/// Total size of completed read requests, in bytes, from which on the network stage reports them to
+/// the core on their own. Smaller amounts are added to a later report, because each report costs
+/// the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
-/// The network stage under a simulator of the course.
+/// The network stage of a replica under a simulator of the university course.
 ///
 /// Invariant: an applied index is reported to the core only after the socket has accepted all
-/// replies up to that index, so that the commit index in the core's messages to peers never passes
-/// an entry whose client has no reply.
+/// replies up to that index, so that the core's messages to peers never contain a commit index
+/// beyond an entry whose client has no reply yet.
 pub(super) struct Network {
     poll: Poll,
     events: Events,
@@ -51,18 +50,20 @@ pub(super) struct Network {
     clock: Clock,
     /// A reading of the monotonic clock, taken before the socket was last checked for messages.
     checked_at: Instant,
-    /// Clients' requests that wait until the core's queue of requests has space, in order of
-    /// arrival.
+    /// Clients' requests, in order of arrival, that are waiting until the core's request queue has
+    /// space.
     waiting: Vec<ClientRequest>,
-    /// Reports for the core on applied entries. The number before each is a message count: the
-    /// report is sent once that many messages, which include its replies, were written to the
+    /// Reports for the core on applied entries, each with a message count: the report is sent once
+    /// this number of messages, which include the replies to its entries, were written to the
     /// socket.
     reports: VecDeque<(u64, Applied)>,
-    /// Bytes of clients' completed read requests that were not reported to the core yet.
+    /// Total size, in bytes, of clients' completed read requests that were not reported to the core
+    /// yet.
     read_bytes: usize,
-    /// Set of the queues to this stage that may have items, one bit for each, as in `Wake`.
+    /// Bit set of the queues to this stage that may have items, one bit per queue, as in `Wake`.
     marks: u32,
-    /// Whether `Poll` reports when the socket becomes writable. So only while messages are queued.
+    /// Whether `Poll` reports when the socket becomes writable; true only while messages are queued
+    /// for the socket.
     polls_writable: bool,
     counters: Arc<RuntimeCounters>,
 }
@@ -96,8 +97,8 @@ impl Network {
         })
     }
 
-    /// Returns the shorter of `timeout` and the time until this stage must act (a retry or a hello
-    /// is due). `None` means no limit.
+    /// Returns the shorter of `timeout` and the time until this stage must act because a retry or a
+    /// hello (first message to the simulator) is due. `None` means no limit.
     fn limit_timeout(&self, mut timeout: Option<Duration>) -> Option<Duration> {
         let mut at_most = |limit: Duration| {
             timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
@@ -112,13 +113,14 @@ impl Network {
     }
 
     /// Returns whether this stage may receive messages: false while [`HELD_REQUESTS_MAX`] or more
-    /// requests wait for the core. Clients and peers share the socket, so peers' messages wait too.
+    /// requests are waiting for the core. Clients and peers share the socket, so peers' messages
+    /// wait, too.
     fn may_receive(&self) -> bool {
         self.waiting.len() < HELD_REQUESTS_MAX
     }
 
-    /// Sends peers' messages to the core, and clients' requests if the core's request queue is less
-    /// than half full. Other requests wait here.
+    /// Sends peers' messages to the core, and also clients' requests if the core's request queue is
+    /// less than half full. Otherwise the requests wait in this stage.
     fn send_to_core(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
         if !messages.is_empty()
             && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
@@ -142,8 +144,8 @@ impl Network {
         }
     }
 
-    /// Sends queued replies while the socket accepts them, within the bounds of one pass (turn of
-    /// the stage's loop).
+    /// Sends queued replies while the socket accepts them, within the bounds of one pass (iteration
+    /// of the stage's loop).
     fn send_replies(&mut self) {
         let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
         while self.transport.connection.can_queue() {
@@ -169,7 +171,7 @@ impl Network {
         self.reports.front().is_some_and(|(after, _)| *after <= written)
     }
 
-    /// Sends the core the reports whose replies the socket has accepted.
+    /// Sends the core the reports on those entries whose replies the socket has accepted.
     fn report_applied(&mut self) {
         while self.report_is_due()
             && let Some((after, mut report)) = self.reports.pop_front()
@@ -184,8 +186,8 @@ impl Network {
         }
     }
 
-    /// Registers the socket for writability only while messages are queued; otherwise each message
-    /// that the simulator receives would wake this thread.
+    /// Makes `Poll` report the socket's writability only while messages are queued. If it always
+    /// did, each message that the simulator receives would wake this thread.
     fn update_interest(&mut self) -> io::Result<()> {
         let queued = self.transport.connection.has_outgoing();
         if queued == self.polls_writable {
@@ -200,14 +202,14 @@ impl Network {
 }
 
 impl NetworkStage for Network {
-    /// Sleeps until the socket or a queue needs work, for at most `timeout`.
+    /// Sleeps until the socket or a queue of this stage has work, for at most `timeout`.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.checked_at = self.clock.now();
         if self.may_receive() && self.transport.connection.is_readable() {
             // The last pass did not empty the socket, so there is no need to poll.
             return Ok(());
         }
-        // Replies that the socket does not accept wait for the socket, not for this thread.
+        // Replies that the socket does not accept are waiting for the socket, not for this thread.
         let idle = self.marks & !REPLIES == 0
             && (self.marks == 0 || !self.transport.connection.can_queue());
         let asleep = idle && self.wake.begin_sleep();
@@ -218,15 +220,16 @@ impl NetworkStage for Network {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        // Any event makes the socket readable: it may be a close or an error, too.
+        // Any event makes the socket readable, because it may also be a close or an error.
         if self.events.iter().any(|event| event.token() == SOCKET) {
             self.transport.connection.set_readable();
         }
         Ok(())
     }
 
-    /// Waits like [`Network::wait`] when no other stage needs to wake this thread: blocks in a
-    /// receive on the socket instead of in `Poll`, unless messages are queued for the socket.
+    /// Waits like [`Network::wait`], but is called only if no other thread ever wakes this one:
+    /// blocks in a receive on the socket instead of in `Poll`, unless messages are queued for the
+    /// socket.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
         self.checked_at = self.clock.now();
         let connection = &mut self.transport.connection;
@@ -240,8 +243,8 @@ impl NetworkStage for Network {
         }
     }
 
-    /// Receives messages and sends them to the core: the first half of a pass (turn of the stage's
-    /// loop). Returns [`StageState::Stopped`] when the simulator has closed the socket.
+    /// Receives messages and sends them to the core: the first half of a pass (iteration of the
+    /// stage's loop). Returns [`StageState::Stopped`] when the simulator has closed the socket.
     fn receive(&mut self) -> StageState {
         if self.transport.hello_due().is_some() {
             self.transport.send_hello(self.clock.now());
@@ -261,7 +264,8 @@ impl NetworkStage for Network {
     }
 
     /// Writes queued messages, replies, refusals and messages to peers, then reports to the core
-    /// which entries were answered: the second half of a pass (turn of the stage's loop).
+    /// the entries whose replies were sent: the second half of a pass (iteration of the stage's
+    /// loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();
@@ -288,7 +292,7 @@ impl NetworkStage for Network {
             }
         }
         self.marks &= REPLIES;
-        // Items that arrived meanwhile are left to the next pass.
+        // Items that arrived in the meantime are left to the next pass.
         if !self.ends.outbound.is_empty() {
             self.marks |= OUTBOUND;
         }
@@ -299,7 +303,7 @@ impl NetworkStage for Network {
         self.update_interest()
     }
 
-    /// Stops the core, which stops all other stages.
+    /// Tells the core to stop. The core then stops all other stages.
     fn stop_others(self) {
         // Fails if the core has stopped already.
         let _ = self.ends.to_core.send(CoreItem::Stop);
@@ -321,7 +325,8 @@ mod tests {
     use crate::types::{ClientId, Index, NodeId, RequestId, RequestKey, Round, Term};
     use std::net::{SocketAddr, UdpSocket};
 
-    /// A network stage under test. The test plays the other stages and the simulator.
+    /// A network stage under test. The test plays the roles of the other stages and of the
+    /// simulator.
     struct Rig {
         network: Network,
         simulator: UdpSocket,
@@ -349,7 +354,8 @@ mod tests {
             Rig { network, simulator, address, core, log_writer, applier }
         }
 
-        /// Sends the network stage a datagram from the simulator, and lets the stage receive it.
+        /// Sends the network stage `text` as a datagram from the simulator, and lets the stage
+        /// receive the datagram.
         fn say(&mut self, text: &[u8]) {
             self.simulator.send_to(text, self.address).unwrap();
             self.network.wait(Some(Duration::ZERO)).unwrap();
@@ -371,7 +377,7 @@ mod tests {
             }
         }
 
-        /// Fills the core's queue of requests until it holds `items` items.
+        /// Fills the core's request queue until it holds `items` items.
         fn fill_requests(&self, items: usize) {
             while self.core.requests.len() < items {
                 let sent = self.network.ends.requests.try_send(Requests::Clients(Vec::new()));
@@ -379,7 +385,7 @@ mod tests {
             }
         }
 
-        /// Takes the peers' messages out of the core's queue and returns them.
+        /// Removes the peers' messages from the core's queue and returns them.
         fn messages(&self) -> Vec<Envelope> {
             let items = self.core.inbox.try_iter();
             items
@@ -397,7 +403,7 @@ mod tests {
                 .collect()
         }
 
-        /// Takes the requests out of the core's queue and returns their keys.
+        /// Removes the requests from the core's request queue and returns their keys.
         fn requests(&self) -> Vec<RequestKey> {
             let items = self.core.requests.try_iter();
             items
@@ -495,7 +501,8 @@ mod tests {
         rig.network.receive();
         assert!(rig.core.peers_read.at() >= before);
         assert_eq!(rig.messages().len(), 1);
-        // More than one pass receives: the socket is not empty, so the time stays.
+        // There are more messages than one pass receives: the socket is not empty, so the recorded
+        // time stays the same.
         let noted = rig.core.peers_read.at();
         for _ in 0..2 * BATCH_MESSAGES_MAX {
             rig.simulator.send_to(&peer_text(), rig.address).unwrap();
@@ -513,7 +520,7 @@ mod tests {
         let outbound = Outbound { peers, refusals: vec![refusal], leadership: None };
         rig.core.to_network.try_send(outbound).unwrap();
         rig.log_writer.to_network.try_send(vec![envelope(2)]).unwrap();
-        let answers = vec![Answer { key: key(1), outcome: Outcome::Done }];
+        let answers = vec![Answer { key: key(1), outcomes: vec![Outcome::Done] }];
         let applied = Applied { index: Some(Index(4)), bytes: 9, ..Applied::default() };
         let leader = Some(NodeId(0));
         let batch = ReplyBatch { answers, leader, applied, ..ReplyBatch::default() };

@@ -1,6 +1,6 @@
-//! Messages to and from a simulator of the course, on the one socket that peers and clients share
-//! there. Sends the hello, counts what it cannot use, and bounds what one pass receives.
-//! `wire::course` encodes and decodes the messages, `connection` owns the socket.
+//! Messages to and from a simulator of the university course, on the single socket that peers and
+//! clients share. Sends the hello, counts messages that cannot be used, and bounds how much one
+//! pass receives. `wire::course` encodes and decodes the messages, `connection` owns the socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,34 +14,35 @@ use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::channels::{Answer, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use crate::runtime::course::connection::{Connection, Delivery, Kind, Received, Sent};
 
-/// Interval at which the hello (first message to the simulator) is repeated while the simulator has
-/// sent nothing.
+/// Interval at which the hello (first message to the simulator) is repeated until the simulator has
+/// sent a message.
 const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of times that the hello (first message to the simulator) is repeated.
 const HELLO_REPEATS: u32 = 3;
 
-/// The result of [`CourseTransport::receive`].
+/// The result of [`CourseTransport::receive`]: whether the socket to the simulator is still open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrivals {
-    /// The call received all available messages, or as many as one call may receive.
+    /// The call has received all available messages, or as many as one call may receive.
     Received,
     /// The simulator has closed the socket.
     Closed,
 }
 
-/// Sends and receives the messages of one replica over its socket to the simulator.
+/// Sends and receives the messages of one replica over its socket to a simulator of the university
+/// course.
 #[derive(Debug)]
 pub(super) struct CourseTransport {
     me: NodeId,
     pub(super) connection: Connection,
-    /// Buffer for the message that is being encoded to be sent, reused for each message.
+    /// Buffer in which each outgoing message is encoded; reused for all messages.
     text: Vec<u8>,
     /// When the next hello (first message to the simulator) is due, and how many hellos may still
-    /// be sent. `None` if no more are to be sent, because the simulator has sent a message, for
-    /// example.
+    /// be sent. `None` if no more are to be sent, for example because the simulator has sent a
+    /// message.
     hello: Option<(Instant, u32)>,
     /// Whether the next call of [`CourseTransport::receive`] returns after one message, because
-    /// messages arrive one by one.
+    /// messages are arriving one at a time.
     one_at_a_time: bool,
     counters: Arc<RuntimeCounters>,
 }
@@ -52,7 +53,8 @@ impl CourseTransport {
         connection: Connection,
         counters: Arc<RuntimeCounters>,
     ) -> CourseTransport {
-        // Over UNIX sockets the simulator knows its peer, and would broadcast a hello.
+        // Over UNIX sockets, no hello is sent: the simulator already knows its peer, and would
+        // broadcast the hello.
         let hello =
             (connection.kind() == Kind::Datagram).then_some((Instant::ZERO, HELLO_REPEATS + 1));
         CourseTransport {
@@ -71,8 +73,8 @@ impl CourseTransport {
         self.hello.map(|(due, _)| due)
     }
 
-    /// Sends the simulator a hello (first message, repeated a few times while it sends nothing) if
-    /// one is due at `now`.
+    /// Sends the simulator a hello if one is due at `now`. The hello is the replica's first
+    /// message, repeated a few times until the simulator has sent a message.
     pub(super) fn send_hello(&mut self, now: Instant) {
         let Some((due, left)) = self.hello else { return };
         if now < due {
@@ -87,8 +89,8 @@ impl CourseTransport {
     /// Receives messages until the socket is empty or the limit of one call is reached. Appends
     /// peers' messages to `messages` and clients' requests to `requests`.
     ///
-    /// While messages arrive one by one, it returns after the first without checking whether the
-    /// socket is empty, so that the reply is sent before another system call.
+    /// While messages are arriving one at a time, the function returns after the first one without
+    /// checking whether the socket is empty, so that the reply is sent before another system call.
     pub(super) fn receive(
         &mut self,
         messages: &mut Vec<Envelope>,
@@ -125,32 +127,33 @@ impl CourseTransport {
         Arrivals::Received
     }
 
-    /// Sends a message to a peer.
+    /// Sends a message to a peer. The message may be lost.
     pub(super) fn send_peer(&mut self, envelope: &Envelope) {
         self.text.clear();
         course::encode_peer(envelope, &mut self.text);
         self.send(Delivery::MayBeLost);
     }
 
-    /// Sends a client the outcome of its request. The reply tells the client that `leader` leads;
-    /// `None` if unknown.
+    /// Sends a client the outcome of its request. The reply names `leader` as the leader, or no
+    /// leader if `leader` is `None` (unknown).
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
-        let value = value_of(&answer.outcome);
+        let value = value_of(answer.outcomes.first());
         let encoded = course::encode_ok(self.me, answer.key, leader, value, &mut self.text);
         self.send_encoded(&encoded);
     }
 
-    /// Sends a client a redirect instead of an outcome. It names the leader, or none if no leader
-    /// is known.
+    /// Sends a client a redirect instead of an outcome. The redirect names the leader, if one is
+    /// known.
     pub(super) fn send_refusal(&mut self, refusal: &Refusal) {
         self.text.clear();
         let encoded = course::encode_redirect(self.me, refusal.key, refusal.leader, &mut self.text);
         self.send_encoded(&encoded);
     }
 
-    /// Sends the reply in the buffer if it could be encoded. Otherwise counts a send failure: the
-    /// request in the log was not made by a client of the course.
+    /// Sends the reply in the buffer if it could be encoded (`encoded` is `Ok`). Otherwise counts a
+    /// send failure, because the answered request in the log was not made by a client of the
+    /// university course.
     fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
         match encoded {
             Ok(()) => self.send(Delivery::MustArrive),
@@ -167,11 +170,11 @@ impl CourseTransport {
     }
 }
 
-/// Returns the value to send in the reply: for a read the value of the key, empty if the key does
-/// not exist; `None` for other outcomes.
-fn value_of(outcome: &Outcome) -> Option<&[u8]> {
+/// Returns the value to send in the reply to a read: the value of the key, or an empty value if the
+/// key does not exist. Returns `None` for all other outcomes.
+fn value_of(outcome: Option<&Outcome>) -> Option<&[u8]> {
     match outcome {
-        Outcome::Value(value) => Some(value.as_deref().unwrap_or_default()),
+        Some(Outcome::Value(value)) => Some(value.as_deref().unwrap_or_default()),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! The folder of a replica: creating it, checking it, and opening it at a start.
+//! The folder of a replica: creates it, checks it, and opens it when the replica starts.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// The content of a replica's folder, opened when the process starts.
+/// The content of a replica's folder, read when the process starts.
 pub(crate) struct OpenedFolder {
     pub(crate) recovered: Recovered<RealDisk>,
     pub(crate) peers: PeerRecords<RealDisk>,
     pub(crate) snapshots: Snapshots<RealDisk>,
-    /// The latest snapshot.
+    /// The id of the latest snapshot; `None` if there is no snapshot.
     pub(crate) snapshot: Option<SnapshotId>,
-    /// The state loaded from the latest snapshot; empty if there is none.
+    /// The state loaded from the latest snapshot; an empty state if there is no snapshot.
     pub(crate) store: StateMachine,
 }
 
@@ -85,18 +85,18 @@ pub fn bootstrap(
     Ok(())
 }
 
-/// The condition of a folder with which a replica can start.
+/// The condition of an undamaged folder, with which a replica can start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FolderState {
     /// The folder is undamaged and complete.
     Intact,
-    /// The folder is undamaged, but the replica is rejoining: it has not received everything yet
+    /// The folder is undamaged, but the replica is rejoining: it has not yet received everything
     /// that it may have acknowledged before its folder was lost.
     Rejoining,
 }
 
-/// Checks a replica's folder as at the start of a replica. Changes nothing except that it removes
-/// incomplete snapshots.
+/// Checks a replica's folder in the same way as when the replica starts. Changes nothing except
+/// that it removes incomplete snapshots.
 ///
 /// # Errors
 /// If the replica could not start with the folder, or if another process has it open.

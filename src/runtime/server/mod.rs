@@ -1,19 +1,19 @@
-//! The server: Redis clients and peers over TCP, a log on disk, and the stages in between.
+//! The server: Redis clients and peers over TCP, a log on disk, and the stages that connect them.
 //!
 //! | folder or file | contents |
 //! |---|---|
 //! | `network` | the network stage: `Poll`, and the way of each request and reply |
 //! | `clients` | connections of clients, their requests and replies |
 //! | `peers` | connections to and from peers |
-//! | `read_index` | reads on a replica that does not lead |
-//! | `request_id` | ids of requests between replicas |
+//! | `read_index` | reads on a replica that is not the leader |
+//! | `request_id` | ids of batches and of requests for a read index |
 //! | `sockets` | non-blocking sockets, their queues, the limit on open files |
 //! | `options`, `folder`, `retry` | options, the replica's folder, waiting for an earlier process |
 //!
-//! Only the replica that holds a client's connection replies to it, from its own state: to a write
-//! once it has applied it, to a read once it has applied everything that the leader knew to be
-//! committed when the read arrived. Replicas forward bare commands to the leader, and only refusals
-//! come back.
+//! Only the replica that holds a client's connection replies to the client, and it does so from its
+//! own state: to a write once the state has applied the write, to a read once the state has applied
+//! everything that the leader knew to be committed when the read arrived. Replicas forward batches
+//! of writes to the leader; the leader sends back only refusals.
 mod clients;
 mod folder;
 mod network;
@@ -72,7 +72,7 @@ pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
-/// because everything that the server has acknowledged is on disk.
+/// because everything that the server has acknowledged is already on disk.
 ///
 /// # Errors
 /// If the server cannot start: an address is in use, the folder is damaged or belongs to another
@@ -192,15 +192,16 @@ fn bootstrap_if_requested(options: &ServerOptions) -> Result<(), RunError> {
     bootstrap(&options.folder, cluster, options.id, &options.members(), how)
 }
 
-/// Creates the `Poll` of the network stage, and the waker with which other stages interrupt it.
+/// Creates the `Poll` of the network stage, and the waker with which other stages wake it from a
+/// poll.
 fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     Ok((poll, Arc::new(Wake::new(waker))))
 }
 
-/// Creates the connection tables for outgoing and incoming connections of peers. No connection is
-/// opened yet.
+/// Creates the tables of outgoing connections to peers and incoming connections from peers. Opens
+/// no connection yet.
 fn peer_connections(
     options: &ServerOptions,
     recovered: &Recovered<RealDisk>,
@@ -226,7 +227,7 @@ fn peer_connections(
 }
 
 /// Returns the hello with which this replica begins its connections to peers. The recipient and the
-/// lane are filled in per connection.
+/// lane (urgent or bulk) are filled in for each connection.
 fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     let identity = recovered.identity();
     Hello {
@@ -242,7 +243,7 @@ fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     }
 }
 
-/// Logs the start of the replica, with its identity and the state of its log.
+/// Logs that the replica has started, with its identity and the state of its log.
 fn log_start(
     options: &ServerOptions,
     log: &Log<RealDisk>,
@@ -264,8 +265,8 @@ fn log_start(
     );
 }
 
-/// Opens a listening socket. If the address is in use, retries for some seconds, in case an earlier
-/// process is still exiting.
+/// Opens a listening socket. If the address is in use, tries again for some seconds, in case an
+/// earlier process is still exiting.
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
     let bind = || {
         Listener::bind(address).map_err(|source| {
@@ -287,7 +288,7 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
     retry_while(bind, is_in_use)
 }
 
-/// Returns the scheduler of snapshots, with the log growth of the server's options.
+/// Returns the snapshot scheduler, with the log growth that the server's options specify.
 fn scheduler(
     options: &ServerOptions,
     board: &Arc<SnapshotBoard>,
@@ -312,7 +313,7 @@ fn settings(options: &ServerOptions) -> Settings {
     settings
 }
 
-/// Sets the fields of the context that `INFO` reports about the state: applied index, number of
+/// Sets the fields of the context from which `INFO` reports on the state: applied index, number of
 /// keys and digest.
 fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
@@ -321,8 +322,8 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.state_digest = store.digest();
 }
 
-/// Creates the context (the values that `INFO`, `ROLE` and other commands report) of this replica
-/// at its start.
+/// Returns the initial context (the values that `INFO`, `ROLE` and other commands report) of this
+/// replica.
 fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context {
     let announced = options.announced();
     let (host, port) = announced.rsplit_once(':').unwrap_or((&announced, ""));

@@ -1,6 +1,6 @@
-//! Reads on a replica that does not lead: the replica requests a read index from the leader, and
-//! serves the reads from its own state once the state has applied the index. One request covers all
-//! reads that arrived since the request before (Raft thesis 6.4).
+//! Reads on a replica that is not the leader: the replica requests a read index from the leader,
+//! and serves the reads from its own state once the state has applied the log up to that index. One
+//! request covers all reads that arrived since the previous request (Raft thesis 6.4).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,23 +8,24 @@ use std::time::Duration;
 use crate::raft::ClientRequest;
 use crate::types::{Instant, NodeId, RequestKey};
 
-/// Time after which a request for a read index counts as lost, together with its connection or its
-/// leader.
+/// Time after which a request for a read index is considered lost, for example because the
+/// connection or the leader was lost.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A request for a read index, sent to the leader.
+/// A request for a read index that was sent to the leader and has no reply yet.
 #[derive(Debug)]
 struct Requested {
     ticket: u64,
-    /// The leader that the request was sent to. Replies of other replicas are ignored.
+    /// The leader to which the request was sent. Replies from other replicas are ignored.
     leader: NodeId,
     at: Instant,
     reads: Vec<ClientRequest>,
 }
 
-/// The requests for a read index that wait for a reply of the leader.
+/// The requests for a read index that are waiting for the leader's reply.
 ///
-/// Invariant: `requested` is in the order of sending, and each request has at least one read.
+/// Invariant: the requests in `requested` are in the order in which they were sent, and each of
+/// them covers at least one read.
 #[derive(Debug)]
 pub(crate) struct ReadIndexRequests {
     next_ticket: u64,
@@ -34,9 +35,10 @@ pub(crate) struct ReadIndexRequests {
 }
 
 impl ReadIndexRequests {
-    /// Creates an empty list. `opening` is the random number drawn when the replica's log was
-    /// opened. Tickets start from it, so that replies to a request of an earlier process, which may
-    /// be older than the reads, are not accepted.
+    /// Creates an empty list. `opening` is the random number that identifies this start of the
+    /// replica, drawn when it opened its log. Ticket numbers start from `opening`, so that replies
+    /// to requests from an earlier start are not accepted: such replies may be older than the reads
+    /// of this start.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
         ReadIndexRequests { next_ticket, gathered: Vec::new(), requested: VecDeque::new() }
@@ -47,8 +49,9 @@ impl ReadIndexRequests {
         self.gathered.push(read);
     }
 
-    /// Creates a request to the leader that covers all gathered reads, and returns its ticket, the
-    /// number that the reply will carry. `None` if there are no reads.
+    /// Creates a request to the leader that covers all gathered reads. Returns the request's
+    /// ticket, the number that the leader's reply will carry; `None` if there are no gathered
+    /// reads.
     pub(crate) fn request(&mut self, leader: NodeId, now: Instant) -> Option<u64> {
         if self.gathered.is_empty() {
             return None;
@@ -61,7 +64,7 @@ impl ReadIndexRequests {
     }
 
     /// Removes the request for a read index that was sent to `leader` with the number `ticket`, and
-    /// returns the reads that wait for it; empty if no such request exists.
+    /// returns the reads that it covers. Returns an empty list if there is no such request.
     pub(crate) fn take(&mut self, leader: NodeId, ticket: u64) -> Vec<ClientRequest> {
         let is_it = |it: &Requested| it.ticket == ticket && it.leader == leader;
         let at = self.requested.iter().position(is_it);
@@ -69,7 +72,7 @@ impl ReadIndexRequests {
     }
 
     /// Removes the requests for a read index that are older than [`REPLY_TIMEOUT`], and returns the
-    /// keys of the clients' reads that they covered.
+    /// keys of the clients' reads that these requests covered.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<RequestKey> {
         let mut keys = Vec::new();
         while self.requested.front().is_some_and(|request| now >= request.at + REPLY_TIMEOUT)
@@ -80,15 +83,15 @@ impl ReadIndexRequests {
         keys
     }
 
-    /// Removes all requests for a read index, because the leader has changed, and returns the keys
-    /// of the clients' reads that they covered.
+    /// Removes all requests for a read index because the leader has changed. Returns the keys of
+    /// the clients' reads that these requests covered.
     pub(crate) fn take_all(&mut self) -> Vec<RequestKey> {
         let reads = self.requested.drain(..).flat_map(|request| request.reads);
         reads.map(|read| read.key).collect()
     }
 
     /// Returns the earliest time at which [`ReadIndexRequests::expire`] may have a request to
-    /// remove; `None` if no request is pending.
+    /// remove; `None` if no request is waiting for a reply.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.requested.front().map(|request| request.at + REPLY_TIMEOUT)
     }

@@ -1,17 +1,17 @@
-//! Retries at a start: a process that was killed before may hold its folder and its ports for some
-//! seconds, until its last disk write has ended.
+//! Retries when a replica starts: a process that was killed before may hold the replica's folder
+//! and ports for some seconds, until its last disk write has completed.
 
 use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Maximum time to wait for another process to exit.
+/// Maximum time to wait for another process to release the folder or a port.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between attempts.
+/// Interval between two attempts.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Repeats `attempt` while it fails with an error for which `is_temporary` returns true, for at
-/// most [`TIMEOUT`].
+/// Repeats `attempt` at intervals while it fails with an error for which `is_temporary` returns
+/// true, for at most [`TIMEOUT`].
 pub(crate) fn retry_while<T, E: fmt::Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_temporary: impl Fn(&E) -> bool,

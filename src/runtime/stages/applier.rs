@@ -1,10 +1,10 @@
 //! The applier stage: owns the state machine. It applies committed entries in order, replies to the
-//! requests that are this replica's to answer, answers reads, and sends the replies to the network
-//! in one batch. The core learns of them once the network's socket has accepted them.
+//! requests that this replica must answer, answers reads, and sends the replies to the network in
+//! one batch. The core learns of applied entries only after the network has handled the replies.
 //!
-//! A pass is bounded in commands and in time, because the applier may share its thread with the
-//! network, and because the network takes its replies in one piece. The rest of a batch waits here
-//! for the next pass.
+//! A pass is bounded by a number of groups of operations and by time, because the applier may share
+//! its thread with the network, and because the network takes the replies of a pass all at once.
+//! The remaining work waits for the next pass, which may begin in the middle of an entry.
 //!
 //! The applier also starts snapshots, since it owns the state that goes into them, and installs the
 //! snapshots of a leader.
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::AppliedClock;
-use crate::kv::{Command, Outcome, PREFETCH_MAX, StateMachine};
+use crate::kv::{Batch, GROUP_MAX, Outcome, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::runtime::boards::SubscriberBoard;
@@ -27,66 +27,74 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Maximum groups of commands that one pass (turn of the stage's loop) handles. A group has up to
-/// [`PREFETCH_MAX`] commands.
-const PASS_GROUPS_MAX: usize = 4_096 / PREFETCH_MAX;
+/// Maximum number of groups that one pass (iteration of the stage's loop) handles. A group has up
+/// to [`GROUP_MAX`] operations of one batch.
+const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
-/// Length in bytes of the origin: the beginning of a request's id, which names the replica to which
-/// a client sent the request.
+/// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
+/// that received the request from the client.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
-/// Maximum number of clients' reads that wait for the replicated clock to advance. Further reads
+/// Maximum number of batches of reads waiting for the replicated clock to advance. Further batches
 /// are dropped.
-const UNCLOCKED_READS_MAX: usize = 1 << 16;
+const UNCLOCKED_READS_MAX: usize = 1 << 12;
 
-/// Decides to which committed requests this replica sends the replies.
+/// Decides which committed requests this replica replies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReplyPolicy {
-    /// Requests that this replica committed as the leader, as the course's protocol requires.
+    /// This replica replies to the requests that it committed as the leader, as the protocol of the
+    /// university course requires.
     Leader,
-    /// Requests that clients sent to this replica, whichever replica leads. The ids of such
-    /// requests begin with these bytes.
+    /// This replica replies to the requests that clients sent to it, regardless of which replica is
+    /// the leader. The ids of such requests begin with these bytes.
     Origin([u8; ORIGIN_BYTES]),
 }
 
-/// A batch of entries and reads that the applier has begun and not completed yet.
+/// A batch of entries and reads that the applier has begun but not completed.
 #[derive(Debug)]
 struct Unfinished {
     batch: ApplyBatch,
     /// The index of the last log entry in the batch; `None` if the batch has no entries, or if the
-    /// state had already applied them when the batch was begun.
+    /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    reads_done: usize,
+    /// The outcomes of the operations already applied from the entry that the applier is in the
+    /// middle of, the one after the first `entries_done` entries of the batch.
+    outcomes: Vec<Outcome>,
 }
 
 /// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
-/// Invariant: a batch's last entry and its bytes are reported to the core when all of the batch is
-/// done, and not before.
+/// Invariant: the last entry and the size of a batch are reported to the core only once all entries
+/// of the batch have been applied.
 pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
     reply_policy: ReplyPolicy,
-    /// The batch that was not completed before the last pass (turn of the stage's loop) reached its
-    /// bound; `None` if there is none.
+    /// The batch that was still incomplete when the last pass (iteration of the stage's loop)
+    /// reached its limit; `None` if there is none.
     unfinished: Option<Unfinished>,
-    /// Clients' reads that wait until the state has applied the log up to their read index.
+    /// Clients' reads that are waiting until the state has applied the log up to their read index.
     early_reads: Vec<IndexedReads>,
     /// Clients' reads that can be answered now, since the log up to their read index has been
     /// applied.
     ready_reads: VecDeque<ClientRequest>,
-    /// Reads that wait until the replicated clock in the state has reached their timestamp. At most
-    /// [`UNCLOCKED_READS_MAX`]; further ones are dropped, and their clients get an error after the
-    /// command deadline.
+    /// The outcomes of the reads already answered from the first batch in `ready_reads`.
+    read_outcomes: Vec<Outcome>,
+    /// Batches of reads that are waiting until the replicated clock in the state reaches their
+    /// timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches; further batches are dropped, and
+    /// their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
-    /// The replicated clock in the state when `unclocked_reads` was last checked.
+    /// The time and the number of resets of the state's replicated clock when `unclocked_reads` was
+    /// last checked.
     unclocked_checked_at: ReadTimestamp,
-    /// The id (term and index) of the last entry that is applied to the state.
+    /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
-    /// Decides when this replica takes a snapshot; `None` for a replica that takes no snapshots.
+    /// The digest of the state after the last entry that was applied in full.
+    digest: u64,
+    /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
-    /// Whether a snapshot was requested and has not begun yet.
+    /// Whether a snapshot has been requested but has not begun yet.
     snapshot_wanted: bool,
     subscribers: Arc<SubscriberBoard>,
     ends: ApplierEnds,
@@ -95,17 +103,11 @@ pub(crate) struct Applier {
     skipped: bool,
 }
 
-/// Returns the replicated clock in the state `store`: its time, its number of resets, and when the
-/// next key expires.
+/// Returns the replicated clock in the state `store`: its time, the number of times it has been set
+/// back, and the time at which the next key expires.
 pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
     let (millis, resets, next_expiry) = store.shown();
     AppliedClock { millis, resets, next_expiry }
-}
-
-/// Returns the next group of items to handle, up to [`PREFETCH_MAX`], after the first `done` items
-/// of `all`; `None` if all are done.
-fn group<T>(all: &[T], done: usize) -> Option<&[T]> {
-    all[done..].chunks(PREFETCH_MAX).next()
 }
 
 impl Applier {
@@ -119,6 +121,8 @@ impl Applier {
             unfinished: None,
             early_reads: Vec::new(),
             ready_reads: VecDeque::new(),
+            read_outcomes: Vec::new(),
+            digest: StateMachine::default().digest(),
             unclocked_reads: Vec::new(),
             unclocked_checked_at: ReadTimestamp::default(),
             last: EntryId::ZERO,
@@ -141,6 +145,7 @@ impl Applier {
         assert_eq!(store.applied_index(), last.index, "the state does not end with its snapshot");
         self.store = store;
         self.last = last;
+        self.digest = self.store.digest();
         scheduler.memory().note_store(self.store.memory());
         self.scheduler = Some(scheduler);
         self
@@ -153,7 +158,7 @@ impl Applier {
         self
     }
 
-    /// Applies batches on the current thread, which the applier has to itself, until the core has
+    /// Applies batches on the current thread, which runs only the applier, until the core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -167,20 +172,27 @@ impl Applier {
         }
     }
 
-    /// Returns whether the last pass (turn of the stage's loop) left a part of a batch or a read
-    /// for the next pass.
+    /// Returns whether the last pass (iteration of the stage's loop) left a part of a batch, or a
+    /// read, for the next pass.
     fn has_rest(&self) -> bool {
         self.unfinished.is_some() || !self.ready_reads.is_empty()
     }
 
-    /// Returns whether the applier has work. False if the last call of [`Applier::run_ready`] did
-    /// nothing because the network's queue was full.
+    /// Returns whether an entry has been applied only in part. The state then lies between two log
+    /// indexes: no snapshot can be taken of it, and its digest cannot be compared with that of
+    /// other replicas.
+    fn is_within_entry(&self) -> bool {
+        self.unfinished.as_ref().is_some_and(|unfinished| !unfinished.outcomes.is_empty())
+    }
+
+    /// Returns whether the applier has work that it can do now. False if the last call of
+    /// [`Applier::run_ready`] did nothing because the network's queue was full.
     pub(crate) fn is_ready(&self) -> bool {
         (self.has_rest() || !self.ends.jobs.is_empty()) && !self.skipped
     }
 
-    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
-    /// blocking: does nothing while the network's queue is full. `has_jobs` says whether the core
+    /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
+    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the core
     /// has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
@@ -197,9 +209,9 @@ impl Applier {
         }
     }
 
-    /// Runs one pass (turn of the stage's loop): the work left over from the last pass, then
-    /// `first`, then the batches in the queue, within the bounds of a pass. `first` must be `None`
-    /// if work is left over.
+    /// Runs one pass (iteration of the stage's loop): handles the work left over from the last
+    /// pass, then `first`, then the batches in the queue, within the limits of a pass. `first` must
+    /// be `None` if work is left over.
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
@@ -222,7 +234,10 @@ impl Applier {
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
         replies.expires_count = self.store.expires_count();
-        replies.digest = self.store.digest();
+        if !self.is_within_entry() {
+            self.digest = self.store.digest();
+        }
+        replies.digest = self.digest;
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
         }
@@ -239,7 +254,8 @@ impl Applier {
     /// stage.
     fn take_snapshot(&mut self) {
         let Some(scheduler) = &self.scheduler else { return };
-        if !scheduler.is_due(self.snapshot_wanted)
+        if self.is_within_entry()
+            || !scheduler.is_due(self.snapshot_wanted)
             || self.last == EntryId::ZERO
             || self.ends.to_snapshots.is_full()
         {
@@ -271,7 +287,8 @@ impl Applier {
     }
 
     /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
-    /// whether the core requests a snapshot. Returns the batch, none of which is done yet.
+    /// whether the core requests a snapshot. Returns the batch with none of its entries applied
+    /// yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
@@ -280,158 +297,197 @@ impl Applier {
         // The core knows already that entries of an installed snapshot are applied.
         let last = batch.job.entries.last().map(|committed| committed.entry.index());
         let index = last.filter(|last| *last > self.store.applied_index());
-        Unfinished { batch, index, entries_done: 0, reads_done: 0 }
+        Unfinished { batch, index, entries_done: 0, outcomes: Vec::new() }
     }
 
-    /// Applies the entries and answers the reads of a batch, as many as the budget `groups` allows,
-    /// and keeps the rest in `self.unfinished`. Appends the replies to `replies`.
+    /// Applies the entries of a batch and answers its reads, as far as the budget `groups` allows,
+    /// and keeps the rest for the next pass. Appends the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
-        let Unfinished { batch, index, mut entries_done, mut reads_done } = work;
+        let Unfinished { mut batch, index, mut entries_done, mut outcomes } = work;
         replies.leader = batch.leader;
-        let ApplyBatch { job, .. } = &batch;
-        while let Some(some) = groups.next(|| group(&job.entries, entries_done)) {
-            self.apply_group(some, replies);
-            entries_done += some.len();
+        let mut entries = batch.job.entries[entries_done..].iter();
+        while let Some(committed) = entries.next()
+            && self.apply_entry(committed, &mut outcomes, groups, replies)
+        {
+            entries_done += 1;
         }
-        self.answer_unclocked_reads(replies);
-        while let Some(some) = groups.next(|| group(&job.reads, reads_done)) {
-            self.answer_group(some, batch.read_timestamp, replies);
-            reads_done += some.len();
-        }
-        if entries_done < job.entries.len() || reads_done < job.reads.len() {
-            self.unfinished = Some(Unfinished { batch, index, entries_done, reads_done });
+        if entries_done < batch.job.entries.len() {
+            self.unfinished = Some(Unfinished { batch, index, entries_done, outcomes });
             return;
         }
+        self.release_unclocked_reads();
+        self.queue_reads(std::mem::take(&mut batch.job.reads), batch.read_timestamp);
         replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
         self.early_reads.extend(batch.indexed_reads);
         let applied = self.store.applied_index();
         for reads in self.early_reads.extract_if(.., |reads| reads.index <= applied) {
+            // The leader confirmed their index only after the clock showed enough for them.
             self.ready_reads.extend(reads.reads);
         }
         self.answer_ready_reads(groups, replies);
     }
 
-    /// Answers reads whose read index has been applied, as many as the budget `groups` allows.
-    /// Appends the answers to `replies`.
-    fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
-        while let Some(some) = groups.next(|| {
-            let count = self.ready_reads.len().min(PREFETCH_MAX);
-            (count > 0).then(|| self.ready_reads.drain(..count).collect::<Vec<_>>())
-        }) {
-            // The leader confirmed their index only after the clock showed enough for them.
-            self.answer_group(&some, ReadTimestamp::default(), replies);
-        }
-    }
-
-    fn apply_group(&mut self, entries: &[Committed], replies: &mut ReplyBatch) {
-        let mut commands = [None; PREFETCH_MAX];
-        for (command, committed) in commands.iter_mut().zip(entries) {
-            *command = Command::decode(committed.entry.payload()).ok();
-        }
-        self.store.prefetch(&commands);
-        for (command, Committed { entry, as_leader }) in commands.iter().zip(entries) {
-            if entry.index() <= self.last.index {
-                self.answer_installed(command.as_ref(), *as_leader, replies);
-                continue;
+    /// Applies an entry, or as many groups of its operations as the budget `groups` allows. Appends
+    /// their outcomes to `outcomes`, which already holds the outcomes from earlier passes. Returns
+    /// whether the whole entry has been applied; `outcomes` is then empty.
+    fn apply_entry(
+        &mut self,
+        committed: &Committed,
+        outcomes: &mut Vec<Outcome>,
+        groups: &mut Pass,
+        replies: &mut ReplyBatch,
+    ) -> bool {
+        let Committed { entry, as_leader } = committed;
+        let decoded = Batch::decode(entry.payload()).ok();
+        let batch = decoded.filter(|_| entry.kind() == EntryKind::Command);
+        if entry.index() <= self.last.index {
+            if groups.next(|| Some(())).is_none() {
+                return false;
             }
-            assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
+            self.answer_installed(batch.as_ref(), *as_leader, replies);
+            return true;
+        }
+        assert_eq!(entry.index(), self.last.index.next(), "committed entries have a gap");
+        let stored = batch.as_ref().filter(|_| outcomes.is_empty());
+        let stored = stored.and_then(|batch| self.store.outcomes_of(batch));
+        let is_repeated = stored.is_some();
+        let Some(batch) = batch.filter(|_| !is_repeated) else {
+            if groups.next(|| Some(())).is_none() {
+                return false;
+            }
+            self.store.skip(entry.index());
             self.last = entry.id();
-            if entry.kind() == EntryKind::NoOp {
-                self.store.skip(entry.index());
-                continue;
+            // No client waits for a malformed batch.
+            if let (Some(outcomes), Some(batch)) = (stored, batch) {
+                self.answer(batch.key, *as_leader, outcomes, replies);
             }
-            let applied = self.store.apply_decoded(entry.index(), command.as_ref());
-            // No client waits for a malformed command. A request that another replica answers must
-            // not be answered here too.
-            if self.answers(applied.key, *as_leader) && applied.outcome != Outcome::Malformed {
-                replies.answers.push(Answer { key: applied.key, outcome: applied.outcome });
-            }
+            return true;
+        };
+        outcomes.reserve(batch.len() - outcomes.len());
+        let mut rest = batch.groups_after(outcomes.len());
+        while let Some(group) = groups.next(|| rest.next()) {
+            self.store.apply_group(&batch, &group, outcomes);
+        }
+        if outcomes.len() < batch.len() {
+            return false;
+        }
+        self.store.finish(entry.index(), &batch, outcomes);
+        self.last = entry.id();
+        self.answer(batch.key, *as_leader, std::mem::take(outcomes), replies);
+        true
+    }
+
+    /// Adds the answer to a batch of writes, if this replica must reply. A batch that another
+    /// replica answers must not be answered here as well.
+    fn answer(
+        &self,
+        key: RequestKey,
+        as_leader: bool,
+        outcomes: Vec<Outcome>,
+        replies: &mut ReplyBatch,
+    ) {
+        let answers = match self.reply_policy {
+            ReplyPolicy::Leader => as_leader,
+            ReplyPolicy::Origin(_) => self.is_own(key),
+        };
+        if answers {
+            replies.answers.push(Answer { key, outcomes });
         }
     }
 
-    /// Answers a write that the installed snapshot of a leader already contains, if this replica
-    /// must reply and the deduplication table has the outcome. Otherwise the client gets
+    /// Answers a batch of writes whose effects are already part of an installed snapshot, if this
+    /// replica must reply and the deduplication table has the outcomes. Otherwise the clients get
     /// `UNCERTAIN`.
     fn answer_installed(
         &self,
-        command: Option<&Command<'_>>,
+        batch: Option<&Batch<'_>>,
         as_leader: bool,
         replies: &mut ReplyBatch,
     ) {
-        if let Some(Command { key, .. }) = command
-            && self.answers(*key, as_leader)
-            && let Some(outcome) = self.store.outcome_of(key)
+        if let Some(batch) = batch
+            && let Some(outcomes) = self.store.outcomes_of(batch)
         {
-            replies.answers.push(Answer { key: *key, outcome: outcome.clone() });
+            self.answer(batch.key, as_leader, outcomes, replies);
         }
     }
 
-    /// Answers reads that wait for the replicated clock, if the clock in the state has advanced
-    /// since the last check.
-    fn answer_unclocked_reads(&mut self, replies: &mut ReplyBatch) {
+    /// Queues reads to be answered. A batch with a read that must not be answered before the
+    /// replicated clock reaches `at` is kept until then.
+    fn queue_reads(&mut self, reads: Vec<ClientRequest>, at: ReadTimestamp) {
+        // Seldom true; then each batch is checked by itself.
+        if !self.store.is_behind(None, at.millis, at.resets) {
+            self.ready_reads.extend(reads);
+            return;
+        }
+        for read in reads {
+            self.queue_read(read, at);
+        }
+    }
+
+    fn queue_read(&mut self, read: ClientRequest, at: ReadTimestamp) {
+        // A peer's request has no operations; any read of its client may follow.
+        let batch = self.is_own(read.key).then(|| Batch::decode(&read.payload));
+        let batch = batch.map(|batch| batch.expect("the network encoded this batch"));
+        if !self.store.is_behind(batch.as_ref(), at.millis, at.resets) {
+            self.ready_reads.push_back(read);
+        } else if self.unclocked_reads.len() < UNCLOCKED_READS_MAX {
+            self.unclocked_checked_at = self.timestamp();
+            self.unclocked_reads.push((at, read));
+        }
+    }
+
+    /// If the clock in the state has advanced since the last check, queues the reads that were
+    /// waiting for it and can be answered now.
+    fn release_unclocked_reads(&mut self) {
         let now = self.timestamp();
         if now == self.unclocked_checked_at || self.unclocked_reads.is_empty() {
             return;
         }
         for (at, read) in std::mem::take(&mut self.unclocked_reads) {
-            self.answer_group(&[read], at, replies);
+            self.queue_read(read, at);
         }
         self.unclocked_checked_at = now;
     }
 
-    /// Returns the replicated clock in the applied state, with the number of its resets.
+    /// Returns the time of the replicated clock in the applied state, with the number of times that
+    /// the clock has been set back.
     fn timestamp(&self) -> ReadTimestamp {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }
 
-    /// Answers reads. A read that must not be answered before the replicated clock reaches `at` is
-    /// kept until then.
-    fn answer_group(
-        &mut self,
-        reads: &[ClientRequest],
-        at: ReadTimestamp,
-        replies: &mut ReplyBatch,
-    ) {
-        let mut commands = [None; PREFETCH_MAX];
-        for (command, read) in commands.iter_mut().zip(reads) {
+    /// Answers as many queued reads as the budget `groups` allows. Appends the answers to
+    /// `replies`.
+    fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
+        // Cloned for its payload, which operations borrow; the bytes are shared.
+        while let Some(read) = self.ready_reads.front().cloned() {
             // A peer's read is answered from the peer's own state. It asks for the read index only.
-            if self.is_own(read.key) {
-                let decoded = Command::decode(&read.payload);
-                *command = Some(decoded.expect("the network encoded this command"));
-            }
-        }
-        self.store.prefetch(&commands);
-        // Seldom true; then each read is checked by itself.
-        let may_wait = self.store.is_behind(None, at.millis, at.resets);
-        for (command, read) in commands.iter().zip(reads) {
-            if may_wait && self.store.is_behind(command.as_ref(), at.millis, at.resets) {
-                if self.unclocked_reads.len() < UNCLOCKED_READS_MAX {
-                    self.unclocked_checked_at = self.timestamp();
-                    self.unclocked_reads.push((at, read.clone()));
+            if !self.is_own(read.key) {
+                if groups.next(|| Some(())).is_none() {
+                    return;
                 }
+                replies.read_indexes.push((read.key, self.last.index));
+                self.ready_reads.pop_front();
                 continue;
             }
-            if let Some(command) = command {
-                let answer = self.store.read_decoded(command);
-                let (key, outcome) = answer.expect("the network admits only reads as reads");
-                replies.answers.push(Answer { key, outcome });
-            } else {
-                replies.read_indexes.push((read.key, self.store.applied_index()));
+            let batch = Batch::decode(&read.payload).expect("the network encoded this batch");
+            let outcomes = &mut self.read_outcomes;
+            outcomes.reserve(batch.len() - outcomes.len());
+            let mut rest = batch.groups_after(outcomes.len());
+            while let Some(group) = groups.next(|| rest.next()) {
+                let answered = self.store.read_group(&batch, &group, outcomes);
+                answered.expect("the network admits only reads as reads");
             }
+            if outcomes.len() < batch.len() {
+                return;
+            }
+            let answer = Answer { key: batch.key, outcomes: std::mem::take(outcomes) };
+            replies.answers.push(answer);
+            self.ready_reads.pop_front();
         }
     }
 
-    /// Returns whether this replica replies to a committed request. `as_leader` says whether this
-    /// replica committed it as the leader.
-    fn answers(&self, key: RequestKey, as_leader: bool) -> bool {
-        match self.reply_policy {
-            ReplyPolicy::Leader => as_leader,
-            ReplyPolicy::Origin(_) => self.is_own(key),
-        }
-    }
-
-    /// Returns whether the request is from a client of this replica, and not from a peer. Always
-    /// true under a simulator of the course.
+    /// Returns whether the request comes from a client of this replica rather than from a peer.
+    /// Always true under the university course's simulator.
     fn is_own(&self, key: RequestKey) -> bool {
         match self.reply_policy {
             ReplyPolicy::Leader => true,
@@ -459,14 +515,14 @@ mod tests {
 
     fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
         let operation = Operation::set(b"k", value);
-        let payload = Command { key: key(u8::try_from(index).unwrap()), operation }.encode();
+        let payload = Batch::one(key(u8::try_from(index).unwrap()), &operation);
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
         Committed { entry, as_leader }
     }
 
     fn get(number: u8, name: &[u8]) -> ClientRequest {
-        let payload = Command { key: key(number), operation: Operation::get(name) }.encode();
+        let payload = Batch::one(key(number), &Operation::get(name));
         ClientRequest { key: key(number), kind: RequestKind::Read, payload }
     }
 
@@ -475,9 +531,13 @@ mod tests {
         ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
     }
 
+    fn answer(number: u8, outcome: Outcome) -> Answer {
+        Answer { key: key(number), outcomes: vec![outcome] }
+    }
+
     fn clock_entry(index: u64, millis: u64) -> Committed {
         let operation = Operation::Clock { millis, resets: 0 };
-        let payload = Command { key: RequestKey::default(), operation }.encode();
+        let payload = Batch::encode(RequestKey::default(), false, &[operation]);
         let entry =
             RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
         Committed { entry, as_leader: false }
@@ -489,7 +549,7 @@ mod tests {
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
         let operation = Operation::call(crate::kv::CommandId::SET, &args[..]);
-        let payload = Command { key: key(2), operation }.encode();
+        let payload = Batch::one(key(2), &operation);
         let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
         let set = Committed { entry: set, as_leader: false };
         let reads = |number: u8, millis| {
@@ -506,7 +566,7 @@ mod tests {
         let value = |text: &'static str| Outcome::Value(Some(Bytes::from_static(text.as_bytes())));
         let none = Outcome::Value(None);
         let answers = |at: usize| {
-            let answer = |answer: &Answer| (answer.key, answer.outcome.clone());
+            let answer = |answer: &Answer| (answer.key, answer.outcomes[0].clone());
             batches[at].answers.iter().map(answer).collect::<Vec<_>>()
         };
         assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
@@ -543,16 +603,16 @@ mod tests {
             Applied { index: Some(Index(4)), bytes: 12, ..Applied::default() }
         );
         let answers = [
-            Answer { key: key(3), outcome: Outcome::Done },
-            Answer { key: key(100), outcome: Outcome::Value(Some(Bytes::from_static(b"new"))) },
-            Answer { key: key(101), outcome: Outcome::Value(None) },
-            Answer { key: key(4), outcome: Outcome::Done },
+            answer(3, Outcome::Done),
+            answer(100, Outcome::Value(Some(Bytes::from_static(b"new")))),
+            answer(101, Outcome::Value(None)),
+            answer(4, Outcome::Done),
         ];
         assert_eq!(replies.answers, answers);
     }
 
     #[test]
-    fn malformed_command_is_skipped_without_a_reply() {
+    fn malformed_batch_is_skipped_without_a_reply() {
         let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
         let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
         let entry =
@@ -586,7 +646,7 @@ mod tests {
             replies.applied,
             Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
         );
-        let done = |number| Answer { key: key(number), outcome: Outcome::Done };
+        let done = |number| answer(number, Outcome::Done);
         assert_eq!(replies.answers, [done(2), done(4)]);
         assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Drop(_))));
         // An older snapshot changes nothing, but is reported to the core.

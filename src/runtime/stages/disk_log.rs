@@ -1,5 +1,5 @@
-//! The log on disk, as the log writer uses it. Around the files it watches free disk space, and
-//! slows the log writer down where a running snapshot could not keep up.
+//! The log on disk, as the log writer uses it. Besides writing the files, it measures free disk
+//! space, and slows the log writer down if a running snapshot could not keep up otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,27 +16,27 @@ use super::disk_space::DiskSpaceMonitor;
 use super::log_writer::LogStorage;
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Log storage in segment files, which also measures free disk space, and delays appends while a
-/// snapshot is written too slowly.
+/// Log storage in segment files. Also measures free disk space, and delays appends while a snapshot
+/// is written too slowly for the growth of the log.
 pub(crate) struct DiskLog {
     log: Log<RealDisk>,
     disk_space: DiskSpaceMonitor,
     scheduler: SnapshotScheduler,
-    /// Whether this replica's hellos to its peers say that it is rejoining after the loss of its
-    /// folder.
+    /// Whether the hellos that this replica sends to its peers say that it is rejoining after the
+    /// loss of its folder.
     rejoining: Arc<AtomicBool>,
     counters: Arc<RuntimeCounters>,
     /// The index of the last entry that may be removed from the log, according to the jobs appended
-    /// since the last compaction; `None` if those jobs allow no compaction.
+    /// since the last compaction; `None` if those jobs permit no compaction.
     compact_to: Option<Index>,
-    /// Whether a job appended since the last sync makes this replica, which rejoins after the loss
-    /// of its folder, a full member again.
+    /// Whether this replica, after the loss of its folder, has become a full member again through a
+    /// job that was appended since the last sync.
     rejoined: bool,
 }
 
 impl DiskLog {
-    /// Creates the storage over an open log. `scheduler` delays appends while the log grows too
-    /// fast for the running snapshot. `rejoining` is set to false once the replica is a full member
+    /// Creates the storage for an open log. `scheduler` delays appends while the log grows too fast
+    /// for the running snapshot. `rejoining` is set to false once the replica is a full member
     /// again.
     pub(crate) fn new(
         log: Log<RealDisk>,
@@ -101,9 +101,9 @@ impl LogStorage for DiskLog {
     }
 }
 
-/// Writes an append job to the log: first its hard state (term and vote), then the restart of the
-/// log after a snapshot, if any, then its entries. The log must know a term before it restarts at,
-/// or appends, an entry of that term.
+/// Writes an append job to the log: first the job's hard state (term and vote), then the restart of
+/// the log after a snapshot, if any, then the job's entries. The order matters: the log must know a
+/// term before it restarts after, or appends, an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.append(job.hard_state, &[])?;
     if let Some(last) = job.restart_after {
@@ -120,8 +120,8 @@ mod tests {
     use crate::storage::LogOptions;
     use crate::types::{EntryId, JobSequence, NodeId, Term};
 
-    /// A log that restarts after a leader's snapshot accepts the snapshot's term if the same append
-    /// job has a hard state of that term.
+    /// A log that restarts after a leader's snapshot accepts the snapshot's term if the hard state
+    /// in the same append job has that term.
     #[test]
     fn log_restart_accepts_an_entry_of_the_term_in_its_job() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! Measures free disk space for the log writer, between its jobs: it is the stage that uses the
-//! space, and it runs whenever that happens. So a lack of space is seen before a write fails.
+//! Measures free disk space for the log writer, between the log writer's jobs: the log writer is
+//! the stage that uses the space, and it runs whenever space is used. So a lack of space is noticed
+//! before a write fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +12,18 @@ use crate::storage::{FreeSpace, RealDisk, StorageError};
 
 /// Time between two measurements of free disk space.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-/// Interval at which the log writer repeats its report to the core that disk space is scarce, while
-/// nothing changes.
+/// Interval at which the log writer repeats its report to the core that disk space is scarce, as
+/// long as nothing changes.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum bytes of the reserve file, the part of the disk reserve that is allocated for the log's
-/// next segments, so that no other program can take it.
+/// Maximum size in bytes of the reserve file. The reserve file is the part of the disk reserve that
+/// is allocated for the log's next segments, so that no other program can take it.
 const RESERVE_FILE_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of disk space kept free for the small files in the replica's folder, other than log and
-/// snapshots.
+/// Bytes of disk space kept free for the small files in the replica's folder, that is, all files
+/// except the log and the snapshots.
 const SMALL_FILES_BYTES: u64 = 2 << 20;
 
-/// Returns the size of the reserve file for a disk reserve of `reserve` bytes: half of it, up to a
-/// maximum.
+/// Returns the size in bytes of the reserve file for a disk reserve of `reserve` bytes: half of the
+/// reserve, up to a maximum.
 pub(crate) fn reserve_file_bytes(reserve: u64) -> u64 {
     (reserve / 2).min(RESERVE_FILE_BYTES_MAX)
 }
@@ -32,13 +33,14 @@ pub(crate) fn reserve_file_bytes(reserve: u64) -> u64 {
 pub(crate) struct DiskSpaceMonitor {
     board: Arc<DiskSpaceBoard>,
     measured_at: Option<Instant>,
-    /// Whether free disk space is low: it becomes low below the reserve, and stays low until it is
-    /// a quarter above the reserve.
+    /// Whether free disk space is low. It becomes low when it falls below the disk reserve, and
+    /// stays low until it is a quarter above the reserve.
     low: bool,
-    /// The last report on free disk space to the core and when it was made; `None` before the first
-    /// report.
+    /// The last report to the core on free disk space, and when it was made; `None` before the
+    /// first report.
     reported: Option<(DiskSpaceReport, Instant)>,
-    /// Whether the last measurement failed. Only the first of several failures is logged.
+    /// Whether the last measurement failed. Only the first of several consecutive failures is
+    /// logged.
     failed: bool,
 }
 
@@ -49,7 +51,7 @@ impl DiskSpaceMonitor {
 
     /// Measures free disk space if [`INTERVAL`] has passed since the last measurement. Returns a
     /// report if space has become low or is no longer low, if a replica low on space may store more
-    /// or less than before, or if space is still scarce after [`REMIND_INTERVAL`].
+    /// or less than before, or if space is still scarce [`REMIND_INTERVAL`] after the last report.
     pub(crate) fn measure(
         &mut self,
         disk: &RealDisk,
@@ -80,8 +82,8 @@ impl DiskSpaceMonitor {
         }
     }
 
-    /// Allocates the reserve file again if the log has used a part of it and disk space is no
-    /// longer low. Returns the free space after that.
+    /// If disk space is no longer low and the log has used a part of the reserve file, allocates
+    /// that part again. Returns the free space after that.
     fn refill_reserve(&self, disk: &RealDisk, free: FreeSpace) -> Result<FreeSpace, StorageError> {
         if free.held >= reserve_file_bytes(self.board.reserve) || self.is_low(free) {
             return Ok(free);
@@ -90,8 +92,8 @@ impl DiskSpaceMonitor {
         disk.free_space()
     }
 
-    /// Returns whether disk space is low. Space becomes low below the disk reserve, and stays low
-    /// until it is a quarter above the reserve, so that the state does not flap.
+    /// Returns whether disk space is low. It becomes low when it falls below the disk reserve, and
+    /// stays low until it is a quarter above the reserve, so that the state does not flap.
     fn is_low(&self, free: FreeSpace) -> bool {
         let reserve = self.board.reserve;
         free.bytes() < if self.low { reserve + reserve / 4 } else { reserve }

@@ -1,11 +1,12 @@
-//! The log writer stage: makes append jobs durable, in order, then sends the messages that had to
-//! wait for that and tells the core. It never reads what it sends.
+//! The log writer stage: makes append jobs durable, in order, then sends the messages that must not
+//! be sent before, and reports the completed jobs to the core. It never reads the messages that it
+//! sends.
 //!
-//! Group commit: all jobs that are waiting are written and synced together. Jobs that arrive
-//! meanwhile wait for the next sync, so a slower disk gets more of them at once.
+//! Group commit: all waiting jobs are written and synced together. Jobs that arrive meanwhile wait
+//! for the next sync, so on a slower disk each sync covers more jobs.
 //!
-//! Where the entries go is up to a [`LogStorage`]. A failed write or sync ends the process: what
-//! the disk holds is unknown then, so the replica must not acknowledge anything any more.
+//! A [`LogStorage`] decides where the entries are stored. A failed write or sync ends the process:
+//! the content of the disk is unknown then, so the replica must not acknowledge anything any more.
 
 use std::sync::Arc;
 use std::thread;
@@ -23,40 +24,41 @@ use super::disk_space;
 /// Storage to which the log writer writes the Raft log. Its methods return no errors, because every
 /// failed disk operation ends the process.
 pub(crate) trait LogStorage: Send {
-    /// Writes a job's entries and hard state. They are durable after the next [`LogStorage::sync`].
+    /// Writes the entries and hard state of a job. They are durable after the next
+    /// [`LogStorage::sync`].
     fn append(&mut self, job: &AppendJob);
 
     /// Makes all appended jobs durable.
     fn sync(&mut self);
 
-    /// Compacts the log: removes the first entries, up to the index that the jobs appended since
-    /// the last call allow.
+    /// Compacts the log: removes its first entries, up to the index permitted by the jobs that were
+    /// appended since the last call.
     fn compact(&mut self);
 
-    /// Returns whether a call of [`LogStorage::sync`] blocks until a disk has written, so that the
-    /// log writer needs a thread of its own.
+    /// Returns whether a call of [`LogStorage::sync`] blocks until a disk has completed its writes,
+    /// so that the log writer needs a thread of its own.
     fn waits_for_disk(&self) -> bool;
 
-    /// Returns how long to wait before the next jobs are written, so that a running snapshot can
-    /// keep up; `None` for no wait.
+    /// Returns how long the log writer must wait before it writes the next jobs, so that a running
+    /// snapshot can keep up; `None` for no wait.
     fn delay(&self) -> Option<Duration> {
         None
     }
 
-    /// Returns the bytes of append jobs at which one pass (turn of the log writer's loop) takes no
-    /// further jobs.
+    /// Returns the number of bytes of append jobs after which one pass (iteration of the log
+    /// writer's loop) takes no further jobs.
     fn pass_bytes_max(&self) -> usize {
         usize::MAX
     }
 
     /// Measures free disk space if a measurement is due. Returns a report if the core must be
-    /// informed, otherwise `None`. Storage that uses no disk always returns `None`.
+    /// informed, otherwise `None`. Storage without a disk always returns `None`.
     fn measure_space(&mut self) -> Option<DiskSpaceReport> {
         None
     }
 }
 
-/// The log writer stage: makes append jobs durable in order.
+/// The log writer stage: makes append jobs durable, in order.
 pub(crate) struct LogWriter {
     log: Box<dyn LogStorage>,
     ends: LogWriterEnds,
@@ -67,8 +69,8 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Creates a log writer that writes to `log`: the segment files on disk, or under a simulator
-    /// of the course a storage that keeps nothing.
+    /// Creates a log writer that writes to `log`, which is either the segment files on disk or,
+    /// under the university course's simulator, a storage that keeps nothing.
     pub(crate) fn new(
         log: Box<dyn LogStorage>,
         ends: LogWriterEnds,
@@ -77,13 +79,13 @@ impl LogWriter {
         LogWriter { log, ends, skipped: false, counters }
     }
 
-    /// Returns whether the log writer waits for a disk, so that it must not share a thread with the
-    /// core.
+    /// Returns whether the log writer blocks until a disk has completed its writes, so that it must
+    /// not share a thread with the core.
     pub(crate) fn waits_for_disk(&self) -> bool {
         self.log.waits_for_disk()
     }
 
-    /// Writes jobs on the current thread, which the log writer has to itself, until the core has
+    /// Writes jobs on the current thread, which runs only the log writer, until the core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -107,8 +109,8 @@ impl LogWriter {
         }
     }
 
-    /// Runs one pass (turn of the stage's loop) on a thread shared with other stages, without
-    /// blocking: does nothing while the core's queue is full. `has_jobs` says whether the core has
+    /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
+    /// blocking; does nothing while the core's queue is full. `has_jobs` says whether the core has
     /// sent a job since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped {
@@ -122,8 +124,8 @@ impl LogWriter {
         }
     }
 
-    /// Runs one pass (turn of the stage's loop): writes and syncs `first` and the jobs in the queue
-    /// together, then sends their messages and completions.
+    /// Runs one pass (iteration of the stage's loop): writes and syncs `first` together with the
+    /// jobs in the queue, then sends the messages and the completions of these jobs.
     pub(crate) fn run_once(&mut self, first: AppendBatch) {
         let mut completions = Vec::with_capacity(first.jobs.len());
         let mut released = Vec::new();

@@ -1,9 +1,10 @@
-//! The stages of a replica: plain objects, each with a pass that receives what is waiting, calls
-//! pure code, and sends once. How they are put on threads is decided in `threads.rs`.
+//! The stages of a replica: plain objects, each with a pass that receives the items that are
+//! waiting, calls pure code, and sends the results once. How stages are assigned to threads is
+//! decided in `threads.rs`.
 //!
 //! | stage | file | owns |
 //! |---|---|---|
-//! | network | the server's and the course's; the trait is in `network.rs` | the sockets |
+//! | network | the server's and the university course's; trait in `network.rs` | the sockets |
 //! | core | `core/` | [`Replica`](crate::raft::Replica) and the monotonic clock |
 //! | log writer | `log_writer.rs`, over the files of `disk_log.rs` | the log |
 //! | applier | `applier.rs` | the state machine |
@@ -35,13 +36,13 @@ pub(crate) struct Stages<N> {
     pub(crate) core: Core,
     pub(crate) log_writer: LogWriter,
     pub(crate) applier: Applier,
-    /// The snapshots stage; `None` for a replica that takes no snapshots (under a simulator of the
-    /// course).
+    /// The snapshots stage; `None` for a replica that takes no snapshots (under the university
+    /// course's simulator).
     pub(crate) snapshots: Option<SnapshotIo>,
 }
 
-/// Returns a random seed for the replica, from the random keys that the system gives the standard
-/// library's hash maps.
+/// Returns a random seed for the replica, derived from the random keys of the standard library's
+/// hash maps.
 pub(crate) fn random_seed() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());

@@ -1,33 +1,34 @@
-//! The network stage as the threads see it. The course and the server have one each.
+//! The network stage as seen by the code that runs the threads. The university course's protocol
+//! and the server each have their own implementation.
 
 use std::io;
 use std::time::Duration;
 
 use crate::runtime::pass::StageState;
 
-/// The network stage as seen by the code that assigns stages to threads: owns the sockets and moves
-/// messages between them and the other stages.
+/// The network stage as seen by the code that assigns stages to threads. It owns the sockets and
+/// moves messages between them and the other stages.
 pub(crate) trait NetworkStage: Send {
     /// Sleeps until a socket or a queue needs work, for at most `timeout`; `None` for no limit.
     ///
     /// # Errors
-    /// If the system refuses to poll.
+    /// If the system call that polls the sockets fails.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Waits like [`NetworkStage::wait`], but is called only if no other thread ever wakes this
+    /// Waits like [`NetworkStage::wait`]. Called only if no other thread ever wakes the current
     /// one, so that an implementation may block in its socket instead of in `Poll`.
     ///
-    /// # Errors
-    /// If the system refuses to poll.
+    /// If the system call that polls the sockets fails.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
         self.wait(Some(timeout))
     }
 
-    /// Reads the sockets and sends the requests and messages in them to the core: the first half of
-    /// a pass (turn of the stage's loop). Returns whether the stage continues.
+    /// Reads the sockets and sends the received requests and messages to the core: the first half
+    /// of a pass (iteration of the stage's loop). Returns whether the stage continues.
     fn receive(&mut self) -> StageState;
 
-    /// Writes replies and messages to peers: the second half of a pass (turn of the stage's loop).
+    /// Writes replies and messages to peers: the second half of a pass (iteration of the stage's
+    /// loop).
     ///
     /// # Errors
     /// If the operating system fails to register a socket for polling.
@@ -36,10 +37,10 @@ pub(crate) trait NetworkStage: Send {
     /// Stops the core, which stops all other stages.
     fn stop_others(self);
 
-    /// Runs the stage's loop on the current thread until the stage stops by itself.
+    /// Runs the stage's loop on the current thread until the stage itself decides to stop.
     ///
     /// # Errors
-    /// If a half of a pass fails.
+    /// If waiting or one of the two halves of a pass fails.
     fn run(&mut self) -> io::Result<()> {
         loop {
             self.wait(None)?;

@@ -1,18 +1,19 @@
 //! When snapshots are taken, how fast they are written, and when the log writer waits for them, so
-//! that a replica's folder stays small, however much is written and however fast.
+//! that a replica's folder stays small regardless of how much is written and how fast.
 //!
 //! The policy is that of a Redis with an append-only file: the next snapshot begins when the log
 //! has grown by T since the last one was completed, where T is a percentage of the last snapshot's
-//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. What is
-//! different is that the log must not grow without limit while the snapshot is written. So the
-//! snapshot is written slowly at first, and without pauses once the log grows faster than the
-//! snapshot. If that is not enough, because the disk or the processors are busy, the log writer
-//! waits for the snapshot, longer the further the log is ahead, so clients see a slower disk.
+//! size (`--snapshot-log-percentage`, 100 by default), but at least `--snapshot-log-bytes`. Unlike
+//! in Redis, the log must not grow without limit while the snapshot is written. So the snapshot is
+//! written slowly at first, and without pauses once the log grows faster than the snapshot. If that
+//! is not enough, because the disk or the processors are busy, the log writer waits for the
+//! snapshot, longer the further the log is ahead, so clients see a slower disk.
 //!
-//! While a snapshot is taken, the folder holds the latest one, a part of the next one, and the log
-//! from where the latest ends. That log is the growth while the latest was written, of which at
-//! most 7/16 T count, T, and the growth while the next one is written: at most 15/8 T together. So
-//! if the state takes S bytes as a snapshot, the folder stays under
+//! While a snapshot is being taken, the folder holds the latest complete snapshot, a part of the
+//! next one, and the log from where the latest one ends. That log consists of three parts: its
+//! growth while the latest snapshot was written, of which at most 7/16 T count, then T, then its
+//! growth while the next one is written. Combined they are at most 15/8 T. So if the state takes S
+//! bytes as a snapshot, the folder stays under
 //!
 //! ```text
 //!   2 S + 2 T + 4 segments + the reserve     T = max(S, --snapshot-log-bytes), by default
@@ -26,9 +27,9 @@
 //! being taken, for want of disk space or after a failure, nothing waits, and the bounds of
 //! [`MemoryBoard`] hold. These also limit T, because the log is in memory too.
 //!
-//! All of this is arithmetic over positions that the log writer, the applier and the snapshots
-//! stage share. The growth of the log is counted in bytes of its files, in which a small write
-//! fills a whole sector.
+//! All of this is arithmetic on positions that the log writer, the applier and the snapshots stage
+//! share. The growth of the log is measured in bytes of its files, in which a small write fills a
+//! whole sector.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,39 +37,40 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
-/// Progress of a running snapshot, as a fraction of [`PROGRESS_DONE`], when all of it is written.
-/// The rest counts reading it back to verify it.
+/// Progress of a running snapshot, as a fraction of [`PROGRESS_DONE`], once it has been written in
+/// full. The remaining progress is made while it is read back and verified.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
-/// Minimum slack in bytes: by how much the log may grow faster than the progress of a running
-/// snapshot allows before the log writer waits.
+/// Minimum slack in bytes. The slack is how far the log may grow beyond what the progress of a
+/// running snapshot allows before the log writer must wait.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
 /// How long the log writer waits for each multiple of the slack, beyond the first, by which the log
-/// has grown faster than a running snapshot's progress allows. The slack is the tolerated excess in
+/// has outgrown what the running snapshot's progress allows. The slack is the tolerated excess in
 /// bytes.
 const DELAY: Duration = Duration::from_millis(60);
-/// Maximum time that the log writer waits for a running snapshot before it writes again.
+/// Maximum time that the log writer waits for a running snapshot between two writes.
 const DELAY_MAX: Duration = Duration::from_millis(200);
-/// Maximum bytes that the log writer writes before it checks again whether it must wait for a
-/// running snapshot: enough for an efficient sync.
+/// Maximum number of bytes that the log writer writes before it checks again whether it must wait
+/// for a running snapshot. It is large enough for an efficient sync.
 const PASS_BYTES_MAX: usize = 2 << 20;
 
-/// Positions in the log, in bytes counted since its first byte, including bytes that were removed.
+/// Positions in the log, in bytes from its first byte, including bytes that have since been
+/// removed.
 ///
-/// Invariant: `cut <= begun <= end`, but for readings during an update.
+/// Invariant: `cut <= begun <= end`, except when read during an update.
 #[derive(Debug, Default)]
 struct Positions {
     /// Position of the end of the log, after the last byte that was written.
     end: AtomicU64,
-    /// Position of the end of the log when the latest complete snapshot was begun. The log may be
-    /// compacted up to this position.
+    /// Position of the end of the log at the time when the latest complete snapshot was begun. The
+    /// log may be compacted up to this position.
     cut: AtomicU64,
-    /// Position of the end of the log when a snapshot was last begun, whether or not the snapshot
-    /// was completed.
+    /// Position of the end of the log at the time when a snapshot was last begun, whether or not
+    /// that snapshot was completed.
     begun: AtomicU64,
-    /// Bytes by which the log grew while the latest complete snapshot was taken.
+    /// Bytes by which the log grew while the latest complete snapshot was being taken.
     grown: AtomicU64,
-    /// Progress of the running snapshot, from 0 to [`PROGRESS_DONE`].
+    /// Progress of the running snapshot, from 0 to [`PROGRESS_DONE`], including its verification.
     progress: AtomicU64,
 }
 
@@ -89,16 +91,16 @@ fn set(position: &AtomicU64, value: u64) {
     position.store(value, Ordering::Relaxed);
 }
 
-/// Returns by how many bytes the log may grow while a snapshot is written, if snapshots begin after
-/// a growth of `threshold` bytes.
+/// Returns the number of bytes by which the log may grow while a snapshot is being written, if a
+/// snapshot begins each time the log has grown by `threshold` bytes.
 fn while_taken(threshold: u64) -> u64 {
     threshold / 16 * 7
 }
 
 impl SnapshotScheduler {
     /// Creates a scheduler that begins a snapshot when the log has grown by the size of the latest
-    /// snapshot, and by at least `bytes_min` bytes, since that was completed.
-    /// [`SnapshotBoard::set_growth`] changes both.
+    /// snapshot, and by at least `bytes_min` bytes, since the latest snapshot was completed.
+    /// [`SnapshotBoard::set_growth`] changes both conditions.
     pub(crate) fn new(
         bytes_min: u64,
         board: Arc<SnapshotBoard>,
@@ -113,21 +115,21 @@ impl SnapshotScheduler {
         &self.board
     }
 
-    /// Returns the shared record of the memory use of keyspace and log.
+    /// Returns the shared record of the memory usage of keyspace and log.
     pub(crate) fn memory(&self) -> &MemoryBoard {
         &self.memory
     }
 
-    /// Records `end`, the position of the end of the log in bytes since its first byte. Called by
-    /// the log writer.
+    /// Records the position of the end of the log, in bytes from its first byte. Called by the log
+    /// writer.
     pub(crate) fn note_end(&self, end: u64) {
         let before = self.positions.end.swap(end, Ordering::Relaxed);
         assert!(before <= end, "the log's end went back from {before} to {end}");
     }
 
-    /// Returns by how many bytes the log must grow after a snapshot is completed before the next
-    /// one begins. At most half of what memory allows, because the log may grow by almost as much
-    /// again while snapshots are written.
+    /// Returns the number of bytes by which the log must grow after the completion of one snapshot
+    /// before the next one begins. This is at most half of what memory allows, because the log may
+    /// grow by almost as much again while snapshots are being written.
     fn threshold(&self) -> u64 {
         let most = self.memory.snapshot_log_bytes_max() / 2;
         match self.board.growth() {
@@ -138,21 +140,22 @@ impl SnapshotScheduler {
         }
     }
 
-    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next.
+    /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
+    /// and the completion of the next.
     fn allowed(&self) -> u64 {
         let threshold = self.threshold();
         threshold + 2 * while_taken(threshold)
     }
 
-    /// Returns by how many bytes the log has grown since the latest complete snapshot was begun.
+    /// Returns the number of bytes by which the log has grown since the latest complete snapshot
+    /// was begun.
     fn growth(&self) -> u64 {
         get(&self.positions.end).saturating_sub(get(&self.positions.cut))
     }
 
-    /// Returns whether a snapshot must begin now, because of the log's growth or because one was
-    /// `requested`. False while one is being taken. After a failed attempt, growth counts again
-    /// once the log has grown further.
+    /// Returns whether a snapshot must begin now, because of the log's growth or because a snapshot
+    /// was `requested`. False while one is being taken. After a failed attempt, the growth leads to
+    /// another attempt only once the log has grown further.
     pub(crate) fn is_due(&self, requested: bool) -> bool {
         if self.board.is_taking() {
             return false;
@@ -165,27 +168,27 @@ impl SnapshotScheduler {
         requested || self.growth() >= begin_at && may_retry
     }
 
-    /// Records that a snapshot has begun.
+    /// Records that a snapshot begins now, at the current end of the log.
     pub(crate) fn begin(&self) {
         set(&self.positions.progress, 0);
         set(&self.positions.begun, get(&self.positions.end));
         self.board.begin();
     }
 
-    /// Records the progress of the running snapshot: the fraction `done` / `all` of it has been
-    /// written.
+    /// Records the progress of the running snapshot: `done` of `all` parts of it have been written.
     pub(crate) fn note_written(&self, done: u64, all: u64) {
         set(&self.positions.progress, done.min(all) * PROGRESS_WRITTEN / all.max(1));
     }
 
-    /// Records that `bytes` of `all` bytes of the running snapshot have been read back.
+    /// Records that `bytes` of the `all` bytes of the running snapshot have been read back for
+    /// verification.
     pub(crate) fn note_read(&self, bytes: u64, all: u64) {
         let read = bytes.min(all) * (PROGRESS_DONE - PROGRESS_WRITTEN) / all.max(1);
         set(&self.positions.progress, PROGRESS_WRITTEN + read);
     }
 
-    /// Records that the running snapshot is complete, so that the log may be compacted up to its
-    /// beginning.
+    /// Records that the running snapshot is complete, so that the log may be compacted up to the
+    /// position at which the snapshot was begun.
     pub(crate) fn succeed(&self) {
         let begun = get(&self.positions.begun);
         set(&self.positions.grown, get(&self.positions.end).saturating_sub(begun));
@@ -193,7 +196,7 @@ impl SnapshotScheduler {
         self.board.end(false);
     }
 
-    /// Records that the running snapshot was given up: because it failed, or if `failed` is false,
+    /// Records that the running snapshot was given up, either because it failed (`failed`) or
     /// because it was no longer needed.
     pub(crate) fn give_up(&self, failed: bool) {
         self.board.end(failed);
@@ -208,9 +211,9 @@ impl SnapshotScheduler {
         set(&self.positions.grown, 0);
     }
 
-    /// Returns how many bytes the log has grown beyond what the running snapshot's progress allows
-    /// (half of the permitted growth at half of the progress, for example). 0 if no snapshot is
-    /// running.
+    /// Returns the number of bytes by which the log has outgrown what the running snapshot's
+    /// progress allows: half of the permitted growth at half of the progress, for example. 0 if no
+    /// snapshot is running.
     fn ahead(&self) -> u64 {
         if !self.board.is_taking() {
             return 0;
@@ -233,16 +236,16 @@ impl SnapshotScheduler {
         Some(self.full_delay()?.min(DELAY_MAX))
     }
 
-    /// Returns how many bytes the log writer may write before it checks again whether it must wait:
-    /// [`PASS_BYTES_MAX`], or less where the wait would exceed [`DELAY_MAX`], but at least an
-    /// eighth, so that clients get replies in time.
+    /// Returns the number of bytes that the log writer may write before it checks again whether it
+    /// must wait: [`PASS_BYTES_MAX`], or less if the wait would exceed [`DELAY_MAX`], but at least
+    /// an eighth of [`PASS_BYTES_MAX`], so that clients get replies in time.
     pub(crate) fn pass_bytes_max(&self) -> usize {
         let parts = self.full_delay().map_or(1, |delay| delay.as_millis() / DELAY_MAX.as_millis());
         PASS_BYTES_MAX >> parts.clamp(1, 8).ilog2()
     }
 
-    /// Returns how long the log writer would wait without the limit [`DELAY_MAX`]; `None` for no
-    /// wait.
+    /// Returns how long the log writer would have to wait if there were no limit [`DELAY_MAX`];
+    /// `None` for no wait.
     fn full_delay(&self) -> Option<Duration> {
         let slack = (self.threshold() / 32).max(SLACK_BYTES_MIN);
         let excess = self.ahead().checked_sub(slack)?;
@@ -265,8 +268,8 @@ mod tests {
         SnapshotScheduler::new(64 * MIB, board, memory)
     }
 
-    /// Grows the log in steps of 1 MiB, beginning at `from`, until a snapshot is due, and begins
-    /// the snapshot. Returns the end of the log in MiB.
+    /// Grows the log in steps of 1 MiB, starting at position `from`, until a snapshot is due, and
+    /// begins the snapshot. Returns the position of the end of the log in MiB.
     fn begun_at(scheduler: &SnapshotScheduler, from: u64) -> u64 {
         let is_due = |mib: &u64| {
             scheduler.note_end(mib * MIB);
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_begins_when_log_grew_by_the_size_of_the_last() {
+    fn snapshot_begins_when_log_grew_by_size_of_last() {
         let scheduler = scheduler(160);
         assert_eq!(begun_at(&scheduler, 0), 160);
         assert!(!scheduler.is_due(false) && !scheduler.is_due(true), "a snapshot is being taken");
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn percentage_and_minimum_change_the_growth() {
+    fn percentage_and_minimum_set_log_growth() {
         let scheduler = scheduler(160);
         let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
@@ -322,9 +325,10 @@ mod tests {
         assert_eq!(begun_at(&scheduler, first + 9), first + 9 + 64);
     }
 
-    /// Writes 4 GiB to the log as the log writer does, at `log_rate` MiB a second, and a snapshot
-    /// whenever one is due, at `snapshot_rate` MiB a second. Returns how many snapshots were taken,
-    /// and the largest size of the latest snapshot, the running one and the log together, in MiB.
+    /// Simulates a log writer that writes 4 GiB at `log_rate` MiB a second, with a snapshot of
+    /// `snapshot_mib` MiB written at `snapshot_rate` MiB a second whenever one is due. Returns the
+    /// number of snapshots taken, and the largest size in MiB of the latest snapshot, the running
+    /// one and the log combined.
     fn largest_folder(snapshot_mib: u64, log_rate: u64, snapshot_rate: u64) -> (u64, u64) {
         const TICKS: u64 = 1_000;
         let scheduler = scheduler(snapshot_mib);
@@ -379,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn count_of_snapshots_follows_from_the_growth() {
+    fn snapshot_count_follows_log_growth() {
         // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
         // 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);

@@ -1,10 +1,11 @@
 //! The snapshots stage: snapshot I/O. It writes snapshots of this replica's own state, sends the
 //! latest one to followers that are far behind, and stores the one that a leader sends. It owns the
-//! snapshot files, and always has a thread of its own, because this takes seconds.
+//! snapshot files, and always has a thread of its own, because reading and writing snapshots takes
+//! seconds.
 //!
-//! It may be late itself, but must not make others late: it writes in small slices, slowly while
-//! the log grows slowly (`snapshot_scheduler.rs`), syncs them on the way, and runs at a low
-//! priority.
+//! This stage may fall behind, but must not delay other stages: it writes in small slices, slowly
+//! while the log grows slowly (`snapshot_scheduler.rs`), syncs the file after every few slices, and
+//! runs at a low priority.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -27,36 +28,38 @@ use crate::storage::{
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Bytes of a snapshot in one message (chunk) to a follower.
+/// Maximum number of bytes of a snapshot in one message (chunk) to a follower.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes of a snapshot written at once. Pauses between the writes limit a snapshot to 64 MiB per
-/// second, but there are none while the log grows faster than the snapshot.
+/// Number of bytes of a snapshot written at once. Pauses between the writes limit the rate to 64
+/// MiB per second; there are no pauses while the log grows faster than the snapshot.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
 /// How long a snapshot stays readable after a chunk of it was last read for a follower, even if a
-/// newer snapshot has replaced it, so that the transfer to the follower can complete.
+/// newer snapshot has replaced it. This allows the transfer to the follower to complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
-/// snapshot. A snapshot of the follower's own state may then replace what was received.
+/// snapshot. A snapshot of the follower's own state may then replace the part received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minimum time between two reports to the core that the latest snapshot is damaged.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
 /// Niceness (Unix scheduling priority; higher means less urgent) of the snapshots stage's thread,
-/// on systems where threads have their own.
+/// on systems where each thread has its own niceness.
 const NICENESS: i32 = 10;
 
-/// Writer of a snapshot file that is not complete yet.
+/// Writer of a snapshot file that is still being written.
 type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
 
-/// The snapshot files of the replica's folder when the process started, and the state loaded from
-/// the latest.
+/// The snapshot files found in the replica's folder when the process started, and the state loaded
+/// from the latest of them.
 pub(crate) struct LoadedSnapshots {
     pub(crate) files: Files<RealDisk>,
-    /// The latest undamaged snapshot and the state loaded from it; `None` if there is none.
+    /// The id of the latest undamaged snapshot and the state loaded from it; `None` if there is no
+    /// such snapshot.
     pub(crate) latest: Option<(SnapshotId, StateMachine)>,
 }
 
-/// Loads the latest undamaged snapshot in the folder of `disk`; logs an error for each damaged one.
+/// Loads the latest undamaged snapshot in the folder of `disk`. Logs an error for each damaged
+/// snapshot.
 ///
 /// # Errors
 /// If the folder can't be read.
@@ -69,24 +72,25 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
     Ok(LoadedSnapshots { files, latest: loaded.latest })
 }
 
-/// A snapshot of this replica's own state that is being written.
+/// A snapshot of this replica's own state while it is being written.
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// When the next slice of the snapshot may be written.
+    /// The earliest time at which the next slice of the snapshot may be written.
     next_at: Instant,
-    /// Buffer of the slice that is written, empty between slices and kept to reuse its memory.
+    /// Buffer for the slice that is being written. Empty between slices, and kept to reuse its
+    /// memory.
     slice: Vec<u8>,
 }
 
-/// A snapshot of the leader that is being received in chunks.
+/// A snapshot of the leader while it is being received in chunks.
 struct Incoming {
     snapshot: SnapshotId,
     /// The file to which received chunks of the snapshot are written; `None` once the snapshot is
     /// complete.
     file: Option<Writer>,
     received_bytes: u64,
-    /// When the last chunk of the snapshot arrived.
+    /// When the most recently received chunk of the snapshot arrived.
     heard_at: Instant,
 }
 
@@ -95,13 +99,14 @@ pub(crate) struct SnapshotIo {
     files: Files<RealDisk>,
     taking: Option<Taking>,
     incoming: Option<Incoming>,
-    /// Snapshots that are being sent to followers, each with the time at which a chunk of it was
-    /// last read.
+    /// Snapshots that are being sent to followers, each with the time at which one of its chunks
+    /// was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
-    /// The leader's snapshot that was last refused for want of disk space, so that the refusal is
-    /// logged once; `None` if none was.
+    /// The leader's snapshot that was last refused because of a lack of disk space, so that each
+    /// refusal is logged only once; `None` if none was refused.
     refused: Option<SnapshotId>,
-    /// When the core was last told that the latest snapshot is damaged; `None` if it never was.
+    /// When the stage last reported to the core that the latest snapshot is damaged; `None` if it
+    /// never did.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
     disk_space: Arc<DiskSpaceBoard>,
@@ -109,7 +114,7 @@ pub(crate) struct SnapshotIo {
     counters: Arc<RuntimeCounters>,
 }
 
-/// Verifies a snapshot while it is read back, and reports the progress to the scheduler.
+/// Verifies a snapshot file as it is read back, and reports the progress to the scheduler.
 struct ReadBack<'s> {
     verifier: SnapshotVerifier,
     scheduler: &'s SnapshotScheduler,
@@ -176,8 +181,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Runs one pass (turn of the stage's loop): handles `first` and the jobs in the queue, up to a
-    /// limit. Slices of the running snapshot are written between passes.
+    /// Runs one pass (iteration of the stage's loop): handles `first` and the jobs in the queue, up
+    /// to a limit. Slices of the running snapshot are written between passes.
     fn run_once(&mut self, first: SnapshotJob) {
         let mut next = Some(first);
         for _ in 0..QUEUE_LEN {
@@ -287,9 +292,9 @@ impl SnapshotIo {
         }
     }
 
-    /// Gives up the running snapshot after an error if the replica can go on without it: if the
-    /// disk is full, or if the file reads back differently, since the log still has all entries.
-    /// Any other disk error ends the process.
+    /// Gives up the running snapshot after an error that the replica can tolerate: the disk is
+    /// full, or the file reads back differently. The log still has all entries then. Any other disk
+    /// error ends the process.
     fn fail(&self, error: &StorageError) {
         if !is_tolerable(error) {
             exit_on_disk_failure(error);
@@ -306,7 +311,7 @@ impl SnapshotIo {
         self.scheduler.give_up(true);
     }
 
-    /// Publishes the status of the new latest snapshot, which was read back and verified, and
+    /// Publishes the status of the new latest snapshot, which has been read back and verified, and
     /// removes the previous snapshot's file.
     fn publish_latest(&mut self) {
         if let Some(latest) = self.files.latest() {
@@ -317,8 +322,8 @@ impl SnapshotIo {
 
     // Snapshots for followers.
 
-    /// Sends snapshot messages to followers: reads the chunk that each message names from the
-    /// snapshot's file, and adds it to the message.
+    /// Sends messages with snapshot chunks to followers: reads the chunk that each message names
+    /// from the snapshot's file, and adds it to the message.
     fn send_chunks(&mut self, mut envelopes: Vec<Envelope>) {
         let mut lost = false;
         envelopes.retain_mut(|envelope| {
@@ -357,9 +362,9 @@ impl SnapshotIo {
         self.report(SnapshotEvent::Lost);
     }
 
-    /// Verifies a snapshot that a follower received completely and found damaged. If it is damaged
-    /// on this replica's disk too, asks the core for another one, taken from the undamaged state in
-    /// memory.
+    /// Verifies a snapshot that a follower has received in full and found damaged. If the snapshot
+    /// is damaged on this replica's disk too, asks the core for another one, taken from the
+    /// undamaged state in memory.
     fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
             tracing::error!(%error, "latest snapshot damaged, taking another one");
@@ -367,8 +372,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Opens the snapshots that are being sent to followers, so that they stay readable when the
-    /// next snapshot replaces them.
+    /// Opens the files of the snapshots that are being sent to followers, so that they stay
+    /// readable when the next snapshot replaces them.
     fn keep_outgoing_open(&mut self) {
         self.outgoing.retain(|(_, read_at)| read_at.elapsed() < OUTGOING_TIMEOUT);
         for (id, _) in &self.outgoing {
@@ -411,7 +416,7 @@ impl SnapshotIo {
     }
 
     /// Begins to receive a leader's snapshot, and abandons any other snapshot that is being
-    /// written. Returns false if the snapshot can't be stored now.
+    /// written. Returns false if the new snapshot can't be stored now.
     fn begin_incoming(&mut self, snapshot: SnapshotId) -> bool {
         self.abandon_incoming();
         self.abandon_taking();
@@ -440,8 +445,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Makes a completely received snapshot of the leader durable, verifies it, and sends the state
-    /// loaded from it to the core.
+    /// Makes a leader's snapshot durable once it has been received in full, verifies it, and sends
+    /// the state loaded from it to the core.
     fn complete_incoming(&mut self, snapshot: SnapshotId) {
         let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
             return;
@@ -480,8 +485,8 @@ impl SnapshotIo {
     }
 }
 
-/// Logs that a leader's snapshot can't be stored now, for example because the disk is full. Ends
-/// the process instead if the replica can't go on after the error.
+/// Logs that a leader's snapshot can't be stored now, for example because the disk is full. If the
+/// replica can't go on after the error, ends the process instead.
 fn refuse(error: &StorageError) {
     if !is_tolerable(error) {
         exit_on_disk_failure(error);
@@ -489,8 +494,8 @@ fn refuse(error: &StorageError) {
     tracing::error!(%error, "cannot store the leader's snapshot");
 }
 
-/// Returns whether the replica can go on without the snapshot whose handling failed with this
-/// error: if the snapshot is damaged or the disk is full.
+/// Returns whether the replica can go on without a snapshot after this error: true if the snapshot
+/// is damaged or the disk is full.
 fn is_tolerable(error: &StorageError) -> bool {
     match error {
         StorageError::Snapshot { .. } => true,

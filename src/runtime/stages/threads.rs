@@ -1,4 +1,5 @@
-//! How stages are put on threads: each on its own, or all but those that wait for a disk on one.
+//! How stages are assigned to threads: either each stage has a thread of its own, or all stages
+//! share one thread except those that wait for a disk.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,26 +15,26 @@ use super::log_writer::LogWriter;
 use super::network::NetworkStage;
 use super::snapshots::SnapshotIo;
 
-/// Maximum number of turns of the core's loop, on a thread shared with the network stage, before
-/// that thread reads the sockets again.
+/// Maximum number of iterations of the core's loop that a thread shared with the network stage runs
+/// before it reads the sockets again.
 const CORE_PASSES_MAX: usize = 4;
 
-/// How the stages of a replica are distributed over threads.
+/// How the stages of a replica are assigned to threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Threads {
     /// Each stage runs on a thread of its own.
     Dedicated,
-    /// Network, core and applier share one thread. The log writer and the snapshots stage have
-    /// threads of their own if the log is on a disk.
+    /// Network, core and applier share one thread. If the log is on a disk, the log writer and the
+    /// snapshots stage have threads of their own.
     Fused,
-    /// [`Threads::Fused`] where at most two processor cores are available to the process, else
+    /// [`Threads::Fused`] if at most two processor cores are available to the process, otherwise
     /// [`Threads::Dedicated`].
     #[default]
     Auto,
 }
 
-/// The error for a value of the threads option other than `dedicated`, `fused` and `auto`. Contains
-/// the value.
+/// The error for a threads option whose value is not `dedicated`, `fused` or `auto`. Contains that
+/// value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("unknown thread mode `{0}`; choose dedicated, fused or auto")]
 pub struct ThreadsError(String);
@@ -64,11 +65,12 @@ impl Threads {
     }
 }
 
-/// Runs all stages until one of them stops: on this thread if `fused`, else on one thread each. A
-/// log writer that waits for a disk and the snapshots stage always have threads of their own.
+/// Runs all stages until one of them stops: on the current thread if `fused`, otherwise each on a
+/// thread of its own. The snapshots stage and a log writer that waits for a disk always have
+/// threads of their own.
 ///
 /// # Errors
-/// If a thread can't be started, or if the system refuses to poll.
+/// If a thread can't be started, or if the system call that polls the sockets fails.
 pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result<()> {
     if !fused {
         return run_dedicated(stages);
@@ -84,12 +86,13 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
     })
 }
 
-/// Runs network, core and applier in turn on this thread, and the log writer too if one is given.
+/// Runs network, core and applier in turn on the current thread, and also the log writer if one is
+/// given.
 ///
-/// One turn: reads the sockets, runs the core, and sends what follows from it, replies before
-/// appends; then again for what that has completed. Work that no client waits for comes last. Each
-/// stage takes a bounded part of its queue, so that the sockets are read in time however long the
-/// queues are.
+/// One iteration reads the sockets, runs the core, and sends the resulting output, replies before
+/// appends; then it does the same for the work that was completed meanwhile. Work that no client is
+/// waiting for comes last. Each stage takes a bounded part of its queue, so that the sockets are
+/// read in time regardless of the length of the queues.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,

@@ -1,7 +1,8 @@
 //! The client model: checks the answers to clients against a simple model of the state machine.
-//! Each request takes effect once, every answer follows from the committed log, a read reflects
-//! everything committed when it arrived, and a refused request has no effect. Each violation starts
-//! with the name of its rule; the guide's page on guarantees lists most of them.
+//! Each request takes effect at most once, every answer follows from the committed log, a read
+//! reflects everything that was committed when it arrived, and a refused request has no effect. The
+//! message of each violation starts with the name of the violated rule; the guide's page on
+//! guarantees lists most of these rules.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +11,15 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::kv::{Applied, Command, Items, Operation, Outcome};
+use crate::kv::{Applied, Batch, Items, Operation, Outcome};
 use crate::sim::checkers::expirations::Expirations;
 use crate::sim::keys::expires;
 use crate::sim::machine::wall_clock::EPOCH;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, Instant, NodeId, RequestKey};
 
-/// Number of replies that the state machine keeps per client session, to answer resent requests.
+/// Number of replies that the state machine keeps for each client session, to answer resent
+/// requests.
 const SESSION_REPLIES: usize = 64;
 
 /// Checks the answers to the clients of a run against a model of the state machine.
@@ -28,42 +30,55 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A request of a client with all its attempts (a resent request keeps its key).
+/// A client's request with all its attempts (a resent request keeps its key).
 #[derive(Debug)]
 struct Request {
     /// The highest commit index in the cluster when the request first reached a replica. A read
-    /// must reflect all entries up to it.
+    /// must reflect all entries up to this index.
     committed_before: Index,
     /// Time at which the request first reached a replica.
     arrived_at: Instant,
-    /// Number of times the request reached a replica.
+    /// Number of times that the request has reached a replica.
     attempts: u32,
-    /// Number of attempts that were refused.
+    /// Number of the request's attempts that were refused.
     refused: u32,
     /// Index of the log entry through which the request took effect; `None` if no such entry has
-    /// been applied.
+    /// been applied yet.
     effect: Option<Index>,
 }
 
 /// A simple model of the state machine, which keeps all versions of each key.
 #[derive(Debug, Default)]
 struct Model {
-    /// The versions of each key: the index of the log entry that wrote each, and its value (`None`:
-    /// the entry deleted the key).
-    versions: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
-    /// The result of applying each log entry, starting with index 1; `None` for an entry without a
-    /// command.
+    /// All versions of each key, in the order in which they were written.
+    versions: BTreeMap<Bytes, Vec<Version>>,
+    /// Number of operations applied so far.
+    revision: u64,
+    /// The result of applying each log entry, starting with the entry at index 1; `None` for an
+    /// entry that contains no batch.
     results: Vec<Option<Applied>>,
-    /// The outcome of each request that was applied, by the key of the request.
-    outcomes: HashMap<RequestKey, Outcome, FixedState>,
-    /// For each client session, by its id: the outcomes of its numbered requests, in order of their
-    /// sequence numbers, which start at 1.
+    /// The outcomes of the operations of each applied batch, by the batch's key.
+    outcomes: HashMap<RequestKey, Vec<Outcome>, FixedState>,
+    /// The outcomes of each client session's numbered requests, by session id and in order of the
+    /// requests' sequence numbers, which start at 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
+/// The value that a key had after an operation wrote or deleted it, with the position of that
+/// operation.
+#[derive(Debug)]
+struct Version {
+    /// Index of the log entry with the operation that created this version.
+    index: Index,
+    /// Number of the operation that created this version, counted over all applied operations.
+    revision: u64,
+    /// The value that the operation set; `None` if it deleted the key.
+    value: Option<Bytes>,
+}
+
 impl ClientModel {
-    /// Records that the request `key` reaches a replica while the highest commit index in the
-    /// cluster is `committed`.
+    /// Records that the request `key` has reached a replica at time `now`, when the highest commit
+    /// index in the cluster was `committed`.
     pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
             committed_before: committed,
@@ -75,9 +90,9 @@ impl ClientModel {
         request.attempts += 1;
     }
 
-    /// Checks the result of applying the entry at `index` on replica `id` against the model;
-    /// `applied` is `None` if the entry has no command. `leaders` is the number of terms that have
-    /// had a leader so far.
+    /// Checks the result of applying the log entry at `index` on replica `id` against the model;
+    /// `applied` is `None` if the entry contains no batch. `leaders` is the number of terms that
+    /// have had a leader so far.
     pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
@@ -93,7 +108,7 @@ impl ClientModel {
                 && key != RequestKey::default()
             {
                 self.record_effect(key, index)?;
-                self.record_expiration(key, payload, now, leaders);
+                self.record_expirations(key, payload, now, leaders);
             }
             self.model.results.push(result);
         }
@@ -106,10 +121,28 @@ impl ClientModel {
         Ok(())
     }
 
-    /// If a write sets a value with a TTL or an expiration time, records when the value expires.
-    /// `leaders` is the number of terms that have had a leader so far.
-    fn record_expiration(&mut self, key: RequestKey, payload: &[u8], now: Instant, leaders: usize) {
-        let Ok(Command { operation, .. }) = Command::decode(payload) else { return };
+    /// Records the expiration time of each value that a batch sets with a TTL or an expiration
+    /// time. `leaders` is the number of terms that have had a leader so far.
+    fn record_expirations(
+        &mut self,
+        key: RequestKey,
+        payload: &[u8],
+        now: Instant,
+        leaders: usize,
+    ) {
+        let batch = Batch::decode(payload).expect("it was applied");
+        for operation in batch.operations().flatten() {
+            self.record_expiration(key, operation, now, leaders);
+        }
+    }
+
+    fn record_expiration(
+        &mut self,
+        key: RequestKey,
+        operation: Operation<'_>,
+        now: Instant,
+        leaders: usize,
+    ) {
         let Some((_, args)) = operation.as_call() else { return };
         let [_, value, option, time] = args[..] else { return };
         let Some(millis) = number(time) else { return };
@@ -124,8 +157,8 @@ impl ClientModel {
         self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
     }
 
-    /// Returns how many values were found expired by a read, and how many of them had been set
-    /// under an earlier leader.
+    /// Returns two numbers: how many values were found expired by a read, and how many of these had
+    /// been set under an earlier leader.
     pub fn expired(&self) -> (u64, u64) {
         self.expirations.counts()
     }
@@ -151,35 +184,34 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's answer to a write against the model's outcome.
+    /// Checks a replica's answer to a write against the model's outcomes.
     pub(in crate::sim) fn on_write_answered(
         &self,
         id: NodeId,
         key: RequestKey,
-        outcome: &Outcome,
+        outcomes: &[Outcome],
     ) -> Result<(), Violation> {
         let expected = self.model.outcomes.get(&key);
         ensure!(
-            expected == Some(outcome)
-                || matches!((expected, outcome), (Some(Outcome::Error(_)), Outcome::Error(_))),
-            "applied once: replica {id} answered write {key:?} with {outcome:?}, the model has \
+            expected.is_some_and(|expected| are_same(expected, outcomes)),
+            "applied once: replica {id} answered write {key:?} with {outcomes:?}, the model has \
              {expected:?}"
         );
         Ok(())
     }
 
-    /// Checks the `outcome` that replica `id` answered to a read against the model at log index
-    /// `state`, the last entry that the replica had applied when it executed the read. The read
-    /// must reflect all entries that were committed before it arrived. `leaders` is the number of
-    /// terms that have had a leader so far.
+    /// Checks the outcomes that replica `id` returned for a batch of reads against the model at log
+    /// index `state`, that of the last entry that the replica had applied when it executed the
+    /// reads. The reads must reflect all entries that were committed before they arrived. `leaders`
+    /// is the number of terms that have had a leader so far.
     pub(in crate::sim) fn on_read_answered(
         &mut self,
         id: NodeId,
         key: RequestKey,
         payload: &[u8],
-        outcome: &Outcome,
+        outcomes: &[Outcome],
         state: Index,
-        (now, leaders): (Instant, usize),
+        time: (Instant, usize),
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get(&key) else {
             return Err(Violation(format!(
@@ -192,14 +224,35 @@ impl ClientModel {
              was committed before the read arrived",
             request.committed_before
         );
-        let expected = self.model.read(payload, state);
-        if let Ok(Command { operation, .. }) = Command::decode(payload)
-            && let Some(("get", args)) = operation.as_call()
+        let arrived_at = request.arrived_at;
+        let batch = Batch::decode(payload).expect("it was answered");
+        ensure!(
+            batch.len() == outcomes.len(),
+            "replies match requests: replica {id} answered the {} reads {key:?} with {outcomes:?}",
+            batch.len()
+        );
+        for (operation, outcome) in batch.operations().flatten().zip(outcomes) {
+            self.check_read((id, key, arrived_at), operation, outcome, state, time)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the outcome of one read of the batch with key `key`, which arrived at `arrived_at`.
+    fn check_read(
+        &mut self,
+        (id, key, arrived_at): (NodeId, RequestKey, Instant),
+        operation: Operation<'_>,
+        outcome: &Outcome,
+        state: Index,
+        (now, leaders): (Instant, usize),
+    ) -> Result<(), Violation> {
+        let expected = self.model.read_one(operation, state);
+        if let Some(("get", args)) = operation.as_call()
             && expires(args[0])
             && let Outcome::Value(Some(current)) = &expected
             && (*outcome == expected || *outcome == Outcome::Value(None))
         {
-            let (arrived_at, is_shown) = (request.arrived_at, *outcome == expected);
+            let is_shown = *outcome == expected;
             return self.expirations.answered(id, arrived_at, now, current, is_shown, leaders);
         }
         ensure!(
@@ -210,7 +263,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's refusal of a request: the refused attempt must not be applied.
+    /// Checks a replica's refusal of an attempt of a request: the refused attempt must not be
+    /// applied.
     pub(in crate::sim) fn on_refused(
         &mut self,
         id: NodeId,
@@ -238,41 +292,48 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Returns how many of the keys for which `choose` returns true have a value after all entries
-    /// that were applied so far.
+    /// Returns how many keys have a value after all entries applied so far, counting only keys for
+    /// which `choose` returns true.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
-        chosen.filter(|(_, versions)| versions.last().is_some_and(|(_, v)| v.is_some())).count()
+        chosen.filter(|(_, versions)| versions.last().is_some_and(|it| it.value.is_some())).count()
             as u64
     }
 
     /// Returns the sum of the numeric values of the keys for which `choose` returns true, after all
-    /// entries that were applied so far.
+    /// entries applied so far.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
-        let newest = chosen.filter_map(|(_, versions)| versions.last()?.1.as_ref());
+        let newest = chosen.filter_map(|(_, versions)| versions.last()?.value.as_ref());
         newest.filter_map(|value| number(value)).sum()
     }
 }
 
 impl Model {
     fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
-        let Ok(Command { key, operation }) = Command::decode(payload) else {
+        let Ok(batch) = Batch::decode(payload) else {
             let key = RequestKey::default();
-            return Applied { key, outcome: Outcome::Malformed, repeated: false };
+            return Applied { key, outcomes: vec![], repeated: false };
         };
-        if let Operation::Clock { .. } = operation {
-            return Applied { key, outcome: Outcome::Done, repeated: false };
+        let key = batch.key;
+        if batch.may_repeat
+            && let Some(outcomes) = self.outcomes.get(&key)
+        {
+            return Applied { key, outcomes: outcomes.clone(), repeated: true };
         }
-        if let Some(("get", args)) = operation.as_call() {
-            return Applied { key, outcome: Outcome::Value(self.newest(args[0])), repeated: false };
+        let apply = |operation: Option<Operation<'_>>| {
+            self.revision += 1;
+            match operation {
+                None => Outcome::Malformed,
+                Some(Operation::Clock { .. }) => Outcome::Done,
+                Some(operation) => self.perform(index, operation),
+            }
+        };
+        let outcomes: Vec<Outcome> = batch.operations().map(apply).collect();
+        if batch.may_repeat {
+            self.outcomes.insert(key, outcomes.clone());
         }
-        if let Some(outcome) = self.outcomes.get(&key) {
-            return Applied { key, outcome: outcome.clone(), repeated: true };
-        }
-        let outcome = self.perform(index, operation);
-        self.outcomes.insert(key, outcome.clone());
-        Applied { key, outcome, repeated: false }
+        Applied { key, outcomes, repeated: false }
     }
 
     fn perform(&mut self, index: Index, operation: Operation<'_>) -> Outcome {
@@ -282,12 +343,13 @@ impl Model {
                 if !self.are_unchanged(watched, index) {
                     return Outcome::NoList;
                 }
-                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                let inner =
+                    operations.iter().map(|one| Operation::decode_nested(one).expect("one"));
                 Outcome::List(inner.map(|one| self.perform(index, one)).collect())
             }
             Operation::OpenSession => {
-                self.sessions.insert(index.0, Vec::new());
-                Outcome::Integer(index.0.cast_signed())
+                self.sessions.insert(self.revision, Vec::new());
+                Outcome::Integer(self.revision.cast_signed())
             }
             Operation::Once { session, sequence, operation } => {
                 let Some(there) = self.sessions.get(&session) else { return error("NOSESSION") };
@@ -301,7 +363,7 @@ impl Model {
                     return if kept { there[at].clone() } else { error("STALESEQ") };
                 }
                 let outcome =
-                    self.perform(index, Operation::decode(operation).expect("an operation"));
+                    self.perform(index, Operation::decode_nested(operation).expect("an operation"));
                 self.sessions.entry(session).or_default().push(outcome.clone());
                 outcome
             }
@@ -338,23 +400,23 @@ impl Model {
         }
     }
 
-    /// Returns whether each watched key still has the revision that the client has seen, at log
-    /// index `index`.
+    /// Returns whether each watched key still has, at log index `index`, the revision that the
+    /// client has seen.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Returns the revision of a key at log index `state`: the index of the entry that wrote its
-    /// value; 0 if it has no value.
+    /// Returns the revision of a key at log index `state`: the number of the operation that wrote
+    /// the key's value, or 0 if the key has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
-        self.at(key, state).filter(|(_, value)| value.is_some()).map_or(0, |(index, _)| index.0)
+        self.at(key, state).filter(|it| it.value.is_some()).map_or(0, |version| version.revision)
     }
 
-    fn at(&self, key: &[u8], state: Index) -> Option<&(Index, Option<Bytes>)> {
+    fn at(&self, key: &[u8], state: Index) -> Option<&Version> {
         let versions = self.versions.get(key)?;
-        let length = versions.partition_point(|(index, _)| *index <= state);
+        let length = versions.partition_point(|version| version.index <= state);
         versions[..length].last()
     }
 
@@ -370,27 +432,23 @@ impl Model {
     }
 
     fn set(&mut self, index: Index, key: &[u8], value: Option<Bytes>) {
+        let version = Version { index, revision: self.revision, value };
         if let Some(versions) = self.versions.get_mut(key) {
-            versions.push((index, value));
+            versions.push(version);
         } else {
-            self.versions.insert(Bytes::copy_from_slice(key), vec![(index, value)]);
+            self.versions.insert(Bytes::copy_from_slice(key), vec![version]);
         }
     }
 
     fn newest(&self, key: &[u8]) -> Option<Bytes> {
-        self.versions.get(key)?.last()?.1.clone()
-    }
-
-    fn read(&self, payload: &[u8], state: Index) -> Outcome {
-        Command::decode(payload)
-            .map_or(Outcome::Malformed, |command| self.read_one(command.operation, state))
+        self.versions.get(key)?.last()?.value.clone()
     }
 
     fn read_one(&self, operation: Operation<'_>, state: Index) -> Outcome {
         match operation {
             Operation::Call { .. } => match operation.as_call() {
                 Some(("get", args)) => {
-                    Outcome::Value(self.at(args[0], state).and_then(|(_, value)| value.clone()))
+                    Outcome::Value(self.at(args[0], state).and_then(|it| it.value.clone()))
                 }
                 Some(("revisions", args)) => {
                     let revision = |key: &[u8]| self.revision(key, state).cast_signed();
@@ -403,7 +461,8 @@ impl Model {
                 Outcome::NoList
             }
             Operation::Transaction { operations, .. } => {
-                let inner = operations.iter().map(|one| Operation::decode(one).expect("one"));
+                let inner =
+                    operations.iter().map(|one| Operation::decode_nested(one).expect("one"));
                 Outcome::List(inner.map(|one| self.read_one(one, state)).collect())
             }
             _ => Outcome::Malformed,
@@ -411,22 +470,33 @@ impl Model {
     }
 }
 
-/// Returns an error outcome with this error code. The model does not know the rest of the error's
-/// text.
+/// Returns an error outcome that consists of this error code. The model does not know the rest of
+/// the error's text.
 fn error(code: &'static str) -> Outcome {
     Outcome::Error(Bytes::from_static(code.as_bytes()))
 }
 
-/// Returns whether two results of applying an entry are equal. Errors are equal if their codes are.
+/// Returns whether two results of applying an entry are equal. Two errors are equal if they have
+/// the same code.
 fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
-    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
     match (actual, expected) {
-        (
-            Some(Applied { key, outcome: Outcome::Error(text), repeated }),
-            Some(Applied { key: known, outcome: Outcome::Error(wanted), repeated: again }),
-        ) => (key, repeated) == (known, again) && code(text) == code(wanted),
+        (Some(actual), Some(expected)) => {
+            (actual.key, actual.repeated) == (expected.key, expected.repeated)
+                && are_same(&actual.outcomes, &expected.outcomes)
+        }
         _ => actual == expected,
     }
+}
+
+/// Returns whether two lists of outcomes are equal. Two errors are equal if they have the same
+/// code.
+fn are_same(actual: &[Outcome], expected: &[Outcome]) -> bool {
+    let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);
+    actual.len() == expected.len()
+        && actual.iter().zip(expected).all(|pair| match pair {
+            (Outcome::Error(text), Outcome::Error(wanted)) => code(text) == code(wanted),
+            (outcome, wanted) => outcome == wanted,
+        })
 }
 
 fn number(value: &[u8]) -> Option<u64> {
@@ -440,7 +510,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     const ID: NodeId = NodeId(1);
-    /// The true time, and the number of terms with a leader.
+    /// The current true time, and the number of terms that have had a leader.
     const NOW: (Instant, usize) = (Instant::ZERO, 1);
 
     fn key(number: u8) -> RequestKey {
@@ -449,11 +519,11 @@ mod tests {
 
     fn put(number: u8, value: &str) -> Bytes {
         let operation = Operation::set(b"k", value.as_bytes());
-        Command { key: key(number), operation }.encode()
+        Batch::one(key(number), &operation)
     }
 
     fn done(number: u8, repeated: bool) -> Applied {
-        Applied { key: key(number), outcome: Outcome::Done, repeated }
+        Applied { key: key(number), outcomes: vec![Outcome::Done], repeated }
     }
 
     fn after_requests(numbers: &[u8]) -> ClientModel {
@@ -474,8 +544,8 @@ mod tests {
             model.on_applied(ID, Index(2), &payload, Some(&done(1, false)), NOW).unwrap_err();
         assert!(twice.0.starts_with("applied once"), "{twice}");
         model.on_applied(NodeId(2), Index(2), &payload, Some(&done(1, true)), NOW).unwrap();
-        model.on_write_answered(ID, key(1), &Outcome::Done).unwrap();
-        assert!(model.on_write_answered(ID, key(2), &Outcome::Done).is_err());
+        model.on_write_answered(ID, key(1), &[Outcome::Done]).unwrap();
+        assert!(model.on_write_answered(ID, key(2), &[Outcome::Done]).is_err());
     }
 
     #[test]
@@ -484,12 +554,12 @@ mod tests {
         model.on_applied(ID, Index(1), &put(1, "a"), Some(&done(1, false)), NOW).unwrap();
         model.on_applied(ID, Index(2), &put(2, "b"), Some(&done(2, false)), NOW).unwrap();
         model.on_request(key(3), Index(2), Instant::ZERO);
-        let read = Command { key: key(3), operation: Operation::get(b"k") }.encode();
+        let read = Batch::one(key(3), &Operation::get(b"k"));
         let value = |text: &str| Outcome::Value(Some(Bytes::copy_from_slice(text.as_bytes())));
-        model.on_read_answered(ID, key(3), &read, &value("b"), Index(2), NOW).unwrap();
-        assert!(model.on_read_answered(ID, key(3), &read, &value("a"), Index(2), NOW).is_err());
+        model.on_read_answered(ID, key(3), &read, &[value("b")], Index(2), NOW).unwrap();
+        assert!(model.on_read_answered(ID, key(3), &read, &[value("a")], Index(2), NOW).is_err());
         let stale =
-            model.on_read_answered(ID, key(3), &read, &value("a"), Index(1), NOW).unwrap_err();
+            model.on_read_answered(ID, key(3), &read, &[value("a")], Index(1), NOW).unwrap_err();
         assert!(stale.0.starts_with("linearizability"), "{stale}");
     }
 
@@ -508,7 +578,7 @@ mod tests {
         let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
             let operation = Operation::set(name, value);
-            Command { key: key(number), operation }.encode()
+            Batch::one(key(number), &operation)
         };
         model
             .on_applied(ID, Index(1), &account(1, b"a", b"70"), Some(&done(1, false)), NOW)
@@ -521,9 +591,9 @@ mod tests {
             let (amount, transfer) = (amount.to_string(), CommandId::of("transfer"));
             let args = [b"a", b"b", amount.as_bytes()];
             let operation = Operation::call(transfer, &args[..]);
-            let payload = Command { key: key(number), operation }.encode();
+            let payload = Batch::one(key(number), &operation);
             let outcome = Outcome::Integer(i64::from(moved));
-            let applied = Applied { key: key(number), outcome, repeated: false };
+            let applied = Applied { key: key(number), outcomes: vec![outcome], repeated: false };
             model.on_applied(ID, Index(u64::from(number)), &payload, Some(&applied), NOW).unwrap();
         }
         assert_eq!(model.sum(|key| key != b"c"), 100);

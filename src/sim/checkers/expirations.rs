@@ -1,5 +1,6 @@
-//! Checks expirations against the true time: a read that arrives after the expiration does not see
-//! the value, no value expires early, and a value that was seen to have expired does not come back.
+//! Checks expirations against the true time: a read that arrives after a value's expiration does
+//! not see the value, no value expires early, and a value that a read found expired does not come
+//! back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,29 +11,30 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId};
 
 /// Maximum deviation of an expiration from the true time while the wall clocks of a majority are
-/// right: the interval of the replicated clock, the delay of clock reports, and clock drift.
+/// correct. It covers the interval of the replicated clock, the delay of clock reports, and clock
+/// drift.
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
-/// The interval of true (virtual) time in which a value expires. The exact time is unknown because
-/// a TTL starts when the replica applies the write.
+/// The interval of true (virtual) time within which a value expires. The exact time is unknown
+/// because a TTL starts when the replica applies the write.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,
     latest: Instant,
-    /// Number of terms that had had a leader when the value was set. A larger number at a read
-    /// shows that the leader has changed.
+    /// Number of terms that had a leader up to the time when the value was set. A larger number at
+    /// the time of a read shows that the leader has changed since.
     leaders: usize,
 }
 
-/// The values with an expiration, and which of them reads have found expired. Each value is written
-/// only once.
+/// The values that were set with an expiration, and which of them a read has found expired. Each
+/// value is written only once.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Expirations {
     lifetimes: BTreeMap<Bytes, Lifetime>,
-    /// Values that a read found expired, with the time of the first such read.
+    /// Values that a read has found expired, each with the time of the first such read.
     expired: BTreeMap<Bytes, Instant>,
-    /// Number of the values in `expired` that a read found expired under a later leader than the
-    /// one under which they were set.
+    /// Number of values in `expired` that were set under one leader and found expired under a later
+    /// one.
     across_leaders: u64,
 }
 
@@ -49,16 +51,16 @@ impl Expirations {
         self.lifetimes.insert(value, Lifetime { earliest, latest, leaders });
     }
 
-    /// Returns how many values were found expired by a read, and how many of them had been set
-    /// under an earlier leader.
+    /// Returns two numbers: how many values were found expired by a read, and how many of these had
+    /// been set under an earlier leader.
     pub(in crate::sim) fn counts(&self) -> (u64, u64) {
         (self.expired.len() as u64, self.across_leaders)
     }
 
     /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
-    /// `asked`. `current` is the last value that was written to the key. `is_shown` says whether
-    /// the answer was this value, rather than "no value". `leaders` is the number of terms that
-    /// have had a leader so far.
+    /// `asked`. `current` is the last value written to the key that was read. `is_shown` says
+    /// whether the answer was this value rather than "no value". `leaders` is the number of terms
+    /// that have had a leader so far.
     pub(in crate::sim) fn answered(
         &mut self,
         id: NodeId,

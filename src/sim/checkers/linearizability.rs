@@ -1,10 +1,11 @@
-//! The linearizability checker: whether the operations on each key can be ordered such that each
-//! takes effect at one moment between its call and its reply, and every reply fits.
+//! The linearizability checker: determines whether the operations on each key can be ordered so
+//! that each takes effect at one moment between its call and its reply, and every reply is correct
+//! in that order.
 //!
-//! The search is Wing and Gong's with Lowe's cache: pick an operation that may be next, remember
-//! the pair (operations placed, value), and backtrack when a reply does not fit. Keys are checked
-//! separately, which is sound because linearizability is local. An operation without a reply may
-//! take effect at any later moment, or never.
+//! The search uses Wing and Gong's algorithm with Lowe's cache: pick an operation that may be next,
+//! remember the pair (operations placed, value), and backtrack when a reply does not fit. Keys are
+//! checked separately, which is sound because linearizability is local. An operation without a
+//! reply may take effect at any later moment, or never.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -13,25 +14,25 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
-/// An operation on a key.
+/// The kind of an operation on a key, with the arguments of its call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
-    /// Reads the key.
+    /// Reads the value of the key.
     Get,
-    /// Sets the key.
+    /// Sets the key to this value.
     Put(Bytes),
     /// Deletes the key.
     Delete,
 }
 
-/// The reply to an operation.
+/// The reply to an operation of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// Reply to a get: the value, or `None` if there was none.
+    /// Reply to a get: the value, or `None` if the key did not exist.
     Value(Option<Bytes>),
-    /// Reply to a put.
+    /// Reply to a put: the value was set.
     Done,
-    /// Reply to a delete: whether the key existed.
+    /// Reply to a delete: whether the key existed before.
     Deleted(bool),
 }
 
@@ -39,11 +40,12 @@ pub enum Reply {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OperationId(usize);
 
-/// A history: the operations of a run, with the order of their calls and replies.
+/// The history of a run: its operations, with the order of their calls and replies.
 #[derive(Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
-    /// Number of calls and replies recorded so far. It serves as the logical time of each.
+    /// Number of calls and replies recorded so far. Serves as the logical time of the latest call
+    /// or reply.
     moment: u64,
 }
 
@@ -57,12 +59,13 @@ struct Operation {
 
 #[derive(Debug)]
 enum Completion {
-    /// The operation has no reply: it may have been applied, or may be applied later.
+    /// No reply was received: the operation may have been applied, may still be applied, or may
+    /// never be.
     Unknown,
-    /// The operation was refused, and is never applied.
+    /// The operation was refused and is never applied.
     Refused,
-    /// The reply, with the logical time at which it arrived (its position among all calls and
-    /// replies). The operation was applied before.
+    /// The reply was received. Holds its logical time (position among all calls and replies) and
+    /// the reply itself. The operation was applied before that time.
     Answered(u64, Reply),
 }
 
@@ -78,33 +81,34 @@ pub enum LinearizabilityError {
         /// The key whose history is not linearizable.
         key: String,
         /// The first operation for which no valid order was found, and the operations that overlap
-        /// it in time, one a line.
+        /// it in time, one per line.
         around: String,
     },
-    /// The search for an order exceeded its limit of steps, so it is unknown whether the history is
-    /// linearizable.
+    /// The search for an order exceeded its maximum number of steps, so it is unknown whether the
+    /// history is linearizable.
     #[error(
         "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
          exceeded {steps} steps; use more keys, fewer clients or a shorter run"
     )]
     TooLarge {
-        /// The key whose operations were searched.
+        /// The key whose history was searched.
         key: String,
         /// Number of operations on the key.
         operations: usize,
         /// Number of operations on the key without a reply, which make the search expensive.
         unknown: usize,
-        /// The maximum number of search steps, which was exceeded.
+        /// The maximum number of search steps, which the search exceeded.
         steps: u64,
     },
 }
 
-/// Default limit of search steps per key: seconds of work, far more than a simulated run needs.
+/// Default maximum number of search steps per key. A search of this length takes seconds; the
+/// histories of simulated runs need far fewer steps.
 pub const STEPS_MAX: u64 = 20_000_000;
 
 impl History {
-    /// Records the call of an operation on `key`. Returns its id, with which the caller records the
-    /// outcome.
+    /// Records the call of an operation on `key`. Returns the operation's id, with which the caller
+    /// later records the outcome.
     pub fn call(&mut self, key: Bytes, call: Call) -> OperationId {
         self.moment += 1;
         self.operations.push(Operation {
@@ -137,11 +141,11 @@ impl History {
         self.operations.is_empty()
     }
 
-    /// Checks all keys. No key has a value at first.
+    /// Checks that the history of each key is linearizable. Initially no key has a value.
     ///
     /// # Errors
-    /// For the first key whose history is not linearizable, or whose search exceeds `steps_max`
-    /// steps.
+    /// Returns an error for the first key whose history is not linearizable, or whose search
+    /// exceeds `steps_max` steps.
     pub fn check(&self, steps_max: u64) -> Result<(), LinearizabilityError> {
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         for operation in &self.operations {
@@ -159,18 +163,19 @@ impl History {
     }
 }
 
-/// The value of a key during the search: a number that stands for a distinct value, or `None` if
+/// The value of a key during the search: a number that represents a distinct value, or `None` if
 /// the key does not exist.
 type Value = Option<u32>;
 
-/// Stands for "none" where the index of an event is expected.
+/// Represents "none" where the index of an event is expected.
 const NOWHERE: usize = usize::MAX;
 
 /// The search for an order of one key's operations that explains all replies (Wing and Gong's
 /// algorithm).
 ///
-/// `events` holds each call and each reply. `next` and `previous` link the events of operations
-/// that have no position in the order yet into a list sorted by time, which starts at `next[head]`.
+/// `events` holds each call and each reply. `next` and `previous` link the events of the operations
+/// that do not yet have a position in the order. The linked list is sorted by time and starts at
+/// `next[head]`.
 struct Search<'a> {
     key: &'a Bytes,
     operations: Vec<&'a Operation>,
@@ -180,20 +185,21 @@ struct Search<'a> {
     previous: Vec<usize>,
 }
 
-/// The effect of an operation on a key. Numbers stand for distinct values.
+/// The effect of an operation on a key. Each number represents a distinct value.
 #[derive(Clone, Copy)]
 enum Effect {
     Read(Value),
     Write(u32),
-    /// Deletes the key. Holds whether the key existed, according to the reply; `None` if there was
-    /// no reply.
+    /// Deletes the key. The field says whether the key existed, according to the reply; `None` if
+    /// there was no reply.
     Delete(Option<bool>),
 }
 
 #[derive(Clone, Copy)]
 struct Event {
     operation: usize,
-    /// For a call, the index of its reply in the list of events; [`NOWHERE`] if there is no reply.
+    /// If the event is a call: the index of its reply in the list of events, or [`NOWHERE`] if
+    /// there is no reply.
     answer: usize,
     is_call: bool,
 }
@@ -306,9 +312,8 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Removes the event of a call and that of its reply from the linked list of the operations
-    /// that still have to be ordered, because the search has placed the operation next in the
-    /// order.
+    /// Removes the event of a call and that of its reply from the linked list of operations that
+    /// still have to be ordered, because the search has placed this operation next in the order.
     fn take(&mut self, call: usize) {
         for place in [call, self.events[call].answer] {
             if place != NOWHERE {
@@ -319,8 +324,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Puts the event of a call that [`Search::take`] has removed, and that of its reply, back into
-    /// the linked list. Calls must be put back in the reverse order of their removal.
+    /// Puts the event of a call that [`Search::take`] removed, and that of its reply, back into the
+    /// linked list. Calls must be put back in the reverse order of their removal.
     fn put_back(&mut self, call: usize) {
         for place in [self.events[call].answer, call] {
             if place != NOWHERE {
@@ -358,8 +363,8 @@ impl<'a> Search<'a> {
 }
 
 impl Effect {
-    /// Returns the key's value after the operation, given its value before; `None` if the reply
-    /// contradicts the value before.
+    /// Returns the key's value after the operation, given its value before the operation; `None` if
+    /// the operation's reply contradicts the value before.
     fn apply(self, value: Value) -> Option<Value> {
         match self {
             Effect::Read(seen) => (seen == value).then_some(value),
@@ -405,9 +410,10 @@ mod tests {
         Bytes::copy_from_slice(text.as_bytes())
     }
 
-    /// Builds a history from tokens: `p1=a` calls a put by client 1, `g2` a get, `d3` a delete;
-    /// `1.` replies to client 1 with done, `2:a` with the value a, `2:` with no value, `3+` and
-    /// `3-` that the key was deleted or did not exist; `1x` refuses.
+    /// Builds a history from a list of tokens. Calls: `p1=a` is a put of the value a by client 1,
+    /// `g2` a get by client 2, `d3` a delete by client 3. Replies: `1.` tells client 1 that its put
+    /// is done, `2:a` returns the value a to client 2 and `2:` no value, `3+` and `3-` tell client
+    /// 3 that the key was deleted or did not exist. `1x` is a refusal of client 1's operation.
     fn history(tokens: &str) -> History {
         let mut history = History::default();
         let mut open: BTreeMap<char, OperationId> = BTreeMap::new();
@@ -542,8 +548,8 @@ mod tests {
         assert!(matches!(error, LinearizabilityError::TooLarge { unknown: 40, .. }), "{error}");
     }
 
-    /// Histories of a register with concurrent clients are accepted, and rejected after one more
-    /// read of a value that was never put.
+    /// Checks histories of a register with concurrent clients: they are accepted, but rejected
+    /// after one more read that returns a value that was never put.
     #[test]
     fn random_register_histories_are_accepted() {
         for seed in 0..200 {

@@ -1,4 +1,4 @@
-//! Answers of replicas to clients.
+//! The answers of simulated replicas to clients' requests.
 
 use crate::kv::Outcome;
 use crate::raft::RefusalReason;
@@ -7,31 +7,31 @@ use crate::types::{NodeId, RequestKey};
 /// The protocol between clients and replicas, which determines the replica that answers a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientProtocol {
-    /// The replica that holds the client's connection answers (Redis protocol).
+    /// The replica to which the client is connected answers (Redis protocol).
     Connection,
-    /// The leader that commits the write answers, no matter which replica received the request (the
-    /// course's protocol).
+    /// The leader that commits a write answers, regardless of which replica received the request
+    /// (the protocol of the university course's simulator).
     Course,
 }
 
-/// An answer of a replica to a client.
+/// An answer of a replica to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// The replica that answers.
+    /// Id of the replica that answers.
     pub from: NodeId,
-    /// The key of the request.
+    /// Key of the client's request that is answered.
     pub key: RequestKey,
-    /// The leader that the answering replica knows; `None` if it knows none.
+    /// Id of the leader, as far as the answering replica knows; `None` if it knows no leader.
     pub leader: Option<NodeId>,
     /// The outcome of the request, or the reason for refusing it.
     pub kind: AnswerKind,
 }
 
-/// What a replica answers to a client's request.
+/// The content of a replica's answer to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
-    /// The request was executed with this outcome.
-    Done(Outcome),
-    /// The request was refused for this reason: this attempt has no effect.
+    /// The operations of the request were executed, with these outcomes in the same order.
+    Done(Vec<Outcome>),
+    /// The request was refused for this reason, and this attempt has no effect.
     Refused(RefusalReason),
 }

@@ -1,17 +1,30 @@
 //! The state machine of a simulated replica: applies committed entries and executes reads.
 
+use bytes::Bytes;
+
 use super::Cluster;
 use super::answer::{AnswerKind, ClientProtocol};
-use crate::kv::{Command, Outcome};
+use crate::config::Mutant;
+use crate::kv::{Batch, BatchBuffer, Outcome};
 use crate::raft::{ClientRequest, Msg, Replica};
 use crate::record::EntryKind;
 use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, RequestKey};
 
+/// Returns a copy of `payload`, if that is a batch of several operations, that claims to be in the
+/// log only once. If the log contains the batch twice, it is therefore applied twice: a deliberate
+/// fault for testing the checkers (mutation testing). Returns `None` for other payloads.
+fn once(payload: &[u8]) -> Option<Bytes> {
+    let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
+    let mut buffer = BatchBuffer::default();
+    batch.encoded_operations().for_each(|operation| buffer.push(operation));
+    Some(buffer.finish(batch.key, false))
+}
+
 impl Cluster {
-    /// Performs all apply jobs (committed entries to apply, and reads to execute) that wait at the
-    /// replica with index `slot`.
+    /// Performs all apply jobs (committed entries to apply, and reads to execute) that are waiting
+    /// at the replica with index `slot`.
     pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -21,22 +34,22 @@ impl Cluster {
             for committed in &job.entries {
                 let entry = &committed.entry;
                 if entry.index() <= self.machines[slot].store.applied_index() {
-                    // Contained in a snapshot that was installed in the meantime.
+                    // The entry is contained in a snapshot that was installed in the meantime.
                     continue;
                 }
                 let result =
                     self.apply_entry(slot, entry.index(), entry.kind(), entry.payload())?;
                 last = Some(entry.id());
-                let Some((key, outcome)) = result else { continue };
+                let Some((key, outcomes)) = result else { continue };
                 let answers_here = match self.protocol {
                     ClientProtocol::Course => committed.as_leader,
                     ClientProtocol::Connection => self.machines[slot].take_pending_write(key),
                 };
                 if answers_here {
-                    self.client_model.on_write_answered(self.machines[slot].id, key, &outcome)?;
+                    self.client_model.on_write_answered(self.machines[slot].id, key, &outcomes)?;
                     let leader =
                         self.machines[slot].replica.as_ref().and_then(Replica::last_known_leader);
-                    self.answer(slot, key, leader, AnswerKind::Done(outcome));
+                    self.answer(slot, key, leader, AnswerKind::Done(outcomes));
                 }
             }
             let waiting = self.machines[slot].clock_gate.as_mut();
@@ -44,9 +57,9 @@ impl Cluster {
             let reads = job.reads.into_iter().map(|read| (read_clock.0, read_clock.1, read));
             for (millis, resets, read) in waiting.into_iter().flatten().chain(reads) {
                 let machine = &mut self.machines[slot];
-                let command = Command::decode(&read.payload).ok();
+                let batch = Batch::decode(&read.payload).ok();
                 if let Some(gate) = &mut machine.clock_gate
-                    && machine.store.is_behind(command.as_ref(), millis, resets)
+                    && machine.store.is_behind(batch.as_ref(), millis, resets)
                 {
                     self.coverage.add(Situation::DeferredRead, 1);
                     gate.deferred_reads.push((millis, resets, read));
@@ -71,15 +84,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies one entry to the replica's state machine. Returns the key and the outcome of the
-    /// request in it; `None` if the entry has no command.
+    /// Applies one entry to the replica's state machine. Returns the request key and the outcomes
+    /// of the batch that the entry contains; `None` if the entry contains no batch.
     fn apply_entry(
         &mut self,
         slot: usize,
         index: Index,
         kind: EntryKind,
         payload: &[u8],
-    ) -> Result<Option<(RequestKey, Outcome)>, Violation> {
+    ) -> Result<Option<(RequestKey, Vec<Outcome>)>, Violation> {
         let machine = &mut self.machines[slot];
         ensure!(
             index == machine.store.applied_index().next(),
@@ -92,19 +105,22 @@ impl Cluster {
                 machine.store.skip(index);
                 None
             }
-            EntryKind::Command => Some(machine.store.apply(index, payload)),
+            EntryKind::Command => {
+                let once = machine.config.breaks(Mutant::ApplyBatchTwice).then(|| once(payload));
+                Some(machine.store.apply(index, once.flatten().as_deref().unwrap_or(payload)))
+            }
         };
         self.checker.applied(machine.id, index, machine.store.digest())?;
         let leaders = self.checker.leader_count();
         let now = (self.now, leaders);
         self.client_model.on_applied(machine.id, index, payload, applied.as_ref(), now)?;
-        Ok(applied.map(|applied| (applied.key, applied.outcome)))
+        Ok(applied.map(|applied| (applied.key, applied.outcomes)))
     }
 
-    /// Executes a read on the replica's state machine, and answers the client.
+    /// Executes a read on the replica's state machine, and sends the answer to the client.
     fn read(&mut self, slot: usize, read: &ClientRequest) -> Result<(), Violation> {
         let machine = &self.machines[slot];
-        let (key, outcome) = machine.store.read(&read.payload).map_err(|error| {
+        let (key, outcomes) = machine.store.read(&read.payload).map_err(|error| {
             Violation(format!(
                 "replies match requests: request {:?} is not a read: {error}",
                 read.key
@@ -112,9 +128,16 @@ impl Cluster {
         })?;
         let state = machine.store.applied_index();
         let now = (self.now, self.checker.leader_count());
-        self.client_model.on_read_answered(machine.id, key, &read.payload, &outcome, state, now)?;
+        self.client_model.on_read_answered(
+            machine.id,
+            key,
+            &read.payload,
+            &outcomes,
+            state,
+            now,
+        )?;
         let leader = machine.replica.as_ref().and_then(Replica::last_known_leader);
-        self.answer(slot, key, leader, AnswerKind::Done(outcome));
+        self.answer(slot, key, leader, AnswerKind::Done(outcomes));
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::types::{EntryId, NodeId};
 
 impl Cluster {
     /// Starts storing the snapshot chunks that the replica has received, unless it is already
-    /// storing some. Storing them takes as long as a sync of the log.
+    /// storing chunks. Storing takes as long as a sync of the log.
     pub(super) fn store_soon(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.queued.store || machine.held.chunks {
@@ -28,8 +28,8 @@ impl Cluster {
         self.queue.push(at, Event::ChunksStored { slot, incarnation: machine.incarnation });
     }
 
-    /// Stores the snapshot chunks that the replica has received. The core gets a
-    /// `Msg::ChunkStored` for each in the replica's next step.
+    /// Stores the snapshot chunks that the replica has received. In the replica's next step, the
+    /// core gets a `Msg::ChunkStored` for each chunk.
     pub(super) fn store_chunks(&mut self, slot: usize) {
         if self.machines[slot].held.all || self.machines[slot].held.chunks {
             return;
@@ -53,7 +53,8 @@ impl Cluster {
         }
     }
 
-    /// Stores the snapshot chunks that the replica has received and that a script has held back.
+    /// Stores the snapshot chunks that the replica has received, and that a script has kept it from
+    /// storing.
     ///
     /// # Errors
     /// If a safety rule is violated.
@@ -64,7 +65,7 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Hands a job (log write) to the replica's log writer.
+    /// Checks a job (log write) and hands it to the replica's log writer.
     pub(super) fn write(
         &mut self,
         slot: usize,
@@ -77,7 +78,7 @@ impl Cluster {
         self.begin_sync(slot)
     }
 
-    /// Begins a sync if none is in progress and a job (log write) waits.
+    /// Begins a sync of the log if none is in progress and a job (log write) is waiting.
     fn begin_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if !machine.disk.begin_sync() || machine.held.syncs {
@@ -99,8 +100,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync. The core gets a `Msg::Persisted` for the durable jobs in the
-    /// replica's next step.
+    /// Handles the end of a sync of the log. In the replica's next step, the core gets a
+    /// `Msg::Persisted` for the jobs that are now durable.
     pub(super) fn on_synced(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -110,8 +111,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Completes the jobs (log writes) of a sync one by one, and sends the messages that waited for
-    /// each to become durable.
+    /// Completes the jobs (log writes) of a sync one by one, and sends the messages that were
+    /// waiting until each job became durable.
     fn end_sync(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -138,7 +139,8 @@ impl Cluster {
         }
     }
 
-    /// Ends the sync that a script holds back, and begins the next one if a job waits.
+    /// Ends the sync in progress, which a script has kept from completing, and begins the next one
+    /// if a job is waiting.
     ///
     /// # Errors
     /// If a safety rule is violated.
@@ -148,7 +150,7 @@ impl Cluster {
         self.on_synced(slot)
     }
 
-    /// Starts a snapshot that replaces a damaged one.
+    /// Starts writing a snapshot of the replica's state that will replace a damaged snapshot.
     pub(super) fn replace_snapshot(&mut self, slot: usize) {
         let machine = &self.machines[slot];
         let index = machine.store.applied_index();
@@ -156,8 +158,8 @@ impl Cluster {
         self.take_snapshot(slot, last.expect("the replica runs"));
     }
 
-    /// Starts a snapshot of the replica's state machine if one is due. `last` is the last applied
-    /// entry.
+    /// Starts writing a snapshot of the replica's state machine if one is due. `last` is the id of
+    /// the last applied entry.
     pub(super) fn take_snapshot(&mut self, slot: usize, last: EntryId) {
         let machine = &mut self.machines[slot];
         if machine.snapshots.take(&machine.store, last) {
@@ -172,7 +174,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the replica's own snapshot, which is being written, durable.
+    /// Makes the snapshot of the replica's own state that is being written durable.
     pub(super) fn on_snapshot_taken(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -192,8 +194,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Installs the leader's snapshot, which has been received completely, unless the replica's
-    /// state machine is newer.
+    /// Installs a leader's snapshot that has been received in full, unless the replica's state
+    /// machine is newer.
     pub(super) fn install(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -226,7 +228,7 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Checks the reason why a snapshot was abandoned: if it was invalid, fault injection must have
+    /// Checks why a snapshot was abandoned: if the snapshot was invalid, fault injection must have
     /// damaged it.
     fn check_abandoned_snapshot(&mut self, slot: usize) -> Result<(), Violation> {
         let folder = self.machines[slot].disk.files();

@@ -13,11 +13,11 @@ use crate::storage::StorageError;
 use crate::types::{Index, Instant, NodeId};
 
 impl Cluster {
-    /// Starts a replica that has never run or has crashed. The replica stays down if its folder is
-    /// damaged or its disk is full.
+    /// Starts a replica that has never been started or has crashed. The replica stays down if its
+    /// folder is damaged or its disk is full.
     ///
     /// # Errors
-    /// If its disk does not hold what was durable, or if another safety rule is violated.
+    /// If the replica's disk does not hold what was durable, or if another safety rule is violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -64,8 +64,8 @@ impl Cluster {
     }
 
     /// Returns whether a replica accepts messages from this incarnation (number of starts and
-    /// crashes) of a peer. When the peer has restarted, the replica first checks the history of
-    /// starts that the peer's folder states, as the server does when a peer connects.
+    /// crashes) of a peer. If the peer has restarted, the replica first checks the history of
+    /// starts from the peer's folder, as the server does when a peer connects.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -74,8 +74,8 @@ impl Cluster {
     ) -> Result<bool, Violation> {
         let from_place = self.slot(from);
         let machine = &self.machines[slot];
-        // A crash increments the incarnation, too; a message sent in between belongs to the one
-        // before.
+        // A crash increments the incarnation, too; a message sent between a crash and the next
+        // start belongs to the incarnation before the crash.
         let sender = sender - u64::from(sender.is_multiple_of(2));
         let heard = machine.heard.get(&from).copied().unwrap_or(0);
         if machine.replica.is_none() || machine.disk.folder().is_none() || sender <= heard {
@@ -107,7 +107,7 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Stops a replica because its disk failed with this error.
+    /// Stops a replica because its disk has failed with this error.
     pub(super) fn fail(&mut self, slot: usize, error: &StorageError) {
         let machine = &mut self.machines[slot];
         machine.disk.fail();
@@ -116,8 +116,9 @@ impl Cluster {
     }
 
     /// Checks that peers reject an old copy of a replica's folder: while the replica is down,
-    /// starts it from a copy of its folder from an earlier time, and presents it to all peers.
-    /// Every peer that knows of a later start must reject it. The folder itself stays unchanged.
+    /// starts it from an old copy of its folder, and presents its history of starts to all peers.
+    /// Every peer that knows of a later start of the replica must reject the history. The folder
+    /// itself stays unchanged.
     ///
     /// # Errors
     /// If a peer that must reject the copy accepts it.
@@ -160,8 +161,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Crashes a replica, which loses everything that is not on its disk. A random part of what was
-    /// being synced is on the disk.
+    /// Crashes a replica, which loses everything that is not on its disk. A random part of the data
+    /// that was being synced is on the disk.
     pub fn crash(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -187,9 +188,9 @@ impl Cluster {
         self.trace.note(self.now, format_args!("{} crashes", id.0));
     }
 
-    /// Replaces the disk of a replica that is down by an empty one, with which the replica rejoins
-    /// under its old id. Two replicas must not rejoin at the same time, as neither would ever
-    /// complete.
+    /// Replaces the disk of a replica that is down with an empty one, so that the replica must
+    /// rejoin under its old id. Two replicas must not rejoin at the same time, as neither would
+    /// ever complete rejoining.
     pub fn lose_disk(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -226,7 +227,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync that was due during the replica's pause.
+    /// After a replica's pause, handles the end of a sync that was due during the pause.
     fn end_overdue_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &self.machines[slot];
         if machine.disk.is_syncing() && !machine.queued.sync && !machine.held.syncs {
@@ -236,7 +237,7 @@ impl Cluster {
     }
 }
 
-/// Adds the counters that a replica has kept since its start to the coverage of the run.
+/// Adds the counters that a replica has kept since its start to the run's coverage.
 pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
     let counters = replica.status().counters;
     coverage.add(Situation::LeaseRead, counters.lease_reads);

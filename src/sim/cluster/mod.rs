@@ -3,9 +3,9 @@
 //! the same run, byte for byte.
 //!
 //! The cluster runs the replicas and checks them after every step. It does not deliver messages.
-//! Its driver (a fault run, a script, a scenario of the course) takes the messages from
-//! [`Cluster::sent`] after each event, decides the fate of each, and delivers those that arrive
-//! with [`Cluster::deliver`].
+//! Its driver (a run with faults, a script, a scenario of the university course) takes the messages
+//! from [`Cluster::sent`] after each event, decides the fate of each, and schedules the arrival of
+//! those that are not lost with [`Cluster::deliver`].
 
 mod answer;
 mod apply;
@@ -36,8 +36,8 @@ use crate::types::{Instant, NodeId};
 pub enum Advance {
     /// An event inside the cluster, such as the arrival of a message or the end of a sync.
     Internal,
-    /// An alarm that the driver of the simulation had set with [`Cluster::alarm`], with its number.
-    /// The driver must handle it.
+    /// The alarm with this number, which the driver of the simulation had set with
+    /// [`Cluster::alarm`]. The driver must handle it.
     Alarm(u64),
     /// No event: the queue is empty.
     Idle,
@@ -50,25 +50,27 @@ pub struct Cluster {
     protocol: ClientProtocol,
     queue: Queue,
     machines: Vec<Machine>,
-    /// Messages that replicas have sent since the driver of the simulation last took them from
-    /// here.
+    /// Messages that replicas have sent since the driver of the simulation last took the messages
+    /// from here.
     pub sent: Vec<Envelope>,
-    /// Answers to clients since the driver of the simulation last took them from here.
+    /// Answers that replicas gave to clients since the driver of the simulation last took the
+    /// answers from here.
     pub answers: Vec<Answer>,
     /// The checker of the safety rules about replicas.
     pub checker: SafetyChecker,
     /// The checker of the rules about answers to clients.
     pub client_model: ClientModel,
-    /// Replicas that stopped because their disks failed, since the driver of the simulation last
-    /// took them from here.
+    /// Replicas that have stopped, because their disks failed, since the driver of the simulation
+    /// last emptied this list.
     pub stopped: Vec<NodeId>,
     /// The trace of the run's events.
     pub trace: Trace,
     effects: Effects,
     /// Number of events handled so far.
     events: u64,
-    /// How often the run has reached each situation, without what [`Cluster::coverage`] adds: the
-    /// counters of the replicas that run now, and the counts of the client model.
+    /// How often the run has reached each situation, except for the counts that
+    /// [`Cluster::coverage`] adds: the counters of the running replicas, and those of the client
+    /// model.
     coverage: Coverage,
     /// Whether a script has forged messages. Replicas may reject forged messages as malformed.
     pub forged: bool,
@@ -102,7 +104,8 @@ impl Cluster {
         }
     }
 
-    /// Returns how often the run has reached each situation so far.
+    /// Returns how often the run has reached each situation in which a safety rule could be
+    /// violated.
     pub fn coverage(&self) -> Coverage {
         let mut coverage = self.coverage;
         for replica in self.machines.iter().filter_map(|machine| machine.replica.as_ref()) {
@@ -116,7 +119,8 @@ impl Cluster {
         coverage
     }
 
-    /// Returns the replica that lost its disk and has not rejoined yet, whether it runs or not.
+    /// Returns the replica, running or not, that has lost its disk and not rejoined yet; `None` if
+    /// there is none.
     pub fn rejoining(&self) -> Option<NodeId> {
         self.machines
             .iter()
@@ -146,7 +150,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the true (virtual) time, counted from the start of the run.
+    /// Returns the true (virtual) time, measured from the start of the run.
     pub fn now(&self) -> Instant {
         self.now
     }
@@ -166,8 +170,8 @@ impl Cluster {
         &self.machines[self.slot(id)]
     }
 
-    /// Returns the machine on which replica `id` runs, to change its delays, its clocks, or which
-    /// of its activities are held back.
+    /// Returns the machine on which replica `id` runs, so that the caller can change its delays and
+    /// clocks, or suspend its activities ([`Machine::held`]).
     pub fn machine_mut(&mut self, id: NodeId) -> &mut Machine {
         let slot = self.slot(id);
         &mut self.machines[slot]
@@ -180,7 +184,7 @@ impl Cluster {
             .expect("a replica of this cluster")
     }
 
-    /// Returns the running leader with the highest term; `None` if no leader runs.
+    /// Returns the running leader with the highest term; `None` if no leader is running.
     pub fn leader(&self) -> Option<NodeId> {
         let statuses =
             self.machines.iter().filter_map(|machine| Some(machine.replica.as_ref()?.status()));
@@ -212,7 +216,8 @@ impl Cluster {
         self.queue.push(at.max(self.now), Event::Request { slot, request });
     }
 
-    /// Sets an alarm: makes [`Cluster::advance`] return `number` at time `at`.
+    /// Sets an alarm: at time `at`, [`Cluster::advance`] returns [`Advance::Alarm`] with this
+    /// `number`.
     pub fn alarm(&mut self, at: Instant, number: u64) {
         self.queue.push(at.max(self.now), Event::Alarm(number));
     }
@@ -301,7 +306,7 @@ impl Cluster {
         Ok(Advance::Internal)
     }
 
-    /// Tells a replica how much free space its disk has.
+    /// Reports to a replica how much free space its disk has.
     ///
     /// # Errors
     /// If a safety rule is violated.
@@ -310,8 +315,8 @@ impl Cluster {
         self.on_message(slot, Msg::DiskSpace(space))
     }
 
-    /// Schedules a replica's next timeout again, after its clock or its held-back activities have
-    /// changed.
+    /// Schedules a replica's next timeout again, after the rate of its clock or the set of its
+    /// suspended activities has changed.
     pub fn reset_timer(&mut self, id: NodeId) {
         let slot = self.slot(id);
         self.machines[slot].timer_at = Instant::MAX;

@@ -1,5 +1,5 @@
 //! The simulated network between replicas: decides whether and when each message arrives. The
-//! driver delivers it through the cluster's queue.
+//! driver of the simulation then delivers the message through the cluster's event queue.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::types::{Instant, NodeId};
 /// Loss, duplication and delay of messages on a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkQuality {
-    /// Probability that a message is lost, in thousandths.
+    /// Probability, in thousandths, that a message is lost.
     pub loss_permille: u32,
-    /// Probability that a message is duplicated, in thousandths.
+    /// Probability, in thousandths, that a message is duplicated.
     pub duplicate_permille: u32,
-    /// Probability that a message is late, with a delay of up to `late_max`, in thousandths.
-    /// Messages that are sent after a late message may overtake it.
+    /// Probability, in thousandths, that a message is late: its delay is up to `late_max`. Messages
+    /// that are sent after a late message may overtake it.
     pub late_permille: u32,
-    /// Shortest delay of a message.
+    /// Minimum delay of a message.
     pub delay_min: Duration,
-    /// Longest delay of a message that is not late. Delays are drawn independently, so messages
+    /// Maximum delay of a message that is not late. Delays are drawn independently, so messages
     /// that are sent within this time may be reordered.
     pub delay_max: Duration,
-    /// Longest delay of a late message: longer than an election, so that messages of old terms
-    /// arrive.
+    /// Maximum delay of a late message. It should be longer than an election, so that messages of
+    /// old terms arrive.
     pub late_max: Duration,
 }
 
@@ -40,23 +40,25 @@ impl LinkQuality {
     }
 }
 
-/// What happens to a message that was sent.
+/// The fate of a sent message: whether and when it arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// The message is lost because the link is cut in its direction.
+    /// The message is lost because the link is cut in the direction from its sender to its
+    /// receiver.
     Cut,
-    /// The message is lost.
+    /// The message is lost at random, although the link is not cut.
     Lost,
     /// The message arrives.
     Arrives {
-        /// Time at which the message arrives.
+        /// Virtual time at which the message arrives.
         at: Instant,
-        /// Time at which a duplicate of the message arrives; `None` if there is no duplicate.
+        /// Virtual time at which a duplicate of the message arrives; `None` if there is no
+        /// duplicate.
         duplicate_at: Option<Instant>,
     },
 }
 
-/// The links between all replicas, each direction separately, with the random generator that
+/// The links between all replicas, each direction separately, and the random number generator that
 /// decides the fate of messages.
 #[derive(Debug)]
 pub struct Network {
@@ -70,13 +72,13 @@ pub struct Network {
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
-    /// Loss, duplication and delay of messages on this link; `None` if those of the whole network
-    /// apply.
+    /// Loss, duplication and delay of messages on this link; `None` if the values for the whole
+    /// network apply.
     quality: Option<LinkQuality>,
 }
 
 impl Network {
-    /// Creates a network in which every link has this quality and none is cut.
+    /// Creates a network in which every link has this quality and no link is cut.
     pub fn new(rng: Rng, ids: &[NodeId], quality: LinkQuality) -> Network {
         let links = vec![Link::default(); ids.len() * ids.len()];
         Network { rng, ids: ids.to_vec(), quality, links }
@@ -112,13 +114,13 @@ impl Network {
         self.links[self.slot(from, to)].cut
     }
 
-    /// Cuts the link from `from` to `to`. The other direction stays as it is.
+    /// Cuts the link from `from` to `to`. The opposite direction is not changed.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = true;
     }
 
     /// Partitions the network: cuts all links between replicas of different groups, in both
-    /// directions. Replicas in no group keep their links.
+    /// directions. The links of replicas in no group are not changed.
     pub fn part(&mut self, groups: &[Vec<NodeId>]) {
         for (position, group) in groups.iter().enumerate() {
             for other in groups.iter().skip(position + 1) {
@@ -137,7 +139,7 @@ impl Network {
         self.links.iter_mut().for_each(|link| link.cut = false);
     }
 
-    /// Heals the link from `from` to `to`. The other direction stays as it is.
+    /// Heals the link from `from` to `to`. The opposite direction is not changed.
     pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = false;
     }
@@ -147,7 +149,7 @@ impl Network {
         self.link(from, to).quality = Some(quality);
     }
 
-    /// Sets the quality of every link, including those with a quality of their own.
+    /// Sets the quality of every link, overriding qualities that were set for single links.
     pub fn set_quality(&mut self, quality: LinkQuality) {
         self.quality = quality;
         self.links.iter_mut().for_each(|link| link.quality = None);

@@ -1,4 +1,5 @@
-//! The event queue: events in order of time, and in order of insertion at equal times.
+//! The event queue of a simulated cluster: events in order of time, and in order of insertion at
+//! equal times.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,33 +7,34 @@ use std::collections::BinaryHeap;
 use crate::raft::{ClientRequest, Envelope};
 use crate::types::Instant;
 
-/// A future event of the machine at index `slot`, or an alarm of the simulation's driver. An event
-/// with an `incarnation` (number of starts and crashes of the machine's replica) is ignored if the
-/// replica has started or crashed since the event was queued.
+/// A future event of the machine with index `slot`, or an alarm of the simulation's driver. An
+/// event with an `incarnation` (number of starts and crashes of the machine's replica) is ignored
+/// if the replica has started or crashed since the event was queued.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A message arrives at the machine. `sender` is the incarnation (number of starts and crashes)
     /// of the replica that sent it.
     Deliver { slot: usize, sender: u64, envelope: Envelope },
-    /// A client request arrives.
+    /// A client's request arrives at the replica.
     Request { slot: usize, request: ClientRequest },
-    /// The replica handles all messages that have arrived (a batch).
+    /// The replica handles, as one batch, all messages that have arrived.
     Step { slot: usize, incarnation: u64 },
     /// The replica's next timeout is due.
     Timer { slot: usize, incarnation: u64 },
     /// The sync of the log that is in progress ends.
     Synced { slot: usize, incarnation: u64 },
-    /// The replica's state machine applies the committed entries that the replica has handed over.
+    /// The replica's state machine performs the waiting apply jobs: it applies committed entries
+    /// and executes reads.
     Apply { slot: usize, incarnation: u64 },
-    /// The replica's own snapshot, which is being written, becomes durable.
+    /// The snapshot of the replica's own state that is being written becomes durable.
     SnapshotTaken { slot: usize, incarnation: u64 },
-    /// The chunks of the leader's snapshot that the replica has received are stored.
+    /// The chunks of a leader's snapshot that the replica has received are written to its disk.
     ChunksStored { slot: usize, incarnation: u64 },
-    /// The replica installs the leader's snapshot, which it has received completely.
+    /// The replica installs a leader's snapshot, which it has received in full.
     Install { slot: usize, incarnation: u64 },
     /// The replica stops because its disk failed.
     Stop { slot: usize, incarnation: u64 },
-    /// An alarm that the driver of the simulation has set, with its number.
+    /// The alarm with this number, which the driver of the simulation has set, is due.
     Alarm(u64),
 }
 

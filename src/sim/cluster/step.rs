@@ -1,9 +1,11 @@
-//! A step of a replica: it handles the messages of a batch and a timeout, flushes once, and its
-//! effects are carried out.
+//! A step of a simulated replica: the replica handles a batch of messages and, if it is due, its
+//! timeout; it is flushed once; then its effects are carried out.
 
 use super::Cluster;
 use super::answer::{Answer, AnswerKind, ClientProtocol};
 use super::queue::Event;
+use crate::config::Mutant;
+use crate::kv::{Batch, BatchBuffer};
 use crate::raft::{
     ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason, Replica, RequestKind,
     RoleName, SnapshotChunk,
@@ -13,12 +15,28 @@ use crate::sim::machine::replicated_clock::ClockGate;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// Maximum number of messages that wait for a replica that does not handle them. Further ones are
-/// lost.
+/// Maximum number of messages waiting in a replica's inbox, for example while the replica is
+/// paused. Messages that arrive while the inbox is full are lost.
 const INBOX_MAX: usize = 10_000;
-/// Maximum number of steps of one replica at the same virtual time. More mean that its timeouts
-/// trigger each other forever.
+/// Maximum number of steps of one replica at the same virtual time. If it is exceeded, the
+/// replica's timeouts trigger each other forever.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
+/// Splits a request with a batch of several writes into two requests with half of the writes each:
+/// a deliberate fault for testing the checkers (mutation testing). Returns `None` for other
+/// requests.
+fn torn(request: &ClientRequest) -> Option<[ClientRequest; 2]> {
+    let ClientRequest { key, kind, payload } = request;
+    let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
+    let half = |from: usize, to: usize| {
+        let mut buffer = BatchBuffer::default();
+        let operations = batch.encoded_operations().skip(from).take(to - from);
+        operations.for_each(|operation| buffer.push(operation));
+        ClientRequest { key: *key, kind: *kind, payload: buffer.finish(*key, batch.may_repeat) }
+    };
+    let middle = batch.len() / 2;
+    (*kind == RequestKind::Write).then(|| [half(0, middle), half(middle, batch.len())])
+}
 
 impl Cluster {
     /// Handles the arrival of a client's request at a replica. The request waits for the replica's
@@ -37,6 +55,12 @@ impl Cluster {
         if self.protocol == ClientProtocol::Connection && request.kind == RequestKind::Write {
             *machine.pending_writes.entry(request.key).or_default() += 1;
         }
+        if self.machines[slot].config.breaks(Mutant::TearBatch)
+            && let Some([first, second]) = torn(&request)
+        {
+            self.on_message(slot, Msg::Client(first))?;
+            return self.on_message(slot, Msg::Client(second));
+        }
         self.on_message(slot, Msg::Client(request))
     }
 
@@ -54,8 +78,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Schedules a step of the replica for the end of its batch, or performs the step now if
-    /// batches take no time.
+    /// Schedules a step of the replica for the end of its batch, or performs the step now if the
+    /// configured batch duration is zero.
     pub(super) fn step_soon(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all || machine.queued.step {
@@ -71,9 +95,9 @@ impl Cluster {
     }
 
     /// Performs a step of the replica as the server does: handles all waiting messages and, if it
-    /// is due, the timeout, calls `Replica::flush` once, and carries out the resulting effects
-    /// (messages, log writes, apply jobs). If the effects contain messages to the replica itself,
-    /// it handles them in further steps at the same virtual time.
+    /// is due, the replica's timeout; calls `Replica::flush` once; and carries out the resulting
+    /// effects (messages, log writes, apply jobs). If the effects lead to messages to the replica
+    /// itself, the replica handles those in further steps at the same virtual time.
     pub(super) fn step(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -114,7 +138,7 @@ impl Cluster {
                     (_, message) => message,
                 };
                 replica.handle_msg(now, message, out);
-                // During the silence after its start, a replica accepts no leader.
+                // A replica accepts no leader during the silent period after its start.
                 if let Some((leader, term)) = append
                     && replica.term() == term
                     && replica.last_known_leader() == Some(leader)
@@ -157,7 +181,7 @@ impl Cluster {
     }
 
     /// Carries out the effects of a step: sends messages, writes to the log, applies entries, and
-    /// so on. `role` is the replica's role before the step.
+    /// so on. `role` is the replica's role after the step.
     fn carry_out(&mut self, slot: usize, role: RoleName) -> Result<(), Violation> {
         let mut effects = std::mem::take(&mut self.effects);
         for envelope in effects.send.drain(..) {
@@ -178,7 +202,7 @@ impl Cluster {
         }
         for refusal in effects.refusals.drain(..) {
             if refusal.key == RequestKey::default() {
-                // An entry of the replicated clock: no client waits for it.
+                // This is an entry of the replicated clock, for which no client is waiting.
                 continue;
             }
             self.client_model.on_refused(self.machines[slot].id, refusal.key)?;
@@ -230,7 +254,7 @@ impl Cluster {
                 self.queue.push(at, Event::Apply { slot, incarnation: machine.incarnation });
             }
         }
-        // Keeps the vectors, which are empty now, for their memory.
+        // Keeps the vectors, which are empty now, to reuse their memory.
         self.effects = effects;
         Ok(())
     }
@@ -253,8 +277,8 @@ impl Cluster {
         self.answers.push(answer);
     }
 
-    /// Schedules the replica's next timeout, unless a timer event at this time or earlier is
-    /// already queued.
+    /// Schedules a timer event for the replica's next timeout, unless one at this time or earlier
+    /// is already queued.
     pub(super) fn set_timer(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.replica.is_none() {
@@ -270,8 +294,8 @@ impl Cluster {
 
 /// Checks a client's request against the replicated clock before the replica handles it, as the
 /// server's core stage does. Before a write, proposes an entry that advances the clock if one is
-/// needed. Returns the message to hand to the replica; `None` if the request was refused, or waits
-/// until the leader knows the wall clocks of a quorum.
+/// needed. Returns the message to hand to the replica; `None` if the request was refused, or must
+/// wait until the leader knows the wall clocks of a quorum.
 fn pass_clock(
     gate: &mut ClockGate,
     replica: &mut Replica,
@@ -280,7 +304,8 @@ fn pass_clock(
     out: &mut Effects,
 ) -> Option<Msg> {
     if !replica.is_leader() {
-        // Not the last known leader: a client could be sent back and forth between two followers.
+        // Does not name the last known leader: a client could be redirected back and forth between
+        // two followers.
         let (key, leader) = (request.key, replica.leader());
         out.refusals.push(Refusal { key, reason: RefusalReason::NotLeader, leader });
         return None;
@@ -304,8 +329,8 @@ fn pass_clock(
     Some(message)
 }
 
-/// Returns the sender and the term of an `AppendEntries` message; `None` if the message is another
-/// one.
+/// Returns the sender and the term of an `AppendEntries` message; `None` for messages of other
+/// types.
 fn sender_of_append(message: &Msg) -> Option<(NodeId, Term)> {
     match message {
         Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Before the arrow, `x` means that the link is cut, `~` that the message is lost, `=` that it is
-//! held back, `+` that it is delivered and a copy is kept. `late` marks the delivery of a kept
-//! message. In golden traces `>` marks a statement of the script. A trace that is off formats
-//! nothing.
+//! withheld, `+` that it is delivered and a copy is kept. `late` marks the delivery of a withheld
+//! message or a copy. In golden traces `>` marks a statement of the script. If the trace is off,
+//! nothing is formatted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 
-use crate::kv::{Command, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{
     AppendJob, AppendOutcome, ClientRequest, DiskState, Effects, Envelope, PeerMsg, Replica,
     RoleName, Status,
@@ -25,23 +25,24 @@ use crate::sim::cluster::answer::{Answer, AnswerKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// The trace of a run: its events as lines of text.
+/// The trace of a simulated run: its events as lines of text.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Maximum number of lines that are kept; older ones are dropped. 0 if the trace is off.
+    /// Maximum number of lines that are kept; older lines are dropped. 0 if the trace is off.
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
     without_messages: bool,
-    /// Function that is called with each line as soon as it is complete; `None` for none.
+    /// Function that is called with each line as soon as the line is complete; `None` if lines are
+    /// only kept.
     listener: Option<fn(&str)>,
     lines: VecDeque<String>,
     /// The replica's status before the step that is being traced; `None` outside a step.
     before: Option<Status>,
-    /// Type and sender of the last message that arrived at the replica, such as `AppendReply of 2`.
+    /// Type and sender of the last message that arrived at a replica, such as `AppendReply of 2`.
     arrived: String,
-    /// Equal messages to several replicas, which will be combined into one line; `None` if there
-    /// are none.
+    /// The latest messages, if equal ones to further replicas would be combined with them into one
+    /// line; `None` if there are none.
     group: Option<Group>,
     /// Text that describes each request, by the request's key.
     requests: BTreeMap<RequestKey, String>,
@@ -57,18 +58,19 @@ struct Group {
 }
 
 impl Trace {
-    /// Creates a trace for golden traces: keeps all lines, without times.
+    /// Creates a trace in the format of golden traces: it keeps all lines, and lines do not contain
+    /// times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }
 
-    /// Creates a trace for runs that may fail: keeps the last `lines_max` lines, with times and the
-    /// arrivals of messages.
+    /// Creates a trace for runs that may fail: it keeps the last `lines_max` lines, which include
+    /// times and the arrivals of messages.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }
 
-    /// Creates a trace that passes each line to `listener`, with times and the arrivals of
+    /// Creates a trace that passes each line to `listener`. Lines include times and the arrivals of
     /// messages.
     pub fn streaming(listener: fn(&str)) -> Trace {
         Trace { listener: Some(listener), ..Trace::detailed(1) }
@@ -79,25 +81,25 @@ impl Trace {
         self.lines_max > 0
     }
 
-    /// Sets whether lines start with the time.
+    /// Sets whether trace lines start with the virtual time.
     pub fn set_times(&mut self, with_times: bool) {
         self.end_group();
         self.with_times = with_times;
     }
 
-    /// Sets whether messages are traced.
+    /// Sets whether the trace contains lines about messages.
     pub fn set_messages(&mut self, with_messages: bool) {
         self.end_group();
         self.without_messages = !with_messages;
     }
 
-    /// Returns the lines kept so far, and removes them from the trace.
+    /// Removes the lines kept so far from the trace, and returns them.
     pub fn take(&mut self) -> Vec<String> {
         self.end_group();
         self.lines.drain(..).collect()
     }
 
-    /// Adds a line with this text, if the trace is on.
+    /// Adds a line with this text to the trace, if the trace is on.
     pub fn note(&mut self, now: Instant, text: fmt::Arguments<'_>) {
         if self.is_on() {
             self.end_group();
@@ -105,7 +107,7 @@ impl Trace {
         }
     }
 
-    /// Records a request, so that later lines can describe it.
+    /// Records the text that describes a request, for later trace lines about it.
     pub fn request_sent(&mut self, request: &ClientRequest) {
         if self.is_on() {
             self.requests.insert(request.key, payload_text(&request.payload));
@@ -259,8 +261,9 @@ impl Trace {
         let request = request.map_or_else(|| format!("{:?}", answer.key.request), Clone::clone);
         let from = Name(answer.from);
         let text = match &answer.kind {
-            AnswerKind::Done(outcome) => {
-                format!("{from} answers {request}: {}", outcome_text(outcome))
+            AnswerKind::Done(outcomes) => {
+                let outcomes: Vec<String> = outcomes.iter().map(outcome_text).collect();
+                format!("{from} answers {request}: {}", outcomes.join("; "))
             }
             AnswerKind::Refused(reason) => {
                 let ask = answer
@@ -297,7 +300,7 @@ impl Trace {
     }
 }
 
-/// A replica's id, which is displayed in decimal.
+/// A replica's id, which is displayed as a decimal number.
 struct Name(NodeId);
 
 impl fmt::Display for Name {
@@ -316,8 +319,8 @@ fn role_text(status: &Status) -> String {
     }
 }
 
-/// Formats a message between replicas for traces, without its round (number of the leader's
-/// broadcast) and loss rate, which differ whenever an interval is changed.
+/// Formats a message between replicas for traces, leaving out its round (number of the leader's
+/// broadcast) and loss rate, which would differ whenever a timing parameter is changed.
 pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
     let mut text = message.name().to_owned();
     let _ = match message {
@@ -387,8 +390,17 @@ fn entries_text(entries: &[Entry]) -> String {
     shorten(&entries.iter().map(one).collect::<Vec<_>>())
 }
 
-/// Formats a client's request.
+/// Formats the operations of a client's request for traces.
 pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
+    let Ok(batch) = Batch::decode(payload) else { return "malformed batch".to_owned() };
+    let text = |operation: Option<Operation<'_>>| match operation {
+        Some(operation) => operation_text(&operation),
+        None => "malformed command".to_owned(),
+    };
+    batch.operations().map(text).collect::<Vec<_>>().join("; ")
+}
+
+fn operation_text(operation: &Operation<'_>) -> String {
     let short = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
         if text.chars().count() > 16 {
@@ -396,9 +408,6 @@ pub(in crate::sim) fn payload_text(payload: &[u8]) -> String {
         } else {
             text
         }
-    };
-    let Ok(Command { operation, .. }) = Command::decode(payload) else {
-        return "malformed command".to_owned();
     };
     let Some((name, args)) = operation.as_call() else { return format!("{operation:?}") };
     match (name, &args[..]) {

@@ -17,28 +17,28 @@ use crate::types::{EntryId, Index, NodeId};
 
 /// A simulated disk with its log writer.
 ///
-/// Jobs (log writes) become durable in order, when a sync ends. A sync covers the jobs that waited
-/// when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
+/// Jobs (log writes) become durable in order, when a sync ends. A sync covers the jobs that were
+/// waiting when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
 #[derive(Debug, Default)]
 pub struct Disk {
     image: Durable,
-    /// Id of the entry before the first one of the log: zero, or the last entry of the snapshot
-    /// after which the log was restarted.
+    /// Id of the entry before the log's first entry: zero, or the id of the last entry of the
+    /// snapshot after which the log was restarted.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
-    /// Number of waiting jobs that the sync in progress covers; 0 if no sync is in progress.
+    /// Number of jobs (log writes) that the sync in progress covers; 0 if no sync is in progress.
     syncing: usize,
-    /// The replica's folder, whose content must equal `image`, in runs with the real storage code;
+    /// The replica's folder in runs with the real storage code: its content must equal `image`.
     /// `None` in runs that keep the disk's content only in `image`.
     files: Option<Folder>,
     /// Whether the jobs of the sync in progress have already been written to the files of the
     /// folder.
     in_files: bool,
     /// After a crash in a run with the real storage code: the possible contents of the log, each
-    /// with the id of the entry before the log's first one. They are in the order in which the log
-    /// had these contents while it was written.
+    /// with the id of the entry before the log's first one. The contents are in the order in which
+    /// the log had them while it was being written. Otherwise empty.
     possible: Vec<(Durable, EntryId)>,
-    /// Snapshots that a start of the replica may find in the files of its folder.
+    /// Snapshots that the replica may find in its folder when it starts.
     snapshots: Vec<SnapshotId>,
     /// Whether files of the replica may be corrupted while it is down.
     pub may_corrupt: bool,
@@ -46,11 +46,11 @@ pub struct Disk {
     failed: bool,
 }
 
-/// The state that a replica starts from after its disk was opened.
+/// The state from which a replica starts once its disk has been opened.
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state machine loaded from the snapshot file; `None` if the snapshot is not in a file.
+    /// The state machine loaded from the snapshot file; `None` if the snapshot is only in memory.
     pub(in crate::sim) store: Option<StateMachine>,
 }
 
@@ -61,13 +61,13 @@ pub(in crate::sim) enum Started {
     Ok(Box<Start>),
     /// The replica cannot start now, for this reason: its files are damaged or its disk is full.
     Unavailable(String),
-    /// A safety rule is violated: durable data is missing from the files, or damage was not
-    /// detected.
+    /// The start violated the safety rule that this text describes: durable data is missing from
+    /// the files, or damage was not detected.
     Violation(String),
 }
 
 impl Disk {
-    /// Creates an empty disk with the real storage code, whose log segments have `segment_bytes`
+    /// Creates an empty disk that uses the real storage code, with log segments of `segment_bytes`
     /// bytes.
     pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
         Disk::over(Folder::new(replica, members, segment_bytes))
@@ -98,14 +98,15 @@ impl Disk {
         self.files.as_ref().map(|files| files.statistics).unwrap_or_default()
     }
 
-    /// Returns the durable hard state and log: what a crash would leave now.
+    /// Returns the durable hard state and log: what would remain if the machine crashed now.
     pub fn image(&self) -> &Durable {
         &self.image
     }
 
-    /// Opens the disk for a start of the replica. `latest` is the replica's latest snapshot; with
-    /// the real storage code, the files may contain another one, which is then stored in `latest`.
-    /// If the log does not contain the snapshot's last entry, the log is restarted after it.
+    /// Opens the disk so that the replica can start. `latest` is the replica's latest snapshot.
+    /// With the real storage code, the files may contain another snapshot, which is then stored in
+    /// `latest`. If the log does not contain the last entry of the snapshot, the log is restarted
+    /// after that entry.
     pub(in crate::sim) fn open(
         &mut self,
         latest: &mut Option<SnapshotId>,
@@ -118,7 +119,7 @@ impl Disk {
         Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
     }
 
-    /// Returns the id of the entry before the first one of the log.
+    /// Returns the id of the entry before the log's first entry.
     pub fn base(&self) -> EntryId {
         self.base
     }
@@ -139,7 +140,7 @@ impl Disk {
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Returns whether the entry `id` is durable in the log, and with it all entries before it.
+    /// Returns whether the entry `id`, and so every entry before it, is durable in the log.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
@@ -150,7 +151,7 @@ impl Disk {
     }
 
     /// Begins a sync of the waiting jobs. Returns false, without doing anything, if a sync is
-    /// already in progress or no job waits.
+    /// already in progress, no job is waiting, or the disk has failed.
     pub fn begin_sync(&mut self) -> bool {
         if self.syncing > 0 || self.waiting.is_empty() || self.failed {
             return false;
@@ -161,7 +162,7 @@ impl Disk {
     }
 
     /// Completes the next job of the sync in progress and returns it, so that the messages that
-    /// waited for it can be sent; `None` once all jobs of the sync are complete.
+    /// were waiting for the job can be sent; `None` once all jobs of the sync are complete.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -180,24 +181,25 @@ impl Disk {
         Ok(Some(job))
     }
 
-    /// Counts, in the fault statistics, a sync that takes longer than any election.
+    /// Adds one to the number of syncs, in the fault statistics, that take longer than any
+    /// election.
     pub(in crate::sim) fn count_stall(&mut self) {
         self.count_fault(DiskFault::Stall);
     }
 
-    /// Counts, in the fault statistics, a fault that does not affect the files.
+    /// Adds a fault that does not affect the files to the fault statistics.
     pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
         if let Some(files) = &mut self.files {
             files.statistics.inject(kind, 1);
         }
     }
 
-    /// Makes one of the next disk operations fail, chosen at random.
+    /// Makes a random one of the next disk operations fail.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fail_soon(rng));
     }
 
-    /// Makes the disk almost full, until [`Disk::free_space`].
+    /// Makes the disk almost full until [`Disk::free_space`] is called.
     pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fill(rng));
     }
@@ -207,12 +209,13 @@ impl Disk {
         self.files.iter_mut().for_each(Folder::free_space);
     }
 
-    /// Makes the next write of a snapshot store wrong bytes without an error.
+    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes but reports no
+    /// error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot_write(rng));
     }
 
-    /// Flips a bit of a snapshot file while the replica runs.
+    /// Flips a bit of a snapshot file while the replica is running.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot(rng));
     }
@@ -229,7 +232,7 @@ impl Disk {
         self.files.iter_mut().for_each(Folder::end_faults);
     }
 
-    /// Records that a disk operation failed: from now on, nothing is written.
+    /// Records that a disk operation failed. From now on, nothing is written.
     pub(in crate::sim) fn fail(&mut self) {
         self.failed = true;
     }
@@ -250,8 +253,8 @@ impl Disk {
         self.waiting.len()
     }
 
-    /// Replaces the disk by an empty one, which says that the replica is rejoining after the loss
-    /// of its disk.
+    /// Replaces the disk with an empty one on which the replica is marked as rejoining, because it
+    /// has lost its disk.
     pub(in crate::sim) fn lose(&mut self) {
         assert!(self.files.is_none(), "the loss of files is not simulated");
         self.lose_unsynced();
@@ -265,9 +268,9 @@ impl Disk {
         self.syncing = 0;
     }
 
-    /// Crashes the machine while the snapshot `own` is being written, if any. `latest` is the
-    /// latest durable snapshot. A random prefix of the unsynced jobs is kept; it may end in the
-    /// middle of a job.
+    /// Crashes the machine. `own` is the replica's own snapshot that is being written, if any, and
+    /// `latest` the latest durable one. A random prefix of the unsynced jobs is kept; it may end in
+    /// the middle of a job.
     pub(in crate::sim) fn crash(
         &mut self,
         latest: Option<SnapshotId>,
@@ -295,8 +298,8 @@ impl Disk {
 
 impl Disk {
     /// Crashes a machine with the real storage code. Computes the contents that its log may have
-    /// afterwards: that before the sync in progress, that after it, and those before and after each
-    /// restart of the log in it.
+    /// afterwards: those before and after the sync in progress, and those before and after each
+    /// restart of the log during that sync.
     fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
@@ -369,9 +372,9 @@ impl Disk {
         }
     }
 
-    /// Returns the one of the log contents that are possible after a crash which equals what a
-    /// start found in the folder, with the id of the entry before the log's first one; `None` if
-    /// none does. If several do, returns the one with the most entries.
+    /// Of the log contents that are possible after a crash, returns the content that equals what a
+    /// start found in the folder, and the id of the entry before the log's first one; `None` if no
+    /// content does. If several do, returns the one with the most entries.
     fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -388,7 +391,7 @@ impl Disk {
     }
 
     /// Describes how the content that a start found in the folder differs from what must be there;
-    /// `None` if it does not.
+    /// `None` if there is no difference.
     fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
@@ -412,8 +415,8 @@ impl Disk {
 }
 
 /// Restarts the log after a snapshot unless the log contains the snapshot's last entry: removes all
-/// entries and makes that entry the new `base`. If the term of the snapshot's last entry is later
-/// than that of the hard state, sets the hard state to that term, without a vote.
+/// entries and makes that entry the new `base`. If the log is restarted and the term of that entry
+/// is later than that of the hard state, sets the hard state to the entry's term, without a vote.
 fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;
@@ -428,7 +431,7 @@ fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<Snaps
     }
 }
 
-/// Returns the durable state that a replica with this snapshot starts from: the log has only the
+/// Returns the durable state from which a replica with this snapshot starts. Its log has only the
 /// entries after the snapshot.
 fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     let mut durable = Durable { snapshot, ..image.clone() };
@@ -437,9 +440,9 @@ fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     durable
 }
 
-/// Applies a job (log write) to `image`: its hard state and its first `count` entries. If these are
-/// all of its entries and the job completes the rejoining of the replica, clears `rejoining` in
-/// `image`.
+/// Applies a job (log write) to `image`: the job's hard state and its first `count` entries. If
+/// `count` covers all entries of the job, and the job completes the rejoining of the replica,
+/// clears `rejoining` in `image`.
 fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;

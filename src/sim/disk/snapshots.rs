@@ -1,6 +1,6 @@
 //! The snapshots of a simulated replica: its own, one that it is receiving from a leader, and those
-//! that it is sending to followers. Their bytes are those of the server. They are in memory, or in
-//! files in runs with the real storage code.
+//! that it is sending to followers. Snapshots have the same format as the server's. They are kept
+//! in files in runs with the real storage code, and otherwise in memory.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::types::{EntryId, Index, NodeId};
 /// Settings of snapshots: how often a replica takes one, and the chunk size for sending one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPlan {
-    /// Number of entries that a replica applies from one snapshot to the next.
+    /// Number of entries that a replica applies between two snapshots of its own.
     pub every: u64,
     /// Maximum number of snapshot bytes in one chunk.
     pub chunk_bytes: usize,
 }
 
-/// A complete snapshot in memory.
+/// A complete snapshot in memory: its id and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sim) struct Snapshot {
     pub(in crate::sim) id: SnapshotId,
@@ -32,17 +32,19 @@ pub(in crate::sim) struct Snapshot {
 /// The snapshots of one replica.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    /// When the replica takes snapshots; `None` if it takes none.
+    /// How often the replica takes snapshots, and the chunk size for sending them; `None` if it
+    /// takes no snapshots.
     pub plan: Option<SnapshotPlan>,
-    /// The latest durable snapshot; `None` if there is none.
+    /// Id of the replica's latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
     /// The content of the latest durable snapshot; `None` in runs with the real storage code, where
     /// it is in a file.
     kept: Option<Snapshot>,
-    /// The replica's own snapshot that is being written; `None` if none is.
+    /// The snapshot of its own state that the replica is writing; `None` if no snapshot is being
+    /// written.
     pub(in crate::sim) pending: Option<Snapshot>,
-    /// The snapshot that the replica is receiving from a leader, and its bytes so far; `None` in
-    /// runs with the real storage code.
+    /// Id of the snapshot that the replica is receiving from a leader, and the bytes received so
+    /// far; `None` if the replica is receiving none, and in runs with the real storage code.
     incoming: Option<(SnapshotId, Vec<u8>)>,
     /// Whether the latest snapshot is damaged, so that a new one must be taken immediately.
     damaged: bool,
@@ -51,8 +53,8 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if one is due and
-    /// none is being written. Returns whether a snapshot was started.
+    /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if a snapshot is
+    /// due and none is being written. Returns whether a snapshot was started.
     pub(in crate::sim) fn take(&mut self, store: &StateMachine, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
         let due = self.damaged || last.index.0 >= self.end().0 + plan.every;
@@ -66,20 +68,20 @@ impl Snapshots {
         true
     }
 
-    /// Drops all snapshots, because the disk is lost.
+    /// Drops all snapshots, because the replica has lost its disk.
     pub(in crate::sim) fn lose(&mut self) {
         *self = Snapshots { plan: self.plan, ..Snapshots::default() };
     }
 
-    /// Verifies a snapshot on this disk after a follower has rejected it. Returns whether it is
-    /// damaged here, so that a new one must be taken.
+    /// Verifies this replica's copy of a snapshot after a follower has rejected the snapshot.
+    /// Returns whether the copy is damaged, so that a new snapshot must be taken.
     pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.recheck(id));
         self.damaged |= damaged;
         damaged
     }
 
-    /// Returns whether the snapshot `id` was found damaged and has not been replaced yet, for
+    /// Returns whether the snapshot `id` was found damaged and has not been replaced since, for
     /// example because writing the replacement was abandoned.
     pub(in crate::sim) fn is_still_damaged(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.is_still_damaged(id));
@@ -87,8 +89,8 @@ impl Snapshots {
         damaged
     }
 
-    /// Makes the replica's own snapshot, which is being written, durable. Returns `None` if it had
-    /// to be abandoned.
+    /// Makes the snapshot of the replica's own state that is being written durable. Returns `None`
+    /// if that snapshot had to be abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -109,9 +111,9 @@ impl Snapshots {
         Ok(Some(pending.id))
     }
 
-    /// Stores a chunk of a snapshot that a leader sends. Returns the message by which the replica
-    /// learns how many bytes are stored, and whether the snapshot is complete now; `None` if the
-    /// snapshot had to be abandoned.
+    /// Stores a chunk of a snapshot that a leader sends. Returns the message that tells the replica
+    /// how many bytes are stored, and whether the snapshot is now complete; `None` if the snapshot
+    /// had to be abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -138,8 +140,9 @@ impl Snapshots {
         Ok(Some((ChunkStored { term, snapshot, round, received }, whole)))
     }
 
-    /// If a leader's snapshot has been received completely, makes it the latest one and loads it.
-    /// Returns its id and its state machine; `None` if it is not complete or was abandoned.
+    /// If a leader's snapshot has been received in full, makes it the latest snapshot and loads it.
+    /// Returns its id and the state machine loaded from it; `None` if the snapshot is incomplete or
+    /// was abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -167,7 +170,8 @@ impl Snapshots {
     }
 
     /// Adds the bytes of the snapshot chunk to an outgoing `InstallSnapshot` message. Returns false
-    /// if this replica does not have the snapshot (any more), so that the message cannot be sent.
+    /// if this replica does not have the snapshot, or no longer has it, so that the message cannot
+    /// be sent.
     pub(in crate::sim) fn fill(&mut self, disk: &mut Disk, envelope: &mut Envelope) -> bool {
         let Some(plan) = self.plan else { return false };
         let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
@@ -204,7 +208,7 @@ impl Snapshots {
     }
 
     /// Returns the state machine loaded from the latest snapshot in memory (in runs without the
-    /// real storage code), or an empty one if there is no snapshot.
+    /// real storage code), or an empty state machine if there is no snapshot.
     pub(in crate::sim) fn load(&self) -> StateMachine {
         let read = |snapshot: &Snapshot| {
             read(&snapshot.bytes).expect("only complete snapshots are kept").0
@@ -218,7 +222,7 @@ impl Snapshots {
         }
     }
 
-    /// Records that the snapshot `id` is durable. Returns whether it is now the latest one.
+    /// Records that the snapshot `id` is durable. Returns whether it is now the latest snapshot.
     fn set_durable(&mut self, id: SnapshotId) -> bool {
         let end = |latest: SnapshotId| latest.last.index;
         let is_latest = self.latest.is_none_or(|latest| {

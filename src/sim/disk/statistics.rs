@@ -1,16 +1,17 @@
-//! Fault statistics of disks: how often each fault was injected, and which effects it had. Both are
-//! counted, as a fault that never has an effect tests nothing.
+//! Fault statistics of disks: how often each fault was injected, and which effects it had. Effects
+//! are counted because a fault that never has an effect tests nothing.
 
 use std::fmt::Write as _;
 
 /// A fault of a disk or of its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
-    /// A power cut: each unsynced sector and file name is on the disk or is lost.
+    /// A power cut: at random, each unsynced sector and each unsynced change of a file name is kept
+    /// or lost.
     PowerCut,
-    /// The process is killed. Its writes stay.
+    /// The process is killed. Its writes are not lost.
     Kill,
-    /// A power cut keeps only some sectors of a write.
+    /// A power cut keeps some sectors of an unsynced write and loses the others.
     TornWrite,
     /// A power cut loses a whole write that was not synced.
     LostUnsynced,
@@ -18,33 +19,33 @@ pub enum DiskFault {
     NameLost,
     /// A power cut brings a deleted file back, because the folder was not synced.
     NameBack,
-    /// A write fails after a part of it.
+    /// A write fails after a part of its bytes was written.
     FailedWrite,
-    /// A sync fails, and the data is dropped.
+    /// A sync fails, and the unsynced data is dropped.
     FailedSync,
     /// An operation on file names fails: creating, renaming or deleting a file, or syncing the
     /// folder.
     FailedNames,
     /// The disk is full for a while.
     FullDisk,
-    /// A power cut or a failed operation while a replica opens its folder at a start.
+    /// A power cut or a failed operation while a replica is opening its folder at a start.
     CutOpening,
-    /// All syncs are slow.
+    /// All syncs of a disk are slow, until the fault ends.
     SlowDisk,
     /// A sync takes longer than any election.
     Stall,
     /// A bit of a file is flipped while the replica is down.
     FlippedBit,
-    /// A synced sector reads as zeros.
+    /// A synced sector is lost: it reads as zeros.
     LostWrite,
-    /// A synced sector is at the wrong position, in the same or another file.
+    /// A synced sector has been written at the wrong position, in the same or another file.
     MisdirectedWrite,
     /// A file whose name was synced is gone.
     VanishedFile,
-    /// A write of a snapshot stores wrong bytes without an error: a flipped bit, or a lost or
-    /// misdirected sector.
+    /// A write to a snapshot file stores wrong bytes, but the disk reports no error: a bit is
+    /// flipped, or a sector is lost or misdirected.
     BadSnapshotWrite,
-    /// A snapshot is corrupted while its replica runs, possibly while it is being sent.
+    /// A snapshot file is corrupted while its replica is running and may be sending the snapshot.
     CorruptSnapshot,
     /// The replica is started from an old copy of its whole folder.
     OldCopy,
@@ -52,15 +53,16 @@ pub enum DiskFault {
     OldFiles,
 }
 
-/// The effect of a fault.
+/// The effect that an injected disk fault had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultEffect {
     /// The process stopped because of a failed disk operation, after which the content of its disk
     /// is unknown.
     Stopped,
-    /// At the next start, the replica's folder was opened without any loss.
+    /// At the next start after the fault, the replica's folder was opened without any loss.
     Intact,
-    /// At the next start, a torn block at the end of the log was removed.
+    /// At the next start after the fault, the replica removed a torn (incompletely written) block
+    /// from the end of its log.
     TailRemoved,
     /// The replica's folder was refused at a start, with an error that names the damage.
     Refused,
@@ -70,8 +72,8 @@ pub enum FaultEffect {
     OlderSnapshot,
     /// The replica abandoned writing or installing a snapshot, with no other consequence.
     Abandoned,
-    /// A snapshot that a follower had rejected was found damaged at the leader, and a new one was
-    /// taken.
+    /// A follower rejected a snapshot. The leader found that its own copy was damaged, and took a
+    /// new snapshot.
     Replaced,
     /// The replica started again after the fault, and then installed a leader's snapshot.
     CaughtUp,
@@ -80,7 +82,7 @@ pub enum FaultEffect {
 }
 
 impl DiskFault {
-    /// All faults, in the order in which [`FaultStatistics::table`] prints them.
+    /// All disk faults, in the order in which [`FaultStatistics::table`] prints them.
     pub const ALL: [DiskFault; 21] = [
         DiskFault::PowerCut,
         DiskFault::Kill,
@@ -132,8 +134,8 @@ impl DiskFault {
         }
     }
 
-    /// Returns whether the fault changes the stored content of files, rather than an operation in
-    /// progress.
+    /// Returns whether the fault changes stored contents of files, as opposed to disturbing an
+    /// operation in progress.
     pub fn is_damage(self) -> bool {
         use DiskFault::{
             CorruptSnapshot, FlippedBit, LostWrite, MisdirectedWrite, OldFiles, VanishedFile,
@@ -146,7 +148,7 @@ impl DiskFault {
 }
 
 impl FaultEffect {
-    /// All effects, in the order in which [`FaultStatistics::table`] prints them.
+    /// All effects of disk faults, in the order in which [`FaultStatistics::table`] prints them.
     pub const ALL: [FaultEffect; 10] = [
         FaultEffect::Stopped,
         FaultEffect::Intact,
@@ -177,15 +179,16 @@ impl FaultEffect {
     }
 }
 
-/// Counts of injected disk faults by type, and of their effects.
+/// Counts of the injected disk faults by type, and of their effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultStatistics {
     injected: [u64; DiskFault::ALL.len()],
     effects: [[u64; FaultEffect::ALL.len()]; DiskFault::ALL.len()],
-    /// Number of faults that hit a log restart, a compaction or the write of a snapshot.
+    /// Number of faults that occurred during a log restart, a compaction or the write of a
+    /// snapshot.
     pub interrupted_compactions: u64,
-    /// Number of log restarts after a snapshot. Not a fault, but an operation that faults must hit
-    /// to test it.
+    /// Number of log restarts after a snapshot. A restart is not a fault, but an operation during
+    /// which faults must occur to test it.
     pub restarts: u64,
     /// Number of log segments that compaction deleted.
     pub segments_deleted: u64,
@@ -198,12 +201,12 @@ pub struct FaultStatistics {
 }
 
 impl FaultStatistics {
-    /// Adds `count` injected faults of type `kind`.
+    /// Adds `count` to the number of injected faults of type `kind`.
     pub fn inject(&mut self, kind: DiskFault, count: u64) {
         self.injected[kind as usize] += count;
     }
 
-    /// Counts that a fault of type `kind` had this effect.
+    /// Adds one to the number of times that a fault of type `kind` had this effect.
     pub fn cause(&mut self, kind: DiskFault, effect: FaultEffect) {
         self.effects[kind as usize][effect as usize] += 1;
     }
@@ -218,12 +221,12 @@ impl FaultStatistics {
         self.effects[kind as usize][effect as usize]
     }
 
-    /// Returns whether no fault was injected.
+    /// Returns whether no disk fault was injected.
     pub fn is_empty(&self) -> bool {
         self.injected.iter().all(|&count| count == 0)
     }
 
-    /// Adds the counts of another disk or run to this one.
+    /// Adds the counts of another disk or run to these counts.
     pub fn add(&mut self, other: &FaultStatistics) {
         for kind in DiskFault::ALL {
             self.injected[kind as usize] += other.injected(kind);
@@ -238,7 +241,8 @@ impl FaultStatistics {
         self.snapshots_installed += other.snapshots_installed;
     }
 
-    /// Returns a table of faults by effect, followed by a line about snapshots and compaction.
+    /// Returns a text table with a row per fault and a column per effect, followed by a line about
+    /// snapshots and compaction.
     pub fn table(&self) -> String {
         let mut text = format!("{:<22}{:>10}", "", "injected");
         for effect in FaultEffect::ALL {

@@ -1,4 +1,4 @@
-//! The first phase of a fault run: injects random faults.
+//! The first phase of a simulated run with faults: injects random faults.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::NodeId;
 
-/// Maximum number of times that the simulator checks whether there are two leaders at once before
-/// it gives up. If there are, the disk of a voter for the newer one is destroyed.
+/// Maximum number of further checks whether there are two leaders at once, before the simulator
+/// gives up. Once there are, a replica that voted for the newer leader loses its disk.
 const VOTER_POLLS: u32 = 300;
-/// Interval from one check whether there are two leaders at once to the next. [`VOTER_POLLS`]
-/// checks take 1.5 s: longer than most elections, and longer than a leader without a quorum takes
-/// to step down.
+/// Interval between checks whether there are two leaders at once. [`VOTER_POLLS`] checks take 1.5
+/// s: longer than most elections, and longer than a leader without a quorum takes to step down.
 const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Interval at which replicas report their wall clocks to their peers.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Maximum delay of a wall clock report between replicas. A later report counts as lost.
+/// Maximum delay of a wall clock report between replicas. A report that would take longer is
+/// treated as lost.
 const REPORT_DELAY_MAX: Duration = Duration::from_millis(100);
 
 impl FaultRun {
@@ -32,7 +32,8 @@ impl FaultRun {
         self.set_alarm(at, Alarm::Fault);
     }
 
-    /// Draws the replica that a fault hits: the leader in half of the cases, otherwise any replica.
+    /// Draws the replica into which a fault is injected: the leader in half of the cases, otherwise
+    /// any replica.
     pub(super) fn victim(&mut self) -> NodeId {
         let leader = self.cluster.leader().filter(|_| self.rng.permille(500));
         leader.unwrap_or_else(|| *self.rng.choose(&self.plan.ids))
@@ -60,7 +61,7 @@ impl FaultRun {
             }
             Fault::Crash => {
                 let id = self.victim();
-                // Preferably a replica that is compacting its log.
+                // Prefers a replica that is restarting or compacting its log.
                 let compacting = |id: &NodeId| self.cluster.machine(*id).disk.is_truncating();
                 let id = self.plan.ids.iter().copied().find(compacting).unwrap_or(id);
                 self.crash(id);
@@ -111,8 +112,8 @@ impl FaultRun {
         }
     }
 
-    /// Makes wall clocks jump: either that of one of the replicas whose clocks may be wrong for
-    /// long, or, for up to a second, those of all or of random replicas.
+    /// Makes wall clocks jump: either, for a long time, the clock of one of the replicas whose
+    /// clocks may be wrong; or, for up to a second, the clocks of all or of random replicas.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -122,7 +123,7 @@ impl FaultRun {
             self.note(format_args!("the wall clock of {} is {jump} ms ahead", id.0));
             return;
         }
-        // A paused replica could see the momentary jump as a lasting one.
+        // A paused replica could mistake the momentary jump for a lasting one.
         if self.glitch || self.cluster.machines().iter().any(|machine| machine.held.all) {
             return;
         }
@@ -135,7 +136,7 @@ impl FaultRun {
                     "the wall clock of {} jumps by {jump} ms for a moment",
                     id.0
                 ));
-                // A replica reads its wall clock all the time.
+                // The replica notices the jump, as it reads its wall clock all the time.
                 self.cluster.report_wall_clock(id);
             }
         }
@@ -143,8 +144,8 @@ impl FaultRun {
         self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
     }
 
-    /// Ends a momentary jump of wall clocks: they show the time again that they would show without
-    /// it.
+    /// Ends a momentary jump of wall clocks: the clocks again show the time that they would show
+    /// without the jump.
     pub(super) fn end_glitch(&mut self) {
         self.glitch = false;
         for id in self.plan.ids.clone() {
@@ -159,7 +160,7 @@ impl FaultRun {
         for from in self.plan.ids.clone() {
             let Some(millis) = self.cluster.report_wall_clock(from) else { continue };
             for to in self.plan.ids.clone() {
-                // The bounds hold for prompt reports; a late one counts as lost.
+                // The bounds on clocks hold for prompt reports; a late report is treated as lost.
                 if to != from
                     && let Fate::Arrives { at, .. } = self.network.fate(now, from, to)
                     && at.since(now) <= REPORT_DELAY_MAX
@@ -171,8 +172,8 @@ impl FaultRun {
         self.set_alarm(now + REPORT_INTERVAL, Alarm::ReportClocks);
     }
 
-    /// Injects a disk fault of this type into the leader or a random replica; does nothing if the
-    /// chosen replica is down.
+    /// Injects a disk fault of type `fault` into the leader or a random replica. Does nothing if
+    /// the chosen replica is down.
     fn harm_disk(&mut self, fault: Fault) {
         let id = self.victim();
         let now = self.cluster.now();
@@ -198,7 +199,7 @@ impl FaultRun {
         }
     }
 
-    /// Cuts links between replicas as this type of fault demands.
+    /// Cuts links between replicas, as the partition fault `fault` requires.
     fn cut(&mut self, fault: Fault) {
         let mut ids = self.plan.ids.clone();
         if ids.len() < 2 {
@@ -246,9 +247,9 @@ impl FaultRun {
         }
     }
 
-    /// Makes a replica lose its disk, or cuts off the leader so that one of the voters for the next
-    /// leader loses its disk. Does nothing if a replica is already rejoining after the loss of its
-    /// disk: with two, neither could ever complete rejoining.
+    /// Makes a replica lose its disk, or partitions off the leader so that later one of the voters
+    /// for the next leader loses its disk. Does nothing if a replica is already rejoining after the
+    /// loss of its disk: with two, neither could ever complete rejoining.
     pub(super) fn lose_disk(&mut self) {
         if self.cluster.rejoining().is_some() {
             return;
@@ -257,7 +258,7 @@ impl FaultRun {
             && self.plan.faults.contains(&Fault::Heal)
             && self.rng.permille(400)
         {
-            // The leader stays with a minority, and the others elect another leader.
+            // The leader stays connected to a minority only, and the others elect another leader.
             let mut ids: Vec<NodeId> =
                 self.plan.ids.iter().copied().filter(|&id| id != leader).collect();
             self.rng.shuffle(&mut ids);
@@ -274,8 +275,9 @@ impl FaultRun {
         }
     }
 
-    /// Waits, for at most `polls` checks, until there are two leaders. Then a replica that voted
-    /// for the newer leader loses its disk and restarts on the older leader's side of a partition.
+    /// Checks whether there are two leaders at once. If there are, makes a replica that voted for
+    /// the newer leader lose its disk and restart on the older leader's side of a partition.
+    /// Otherwise repeats the check later, at most `polls` times.
     pub(super) fn lose_a_voter(&mut self, polls: u32) {
         let now = self.cluster.now();
         match self.voter_against_a_leader() {
@@ -296,8 +298,8 @@ impl FaultRun {
     }
 
     /// If there are two leaders, returns a replica that voted for the newer one, and the two sides
-    /// of a partition that separates the leaders: first the side of the older leader, then that of
-    /// the newer one. The voter and all replicas in earlier terms are on the older leader's side,
+    /// of a partition that separates the leaders: first the older leader's side, then the newer
+    /// leader's side. The voter and all replicas in earlier terms are on the older leader's side,
     /// which must not commit anything even if the voter has forgotten its vote. Returns `None` if
     /// there is no second leader or no such voter.
     pub(super) fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
@@ -337,7 +339,7 @@ impl FaultRun {
         );
         let machine = self.cluster.machine_mut(id);
         machine.clock = clock;
-        // A replica accepts the wall clock reading at its start.
+        // A replica trusts the first wall clock reading after its start.
         machine.wall.glitch = 0;
         if self.cluster.machine(id).disk.may_corrupt && self.rng.permille(250) {
             self.cluster.check_old_copy(id)?;

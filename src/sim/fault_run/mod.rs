@@ -1,6 +1,6 @@
-//! A fault run: a cluster under a workload while faults are injected (`injection.rs`), then a
-//! recovery phase in which a majority without faults must make progress (`recovery.rs`). Every rule
-//! is checked during the run, and the clients' history at the end.
+//! A simulated run with faults: faults are injected into a cluster under a workload
+//! (`injection.rs`); then, in a recovery phase, a majority without faults must make progress
+//! (`recovery.rs`). Safety rules are checked during the run, and the clients' history at the end.
 
 mod injection;
 mod recovery;
@@ -28,12 +28,12 @@ use crate::sim::workload::{ClientAction, Workload};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
-/// The result of a fault run that violated no rule.
+/// Statistics of a completed simulated run with faults in which no rule was violated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Duration of the run in virtual time.
     pub virtual_time: Duration,
-    /// Number of events handled.
+    /// Number of simulated events, such as arrivals of messages, that the run handled.
     pub events: u64,
     /// Number of terms that had a leader.
     pub leaders: usize,
@@ -41,23 +41,23 @@ pub struct Summary {
     pub committed: u64,
     /// Number of leadership transfers.
     pub leadership_transfers: usize,
-    /// Number of answers to clients' requests, without refusals.
+    /// Number of answers to clients' requests, not counting refusals.
     pub answered: u64,
-    /// Number of refusals of clients' requests.
+    /// Number of times that a client's request was refused.
     pub refused: u64,
-    /// Digest of all messages and answers with their times. Runs that are equal have the same
-    /// digest.
+    /// Digest of all messages and answers with their times. Equal runs have equal digests.
     pub digest: u64,
-    /// Statistics of disk faults, in runs with the real storage code.
+    /// Disk faults by type, and their effects; most are only injected in runs with the real storage
+    /// code.
     pub disks: FaultStatistics,
-    /// How often the run reached each situation.
+    /// How often the run reached each situation in which a safety rule could be violated.
     pub coverage: Coverage,
 }
 
-/// A fault run that violated a rule.
+/// Describes the violation that ended a simulated run with faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The violated rule, and how it was violated.
+    /// The violated rule, and how the run violated it.
     pub violation: Violation,
     /// Virtual time of the violation.
     pub at: Instant,
@@ -65,35 +65,37 @@ pub struct Failure {
     pub trace: Vec<String>,
 }
 
-/// The alarms that a fault run sets in the cluster's event queue.
+/// The alarms that a simulated run with faults sets in the cluster's event queue.
 #[derive(Debug)]
 enum Alarm {
-    /// The client with this index wakes up. `turn` is the number of the wake-up.
+    /// The client with the index `client` wakes up. `turn` is the number of the wake-up.
     Wake { client: usize, turn: u32 },
-    /// An answer arrives at its client.
+    /// A replica's answer arrives at the client.
     Answer(Answer),
-    /// The next fault is due.
+    /// It is time to inject the next fault.
     Fault,
-    /// The pause of a replica ends.
+    /// The pause of this replica ends.
     Resume(NodeId),
-    /// A replica that crashed restarts.
+    /// This replica, which has crashed, restarts.
     Restart(NodeId),
-    /// The damaged files of a replica that is down are restored, and it restarts.
+    /// The damaged files of this replica, which is down, are restored, and the replica restarts.
     Restore(NodeId),
-    /// A replica's full disk has free space again.
+    /// The full disk of this replica gets free space again.
     FreeSpace(NodeId),
     /// All replicas report their wall clocks to their peers.
     ReportClocks,
-    /// A wall clock report arrives: `from` reads `millis` milliseconds since 1970.
+    /// A wall clock report arrives at `to`: the wall clock of `from` shows `millis` milliseconds
+    /// since 1970.
     ClockReport { from: NodeId, to: NodeId, millis: u64 },
-    /// A momentary jump of wall clocks ends.
+    /// A momentary jump of wall clocks (of at most one second) ends.
     EndGlitch,
-    /// The run checks whether there are two leaders, to make a voter for the newer one lose its
-    /// disk. If there are not, it repeats the check at most this number of times.
+    /// The next check whether there are two leaders at once is due. If there are, a replica that
+    /// voted for the newer leader loses its disk. Otherwise the check is repeated, at most this
+    /// number of times.
     LoseVoter(u32),
 }
 
-/// The last time that a client sent a request to a replica.
+/// When a client last sent a certain request, and to which replica.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,
@@ -102,7 +104,7 @@ struct Sent {
     at: Instant,
 }
 
-/// A fault run in progress.
+/// The state of a simulated run with faults.
 #[derive(Debug)]
 struct FaultRun {
     plan: Plan,
@@ -113,32 +115,32 @@ struct FaultRun {
     workload: Workload,
     alarms: BTreeMap<u64, Alarm>,
     next_alarm: u64,
-    /// The replicas (a majority or more) for which faults have ended in the recovery phase; `None`
+    /// The replicas (a majority or more) whose faults have ended for the recovery phase; `None`
     /// before that phase.
     majority: Option<Vec<NodeId>>,
-    /// Whether, in the recovery phase, there are replicas that keep their faults but are still
-    /// connected to the others, so that one of them may be leader.
+    /// Whether, in the recovery phase, replicas outside the majority keep their faults but are
+    /// still connected to it, so that one of them may be leader.
     others_connected: bool,
     /// Time at which the recovery phase started.
     recovery_start: Instant,
-    /// For each request, to which replica and when a client last sent it.
+    /// For each request, when a client last sent it, and to which replica.
     sent: BTreeMap<RequestKey, Sent>,
     actions: Vec<ClientAction>,
     digest: u64,
     /// Replicas whose wall clocks may be wrong for a long time. They are a minority.
     skewed: Vec<NodeId>,
     wall_rng: Rng,
-    /// Whether a momentary jump of wall clocks is in progress.
+    /// Whether a momentary jump of wall clocks (of at most one second) is in progress.
     glitch: bool,
     /// Number of times that a voter for the newer of two leaders was made to lose its disk.
     voters_lost: u64,
 }
 
-/// Performs a run of the profile with this seed. `change` may modify the configuration of the
-/// replicas that was drawn from the seed.
+/// Performs the run that `profile` and `seed` determine. `change` may modify the replicas'
+/// configuration after it was drawn from the seed.
 ///
 /// # Errors
-/// If a rule is violated.
+/// If a safety rule is violated.
 pub fn run(
     profile: Profile,
     seed: u64,
@@ -271,8 +273,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Decides the fate of the messages that replicas sent during the last event, and schedules the
-    /// arrival of those that are not lost.
+    /// Decides the fate of each message that replicas sent during the last event, and schedules the
+    /// arrival of the messages that are not lost.
     fn route_messages(&mut self) -> Result<(), Violation> {
         if self.cluster.sent.is_empty() {
             return Ok(());
@@ -303,8 +305,7 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Schedules the arrival, at the clients, of the answers that replicas gave during the last
-    /// event.
+    /// Schedules the delivery to clients of the answers that replicas gave during the last event.
     fn route_answers(&mut self) {
         let now = self.cluster.now();
         for answer in std::mem::take(&mut self.cluster.answers) {
@@ -315,8 +316,8 @@ impl FaultRun {
         }
     }
 
-    /// Draws the arrival times of a message between a client and a replica: one, two (a duplicate),
-    /// or none (lost).
+    /// Draws the times at which a message between a client and a replica arrives: one, two if the
+    /// message is duplicated, or none if it is lost.
     fn client_arrivals(&mut self) -> Vec<Instant> {
         let quality = if self.majority.is_some() {
             clean_quality(&self.plan)
@@ -338,8 +339,8 @@ impl FaultRun {
         (0..copies).map(way).collect()
     }
 
-    /// Carries out the actions that clients have asked for: sends their requests, schedules their
-    /// wake-ups.
+    /// Carries out the actions that clients have asked for: sends their requests and schedules
+    /// their wake-ups.
     fn perform_actions(&mut self) {
         for action in std::mem::take(&mut self.actions) {
             match action {
@@ -422,7 +423,7 @@ impl FaultRun {
     }
 }
 
-/// Returns a message as it would arrive over a real connection: encoded and decoded.
+/// Encodes and decodes a message, as a real connection does, and returns the result.
 fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
     let mut bytes = BytesMut::new();
     wire::peer::encode(&envelope.message, &mut bytes);

@@ -1,5 +1,5 @@
-//! The second phase of a fault run: faults end for a majority, which must then make progress; then
-//! the final checks.
+//! The second phase of a simulated run with faults: faults end for a majority of replicas, which
+//! must then make progress; at the end come the final checks.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::sim::rng::DurationRange;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::RequestKey;
 
-/// A chunk size in bytes that is larger than any snapshot of a run, so that one chunk holds a whole
+/// A chunk size, in bytes, larger than any snapshot of a run, so that one chunk holds a whole
 /// snapshot.
 const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
 
 impl FaultRun {
-    /// Ends the faults for a majority of replicas or more. The others crash, are isolated, or keep
+    /// Ends the faults for at least a majority of replicas. The others crash, are isolated, or keep
     /// their faults except for cut links to the majority. Those links are healed because one of the
-    /// others may stay leader, and a replica of the majority that cannot reach this leader could
+    /// others may stay leader, and a replica of the majority that could not reach this leader would
     /// never catch up.
     pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
@@ -38,10 +38,11 @@ impl FaultRun {
         self.note(format_args!("faults end for {}", names(&ids)));
         self.majority = Some(ids.clone());
         self.recovery_start = self.cluster.now();
-        // Another replica may stay leader. Its message loss is limited, or it could take longer
-        // than the recovery timeout.
+        // A replica outside the majority may stay leader. Its message loss is limited, as recovery
+        // could otherwise take longer than its timeout.
         let loss_permille = self.plan.quality.loss_permille.min(150);
-        // No message is late by several elections, or it would wait as long for each reply.
+        // No message is late by several elections, as the leader could otherwise wait this long for
+        // each reply.
         let quality = LinkQuality { loss_permille, late_permille: 0, ..self.plan.quality };
         self.network.set_quality(quality);
         let clean = clean_quality(&self.plan);
@@ -67,7 +68,8 @@ impl FaultRun {
         }
         self.workload.stop(&ids);
         for id in self.plan.ids.clone() {
-            // Another leader may lose one chunk in three, too many of a hundred small ones.
+            // With a leader outside the majority, one chunk or reply in three may be lost: too many
+            // for a snapshot of a hundred small chunks.
             if let Some(plan) = &mut self.cluster.machine_mut(id).snapshots.plan {
                 plan.chunk_bytes = WHOLE_SNAPSHOT_BYTES;
             }
@@ -90,10 +92,10 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Runs the cluster until the majority has answered all requests and agrees on the log, and
-    /// then has also answered a new write and a new read.
+    /// Runs the cluster until the majority has answered all requests and agrees on the log, and has
+    /// then also answered a new write and a new read.
     pub(super) fn await_progress(&mut self) -> Result<(), Violation> {
-        // A leader with message loss takes longer.
+        // A leader that loses messages takes longer.
         let end = self.cluster.now()
             + self.plan.recovery_timeout() * if self.others_connected { 3 } else { 1 };
         let mut probed = false;
@@ -169,16 +171,16 @@ impl FaultRun {
     }
 
     /// With the course's protocol, where requests are not resent, returns a request that a replica
-    /// of the majority must answer and has not yet; `None` if there is none. Requests that clients
-    /// have abandoned count, too.
+    /// of the majority must answer but has not answered yet; `None` if there is none. Requests that
+    /// clients have abandoned are included.
     fn overdue_request(&self) -> Option<RequestKey> {
         let mut unanswered = self.workload.unanswered();
         unanswered
             .find(|&key| self.plan.protocol == ClientProtocol::Course && self.must_be_answered(key))
     }
 
-    /// Describes how the logs or states of the replicas of the majority still differ; `None` if
-    /// they agree.
+    /// Describes how the logs or states of the majority's replicas still differ; `None` if they are
+    /// equal.
     pub(super) fn disagreement(&self) -> Option<String> {
         if let Some(id) = self.cluster.rejoining() {
             return Some(format!("replica {id} has not rejoined"));
@@ -202,8 +204,8 @@ impl FaultRun {
         None
     }
 
-    /// Checks, at the end of a run, the sum of all accounts and the linearizability of the clients'
-    /// history.
+    /// Checks, at the end of a run, the sum of all account balances and the linearizability of the
+    /// clients' history.
     pub(super) fn check_history(&self) -> Result<(), Violation> {
         let accounts = self.cluster.client_model.count(is_account);
         let sum = self.cluster.client_model.sum(is_account);
@@ -217,7 +219,7 @@ impl FaultRun {
     }
 }
 
-/// Returns the quality that links within the majority have in the recovery phase: no loss, small
+/// Returns the quality of links within the majority in the recovery phase: no loss, and small
 /// delays.
 pub(super) fn clean_quality(plan: &Plan) -> LinkQuality {
     let delay_min = plan.quality.delay_min;

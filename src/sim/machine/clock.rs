@@ -2,19 +2,20 @@
 
 use crate::types::Instant;
 
-/// A simulated monotonic clock, which starts at any reading and may run fast or slow.
+/// A simulated monotonic clock, which may start at any reading and may run fast or slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// True (virtual) time of the last change of the clock's rate.
     anchor: Instant,
-    /// What the clock showed at the true time `anchor`.
+    /// What the clock showed at the true (virtual) time `anchor`.
     reading: Instant,
-    /// Rate error in parts per million: positive if the clock runs fast, negative if slow.
+    /// Rate error of the clock, in parts per million: positive if it runs fast, negative if slow.
     rate_ppm: i64,
 }
 
 impl Clock {
-    /// Creates a clock that shows `reading` at the true time `now`.
+    /// Creates a clock that shows `reading` at the true (virtual) time `now`. `rate_ppm` is the
+    /// clock's rate error in parts per million: positive if it runs fast, negative if slow.
     pub fn new(now: Instant, reading: Instant, rate_ppm: i64) -> Clock {
         assert!(rate_ppm > -1_000_000, "a monotonic clock does not go backwards");
         Clock { anchor: now, reading, rate_ppm }
@@ -27,7 +28,7 @@ impl Clock {
         Instant(self.reading.0.saturating_add(u64::try_from(shown).unwrap_or(u64::MAX)))
     }
 
-    /// Returns the first true time at which the clock shows `reading` or more.
+    /// Returns the first true (virtual) time at which the clock shows `reading` or more.
     pub fn when(&self, reading: Instant) -> Instant {
         if reading == Instant::MAX {
             return Instant::MAX;
@@ -38,7 +39,8 @@ impl Clock {
         Instant(self.anchor.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
     }
 
-    /// Changes the rate from `now` on. The reading does not jump.
+    /// Changes the clock's rate error, in parts per million, from the true (virtual) time `now` on.
+    /// The reading does not jump.
     pub fn set_rate(&mut self, now: Instant, rate_ppm: i64) {
         *self = Clock::new(now, self.read(now), rate_ppm);
     }

@@ -1,5 +1,5 @@
-//! A simulated machine: a replica with its state machine, disk and clocks, and the input that waits
-//! for it.
+//! A simulated machine: a replica with its state machine, disk and clocks, and the input that is
+//! waiting for the replica.
 
 pub mod clock;
 pub(in crate::sim) mod replicated_clock;
@@ -19,20 +19,20 @@ use crate::sim::machine::wall_clock::WallClock;
 use crate::sim::rng::{DurationRange, Rng};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
-/// How long the operations of a simulated machine take.
+/// Ranges from which the durations of a simulated machine's operations are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Delays {
-    /// Duration of a sync of the disk.
+    /// Duration of a sync of the log on the disk.
     pub sync: DurationRange,
     /// Duration of an apply job (applying committed entries and executing reads).
     pub apply: DurationRange,
-    /// Time that a replica collects messages, from the first one that waits to the step that
-    /// handles all of them.
+    /// Time during which a replica collects messages into a batch: from the arrival of the first
+    /// message to the step that handles all of them.
     pub batch: DurationRange,
 }
 
 impl Delays {
-    /// No delays: each message is a batch of its own.
+    /// No delays: all operations end when they begin, and each message is a batch of its own.
     pub const ZERO: Delays = Delays {
         sync: DurationRange::ZERO,
         apply: DurationRange::ZERO,
@@ -40,24 +40,25 @@ impl Delays {
     };
 }
 
-/// Which activities of a replica are held back for now.
+/// Which activities of a replica are currently suspended by the simulation.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// Whether the replica is paused: all its activities are held back, and its messages wait.
+    /// True while the replica is paused: all its activities are suspended, and its messages are
+    /// waiting.
     pub all: bool,
-    /// Whether the replica's timeouts, such as election timeouts, are held back (only used by
-    /// scripts).
+    /// True while the replica's timeouts, such as election timeouts, do not fire even when they are
+    /// due (only used by scripts).
     pub timeouts: bool,
-    /// Whether the ends of syncs are held back, so that nothing becomes durable (only used by
-    /// scripts).
+    /// True while syncs of the replica's disk do not complete, so that nothing becomes durable
+    /// (only used by scripts).
     pub syncs: bool,
-    /// Whether the replica holds back storing the chunks of a leader's snapshot (only used by
-    /// scripts).
+    /// True while the replica does not store the snapshot chunks that it receives from a leader
+    /// (only used by scripts).
     pub chunks: bool,
 }
 
-/// Which types of events are already in the event queue for a replica.
+/// For each type of event, whether the event queue already contains such an event of a replica.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Queued {
@@ -74,9 +75,9 @@ pub(in crate::sim) struct Queued {
 pub struct Machine {
     /// Id of the replica.
     pub id: NodeId,
-    /// Position among the cluster's machines, from 0.
+    /// Index of this machine in the cluster's list of machines.
     pub slot: usize,
-    /// The replica; `None` while it is down.
+    /// The replica's consensus core; `None` while the replica is down.
     pub replica: Option<Replica>,
     /// The replica's state machine.
     pub store: StateMachine,
@@ -91,15 +92,16 @@ pub struct Machine {
     /// Time that a jump of the wall clock must last before the replica accepts the new time; `None`
     /// if the run has no expirations.
     pub confirm_after: Option<Duration>,
-    /// How long the operations of the machine take.
+    /// Ranges from which the durations of the machine's operations are drawn.
     pub delays: Delays,
-    /// The activities of the replica that are held back for now.
+    /// The activities of the replica that are currently suspended.
     pub held: Held,
-    /// Duration of the machine's next sync if that is to stall; `None` for the usual duration.
+    /// Duration of the next sync of the machine's disk if that sync is to stall; `None` for the
+    /// usual duration.
     pub stalled: Option<Duration>,
-    /// For each start of the replica: the machine's `incarnation` (number of starts and crashes)
-    /// then, and the history of starts that the replica sends to its peers: the number of its
-    /// starts, and the random numbers that it drew at the latest of them.
+    /// For each start of the replica, the machine's `incarnation` (number of starts and crashes) at
+    /// that time, and the history of starts that the replica sent to its peers: the number of its
+    /// starts, and the random numbers that identify the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
     /// For each peer, its highest incarnation (number of starts and crashes) from which this
     /// replica has accepted a message.
@@ -110,30 +112,34 @@ pub struct Machine {
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
     /// Keys of the writes that the replica has received from clients and not answered yet, each
-    /// with the number of times that it arrived.
+    /// with the number of times that the write has arrived.
     pub(in crate::sim) pending_writes: BTreeMap<RequestKey, u32>,
     /// Chunks of a leader's snapshot that the replica has received and not stored yet, in order of
     /// arrival.
     pub(in crate::sim) storing: VecDeque<SnapshotChunk>,
-    /// The leader's snapshot that the replica is receiving: the term of its last chunk, and the
-    /// last log index that it covers; `None` if the replica receives none.
+    /// The snapshot that the replica is receiving from a leader: the term of the leader that sent
+    /// the most recently received chunk, and the last log index that the snapshot covers. `None` if
+    /// the replica is not receiving a snapshot.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// Jobs for the state machine (entries to apply, reads to execute). The two numbers are what
-    /// the job's reads wait for: the time of the replicated clock, in milliseconds since 1970, and
-    /// the number of times that the clock had been set back when the reads were confirmed.
+    /// Jobs for the state machine (entries to apply, reads to execute). The reads of a job wait
+    /// until the replicated clock has reached the first number, in milliseconds since 1970. The
+    /// second number says how often the clock had been set back when the reads were confirmed; if
+    /// that has changed, they do not wait.
     pub(in crate::sim) applying: VecDeque<(ApplyJob, (u64, u64))>,
-    /// The replicated clock while the replica runs; `None` if the run has no expirations.
+    /// The replicated clock while the replica is running; `None` while it is down, or if the run
+    /// has no expirations.
     pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
     pub(in crate::sim) queued: Queued,
-    /// Time of the earliest timer event of the machine in the event queue; the maximum if there is
+    /// Time of the machine's earliest timer event in the event queue; [`Instant::MAX`] if there is
     /// none.
     pub(in crate::sim) timer_at: Instant,
-    /// Time of the replica's last step, and the number of its steps at this time so far.
+    /// Time of the replica's latest step, and the number of steps that it has performed at this
+    /// time.
     pub(in crate::sim) steps_at_once: (Instant, u32),
 }
 
 impl Machine {
-    /// Creates a machine whose replica has never run.
+    /// Creates a machine whose replica has never been started.
     pub(in crate::sim) fn new(
         slot: usize,
         id: NodeId,
@@ -172,8 +178,8 @@ impl Machine {
         }
     }
 
-    /// Removes one arrival of the write `key` from the writes that the replica has not answered
-    /// yet, because the replica is answering it. Returns false if there was none.
+    /// Records that the replica is answering the write `key`: removes one arrival of it from the
+    /// pending writes. Returns false if no arrival of the write was pending.
     pub(in crate::sim) fn take_pending_write(&mut self, key: RequestKey) -> bool {
         let Some(count) = self.pending_writes.get_mut(&key) else { return false };
         *count -= 1;
@@ -183,8 +189,8 @@ impl Machine {
         true
     }
 
-    /// Returns when the next timeout of the replica is due, by the machine's monotonic clock; the
-    /// maximum if the replica is down.
+    /// Returns the time, by the machine's monotonic clock, at which the replica's next timeout is
+    /// due; [`Instant::MAX`] if the replica is down.
     pub(in crate::sim) fn next_timeout(&self, now: Instant) -> Instant {
         let Some(replica) = &self.replica else { return Instant::MAX };
         let gate = self.clock_gate.as_ref().filter(|_| replica.accepts_writes());

@@ -14,9 +14,11 @@ pub fn correct_time(now: Instant) -> u64 {
 /// A simulated wall clock, which may be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WallClock {
-    /// Milliseconds that the clock is ahead of the correct time; negative if behind.
+    /// Number of milliseconds by which the clock is ahead of the correct time, except during a
+    /// momentary jump; negative if the clock is behind.
     pub skew: i64,
-    /// Additional error, in milliseconds, during a momentary jump of the clock; otherwise 0.
+    /// Error, in milliseconds, that is added to `skew` during a momentary jump of the clock;
+    /// otherwise 0.
     pub glitch: i64,
 }
 

@@ -1,5 +1,5 @@
-//! Scripts: the language of golden traces (`parser.rs`), and the runner that performs a script on
-//! a simulated cluster and returns the trace.
+//! Scripts: the language of golden traces (`parser.rs`), and the runner, which executes a script on
+//! a simulated cluster and returns the trace (`runner.rs`).
 
 pub mod parser;
 mod runner;

@@ -1,20 +1,20 @@
 //! The language of golden traces: a list of statements that act on a simulated cluster.
 //!
 //! ```text
-//! # A comment; the first one says what the trace shows.
+//! # A comment; the first one of a script says what the trace shows.
 //! cluster 3 leader=1 lease_reads=on
 //! cut 1 | 2 3             cuts links in both directions; cut 1 -> 2 3: in one; heal: no cuts
-//! put 1 a=1               a client request at replica 1; also get 1 a, delete 1 a,
-//!                         transfer 1 a b 5; again 2: the last request once more, at replica 2
-//! hold 1->2 AppendReply   holds messages back until  release ; drop loses them; copy delivers them
+//! put 1 a=1               a client's request at replica 1; also get 1 a, delete 1 a,
+//!                         transfer 1 a b 5; again 2: resends the last request, to replica 2
+//! hold 1->2 AppendReply   withholds messages until  release ; drop loses them; copy delivers them
 //!                         and keeps a copy; * stands for any replica or type; a number limits the
 //!                         count; pass ends all three
 //! timeout 2               runs until 2 campaigns; no other replica times out until  timeouts
 //! run                     runs until no message, request or disk operation is in flight
 //! run 300ms               runs for this time
-//! crash 1; lose 1         crashes, and loses the disk: it restarts with an empty one
+//! crash 1; lose 1         crashes, and loses the disk: 1 restarts with an empty one
 //! crash 1; restart 1      pause 1; resume 1; slow 1: syncs end only with  sync 1 , until  fast 1
-//! slow_chunks 1; store 1  holds back the storing of snapshot chunks until  store 1
+//! slow_chunks 1; store 1  does not store received snapshot chunks until  store 1
 //! forge 2->3 AppendEntries term=9 round=1 prev=4@1 commit=5 entries=5@9,6@9
 //! forge 2->3 RequestVote term=9 last=5@8 [transfer]   a message that 2 has not sent
 //! disk_space 1 500        reports low disk space, 500 bytes, to replica 1; disk_space 1: enough
@@ -34,14 +34,14 @@ use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
-/// A statement of a script.
+/// A statement of a script, which describes a golden trace.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
-    /// Creates the cluster. It is the first statement.
+    /// Creates the cluster. This must be the first statement of a script.
     Cluster(Box<ClusterOptions>),
-    /// A client sends a request to a replica.
+    /// A client sends a request for this operation to the replica.
     Request(NodeId, ClientOperation),
-    /// A client sends the previous request again, to this replica.
+    /// A client resends the previous request, to this replica.
     Again(NodeId),
     /// Cuts all links between replicas of different groups.
     Part(Vec<Vec<NodeId>>),
@@ -50,73 +50,77 @@ pub enum Statement {
     CutOneWay(Vec<NodeId>, Vec<NodeId>),
     /// Heals all links.
     Heal,
-    /// From now on, intercepts messages that match the filter. The number limits how many are
-    /// intercepted.
+    /// From now on, intercepts messages that match the filter, up to the given number of messages.
     Intercept(Interception, MessageFilter, usize),
     /// Ends all interceptions of messages.
     Pass,
-    /// Delivers messages that were held back or copied and that match the filter. The number limits
-    /// how many are delivered.
+    /// Delivers intercepted messages that were withheld or copied and that match the filter, up to
+    /// the given number of messages.
     Release(MessageFilter, usize),
-    /// Crashes a replica.
+    /// Crashes the replica with this id.
     Crash(NodeId),
-    /// Replaces the disk of a replica that is down by an empty one.
+    /// Replaces the disk of a replica that is down with an empty one.
     Lose(NodeId),
-    /// Restarts a replica.
+    /// Restarts the replica with this id, which has crashed.
     Restart(NodeId),
-    /// Pauses a replica.
+    /// Pauses the replica with this id: its activities are suspended, and its messages wait.
     Pause(NodeId),
-    /// Resumes a replica.
+    /// Resumes the replica with this id, which is paused.
     Resume(NodeId),
-    /// From now on, holds back the ends of a replica's syncs, so that nothing becomes durable.
+    /// From now on, the replica's disk completes syncs only when told to by [`Statement::Sync`].
     Slow(NodeId),
-    /// Ends the sync that is held back at a replica.
+    /// Completes the replica's sync in progress, which [`Statement::Slow`] has prevented from
+    /// completing.
     Sync(NodeId),
-    /// From now on, no longer holds back the ends of a replica's syncs.
+    /// Ends [`Statement::Slow`]: from now on, the replica's syncs complete by themselves again.
     Fast(NodeId),
-    /// From now on, holds back storing the chunks of a leader's snapshot at a replica.
+    /// From now on, the replica stores the snapshot chunks that it receives from a leader only at
+    /// [`Statement::Store`].
     SlowChunks(NodeId),
-    /// Stores the snapshot chunks that are held back at a replica.
+    /// Ends [`Statement::SlowChunks`]: the replica stores the snapshot chunks that it has received.
     Store(NodeId),
-    /// Delivers a forged message, which its sender has not sent.
+    /// Delivers a forged message: one that its apparent sender has not sent.
     Forge(Box<Envelope>),
-    /// Reports this many bytes of free disk space to a replica; `None` for enough.
+    /// Reports to a replica that its disk is low on space and has this many free bytes; `None` if
+    /// it has enough space.
     DiskSpace(NodeId, Option<u64>),
-    /// Sets the duration of a replica's apply jobs.
+    /// Sets how long the replica takes for each apply job.
     Lag(NodeId, Duration),
-    /// Sets how fast a replica's monotonic clock runs, in parts per million (0 is correct).
+    /// Sets the rate error of a replica's monotonic clock, in parts per million: positive if the
+    /// clock runs fast, 0 if it is correct.
     Clock(NodeId, i64),
-    /// Runs until the replica's election timeout, and from now on holds back the election timeouts
-    /// of the others.
+    /// Runs until the replica campaigns after its election timeout. From now on, the election
+    /// timeouts of the other replicas do not fire.
     Timeout(NodeId),
-    /// From now on, no longer holds back election timeouts.
+    /// Ends the effect of [`Statement::Timeout`]: from now on, the election timeouts of all
+    /// replicas fire again.
     Timeouts,
     /// Runs until no message, request or disk operation is in flight.
     Run,
-    /// Runs for this virtual time.
+    /// Runs for this duration of virtual time.
     RunFor(Duration),
     /// Writes the state of all replicas to the trace.
     Show,
     /// Writes to the trace how many messages were sent since the previous count.
     Count,
-    /// Stops writing messages to the trace.
+    /// From now on, does not write messages to the trace.
     Quiet,
-    /// Writes messages to the trace again.
+    /// From now on, writes messages to the trace again.
     Loud,
     /// From now on, writes the time of each event to the trace.
     Times,
 }
 
-/// A client's request in a script.
+/// The operation of a client's request in a script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientOperation {
-    /// Reads a key.
+    /// Reads the value of this key.
     Get(String),
-    /// Sets a key.
+    /// Sets a key (the first string) to a value (the second).
     Put(String, String),
-    /// Deletes a key.
+    /// Deletes this key.
     Delete(String),
-    /// Transfers an amount between two accounts.
+    /// Transfers an amount from the first account to the second.
     Transfer(String, String, u64),
 }
 
@@ -125,13 +129,14 @@ pub enum ClientOperation {
 pub enum Interception {
     /// The message is lost.
     Drop,
-    /// The message is held back until a `release` statement delivers it.
+    /// The message is withheld until a `release` statement delivers it.
     Hold,
-    /// The message is delivered, and a copy is kept, which a `release` statement delivers later.
+    /// The message is delivered, and a copy of it is kept until a `release` statement delivers
+    /// that, too.
     Copy,
 }
 
-/// A filter for messages by sender, receiver and type. `None` matches any.
+/// A filter for messages by sender, receiver and type. A field that is `None` matches all messages.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MessageFilter {
     /// Sender of the message; `None` for any.
@@ -145,34 +150,36 @@ pub struct MessageFilter {
 /// Options of the `cluster` statement, which creates the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterOptions {
-    /// Number of replicas. Their ids start at 1.
+    /// Number of replicas in the cluster, with ids from 1 on.
     pub replicas: u16,
     /// Leader at the start of the script; `None` if there has been no election.
     pub leader: Option<NodeId>,
-    /// Whether clients and replicas use the course's protocol and configuration.
+    /// Whether clients and replicas use the protocol and configuration of the university course's
+    /// simulator.
     pub course: bool,
     /// Configuration of the replicas.
     pub config: Config,
-    /// Delay of each message between replicas.
+    /// Network delay of each message between replicas.
     pub hop: Duration,
-    /// Schedule of snapshots; `None` if replicas take none.
+    /// How often replicas take snapshots, and the chunk size for sending them; `None` if replicas
+    /// take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
-    /// Random seed.
+    /// Seed of the random number generator, which determines the whole run.
     pub seed: u64,
 }
 
-/// An invalid statement, or one that failed.
+/// The error of a script: a statement that is invalid or has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct ScriptError {
-    /// Line number of the statement in the script, from 1.
+    /// Line number of the statement in the script; the first line is 1.
     pub line: usize,
-    /// The statement and the error.
+    /// Text of the statement, and what is wrong with it.
     pub what: String,
 }
 
-/// Parses a script. Returns, for each statement, its line number from 1, its text and the parsed
-/// statement.
+/// Parses a script. Returns, for each statement, its line number (the first line is 1), its text
+/// and the parsed statement.
 ///
 /// # Errors
 /// For the first invalid statement.
@@ -307,7 +314,7 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
     Ok(Statement::Part(groups))
 }
 
-/// Names of the message types that a filter may use.
+/// Names of the message types that a script may use in filters.
 const MESSAGE_TYPES: [&str; 11] = [
     "AppendEntries",
     "AppendReply",
@@ -341,7 +348,7 @@ fn filter(words: &[&str]) -> Result<MessageFilter, String> {
     Ok(MessageFilter { from: end(from)?, to: end(to)?, kind })
 }
 
-/// Parses the words of a `forge` statement. Returns the forged message.
+/// Parses the words that follow `forge` in a statement. Returns the forged message.
 fn forged(rest: &[&str]) -> Result<Envelope, String> {
     let [link, kind, fields @ ..] = rest else {
         return Err("expected: forge 2->3 RequestVote term=9 last=5@8".to_owned());
@@ -373,7 +380,7 @@ fn forged(rest: &[&str]) -> Result<Envelope, String> {
     Ok(Envelope { from, to, leader: None, message })
 }
 
-/// Parses the id of an entry, in the form `index@term`.
+/// Parses the id of a log entry, in the form `index@term`.
 fn entry_id(word: &str) -> Result<EntryId, String> {
     let (index, term) = word.split_once('@').ok_or("expected an entry as index@term")?;
     Ok(EntryId::new(number(term)?, number(index)?))
@@ -400,8 +407,8 @@ fn interception(interception: Interception, rest: &[&str]) -> Result<Statement, 
 fn cluster(rest: &[&str]) -> Result<ClusterOptions, String> {
     let (count, settings) = rest.split_first().ok_or("expected the number of replicas")?;
     let course = settings.contains(&"course");
-    // Notices of the commit index would clutter every trace. A script enables them if it needs
-    // them.
+    // Separate messages about the commit index would clutter every trace. A script enables them if
+    // it needs them.
     let base = if course { Config::course() } else { Config::server() };
     let config = Config { commit_notice_after: None, ..base };
     let mut cluster = ClusterOptions {

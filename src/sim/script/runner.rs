@@ -1,9 +1,10 @@
-//! The script runner: performs a script on a simulated cluster and returns the trace.
+//! The script runner: executes the statements of a script on a simulated cluster and returns the
+//! trace.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::kv::{Command, CommandId, Operation};
+use crate::kv::{Batch, CommandId, Operation};
 use crate::raft::{
     ClientRequest, DiskSpace, Envelope, PeerStatus, RejoinStatus, RequestKind, RoleName,
 };
@@ -20,13 +21,13 @@ use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term
 
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// Maximum number of events that a `run` statement handles; more mean that messages trigger each
-/// other forever.
+/// Maximum number of events that a `run` statement handles. If it is exceeded, messages trigger
+/// each other forever.
 const EVENTS_MAX: usize = 100_000;
 /// Maximum virtual time that a `timeout` statement waits for an election timeout.
 const TIMEOUT_MAX: Duration = Duration::from_secs(20);
 
-/// Performs a script and returns its trace.
+/// Executes a script on a simulated cluster and returns its trace, line by line.
 ///
 /// # Errors
 /// If a statement is invalid or fails, or a rule is violated. The error contains the trace so far.
@@ -60,15 +61,18 @@ struct Runner {
     cluster: Cluster,
     network: Network,
     ids: Vec<NodeId>,
-    /// Active interceptions of messages, each with the number of messages that it still applies to.
+    /// Active interceptions of messages, each with the number of messages that it may still
+    /// intercept.
     interceptions: Vec<(Interception, MessageFilter, usize)>,
-    /// Messages that interceptions have held back or copied.
+    /// Messages that interceptions have withheld or copied, and that `release` statements may
+    /// deliver.
     kept: Vec<Envelope>,
     last_request: Option<ClientRequest>,
     requests: u32,
     /// Number of messages sent since the last `count` statement, by sender, receiver and type.
     sent: BTreeMap<(NodeId, NodeId, &'static str), u32>,
-    /// Whether the election timeouts of all replicas but one are held back.
+    /// Whether a `timeout` statement prevents the election timeouts of all replicas but one from
+    /// firing.
     holds_timeouts: bool,
 }
 
@@ -101,7 +105,8 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Makes a replica the leader, and runs until all replicas have applied its first entry.
+    /// Makes the replica `leader` campaign, and runs until it is leader and all replicas have
+    /// applied its first entry.
     fn elect(&mut self, leader: NodeId) -> Result<(), Violation> {
         self.timeout(leader)?;
         let end = self.cluster.now() + TIMEOUT_MAX;
@@ -112,7 +117,8 @@ impl Runner {
                 .iter()
                 .all(|machine| machine.store.applied_index() == Index(1))
         };
-        // On a slow network a message is always in flight: there, a settled period is enough.
+        // On a slow network a message is always in flight. There, it is enough that all replicas
+        // have had the entry applied for 300 ms.
         let mut settled_steps = 0;
         while self.cluster.now() < end && settled_steps < 300 {
             let next = self.cluster.now() + Duration::from_millis(1);
@@ -255,7 +261,7 @@ impl Runner {
             }
         };
         let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+        ClientRequest { key, kind, payload: Batch::one(key, &operation) }
     }
 
     fn send_request(&mut self, id: NodeId, request: ClientRequest) -> Result<(), Violation> {
@@ -288,8 +294,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Holds back the election timeouts of all replicas except `id` and leaders; if `id` is `None`,
-    /// those of no replica.
+    /// Prevents the election timeouts of all replicas from firing, except those of `id` and of
+    /// leaders. If `id` is `None`, lets all of them fire again.
     fn hold_timeouts(&mut self, id: Option<NodeId>) {
         self.holds_timeouts = id.is_some();
         for other in self.ids.clone() {
@@ -299,8 +305,8 @@ impl Runner {
         }
     }
 
-    /// Runs until replica `id` campaigns to become leader, and holds back the election timeouts of
-    /// the others from now on.
+    /// Runs until replica `id` campaigns to become leader. From now on, the election timeouts of
+    /// the other replicas do not fire.
     fn timeout(&mut self, id: NodeId) -> Result<(), Violation> {
         let end = self.cluster.now() + TIMEOUT_MAX;
         let campaigns = |runner: &Runner| {
@@ -354,13 +360,13 @@ impl Runner {
         let happening = self.cluster.advance()?;
         assert_ne!(happening, Advance::Idle, "the queue must not be empty");
         self.route_messages();
-        // The trace has the answers.
+        // The trace already contains the answers.
         self.cluster.answers.clear();
         Ok(())
     }
 
-    /// Decides the fate of the messages sent during the last event: delivers them or applies
-    /// interceptions.
+    /// Decides the fate of the messages that were sent during the last event: applies
+    /// interceptions, and schedules the delivery of the other messages.
     fn route_messages(&mut self) {
         let now = self.cluster.now();
         for envelope in std::mem::take(&mut self.cluster.sent) {
@@ -389,8 +395,8 @@ impl Runner {
         }
     }
 
-    /// Returns the interception that applies to a message, and reduces the number of messages that
-    /// it still applies to; `None` if none applies.
+    /// Returns the interception that applies to a message, and decrements the number of messages
+    /// that it may still intercept; `None` if none applies.
     fn intercept(&mut self, envelope: &Envelope) -> Option<Interception> {
         let (interception, _, left) = self
             .interceptions
@@ -437,7 +443,7 @@ impl Runner {
     }
 }
 
-/// Formats what a leader knows of its peers, for the trace.
+/// Formats, for the trace, what a leader knows of the progress of its peers.
 fn peers_text(peers: &[PeerStatus]) -> String {
     let one = |peer: &PeerStatus| {
         let probing = if peer.probing { " probing" } else { "" };
@@ -449,7 +455,7 @@ fn peers_text(peers: &[PeerStatus]) -> String {
     format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
 }
 
-/// Formats how far a replica that lost its disk has come in rejoining, for the trace.
+/// Formats, for the trace, how far a replica that has lost its disk has come in rejoining.
 fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
     match rejoining {
         None => String::new(),

@@ -1,9 +1,9 @@
-//! The workload of fault runs: clients that read, write and delete keys, and transfer between
-//! accounts. A client resends a request without an answer under the same key, follows redirects,
-//! and sometimes abandons a request. The calls and replies go into a history that is checked at the
-//! end.
+//! The workload of simulated runs with faults: clients that read, write and delete keys, and
+//! transfer amounts between accounts. A client resends a request without an answer under the same
+//! key, follows redirects, and sometimes abandons a request. Calls and replies are recorded in a
+//! history, which is checked at the end of the run.
 //!
-//! With the course's protocol a request is sent once only; a refused one is retried under a new
+//! With the course's protocol a request is sent only once; a refused request is retried under a new
 //! key, as the course's clients do.
 
 mod operations;
@@ -26,23 +26,23 @@ use crate::types::{Instant, NodeId, RequestKey};
 /// Client id of the first client. Smaller ids belong to replicas.
 const FIRST_CLIENT: u32 = 0x100;
 
-/// Parameters of the workload.
+/// Parameters of the simulated clients' workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Number of clients. Each has one request at a time.
+    /// Number of clients. Each waits for the answer to at most one request at a time.
     pub clients: usize,
-    /// Number of clients that only read. A client that writes waits for its answer at a deposed
-    /// leader that cannot commit; one that only reads goes on, and could observe stale values
-    /// there.
+    /// Number of clients that only read. Such clients may detect stale reads: at a deposed leader,
+    /// a client that writes is stuck waiting for an answer, whereas a client that only reads could
+    /// go on and be answered with stale values.
     pub readers: usize,
     /// Number of keys that are read, written and deleted.
     pub keys: u64,
-    /// Number of bytes that are added to each value to make it larger.
+    /// Number of padding bytes added to each written value.
     pub padding: usize,
     /// Number of accounts (keys with a balance) between which clients transfer amounts.
     pub accounts: u64,
     /// Time from an answer to the client's next request. Clients that only read wait an eighth of
-    /// it.
+    /// this time.
     pub think_time: DurationRange,
     /// Time that a client waits for an answer before it resends or abandons the request.
     pub timeout: DurationRange,
@@ -52,11 +52,14 @@ pub struct Load {
     /// Whether clients also use transactions on watched accounts, and client sessions (numbered
     /// requests that take effect once).
     pub sessions: bool,
-    /// Whether clients also write and read keys with an expiration.
+    /// Whether clients also write and read keys that expire.
     pub expiring: bool,
+    /// Whether clients also send batches of several reads or writes. False with the course's
+    /// protocol, whose clients send single requests.
+    pub batches: bool,
 }
 
-/// An action that a client asks the driver of the simulation to carry out.
+/// An action that a simulated client asks the driver of the simulation to carry out.
 #[derive(Debug)]
 pub enum ClientAction {
     /// Deliver the request to the replica.
@@ -77,7 +80,7 @@ pub enum ClientAction {
     },
 }
 
-/// The clients of a fault run, with the history of their operations.
+/// The clients of a simulated run with faults, and the history of their operations.
 #[derive(Debug)]
 pub struct Workload {
     protocol: ClientProtocol,
@@ -89,13 +92,13 @@ pub struct Workload {
     /// The requests without an answer, including those that clients have abandoned.
     open: BTreeMap<RequestKey, OpenRequest>,
     history: History,
-    /// Number that is increased for each operation, to make values and request keys unique.
+    /// Number that is incremented for each operation, to make values and request keys unique.
     serial: u64,
     /// The true (virtual) time.
     now: Instant,
     /// Whether clients start no new operations, because the run is ending.
     stopped: bool,
-    /// Number of answers that clients have received, without refusals.
+    /// Number of answers that clients have received, not counting refusals.
     answered: u64,
     /// Number of times that a client has resent a request.
     resent: u64,
@@ -105,9 +108,9 @@ pub struct Workload {
 
 #[derive(Debug, Default)]
 struct Client {
-    /// Key of the request whose answer the client waits for; `None` if it waits for none.
+    /// Key of the request whose answer the client is waiting for; `None` if there is none.
     waits_for: Option<RequestKey>,
-    /// Operations that the client performs before it draws random ones.
+    /// Operations that the client performs before it draws further operations at random.
     planned: VecDeque<ClientOperation>,
     /// The leader that the last answer to the client named; `None` if it named none.
     leader: Option<NodeId>,
@@ -116,29 +119,29 @@ struct Client {
     /// Sequence number of the client's latest request in its session.
     sequence: u64,
     /// The counter's value in the answer to the client's latest request in its session; `None` if
-    /// there is no answer.
+    /// the request is unanswered.
     sum: Option<i64>,
-    /// Number of the client's latest wake-up. Earlier ones have no effect.
+    /// Number of the client's latest scheduled wake-up. Earlier wake-ups have no effect.
     turn: u32,
     /// Whether the client's request was just refused, so that the next wake-up is for a retry and
     /// not a timeout.
     refused: bool,
 }
 
-/// A request without an answer.
+/// A client's request that has not been answered yet.
 #[derive(Debug)]
 struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// Id of the operation in the history; `None` for operations that the linearizability checker
-    /// does not check.
-    history_id: Option<OperationId>,
+    /// For each operation of the request, its id in the history; `None` if the linearizability
+    /// checker does not check the operation.
+    history_ids: Vec<Option<OperationId>>,
 }
 
 impl Workload {
-    /// Creates the clients, which send to the replicas `targets`. The first client begins by
-    /// filling the accounts.
+    /// Creates the clients, which send their requests to the replicas `targets`. The first client
+    /// begins by writing the initial balances of the accounts.
     pub fn new(protocol: ClientProtocol, load: Load, targets: &[NodeId], rng: Rng) -> Workload {
         let mut clients: Vec<Client> = (0..load.clients).map(|_| Client::default()).collect();
         clients[0].planned.extend(
@@ -176,7 +179,7 @@ impl Workload {
         self.targets = targets.to_vec();
     }
 
-    /// Makes one client write a new value and read it, after all clients have stopped.
+    /// Makes one client write a new value and read it. Called after the clients have been stopped.
     pub fn probe(&mut self, out: &mut Vec<ClientAction>) {
         self.serial += 1;
         let value = format!("probe {}", self.serial);
@@ -192,7 +195,7 @@ impl Workload {
         self.wake_later(client, Duration::ZERO, out);
     }
 
-    /// Returns whether any client has planned operations that it has not started.
+    /// Returns whether any client still has planned operations to start.
     pub fn has_plans(&self) -> bool {
         self.clients.iter().any(|client| !client.planned.is_empty())
     }
@@ -203,14 +206,14 @@ impl Workload {
         self.open.keys().copied()
     }
 
-    /// Iterates over the keys of the requests whose answers clients still wait for.
+    /// Iterates over the keys of the requests whose answers clients are still waiting for.
     pub fn waiting(&self) -> impl Iterator<Item = RequestKey> {
         self.clients.iter().filter_map(|client| client.waits_for)
     }
 
-    /// Makes the client give up a request that no replica has any more, after a crash. The request
-    /// may have been applied. The client starts the operation again only if it is an increment or
-    /// the final probe.
+    /// Makes the client give up a request that, after a crash, no replica has in memory any more.
+    /// The request may have been applied. The client repeats the operation only if it is an
+    /// increment or belongs to the final probe.
     pub fn give_up(&mut self, key: RequestKey, out: &mut Vec<ClientAction>) {
         if let Some(open) = self.open.remove(&key) {
             let client = &mut self.clients[open.client];
@@ -232,8 +235,8 @@ impl Workload {
         &self.history
     }
 
-    /// Returns the number of answers that clients have received without refusals, and the number of
-    /// refusals.
+    /// Returns the number of answers that clients have received, not counting refusals, and the
+    /// number of refusals.
     pub fn answer_counts(&self) -> (u64, u64) {
         (self.answered, self.refused)
     }
@@ -267,7 +270,7 @@ impl Workload {
             self.resent += 1;
             self.send(client, key, out);
         } else {
-            // The course's protocol does not resend: the client waits on.
+            // The course's protocol does not resend: the client keeps waiting.
             self.wait_for_answer(client, out);
         }
     }
@@ -303,16 +306,16 @@ impl Workload {
         out.push(ClientAction::Wake { client, turn: self.clients[client].turn, after });
     }
 
-    /// Handles an answer to a client.
+    /// Handles the arrival of a replica's answer at its client. Ignores duplicate answers.
     ///
     /// # Errors
-    /// If the answer violates a rule.
+    /// If the answer violates a safety rule.
     pub fn on_answer(
         &mut self,
         answer: &Answer,
         out: &mut Vec<ClientAction>,
     ) -> Result<(), Violation> {
-        // A duplicate answer.
+        // The answer is a duplicate.
         let Some(open) = self.open.get(&answer.key) else { return Ok(()) };
         let client = open.client;
         let waits = self.clients[client].waits_for == Some(answer.key);
@@ -320,10 +323,10 @@ impl Workload {
             self.clients[client].leader = answer.leader;
         }
         match &answer.kind {
-            AnswerKind::Done(outcome) => {
+            AnswerKind::Done(outcomes) => {
                 self.answered += 1;
                 let open = self.open.remove(&answer.key).expect("the request is open");
-                self.check_reply(&open, outcome)?;
+                self.check_replies(&open, outcomes)?;
                 if waits {
                     self.clients[client].waits_for = None;
                     let think_time = self.load.think_time.draw(&mut self.rng);
@@ -331,7 +334,7 @@ impl Workload {
                         if client < self.load.readers { think_time / 8 } else { think_time };
                     self.wake_later(client, after, out);
                 } else if self.stopped && self.clients[client].waits_for.is_none() {
-                    // An abandoned request was answered, which may have planned another operation.
+                    // The answer to an abandoned request may have planned another operation.
                     self.wake_later(client, Duration::ZERO, out);
                 }
             }
@@ -339,7 +342,7 @@ impl Workload {
                 self.refused += 1;
                 if self.protocol == ClientProtocol::Course {
                     let open = self.open.remove(&answer.key).expect("the request is open");
-                    if let Some(id) = open.history_id {
+                    for id in open.history_ids.into_iter().flatten() {
                         self.history.refuse(id);
                     }
                     if waits {
@@ -349,7 +352,7 @@ impl Workload {
                 }
                 if waits {
                     self.clients[client].refused = true;
-                    // Soon if a leader was named, else after a while.
+                    // Retries soon if the answer named a leader, otherwise after up to 50 ms.
                     let millis = if answer.leader.is_some() { 1 } else { 50 };
                     let after = self.rng.duration(Duration::ZERO, Duration::from_millis(millis));
                     self.wake_later(client, after, out);
@@ -365,7 +368,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::kv::{Command, Outcome};
+    use crate::kv::{Batch, Outcome};
     use crate::raft::RefusalReason;
 
     const IDS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
@@ -381,12 +384,14 @@ mod tests {
             timeout: DurationRange::always(Duration::from_secs(1)),
             sessions: false,
             expiring: false,
+            batches: false,
             abandon_permille: 0,
         };
         Workload::new(protocol, load, &IDS, Rng::new(1))
     }
 
-    /// Performs the last wake-up. Returns the request that the client sends, if any.
+    /// Performs the latest wake-up in `actions`. Returns the request that the client sends, if any,
+    /// and the replica that it is sent to.
     fn wake(
         workload: &mut Workload,
         actions: &mut Vec<ClientAction>,
@@ -419,7 +424,7 @@ mod tests {
         workload.on_answer(&answer(first.key, Some(NodeId(3)), refused), &mut actions).unwrap();
         let (to, third) = wake(&mut workload, &mut actions).unwrap();
         assert_eq!((to, third), (NodeId(3), first.clone()));
-        let done = AnswerKind::Done(Outcome::Done);
+        let done = AnswerKind::Done(vec![Outcome::Done]);
         workload.on_answer(&answer(first.key, Some(NodeId(3)), done), &mut actions).unwrap();
         assert_eq!(workload.unanswered().count(), 0);
         let (_, next) = wake(&mut workload, &mut actions).unwrap();
@@ -439,7 +444,8 @@ mod tests {
         assert_eq!(to, NodeId(2));
         assert_ne!(second.key, first.key);
         let operation = |request: &ClientRequest| {
-            format!("{:?}", Command::decode(&request.payload).unwrap().operation)
+            let batch = Batch::decode(&request.payload).unwrap();
+            format!("{:?}", batch.operations().collect::<Vec<_>>())
         };
         assert_eq!(operation(&first), operation(&second), "the same operation");
         assert_eq!(workload.unanswered().count(), 1);
@@ -452,7 +458,7 @@ mod tests {
         workload.clients[0].planned = [ClientOperation::Get(account(0))].into();
         workload.start(&mut actions);
         let (_, get) = wake(&mut workload, &mut actions).unwrap();
-        let value = AnswerKind::Done(Outcome::Value(Some(Bytes::from_static(b"101"))));
+        let value = AnswerKind::Done(vec![Outcome::Value(Some(Bytes::from_static(b"101")))]);
         assert!(workload.on_answer(&answer(get.key, None, value), &mut actions).is_err());
     }
 }

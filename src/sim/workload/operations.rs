@@ -1,11 +1,11 @@
-//! The operations of the workload: drawn at random, and encoded as requests.
+//! The operations of the workload, which are drawn at random and encoded as requests.
 
 use bytes::Bytes;
 
 use super::{ClientAction, FIRST_CLIENT, OpenRequest, Workload};
-use crate::kv::{Command, CommandId, ItemsBuffer, Operation};
+use crate::kv::{BatchBuffer, CommandId, ItemsBuffer, Operation};
 use crate::raft::{ClientRequest, RequestKind};
-use crate::sim::checkers::linearizability::Call;
+use crate::sim::checkers::linearizability::{Call, OperationId};
 use crate::sim::keys::{ACCOUNT_START, COUNTER, EXPIRING, account, expires, is_account};
 use crate::sim::machine::wall_clock::correct_time;
 use crate::types::{ClientId, RequestId, RequestKey};
@@ -14,30 +14,32 @@ const INCR: CommandId = CommandId::of("incr");
 const REVISIONS: CommandId = CommandId::of("revisions");
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// An operation that a client performs with one request.
+/// An operation that a simulated client performs with one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ClientOperation {
     Get(String),
     Put(String, String),
-    /// Sets a key with a TTL in milliseconds.
+    /// Sets a key to a value, with a TTL in milliseconds.
     PutWithTtl(String, String, u64),
-    /// Sets a key with an expiration time in milliseconds since 1970.
+    /// Sets a key to a value, with an expiration time in milliseconds since 1970.
     PutUntil(String, String, u64),
     Delete(String),
     Transfer(String, String, u64),
     OpenSession,
-    /// Increments the counter, with a numbered request: the id of the client session, and the
-    /// sequence number of the request in it.
+    /// Increments the counter with a numbered request. The fields are the id of the client session,
+    /// and the sequence number of the request in the session.
     Increment(u64, u64),
-    /// Reads the revisions of two accounts, to watch them for a transaction that transfers this
-    /// amount between them.
+    /// Reads the revisions of two accounts, to watch the accounts for a transaction that transfers
+    /// this amount between them.
     Watch([String; 2], u64),
-    /// In a transaction, reads two watched accounts: their keys, their revisions, and the amount to
-    /// transfer.
+    /// Reads two watched accounts in a transaction. The fields are the accounts' keys, their
+    /// revisions, and the amount to transfer.
     ReadWatched([String; 2], [u64; 2], u64),
-    /// In a transaction, writes two watched accounts: their keys, their revisions, and their new
-    /// balances.
+    /// Writes two watched accounts in a transaction. The fields are the accounts' keys, their
+    /// revisions, and their new balances.
     WriteWatched([String; 2], [u64; 2], [u64; 2]),
+    /// Several reads or several writes in one batch.
+    Several(Vec<ClientOperation>),
 }
 
 impl Workload {
@@ -50,11 +52,30 @@ impl Workload {
         if self.load.expiring && self.rng.permille(400) {
             return self.draw_expiring();
         }
+        if self.load.batches && self.rng.permille(300) {
+            let count = self.rng.below(4) + 2;
+            let first = self.draw_simple(client);
+            let is_read = matches!(first, ClientOperation::Get(_));
+            let mut operations = vec![first];
+            while (operations.len() as u64) < count {
+                let next = self.draw_simple(client);
+                if matches!(next, ClientOperation::Get(_)) == is_read {
+                    operations.push(next);
+                }
+            }
+            return ClientOperation::Several(operations);
+        }
+        self.draw_simple(client)
+    }
+
+    /// Draws an operation on keys without expirations at random.
+    fn draw_simple(&mut self, client: usize) -> ClientOperation {
         let key = format!("k{}", self.rng.below(self.load.keys));
         let number = self.rng.below(if client < self.load.readers { 35 } else { 100 });
         match number {
             0..35 => ClientOperation::Get(key),
             35..70 => {
+                self.serial += u64::from(self.load.batches);
                 let value = format!("v{}{:.<2$}", self.serial, "", self.load.padding);
                 ClientOperation::Put(key, value)
             }
@@ -82,7 +103,8 @@ impl Workload {
         }
     }
 
-    /// Draws an operation with a transaction, or a numbered request in a client session, at random.
+    /// Draws, at random, an operation that uses a transaction or a numbered request in a client
+    /// session.
     fn draw_session_operation(&mut self, client: usize) -> ClientOperation {
         if self.load.accounts > 0 && self.rng.permille(500) {
             let from = self.rng.below(self.load.accounts);
@@ -92,7 +114,7 @@ impl Workload {
         }
         let client = &mut self.clients[client];
         let Some(session) = client.session else { return ClientOperation::OpenSession };
-        // Sometimes repeats an answered request, as if the answer had been lost.
+        // Sometimes, an answered request is repeated, as if its answer had been lost.
         if client.sequence == 0 || client.sum.is_some() && !self.rng.permille(300) {
             client.sequence += 1;
             client.sum = None;
@@ -114,11 +136,38 @@ impl Workload {
         }
         let number = FIRST_CLIENT + u32::try_from(client).expect("a few clients");
         let key = RequestKey { client: ClientId(number), request: RequestId(id) };
+        let mut buffer = BatchBuffer::default();
+        let alone = std::slice::from_ref(&client_operation);
+        let operations = match &client_operation {
+            ClientOperation::Several(operations) => operations,
+            _ => alone,
+        };
+        let (mut kind, mut history_ids) = (RequestKind::Read, Vec::new());
+        for operation in operations {
+            let (is_read, history_id) = self.add_operation(operation, &mut buffer);
+            kind = if is_read { kind } else { RequestKind::Write };
+            history_ids.push(history_id);
+        }
+        let payload = buffer.finish(key, true);
+        let request = ClientRequest { key, kind, payload };
+        let open = OpenRequest { client, operation: client_operation, request, history_ids };
+        self.open.insert(key, open);
+        self.clients[client].waits_for = Some(key);
+        self.send(client, key, out);
+    }
+
+    /// Adds an operation of a client to a batch. Returns whether the operation is a read, and its
+    /// id in the history (`None` if the linearizability checker does not check the operation).
+    fn add_operation(
+        &mut self,
+        client_operation: &ClientOperation,
+        buffer: &mut BatchBuffer,
+    ) -> (bool, Option<OperationId>) {
         let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let (watched, list) = lists(&client_operation);
+        let (watched, list) = lists(client_operation);
         let increment = Operation::call(INCR, [COUNTER]).encode();
         let (amount, transfer);
-        let (operation, call) = match &client_operation {
+        let (operation, call) = match client_operation {
             ClientOperation::OpenSession => (Operation::OpenSession, None),
             &ClientOperation::Increment(session, sequence) => {
                 (Operation::Once { session, sequence, operation: &increment }, None)
@@ -146,24 +195,20 @@ impl Workload {
                 transfer = [from.as_bytes(), to.as_bytes(), amount.as_bytes()];
                 (Operation::call(TRANSFER, &transfer[..]), None)
             }
+            ClientOperation::Several(_) => unreachable!("batches are not nested"),
         };
         // The linearizability checker knows neither transfers nor expirations.
         let call =
             call.filter(|(name, _)| !is_account(name.as_bytes()) && !expires(name.as_bytes()));
         let history_id = call.map(|(name, call)| self.history.call(bytes(name), call));
-        let kind = if operation.is_read() { RequestKind::Read } else { RequestKind::Write };
-        let payload = Command { key, operation }.encode();
-        let request = ClientRequest { key, kind, payload };
-        let open = OpenRequest { client, operation: client_operation, request, history_id };
-        self.open.insert(key, open);
-        self.clients[client].waits_for = Some(key);
-        self.send(client, key, out);
+        buffer.push(&operation.encode());
+        (operation.is_read(), history_id)
     }
 }
 
-/// Returns the two lists that the request of an operation may contain, each empty if it has none:
-/// the watched keys with their revisions, and the arguments of a command or the operations of a
-/// transaction.
+/// Returns the two lists that the request of an operation may contain: the watched keys with their
+/// revisions, and the arguments of a command or the operations of a transaction. A list that the
+/// request does not contain is empty.
 fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
     let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
     match operation {

@@ -3,19 +3,43 @@
 use super::operations::ClientOperation;
 use super::{OpenRequest, Workload};
 use crate::kv::Outcome;
-use crate::sim::checkers::linearizability::Reply;
+use crate::sim::checkers::linearizability::{OperationId, Reply};
 use crate::sim::keys::{ACCOUNT_START, is_account};
 use crate::sim::violation::{Violation, ensure};
 
 impl Workload {
-    /// Checks the reply to a request, and records it in the history if it is about a single key.
-    pub(super) fn check_reply(
+    /// Checks the replies to the operations of a request, and records in the history the replies to
+    /// operations on a single key.
+    pub(super) fn check_replies(
         &mut self,
         open: &OpenRequest,
+        outcomes: &[Outcome],
+    ) -> Result<(), Violation> {
+        ensure!(
+            outcomes.len() == open.history_ids.len(),
+            "replies match requests: {:?} was answered with {outcomes:?}",
+            open.operation
+        );
+        let alone = std::slice::from_ref(&open.operation);
+        let operations = match &open.operation {
+            ClientOperation::Several(operations) => operations,
+            _ => alone,
+        };
+        for ((operation, outcome), id) in operations.iter().zip(outcomes).zip(&open.history_ids) {
+            self.check_reply(open.client, operation, outcome, *id)?;
+        }
+        Ok(())
+    }
+
+    fn check_reply(
+        &mut self,
+        client: usize,
+        operation: &ClientOperation,
         outcome: &Outcome,
+        history_id: Option<OperationId>,
     ) -> Result<(), Violation> {
         use ClientOperation::{Delete, Get, Put, PutUntil, PutWithTtl, Transfer};
-        let reply = match (&open.operation, outcome) {
+        let reply = match (operation, outcome) {
             (Get(name), Outcome::Value(value)) if is_account(name.as_bytes()) => {
                 let total = ACCOUNT_START * self.load.accounts;
                 let balance =
@@ -31,9 +55,9 @@ impl Workload {
             (Put(..) | PutWithTtl(..) | PutUntil(..), Outcome::Done) => Reply::Done,
             (Delete(_), Outcome::Integer(count)) => Reply::Deleted(*count == 1),
             (Transfer(..), Outcome::Integer(_)) => return Ok(()),
-            _ => return self.check_session_reply(open, outcome),
+            _ => return self.check_session_reply(client, operation, outcome),
         };
-        if let Some(id) = open.history_id {
+        if let Some(id) = history_id {
             self.history.answer(id, reply);
         }
         Ok(())
@@ -43,13 +67,14 @@ impl Workload {
     /// the client's next operation.
     fn check_session_reply(
         &mut self,
-        open: &OpenRequest,
+        client: usize,
+        operation: &ClientOperation,
         outcome: &Outcome,
     ) -> Result<(), Violation> {
         use ClientOperation::{Increment, OpenSession, ReadWatched, Watch, WriteWatched};
-        let client = &mut self.clients[open.client];
-        match (&open.operation, outcome) {
-            // A later session of the same client may have been opened before this reply.
+        let client = &mut self.clients[client];
+        match (operation, outcome) {
+            // The same client may have opened a later session before this reply arrived.
             (OpenSession, Outcome::Integer(number)) => {
                 client.session = Some(number.cast_unsigned());
                 (client.sequence, client.sum) = (0, None);
@@ -65,7 +90,7 @@ impl Workload {
                     client.sum = Some(*sum);
                 }
             }
-            // A late duplicate of a request that was answered long ago.
+            // This is a late duplicate of a request that was answered long ago.
             (Increment(_, sequence), Outcome::Error(text))
                 if *sequence < client.sequence && text.starts_with(b"STALESEQ ") => {}
             (Watch(names, amount), Outcome::List(revisions)) => {

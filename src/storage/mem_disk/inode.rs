@@ -23,12 +23,12 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// Returns a file whose contents are durable.
+    /// Returns a file with the contents `bytes`, all durable.
     pub(super) fn durable(bytes: Vec<u8>) -> Inode {
         Inode { durable: bytes.clone(), live: bytes, ..Inode::default() }
     }
 
-    /// Returns a file whose contents are not durable yet.
+    /// Returns a file with the contents `bytes`, none of them durable yet.
     pub(super) fn unsynced(bytes: Vec<u8>) -> Inode {
         Inode { live: bytes, ..Inode::default() }
     }
@@ -66,7 +66,7 @@ impl Inode {
         self.lengths.clear();
     }
 
-    /// Corrupts `bytes`, which are about to be appended, in the way that `fault` says.
+    /// Corrupts `bytes`, which are about to be appended, as `fault` specifies.
     pub(super) fn corrupt(&mut self, fault: AppendFault, bytes: &mut [u8]) {
         assert!(!bytes.is_empty(), "an append of nothing cannot be corrupted");
         match fault {
@@ -81,8 +81,9 @@ impl Inode {
         }
     }
 
-    /// Simulates a power cut: for each sector, makes a prefix of the unsynced writes that touched
-    /// it durable, and drops the other writes. `choose` decides how many.
+    /// Simulates a power cut. For each sector, the first k of the n unsynced writes to it become
+    /// durable, and the others are lost; `choose(n + 1)` returns k. Adds the numbers of lost and
+    /// torn writes to `counts`.
     pub(super) fn lose_power(
         &mut self,
         choose: &mut dyn FnMut(usize) -> usize,
@@ -107,7 +108,7 @@ impl Inode {
                 touched.entry(sector).or_default().push(write);
             }
         }
-        // Sectors kept and sectors touched of each write.
+        // For each write, the number of its sectors that are kept, and of all its sectors.
         let mut kept = vec![(0, 0); self.unsynced.len()];
         for (sector, writes) in touched {
             let made = choose(writes.len() + 1);

@@ -1,4 +1,5 @@
-//! Tests of the course's messages by example. Property tests are in `tests/props.rs`.
+//! Tests of the messages of the university course's simulator, by example. Property tests are in
+//! `tests/props.rs`.
 
 use serde_json::{Value, json};
 
@@ -63,13 +64,13 @@ fn peer_json(envelope: &Envelope) -> Value {
 #[test]
 fn client_requests_are_decoded_to_commands() {
     let operation = Operation::set(b"K", b"V");
-    let payload = Command { key: key(), operation }.encode();
+    let payload = Batch::one(key(), &operation);
     let request = ClientRequest { key: key(), kind: RequestKind::Write, payload };
     assert_eq!(decoded(&put()), Ok(Incoming::Request { client: ClientId(0x1A), request }));
 
     let get = json!({"src": "001a", "dst": "0001", "type": "get", "MID": MID, "key": "é\"\\\n"});
     let operation = Operation::get("é\"\\\n".as_bytes());
-    let payload = Command { key: key(), operation }.encode();
+    let payload = Batch::one(key(), &operation);
     let request = ClientRequest { key: key(), kind: RequestKind::Read, payload };
     assert_eq!(decoded(&get), Ok(Incoming::Request { client: ClientId(0x1A), request }));
 }

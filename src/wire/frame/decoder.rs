@@ -32,9 +32,8 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Creates a decoder for a connection from an unknown peer. The first frame must be a hello,
-    /// and a frame longer than a hello is rejected, so that an unknown peer can't make the replica
-    /// buffer more.
+    /// Creates a decoder for a connection from an unknown peer. A first frame that is longer than a
+    /// hello is rejected, so that an unknown peer can't make the replica buffer more.
     pub fn for_unknown_peer() -> Decoder {
         Decoder { max: FIRST_FRAME_BYTES_MAX, ..Decoder::default() }
     }
@@ -50,8 +49,8 @@ impl Decoder {
         self.buffer.len()
     }
 
-    /// Returns the next complete frame; `None` if more bytes are needed. Entries, chunks and
-    /// payloads share the buffer's memory instead of being copied.
+    /// Returns the next complete frame; `None` if more bytes are needed. Log entries, snapshot
+    /// chunks and write payloads share the buffer's memory instead of being copied.
     ///
     /// # Errors
     /// If the bytes are not a valid frame. The connection must be closed then.

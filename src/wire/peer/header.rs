@@ -12,9 +12,9 @@ use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 use super::PeerError;
 
-/// Exclusive upper bound of log indexes, numbers of the leader's rounds of messages, and lengths in
-/// messages. They count up from 0 and never reach the bound in practice; it lets the consensus core
-/// add to them without overflow. Terms have their own bound, [`Term::MAX`].
+/// Exclusive upper bound on the log indexes, round numbers and lengths in peer messages. These
+/// numbers grow from 0 and never reach the bound in practice; it lets the consensus core add to
+/// them without overflow. Terms have their own bound, [`Term::MAX`].
 pub(super) const NUMBER_MAX: u64 = Index::MAX.0;
 
 /// The fixed-length part of a message, as rkyv archives it: everything except log entries and the
@@ -28,7 +28,8 @@ pub(super) enum Header {
         prev_index: u64,
         commit_index: u64,
         loss_permille: u16,
-        /// Id plus 1 of the replica to which the leader transfers its leadership; 0 for none.
+        /// The replica to which the leader is transferring its leadership, encoded as its id plus
+        /// 1; 0 if there is no transfer.
         transfer_to: u32,
         entry_count: u32,
     },
@@ -326,7 +327,7 @@ fn disk_of(code: u8) -> Result<DiskState, PeerError> {
     })
 }
 
-/// Checks that `value` is an offset in a snapshot of `length` bytes, or equals `length`, and
+/// Checks that `value`, a position in a snapshot of `length` bytes, is at most `length`, and
 /// returns it. `field` names the value in the error.
 fn within(field: &'static str, value: u64, length: u64) -> Result<u64, PeerError> {
     if value <= length { Ok(value) } else { Err(PeerError::Number { field, value }) }
@@ -369,9 +370,9 @@ fn permille(value: u16) -> Result<u16, PeerError> {
     Err(PeerError::Number { field: "loss_permille", value: u64::from(value) })
 }
 
-/// Checks an entry id and returns it: term and index must both be zero or both non-zero, and the
-/// term at most `newest`. `field` names the entry id and `term` is the message's term, for the
-/// error.
+/// Checks an entry id and returns it: its term and index must both be zero or both be non-zero, the
+/// index must be below [`NUMBER_MAX`], and the term at most `newest`. The error names the entry id
+/// (`field`) and the message's term (`term`).
 fn entry_id(
     field: &'static str,
     entry_term: u64,

@@ -24,7 +24,8 @@ pub(super) fn split_arguments(
 }
 
 /// Appends the argument at the start of `text` to `arguments`, without quotes and escapes, and
-/// returns the rest of `text`; `None` if the quotes are wrong.
+/// returns the rest of `text`. Returns `None` if a quote is not closed, or a closing quote is not
+/// followed by white space.
 fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match text {
@@ -96,8 +97,8 @@ fn trim_start(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| is_space(**byte)).count()..]
 }
 
-/// Whether a byte is white space as defined by C's `isspace`. As in Redis, a vertical tab or form
-/// feed does not end an argument without quotes; it becomes part of the argument.
+/// Returns whether a byte is white space as defined by C's `isspace`. As in Redis, a vertical tab
+/// or form feed does not end an argument without quotes; it becomes part of the argument.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }

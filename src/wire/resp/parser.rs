@@ -2,8 +2,8 @@
 //!
 //! Nothing is copied: a request's arguments are ranges of the received bytes, except for inline
 //! commands, which may have escapes. Bytes are scanned once even if they arrive in pieces, so a
-//! request of a million arguments costs the same in one piece and in many. Errors are those of
-//! Redis; our own limits are stricter.
+//! request of a million arguments costs the same in one piece and in many. Error messages are those
+//! of Redis; the limits are stricter.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,7 +12,8 @@ use crate::kv::parse_integer;
 
 use super::inline::split_arguments;
 
-/// Longest inline command, and longest line that holds a count or length, in bytes, as in Redis.
+/// Maximum length in bytes of an inline command, and of a line with a count or a length, as in
+/// Redis.
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// Length of the line end `\r\n` in bytes.
 const LINE_END_BYTES: usize = 2;
@@ -57,8 +58,8 @@ pub enum ProtocolError {
     RequestTooBig,
 }
 
-/// A request: the command's name and arguments. The name counts as the first argument, so there is
-/// at least one.
+/// A request: the command's name and arguments. The name counts as the first argument, so a request
+/// has at least one.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
@@ -67,7 +68,7 @@ pub struct Request<'a> {
 
 /// Incremental parser for the requests of one connection.
 ///
-/// Invariant: positions count from the first byte that belongs to no earlier request, and never
+/// Invariant: positions are measured from the first byte after the previous request, and never
 /// exceed the number of bytes received. Between requests all positions are 0 and no argument is
 /// missing.
 #[derive(Debug)]
@@ -78,8 +79,8 @@ pub struct Parser {
     /// Position at which the next call continues to search for the end of the line that begins at
     /// `position`. The bytes between the two positions contain no line end.
     searched: usize,
-    /// Number of arguments of the current request that have not arrived; `None` while that number
-    /// is unknown.
+    /// Number of arguments of the current request that have not been parsed yet; `None` while that
+    /// number is unknown.
     missing: Option<usize>,
     /// Length in bytes of the argument that begins at `position`; `None` if the length has not been
     /// parsed yet.
@@ -94,8 +95,8 @@ pub struct Parser {
 enum Progress {
     /// The request is incomplete: more bytes are needed.
     Incomplete,
-    /// The request is complete, possibly with no arguments. Its arguments are ranges of the
-    /// caller's bytes.
+    /// A request sent as an array is complete, possibly without arguments. Its arguments are ranges
+    /// of the caller's bytes.
     Array,
     /// An inline command is complete. Its arguments are ranges of [`Parser::inline`].
     Inline,
@@ -116,8 +117,8 @@ impl<'a> Request<'a> {
         Request { bytes, arguments }
     }
 
-    /// Returns the request nested in this one that begins at argument `first`, the name of its
-    /// command; `None` if there is no such argument.
+    /// Returns the request that is nested in this one: argument `first` is the name of its command,
+    /// and the arguments after it are its arguments. `None` if there is no argument `first`.
     pub fn from(self, first: usize) -> Option<Request<'a>> {
         let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
         Some(Request { bytes: self.bytes, arguments })
@@ -134,8 +135,8 @@ impl<'a> Request<'a> {
         &self.bytes[self.arguments[0].clone()]
     }
 
-    /// Returns the argument at `index`, or `None` if there is none; the command's name is at index
-    /// 0.
+    /// Returns the argument at `index`; `None` if the request has fewer arguments. The command's
+    /// name is at index 0.
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         Some(&self.bytes[self.arguments.get(index)?.clone()])
     }
@@ -146,7 +147,7 @@ impl<'a> Request<'a> {
         self.arguments.iter().map(move |range| &bytes[range.clone()])
     }
 
-    /// Returns the arguments from index `first` on; nothing if the request has fewer.
+    /// Returns the arguments from index `first` on; no arguments if the request has none there.
     pub fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         let arguments = self.arguments.get(first..).unwrap_or_default();
@@ -202,7 +203,7 @@ impl Parser {
         }
     }
 
-    /// Returns the bytes of heap memory that the parser takes.
+    /// Returns the heap memory usage of the parser, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.arguments.capacity() * size_of::<Range<usize>>() + self.inline.capacity()
     }
@@ -217,7 +218,7 @@ impl Parser {
         }
     }
 
-    /// Parses until the current request is complete or all bytes are parsed.
+    /// Parses until the current request is complete or more bytes are needed.
     fn advance(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         if self.missing.is_none() {
             match bytes.first() {
@@ -308,7 +309,7 @@ impl Parser {
         Ok(Some(&bytes[start..end]))
     }
 
-    /// Parses a line as an inline command.
+    /// Parses a line as an inline command, once its end has arrived.
     fn parse_inline(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         let from = self.searched;
         let found = bytes[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at);
@@ -359,7 +360,8 @@ mod tests {
 
     type Requests = Vec<Vec<Vec<u8>>>;
 
-    /// All requests in `bytes`, which arrive in pieces of `piece` bytes, and what ended it.
+    /// Parses `bytes`, which arrive in pieces of `piece` bytes. Returns all requests, and the error
+    /// that ended the parsing, if any.
     fn parse(bytes: &[u8], piece: usize, limits: Limits) -> (Requests, Option<ProtocolError>) {
         let mut parser = Parser::new(limits);
         let (mut buffer, mut found) = (Vec::new(), Vec::new());

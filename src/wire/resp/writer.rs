@@ -68,8 +68,8 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"+OK\r\n");
     }
 
-    /// Writes an error, `-text`, which begins with an error code as in `ERR no such key`. Line ends
-    /// in `text` become spaces, as in Redis.
+    /// Writes an error, `-text`. `text` begins with an error code, as in `ERR no such key`. Line
+    /// ends in `text` become spaces, as in Redis.
     pub fn error(&mut self, text: &[u8]) {
         self.out.put_u8(b'-');
         let escape = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
@@ -120,7 +120,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the header of a map; the caller then writes `count` keys, each followed by its value.
-    /// In RESP2 it is an array.
+    /// In RESP2 the map is written as an array.
     pub fn map(&mut self, count: usize) {
         match self.version {
             Version::Two => self.count(b'*', 2 * count),
@@ -128,18 +128,19 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes the header of a set; the caller then writes `count` values. In RESP2 it is an array.
+    /// Writes the header of a set; the caller then writes `count` values. In RESP2 the set is
+    /// written as an array.
     pub fn set(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'~' }, count);
     }
 
     /// Writes the header of a push message; the caller then writes `count` values. Push messages,
-    /// such as Pub/Sub messages, are not replies to a request. In RESP2 they are arrays.
+    /// such as Pub/Sub messages, are not replies to a request. In RESP2 they are written as arrays.
     pub fn push(&mut self, count: usize) {
         self.count(if self.version == Version::Two { b'*' } else { b'>' }, count);
     }
 
-    /// Writes a boolean.
+    /// Writes a boolean; in RESP2, as the integer 1 or 0.
     pub fn boolean(&mut self, value: bool) {
         match self.version {
             Version::Two => self.integer(value.into()),
@@ -147,7 +148,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes a floating-point number, with as many digits as Redis 7.0 writes.
+    /// Writes a floating-point number, with as many digits as Redis 7.0 writes; in RESP2, as a bulk
+    /// string.
     pub fn double(&mut self, number: f64) {
         let text = write_double(number);
         match self.version {
@@ -156,7 +158,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes an integer of any size, given as decimal digits.
+    /// Writes an integer of any size, given as decimal digits; in RESP2, as a bulk string.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Two => self.bulk(digits.as_bytes()),

@@ -1,5 +1,5 @@
-//! Bar charts of systems side by side, a block per case: operations per second, latency, processor
-//! time. Bars are medians, dots are rounds, whiskers show the range.
+//! Bar charts that compare systems, with a block of bars for each case: operations per second,
+//! latency and processor time. Bars show medians, dots the single rounds, and whiskers the range.
 
 use crate::compare::results::{Case, Comparison, Measurement, Spread, Summary};
 use crate::report::layout::{Frame, MARGIN, heading};
@@ -14,7 +14,7 @@ const LABEL_WIDTH: f64 = 92.0;
 const GAP: f64 = 14.0;
 const COLUMNS: f64 = 3.0;
 
-/// A column of the chart, which shows one figure, such as operations per second.
+/// A column of the bar chart. Each column shows one figure, such as operations per second.
 struct Column {
     name: &'static str,
     value: fn(&Measurement) -> f64,

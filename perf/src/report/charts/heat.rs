@@ -1,4 +1,4 @@
-//! Heat map of latencies: the number of operations by time and latency.
+//! Heat maps of latencies, which show the number of operations by time and latency.
 
 use crate::report::layout::{Frame, MARGIN, heading};
 use crate::report::run::Run;
@@ -8,8 +8,8 @@ use crate::report::svg::Svg;
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 240.0;
 const LEFT: f64 = 82.0;
-/// Number of rows of the heat map, each for a range of latencies. It has up to `COLUMNS_MAX`
-/// columns, each for a range of time.
+/// Number of rows of the heat map; each row is a range of latencies. The heat map has up to
+/// `COLUMNS_MAX` columns; each column is a range of time.
 const ROWS: usize = 40;
 const COLUMNS_MAX: usize = 120;
 
@@ -50,7 +50,8 @@ pub(crate) fn heat(run: &Run) -> Option<Svg> {
     let Scale::Log { low, high: highest } = y else { return None };
     for (column, rows) in cells.iter().enumerate() {
         for (row, count) in rows.iter().enumerate().filter(|(_, count)| **count > 0) {
-            // Logarithmic: otherwise a few slow operations would be invisible beside thousands.
+            // Logarithmic, because otherwise a few slow operations would be invisible beside
+            // thousands of others.
             let depth = ((1 + count) as f64).ln() / ((1 + most) as f64).ln();
             let corner =
                 [frame.left + column as f64 * wide, frame.bottom() - (row + 1) as f64 * high];

@@ -1,4 +1,5 @@
-//! Line charts of sweeps: a line per system, medians over the rounds, with a band for the range.
+//! Line charts of sweeps, with a line for each system: the line shows medians over the rounds, and
+//! a band around it the range.
 
 use crate::compare::results::{Case, Comparison, Spread, Summary, SweepPoint};
 use crate::report::layout::{Frame, Legend, MARGIN, heading};
@@ -8,12 +9,12 @@ use crate::report::svg::{Svg, colour};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const LEFT: f64 = 82.0;
-/// Ratio of the largest to the smallest parameter value of a sweep, above which the axis of the
-/// parameter is logarithmic.
+/// If the ratio of the largest to the smallest parameter value of a sweep is above this, the axis
+/// of the parameter is logarithmic.
 const RATIO_FOR_LOG: f64 = 30.0;
 
-/// A function that returns the figure to draw as a line, such as operations per second, from the
-/// summary of a system in a case.
+/// A function that selects the figure to draw, such as operations per second, from the summary of a
+/// system in a case.
 type Figure = fn(&Summary) -> Spread;
 
 /// Returns one chart for each sweep of the comparison that has results.

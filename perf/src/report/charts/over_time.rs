@@ -1,4 +1,4 @@
-//! Throughput and latency over time, with marks for events.
+//! Charts of throughput and latency over time, with events marked.
 
 use crate::report::layout::{Frame, Legend, MARGIN, heading, simplified};
 use crate::report::run::{Interval, Mark, Run};
@@ -8,12 +8,13 @@ use crate::report::svg::{Svg, colour, text_width};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 170.0;
 const LEFT: f64 = 82.0;
-/// Number of text lines above the upper plot for the descriptions of marked events. A text that
-/// does not fit is only shown when the mouse is over the event's mark.
+/// Number of text lines above the upper plot for the descriptions of marked events. A description
+/// that does not fit is shown only when the mouse is over the event's mark.
 const MARK_LINES: usize = 4;
 const MARK_LINE: f64 = 15.0;
 
-/// Returns one chart with the throughput and latency of all runs; `None` if no run has intervals.
+/// Returns one chart with the throughput and latency of all runs over time; `None` if no run has
+/// recorded time intervals.
 pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     let runs: Vec<&Run> = runs.iter().copied().filter(|run| !run.intervals.is_empty()).collect();
     let end = runs.iter().map(|run| run.end_s()).reduce(f64::max)?;
@@ -55,7 +56,8 @@ pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
         svg.begin_group("series", &run.name);
         let class = format!("{} line", colour(number));
         svg.polyline(&line(upper, rates, Interval::rate), &class, &hint("operations/s"));
-        // Without replies there is no latency: a line through the gap would invent one.
+        // Without replies there is no latency, and a line through the gap would show latencies that
+        // do not exist.
         for part in run.intervals.chunk_by(|a, b| answered(&a) == answered(&b)) {
             if !part.iter().any(|interval| interval.count > 0) {
                 continue;
@@ -95,8 +97,8 @@ pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     Some(svg)
 }
 
-/// Returns the events (marks) of all runs. An event that all runs share appears once; the text of
-/// any other event is prefixed with the name of its run.
+/// Returns the events (marks) of all runs. An event that all runs have in common appears once; the
+/// text of any other event is prefixed with the name of its run.
 fn marks(runs: &[&Run]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for run in runs {
@@ -113,18 +115,18 @@ fn marks(runs: &[&Run]) -> Vec<Mark> {
     marks
 }
 
-/// Position at which the label of a marked event is drawn above the plot: `x` in pixels, and a text
-/// line.
+/// Position above the plot at which the description of a marked event is drawn: `x` in pixels, and
+/// the number of a text line.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Place {
     x: f64,
-    /// Number of the text line, counted upwards from the plot, from 0.
+    /// Number of the text line: 0 is the line next to the plot, and numbers increase upwards.
     line: usize,
 }
 
-/// Returns the position of the text of each mark (event): the lowest text line in which it overlaps
-/// no other text; `None` if the text fits in no line. `x` converts seconds to pixels, and `right`
-/// is the right edge in pixels.
+/// Returns, for each mark (event), the position of its text: on the lowest text line where it
+/// overlaps no other text; `None` if it fits on no line. `x` converts seconds to pixels, and
+/// `right` is the right edge of the plot in pixels.
 fn place_texts(marks: &[Mark], x: impl Fn(f64) -> f64, right: f64) -> Vec<Option<Place>> {
     let mut taken: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MARK_LINES];
     marks

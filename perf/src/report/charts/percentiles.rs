@@ -1,5 +1,5 @@
-//! Latency by percentile. Each further nine takes the same width, so that the slowest operations
-//! are visible.
+//! Charts of latency by percentile. Each further nine of the percentile (90 %, 99 %, 99.9 %) takes
+//! the same width, so that the slowest operations are visible.
 
 use crate::report::layout::{Frame, Legend, MARGIN, heading, simplified};
 use crate::report::run::{Curve, Run};
@@ -42,7 +42,7 @@ pub(crate) fn percentiles(runs: &[&Run]) -> Option<Svg> {
     frame.left_axis(&mut svg, y, "latency", duration);
     frame.lower_axis(&mut svg, x, "percentile", percent);
     for (number, (name, curve)) in series.iter().enumerate() {
-        // A curve ends where its own samples do.
+        // Each curve ends at its own number of samples, half a sample before 100 %.
         let end = 1.0 - 0.5 / curve.samples.max(1) as f64;
         let first = curve.points.first().map(|point| (0.0, point.1));
         let points = first.into_iter().chain(curve.points.iter().copied());

@@ -1,6 +1,6 @@
-//! The folder of a local cluster: created at the first start, with a folder for each replica and
-//! the file `cluster.toml`. A replica's folder that is missing later is not created again by a
-//! start, because the replica has lost what it acknowledged; see `replace.rs`.
+//! The folder of a local cluster. The first start creates it, with a folder for each replica and
+//! the file `cluster.toml`. If a replica's folder is missing at a later start, it is not created
+//! again, because the replica has lost what it acknowledged; see `replace.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use bowline::runtime::{Bootstrap, bootstrap};
 use bowline::storage::make_folder;
 use bowline::types::NodeId;
 
-/// Name of the file with the cluster's id, its number of replicas, and whether the folders of all
-/// replicas were created.
+/// Name of the file that records the cluster's id, its number of replicas, and whether the folders
+/// of all replicas have been created.
 const CLUSTER_FILE: &str = "cluster.toml";
 
 /// Returns the path of the folder of replica `id` in the cluster's folder.
@@ -24,17 +24,18 @@ pub(super) fn members(replicas: u16) -> Vec<NodeId> {
     (1..=replicas).map(NodeId).collect()
 }
 
-/// Returns whether a cluster was created in this folder.
+/// Returns whether a cluster has been created in `folder`, that is, whether `cluster.toml` exists.
 pub(super) fn exists(folder: &Path) -> bool {
     folder.join(CLUSTER_FILE).exists()
 }
 
-/// Returns the id of the cluster in this folder. Creates the cluster, with the folders of all
-/// replicas, at the first start.
+/// Returns the id of the cluster in `folder`. At the first start, creates the cluster and the
+/// folders of all replicas. Fails if the cluster was created for a number of replicas other than
+/// `replicas`.
 pub(super) fn open_or_create(folder: &Path, replicas: u16) -> anyhow::Result<u128> {
     let cannot_use =
         || format!("cannot use the folder {}; check its permissions", folder.display());
-    // The error's text includes its source already.
+    // The error's text already includes its source.
     make_folder(folder).map_err(|error| anyhow::anyhow!("{error}"))?;
     let file = folder.join(CLUSTER_FILE);
     if !file.exists() {
@@ -48,7 +49,7 @@ pub(super) fn open_or_create(folder: &Path, replicas: u16) -> anyhow::Result<u12
         folder.display()
     );
     if !ready {
-        // No replica has run yet: what is here was left by a start that was interrupted.
+        // No replica has run yet: existing folders were left by a start that was interrupted.
         for id in 1..=replicas {
             let own = replica(folder, id);
             if own.exists() {
@@ -68,14 +69,14 @@ fn write(path: &Path, cluster: u128, replicas: u16, ready: bool) -> std::io::Res
     fs::write(&new, text)?;
     fs::File::open(&new)?.sync_all()?;
     fs::rename(new, path)?;
-    // Without this a power failure could restore the file with `ready = false`, and the next start
-    // would delete what the replicas have acknowledged since.
+    // Without this sync, a power failure could bring back the file with `ready = false`, and the
+    // next start would delete what the replicas have acknowledged since then.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Reads the cluster's id, its number of replicas, and whether the folders of all replicas were
-/// created.
+/// Reads `cluster.toml`. Returns the cluster's id, its number of replicas, and whether the folders
+/// of all replicas have been created.
 fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}; check its permissions", path.display()))?;
@@ -93,7 +94,7 @@ fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     }
 }
 
-/// Returns a random cluster id, drawn from the operating system's random numbers.
+/// Returns a random id for a new cluster, seeded by the operating system.
 fn random_id() -> u128 {
     use std::hash::{BuildHasher as _, RandomState};
     let half = |salt: u8| u128::from(RandomState::new().hash_one(salt));

@@ -1,4 +1,4 @@
-//! Asks a replica on this machine whether it leads, with `INFO raft` like any client.
+//! Asks a replica on this machine whether it is the leader, with `INFO raft`, as any client can.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bowline::storage::cluster_fingerprint;
 
-/// Maximum time to connect to a replica on this machine, and to wait for its reply, before the
-/// replica counts as unreachable.
+/// Maximum time to wait for a connection to a replica on this machine, and then for its reply.
+/// After it, the replica counts as unreachable.
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum bytes that are read of a reply to `INFO raft`.
+/// Maximum number of bytes that are read of a reply to `INFO raft`.
 const REPLY_BYTES_MAX: u64 = 64 << 10;
 
-/// Returns whether the replica at this port belongs to `cluster` and reports that it is the leader.
-/// A replica of another cluster may listen at the port if ours cannot.
+/// Returns whether the replica that listens on `port` belongs to `cluster` and reports that it is
+/// the leader. A replica of another cluster may be listening there if it took the port first.
 pub(super) fn is_leader(port: u16, cluster: u128) -> bool {
     let id = format!("raft_cluster_fingerprint:{:032x}", cluster_fingerprint(cluster));
     info(port).is_ok_and(|text| {

@@ -1,5 +1,5 @@
-//! Replaces a replica of a local cluster whose folder is damaged or lost: moves the folder aside
-//! and bootstraps an empty one that rejoins. Deletes nothing.
+//! Replaces a replica of a local cluster if its folder is damaged or lost: moves the folder aside
+//! and creates an empty one with which the replica rejoins. Deletes nothing.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,18 +13,18 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// Why a replica is not a full member of the cluster, or could not start as one.
+/// The reason why a replica is not, or could not start as, a full member of the cluster.
 enum Problem {
-    /// The replica's folder is damaged or missing; the text is the error.
+    /// The replica's folder is damaged or missing; the text is the error message.
     Damage(String),
-    /// The replica cannot start with its folder for another reason, such as the id of another
-    /// cluster; the text is the error.
+    /// The replica cannot start with its folder for another reason, for example because the folder
+    /// belongs to another cluster; the text is the error message.
     Other(String),
-    /// The replica was replaced and has not caught up with the leader yet.
+    /// The replica has been replaced and has not caught up with the leader yet.
     Rejoining,
 }
 
-/// Returns why a cluster of `replicas` replicas cannot replace a replica; `None` if it can.
+/// Returns why a replica cannot be replaced in a cluster of `replicas` replicas; `None` if it can.
 pub(super) fn impossible(replicas: u16) -> Option<String> {
     (usize::from(replicas) < REJOIN_MEMBERS_MIN).then(|| {
         format!(
@@ -35,7 +35,7 @@ pub(super) fn impossible(replicas: u16) -> Option<String> {
 }
 
 /// Moves the folder of replica `id` aside and creates an empty one with which the replica rejoins.
-/// Fails if a replica of the cluster runs, or another one is damaged or rejoining.
+/// Fails if any replica of the cluster is running, or if another replica is damaged or rejoining.
 pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::Result<()> {
     let replicas = arguments.replicas;
     ensure!(
@@ -98,7 +98,7 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
         );
     }
     let created = bootstrap(&own, cluster, NodeId(id), &members(replicas), Bootstrap::Rejoin);
-    // The error's text includes its source already.
+    // The error's text already includes its source.
     created.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
@@ -123,8 +123,8 @@ fn check(dir: &Path, cluster: u128, id: u16, replicas: u16) -> anyhow::Result<Op
     }
 }
 
-/// Returns the first of the paths `replica-2.broken-1`, `replica-2.broken-2`, .. that does not
-/// exist, for the folder of a replica 2.
+/// Returns an unused path for moving the folder `own` aside: for `replica-2`, the first of
+/// `replica-2.broken-1`, `replica-2.broken-2` and so on that does not exist.
 fn unused_name(own: &Path) -> PathBuf {
     let name = own.file_name().and_then(OsStr::to_str).expect("replica-ID");
     let names = (1_u32..).map(|number| own.with_file_name(format!("{name}.broken-{number}")));
@@ -175,7 +175,7 @@ mod tests {
         replace(&arguments, cluster, 2).unwrap();
         assert!(own.join("meta").exists());
         assert!(!dir.path().join("replica-2.broken-3").exists());
-        // Only one at a time.
+        // Only one replica can be replaced at a time.
         fs::remove_dir_all(&own).unwrap();
         fs::remove_dir_all(folder::replica(dir.path(), 3)).unwrap();
         assert!(refusal(&arguments, cluster, 2).contains("replica 3 cannot start either"));

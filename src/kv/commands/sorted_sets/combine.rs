@@ -17,7 +17,7 @@ use crate::kv::values::score_tree::Scored;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// A set operation.
+/// A set operation on sets and sorted sets: union, intersection or difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Join {
     Union,
@@ -25,8 +25,8 @@ enum Join {
     Diff,
 }
 
-/// What a set operation does with its result: replies with it, stores it, or replies with the
-/// number of members.
+/// What a command does with the result of a set operation: replies with it, stores it, or replies
+/// with its number of members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Tell,
@@ -34,7 +34,7 @@ enum Purpose {
     Count,
 }
 
-/// `AGGREGATE`: how the scores of a member in several input sets are combined.
+/// How the scores of a member that is in several input sets are combined (option `AGGREGATE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aggregate {
     Sum,
@@ -42,7 +42,8 @@ enum Aggregate {
     Max,
 }
 
-/// An input of a set operation: a set, a sorted set, or a key that does not exist.
+/// The value at an input key of a set operation: a set, a sorted set, or nothing if the key does
+/// not exist.
 #[derive(Debug, Clone, Copy)]
 enum Source<'s> {
     Sorted(&'s SortedSet),
@@ -56,17 +57,17 @@ struct Input<'s> {
     weight: f64,
 }
 
-/// The parsed arguments.
+/// The parsed arguments of a command that combines several sorted sets.
 #[derive(Debug)]
 struct Query<'s> {
     inputs: Vec<Input<'s>>,
     aggregate: Aggregate,
     with_scores: bool,
-    /// `LIMIT` of `ZINTERCARD`: maximum number of members to count; 0 for no limit.
+    /// Maximum number of members that `ZINTERCARD` counts (option `LIMIT`); 0 for no limit.
     limit: usize,
 }
 
-/// Returns the score, or 0 for NaN, as Redis does for sums of opposite infinities.
+/// Returns `score`, or 0 if it is NaN, as Redis does for the sum of opposite infinities.
 fn number_or_0(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
@@ -75,7 +76,7 @@ impl Aggregate {
     fn of(self, one: f64, other: f64) -> f64 {
         match self {
             Aggregate::Sum => number_or_0(one + other),
-            // Not `f64::min`, which does not say which of -0 and 0 it returns: the first one stays.
+            // Not `f64::min`, because it may return either of -0 and 0: this keeps the first one.
             Aggregate::Min => {
                 if other < one {
                     other
@@ -132,8 +133,8 @@ impl<'s> Source<'s> {
 }
 
 impl<'s> Query<'s> {
-    /// Parses the arguments from `numkeys` on. Reports errors in the same order as Redis: keys are
-    /// checked before options.
+    /// Parses the arguments from `numkeys` on, and looks up the input keys. Checks the keys before
+    /// the options, so that the same error is reported as in Redis.
     fn read(
         keyspace: &'s Keyspace,
         args: &[&[u8]],
@@ -192,8 +193,8 @@ impl<'s> Query<'s> {
         Ok(Query { inputs, aggregate, with_scores, limit })
     }
 
-    /// Returns the members of the union, intersection or difference of the inputs, each once with
-    /// its combined score.
+    /// Returns the members of the union, intersection or difference of the inputs. Each member
+    /// occurs once, with its combined score.
     fn join(mut self, join: Join) -> Vec<Scored> {
         match join {
             Join::Union => self.union(),
@@ -202,8 +203,8 @@ impl<'s> Query<'s> {
         }
     }
 
-    /// Sorts the input sets by size, the smallest first, as Redis does: the sum of floating-point
-    /// scores depends on the order of addition.
+    /// Sorts the input sets by size, smallest first, as Redis does, because the sum of
+    /// floating-point scores depends on the order of addition.
     fn sort(&mut self) {
         self.inputs.sort_by_key(|input| input.source.len());
     }

@@ -18,12 +18,12 @@ pub(in crate::kv) fn zadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// `ZINCRBY key increment member`. Runs `ZADD key INCR increment member`, so an `increment` that is
-/// the name of a `ZADD` option is parsed as this option.
+/// the name of a `ZADD` option is parsed as that option.
 pub(in crate::kv) fn zincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args, true)
 }
 
-/// Options of `ZADD`.
+/// The options given in a `ZADD` command.
 #[allow(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 #[derive(Debug, Clone, Copy, Default)]
 struct Rules {
@@ -31,13 +31,14 @@ struct Rules {
     if_present: bool,
     if_greater: bool,
     if_less: bool,
-    /// `CH`: the reply counts members that were added or whose score changed, not only added ones.
+    /// Whether the reply counts members that were added or whose score was changed, not only those
+    /// added (`CH`).
     counts_moved: bool,
     adds_up: bool,
 }
 
 impl Rules {
-    /// Parses an argument as an option of `ZADD`; returns false if it is not an option.
+    /// Records the option if `word` is one of `ZADD`'s options; returns false if it is not.
     fn take(&mut self, word: &[u8]) -> bool {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
         let option = if is("NX") {
@@ -59,11 +60,12 @@ impl Rules {
         true
     }
 
-    /// Returns the score to set for a member whose score was `old` (`None`: it does not exist),
-    /// according to the options of `ZADD`; `None` if nothing is to be changed.
+    /// Returns the new score of a member, according to the options of `ZADD`; `None` if the member
+    /// must not be changed. `old` is the member's current score, `None` if the member does not
+    /// exist, and `score` is the score argument.
     ///
     /// # Errors
-    /// If the sum is NaN.
+    /// If the sum of the old score and the increment is NaN.
     fn new_score(self, old: Option<f64>, score: f64) -> Result<Option<f64>, Refusal> {
         let Some(old) = old else { return Ok(Some(score).filter(|_| !self.if_present)) };
         if self.if_absent {
@@ -103,7 +105,8 @@ fn add(keyspace: &mut Keyspace, args: &Args<'_>, adds_up: bool) -> Answer {
     let scores = scores.ok_or(Refusal::NotAFloat)?;
     let set = keyspace.collection::<SortedSet>(key)?;
     let is_there = set.is_some();
-    // `INCR` is tried first: a refused command must not change anything.
+    // `INCR` is computed before anything is changed, because a refused command must not change the
+    // keyspace.
     let tried = match (rules.adds_up, pairs) {
         (true, [[_, member]]) => {
             rules.new_score(set.and_then(|set| set.score(member)), scores[0])?
@@ -187,15 +190,15 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// The end of a sorted set from which members are popped.
+/// The end of a sorted set from which members are popped: the lowest or the highest score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,
     Max,
 }
 
-/// Removes and returns up to `count` members of the sorted set at `key`, in order from its `end`
-/// (lowest or highest score); none if the key does not exist.
+/// Removes up to `count` members from the given `end` of the sorted set at `key`, and returns them
+/// in that order; none if the key does not exist.
 fn pop(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -293,8 +296,8 @@ pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::NoList)
 }
 
-/// `ZRANDMEMBER key [count [WITHSCORES]]`: up to `count` different members; if `count` is negative,
-/// exactly `-count` members with possible repetitions.
+/// `ZRANDMEMBER key [count [WITHSCORES]]`. Returns up to `count` distinct random members, or
+/// exactly `-count` members, possibly with repetitions, if `count` is negative.
 pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<SortedSet>(key);
     let Some(count) = args.rest(1).first() else {
@@ -319,8 +322,8 @@ pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer
     Ok(members_reply(places.iter().filter_map(|place| set.by_rank().get(*place)), with_scores))
 }
 
-/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set at once, ordered by score,
-/// and a large one from the end of the table of members to its beginning, like `SSCAN`.
+/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set in full by one call. Scans
+/// a large set from the end of its table of members to the beginning, like `SSCAN`.
 pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -331,8 +334,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     };
     let options = Options::read(args, 2)?;
     if set.len() <= crate::kv::values::set::SCANNED_AT_ONCE_MAX {
-        // Redis scans small sets in order of scores, and prints integers in full if no member is
-        // long.
+        // Redis returns the members of small sets in order of scores, and prints integers in full
+        // if no member is long.
         let write = if set.is_packed() { write_whole } else { write_double };
         let all = set.by_rank().range(0..set.len()).map(|scored| (&scored.member, scored.score));
         return Ok(scan_reply(0, all, &options, write));
@@ -341,8 +344,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan_reply(from as u64, set.range(from..to), &options, write_double))
 }
 
-/// Formats a score: an integer of at most 2^62 in magnitude with all its digits, any other score
-/// like `%.17g`.
+/// Formats a score as text: an integer of at most 2^62 in magnitude with all its digits, any other
+/// score like C's `%.17g`.
 fn write_whole(score: f64) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {

@@ -12,44 +12,46 @@ use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// What the bounds of a range refer to: ranks, scores or members.
+/// What the bounds of a sorted-set range refer to: ranks, scores or members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Rank,
     Score,
-    /// The bytes of members (`BYLEX`). As in Redis, the result is only meaningful if all scores in
-    /// the set are equal.
+    /// Members, compared by their bytes (`BYLEX`). As in Redis, the result is only meaningful if
+    /// all members of the set have the same score.
     Lex,
 }
 
-/// The minimum and maximum of a range of a sorted set. The range is empty if the maximum is below
-/// the minimum.
+/// The bounds of a sorted-set range: its minimum and its maximum. The range is empty if the maximum
+/// is less than the minimum.
 #[derive(Debug, Clone, Copy)]
 enum Ends<'w> {
-    /// First and last rank, both inclusive; a negative rank counts from the last member (-1).
+    /// First and last rank, both inclusive. A negative rank counts from the end of the set, -1
+    /// being the last member.
     Places(i64, i64),
     Scores(Score, Score),
     Lex(Lex<'w>, Lex<'w>),
 }
 
-/// Minimum or maximum score of a range.
+/// A bound of a range by score: its minimum or its maximum.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     score: f64,
-    /// Whether the bound is exclusive: members with exactly this score are outside of the range.
+    /// Whether the bound is exclusive, so that members with exactly this score are outside the
+    /// range.
     open: bool,
 }
 
-/// Minimum or maximum member of a `BYLEX` range.
+/// A bound of a `BYLEX` range: its minimum or its maximum.
 #[derive(Debug, Clone, Copy)]
 enum Lex<'w> {
-    /// `-`: the bound below all members.
+    /// `-`: a bound that is less than all members.
     Least,
-    /// `+`: the bound above all members.
+    /// `+`: a bound that is greater than all members.
     Most,
     At {
         member: &'w [u8],
-        /// Whether the bound is exclusive: `member` itself is outside of the range.
+        /// Whether the bound is exclusive, so that `member` itself is outside the range.
         open: bool,
     },
 }
@@ -65,7 +67,7 @@ impl Score {
 impl<'w> Lex<'w> {
     fn read(word: &'w [u8]) -> Result<Lex<'w>, Refusal> {
         match word {
-            // As in Redis, a NUL ends the argument.
+            // As in Redis, a NUL byte ends the argument.
             [b'-'] | [b'-', 0, ..] => Ok(Lex::Least),
             [b'+'] | [b'+', 0, ..] => Ok(Lex::Most),
             [b'(', member @ ..] => Ok(Lex::At { member, open: true }),
@@ -74,7 +76,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is below the range whose minimum is `self`.
+    /// Returns whether the member `there` is below a range that has `self` as its minimum.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -83,7 +85,8 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is not above the range whose maximum is `self`.
+    /// Returns whether the member `there` is within the upper bound of a range that has `self` as
+    /// its maximum.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -103,8 +106,8 @@ impl<'w> Ends<'w> {
         })
     }
 
-    /// Returns the ranks of the members of `set` that are in the range. With `rev`, ranks in the
-    /// range's bounds count from the highest score.
+    /// Returns the ranks, in ascending order of scores, of the members of `set` that are in the
+    /// range. If `rev` is set, bounds that are ranks count from the member with the highest score.
     #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
     fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
         let order = set.by_rank();
@@ -145,19 +148,20 @@ impl<'w> Ends<'w> {
 #[derive(Debug, Clone, Copy)]
 struct Query<'w> {
     ends: Ends<'w>,
-    /// `REV`: whether members are returned in descending order.
+    /// Whether members are returned in descending order (`REV`).
     rev: bool,
     with_scores: bool,
-    /// Offset of `LIMIT`: number of members in the range that are skipped.
+    /// First argument of `LIMIT`: number of members at the start of the range to skip.
     offset: i64,
-    /// Count of `LIMIT`: maximum number of members in the reply; negative for no limit.
+    /// Second argument of `LIMIT`: maximum number of members in the reply; a negative number means
+    /// no limit.
     limit: i64,
 }
 
 impl<'w> Query<'w> {
     /// Parses the arguments after the key. `by` and `rev` are `Some` if the command's name
-    /// determines them; otherwise `BYSCORE`, `BYLEX` and `REV` are options. `stores` says that the
-    /// command stores its result, and so does not accept `WITHSCORES`.
+    /// determines them; if `None`, the command accepts the options `BYSCORE` and `BYLEX`, or `REV`.
+    /// If `stores` is set, the command stores its result, and so does not accept `WITHSCORES`.
     fn read(
         args: &[&'w [u8]],
         by: Option<By>,
@@ -194,18 +198,19 @@ impl<'w> Query<'w> {
             return Err(Refusal::LimitOfPlaces);
         }
         if by == By::Rank {
-            // All members are wanted, so Redis does not check this.
+            // There is no limit, so Redis does not check this.
             offset = 0;
         }
         if with_scores && by == By::Lex {
             return Err(Refusal::ScoresOfLex);
         }
-        // With `REV`, the maximum comes first.
+        // With `REV`, the maximum is given first.
         let (min, max) = if rev && by != By::Rank { (max, min) } else { (min, max) };
         Ok(Query { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
     }
 
-    /// Returns the ranks of the members of `set` that are in the range and within `LIMIT`.
+    /// Returns the ranks, in ascending order of scores, of the members of `set` that are in the
+    /// range and selected by `LIMIT`.
     fn places(&self, set: &SortedSet) -> Range<usize> {
         let Range { start, end } = self.ends.places(set, self.rev);
         let Ok(offset) = usize::try_from(self.offset) else { return start..start };
@@ -220,7 +225,7 @@ impl<'w> Query<'w> {
 }
 
 /// Runs a range command and returns its reply. `by` and `rev` are `Some` if the command's name
-/// determines them.
+/// determines them; if `None`, they are options in `args`.
 fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
     let key = args.get(0)?;
     let query = Query::read(args.rest(1), by, rev, false)?;
@@ -327,7 +332,7 @@ mod tests {
     use super::*;
     use crate::kv::state_machine::tests::Feeder;
 
-    /// The reply as text.
+    /// Runs the command line `request`, and returns the reply as text.
     fn ask(feeder: &mut Feeder, request: &str) -> String {
         let mut args = request.split(' ');
         let verb = args.next().unwrap();

@@ -1,7 +1,7 @@
-//! One client's connection, and its requests in order.
+//! One client's connection, with its requests in order of arrival.
 //!
-//! Replies are sent in the order of the requests. The requests of a connection that are in flight
-//! at one time are either all reads or all writes: a read sees every earlier write of the
+//! Replies are sent in the order of the requests. At any time, the in-flight requests of a
+//! connection are either all reads or all writes. So a read sees every earlier write of its
 //! connection and no later one, although reads and writes take different paths through the cluster.
 
 use std::collections::VecDeque;
@@ -17,15 +17,18 @@ use crate::runtime::server::clients::request::{
     FailureReason, Reply, Request, RequestState, Slot, Wait,
 };
 use crate::runtime::server::sockets::socket::Socket;
-use crate::types::{ClientId, Index, Instant};
+use crate::types::{ClientId, Instant};
 use crate::wire::resp::Parser;
 
-/// Maximum requests of one client without a sent reply. Further requests are not parsed.
+/// Maximum number of requests of one client whose replies have not been sent. While there are this
+/// many, no further requests of the client are parsed.
 const SLOTS_MAX: usize = 1_024;
-/// Largest capacity, in slots, of an empty queue of slots that is kept. A larger one is freed.
+/// Maximum capacity, in slots, of a client's slot queue while the queue is empty. If its capacity
+/// is larger, its memory is freed.
 const SLOTS_KEPT: usize = 16;
 
-/// One client's connection, with its requests in order.
+/// One client's connection, with its requests in order of arrival. Each request has a numbered
+/// slot, which it keeps until its reply is in the outbound queue.
 ///
 /// Invariant: slot number `front + n` is at `slots[n]`; no slot before number `next` is waiting to
 /// be sent; `in_flight` counts the slots whose request was sent and has no outcome, all of kind
@@ -36,7 +39,7 @@ pub(crate) struct Client {
     pub(crate) socket: Socket,
     pub(crate) connection: Connection,
     pub(crate) parser: Parser,
-    /// Received bytes that are not parsed yet.
+    /// Bytes received from the client that are not parsed yet.
     pub(crate) input: BytesMut,
     slots: VecDeque<Slot>,
     front: u64,
@@ -44,39 +47,42 @@ pub(crate) struct Client {
     in_flight: usize,
     in_flight_kind: RequestKind,
     /// Maximum number of this client's requests in flight. Halved when the outcomes of its requests
-    /// exceed the reply budget, doubled again when none is in flight.
+    /// exceed the reply budget; doubled again, up to [`SLOTS_MAX`], each time that no request is in
+    /// flight any more.
     window: usize,
-    /// Whether outcomes have exceeded the reply budget. While true, no request is sent until none
-    /// is in flight.
+    /// Whether outcomes of this client's requests have exceeded the reply budget, so that no
+    /// request is sent until none is in flight any more.
     draining: bool,
-    /// When the outcome of one of this client's requests last arrived, or the reply budget last had
-    /// space again after it was used up. The timeouts of the client's requests count from this time
-    /// if it is later than the time they were sent or arrived.
+    /// The last time that an outcome of this client's requests arrived, or that the reply budget
+    /// had space again after it was used up. A request's timeout is measured from this time if the
+    /// request was sent, or arrived, earlier.
     progressed_at: Instant,
-    /// When bytes were last received or sent.
+    /// When bytes were last received from this client or sent to it.
     pub(crate) active_at: Instant,
-    /// When the first part of an incomplete request arrived; `None` if there is none.
+    /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
-    /// The current limits on the memory of this client's replies.
+    /// The current limits on the size of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// Number of the slot whose request must have its reply before later requests are parsed;
-    /// `None` if parsing may continue.
+    /// Number of the slot whose request blocks the connection: later requests are not parsed before
+    /// this request has its reply. `None` if no request blocks the connection.
     pub(crate) blocked_on: Option<u64>,
-    /// Whether the client has closed its sending side of the connection.
+    /// Whether the client has closed its sending side of the connection, so that no more requests
+    /// will arrive.
     pub(crate) ended: bool,
-    /// Whether to parse no more requests and close the connection when all replies are sent.
+    /// Whether the server is closing the connection: no more requests are parsed, and the
+    /// connection is closed once all replies are sent.
     pub(crate) closing: bool,
-    /// Total payload bytes of the requests in slots.
+    /// Total size, in bytes, of the encoded operations of the requests in `slots`.
     request_bytes: usize,
-    /// Total encoded bytes of the replies in slots, which are not in the outbound queue yet.
+    /// Total size, in bytes, of the replies in `slots`, which are not in the outbound queue yet.
     reply_bytes: usize,
-    /// Memory use of this client in bytes, as last added to the total of all clients.
+    /// Memory usage of this client, in bytes, as last included in the total of all clients.
     pub(crate) counted_bytes: usize,
     pub(crate) marks: Marks,
 }
 
-/// Which of the table's lists of client indexes include this client: clients to read (`read`), to
-/// send requests of (`dispatch`), and to write to (`flush`).
+/// Which of the work lists of the client table include this client: clients to read from (`read`),
+/// clients whose requests are to be sent (`dispatch`), and clients to write to (`flush`).
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     pub(crate) read: bool,
@@ -128,37 +134,38 @@ impl Client {
             && !self.is_over_budget()
     }
 
-    /// Returns whether the unsent replies, in the outbound queue and in slots, use up the reply
-    /// budget.
+    /// Returns whether the client's unsent replies, in the outbound queue and in slots, use up its
+    /// reply budget.
     pub(crate) fn is_over_budget(&self) -> bool {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
 
-    /// Returns the bytes of memory that this client uses: buffers, requests, replies and fixed
+    /// Returns the memory usage of this client, in bytes: buffers, requests, replies and fixed
     /// overhead.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<Client>()
             + self.input.capacity()
             + self.parser.held_bytes()
-            + self.request_bytes
+            // Each operation, and its copy in a batch.
+            + 2 * self.request_bytes
             + self.reply_bytes
             + self.slots.capacity() * (size_of::<Slot>() + size_of::<Option<InFlight>>())
             + self.socket.outbound.held_bytes()
             + self.connection.held_bytes()
     }
 
-    /// Returns whether the client may have a request that can be read from the socket or parsed
-    /// now.
+    /// Returns whether another request of the client may be available now, either in the input
+    /// buffer or from the socket.
     pub(crate) fn has_input(&self) -> bool {
         self.may_parse() && (self.is_readable() || !self.input.is_empty())
     }
 
-    /// Returns whether a read from the client's socket may return bytes.
+    /// Returns whether a read from the client's socket may return more bytes.
     pub(crate) fn is_readable(&self) -> bool {
         self.socket.is_readable() && !self.ended
     }
 
-    /// Returns whether any request of this client was sent and has no outcome yet.
+    /// Returns whether any request of this client is in flight: sent, but without an outcome.
     pub(crate) fn has_in_flight(&self) -> bool {
         self.in_flight > 0
     }
@@ -168,45 +175,48 @@ impl Client {
         self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
     }
 
-    /// Returns whether the client has a request that waits to be sent to the core or to the leader.
+    /// Returns whether a request of the client is waiting to be sent to the core or to the leader.
     pub(crate) fn has_waiting(&self) -> bool {
         self.next < self.front + self.slots.len() as u64
     }
 
-    /// Returns the number of the slot that the next request gets.
+    /// Returns the number of the slot that the next parsed request will get.
     pub(crate) fn next_slot(&self) -> u64 {
         self.front + self.slots.len() as u64
     }
 
-    /// Adds a request that is to be sent to the core or to the leader.
+    /// Adds a request in a new slot, to be sent to the core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
-        self.request_bytes += request.payload.len();
+        self.request_bytes += request.operation.len();
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
     }
 
     /// Returns whether all requests parsed so far have their replies in the outbound queue, so that
-    /// the next reply may be appended to it directly.
+    /// the next reply may be appended to that queue directly.
     pub(crate) fn has_no_slots(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Adds an encoded reply, to be sent after the replies of all earlier requests.
+    /// Adds an encoded reply in a new slot, to be sent after the replies to all earlier requests.
     pub(crate) fn push_reply(&mut self, reply: Bytes) {
         self.reply_bytes += reply.len();
         self.slots.push_back(Slot::new(RequestState::Done(Reply::Encoded(reply))));
         self.encode_replies();
     }
 
-    /// Sends the waiting requests of this client that may be sent now, oldest first, by calling
-    /// `send`, until it returns false (not sent). `forwarded` says whether the requests go to
-    /// another replica; `since` is this replica's applied index.
-    pub(crate) fn dispatch(
-        &mut self,
-        forwarded: bool,
-        since: Index,
-        now: Instant,
-        mut send: impl FnMut(ClientId, &Request) -> bool,
-    ) {
+    /// Returns the kind (read or write) of the next request to be sent; `None` if no request is
+    /// waiting to be sent.
+    pub(crate) fn next_kind(&self) -> Option<RequestKind> {
+        let waiting = self.slots.range(self.at(self.next)?.min(self.slots.len())..);
+        waiting.into_iter().find_map(|slot| match &slot.state {
+            RequestState::Waiting(request) => Some(request.kind),
+            RequestState::InFlight(_) | RequestState::Done(_) => None,
+        })
+    }
+
+    /// Sends the waiting requests of this client that may be sent now, oldest first. Calls `send`
+    /// for each of them, and stops when `send` returns false because it could not send the request.
+    pub(crate) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(&Request) -> bool) {
         while let Some(at) = self.at(self.next).filter(|at| *at < self.slots.len()) {
             let fits = self.reply_fits(self.next);
             let slot = &mut self.slots[at];
@@ -215,45 +225,54 @@ impl Client {
                 if other_kind || self.draining || self.in_flight >= self.window || !fits {
                     return;
                 }
-                request.since = since;
-                if !send(self.id, request) {
+                if !send(request) {
                     return;
                 }
                 self.in_flight += 1;
                 self.in_flight_kind = request.kind;
                 slot.sent_at.get_or_insert(now);
-                slot.forwarded = forwarded;
                 slot.mark_sent();
             }
             self.next += 1;
         }
     }
 
-    /// Returns whether the reply to the request in this slot fits the client's reply budget (limit
-    /// on unsent reply bytes). For the oldest request only the outbound queue counts: the completed
-    /// replies to later requests cannot be sent before its own.
+    /// Returns whether the client's reply budget (limit on the bytes of unsent replies) has space
+    /// for the reply to the request in this slot. For the oldest request, only the replies in the
+    /// outbound queue count, because those to later requests cannot be sent before its own.
     fn reply_fits(&self, slot: u64) -> bool {
         !self.is_over_budget()
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
     }
 
     /// Stores the outcome of a request as its reply. Returns false if the request already has a
-    /// reply, or if it is a read whose reply exceeds the budget: such a read is sent again later.
+    /// reply, or if it is a read for whose reply the budget has no space: such a read is sent again
+    /// later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
-        let (reply_format, kind, repeat) = match &self.slots[at].state {
+        let (reply_format, kind, was_sent) = match &self.slots[at].state {
             RequestState::Waiting(request) => (&request.reply_format, request.kind, false),
-            RequestState::InFlight(request) => {
-                let none_later = self.slots.range(at + 1..).all(|later| {
-                    later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
-                });
-                let too_much = self.draining || !self.reply_fits(slot);
-                let reads = request.kind == RequestKind::Read;
-                // Not if a later read has its outcome: this one would then see a newer state.
-                (&request.reply_format, request.kind, too_much && reads && none_later)
-            }
+            RequestState::InFlight(request) => (&request.reply_format, request.kind, true),
             RequestState::Done(_) => return false,
         };
+        let repeat = was_sent
+            && kind == RequestKind::Read
+            && (self.draining || !self.reply_fits(slot))
+            // Not if a later read already has its outcome: this read would then see a newer state
+            // than the later one.
+            && self.slots.range(at + 1..).all(|later| {
+                later.sent_at.is_none() || !matches!(later.state, RequestState::Done(_))
+            });
+        let is_next = at == 0 && was_sent && !repeat && self.blocked_on.is_none();
+        if is_next && !reply_format.is_muted() && !self.is_over_budget() {
+            let bytes = reply_format.reply_bytes(&outcome);
+            if bytes <= self.budget.reply_bytes {
+                reply_format.encode(&outcome, self.socket.outbound.open());
+                self.drop_front();
+                self.progressed_at = now;
+                return true;
+            }
+        }
         if !self.draining && self.is_over_budget() {
             self.window = (self.window / 2).max(1);
         }
@@ -261,7 +280,8 @@ impl Client {
         if repeat {
             self.draining = true;
             self.requeue(slot);
-            // Its wait for a leader begins anew: so far it waited for its own client.
+            // The time limit on its wait for a leader begins anew: so far it has waited for its own
+            // client.
             self.slots[at].sent_at = None;
             return false;
         }
@@ -284,30 +304,38 @@ impl Client {
         self.finish(slot, reply)
     }
 
-    /// Returns the payload of a request; `None` if the request already has its reply.
-    pub(crate) fn payload(&self, slot: u64) -> Option<&Bytes> {
+    /// Removes the oldest request, whose reply was just written to the outbound queue, and writes
+    /// the replies that had to wait for that reply.
+    fn drop_front(&mut self) {
+        let slot = self.slots.pop_front().expect("its reply was written");
+        let RequestState::InFlight(request) = slot.state else {
+            unreachable!("only a request that was sent has an outcome")
+        };
+        self.request_bytes -= request.operation.len();
+        self.front += 1;
+        self.leave_flight();
+        self.encode_replies();
+    }
+
+    /// Returns the encoded operation of the request in this slot; `None` if the request already has
+    /// its reply.
+    pub(crate) fn operation(&self, slot: u64) -> Option<&Bytes> {
         match &self.slots.get(self.at(slot)?)?.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
-                Some(&request.payload)
+                Some(&request.operation)
             }
             RequestState::Done(_) => None,
         }
     }
 
-    /// Returns when a request was first sent, or `arrived_at` if it never was; `None` if the
-    /// request already has its reply.
-    pub(crate) fn pending_since(&self, slot: u64, arrived_at: Instant) -> Option<Instant> {
-        let slot = self.slots.get(self.at(slot)?)?;
-        let done = matches!(slot.state, RequestState::Done(_));
-        (!done).then(|| slot.sent_at.unwrap_or(arrived_at))
-    }
-
-    /// Gives a request an error reply. Returns false if the request already has a reply.
+    /// Sets the reply of the request in this slot to the error for `reason`. Returns false if the
+    /// request already has a reply.
     pub(crate) fn fail(&mut self, slot: u64, reason: FailureReason) -> bool {
         self.finish(slot, Reply::Failure(reason))
     }
 
-    /// Gives a request its reply. Returns false if the request already has one.
+    /// Sets the reply of the request in this slot. Returns false if the request already has a
+    /// reply.
     pub(crate) fn finish(&mut self, slot: u64, reply: Reply) -> bool {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else {
             return false;
@@ -319,7 +347,7 @@ impl Client {
         };
         let muted = request.reply_format.is_muted();
         let reply = if muted { Reply::Encoded(Bytes::new()) } else { reply };
-        self.request_bytes -= request.payload.len();
+        self.request_bytes -= request.operation.len();
         self.reply_bytes += reply.bytes();
         entry.state = RequestState::Done(reply);
         if self.blocked_on == Some(slot) {
@@ -334,8 +362,8 @@ impl Client {
         true
     }
 
-    /// Decrements the number of this client's requests in flight. When it reaches 0, doubles the
-    /// maximum number in flight, unless the replies have exceeded the reply budget.
+    /// Decrements the number of this client's requests in flight. When that number reaches 0,
+    /// doubles the maximum number in flight, unless the replies have exceeded the reply budget.
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
@@ -343,22 +371,20 @@ impl Client {
         }
     }
 
-    /// Returns a sent request to the waiting state, to be sent again, unless several copies of it
-    /// were sent. The caller must know that the request was not applied and never will be.
+    /// Returns the in-flight request in this slot to the waiting state, so that it is sent again.
+    /// The caller must know that the earlier copy was not applied and never will be.
     pub(crate) fn requeue(&mut self, slot: u64) {
         let Some(entry) = self.at(slot).and_then(|at| self.slots.get_mut(at)) else { return };
-        if let RequestState::InFlight(request) = &entry.state
-            && !entry.resent
-        {
+        if let RequestState::InFlight(request) = &entry.state {
             entry.state = RequestState::Waiting(request.clone());
             self.next = self.next.min(slot);
             self.leave_flight();
         }
     }
 
-    /// Returns the sequence numbers of requests that wait to be sent again, although a later
-    /// request of this client was or may have been applied. Applying them now would reverse the
-    /// order of the client's requests.
+    /// Returns the sequence numbers of requests that are waiting to be sent again although a later
+    /// request of this client was, or may have been, applied. Applying these requests now would
+    /// reverse the order of the client's requests.
     pub(crate) fn overtaken(&self) -> Vec<u64> {
         let mut overtaken = Vec::new();
         let mut passed = false;
@@ -376,9 +402,9 @@ impl Client {
         overtaken
     }
 
-    /// Returns since when a request waits and for what. Time spent on earlier requests of the
-    /// connection does not count. `None` if the request has its reply, or waits because the client
-    /// does not read replies.
+    /// Returns since when, and for what, the request in this slot has been waiting. Time spent on
+    /// earlier requests of the connection does not count. `None` if the request has its reply, or
+    /// if it is waiting because the client is not reading its replies.
     pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
         let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
         let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));
@@ -395,14 +421,15 @@ impl Client {
         }
     }
 
-    /// Records that the reply budget has space again. The timeouts of the client's requests count
-    /// from now, so that the time without space does not count.
+    /// Records that the reply budget has space again. The timeouts of the client's requests are
+    /// measured from `now`, so that the time without space does not count.
     pub(crate) fn on_budget_freed(&mut self, now: Instant) {
         self.progressed_at = now;
     }
 
-    /// Returns the waiting requests that may be redirected: slot number, sequence number and hash
-    /// slot of the key. Empty unless the client follows redirects.
+    /// Returns the waiting requests that may be redirected to the leader (`MOVED`). For each,
+    /// returns its slot number, its sequence number, and the Redis Cluster hash slot of its first
+    /// key. Empty unless the client follows redirects.
     pub(crate) fn redirectable(&self) -> Vec<(u64, u64, u16)> {
         let waiting =
             (self.front..).zip(&self.slots).filter_map(|(number, slot)| match &slot.state {
@@ -414,26 +441,7 @@ impl Client {
         waiting.collect()
     }
 
-    /// Returns a forwarded write without a reply, to be sent again, and records that more than one
-    /// copy of it may exist. `None` if the request has its reply, is a read or was not forwarded.
-    pub(crate) fn resend(&mut self, slot: u64) -> Option<Request> {
-        let at = self.at(slot)?;
-        let slot = self.slots.get_mut(at).filter(|slot| slot.forwarded)?;
-        match &slot.state {
-            RequestState::InFlight(request) if request.kind == RequestKind::Write => {
-                slot.resent = true;
-                Some(request.clone())
-            }
-            _ => None,
-        }
-    }
-
-    /// Returns whether more than one copy of the request in this slot was sent.
-    pub(crate) fn was_resent(&self, slot: u64) -> bool {
-        self.at(slot).and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.resent)
-    }
-
-    /// Returns the sequence numbers of the requests that have no reply yet.
+    /// Returns the sequence numbers of this client's requests that have no reply yet.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = u64> {
         self.slots.iter().filter_map(|slot| match &slot.state {
             RequestState::Waiting(request) | RequestState::InFlight(request) => {
@@ -444,13 +452,14 @@ impl Client {
     }
 
     /// Returns the position of a slot in `slots`; `None` if the slot was removed because its reply
-    /// was sent. A slot that does not exist yet has a position beyond the end.
+    /// is in the outbound queue. For a slot that does not exist yet, the position is beyond the end
+    /// of `slots`.
     fn at(&self, slot: u64) -> Option<usize> {
         usize::try_from(slot.checked_sub(self.front)?).ok()
     }
 
-    /// Encodes completed replies, oldest first, into the outbound queue, up to the first missing
-    /// reply or the limit of the reply budget.
+    /// Encodes completed replies into the outbound queue, oldest first. Stops at the first request
+    /// without a reply, or when the reply budget is used up.
     pub(crate) fn encode_replies(&mut self) {
         while self.socket.outbound.len() < self.budget.output_bytes
             && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()

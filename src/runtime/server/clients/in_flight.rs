@@ -1,67 +1,50 @@
-//! Requests of clients without an outcome, by sequence number, and the connection that waits for
-//! each.
+//! Clients' requests that have no outcome yet, by sequence number, each with the connection that is
+//! waiting for the outcome.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::runtime::server::request_id::{replica_and_sequence, request_id};
-use crate::runtime::stages::applier::ORIGIN_BYTES;
-use crate::types::{ClientId, Instant, RequestKey};
+use crate::types::{ClientId, Instant};
 
-/// A client's request that has no outcome yet.
+/// A client's request that has no outcome yet: where its reply belongs, and when the request
+/// arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InFlight {
     /// The index of the client's connection in the table of connections.
     pub(crate) index: usize,
-    /// The id of the client that sent the request. Compared with the client now at `index`, since
-    /// indexes of closed connections are reused.
+    /// The id of the client that sent the request. It must match the id of the client now at
+    /// `index`, since the indexes of closed connections are reused.
     pub(crate) client: ClientId,
-    /// Number of the slot in the client's queue that the reply will take.
+    /// Number of the slot in the client's queue in which the reply will be stored.
     pub(crate) slot: u64,
-    /// When the request arrived.
+    /// When the request arrived from the client.
     pub(crate) arrived_at: Instant,
 }
 
-/// Maximum length of the list of recent requests, `recent`. When it is exceeded, the oldest request
-/// is moved to the map `slow`.
+/// Maximum length of the list of recent requests, `recent`. When the list becomes longer, its
+/// oldest request is moved to the map `slow`.
 const RECENT_MAX: usize = 1 << 16;
 
-/// All requests of clients without an outcome, by sequence number.
+/// All clients' requests that have no outcome yet, by sequence number.
 ///
 /// Invariant: the request with sequence number `first + n` is at `recent[n]`, `None` if it has its
-/// outcome; the front of `recent` is not `None`. Requests with numbers below `first` are in the map
-/// `slow`, so that a few slow requests do not keep the entries of all later ones in memory.
+/// outcome; the front of `recent` is not `None`. Requests with sequence numbers below `first` are
+/// in the map `slow`, so that a few slow requests do not keep the list elements of all later
+/// requests in memory.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
-    origin: [u8; ORIGIN_BYTES],
     slow: BTreeMap<u64, InFlight>,
     first: u64,
     recent: VecDeque<Option<InFlight>>,
 }
 
+impl Default for InFlightTable {
+    fn default() -> InFlightTable {
+        InFlightTable { slow: BTreeMap::new(), first: 1, recent: VecDeque::new() }
+    }
+}
+
 impl InFlightTable {
-    pub(crate) fn new(origin: [u8; ORIGIN_BYTES]) -> InFlightTable {
-        InFlightTable { origin, slow: BTreeMap::new(), first: 1, recent: VecDeque::new() }
-    }
-
-    /// Returns the key of a client's request: the client's id, and the request id. The request id
-    /// begins with the replica's id and the random number drawn when the replica's log was opened,
-    /// and ends with `sequence`.
-    pub(crate) fn key(&self, client: ClientId, sequence: u64) -> RequestKey {
-        RequestKey { client, request: request_id(self.origin, sequence) }
-    }
-
-    /// Returns whether a client sent the request with this key to this replica, since this
-    /// replica's log was last opened.
-    pub(crate) fn is_own(&self, key: RequestKey) -> bool {
-        key.request.0.starts_with(&self.origin)
-    }
-
-    /// Returns the key that the next added request gets.
-    pub(crate) fn next_key(&self, client: ClientId) -> RequestKey {
-        self.key(client, self.first + self.recent.len() as u64)
-    }
-
-    /// Adds a request, whose key is [`InFlightTable::next_key`], and returns its sequence number.
+    /// Adds a request and returns the sequence number that it gets.
     pub(crate) fn add(&mut self, request: InFlight) -> u64 {
         self.recent.push_back(Some(request));
         let sequence = self.first + self.recent.len() as u64 - 1;
@@ -74,14 +57,13 @@ impl InFlightTable {
         sequence
     }
 
-    /// Returns the request with this key; `None` if it already has its outcome, or was never added.
-    pub(crate) fn get(&self, key: RequestKey) -> Option<InFlight> {
-        let (_, sequence) = replica_and_sequence(key.request);
-        let request = match sequence.checked_sub(self.first) {
-            Some(at) => (*self.recent.get(usize::try_from(at).ok()?)?)?,
-            None => *self.slow.get(&sequence)?,
-        };
-        (request.client == key.client).then_some(request)
+    /// Returns the request with this sequence number; `None` if the request already has its
+    /// outcome, or was never added.
+    pub(crate) fn get(&self, sequence: u64) -> Option<InFlight> {
+        match sequence.checked_sub(self.first) {
+            Some(at) => *self.recent.get(usize::try_from(at).ok()?)?,
+            None => self.slow.get(&sequence).copied(),
+        }
     }
 
     /// Removes the request with this sequence number, if it exists.
@@ -103,9 +85,9 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the oldest request with a sequence number of at least `from`, as its number and the
-    /// request; `None` if there is none, or if it arrived after `before`. Sequence numbers increase
-    /// in order of arrival.
+    /// Returns the oldest request with a sequence number of at least `from`: its sequence number
+    /// and the request. `None` if there is no such request, or if the request arrived after
+    /// `before`. Sequence numbers increase in order of arrival.
     pub(crate) fn next_since(&self, from: u64, before: Instant) -> Option<(u64, InFlight)> {
         let slow = self.slow.range(from..).next().map(|(sequence, request)| (*sequence, *request));
         let recent = || {
@@ -117,7 +99,8 @@ impl InFlightTable {
         slow.or_else(recent).filter(|(_, request)| request.arrived_at <= before)
     }
 
-    /// Returns when the oldest request without an outcome arrived; `None` if there are none.
+    /// Returns when the oldest request without an outcome arrived; `None` if all requests have
+    /// their outcomes.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         if let Some((_, request)) = self.slow.first_key_value() {
             return Some(request.arrived_at);
@@ -129,9 +112,6 @@ impl InFlightTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::server::request_id::origin_of;
-    use crate::types::NodeId;
-
     fn request(slot: u64) -> InFlight {
         InFlight { index: 3, client: ClientId(7), slot, arrived_at: Instant(slot * 10) }
     }
@@ -148,43 +128,21 @@ mod tests {
 
     #[test]
     fn request_is_found_until_it_is_removed() {
-        let origin = origin_of(NodeId(0x0102), 0xAABB_0000_0000_0005);
-        assert_eq!(origin, [1, 2, 0, 0, 0, 0, 0, 5]);
-        let mut table = InFlightTable::new(origin);
-        let keys: Vec<_> = (0..4)
-            .map(|slot| {
-                let key = table.next_key(ClientId(7));
-                assert_eq!(
-                    replica_and_sequence(key.request),
-                    (NodeId(0x0102), table.add(request(slot)))
-                );
-                key
-            })
-            .collect();
-        assert!(keys.iter().all(|key| table.is_own(*key)));
+        let mut table = InFlightTable::default();
+        let sequences: Vec<u64> = (0..4).map(|slot| table.add(request(slot))).collect();
+        assert_eq!(sequences, [1, 2, 3, 4]);
         for at in [2, 0, 3, 1] {
-            assert_eq!(table.get(keys[at]), Some(request(at as u64)));
-            table.remove(replica_and_sequence(keys[at].request).1);
-            assert_eq!(table.get(keys[at]), None);
+            assert_eq!(table.get(sequences[at]), Some(request(at as u64)));
+            table.remove(sequences[at]);
+            assert_eq!(table.get(sequences[at]), None);
         }
         assert!(table.recent.is_empty());
-        assert_eq!(replica_and_sequence(table.next_key(ClientId(7)).request).1, 5);
-    }
-
-    #[test]
-    fn request_of_another_client_or_opening_is_not_found() {
-        let mut table = InFlightTable::new(origin_of(NodeId(1), 1));
-        let key = table.next_key(ClientId(7));
-        table.add(request(0));
-        assert_eq!(table.get(RequestKey { client: ClientId(8), ..key }), None);
-        let later = origin_of(NodeId(1), 2);
-        let foreign = RequestKey { client: ClientId(7), request: request_id(later, 1) };
-        assert!(!table.is_own(foreign));
+        assert_eq!(table.add(request(9)), 5);
     }
 
     #[test]
     fn requests_are_found_oldest_first() {
-        let mut table = InFlightTable::new(origin_of(NodeId(1), 1));
+        let mut table = InFlightTable::default();
         for slot in 0..5 {
             table.add(request(slot));
         }
@@ -195,9 +153,8 @@ mod tests {
 
     #[test]
     fn slow_request_does_not_retain_slots_of_later_requests() {
-        let mut table = InFlightTable::new(origin_of(NodeId(1), 1));
-        let key = table.next_key(ClientId(7));
-        table.add(request(0));
+        let mut table = InFlightTable::default();
+        let slow = table.add(request(0));
         let count = 4 * RECENT_MAX as u64;
         for slot in 1..=count {
             let sequence = table.add(request(slot));
@@ -206,10 +163,10 @@ mod tests {
             }
         }
         assert!(table.recent.len() <= RECENT_MAX + 1);
-        assert_eq!(table.get(key), Some(request(0)));
+        assert_eq!(table.get(slow), Some(request(0)));
         assert_eq!(slots_since(&table, Instant::MAX), [(1, 0), (count + 1, count)]);
         assert_eq!(table.oldest(), Some(Instant(0)));
         table.remove(1);
-        assert_eq!((table.get(key), table.oldest()), (None, Some(Instant(count * 10))));
+        assert_eq!((table.get(slow), table.oldest()), (None, Some(Instant(count * 10))));
     }
 }

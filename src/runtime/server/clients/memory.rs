@@ -1,36 +1,39 @@
-//! Memory of all client connections together, and which of them may grow when it is scarce.
+//! The memory usage of all client connections combined, and which connections may grow while memory
+//! is scarce.
 //!
-//! A client may send a large request in small pieces, or request much and read little, and ten
-//! thousand clients may do so at once. From half of the limit, connections that use more than
-//! [`SMALL_BYTES`] are read one at a time, so that one large request at a time completes; small
-//! ones are not affected. Above the limit, the client that uses the most memory is disconnected.
+//! A client may send a large request in small pieces, or send many requests and read few replies,
+//! and ten thousand clients may do so at once. From half of the memory limit on, connections that
+//! use more than [`SMALL_BYTES`] are read one at a time, so that one large request after another
+//! completes; smaller connections are not affected. Above the limit, the client that uses the most
+//! memory is disconnected.
 
-/// Maximum bytes of memory of a small client. Small clients may be read even while memory is
+/// Maximum memory usage of a small client, in bytes. Small clients are read even while memory is
 /// scarce.
 const SMALL_BYTES: usize = 64 << 10;
-/// Minimum of the limit on one client's unsent replies, in bytes ([`OUTPUT_BYTES_MAX`] is the
-/// maximum). In between, the limit is a client's equal share of a quarter of the clients' memory
-/// limit.
+/// Lower bound, in bytes, of the limit on one client's unsent replies; [`OUTPUT_BYTES_MAX`] is the
+/// upper bound. Between these bounds, the limit is a quarter of the clients' memory limit divided
+/// by the number of clients.
 const OUTPUT_BYTES_MIN: usize = 16 << 10;
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
-/// Limits on the replies of one client. They shrink as the number of clients grows.
+/// Limits on the replies of one client. The limit on unsent replies shrinks as the number of
+/// clients grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ReplyBudget {
-    /// Bytes of unsent replies above which no further requests of the client are parsed or
-    /// submitted.
+    /// Total size of the client's unsent replies, in bytes, from which on no further requests of
+    /// the client are parsed or submitted.
     pub(crate) output_bytes: usize,
-    /// Maximum encoded bytes of a single reply.
+    /// Maximum encoded size of a single reply, in bytes.
     pub(crate) reply_bytes: usize,
 }
 
-/// The memory used by all client connections together, and its limit.
+/// The memory usage of all client connections combined, and its limit.
 #[derive(Debug)]
 pub(crate) struct ClientMemory {
     limit_bytes: usize,
     used_bytes: usize,
     /// Index of the one large client that may be read while memory is scarce; `None` if no client
-    /// has this turn.
+    /// has this permission.
     turn: Option<usize>,
 }
 
@@ -39,17 +42,19 @@ impl ClientMemory {
         ClientMemory { limit_bytes, used_bytes: 0, turn: None }
     }
 
-    /// Sets the memory limit of all clients together, in bytes.
+    /// Sets the limit on the memory usage of all clients combined, in bytes.
     pub(crate) fn set_limit(&mut self, limit_bytes: usize) {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Returns the bytes of memory used by all clients together.
+    /// Returns the memory usage of all clients combined, in bytes.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
 
-    /// Updates the total after the memory of one client has changed from `before` to `now` bytes.
+    /// Updates the total after the memory usage of the client at `index` has changed from `before`
+    /// to `now` bytes. A client that has become small loses its permission to be read while memory
+    /// is scarce.
     pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
         self.used_bytes = self.used_bytes + now - before;
         if self.turn == Some(index) && now <= SMALL_BYTES {
@@ -58,34 +63,35 @@ impl ClientMemory {
     }
 
     /// Returns whether the client at `index`, which uses `bytes` of memory, may be read. While the
-    /// clients together use half of their limit or more, only one client with more than
-    /// [`SMALL_BYTES`] may be read: the first for which this is called, until it is small again.
+    /// memory usage of all clients combined is at least half of the limit, only one client with
+    /// more than [`SMALL_BYTES`] may be read: the first one for which this function is called,
+    /// until it is small again.
     pub(crate) fn may_grow(&mut self, index: usize, bytes: usize) -> bool {
         bytes <= SMALL_BYTES
             || self.used_bytes < self.limit_bytes / 2
             || *self.turn.get_or_insert(index) == index
     }
 
-    /// Returns whether a client with more than [`SMALL_BYTES`] may be read now: memory is not
-    /// scarce, or no large client is being read yet.
+    /// Returns whether a client that uses more than [`SMALL_BYTES`] may start to be read now:
+    /// either memory is not scarce, or no other large client is being read.
     pub(crate) fn admits_large(&self) -> bool {
         self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
     }
 
-    /// Withdraws the permission that [`ClientMemory::may_grow`] has given to the client at `index`
-    /// while memory is scarce, so that another large client may be read.
+    /// Withdraws the permission to be read while memory is scarce if [`ClientMemory::may_grow`] has
+    /// given it to the client at `index`, so that another large client may be read.
     pub(crate) fn release_turn(&mut self, index: usize) {
         if self.turn == Some(index) {
             self.turn = None;
         }
     }
 
-    /// Returns whether the clients together use more memory than the limit.
+    /// Returns whether the memory usage of all clients combined exceeds the limit.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.used_bytes > self.limit_bytes
     }
 
-    /// Returns the reply budget of each client when there are `client_count` clients.
+    /// Returns the reply budget that each client has when there are `client_count` clients.
     pub(crate) fn budget(&self, client_count: usize) -> ReplyBudget {
         let share = self.limit_bytes / 4 / client_count.max(1);
         ReplyBudget {

@@ -1,4 +1,4 @@
-//! Connections of Redis clients: reads and parses their requests, lets `redis` execute them,
+//! Connections of Redis clients: reads and parses the clients' requests, lets `redis` execute them,
 //! submits those that the core must answer, and sends all replies in order.
 //!
 //! | file | contents |
@@ -6,14 +6,17 @@
 //! | `requests` | from received bytes to requests for the core |
 //! | `replies` | from outcomes and refusals to replies |
 //! | `client`, `request` | one connection; one request and its state |
+//! | `batches` | batches of requests, from building to their outcomes |
 //! | `in_flight` | requests without an outcome, by sequence number |
-//! | `memory` | the memory of all clients together |
+//! | `memory` | the memory usage of all clients combined |
 //! | `pubsub` | messages to subscribers |
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
-//! Everything is bounded: the replies of one client, what it leaves unread, and the memory of all
-//! clients together. At a bound the client's socket is no longer read, so that it fills.
+//! Everything is bounded: the replies to one client, the replies that it leaves unread, and the
+//! memory of all clients combined. At a bound the client's socket is no longer read, so that its
+//! buffers fill up.
 
+mod batches;
 mod client;
 mod in_flight;
 mod memory;
@@ -40,48 +43,53 @@ use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{ClientId, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
 
+use self::batches::Batches;
 use self::client::Client;
 use self::in_flight::InFlightTable;
 use self::memory::ClientMemory;
 
+pub(crate) use self::batches::SentBatch;
+pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
-/// Bytes received from clients, plus bytes of immediate replies, after which a pass (turn of the
-/// stage's loop) reads no further clients, so that peers are not delayed.
+/// Bytes received from clients plus bytes of immediate replies at which a pass (iteration of the
+/// stage's loop) stops reading from clients, so that peers are not delayed.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
 /// The connections of all clients, with their requests and subscriptions.
 pub(crate) struct Clients {
     connected: Slab<Client>,
     in_flight: InFlightTable,
+    batches: Batches,
     first_token: usize,
     next_id: u32,
     timeouts: Timeouts,
     settings: Settings,
-    /// The values that commands such as `INFO` report.
+    /// The values that commands such as `INFO` report about this replica.
     pub(crate) context: Context,
     memory: ClientMemory,
-    /// When idle connections were last searched for.
+    /// When the last search for idle connections was made.
     swept_at: Instant,
-    /// The sequence number of the request at which [`Clients::expire`] continues.
+    /// The sequence number of the request with which the next call of [`Clients::expire`]
+    /// continues.
     expire_from: u64,
-    /// Indexes of the clients that have something to read or to parse.
+    /// Indexes of the clients that have input to read or to parse.
     to_read: Vec<usize>,
-    /// Indexes of the clients that have something to read, but must wait while memory is scarce
-    /// because they use much of it.
+    /// Indexes of the clients that have input to read, but must wait because memory is scarce and
+    /// they use much of it.
     stalled: Vec<usize>,
-    /// Indexes of the clients that have requests to send to the core or leader.
+    /// Indexes of the clients that have requests to send to the core or to the leader.
     to_dispatch: Vec<usize>,
-    /// Indexes of the clients that have replies to write.
+    /// Indexes of the clients that have replies waiting to be written to their sockets.
     to_flush: Vec<usize>,
-    /// An empty list that is swapped with one of the index lists, to reuse its memory.
+    /// An empty list that is swapped with one of the index lists to reuse its memory.
     spare: Vec<usize>,
-    /// Buffer for the reply of the command that is being executed.
+    /// Buffer for the reply to the command that is being executed.
     reply: BytesMut,
-    /// Whether a client has requested a snapshot (`BGSAVE`).
+    /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
-    /// Clients to disconnect in the next pass (turn of the stage's loop), even if they have not
-    /// received all replies.
+    /// Clients to disconnect in the next pass (iteration of the stage's loop), even if they have
+    /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
     subscribers: Arc<SubscriberBoard>,
@@ -89,8 +97,8 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Creates an empty table of clients. `origin` is the beginning of the ids of all their
-    /// requests; the `Poll` tokens of the connections start at `first_token`.
+    /// Creates an empty table of clients. `origin` is the beginning of the ids of all batches of
+    /// clients' requests; the `Poll` tokens of the connections start at `first_token`.
     pub(crate) fn new(
         origin: [u8; ORIGIN_BYTES],
         first_token: usize,
@@ -104,7 +112,8 @@ impl Clients {
         let slow_log = settings.slow_log();
         Clients {
             connected: Slab::default(),
-            in_flight: InFlightTable::new(origin),
+            in_flight: InFlightTable::default(),
+            batches: Batches::new(origin),
             first_token,
             next_id: 1,
             timeouts,
@@ -128,7 +137,7 @@ impl Clients {
     }
 
     /// Adds a connection, or closes it with an error if there are too many. `on_sentinel_port` says
-    /// whether the client has connected to the additional Sentinel address.
+    /// whether the client has connected to the additional address for Sentinel commands.
     pub(crate) fn accept(
         &mut self,
         stream: TcpStream,
@@ -167,7 +176,7 @@ impl Clients {
         self.mark_read(index);
     }
 
-    /// Handles a `Poll` event of a client's connection.
+    /// Handles a `Poll` event of the client connection with this token.
     pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
         let index = token - self.first_token;
         let Some(client) = self.connected.get_mut(index) else { return };
@@ -181,7 +190,7 @@ impl Clients {
         }
     }
 
-    /// Returns whether any client may be read now.
+    /// Returns whether the socket of any client may be read now.
     pub(crate) fn is_readable(&self) -> bool {
         !self.to_read.is_empty() || !self.stalled.is_empty() && self.memory.admits_large()
     }
@@ -191,19 +200,24 @@ impl Clients {
         !self.to_flush.is_empty()
     }
 
-    /// Returns whether any client has requests that wait to be sent.
+    /// Returns whether any client has requests that are waiting to be sent.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.to_dispatch.is_empty()
     }
 
-    /// Returns whether a client sent the request with this key to this replica, since this
-    /// replica's log was last opened.
-    pub(crate) fn is_own(&self, key: RequestKey) -> bool {
-        self.in_flight.is_own(key)
+    /// Returns whether the clients' waiting writes should be gathered into a larger batch, because
+    /// small batches of writes are already in flight.
+    pub(crate) fn gathers_writes(&self) -> bool {
+        self.batches.are_small_batches_ahead()
     }
 
-    /// Reads once from each client that has input, and parses its requests, until the limits of
-    /// `pass` (number of clients and time) or [`PASS_BYTES_MAX`] are reached.
+    /// Returns whether the batch with this key was created by this process.
+    pub(crate) fn is_own(&self, key: RequestKey) -> bool {
+        self.batches.is_own(key)
+    }
+
+    /// Reads once from each client that has input, and parses the client's requests, until the
+    /// limits of `pass` (number of clients and time) or [`PASS_BYTES_MAX`] are reached.
     pub(crate) fn receive(&mut self, registry: &Registry, space: &mut [u8], pass: &mut Pass) {
         if self.memory.admits_large() {
             self.to_read.append(&mut self.stalled);
@@ -232,8 +246,8 @@ impl Clients {
         self.spare = std::mem::replace(&mut self.to_read, indexes);
     }
 
-    /// Reads a client's socket once and parses all complete requests. Returns the number of bytes
-    /// read.
+    /// Reads the socket of the client at `index` once and parses all complete requests. Returns the
+    /// number of bytes read.
     fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8]) -> usize {
         let budget = self.memory.budget(self.connected.len());
         let client = self.client(index);
@@ -281,7 +295,7 @@ impl Clients {
         count
     }
 
-    /// Updates the bytes of memory that the total counts for a client.
+    /// Updates the memory usage of the client at `index`, in bytes, in the total for all clients.
     fn count_memory(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let bytes = client.memory_bytes();
@@ -290,7 +304,8 @@ impl Clients {
         self.context.clients_bytes = self.memory.used_bytes() as u64;
     }
 
-    /// Disconnects the clients that use the most memory, until the total is within the limit.
+    /// Disconnects the clients that use the most memory, until the total memory usage of all
+    /// clients is within the limit.
     fn close_largest(&mut self, registry: &Registry) {
         while self.memory.is_exceeded() {
             let largest = self.connected.iter_mut().max_by_key(|(_, client)| client.counted_bytes);
@@ -305,7 +320,8 @@ impl Clients {
         }
     }
 
-    /// Stores the memory use of keyspace and log in bytes, for `INFO` and the memory limit.
+    /// Stores the memory usage of the keyspace and of the log, in bytes, for `INFO` and the memory
+    /// limit.
     pub(crate) fn set_memory(&mut self, store_bytes: u64, log_bytes: u64) {
         let context = &mut self.context;
         context.dataset_bytes = store_bytes;
@@ -315,20 +331,20 @@ impl Clients {
         context.is_full = limit > 0 && context.used_memory > limit;
     }
 
-    /// Returns the memory limit of the replica in bytes; 0 for no limit.
+    /// Returns the memory limit of the replica, in bytes; 0 for no limit.
     pub(crate) fn memory_max(&self) -> u64 {
         self.settings.memory_max()
     }
 
-    /// Returns after which growth of the log a snapshot begins: a percentage of the latest
-    /// snapshot's size (0: no limit but memory), then a minimum in bytes.
+    /// Returns the two conditions on the log's growth for a snapshot to begin: a percentage of the
+    /// latest snapshot's size (0: no limit except memory), and a minimum in bytes.
     pub(crate) fn rewrite_growth(&self) -> (u64, u64) {
         self.settings.rewrite_growth()
     }
 
     /// Writes once to each client that has replies to send, until the limits of `pass` (number of
-    /// clients and time) are reached. Closes clients that are finished, and those that use the most
-    /// memory while the total exceeds the limit.
+    /// clients and time) are reached. Closes the connections of clients that are finished, and
+    /// those of the clients that use the most memory while all clients combined exceed the limit.
     pub(crate) fn flush(&mut self, registry: &Registry, pass: &mut Pass) {
         let now = self.context.now;
         self.close_marked(registry);
@@ -391,7 +407,7 @@ impl Clients {
         }
     }
 
-    /// Disconnects the clients in `to_close`.
+    /// Disconnects the clients in `to_close`, even if they have not received all their replies.
     fn close_marked(&mut self, registry: &Registry) {
         for (index, id) in std::mem::take(&mut self.to_close) {
             if self.connected.get_mut(index).is_some_and(|client| client.id == id) {
@@ -406,7 +422,7 @@ impl Clients {
         self.connected.get_mut(index).expect("the client exists")
     }
 
-    /// Adds a client to the list of clients to read, unless it is on the list.
+    /// Adds the client at `index` to the list of clients to read, unless it is already listed.
     fn mark_read(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.read, true)
@@ -415,7 +431,8 @@ impl Clients {
         }
     }
 
-    /// Adds a client to the list of clients with requests to send, unless it is on the list.
+    /// Adds the client at `index` to the list of clients with requests to send, unless it is
+    /// already listed.
     fn mark_dispatch(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.dispatch, true)
@@ -424,7 +441,7 @@ impl Clients {
         }
     }
 
-    /// Adds a client to the list of clients to write to, unless it is on the list.
+    /// Adds the client at `index` to the list of clients to write to, unless it is already listed.
     fn mark_flush(&mut self, index: usize) {
         if let Some(client) = self.connected.get_mut(index)
             && !std::mem::replace(&mut client.marks.flush, true)

@@ -1,4 +1,4 @@
-//! Pub/Sub: messages to subscribed clients, between their replies.
+//! Pub/Sub: messages to subscribed clients, sent between the clients' replies.
 
 use bytes::Bytes;
 
@@ -10,11 +10,11 @@ use crate::wire::resp::Writer;
 use super::Clients;
 use crate::runtime::server::clients::client::Client;
 
-/// Unsent bytes above which a subscriber is disconnected. Dropping messages instead would leave the
-/// subscriber unaware of the loss.
+/// Number of unsent bytes above which a subscriber is disconnected. If messages were dropped
+/// instead, the subscriber would not notice the loss.
 const UNSENT_BYTES_MAX: usize = 32 << 20;
 
-/// Returns the id of a subscriber, made of the index of its connection and the client's id.
+/// Returns the id of a subscriber, which combines the index of its connection and the client's id.
 fn subscriber_id(index: usize, id: ClientId) -> SubscriberId {
     (index as u64) << 32 | u64::from(id.0)
 }
@@ -28,7 +28,7 @@ impl Clients {
         self.publish_subscribers();
     }
 
-    /// Removes all subscriptions of a connection that is closed.
+    /// Removes all subscriptions of the client at `index`, whose connection is being closed.
     pub(super) fn unsubscribe_all(&mut self, index: usize, client: &mut Client) {
         let changes = client.connection.unsubscribe_all();
         if !changes.is_empty() {
@@ -37,15 +37,16 @@ impl Clients {
         }
     }
 
-    /// Tells the applier whether it must collect messages and keyspace events: whether this replica
-    /// has subscribers, and whether keyspace notifications are enabled.
+    /// Tells the applier which events to collect: Pub/Sub messages if this replica has subscribers,
+    /// and keyspace events if keyspace notifications are enabled as well.
     pub(super) fn publish_subscribers(&self) {
         let subscribed = !self.context.subscriptions.is_empty();
         let notifies = subscribed && self.settings.notifications().is_enabled();
         self.subscribers.set(subscribed, notifies);
     }
 
-    /// Sends an event of the state machine to its subscribers.
+    /// Sends an event of the state machine (a Pub/Sub message or a change of a key) to the
+    /// subscribers on this replica whose channels match.
     pub(crate) fn publish(&mut self, event: &Event) {
         match event {
             Event::Message { channel, message } => self.publish_message(channel, message),
@@ -67,7 +68,7 @@ impl Clients {
         }
     }
 
-    /// Sends a message to the subscribers of a channel on this replica.
+    /// Sends a message to the subscribers of `channel` on this replica.
     pub(crate) fn publish_message(&mut self, channel: &[u8], message: &[u8]) {
         let subscribers: Vec<(Option<Bytes>, SubscriberId)> = self
             .context

@@ -1,104 +1,150 @@
-//! From outcomes and refusals to replies: gives requests their outcome, fails them, or sends them
-//! again after a leader change.
+//! From outcomes and refusals to replies: stores the outcomes of requests, fails requests, or sends
+//! them again after a leader change.
 
-use crate::kv::Outcome;
-use crate::redis::{CompletedRequest, SlowLogSettings};
+use bytes::Bytes;
+
+use crate::kv::{Operation, Outcome};
+use crate::redis::{CompletedRequest, SlowLogSettings, operation_may_add_data};
 use crate::types::{Instant, RequestKey};
 
 use super::Clients;
+use crate::runtime::server::clients::batches::SentBatch;
 use crate::runtime::server::clients::client::Client;
-use crate::runtime::server::clients::in_flight::InFlight;
-use crate::runtime::server::clients::request::{FailureReason, Request};
-use crate::runtime::server::request_id::replica_and_sequence;
+use crate::runtime::server::clients::request::FailureReason;
+
+/// Maximum number of entries that one batch of requests adds to the slow log.
+const SLOW_COMMANDS_MAX: usize = 8;
 
 impl Clients {
-    /// Passes the outcome of a request to its client.
-    pub(crate) fn on_outcome(&mut self, key: RequestKey, outcome: Outcome) {
-        let Some(request) = self.in_flight.get(key) else { return };
+    /// Passes the outcomes of the batch with this key to the clients that sent the batch's
+    /// requests.
+    pub(crate) fn on_outcomes(&mut self, key: RequestKey, outcomes: Vec<Outcome>) {
+        let Some(batch) = self.batches.remove(key) else { return };
         let now = self.context.now;
-        self.log_if_slow(request, now);
-        self.finish(request, key, |client| client.on_outcome(request.slot, outcome, now));
+        self.log_if_slow(&batch, now);
+        let budget = self.memory.budget(self.connected.len());
+        let mut current = None;
+        for (sequence, outcome) in batch.requests().zip(outcomes) {
+            let Some(request) = self.in_flight.get(sequence) else { continue };
+            let client = self.connected.get_mut(request.index);
+            let Some(client) = client.filter(|client| client.id == request.client) else {
+                self.in_flight.remove(sequence);
+                continue;
+            };
+            client.budget = budget;
+            if client.on_outcome(request.slot, outcome, now) {
+                self.in_flight.remove(sequence);
+            }
+            // Called once for consecutive requests of one client.
+            if let Some(index) = current.replace(request.index)
+                && index != request.index
+            {
+                self.after_reply(index);
+            }
+        }
+        if let Some(index) = current {
+            self.after_reply(index);
+        }
     }
 
-    /// Adds a slow request to the slow log (SLOWLOG) and to the latency samples (LATENCY), if
-    /// enabled. The duration counts from when the request was sent to the core or leader.
-    fn log_if_slow(&mut self, request: InFlight, now: Instant) {
+    /// If the batch was slow, adds it to the slow log (SLOWLOG) and to the latency samples
+    /// (LATENCY), where these are enabled. The slow log gets the first request of each command: all
+    /// requests took as long as the batch.
+    fn log_if_slow(&mut self, batch: &SentBatch, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
-        let elapsed = now.since(request.arrived_at);
-        let is_slow = threshold.is_some_and(|limit| elapsed >= limit);
-        let is_sample = latency_threshold.is_some_and(|limit| elapsed >= limit);
-        if !is_slow && !is_sample {
-            return;
-        }
-        let client = self.connected.get_mut(request.index);
-        let Some((client, elapsed)) =
-            client.filter(|client| client.id == request.client).and_then(|client| {
-                let since = client.pending_since(request.slot, request.arrived_at)?;
-                Some((client, now.since(since)))
-            })
-        else {
-            return;
-        };
+        let elapsed = now.since(batch.sent_at);
         let wall_clock = self.context.wall_clock;
         if latency_threshold.is_some_and(|limit| elapsed >= limit) {
             self.context.slow_log.add_latency_sample(elapsed, wall_clock);
         }
-        if threshold.is_some_and(|limit| elapsed >= limit)
-            && let Some(payload) = client.payload(request.slot)
-        {
+        if threshold.is_none_or(|limit| elapsed < limit) {
+            return;
+        }
+        let mut logged: Vec<Bytes> = Vec::new();
+        for sequence in batch.requests() {
+            let Some(request) = self.in_flight.get(sequence) else { continue };
+            let client = self.connected.get_mut(request.index);
+            let Some(client) = client.filter(|client| client.id == request.client) else {
+                continue;
+            };
+            let Some(operation) = client.operation(request.slot) else { continue };
+            let is_same = |other: &Bytes| Operation::are_same_command(other, operation);
+            if logged.iter().any(is_same) {
+                continue;
+            }
             let connection = &client.connection;
-            let completed = CompletedRequest { elapsed, wall_clock, payload, connection };
+            let completed = CompletedRequest { elapsed, wall_clock, operation, connection };
             self.context.slow_log.add(&completed, entries_max);
+            logged.push(operation.clone());
+            if logged.len() >= SLOW_COMMANDS_MAX {
+                return;
+            }
         }
     }
 
-    /// Handles the refusal of one copy of a request: gives the request an error reply, unless more
-    /// copies of it were sent, since another copy may be applied.
+    /// Handles the refusal of one copy of a batch. Gives the batch's requests an error reply,
+    /// unless more copies of the batch were sent, since another copy may be applied.
     pub(crate) fn on_refusal(&mut self, key: RequestKey, reason: FailureReason) {
-        let Some(request) = self.in_flight.get(key) else { return };
-        let client = self.connected.get_mut(request.index);
-        if client.is_some_and(|it| it.id == key.client && !it.was_resent(request.slot)) {
-            self.fail(key, reason);
+        let Some(batch) = self.batches.remove_refused(key) else { return };
+        for sequence in batch.requests() {
+            self.fail(sequence, reason);
         }
     }
 
-    /// Gives a request an error reply with this reason.
-    pub(crate) fn fail(&mut self, key: RequestKey, reason: FailureReason) {
+    /// Handles the refusal of a batch by a leader whose memory is full. Gives the requests that can
+    /// add data an error reply, and returns the others, such as `DEL`, to the waiting state, to be
+    /// sent again.
+    pub(crate) fn on_full_memory(&mut self, key: RequestKey) {
+        let Some(batch) = self.batches.remove_refused(key) else { return };
+        let mut requeued = Vec::new();
+        for sequence in batch.requests() {
+            let Some(request) = self.in_flight.get(sequence) else { continue };
+            let client = self.connected.get_mut(request.index);
+            let client = client.filter(|client| client.id == request.client);
+            let operation = client.and_then(|client| client.operation(request.slot));
+            if operation.is_some_and(|operation| operation_may_add_data(operation)) {
+                self.fail(sequence, FailureReason::OutOfMemory);
+            } else {
+                requeued.push(sequence);
+            }
+        }
+        self.requeue_requests(requeued.into_iter());
+    }
+
+    /// Gives the request with this sequence number an error reply for this reason.
+    pub(crate) fn fail(&mut self, sequence: u64, reason: FailureReason) {
         match reason {
             FailureReason::Uncertain => self.counters.uncertain.add_one(),
             FailureReason::NoLeader => self.counters.cluster_down.add_one(),
             FailureReason::DiskFull => self.counters.disk_full.add_one(),
             FailureReason::NotApplied | FailureReason::Busy | FailureReason::OutOfMemory => {}
         }
-        if let Some(request) = self.in_flight.get(key) {
-            self.finish(request, key, |client| client.fail(request.slot, reason));
-        }
+        self.finish(sequence, |client, slot| client.fail(slot, reason));
     }
 
-    /// Calls `give` with the client that sent the request, to store its reply. `give` returns
-    /// whether the request has a reply now; if so, the request is removed from the table of
-    /// requests in flight.
-    pub(super) fn finish(
-        &mut self,
-        request: InFlight,
-        key: RequestKey,
-        give: impl FnOnce(&mut Client) -> bool,
-    ) {
-        let (_, sequence) = replica_and_sequence(key.request);
-        let index = request.index;
+    /// Calls `give` to store the reply to the request with this sequence number. `give` gets the
+    /// client that sent the request and the number of the request's slot, and returns whether the
+    /// request now has a reply. If so, the request is removed from the table of requests in flight.
+    pub(super) fn finish(&mut self, sequence: u64, give: impl FnOnce(&mut Client, u64) -> bool) {
+        let Some(request) = self.in_flight.get(sequence) else { return };
         let budget = self.memory.budget(self.connected.len());
-        let client = self.connected.get_mut(index).filter(|client| client.id == request.client);
-        let Some(client) = client else {
+        let client = self.connected.get_mut(request.index);
+        let Some(client) = client.filter(|client| client.id == request.client) else {
             self.in_flight.remove(sequence);
             return;
         };
         client.budget = budget;
-        let done = give(client);
-        let waiting = client.has_waiting();
-        let has_input = client.has_input();
-        if done {
+        if give(client, request.slot) {
             self.in_flight.remove(sequence);
         }
+        self.after_reply(request.index);
+    }
+
+    /// Adds the client at `index`, which just got replies, to the lists of clients for which there
+    /// is work.
+    fn after_reply(&mut self, index: usize) {
+        let Some(client) = self.connected.get_mut(index) else { return };
+        let (waiting, has_input) = (client.has_waiting(), client.has_input());
         self.mark_flush(index);
         if waiting {
             self.mark_dispatch(index);
@@ -109,12 +155,19 @@ impl Clients {
         self.count_memory(index);
     }
 
-    /// Makes requests that were sent and certainly not applied wait again, to be sent again. A
-    /// request fails instead if a later request of the same client was or may have been applied.
+    /// Returns the requests of these batches, which were sent but certainly not applied, to the
+    /// waiting state, to be sent again. A request fails instead if a later request of the same
+    /// client was or may have been applied.
     pub(crate) fn requeue(&mut self, keys: &[RequestKey]) {
+        let batches: Vec<SentBatch> =
+            keys.iter().filter_map(|key| self.batches.remove_refused(*key)).collect();
+        self.requeue_requests(batches.iter().flat_map(SentBatch::requests));
+    }
+
+    fn requeue_requests(&mut self, requests: impl Iterator<Item = u64>) {
         let mut indexes = Vec::new();
-        for key in keys {
-            let Some(request) = self.in_flight.get(*key) else { continue };
+        for sequence in requests {
+            let Some(request) = self.in_flight.get(sequence) else { continue };
             let client = self.connected.get_mut(request.index);
             let Some(client) = client.filter(|client| client.id == request.client) else {
                 continue;
@@ -126,28 +179,18 @@ impl Clients {
         indexes.dedup();
         for index in indexes {
             let Some(client) = self.connected.get_mut(index) else { continue };
-            let id = client.id;
             for sequence in client.overtaken() {
-                self.fail(self.in_flight.key(id, sequence), FailureReason::NotApplied);
+                self.fail(sequence, FailureReason::NotApplied);
             }
             self.redirect_client(index);
             self.mark_dispatch(index);
         }
     }
 
-    /// Returns the first forwarded write with a sequence number of at least `from` and no outcome,
-    /// to be sent again after a leader change or a lost connection.
-    pub(crate) fn next_to_resend(&mut self, mut from: u64) -> Option<(u64, RequestKey, Request)> {
-        loop {
-            let (sequence, request) = self.in_flight.next_since(from, Instant::MAX)?;
-            from = sequence + 1;
-            let client = self.connected.get_mut(request.index);
-            let copy = client
-                .filter(|client| client.id == request.client)
-                .and_then(|client| client.resend(request.slot));
-            if let Some(copy) = copy {
-                return Some((sequence, self.in_flight.key(request.client, sequence), copy));
-            }
-        }
+    /// Returns the first forwarded batch of writes that has a number of at least `from` and no
+    /// outcomes yet, to be sent again after a leader change or a lost connection.
+    pub(crate) fn next_to_resend(&mut self, from: u64) -> Option<(u64, RequestKey, SentBatch)> {
+        let in_flight = &self.in_flight;
+        self.batches.next_to_resend(from, |sequence| in_flight.get(sequence).is_some())
     }
 }

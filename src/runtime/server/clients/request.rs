@@ -1,44 +1,41 @@
-//! A client's request on its way to a reply: the request itself, its state, and the reply.
+//! A client's request on its way to a reply: the request itself, its state, and its reply.
 
 use bytes::Bytes;
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::{Failure, ReplyFormat};
-use crate::types::{Index, Instant};
+use crate::types::Instant;
 
-/// A client's request that the core must answer.
+/// A client's request that cannot be answered without the core.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
-    pub(crate) payload: Bytes,
+    /// The operation of the request, in encoded form.
+    pub(crate) operation: Bytes,
     pub(crate) reply_format: ReplyFormat,
-    /// Sequence number of the request, counted over all clients of this replica's process. It is
-    /// part of the request's key.
+    /// Sequence number of the request among the requests of all clients of this process.
     pub(crate) sequence: u64,
-    /// This replica's applied index when the request was sent. The entry of a write has a larger
-    /// index.
-    pub(crate) since: Index,
-    /// The hash slot of the key, if the client follows redirects to the leader; `None` if it does
-    /// not, or the command has no key.
+    /// The hash slot of the request's key if the client follows redirects to the leader; `None` if
+    /// the client does not follow redirects, or if the command has no key.
     pub(crate) redirect_slot: Option<u16>,
 }
 
 /// The state of a client's request until its reply is sent.
 #[derive(Debug)]
 pub(crate) enum RequestState {
-    /// The request waits to be sent to the core or the leader. It was not sent yet, or certainly
-    /// not applied and will be sent again.
+    /// The request is waiting to be sent to the core or the leader: either it was not sent yet, or
+    /// it was certainly not applied and will be sent again.
     Waiting(Request),
-    /// Sent to the core or the leader, so it may have been applied.
+    /// The request was sent to the core or the leader, so it may have been applied.
     InFlight(Request),
-    /// The reply is known and waits for the replies of earlier requests.
+    /// The reply is known and is waiting for the replies to earlier requests to be sent.
     Done(Reply),
 }
 
-/// A reply that cannot be sent yet. Outcomes are encoded only when they can be sent: until then
-/// they share their values with the keyspace, so a client that requests much and reads little costs
-/// no copies.
+/// A reply that cannot be sent yet. An outcome is encoded only when it can be sent: until then it
+/// shares its values with the keyspace, so a client that requests much and reads little causes no
+/// copies.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Encoded(Bytes),
@@ -46,62 +43,59 @@ pub(crate) enum Reply {
     Failure(FailureReason),
 }
 
-/// One request of a connection, or its reply, in the order in which the requests arrived.
+/// One request of a connection, or the reply to it. Slots are in the order in which the requests
+/// arrived.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) state: RequestState,
-    /// When the request was first sent to the core or leader; `None` if it was not sent yet, or if
-    /// it is a read that must be repeated because its outcome exceeded the reply budget.
+    /// When the request was first sent to the core or the leader; `None` if it was not sent yet, or
+    /// if it is a read that must be repeated because its outcome exceeded the reply budget.
     pub(crate) sent_at: Option<Instant>,
-    /// Whether the request was sent to another replica.
-    pub(crate) forwarded: bool,
-    /// Whether more than one copy was sent, so that the refusal of one copy does not mean that the
-    /// request was not applied.
-    pub(crate) resent: bool,
 }
 
-/// What a request without a reply waits for, and since when.
+/// What a request without a reply is waiting for, and since when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// The request waits to be sent.
+    /// The request is waiting to be sent.
     Queued {
         since: Instant,
-        /// Whether other requests of the same client are in flight. The request may be waiting for
-        /// them, so its timeout is `command_deadline` instead of `leader_wait`.
+        /// Whether other requests of the same client are in flight. If so, the request may be
+        /// waiting for them, so its timeout is `command_deadline` instead of `leader_wait`.
         behind_own: bool,
     },
-    /// The request was sent and waits for its outcome.
+    /// The request was sent and is waiting for its outcome.
     InFlight {
         since: Instant,
-        /// Whether the request is a write.
+        /// Whether the request that was sent is a write.
         write: bool,
     },
 }
 
-/// The reason for an error reply.
+/// The reason why a client's request gets an error reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FailureReason {
     /// The request was not applied; the client may retry.
     NotApplied,
-    /// The request was not applied because the leader refused it while overloaded, or because it
+    /// The request was not applied, either because the overloaded leader refused it or because it
     /// waited too long to be sent.
     Busy,
-    /// The leader refused the request because its disk space is low.
+    /// The leader refused the request because the leader's free disk space is low.
     DiskFull,
-    /// The leader refused the request because it is above its memory limit.
+    /// The leader refused the request because the leader's memory usage is above its limit.
     OutOfMemory,
-    /// No leader was known before the timeout, or the leader did not answer a read.
+    /// No leader was known before the request's timeout, or the leader did not answer a read in
+    /// time.
     NoLeader,
-    /// The request may have been applied.
+    /// The request may have been applied; its outcome is not known.
     Uncertain,
 }
 
 impl Slot {
     pub(crate) fn new(state: RequestState) -> Slot {
-        Slot { state, sent_at: None, forwarded: false, resent: false }
+        Slot { state, sent_at: None }
     }
 
-    /// Moves the request from waiting to in flight, without copying it.
+    /// Moves the request from the waiting state to the in-flight state, without copying it.
     pub(crate) fn mark_sent(&mut self) {
         let placeholder = RequestState::Done(Reply::Encoded(Bytes::new()));
         self.state = match std::mem::replace(&mut self.state, placeholder) {
@@ -123,7 +117,7 @@ impl Reply {
 }
 
 impl FailureReason {
-    /// Returns the error reply for this reason.
+    /// Returns the error reply to send to the client for this reason.
     pub(crate) fn failure(self) -> Failure<'static> {
         match self {
             FailureReason::NotApplied => Failure::Lost,

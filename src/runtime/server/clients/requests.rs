@@ -1,10 +1,10 @@
-//! From received bytes to requests: parses them, lets `redis` execute them, performs the resulting
-//! actions, and sends the requests that the core must answer.
+//! From received bytes to requests: parses the requests in the bytes, lets `redis` execute them,
+//! performs the resulting actions, and sends the requests that the core must answer.
 
 use bytes::{Bytes, BytesMut};
 
+use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{Action, BufferBytes, ClientList, ClientQuery, Context, Statistics, Traffic};
-use crate::types::{Index, RequestKey};
 use crate::wire::resp::Writer;
 
 use super::Clients;
@@ -13,14 +13,27 @@ use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
 use crate::runtime::server::sockets::slab::Slab;
 
-/// Largest capacity in bytes of the shared reply buffer that is kept. A larger buffer is freed
-/// after use.
+/// Maximum capacity in bytes of the shared reply buffer that is kept for reuse. A larger buffer is
+/// freed after use.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
+/// The destination to which [`Clients::dispatch`] sends requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// All requests are sent to the core of this replica, which is the leader.
+    Core,
+    /// Only reads are sent to the core of this replica, which is the leader. Writes wait so that
+    /// more of them fit into one batch.
+    CoreReads,
+    /// All requests go to the leader, which is another replica: writes are forwarded to it, and for
+    /// reads a read index is requested from it.
+    Leader,
+}
+
 impl Clients {
-    /// Parses and executes the client's complete requests, as far as its reply budget allows.
-    /// `received` follows the unparsed input that is kept from earlier; what is not parsed now is
-    /// kept too.
+    /// Parses and executes the complete requests of the client at `index`, as far as its reply
+    /// budget allows. `received` follows the unparsed input kept from earlier calls; input that is
+    /// not parsed now is kept too.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -35,7 +48,6 @@ impl Clients {
             if !client.may_parse() {
                 break;
             }
-            let key = self.in_flight.next_key(client.id);
             let Client { parser, connection, input, .. } = client;
             let bytes = if directly { received } else { input };
             let request = match parser.next(bytes, &mut used) {
@@ -56,13 +68,8 @@ impl Clients {
                 }
             };
             self.context.traffic.commands += 1;
-            let action = connection.execute(
-                request,
-                key,
-                &self.context,
-                &mut self.settings,
-                &mut self.reply,
-            );
+            let action =
+                connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
             self.perform(index, action);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -79,8 +86,8 @@ impl Clients {
         };
     }
 
-    /// Performs the action that a command has returned. If the action has a reply already, it is in
-    /// `self.reply`.
+    /// Performs the action that a command of the client at `index` has returned. If the command
+    /// already has its reply, the reply is in `self.reply`.
     fn perform(&mut self, index: usize, action: Action) {
         match action {
             Action::Reply => {
@@ -89,7 +96,7 @@ impl Clients {
                 }
                 self.send_reply(index);
             }
-            Action::Submit { kind, payload, mut reply_format, redirect_slot, blocks } => {
+            Action::Submit { kind, operation, mut reply_format, redirect_slot, blocks } => {
                 reply_format
                     .list_clients(|query| list_clients(&mut self.connected, query, &self.context));
                 let client = self.connected.get_mut(index).expect("the client exists");
@@ -101,13 +108,11 @@ impl Clients {
                 let arrived_at = self.context.now;
                 let request = InFlight { index, client: client.id, slot, arrived_at };
                 let sequence = self.in_flight.add(request);
-                let since = Index::ZERO;
                 client.push_request(Request {
                     kind,
-                    payload,
+                    operation,
                     reply_format,
                     sequence,
-                    since,
                     redirect_slot,
                 });
             }
@@ -169,7 +174,8 @@ impl Clients {
         self.publish_subscribers();
     }
 
-    /// Sends `self.reply` to a client, after the replies to its earlier requests.
+    /// Sends `self.reply` to the client at `index`, after the replies to the client's earlier
+    /// requests.
     fn send_reply(&mut self, index: usize) {
         if self.reply.is_empty() {
             return;
@@ -190,23 +196,35 @@ impl Clients {
         }
     }
 
-    /// Sends the clients' waiting requests to the core or leader by calling `send` for each, until
-    /// it returns false (not sent). `forwarded` says whether the requests go to another replica.
+    /// Takes those of the clients' waiting requests that may be sent now, as long as `admits`
+    /// returns true for the length of the next request's operation in bytes. Returns the requests
+    /// in order, in batches of at most `operations_max`. The caller must send all of them to the
+    /// core or the leader, or return them by calling [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
-        forwarded: bool,
-        mut send: impl FnMut(RequestKey, &Request) -> bool,
-    ) {
+        target: Target,
+        operations_max: usize,
+        mut admits: impl FnMut(usize) -> bool,
+    ) -> Vec<ClientRequest> {
         let mut refused = false;
         let mut indexes = std::mem::replace(&mut self.to_dispatch, std::mem::take(&mut self.spare));
+        let now = (self.context.applied_index, self.context.now);
+        self.batches.begin(target == Target::Leader, now, operations_max);
         for index in indexes.drain(..) {
             let Some(client) = self.connected.get_mut(index) else { continue };
             client.marks.dispatch = false;
+            if target == Target::CoreReads && client.next_kind() == Some(RequestKind::Write) {
+                self.mark_dispatch(index);
+                continue;
+            }
             if !refused {
-                let in_flight = &self.in_flight;
-                let since = self.context.applied_index;
-                client.dispatch(forwarded, since, self.context.now, |id, request| {
-                    refused = !send(in_flight.key(id, request.sequence), request);
+                let batches = &mut self.batches;
+                client.dispatch(self.context.now, |request| {
+                    let Request { kind, sequence, operation, .. } = request;
+                    refused = !admits(operation.len());
+                    if !refused {
+                        batches.add(*kind, *sequence, operation);
+                    }
                     !refused
                 });
             }
@@ -216,10 +234,11 @@ impl Clients {
             }
         }
         self.spare = indexes;
+        self.batches.finish()
     }
 }
 
-/// Returns the reply to `CLIENT LIST`, `CLIENT INFO` and the like.
+/// Returns the reply to a command that lists clients, such as `CLIENT LIST` or `CLIENT INFO`.
 fn list_clients(connected: &mut Slab<Client>, query: ClientQuery, context: &Context) -> Bytes {
     let mut list = ClientList::new(query);
     for (_, client) in connected.iter_mut() {

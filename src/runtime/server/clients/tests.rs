@@ -1,4 +1,5 @@
-//! Clients over real sockets, with a clock that the test moves and the test in place of the core.
+//! Tests of clients that connect over real sockets. The test advances the clock and plays the part
+//! of the core.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,11 +11,11 @@ use mio::{Events, Poll};
 use super::request::FailureReason;
 use super::*;
 use crate::kv::Outcome;
-use crate::raft::{DiskState, RequestKind};
+use crate::raft::{ClientRequest, DiskState, RequestKind};
 use crate::redis::ReplicaInfo;
 use crate::runtime::clock::tests::stopped;
 use crate::runtime::pass::Pass;
-use crate::runtime::server::request_id::{origin_of, replica_and_sequence};
+use crate::runtime::server::request_id::origin_of;
 use crate::types::NodeId;
 
 const FIRST_TOKEN: usize = 8;
@@ -28,17 +29,12 @@ struct Fixture {
     space: Vec<u8>,
 }
 
-/// A request that was sent to the core.
+/// A request that was sent to the core in a batch of its own.
 struct SentRequest {
     key: RequestKey,
     kind: RequestKind,
-}
-
-impl SentRequest {
-    /// Its number among all requests, from 0.
-    fn number(&self) -> u64 {
-        replica_and_sequence(self.key.request).1 - 1
-    }
+    /// Number of the request among the requests of all clients, starting from 0.
+    number: u64,
 }
 
 fn node(id: u16) -> ReplicaInfo {
@@ -91,7 +87,7 @@ impl Fixture {
         stream
     }
 
-    /// One pass of input and output.
+    /// Runs one pass: reads from all clients and writes to them once.
     fn pass(&mut self) {
         let mut events = Events::with_capacity(64);
         self.poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
@@ -104,7 +100,7 @@ impl Fixture {
         self.clients.flush(self.poll.registry(), &mut pass);
     }
 
-    /// Runs passes until `look` returns something.
+    /// Runs passes until `look` returns a value, and returns that value.
     fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Fixture) -> Option<T>) -> T {
         for _ in 0..20_000 {
             if let Some(found) = look(self) {
@@ -115,22 +111,30 @@ impl Fixture {
         panic!("{what} did not arrive");
     }
 
-    /// Sends the requests that may be sent.
+    /// Sends the clients' requests that may be sent now, and returns them.
     fn dispatch(&mut self) -> Vec<SentRequest> {
-        let mut sent = Vec::new();
-        self.clients.dispatch(false, |key, pending| {
-            sent.push(SentRequest { key, kind: pending.kind });
-            true
-        });
-        sent
+        // A batch for each request.
+        let sent = self.clients.dispatch(Target::Core, 1, |_| true);
+        let request = |batch: &ClientRequest| {
+            let (key, kind) = (batch.key, batch.kind);
+            let number = self.clients.batches.requests_of(key)[0] - 1;
+            SentRequest { key, kind, number }
+        };
+        sent.iter().map(request).collect()
     }
 
-    /// Sends the requests that may be sent, at least one.
+    /// Runs passes until at least one of the clients' requests may be sent, sends all requests that
+    /// may be sent then, and returns them.
     fn dispatch_some(&mut self) -> Vec<SentRequest> {
         self.until("a request", |fixture| Some(fixture.dispatch()).filter(|list| !list.is_empty()))
     }
 
-    /// Moves the clock.
+    /// Passes the outcome of a sent request to the clients.
+    fn on_outcome(&mut self, key: RequestKey, outcome: Outcome) {
+        self.clients.on_outcomes(key, vec![outcome]);
+    }
+
+    /// Advances the test's clock by `span`.
     fn advance(&mut self, span: Duration) {
         self.now = self.now + span;
         self.clients.context.now = self.now;
@@ -138,7 +142,7 @@ impl Fixture {
         self.clients.sweep(self.now, self.poll.registry());
     }
 
-    /// Receives at least `length` bytes at `client`.
+    /// Receives at least `length` bytes of replies at `client`, and returns them.
     fn reply(&mut self, client: &mut TcpStream, length: usize) -> Vec<u8> {
         let mut reply = Vec::new();
         self.until("a reply", |_| {
@@ -155,7 +159,7 @@ impl Fixture {
     }
 }
 
-/// Receives the available bytes. Returns false if the connection is closed.
+/// Appends the bytes available at `client` to `into`. Returns false if the connection is closed.
 fn read(client: &mut TcpStream, into: &mut Vec<u8>) -> bool {
     let mut space = [0; 16 << 10];
     loop {
@@ -175,10 +179,10 @@ fn each_pipelined_command_has_its_own_timeout() {
     for number in 0..100 {
         let sent = fixture.dispatch_some();
         assert_eq!(sent.len(), 1, "a read sees the writes before it and none after");
-        assert_eq!(sent[0].number(), number);
+        assert_eq!(sent[0].number, number);
         // Each one is within its timeout. All together they take a minute and a half.
         fixture.advance(Duration::from_millis(900));
-        fixture.clients.on_outcome(sent[0].key, Outcome::Integer(1));
+        fixture.on_outcome(sent[0].key, Outcome::Integer(1));
     }
     fixture.expect(&mut client, &":1\r\n".repeat(100));
     assert_eq!(fixture.clients.next_expiry(), None);
@@ -239,7 +243,7 @@ fn leader_change_sends_moved_to_cluster_clients_only() {
     let sent = fixture.dispatch_some();
     assert_eq!(sent.len(), 3);
     for sent in sent {
-        fixture.clients.on_outcome(sent.key, Outcome::Integer(4));
+        fixture.on_outcome(sent.key, Outcome::Integer(4));
     }
     fixture.expect(&mut plain, ":4\r\n");
     fixture.expect(&mut cluster, ":4\r\n");
@@ -275,6 +279,41 @@ fn refused_connections_are_counted_since_the_last_resetstat() {
 }
 
 #[test]
+fn refusal_of_a_full_leader_fails_only_writes_that_add_data() {
+    let mut fixture = Fixture::new();
+    let (mut one, mut other) = (fixture.connect(), fixture.connect());
+    one.write_all(b"SET k v\r\n").unwrap();
+    other.write_all(b"DEL k\r\n").unwrap();
+    fixture.until("both requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 2).then_some(())
+    });
+    let batch = fixture.clients.dispatch(Target::Leader, 10, |_| true).remove(0);
+    fixture.clients.on_full_memory(batch.key);
+    fixture.expect(&mut one, "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+    let sent = fixture.dispatch_some();
+    assert_eq!((sent.len(), sent[0].kind), (1, RequestKind::Write));
+    fixture.on_outcome(sent[0].key, Outcome::Integer(0));
+    fixture.expect(&mut other, ":0\r\n");
+}
+
+#[test]
+fn reads_do_not_wait_while_writes_gather() {
+    let mut fixture = Fixture::new();
+    let (mut one, mut other) = (fixture.connect(), fixture.connect());
+    one.write_all(b"SET k v\r\nGET k\r\n").unwrap();
+    other.write_all(b"GET k\r\nSET k v\r\n").unwrap();
+    fixture.until("all requests", |fixture| {
+        (fixture.clients.context.traffic.commands == 4).then_some(())
+    });
+    let kinds = |sent: Vec<ClientRequest>| sent.iter().map(|it| it.kind).collect::<Vec<_>>();
+    let reads = fixture.clients.dispatch(Target::CoreReads, 10, |_| true);
+    assert_eq!(kinds(reads), [RequestKind::Read]);
+    assert!(fixture.clients.has_waiting());
+    let writes = fixture.clients.dispatch(Target::Core, 10, |_| true);
+    assert_eq!(kinds(writes), [RequestKind::Write]);
+}
+
+#[test]
 fn requeued_write_fails_if_a_later_one_was_applied() {
     let mut fixture = Fixture::new();
     let (mut client, mut other) = (fixture.connect(), fixture.connect());
@@ -287,7 +326,7 @@ fn requeued_write_fails_if_a_later_one_was_applied() {
         sent.extend(fixture.dispatch());
         (sent.len() == 2).then_some(())
     });
-    fixture.clients.on_outcome(sent[1].key, Outcome::Done);
+    fixture.on_outcome(sent[1].key, Outcome::Done);
     fixture.clients.requeue(&[sent[0].key]);
     assert!(fixture.dispatch().is_empty(), "sent again, after a later write of the same client");
     let reply = fixture.reply(&mut client, 50);
@@ -295,7 +334,7 @@ fn requeued_write_fails_if_a_later_one_was_applied() {
     let begin = "+PONG\r\n$1\r\nx\r\n+PONG\r\n-";
     assert!(reply.starts_with(begin) && reply.ends_with("\r\n+OK\r\n"), "{reply}");
     // The other client's write still has no outcome.
-    fixture.clients.on_outcome(third.key, Outcome::Done);
+    fixture.on_outcome(third.key, Outcome::Done);
     fixture.expect(&mut other, "+OK\r\n");
 }
 
@@ -313,7 +352,7 @@ fn reads_above_the_output_budget_are_retried_in_order() {
         let sent = fixture.dispatch();
         for one in &sent {
             assert_eq!(one.kind, RequestKind::Read);
-            fixture.clients.on_outcome(one.key, Outcome::Value(Some(value(one.number()))));
+            fixture.on_outcome(one.key, Outcome::Value(Some(value(one.number))));
         }
         assert!(fixture.clients.memory.used_bytes() < 4 << 20);
         sent.len()
@@ -347,7 +386,7 @@ fn too_large_reply_is_an_error_and_the_connection_continues() {
     client.write_all(b"MGET a b\r\nPING\r\n").unwrap();
     let sent = fixture.dispatch_some();
     let value = Some(Bytes::from(vec![b'x'; 5 << 20]));
-    fixture.clients.on_outcome(sent[0].key, Outcome::Values(vec![value.clone(), value]));
+    fixture.on_outcome(sent[0].key, Outcome::Values(vec![value.clone(), value]));
     fixture.expect(
         &mut client,
         "-ERR the reply is too large: 10485856 bytes, limit 8388608\r\n+PONG\r\n",
@@ -356,7 +395,7 @@ fn too_large_reply_is_an_error_and_the_connection_continues() {
     client.write_all(b"GETDEL a\r\nPING\r\n").unwrap();
     let sent = fixture.dispatch_some();
     let value = Some(Bytes::from(vec![b'x'; 9 << 20]));
-    fixture.clients.on_outcome(sent[0].key, Outcome::Value(value));
+    fixture.on_outcome(sent[0].key, Outcome::Value(value));
     fixture.expect(
         &mut client,
         "-UNCERTAIN applied, but the reply is too large: 9437216 bytes, limit 8388608\r\n\
@@ -386,7 +425,7 @@ fn large_requests_complete_one_at_a_time_with_small_ones_between() {
         assert!(read(&mut small, &mut pongs), "the connection was closed");
         used_max = used_max.max(fixture.clients.memory.used_bytes());
         for one in fixture.dispatch() {
-            fixture.clients.on_outcome(one.key, Outcome::Done);
+            fixture.on_outcome(one.key, Outcome::Done);
         }
         large.iter().all(|(_, _, reply)| reply == b"+OK\r\n").then_some(())
     });
@@ -411,7 +450,7 @@ fn client_using_the_most_memory_is_disconnected() {
     });
     for one in sent {
         let value = Bytes::from(vec![b'x'; 1 << 20]);
-        fixture.clients.on_outcome(one.key, Outcome::Value(Some(value)));
+        fixture.on_outcome(one.key, Outcome::Value(Some(value)));
     }
     fixture.pass();
     assert!(fixture.clients.memory.used_bytes() <= MEMORY);
@@ -469,7 +508,7 @@ fn maxclients_can_be_changed() {
     fixture.expect(&mut third, "+PONG\r\n");
 }
 
-/// The outcome of a `WATCH` of one key.
+/// Returns the outcome of a `WATCH` of one key, whose revision is `number`.
 fn revision(number: i64) -> Outcome {
     Outcome::List(vec![Outcome::Integer(number)])
 }
@@ -486,15 +525,15 @@ fn watch_blocks_later_requests_until_its_outcome() {
         fixture.pass();
     }
     assert_eq!(fixture.clients.context.traffic.commands, 1, "no more requests are parsed");
-    fixture.clients.on_outcome(sent[0].key, revision(7));
+    fixture.on_outcome(sent[0].key, revision(7));
     fixture.expect(&mut client, "+OK\r\n+PONG\r\n+OK\r\n+QUEUED\r\n");
     // The next WATCH is sent after the EXEC, and sees its effects.
     let exec = fixture.dispatch_some();
     assert_eq!((exec.len(), exec[0].kind), (1, RequestKind::Write));
-    fixture.clients.on_outcome(exec[0].key, Outcome::List(vec![Outcome::Done]));
+    fixture.on_outcome(exec[0].key, Outcome::List(vec![Outcome::Done]));
     fixture.expect(&mut client, "*1\r\n+OK\r\n");
     let watch = fixture.dispatch_some();
-    fixture.clients.on_outcome(watch[0].key, revision(8));
+    fixture.on_outcome(watch[0].key, revision(8));
     fixture.expect(&mut client, "+OK\r\n+PONG\r\n");
     // Closed while blocked, nothing is left.
     client.write_all(b"WATCH k\r\nPING\r\n").unwrap();
@@ -512,7 +551,7 @@ fn failed_watch_aborts_the_transaction() {
     let mut client = fixture.connect();
     client.write_all(b"WATCH k\r\nMULTI\r\nSET k v\r\nEXEC\r\n").unwrap();
     let sent = fixture.dispatch_some();
-    fixture.clients.fail(sent[0].key, FailureReason::NoLeader);
+    fixture.clients.on_refusal(sent[0].key, FailureReason::NoLeader);
     fixture.expect(
         &mut client,
         "-CLUSTERDOWN no leader is known; not applied, try again\r\n+OK\r\n+QUEUED\r\n\
@@ -555,10 +594,10 @@ fn connection_commands_of_an_aborted_transaction_have_no_effect() {
     ] {
         client.write_all(named).unwrap();
         let watch = fixture.dispatch_some();
-        fixture.clients.on_outcome(watch[0].key, revision(1));
+        fixture.on_outcome(watch[0].key, revision(1));
         let exec = fixture.dispatch_some();
         assert_eq!(exec[0].kind, RequestKind::Read, "the transaction writes nothing");
-        fixture.clients.on_outcome(exec[0].key, outcome);
+        fixture.on_outcome(exec[0].key, outcome);
         let queued = "+QUEUED\r\n".repeat(2);
         fixture.expect(&mut client, &format!("+OK\r\n+OK\r\n{queued}{reply}{name}"));
     }

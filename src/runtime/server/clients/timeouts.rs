@@ -1,5 +1,5 @@
-//! Timeouts of clients: requests that wait too long, idle connections, incomplete requests. Also
-//! redirects waiting requests to a new leader, for clients that follow redirects.
+//! Timeouts of clients: requests that wait too long, idle connections, incomplete requests. This
+//! module also redirects waiting requests to a new leader, for clients that follow redirects.
 
 use std::time::Duration;
 
@@ -7,28 +7,29 @@ use bytes::{Bytes, BytesMut};
 use mio::Registry;
 
 use crate::redis::Failure;
-use crate::types::{Instant, RequestKey};
+use crate::types::Instant;
 
 use super::Clients;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 
-/// Interval at which idle connections and incomplete requests are looked for.
+/// Interval at which idle connections and incomplete requests are searched for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum rate in bytes per second at which a client must send a request after the
-/// [`Timeouts::request_read`] timeout.
+/// Minimum rate, in bytes per second, at which a client must send the rest of a request once the
+/// [`Timeouts::request_read`] timeout has passed.
 const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
 
-/// Timeouts of clients' requests.
+/// Timeouts of clients' requests: how long a request may wait to be sent and then for its outcome,
+/// and how long a client may take to send one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// How long a request may wait to be sent, mostly because no leader is known, before it is
-    /// refused.
+    /// How long a request may wait to be sent before it is refused. The usual reason for waiting is
+    /// that no leader is known.
     pub leader_wait: Duration,
-    /// How long a client waits for the outcome of a request that was sent.
+    /// How long a client waits for the outcome of a request after the request was sent.
     pub command_deadline: Duration,
-    /// Time limit for a client to send the rest of an incomplete request, plus one second for each
-    /// 64 KiB received. The connection is closed after it.
+    /// Time limit for a client to send the rest of an incomplete request, extended by one second
+    /// for each 64 KiB received. After it, the connection is closed.
     pub request_read: Duration,
 }
 
@@ -43,7 +44,7 @@ impl Default for Timeouts {
 }
 
 impl Clients {
-    /// Returns the earliest time at which [`Clients::expire`] may have a request to fail; `None` if
+    /// Returns the earliest time at which [`Clients::expire`] may find a request to fail; `None` if
     /// all requests have their outcome.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
@@ -54,9 +55,9 @@ impl Clients {
         (self.connected.len() > 0).then(|| self.swept_at + SWEEP_INTERVAL)
     }
 
-    /// Fails requests that have waited past their timeout, until the limits of `pass` (requests
-    /// checked and time) are reached. The next call continues with the request after the last one
-    /// checked.
+    /// Fails the requests that have waited longer than their timeout, until the limits of `pass`
+    /// (number of requests checked and time) are reached. The next call continues with the request
+    /// after the last one checked.
     pub(crate) fn expire(&mut self, now: Instant, pass: &mut Pass) {
         let Timeouts { leader_wait, command_deadline, .. } = self.timeouts;
         let shortest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
@@ -65,7 +66,6 @@ impl Clients {
             pass.next(|| self.in_flight.next_since(self.expire_from, before))
         {
             self.expire_from = sequence + 1;
-            let key = self.in_flight.key(request.client, sequence);
             let client = self.connected.get_mut(request.index);
             let Some(client) = client.filter(|client| client.id == request.client) else {
                 self.in_flight.remove(sequence);
@@ -88,7 +88,7 @@ impl Clients {
                 }
             };
             if now >= since + timeout {
-                self.fail(key, reason);
+                self.fail(sequence, reason);
             }
         }
         if !pass.is_over() {
@@ -96,14 +96,16 @@ impl Clients {
         }
     }
 
-    /// Closes connections that are idle for too long, or whose incomplete request has exceeded its
-    /// timeout. Also applies the current `CONFIG` value of the clients' memory limit.
+    /// Closes connections that have been idle for too long or whose incomplete request has exceeded
+    /// its timeout. Also applies the current `CONFIG` value of the memory limit for clients.
     pub(crate) fn sweep(&mut self, now: Instant, registry: &Registry) {
         if now < self.swept_at + SWEEP_INTERVAL {
             return;
         }
         self.swept_at = now;
         self.memory.set_limit(self.settings.clients_bytes_max());
+        let in_flight = &self.in_flight;
+        self.batches.retain(|sequence| in_flight.get(sequence).is_some());
         let idle_max = self.settings.idle_max();
         let request_read = self.timeouts.request_read;
         let overdue = self.connected.iter_mut().filter(|(_, client)| {
@@ -140,14 +142,13 @@ impl Clients {
         }
     }
 
-    /// Redirects the waiting requests of one client if it follows redirects and another replica
-    /// leads.
+    /// Redirects the waiting requests of the client at `index` if the client follows redirects and
+    /// another replica is the leader.
     pub(super) fn redirect_client(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let leader = self.context.leader().filter(|_| !self.context.leads());
         let Some(leader) = leader else { return };
         let waiting = client.redirectable();
-        let id = client.id;
         let mut text = BytesMut::new();
         let replies = waiting.into_iter().map(|(slot, sequence, hash_slot)| {
             text.clear();
@@ -156,10 +157,10 @@ impl Clients {
             (slot, sequence, Bytes::copy_from_slice(&text))
         });
         for (slot, sequence, reply) in replies.collect::<Vec<_>>() {
-            let key: RequestKey = self.in_flight.key(id, sequence);
-            if let Some(request) = self.in_flight.get(key) {
-                self.finish(request, key, |client| client.finish(slot, Reply::Encoded(reply)));
-            }
+            self.finish(sequence, |client, found| {
+                assert_eq!(found, slot, "slot of request {sequence}");
+                client.finish(slot, Reply::Encoded(reply))
+            });
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The facts that `INFO`, `ROLE`, `CLUSTER` and other commands report: kept up to date from the
-//! boards of the other stages and from the hellos of peers.
+//! The values that `INFO`, `ROLE`, `CLUSTER` and other commands report. They are kept up to date
+//! from the boards (shared status) of the other stages and from the hellos of peers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +14,11 @@ use crate::types::{Index, Instant, NodeId};
 
 use super::ServerNetwork;
 
-/// Interval at which values for `INFO` that change slowly are refreshed.
+/// Interval at which the slowly changing values that `INFO` reports are refreshed.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl ServerNetwork {
-    /// Updates the values that commands need to be current: clock readings and memory use.
+    /// Updates the values that commands need to be current: clock readings and memory usage.
     pub(super) fn update_context(&mut self, now: Instant) {
         let parts = &mut self.parts;
         parts.clients.context.now = now;
@@ -82,8 +82,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles a leader change: reads that wait for a read index of the earlier leader are sent
-    /// again, and clients that follow redirects are redirected.
+    /// Handles a leader change: reads that are waiting for a read index of the earlier leader are
+    /// sent again, and clients that follow redirects are redirected.
     pub(super) fn on_leadership(&mut self, leadership: Leadership) {
         self.leadership = leadership;
         self.leader_refused_until = Instant::ZERO;
@@ -108,7 +108,7 @@ impl ServerNetwork {
         self.parts.clients.redirect_all();
     }
 
-    /// Stores the address where a peer listens for clients, as `host:port`.
+    /// Stores the address, as `host:port`, on which a peer listens for clients.
     pub(super) fn update_address(&mut self, peer: NodeId, address: &str) {
         let Some((host, port)) = address.rsplit_once(':') else { return };
         let Ok(port) = port.parse::<u16>() else { return };
@@ -140,7 +140,7 @@ impl From<SnapshotStatus> for SnapshotInfo {
     }
 }
 
-/// Returns the resident memory of this process in bytes; 0 if the system does not report it.
+/// Returns the resident memory usage of this process, in bytes; 0 if the system does not report it.
 fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));

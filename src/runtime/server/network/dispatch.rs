@@ -1,46 +1,53 @@
-//! Sends clients' requests to the core or to the leader, and handles refusals of requests.
+//! Sends clients' requests, in batches, to the core or to the leader, and handles refusals of
+//! batches.
 
 use std::time::Duration;
 
 use crossbeam::channel::TrySendError;
 
+use crate::kv::BATCH_OPERATIONS_MAX;
 use crate::raft::{ClientRequest, Refusal, RefusalReason, RequestKind};
-use crate::runtime::channels::{ForwardedWrite, Requests};
+use crate::runtime::channels::{ForwardedWrite, QUEUE_LEN, Requests};
 use crate::runtime::pass::Pass;
-use crate::runtime::server::clients::request::{FailureReason, Request};
+use crate::runtime::server::clients::request::FailureReason;
+use crate::runtime::server::clients::{SentBatch, Target};
 use crate::runtime::server::request_id::{READ_INDEX_CLIENT, replica_and_sequence};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire::frame::{Attempt, Frame};
 
 use super::{Parts, ServerNetwork};
 
-/// How long no requests are sent to a replica that has refused a request because it is not the
+/// How long no requests are sent to a replica after it has refused a request because it is not the
 /// leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of payload after which no further requests are added to a batch for the core or the
-/// leader.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of requests that are sent to the core or to the leader in one batch.
-const BATCH_REQUESTS_MAX: usize = 4_096;
+/// Number of bytes of operations after which no further requests are sent in one pass (iteration of
+/// the stage's loop).
+const BYTES_MAX: usize = 1 << 20;
+/// Maximum number of requests that are sent in one pass (iteration of the stage's loop).
+const REQUESTS_MAX: usize = 4_096;
 
-/// Where clients' requests are sent.
+/// Maximum time that writes wait so that more of them fit into one batch. Equal to the shortest
+/// possible timeout of a poll of the sockets.
+pub(super) const GATHER_MAX: Duration = Duration::from_millis(1);
+
+/// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
-    /// To the core of this replica, which leads.
+    /// To the core of this replica, which is the leader.
     Core,
     /// To the leader, which is another replica.
     Leader(NodeId),
-    /// Nowhere: no leader is known or connected, so requests wait.
+    /// Nowhere: no leader is known, or there is no connection to it, so requests wait.
     None,
 }
 
-/// The leader, its term, and which connection to it is used for writes. When any of the three
+/// The leader, its term, and the connection to it that is used for writes. When any of the three
 /// changes, writes without an outcome must be sent again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// Number of connections made to the leader since the process started, by which a new
+    /// Number of connections made to the leader since the process started, from which a new
     /// connection is recognized; 0 if this replica is the leader.
     connection_count: u64,
 }
@@ -54,13 +61,14 @@ impl ServerNetwork {
         }
     }
 
-    /// Returns whether requests must wait because the presumed leader has just refused some with
-    /// the reason that it is not the leader.
+    /// Returns whether requests must wait because the presumed leader has just refused some of them
+    /// with the reason that it is not the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
-    /// Sends clients' waiting requests to the core, if this replica leads, or to the leader.
+    /// Sends clients' waiting requests to the core if this replica is the leader, otherwise to the
+    /// leader.
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
@@ -74,54 +82,76 @@ impl ServerNetwork {
             self.dispatch_unfinished = true;
             return;
         }
-        let attempt = Attempt::First { term: self.leadership.term };
-        let to_core = route == Route::Core && self.parts.clients.has_waiting();
-        let mut batch = Vec::with_capacity(if to_core { self.batch_len } else { 0 });
-        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
-        let mut bytes = 0;
-        let Parts { clients, outgoing, .. } = &mut self.parts;
-        let read_indexes = &mut self.read_indexes;
-        clients.dispatch(route != Route::Core, |key, request| {
-            if bytes > BATCH_BYTES_MAX {
-                pass.end();
+        let gathers = route == Route::Core && self.gathers(now);
+        let mut pass = Pass::of_small(self.parts.clock, REQUESTS_MAX);
+        let mut bytes_left = BYTES_MAX;
+        let admits = |bytes: usize| {
+            if bytes_left == 0 || pass.next(|| Some(())).is_none() {
+                return false;
             }
-            let Some(payload) = pass.next(|| Some(request.payload.clone())) else { return false };
-            bytes += payload.len();
-            let request = ClientRequest { key, kind: request.kind, payload };
-            match (route, request.kind) {
-                (Route::Core, _) => {
-                    batch.push(request);
-                    true
-                }
-                (Route::Leader(leader), RequestKind::Write) => {
-                    let payload = request.payload;
-                    outgoing.send(leader, &Frame::Forward { key, attempt, payload })
-                }
-                (Route::Leader(_), RequestKind::Read) => {
-                    read_indexes.gather(request);
-                    true
-                }
-                (Route::None, _) => false,
-            }
-        });
-        self.dispatch_unfinished = pass.is_over() && clients.has_waiting();
-        if let Route::Leader(leader) = route
-            && let Some(ticket) = read_indexes.request(leader, now)
-            && !outgoing.send(leader, &Frame::AskReadIndex { ticket })
-        {
-            let lost: Vec<RequestKey> =
-                read_indexes.take(leader, ticket).iter().map(|read| read.key).collect();
-            clients.requeue(&lost);
-        }
-        if !batch.is_empty() {
-            self.batch_len = batch.len();
-            self.submit(batch);
+            bytes_left = bytes_left.saturating_sub(bytes);
+            true
+        };
+        let clients = &mut self.parts.clients;
+        let target = match route {
+            Route::Core if gathers => Target::CoreReads,
+            Route::Core => Target::Core,
+            Route::Leader(_) | Route::None => Target::Leader,
+        };
+        let batches = clients.dispatch(target, BATCH_OPERATIONS_MAX, admits);
+        self.dispatch_unfinished = (bytes_left == 0 || pass.is_over()) && clients.has_waiting();
+        match route {
+            Route::Core => self.submit(batches),
+            Route::Leader(leader) => self.forward(leader, batches, now),
+            Route::None => unreachable!("nothing is dispatched without a route"),
         }
     }
 
-    /// Sends writes without an outcome again after the leader, its term or the connection to it has
-    /// changed. Returns true once all of them are sent. They go before new requests, to keep the
-    /// order of each client's requests.
+    /// Returns whether waiting writes should wait longer, so that writes that arrive meanwhile join
+    /// their batch. This is so while small batches are in flight, because each batch costs system
+    /// calls and wake-ups on all replicas. The writes wait until one of the batches in flight has
+    /// its outcomes, and at most [`GATHER_MAX`].
+    fn gathers(&mut self, now: Instant) -> bool {
+        let clients = &self.parts.clients;
+        if !clients.has_waiting() || !clients.gathers_writes() {
+            self.gathering_since = None;
+            return false;
+        }
+        let since = *self.gathering_since.get_or_insert(now);
+        if now >= since + GATHER_MAX {
+            self.gathering_since = None;
+        }
+        self.gathering_since.is_some()
+    }
+
+    /// Sends batches of writes to the leader, and requests a read index for batches of reads.
+    /// Requests that cannot be sent return to the waiting state.
+    fn forward(&mut self, leader: NodeId, batches: Vec<ClientRequest>, now: Instant) {
+        let attempt = Attempt::First { term: self.leadership.term };
+        let Parts { clients, outgoing, .. } = &mut self.parts;
+        let mut lost = Vec::new();
+        for batch in batches {
+            let ClientRequest { key, kind, payload } = batch;
+            if kind == RequestKind::Read {
+                self.read_indexes.gather(ClientRequest { key, kind, payload });
+            // After a batch that could not be sent no other is: both may have writes of one client.
+            } else if !lost.is_empty()
+                || !outgoing.send(leader, &Frame::Forward { key, attempt, payload })
+            {
+                lost.push(key);
+            }
+        }
+        if let Some(ticket) = self.read_indexes.request(leader, now)
+            && !outgoing.send(leader, &Frame::AskReadIndex { ticket })
+        {
+            lost.extend(self.read_indexes.take(leader, ticket).iter().map(|read| read.key));
+        }
+        clients.requeue(&lost);
+    }
+
+    /// After a change of the leader, its term or the connection to it, sends the writes without an
+    /// outcome again. Returns true once all of them are sent. They are sent before any new request,
+    /// to keep the order of each client's requests.
     fn resend(&mut self, route: Route) -> bool {
         let (leader, connection_count) = match route {
             Route::Core => (self.parts.me, 0),
@@ -136,12 +166,11 @@ impl ServerNetwork {
         }
         let Some(mut from) = self.resend_from else { return true };
         let mut to_core = Vec::new();
-        let mut pass = Pass::of_small(self.parts.clock, BATCH_REQUESTS_MAX);
-        while let Some((sequence, key, request)) =
-            pass.next(|| self.parts.clients.next_to_resend(from))
+        let mut pass = Pass::of_large(self.parts.clock, QUEUE_LEN);
+        while let Some((number, key, batch)) = pass.next(|| self.parts.clients.next_to_resend(from))
         {
-            from = sequence + 1;
-            let Request { payload, since, kind, .. } = request;
+            from = number + 1;
+            let SentBatch { payload, since, kind, .. } = batch;
             let attempt = Attempt::Again { since };
             if route == Route::Core {
                 let request = ClientRequest { key, kind, payload };
@@ -155,8 +184,9 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits requests to the core. If the core's queue is full, requests of this replica's
-    /// clients return to the waiting state, and requests of peers are refused.
+    /// Submits batches, and peers' requests for a read index, to the core. If the core's queue is
+    /// full, the requests of this replica's clients return to the waiting state, and those of peers
+    /// are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -177,8 +207,9 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded writes to the core, in order. If the core's queue is full, first copies
-    /// are refused; repeated copies are dropped, since an earlier copy may be applied.
+    /// Submits forwarded batches to the core, in order. If the core's queue is full, a first copy
+    /// of a batch is refused. A repeated copy is dropped, since an earlier copy may have been or
+    /// may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
@@ -196,9 +227,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles requests that the core has refused: requests of this replica's clients fail or are
-    /// sent again, depending on the reason; for others the refusal is sent to the replica that
-    /// forwarded them.
+    /// Handles batches that the core has refused. Requests of this replica's clients fail or are
+    /// sent again, depending on the reason. For a batch that another replica has forwarded, the
+    /// refusal is sent to that replica.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();
         for refusal in refusals {
@@ -211,8 +242,8 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Handles the refusal of a request of this replica's client; the refused copy was not applied.
-    /// Adds the request's key to `requeued` if it may be sent again.
+    /// Handles the refusal of a copy of a batch of this replica; that copy was not applied. Adds
+    /// the batch's key to `requeued` if the batch's requests may be sent again.
     pub(super) fn on_refusal(
         &mut self,
         key: RequestKey,
@@ -222,7 +253,10 @@ impl ServerNetwork {
         let reason = match reason {
             RefusalReason::Busy => FailureReason::Busy,
             RefusalReason::DiskFull => FailureReason::DiskFull,
-            RefusalReason::OutOfMemory => FailureReason::OutOfMemory,
+            RefusalReason::OutOfMemory => {
+                self.parts.clients.on_full_memory(key);
+                return;
+            }
             RefusalReason::NotLeader | RefusalReason::Replaced => {
                 requeued.push(key);
                 return;
@@ -231,7 +265,7 @@ impl ServerNetwork {
         self.parts.clients.on_refusal(key, reason);
     }
 
-    /// Sends a refusal to the replica that forwarded the request.
+    /// Sends a refusal to the replica that forwarded the batch or requested the read index.
     fn refuse_forwarded(&mut self, key: RequestKey, reason: RefusalReason) {
         let (peer, sequence) = replica_and_sequence(key.request);
         let frame = if key.client == READ_INDEX_CLIENT {

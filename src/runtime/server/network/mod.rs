@@ -1,5 +1,5 @@
 //! The network stage of the server: owns `Poll`, the listening sockets and all connections. Moves
-//! requests of clients to the leader, here or on another replica, and replies back to the clients.
+//! clients' requests to the leader (this replica or another one), and replies back to the clients.
 //!
 //! | file | contents |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | `context` | the facts that `INFO` and other commands report |
 //!
 //! In each pass peers come first, in both directions: their messages reach the core before any
-//! client is read, and messages to them are written before any reply. All work for clients is
+//! client is read, and messages to peers are written before any reply. All work for clients is
 //! bounded in time and continues in the next pass, so that load never delays a heartbeat.
 
 mod context;
@@ -42,44 +42,45 @@ use crate::runtime::wake::Wake;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::Frame;
 
-use self::dispatch::WriteRoute;
+use self::dispatch::{GATHER_MAX, WriteRoute};
 
-/// The `Poll` token of the waker, which is registered by the code that creates the `Poll`.
+/// The `Poll` token of the waker. The code that creates the `Poll` registers the waker.
 pub(crate) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
 const SENTINEL_LISTENER: Token = Token(3);
-/// First `Poll` token of outgoing connections to peers.
+/// First `Poll` token of the outgoing connections to peers.
 pub(crate) const OUTGOING_FROM: usize = 16;
-/// First `Poll` token of incoming connections of peers.
+/// First `Poll` token of the incoming connections from peers.
 pub(crate) const INCOMING_FROM: usize = 1 << 10;
-/// First `Poll` token of client connections.
+/// First `Poll` token of the connections of clients.
 pub(crate) const CLIENTS_FROM: usize = 1 << 16;
-/// Interval of retries while the core's queue is full.
+/// Interval at which the stage tries again to send to the core while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Interval between checks for requests that have passed their timeout.
+/// Interval between checks for requests that have exceeded their timeout.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum requests that one check for timeouts examines.
+/// Maximum number of requests that one check for timeouts examines.
 const EXPIRY_COUNT: usize = 1 << 16;
-/// Maximum connections that one listener accepts per pass (turn of the stage's loop), so that
-/// established connections are not delayed.
+/// Maximum number of connections that one listener accepts per pass (iteration of the stage's
+/// loop), so that established connections are not delayed.
 const ACCEPTED_MAX: usize = 64;
-/// Maximum events that one poll returns. If it returns as many, more events may be pending, so the
-/// stage polls again.
+/// Maximum number of events that one poll returns. If a poll returns this many, more events may be
+/// pending, so the stage polls again.
 const EVENTS_MAX: usize = 1_024;
-/// Maximum number of polls in a row, while each returns [`EVENTS_MAX`] events.
+/// Maximum number of consecutive polls while each of them returns [`EVENTS_MAX`] events.
 const POLLS_MAX: usize = 16;
-/// Maximum clients that are read, and that are written to, in one pass (turn of the stage's loop).
+/// Maximum number of clients that are read, and likewise of clients that are written to, in one
+/// pass (iteration of the stage's loop).
 const PASS_CLIENTS_MAX: usize = 1 << 16;
-/// Maximum batches of replies plus events for subscribers that one pass (turn of the stage's loop)
-/// handles.
+/// Maximum number of batches of replies and events for subscribers, combined, that one pass
+/// (iteration of the stage's loop) handles.
 const PASS_EVENTS_MAX: usize = 1 << 16;
-/// Interval at which this replica sends its wall clock to its peers.
+/// Interval at which this replica sends the time of its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// Size of the shared receive buffer in bytes.
 const SPACE_BYTES: usize = 64 << 10;
 
-/// The objects that the network stage is created from: its sockets, its ends of the channels, and
+/// The parts from which the network stage is created: its sockets, its ends of the channels, and
 /// the boards (shared status) that it reads.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
@@ -87,10 +88,11 @@ pub(crate) struct Parts {
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
-    /// The random number that this process drew when it opened the replica's log.
+    /// The random number that identifies this start of the replica, drawn when the process opened
+    /// the replica's log.
     pub(crate) opening: u64,
     pub(crate) client_listener: Listener,
-    /// The listener of the additional Sentinel address; `None` if there is none.
+    /// The listener of the additional address for Sentinel commands; `None` if there is none.
     pub(crate) sentinel_listener: Option<Listener>,
     pub(crate) peer_listener: Listener,
     pub(crate) clients: Clients,
@@ -104,50 +106,54 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<RuntimeCounters>,
 }
 
-/// The network stage of the server.
+/// The network stage of the server: moves requests, replies and messages between the sockets and
+/// the other stages.
 pub(crate) struct ServerNetwork {
     parts: Parts,
     events: Events,
     read_indexes: ReadIndexRequests,
     leadership: Leadership,
-    /// The last replica known to lead. Kept while no leader is known.
+    /// The last replica that was known to be the leader. Kept while no leader is known.
     last_leader: Option<NodeId>,
-    /// The leader, its term and the connection to it for which writes without an outcome were last
-    /// sent again; `None` before the first leader.
+    /// The leader, its term and the connection to it when writes without an outcome were last sent
+    /// again; `None` before the first leader.
     write_route: Option<WriteRoute>,
-    /// Sequence number from which writes without an outcome must still be sent again, after the
-    /// leader or the connection to it has changed; `None` if all were sent.
+    /// Sequence number from which writes without an outcome must still be sent again after a change
+    /// of the leader or of the connection to it; `None` if no write is left to be sent again.
     resend_from: Option<u64>,
-    /// Time until which no requests are sent to the leader, because it has refused some with the
-    /// reason that it is not the leader. The new leader should be known by then.
+    /// Time until which no requests are sent to the presumed leader, because it has refused some
+    /// with the reason that it is not the leader. The new leader should be known by then.
     leader_refused_until: Instant,
-    /// When the last poll began, if it returned all pending events; otherwise `None`.
+    /// When the last poll began, if that poll returned all pending events; otherwise `None`.
     polled_at: Option<Instant>,
-    /// Whether the last dispatch of requests stopped at its limit of bytes, requests or time,
-    /// although more requests could be sent.
+    /// Whether the last dispatch of requests reached its limit of bytes, requests or time while
+    /// more requests could be sent.
     dispatch_unfinished: bool,
-    /// A batch of replies from the applier, kept because not all of its events for subscribers were
-    /// published yet; `None` if there is none.
+    /// A batch of replies from the applier whose events for subscribers have not all been published
+    /// yet; `None` if there is none.
     unfinished_replies: Option<ReplyBatch>,
-    /// Reads with a confirmed read index, which wait until the core's queue has space.
+    /// Reads with a confirmed read index that are waiting for space in the core's queue.
     indexed_reads: VecDeque<IndexedReads>,
-    /// The report on applied entries that waits until the core's queue has space; `None` if none
-    /// waits.
+    /// The report on applied entries that is waiting for space in the core's queue; `None` if none
+    /// is waiting.
     applied: Option<Applied>,
-    /// Whether a client has requested a snapshot (`BGSAVE`) and the core has not been told yet.
+    /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
+    /// the core yet.
     snapshot_requested: bool,
-    /// When the values that `INFO` reports were last refreshed; `None` before the first time.
+    /// When the values that `INFO` reports were last refreshed; `None` if they have not been
+    /// refreshed yet.
     refreshed_at: Option<Instant>,
-    /// When this replica's wall clock is next sent to its peers.
+    /// When this replica next sends the time of its wall clock to its peers.
     wall_clock_at: Instant,
-    /// When requests are next checked for their timeout.
+    /// When requests are next checked for exceeded timeouts.
     expiry_at: Instant,
     /// The receive buffer that all connections share.
     space: Vec<u8>,
-    /// An empty list of received frames, kept to reuse its memory.
+    /// A list of received frames that is empty between passes and kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
-    /// Number of requests in the last batch to the core, used as the initial capacity of the next.
-    batch_len: usize,
+    /// When writes began to wait so that more of them fit into one batch; `None` if no writes are
+    /// waiting.
+    gathering_since: Option<Instant>,
 }
 
 impl ServerNetwork {
@@ -179,19 +185,19 @@ impl ServerNetwork {
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
-            batch_len: 0,
+            gathering_since: None,
         })
     }
 
     /// Returns whether the core's queues are less than half full. Requests are sent only then: the
-    /// other half is reserved for messages from peers and for reports of completed work.
+    /// other half is reserved for messages from peers and for completions.
     fn core_accepts_requests(&self) -> bool {
         let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
-    /// Returns `timeout`, or the time until this stage has something to do if that is shorter.
-    /// `None` means no limit.
+    /// Returns the shorter of `timeout` and the time until this stage has something to do. `None`
+    /// means no limit.
     fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
         let core_accepts = self.core_accepts_requests();
@@ -232,6 +238,9 @@ impl ServerNetwork {
         if parts.clients.has_waiting() && is_paused {
             at_most(self.leader_refused_until.since(now));
         }
+        if let Some(since) = self.gathering_since {
+            at_most((since + GATHER_MAX).since(now));
+        }
         let waits_for_core = parts.clients.has_waiting() || parts.incoming.is_readable(true);
         if (waits_for_core && !core_accepts)
             || self.applied.is_some()
@@ -243,8 +252,8 @@ impl ServerNetwork {
         timeout
     }
 
-    /// Passes the events of a poll to their connections. Returns the number of events, and adds to
-    /// `connected` the peers whose urgent lane has just been connected.
+    /// Passes the events of a poll to their connections. Returns the number of events. Adds the
+    /// peers whose connection for urgent messages has just been established to `connected`.
     fn handle_events(&mut self, connected: &mut Vec<NodeId>) -> usize {
         let parts = &mut self.parts;
         let now = parts.clock.now();
@@ -269,8 +278,8 @@ impl ServerNetwork {
         count
     }
 
-    /// Performs the periodic work that is due at `now`: timeouts, reconnections, wall clock reports
-    /// and refreshed values.
+    /// Performs the periodic work that is due at `now`: checks timeouts, reconnects to peers,
+    /// reports the wall clock and refreshes the values for `INFO`.
     fn tick(&mut self, now: Instant) {
         self.update_context(now);
         let parts = &mut self.parts;
@@ -313,8 +322,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Tells the core when the last poll began, if everything that peers had sent before it was
-    /// read: the core then knows that no earlier message is still in a socket. Does nothing if
+    /// Tells the core when the last poll began, if everything that peers had sent before the poll
+    /// was read: the core then knows that no earlier message is still in a socket. Does nothing if
     /// bytes are left to read.
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
@@ -325,7 +334,7 @@ impl ServerNetwork {
     }
 
     /// Handles batches of replies from the applier and publishes their events to subscribers, until
-    /// there are none or the limits of `pass` (count and time) are reached.
+    /// none are left or the limits of `pass` (count and time) are reached.
     fn receive_replies(&mut self, pass: &mut Pass) {
         while let Some(mut batch) = self
             .unfinished_replies
@@ -356,7 +365,7 @@ impl ServerNetwork {
             context.state_digest = batch.digest;
         }
         for answer in batch.answers {
-            self.parts.clients.on_outcome(answer.key, answer.outcome);
+            self.parts.clients.on_outcomes(answer.key, answer.outcomes);
         }
         for (key, index) in batch.read_indexes {
             let (peer, ticket) = replica_and_sequence(key.request);
@@ -365,9 +374,9 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Sends the core a client's request for a snapshot (`BGSAVE`), the reads with a confirmed read
-    /// index, and the report on applied entries, as far as the core's queue has space. The rest
-    /// waits for the next call.
+    /// Sends to the core, as far as its queue has space, a client's request for a snapshot
+    /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. The
+    /// rest waits for the next call.
     fn report_to_core(&mut self) {
         self.snapshot_requested |= std::mem::take(&mut self.parts.clients.snapshot_requested);
         let to_core = &self.parts.ends.to_core;

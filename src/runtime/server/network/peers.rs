@@ -1,4 +1,4 @@
-//! Frames from peers, and to them.
+//! Receives frames from peers, and sends frames to them.
 
 use crossbeam::channel::TrySendError;
 
@@ -13,8 +13,8 @@ use super::ServerNetwork;
 use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
 
 impl ServerNetwork {
-    /// Receives frames from peers. Messages go to the core; forwarded requests go to the core only
-    /// if this replica leads, and are refused otherwise.
+    /// Receives frames from peers. Messages go to the core. Forwarded requests go to the core only
+    /// if this replica is the leader, and are refused otherwise.
     pub(super) fn receive_from_peers(&mut self, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
         let core_accepts = self.core_accepts_requests();
@@ -117,8 +117,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Sends this replica's wall clock to a peer, if the peer is connected. Called for newly
-    /// connected peers too, because a new leader needs the wall clocks of a quorum at once.
+    /// Sends the time of this replica's wall clock to a peer, if the peer is connected. Also called
+    /// for a newly connected peer, because a new leader needs the wall clocks of a quorum at once.
     pub(super) fn send_wall_clock(&mut self, peer: NodeId, now: Instant) {
         if let Some(millis) = self.parts.clocks.own(now)
             && self.parts.outgoing.is_urgent_up(peer)

@@ -1,6 +1,6 @@
-//! The handshake: a peer's connection begins with a hello, which must be of a member of the same
-//! cluster, for this replica, and not from an older copy of the peer's folder. Refusals are logged,
-//! equal ones at most once per [`LOG_INTERVAL`].
+//! The handshake: a peer's connection begins with a hello, which must come from a member of the
+//! same cluster, be addressed to this replica, and not come from an older copy of the peer's
+//! folder. Refusals are logged, equal ones at most once per [`LOG_INTERVAL`].
 
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use crate::storage::{
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{FrameError, Hello, OPENINGS_MAX};
 
-/// Interval in which the same refusal is logged only once. A refused peer retries twice a second.
+/// Interval within which the same refusal is logged only once. A refused peer tries again twice a
+/// second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of different refusals for which the time of the last log line is kept.
+/// Maximum number of distinct refusals for which the time of the last log line is kept.
 const LOGGED_MAX: usize = 16;
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
 
-/// The reason for closing the connection of a peer.
+/// The reason why the connection of a peer is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(
@@ -55,10 +56,11 @@ pub(super) enum PeerError {
     NoHello,
 }
 
-/// Decides whether to accept a peer's hello, and returns the record of the peer to store.
-/// `check_history` compares the history in the hello (the random numbers drawn each time the peer's
-/// log was opened) with the stored record, to detect an older copy of the peer's folder. It is not
-/// called for a rejoining peer, whose earlier history is lost.
+/// Decides whether to accept a peer's hello. Returns the record of the peer that is to be stored.
+/// `check_history` compares the history in the hello (the random numbers that identify the peer's
+/// starts, drawn each time the peer's log was opened) with the stored record, to detect an older
+/// copy of the peer's folder. `check_history` is not called for a rejoining peer, whose earlier
+/// history is lost.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -88,25 +90,25 @@ pub(super) fn check(
     checked.map_err(|error| PeerError::History { peer, error })
 }
 
-/// A refusal, with the time of its last log line.
+/// A refusal of a peer's connection, with the time of the last log line about it.
 #[derive(Debug)]
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of equal refusals since the last log line, which were not logged.
+    /// Number of equal refusals that were not logged since the last log line.
     suppressed: u64,
 }
 
-/// Limits how often equal refusals are logged.
+/// Limits how often equal refusals of peers' connections are logged.
 #[derive(Debug, Default)]
 pub(super) struct RefusalLog {
-    /// The most recently logged refusals, at most [`LOGGED_MAX`].
+    /// The most recently logged distinct refusals, at most [`LOGGED_MAX`] of them.
     logged: Vec<Logged>,
 }
 
 impl RefusalLog {
-    /// Counts a refusal. Returns `None` if it must not be logged now; otherwise the number of equal
-    /// refusals since the last log line, which were not logged.
+    /// Counts a refusal. Returns `None` if the refusal must not be logged now. Otherwise returns
+    /// the number of equal refusals that were not logged since the last log line about one.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at
@@ -149,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Checks a hello at a replica that remembers `seen` of its sender.
+    /// Checks a hello at a replica whose stored record of the sender is `seen`.
     fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
         check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
     }

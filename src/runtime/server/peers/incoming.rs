@@ -1,5 +1,5 @@
-//! Connections from peers, on which this replica only receives. Each begins with a hello; no other
-//! frame is accepted before it is checked (`handshake`).
+//! Connections from peers, on which this replica only receives. Each begins with a hello, and no
+//! other frame is accepted before the hello has been checked (`handshake`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,37 +16,38 @@ use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{Decoder, Frame, Lane};
 
-/// Time limit for a new connection to send its hello.
+/// Time limit within which a new connection must send its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of connections that have not sent a hello. A further connection replaces the
-/// oldest, so that idle connections cannot keep out a peer that sends its hello at once.
-/// Connections with an accepted hello are at most two per peer.
+/// oldest of them, so that idle connections cannot keep out a peer that sends its hello at once. In
+/// addition there are at most two connections with an accepted hello per peer.
 const UNIDENTIFIED_MAX: usize = 64;
-/// Maximum bytes read from one connection in one pass (turn of the stage's loop), so that it does
-/// not delay other connections.
+/// Maximum number of bytes read from one connection in one pass (iteration of the stage's loop), so
+/// that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
-/// One incoming connection of a peer.
+/// One connection from a peer, on which this replica only receives.
 #[derive(Debug)]
 struct Incoming {
     socket: Socket,
     decoder: Decoder,
-    /// The peer that has made this connection; `None` until its hello (the first frame) is
+    /// The peer that made this connection; `None` until the connection's hello (first frame) is
     /// accepted.
     sender: Option<Sender>,
     accepted_at: Instant,
 }
 
-/// The peer that sends on an incoming connection, and which of the peer's connections it is.
+/// The sender on an incoming connection: the peer, and which of the peer's connections this is.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     peer: NodeId,
-    /// The random number that the peer drew when it last opened its log.
+    /// The random number that identifies the peer's current start. The peer drew it when it opened
+    /// its log.
     opening: u64,
     lane: Lane,
-    /// Position of this connection's hello (first frame) among all accepted hellos, from 1. An
-    /// accepted hello closes the peer's earlier connection for the same kind of messages (urgent or
-    /// bulk).
+    /// Position of this connection's hello (first frame) among all hellos that this replica has
+    /// accepted, starting from 1. An accepted hello closes the peer's earlier connection for the
+    /// same kind of messages (urgent or bulk).
     number: u64,
 }
 
@@ -60,14 +61,15 @@ impl Incoming {
     }
 }
 
-/// All incoming connections of peers.
+/// All incoming connections from peers.
 #[derive(Debug)]
 pub(crate) struct IncomingPeers {
     me: Identity,
     /// The ids of all members, including this replica, in ascending order.
     members: Vec<NodeId>,
-    /// For each peer, the durable record of the random numbers that it drew each time it opened its
-    /// log, by which an older copy of the peer's folder is detected.
+    /// For each peer, the durable record of the random numbers that identify its starts, drawn each
+    /// time the peer opened its log. With this record, an older copy of the peer's folder is
+    /// detected.
     records: PeerRecords<RealDisk>,
     connections: Slab<Incoming>,
     hellos: u64,
@@ -96,7 +98,7 @@ impl IncomingPeers {
         }
     }
 
-    /// Adds a new connection. Closes the oldest connection without a hello if there are too many of
+    /// Adds a new connection. If too many connections have not sent a hello, closes the oldest of
     /// them.
     pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
@@ -121,8 +123,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns whether any connection may be read. Connections for bulk messages are considered
-    /// only if `with_bulk` is true.
+    /// Returns whether any connection may be read. Connections for bulk messages count only if
+    /// `with_bulk` is true.
     pub(crate) fn is_readable(&mut self, with_bulk: bool) -> bool {
         self.connections.iter_mut().any(|(_, connection)| connection.is_readable(with_bulk))
     }
@@ -147,11 +149,11 @@ impl IncomingPeers {
         }
     }
 
-    /// Receives frames, about [`PASS_BYTES_MAX`] bytes at most from each connection. Calls
-    /// `on_frame` with the peer, the random number that the peer drew when it opened its log, and
-    /// the frame; the first frame of a connection is its hello. Connections for bulk messages are
-    /// read only if `with_bulk` is true: otherwise their socket buffers fill, which slows the peer
-    /// down.
+    /// Receives frames, at most about [`PASS_BYTES_MAX`] bytes from each connection. Calls
+    /// `on_frame` for each frame with the peer, the random number that identifies the peer's
+    /// current start, and the frame. The first frame of a connection is its hello. Connections for
+    /// bulk messages are read only if `with_bulk` is true: otherwise their socket buffers fill,
+    /// which slows the peer down.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
@@ -184,7 +186,7 @@ impl IncomingPeers {
     }
 
     /// Reads frames from one connection and passes them to `on_frame`. Returns false if the peer
-    /// has closed the connection, an error if the connection must be refused.
+    /// has closed the connection, and an error if the connection must be refused.
     fn read(
         &mut self,
         index: usize,
@@ -237,10 +239,10 @@ impl IncomingPeers {
         Ok(true)
     }
 
-    /// Closes the connections of a peer that its new connection at index `by` replaces: the earlier
-    /// one for the same kind of messages (urgent or bulk), and all from before the peer's last
-    /// restart. Their unread frames are discarded, since the peer may have sent the same writes
-    /// again.
+    /// Closes the connections of a peer that are replaced by its new connection, the one at index
+    /// `by`: the earlier connection for the same kind of messages (urgent or bulk), and all
+    /// connections from before the peer's last restart. Their unread frames are discarded, since
+    /// the peer may have sent the same writes again.
     fn close_replaced(&mut self, by: usize, registry: &Registry) {
         let Some(newest) = self.connections.get_mut(by).and_then(|it| it.sender) else { return };
         let is_replaced = |sender: Sender| {

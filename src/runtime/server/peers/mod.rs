@@ -1,6 +1,6 @@
 //! Connections between replicas. Each replica sends on the connections that it makes and receives
-//! on those that its peers make: two per peer and direction, so that a heartbeat never waits behind
-//! a megabyte of entries.
+//! on those that its peers make. There are two connections per peer and direction, so that a
+//! heartbeat never waits behind a megabyte of entries.
 //!
 //! | file | contents |
 //! |---|---|

@@ -1,6 +1,6 @@
 //! Connections to peers, on which this replica only sends: two per peer, one for urgent frames and
-//! one for bulk. A lost connection is made again, with a growing delay between attempts. Frames
-//! without a connection are dropped and counted; the core sends them again.
+//! one for bulk frames. A lost connection is reestablished, with a growing delay between attempts.
+//! Frames for a peer without a connection are dropped and counted; the core sends them again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,77 +18,81 @@ use crate::wire::frame::{self, Frame, Hello, Lane};
 use crate::runtime::server::sockets::outbound_queue::COPY_BYTES_MAX;
 use crate::runtime::server::sockets::socket::{ReadResult, Socket};
 
-/// Minimum delay between two attempts to connect ([`BACKOFF_MAX`] is the maximum). Both are short:
-/// a refused attempt costs little on a local network, and a restarted replica should be reachable
-/// soon.
+/// Minimum delay between two attempts to connect to a peer ([`BACKOFF_MAX`] is the maximum). Both
+/// are short: a refused attempt costs little on a local network, and a restarted replica should be
+/// reachable soon.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// Time after which a new connection is considered stable, so that the reconnection delay is reset.
+/// Time after which a new connection is considered stable, so that the delay before the next
+/// reconnection is reset to its minimum.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// A connection on which sent data is not acknowledged for this long is closed and made again.
+/// Maximum time for which sent data may remain unacknowledged. After it, the connection is closed
+/// and reestablished.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time without a connection after which a peer is logged as unreachable.
+/// Time without a connection to a peer after which the peer is logged as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Time limit for establishing a connection.
+/// Time limit for establishing a connection to a peer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum bytes queued on the connection to a peer that carries urgent messages
-/// ([`BULK_BYTES_MAX`] on the one for bulk messages). While more bytes are queued, further frames
-/// are dropped.
+/// Maximum number of bytes queued on the connection to a peer that carries urgent messages
+/// ([`BULK_BYTES_MAX`] applies to the one for bulk messages). While more bytes are queued, further
+/// frames are dropped.
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
-/// Approximate encoded bytes of a frame without its payload.
+/// Approximate encoded size of a frame without its payload, in bytes.
 const HEAD_BYTES: usize = 128;
 
-/// One of the two outgoing connections to a peer: the one for urgent or the one for bulk messages.
+/// One of the two outgoing connections to a peer: either the one for urgent messages or the one for
+/// bulk messages.
 #[derive(Debug)]
 struct Outgoing {
     socket: Option<Socket>,
     connected: bool,
-    /// When the last attempt to connect began.
+    /// When the last attempt to establish the connection began.
     attempted_at: Instant,
-    /// When the next attempt to connect is due. Used only while there is no socket.
+    /// When the next attempt to connect is due. Used only while the connection has no socket.
     retry_at: Instant,
     backoff: Duration,
 }
 
-/// A peer, with the outgoing connections to it.
+/// A peer, with the two outgoing connections to it.
 #[derive(Debug)]
 struct Peer {
     id: NodeId,
     address: SocketAddr,
-    /// The two outgoing connections to the peer, by position: 0 for urgent messages, 1 for bulk
-    /// messages.
+    /// The two outgoing connections to the peer: at index 0 the one for urgent messages, at index 1
+    /// the one for bulk messages.
     lanes: [Outgoing; 2],
-    /// Number of connections made to the peer since the process started. When it has changed,
-    /// frames sent before may be lost.
+    /// Number of connections made to the peer since the process started. A change means that frames
+    /// sent earlier may be lost.
     connection_count: u64,
-    /// Whether the last log line about this peer said that it is connected, lost or unreachable.
+    /// The state of the connections to this peer (connected, lost or unreachable) according to the
+    /// last log line about it.
     logged: Logged,
-    /// When the connection to the peer was lost; the start of the process if the peer was never
-    /// connected.
+    /// When the connection to the peer was lost, or when the process started if the peer has never
+    /// been connected.
     down_since: Instant,
 }
 
-/// What the last log line about the connections to a peer said.
+/// The state of the connections to a peer that the last log line about the peer reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Logged {
-    /// The last log line said that the connection to the peer was lost. Also the initial value.
+    /// The connection to the peer was lost. Also the initial state, before any log line.
     Lost,
-    /// The last log line said that the peer is connected.
+    /// The peer is connected.
     Up,
-    /// The last log line said that the peer is unreachable: it was not connected for
-    /// [`LOG_DOWN_AFTER`].
+    /// The peer is unreachable: it had not been connected for [`LOG_DOWN_AFTER`].
     Down,
 }
 
 /// The outgoing connections to all peers.
 #[derive(Debug)]
 pub(crate) struct OutgoingPeers {
-    /// The hello (first frame of a connection) of this replica. The recipient, the lane (urgent or
-    /// bulk) and the state of rejoining are filled in for each connection.
+    /// The hello (first frame of a connection) that this replica sends. Its recipient, its lane
+    /// (urgent or bulk) and whether the replica is rejoining are filled in for each connection.
     hello: Hello,
-    /// Whether this replica is rejoining after the loss of its folder. The log writer clears it.
+    /// Whether this replica is rejoining after the loss of its folder. The log writer sets the flag
+    /// to false when the replica has become a full member again.
     rejoining: Arc<AtomicBool>,
     peers: Vec<Peer>,
     first_token: usize,
@@ -117,7 +121,7 @@ impl Outgoing {
         self.retry_at = now + self.backoff;
     }
 
-    /// Checks the state of the connection. Returns false if it failed or was closed.
+    /// Checks the state of the connection. Returns false if it has failed or was closed.
     fn check(&mut self) -> bool {
         let Some(socket) = &mut self.socket else { return true };
         if !self.connected {
@@ -144,7 +148,8 @@ impl Outgoing {
 }
 
 impl Peer {
-    /// Logs that the peer has become connected, lost or unreachable. Does not log each attempt.
+    /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
+    /// are not logged individually.
     fn log_changes(&mut self, now: Instant) {
         let is_stable =
             |lane: &Outgoing| lane.connected && now.since(lane.attempted_at) >= STABLE_AFTER;
@@ -173,7 +178,7 @@ impl Peer {
 }
 
 impl OutgoingPeers {
-    /// Creates the connections to `peers`, not yet established. They use two `Poll` tokens per
+    /// Creates the connections to `peers` without establishing them. They use two `Poll` tokens per
     /// peer, starting at `first_token`.
     pub(crate) fn new(
         hello: Hello,
@@ -194,7 +199,8 @@ impl OutgoingPeers {
         OutgoingPeers { hello, rejoining, peers, first_token, counters }
     }
 
-    /// Returns the port where a peer listens for peers; 0 if `peer` is not a peer of this replica.
+    /// Returns the port on which the replica `peer` listens for its peers; 0 if `peer` is not a
+    /// peer of this replica.
     pub(crate) fn port_of(&self, peer: NodeId) -> u16 {
         self.peer(peer).map_or(0, |peer| peer.address.port())
     }
@@ -209,13 +215,13 @@ impl OutgoingPeers {
         self.peer(peer).map_or(0, |peer| peer.connection_count)
     }
 
-    /// Returns whether both connections to a peer (for urgent and for bulk messages) are
+    /// Returns whether both connections to `peer` (the ones for urgent and for bulk messages) are
     /// established.
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
         self.peer(peer).is_some_and(|peer| peer.lanes.iter().all(|lane| lane.connected))
     }
 
-    /// Returns whether the connection for urgent messages to a peer is established.
+    /// Returns whether the connection for urgent messages to `peer` is established.
     pub(crate) fn is_urgent_up(&self, peer: NodeId) -> bool {
         self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
     }
@@ -269,7 +275,7 @@ impl OutgoingPeers {
     }
 
     /// Makes the next attempt to connect to a peer due at once and resets the delay between
-    /// attempts, because the peer has just connected to this replica.
+    /// attempts. Called because the peer has just connected to this replica.
     pub(crate) fn retry_now(&mut self, peer: NodeId, now: Instant) {
         for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
             for outgoing in peer.lanes.iter_mut().filter(|lane| lane.socket.is_none()) {
@@ -279,8 +285,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Handles a `Poll` event of an outgoing connection. Returns the peer if the event has just
-    /// established the connection for urgent messages to the peer; otherwise `None`.
+    /// Handles a `Poll` event of an outgoing connection. If the event has just established a peer's
+    /// connection for urgent messages, returns the peer; otherwise returns `None`.
     pub(crate) fn on_event(
         &mut self,
         token: usize,
@@ -304,7 +310,7 @@ impl OutgoingPeers {
         None
     }
 
-    /// Queues a frame on the connection to a peer for the frame's urgency (urgent or bulk). Returns
+    /// Queues a frame on the peer's connection for the frame's kind (urgent or bulk). Returns
     /// false, and counts the frame as unsent, if that connection is not established or its queue is
     /// full.
     pub(crate) fn send(&mut self, to: NodeId, frame: &Frame) -> bool {

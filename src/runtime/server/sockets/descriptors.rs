@@ -1,16 +1,16 @@
-//! The limit on open files: raised for the configured number of clients, with descriptors reserved
-//! for peers and the log.
+//! The limit on open files. It is raised for the configured number of clients, with descriptors
+//! reserved for peers and the log.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// File descriptors reserved for the log, the listeners and the rest of the process.
 const RESERVED: u64 = 24;
-/// File descriptors reserved per peer: four for the connections (one for urgent and one for bulk
-/// messages, in each direction), and two for connections that are being replaced.
+/// File descriptors reserved for each peer: four for the connections (one for urgent and one for
+/// bulk messages, in each direction), and two for connections that are being replaced.
 const RESERVED_PER_PEER: u64 = 6;
 
-/// Raises the limit on open files so that `clients` connections fit. Returns how many client
-/// connections the limit allows, at most `clients`.
+/// Raises the limit on open files so that `clients` connections fit. Returns the number of client
+/// connections that the limit allows, at most `clients`.
 pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
     let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
     let needed = clients.saturating_add(reserved);

@@ -1,4 +1,5 @@
-//! A listening socket. When the process runs out of file descriptors it pauses instead of spinning.
+//! A listening socket. When the process runs out of file descriptors, the socket pauses accepting
+//! for a while instead of spinning.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -9,15 +10,15 @@ use mio::{Interest, Registry, Token};
 
 use crate::types::Instant;
 
-/// How long no connection is accepted after an accept has failed.
+/// How long no further connection is accepted after accepting one has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening socket.
+/// A listening socket that accepts connections without blocking.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
-    /// Whether connections may be pending: set by `Poll` events, cleared when an accept would
-    /// block.
+    /// Whether connections may be waiting to be accepted. Set by `Poll` events, cleared when an
+    /// accept would block.
     acceptable: bool,
     paused_until: Instant,
 }
@@ -33,7 +34,8 @@ impl Listener {
         registry.register(&mut self.socket, token, Interest::READABLE)
     }
 
-    /// Records a `Poll` event of this socket: connections may be pending.
+    /// Records a `Poll` event of this socket, which means that connections may be waiting to be
+    /// accepted.
     pub(crate) fn on_event(&mut self) {
         self.acceptable = true;
     }
@@ -43,13 +45,14 @@ impl Listener {
         self.acceptable && now >= self.paused_until
     }
 
-    /// Returns when pending connections may be accepted; `None` if none are pending.
+    /// Returns the earliest time at which pending connections may be accepted; `None` if none are
+    /// pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.acceptable.then_some(self.paused_until)
     }
 
-    /// Accepts one pending connection. Returns `None` if none is pending, while accepting is
-    /// paused, or on an error.
+    /// Accepts one pending connection. Returns `None` if no connection is pending, while accepting
+    /// is paused, or on an error.
     pub(crate) fn accept(&mut self, now: Instant) -> Option<TcpStream> {
         if !self.is_acceptable(now) {
             return None;

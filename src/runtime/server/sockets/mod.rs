@@ -1,5 +1,5 @@
-//! TCP sockets that never block, shared by the connections of clients and of peers. No file here
-//! knows what the bytes mean.
+//! Non-blocking TCP sockets, shared by the connections of clients and of peers. No file in this
+//! folder knows what the bytes mean.
 
 pub(crate) mod descriptors;
 pub(crate) mod listener;

@@ -1,23 +1,23 @@
-//! Bytes that wait to be written to one socket. Small parts are copied into one buffer, large ones
-//! are queued without a copy, and all are written by vectored writes.
+//! Bytes waiting to be written to one socket. Small parts are copied into a shared buffer, large
+//! parts are queued without a copy, and all parts are written with vectored writes.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Maximum length in bytes of a part (piece of a message) that is copied into the shared buffer.
-/// Copying costs less than a separate slice in the vectored write.
+/// Maximum length in bytes of a part (piece of a message) that is copied into the shared buffer. Up
+/// to this length, a copy costs less than a separate slice in the vectored write.
 pub(crate) const COPY_BYTES_MAX: usize = 1 << 10;
-/// Maximum slices in one vectored write.
+/// Maximum number of slices in one vectored write.
 const SLICES_MAX: usize = 64;
-/// Largest capacity in bytes of an empty buffer that is kept. A larger one is freed.
+/// Maximum capacity in bytes of an empty buffer that is kept for reuse. A larger buffer is freed.
 const KEPT_BYTES: usize = 1 << 10;
 
-/// Bytes that wait to be written to a socket, in order.
+/// Bytes waiting to be written to a socket, in order.
 ///
-/// Invariant: `sealed_bytes` is the sum of the lengths of `sealed`, none of which is empty; `open`
-/// follows them.
+/// Invariant: `sealed_bytes` is the total length of the parts in `sealed`, none of which is empty.
+/// The bytes in `open` come after these parts.
 #[derive(Debug, Default)]
 pub(crate) struct OutboundQueue {
     sealed: VecDeque<Bytes>,
@@ -26,12 +26,13 @@ pub(crate) struct OutboundQueue {
 }
 
 impl OutboundQueue {
-    /// Returns the buffer at the end of the queue, to append small pieces to.
+    /// Returns the buffer at the end of the queue, so that the caller can append small pieces to
+    /// it.
     pub(crate) fn open(&mut self) -> &mut BytesMut {
         &mut self.open
     }
 
-    /// Appends `part` to the queue. A part of at most [`COPY_BYTES_MAX`] bytes is copied; a larger
+    /// Appends `part` to the queue. A part of at most [`COPY_BYTES_MAX`] bytes is copied; a longer
     /// one is shared without a copy.
     pub(crate) fn push(&mut self, part: &Bytes) {
         if part.len() <= COPY_BYTES_MAX {
@@ -48,7 +49,7 @@ impl OutboundQueue {
         self.sealed_bytes + self.open.len()
     }
 
-    /// Returns the bytes of memory that the queue uses.
+    /// Returns the memory usage of the queue, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.sealed_bytes + self.open.capacity()
     }
@@ -58,10 +59,10 @@ impl OutboundQueue {
         self.len() == 0
     }
 
-    /// Writes queued bytes until the queue is empty or the write would block.
+    /// Writes queued bytes to `to` until the queue is empty or the write would block.
     ///
     /// # Errors
-    /// Any other error of the write.
+    /// If the write fails with any other error.
     pub(crate) fn write_to(&mut self, to: &mut impl Write) -> io::Result<()> {
         if self.sealed.is_empty() && !self.write_open(to)? {
             return Ok(());
@@ -86,9 +87,9 @@ impl OutboundQueue {
         Ok(())
     }
 
-    /// Fast path of [`OutboundQueue::write_to`] for a queue of small pieces only: one write of the
-    /// buffer, which is then reused. Returns true if bytes are left and another write may succeed;
-    /// false if all bytes were written or the write would block.
+    /// Fast path of [`OutboundQueue::write_to`] for a queue that consists of small pieces only: one
+    /// write of the buffer, which is then reused. Returns true if bytes are left and another write
+    /// may succeed; false if all bytes were written or the write would block.
     fn write_open(&mut self, to: &mut impl Write) -> io::Result<bool> {
         if self.open.is_empty() {
             return Ok(false);
@@ -137,7 +138,7 @@ impl OutboundQueue {
 mod tests {
     use super::*;
 
-    /// A writer that accepts 700 bytes at a time, and blocks every third time.
+    /// A writer that accepts 700 bytes at a time and would block on every third write.
     #[derive(Default)]
     struct SlowWriter {
         written: Vec<u8>,

@@ -1,8 +1,8 @@
-//! A table of connections whose indexes are small, so that they fit into tokens, and are reused.
+//! A table of connections with small, reused indexes, which fit into `Poll` tokens.
 
 /// A table that assigns small indexes to its values and reuses the indexes of removed values.
 ///
-/// Invariant: `free` has exactly the indexes without a value.
+/// Invariant: `free` contains exactly the indexes that have no value.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     values: Vec<Option<T>>,
@@ -16,7 +16,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// Returns the index that the next inserted value gets.
+    /// Returns the index that the next inserted value will get.
     pub(crate) fn next_index(&self) -> usize {
         self.free.last().copied().unwrap_or(self.values.len())
     }
@@ -31,24 +31,24 @@ impl<T> Slab<T> {
         self.values.len() - 1
     }
 
-    /// Returns the value at an index; `None` if there is none.
+    /// Returns the value at `index`; `None` if there is no value at this index.
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.values.get_mut(index)?.as_mut()
     }
 
-    /// Removes and returns the value at an index; `None` if there is none.
+    /// Removes and returns the value at `index`; `None` if there is no value at this index.
     pub(crate) fn remove(&mut self, index: usize) -> Option<T> {
         let value = self.values.get_mut(index)?.take()?;
         self.free.push(index);
         Some(value)
     }
 
-    /// Returns the number of values.
+    /// Returns the number of values in the table.
     pub(crate) fn len(&self) -> usize {
         self.values.len() - self.free.len()
     }
 
-    /// Returns all values with their indexes.
+    /// Returns all values in the table with their indexes.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
         let values = self.values.iter_mut().enumerate();
         values.filter_map(|(index, value)| Some((index, value.as_mut()?)))

@@ -10,26 +10,26 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::runtime::server::sockets::outbound_queue::OutboundQueue;
 
-/// A connection registered with `Poll`. `Poll` is edge-triggered, so readiness is kept here until a
-/// read or a write would block.
+/// A connection registered with `Poll`. `Poll` is edge-triggered: it reports readiness once, so the
+/// socket records its readiness until a read or a write would block.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     readable: bool,
     writable: bool,
-    /// Whether the peer's end was closed. The socket then stays readable until a read returns the
-    /// end of the stream.
+    /// Whether the peer has closed its end of the connection. The socket then stays readable until
+    /// a read returns the end of the stream.
     ending: bool,
-    /// Bytes to be written.
+    /// Bytes waiting to be written to the connection.
     pub(crate) outbound: OutboundQueue,
 }
 
 /// The result of [`Socket::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReadResult {
-    /// The read returned this many bytes.
+    /// The read returned this number of bytes.
     Bytes(usize),
-    /// The read would block.
+    /// The read would block because no bytes have arrived.
     WouldBlock,
     /// The peer has closed the connection, or the connection has failed.
     Closed,
@@ -64,8 +64,9 @@ impl Socket {
         let _ = self.stream.set_nodelay(true);
     }
 
-    /// Enables TCP keep-alive probes after `after` without traffic; `None` leaves them disabled.
-    /// Without probes, a connection to a machine that was switched off would never end.
+    /// Enables TCP keep-alive probes after a time of `after` without traffic; `None` leaves them
+    /// disabled. Without probes, a connection to a machine that was switched off would never be
+    /// closed.
     pub(crate) fn set_keep_alive(&self, after: Option<Duration>) {
         if let Some(after) = after {
             let parameters = TcpKeepalive::new().with_time(after).with_interval(after / 3);
@@ -74,9 +75,9 @@ impl Socket {
         }
     }
 
-    /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged for
-    /// `timeout`. By default a broken connection lasts for a quarter of an hour. Does nothing on
-    /// systems without this option.
+    /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged within
+    /// `timeout`. By default it takes a quarter of an hour until a broken connection is closed.
+    /// Does nothing on systems without this option.
     pub(crate) fn set_user_timeout(&self, timeout: Duration) {
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
         let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(timeout));
@@ -84,7 +85,7 @@ impl Socket {
         let _ = timeout;
     }
 
-    /// Returns the address of the other end; `None` if the connection is closed.
+    /// Returns the address of the peer; `None` if the connection is closed.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
@@ -106,10 +107,10 @@ impl Socket {
         self.writable && !self.outbound.is_empty()
     }
 
-    /// Returns whether the connection is established; false while it is being established.
+    /// Returns whether the connection is established; false while it is still being established.
     ///
     /// # Errors
-    /// If it cannot be established.
+    /// If the connection cannot be established.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error);
@@ -121,7 +122,7 @@ impl Socket {
         }
     }
 
-    /// Reads once into `space`, without blocking.
+    /// Reads once into the buffer `space`, without blocking.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> ReadResult {
         match self.stream.read(space) {
             Ok(0) => ReadResult::Closed,
@@ -142,7 +143,7 @@ impl Socket {
         }
     }
 
-    /// Writes queued bytes until the queue is empty or the socket would block.
+    /// Writes queued bytes until the queue is empty or a write would block.
     ///
     /// # Errors
     /// If the connection has failed.

@@ -1,4 +1,4 @@
-//! What the other stages report to the core: jobs that are done, snapshots, and free disk space.
+//! What the other stages report to the core: completed jobs, snapshots, and free disk space.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::runtime::channels::{
 use super::Core;
 
 /// Minimum number of log segment files at which the core requests a snapshot because disk space is
-/// scarce, so that segments can be removed. Once space is low, [`LOW_SEGMENTS_MIN`] segments
-/// suffice.
+/// scarce. The snapshot allows segments to be removed. Once space is low, [`LOW_SEGMENTS_MIN`]
+/// segments suffice.
 const SCARCE_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
-/// Minimum time between two snapshots that are taken because of scarce disk space.
+/// Minimum time between two snapshots that the core requests because disk space is scarce.
 const SCARCE_DISK_INTERVAL: Duration = Duration::from_secs(20);
 
 impl Core {
@@ -61,7 +61,7 @@ impl Core {
     }
 
     /// Handles a report on free disk space: informs the consensus code, and requests a snapshot if
-    /// space is scarce and the log has enough segment files that the snapshot would make removable.
+    /// space is scarce and the log has enough segment files that a snapshot would make removable.
     pub(super) fn on_disk_space(&mut self, report: DiskSpaceReport) {
         self.free_bytes = report.free_bytes;
         let segments_min = if report.space.low { LOW_SEGMENTS_MIN } else { SCARCE_SEGMENTS_MIN };
@@ -75,9 +75,9 @@ impl Core {
         self.handle(Msg::DiskSpace(report.space));
     }
 
-    /// Informs the consensus code of this replica's completed snapshot, once the consensus code
-    /// knows that all entries in the snapshot were applied. The core may learn of the snapshot
-    /// first.
+    /// Informs the consensus code of this replica's completed snapshot as soon as the consensus
+    /// code knows that all entries in the snapshot were applied. The core may learn of the snapshot
+    /// before that.
     fn announce_snapshot(&mut self) {
         let is_applied =
             |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;
@@ -86,7 +86,7 @@ impl Core {
         }
     }
 
-    /// Adds reads, whose read index the leader has confirmed, to the next batch for the applier.
+    /// Adds reads whose read index the leader has confirmed to the next batch for the applier.
     pub(super) fn queue_reads(&mut self, reads: IndexedReads) {
         let bytes: usize = reads.reads.iter().map(|read| read.payload.len()).sum();
         self.in_flight.start_apply(bytes);

@@ -1,10 +1,11 @@
-//! The core stage: owns the replica and reads the monotonic clock. A pass receives what is waiting,
-//! lets the replica handle it, flushes once, and sends the effects. It blocks only in
-//! [`Core::wait`].
+//! The core stage: owns the replica and reads the monotonic clock. A pass receives the items that
+//! are waiting, lets the replica handle them, flushes once, and sends the effects. It blocks only
+//! in [`Core::wait`].
 //!
-//! A pass is bounded in items and in time. Peers' messages and completions come first, however many
-//! requests are waiting; then a slice of the requests, in order. The rest waits for the next pass,
-//! so heartbeats, votes and timeouts never wait for the end of a flood of requests.
+//! A pass is bounded by a number of items and by time. Peers' messages and completions come first,
+//! regardless of how many requests are waiting; then a slice of the requests, in order. The rest
+//! waits for the next pass, so heartbeats, votes and timeouts never wait for the end of a flood of
+//! requests.
 //!
 //! | file | content |
 //! |---|---|
@@ -20,15 +21,15 @@
 //! Promises between replicas that are bounded by time hold only if each reading errs on the safe
 //! side:
 //!
-//! - *What this replica promises a leader* (no vote for a while) counts from a reading after the
-//!   leader's message was received. So the clock is read anew after each item is received. Whether
-//!   such a promise has ended is decided by a reading before the answer is sent, which is the same
-//!   one.
-//! - *What followers have promised this leader* (its lease) counts from a reading before the round
-//!   was sent: the one of the flush that makes the round.
-//! - *That a lease is in force* must hold after the reads arrived that it serves: the reading of
-//!   the flush comes after everything that the pass received.
-//! - *That peers are silent* counts only if everything that had arrived by the end of the timeout
+//! - *The promise of this replica to a leader* (no vote for a while) is measured from a reading
+//!   taken after the leader's message was received. So the clock is read anew after each item is
+//!   received. Whether such a promise has ended is decided by the same reading, which was taken
+//!   before the answer is sent.
+//! - *The promises of followers to this leader* (its lease) are measured from a reading taken
+//!   before the round was sent: the reading of the flush that creates the round.
+//! - *A lease* must still be in force after the arrival of the reads that it serves: the reading of
+//!   the flush is taken after everything that the pass received.
+//! - *The silence of peers* counts only if everything that had arrived by the end of the timeout
 //!   has been handled, see [`PeersRead`](crate::runtime::channels::PeersRead).
 //! - Everything else (round trips, retransmission, deadlines of requests, the intervals of the
 //!   replicated clock) may be late by a pass, and is never early.
@@ -70,7 +71,8 @@ pub(crate) use self::requests::NonLeaderPolicy;
 /// was full.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Maximum number of clients' requests that the core handles in one pass (turn of its loop).
+/// Maximum number of clients' requests (in the server, batches of requests) that the core handles
+/// in one pass (iteration of its loop).
 pub(crate) const PASS_REQUESTS_MAX: usize = 4_096;
 
 /// The core stage: owns the consensus state machine ([`Replica`]), passes it all input, and sends
@@ -78,41 +80,43 @@ pub(crate) const PASS_REQUESTS_MAX: usize = 4_096;
 pub(crate) struct Core {
     replica: Replica,
     clock: Clock,
-    /// The latest reading of the monotonic clock, taken after the message that is being handled was
-    /// received.
+    /// The latest reading of the monotonic clock. While a message is being handled, this reading
+    /// was taken after the message was received.
     now: Instant,
     effects: Effects,
     ends: CoreEnds,
     requests: PendingRequests,
-    /// Whether the core delays an expired timeout, since messages that peers sent before the
-    /// timeout may still be in this replica's sockets.
+    /// Whether the core is delaying an expired timeout because messages that peers sent before the
+    /// timeout may still be unread in this replica's sockets.
     waits_for_peers: bool,
-    /// Messages and refusals that wait for the network stage, because its queue is full. Normally
-    /// empty between two turns of the loop, like `appends` and `applies`.
+    /// Messages and refusals waiting to be sent because the network stage's queue is full. Normally
+    /// empty between two iterations of the core's loop, like `appends` and `applies`.
     outbound: Outbound,
     appends: AppendBatch,
     applies: ApplyBatch,
     in_flight: InFlight,
     output: PassOutput,
-    /// A durable snapshot of this replica's own state that the consensus code was not informed of
-    /// yet, since the core does not know yet that all entries in the snapshot were applied.
+    /// A durable snapshot of this replica's own state that has not been announced to the consensus
+    /// code, because the core does not know yet that all entries in the snapshot were applied.
+    /// `None` if there is none.
     unannounced_snapshot: Option<SnapshotId>,
     memory: Arc<MemoryBoard>,
-    /// When the core last requested a snapshot because the log in memory was full; `None` if it
-    /// never did.
+    /// When the core last requested a snapshot because the log in memory was full; `None` if it has
+    /// never done so.
     full_log_snapshot_at: Option<Instant>,
     /// When the core last requested a snapshot because disk space was scarce.
     scarce_disk_snapshot_at: Instant,
     non_leader_policy: NonLeaderPolicy,
-    /// The leader and the term as last reported to the network stage. No leader is reported during
-    /// a leadership transfer.
+    /// The leader and the term as last reported to the network stage. During a leadership transfer,
+    /// the report names no leader.
     leadership: Leadership,
-    /// The replicated clock, by which keys expire; `None` under a simulator of the course, where no
-    /// key expires.
+    /// The replicated clock, which decides when keys expire; `None` under the university course's
+    /// simulator, where no key expires.
     replicated_clock: Option<CoreClock>,
-    /// The state of the disk (healthy, low on space or stalled) in the latest log line about it.
+    /// The state of the disk (healthy, low on space or stalled) according to the latest log line
+    /// about it.
     disk: DiskState,
-    /// Free bytes on the disk, as last reported by the log writer.
+    /// Free disk space in bytes, as last reported by the log writer.
     free_bytes: u64,
     status_board: Arc<StatusBoard>,
     /// When the core last published the replica's status for the other stages.
@@ -159,22 +163,23 @@ impl Core {
         }
     }
 
-    /// Sets the shared record of memory use, which has the limits on the memory for log entries.
+    /// Sets the shared record of memory usage, which also holds the limits on the memory for log
+    /// entries.
     pub(crate) fn with_memory(mut self, memory: Arc<MemoryBoard>) -> Core {
         memory.note_log(self.replica.log().bytes());
         self.memory = memory;
         self
     }
 
-    /// Adds a replicated clock, which this replica advances while it leads.
+    /// Adds a replicated clock, which this replica advances while it is the leader.
     pub(crate) fn with_clock(mut self, clock: CoreClock) -> Core {
         self.replicated_clock = Some(clock);
         self
     }
 
-    /// Waits for the next item or request, or until the replica's next timeout. Returns the item
-    /// received; `None` after a timeout, or if requests wait, which are then in `self.requests` or
-    /// its queue.
+    /// Waits for the next item or request, or until the replica's next timeout. Returns the item if
+    /// one was received. Returns `None` after a timeout, or if requests are waiting in
+    /// `self.requests` or in its queue.
     pub(crate) fn wait(&mut self) -> Option<CoreItem> {
         if self.has_work() {
             return None;
@@ -194,8 +199,8 @@ impl Core {
         }
     }
 
-    /// Returns how long a thread that polls sockets may sleep before the core's next pass (turn of
-    /// its loop), counted from the last pass. Zero if the core has work now.
+    /// Returns how long a thread that polls sockets may sleep before the core's next pass
+    /// (iteration of its loop), measured from the last pass. Zero if the core has work now.
     pub(crate) fn poll_timeout(&self) -> Duration {
         if self.has_work() { Duration::ZERO } else { self.next_pass().since(self.now) }
     }
@@ -210,14 +215,14 @@ impl Core {
         !self.ends.inbox.is_empty()
     }
 
-    /// Returns to which stages the core's last pass (turn of its loop) sent something. With it, a
-    /// thread that runs several stages need not check their queues.
+    /// Returns which stages the core sent output to in its last pass (iteration of its loop), so
+    /// that a thread that runs several stages need not check their queues.
     pub(crate) fn output(&self) -> PassOutput {
         self.output
     }
 
-    /// Returns when the core's next pass (turn of its loop) is due if no item or request arrives
-    /// before.
+    /// Returns when the core's next pass (iteration of its loop) is due if no item or request
+    /// arrives earlier.
     fn next_pass(&self) -> Instant {
         let timeout = self.replica.next_timeout();
         // A timeout that was put off is not due again at once.
@@ -228,7 +233,7 @@ impl Core {
         if self.has_unsent() { timeout.min(self.now + RETRY) } else { timeout }
     }
 
-    /// Runs one pass (turn of the core's loop): handles `first`, then the waiting items and
+    /// Runs one pass (iteration of the core's loop): handles `first`, then the waiting items and
     /// requests, up to a limit, and sends the resulting jobs and messages. Returns whether the
     /// stage continues.
     pub(crate) fn run_once(&mut self, first: Option<CoreItem>) -> StageState {
@@ -263,8 +268,8 @@ impl Core {
         self.send()
     }
 
-    /// Handles `first` and then queued items (peers' messages and completions), up to a limit.
-    /// Returns [`StageState::Stopped`] if the network has stopped.
+    /// Handles `first`, then queued items (peers' messages and completions), up to a limit. Returns
+    /// [`StageState::Stopped`] if the network has stopped.
     fn take_items(&mut self, mut first: Option<CoreItem>) -> StageState {
         let mut pass = Pass::of_large(self.clock, QUEUE_LEN);
         while let Some(item) =
@@ -291,19 +296,19 @@ impl Core {
         StageState::Running
     }
 
-    /// Reads the clock. Call it between receiving and handling a leader's message, so that the
-    /// promise to grant no vote for a while (the leader's lease) counts from after the message was
-    /// sent.
+    /// Reads the clock. Must be called between receiving and handling a leader's message: the
+    /// promise to grant no vote for a while (the leader's lease) is measured from this reading,
+    /// which must not be earlier than the time at which the message was sent.
     fn read_clock_after_receipt(&mut self) {
         if !self.replica.breaks(Mutant::PromiseBeforeReceipt) {
             self.now = self.clock.now();
         }
     }
 
-    /// Handles waiting clients' requests and forwarded writes, up to the limits of one turn of the
-    /// core's loop.
+    /// Handles waiting clients' requests and forwarded writes, up to the limits of one iteration of
+    /// the core's loop.
     fn take_requests(&mut self) {
-        let mut pass = Pass::of_small(self.clock, PASS_REQUESTS_MAX);
+        let mut pass = Pass::of_large(self.clock, PASS_REQUESTS_MAX);
         while let Some(request) = pass.next(|| self.next_request()) {
             match request {
                 Request::Client(request) => self.admit(Msg::Client(request)),
@@ -312,8 +317,8 @@ impl Core {
         }
     }
 
-    /// Returns the next request; `None` if none is waiting. Receives the next batch of requests
-    /// only after all requests of the previous batch were returned.
+    /// Returns the next request; `None` if none is waiting. Receives another batch of requests only
+    /// after all requests of the previous batch have been returned.
     fn next_request(&mut self) -> Option<Request> {
         loop {
             if let Some(request) = self.requests.next() {
@@ -337,8 +342,8 @@ impl Core {
         &self.replica
     }
 
-    /// Returns the bytes of all jobs in flight (sent to other stages and not completed), then the
-    /// bytes of the append jobs among them.
+    /// Returns two sizes in bytes: that of all jobs in flight (sent to other stages and not
+    /// completed), and that of the append jobs among them.
     pub(super) fn in_flight(&self) -> (usize, usize) {
         (self.in_flight.bytes(), self.in_flight.append_bytes())
     }

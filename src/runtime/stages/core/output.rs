@@ -1,6 +1,6 @@
-//! The effects of a pass on their way to the other stages, and the bytes of jobs in flight. What a
-//! full queue does not take stays in the core and joins the next batch; only messages to peers are
-//! dropped.
+//! The effects of a pass on their way to the other stages, and the bytes of jobs in flight. Output
+//! that does not fit into a full queue stays in the core and joins the next batch; only messages to
+//! peers are dropped.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::types::Instant;
 
 use super::Core;
 
-/// Minimum time between two publications of the replica's status for the other stages.
+/// Minimum time between two updates of the replica's status that the other stages see.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bytes of append jobs in flight (sent to the log writer, not durable yet) above which the core
-/// holds back committed entries from the applier. So clients slow down to the speed of this
+/// Bytes of append jobs in flight (sent to the log writer and not yet durable) at which the core
+/// stops sending committed entries to the applier. So clients slow down to the speed of this
 /// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
-/// Bytes of the append and apply jobs that the core has sent and that were not reported as
-/// completed.
+/// Total sizes in bytes of the append and apply jobs that the core has sent and that have not been
+/// reported as completed.
 ///
 /// Invariant: `append_bytes <= bytes`.
 #[derive(Debug, Default)]
@@ -31,39 +31,40 @@ pub(super) struct InFlight {
     append_bytes: usize,
 }
 
-/// Which stages the core sent something to in its last pass (turn of its loop).
+/// Which stages the core sent output to in its last pass (iteration of its loop).
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct PassOutput {
-    /// Whether the core sent a batch of messages, refusals or a leader change to the network.
+    /// Whether the core sent anything to the network stage: messages, refusals or a leader change.
     pub(crate) outbound: bool,
-    /// Whether the core sent jobs to the log writer.
+    /// Whether the core sent append jobs to the log writer.
     pub(crate) appends: bool,
-    /// What the core sent to the applier in its last pass (turn of its loop): nothing, or a batch
-    /// with or without clients that wait.
+    /// Whether the core sent a batch to the applier, and if so, whether clients may be waiting for
+    /// it.
     pub(crate) applies: ApplyOutput,
 }
 
-/// What the core sent to the applier in one pass (turn of its loop).
+/// Whether the core sent a batch to the applier in one pass (iteration of its loop), and whether
+/// clients may be waiting for the batch.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum ApplyOutput {
     /// The core sent no batch to the applier.
     #[default]
     None,
-    /// The core sent the applier a batch for which clients of this replica may wait.
+    /// The core sent the applier a batch that clients of this replica may be waiting for.
     ForClients,
-    /// The core sent the applier a batch for which no client waits, as far as the core knows.
+    /// The core sent the applier a batch that no client is waiting for, as far as the core knows.
     Background,
 }
 
 impl InFlight {
-    /// Returns the total bytes of all jobs in flight: sent to the log writer or the applier and not
-    /// completed.
+    /// Returns the total size in bytes of all jobs in flight: sent to the log writer or the applier
+    /// and not completed.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the total bytes of append jobs in flight: sent to the log writer and not durable
-    /// yet.
+    /// Returns the total size in bytes of append jobs in flight: sent to the log writer and not yet
+    /// durable.
     pub(super) fn append_bytes(&self) -> usize {
         self.append_bytes
     }
@@ -91,8 +92,8 @@ impl InFlight {
 }
 
 impl Core {
-    /// Returns whether the core still has output, such as jobs or refusals, that another stage's
-    /// full queue did not accept.
+    /// Returns whether the core still has output, such as jobs or refusals, that did not fit into
+    /// another stage's full queue.
     pub(super) fn has_unsent(&self) -> bool {
         !(self.outbound.refusals.is_empty()
             && self.outbound.leadership.is_none()
@@ -101,7 +102,7 @@ impl Core {
     }
 
     /// Moves the output of the consensus code (messages, jobs, refusals) to the batches that the
-    /// core sends to other stages next, and publishes the status if due.
+    /// core sends to other stages next. Publishes the replica's status if that is due.
     pub(super) fn collect(&mut self) {
         self.log_disk_state();
         self.rejected_log.report(&mut self.effects.rejected, self.now);
@@ -143,8 +144,9 @@ impl Core {
         }
     }
 
-    /// Reports a change of term or leader to the network. During a leadership transfer no leader is
-    /// reported, so that requests wait at the network and then go to the new leader.
+    /// Reports a change of the term or the leader to the network. During a leadership transfer, the
+    /// report names no leader, so that requests wait in the network stage and then go to the new
+    /// leader.
     fn note_leadership(&mut self) {
         let target = self.replica.transfer_target();
         let leader = if target.is_some() { None } else { self.replica.leader() };
@@ -163,8 +165,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets, for reads that the leader has confirmed now, the replicated clock that the applied
-    /// state must reach before the applier answers them.
+    /// Sets the reading that the replicated clock in the applied state must reach before the
+    /// applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.
@@ -204,16 +206,17 @@ impl Core {
         }
     }
 
-    /// Sends a job to the snapshots stage, or drops and counts the job if the stage's queue is
-    /// full. Dropped chunks of a snapshot are sent again, since they are not acknowledged.
+    /// Sends a job to the snapshots stage. If the stage's queue is full, drops and counts the job.
+    /// Dropped chunks of a snapshot are sent again, since they are not acknowledged.
     fn send_snapshot_job(&self, job: SnapshotJob) {
         if self.ends.to_snapshots.try_send(job).is_err() {
             self.counters.chunks_dropped.add_one();
         }
     }
 
-    /// Sends the pending batches to the stages whose queues have space, the applier's first because
-    /// clients wait for it. Returns [`StageState::Stopped`] if the network has stopped.
+    /// Sends the pending batches to the stages whose queues have space. The applier's batch is sent
+    /// first, because clients are waiting for it. Returns [`StageState::Stopped`] if the network
+    /// has stopped.
     pub(super) fn send(&mut self) -> StageState {
         self.output = PassOutput::default();
         if !self.applies.is_empty() && self.in_flight.append_bytes() < APPENDS_AHEAD_BYTES {
@@ -255,8 +258,8 @@ impl Core {
     }
 }
 
-/// Appends all of `more` to `list` and empties `more`. Swaps the two if `list` is empty, which is
-/// the usual case.
+/// Moves all of `more` to the end of `list`. If `list` is empty, which is the usual case, swaps the
+/// two.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     if list.is_empty() {
         std::mem::swap(list, more);
@@ -265,17 +268,18 @@ fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     }
 }
 
-/// Returns whether clients of this replica may wait for the batch: if it has reads, or entries that
-/// this replica committed as the leader. False may be wrong: clients may also wait for entries of
-/// another leader.
+/// Returns whether clients of this replica may be waiting for the batch: true if it contains reads,
+/// or entries that this replica committed as the leader. False is only a guess: clients may also be
+/// waiting for entries committed by another leader.
 fn serves_clients(batch: &ApplyBatch) -> bool {
     let ApplyBatch { job, indexed_reads, .. } = batch;
     !(job.reads.is_empty() && indexed_reads.is_empty())
         || job.entries.iter().any(|committed| committed.as_leader)
 }
 
-/// Returns the bytes that an append job adds to the bytes in flight: its entries, plus a fixed size
-/// for the job and for each of its messages, so that many empty jobs count too.
+/// Returns the number of bytes that an append job adds to the bytes in flight: the size of its
+/// entries, plus a fixed size for the job and for each of its messages, so that many empty jobs are
+/// limited too.
 fn append_bytes(job: &AppendJob) -> usize {
     let entries: usize = job.entries.iter().map(|entry| entry.record().len()).sum();
     entries + (1 + job.release.len()) * size_of::<Envelope>()

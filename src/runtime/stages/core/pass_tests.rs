@@ -1,5 +1,5 @@
-//! Single passes of the core under a clock that the test moves: what a pass takes, what it leaves,
-//! and from which instants promises count.
+//! Tests of single passes of the core under a clock that the test advances: what a pass takes, what
+//! it leaves, and from which instants promises are measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,8 @@ use crate::types::{ClientId, EntryId, NodeId, RequestId, RequestKey, Term};
 use super::test_support::{append, leading_core, quiet_core};
 use super::*;
 
-/// Number of requests in a flood: eight times what the core handles in one pass (turn of its loop).
+/// Number of requests in a flood: eight times the number that the core handles in one pass
+/// (iteration of its loop).
 const FLOOD: u64 = 8 * PASS_REQUESTS_MAX as u64;
 
 /// A clock that only the test advances, optionally by a fixed step after each reading.
@@ -29,8 +30,8 @@ const FLOOD: u64 = 8 * PASS_REQUESTS_MAX as u64;
 struct ManualClock {
     nanos: AtomicU64,
     step: AtomicU64,
-    /// An item to be sent to the core right after the next reading of the clock, once the clock has
-    /// advanced by the duration; `None` if no item is to be sent.
+    /// An item to be sent to the core right after the next reading of the clock, and the time by
+    /// which the clock advances before the item is sent; `None` if no item is to be sent.
     late: Mutex<Option<(Sender<CoreItem>, CoreItem, Duration)>>,
 }
 
@@ -53,7 +54,8 @@ impl TestClock for ManualClock {
     }
 }
 
-/// Creates a core whose replica is a follower in term 1, and the clock that the test advances.
+/// Creates a core whose replica is a follower in term 1. Also returns the clock that the test
+/// advances.
 fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
     let Ends { network, core: ends, .. } = channels(&unused_wake(), false);
     let time: &ManualClock = Box::leak(Box::default());

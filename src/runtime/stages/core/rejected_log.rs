@@ -1,4 +1,5 @@
-//! Logs messages that no correct peer sends: at most one line a second, however many arrive.
+//! Logs messages that no correct peer sends: at most one line per second, regardless of how many
+//! arrive.
 
 use std::time::Duration;
 
@@ -10,18 +11,18 @@ use crate::types::Instant;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits log lines about rejected messages (messages that no correct peer sends) to one per
-/// second, and counts the others.
+/// second, and counts the messages that are not logged.
 #[derive(Debug, Default)]
 pub(crate) struct RejectedLog {
     /// The earliest time at which the next log line may be written.
     next_at: Instant,
-    /// Number of rejected messages that arrived since the last log line about one.
+    /// Number of rejected messages that have arrived since the last log line about one.
     unlogged: usize,
 }
 
 impl RejectedLog {
-    /// Logs the first of the `rejected` messages unless a line was logged less than a second before
-    /// `now`. Counts the others, and clears the list in either case.
+    /// Logs the first of the `rejected` messages, unless a line was logged less than a second
+    /// before `now`. Counts the other messages, and clears the list in either case.
     pub(crate) fn report(&mut self, rejected: &mut Vec<RejectedMessage>, now: Instant) {
         if let Some((message, others)) = self.take(rejected, now) {
             let RejectedMessage { from, reason } = message;
@@ -31,8 +32,8 @@ impl RejectedLog {
         }
     }
 
-    /// Returns the rejected message to be logged now, and the number of other rejected messages
-    /// since the last log line; `None` if there is no message or no log line is due.
+    /// Returns the rejected message that is to be logged now, and the number of other rejected
+    /// messages since the last log line; `None` if there is no message or no log line is due.
     fn take(
         &mut self,
         rejected: &mut Vec<RejectedMessage>,

@@ -1,11 +1,11 @@
-//! The core's side of the replicated clock: it reads the wall clock, takes in what peers report of
-//! theirs, and proposes the log entries that [`crate::clock`] asks for.
+//! The core's side of the replicated clock: it reads the wall clock, collects the wall clock times
+//! that peers report, and proposes the log entries that [`crate::clock`] asks for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{AppliedClock, CONFIRM_AFTER, Jump, ReplicatedClock};
-use crate::kv::{Command, Operation};
+use crate::kv::{Batch, Operation};
 use crate::raft::{ClientRequest, Msg, RequestKind};
 use crate::runtime::boards::{ClockBoard, ClockReadings};
 use crate::runtime::channels::{ForwardedWrite, ReadTimestamp};
@@ -16,35 +16,38 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum number of requests that a new leader holds until it knows the wall clocks of a quorum,
-/// and likewise of forwarded writes. Further ones are refused or dropped.
-const HELD_MAX: usize = 4_096;
-/// Clock difference in milliseconds that is logged as a warning: of this replica's wall clock from
-/// the time that a quorum agrees on, in either direction, or of the replicated clock ahead of the
-/// quorum's time.
+/// Maximum number of batches of clients' requests that a new leader holds until it knows the wall
+/// clocks of a quorum; the same maximum applies to forwarded writes. Further ones are refused or
+/// dropped.
+const HELD_MAX: usize = 256;
+/// Clock difference in milliseconds at which a warning is logged: this replica's wall clock
+/// deviates from the time that a quorum agrees on, in either direction, or the replicated clock is
+/// ahead of that time.
 const WARN_MILLIS: i64 = 1_000;
 /// Minimum number of milliseconds by which the replicated clock must be ahead of the time that a
-/// quorum agrees on, for `CLOCK RESET` to set it back.
+/// quorum agrees on for `CLOCK RESET` to set the replicated clock back.
 const RESET_MIN_MILLIS: u64 = 1_000;
 
-/// The core's part of the replicated clock (the time by which keys expire), with the requests that
-/// a new leader holds until it knows the wall clocks of a quorum.
+/// The core's part of the replicated clock (the time that decides when keys expire), with the
+/// requests that a new leader holds until it knows the wall clocks of a quorum.
 #[derive(Debug)]
 pub(crate) struct CoreClock {
     clock: ReplicatedClock,
     board: Arc<ClockBoard>,
     observed_at: Option<Instant>,
     published_at: Option<Instant>,
-    /// Whether a warning was logged that the clocks differ, and they still do: it is logged once.
+    /// Whether a warning has been logged for the current clock difference. Each difference is
+    /// logged only once.
     warned: bool,
-    /// Requests that arrived before the wall clocks of a quorum were known, in order of arrival.
+    /// Requests that arrived before this replica, as a new leader, knew the wall clocks of a
+    /// quorum, in order of arrival.
     held: Vec<Msg>,
     held_forwarded: Vec<ForwardedWrite>,
 }
 
 impl CoreClock {
-    /// Creates the clock of a replica with these peers. `applied` is the replicated clock in the
-    /// replica's state.
+    /// Creates the core's part of the replicated clock for a replica with these peers. `applied` is
+    /// the replicated clock in the replica's state.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
@@ -67,9 +70,9 @@ impl CoreClock {
         this
     }
 
-    /// Processes peers' reports of their wall clocks, and if due, reads this replica's wall clock
-    /// and publishes the readings for the other stages. Call it at the beginning of each turn of
-    /// the core's loop.
+    /// Processes peers' reports of their wall clocks. If due, also reads this replica's wall clock
+    /// and publishes the readings for the other stages. Must be called at the beginning of each
+    /// iteration of the core's loop.
     pub(super) fn tick(&mut self, now: Instant, clock: &Clock) {
         while let Some((from, at, millis)) = self.board.next_report() {
             self.clock.note_report(from, at, millis);
@@ -121,52 +124,52 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Records `applied`, the replicated clock in the state that this replica has applied up to
-    /// `now`.
+    /// Records `applied`, the reading of the replicated clock in the state that this replica has
+    /// applied by the time `now`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }
 
-    /// Sets the time in milliseconds since 1970 that the replicated clock must reach for reads that
-    /// wait in the applier; `None` if no reads wait.
+    /// Sets the time that the replicated clock must reach for the reads that are waiting in the
+    /// applier, in milliseconds since 1970; `None` if no reads are waiting.
     pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
         self.clock.set_read_target(millis);
     }
 
     /// Records that the last proposed clock entry (log entry that advances the replicated clock)
-    /// did not enter the log.
+    /// was not appended to the log.
     pub(super) fn proposal_refused(&mut self) {
         self.clock.proposal_refused();
     }
 
-    /// Records a leader change, after which the last proposed clock entry (log entry that advances
-    /// the replicated clock) may be lost.
+    /// Records a leader change. The last proposed clock entry (log entry that advances the
+    /// replicated clock) may have been lost in it.
     pub(super) fn leader_changed(&mut self) {
         self.clock.leader_changed();
     }
 
-    /// Returns the replicated clock that the applied state must reach before reads that are
+    /// Returns the reading that the replicated clock in the applied state must reach before reads
     /// confirmed at `now` are answered.
     pub(super) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
         ReadTimestamp { millis: self.clock.advance(now), resets: self.clock.applied().resets }
     }
 
     /// Returns the clock entry (log entry that advances the replicated clock) to be proposed before
-    /// a write that arrives now; `None` if the clock need not advance.
+    /// a write that arrives at `now`; `None` if the clock need not advance.
     pub(super) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_before_write(now)?;
         Some(self.entry(millis))
     }
 
     /// Returns the clock entry (log entry that advances the replicated clock) to be proposed
-    /// because a key has expired or reads wait for the clock; `None` if none is due.
+    /// because a key has expired or reads are waiting for the clock; `None` if no entry is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
     }
 
-    /// Returns when [`CoreClock::due`] may next return an entry; `None` if no key expires and no
-    /// reads wait.
+    /// Returns the earliest time at which [`CoreClock::due`] may return an entry; `None` if no key
+    /// expires and no reads are waiting.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         self.clock.next_due(now)
     }
@@ -175,32 +178,35 @@ impl CoreClock {
         // No client waits for it, so it has the key of no request.
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
-        let payload = Command { key, operation }.encode();
+        let payload = Batch::encode(key, false, &[operation]);
         ClientRequest { key, kind: RequestKind::Write, payload }
     }
 
-    /// Fills the new time into a `CLOCK RESET` request. If the replicated clock is ahead of the
-    /// time that a quorum agrees on, by [`RESET_MIN_MILLIS`] or more, the new time is the agreed
-    /// time (0 if unknown); otherwise the new time is the clock's current time.
+    /// Sets the new time in a `CLOCK RESET` request. If the replicated clock is ahead of the time
+    /// that a quorum agrees on by at least [`RESET_MIN_MILLIS`], the new time is the agreed time (0
+    /// if unknown); otherwise it is the replicated clock's current time.
     pub(super) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
         let time = self.clock.advance(now);
         let agreed = self.clock.agreed(now).unwrap_or(0);
         let is_ahead = time.saturating_sub(agreed) >= RESET_MIN_MILLIS;
-        let operation = Operation::ResetClock { millis: if is_ahead { agreed } else { time } };
-        request.payload = Command { key: request.key, operation }.encode();
+        let millis = if is_ahead { agreed } else { time };
+        // A malformed batch, which can only come from a peer, has no effect when it is applied.
+        if let Ok(filled) = Batch::with_reset_time(&request.payload, millis) {
+            request.payload = filled;
+        }
         if is_ahead && agreed > 0 {
             tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
         }
     }
 
-    /// Returns whether requests must wait because this replica, the leader of `term`, does not know
-    /// the wall clocks of a quorum yet.
+    /// Returns whether requests must wait because this replica, the leader of `term`, does not yet
+    /// know the wall clocks of a quorum.
     pub(super) fn must_wait(&mut self, now: Instant, term: Term) -> bool {
         !self.clock.is_ready(now, term)
     }
 
-    /// Holds a request until the wall clocks of a quorum are known. Returns the request as an error
-    /// if too many are held.
+    /// Holds a request until the wall clocks of a quorum are known. Returns the request as the
+    /// error if too many requests are held already.
     pub(super) fn hold(&mut self, message: Msg) -> Result<(), Msg> {
         if self.held.len() >= HELD_MAX {
             return Err(message);
@@ -209,8 +215,8 @@ impl CoreClock {
         Ok(())
     }
 
-    /// Holds a forwarded write until the wall clocks of a quorum are known. Returns the write as an
-    /// error if too many are held.
+    /// Holds a forwarded write until the wall clocks of a quorum are known. Returns the write as
+    /// the error if too many writes are held already.
     pub(super) fn hold_forwarded(&mut self, write: ForwardedWrite) -> Result<(), ForwardedWrite> {
         if self.held_forwarded.len() >= HELD_MAX {
             return Err(write);
@@ -219,20 +225,20 @@ impl CoreClock {
         Ok(())
     }
 
-    /// Returns whether requests or forwarded writes are held until the wall clocks of a quorum are
-    /// known.
+    /// Returns whether any requests or forwarded writes are being held until the wall clocks of a
+    /// quorum are known.
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty() || !self.held_forwarded.is_empty()
     }
 
-    /// Removes and returns the forwarded writes, then the requests, that were held until the wall
-    /// clocks of a quorum are known.
+    /// Removes and returns everything that was held until the wall clocks of a quorum were known:
+    /// the forwarded writes, and the requests.
     pub(super) fn release(&mut self) -> (Vec<ForwardedWrite>, Vec<Msg>) {
         (std::mem::take(&mut self.held_forwarded), std::mem::take(&mut self.held))
     }
 
-    /// Queues a report that the wall clock of peer `from` showed `millis` (since 1970) when the
-    /// monotonic clock here showed `now`.
+    /// Queues a report that the wall clock of peer `from` showed `millis` (milliseconds since 1970)
+    /// when the monotonic clock of this replica showed `now`.
     #[cfg(test)]
     pub(super) fn report(&mut self, from: NodeId, now: Instant, millis: u64) {
         self.board.report(from, now, millis);
@@ -252,13 +258,14 @@ mod tests {
         let mut core = CoreClock::new(&[NodeId(2)], Arc::clone(&board), applied, &clock);
         let key = RequestKey { client: ClientId(1), request: RequestId([1; 16]) };
         let filled = |core: &mut CoreClock, now| {
-            let payload = Command { key, operation: Operation::ResetClock { millis: 0 } }.encode();
-            assert!(Command::resets_clock(&payload));
+            let payload = Batch::one(key, &Operation::ResetClock { millis: 0 });
+            assert!(Batch::resets_clock(&payload));
             let mut request = ClientRequest { key, kind: RequestKind::Write, payload };
             core.fill_reset(now, &mut request);
-            match Command::decode(&request.payload).unwrap().operation {
-                Operation::ResetClock { millis } => millis,
-                other => panic!("{other:?}"),
+            let batch = Batch::decode(&request.payload).unwrap();
+            match batch.operations().collect::<Vec<_>>()[..] {
+                [Some(Operation::ResetClock { millis })] => millis,
+                ref other => panic!("{other:?}"),
             }
         };
         let now = clock.now();

@@ -1,10 +1,11 @@
-//! What the core admits: requests and peers' messages go to the replica, wait for the clocks of a
-//! quorum, or are refused while too much is in flight.
+//! What the core admits: requests and peers' messages go to the replica, wait until the wall clocks
+//! of a quorum are known, or are refused while too many bytes are in flight. In the server, one
+//! request to the core is a batch of clients' requests, which is refused as a whole.
 
 use std::time::Duration;
 use std::vec;
 
-use crate::kv::{Command, DEDUP_ENTRIES_MAX};
+use crate::kv::{Batch, DEDUP_ENTRIES_MAX};
 use crate::raft::{
     AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
 };
@@ -14,35 +15,34 @@ use crate::wire::frame::Attempt;
 
 use super::Core;
 
-/// Minimum time between two requests for a snapshot that are made because the log in memory is
-/// full.
+/// Minimum time between two snapshots that the core requests because the log in memory is full.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum number of log entries between the first copy of a forwarded write (the sender's applied
-/// index when it was sent) and a repeated copy. Below the capacity of the deduplication table, so
-/// that the table still has the outcome of the first copy.
+/// Maximum number of log entries between the first copy of a forwarded write (measured from the
+/// sender's applied index when it sent that copy) and a repeated copy. Less than the capacity of
+/// the deduplication table, so that the table still has the outcome of the first copy.
 pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
 
-/// What happens to a client's request in a replica that is not the leader.
+/// What a replica that is not the leader does with a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NonLeaderPolicy {
     /// The consensus code decides: it holds the request until a leader is known, or redirects the
     /// client to the leader.
     Replica,
-    /// The core refuses the request at once, and the network stage holds the request until a leader
-    /// is known. So a forwarded write never enters the log long after its sender has sent it again.
+    /// The core refuses the request at once, and the network stage holds it until a leader is
+    /// known. So a forwarded write never enters the log long after its sender has sent it again.
     Refuse,
 }
 
-/// Received requests that were not handled yet, in order of arrival.
+/// Received requests that have not been handled yet, in order of arrival.
 #[derive(Debug)]
 pub(super) enum PendingRequests {
     Clients(vec::IntoIter<ClientRequest>),
     Forwarded(vec::IntoIter<ForwardedWrite>),
 }
 
-/// One request for the core: of a client of this replica, or a write forwarded by a peer.
+/// One request to the core: either from a client of this replica, or a write forwarded by a peer.
 pub(super) enum Request {
     Client(ClientRequest),
     Forwarded(ForwardedWrite),
@@ -79,7 +79,7 @@ impl PendingRequests {
 
 impl Core {
     /// Updates the core's clocks. Admits the held requests once the wall clocks of a quorum are
-    /// known, or this replica no longer leads.
+    /// known, or when this replica is no longer the leader.
     pub(super) fn update_clocks(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         clock.tick(self.now, &self.clock);
@@ -95,9 +95,9 @@ impl Core {
         }
     }
 
-    /// Returns the replicated clock, to which requests are given to be held, if this replica leads
-    /// and does not know the wall clocks of a quorum yet. Otherwise returns `None`: requests need
-    /// not wait.
+    /// If this replica is the leader and does not yet know the wall clocks of a quorum, returns the
+    /// replicated clock, which then holds requests. Otherwise returns `None`: requests need not
+    /// wait.
     fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
         if !self.replica.is_leader() {
             return None;
@@ -107,8 +107,8 @@ impl Core {
         clock.must_wait(now, term).then_some(clock)
     }
 
-    /// Passes a request or a peer's message to the replica, or refuses or drops it while too many
-    /// bytes are in flight or the log in memory is full.
+    /// Passes a request or a peer's message to the replica. Refuses or drops it instead while too
+    /// many bytes are in flight or the log in memory is full.
     pub(super) fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message {
             let key = request.key;
@@ -170,13 +170,13 @@ impl Core {
         self.handle(message);
     }
 
-    /// Proposes the clock entry that must precede a write, if one is needed, and fills the time
-    /// into a `CLOCK RESET` request. Returns false if the log is full: without the clock entry the
-    /// write would be applied at an older time, and its key would expire too early.
+    /// Proposes the clock entry that must precede a write, if one is needed, and sets the time in a
+    /// `CLOCK RESET` request. Returns false if the log is full: without the clock entry the write
+    /// would be applied at an earlier time, and its key would expire too early.
     fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
-        if Command::resets_clock(&request.payload) {
+        if Batch::resets_clock(&request.payload) {
             clock.fill_reset(self.now, request);
         }
         let Some(entry) = entry else { return true };
@@ -189,9 +189,9 @@ impl Core {
         was_added
     }
 
-    /// Admits a forwarded write if the state machine is sure to recognise any other copy of the
-    /// write in the log, since its deduplication table is bounded. This is decided here, when the
-    /// write gets its index, because a copy may have been delayed for long.
+    /// Admits a forwarded write if the state machine, whose deduplication table is bounded, is
+    /// certain to recognize any other copy of the write in the log. This is decided here, when the
+    /// write gets its index, because a copy may have been delayed for a long time.
     ///
     /// - A first copy is admitted by the leader of the term that it names. Its sender sends it
     ///   again after a change of the term or of the connection, and what is left on the old
@@ -264,12 +264,12 @@ mod tests {
         ForwardedWrite { attempt, request }
     }
 
-    /// The clock entries that were sent to the log writer.
+    /// Returns the clock entries that the core has sent to the log writer.
     fn clock_entries(log_writer: &LogWriterEnds) -> Vec<u64> {
         let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
         let entries: Vec<_> = jobs.flat_map(|job| job.entries).collect();
-        let millis = |payload: &[u8]| match Command::decode(payload).ok()?.operation {
-            Operation::Clock { millis, .. } => Some(millis),
+        let millis = |payload: &[u8]| match Batch::decode(payload).ok()?.operations().next()? {
+            Some(Operation::Clock { millis, .. }) => Some(millis),
             _ => None,
         };
         entries.iter().filter_map(|entry| millis(entry.payload())).collect()

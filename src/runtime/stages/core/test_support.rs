@@ -24,14 +24,14 @@ use std::sync::Arc;
 use super::replicated_clock::CoreClock;
 use super::{Core, NonLeaderPolicy};
 
-/// Creates a core in term 0 whose clock never advances, so that its replica starts no election by
-/// itself. Returns the core and the other stages' ends of its channels.
+/// Creates a core in term 0 whose clock never advances, so that its replica never starts an
+/// election. Returns the core and the other stages' ends of its channels.
 pub(super) fn quiet_core() -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     quiet_core_in(Term(0))
 }
 
-/// Creates a core in `term` whose clock never advances, so that its replica starts no election by
-/// itself. Returns the core and the other stages' ends of its channels.
+/// Creates a core in `term` whose clock never advances, so that its replica never starts an
+/// election. Returns the core and the other stages' ends of its channels.
 pub(super) fn quiet_core_in(term: Term) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     let Ends { network, core: ends, log_writer, applier, .. } = channels(&unused_wake(), false);
     let clock = stopped();
@@ -44,14 +44,14 @@ pub(super) fn quiet_core_in(term: Term) -> (Core, NetworkEnds, LogWriterEnds, Ap
     (core, network, log_writer, applier)
 }
 
-/// Creates a core whose replica is the only member and leads in term 2. Its log has `entries`
-/// entries and the no-op of the new leader. The clock never advances.
+/// Creates a core whose replica is the only member of its cluster and the leader in term 2. The log
+/// has `entries` entries and the new leader's no-op. The clock never advances.
 pub(super) fn leading_core(entries: u64) -> (Core, NetworkEnds, LogWriterEnds, ApplierEnds) {
     leading_core_at(stopped(), entries)
 }
 
-/// Creates a core whose replica is the only member and leads in term 2 under `clock`. Its log has
-/// `entries` entries and the no-op of the new leader.
+/// Creates a core with the clock `clock`, whose replica is the only member of its cluster and the
+/// leader in term 2. The log has `entries` entries and the new leader's no-op.
 pub(super) fn leading_core_at(
     clock: Clock,
     entries: u64,
@@ -77,7 +77,7 @@ pub(super) fn leading_core_at(
     (core, network, log_writer, applier)
 }
 
-/// Returns `core` with a replicated clock, for a replica with these peers.
+/// Adds a replicated clock to `core`, for a replica with these peers.
 pub(super) fn with_clock(core: Core, peers: &[NodeId]) -> Core {
     let clock = core.clock;
     let board = Arc::new(ClockBoard::new(peers));
@@ -103,7 +103,7 @@ pub(super) fn append(entries: usize) -> Envelope {
     Envelope { from: NodeId(1), to: NodeId(0), leader: None, message }
 }
 
-/// Returns an append job without entries or messages.
+/// Returns an append job that contains no entries and no messages.
 pub(super) fn append_job(sequence: u64) -> AppendJob {
     AppendJob {
         sequence: JobSequence(sequence),
@@ -116,8 +116,8 @@ pub(super) fn append_job(sequence: u64) -> AppendJob {
     }
 }
 
-/// Returns a client's write request. `number` is repeated in its request id, to make its key
-/// unique.
+/// Returns a client's write request with `number` in its request id, so that requests with
+/// different numbers have different keys.
 pub(super) fn write(number: u8) -> ClientRequest {
     let key = RequestKey { client: ClientId(7), request: RequestId([number; 16]) };
     ClientRequest { key, kind: RequestKind::Write, payload: Bytes::from_static(b"x") }

@@ -1,6 +1,6 @@
-//! Scripted clients: the requests that they send, and what the replies must be.
+//! Scripted clients: the requests that they send, and the expected replies.
 
-use crate::kv::{Command, Operation, Outcome};
+use crate::kv::{Batch, Operation, Outcome};
 use crate::raft::{ClientRequest, RequestKind};
 use crate::runtime::channels::{ForwardedWrite, Requests};
 use crate::runtime::stages::applier::ORIGIN_BYTES;
@@ -11,16 +11,16 @@ use crate::wire::frame::Attempt;
 use super::network::ScriptedNetwork;
 use super::{REPLICAS, Run, origin_of};
 
-/// The expected reply to a request.
+/// The reply that the test expects to a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expectation {
-    /// The request is the write with this number, which must be acknowledged.
+    /// The request is the write with this number. The write must be acknowledged.
     Write(u64),
-    /// The request is a read, which must return the value of the write with this number: it was
+    /// The request is a read. It must return the value of the write with this number, which was
     /// acknowledged before the read was sent.
     Read(u64),
-    /// The request is a read, which must return no value: the write with this number was refused,
-    /// so it was certainly not applied.
+    /// The request is a read. It must return no value, because the write with this number was
+    /// refused and so was certainly not applied.
     ReadRefused(u64),
 }
 
@@ -29,8 +29,8 @@ fn name_of(write: u64) -> Vec<u8> {
 }
 
 impl Run {
-    /// Queues random requests of clients at replica `at`. If that replica leads, may also send it
-    /// writes as if another replica had forwarded them.
+    /// Queues random requests of clients at replica `at`. If that replica is the leader, may also
+    /// send it writes as if another replica had forwarded them.
     pub(super) fn send_requests(&self, at: usize, network: &mut ScriptedNetwork) {
         let count = match self.draw(1_000) {
             // A flood, where it may be answered.
@@ -94,7 +94,11 @@ impl Run {
             }
         };
         self.open.borrow_mut().insert(key, expectation);
-        ClientRequest { key, kind, payload: Command { key, operation }.encode() }
+        // Applying a long batch takes several passes of the applier.
+        let count = if self.draw(20) == 0 { 1 + self.draw_count(200) } else { 1 };
+        let may_repeat = kind == RequestKind::Write && self.draw(2) == 0;
+        let payload = Batch::encode(key, may_repeat, &vec![operation; count]);
+        ClientRequest { key, kind, payload }
     }
 
     fn close(&self, key: RequestKey) -> Expectation {
@@ -102,10 +106,12 @@ impl Run {
         expectation.unwrap_or_else(|| panic!("a second reply to {key:?}"))
     }
 
-    /// Checks that `outcome`, the reply to request `key`, is the expected reply. Panics if it is
-    /// not, or if the request had a reply already.
-    pub(super) fn on_reply(&self, key: RequestKey, outcome: &Outcome) {
+    /// Checks that `outcomes`, the reply to the request `key`, is the expected reply. Panics if it
+    /// is not, or if the request already had a reply.
+    pub(super) fn on_reply(&self, key: RequestKey, outcomes: &[Outcome]) {
         self.cover(|coverage| coverage.answered += 1);
+        let outcome = &outcomes[0];
+        assert!(outcomes.iter().all(|other| other == outcome), "{outcomes:?}");
         match (self.close(key), outcome) {
             (Expectation::Write(write), Outcome::Done) => {
                 self.acknowledged.borrow_mut().push(write);
@@ -121,7 +127,7 @@ impl Run {
         }
     }
 
-    /// Records the refusal of a request, which therefore was certainly not applied.
+    /// Records the refusal of a request. The request was therefore certainly not applied.
     pub(super) fn on_refusal(&self, key: RequestKey) {
         if key == RequestKey::default() {
             // A clock entry, for which no client waits.

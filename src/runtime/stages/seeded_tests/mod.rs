@@ -1,6 +1,7 @@
-//! The runtime's stages under a scheduler that one seed decides. The simulator has drivers of its
-//! own in the place of these stages. So faults between them, such as an item that is received and
-//! not handled, or a reading of the clock that is too old, are looked for here.
+//! Tests of the runtime's stages under a scheduler whose decisions follow from one random seed. The
+//! simulator replaces these stages with drivers of its own. So these tests look for faults between
+//! the stages, such as an item that is received and not handled, or a clock reading that is too
+//! old.
 //!
 //! Three replicas of core, log writer and applier run as they are, joined by their channels; the
 //! network and the clients are scripted. The scheduler draws which stage runs next, how much it
@@ -44,49 +45,50 @@ use crate::types::{Instant, NodeId, RequestKey, Term};
 use self::clients::Expectation;
 use self::network::{InTransit, ScriptedNetwork};
 
-/// Number of random seeds that each test runs, one run for each.
+/// Number of random seeds that each test runs, one run per seed.
 const SEEDS: u64 = 150;
 
 /// Name of the environment variable that selects a single seed to run.
 const SEED_VARIABLE: &str = "STAGE_SEED";
-/// Name of the environment variable that replaces [`SEEDS`], the number of seeds.
+/// Name of the environment variable that sets the number of seeds in place of [`SEEDS`].
 const SEEDS_VARIABLE: &str = "STAGE_SEEDS";
 
 const REPLICAS: usize = 3;
 /// Number of scheduler steps of a run in which faults are injected.
 const STEPS: usize = 2_500;
-/// Maximum number of scheduler steps of a run after the faults have ended, within which every
-/// request must get a reply.
+/// Maximum number of scheduler steps after the faults of a run have ended. By then every request
+/// must have a reply.
 const HEALED_STEPS: usize = 60_000;
 
-/// Counts of the situations that a run has reached, so that a test fails if it has tested nothing.
+/// Counts of the situations that a run has reached. A test fails if a situation that it must cover
+/// was never reached.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coverage {
     /// Number of requests that got a reply other than a refusal.
     answered: usize,
     /// Number of requests that were refused.
     refused: usize,
-    /// Number of reads whose returned value was checked.
+    /// Number of reads whose returned value was compared with the expected one.
     reads: usize,
-    /// Number of votes of replicas for another replica.
+    /// Number of votes that replicas granted to other replicas.
     votes: usize,
-    /// Number of acknowledgements of a leader's numbered broadcast (round) whose start time the
-    /// test knows. Each promises the leader a lease.
+    /// Number of acknowledgements of a leader's round (numbered broadcast) for which the test knows
+    /// when the round began. Each acknowledgement promises the leader a lease.
     promises: usize,
-    /// Number of turns of a core's loop that began with a full queue to the network stage.
+    /// Number of iterations of a core's loop that began with a full queue to the network stage.
     full_queues: usize,
-    /// Number of pauses of a thread right after it has read the clock.
+    /// Number of times that a thread was paused right after it had read the clock.
     pauses: usize,
-    /// Number of turns of a leader's core loop that left requests for the next turn.
+    /// Number of iterations of a leader's core loop that left requests for the next iteration.
     slices: usize,
 }
 
 thread_local! {
-    /// The current run of this thread, whose time the test clock returns; `None` between runs.
+    /// The run in progress on this thread, whose time the test clock returns; `None` between runs.
     static RUN: RefCell<Option<Rc<Run>>> = const { RefCell::new(None) };
 }
 
-/// The test clock of all replicas in a run. After each reading it may pause the thread: time
+/// The test clock shared by all replicas in a run. After each reading it may pause the thread: time
 /// passes, and other stages run.
 #[derive(Debug)]
 struct PausingClock;
@@ -106,8 +108,8 @@ impl TestClock for PausingClock {
     }
 }
 
-/// The stages of one replica, and the promises (leases granted to leaders) that the test checks its
-/// votes against.
+/// The stages of one replica, with its promises (leases granted to leaders) and its votes, which
+/// the test checks against those promises.
 struct ReplicaStages {
     core: RefCell<Core>,
     log_writer: RefCell<LogWriter>,
@@ -115,10 +117,10 @@ struct ReplicaStages {
     network: RefCell<ScriptedNetwork>,
     /// When the core of this replica last read the clock.
     read_at: Cell<Instant>,
-    /// Votes of this replica for other replicas: the time and the term of each.
+    /// The votes that this replica granted to other replicas: the time and the term of each.
     votes: RefCell<Vec<(Instant, Term)>>,
-    /// Promises of this replica to leaders, which bound their leases: by term, the latest start of
-    /// a leader's numbered broadcast (round) that the replica has acknowledged.
+    /// Promises of this replica to leaders, each of which grants a lease. By term: the latest start
+    /// among the leader's rounds (numbered broadcasts) that this replica has acknowledged.
     promises: RefCell<BTreeMap<Term, Instant>>,
 }
 
@@ -127,32 +129,33 @@ struct Run {
     random: Cell<u64>,
     config: Config,
     now: Cell<Instant>,
-    /// Number of nested pauses: a stage may be paused while another one is.
+    /// Current number of nested pauses: while one stage is paused, another one may be paused too.
     pause_depth: Cell<usize>,
-    /// Index in `replicas` of the replica whose consensus core (a stage) the scheduler is executing
-    /// now; `None` while it executes no core.
+    /// Index in `replicas` of the replica whose core stage the scheduler is running now; `None`
+    /// while it runs no core.
     running_core: Cell<Option<usize>>,
     replicas: Vec<ReplicaStages>,
     in_transit: RefCell<Vec<InTransit>>,
-    /// One-way partitions: whether all messages are lost, as `[from][to]`.
+    /// One-way partitions: `[from][to]` says whether all messages from one replica to the other are
+    /// lost.
     partitioned: RefCell<[[bool; REPLICAS]; REPLICAS]>,
-    /// Whether the fault injection of the run has ended.
+    /// Whether fault injection has ended in this run.
     healed: Cell<bool>,
     /// Relative frequency with which the scheduler runs each of the five stages. The queues to a
-    /// stage that runs seldom fill up.
+    /// stage with a low frequency fill up.
     weights: [u64; 5],
-    /// Whether the test takes a core's output right after each turn of its loop, so that it knows
-    /// when each of the leader's numbered broadcasts (rounds) began.
+    /// Whether the test takes a core's output right after each iteration of its loop, so that it
+    /// knows when each of the leader's rounds (numbered broadcasts) began.
     knows_rounds: bool,
-    /// Requests that have no reply yet, each with the reply that the test expects.
+    /// Requests that have no reply yet, each with the expected reply.
     open: RefCell<BTreeMap<RequestKey, Expectation>>,
     next_request: Cell<u64>,
-    /// Numbers of the writes that were acknowledged. `refused` has the numbers of the writes that
-    /// were certainly not applied.
+    /// Numbers of the writes that were acknowledged. Writes that were certainly not applied are in
+    /// `refused` instead.
     acknowledged: RefCell<Vec<u64>>,
     refused: RefCell<Vec<u64>>,
-    /// Start times, where known, of leaders' numbered broadcasts (rounds), by leader, term and
-    /// number of the round.
+    /// Known start times of leaders' rounds (numbered broadcasts), by leader, term and round
+    /// number.
     rounds: RefCell<BTreeMap<(NodeId, Term, u64), Instant>>,
     coverage: Cell<Coverage>,
 }
@@ -172,7 +175,7 @@ fn origin_of(at: usize) -> [u8; ORIGIN_BYTES] {
 }
 
 impl Run {
-    /// Creates the run of a seed, with its replicas, and makes it the current run of this thread.
+    /// Creates the run of one seed, with its replicas, and makes it the current run of this thread.
     fn start(seed: u64, change: &dyn Fn(&mut Config)) -> Rc<Run> {
         // A slow log writer is as slow as the scheduler likes, and does not count as a stalled
         // disk.
@@ -213,8 +216,8 @@ impl Run {
         RUN.with(|there| *there.borrow_mut() = None);
     }
 
-    /// Runs the scheduler with faults, then without. Panics unless every request then gets a reply
-    /// and no bytes stay in flight.
+    /// Runs the scheduler with faults, then without. Panics unless in the end every request has a
+    /// reply and no bytes are in flight.
     fn run(&self) {
         for _ in 0..STEPS {
             self.step();
@@ -276,7 +279,7 @@ impl Run {
         self.now.set(self.now.get() + Duration::from_micros(self.draw(micros_max + 1)));
     }
 
-    /// Pauses the thread that has just read the clock, at random: other stages run and time passes
+    /// Randomly pauses the thread that has just read the clock: other stages run and time passes
     /// before the reading is returned.
     fn pause(&self) {
         if self.healed.get() || self.pause_depth.get() >= 2 {
@@ -416,7 +419,7 @@ fn replica_stages(at: usize, seed: u64, config: &Config) -> ReplicaStages {
 }
 
 /// Runs the scheduler with one random seed, under a configuration modified by `change`. Returns how
-/// often the run has reached each situation to be tested.
+/// often the run reached each situation that the tests must cover.
 fn run(seed: u64, change: &dyn Fn(&mut Config)) -> Coverage {
     let run = Run::start(seed, change);
     let result = catch_unwind(AssertUnwindSafe(|| run.run()));
@@ -456,8 +459,8 @@ fn seeded_runs_lose_no_request_and_violate_no_lease() {
     assert!(all.slices > 0, "{all:?}");
 }
 
-/// The test detects a deliberate bug: a follower's promise to its leader (the lease) that counts
-/// from before the leader's message was received.
+/// The test detects a deliberate bug: a follower measures its promise to the leader (the lease)
+/// from a time before it received the leader's message.
 #[cfg(feature = "mutants")]
 #[test]
 fn lease_granted_from_before_receipt_is_detected() {

@@ -20,14 +20,15 @@ pub(super) struct InTransit {
 /// The simulated network stage of one replica, which the test runs in place of one with sockets.
 pub(super) struct ScriptedNetwork {
     pub(super) ends: NetworkEnds,
-    /// Messages that have arrived at the replica and were not read by its network stage yet.
+    /// Messages that have arrived at the replica but have not been read by its network stage yet.
     arrived: VecDeque<Envelope>,
-    /// Clients' requests that wait until the core's request queue is less than half full.
+    /// Clients' requests that are waiting until the core's request queue is less than half full.
     pub(super) held: VecDeque<ClientRequest>,
-    /// The applier's report on applied entries while it waits for space in the core's queue; `None`
-    /// if none waits.
+    /// The applier's report on applied entries while it is waiting for space in the core's queue;
+    /// `None` if no report is waiting.
     applied: Option<Applied>,
-    /// The term in which this replica leads, according to its core; `None` if it does not lead.
+    /// The term in which this replica is the leader, according to its core; `None` if it is not the
+    /// leader.
     pub(super) leads: Option<Term>,
 }
 
@@ -47,10 +48,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes one batch from the queue of replica `at`'s core to the network, and sends its
-    /// messages. `known` has the time at which the leader's numbered broadcasts (rounds) in the
-    /// batch began, and the time until which the batch's acknowledgements promise not to vote for
-    /// another replica; `None` if these are not known.
+    /// Takes one batch from the queue between the core and the network stage of replica `at`, and
+    /// sends the messages in it. `known` contains the time at which the leader's rounds (numbered
+    /// broadcasts) in the batch began, and the time until which the batch's acknowledgements
+    /// promise not to vote for another replica. `known` is `None` if these times are not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };
@@ -84,8 +85,9 @@ impl Run {
         }
     }
 
-    /// Sends a message with a random delay, or drops it in a partition. If the message acknowledges
-    /// a leader's broadcast, records the promise of a lease that it makes.
+    /// Sends a message with a random delay, or drops it if a partition separates the replicas. If
+    /// the message acknowledges a leader's round (numbered broadcast), records the lease that it
+    /// promises.
     fn transmit(&self, envelope: Envelope) {
         let (from, to) = (position_of(envelope.from), position_of(envelope.to));
         if let PeerMsg::AppendReply(reply) = &envelope.message {
@@ -106,8 +108,8 @@ impl Run {
         self.in_transit.borrow_mut().push(InTransit { arrives_at, envelope });
     }
 
-    /// Panics if replica `at` has voted for another replica while a leader may hold a lease from a
-    /// broadcast (round) that replica `at` has acknowledged.
+    /// Panics if replica `at` has voted for another replica while a leader may still hold a lease
+    /// from a round (numbered broadcast) that replica `at` has acknowledged.
     pub(super) fn check_promises(&self, at: usize) {
         let stages = &self.replicas[at];
         let (votes, promises) = (stages.votes.borrow(), stages.promises.borrow());
@@ -124,7 +126,7 @@ impl Run {
         }
     }
 
-    /// Delivers the messages whose delay has passed to the network stages of their recipients.
+    /// Delivers each message whose delay has passed to the network stage of its recipient.
     pub(super) fn deliver(&self) {
         let now = self.now.get();
         let mut in_transit = self.in_transit.borrow_mut();
@@ -137,8 +139,9 @@ impl Run {
         }
     }
 
-    /// Sends a random number of the messages that have arrived at replica `at`, and of its clients'
-    /// requests, to its core: the first half of a pass (turn of the network stage's loop).
+    /// Sends to the core of replica `at` a random number of the messages that have arrived there,
+    /// and of its clients' requests: the first half of a pass (iteration of the network stage's
+    /// loop).
     pub(super) fn receive(&self, at: usize) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let began_at = self.now.get();
@@ -171,9 +174,9 @@ impl Run {
         }
     }
 
-    /// Transmits messages of replica `at`'s core and log writer to other replicas, checks replies
-    /// to clients, and reports applied entries to the core: the second half of a pass (turn of the
-    /// network stage's loop).
+    /// Sends the messages of replica `at`'s core and log writer to other replicas, checks the
+    /// replies to clients, and reports applied entries to the core: the second half of a pass
+    /// (iteration of the network stage's loop).
     pub(super) fn send(&self, at: usize) {
         for _ in 0..=self.draw(4) {
             self.take_outbound(at, None);
@@ -184,7 +187,7 @@ impl Run {
         for _ in 0..=self.draw(4) {
             let Ok(batch) = network.ends.replies.try_recv() else { break };
             for answer in batch.answers {
-                self.on_reply(answer.key, &answer.outcome);
+                self.on_reply(answer.key, &answer.outcomes);
             }
             network.applied.get_or_insert_default().merge(batch.applied);
         }

@@ -8,8 +8,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Instant, NodeId, Term};
 
 impl SafetyChecker {
-    /// Checks the vote lease: a replica must not vote for another candidate while a leader from
-    /// which it received an append may still hold a lease.
+    /// Checks that a replica does not vote for another candidate while a leader whose append it has
+    /// accepted may still hold a lease.
     fn check_lease_over(
         &self,
         machine: &Machine,
@@ -34,8 +34,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a job (log write) that a replica with this `role` hands to its log writer against the
-    /// safety rules for log entries and votes. `now` is the time by the replica's clock.
+    /// Checks a job (log write), which a replica with this `role` hands to its log writer, against
+    /// the safety rules for log entries and votes. `now` is the time by the replica's clock.
     pub(in crate::sim) fn on_job(
         &mut self,
         machine: &Machine,
@@ -135,9 +135,9 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// If a replica that had lost its disk has rejoined (its disk no longer says that it is
-    /// rejoining), checks that the disk holds all entries that were committed by counting the copy
-    /// on the lost disk.
+    /// If a replica that had lost its disk has rejoined (its new disk no longer says that it is
+    /// rejoining), checks that the new disk holds all entries that were committed by counting the
+    /// copy on the lost disk.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
         if machine.disk.image().rejoining {

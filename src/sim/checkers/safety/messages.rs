@@ -1,4 +1,5 @@
-//! Safety rules about messages: what a replica may send, and what must be durable before it does.
+//! Safety rules about messages: what a replica may send, and what must be durable before the
+//! replica sends it.
 
 use super::{SafetyChecker, position};
 use crate::raft::{
@@ -9,8 +10,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 impl SafetyChecker {
-    /// Records the round (numbered broadcast of a leader) of a leader's message when a replica
-    /// handles the message.
+    /// Records, when a replica handles a leader's message, the round (numbered broadcast of the
+    /// leader) that the message belongs to.
     pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
         let Msg::Peer(Envelope { message, .. }) = message else { return };
         let round = match message {
@@ -23,7 +24,7 @@ impl SafetyChecker {
 
     /// Checks the round (numbered broadcast of a leader) in a follower's reply: in the term of the
     /// reply, the leader must have begun this round, and the follower must have received it. Round
-    /// zero stands for none.
+    /// zero means that the reply is to no round.
     fn check_round(
         &self,
         machine: &Machine,
@@ -48,9 +49,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message of a rejoining replica: it must not grant a vote or help another replica to
-    /// rejoin, and its replies to a leader must not contradict the votes that it gave before it
-    /// lost its disk.
+    /// Checks a message of a rejoining replica: the replica must not grant a vote or help another
+    /// replica to rejoin, and its replies to a leader must not contradict the votes that it gave
+    /// before it lost its disk.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());
@@ -95,7 +96,7 @@ impl SafetyChecker {
         let shown = match sent.message {
             PeerMsg::AppendEntries(ref append) => append.term,
             PeerMsg::AppendReply(reply) => reply.term,
-            // A pre-vote asks about a future term, and a granted reply repeats it.
+            // A pre-vote asks about a future term, and a reply that grants it repeats that term.
             PeerMsg::RequestVote(vote) if vote.pre => Term::default(),
             PeerMsg::VoteReply(reply) if reply.pre && reply.granted => Term::default(),
             PeerMsg::RequestVote(vote) => vote.term,
@@ -192,9 +193,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks and records a leadership transfer (`TimeoutNow`) by replica `id` to replica `to`:
-    /// `id` must be the leader of its term, and the durable log of `to` must end with the leader's
-    /// last entry.
+    /// Checks and records a leadership transfer (`TimeoutNow`) from replica `id` to replica `to`:
+    /// `id` must be the leader of its term, and the durable log of `to` must end with the last
+    /// entry of the leader's log.
     fn on_transfer(
         &mut self,
         machines: &[Machine],
@@ -225,7 +226,7 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks that a replica's vote is durable on its disk when a message reveals it.
+    /// Checks that a vote that a replica's message reveals is durable on the replica's disk.
     fn check_vote_durable(
         &mut self,
         durable: HardState,
@@ -253,7 +254,8 @@ impl SafetyChecker {
     ) -> Result<(), Violation> {
         let machine = &machines[from];
         if index <= machine.snapshots.end() {
-            // In its durable snapshot, whatever its log still holds at that index.
+            // The entries are in the follower's durable snapshot, regardless of what its log holds
+            // at that index.
             return Ok(());
         }
         let durable = machine.disk.id_at(index);

@@ -4,13 +4,13 @@
 //!
 //! The checks are incremental: the cost of a step is proportional to what it changed. For log
 //! matching, one table maps the id of each entry to its bytes and to the id of the entry before it.
-//! If every log agrees with the table, two logs with the same id at an index are equal up to that
-//! index.
+//! If every log agrees with the table, two logs that have the same entry id at an index are equal
+//! up to that index.
 //!
-//! A replica that lost its disk must keep what it promised before as far as rejoining guarantees
-//! it: until it has rejoined, it grants no votes, and it acknowledges nothing to the leader of an
-//! earlier term than one in which it voted for another candidate. Once it has rejoined, its disk
-//! holds all entries that were committed when the disk was lost, or were committed later by
+//! A replica that lost its disk must keep its earlier promises as far as rejoining guarantees them.
+//! Until it has rejoined, it grants no votes, and acknowledges nothing to the leader of an earlier
+//! term than one in which it voted for another candidate. Once it has rejoined, its disk holds all
+//! entries that were committed when the old disk was lost, and those that were committed later by
 //! counting the copy on the lost disk.
 
 mod log_writes;
@@ -33,14 +33,14 @@ use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 #[derive(Debug)]
 pub struct SafetyChecker {
     /// Whether a leader may tell its followers a commit index only after it has answered the
-    /// requests up to that index (a rule of the course's protocol).
+    /// requests of the entries up to that index (a rule of the university course's protocol).
     commit_index_after_replies: bool,
     election_timeout_min: Duration,
     quorum: usize,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
-    /// Leadership transfers that were started: the term of the old leader, and the replica that is
-    /// to become leader.
+    /// Leadership transfers that were started, each as the term of the old leader and the id of the
+    /// replica that is to become leader.
     transfers: BTreeSet<(Term, NodeId)>,
     /// The candidate that each replica voted for, by term and voter, as seen in messages or on
     /// disk.
@@ -49,15 +49,15 @@ pub struct SafetyChecker {
     entries: HashMap<EntryId, KnownEntry, FixedState>,
     /// The committed entries. The entry with index 1 is at position 0.
     committed: Vec<Committed>,
-    /// Rounds (numbered broadcasts of a leader) that have begun, with the term of the leader and
-    /// each follower that the round was sent to.
+    /// Rounds (numbered broadcasts of a leader) that have begun: one element, with the leader's
+    /// term, for each follower that a round was sent to.
     rounds_begun: HashSet<(Term, Round, NodeId), FixedState>,
     views: Vec<View>,
-    /// Number of replicas that rejoined after losing their disks.
+    /// Number of times that a replica has rejoined after losing its disk.
     rejoined: u64,
 }
 
-/// An entry that has been in the log of some replica.
+/// An entry that the checker has seen in the log of some replica.
 #[derive(Debug)]
 struct KnownEntry {
     /// Id (index and term) of the entry before this one in the log.
@@ -90,25 +90,26 @@ struct View {
     /// Ids of the log entries that the replica has handed to its log writer, durable or not.
     written: Vec<EntryId>,
     hard_state: HardState,
-    /// Term of the leader that the replica last accepted an append from, and the time by the
-    /// replica's clock; `None` if there was none.
+    /// Term of the leader from which the replica last accepted an append, and the time of that by
+    /// the replica's clock; `None` if the replica has not accepted an append since its start.
     leader_heard: Option<(Term, Instant)>,
     /// The latest term in which the replica has acknowledged its log to the leader, and the highest
     /// log index that it has acknowledged in this term.
     acknowledged: (Term, Index),
     /// Latest term in which the replica voted for itself while it was rejoining after the loss of
-    /// its disk, so that it cannot vote for another candidate in this term; `None` if there is
-    /// none.
+    /// its disk, so that it cannot vote for another candidate in this term; `None` if it has cast
+    /// no such vote.
     spent_vote: Option<Term>,
-    /// What was on the disk that the replica lost; `None` once the replica has rejoined, or if it
-    /// has lost none.
+    /// What was on the disk that the replica lost; `None` if the replica has lost no disk, or has
+    /// rejoined since.
     lost_disk: Option<LostDisk>,
-    /// Rounds (numbered broadcasts of a leader) that the replica has received, with the leader's
-    /// term.
+    /// Rounds (numbered broadcasts of a leader) that the replica has received, each with the
+    /// leader's term.
     rounds_received: HashSet<(Term, Round), FixedState>,
 }
 
-/// What was on a disk that a replica lost.
+/// The log on a disk that a replica lost, and the index up to which the replica must have the
+/// committed entries again.
 #[derive(Clone, Debug)]
 struct LostDisk {
     /// Ids of the entries of the log that was durable on the lost disk.
@@ -186,9 +187,9 @@ impl SafetyChecker {
         self.leaders.len()
     }
 
-    /// Records that the replica of `machine`, which is down, loses its disk. Forgets the votes that
-    /// it gave to itself, except those of terms in which it became leader: after it has rejoined,
-    /// it may vote for another candidate in the other terms.
+    /// Records that the replica of `machine` has lost its disk while it was down. Forgets the
+    /// replica's votes for itself, except in terms in which it became leader: in other terms, the
+    /// replica may vote for another candidate once it has rejoined.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) {
         let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
         let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
@@ -213,7 +214,7 @@ impl SafetyChecker {
     }
 
     /// Handles the start of a replica from its disk: forgets what was only in the replica's memory,
-    /// and checks that the term on the disk is not below the one that was durable.
+    /// and checks that the term on the disk is not below the term that was durable before.
     pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
         let view = &mut self.views[machine.slot];
         let image = machine.disk.image();
@@ -318,8 +319,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica that has just become leader: it is the only one in its term, and its log
-    /// contains all committed entries.
+    /// Checks a replica that has just become leader: it must be the only leader of its term, and
+    /// its log must contain all entries committed in earlier terms.
     fn on_elected(
         &mut self,
         machines: &[Machine],
@@ -355,9 +356,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a leader's match indexes: in the leader's term, a peer must have acknowledged its log
-    /// up to its match index and, as long as the peer is in this term, have the entries on its
-    /// disk.
+    /// Checks a leader's match indexes: in the leader's term, each peer must have acknowledged its
+    /// own log up to its match index. As long as the peer is in this term, its disk must also hold
+    /// these entries.
     fn check_progress(
         &self,
         machines: &[Machine],
@@ -387,9 +388,10 @@ impl SafetyChecker {
                 peer.id,
                 peer.match_index
             );
-            // Up to here the entries are committed, in a snapshot, and the same everywhere.
+            // The entries up to this index are in a snapshot, so they are committed and equal
+            // everywhere.
             let known = machine.snapshots.end().max(status.base.index);
-            // What was on a lost disk is missing until the replica has rejoined.
+            // The entries of a lost disk are missing until the replica has rejoined.
             let is_lost = self.views[machine.slot].lost_disk.as_ref().is_some_and(|lost_disk| {
                 log.term_at(peer.match_index)
                     .is_some_and(|term| lost_disk.holds(EntryId { term, index: peer.match_index }))
@@ -439,8 +441,8 @@ impl SafetyChecker {
         if status.commit_index <= known_before {
             return Ok(());
         }
-        // Newly committed: only a leader may decide that, by counting durable copies. It may have
-        // stepped down within the same step.
+        // Only a leader may decide that an entry is newly committed, by counting durable copies. It
+        // may have stepped down within the same step.
         let term = if status.role == RoleName::Leader { status.term } else { view.term };
         let was_leader = status.role == RoleName::Leader || view.role == RoleName::Leader;
         ensure!(
@@ -487,8 +489,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica that has applied the entries up to `index`: its state, which has this
-    /// digest, must equal that of other replicas at the index.
+    /// Checks a replica that has applied the entries up to `index`: the digest of its state must
+    /// equal that of other replicas after they applied the same entries.
     pub(in crate::sim) fn applied(
         &mut self,
         id: NodeId,

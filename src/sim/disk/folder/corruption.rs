@@ -1,7 +1,7 @@
 //! Corruption of a folder at rest: flipped bits, synced writes that are lost or misdirected,
 //! vanished files, and old copies of files or of the whole folder. All of it must be detected. Two
-//! cases that no storage code could detect are left out: the loss of the very last block, whose
-//! sync may not have returned, and the loss of a whole received snapshot before the log was
+//! cases that no storage code could detect are not simulated: the loss of the very last block,
+//! whose sync may not have returned, and the loss of a whole received snapshot before the log was
 //! restarted after it.
 
 use super::opening::{Found, open_folder};
@@ -14,34 +14,34 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// Damage that the simulator has done to a file of a replica that is down.
+/// Damage that the simulator has done to one file of a replica that is down.
 #[derive(Debug)]
 pub(super) struct Damage {
     /// Description of the damage for error messages: which file was damaged, and how.
     pub(super) what: String,
-    /// Whether the damage is in the log or in both copies of the meta record, so that the folder
-    /// must be refused. One damaged copy of the meta record is repaired, and damaged peer records
-    /// are rebuilt.
+    /// Whether the damage is in the log or in both copies of the meta record, so that the next
+    /// start must refuse the folder. A single damaged copy of the meta record is repaired, and
+    /// damaged peer records are rebuilt.
     pub(super) in_log: bool,
     /// Whether the damage is in the latest snapshot, so that the next start must either detect the
     /// damaged snapshot or refuse the whole folder.
     pub(super) in_latest: bool,
 }
 
-/// The result of starting a replica from an old copy of its folder.
+/// What a replica started from an old copy of its folder tells its peers, and the age of the copy.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
     /// Number of times that the replica's folder had been opened when the copy was made.
     pub(in crate::sim) copied_at: u64,
-    /// Number of starts (incarnation), in the history of starts that the started copy sends to
-    /// peers.
+    /// Number of starts (incarnation) in the history of starts that the replica sends to its peers
+    /// after it was started from the old copy.
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) openings: Vec<u64>,
 }
 
 impl Folder {
-    /// Restores damaged files of a replica that is down, as an operator with a backup of this disk
-    /// may do. Does nothing while the replica runs.
+    /// Restores the original contents of the damaged files of a replica that is down, as an
+    /// operator with a backup of the disk may do. Does nothing while the replica is running.
     pub(in crate::sim) fn restore(&mut self) {
         if self.process.is_some() {
             return;
@@ -61,16 +61,16 @@ impl Folder {
         self.disk.read(name).expect("a disk in memory does not fail")
     }
 
-    /// Remembers the content of a file, for a later restore, before the file is damaged. Does
-    /// nothing if the file is already damaged.
+    /// Saves the content of a file that is about to be damaged, for a later restore. Does nothing
+    /// if the file is already damaged.
     fn keep_undamaged(&mut self, name: &str) {
         if !self.undamaged.iter().any(|(known, _)| known == name) {
             self.undamaged.push((name.to_owned(), self.read(name)));
         }
     }
 
-    /// Forgets the original contents of damaged files after a start, which has deleted the files or
-    /// will not read them again. Keeps the originals of damaged snapshots that still exist.
+    /// After a start, drops the saved original contents of damaged files that the start has deleted
+    /// or that will not be read again. Keeps the originals of damaged snapshots that still exist.
     pub(super) fn forget_undamaged(&mut self) {
         let names = self.disk.list().expect("a disk in memory does not fail");
         let mut undamaged = std::mem::take(&mut self.undamaged);
@@ -96,7 +96,7 @@ impl Folder {
     }
 
     /// Corrupts a random file of a replica that is down. Returns the damage, or `None` if nothing
-    /// was damaged. `log_holds_latest`: whether the log contains the last entry of the latest
+    /// was damaged. `log_holds_latest` says whether the log contains the last entry of the latest
     /// snapshot.
     pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
         let names = self.relevant_names();
@@ -115,7 +115,7 @@ impl Folder {
                 return Some(Damage { what, in_log, in_latest: in_latest(&[&name]) });
             }
             4 if !is_snapshot(&name) || log_holds_latest => {
-                // No record says that a snapshot exists, nor an empty new segment.
+                // No record says that a snapshot or an empty new segment exists.
                 let is_new = bytes.iter().skip(SECTOR_BYTES).all(|&byte| byte == 0);
                 let is_told = name == "meta" || !is_snapshot(&name) && !is_new;
                 let places: &[&str] = if is_told { &[&name] } else { &[] };
@@ -166,8 +166,9 @@ impl Folder {
         Some(Damage { what, in_log, in_latest: in_latest(&places) })
     }
 
-    /// Returns whether the damage to the file must keep the replica from starting: the file belongs
-    /// to the log, or is the meta file and both copies of its record are damaged.
+    /// Returns whether damage to the file `name` must keep the replica from starting: because the
+    /// file belongs to the log, or because it is the meta file and both copies of its record are
+    /// damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
             return false;
@@ -181,7 +182,7 @@ impl Folder {
         name != "meta" || !is_one_copy_whole
     }
 
-    /// Returns the names of all complete files that a start of the replica does not delete.
+    /// Returns the names of all complete files that the replica does not delete when it starts.
     fn relevant_names(&self) -> Vec<String> {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
@@ -193,8 +194,9 @@ impl Folder {
         names
     }
 
-    /// Returns the index, counted in sectors from the start of the file, of a random sector that
-    /// has been written and is not in the last block of the log; `None` if there is no such sector.
+    /// Draws a random sector of the file that has been written and is not in the last block of the
+    /// log. Returns its index, counted in sectors from the start of the file; `None` if there is no
+    /// such sector.
     fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
         let bytes = self.read(name);
         let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
@@ -214,8 +216,8 @@ impl Folder {
         (!written.is_empty()).then(|| *rng.choose(&written))
     }
 
-    /// Flips a bit of a snapshot file while the replica runs, possibly while the snapshot is being
-    /// sent.
+    /// Flips a bit of a snapshot file while the replica is running, and possibly sending the
+    /// snapshot.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| is_snapshot(name) && name.strip_suffix(".new").is_none());
@@ -229,13 +231,13 @@ impl Folder {
     }
 
     /// Starts the replica from an old copy of its whole folder: once, a few times, or more often
-    /// than the number of starts in a replica's history of starts. The folder itself stays
-    /// unchanged. Returns the history of starts that a replica sends to its peers after the last of
-    /// these starts, or the error of a start that failed; `None` if there is no copy.
+    /// than the number of starts that a history of starts contains. The folder itself stays
+    /// unchanged. Returns the history of starts that the replica would send to its peers after the
+    /// last of these starts, or the error of a start that failed; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
-        // New openings must draw other random numbers than the folder did.
+        // Starts from the copy must draw other random numbers than starts from the folder did.
         copy.advance_random_past(&self.disk.disk());
         let copy = SharedDisk::new(copy);
         let starts = match copied_at % 4 {
@@ -255,9 +257,9 @@ impl Folder {
         last.map(Ok)
     }
 
-    /// Returns whether this replica accepts `peer`, started from the old copy `copy` of its folder.
-    /// `None` if this replica cannot tell, because its own folder cannot be opened or its peer
-    /// records are lost.
+    /// Returns whether this replica accepts `peer` when that was started from the old copy `copy`
+    /// of its folder. `None` if this replica cannot tell, because its own folder cannot be opened
+    /// or its peer records are lost.
     pub(in crate::sim) fn accepts(&self, peer: NodeId, copy: &OldCopy) -> Option<bool> {
         let history = OpeningHistory { incarnation: copy.incarnation, openings: &copy.openings };
         if let Some(process) = &self.process {
@@ -276,21 +278,21 @@ impl Folder {
     }
 
     /// Returns the incarnation (number of starts) of `peer` that this replica last recorded
-    /// durably; 0 if there is none.
+    /// durably; 0 if it has recorded none.
     pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Counts, in the fault statistics, an old copy of the folder that all peers rejected.
+    /// Records in the fault statistics that all peers rejected an old copy of the folder.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);
     }
 
     /// Opens a copy of the folder in which some files are replaced by old copies. The folder itself
-    /// stays unchanged. Returns a description of the replaced files, and the outcome, which the
-    /// caller checks; `None` if no file was replaced, or if the replaced files make up a whole old
-    /// log, which only peers could detect.
+    /// stays unchanged. Returns a description of the replaced files, and the outcome of the
+    /// opening, which the caller checks; `None` if no file was replaced, or if the replaced files
+    /// make up a whole old log, which only peers could detect.
     pub(in crate::sim) fn open_with_old_files(
         &mut self,
         rng: &mut Rng,
@@ -300,7 +302,7 @@ impl Folder {
         let mut older = Vec::new();
         for name in copy.list().expect("a disk in memory does not fail") {
             let bytes = copy.read(&name).expect("a disk in memory does not fail");
-            // Old peer records only make the replica know less about others.
+            // The only effect of old peer records is that the replica knows less about its peers.
             let same = mixed.read(&name).is_ok_and(|there| there == bytes);
             if !same && name != "peers" && name.strip_suffix(".new").is_none() && rng.permille(400)
             {

@@ -8,7 +8,7 @@
 //! | `opening.rs` | crashes during disk operations, and recovery |
 //! | `corruption.rs` | corruption at rest, old copies |
 //!
-//! The calls into the storage code are the same, and in the same order, as in the server's stages.
+//! The calls into the storage code are those of the server's stages, in the same order.
 
 mod corruption;
 mod opening;
@@ -29,15 +29,15 @@ use crate::types::NodeId;
 
 /// Cluster id that all simulated replicas use.
 const CLUSTER: u128 = 0x0051_BB1E;
-/// Maximum number of disk operations of one sync. A sync that begins a log segment and replaces the
-/// meta record needs the most.
+/// Maximum number of disk operations that one log sync performs. A sync that begins a log segment
+/// and replaces the meta record needs the most.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Number of latest starts whose random numbers a simulated replica keeps in its history of starts.
-/// It is small enough that old copies of a folder are often started more times than this, and
-/// larger than the number of starts of one replica while another one is down.
+/// Length of a simulated replica's history of starts: the number of its latest starts whose random
+/// numbers it keeps. Small enough that old copies of a folder are often started more times than
+/// this, but larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
 
-/// A snapshot of the leader that the replica is receiving.
+/// A leader's snapshot that the replica is receiving.
 #[derive(Debug)]
 struct Incoming {
     id: SnapshotId,
@@ -57,7 +57,7 @@ struct Process {
     outgoing: BTreeMap<NodeId, SnapshotId>,
 }
 
-/// The folder of a simulated replica.
+/// The folder of a simulated replica, with the storage code's open files and the fault statistics.
 #[derive(Debug)]
 pub(in crate::sim) struct Folder {
     disk: SharedDisk,
@@ -66,31 +66,32 @@ pub(in crate::sim) struct Folder {
     replica: NodeId,
     options: LogOptions,
     pub(in crate::sim) statistics: FaultStatistics,
-    /// The fault counters of the simulated disk when they were last added to the statistics.
+    /// The fault counters of the simulated disk at the time when they were last added to the fault
+    /// statistics.
     seen: DiskFaultCounts,
     /// Faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
     /// Faults injected before the folder was last opened successfully.
     old_faults: Vec<DiskFault>,
-    /// Names and original contents of the files that the simulator has damaged.
+    /// The name and original content of each file that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,
     /// Whether the last attempt to open the folder was refused because of damage.
     is_refused: bool,
     /// A copy of the folder from an earlier time, and the number of times that the folder had been
-    /// opened by then; `None` if there is no copy.
+    /// opened before the copy was made; `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
     /// Error of a snapshot that turned out to be invalid although no fault was injected while it
     /// was written to this disk; `None` if there is none.
     bad_snapshot: Option<String>,
-    /// Snapshots that the replica has begun to finish (make durable) since the last crash. A start
-    /// after a crash may find any of them, whether or not finishing succeeded.
+    /// Snapshots that the replica has begun to make durable since the last crash. The next start
+    /// after a crash may find any of them, whether or not it became durable.
     finished: Vec<SnapshotId>,
     /// For each peer, its incarnation (number of starts) that this replica last recorded durably.
     noted: BTreeMap<NodeId, u64>,
 }
 
 impl Folder {
-    /// Creates the folder of a replica that has never run.
+    /// Creates the folder of a replica that has never been started.
     pub(in crate::sim) fn new(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Folder {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, CLUSTER, replica, members)
@@ -113,8 +114,8 @@ impl Folder {
         }
     }
 
-    /// Sets the safety rule that the storage code breaks on purpose, to test that the checkers
-    /// notice (mutation testing); `None` to break none.
+    /// Sets the safety rule that the storage code deliberately breaks, to test that the checkers
+    /// detect it (mutation testing); `None` to break none.
     #[cfg(feature = "mutants")]
     pub(in crate::sim) fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
         self.disk.disk().set_mutant(mutant);
@@ -129,12 +130,12 @@ impl Folder {
         self.process.as_mut().expect("the replica runs")
     }
 
-    /// Makes one of the next disk operations fail, chosen at random.
+    /// Makes a random one of the next disk operations fail.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.disk.disk().fail_in(rng.below(SYNC_OPERATIONS_MAX));
     }
 
-    /// Makes the disk almost full, until [`Folder::free_space`].
+    /// Makes the disk almost full until [`Folder::free_space`] is called.
     pub(in crate::sim) fn fill(&mut self, rng: &mut Rng) {
         let mut disk = self.disk.disk();
         let used = disk.used_bytes();
@@ -146,13 +147,14 @@ impl Folder {
         self.disk.disk().set_capacity(None);
     }
 
-    /// Makes the next write of a snapshot store wrong bytes without an error.
+    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes but reports no
+    /// error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         let all = [AppendFault::FlippedBit, AppendFault::Lost, AppendFault::Misdirected];
         self.disk.disk().corrupt_next_append(*rng.choose(&all));
     }
 
-    /// Ends all faults and restores the damaged files.
+    /// Ends all disk faults and restores the original contents of the damaged files.
     pub(in crate::sim) fn end_faults(&mut self) {
         self.disk.disk().clear_faults();
         self.restore();
@@ -187,7 +189,7 @@ impl Folder {
         }
     }
 
-    /// Records in the fault statistics that the process stops because of a disk fault.
+    /// Records in the fault statistics that the replica's process stops because of a disk fault.
     fn count_stop(&mut self) {
         self.collect_faults();
         for kind in [
@@ -202,8 +204,8 @@ impl Folder {
         }
     }
 
-    /// Returns `result` unchanged. If it is an error, after which the process must stop, records
-    /// the fault that caused it.
+    /// Returns `result` unchanged. If it is an error, the replica's process must stop; then records
+    /// in the fault statistics that a disk fault caused this.
     fn count_if_fatal<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if result.is_err() {
             self.count_stop();
@@ -252,11 +254,11 @@ impl Folder {
 
     /// Checks the history of starts that `peer` sends at the first contact after a start of either
     /// replica. `incarnation` is the number of the peer's starts, and `openings` are the random
-    /// numbers that it drew at the latest of them, the newest last. Returns false, and records
-    /// nothing, if the history is incomplete or does not contain the start of the peer that this
-    /// replica recorded last: the peer may run from an old copy of its folder. Otherwise returns
-    /// true, and durably records the peer's latest start (only in memory for now if the disk is
-    /// full).
+    /// numbers that identify the latest of them, oldest first. Returns false, and records nothing,
+    /// if the history is incomplete or does not contain the last start of the peer that this
+    /// replica has recorded: the peer may be running from an old copy of its folder. Otherwise
+    /// returns true, and durably records the peer's latest start (if the disk is full, only in
+    /// memory for now).
     ///
     /// # Errors
     /// If the disk failed, so that this replica's process must stop.
@@ -273,7 +275,7 @@ impl Folder {
             Ok(()) => {
                 self.noted.insert(peer, incarnation);
             }
-            // It stays in memory, and is written with the next one.
+            // The record stays in memory, and is written together with the next one.
             Err(error) if error.is_disk_full() => self.collect_faults(),
             Err(error) => {
                 self.count_stop();
@@ -284,7 +286,7 @@ impl Folder {
     }
 
     /// Returns the history of starts that the replica sends to its peers: the number of its starts,
-    /// and the random numbers that it drew at the latest of them, the newest last.
+    /// and the random numbers that identify the latest of them, oldest first.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
         (log.identity().incarnation, log.openings().to_vec())
@@ -299,7 +301,8 @@ mod tests {
     use crate::sim::rng::Rng;
     use crate::types::{EntryId, JobSequence, NodeId, Term};
 
-    /// What a synced disk holds after a crash, or how it broke its promise.
+    /// Returns the number of entries that a synced disk holds after a crash, or an error that
+    /// describes the loss of durable data.
     fn after_crash(lies: bool, seed: u64) -> Result<usize, String> {
         let mut disk = Disk::with_files(NodeId(1), &[NodeId(1)], 4 << 10);
         let (mut latest, mut rng) = (None, Rng::new(seed));
@@ -333,7 +336,7 @@ mod tests {
     fn writes_lost_by_a_false_fsync_are_detected() {
         assert!((0..20).all(|seed| after_crash(false, seed) == Ok(5)));
         let crashes: Vec<_> = (0..20).map(|seed| after_crash(true, seed)).collect();
-        // What got lost is noticed; in about every other crash nothing gets lost.
+        // Every loss is detected; in about every other crash nothing is lost.
         assert!(crashes.iter().all(|crash| crash.as_ref().map_or(true, |&entries| entries == 5)));
         let found_out = crashes.iter().filter(|crash| crash.is_err()).count();
         assert!(found_out >= 5, "only {found_out} of 20 crashes show it");

@@ -13,55 +13,60 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Maximum number of disk operations of a log restart, a compaction, or the write of a snapshot.
+/// Maximum number of disk operations that a log restart, a compaction, or the write of a snapshot
+/// performs.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
-/// Maximum number of disk operations of a start that opens the folder, removes a torn block at the
-/// end of the log and begins a log segment, but does not restart the log after a snapshot.
+/// Maximum number of disk operations that a start of a replica performs if it opens the folder,
+/// removes a torn block at the end of the log and begins a log segment, but does not restart the
+/// log after a snapshot.
 const OPEN_OPERATIONS_MAX: u64 = 26;
-/// Maximum number of disk operations of a start that opens the folder, removes a torn block at the
-/// end of the log, begins a log segment and restarts the log after a snapshot.
+/// Maximum number of disk operations that a start of a replica performs if it opens the folder,
+/// removes a torn block at the end of the log, begins a log segment and restarts the log after a
+/// snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
 
-/// What a replica finds in its folder at a start.
+/// What a replica finds in its folder when it starts.
 #[derive(Debug)]
 pub(in crate::sim) struct Found {
     pub(in crate::sim) durable: Durable,
-    /// The snapshot that the replica starts from, with the state machine loaded from it; `None` if
-    /// there is no snapshot.
+    /// Id of the snapshot from which the replica starts, and the state machine loaded from that
+    /// snapshot; `None` if there is no snapshot.
     pub(in crate::sim) snapshot: Option<(SnapshotId, StateMachine)>,
-    /// Whether damaged files may have made the replica start from a snapshot older than its latest.
+    /// Whether the replica may have started from a snapshot older than its latest one, because
+    /// files were damaged.
     pub(in crate::sim) may_be_older: bool,
 }
 
-/// The outcome of opening a folder.
+/// The outcome of opening a simulated replica's folder for a start.
 #[derive(Debug)]
 pub(in crate::sim) enum Opening {
     /// The folder was opened.
     Opened(Box<Found>),
-    /// The disk is full.
+    /// The folder was not opened because the disk is full.
     DiskFull,
-    /// The folder was refused with this error, correctly, because it was damaged.
+    /// The folder was refused with this error, as it should be, because its files were damaged.
     Refused(StorageError),
-    /// The storage code failed the test: it refused an undamaged folder, or did not detect damage.
+    /// The storage code did not behave as it must: it refused an undamaged folder, or did not
+    /// detect damage. The text describes what happened.
     Violation(String),
 }
 
-/// The disk operations that a replica has in progress when its process ends.
+/// The disk operations that are in progress when a replica's process ends.
 #[derive(Debug, Clone)]
 pub(in crate::sim) struct Work<'a, J> {
     /// The jobs (log writes) of the sync in progress.
     pub(in crate::sim) jobs: J,
     /// The latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// The replica's own snapshot that is being written; `None` if none is.
+    /// The snapshot of the replica's own state that is being written; `None` if there is none.
     pub(in crate::sim) own: Option<&'a Snapshot>,
-    /// Whether the process had already stopped itself because of a disk error.
+    /// Whether the process had already stopped because of a disk error.
     pub(in crate::sim) stopped: bool,
 }
 
 impl Folder {
-    /// Ends the process by a random fault (a kill, a power cut, a failed operation or a full disk)
-    /// at a random operation of `work`.
+    /// Ends the replica's process with a random fault (a kill, a power cut, a failed operation or a
+    /// full disk) at a random disk operation of `work`.
     pub(in crate::sim) fn crash<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng)
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
@@ -76,14 +81,14 @@ impl Folder {
         }
     }
 
-    /// Performs the disk operations of `work` until a random fault, drawn at the beginning, hits
-    /// one. Returns true if the fault is a failed operation or a full disk, and false if it is a
-    /// power cut.
+    /// Performs the disk operations of `work` until a fault occurs, which was drawn at random at
+    /// the beginning. Returns true if the fault is a failed operation or a full disk, and false if
+    /// it is a power cut.
     fn fail_during_work<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng) -> bool
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
     {
-        // The log may be compacted behind the snapshot whether the replica has requested it or not.
+        // The log may be compacted up to the snapshot, whether or not the replica has requested it.
         let compacted = work.latest.filter(|_| rng.permille(700));
         let truncates = compacted.is_some()
             || work.own.is_some()
@@ -110,7 +115,7 @@ impl Folder {
                 false
             }
         };
-        // The order is random. If the fault does not occur during the work, it comes after it.
+        // The order is random. If the fault does not occur during the work, it occurs afterwards.
         let mut parts = [0, 1, 2, 3];
         rng.shuffle(&mut parts);
         let done = parts.iter().try_for_each(|part| match (part, compacted, work.own) {
@@ -130,7 +135,7 @@ impl Folder {
         fails
     }
 
-    /// Ends the replica's process: by a kill if `killed` is true, otherwise by a power cut.
+    /// Ends the replica's process, with a kill if `killed` is true, otherwise with a power cut.
     pub(super) fn stop(&mut self, killed: bool, rng: &mut Rng) {
         let kind = if killed { DiskFault::Kill } else { DiskFault::PowerCut };
         if killed {
@@ -143,10 +148,10 @@ impl Folder {
         self.collect_faults();
     }
 
-    /// Opens the folder for a start of the replica, whose latest snapshot is `latest`. If
-    /// `may_corrupt` is true, files may be corrupted before, and attempts to open the folder may be
-    /// interrupted by faults and repeated. `log_holds_latest` says whether the log contains the
-    /// last entry of the latest snapshot.
+    /// Opens the folder so that the replica, whose latest snapshot is `latest`, can start. If
+    /// `may_corrupt` is true, files may be corrupted first, and faults may interrupt attempts to
+    /// open the folder, which are then repeated. `log_holds_latest` says whether the log contains
+    /// the last entry of the latest snapshot.
     pub(in crate::sim) fn open(
         &mut self,
         latest: Option<SnapshotId>,
@@ -154,7 +159,7 @@ impl Folder {
         log_holds_latest: bool,
         rng: &mut Rng,
     ) -> Opening {
-        // File names that a killed process has not synced are the difficult case for an opening.
+        // Opening a folder is most difficult if a killed process has left unsynced file names.
         while may_corrupt && rng.permille(if self.has_unsynced_names() { 800 } else { 200 }) {
             self.interrupt_opening(latest, rng);
         }
@@ -171,7 +176,8 @@ impl Folder {
         match opened {
             Ok(opened) => {
                 if has_lost_notes || opened.process.notes.damage().is_some() {
-                    // The peer records are rebuilt, without earlier peers.
+                    // The storage code rebuilds the peer records, without what it had recorded of
+                    // peers before.
                     self.noted.clear();
                 }
                 let detected = opened.damaged_snapshots > 0;
@@ -201,9 +207,9 @@ impl Folder {
         }
     }
 
-    /// Makes the files of an opened folder those of the running replica, and records in the fault
-    /// statistics how the start coped with earlier faults. Returns the log and the snapshot that
-    /// were found in the folder.
+    /// Hands the files of an opened folder to the running replica, and records in the fault
+    /// statistics which effects earlier faults had on this start. Returns the log and the snapshot
+    /// that were found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
         let Opened { process, durable, snapshot, damaged_snapshots } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
@@ -252,7 +258,7 @@ impl Folder {
     }
 }
 
-/// An opened folder: its files and its content.
+/// An opened folder: the open files, and the contents that were found in them.
 pub(super) struct Opened {
     pub(super) process: Process,
     pub(super) durable: Durable,
@@ -260,7 +266,7 @@ pub(super) struct Opened {
     damaged_snapshots: usize,
 }
 
-/// Opens a replica's folder with the storage code of the server.
+/// Opens a simulated replica's folder with the storage code of the server.
 pub(super) fn open_folder(
     folder: &SharedDisk,
     replica: NodeId,

@@ -1,4 +1,4 @@
-//! Snapshots in a simulated replica's folder.
+//! Writing, receiving, installing and sending snapshots in a simulated replica's folder.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier};
 use crate::storage::{Disk as _, SharedDisk, SnapshotSource, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Number of bytes of a snapshot that are written to the file at a time.
+/// Number of snapshot bytes that are written to a file at a time.
 const PIECE_BYTES: usize = 700;
 
 impl Folder {
-    /// Writes a snapshot of the replica's own state to a file. Returns false if the snapshot had to
-    /// be abandoned.
+    /// Writes a snapshot of the replica's own state to a file and makes it durable. Returns false
+    /// if the snapshot had to be abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -48,8 +48,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Turns an error that the process survives (a full disk, or an invalid snapshot) into `None`.
-    /// Other errors are returned.
+    /// Converts an error that the replica's process survives (a full disk, or an invalid snapshot)
+    /// to `None`. Returns other errors.
     fn tolerate<T>(&mut self, result: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -62,7 +62,8 @@ impl Folder {
                 } else if self.new_faults.contains(&DiskFault::BadSnapshotWrite) {
                     DiskFault::BadSnapshotWrite
                 } else {
-                    // Damage on another replica's disk is the only valid reason.
+                    // The only valid reason is damage on the disk of the replica that sent the
+                    // snapshot.
                     self.bad_snapshot = Some(error.to_string());
                     DiskFault::CorruptSnapshot
                 };
@@ -76,9 +77,9 @@ impl Folder {
         }
     }
 
-    /// Stores a chunk of a snapshot that a leader sends. Returns the message by which the replica
-    /// learns how many bytes are stored, and whether the snapshot is complete now; `None` if the
-    /// snapshot had to be abandoned.
+    /// Stores a chunk of a snapshot that a leader sends. Returns the message that tells the replica
+    /// how many bytes are stored, and whether the snapshot is now complete; `None` if the snapshot
+    /// had to be abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -127,8 +128,9 @@ impl Folder {
         }
     }
 
-    /// If the leader's snapshot has been received completely, makes it durable and loads it.
-    /// Returns its id and its state machine; `None` if it is not complete or was abandoned.
+    /// If a leader's snapshot has been received in full, makes it durable and loads it. Returns its
+    /// id and the state machine loaded from it; `None` if the snapshot is incomplete or was
+    /// abandoned.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -160,7 +162,7 @@ impl Folder {
         self.finished.push(id);
         let finished = snapshots.finish(file, id, loader(&self.disk));
         if finished.is_err() {
-            // The leader sends it again from the start.
+            // The leader sends the snapshot again from the start.
             *incoming = None;
         }
         let store = finished?;
@@ -168,14 +170,13 @@ impl Folder {
         Ok(Some((id, store)))
     }
 
-    /// Returns, and forgets, the error of a snapshot that turned out to be invalid although no
-    /// fault was injected while it was written to this disk; `None` if there is none.
+    /// Takes the error of a snapshot that turned out to be invalid although no fault was injected
+    /// while it was being written to this disk; `None` if there is none.
     pub(in crate::sim) fn take_bad_snapshot(&mut self) -> Option<String> {
         self.bad_snapshot.take()
     }
 
-    /// Returns the snapshots that the replica has begun to make durable since the previous call of
-    /// this function, and removes them from the list.
+    /// Returns the snapshots that the replica has begun to make durable since the previous call.
     pub(in crate::sim) fn take_finished(&mut self) -> Vec<SnapshotId> {
         std::mem::take(&mut self.finished)
     }
@@ -194,8 +195,8 @@ impl Folder {
         snapshots.read(id, offset, bytes_max).ok().flatten()
     }
 
-    /// Verifies a snapshot on this disk after a follower has rejected it. Returns whether it is
-    /// damaged here and is the latest snapshot, so that it must be replaced.
+    /// Verifies this replica's copy of a snapshot after a follower has rejected the snapshot.
+    /// Returns whether the copy is damaged and is the latest snapshot, so that it must be replaced.
     pub(in crate::sim) fn recheck(&mut self, id: SnapshotId) -> bool {
         let lost = self
             .process
@@ -214,17 +215,18 @@ impl Folder {
     }
 }
 
-/// Opens the snapshots that are being sent to followers, so that they stay readable while another
+/// Opens the snapshots that are being sent to followers, so that they stay readable when another
 /// snapshot is finished and their files are deleted.
 fn keep_open(snapshots: &mut Snapshots<SharedDisk>, outgoing: &BTreeMap<NodeId, SnapshotId>) {
     for &id in outgoing.values() {
-        // An error shows up when the next chunk is read.
+        // An error will occur again when the next chunk is read.
         let _ = snapshots.read(id, 0, 0);
     }
 }
 
-/// Returns the loader, which the storage code uses to decode a snapshot file into a state machine.
-/// It verifies checksums, unless a test of the checkers breaks this rule on purpose.
+/// Returns the loader with which the storage code decodes a snapshot file into a state machine. The
+/// loader verifies checksums, unless a test of the checkers deliberately breaks this rule (mutation
+/// testing).
 pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
@@ -234,8 +236,8 @@ pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     SnapshotLoader::default()
 }
 
-/// Returns the verifier, which the storage code uses to check a snapshot file. It verifies
-/// checksums, unless a test of the checkers breaks this rule on purpose.
+/// Returns the verifier with which the storage code checks a snapshot file. The verifier verifies
+/// checksums, unless a test of the checkers deliberately breaks this rule (mutation testing).
 pub(super) fn verifier(folder: &SharedDisk) -> SnapshotVerifier {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {

@@ -1,0 +1,429 @@
+//! Batches: the payload of a log entry or of a read. A batch has one operation for each request of
+//! a client, a key that identifies it, and a flag that says whether more than one copy of it may be
+//! in the log.
+//!
+//! A batch is one rkyv archive without unused bytes: first the list of encoded operations (see
+//! [`Items`]), then the other fields. So operations can be added to a batch before its key is
+//! known. The archive is flat (no recursion, no shared pointers) and is only read through rkyv's
+//! checked access, which validates its layout; then the list and the other fields are validated.
+//! Operations are decoded one by one when they are applied, and an invalid one does not affect the
+//! others.
+
+use bytes::Bytes;
+use rkyv::api::low;
+use rkyv::boxed::{ArchivedBox, BoxResolver};
+use rkyv::rancor::{Failure, Fallible};
+use rkyv::ser::allocator::SubAllocator;
+use rkyv::ser::{Positional, Writer};
+use rkyv::with::{ArchiveWith, SerializeWith};
+use rkyv::{Archive, Archived, Place, Serialize};
+
+use crate::kv::commands::items::{Items, put_item};
+use crate::kv::operation::Operation;
+use crate::types::{ClientId, RequestId, RequestKey};
+
+/// A batch of operations, borrowed from the bytes that it was decoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch<'a> {
+    /// Key that identifies the batch. All copies of the batch have the same key.
+    pub key: RequestKey,
+    /// Whether more than one copy of the batch may be in the log. If so, only the first copy is
+    /// applied, and its outcomes are stored for the others. All copies have the same flag.
+    pub may_repeat: bool,
+    /// Number of operations in the batch.
+    count: u32,
+    operations: Items<'a>,
+}
+
+/// Why a payload was rejected: it is not a valid batch, or it was sent as a read but contains a
+/// write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The encoding (an rkyv archive) is corrupt or has an unknown format version.
+    #[error("batch of {length} bytes is damaged or of an unknown format version")]
+    Damaged {
+        /// Length in bytes of the payload that could not be decoded.
+        length: usize,
+    },
+    /// The payload is longer or shorter than the encoding of the decoded batch.
+    #[error("batch has {length} bytes, but its fields take {expected}")]
+    Length {
+        /// Actual length of the payload in bytes.
+        length: usize,
+        /// Length in bytes that the encoding of the decoded batch has.
+        expected: usize,
+    },
+    /// The rkyv archive is intact, but its content is invalid: the list is malformed, the number of
+    /// operations is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
+    #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
+    Meaningless {
+        /// Length in bytes of the payload that was rejected.
+        length: usize,
+    },
+    /// The batch was sent as a read, but an operation in it is invalid or may change the state, so
+    /// it must go through the log.
+    #[error("an operation that changes the state was sent as a read")]
+    NotARead,
+}
+
+/// A group of consecutive operations of a batch. The memory that they access is prefetched for all
+/// of them at once, so that the cache misses overlap.
+#[derive(Debug)]
+pub struct Group<'a> {
+    operations: [Option<Operation<'a>>; GROUP_MAX],
+    len: usize,
+}
+
+impl<'a> Group<'a> {
+    /// Returns the operations of the group, in order; `None` stands for an invalid one.
+    pub fn operations(&self) -> &[Option<Operation<'a>>] {
+        &self.operations[..self.len]
+    }
+}
+
+/// A builder that encodes batches, one after another.
+#[derive(Debug, Default)]
+pub struct BatchBuffer {
+    /// The encoded operations of the unfinished batch.
+    bytes: Vec<u8>,
+    count: u32,
+    flags: u8,
+    /// Length in bytes of the previous batch. This much memory is reserved for the next batch.
+    previous_len: usize,
+}
+
+/// Maximum number of operations of a batch. It bounds the work for one log entry, and the memory
+/// that is allocated for a batch with a forged number of operations.
+pub const BATCH_OPERATIONS_MAX: usize = 1_024;
+
+/// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
+/// processor keeps in flight.
+pub const GROUP_MAX: usize = 16;
+
+/// Flag of a batch of which more than one copy may be in the log.
+const MAY_REPEAT: u8 = 1;
+/// Flag of a batch with an [`Operation::ResetClock`], whose time the leader fills in.
+const RESETS_CLOCK: u8 = 2;
+
+/// The encoded (archived) form of a batch.
+#[derive(Archive, Serialize)]
+struct Record {
+    client: u32,
+    request: [u8; 16],
+    flags: u8,
+    count: u32,
+    #[rkyv(with = BytesBefore)]
+    operations: usize,
+}
+
+/// Encodes a length in bytes as a reference to that many bytes directly before this record, which
+/// the serializer has already written.
+struct BytesBefore;
+
+impl ArchiveWith<usize> for BytesBefore {
+    type Archived = ArchivedBox<[u8]>;
+    type Resolver = BoxResolver;
+
+    fn resolve_with(length: &usize, resolver: BoxResolver, out: Place<ArchivedBox<[u8]>>) {
+        let length = u32::try_from(*length).expect("limits keep a batch far below 4 GiB");
+        ArchivedBox::resolve_from_raw_parts(resolver, length.into(), out);
+    }
+}
+
+impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<usize, S> for BytesBefore {
+    fn serialize_with(length: &usize, serializer: &mut S) -> Result<BoxResolver, S::Error> {
+        let position = serializer.pos().checked_sub(*length);
+        Ok(BoxResolver::from_pos(position.expect("the bytes were written before")))
+    }
+}
+
+/// Length in bytes of an encoded batch without operations.
+const RECORD_BYTES: usize = size_of::<Archived<Record>>();
+/// Number of bytes in front of each encoded operation in a batch: they hold the operation's length.
+const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
+
+impl<'a> Batch<'a> {
+    /// Returns the encoding of a batch that contains only this operation. More than one copy of the
+    /// batch may be in the log.
+    pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
+        Batch::encode(key, true, [operation])
+    }
+
+    /// Returns the encoding of a batch with these operations. `may_repeat` says whether more than
+    /// one copy of it may be in the log.
+    pub fn encode<'o, 'p: 'o>(
+        key: RequestKey,
+        may_repeat: bool,
+        operations: impl IntoIterator<Item = &'o Operation<'p>>,
+    ) -> Bytes {
+        let mut buffer = BatchBuffer::default();
+        for operation in operations {
+            buffer.push(&operation.encode());
+        }
+        buffer.finish(key, may_repeat)
+    }
+
+    /// Returns the length in bytes of the encoding that [`Batch::one`] returns for this operation.
+    pub fn encoded_len_of_one(operation: &Operation<'_>) -> usize {
+        RECORD_BYTES + OPERATION_HEAD_BYTES + operation.encoded_len()
+    }
+
+    /// Decodes a batch from the payload of a log entry or a read. Its operations are not decoded
+    /// yet.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one batch.
+    pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
+        let length = bytes.len();
+        let record = access(bytes)?;
+        let meaningless = BatchError::Meaningless { length };
+        let (operations, found) = Items::check_counted(&record.operations).ok_or(meaningless)?;
+        let count = record.count.to_native();
+        if record.flags & !(MAY_REPEAT | RESETS_CLOCK) != 0
+            || count as usize > BATCH_OPERATIONS_MAX
+            || found != count as usize
+        {
+            return Err(meaningless);
+        }
+        // rkyv finds the root at the end and ignores other bytes before it. Unused bytes must not
+        // be replicated and stored.
+        let expected = RECORD_BYTES + operations.bytes().len();
+        if length != expected {
+            return Err(BatchError::Length { length, expected });
+        }
+        let request = RequestId(record.request);
+        let key = RequestKey { client: ClientId(record.client.to_native()), request };
+        Ok(Batch { key, may_repeat: record.flags & MAY_REPEAT != 0, count, operations })
+    }
+
+    /// Returns the number of operations in the batch.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Returns whether the batch has no operations.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Iterates over the operations, in order; `None` stands for an invalid one.
+    pub fn operations(&self) -> impl Iterator<Item = Option<Operation<'a>>> + use<'a> {
+        self.operations.iter().map(|bytes| Operation::decode(bytes).ok())
+    }
+
+    /// Iterates over the operations after the first `count`, in groups of up to [`GROUP_MAX`].
+    pub fn groups_after(&self, count: usize) -> impl Iterator<Item = Group<'a>> + use<'a> {
+        let mut rest = self.operations().skip(count);
+        std::iter::from_fn(move || {
+            let mut group = Group { operations: [None; GROUP_MAX], len: 0 };
+            for (place, operation) in group.operations.iter_mut().zip(rest.by_ref()) {
+                *place = operation;
+                group.len += 1;
+            }
+            (group.len > 0).then_some(group)
+        })
+    }
+
+    /// Iterates over the encoded operations, in order.
+    pub fn encoded_operations(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.operations.iter()
+    }
+
+    /// Returns whether this payload is a batch that contains an [`Operation::ResetClock`]. O(1).
+    pub fn resets_clock(payload: &[u8]) -> bool {
+        access(payload).is_ok_and(|record| record.flags & RESETS_CLOCK != 0)
+    }
+
+    /// Returns a copy of the batch `payload` in which each [`Operation::ResetClock`] has the time
+    /// `millis`, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// If the payload is not a batch.
+    pub fn with_reset_time(payload: &[u8], millis: u64) -> Result<Bytes, BatchError> {
+        let batch = Batch::decode(payload)?;
+        let mut buffer = BatchBuffer::default();
+        let filled = Operation::ResetClock { millis }.encode();
+        for operation in batch.encoded_operations() {
+            buffer.push(if Operation::resets_clock(operation) { &filled } else { operation });
+        }
+        Ok(buffer.finish(batch.key, batch.may_repeat))
+    }
+}
+
+fn access(bytes: &[u8]) -> Result<&Archived<Record>, BatchError> {
+    low::access::<Archived<Record>, Failure>(bytes)
+        .map_err(|Failure| BatchError::Damaged { length: bytes.len() })
+}
+
+impl BatchBuffer {
+    /// Adds an operation that [`Operation::encode`] has encoded. The batch must have fewer than
+    /// [`BATCH_OPERATIONS_MAX`] operations.
+    pub fn push(&mut self, operation: &[u8]) {
+        assert!(self.len() < BATCH_OPERATIONS_MAX, "a batch has {} operations", self.count);
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(self.previous_len.max(operation.len() + 2 * RECORD_BYTES));
+        }
+        put_item(operation, &mut self.bytes);
+        self.count += 1;
+        if Operation::resets_clock(operation) {
+            self.flags |= RESETS_CLOCK;
+        }
+    }
+
+    /// Returns the number of operations of the unfinished batch.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Returns whether the unfinished batch has no operations.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Returns the length in bytes that the batch would have if it were finished now.
+    pub fn encoded_len(&self) -> usize {
+        self.bytes.len() + RECORD_BYTES
+    }
+
+    /// Finishes the batch: returns its encoding, and begins an empty batch. `may_repeat` says
+    /// whether more than one copy of the batch may be in the log.
+    pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let length = self.encoded_len() + bytes.len();
+        bytes.reserve_exact(RECORD_BYTES);
+        let flags = std::mem::take(&mut self.flags) | if may_repeat { MAY_REPEAT } else { 0 };
+        let record = Record {
+            client: key.client.0,
+            request: key.request.0,
+            flags,
+            count: std::mem::take(&mut self.count),
+            operations: bytes.len(),
+        };
+        // Byte slices are not copied, so no scratch space is ever needed.
+        let bytes =
+            low::to_bytes_in_with_alloc::<_, _, Failure>(&record, bytes, SubAllocator::empty())
+                .expect("a vector takes every byte, and a batch stays far below 4 GiB");
+        assert!(bytes.len() == length, "rkyv padded a batch to {} bytes", bytes.len());
+        self.previous_len = length;
+        Bytes::from(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::operation::tests::samples;
+
+    fn key() -> RequestKey {
+        RequestKey { client: ClientId(0x1A), request: RequestId(*b"ABCDEFGHIJ012345") }
+    }
+
+    /// A batch of each sample, one of all samples, and an empty one.
+    fn batches() -> Vec<Bytes> {
+        let mut batches: Vec<Bytes> =
+            samples().iter().map(|operation| Batch::one(key(), operation)).collect();
+        batches.push(Batch::encode(key(), false, &samples()));
+        batches.push(Batch::encode(key(), true, []));
+        batches
+    }
+
+    #[test]
+    fn batches_decode_as_encoded_at_any_alignment() {
+        let bytes = Batch::encode(key(), false, &samples());
+        for offset in 0..8 {
+            let mut shifted = vec![0; offset];
+            shifted.extend_from_slice(&bytes);
+            let batch = Batch::decode(&shifted[offset..]).unwrap();
+            assert_eq!((batch.key, batch.may_repeat), (key(), false));
+            assert_eq!(batch.len(), samples().len());
+            assert!(batch.operations().eq(samples().into_iter().map(Some)));
+        }
+        for (operation, bytes) in samples().iter().zip(batches()) {
+            let batch = Batch::decode(&bytes).unwrap();
+            assert!(batch.may_repeat && batch.operations().eq([Some(*operation)]));
+        }
+    }
+
+    #[test]
+    fn buffer_builds_batches_one_after_another() {
+        let mut buffer = BatchBuffer::default();
+        for batch in batches() {
+            let decoded = Batch::decode(&batch).unwrap();
+            for operation in decoded.encoded_operations() {
+                buffer.push(operation);
+            }
+            assert_eq!((buffer.len(), buffer.encoded_len()), (decoded.len(), batch.len()));
+            assert_eq!(buffer.finish(decoded.key, decoded.may_repeat), batch);
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn groups_contain_all_operations_in_order() {
+        let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
+        let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
+        let bytes = Batch::encode(key(), true, &operations);
+        let batch = Batch::decode(&bytes).unwrap();
+        for count in [0, 1, 16, 33, 50] {
+            let groups: Vec<Group<'_>> = batch.groups_after(count).collect();
+            assert_eq!(groups.len(), (50 - count).div_ceil(GROUP_MAX));
+            let all = groups.iter().flat_map(|group| group.operations().iter().copied());
+            assert!(all.eq(operations[count..].iter().copied().map(Some)), "after {count}");
+        }
+    }
+
+    #[test]
+    fn truncated_and_padded_batches_are_refused() {
+        for bytes in batches() {
+            for length in 0..bytes.len() {
+                assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");
+                assert!(Batch::decode(&bytes[length + 1..]).is_err(), "{length} bytes lost");
+            }
+            let before = [b"x", &bytes[..]].concat();
+            assert!(matches!(Batch::decode(&before), Err(BatchError::Length { .. })));
+            let behind = [&bytes[..], b"x"].concat();
+            assert!(Batch::decode(&behind).is_err());
+        }
+    }
+
+    #[test]
+    fn invalid_operation_does_not_affect_the_others() {
+        let mut buffer = BatchBuffer::default();
+        buffer.push(&Operation::get(b"a").encode());
+        buffer.push(b"nonsense");
+        buffer.push(&Operation::get(b"b").encode());
+        let bytes = buffer.finish(key(), true);
+        let batch = Batch::decode(&bytes).unwrap();
+        let wanted = [Some(Operation::get(b"a")), None, Some(Operation::get(b"b"))];
+        assert!(batch.operations().eq(wanted));
+    }
+
+    #[test]
+    fn reset_time_is_set_in_every_reset_operation() {
+        let reset = Operation::ResetClock { millis: 0 };
+        let bytes = Batch::encode(key(), true, &[Operation::get(b"a"), reset, reset]);
+        assert!(Batch::resets_clock(&bytes));
+        let filled = Batch::with_reset_time(&bytes, 7).unwrap();
+        assert!(Batch::resets_clock(&filled));
+        let reset = Some(Operation::ResetClock { millis: 7 });
+        let batch = Batch::decode(&filled).unwrap();
+        assert!(batch.operations().eq([Some(Operation::get(b"a")), reset, reset]));
+        let other = Batch::one(key(), &Operation::get(b"a"));
+        assert!(!Batch::resets_clock(&other));
+        assert!(Batch::with_reset_time(b"?", 7).is_err() && !Batch::resets_clock(b"?"));
+    }
+
+    #[test]
+    fn flipped_bits_never_make_decoding_panic() {
+        for bytes in batches() {
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                // Checksums belong to the log: a flipped bit in a value is just another value.
+                if let Ok(batch) = Batch::decode(&damaged) {
+                    assert!(batch.operations().count() == batch.len(), "bit {bit}");
+                }
+            }
+        }
+    }
+}

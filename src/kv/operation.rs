@@ -1,0 +1,428 @@
+//! Operations, which clients' requests ask the state machine to execute, and their encoding. The
+//! encoding is the same in batches, in transactions and in the requests of client sessions.
+//!
+//! ```text
+//!  +--------+------+
+//!  | number | body |   2 bytes; the rest
+//!  +--------+------+
+//! ```
+//!
+//! `number` is the number of a registered command, and then `body` contains its arguments (see
+//! [`Items`]), or one of five reserved numbers above those of commands. Integers are little endian.
+//! Untrusted bytes are validated when they are decoded. Nesting is limited: at most, a request of a
+//! client session contains a transaction that contains calls.
+
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
+
+use crate::kv::commands::items::{Arguments, Items};
+use crate::kv::commands::registry::CommandId;
+
+/// An operation that a request asks the state machine to execute, with an
+/// [`Outcome`](super::Outcome) as result. Borrows its arguments, for example from the bytes that it
+/// was decoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation<'a> {
+    /// Calls a registered command.
+    Call {
+        /// Id of the registered command to call.
+        command: CommandId,
+        /// Arguments of the command, excluding its name.
+        args: Arguments<'a>,
+    },
+    /// Advances the replicated clock to `millis`. Has no effect if the clock already shows that
+    /// time or a later one, or if the clock was reset after the leader proposed this operation.
+    /// Only leaders propose this operation; clients cannot send it.
+    Clock {
+        /// The new reading of the replicated clock, in milliseconds since 1970.
+        millis: u64,
+        /// Number of times that the replicated clock had been reset when the leader proposed this
+        /// operation. If the number is different when the operation is applied, it has no effect.
+        resets: u64,
+    },
+    /// Runs several calls atomically (`MULTI`/`EXEC`), provided that no watched key has changed.
+    /// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
+    Transaction {
+        /// The watched keys, each followed by the revision that it had when the client watched it
+        /// (8 bytes, little endian).
+        watched: Items<'a>,
+        /// The calls of the transaction in order, each as encoded by [`Operation::encode`].
+        operations: Items<'a>,
+    },
+    /// Opens a client session. The outcome is an `Integer`: the id of the new session.
+    OpenSession,
+    /// A request of a client session. It is applied only once, even if the client sends it several
+    /// times.
+    Once {
+        /// Id of the client session.
+        session: u64,
+        /// Sequence number of the request within its client session. The first request has number
+        /// 1.
+        sequence: u64,
+        /// The call or transaction to execute, as encoded by [`Operation::encode`].
+        operation: &'a [u8],
+    },
+    /// Sets the replicated clock back to `millis`, and moves the expiration time of every key back
+    /// by the same amount, so that each key keeps its remaining TTL. The outcome is an `Integer`:
+    /// the number of milliseconds by which the clock was set back, 0 if it was not ahead.
+    ResetClock {
+        /// The new reading of the replicated clock, in milliseconds since 1970. A client's request
+        /// contains 0; the leader replaces it with the time that the wall clocks of a quorum agree
+        /// on. If it is still 0 when applied, because there is no such time, the outcome is an
+        /// error.
+        millis: u64,
+    },
+}
+
+/// Error: the bytes are not a valid operation, because a list is malformed, a command is unknown,
+/// or an operation is nested where it is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
+pub struct OperationError {
+    /// Length in bytes of the invalid encoding.
+    pub length: usize,
+}
+
+// Numbers of the operations that are not calls. Commands have lower numbers.
+const CLOCK: u16 = 0xFFFF;
+const TRANSACTION: u16 = 0xFFFE;
+const OPEN_SESSION: u16 = 0xFFFD;
+const ONCE: u16 = 0xFFFC;
+const RESET_CLOCK: u16 = 0xFFFB;
+
+/// Minimum number of free bytes that [`Operation::encode_in`] reserves when a buffer has too little
+/// space.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Length in bytes of the number at the start of an encoded operation.
+const NUMBER_BYTES: usize = 2;
+
+/// What contains an operation: nothing but its batch, a request of a client session (`Once`), or a
+/// transaction. The deepest nesting is a call in a transaction in a session's request, so untrusted
+/// bytes cannot cause deep recursion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    Nothing,
+    Once,
+    Transaction,
+}
+
+impl<'a> Operation<'a> {
+    /// Returns an operation that calls `command` with the arguments `args`.
+    pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
+        Operation::Call { command, args: args.into() }
+    }
+
+    /// `GET key`
+    pub fn get(key: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::GET, [key])
+    }
+
+    /// `SET key value`
+    pub fn set(key: &'a [u8], value: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::SET, [key, value])
+    }
+
+    /// `DEL key`
+    pub fn del(key: &'a [u8]) -> Operation<'a> {
+        Operation::call(CommandId::DEL, [key])
+    }
+
+    /// Returns the name of the called command and its arguments; `None` if the operation is not a
+    /// call.
+    pub fn as_call(&self) -> Option<(&'static str, Vec<&'a [u8]>)> {
+        match self {
+            Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the operation is a read: it leaves the state unchanged and needs no log
+    /// entry.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Operation::Call { command, .. } => command.is_read(),
+            Operation::Transaction { operations, .. } => operations.iter().all(|one| {
+                Operation::decode_nested(one).is_ok_and(|operation| operation.is_read())
+            }),
+            Operation::Clock { .. }
+            | Operation::OpenSession
+            | Operation::Once { .. }
+            | Operation::ResetClock { .. } => false,
+        }
+    }
+
+    /// Returns whether `bytes`, which [`Operation::encode`] wrote, encode an
+    /// [`Operation::ResetClock`].
+    pub(super) fn resets_clock(bytes: &[u8]) -> bool {
+        bytes.starts_with(&RESET_CLOCK.to_le_bytes())
+    }
+
+    /// Returns whether two encoded operations are calls of the same command, or are both the same
+    /// kind of operation other than a call.
+    pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
+        one.first_chunk::<NUMBER_BYTES>() == other.first_chunk::<NUMBER_BYTES>()
+    }
+
+    /// Returns the length in bytes of the operation's encoding, as [`Operation::encode`] returns
+    /// it.
+    pub fn encoded_len(&self) -> usize {
+        let body = match self {
+            Operation::Call { args, .. } => args.encoded_len(),
+            Operation::Transaction { watched, operations } => {
+                size_of::<u32>() + watched.bytes().len() + operations.bytes().len()
+            }
+            Operation::Once { operation, .. } => 2 * size_of::<u64>() + operation.len(),
+            Operation::Clock { .. } => 2 * size_of::<u64>(),
+            Operation::ResetClock { .. } => size_of::<u64>(),
+            Operation::OpenSession => 0,
+        };
+        NUMBER_BYTES + body
+    }
+
+    fn put(&self, out: &mut impl BufMut) {
+        match *self {
+            Operation::Call { command, args } => {
+                out.put_u16_le(command.number());
+                args.put(out);
+            }
+            Operation::Clock { millis, resets } => {
+                out.put_u16_le(CLOCK);
+                out.put_u64_le(millis);
+                out.put_u64_le(resets);
+            }
+            Operation::Transaction { watched, operations } => {
+                let length = u32::try_from(watched.bytes().len());
+                out.put_u16_le(TRANSACTION);
+                out.put_u32_le(length.expect("limits keep a request far below 4 GiB"));
+                out.put_slice(watched.bytes());
+                out.put_slice(operations.bytes());
+            }
+            Operation::OpenSession => out.put_u16_le(OPEN_SESSION),
+            Operation::Once { session, sequence, operation } => {
+                out.put_u16_le(ONCE);
+                out.put_u64_le(session);
+                out.put_u64_le(sequence);
+                out.put_slice(operation);
+            }
+            Operation::ResetClock { millis } => {
+                out.put_u16_le(RESET_CLOCK);
+                out.put_u64_le(millis);
+            }
+        }
+    }
+
+    /// Returns the encoding of the operation: its number, followed by its body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.encoded_len());
+        self.put(&mut bytes);
+        bytes
+    }
+
+    /// Encodes the operation into the spare capacity of `buffer`, splits the encoded bytes off and
+    /// returns them. Earlier contents of `buffer` are unchanged. Consecutive small operations share
+    /// one allocation.
+    pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
+        let (start, length) = (buffer.len(), self.encoded_len());
+        if buffer.capacity() - start < length {
+            buffer.reserve(length.max(BUFFER_BYTES));
+        }
+        self.put(buffer);
+        assert!(buffer.len() == start + length, "{} bytes of {length}", buffer.len() - start);
+        // At offset 0, `split_off` would move the buffer's spare capacity to the returned bytes;
+        // `split` does not.
+        if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
+    }
+
+    /// Decodes an operation that is nested in a request of a client session or in a transaction.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one call or one transaction. Other operations cannot be nested.
+    pub fn decode_nested(bytes: &'a [u8]) -> Result<Operation<'a>, OperationError> {
+        Operation::decode_in(bytes, Within::Once)
+    }
+
+    /// Decodes an operation from the bytes that [`Operation::encode`] wrote.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one operation.
+    pub fn decode(bytes: &'a [u8]) -> Result<Operation<'a>, OperationError> {
+        Operation::decode_in(bytes, Within::Nothing)
+    }
+
+    fn decode_in(bytes: &'a [u8], within: Within) -> Result<Operation<'a>, OperationError> {
+        let length = bytes.len();
+        let invalid = OperationError { length };
+        let (number, body) = bytes.split_first_chunk::<NUMBER_BYTES>().ok_or(invalid)?;
+        let number = u16::from_le_bytes(*number);
+        if let Some(command) = CommandId::numbered(number) {
+            let args = Items::check(body).ok_or(invalid)?.into();
+            return Ok(Operation::Call { command, args });
+        }
+        decode_other(number, body, within).ok_or(invalid)
+    }
+}
+
+/// Decodes the `body` of an operation that is not a call, given its `number`. `None` if the
+/// operation is invalid or is not allowed in `within`, such as a transaction in a transaction.
+fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
+    let allowed = match number {
+        TRANSACTION => within != Within::Transaction,
+        _ => within == Within::Nothing,
+    };
+    if !allowed {
+        return None;
+    }
+    let operation = match number {
+        CLOCK => Operation::Clock {
+            millis: body.try_get_u64_le().ok()?,
+            resets: body.try_get_u64_le().ok()?,
+        },
+        RESET_CLOCK => Operation::ResetClock { millis: body.try_get_u64_le().ok()? },
+        OPEN_SESSION => Operation::OpenSession,
+        TRANSACTION => {
+            let length = body.try_get_u32_le().ok()? as usize;
+            let (watched, operations) = body.split_at_checked(length)?;
+            return transaction(Items::check(watched)?, Items::check(operations)?);
+        }
+        ONCE => {
+            let (session, sequence) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
+            Operation::decode_in(body, Within::Once).ok()?;
+            return Some(Operation::Once { session, sequence, operation: body });
+        }
+        _ => return None,
+    };
+    body.is_empty().then_some(operation)
+}
+
+fn transaction<'a>(watched: Items<'a>, operations: Items<'a>) -> Option<Operation<'a>> {
+    let is_valid = watched.pairs().all(|(_, revision)| revision.len() == 8)
+        && watched.iter().count().is_multiple_of(2)
+        && operations.iter().all(|one| Operation::decode_in(one, Within::Transaction).is_ok());
+    is_valid.then_some(Operation::Transaction { watched, operations })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::kv::commands::items::ItemsBuffer;
+
+    /// Returns operations of every kind, including calls with no, few and many arguments.
+    pub(in crate::kv) fn samples() -> Vec<Operation<'static>> {
+        let mut inner = ItemsBuffer::default();
+        inner.push(&Operation::get(b"k").encode());
+        let inner: &'static [u8] = inner.items().bytes().to_vec().leak();
+        let several: &[&[u8]] = &[b"key", b"a", b"", b"1", b"", b"bb"];
+        vec![
+            Operation::get(b"k"),
+            Operation::get(b""),
+            Operation::set(b"key", b"value"),
+            Operation::set(b"", &[0; 1_000]),
+            Operation::call(CommandId::of("dbsize"), []),
+            Operation::call(CommandId::of("hset"), several),
+            Operation::call(CommandId::of("mget"), Items::check(b"\x01\0\0\0a\0\0\0\0").unwrap()),
+            Operation::Clock { millis: 1_700_000_000_000, resets: 1 },
+            Operation::ResetClock { millis: 1_700_000_000_000 },
+            Operation::Transaction {
+                watched: Items::check(b"\x01\0\0\0a\x08\0\0\0revision").unwrap(),
+                operations: Items::check(inner).unwrap(),
+            },
+            Operation::OpenSession,
+            Operation::Once { session: 7, sequence: 1, operation: &inner[4..] },
+        ]
+    }
+
+    #[test]
+    fn operations_decode_as_encoded() {
+        let mut buffer = BytesMut::new();
+        for before in [&b""[..], b"before"] {
+            for operation in samples() {
+                let bytes = operation.encode();
+                assert_eq!(bytes.len(), operation.encoded_len());
+                assert_eq!(Operation::decode(&bytes), Ok(operation));
+                buffer.extend_from_slice(before);
+                assert_eq!(operation.encode_in(&mut buffer), bytes);
+                assert_eq!(buffer, before);
+                buffer.clear();
+                let get = Operation::get(b"other").encode();
+                let is_get = operation.as_call().is_some_and(|(name, _)| name == "get");
+                assert_eq!(Operation::are_same_command(&bytes, &get), is_get);
+                let resets = matches!(operation, Operation::ResetClock { .. });
+                assert_eq!(Operation::resets_clock(&bytes), resets);
+            }
+        }
+    }
+
+    #[test]
+    fn truncated_and_padded_operations_are_refused() {
+        for operation in samples() {
+            let bytes = operation.encode();
+            for length in 0..bytes.len() {
+                // The remaining bytes may be a valid call with fewer arguments.
+                let cut = Operation::decode(&bytes[..length]);
+                assert_ne!(cut, Ok(operation), "cut to {length}");
+            }
+            let behind = [&bytes[..], b"x"].concat();
+            assert!(Operation::decode(&behind).is_err(), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_lists_and_unknown_commands_are_refused() {
+        let refused = |bytes: &[u8]| {
+            let length = bytes.len();
+            assert_eq!(Operation::decode(bytes), Err(OperationError { length }));
+        };
+        let mut bytes = Operation::get(b"a").encode();
+        bytes[..2].copy_from_slice(&CommandId::SET.number().to_le_bytes());
+        let decoded = Operation::decode(&bytes);
+        assert_eq!(decoded, Ok(Operation::call(CommandId::SET, [&b"a"[..]])));
+        bytes[2] = 2;
+        refused(&bytes);
+        bytes[2] = 1;
+        for number in [511_u16, 512, 0xFFF0] {
+            bytes[..2].copy_from_slice(&number.to_le_bytes());
+            refused(&bytes);
+        }
+        refused(b"");
+        refused(b"x");
+    }
+
+    #[test]
+    fn deepest_nesting_is_call_in_transaction_in_session() {
+        let in_session = |inner: &Operation<'_>| {
+            let operation = &inner.encode();
+            Operation::Once { session: 1, sequence: 1, operation }.encode()
+        };
+        let in_transaction = |inner: &Operation<'_>| {
+            let (watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
+            list.push(&inner.encode());
+            let (watched, operations) = (watched.items(), list.items());
+            Operation::Transaction { watched, operations }.encode()
+        };
+        let get = Operation::get(b"k");
+        let transaction = in_transaction(&get);
+        assert!(Operation::decode(&transaction).is_ok());
+        let transaction = Operation::decode_nested(&transaction).unwrap();
+        let once = in_session(&transaction);
+        assert!(Operation::decode(&once).is_ok());
+        assert!(Operation::decode_nested(&once).is_err(), "a session's request is part of nothing");
+        let nested = in_transaction(&transaction);
+        assert!(Operation::decode(&nested).is_err(), "a transaction in a transaction");
+    }
+
+    #[test]
+    fn flipped_bits_never_make_decoding_panic() {
+        for operation in samples() {
+            let bytes = operation.encode();
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                // The encoding has no checksum, the log does: here, a flipped bit in a value gives
+                // another valid value.
+                if let Ok(other) = Operation::decode(&damaged) {
+                    assert_eq!(other.encode(), damaged, "bit {bit}");
+                }
+            }
+        }
+    }
+}

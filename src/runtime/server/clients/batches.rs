@@ -1,0 +1,345 @@
+//! Batches of clients' requests: those that are being built, and those that were sent to the core
+//! or the leader but have no outcomes yet. A batch is sent, resent, refused and answered as a
+//! whole. Its requests may come from any number of connections.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::kv::{BATCH_OPERATIONS_MAX, BatchBuffer};
+use crate::raft::{ClientRequest, RequestKind};
+use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, request_id};
+use crate::runtime::stages::applier::ORIGIN_BYTES;
+use crate::types::{Index, Instant, RequestKey};
+
+/// Maximum length of a batch of several operations, in bytes. A longer batch consists of one
+/// operation.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// While at least this number of batches of writes have no outcomes (one is being replicated, and
+/// one is behind it), later writes may wait in order to form a larger batch.
+const AHEAD_BATCHES: usize = 2;
+/// Total number of writes in the batches without outcomes from which on later writes do not wait
+/// for a larger batch.
+const AHEAD_OPERATIONS: u64 = 128;
+
+/// A batch of requests that was sent but has no outcomes yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SentBatch {
+    pub(crate) kind: RequestKind,
+    /// The encoded batch; empty if the batch never has to be sent again.
+    pub(crate) payload: Bytes,
+    /// This replica's applied index when the batch was sent. If this is a batch of writes, its log
+    /// entry has a larger index.
+    pub(crate) since: Index,
+    pub(crate) sent_at: Instant,
+    /// Sequence numbers of the batch's requests, in the order of its operations. Consecutive
+    /// numbers are stored as a range.
+    requests: Vec<Range<u64>>,
+    /// Whether more than one copy of the batch was sent. If so, the batch may be applied even if
+    /// one copy is refused.
+    resent: bool,
+}
+
+/// A batch of requests, all reads or all writes, that is being built.
+#[derive(Debug, Default)]
+struct OpenBatch {
+    buffer: BatchBuffer,
+    requests: Vec<Range<u64>>,
+}
+
+/// The batches of requests of this replica's clients: those being built, and those sent but without
+/// outcomes.
+///
+/// Invariant: batch numbers are never reused, and all numbers in `sent` are below `next`.
+#[derive(Debug)]
+pub(crate) struct Batches {
+    origin: [u8; ORIGIN_BYTES],
+    next: u64,
+    sent: BTreeMap<u64, SentBatch>,
+    reads: OpenBatch,
+    writes: OpenBatch,
+    /// Whether the batches being built will be forwarded to another replica, the leader.
+    forwarded: bool,
+    /// This replica's applied index, for the batches being built; `now` is the time at which they
+    /// are sent.
+    since: Index,
+    now: Instant,
+    /// Maximum number of operations in each of the batches being built.
+    operations_max: usize,
+    /// The batches that were completed since [`Batches::begin`], oldest first.
+    complete: Vec<ClientRequest>,
+}
+
+impl SentBatch {
+    /// Iterates over the sequence numbers of the batch's requests, in the order of its operations.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = u64> + use<> {
+        self.requests.clone().into_iter().flatten()
+    }
+}
+
+impl OpenBatch {
+    fn add(&mut self, sequence: u64, operation: &[u8]) {
+        self.buffer.push(operation);
+        match self.requests.last_mut() {
+            Some(run) if run.end == sequence => run.end += 1,
+            _ => self.requests.push(sequence..sequence + 1),
+        }
+    }
+}
+
+impl Batches {
+    /// Creates an empty table of batches. `origin` is the prefix of all batches' request ids, which
+    /// are part of their keys.
+    pub(crate) fn new(origin: [u8; ORIGIN_BYTES]) -> Batches {
+        Batches {
+            origin,
+            next: 1,
+            sent: BTreeMap::new(),
+            reads: OpenBatch::default(),
+            writes: OpenBatch::default(),
+            forwarded: false,
+            since: Index::ZERO,
+            now: Instant::ZERO,
+            operations_max: BATCH_OPERATIONS_MAX,
+            complete: Vec::new(),
+        }
+    }
+
+    /// Returns whether the batch with this key was built by this process.
+    pub(crate) fn is_own(&self, key: RequestKey) -> bool {
+        key.client == BATCH_CLIENT && key.request.0.starts_with(&self.origin)
+    }
+
+    fn key(&self, number: u64) -> RequestKey {
+        RequestKey { client: BATCH_CLIENT, request: request_id(self.origin, number) }
+    }
+
+    fn number(&self, key: RequestKey) -> Option<u64> {
+        self.is_own(key).then(|| replica_and_sequence(key.request).1)
+    }
+
+    /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether
+    /// they will be forwarded to another replica; `since` is this replica's applied index, and
+    /// `now` the current time.
+    pub(crate) fn begin(
+        &mut self,
+        forwarded: bool,
+        (since, now): (Index, Instant),
+        operations_max: usize,
+    ) {
+        assert!(
+            self.reads.buffer.is_empty() && self.writes.buffer.is_empty(),
+            "{} reads and {} writes of an earlier pass",
+            self.reads.buffer.len(),
+            self.writes.buffer.len()
+        );
+        (self.forwarded, self.operations_max) = (forwarded, operations_max);
+        (self.since, self.now) = (since, now);
+    }
+
+    /// Adds the request with this sequence number and its encoded operation to the current batch of
+    /// its kind (read or write).
+    pub(crate) fn add(&mut self, kind: RequestKind, sequence: u64, operation: &[u8]) {
+        let open = self.open(kind);
+        let length = open.buffer.encoded_len() + operation.len();
+        if !open.buffer.is_empty() && length > BATCH_BYTES_MAX {
+            self.close(kind);
+        }
+        self.open(kind).add(sequence, operation);
+        if self.open(kind).buffer.len() >= self.operations_max {
+            self.close(kind);
+        }
+    }
+
+    fn open(&mut self, kind: RequestKind) -> &mut OpenBatch {
+        match kind {
+            RequestKind::Read => &mut self.reads,
+            RequestKind::Write => &mut self.writes,
+        }
+    }
+
+    fn close(&mut self, kind: RequestKind) {
+        let (number, key, forwarded) = (self.next, self.key(self.next), self.forwarded);
+        self.next += 1;
+        let open = self.open(kind);
+        // A batch that this replica appends as the leader is never sent again.
+        let may_repeat = forwarded && kind == RequestKind::Write;
+        let payload = open.buffer.finish(key, may_repeat);
+        let requests = std::mem::take(&mut open.requests);
+        self.complete.push(ClientRequest { key, kind, payload: payload.clone() });
+        let payload = if may_repeat { payload } else { Bytes::new() };
+        let (since, sent_at) = (self.since, self.now);
+        let batch = SentBatch { kind, payload, since, sent_at, requests, resent: false };
+        self.sent.insert(number, batch);
+    }
+
+    /// Completes the batches being built. Returns all batches that were completed since
+    /// [`Batches::begin`], oldest first.
+    pub(crate) fn finish(&mut self) -> Vec<ClientRequest> {
+        for kind in [RequestKind::Read, RequestKind::Write] {
+            if !self.open(kind).buffer.is_empty() {
+                self.close(kind);
+            }
+        }
+        std::mem::take(&mut self.complete)
+    }
+
+    /// Returns whether later writes should wait for a larger batch, because small batches are in
+    /// flight: at least [`AHEAD_BATCHES`] batches of writes have no outcomes yet, and these batches
+    /// contain fewer than [`AHEAD_OPERATIONS`] writes in total.
+    pub(crate) fn are_small_batches_ahead(&self) -> bool {
+        let writes = self.sent.values().filter(|batch| batch.kind == RequestKind::Write);
+        let (mut batches, mut operations) = (0, 0);
+        for batch in writes {
+            batches += 1;
+            operations += batch.requests.iter().map(|run| run.end - run.start).sum::<u64>();
+        }
+        batches >= AHEAD_BATCHES && operations < AHEAD_OPERATIONS
+    }
+
+    /// Removes and returns the batch with this key, because its outcomes are now known; `None` if
+    /// they were known already, or if this process did not build the batch.
+    pub(crate) fn remove(&mut self, key: RequestKey) -> Option<SentBatch> {
+        self.sent.remove(&self.number(key)?)
+    }
+
+    /// Removes and returns the batch with this key, because a copy of it was refused. Returns
+    /// `None` and keeps the batch if more than one copy was sent, since another copy may be
+    /// applied. Also returns `None` if there is no such batch.
+    pub(crate) fn remove_refused(&mut self, key: RequestKey) -> Option<SentBatch> {
+        let number = self.number(key)?;
+        if self.sent.get(&number)?.resent {
+            return None;
+        }
+        self.sent.remove(&number)
+    }
+
+    /// Returns the next batch to send again, with its number and key: the first forwarded batch of
+    /// writes that has a number of at least `from` and contains a request for which `is_unanswered`
+    /// returns true. Records that more than one copy of the batch may exist.
+    pub(crate) fn next_to_resend(
+        &mut self,
+        from: u64,
+        is_unanswered: impl Fn(u64) -> bool,
+    ) -> Option<(u64, RequestKey, SentBatch)> {
+        let is_due =
+            |batch: &SentBatch| !batch.payload.is_empty() && batch.requests().any(&is_unanswered);
+        let (number, batch) = self.sent.range_mut(from..).find(|(_, batch)| is_due(batch))?;
+        batch.resent = true;
+        let (number, batch) = (*number, batch.clone());
+        Some((number, self.key(number), batch))
+    }
+
+    /// Returns the sequence numbers of the requests of a sent batch.
+    #[cfg(test)]
+    pub(super) fn requests_of(&self, key: RequestKey) -> Vec<u64> {
+        self.sent[&replica_and_sequence(key.request).1].requests().collect()
+    }
+
+    /// Removes the batches all of whose requests have error replies or disconnected clients.
+    /// `is_unanswered` returns whether the request with a sequence number is still waiting for its
+    /// reply.
+    pub(crate) fn retain(&mut self, is_unanswered: impl Fn(u64) -> bool) {
+        self.sent.retain(|_, batch| batch.requests().any(&is_unanswered));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Batch, Operation};
+    use crate::runtime::server::request_id::origin_of;
+    use crate::types::NodeId;
+
+    fn batches() -> Batches {
+        Batches::new(origin_of(NodeId(1), 1))
+    }
+
+    fn set(value: &[u8]) -> Vec<u8> {
+        Operation::set(b"k", value).encode()
+    }
+
+    fn members(batch: &SentBatch) -> Vec<u64> {
+        batch.requests().collect()
+    }
+
+    #[test]
+    fn requests_are_batched_by_kind_and_within_limits() {
+        let mut batches = batches();
+        batches.begin(true, (Index(7), Instant(1)), 3);
+        let large = set(&vec![0; BATCH_BYTES_MAX]);
+        for sequence in [1, 2, 4, 5] {
+            batches.add(RequestKind::Write, sequence, &set(b"v"));
+        }
+        batches.add(RequestKind::Read, 3, &Operation::get(b"k").encode());
+        batches.add(RequestKind::Write, 6, &large);
+        batches.add(RequestKind::Write, 7, &set(b"v"));
+        let built = batches.finish();
+        let sizes: Vec<_> = built
+            .iter()
+            .map(|ClientRequest { key, kind, payload }| {
+                let batch = Batch::decode(payload).unwrap();
+                assert_eq!((batch.key, batch.may_repeat), (*key, *kind == RequestKind::Write));
+                (*kind, batch.len())
+            })
+            .collect();
+        let (read, write) = (RequestKind::Read, RequestKind::Write);
+        assert_eq!(sizes, [(write, 3), (write, 1), (write, 1), (read, 1), (write, 1)]);
+        let wanted: [&[u64]; 5] = [&[1, 2, 4], &[5], &[6], &[3], &[7]];
+        for (request, wanted) in built.iter().zip(wanted) {
+            let key = request.key;
+            let batch = batches.remove(key).unwrap();
+            assert_eq!((members(&batch), batch.since), (wanted.to_vec(), Index(7)));
+            assert_eq!(batches.remove(key), None);
+        }
+        batches.begin(false, (Index(8), Instant(2)), 3);
+        batches.add(RequestKind::Write, 8, &set(b"v"));
+        let [ClientRequest { payload, .. }] = &batches.finish()[..] else { panic!("one batch") };
+        assert!(!Batch::decode(payload).unwrap().may_repeat, "this replica leads");
+    }
+
+    #[test]
+    fn writes_wait_behind_two_small_batches_of_writes() {
+        let mut batches = batches();
+        let mut build = |kind, count| {
+            batches.begin(false, (Index(1), Instant(1)), BATCH_OPERATIONS_MAX);
+            for sequence in 0..count {
+                batches.add(kind, sequence, &set(b"v"));
+            }
+            (batches.finish().remove(0).key, batches.are_small_batches_ahead())
+        };
+        assert!(!build(RequestKind::Read, 1).1 && !build(RequestKind::Read, 1).1);
+        assert!(!build(RequestKind::Write, 1).1 && build(RequestKind::Write, 1).1);
+        let (large, waits) = build(RequestKind::Write, AHEAD_OPERATIONS);
+        assert!(!waits, "enough is on its way");
+        assert!(batches.remove(large).is_some() && batches.are_small_batches_ahead());
+    }
+
+    #[test]
+    fn only_forwarded_writes_are_resent_and_survive_a_refusal() {
+        let mut batches = batches();
+        let mut build = |forwarded, kind, sequence| {
+            batches.begin(forwarded, (Index(1), Instant(1)), 3);
+            batches.add(kind, sequence, &set(b"v"));
+            batches.finish()[0].key
+        };
+        let own = build(false, RequestKind::Write, 1);
+        let read = build(true, RequestKind::Read, 2);
+        let failed = build(true, RequestKind::Write, 3);
+        let write = build(true, RequestKind::Write, 4);
+        let (number, key, batch) = batches.next_to_resend(0, |sequence| sequence != 3).unwrap();
+        assert_eq!((key, members(&batch)), (write, vec![4]));
+        assert_eq!(batches.next_to_resend(number + 1, |_| true), None);
+        assert_eq!(batches.remove_refused(write), None, "another copy may be applied");
+        assert!(batches.remove(failed).is_some_and(|batch| !batch.resent));
+        for key in [own, read] {
+            assert!(batches.remove_refused(key).is_some());
+        }
+        batches.retain(|_| false);
+        assert_eq!(batches.remove(write), None);
+        let foreign = Batches::new(origin_of(NodeId(1), 2)).key(4);
+        assert!(!batches.is_own(foreign) && batches.remove(foreign).is_none());
+    }
+}
