@@ -74,8 +74,8 @@ pub(crate) struct Batches {
 
 impl SentBatch {
     /// Iterates over the sequence numbers of the batch's requests, in the order of its operations.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = u64> + use<> {
-        self.requests.clone().into_iter().flatten()
+    pub(crate) fn requests(&self) -> impl Iterator<Item = u64> + use<'_> {
+        self.requests.iter().cloned().flatten()
     }
 }
 
