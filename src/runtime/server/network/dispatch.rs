@@ -28,7 +28,7 @@ const REQUESTS_MAX: usize = 4_096;
 
 /// Maximum time that writes wait so that more of them fit into one batch. Equal to the shortest
 /// possible timeout of a poll of the sockets.
-pub(super) const GATHER_MAX: Duration = Duration::from_millis(1);
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +52,31 @@ pub(super) struct WriteRoute {
     connection_count: u64,
 }
 
+/// The wait of writes for others that arrive meanwhile, to share a batch with them. Writes wait
+/// while small batches are in flight, because each batch costs system calls and wake-ups on all
+/// replicas: until one of those batches has its outcomes, and at most [`GATHER_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    since: Option<Instant>,
+}
+
+impl Gathering {
+    /// Returns whether writes go on waiting at `now`. `may_gather` says whether there are writes for
+    /// which it is worth while.
+    fn continues(&mut self, may_gather: bool, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        if !may_gather || now >= since + GATHER_MAX {
+            self.since = None;
+        }
+        self.since.is_some()
+    }
+
+    /// Returns when writes stop waiting at the latest; `None` if none are waiting.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + GATHER_MAX)
+    }
+}
+
 impl ServerNetwork {
     fn route(&self) -> Route {
         match self.leadership.leader {
@@ -72,6 +97,10 @@ impl ServerNetwork {
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
+        let clients = &self.parts.clients;
+        let may_gather = route == Route::Core && clients.has_waiting() && clients.gathers_writes();
+        // Before the returns below: a wait that is never ended would keep the poll from sleeping.
+        let gathers = self.gathering.continues(may_gather, now);
         if route == Route::None
             || (route == Route::Core && !self.core_accepts_requests())
             || self.is_paused(now)
@@ -82,7 +111,6 @@ impl ServerNetwork {
             self.dispatch_unfinished = true;
             return;
         }
-        let gathers = route == Route::Core && self.gathers(now);
         let mut pass = Pass::of_small(self.parts.clock, REQUESTS_MAX);
         let mut bytes_left = BYTES_MAX;
         let admits = |bytes: usize| {
@@ -105,23 +133,6 @@ impl ServerNetwork {
             Route::Leader(leader) => self.forward(leader, batches, now),
             Route::None => unreachable!("nothing is dispatched without a route"),
         }
-    }
-
-    /// Returns whether waiting writes should wait longer, so that writes that arrive meanwhile join
-    /// their batch. This is so while small batches are in flight, because each batch costs system
-    /// calls and wake-ups on all replicas. The writes wait until one of the batches in flight has
-    /// its outcomes, and at most [`GATHER_MAX`].
-    fn gathers(&mut self, now: Instant) -> bool {
-        let clients = &self.parts.clients;
-        if !clients.has_waiting() || !clients.gathers_writes() {
-            self.gathering_since = None;
-            return false;
-        }
-        let since = *self.gathering_since.get_or_insert(now);
-        if now >= since + GATHER_MAX {
-            self.gathering_since = None;
-        }
-        self.gathering_since.is_some()
     }
 
     /// Sends batches of writes to the leader, and requests a read index for batches of reads.
@@ -274,5 +285,24 @@ impl ServerNetwork {
             Frame::Refused { key, reason }
         };
         self.parts.outgoing.send(peer, &frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_gather_for_a_bounded_time_and_only_while_allowed() {
+        let mut gathering = Gathering::default();
+        let at = |micros| Instant::ZERO + Duration::from_micros(micros);
+        assert!(!gathering.continues(false, at(0)) && gathering.ends_at().is_none());
+        assert!(gathering.continues(true, at(100)) && gathering.continues(true, at(900)));
+        assert_eq!(gathering.ends_at(), Some(at(1_100)));
+        assert!(!gathering.continues(true, at(1_100)), "the first write has waited long enough");
+        assert!(gathering.continues(true, at(1_200)));
+        // Another replica leads now, for example. A time in the past would keep the poll awake.
+        assert!(!gathering.continues(false, at(1_300)));
+        assert_eq!(gathering.ends_at(), None);
     }
 }

@@ -42,7 +42,7 @@ use crate::runtime::wake::Wake;
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::Frame;
 
-use self::dispatch::{GATHER_MAX, WriteRoute};
+use self::dispatch::{Gathering, WriteRoute};
 
 /// The `Poll` token of the waker. The code that creates the `Poll` registers the waker.
 pub(crate) const WAKER: Token = Token(0);
@@ -151,9 +151,7 @@ pub(crate) struct ServerNetwork {
     space: Vec<u8>,
     /// A list of received frames that is empty between passes and kept to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
-    /// When writes began to wait so that more of them fit into one batch; `None` if no writes are
-    /// waiting.
-    gathering_since: Option<Instant>,
+    gathering: Gathering,
 }
 
 impl ServerNetwork {
@@ -185,7 +183,7 @@ impl ServerNetwork {
             expiry_at: Instant::ZERO,
             space: vec![0; SPACE_BYTES],
             frames: Vec::new(),
-            gathering_since: None,
+            gathering: Gathering::default(),
         })
     }
 
@@ -238,8 +236,8 @@ impl ServerNetwork {
         if parts.clients.has_waiting() && is_paused {
             at_most(self.leader_refused_until.since(now));
         }
-        if let Some(since) = self.gathering_since {
-            at_most((since + GATHER_MAX).since(now));
+        if let Some(ends_at) = self.gathering.ends_at() {
+            at_most(ends_at.since(now));
         }
         let waits_for_core = parts.clients.has_waiting() || parts.incoming.is_readable(true);
         if (waits_for_core && !core_accepts)
