@@ -288,8 +288,8 @@ impl BatchBuffer {
     /// Finishes the batch: returns its encoding, and begins an empty batch. `may_repeat` says
     /// whether more than one copy of the batch may be in the log.
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
+        let length = self.encoded_len();
         let mut bytes = std::mem::take(&mut self.bytes);
-        let length = self.encoded_len() + bytes.len();
         bytes.reserve_exact(RECORD_BYTES);
         let flags = std::mem::take(&mut self.flags) | if may_repeat { MAY_REPEAT } else { 0 };
         let record = Record {

@@ -10,10 +10,17 @@ use crate::types::{Instant, RequestKey};
 use super::Clients;
 use crate::runtime::server::clients::batches::SentBatch;
 use crate::runtime::server::clients::client::Client;
+use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::FailureReason;
+use crate::runtime::server::sockets::slab::Slab;
 
 /// Maximum number of entries that one batch of requests adds to the slow log.
 const SLOW_COMMANDS_MAX: usize = 8;
+
+/// Returns the client that sent this request; `None` if it has disconnected since.
+pub(super) fn sender(connected: &mut Slab<Client>, request: InFlight) -> Option<&mut Client> {
+    connected.get_mut(request.index).filter(|client| client.id == request.client)
+}
 
 impl Clients {
     /// Passes the outcomes of the batch with this key to the clients that sent the batch's
@@ -26,8 +33,7 @@ impl Clients {
         let mut current = None;
         for (sequence, outcome) in batch.requests().zip(outcomes) {
             let Some(request) = self.in_flight.get(sequence) else { continue };
-            let client = self.connected.get_mut(request.index);
-            let Some(client) = client.filter(|client| client.id == request.client) else {
+            let Some(client) = sender(&mut self.connected, request) else {
                 self.in_flight.remove(sequence);
                 continue;
             };
@@ -63,10 +69,7 @@ impl Clients {
         let mut logged: Vec<Bytes> = Vec::new();
         for sequence in batch.requests() {
             let Some(request) = self.in_flight.get(sequence) else { continue };
-            let client = self.connected.get_mut(request.index);
-            let Some(client) = client.filter(|client| client.id == request.client) else {
-                continue;
-            };
+            let Some(client) = sender(&mut self.connected, request) else { continue };
             let Some(operation) = client.operation(request.slot) else { continue };
             let is_same = |other: &Bytes| Operation::are_same_command(other, operation);
             if logged.iter().any(is_same) {
@@ -99,8 +102,7 @@ impl Clients {
         let mut requeued = Vec::new();
         for sequence in batch.requests() {
             let Some(request) = self.in_flight.get(sequence) else { continue };
-            let client = self.connected.get_mut(request.index);
-            let client = client.filter(|client| client.id == request.client);
+            let client = sender(&mut self.connected, request);
             let operation = client.and_then(|client| client.operation(request.slot));
             if operation.is_some_and(|operation| operation_may_add_data(operation)) {
                 self.fail(sequence, FailureReason::OutOfMemory);
@@ -128,8 +130,7 @@ impl Clients {
     pub(super) fn finish(&mut self, sequence: u64, give: impl FnOnce(&mut Client, u64) -> bool) {
         let Some(request) = self.in_flight.get(sequence) else { return };
         let budget = self.memory.budget(self.connected.len());
-        let client = self.connected.get_mut(request.index);
-        let Some(client) = client.filter(|client| client.id == request.client) else {
+        let Some(client) = sender(&mut self.connected, request) else {
             self.in_flight.remove(sequence);
             return;
         };
@@ -168,10 +169,7 @@ impl Clients {
         let mut indexes = Vec::new();
         for sequence in requests {
             let Some(request) = self.in_flight.get(sequence) else { continue };
-            let client = self.connected.get_mut(request.index);
-            let Some(client) = client.filter(|client| client.id == request.client) else {
-                continue;
-            };
+            let Some(client) = sender(&mut self.connected, request) else { continue };
             client.requeue(request.slot);
             indexes.push(request.index);
         }

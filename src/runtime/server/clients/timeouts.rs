@@ -10,6 +10,7 @@ use crate::redis::Failure;
 use crate::types::Instant;
 
 use super::Clients;
+use super::replies::sender;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 
@@ -66,8 +67,7 @@ impl Clients {
             pass.next(|| self.in_flight.next_since(self.expire_from, before))
         {
             self.expire_from = sequence + 1;
-            let client = self.connected.get_mut(request.index);
-            let Some(client) = client.filter(|client| client.id == request.client) else {
+            let Some(client) = sender(&mut self.connected, request) else {
                 self.in_flight.remove(sequence);
                 continue;
             };

@@ -61,8 +61,8 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    /// Returns whether writes go on waiting at `now`. `may_gather` says whether there are writes for
-    /// which it is worth while.
+    /// Returns whether writes continue to wait at `now`. `may_gather` says whether waiting is of
+    /// any use: this replica leads, writes are waiting, and small batches are in flight.
     fn continues(&mut self, may_gather: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         if !may_gather || now >= since + GATHER_MAX {
