@@ -68,8 +68,8 @@ pub struct Config {
     /// Maximum total size of the encoded entries in flight to one follower, in bytes. The last
     /// message may exceed it.
     pub inflight_bytes_max: usize,
-    /// Maximum total size of a leader's uncommitted entries, in bytes. A write that would exceed it
-    /// is refused as busy.
+    /// Total size of a leader's uncommitted entries, in bytes, from which on writes are refused as
+    /// busy. The last write that is accepted may exceed it.
     pub uncommitted_bytes_max: usize,
     /// Lower bound of the retransmission timeout. For the university course's simulator, which
     /// counts messages, the bound is so high that the next append usually carries the lost entries

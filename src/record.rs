@@ -167,6 +167,11 @@ impl std::fmt::Debug for Entry {
     }
 }
 
+/// Returns the length in bytes of a record with this payload.
+pub fn record_bytes(payload: &[u8]) -> usize {
+    HEADER_BYTES + payload.len()
+}
+
 /// Buffer in which a leader encodes entries, so that many small entries share one allocation.
 #[derive(Debug, Default)]
 pub struct RecordBuffer {
@@ -177,7 +182,7 @@ impl RecordBuffer {
     /// Encodes an entry with this id, kind and payload in the buffer, and returns the entry. Panics
     /// if the record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
-        let length = HEADER_BYTES + payload.len();
+        let length = record_bytes(payload);
         assert!(
             length <= RECORD_BYTES_MAX,
             "a payload of {} bytes exceeds the largest record",

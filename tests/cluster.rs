@@ -107,6 +107,32 @@ fn acknowledged_writes_survive_replica_kills_fused() {
     kill_rounds("fused");
 }
 
+/// The allocator reads its settings when a program starts, so a server executes itself again.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn server_sets_allocator_options_and_keeps_its_process() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let settings = |cluster: &Cluster, at| {
+        let environment = fs::read(format!("/proc/{}/environ", cluster.process(at))).unwrap();
+        let mut variables = environment.split(|byte| *byte == 0);
+        let value = variables.find_map(|it| it.strip_prefix(b"GLIBC_TUNABLES="));
+        String::from_utf8(value.unwrap_or_default().to_vec()).unwrap()
+    };
+    for at in 0..2 {
+        cluster.kill(at);
+        let mut command = cluster.command(at);
+        command.env_remove("GLIBC_TUNABLES");
+        if at == 1 {
+            command.env("GLIBC_TUNABLES", "glibc.malloc.arena_max=3");
+        }
+        cluster.start_as(at, command);
+    }
+    cluster.wait_until_all_serve();
+    assert!(settings(&cluster, 0).contains("glibc.malloc.hugetlb=1"), "{}", settings(&cluster, 0));
+    assert_eq!(settings(&cluster, 1), "glibc.malloc.arena_max=3", "the user's own stay");
+}
+
 /// Reply to a pipelined write that was not applied because the leader changed.
 const REFUSED: &[u8] = b"-TRYAGAIN the leader changed; not applied, try again\r\n";
 

@@ -3,14 +3,15 @@
 //!
 //! Where Bowline differs from the figure, the test says so: it asks for pre-votes first (thesis
 //! 9.6), refuses votes silently unless its own term is higher, and protects a recently heard leader
-//! from candidates (§6).
+//! from candidates (§6). The last section is about what the figure leaves open: which peers a
+//! leader sends to, and what it admits.
 
 #[path = "paper/subject.rs"]
 mod subject;
 
 use std::time::Duration;
 
-use bowline::config::Config;
+use bowline::config::{Config, FanOut};
 use bowline::raft::{
     AppendEntries, AppendOutcome, AppendReply, DiskState, HardState, PeerMsg, RefusalReason,
     RequestVote, RoleName, VoteReply,
@@ -616,4 +617,67 @@ fn entry_of_earlier_term_is_not_committed_by_count() {
         subject.receive(peer, matching(&first.append_to(peer).unwrap()));
     }
     assert_eq!(subject.status().commit_index, Index(3), "its no-op commits both");
+}
+
+// Sending and admission, which the figure leaves open.
+
+/// A peer that is down answers nothing, so that a message on its way to it must not keep the leader
+/// from sending to the peers that a quorum needs.
+#[test]
+fn peer_that_is_down_does_not_keep_entries_from_the_others() {
+    let config = Config { fan_out: FanOut::Thrifty, ..Config::server() };
+    let (mut subject, mut step) = Subject::leader_with(&config, 3, 1, &[]);
+    for _ in 0..50 {
+        for append in step.appends_to(2) {
+            step.absorb(subject.receive(2, matching(&append)));
+        }
+        step = subject.wait(config.heartbeat_interval / 3);
+        let written = subject.write(b"put");
+        let sent = written.append_to(2).expect("sent at once");
+        assert_eq!(sent.entries.len(), 1, "{sent:?}");
+        step.absorb(written);
+        step.absorb(subject.sync());
+    }
+    assert_eq!(subject.status().peers[1].match_index, Index(0), "the other never answered");
+}
+
+/// A follower acknowledges entries when its disk has them. A read beside them waits only for a
+/// message that needs no disk.
+#[test]
+fn read_is_confirmed_without_waiting_for_the_disks_of_followers() {
+    let config = Config { lease_reads: false, ..Config::server() };
+    let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
+    for peer in [2, 3] {
+        subject.receive(peer, matching(&first.append_to(peer).unwrap()));
+    }
+    subject.apply();
+    let sent = subject.write_and_read(b"put");
+    for peer in [2, 3] {
+        let [heartbeat, append] = &sent.appends_to(peer)[..] else { panic!("{sent:?}") };
+        assert!(heartbeat.entries.is_empty() && append.entries.len() == 1, "{sent:?}");
+        assert_eq!(heartbeat.round, append.round, "a follower may answer either first");
+    }
+    assert_eq!(sent.reads, 0, "another leader may have been elected");
+    let heartbeat = &sent.appends_to(2)[0];
+    assert_eq!(subject.receive(2, matching(heartbeat)).reads, 1);
+    assert_eq!(subject.status().commit_index, Index(1), "the write is on no other disk");
+}
+
+/// Small writes must not take the room that a large one waits for: while any is left, a write of
+/// any size is accepted, and after that none.
+#[test]
+fn write_of_any_size_is_accepted_until_the_limit_is_reached() {
+    let config = Config { uncommitted_bytes_max: 200, ..Config::server() };
+    let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
+    let append = first.append_to(2).unwrap();
+    assert!(subject.write(b"a small one").refused.is_empty());
+    assert!(subject.write(&[7; 1_000]).refused.is_empty());
+    let refused = subject.write(b"a small one").refused;
+    assert!(matches!(refused[..], [refusal] if refusal.reason == RefusalReason::Busy));
+    subject.sync();
+    let mut step = subject.receive(2, matching(&append));
+    while let Some(append) = step.append_to(2) {
+        step = subject.receive(2, matching(&append));
+    }
+    assert!(subject.write(b"a small one").refused.is_empty(), "{:?}", subject.status());
 }

@@ -61,6 +61,8 @@ struct Peer {
 struct Proposed {
     millis: u64,
     at: Instant,
+    /// Whether the log had no room for the entry.
+    refused: bool,
 }
 
 /// The replicated clock as this replica knows it: its time, the members' wall clocks, and the
@@ -179,10 +181,11 @@ impl ReplicatedClock {
         self.applied
     }
 
-    /// Records that the last proposed clock entry was refused and not appended to the log, so that
-    /// the next write needs a new clock entry.
-    pub fn proposal_refused(&mut self) {
-        self.proposed = None;
+    /// Records that the last proposed clock entry was not appended to the log, which had no room at
+    /// `now`. The next write needs a new clock entry; keys that have expired and waiting reads get
+    /// one after [`ENTRY_INTERVAL`].
+    pub fn proposal_refused(&mut self, now: Instant) {
+        self.proposed = Some(Proposed { millis: 0, at: now, refused: true });
     }
 
     /// Records a leader change: the last proposed clock entry may be lost.
@@ -264,8 +267,8 @@ impl ReplicatedClock {
     /// that arrives at `now`; `None` if none is needed, because one was proposed recently and no
     /// key has expired since.
     pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
-        let due = self.proposed.is_none_or(|proposed| now >= proposed.at + ENTRY_INTERVAL);
-        if due {
+        let is_due = |it: Proposed| it.refused || now >= it.at + ENTRY_INTERVAL;
+        if self.proposed.is_none_or(is_due) {
             let time = self.advance(now);
             return Some(self.propose(now, time));
         }
@@ -295,8 +298,7 @@ impl ReplicatedClock {
 
     /// Proposes a clock entry if the replicated time has reached `millis`, and returns the entry's
     /// time in milliseconds since 1970. Returns `None` if the time has not been reached, or if a
-    /// proposal is pending. A proposal older than [`ENTRY_INTERVAL`] may have been lost and does
-    /// not count as pending.
+    /// proposal is pending.
     fn propose_if_reached(&mut self, now: Instant, millis: u64) -> Option<u64> {
         if !self.may_propose(now, millis) {
             return None;
@@ -306,17 +308,21 @@ impl ReplicatedClock {
     }
 
     /// Returns whether a clock entry may be proposed for the time `millis`. A pending proposal
-    /// prevents this, unless the proposal is older than [`ENTRY_INTERVAL`] and so may have been
-    /// lost. A proposal that was applied prevents this only if its time has reached `millis`.
+    /// prevents this however old it is: only a leader change can lose it, and a slow log would fill
+    /// with clock entries. A proposal that was applied prevents this only if its time has reached
+    /// `millis`, and one that was refused for [`ENTRY_INTERVAL`].
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
-            now >= proposed.at + ENTRY_INTERVAL
-                || self.applied.millis >= proposed.millis && proposed.millis < millis
+            if proposed.refused {
+                now >= proposed.at + ENTRY_INTERVAL
+            } else {
+                self.applied.millis >= proposed.millis && proposed.millis < millis
+            }
         })
     }
 
     fn propose(&mut self, now: Instant, millis: u64) -> u64 {
-        self.proposed = Some(Proposed { millis, at: now });
+        self.proposed = Some(Proposed { millis, at: now, refused: false });
         millis
     }
 
@@ -327,8 +333,11 @@ impl ReplicatedClock {
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
         let left = Duration::from_millis(millis.saturating_sub(time));
         let due = now + left;
-        let again = self.proposed.map_or(now, |proposed| proposed.at + ENTRY_INTERVAL);
-        Some(if self.may_propose(now, millis) { due } else { due.max(again) })
+        match self.proposed {
+            Some(Proposed { refused: true, at, .. }) => Some(due.max(at + ENTRY_INTERVAL)),
+            // Once it is applied, the next one may be due.
+            _ => self.may_propose(now, millis).then_some(due),
+        }
     }
 }
 
@@ -444,7 +453,9 @@ mod tests {
         assert_eq!(clock.entry_at_expiry(at(100)), Some(EPOCH + 100));
         clock.set_read_target(Some(EPOCH + 103));
         assert_eq!((clock.entry_at_expiry(at(103)), clock.entry_for_reads(at(103))), (None, None));
-        assert_eq!(clock.next_due(at(103)), Some(at(110)));
+        // However long the log takes.
+        assert_eq!((clock.next_due(at(103)), clock.next_due(at(150))), (None, None));
+        assert_eq!(clock.entry_at_expiry(at(150)), None);
         clock.note_applied(at(104), shown(EPOCH + 100, None));
         assert_eq!(clock.entry_for_reads(at(104)), Some(EPOCH + 104));
         clock.note_applied(at(105), shown(EPOCH + 104, None));
@@ -463,6 +474,19 @@ mod tests {
         assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
         clock.leader_changed();
         assert_eq!(clock.entry_before_write(at(18)), Some(EPOCH + 18));
+    }
+
+    #[test]
+    fn refused_clock_entry_is_proposed_again_before_a_write_at_once_and_otherwise_later() {
+        let mut clock = single();
+        clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 2)));
+        assert_eq!(clock.entry_at_expiry(at(2)), Some(EPOCH + 2));
+        clock.proposal_refused(at(2));
+        assert_eq!((clock.entry_at_expiry(at(11)), clock.next_due(at(11))), (None, Some(at(12))));
+        assert_eq!(clock.entry_before_write(at(11)), Some(EPOCH + 11));
+        clock.proposal_refused(at(11));
+        assert_eq!((clock.entry_at_expiry(at(20)), clock.next_due(at(20))), (None, Some(at(21))));
+        assert_eq!(clock.entry_at_expiry(at(21)), Some(EPOCH + 21));
     }
 
     #[test]

@@ -178,10 +178,13 @@ impl Leader {
         if reached >= goal.peers {
             return;
         }
+        // The reply of a peer that seems to be down may never arrive. If it counted, the messages
+        // that such a peer is sent from time to time would keep a live one from its entries.
         let pending = self
             .progress
             .iter()
             .filter(|peer| !goal.is_reached_by(peer) && goal.is_pending_at(peer, shared))
+            .filter(|peer| !(peer.is_probing() && peer.is_silent(shared.loss_permille)))
             .count();
         assert!(
             goal.peers <= self.progress.len() && reached + pending <= self.progress.len(),

@@ -145,13 +145,9 @@ impl Leader {
             return;
         }
         let is_full = match request.kind {
-            // A request that exceeds the limit alone is accepted once nothing is uncommitted: it
-            // would be refused for ever otherwise.
-            RequestKind::Write => {
-                let uncommitted = shared.uncommitted_bytes();
-                uncommitted > 0
-                    && uncommitted + request.payload.len() > shared.config.uncommitted_bytes_max
-            }
+            // The size of the request does not count: small requests would take the room that a
+            // large one waits for, and it would be refused for ever.
+            RequestKind::Write => shared.append_room() == 0,
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };
         match request.kind {

@@ -204,6 +204,14 @@ impl Replica {
         }
     }
 
+    /// Returns how many bytes of log records this replica, if it leads, may append before it
+    /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While some are
+    /// left, it accepts a write of any size. A driver that appends an entry of its own before a
+    /// client's write must leave at least one byte, or the write is refused.
+    pub fn append_room(&self) -> usize {
+        self.shared.append_room()
+    }
+
     /// Returns the condition of this replica's disk: healthy, almost full or stalled.
     pub fn disk(&self) -> DiskState {
         self.shared.disk.state()

@@ -443,10 +443,10 @@ impl Shared {
         self.appended.end_leadership();
     }
 
-    /// Returns the total length in bytes of the entries after the commit index while this replica
-    /// leads; 0 in other roles.
-    pub(super) fn uncommitted_bytes(&self) -> usize {
-        self.appended.uncommitted_bytes()
+    /// Returns how many bytes of entries a leader may append before the limit on uncommitted bytes
+    /// is reached.
+    pub(super) fn append_room(&self) -> usize {
+        self.config.uncommitted_bytes_max.saturating_sub(self.appended.uncommitted_bytes())
     }
 
     /// Refuses client requests that this replica appended as the leader of an earlier term and

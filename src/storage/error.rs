@@ -218,7 +218,9 @@ fn io_advice(error: &io::Error) -> &'static str {
         io::ErrorKind::FileTooLarge => {
             "raise this user's limit on file sizes, then start again: no acknowledged write is lost"
         }
-        io::ErrorKind::NotFound => "check the path of the folder",
+        io::ErrorKind::NotFound => {
+            "check the path of the folder; a replica of a new cluster creates it with --bootstrap"
+        }
         _ => "check the disk, then start again: no acknowledged write is lost",
     }
 }

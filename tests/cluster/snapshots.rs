@@ -214,7 +214,12 @@ fn folder_size_is_bounded_under_fast_writes() {
     assert!(3 * bound < written, "{written} bytes are too few to show anything");
     assert!(count > 100, "the files were counted {count} times");
     assert!(most.iter().all(|most| *most > snapshot), "{most:?}");
-    assert!(most.iter().all(|most| *most <= bound), "{most:?} above {bound}\n{}", cluster.logs());
+    for (at, most) in most.iter().enumerate() {
+        // A replica that lags so far that it gets the leader's snapshot keeps its own until then.
+        let receives = cluster.log(at).contains("receiving the leader's snapshot");
+        let bound = bound + if receives { snapshot } else { 0 };
+        assert!(*most <= bound, "replica {}: {most} above {bound}\n{}", at + 1, cluster.logs());
+    }
     // One snapshot is completed for each `growth` of the log, or for almost twice as much where the
     // log writer waits for it, and as long as the snapshot is small after each MiB.
     let taken = said(&cluster, "snapshot taken") as u64;

@@ -25,6 +25,8 @@ pub(crate) struct Step {
     pub(crate) applied: Vec<Committed>,
     /// Requests refused.
     pub(crate) refused: Vec<Refusal>,
+    /// Number of reads for the state machine.
+    pub(crate) reads: usize,
 }
 
 /// A replica, its clock, and the jobs that its disk has not done.
@@ -51,13 +53,22 @@ impl Subject {
         terms: &[u64],
     ) -> Subject {
         let hard_state = HardState { term: Term(term), voted_for };
+        Subject::with_config(&Config::server(), replicas, hard_state, terms)
+    }
+
+    fn with_config(
+        config: &Config,
+        replicas: u16,
+        hard_state: HardState,
+        terms: &[u64],
+    ) -> Subject {
         let entries = entries(0, terms);
         let durable = Durable { hard_state, entries, ..Durable::default() };
         let peers: Vec<NodeId> = (2..=replicas).map(NodeId).collect();
         let now = Instant(1_000_000_000);
         // The paper has neither the delay before an election nor stalled disks.
         let config =
-            Config { pre_vote_delay: Duration::ZERO, disk_stall_timeout: None, ..Config::server() };
+            Config { pre_vote_delay: Duration::ZERO, disk_stall_timeout: None, ..config.clone() };
         let replica = Replica::new(ME, &peers, config, 7, durable, now);
         Subject { replica, now, jobs: VecDeque::new() }
     }
@@ -65,7 +76,18 @@ impl Subject {
     /// Returns the leader of `term` among `replicas`, whose log had one entry for each of `terms`
     /// before. Its no-op is durable and sent, and no peer has answered.
     pub(crate) fn leader(replicas: u16, term: u64, terms: &[u64]) -> (Subject, Step) {
-        let mut subject = Subject::restarted(replicas, term - 1, terms);
+        Subject::leader_with(&Config::server(), replicas, term, terms)
+    }
+
+    /// Returns the same with this configuration.
+    pub(crate) fn leader_with(
+        config: &Config,
+        replicas: u16,
+        term: u64,
+        terms: &[u64],
+    ) -> (Subject, Step) {
+        let hard_state = HardState { term: Term(term - 1), voted_for: None };
+        let mut subject = Subject::with_config(config, replicas, hard_state, terms);
         subject.stand();
         let majority = replicas / 2;
         let mut step = Step::default();
@@ -99,12 +121,15 @@ impl Subject {
 
     /// Delivers a client's write.
     pub(crate) fn write(&mut self, payload: &'static [u8]) -> Step {
-        let request = ClientRequest {
-            key: RequestKey::default(),
-            kind: RequestKind::Write,
-            payload: payload.into(),
-        };
-        self.handle(Msg::Client(request))
+        self.handle(client(RequestKind::Write, payload))
+    }
+
+    /// Delivers a client's write and a client's read in one batch of inputs.
+    pub(crate) fn write_and_read(&mut self, payload: &'static [u8]) -> Step {
+        let mut out = Effects::default();
+        self.replica.handle_msg(self.now, client(RequestKind::Write, payload), &mut out);
+        self.replica.handle_msg(self.now, client(RequestKind::Read, b"get"), &mut out);
+        self.flush(out)
     }
 
     fn handle(&mut self, msg: Msg) -> Step {
@@ -117,7 +142,12 @@ impl Subject {
         self.replica.flush(self.now, &mut out);
         self.replica.check();
         self.jobs.extend(out.append);
-        Step { sent: out.send, applied: out.apply.entries, refused: out.refusals }
+        Step {
+            sent: out.send,
+            applied: out.apply.entries,
+            refused: out.refusals,
+            reads: out.apply.reads.len(),
+        }
     }
 
     /// Completes all jobs.
@@ -182,6 +212,7 @@ impl Step {
         self.sent.extend(later.sent);
         self.applied.extend(later.applied);
         self.refused.extend(later.refused);
+        self.reads += later.reads;
     }
 
     /// Returns the vote requests and their receivers.
@@ -211,10 +242,15 @@ impl Step {
         self.sent.iter().filter_map(append).collect()
     }
 
+    /// Returns the appends to a peer.
+    pub(crate) fn appends_to(&self, peer: u16) -> Vec<AppendEntries> {
+        let to_peer = |(to, append)| (to == NodeId(peer)).then_some(append);
+        self.appends().into_iter().filter_map(to_peer).collect()
+    }
+
     /// Returns the last append to a peer.
     pub(crate) fn append_to(&self, peer: u16) -> Option<AppendEntries> {
-        let to_peer = |(to, append)| (to == NodeId(peer)).then_some(append);
-        self.appends().into_iter().filter_map(to_peer).next_back()
+        self.appends_to(peer).pop()
     }
 
     /// Returns the outcomes in replies to appends.
@@ -230,6 +266,10 @@ impl Step {
     pub(crate) fn applied(&self) -> Vec<u64> {
         self.applied.iter().map(|committed| committed.entry.index().0).collect()
     }
+}
+
+fn client(kind: RequestKind, payload: &'static [u8]) -> Msg {
+    Msg::Client(ClientRequest { key: RequestKey::default(), kind, payload: payload.into() })
 }
 
 /// Returns entries after index `prev`, one for each term.

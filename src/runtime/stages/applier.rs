@@ -90,7 +90,8 @@ pub(crate) struct Applier {
     unclocked_checked_at: ReadTimestamp,
     /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
-    /// The digest of the state after the last entry that was applied in full.
+    /// The digest of the state after the last entry that was reported to the core as applied, or
+    /// after the leader's snapshot that was.
     digest: u64,
     /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
@@ -234,9 +235,6 @@ impl Applier {
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
         replies.expires_count = self.store.expires_count();
-        if !self.is_within_entry() {
-            self.digest = self.store.digest();
-        }
         replies.digest = self.digest;
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
@@ -277,6 +275,7 @@ impl Applier {
         if id.last.index > self.store.applied_index() {
             std::mem::swap(&mut self.store, &mut store);
             self.last = id.last;
+            self.digest = self.store.digest();
             if let Some(scheduler) = &self.scheduler {
                 scheduler.installed();
             }
@@ -318,6 +317,7 @@ impl Applier {
         self.release_unclocked_reads();
         self.queue_reads(std::mem::take(&mut batch.job.reads), batch.read_timestamp);
         replies.applied.merge(Applied { index, bytes: batch.bytes, ..Applied::default() });
+        self.digest = self.store.digest();
         self.early_reads.extend(batch.indexed_reads);
         let applied = self.store.applied_index();
         for reads in self.early_reads.extract_if(.., |reads| reads.index <= applied) {
@@ -691,6 +691,52 @@ mod tests {
         assert_eq!(taken(9, false), Some(10), "the last attempt failed");
         scheduler.succeed();
         assert_eq!(taken(11, false), None);
+    }
+
+    #[test]
+    fn pass_that_ends_within_an_entry_shows_the_state_before_it() {
+        const OPERATIONS: usize = 1_000;
+        let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+        let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());
+        let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+        let mut applier = applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler);
+        let increment = crate::kv::CommandId::named("incr").unwrap();
+        let arguments: &[&[u8]] = &[b"k"];
+        let increments = vec![Operation::call(increment, arguments); OPERATIONS];
+        let mut expected = StateMachine::default();
+        let mut digests = Vec::new();
+        let mut jobs = (1..=5).map(|index| {
+            let payload = Batch::encode(key(u8::try_from(index).unwrap()), false, &increments);
+            expected.apply(Index(index), &payload);
+            digests.push(expected.digest());
+            let id = EntryId::new(1, index);
+            let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
+            Committed { entry, as_leader: true }
+        });
+        let first = batch(jobs.by_ref().take(4).collect(), vec![], 7);
+        let last = batch(jobs.collect(), vec![get(100, b"k")], 9);
+        let pass = PASS_GROUPS_MAX * GROUP_MAX;
+        assert!(
+            4 * OPERATIONS < pass && pass < 5 * OPERATIONS,
+            "a pass ends within the last entry"
+        );
+        core.to_applier.send(ApplyBatch { take_snapshot: true, ..last }).unwrap();
+        applier.run_once(Some(first));
+        let replies = network.replies.try_recv().unwrap();
+        assert_eq!(replies.answers.len(), 4);
+        let report = Applied { index: Some(Index(4)), bytes: 7, ..Applied::default() };
+        assert_eq!((replies.digest, replies.applied), (digests[3], report));
+        assert!(applier.has_rest() && snapshots.jobs.is_empty());
+        applier.run_once(None);
+        let replies = network.replies.try_recv().unwrap();
+        let [last, read] = &replies.answers[..] else { panic!("{:?}", replies.answers) };
+        assert_eq!((last.key, last.outcomes.len()), (key(5), OPERATIONS));
+        assert_eq!(last.outcomes.last(), Some(&Outcome::Integer(5_000)), "each is applied once");
+        assert_eq!(*read, answer(100, Outcome::Value(Some(Bytes::from_static(b"5000")))));
+        let report = Applied { index: Some(Index(5)), bytes: 9, ..Applied::default() };
+        assert_eq!((replies.digest, replies.applied), (digests[4], report));
+        let Ok(SnapshotJob::Write(view)) = snapshots.jobs.try_recv() else { panic!("no snapshot") };
+        assert_eq!(view.last().index, Index(5));
     }
 
     #[test]

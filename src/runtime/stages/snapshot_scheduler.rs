@@ -19,7 +19,8 @@
 //!   2 S + 2 T + 4 segments + the reserve     T = max(S, --snapshot-log-bytes), by default
 //! ```
 //!
-//! four times S where S is large. The last eighth of T is for what the log writer writes before it
+//! four times S where S is large. A follower that receives the leader's snapshot, because it lags
+//! too far, keeps its own until then and needs the space of S more. The last eighth of T is for what the log writer writes before it
 //! waits long enough. It waits at most [`DELAY_MAX`] at a time, which is too short for a follower
 //! to suspect its leader. It always writes an eighth of a pass in that time, 1.25 MiB a second.
 //! With a disk so slow that this matters while a snapshot is taken, the folder exceeds its bound.

@@ -191,16 +191,20 @@ impl Cluster {
     /// Replaces the disk of a replica that is down with an empty one, so that the replica must
     /// rejoin under its old id. Two replicas must not rejoin at the same time, as neither would
     /// ever complete rejoining.
-    pub fn lose_disk(&mut self, id: NodeId) {
+    ///
+    /// # Errors
+    /// If the replica has rejoined after an earlier loss without an entry that must be on its disk.
+    pub fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
         assert!(machine.replica.is_none(), "replica {id} is running");
-        self.checker.on_disk_lost(machine);
+        self.checker.on_disk_lost(machine)?;
         machine.disk.lose();
         machine.snapshots.lose();
         machine.store = StateMachine::default();
         self.coverage.add(Situation::DiskLoss, 1);
         self.trace.note(self.now, format_args!("{} loses its disk", id.0));
+        Ok(())
     }
 
     /// Resumes a paused replica, which then handles everything that arrived during the pause.

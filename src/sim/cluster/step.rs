@@ -10,6 +10,7 @@ use crate::raft::{
     ClientRequest, Effects, Envelope, Msg, PeerMsg, Refusal, RefusalReason, Replica, RequestKind,
     RoleName, SnapshotChunk,
 };
+use crate::record::record_bytes;
 use crate::sim::coverage::Situation;
 use crate::sim::machine::replicated_clock::ClockGate;
 use crate::sim::violation::{Violation, ensure};
@@ -150,9 +151,14 @@ impl Cluster {
                 replica.handle_timeout(now, out);
             }
             if replica.accepts_writes()
-                && let Some(entry) = machine.clock_gate.as_mut().and_then(|gate| gate.due(now))
+                && let Some(gate) = &mut machine.clock_gate
+                && let Some(entry) = gate.due(now)
             {
-                replica.handle_msg(now, entry, out);
+                if record_bytes(&entry.payload) >= replica.append_room() {
+                    gate.proposal_refused(now);
+                } else {
+                    replica.handle_msg(now, Msg::Client(entry), out);
+                }
             }
             replica.flush(now, out);
             replica.check();
@@ -316,15 +322,15 @@ fn pass_clock(
         && replica.accepts_writes()
         && let Some(entry) = gate.before_write(now)
     {
-        let last = replica.log().last();
-        replica.handle_msg(now, entry, out);
-        if replica.log().last() == last {
-            // The log is full. The write must not be applied at an outdated time.
-            gate.proposal_refused();
+        if record_bytes(&entry.payload) >= replica.append_room() {
+            // The write must not be applied at an outdated time, and the entry not take the room
+            // of the write.
+            gate.proposal_refused(now);
             let leader = replica.leader();
             out.refusals.push(Refusal { key, reason: RefusalReason::Busy, leader });
             return None;
         }
+        replica.handle_msg(now, Msg::Client(entry), out);
     }
     Some(message)
 }

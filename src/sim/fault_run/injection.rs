@@ -40,7 +40,10 @@ impl FaultRun {
     }
 
     /// Injects a fault of this type into the cluster.
-    pub(super) fn inject(&mut self, fault: Fault) {
+    ///
+    /// # Errors
+    /// If a safety rule is violated.
+    pub(super) fn inject(&mut self, fault: Fault) -> Result<(), Violation> {
         match fault {
             Fault::Split | Fault::Isolate | Fault::IsolateOneWay | Fault::CutLinks => {
                 self.cut(fault);
@@ -76,7 +79,7 @@ impl FaultRun {
                     self.crash(id);
                 }
             }
-            Fault::LoseDisk => self.lose_disk(),
+            Fault::LoseDisk => return self.lose_disk(),
             Fault::SlowDisk => {
                 let id = self.victim();
                 let slow = self.plan.slow_sync;
@@ -110,6 +113,7 @@ impl FaultRun {
                 self.network.set_quality(LinkQuality { loss_permille, ..self.plan.quality });
             }
         }
+        Ok(())
     }
 
     /// Makes wall clocks jump: either, for a long time, the clock of one of the replicas whose
@@ -250,9 +254,9 @@ impl FaultRun {
     /// Makes a replica lose its disk, or partitions off the leader so that later one of the voters
     /// for the next leader loses its disk. Does nothing if a replica is already rejoining after the
     /// loss of its disk: with two, neither could ever complete rejoining.
-    pub(super) fn lose_disk(&mut self) {
+    pub(super) fn lose_disk(&mut self) -> Result<(), Violation> {
         if self.cluster.rejoining().is_some() {
-            return;
+            return Ok(());
         }
         if let Some(leader) = self.cluster.leader()
             && self.plan.faults.contains(&Fault::Heal)
@@ -267,18 +271,18 @@ impl FaultRun {
             self.note(format_args!("cut {} | {} only", names(&ids), names(&new)));
             self.network.heal();
             self.network.part(&[ids, new]);
-            self.lose_a_voter(VOTER_POLLS);
+            self.lose_a_voter(VOTER_POLLS)
         } else {
             let id = self.victim();
             self.crash(id);
-            self.cluster.lose_disk(id);
+            self.cluster.lose_disk(id)
         }
     }
 
     /// Checks whether there are two leaders at once. If there are, makes a replica that voted for
     /// the newer leader lose its disk and restart on the older leader's side of a partition.
     /// Otherwise repeats the check later, at most `polls` times.
-    pub(super) fn lose_a_voter(&mut self, polls: u32) {
+    pub(super) fn lose_a_voter(&mut self, polls: u32) -> Result<(), Violation> {
         let now = self.cluster.now();
         match self.voter_against_a_leader() {
             _ if self.cluster.rejoining().is_some() => {}
@@ -287,7 +291,7 @@ impl FaultRun {
             Some((id, old, new)) => {
                 self.voters_lost += 1;
                 self.crash(id);
-                self.cluster.lose_disk(id);
+                self.cluster.lose_disk(id)?;
                 self.note(format_args!("cut {} | {}", names(&old), names(&new)));
                 self.network.heal();
                 self.network.part(&[old, new]);
@@ -295,6 +299,7 @@ impl FaultRun {
                 self.set_alarm(now + self.plan.outage.min, Alarm::Restart(id));
             }
         }
+        Ok(())
     }
 
     /// If there are two leaders, returns a replica that voted for the newer one, and the two sides

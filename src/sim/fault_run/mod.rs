@@ -378,10 +378,10 @@ impl FaultRun {
             Alarm::Answer(answer) => self.workload.on_answer(&answer, &mut self.actions)?,
             Alarm::Fault if self.majority.is_none() => {
                 let fault = *self.rng.choose(&self.plan.faults);
-                self.inject(fault);
+                self.inject(fault)?;
                 self.schedule_fault();
             }
-            Alarm::LoseVoter(polls) if self.majority.is_none() => self.lose_a_voter(polls),
+            Alarm::LoseVoter(polls) if self.majority.is_none() => self.lose_a_voter(polls)?,
             Alarm::Resume(id) if self.cluster.machine(id).held.all => {
                 self.note(format_args!("{} resumes", id.0));
                 self.cluster.resume(id)?;

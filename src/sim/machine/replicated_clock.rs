@@ -112,20 +112,19 @@ impl ClockGate {
 
     /// Returns the entry that must be proposed before a write, to advance the replicated clock;
     /// `None` if the clock need not be advanced.
-    pub(in crate::sim) fn before_write(&mut self, now: Instant) -> Option<Msg> {
+    pub(in crate::sim) fn before_write(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_before_write(now)?;
         Some(self.entry(millis))
     }
 
-    /// Records that the replica refused the last proposed entry that would have advanced the
-    /// replicated clock.
-    pub(in crate::sim) fn proposal_refused(&mut self) {
-        self.clock.proposal_refused();
+    /// Records that the entry that was to advance the replicated clock was not appended at `now`.
+    pub(in crate::sim) fn proposal_refused(&mut self, now: Instant) {
+        self.clock.proposal_refused(now);
     }
 
     /// Returns the entry to propose now because a key has expired or reads are waiting: it advances
     /// the replicated clock. `None` if no such entry is needed now.
-    pub(in crate::sim) fn due(&mut self, now: Instant) -> Option<Msg> {
+    pub(in crate::sim) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
     }
@@ -147,10 +146,10 @@ impl ClockGate {
         (self.clock.advance(now), self.clock.applied().resets)
     }
 
-    fn entry(&self, millis: u64) -> Msg {
+    fn entry(&self, millis: u64) -> ClientRequest {
         let key = RequestKey::default();
         let operation = Operation::Clock { millis, resets: self.clock.applied().resets };
         let payload = Batch::encode(key, false, &[operation]);
-        Msg::Client(ClientRequest { key, kind: RequestKind::Write, payload })
+        ClientRequest { key, kind: RequestKind::Write, payload }
     }
 }

@@ -188,7 +188,7 @@ impl Runner {
                 if self.cluster.machine(*id).replica.is_some() {
                     return Err(Violation(format!("{id} is running")));
                 }
-                self.cluster.lose_disk(*id);
+                self.cluster.lose_disk(*id)?;
             }
             Statement::Restart(id) => {
                 self.cluster.start(*id)?;

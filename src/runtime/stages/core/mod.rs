@@ -253,7 +253,7 @@ impl Core {
         if self.replica.accepts_writes()
             && let Some(request) = self.replicated_clock.as_mut().and_then(|it| it.due(self.now))
         {
-            self.handle(Msg::Client(request));
+            self.append_clock_entry(request);
         }
         let silence_deadline = self.replica.silence_deadline();
         self.waits_for_peers =

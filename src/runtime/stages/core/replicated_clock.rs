@@ -137,9 +137,9 @@ impl CoreClock {
     }
 
     /// Records that the last proposed clock entry (log entry that advances the replicated clock)
-    /// was not appended to the log.
-    pub(super) fn proposal_refused(&mut self) {
-        self.clock.proposal_refused();
+    /// was not appended to the log at `now`.
+    pub(super) fn proposal_refused(&mut self, now: Instant) {
+        self.clock.proposal_refused(now);
     }
 
     /// Records a leader change. The last proposed clock entry (log entry that advances the

@@ -9,6 +9,7 @@ use crate::kv::{Batch, DEDUP_ENTRIES_MAX};
 use crate::raft::{
     AppendEntries, ClientRequest, Envelope, Msg, PeerMsg, Refusal, RefusalReason, RequestKind,
 };
+use crate::record::record_bytes;
 use crate::runtime::channels::{ForwardedWrite, JOB_BYTES_MAX, Requests};
 use crate::types::RequestKey;
 use crate::wire::frame::Attempt;
@@ -179,14 +180,19 @@ impl Core {
         if Batch::resets_clock(&request.payload) {
             clock.fill_reset(self.now, request);
         }
-        let Some(entry) = entry else { return true };
-        let last = self.replica.log().last();
-        self.handle(Msg::Client(entry));
-        let was_added = self.replica.log().last() != last;
-        if !was_added && let Some(clock) = &mut self.replicated_clock {
-            clock.proposal_refused();
+        entry.is_none_or(|entry| self.append_clock_entry(entry))
+    }
+
+    /// Appends a clock entry to the log, which accepts writes. Returns false, and appends nothing,
+    /// if no write could be appended after it.
+    pub(super) fn append_clock_entry(&mut self, entry: ClientRequest) -> bool {
+        let has_room = record_bytes(&entry.payload) < self.replica.append_room();
+        if has_room {
+            self.handle(Msg::Client(entry));
+        } else if let Some(clock) = &mut self.replicated_clock {
+            clock.proposal_refused(self.now);
         }
-        was_added
+        has_room
     }
 
     /// Admits a forwarded write if the state machine, whose deduplication table is bounded, is
@@ -249,7 +255,7 @@ mod tests {
     use super::*;
     use crate::clock::AppliedClock;
     use crate::kv::Operation;
-    use crate::raft::Persisted;
+    use crate::raft::{AppendJob, Persisted};
     use crate::record::Entry;
     use crate::runtime::boards::MemoryBoard;
     use crate::runtime::channels::{Applied, CoreItem, LogWriterEnds};
@@ -313,6 +319,37 @@ mod tests {
         core.run_once(None);
         assert_eq!(core.replica.log().last().index.0, last.0 + 3, "two writes and the clock");
         assert_eq!(clock_entries(&log_writer).len(), 1);
+    }
+
+    #[test]
+    fn clock_entry_never_takes_the_room_of_its_write() {
+        let (core, _network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
+        let mut core = with_clock(core, &[]);
+        let entry_bytes = record_bytes(&Batch::one(
+            RequestKey::default(),
+            &Operation::Clock { millis: 1 << 40, resets: 0 },
+        ));
+        let filler = core.replica.append_room() - entry_bytes - record_bytes(b"");
+        let payload = Bytes::from(vec![0; filler]);
+        core.handle(Msg::Client(ClientRequest { payload, ..write(1) }));
+        assert_eq!(core.replica.append_room(), entry_bytes);
+        let last = core.replica.log().last();
+        core.admit(Msg::Client(write(2)));
+        assert_eq!(core.replica.log().last(), last);
+        assert_eq!(core.effects.refusals.pop().map(|it| it.reason), Some(RefusalReason::Busy));
+        core.run_once(None);
+        let jobs = log_writer.jobs.try_iter().flat_map(|batch| batch.jobs);
+        let persisted = |job: AppendJob| {
+            let last = job.entries.last().map(Entry::id);
+            Persisted { sequence: job.sequence, last }
+        };
+        let completions = jobs.map(persisted).collect();
+        core.run_once(Some(CoreItem::Persisted { completions, bytes: 0 }));
+        core.in_flight = super::super::InFlight::default();
+        let last = core.replica.log().last().index;
+        core.admit(Msg::Client(write(2)));
+        assert_eq!(core.replica.log().last().index.0, last.0 + 2, "the clock and the write");
+        assert!(core.effects.refusals.is_empty());
     }
 
     #[test]

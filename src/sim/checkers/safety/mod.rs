@@ -190,7 +190,12 @@ impl SafetyChecker {
     /// Records that the replica of `machine` has lost its disk while it was down. Forgets the
     /// replica's votes for itself, except in terms in which it became leader: in other terms, the
     /// replica may vote for another candidate once it has rejoined.
-    pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) {
+    ///
+    /// # Errors
+    /// If the replica has rejoined after an earlier loss without an entry that must be on its disk.
+    pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
+        // The sync that made it a member again may have been its last step before a crash.
+        self.note_rejoined(machine)?;
         let base = usize::try_from(machine.disk.base().index.0).expect("fits in memory");
         let mut log: Vec<EntryId> = self.committed[..base].iter().map(|there| there.id).collect();
         log.extend(machine.disk.image().entries.iter().map(crate::record::Entry::id));
@@ -211,6 +216,7 @@ impl SafetyChecker {
                 || *candidate != machine.id
                 || leaders.get(&term) == Some(&machine.id)
         });
+        Ok(())
     }
 
     /// Handles the start of a replica from its disk: forgets what was only in the replica's memory,
