@@ -20,13 +20,14 @@
 //! ```
 //!
 //! four times S where S is large. A follower that receives the leader's snapshot, because it lags
-//! too far, keeps its own until then and needs the space of S more. The last eighth of T is for what the log writer writes before it
-//! waits long enough. It waits at most [`DELAY_MAX`] at a time, which is too short for a follower
-//! to suspect its leader. It always writes an eighth of a pass in that time, 1.25 MiB a second.
-//! With a disk so slow that this matters while a snapshot is taken, the folder exceeds its bound.
-//! The core applies no committed entries while the log is too far behind it. While no snapshot is
-//! being taken, for want of disk space or after a failure, nothing waits, and the bounds of
-//! [`MemoryBoard`] hold. These also limit T, because the log is in memory too.
+//! too far, keeps its own until then and needs the space of S more. The last eighth of T is for
+//! what the log writer writes before it waits long enough. It waits at most [`DELAY_MAX`] at a
+//! time, which is too short for a follower to suspect its leader. It always writes an eighth of a
+//! pass in that time, 1.25 MiB a second. With a disk so slow that this matters while a snapshot is
+//! taken, the folder exceeds its bound. The core applies no committed entries while the log is too
+//! far behind it. While no snapshot is being taken, for want of disk space or after a failure,
+//! nothing waits, and the bounds of [`MemoryBoard`] hold. These also limit T, because the log is in
+//! memory too.
 //!
 //! All of this is arithmetic on positions that the log writer, the applier and the snapshots stage
 //! share. The growth of the log is measured in bytes of its files, in which a small write fills a
