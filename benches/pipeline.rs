@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use bowline::config::Config;
-use bowline::runtime::{Bootstrap, ServerOptions, Threads, Timeouts, run_server};
+use bowline::runtime::{Bootstrap, PeerTransport, ServerOptions, Threads, Timeouts, run_server};
 use bowline::types::NodeId;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -107,6 +107,7 @@ impl Cluster {
                 listen: *listen,
                 peer_listen: *peer_listen,
                 peers: peers.iter().copied().filter(|(peer, _)| peer != id).collect(),
+                peer_transport: PeerTransport::Tcp,
                 announce: None,
                 folder: folder.join(id.0.to_string()),
                 cluster: Some(1),

@@ -217,6 +217,14 @@ impl Config {
         }
     }
 
+    /// Returns the configuration for a transport that itself repairs what the network loses, as TCP
+    /// does: messages are retransmitted late, only for the case that a connection or a full queue
+    /// has lost them. Earlier they would queue behind those that the transport still repairs.
+    #[must_use]
+    pub fn over_streams(self) -> Config {
+        Config { retransmit_timeout_min: Duration::from_millis(100), ..self }
+    }
+
     /// Returns the configuration for the university course's simulators, which count every message
     /// between replicas and drop up to half of these messages.
     #[must_use]

@@ -11,6 +11,7 @@
 //! | [`raft`] | the consensus core |
 //! | [`kv`] | the state machine: keyspace, commands, snapshots |
 //! | [`wire`] | encodings of messages: peers, RESP, JSON |
+//! | [`transport`] | streams over datagrams, between replicas |
 //! | [`storage`] | the log and snapshots on disk |
 //! | [`snapshot_check`] | loading and verifying snapshot files |
 //! | [`redis`] | Redis commands: parsing, dispatch, replies |
@@ -22,7 +23,7 @@
 //! Modules depend only on modules further left in this order, which `tests/tidy.rs` checks:
 //!
 //! `types <- {clock, config, record} <- {raft, kv} <- {wire, storage}
-//! <- {redis, snapshot_check} <- {course, sim}
+//! <- {transport, redis, snapshot_check} <- {course, sim}
 //! <- runtime <- processes <- bin`
 //!
 //! The manual is [`guide`].
@@ -40,5 +41,6 @@ pub mod runtime;
 pub mod sim;
 pub mod snapshot_check;
 pub mod storage;
+pub mod transport;
 pub mod types;
 pub mod wire;

@@ -8,6 +8,8 @@ mod bank;
 mod client;
 #[path = "cluster/cluster_command.rs"]
 mod cluster_command;
+#[path = "cluster/datagrams.rs"]
+mod datagrams;
 #[path = "cluster/expiration.rs"]
 mod expiration;
 #[path = "cluster/forged_term.rs"]
@@ -58,9 +60,8 @@ const ROUNDS_VARIABLE: &str = "BOWLINE_CLUSTER_ROUNDS";
 /// Duration of the load before a kill, and between the kill and the restart.
 const LOAD: Duration = Duration::from_millis(300);
 
-fn kill_rounds(threads: &'static str) {
+fn kill_rounds(mut cluster: Cluster, name: &str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let mut cluster = Cluster::start_hasty(3, threads, &[]);
     cluster.wait_until_all_serve();
     let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
@@ -85,7 +86,7 @@ fn kill_rounds(threads: &'static str) {
         load::read_all(&addresses, round, &notes);
         let acknowledged = notes.acknowledged.load(Ordering::Relaxed);
         eprintln!(
-            "{threads} round {round}: {} operations, {acknowledged} writes acknowledged, \
+            "{name} round {round}: {} operations, {acknowledged} writes acknowledged, \
              {} refused, {} uncertain",
             notes.history().len(),
             notes.refused.load(Ordering::Relaxed),
@@ -99,12 +100,12 @@ fn kill_rounds(threads: &'static str) {
 
 #[test]
 fn acknowledged_writes_survive_replica_kills_dedicated() {
-    kill_rounds("dedicated");
+    kill_rounds(Cluster::start_hasty(3, "dedicated", &[]), "dedicated");
 }
 
 #[test]
 fn acknowledged_writes_survive_replica_kills_fused() {
-    kill_rounds("fused");
+    kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
 /// The allocator reads its settings when a program starts, so a server executes itself again.

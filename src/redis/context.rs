@@ -124,9 +124,23 @@ pub struct ReplicaInfo {
     /// Match index of the described replica. `None` if the replica that writes the reply is not the
     /// leader, or does not know the match index yet.
     pub match_index: Option<Index>,
+    /// What is known about the way of datagrams to the described replica; `None` if it is this
+    /// replica, or reached over TCP.
+    pub path: Option<PathStatus>,
     /// State of the described replica's disk. Known only while the replica that writes the reply is
     /// the leader; otherwise `Healthy`.
     pub disk: DiskState,
+}
+
+/// The way of datagrams to another replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Smoothed round-trip time in microseconds.
+    pub round_trip_us: u64,
+    /// Share of datagrams that are lost on their way to the other replica, in permille.
+    pub loss_permille: u32,
+    /// Number of datagrams sent again since the connections were made.
+    pub resent: u64,
 }
 
 /// The replicated clock, by which keys expire, and the replicas' wall clocks, which the replicated
@@ -330,6 +344,7 @@ mod tests {
             peer_port: 2,
             connected: true,
             match_index: None,
+            path: None,
             disk: DiskState::Healthy,
         };
         let mut context = Context::alone(node, 0, Instant::ZERO);

@@ -54,7 +54,8 @@ mod spec;
 pub use action::{Action, Statistics};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use context::{
-    ClockStatus, Context, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo, Traffic,
+    ClockStatus, Context, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo,
+    Traffic,
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;

@@ -6,6 +6,7 @@
 //! Whatever a decoder accepts can be encoded again.
 
 pub mod course;
+pub mod datagram;
 pub mod frame;
 mod json;
 pub mod peer;

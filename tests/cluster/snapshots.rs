@@ -85,7 +85,7 @@ fn infos<const N: usize>(address: SocketAddr, fields: [&str; N]) -> Option<[u64;
 }
 
 /// One number from `INFO`.
-fn info(address: SocketAddr, field: &str) -> Option<u64> {
+pub(crate) fn info(address: SocketAddr, field: &str) -> Option<u64> {
     infos(address, [field]).map(|[number]| number)
 }
 

@@ -2,6 +2,8 @@
 //! not panic, and must be able to encode what it decodes. Shared by the fuzz targets beside this
 //! file, the replay of the committed corpus, and the property tests.
 
+#[path = "datagrams.rs"]
+mod datagrams;
 #[path = "frames.rs"]
 mod frames;
 #[path = "local_server.rs"]
@@ -25,9 +27,10 @@ use bytes::{Bytes, BytesMut};
 type Decoder = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target and of its corpus.
-pub(crate) const TARGETS: [(&str, Decoder); 8] = [
+pub(crate) const TARGETS: [(&str, Decoder); 9] = [
     ("batch", batch),
     ("course", course),
+    ("datagram", datagrams::datagram),
     ("frame", frames::frame),
     ("peer", peer),
     ("record", record),

@@ -35,6 +35,7 @@ impl LocalServer {
             peer_port: 8001,
             connected: true,
             match_index: None,
+            path: None,
             disk: DiskState::Healthy,
         };
         let mut context = Context::alone(me, 7, Instant::ZERO);

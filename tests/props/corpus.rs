@@ -16,6 +16,7 @@ use bowline::raft::{
 use bowline::record::{Entry, EntryKind, RecordBuffer};
 use bowline::storage::{Disk as _, Log, LogOptions, MemDisk, check_segment};
 use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Round, Term};
+use bowline::wire::datagram::{Ack, Data, Datagram, StreamId, encode};
 use bowline::wire::frame::{self, Attempt, Frame, Hello, Lane};
 use bowline::wire::{course, peer};
 use bytes::{Bytes, BytesMut};
@@ -86,6 +87,33 @@ fn append(entries: Vec<Entry>) -> PeerMsg {
     })
 }
 
+/// Datagrams, each after its length.
+fn datagrams() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let id = StreamId { stream: 1, cookie: 2 };
+    let data = |number, offset, payload| Datagram::Data(id, Data { number, offset, payload });
+    let mut bitmap = Ack::default().bitmap;
+    bitmap[0] = 1;
+    let ack = Ack { largest: 2, bitmap, received: 100, limit: 5_000, delay: 30 };
+    let inputs: [(&str, &[Datagram<'_>]); 5] = [
+        ("open", &[Datagram::Open(StreamId { cookie: 0, ..id }), Datagram::Cookie(id)]),
+        ("data", &[data(0, 0, b"abc"), data(1, 3, b"def"), data(2, 6, b"")]),
+        ("gap", &[data(5, 6, b"ghi"), data(0, 0, b"abc"), Datagram::Cookie(id)]),
+        ("acknowledgement", &[Datagram::Cookie(id), Datagram::Cookie(id), Datagram::Ack(id, ack)]),
+        ("reset", &[data(0, 0, b"abc"), Datagram::Reset(id)]),
+    ];
+    let encoded = |datagrams: &[Datagram<'_>]| {
+        let mut bytes = Vec::new();
+        for datagram in datagrams {
+            let mut one = Vec::new();
+            encode(datagram, &mut one);
+            bytes.push(u8::try_from(one.len()).expect("a small one"));
+            bytes.extend(one);
+        }
+        bytes
+    };
+    inputs.map(|(name, datagrams)| ("datagram", name, encoded(datagrams))).into()
+}
+
 /// Well-formed inputs of every kind, from which a fuzzer starts.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
@@ -104,6 +132,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     }
     let several = [Operation::get(b"k"), Operation::del(b"k"), Operation::set(b"k", b"v")];
     seeds.push(("batch", "several", Batch::encode(key, false, &several).to_vec()));
+
+    seeds.extend(datagrams());
 
     let put = Operation::set(b"k", b"v");
     let payload = Batch::one(key, &put);

@@ -22,6 +22,7 @@ impl Client {
             peer_port: 8000 + number,
             connected: number != 3,
             match_index: None,
+            path: None,
             disk: DiskState::Healthy,
         });
         let nodes: Vec<ReplicaInfo> = nodes.collect();

@@ -40,6 +40,8 @@ pub(crate) enum System {
     Bowline5,
     /// Seven Bowline replicas, otherwise as in [`System::Bowline`].
     Bowline7,
+    /// Three Bowline replicas that exchange UDP datagrams with each other instead of using TCP.
+    BowlineUdp,
     /// Three Bowline replicas whose TCP connections have a minimum retransmission timeout of 5 ms
     /// instead of 200 ms. Only in `perf lossy`.
     BowlineRto5,
@@ -163,6 +165,7 @@ impl System {
             System::BowlineLease => "three replicas, --threads auto, --reads lease",
             System::Bowline5 => "five replicas, --threads auto",
             System::Bowline7 => "seven replicas, --threads auto",
+            System::BowlineUdp => "three replicas, --peer-transport udp",
             System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
             System::Etcd => "three members",
             System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
@@ -344,6 +347,7 @@ impl Running {
             _ => "auto",
         };
         let reads = if self.system == System::BowlineLease { "lease" } else { "index" };
+        let transport = if self.system == System::BowlineUdp { "udp" } else { "tcp" };
         let addresses = hosts::allocate::<2>(hosts)?;
         let peers = addresses.iter().enumerate();
         let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));
@@ -354,7 +358,7 @@ impl Running {
             command
                 .args(["serve", "--bootstrap", "--id", &id, "--peers", &peers])
                 .args(["--listen", &client.to_string(), "--peer-listen", &peer.to_string()])
-                .args(["--threads", threads, "--reads", reads])
+                .args(["--threads", threads, "--reads", reads, "--peer-transport", transport])
                 .arg("--dir")
                 .arg(self.folder.join(&id))
                 .env_remove("BOWLINE_CONFIG")

@@ -65,7 +65,10 @@ impl Settings {
                 "lease" => Some(true),
                 _ => None,
             })?,
-            ..Config::server().with_snapshots_after(snapshot_log_bytes).within_memory(memory_max)
+            ..Config::server()
+                .with_snapshots_after(snapshot_log_bytes)
+                .within_memory(memory_max)
+                .over_streams()
         })
     }
 
@@ -154,6 +157,7 @@ impl Settings {
             listen,
             peer_listen,
             peers: peers.iter().copied().filter(|(peer, _)| *peer != id).collect(),
+            peer_transport: self.parse("peer-transport", "tcp or udp", |text| text.parse().ok())?,
             announce: self.parse_if_set("announce", ADDRESS, parse_announced)?,
             folder,
             cluster: bootstrap.map_or(cluster, |_| Some(cluster.unwrap_or_else(derived))),

@@ -33,6 +33,10 @@ pub(crate) struct ServerArguments {
     /// one].
     #[arg(long, value_name = "ID=HOST:PORT,..")]
     peers: Option<String>,
+    /// Transport of the connections to peers: `tcp`, or `udp` for networks that lose packets. Peers
+    /// may differ: each replica accepts both, on the same port number [default: tcp].
+    #[arg(long, value_name = "HOW")]
+    peer_transport: Option<String>,
     /// Data folder of the replica [default: bowline-data/replica-ID].
     #[arg(long, value_name = "FOLDER")]
     dir: Option<String>,
@@ -170,6 +174,7 @@ impl ServerArguments {
             ("listen", Some("127.0.0.1:6379"), self.listen.clone()),
             ("peer-listen", Some("127.0.0.1:16379"), self.peer_listen.clone()),
             ("peers", Some(""), self.peers.clone()),
+            ("peer-transport", Some("tcp"), self.peer_transport.clone()),
             ("dir", None, self.dir.clone()),
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::redis::action::Action;
 use crate::redis::call::Call;
-use crate::redis::context::{ClockStatus, Context};
+use crate::redis::context::{ClockStatus, Context, PathStatus};
 use crate::redis::settings::Settings;
 use crate::redis::spec::{ANYTIME, CommandSpec, command};
 use crate::types::{DiskState, RoleName};
@@ -266,6 +266,12 @@ fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
             let (host, port) = (&node.host, node.peer_port);
             let disk = disk_name(node.disk);
             let facts = format!("addr={host}:{port},match_index={index},link={link},disk={disk}");
+            text.field(&name, facts);
+        }
+        if let Some(PathStatus { round_trip_us, loss_permille, resent }) = node.path {
+            let name = format!("raft_path_{}", node.id.0);
+            let facts =
+                format!("rtt_us={round_trip_us},loss_permille={loss_permille},resent={resent}");
             text.field(&name, facts);
         }
     }

@@ -64,12 +64,14 @@ use self::peers::incoming::IncomingPeers;
 use self::peers::outgoing::OutgoingPeers;
 use self::request_id::origin_of;
 use self::retry::retry_while;
+use self::sockets::datagram_socket::DatagramSocket;
 use self::sockets::descriptors;
 use self::sockets::listener::Listener;
 
 pub use self::clients::Timeouts;
 pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
+pub use self::peers::PeerTransport;
 
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
 /// because everything that the server has acknowledged is already on disk.
@@ -86,6 +88,7 @@ pub fn run_server(
     let (client_listener, peer_listener) =
         (listen("clients", options.listen)?, listen("peers", options.peer_listen)?);
     let sentinel_listener = sentinel_listener(options)?;
+    let datagrams = bind("datagrams of peers", options.peer_listen, DatagramSocket::bind)?;
     bootstrap_if_requested(options)?;
     let disk_space = Arc::new(DiskSpaceBoard::new(options.disk_reserve));
     let folder = folder::open(options, &disk_space)?;
@@ -106,7 +109,7 @@ pub fn run_server(
     let origin = origin_of(options.id, opening);
     let rejoining = Arc::new(AtomicBool::new(recovered.is_rejoining()));
     let (outgoing, incoming) =
-        peer_connections(options, &recovered, peer_records, &rejoining, counters);
+        peer_connections(options, &datagrams, &recovered, peer_records, &rejoining, counters);
     let cluster = recovered.identity().cluster;
     let mut context = context(options, cluster_fingerprint(cluster), clock.now());
     set_state(&mut context, &store, last_snapshot.index);
@@ -130,6 +133,7 @@ pub fn run_server(
         client_listener,
         sentinel_listener,
         peer_listener,
+        datagrams,
         clients,
         outgoing,
         incoming,
@@ -204,6 +208,7 @@ fn poll_and_wake() -> io::Result<(Poll, Arc<Wake>)> {
 /// no connection yet.
 fn peer_connections(
     options: &ServerOptions,
+    datagrams: &DatagramSocket,
     recovered: &Recovered<RealDisk>,
     records: PeerRecords<RealDisk>,
     rejoining: &Arc<AtomicBool>,
@@ -213,6 +218,7 @@ fn peer_connections(
         hello(recovered, options.announced()),
         Arc::clone(rejoining),
         &options.peers,
+        (options.peer_transport, datagrams.send_buffer_bytes() / 4),
         OUTGOING_FROM,
         Arc::clone(counters),
     );
@@ -221,9 +227,19 @@ fn peer_connections(
         recovered.members().to_vec(),
         records,
         INCOMING_FROM,
+        secret(),
         Arc::clone(counters),
     );
     (outgoing, incoming)
+}
+
+/// Returns a random secret for the cookies of streams of datagrams.
+fn secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    for part in secret.chunks_mut(8) {
+        part.copy_from_slice(&random_seed().to_le_bytes());
+    }
+    secret
 }
 
 /// Returns the hello with which this replica begins its connections to peers. The recipient and the
@@ -268,8 +284,17 @@ fn log_start(
 /// Opens a listening socket. If the address is in use, tries again for some seconds, in case an
 /// earlier process is still exiting.
 fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError> {
+    bind(whom, address, Listener::bind)
+}
+
+/// Binds a socket of any kind, as [`listen`].
+fn bind<T>(
+    whom: &'static str,
+    address: SocketAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, RunError> {
     let bind = || {
-        Listener::bind(address).map_err(|source| {
+        bind(address).map_err(|source| {
             let advice = match source.kind() {
                 io::ErrorKind::AddrInUse => {
                     "another process listens there; stop it, or choose another address"
@@ -334,6 +359,7 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
         peer_port: options.peer_listen.port(),
         connected: true,
         match_index: None,
+        path: None,
         disk: DiskState::Healthy,
     };
     let mut context = Context::alone(me, fingerprint, now);

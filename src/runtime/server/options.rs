@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::runtime::server::clients::Timeouts;
+use crate::runtime::server::peers::PeerTransport;
 use crate::runtime::stages::threads::Threads;
 use crate::types::NodeId;
 
@@ -19,6 +20,8 @@ pub struct ServerOptions {
     pub peer_listen: SocketAddr,
     /// The ids of the other replicas, and the addresses on which they listen for their peers.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// What the connections to the other replicas are made of.
+    pub peer_transport: PeerTransport,
     /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
     pub announce: Option<String>,
     /// The folder in which the replica stores its log and its snapshots.

@@ -47,6 +47,7 @@ fn node(id: u16) -> ReplicaInfo {
         peer_port,
         connected: true,
         match_index: None,
+        path: None,
         disk: DiskState::Healthy,
     }
 }

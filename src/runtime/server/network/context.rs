@@ -78,6 +78,7 @@ impl ServerNetwork {
                 node.match_index = peer.map(|peer| peer.match_index);
                 node.disk = peer.map_or(DiskState::Healthy, |peer| peer.disk);
                 node.connected = node.id == parts.me || parts.outgoing.is_up(node.id);
+                node.path = parts.outgoing.path_to(node.id);
             }
         }
     }
@@ -127,6 +128,7 @@ impl ServerNetwork {
             peer_port,
             connected,
             match_index,
+            path: None,
             disk,
         });
         context.nodes.sort_by_key(|node| node.id);

@@ -36,6 +36,7 @@ use crate::runtime::server::peers::incoming::IncomingPeers;
 use crate::runtime::server::peers::outgoing::OutgoingPeers;
 use crate::runtime::server::read_index::ReadIndexRequests;
 use crate::runtime::server::request_id::replica_and_sequence;
+use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::listener::Listener;
 use crate::runtime::stages::network::NetworkStage;
 use crate::runtime::wake::Wake;
@@ -49,6 +50,7 @@ pub(crate) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
 const SENTINEL_LISTENER: Token = Token(3);
+const DATAGRAMS: Token = Token(4);
 /// First `Poll` token of the outgoing connections to peers.
 pub(crate) const OUTGOING_FROM: usize = 16;
 /// First `Poll` token of the incoming connections from peers.
@@ -95,6 +97,8 @@ pub(crate) struct Parts {
     /// The listener of the additional address for Sentinel commands; `None` if there is none.
     pub(crate) sentinel_listener: Option<Listener>,
     pub(crate) peer_listener: Listener,
+    /// The socket for datagrams of peers.
+    pub(crate) datagrams: DatagramSocket,
     pub(crate) clients: Clients,
     pub(crate) outgoing: OutgoingPeers,
     pub(crate) incoming: IncomingPeers,
@@ -162,6 +166,7 @@ impl ServerNetwork {
             listener.register(registry, SENTINEL_LISTENER)?;
         }
         parts.peer_listener.register(registry, PEER_LISTENER)?;
+        parts.datagrams.register(registry, DATAGRAMS)?;
         let read_indexes = ReadIndexRequests::new(parts.opening);
         Ok(ServerNetwork {
             parts,
@@ -209,6 +214,7 @@ impl ServerNetwork {
             || parts.clients.is_readable()
             || parts.clients.is_writable()
             || parts.incoming.is_readable(core_accepts)
+            || parts.datagrams.is_readable()
             || parts.client_listener.is_acceptable(now)
             || parts.sentinel_listener.as_ref().is_some_and(|it| it.is_acceptable(now))
             || parts.peer_listener.is_acceptable(now)
@@ -217,8 +223,9 @@ impl ServerNetwork {
         }
         let expiry = parts.clients.next_expiry().map(|due| due.max(self.expiry_at));
         let due = [
-            parts.outgoing.next_attempt(),
+            parts.outgoing.next_due(),
             parts.incoming.next_expiry(),
+            parts.incoming.next_acknowledgement(),
             parts.client_listener.next_due(),
             parts.sentinel_listener.as_ref().and_then(Listener::next_due),
             parts.peer_listener.next_due(),
@@ -265,6 +272,7 @@ impl ServerNetwork {
                     parts.sentinel_listener.iter_mut().for_each(Listener::on_event);
                 }
                 PEER_LISTENER => parts.peer_listener.on_event(),
+                DATAGRAMS => parts.datagrams.on_event(),
                 Token(token) if token >= CLIENTS_FROM => parts.clients.on_event(token, event),
                 Token(token) if token >= INCOMING_FROM => parts.incoming.on_event(token, event),
                 Token(token) => {
@@ -326,6 +334,7 @@ impl ServerNetwork {
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
             && !self.parts.incoming.is_readable(true)
+            && !self.parts.datagrams.is_readable()
         {
             self.parts.ends.peers_read.note(polled_at);
         }
@@ -430,7 +439,9 @@ impl NetworkStage for ServerNetwork {
         let now = self.parts.clock.now();
         self.tick(now);
         self.accept(now);
+        self.receive_datagrams(now);
         self.receive_from_peers(now);
+        self.parts.incoming.acknowledge(now, &self.parts.datagrams);
         self.note_peers_read();
         let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
         self.parts.clients.receive(self.parts.poll.registry(), &mut self.space, &mut pass);
@@ -456,15 +467,17 @@ impl NetworkStage for ServerNetwork {
         while let Some(released) = pass.next(|| self.parts.ends.released.try_recv().ok()) {
             self.send_to_peers(released);
         }
-        self.parts.outgoing.flush(now, self.parts.poll.registry());
+        let parts = &mut self.parts;
+        parts.outgoing.flush(now, parts.poll.registry(), &parts.datagrams);
         let mut pass = Pass::of_large(self.parts.clock, PASS_EVENTS_MAX);
         self.receive_replies(&mut pass);
         self.dispatch(now);
-        let registry = self.parts.poll.registry();
-        let mut pass = Pass::of_large(self.parts.clock, PASS_CLIENTS_MAX);
-        self.parts.clients.flush(registry, &mut pass);
+        let parts = &mut self.parts;
+        let registry = parts.poll.registry();
+        let mut pass = Pass::of_large(parts.clock, PASS_CLIENTS_MAX);
+        parts.clients.flush(registry, &mut pass);
         // Requests that were forwarded to the leader.
-        self.parts.outgoing.flush(now, registry);
+        parts.outgoing.flush(now, registry, &parts.datagrams);
         self.report_to_core();
         Ok(())
     }

@@ -7,12 +7,39 @@ use crate::redis::may_add_data;
 use crate::runtime::channels::{CoreItem, ForwardedWrite, IndexedReads};
 use crate::runtime::server::request_id::{read_index_request, replica_and_sequence};
 use crate::types::{Instant, NodeId};
+use crate::wire::datagram::{self, Datagram};
 use crate::wire::frame::{Attempt, Frame};
 
-use super::ServerNetwork;
+use super::{Parts, ServerNetwork};
 use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
 
+/// Maximum number of bytes of datagrams that are read in one pass (iteration of the stage's loop).
+const PASS_DATAGRAM_BYTES: usize = 2 << 20;
+
 impl ServerNetwork {
+    /// Reads datagrams from peers, and passes them to their connections.
+    pub(super) fn receive_datagrams(&mut self, now: Instant) {
+        let with_bulk = self.core_accepts_requests();
+        let Parts { datagrams, incoming, outgoing, poll, counters, .. } = &mut self.parts;
+        let registry = poll.registry();
+        // The system counts more than the payload, and peers share its buffer.
+        let window = datagrams.receive_buffer_bytes() / 4;
+        let mut connected = Vec::new();
+        datagrams.receive(PASS_DATAGRAM_BYTES, |from, bytes| match datagram::decode(bytes) {
+            Ok(Datagram::Data(id, data)) => {
+                incoming.on_data(from, id, &data, (window, with_bulk), now, registry);
+            }
+            Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, Some(&ack), now, registry),
+            Ok(Datagram::Reset(id)) => outgoing.on_ack(id, None, now, registry),
+            Ok(Datagram::Open(id)) => incoming.on_open(from, id, now),
+            Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now)),
+            Err(_) => counters.ignored.add_one(),
+        });
+        for peer in connected {
+            self.send_wall_clock(peer, now);
+        }
+    }
+
     /// Receives frames from peers. Messages go to the core. Forwarded requests go to the core only
     /// if this replica is the leader, and are refused otherwise.
     pub(super) fn receive_from_peers(&mut self, now: Instant) {
@@ -39,7 +66,8 @@ impl ServerNetwork {
         for (from, opening, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
-                    self.parts.outgoing.retry_now(from, now);
+                    let registry = self.parts.poll.registry();
+                    self.parts.outgoing.on_hello(from, opening, now, registry);
                     self.update_address(from, &hello.client_address);
                 }
                 Frame::Peer(message) => {

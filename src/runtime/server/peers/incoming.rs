@@ -1,6 +1,9 @@
-//! Connections from peers, on which this replica only receives. Each begins with a hello, and no
-//! other frame is accepted before the hello has been checked (`handshake`).
+//! Connections from peers, on which this replica only receives: TCP connections, or streams of
+//! datagrams. Each begins with a hello, and no other frame is accepted before the hello has been
+//! checked (`handshake`).
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +13,15 @@ use mio::{Registry, Token};
 use crate::runtime::boards::RuntimeCounters;
 use crate::runtime::fatal::exit_on_disk_failure;
 use crate::runtime::server::peers::handshake::{PeerError, RefusalLog, check};
+use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::{ReadResult, Socket};
 use crate::storage::{Identity, OPENINGS_KEPT, PeerOpening, PeerRecords, RealDisk};
+use crate::transport::Outbox;
+use crate::transport::cookies::Cookies;
+use crate::transport::receiver::Receiver;
 use crate::types::{Instant, NodeId};
+use crate::wire::datagram::{Data, Datagram, StreamId};
 use crate::wire::frame::{Decoder, Frame, Lane};
 
 /// Time limit within which a new connection must send its hello.
@@ -26,10 +34,30 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
+/// Number of streams of datagrams that are remembered after they were closed, so that no late
+/// datagram opens one of them again.
+const CLOSED_MAX: usize = 1_024;
+/// Maximum number of answers in one pass (iteration of the stage's loop) to requests to open a
+/// stream, and to datagrams of unknown streams. Further ones are sent again by their senders.
+const ANSWERS_MAX: usize = 64;
+/// Largest window of a stream of datagrams, in bytes: how much a peer may send ahead of what this
+/// replica has read.
+const WINDOW_MAX: usize = 4 << 20;
+
+/// What a connection from a peer is made of.
+#[derive(Debug)]
+enum Carrier {
+    Tcp(Socket),
+    Datagrams { receiver: Box<Receiver>, address: SocketAddr },
+}
+
 /// One connection from a peer, on which this replica only receives.
 #[derive(Debug)]
 struct Incoming {
-    socket: Socket,
+    carrier: Carrier,
+    /// Number of bytes that were passed to the decoder when they arrived, and that no frame was
+    /// looked for in yet.
+    fed: usize,
     decoder: Decoder,
     /// The peer that made this connection; `None` until the connection's hello (first frame) is
     /// accepted.
@@ -53,7 +81,46 @@ struct Sender {
 
 impl Incoming {
     fn is_readable(&self, with_bulk: bool) -> bool {
-        self.socket.is_readable() && (with_bulk || !self.is_bulk())
+        let has_bytes = match &self.carrier {
+            Carrier::Tcp(socket) => socket.is_readable(),
+            Carrier::Datagrams { receiver, .. } => receiver.is_readable(),
+        };
+        (has_bytes || self.fed > 0) && (with_bulk || !self.is_bulk())
+    }
+
+    /// Reads some bytes into the decoder, with the help of the buffer `space`.
+    fn read(&mut self, space: &mut [u8]) -> ReadResult {
+        match &mut self.carrier {
+            Carrier::Tcp(socket) => {
+                let result = socket.read(space);
+                if let ReadResult::Bytes(count) = result {
+                    self.decoder.feed(&space[..count]);
+                }
+                result
+            }
+            Carrier::Datagrams { .. } if self.fed > 0 => {
+                ReadResult::Bytes(std::mem::take(&mut self.fed))
+            }
+            Carrier::Datagrams { receiver, .. } => {
+                let Some(bytes) = receiver.read() else { return ReadResult::WouldBlock };
+                self.decoder.feed(&bytes);
+                ReadResult::Bytes(bytes.len())
+            }
+        }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match &self.carrier {
+            Carrier::Tcp(socket) => socket.address(),
+            Carrier::Datagrams { address, .. } => Some(*address),
+        }
+    }
+
+    fn stream(&self) -> Option<StreamId> {
+        match &self.carrier {
+            Carrier::Tcp(_) => None,
+            Carrier::Datagrams { receiver, .. } => Some(receiver.id()),
+        }
     }
 
     fn is_bulk(&self) -> bool {
@@ -74,6 +141,13 @@ pub(crate) struct IncomingPeers {
     connections: Slab<Incoming>,
     hellos: u64,
     first_token: usize,
+    cookies: Cookies,
+    /// The latest streams of datagrams that were closed, oldest first; at most [`CLOSED_MAX`].
+    closed: VecDeque<StreamId>,
+    /// Datagrams to be sent, each with its receiver; at most [`ANSWERS_MAX`].
+    answers: Vec<(SocketAddr, Datagram<'static>)>,
+    /// Empty between passes, and kept to reuse its memory.
+    out: Outbox,
     refusals: RefusalLog,
     counters: Arc<RuntimeCounters>,
 }
@@ -84,6 +158,7 @@ impl IncomingPeers {
         members: Vec<NodeId>,
         records: PeerRecords<RealDisk>,
         first_token: usize,
+        secret: [u8; 32],
         counters: Arc<RuntimeCounters>,
     ) -> IncomingPeers {
         IncomingPeers {
@@ -93,6 +168,10 @@ impl IncomingPeers {
             connections: Slab::default(),
             hellos: 0,
             first_token,
+            cookies: Cookies::new(secret),
+            closed: VecDeque::new(),
+            answers: Vec::new(),
+            out: Outbox::default(),
             refusals: RefusalLog::default(),
             counters,
         }
@@ -101,6 +180,21 @@ impl IncomingPeers {
     /// Adds a new connection. If too many connections have not sent a hello, closes the oldest of
     /// them.
     pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
+        self.make_room(now, registry);
+        let token = Token(self.first_token + self.connections.next_index());
+        if let Ok(socket) = Socket::new(stream, registry, token, true) {
+            self.insert(Carrier::Tcp(socket), now);
+        }
+    }
+
+    fn insert(&mut self, carrier: Carrier, now: Instant) -> usize {
+        let decoder = Decoder::for_unknown_peer();
+        let sender = None;
+        self.connections.insert(Incoming { carrier, fed: 0, decoder, sender, accepted_at: now })
+    }
+
+    /// If too many connections have not sent a hello, closes the oldest of them.
+    fn make_room(&mut self, now: Instant, registry: &Registry) {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         let unidentified: Vec<_> =
             unidentified.map(|(index, it)| (it.accepted_at, index)).collect();
@@ -109,17 +203,98 @@ impl IncomingPeers {
         {
             self.refuse(oldest, &PeerError::NoHello, now, registry);
         }
-        let token = Token(self.first_token + self.connections.next_index());
-        if let Ok(socket) = Socket::new(stream, registry, token, true) {
-            let decoder = Decoder::for_unknown_peer();
-            self.connections.insert(Incoming { socket, decoder, sender: None, accepted_at: now });
-        }
     }
 
     /// Handles a `Poll` event of an incoming connection.
     pub(crate) fn on_event(&mut self, token: usize, event: &mio::event::Event) {
-        if let Some(connection) = self.connections.get_mut(token - self.first_token) {
-            connection.socket.on_event(event);
+        let connection = self.connections.get_mut(token - self.first_token);
+        if let Some(Incoming { carrier: Carrier::Tcp(socket), .. }) = connection {
+            socket.on_event(event);
+        }
+    }
+
+    /// Handles a request to open a stream of datagrams: answers with the stream's cookie.
+    pub(crate) fn on_open(&mut self, from: SocketAddr, id: StreamId, now: Instant) {
+        let id = self.cookies.issue(&from.to_string(), id.stream, now);
+        self.answer(from, Datagram::Cookie(id));
+    }
+
+    /// Handles a datagram of a stream. The first one with a valid cookie makes it a connection,
+    /// with a window of `window` bytes. `with_bulk` is whether connections for bulk messages are
+    /// read in this pass, see [`IncomingPeers::receive`].
+    pub(crate) fn on_data(
+        &mut self,
+        from: SocketAddr,
+        id: StreamId,
+        data: &Data<'_>,
+        (window, with_bulk): (usize, bool),
+        now: Instant,
+        registry: &Registry,
+    ) {
+        let known = self.connections.iter_mut().find(|(_, it)| it.stream() == Some(id));
+        let index = match known.map(|(index, _)| index) {
+            Some(index) => index,
+            None if self.cookies.is_valid(&from.to_string(), id, now)
+                && !self.closed.contains(&id) =>
+            {
+                self.make_room(now, registry);
+                let receiver = Box::new(Receiver::new(id, window.min(WINDOW_MAX)));
+                self.insert(Carrier::Datagrams { receiver, address: from }, now)
+            }
+            None => {
+                self.answer(from, Datagram::Reset(id));
+                return;
+            }
+        };
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let feeds = with_bulk || !connection.is_bulk();
+        if let Carrier::Datagrams { receiver, address } = &mut connection.carrier {
+            // The cookie is for this address only. A peer with a new address must connect again.
+            if *address != from {
+                self.answer(from, Datagram::Reset(id));
+                return;
+            }
+            if feeds && receiver.on_next(data, now) {
+                connection.decoder.feed(data.payload);
+                connection.fed += data.payload.len();
+            } else {
+                receiver.on_data(data, now);
+            }
+        }
+    }
+
+    fn answer(&mut self, to: SocketAddr, datagram: Datagram<'static>) {
+        if self.answers.len() < ANSWERS_MAX {
+            self.answers.push((to, datagram));
+        }
+    }
+
+    /// Returns the earliest time at which [`IncomingPeers::acknowledge`] must send an
+    /// acknowledgement; `None` if none is to be sent.
+    pub(crate) fn next_acknowledgement(&mut self) -> Option<Instant> {
+        let due = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
+            Carrier::Datagrams { receiver, .. } => Some(receiver.next_timeout()),
+            Carrier::Tcp(_) => None,
+        });
+        due.min().filter(|due| *due < Instant::MAX)
+    }
+
+    /// Sends the acknowledgements of all streams of datagrams, and the answers to datagrams of
+    /// unknown ones.
+    pub(crate) fn acknowledge(&mut self, now: Instant, socket: &DatagramSocket) {
+        for (to, datagram) in self.answers.drain(..) {
+            self.out.push(&datagram);
+            socket.send(to, &self.out);
+            self.out.clear();
+        }
+        for (_, connection) in self.connections.iter_mut() {
+            if let Carrier::Datagrams { receiver, address } = &mut connection.carrier {
+                receiver.acknowledge(now, &mut self.out);
+                if !self.out.is_empty() {
+                    socket.send(*address, &self.out);
+                    self.out.clear();
+                }
+            }
         }
     }
 
@@ -195,12 +370,9 @@ impl IncomingPeers {
     ) -> Result<bool, PeerError> {
         let connection = self.connections.get_mut(index).expect("the connection exists");
         let mut bytes = 0;
-        while bytes < PASS_BYTES_MAX && connection.socket.is_readable() {
-            match connection.socket.read(space) {
-                ReadResult::Bytes(count) => {
-                    bytes += count;
-                    connection.decoder.feed(&space[..count]);
-                }
+        while bytes < PASS_BYTES_MAX && connection.is_readable(true) {
+            match connection.read(space) {
+                ReadResult::Bytes(count) => bytes += count,
                 ReadResult::WouldBlock => break,
                 ReadResult::Closed => return Ok(false),
             }
@@ -265,7 +437,7 @@ impl IncomingPeers {
     fn refuse(&mut self, index: usize, error: &PeerError, now: Instant, registry: &Registry) {
         self.counters.peers_refused.add_one();
         if let Some(suppressed) = self.refusals.count(error, now) {
-            let address = self.connections.get_mut(index).and_then(|it| it.socket.address());
+            let address = self.connections.get_mut(index).and_then(|it| it.address());
             let address = address.map_or_else(String::new, |address| address.to_string());
             tracing::warn!(address, suppressed, reason = %error, "connection of a peer refused");
         }
@@ -273,8 +445,16 @@ impl IncomingPeers {
     }
 
     fn close(&mut self, index: usize, registry: &Registry) {
-        if let Some(mut connection) = self.connections.remove(index) {
-            connection.socket.close(registry);
+        match self.connections.remove(index).map(|connection| connection.carrier) {
+            Some(Carrier::Tcp(mut socket)) => socket.close(registry),
+            Some(Carrier::Datagrams { receiver, address }) => {
+                if self.closed.len() == CLOSED_MAX {
+                    self.closed.pop_front();
+                }
+                self.closed.push_back(receiver.id());
+                self.answer(address, Datagram::Reset(receiver.id()));
+            }
+            None => {}
         }
     }
 }

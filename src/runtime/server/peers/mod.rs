@@ -11,3 +11,26 @@
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+
+use std::str::FromStr;
+
+/// What the connections to peers are made of. A replica accepts both kinds from its peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerTransport {
+    /// TCP connections.
+    Tcp,
+    /// Streams over UDP datagrams, for networks that lose packets.
+    Udp,
+}
+
+impl FromStr for PeerTransport {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<PeerTransport, ()> {
+        match text {
+            "tcp" => Ok(PeerTransport::Tcp),
+            "udp" => Ok(PeerTransport::Udp),
+            _ => Err(()),
+        }
+    }
+}

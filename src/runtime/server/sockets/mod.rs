@@ -1,6 +1,7 @@
-//! Non-blocking TCP sockets, shared by the connections of clients and of peers. No file in this
-//! folder knows what the bytes mean.
+//! Non-blocking sockets: TCP for clients and peers, UDP for peers. No file in this folder knows
+//! what the bytes mean.
 
+pub(crate) mod datagram_socket;
 pub(crate) mod descriptors;
 pub(crate) mod listener;
 pub(crate) mod outbound_queue;

@@ -1,0 +1,167 @@
+//! The UDP socket on which a replica exchanges datagrams with its peers. Many datagrams take one
+//! system call, where the system can do that (GSO and GRO of Linux).
+
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::net::SocketAddr;
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+
+use crate::transport::Outbox;
+
+/// Size that is requested for the buffers of the system, in bytes. Systems usually grant less.
+const SYSTEM_BUFFER_BYTES: usize = 4 << 20;
+/// Bytes that a datagram counts at least, for what handling it costs.
+const DATAGRAM_COST: usize = 512;
+/// Number of buffers that one system call fills.
+const BUFFERS: usize = 8;
+/// Length of each buffer in bytes: as many datagrams as the system joins.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// A non-blocking UDP socket.
+#[derive(Debug)]
+pub(crate) struct DatagramSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    /// Whether datagrams may be waiting. Set by `Poll` events, cleared when a read would block.
+    readable: bool,
+    space: Vec<u8>,
+    /// Sizes of the system's buffers, in bytes.
+    receive_buffer_bytes: usize,
+    send_buffer_bytes: usize,
+}
+
+impl DatagramSocket {
+    /// Binds a socket to `address`.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<DatagramSocket> {
+        let socket = UdpSocket::bind(address)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        // The defaults of the system are enough to work with.
+        let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SYSTEM_BUFFER_BYTES);
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SYSTEM_BUFFER_BYTES);
+        let receive_buffer_bytes = state.recv_buffer_size(UdpSockRef::from(&socket))?;
+        let send_buffer_bytes = state.send_buffer_size(UdpSockRef::from(&socket))?;
+        let space = vec![0; BUFFERS * BUFFER_BYTES];
+        Ok(DatagramSocket {
+            socket,
+            state,
+            readable: true,
+            space,
+            receive_buffer_bytes,
+            send_buffer_bytes,
+        })
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.socket, token, Interest::READABLE)
+    }
+
+    /// Returns the size of the system's receive buffer, in bytes.
+    pub(crate) fn receive_buffer_bytes(&self) -> usize {
+        self.receive_buffer_bytes
+    }
+
+    /// Returns the size of the system's send buffer, in bytes.
+    pub(crate) fn send_buffer_bytes(&self) -> usize {
+        self.send_buffer_bytes
+    }
+
+    /// Records a `Poll` event of this socket.
+    pub(crate) fn on_event(&mut self) {
+        self.readable = true;
+    }
+
+    /// Returns whether datagrams may be waiting.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Reads datagrams until none is left, or at least `bytes_max` bytes were read, and calls
+    /// `on_datagram` with each and the address of its sender.
+    pub(crate) fn receive(
+        &mut self,
+        bytes_max: usize,
+        mut on_datagram: impl FnMut(SocketAddr, &[u8]),
+    ) {
+        let mut bytes = 0;
+        while self.readable && bytes < bytes_max {
+            let mut chunks = self.space.chunks_mut(BUFFER_BYTES);
+            let mut buffers: [IoSliceMut<'_>; BUFFERS] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("one per buffer")));
+            let mut metas = [RecvMeta::default(); BUFFERS];
+            let socket = UdpSockRef::from(&self.socket);
+            match self.state.recv(socket, &mut buffers, &mut metas) {
+                Ok(count) => {
+                    // Fewer leave no more for now, and later ones give an event. Other systems
+                    // fill one buffer each time.
+                    self.readable = count == BUFFERS || !cfg!(target_os = "linux");
+                    for (meta, buffer) in metas[..count].iter().zip(&buffers) {
+                        bytes += DATAGRAM_COST;
+                        for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                            bytes += datagram.len().max(DATAGRAM_COST);
+                            on_datagram(meta.addr, datagram);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                // One about a datagram sent before, or an interruption. If it lasts, the streams
+                // fail, and say so.
+                Err(_) => bytes += BUFFER_BYTES,
+            }
+        }
+    }
+
+    /// Sends datagrams. What the system does not accept is lost, as on the network.
+    pub(crate) fn send(&self, to: SocketAddr, out: &Outbox) {
+        for (contents, length) in out.runs(self.state.max_gso_segments()) {
+            let transmit = Transmit {
+                destination: to,
+                ecn: None,
+                contents,
+                segment_size: Some(length),
+                src_ip: None,
+            };
+            let _ = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::datagram::{self, Data, Datagram, StreamId};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn runs_of_datagrams_arrive_one_by_one() {
+        const COUNT: u64 = 190;
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let (from, mut to) =
+            (DatagramSocket::bind(any).unwrap(), DatagramSocket::bind(any).unwrap());
+        assert!(to.receive_buffer_bytes() > 0);
+        let id = StreamId { stream: 1, cookie: 2 };
+        let payload = [7; 1_000];
+        let mut out = Outbox::default();
+        // Also more than one system call can send.
+        for number in 0..COUNT {
+            let payload = &payload[..if number % 5 == 4 && number < 100 { 10 } else { 1_000 }];
+            out.push(&Datagram::Data(id, Data { number, offset: 0, payload }));
+        }
+        from.send(to.socket.local_addr().unwrap(), &out);
+        let mut arrived = Vec::new();
+        let until = Instant::now() + Duration::from_mins(1);
+        while arrived.len() as u64 != COUNT {
+            assert!(Instant::now() < until, "only {} datagrams arrived", arrived.len());
+            to.on_event();
+            to.receive(usize::MAX, |address, bytes| {
+                assert_eq!(address, from.socket.local_addr().unwrap());
+                match datagram::decode(bytes) {
+                    Ok(Datagram::Data(_, data)) => arrived.push(data.number),
+                    other => panic!("{other:?}"),
+                }
+            });
+        }
+        assert_eq!(arrived, (0..COUNT).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,79 @@
+//! Cookies: proof that the sender of a new stream receives what is sent to its address. The
+//! receiver computes them anew and stores none, so that forged requests use no memory (as SYN
+//! cookies do, RFC 4987, section 3.6).
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::sender::SILENCE_MAX;
+use crate::types::Instant;
+use crate::wire::datagram::StreamId;
+
+/// Time for which a cookie opens a stream, at least; at most twice as long. A stream that is open
+/// keeps its cookie.
+const VALID_FOR: Duration = Duration::from_secs(2);
+// A stream that was never opened is given up before its cookie expires twice over: its datagrams
+// cannot open it once a later stream has replaced it.
+const _: () = assert!(VALID_FOR.as_nanos() * 2 < SILENCE_MAX.as_nanos());
+
+/// Computes and checks the cookies of new streams.
+#[derive(Debug)]
+pub struct Cookies {
+    secret: [u8; 32],
+}
+
+impl Cookies {
+    /// Creates cookies that nobody can compute without `secret`, which must be random.
+    pub fn new(secret: [u8; 32]) -> Cookies {
+        Cookies { secret }
+    }
+
+    /// Returns the cookie of the stream `stream` that the sender at `address` asks for at `now`.
+    /// The address may have any form that is the same each time.
+    pub fn issue(&self, address: &str, stream: u64, now: Instant) -> StreamId {
+        StreamId { stream, cookie: self.compute(address, stream, period(now)) }
+    }
+
+    /// Returns whether the cookie of the stream `id` was issued to `address`, and not long before
+    /// `now`.
+    pub fn is_valid(&self, address: &str, id: StreamId, now: Instant) -> bool {
+        let this = period(now);
+        let of = |period| self.compute(address, id.stream, period) == id.cookie;
+        of(this) || this > 0 && of(this - 1)
+    }
+
+    fn compute(&self, address: &str, stream: u64, period: u64) -> u64 {
+        let mut hash = Sha256::new();
+        hash.update(self.secret);
+        hash.update(period.to_le_bytes());
+        hash.update(stream.to_le_bytes());
+        hash.update(address.as_bytes());
+        let digest = hash.finalize();
+        let first: [u8; 8] = digest[..8].try_into().expect("32 bytes");
+        u64::from_le_bytes(first)
+    }
+}
+
+fn period(now: Instant) -> u64 {
+    u64::try_from(now.since(Instant::ZERO).as_nanos() / VALID_FOR.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_is_valid_for_one_stream_from_one_address_and_not_for_long() {
+        let cookies = Cookies::new([7; 32]);
+        let (here, there) = ("10.0.0.1:7100", "10.0.0.1:7101");
+        let now = Instant(0) + VALID_FOR * 9;
+        let id = cookies.issue(here, 5, now);
+        assert!(cookies.is_valid(here, id, now));
+        assert!(cookies.is_valid(here, id, now + VALID_FOR));
+        assert!(!cookies.is_valid(here, id, now + VALID_FOR * 2));
+        assert!(!cookies.is_valid(there, id, now));
+        assert!(!cookies.is_valid(here, StreamId { stream: 6, ..id }, now));
+        assert!(!Cookies::new([8; 32]).is_valid(here, id, now));
+    }
+}

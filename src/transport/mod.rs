@@ -1,0 +1,117 @@
+//! Streams over datagrams: the transport between replicas on networks that lose packets.
+//!
+//! A stream carries bytes in order in one direction, as the TCP connection that it replaces. TCP
+//! waits 200 ms and more when a segment is lost twice, and doubles that time again
+//! and again; at 30 % loss it is idle almost always. Here a gap is repaired about one round trip
+//! after it shows, because a loss says nothing about congestion.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `sender` | the half of a stream that sends bytes, and repairs what is lost |
+//! | `receiver` | the half that puts bytes in order, and acknowledges them |
+//! | `path` | what is known about the way of the datagrams: round-trip time, loss, window |
+//! | `cookies` | proof that a new stream comes from its address |
+//!
+//! Nothing here touches a socket or a clock: a driver passes received datagrams and the time, and
+//! sends what is in the [`Outbox`]. The server is one driver, the tests in this folder another.
+//!
+//! # The protocol
+//!
+//! 1. The sender draws the number of the stream at random and asks the receiver to *open* it, until
+//!    it gets the *cookie* for it. The receiver keeps nothing: it computes the cookie from a
+//!    secret, the address and the number (as in SYN cookies, RFC 4987, section 3.6). So a flood of
+//!    requests with forged addresses uses no memory.
+//! 2. Each *data* datagram names the stream with its cookie, the position of its bytes, and a
+//!    number of its own. Bytes that are sent again get a new number, so that each acknowledgement
+//!    belongs to one transmission (as in QUIC, RFC 9002, section 2). The receiver creates the
+//!    stream at the first one with the right cookie.
+//! 3. An *acknowledgement* has a bitmap of the latest numbers, the number of bytes without a gap,
+//!    and the position up to which the receiver has room. It repeats what earlier ones said, so the
+//!    loss of one does not matter. It is sent at once if something is lost, and else within
+//!    [`ACK_DELAY`].
+//! 4. A datagram is lost if one with a number higher by [`REORDERING_MAX`] was acknowledged, or a
+//!    later one was and 9/8 of a round trip has passed (RFC 9002, section 6.1). Everything lost is
+//!    sent again at once. If no acknowledgement arrives, the oldest bytes are sent again after a
+//!    round trip and its usual variation.
+//! 5. From a measured loss of 15 % on, each datagram is sent twice, and from 5 % on each
+//!    acknowledgement.
+//! 6. The *window* bounds the bytes in flight. It grows while round trips are short, and shrinks
+//!    when they grow, because a queue fills somewhere. Loss alone does not change it, but it stays
+//!    within three times what arrives in a round trip (BBR uses twice: Cardwell and others, CACM
+//!    2017), so a path that loses almost everything is not flooded.
+//! 7. The receiver ends a stream with a *reset*, and answers data of a stream that it does not know
+//!    with one. The sender simply sends nothing more.
+//!
+//! Who can see the datagrams can forge them, as with TCP. Others would have to guess 128 bits.
+
+pub mod cookies;
+mod path;
+pub mod receiver;
+pub mod sender;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::wire::datagram::{self, Datagram};
+
+/// Number of later datagrams of which one must be acknowledged before a datagram counts as lost at
+/// once, without waiting for it: so much reordering is normal.
+const REORDERING_MAX: u64 = 3;
+
+/// Longest time for which an acknowledgement may be delayed while no datagrams get lost.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+/// Maximum length in bytes of the datagrams that one system call sends: what one UDP packet could
+/// have (a length of 16 bits, with the headers of UDP and IP), because systems split such a packet
+/// late.
+const RUN_BYTES_MAX: usize = 65_535 - 48;
+
+/// Datagrams to be sent to one address, in order.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    /// The end of each datagram in `bytes`.
+    ends: Vec<usize>,
+}
+
+impl Outbox {
+    /// Adds a datagram.
+    pub fn push(&mut self, datagram: &Datagram<'_>) {
+        datagram::encode(datagram, &mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Returns whether there are no datagrams.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Removes all datagrams.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Returns the datagrams in runs that one system call can send: each run consists of up to
+    /// `count_max` datagrams of the same length, which is returned with it, and of at most
+    /// [`RUN_BYTES_MAX`] bytes; the last datagram of a run may be shorter.
+    pub fn runs(&self, count_max: usize) -> impl Iterator<Item = (&[u8], usize)> {
+        assert!(count_max > 0, "a run has a datagram");
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let begin = if next == 0 { 0 } else { self.ends[next - 1] };
+            let length = self.ends.get(next)? - begin;
+            let (mut end, mut count) = (begin, 0);
+            while count < count_max && end == begin + count * length {
+                match self.ends.get(next) {
+                    Some(&there) if there - end <= length && there - begin <= RUN_BYTES_MAX => {
+                        end = there;
+                    }
+                    _ => break,
+                }
+                (next, count) = (next + 1, count + 1);
+            }
+            Some((&self.bytes[begin..end], length))
+        })
+    }
+}

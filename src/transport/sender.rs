@@ -1,0 +1,513 @@
+//! The half of a stream that sends: cuts bytes into datagrams, and repairs what is lost.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::types::Instant;
+use crate::wire::datagram::{Ack, BITMAP_BITS, Data, Datagram, PAYLOAD_BYTES_MAX, StreamId};
+
+use super::path::{Loss, RoundTrip, Window};
+use super::{ACK_DELAY, Outbox, REORDERING_MAX};
+
+/// Interval between the first two requests to open a stream; it doubles with each one, up to
+/// [`OPEN_INTERVAL_MAX`].
+const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
+/// Time without any acknowledgement, while one is awaited, after which a stream has failed.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Number of probes in that time without which a stream has not failed: this replica itself was
+/// stopped for a while.
+const SILENT_PROBES_MIN: u32 = 10;
+/// Least time between two questions whether the receiver has room again. It says so by itself; the
+/// questions are for the case that this was lost.
+const ROOM_INTERVAL: Duration = Duration::from_millis(20);
+/// Number of bytes that every receiver accepts at first.
+const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
+/// Loss in permille from which on each datagram is sent twice.
+const TWICE_PERMILLE: u32 = 150;
+/// Loss in permille from which on acknowledgements are expected without a delay.
+const PROMPT_PERMILLE: u32 = 50;
+/// Maximum number of datagrams that are sent again when an acknowledgement is overdue.
+const PROBE_SEGMENTS: usize = 16;
+/// Number of probes of a receiver that does not answer after which the time between them begins to
+/// double. Where many datagrams are lost, some probes in a row are lost too.
+const FAST_PROBES: u32 = 3;
+/// Longest time between two probes of a receiver that does not answer.
+const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// Maximum number of datagrams from the first undecided one on: what one acknowledgement describes.
+/// More would count as lost although they have arrived. Probes may exceed it.
+const PACKETS_MAX: usize = BITMAP_BITS;
+/// Bytes that are cut at once from one allocation.
+const BUFFER_BYTES: usize = 32 << 10;
+
+/// A part of the stream that is sent as the payload of one datagram.
+#[derive(Debug)]
+struct Segment {
+    offset: u64,
+    payload: Bytes,
+    /// Number of datagrams with it that are neither acknowledged nor lost.
+    in_flight: u32,
+    acknowledged: bool,
+}
+
+/// A datagram that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    /// The number of its segment, counted from the beginning of the stream; `None` if it only asked
+    /// for an acknowledgement.
+    segment: Option<u64>,
+    bytes: usize,
+    sent_at: Instant,
+    /// Whether it was acknowledged or counts as lost.
+    decided: bool,
+}
+
+/// What happened to a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamState {
+    /// The receiver has not given the cookie yet.
+    Opening,
+    /// Bytes can be sent.
+    Open,
+    /// The receiver has ended the stream, or has not answered for too long.
+    Failed,
+}
+
+/// The sending half of a stream. Bytes are written to it with [`io::Write`], which would block
+/// while the window or the receiver has no room for more.
+///
+/// Invariant: `segments` has what is sent and not yet acknowledged from its first segment on;
+/// `bytes_in_flight` is the total length of the undecided packets.
+#[derive(Debug)]
+pub struct Sender {
+    id: StreamId,
+    state: StreamState,
+    open_at: Instant,
+    open_interval: Duration,
+    /// Bytes of the segment that is being written, and room for later ones.
+    buffer: BytesMut,
+    /// Number of bytes written so far: the position of the next segment that is cut.
+    written: u64,
+    segments: VecDeque<Segment>,
+    /// The number of the first segment in `segments`.
+    first_segment: u64,
+    /// The number of the first segment that has not been sent.
+    next_segment: u64,
+    /// Segments to be sent again.
+    lost: VecDeque<u64>,
+    packets: VecDeque<Packet>,
+    /// The number of the first packet in `packets`.
+    first_packet: u64,
+    bytes_in_flight: usize,
+    /// The position up to which the receiver accepts bytes.
+    limit: u64,
+    /// Whether the last write found no room.
+    is_blocked: bool,
+    /// The largest number that was acknowledged.
+    largest_acknowledged: Option<u64>,
+    /// When the receiver was last heard or, if that is later, when this half last began to wait for
+    /// it.
+    heard_at: Instant,
+    /// Whether this half waits for the receiver: for an acknowledgement, or for room.
+    waits: bool,
+    /// When something was last sent.
+    sent_at: Instant,
+    /// Number of probes since the receiver was last heard.
+    probes: u32,
+    round_trip: RoundTrip,
+    loss: Loss,
+    window: Window,
+    /// Number of datagrams sent again.
+    repeated: u64,
+}
+
+impl Sender {
+    /// Creates the sending half of a stream. `stream` must be random, and must not be used again.
+    /// At most `window_max` bytes are in flight.
+    pub fn new(stream: u64, window_max: usize, now: Instant) -> Sender {
+        Sender {
+            id: StreamId { stream, cookie: 0 },
+            state: StreamState::Opening,
+            open_at: now,
+            open_interval: OPEN_INTERVAL_MIN,
+            buffer: BytesMut::new(),
+            written: 0,
+            segments: VecDeque::new(),
+            first_segment: 0,
+            next_segment: 0,
+            lost: VecDeque::new(),
+            packets: VecDeque::new(),
+            first_packet: 0,
+            bytes_in_flight: 0,
+            limit: LIMIT_INITIAL,
+            is_blocked: false,
+            largest_acknowledged: None,
+            heard_at: now,
+            waits: false,
+            sent_at: now,
+            probes: 0,
+            round_trip: RoundTrip::new(now),
+            loss: Loss::default(),
+            window: Window::new(window_max),
+            repeated: 0,
+        }
+    }
+
+    /// Returns the stream's number and, once it is known, its cookie.
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Returns what happened to the stream.
+    pub fn state(&self) -> StreamState {
+        self.state
+    }
+
+    /// Returns the smoothed round-trip time.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip.smoothed()
+    }
+
+    /// Returns the share of datagrams that are lost on their way to the receiver, in permille.
+    pub fn loss_permille(&self) -> u32 {
+        self.loss.permille()
+    }
+
+    /// Returns the number of datagrams sent again.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Returns whether bytes were sent and not yet acknowledged.
+    pub fn is_awaiting(&self) -> bool {
+        self.in_transit().any(|(_, segment)| !segment.acknowledged)
+    }
+
+    /// Returns the segments that were sent and are still kept, with their numbers.
+    fn in_transit(&self) -> impl Iterator<Item = (u64, &Segment)> {
+        (self.first_segment..self.next_segment).zip(&self.segments)
+    }
+
+    /// Handles the receiver's answer to the request to open the stream.
+    pub fn on_cookie(&mut self, cookie: u64, now: Instant) {
+        if self.state == StreamState::Opening {
+            self.state = StreamState::Open;
+            self.id.cookie = cookie;
+            (self.heard_at, self.sent_at) = (now, now);
+        }
+    }
+
+    /// Ends the stream: the receiver has closed it, or does not know it.
+    pub fn on_reset(&mut self) {
+        self.state = StreamState::Failed;
+    }
+
+    /// Handles an acknowledgement. One that acknowledges what was never sent is ignored.
+    pub fn on_ack(&mut self, ack: &Ack, now: Instant) {
+        let next_packet = self.first_packet + self.packets.len() as u64;
+        if ack.largest >= next_packet || ack.received > self.sent() {
+            return;
+        }
+        self.limit = self.limit.max(ack.limit);
+        (self.heard_at, self.probes) = (now, 0);
+        let was_used = self.bytes_in_flight * 2 > self.window.bytes();
+        self.largest_acknowledged = self.largest_acknowledged.max(Some(ack.largest));
+        if let Some(at) = ack.largest.checked_sub(self.first_packet) {
+            let packet = &self.packets[usize::try_from(at).expect("few packets")];
+            if !packet.decided {
+                let delay = Duration::from_micros(ack.delay.into());
+                self.round_trip.add(now.since(packet.sent_at).saturating_sub(delay), now);
+            }
+        }
+        let acknowledged = self.decide(Some(ack), now);
+        while let Some(first) = self.segments.front()
+            && first.offset + first.payload.len() as u64 <= ack.received
+            && self.first_segment < self.next_segment
+        {
+            self.segments.pop_front();
+            self.first_segment += 1;
+        }
+        if acknowledged > 0 {
+            self.window.on_round_trip(&self.round_trip, acknowledged, was_used, now);
+        }
+        self.check();
+    }
+
+    /// Decides which packets up to the largest acknowledged one have arrived, according to `ack`,
+    /// or are lost, and schedules the lost segments. Goes through the packets in order, so that the
+    /// average of the loss is of all of them. Returns the number of bytes acknowledged.
+    fn decide(&mut self, ack: Option<&Ack>, now: Instant) -> usize {
+        let Some(largest) = self.largest_acknowledged else { return 0 };
+        let delay = self.round_trip.reordering_delay();
+        let mut acknowledged = 0;
+        for at in 0..self.packets.len() {
+            let number = self.first_packet + at as u64;
+            if number > largest {
+                break;
+            }
+            let Packet { segment, bytes, sent_at, decided } = self.packets[at];
+            let arrived = ack.is_some_and(|ack| ack.contains(number));
+            let is_overdue = largest - number >= REORDERING_MAX || now >= sent_at + delay;
+            if arrived && decided {
+                // It was only late, but its segment is complete.
+                self.segment_mut(segment, |segment| segment.acknowledged = true);
+            }
+            if decided || !arrived && (number == largest || !is_overdue) {
+                continue;
+            }
+            self.packets[at].decided = true;
+            self.bytes_in_flight -= bytes;
+            self.loss.add(!arrived);
+            acknowledged += if arrived { bytes } else { 0 };
+            let is_lost = self.segment_mut(segment, |segment| {
+                segment.in_flight -= 1;
+                segment.acknowledged |= arrived;
+                !segment.acknowledged && segment.in_flight == 0
+            });
+            if is_lost == Some(true) {
+                self.lost.extend(segment);
+            }
+        }
+        while self.packets.pop_front_if(|packet| packet.decided).is_some() {
+            self.first_packet += 1;
+        }
+        acknowledged
+    }
+
+    /// Calls `change` with the segment of this number, if it is still kept.
+    fn segment_mut<T>(
+        &mut self,
+        number: Option<u64>,
+        change: impl FnOnce(&mut Segment) -> T,
+    ) -> Option<T> {
+        let at = number?.checked_sub(self.first_segment)?;
+        self.segments.get_mut(usize::try_from(at).expect("few segments")).map(change)
+    }
+
+    /// Returns when [`Sender::transmit`] must be called, if nothing else happens before;
+    /// [`Instant::MAX`] if there is nothing to wait for.
+    pub fn next_timeout(&self) -> Instant {
+        match self.state {
+            StreamState::Failed => return Instant::MAX,
+            StreamState::Opening => return self.open_at,
+            StreamState::Open => {}
+        }
+        if self.packets.len() < PACKETS_MAX && (!self.lost.is_empty() || self.has_unsent()) {
+            return Instant::ZERO;
+        }
+        self.loss_at().min(self.probe_at())
+    }
+
+    /// Returns when the first undecided packet before an acknowledged one counts as lost.
+    fn loss_at(&self) -> Instant {
+        let first = self.packets.front().filter(|_| {
+            self.largest_acknowledged.is_some_and(|largest| self.first_packet < largest)
+        });
+        first.map_or(Instant::MAX, |packet| packet.sent_at + self.round_trip.reordering_delay())
+    }
+
+    /// Returns when an acknowledgement is overdue; [`Instant::MAX`] if none is awaited.
+    fn probe_at(&self) -> Instant {
+        let overdue_after = match (self.is_awaiting(), self.is_blocked) {
+            (true, _) => self.overdue_after(),
+            (false, true) => self.overdue_after().max(ROOM_INTERVAL),
+            (false, false) => return Instant::MAX,
+        };
+        let doublings = self.probes.saturating_sub(FAST_PROBES).min(16);
+        self.sent_at + (overdue_after * (1 << doublings)).min(PROBE_INTERVAL_MAX.max(overdue_after))
+    }
+
+    /// Returns the time after which an acknowledgement is overdue.
+    fn overdue_after(&self) -> Duration {
+        let is_prompt = self.loss.permille() >= PROMPT_PERMILLE;
+        let delay = if is_prompt { Duration::ZERO } else { ACK_DELAY };
+        self.round_trip.overdue_after() + delay
+    }
+
+    /// Adds the datagrams that are due at `now` to `out`: new bytes, what is lost, and probes.
+    pub fn transmit(&mut self, now: Instant, out: &mut Outbox) {
+        match self.state {
+            StreamState::Failed => return,
+            StreamState::Opening => {
+                if now >= self.open_at {
+                    out.push(&Datagram::Open(self.id));
+                    self.open_at = now + self.open_interval;
+                    self.open_interval = (self.open_interval * 2).min(OPEN_INTERVAL_MAX);
+                }
+                return;
+            }
+            StreamState::Open => {}
+        }
+        self.decide(None, now);
+        self.cut();
+        let first_new = self.next_segment;
+        let waits = self.is_awaiting() || self.is_blocked;
+        if waits && !self.waits {
+            self.heard_at = now;
+        }
+        let is_probe = now >= self.probe_at();
+        if is_probe {
+            let is_silent = now.since(self.heard_at) >= SILENCE_MAX;
+            if is_silent && self.probes >= SILENT_PROBES_MIN {
+                self.state = StreamState::Failed;
+                return;
+            }
+            self.probes += 1;
+            self.probe(now, out);
+        }
+        let mut again: Vec<u64> = Vec::new();
+        while (is_probe || self.packets.len() < PACKETS_MAX)
+            && let Some(number) = self.lost.pop_front()
+        {
+            again.push(number);
+            self.send_segment(number, true, now, out);
+        }
+        while self.packets.len() < PACKETS_MAX && self.has_unsent() {
+            let number = self.next_segment;
+            self.next_segment += 1;
+            self.send_segment(number, false, now, out);
+        }
+        if self.loss.permille() >= TWICE_PERMILLE {
+            // After all others: what follows one lost datagram is lost more often.
+            for number in again.into_iter().chain(first_new..self.next_segment) {
+                if self.packets.len() < PACKETS_MAX {
+                    self.send_segment(number, true, now, out);
+                }
+            }
+        }
+        self.waits = self.is_awaiting() || self.is_blocked;
+        if self.waits && !waits {
+            self.heard_at = now;
+        }
+        self.check();
+    }
+
+    /// Schedules the oldest segments to be sent again; without any, asks for an acknowledgement.
+    fn probe(&mut self, now: Instant, out: &mut Outbox) {
+        let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
+        let oldest: Vec<u64> = open.map(|(number, _)| number).take(PROBE_SEGMENTS).collect();
+        if oldest.is_empty() {
+            self.send(None, self.sent(), &Bytes::new(), now, out);
+        }
+        self.lost.extend(oldest);
+    }
+
+    fn send_segment(&mut self, number: u64, again: bool, now: Instant, out: &mut Outbox) {
+        let part = self.segment_mut(Some(number), |segment| {
+            segment.in_flight += u32::from(!segment.acknowledged);
+            (!segment.acknowledged).then(|| (segment.offset, segment.payload.clone()))
+        });
+        // It may be complete by now.
+        let Some((offset, payload)) = part.flatten() else { return };
+        self.repeated += u64::from(again);
+        self.send(Some(number), offset, &payload, now, out);
+    }
+
+    fn send(
+        &mut self,
+        segment: Option<u64>,
+        offset: u64,
+        payload: &Bytes,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let number = self.first_packet + self.packets.len() as u64;
+        let bytes = payload.len();
+        out.push(&Datagram::Data(self.id, Data { number, offset, payload }));
+        self.packets.push_back(Packet { segment, bytes, sent_at: now, decided: false });
+        self.bytes_in_flight += bytes;
+        self.sent_at = now;
+    }
+
+    /// Cuts a segment from what was written since the last one.
+    fn cut(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let payload = self.buffer.split().freeze();
+        let offset = self.written - payload.len() as u64;
+        self.segments.push_back(Segment { offset, payload, in_flight: 0, acknowledged: false });
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.buffer.is_empty()
+            || self.next_segment < self.first_segment + self.segments.len() as u64
+    }
+
+    /// Returns the position after the last byte sent.
+    fn sent(&self) -> u64 {
+        let count = usize::try_from(self.next_segment - self.first_segment).expect("few segments");
+        let unsent = self.segments.get(count).map(|segment| segment.offset);
+        unsent.unwrap_or(self.written - self.buffer.len() as u64)
+    }
+
+    fn unsent_segments(&self) -> usize {
+        let end = self.first_segment + self.segments.len() as u64;
+        usize::try_from(end - self.next_segment).expect("few segments")
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        usize::try_from(self.written - self.sent()).expect("within the window")
+    }
+
+    fn check(&self) {
+        debug_assert_eq!(
+            self.packets.iter().filter(|it| !it.decided).map(|it| it.bytes).sum::<usize>(),
+            self.bytes_in_flight,
+            "{self:?}"
+        );
+        assert!(
+            self.first_segment <= self.next_segment
+                && self.next_segment <= self.first_segment + self.segments.len() as u64,
+            "segments from {} to {}, the next is {}",
+            self.first_segment,
+            self.segments.len(),
+            self.next_segment
+        );
+    }
+}
+
+impl io::Write for Sender {
+    /// Accepts bytes for the next call of [`Sender::transmit`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] if there is no room in the window or at the receiver, or if the
+    /// stream is not open yet; [`ErrorKind::ConnectionReset`] if it has failed.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.state {
+            StreamState::Failed => return Err(ErrorKind::ConnectionReset.into()),
+            StreamState::Opening => return Err(ErrorKind::WouldBlock.into()),
+            StreamState::Open => {}
+        }
+        let window = self.window.bytes().saturating_sub(self.bytes_in_flight + self.unsent_bytes());
+        let packets = PACKETS_MAX.saturating_sub(self.packets.len() + self.unsent_segments());
+        let window = window.min(packets * PAYLOAD_BYTES_MAX);
+        let limit = self.limit.saturating_sub(self.written);
+        let room = window.min(usize::try_from(limit).unwrap_or(usize::MAX)).min(bytes.len());
+        self.is_blocked = room < bytes.len();
+        let mut rest = &bytes[..room];
+        while !rest.is_empty() {
+            if self.buffer.capacity() < PAYLOAD_BYTES_MAX {
+                // What was cut before keeps its own part of the old allocation.
+                let written =
+                    std::mem::replace(&mut self.buffer, BytesMut::with_capacity(BUFFER_BYTES));
+                self.buffer.extend_from_slice(&written);
+            }
+            let count = rest.len().min(PAYLOAD_BYTES_MAX - self.buffer.len());
+            self.buffer.extend_from_slice(&rest[..count]);
+            self.written += count as u64;
+            rest = &rest[count..];
+            if self.buffer.len() == PAYLOAD_BYTES_MAX {
+                self.cut();
+            }
+        }
+        if room == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(room) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,410 @@
+//! Streams over a simulated network that loses, delays, reorders and duplicates datagrams. All
+//! bytes must arrive, once and in order, and in a time that does not depend on long timers.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::cookies::Cookies;
+use super::receiver::Receiver;
+use super::sender::{Sender, StreamState};
+use super::{Outbox, REORDERING_MAX};
+use crate::types::Instant;
+use crate::wire::datagram::{self, DATAGRAM_BYTES_MAX, Datagram};
+
+/// How the network treats datagrams.
+#[derive(Clone, Copy, Debug)]
+struct Quality {
+    /// Loss in percent in each direction.
+    loss: u32,
+    /// Percentage of losses after which the next datagram is lost too.
+    burst: u32,
+    delay: Duration,
+    /// Maximum additional delay. One longer than the gap between two datagrams reorders them.
+    jitter: Duration,
+    duplicates: u32,
+}
+
+impl Quality {
+    fn lossy(loss: u32) -> Quality {
+        Quality {
+            loss,
+            burst: 0,
+            delay: Duration::from_micros(100),
+            jitter: Duration::ZERO,
+            duplicates: 0,
+        }
+    }
+}
+
+/// A stream with both halves and the network between them.
+struct Run {
+    now: Instant,
+    rng: ChaCha8Rng,
+    quality: Quality,
+    /// Whether the last datagram was lost.
+    was_lost: bool,
+    /// Datagrams under way, by the time of their arrival and a number; true if they go to the
+    /// receiver.
+    under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
+    number: u64,
+    cookies: Cookies,
+    sender: Sender,
+    receiver: Option<Receiver>,
+    /// What was written and not accepted yet, and what was delivered.
+    unwritten: Vec<u8>,
+    delivered: Vec<u8>,
+    /// Number of datagrams sent to the receiver.
+    sent: u64,
+    /// Whether the receiver reads what arrives.
+    reads: bool,
+    /// The window of the receiver.
+    window: usize,
+    out: Outbox,
+}
+
+const WINDOW: usize = 256 << 10;
+
+const ADDRESS: &str = "10.0.0.1:7100";
+
+impl Run {
+    fn new(seed: u64, quality: Quality) -> Run {
+        let now = Instant(1_000_000_000);
+        Run {
+            now,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            quality,
+            was_lost: false,
+            under_way: BTreeMap::new(),
+            number: 0,
+            cookies: Cookies::new([3; 32]),
+            sender: Sender::new(seed + 1, 8 << 20, now),
+            receiver: None,
+            unwritten: Vec::new(),
+            delivered: Vec::new(),
+            sent: 0,
+            reads: true,
+            window: WINDOW,
+            out: Outbox::default(),
+        }
+    }
+
+    fn percent(&mut self, percent: u32) -> bool {
+        self.rng.random_range(0..100) < percent
+    }
+
+    /// Puts the datagrams of the outbox on their way.
+    fn post(&mut self, to_receiver: bool) {
+        let out = std::mem::take(&mut self.out);
+        for (bytes, length) in out.runs(64) {
+            for datagram in bytes.chunks(length) {
+                assert!(datagram.len() <= DATAGRAM_BYTES_MAX);
+                self.sent += u64::from(to_receiver);
+                let loss = if self.was_lost && self.quality.burst > 0 {
+                    self.quality.burst
+                } else {
+                    self.quality.loss
+                };
+                self.was_lost = self.percent(loss);
+                if self.was_lost {
+                    continue;
+                }
+                let copies = if self.percent(self.quality.duplicates) { 2 } else { 1 };
+                for _ in 0..copies {
+                    let jitter = u64::try_from(self.quality.jitter.as_nanos()).unwrap();
+                    let jitter = Duration::from_nanos(self.rng.random_range(0..=jitter));
+                    let at = self.now + self.quality.delay + jitter;
+                    self.number += 1;
+                    self.under_way.insert((at, self.number), (to_receiver, datagram.to_vec()));
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, to_receiver: bool, bytes: &[u8]) {
+        let now = self.now;
+        match datagram::decode(bytes).expect("the network changes nothing") {
+            Datagram::Open(id) if to_receiver => {
+                let id = self.cookies.issue(ADDRESS, id.stream, now);
+                self.out.push(&Datagram::Cookie(id));
+            }
+            Datagram::Cookie(id) => {
+                assert_eq!(id.stream, self.sender.id().stream);
+                self.sender.on_cookie(id.cookie, now);
+            }
+            Datagram::Data(id, data) => {
+                if self.receiver.is_none() {
+                    assert!(self.cookies.is_valid(ADDRESS, id, now));
+                    self.receiver = Some(Receiver::new(id, self.window));
+                }
+                let receiver = self.receiver.as_mut().unwrap();
+                if self.reads && receiver.on_next(&data, now) {
+                    self.delivered.extend_from_slice(data.payload);
+                } else {
+                    receiver.on_data(&data, now);
+                }
+            }
+            Datagram::Ack(id, ack) => {
+                assert_eq!(id, self.sender.id());
+                self.sender.on_ack(&ack, now);
+            }
+            other => panic!("{other:?}"),
+        }
+        self.post(false);
+    }
+
+    /// Reads what the receiver has, and sends the acknowledgement that is due.
+    fn read(&mut self) {
+        if let Some(receiver) = &mut self.receiver {
+            while self.reads
+                && let Some(bytes) = receiver.read()
+            {
+                self.delivered.extend_from_slice(&bytes);
+            }
+            receiver.acknowledge(self.now, &mut self.out);
+        }
+        self.post(false);
+    }
+
+    /// Writes what the sender accepts, and sends what is due.
+    fn flush(&mut self) {
+        while !self.unwritten.is_empty()
+            && let Ok(count) = self.sender.write(&self.unwritten)
+        {
+            self.unwritten.drain(..count);
+        }
+        self.sender.transmit(self.now, &mut self.out);
+        self.post(true);
+    }
+
+    /// Runs until `done`, and returns the time that took. Panics after `limit`.
+    fn until(&mut self, limit: Duration, done: impl Fn(&Run) -> bool) -> Duration {
+        let began = self.now;
+        self.flush();
+        while !done(self) {
+            let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
+            let ack = self.receiver.as_ref().map_or(Instant::MAX, Receiver::next_timeout);
+            let next = arrival.unwrap_or(Instant::MAX).min(self.sender.next_timeout()).min(ack);
+            assert!(next < Instant::MAX, "nothing happens any more: {:?}", self.sender);
+            self.now = self.now.max(next);
+            assert!(
+                self.now.since(began) < limit,
+                "{:?}: {} delivered after {limit:?}",
+                self.quality,
+                self.delivered.len()
+            );
+            while let Some(first) = self.under_way.first_entry()
+                && first.key().0 <= self.now
+            {
+                let (to_receiver, bytes) = first.remove();
+                self.arrive(to_receiver, &bytes);
+            }
+            self.read();
+            self.flush();
+        }
+        self.now.since(began)
+    }
+
+    /// Sends `count` bytes and waits for their delivery.
+    fn transfer(&mut self, count: usize, limit: Duration) -> Duration {
+        let all = self.delivered.len() + count;
+        let position = |at: usize| u8::try_from(at % 251).unwrap();
+        self.unwritten.extend((self.delivered.len()..all).map(position));
+        let time = self.until(limit, |run| run.delivered.len() == all);
+        assert!((0..all).map(position).eq(self.delivered.iter().copied()), "other bytes arrived");
+        time
+    }
+}
+
+#[test]
+fn all_bytes_arrive_in_order_under_any_loss() {
+    for seed in 0..60 {
+        let quality = Quality {
+            loss: u32::try_from(seed).unwrap(),
+            burst: if seed % 3 == 0 { 75 } else { 0 },
+            delay: Duration::from_micros([50, 1_000, 20_000][usize::try_from(seed % 3).unwrap()]),
+            jitter: Duration::from_micros(
+                [0, 300, 30_000, 100_000][usize::try_from(seed % 4).unwrap()],
+            ),
+            duplicates: [0, 20][usize::try_from(seed % 2).unwrap()],
+        };
+        let mut run = Run::new(seed, quality);
+        for count in [1, 5_000, 100, 300_000, 1, 1, 40_000] {
+            run.transfer(count, Duration::from_mins(1));
+        }
+    }
+}
+
+/// The purpose of the transport: at 30 % loss a small message takes some round trips, and not some
+/// 200 ms. Times are virtual.
+#[test]
+fn lost_datagrams_are_repaired_within_few_round_trips() {
+    for (loss, typical, slow) in [(0, 1, 1), (10, 1, 10), (30, 1, 15), (50, 6, 25)] {
+        let mut run = Run::new(9, Quality::lossy(loss));
+        let mut times: Vec<Duration> = (0..500)
+            .map(|_| {
+                let time = run.transfer(900, Duration::from_secs(1));
+                // What is still unacknowledged is not part of the next message.
+                run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+                time
+            })
+            .collect();
+        times.sort_unstable();
+        let round_trip = Quality::lossy(0).delay * 2;
+        let (median, late) = (times[250], times[495]);
+        assert!(median <= round_trip * typical, "{loss} %: median {median:?}");
+        assert!(late <= round_trip * slow * 2, "{loss} %: p99 {late:?}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_twice_without_loss() {
+    let mut run = Run::new(1, Quality::lossy(0));
+    for count in [100_000, 10, 700_000] {
+        run.transfer(count, Duration::from_secs(1));
+    }
+    assert_eq!((run.sender.repeated(), run.sender.loss_permille()), (0, 0));
+    // The request to open, and the bytes.
+    let least = 800_010 / datagram::PAYLOAD_BYTES_MAX as u64;
+    assert!(run.sent <= least + least / 20 + 5, "{} datagrams, {least} would do", run.sent);
+}
+
+/// Many datagrams in flight: what an acknowledgement does not describe must not count as lost.
+#[test]
+fn large_transfers_repeat_only_what_is_lost() {
+    for (loss, delay) in [(1, 100), (5, 100), (5, 20_000)] {
+        let delay = Duration::from_micros(delay);
+        let mut run = Run::new(7, Quality { delay, ..Quality::lossy(loss) });
+        run.window = 8 << 20;
+        run.transfer(20_000_000, Duration::from_secs(20));
+        let count = 20_000_000 / datagram::PAYLOAD_BYTES_MAX as u64;
+        let lost = count * u64::from(loss) / 100;
+        assert!(run.sender.repeated() <= lost * 3 / 2, "{} of {lost}", run.sender.repeated());
+    }
+}
+
+/// Reordering within the usual bounds costs a few repetitions, and loses nothing.
+#[test]
+fn slight_reordering_is_no_loss() {
+    let jitter = Duration::from_micros(40);
+    let mut run = Run::new(5, Quality { jitter, ..Quality::lossy(0) });
+    for _ in 0..300 {
+        run.transfer(1_000, Duration::from_secs(1));
+    }
+    assert_eq!(run.sender.repeated(), 0, "{REORDERING_MAX} later datagrams are needed");
+}
+
+#[test]
+fn loss_is_measured_and_each_datagram_sent_twice_where_it_is_high() {
+    let mut run = Run::new(2, Quality::lossy(30));
+    run.transfer(2_000_000, Duration::from_secs(20));
+    let loss = run.sender.loss_permille();
+    assert!((150..450).contains(&loss), "{loss} permille of 300");
+    assert!(run.receiver.as_ref().unwrap().loss_permille() > 150);
+    let least = 2_000_000 / datagram::PAYLOAD_BYTES_MAX as u64;
+    assert!(run.sent > least * 2 && run.sent < least * 4, "{} of {least}", run.sent);
+}
+
+#[test]
+fn receiver_that_does_not_read_stops_the_sender_and_then_gets_all() {
+    let mut run = Run::new(3, Quality::lossy(20));
+    run.transfer(10, Duration::from_secs(1));
+    run.reads = false;
+    run.unwritten.extend(std::iter::repeat_n(10, 3 * WINDOW));
+    run.until(Duration::from_secs(10), |run| run.now > Instant(8_000_000_000));
+    assert!(run.unwritten.len() >= 2 * WINDOW, "{} not accepted", run.unwritten.len());
+    assert_eq!(run.sender.state(), StreamState::Open, "a full receiver is not a dead one");
+    run.reads = true;
+    // Something must arrive before it reads again, as in the server it is woken for other reasons.
+    run.until(Duration::from_secs(10), |run| run.delivered.len() == 10 + 3 * WINDOW);
+}
+
+#[test]
+fn stream_fails_if_the_receiver_is_silent_or_resets_it() {
+    let mut run = Run::new(4, Quality::lossy(0));
+    run.transfer(10, Duration::from_secs(1));
+    run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+    let sent = run.sent;
+    run.quality.loss = 100;
+    run.now = run.now + Duration::from_hours(1);
+    run.unwritten.push(7);
+    let time = run.until(Duration::from_secs(20), |run| run.sender.state() == StreamState::Failed);
+    assert!(time >= Duration::from_secs(5), "after {time:?}, although it was idle before");
+    assert!(run.sent - sent < 100, "{} datagrams to a dead receiver", run.sent - sent);
+    let mut run = Run::new(5, Quality::lossy(0));
+    run.transfer(10, Duration::from_secs(1));
+    run.sender.on_reset();
+    assert!(run.sender.write(b"x").is_err() && run.sender.next_timeout() == Instant::MAX);
+}
+
+/// A bulk stream may be idle for hours before a large write.
+#[test]
+fn large_write_after_a_long_idle_time_arrives() {
+    for loss in [0, 30] {
+        let mut run = Run::new(6, Quality::lossy(loss));
+        run.transfer(10, Duration::from_secs(1));
+        for _ in 0..5 {
+            run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
+            run.now = run.now + Duration::from_hours(1);
+            run.transfer(600_000, Duration::from_secs(2));
+        }
+        assert_eq!(run.sender.state(), StreamState::Open);
+    }
+}
+
+/// A replica that was stopped for a while does not take its own silence for the receiver's.
+#[test]
+fn stop_of_the_sender_is_no_silence_of_the_receiver() {
+    let mut run = Run::new(6, Quality::lossy(0));
+    run.transfer(10, Duration::from_secs(1));
+    run.unwritten.extend([0; 5_000]);
+    run.flush();
+    run.now = run.now + Duration::from_mins(1);
+    run.flush();
+    assert_eq!(run.sender.state(), StreamState::Open);
+    run.until(Duration::from_secs(1), |run| run.delivered.len() == 5_010);
+}
+
+/// A sender that waits for room asks for it now and then, and not all the time.
+#[test]
+fn sender_without_room_asks_seldom() {
+    let mut run = Run::new(3, Quality::lossy(0));
+    run.transfer(10, Duration::from_secs(1));
+    run.reads = false;
+    run.unwritten.extend(std::iter::repeat_n(10, 2 * WINDOW));
+    let until = |millis: u64| Instant(1_000_000_000 + millis * 1_000_000);
+    run.until(Duration::from_secs(10), |run| run.now > until(100));
+    let sent = run.sent;
+    run.until(Duration::from_secs(10), |run| run.now > until(1_100));
+    assert!(run.sent - sent <= 50, "{} datagrams in a second", run.sent - sent);
+    assert!(run.sent - sent >= 5, "it must ask, the answer may be lost");
+}
+
+#[test]
+fn runs_are_datagrams_of_equal_length_with_a_shorter_end() {
+    let mut out = Outbox::default();
+    let payload = [0; 100];
+    for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {
+        out.push(&Datagram::Data(
+            crate::wire::datagram::StreamId { stream: 1, cookie: 2 },
+            datagram::Data { number: 0, offset: 0, payload: &payload[..length] },
+        ));
+    }
+    let head = 40;
+    let runs = |max| out.runs(max).map(|(run, length)| (run.len(), length)).collect::<Vec<_>>();
+    assert_eq!(
+        runs(64),
+        [
+            (3 * head + 240, head + 100),
+            (2 * head + 107, head + 100),
+            (head + 7, head + 7),
+            (3 * (head + 100), head + 100)
+        ]
+    );
+    assert_eq!(runs(1).len(), 9);
+    out.clear();
+    assert!(out.is_empty() && out.runs(5).next().is_none());
+}

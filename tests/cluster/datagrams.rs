@@ -1,0 +1,212 @@
+//! Replicas that exchange datagrams: over relays that lose some of them, under forged ones, and
+//! beside replicas that use TCP.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bowline::wire::datagram::{self, Ack, Data, Datagram, StreamId};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use crate::client::Client;
+use crate::replicas::{Cluster, free_port};
+use crate::snapshots::info;
+use crate::{kill_rounds, resident_bytes};
+
+const UDP: &[&str] = &["--peer-transport", "udp"];
+
+/// Relays between all pairs of replicas. Each loses datagrams in both directions.
+struct Relays {
+    /// By sender and receiver: the port to which the sender sends.
+    ports: Vec<Vec<u16>>,
+    /// Share of datagrams that are lost, in permille.
+    loss: Arc<AtomicU32>,
+    /// Some of the datagrams that went through.
+    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Number of datagrams that relays keep.
+const SEEN_MAX: usize = 5_000;
+
+impl Relays {
+    /// Starts relays to replicas that listen on these ports. They end with the process.
+    fn new(targets: &[u16], loss: u32) -> Relays {
+        let loss = Arc::new(AtomicU32::new(loss));
+        let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let relay = |target: u16| {
+            let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let (front, back) = (Arc::new(bind()), Arc::new(bind()));
+            let port = front.local_addr().unwrap().port();
+            // The address of the sender; the last one, if it restarts.
+            let sender = Arc::new(Mutex::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
+            for is_forward in [true, false] {
+                let (from, to) = if is_forward { (&front, &back) } else { (&back, &front) };
+                let (from, to) = (Arc::clone(from), Arc::clone(to));
+                let (sender, loss) = (Arc::clone(&sender), Arc::clone(&loss));
+                let seen = Arc::clone(&seen);
+                thread::spawn(move || {
+                    let mut rng = ChaCha8Rng::seed_from_u64(port.into());
+                    let mut space = [0; 2_000];
+                    loop {
+                        // An error is about a datagram sent before, to a replica that is down.
+                        let Ok((count, address)) = from.recv_from(&mut space) else { continue };
+                        if is_forward {
+                            *sender.lock() = address;
+                        }
+                        if rng.random_range(0..1_000) < loss.load(Ordering::Relaxed) {
+                            continue;
+                        }
+                        let target = SocketAddr::from((Ipv4Addr::LOCALHOST, target));
+                        let target = if is_forward { target } else { *sender.lock() };
+                        let _ = to.send_to(&space[..count], target);
+                        let mut seen = seen.lock();
+                        if seen.len() < SEEN_MAX {
+                            seen.push(space[..count].to_vec());
+                        }
+                    }
+                });
+            }
+            port
+        };
+        let from = |_| targets.iter().map(|target| relay(*target)).collect();
+        Relays { ports: (0..targets.len()).map(from).collect(), loss, seen }
+    }
+}
+
+/// Three replicas with relays between them.
+fn between_relays(threads: &'static str, loss: u32) -> (Cluster, Relays) {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let relays = Relays::new(&ports, loss);
+    let cluster = Cluster::start_between(ports, threads, UDP, |from, to| relays.ports[from][to]);
+    (cluster, relays)
+}
+
+#[test]
+fn acknowledged_writes_survive_kills_and_lost_datagrams_dedicated() {
+    kill_rounds(between_relays("dedicated", 200).0, "dedicated over datagrams");
+}
+
+#[test]
+fn acknowledged_writes_survive_kills_and_lost_datagrams_fused() {
+    kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
+}
+
+/// Half of all datagrams are lost, and large values are written all the same.
+#[test]
+fn large_values_cross_a_path_that_loses_half() {
+    let (cluster, relays) = between_relays("auto", 500);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let term = info(cluster.address(leader), "raft_term").unwrap();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    let value = vec![7; 1 << 20];
+    for number in 0..10_u8 {
+        assert_eq!(client.call(&[b"SET", &[number], &value]).unwrap(), b"+OK\r\n");
+    }
+    let peer = (leader + 1) % 3;
+    let path = cluster.wait_for("a measured loss", || {
+        let field = format!("raft_path_{}", peer + 1);
+        let text = String::from_utf8(client.call(&[b"INFO", b"raft"]).ok()?).ok()?;
+        let text = text.lines().find(|line| line.starts_with(&field))?.to_owned();
+        let loss = text.split("loss_permille=").nth(1)?.split(',').next()?.parse::<u32>().ok()?;
+        (350..650).contains(&loss).then_some(text)
+    });
+    assert!(path.contains("rtt_us="), "{path}");
+    relays.loss.store(0, Ordering::Relaxed);
+    for at in 0..3 {
+        let mut reader = Client::connect(cluster.address(at)).unwrap();
+        assert_eq!(reader.call(&[b"STRLEN", &[9]]).unwrap(), b":1048576\r\n");
+    }
+    let later = info(cluster.address(leader), "raft_term").unwrap();
+    assert_eq!(later, term, "no election\n{}", cluster.logs());
+}
+
+/// Random bytes, forged and replayed datagrams, from another address: no election, no lost write,
+/// no growing memory.
+#[test]
+fn forged_and_replayed_datagrams_do_no_harm() {
+    const ROUNDS: u64 = 40_000;
+    let (cluster, relays) = between_relays("auto", 0);
+    cluster.wait_until_all_serve();
+    let is_connected = |at| cluster.log(at).matches("connected to a peer").count() == 2;
+    cluster.wait_for("lasting connections", || (0..3).all(is_connected).then_some(()));
+    let leader = cluster.leader();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    for number in 0..200_u32 {
+        assert_eq!(client.call(&[b"INCRBY", b"sum", b"1"]).unwrap(), reply_of(number + 1));
+    }
+    let term = info(cluster.address(leader), "raft_term").unwrap();
+    let before: Vec<u64> =
+        (0..3).map(|at| resident_bytes(cluster.process(at)).unwrap_or(0)).collect();
+    let replayed = relays.seen.lock().clone();
+    let ids: Vec<StreamId> = replayed.iter().filter_map(|bytes| id_of(bytes)).collect();
+    assert!(replayed.len() > 100 && !ids.is_empty(), "{} datagrams were seen", replayed.len());
+    let attacker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for round in 0..ROUNDS {
+        let mut bytes = Vec::new();
+        // The number of a stream that exists, and a cookie that is a guess.
+        let known = ids[rng.random_range(0..ids.len())];
+        let id = StreamId { cookie: rng.random(), ..known };
+        match round % 6 {
+            0 => datagram::encode(
+                &Datagram::Open(StreamId { stream: rng.random(), cookie: 0 }),
+                &mut bytes,
+            ),
+            1 => {
+                let data = Data { number: rng.random(), offset: rng.random(), payload: b"x" };
+                datagram::encode(&Datagram::Data(id, data), &mut bytes);
+            }
+            2 => {
+                let ack = Ack { largest: 5, received: 1 << 40, limit: u64::MAX, ..Ack::default() };
+                datagram::encode(&Datagram::Ack(id, ack), &mut bytes);
+            }
+            3 => datagram::encode(&Datagram::Reset(id), &mut bytes),
+            4 => bytes = (0..rng.random_range(0..200)).map(|_| rng.random()).collect(),
+            _ => bytes.clone_from(&replayed[rng.random_range(0..replayed.len())]),
+        }
+        let target = cluster.peer_port(usize::try_from(round % 3).unwrap());
+        let _ = attacker.send_to(&bytes, (Ipv4Addr::LOCALHOST, target));
+        if round % 200 == 0 {
+            let sum = 201 + u32::try_from(round / 200).unwrap();
+            assert_eq!(client.call(&[b"INCRBY", b"sum", b"1"]).unwrap(), reply_of(sum));
+        }
+    }
+    assert_eq!(info(cluster.address(leader), "raft_term").unwrap(), term, "{}", cluster.logs());
+    assert!(!cluster.logs().contains("connection to a peer lost"), "{}", cluster.logs());
+    for (at, before) in before.iter().enumerate() {
+        let now = resident_bytes(cluster.process(at)).unwrap_or(0);
+        assert!(now < before + (64 << 20), "replica {}: {before} to {now} bytes", at + 1);
+    }
+}
+
+fn reply_of(number: u32) -> Vec<u8> {
+    format!(":{number}\r\n").into_bytes()
+}
+
+fn id_of(bytes: &[u8]) -> Option<StreamId> {
+    match datagram::decode(bytes) {
+        Ok(Datagram::Data(id, _) | Datagram::Ack(id, _)) => Some(id),
+        _ => None,
+    }
+}
+
+/// The transport can be changed one replica at a time.
+#[test]
+fn replicas_with_different_transports_form_a_cluster() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        cluster.kill(at);
+        let mut command = cluster.command(at);
+        command.args(UDP);
+        cluster.start_as(at, command);
+        cluster.wait_until_all_serve();
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!((0..3).all(|at| cluster.runs(at)), "{}", cluster.logs());
+}
