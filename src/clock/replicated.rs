@@ -183,7 +183,7 @@ impl ReplicatedClock {
 
     /// Records that the last proposed clock entry was not appended to the log, which had no room at
     /// `now`. The next write needs a new clock entry; keys that have expired and waiting reads get
-    /// one after [`ENTRY_INTERVAL`].
+    /// one after `ENTRY_INTERVAL`.
     pub fn proposal_refused(&mut self, now: Instant) {
         self.proposed = Some(Proposed { millis: 0, at: now, refused: true });
     }

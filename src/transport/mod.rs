@@ -28,12 +28,12 @@
 //! 3. An *acknowledgement* has a bitmap of the latest numbers, the number of bytes without a gap,
 //!    and the position up to which the receiver has room. It repeats what earlier ones said, so the
 //!    loss of one does not matter. It is sent at once if something is lost, and else within
-//!    [`ACK_DELAY`].
-//! 4. A datagram is lost if one with a number higher by [`REORDERING_MAX`] was acknowledged, or a
+//!    `ACK_DELAY`.
+//! 4. A datagram is lost if one with a number higher by `REORDERING_MAX` was acknowledged, or a
 //!    later one was and 9/8 of a round trip has passed (RFC 9002, section 6.1). Everything lost is
 //!    sent again at once. If no acknowledgement arrives, the oldest bytes are sent again after a
 //!    round trip and its usual variation.
-//! 5. From a measured loss of 15 % on, each datagram is sent twice, and from 5 % on each
+//! 5. From a measured loss of 7 % on, each datagram is sent twice, and from 5 % on each
 //!    acknowledgement.
 //! 6. The *window* bounds the bytes in flight. It grows while round trips are short, and shrinks
 //!    when they grow, because a queue fills somewhere. Loss alone does not change it, but it stays
@@ -94,7 +94,7 @@ impl Outbox {
 
     /// Returns the datagrams in runs that one system call can send: each run consists of up to
     /// `count_max` datagrams of the same length, which is returned with it, and of at most
-    /// [`RUN_BYTES_MAX`] bytes; the last datagram of a run may be shorter.
+    /// `RUN_BYTES_MAX` bytes; the last datagram of a run may be shorter.
     pub fn runs(&self, count_max: usize) -> impl Iterator<Item = (&[u8], usize)> {
         assert!(count_max > 0, "a run has a datagram");
         let mut next = 0;

@@ -187,7 +187,7 @@ impl Receiver {
 
     /// Adds the acknowledgement that is due to `out`, if one is: twice if many datagrams get lost.
     /// To be called after a batch of datagrams. Acknowledgements of datagrams that arrive in order
-    /// are delayed by up to [`ACK_DELAY`] while none get lost.
+    /// are delayed by up to `ACK_DELAY` while none get lost.
     pub fn acknowledge(&mut self, now: Instant, out: &mut Outbox) {
         let Some(largest_at) = self.largest_at.filter(|_| now >= self.ack_at) else { return };
         (self.ack_at, self.since_ack) = (Instant::MAX, 0);

@@ -27,7 +27,7 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 /// Number of bytes that every receiver accepts at first.
 const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
 /// Loss in permille from which on each datagram is sent twice.
-const TWICE_PERMILLE: u32 = 150;
+const TWICE_PERMILLE: u32 = 70;
 /// Loss in permille from which on acknowledgements are expected without a delay.
 const PROMPT_PERMILLE: u32 = 50;
 /// Maximum number of datagrams that are sent again when an acknowledgement is overdue.
