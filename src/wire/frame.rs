@@ -1,4 +1,4 @@
-//! Frames: the contents of a TCP connection between two replicas. A connection is used in one
+//! Frames: the contents of a connection between two replicas. A connection is used in one
 //! direction only and begins with a preamble; the first frame, the hello, identifies the sender.
 //! This module converts bytes to frames and back, without sockets.
 //!

@@ -195,6 +195,35 @@ fn id_of(bytes: &[u8]) -> Option<StreamId> {
     }
 }
 
+/// By default, small messages measure the loss. Where TCP is blocked, as by these relays, entries
+/// use datagrams too.
+#[test]
+fn datagrams_carry_entries_where_tcp_is_blocked() {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let relays = Relays::new(&ports, 100);
+    let cluster = Cluster::start_between(ports, "auto", &[], |from, to| relays.ports[from][to]);
+    cluster.wait_until_all_serve();
+    let mut client = Client::connect(cluster.address(cluster.leader())).unwrap();
+    for number in 1..=200 {
+        assert_eq!(client.call(&[b"INCR", b"sum"]).unwrap(), reply_of(number));
+    }
+    assert!(cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+}
+
+#[test]
+fn default_measures_the_path_and_sends_entries_over_tcp() {
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    for at in 0..3 {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        cluster.wait_for("the paths to both peers", || {
+            let text = String::from_utf8(client.call(&[b"INFO", b"raft"]).ok()?).ok()?;
+            (text.matches("raft_path_").count() == 2).then_some(())
+        });
+    }
+    assert!(!cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+}
+
 /// The transport can be changed one replica at a time.
 #[test]
 fn replicas_with_different_transports_form_a_cluster() {

@@ -40,6 +40,8 @@ pub(crate) enum System {
     Bowline5,
     /// Seven Bowline replicas, otherwise as in [`System::Bowline`].
     Bowline7,
+    /// Three Bowline replicas that use only TCP with each other.
+    BowlineTcp,
     /// Three Bowline replicas that exchange UDP datagrams with each other instead of using TCP.
     BowlineUdp,
     /// Three Bowline replicas whose TCP connections have a minimum retransmission timeout of 5 ms
@@ -166,6 +168,7 @@ impl System {
             System::Bowline5 => "five replicas, --threads auto",
             System::Bowline7 => "seven replicas, --threads auto",
             System::BowlineUdp => "three replicas, --peer-transport udp",
+            System::BowlineTcp => "three replicas, --peer-transport tcp",
             System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
             System::Etcd => "three members",
             System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
@@ -347,7 +350,11 @@ impl Running {
             _ => "auto",
         };
         let reads = if self.system == System::BowlineLease { "lease" } else { "index" };
-        let transport = if self.system == System::BowlineUdp { "udp" } else { "tcp" };
+        let transport = match self.system {
+            System::BowlineUdp => "udp",
+            System::BowlineTcp | System::BowlineRto5 => "tcp",
+            _ => "auto",
+        };
         let addresses = hosts::allocate::<2>(hosts)?;
         let peers = addresses.iter().enumerate();
         let peers = peers.map(|(number, [_, peer])| format!("{}={peer}", number + 1));

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     keys: u64,
     /// Systems to measure, each with more than one process.
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_enum, default_values_t =
-          [System::BowlineUdp, System::Bowline, System::BowlineRto5, System::Etcd])]
+          [System::Bowline, System::BowlineUdp, System::BowlineTcp, System::Etcd])]
     only: Vec<System>,
     /// TCP congestion control of all hosts.
     #[arg(long, value_name = "NAME", default_value = "cubic")]

@@ -157,7 +157,8 @@ impl Settings {
             listen,
             peer_listen,
             peers: peers.iter().copied().filter(|(peer, _)| *peer != id).collect(),
-            peer_transport: self.parse("peer-transport", "tcp or udp", |text| text.parse().ok())?,
+            peer_transport: self
+                .parse("peer-transport", "auto, tcp or udp", |text| text.parse().ok())?,
             announce: self.parse_if_set("announce", ADDRESS, parse_announced)?,
             folder,
             cluster: bootstrap.map_or(cluster, |_| Some(cluster.unwrap_or_else(derived))),

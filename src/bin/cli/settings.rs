@@ -33,8 +33,9 @@ pub(crate) struct ServerArguments {
     /// one].
     #[arg(long, value_name = "ID=HOST:PORT,..")]
     peers: Option<String>,
-    /// Transport of the connections to peers: `tcp`, or `udp` for networks that lose packets. Peers
-    /// may differ: each replica accepts both, on the same port number [default: tcp].
+    /// Transport of the connections to peers: `tcp`, `udp`, which is fast on networks that lose
+    /// packets, or `auto` (udp where packets get lost). Peers may differ: each replica accepts
+    /// both, on the same port number [default: auto].
     #[arg(long, value_name = "HOW")]
     peer_transport: Option<String>,
     /// Data folder of the replica [default: bowline-data/replica-ID].
@@ -174,7 +175,7 @@ impl ServerArguments {
             ("listen", Some("127.0.0.1:6379"), self.listen.clone()),
             ("peer-listen", Some("127.0.0.1:16379"), self.peer_listen.clone()),
             ("peers", Some(""), self.peers.clone()),
-            ("peer-transport", Some("tcp"), self.peer_transport.clone()),
+            ("peer-transport", Some("auto"), self.peer_transport.clone()),
             ("dir", None, self.dir.clone()),
             ("cluster", None, self.cluster.clone()),
             ("bootstrap", Some("false"), bootstrap),

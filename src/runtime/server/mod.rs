@@ -1,4 +1,4 @@
-//! The server: Redis clients and peers over TCP, a log on disk, and the stages that connect them.
+//! The server: Redis clients, peers, a log on disk, and the stages that connect them.
 //!
 //! | folder or file | contents |
 //! |---|---|

@@ -32,7 +32,7 @@ impl ServerNetwork {
             Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, Some(&ack), now, registry),
             Ok(Datagram::Reset(id)) => outgoing.on_ack(id, None, now, registry),
             Ok(Datagram::Open(id)) => incoming.on_open(from, id, now),
-            Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now)),
+            Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now, registry)),
             Err(_) => counters.ignored.add_one(),
         });
         for peer in connected {

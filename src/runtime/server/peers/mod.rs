@@ -4,19 +4,24 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `outgoing` | connections to peers |
+//! | `outgoing` | connections to peers, and which transport they use |
+//! | `outgoing_lane` | one connection to a peer |
 //! | `incoming` | connections from peers |
 //! | `handshake` | whether to accept the hello that begins a connection |
 
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+mod outgoing_lane;
 
 use std::str::FromStr;
 
 /// What the connections to peers are made of. A replica accepts both kinds from its peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
+    /// Streams of datagrams for small messages, by which the loss is measured, and TCP for large
+    /// ones while the loss is low. TCP alone where datagrams do not get through.
+    Auto,
     /// TCP connections.
     Tcp,
     /// Streams over UDP datagrams, for networks that lose packets.
@@ -28,6 +33,7 @@ impl FromStr for PeerTransport {
 
     fn from_str(text: &str) -> Result<PeerTransport, ()> {
         match text {
+            "auto" => Ok(PeerTransport::Auto),
             "tcp" => Ok(PeerTransport::Tcp),
             "udp" => Ok(PeerTransport::Udp),
             _ => Err(()),

@@ -18,29 +18,19 @@ use crate::types::{Instant, NodeId};
 use crate::wire::frame::{self, Frame, Hello, Lane};
 
 use crate::runtime::server::peers::PeerTransport;
+use crate::runtime::server::peers::outgoing_lane::{
+    CONNECT_TIMEOUT, Carrier, Established, Outgoing, STABLE_AFTER,
+};
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
 use crate::runtime::server::sockets::outbound_queue::{COPY_BYTES_MAX, OutboundQueue};
-use crate::runtime::server::sockets::socket::{ReadResult, Socket};
+use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
 use crate::transport::Outbox;
-use crate::transport::sender::{Sender, StreamState};
+use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
-/// Minimum delay between two attempts to connect to a peer ([`BACKOFF_MAX`] is the maximum). Both
-/// are short: a refused attempt costs little on a local network, and a restarted replica should be
-/// reachable soon.
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// Time after which a new connection is considered stable, so that the delay before the next
-/// reconnection is reset to its minimum.
-const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// Maximum time for which sent data may remain unacknowledged. After it, the connection is closed
-/// and reestablished.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without a connection to a peer after which the peer is logged as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Time limit for establishing a connection to a peer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
 /// Maximum number of bytes queued on the connection to a peer that carries urgent messages
@@ -49,29 +39,19 @@ const WINDOW_MAX: usize = 8 << 20;
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
+/// Loss of datagrams, in permille, from which on a connection for bulk messages is made of
+/// datagrams too, with [`PeerTransport::Auto`]. TCP is much slower from about there on.
+const LOSSY_PERMILLE: u32 = 10;
+/// Number of failed attempts to connect over TCP after which a connection is made of datagrams,
+/// where these get through.
+const TCP_FAILURES_MAX: u32 = 3;
+/// Loss in permille below which such a connection becomes a TCP connection again, if the loss stays
+/// below it for [`LOSSLESS_FOR`].
+const LOSSLESS_PERMILLE: u32 = 3;
+const LOSSLESS_FOR: Duration = Duration::from_mins(1);
+
 /// Approximate encoded size of a frame without its payload, in bytes.
 const HEAD_BYTES: usize = 128;
-
-/// What a connection to a peer is made of.
-#[derive(Debug)]
-enum Carrier {
-    Tcp(Socket),
-    Datagrams { sender: Box<Sender>, outbound: OutboundQueue },
-}
-
-/// One of the two outgoing connections to a peer: either the one for urgent messages or the one for
-/// bulk messages.
-#[derive(Debug)]
-struct Outgoing {
-    /// `None` between two attempts to connect.
-    carrier: Option<Carrier>,
-    connected: bool,
-    /// When the last attempt to establish the connection began.
-    attempted_at: Instant,
-    /// When the next attempt to connect is due. Used only while `carrier` is `None`.
-    retry_at: Instant,
-    backoff: Duration,
-}
 
 /// A peer, with the two outgoing connections to it.
 #[derive(Debug)]
@@ -87,6 +67,10 @@ struct Peer {
     /// The random number that identifies the peer's latest known start; `None` before its first
     /// hello.
     opening: Option<u64>,
+    /// Whether many datagrams to the peer get lost, or did a short time ago.
+    is_lossy: bool,
+    /// When more than few datagrams were last lost.
+    lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.
     logged: Logged,
@@ -125,90 +109,30 @@ pub(crate) struct OutgoingPeers {
     out: Outbox,
 }
 
-impl Outgoing {
-    fn new() -> Outgoing {
-        Outgoing {
-            carrier: None,
-            connected: false,
-            attempted_at: Instant::ZERO,
-            retry_at: Instant::ZERO,
-            backoff: BACKOFF_MIN,
-        }
-    }
-
-    /// Closes the connection and schedules the next attempt to connect.
-    fn close(&mut self, now: Instant, registry: &Registry) {
-        if let Some(Carrier::Tcp(mut socket)) = self.carrier.take() {
-            socket.close(registry);
-        }
-        let was_stable = self.connected && now.since(self.attempted_at) >= STABLE_AFTER;
-        self.backoff = if was_stable { BACKOFF_MIN } else { (self.backoff * 2).min(BACKOFF_MAX) };
-        self.connected = false;
-        self.retry_at = now + self.backoff;
-    }
-
-    fn sender(&mut self) -> Option<&mut Sender> {
-        match &mut self.carrier {
-            Some(Carrier::Datagrams { sender, .. }) => Some(sender),
-            _ => None,
-        }
-    }
-
-    fn outbound(&mut self) -> Option<&mut OutboundQueue> {
-        match &mut self.carrier {
-            Some(Carrier::Tcp(socket)) => Some(&mut socket.outbound),
-            Some(Carrier::Datagrams { outbound, .. }) => Some(outbound),
-            None => None,
-        }
-    }
-
-    /// Writes queued bytes as far as there is room for them. Datagrams, which may be due without
-    /// new bytes, are added to `out`. Returns false if the connection has failed.
-    fn flush(&mut self, now: Instant, out: &mut Outbox) -> bool {
-        match &mut self.carrier {
-            Some(Carrier::Tcp(socket)) => {
-                !self.connected || !socket.can_flush() || socket.flush().is_ok()
-            }
-            Some(Carrier::Datagrams { sender, outbound }) => {
-                if !outbound.is_empty() && outbound.write_to(sender.as_mut()).is_err() {
-                    return false;
-                }
-                if now >= sender.next_timeout() {
-                    sender.transmit(now, out);
-                }
-                sender.state() != StreamState::Failed
-            }
-            None => true,
-        }
-    }
-
-    /// Checks the state of the TCP connection. Returns false if it has failed or was closed.
-    fn check(&mut self) -> bool {
-        let Some(Carrier::Tcp(socket)) = &mut self.carrier else { return true };
-        if !self.connected {
-            match socket.is_connected() {
-                Ok(true) => {
-                    socket.set_no_delay();
-                    socket.set_user_timeout(USER_TIMEOUT);
-                    self.connected = true;
-                }
-                Ok(false) => return true,
-                Err(_) => return false,
-            }
-        }
-        // Peers send nothing on these connections.
-        let mut space = [0; 16];
-        while socket.is_readable() {
-            match socket.read(&mut space) {
-                ReadResult::Bytes(_) | ReadResult::Closed => return false,
-                ReadResult::WouldBlock => {}
-            }
-        }
-        true
-    }
-}
-
 impl Peer {
+    /// Decides from the measured loss of datagrams whether the path to the peer is lossy. One on
+    /// which TCP fails and datagrams get through counts as lossy.
+    fn note_loss(&mut self, now: Instant) {
+        let [urgent, bulk] = &mut self.lanes;
+        let tcp_fails = bulk.failures >= TCP_FAILURES_MAX && urgent.is_stream();
+        if tcp_fails {
+            (bulk.failures, self.lossy_at) = (0, now);
+        }
+        let loss = self.lanes.iter_mut().filter_map(Outgoing::sender).map(|it| it.loss_permille());
+        let loss = loss.max().unwrap_or(0);
+        if loss >= LOSSLESS_PERMILLE {
+            self.lossy_at = now;
+        }
+        let was_lossy = self.is_lossy;
+        self.is_lossy = tcp_fails
+            || loss >= LOSSY_PERMILLE
+            || self.is_lossy && now.since(self.lossy_at) < LOSSLESS_FOR;
+        if self.is_lossy != was_lossy {
+            let (peer, transport) = (self.id, if self.is_lossy { "udp" } else { "tcp" });
+            tracing::info!(%peer, loss_permille = loss, transport, "transport of entries changed");
+        }
+    }
+
     /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
     /// are not logged individually.
     fn log_changes(&mut self, now: Instant) {
@@ -255,6 +179,8 @@ impl OutgoingPeers {
             lanes: [Outgoing::new(), Outgoing::new()],
             connection_count: 0,
             opening: None,
+            is_lossy: false,
+            lossy_at: Instant::ZERO,
             logged: Logged::Lost,
             down_since: Instant::ZERO,
         };
@@ -320,24 +246,30 @@ impl OutgoingPeers {
     /// wait for.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let lanes = self.peers.iter().flat_map(|peer| &peer.lanes);
-        let due = lanes.map(|lane| {
-            let datagrams = match &lane.carrier {
-                None => return lane.retry_at,
-                Some(Carrier::Tcp(_)) => Instant::MAX,
-                Some(Carrier::Datagrams { sender, .. }) => sender.next_timeout(),
-            };
-            let give_up = lane.attempted_at + CONNECT_TIMEOUT;
-            if lane.connected { datagrams } else { datagrams.min(give_up) }
-        });
+        let due = lanes.map(Outgoing::next_due);
         due.min().filter(|due| *due < Instant::MAX)
     }
 
     /// Starts the attempts to connect that are due, and aborts those that exceed
-    /// [`CONNECT_TIMEOUT`].
+    /// [`CONNECT_TIMEOUT`]. With [`PeerTransport::Auto`], also prepares the streams of datagrams
+    /// that are to replace TCP connections.
     pub(crate) fn connect(&mut self, now: Instant, registry: &Registry) {
+        let window_max = self.window_max;
+        let stream = || Box::new(Sender::new(random_seed(), window_max, now));
         for (position, peer) in self.peers.iter_mut().enumerate() {
             peer.log_changes(now);
+            let is_auto = self.transport == PeerTransport::Auto;
+            if is_auto {
+                peer.note_loss(now);
+            }
+            let is_lossy = peer.is_lossy;
             for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
+                let wants_stream = is_auto && (lane == Lane::Urgent || is_lossy);
+                outgoing.prepare_stream(wants_stream, now, stream);
+                if is_auto && !wants_stream && outgoing.is_stream() {
+                    outgoing.close(now, registry);
+                    outgoing.retry_at = now;
+                }
                 if outgoing.carrier.is_some() {
                     if !outgoing.connected && now >= outgoing.attempted_at + CONNECT_TIMEOUT {
                         outgoing.close(now, registry);
@@ -350,24 +282,20 @@ impl OutgoingPeers {
                 outgoing.attempted_at = now;
                 let token = Token(self.first_token + position * 2 + lane as usize);
                 let made = match self.transport {
-                    PeerTransport::Tcp => TcpStream::connect(peer.address)
+                    PeerTransport::Tcp | PeerTransport::Auto => TcpStream::connect(peer.address)
                         .and_then(|stream| Socket::new(stream, registry, token, false))
                         .map(Carrier::Tcp),
-                    PeerTransport::Udp => Ok(Carrier::Datagrams {
-                        sender: Box::new(Sender::new(random_seed(), self.window_max, now)),
-                        outbound: OutboundQueue::default(),
-                    }),
+                    PeerTransport::Udp => {
+                        let outbound = OutboundQueue::default();
+                        Ok(Carrier::Datagrams { sender: stream(), outbound })
+                    }
                 };
                 let Ok(carrier) = made else {
                     outgoing.close(now, registry);
                     continue;
                 };
                 outgoing.carrier = Some(carrier);
-                let rejoining = self.rejoining.load(Ordering::Acquire);
-                let hello = Hello { to: peer.id, lane, rejoining, ..self.hello.clone() };
-                let outbound = outgoing.outbound().expect("it was just created");
-                frame::encode_preamble(outbound.open());
-                frame::encode(&Frame::Hello(hello), outbound.open());
+                queue_hello(&self.hello, &self.rejoining, peer.id, lane, outgoing);
             }
         }
     }
@@ -391,9 +319,8 @@ impl OutgoingPeers {
                     outgoing.close(now, registry);
                 }
             }
-            for outgoing in peer.lanes.iter_mut().filter(|lane| lane.carrier.is_none()) {
-                outgoing.retry_at = outgoing.retry_at.min(now);
-                outgoing.backoff = BACKOFF_MIN;
+            for outgoing in &mut peer.lanes {
+                outgoing.retry_now(now);
             }
         }
     }
@@ -425,13 +352,19 @@ impl OutgoingPeers {
 
     /// Handles the cookie of a stream of datagrams, with which the stream is established. If it is
     /// a peer's connection for urgent messages, returns the peer; otherwise returns `None`.
-    pub(crate) fn on_cookie(&mut self, id: StreamId, now: Instant) -> Option<NodeId> {
+    pub(crate) fn on_cookie(
+        &mut self,
+        id: StreamId,
+        now: Instant,
+        registry: &Registry,
+    ) -> Option<NodeId> {
         for peer in &mut self.peers {
             for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
-                let Some(sender) = outgoing.sender() else { continue };
-                if sender.id().stream == id.stream && sender.state() == StreamState::Opening {
-                    sender.on_cookie(id.cookie, now);
-                    outgoing.connected = true;
+                let established = outgoing.on_cookie(id.stream, id.cookie, now, registry);
+                if established == Some(Established::Replaced) {
+                    queue_hello(&self.hello, &self.rejoining, peer.id, lane, outgoing);
+                }
+                if established.is_some() {
                     peer.connection_count += 1;
                     return (lane == Lane::Urgent).then_some(peer.id);
                 }
@@ -504,4 +437,19 @@ impl OutgoingPeers {
             }
         }
     }
+}
+
+/// Queues the preamble and the hello with which every connection begins.
+fn queue_hello(
+    hello: &Hello,
+    rejoining: &AtomicBool,
+    to: NodeId,
+    lane: Lane,
+    outgoing: &mut Outgoing,
+) {
+    let rejoining = rejoining.load(Ordering::Acquire);
+    let hello = Hello { to, rejoining, lane, ..hello.clone() };
+    let outbound = outgoing.outbound().expect("the connection was just made");
+    frame::encode_preamble(outbound.open());
+    frame::encode(&Frame::Hello(hello), outbound.open());
 }
