@@ -1,7 +1,8 @@
 //! Replicas that exchange datagrams: over relays that lose some of them, under forged ones, and
 //! beside replicas that use TCP.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -29,6 +30,26 @@ struct Relays {
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
+/// Passes TCP connections to this port on to `target`, without any loss.
+fn forward_tcp(port: u16, target: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    thread::spawn(move || {
+        for from in listener.incoming().flatten() {
+            // Dropping the connection refuses it, as the replica that is down would.
+            let Ok(to) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
+            for (mut from, mut to) in
+                [(from.try_clone(), to.try_clone()), (to.try_clone(), from.try_clone())]
+                    .map(|(from, to)| (from.unwrap(), to.unwrap()))
+            {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+}
+
 /// Number of datagrams that relays keep.
 const SEEN_MAX: usize = 5_000;
 
@@ -38,9 +59,10 @@ impl Relays {
         let loss = Arc::new(AtomicU32::new(loss));
         let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let relay = |target: u16| {
-            let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let (front, back) = (Arc::new(bind()), Arc::new(bind()));
-            let port = front.local_addr().unwrap().port();
+            let bind = |port| Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+            // Free for TCP as well.
+            let port = free_port();
+            let (front, back) = (bind(port), bind(0));
             // The address of the sender; the last one, if it restarts.
             let sender = Arc::new(Mutex::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
             for is_forward in [true, false] {
@@ -208,6 +230,36 @@ fn datagrams_carry_entries_where_tcp_is_blocked() {
         assert_eq!(client.call(&[b"INCR", b"sum"]).unwrap(), reply_of(number));
     }
     assert!(cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+}
+
+/// By default, entries are datagrams from the time on at which packets begin to get lost.
+#[test]
+fn entries_change_to_datagrams_when_packets_get_lost() {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let relays = Relays::new(&ports, 0);
+    for row in &relays.ports {
+        for (port, target) in row.iter().zip(&ports) {
+            forward_tcp(*port, *target);
+        }
+    }
+    let cluster = Cluster::start_between(ports, "auto", &[], |from, to| relays.ports[from][to]);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    let changed = |at| cluster.log(at).matches("transport of entries changed").count();
+    let mut sum = 0;
+    let mut increment = |client: &mut Client| {
+        sum += 1;
+        assert_eq!(client.call(&[b"INCR", b"sum"]).unwrap(), reply_of(sum));
+    };
+    (0..200).for_each(|_| increment(&mut client));
+    assert_eq!(changed(leader), 0, "{}", cluster.logs());
+    relays.loss.store(200, Ordering::Relaxed);
+    cluster.wait_for("entries as datagrams to both peers", || {
+        increment(&mut client);
+        (changed(leader) == 2).then_some(())
+    });
+    (0..200).for_each(|_| increment(&mut client));
 }
 
 #[test]
