@@ -18,9 +18,9 @@ const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
 /// Time without any acknowledgement, while one is awaited, after which a stream has failed.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Number of probes in that time without which a stream has not failed: this replica itself was
-/// stopped for a while.
-const SILENT_PROBES_MIN: u32 = 10;
+/// Number of times that something was sent in that time without which a stream has not failed: this
+/// replica itself was stopped for a while.
+const SILENT_SENDS_MIN: u32 = 10;
 /// Least time between two questions whether the receiver has room again. It says so by itself; the
 /// questions are for the case that this was lost.
 const ROOM_INTERVAL: Duration = Duration::from_millis(20);
@@ -117,6 +117,8 @@ pub struct Sender {
     sent_at: Instant,
     /// Number of probes since the receiver was last heard.
     probes: u32,
+    /// Number of times that something was sent since the receiver was last heard.
+    unheard_sends: u32,
     round_trip: RoundTrip,
     loss: Loss,
     window: Window,
@@ -149,6 +151,7 @@ impl Sender {
             waits: false,
             sent_at: now,
             probes: 0,
+            unheard_sends: 0,
             round_trip: RoundTrip::new(now),
             loss: Loss::default(),
             window: Window::new(window_max),
@@ -212,7 +215,7 @@ impl Sender {
             return;
         }
         self.limit = self.limit.max(ack.limit);
-        (self.heard_at, self.probes) = (now, 0);
+        (self.heard_at, self.probes, self.unheard_sends) = (now, 0, 0);
         let was_used = self.bytes_in_flight * 2 > self.window.bytes();
         self.largest_acknowledged = self.largest_acknowledged.max(Some(ack.largest));
         if let Some(at) = ack.largest.checked_sub(self.first_packet) {
@@ -348,13 +351,14 @@ impl Sender {
         if waits && !self.waits {
             self.heard_at = now;
         }
+        let is_silent = waits && now.since(self.heard_at) >= SILENCE_MAX;
+        if is_silent && self.unheard_sends >= SILENT_SENDS_MIN {
+            self.state = StreamState::Failed;
+            return;
+        }
+        let sent = self.first_packet + self.packets.len() as u64;
         let is_probe = now >= self.probe_at();
         if is_probe {
-            let is_silent = now.since(self.heard_at) >= SILENCE_MAX;
-            if is_silent && self.probes >= SILENT_PROBES_MIN {
-                self.state = StreamState::Failed;
-                return;
-            }
             self.probes += 1;
             self.probe(now, out);
         }
@@ -378,6 +382,8 @@ impl Sender {
                 }
             }
         }
+        let has_sent = self.first_packet + self.packets.len() as u64 > sent;
+        self.unheard_sends += u32::from(has_sent);
         self.waits = self.is_awaiting() || self.is_blocked;
         if self.waits && !waits {
             self.heard_at = now;
@@ -387,8 +393,10 @@ impl Sender {
 
     /// Schedules the oldest segments to be sent again; without any, asks for an acknowledgement.
     fn probe(&mut self, now: Instant, out: &mut Outbox) {
+        // A receiver that was stopped must find room for all of them.
+        let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
-        let oldest: Vec<u64> = open.map(|(number, _)| number).take(PROBE_SEGMENTS).collect();
+        let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
         if oldest.is_empty() {
             self.send(None, self.sent(), &Bytes::new(), now, out);
         }

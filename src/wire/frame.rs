@@ -17,7 +17,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | cluster (16), from, to, incarnation (8), lane, flags (1), counts, lists, address |
+//! | 1 hello | cluster (16), ids, incarnation, connection (8), lane, flags, counts, lists, text |
 //! | 2 peer message | see [`peer`] |
 //! | 3 forwarded write | client (4), request (16), attempt (8), batch |
 //! | 4 rejected forwarded write | client (4), request (16), reason (1) |
@@ -25,9 +25,10 @@
 //! | 6 read index reply | ticket (8), index (8); without an index the sender is not leader |
 //! | 9 wall clock | milliseconds since 1970 (8) |
 //!
-//! The counts of a hello are the number of members (1 byte) and the number of openings (2 bytes).
-//! An opening is the random number that the sender drew when it started and opened its log. The
-//! lists have 2 bytes for each member and 8 for each opening.
+//! A hello has the ids of its sender and of its receiver, and the address for clients as text. The
+//! counts are the number of members (1 byte) and the number of openings (2 bytes). An opening is
+//! the random number that the sender drew when it started and opened its log. The lists have 2
+//! bytes for each member and 8 for each opening.
 //!
 //! The attempt of a forwarded write is a term with the highest bit set if the write is sent for the
 //! first time, or a log index if it is sent again.
@@ -49,7 +50,7 @@ pub use decoder::Decoder;
 /// The first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
 /// Version of the protocol between replicas: frames, peer messages, and the batches in them.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// Length in bytes of the preamble (magic number and version) of a connection between replicas.
 pub const PREAMBLE_BYTES: usize = 6;
 /// Length of a frame's header in bytes: the length and the checksum.
@@ -62,7 +63,7 @@ const ADDRESS_BYTES_MAX: usize = 256;
 /// Maximum number of the sender's starts that a hello lists. A replica's folder records as many.
 pub const OPENINGS_MAX: usize = 4_096;
 /// Length of the fixed part of a hello's body, in bytes: without members, starts and address.
-const HELLO_BYTES: usize = 33;
+const HELLO_BYTES: usize = 41;
 /// Maximum length in bytes of the first frame from an unknown peer, without the frame's header.
 const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
@@ -82,6 +83,10 @@ pub struct Hello {
     /// Number of times that the sender has been started. If it is higher than in an earlier hello,
     /// the sender has been restarted since.
     pub incarnation: u64,
+    /// Number of the connection among all that the sender has made since its start. Of two
+    /// connections for the same lane, the receiver reads only the one with the higher number, in
+    /// whatever order they arrive.
+    pub connection: u64,
     /// Random numbers that identify the sender's latest starts, newest last; at most
     /// [`OPENINGS_MAX`]. With them the receiver detects a sender that runs on an older copy of its
     /// folder.
@@ -278,6 +283,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
             out.put_u16_le(hello.from.0);
             out.put_u16_le(hello.to.0);
             out.put_u64_le(hello.incarnation);
+            out.put_u64_le(hello.connection);
             out.put_u8(match hello.lane {
                 Lane::Urgent => 0,
                 Lane::Bulk => 1,

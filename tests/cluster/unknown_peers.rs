@@ -30,6 +30,7 @@ fn hello_of_replica_2() -> Hello {
         to: NodeId(1),
         // The running replica has drawn another number.
         incarnation: 1,
+        connection: 1,
         openings: vec![7],
         members: [1, 2, 3].map(NodeId).to_vec(),
         rejoining: false,

@@ -232,6 +232,7 @@ fn frames(seeds: &mut Vec<(&'static str, &'static str, Vec<u8>)>) {
         from,
         to,
         incarnation: 3,
+        connection: 3,
         openings,
         members,
         rejoining: false,

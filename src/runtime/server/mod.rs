@@ -251,6 +251,7 @@ fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
         from: identity.replica,
         to: identity.replica,
         incarnation: identity.incarnation,
+        connection: 0,
         openings: recovered.openings().to_vec(),
         members: recovered.members().to_vec(),
         rejoining: recovered.is_rejoining(),

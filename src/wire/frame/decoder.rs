@@ -101,6 +101,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
             let cluster = body.get_u128_le();
             let (from, to) = (NodeId(body.get_u16_le()), NodeId(body.get_u16_le()));
             let incarnation = body.get_u64_le();
+            let connection = body.get_u64_le();
             let lane = match body.get_u8() {
                 0 => Lane::Urgent,
                 1 => Lane::Bulk,
@@ -125,6 +126,7 @@ fn decode_body(kind: u8, mut body: Bytes) -> Result<Frame, FrameError> {
                 from,
                 to,
                 incarnation,
+                connection,
                 openings,
                 members,
                 rejoining: flags == REJOINING,

@@ -33,6 +33,7 @@ fn frames() -> Vec<Frame> {
         from: NodeId(1),
         to: NodeId(2),
         incarnation: 9,
+        connection: 4,
         openings: vec![7, u64::MAX],
         members: vec![NodeId(1), NodeId(2), NodeId(9)],
         rejoining: true,

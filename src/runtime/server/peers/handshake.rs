@@ -54,6 +54,8 @@ pub(super) enum PeerError {
     Order,
     #[error("a connection sent no hello in time")]
     NoHello,
+    #[error("replica {} has made a later connection, and this one is late", .0.0)]
+    Late(NodeId),
 }
 
 /// Decides whether to accept a peer's hello. Returns the record of the peer that is to be stored.
@@ -143,6 +145,7 @@ mod tests {
             from: NodeId(2),
             to: NodeId(1),
             incarnation: 3,
+            connection: 1,
             openings: vec![11, 12, 13],
             members: members(),
             rejoining: false,

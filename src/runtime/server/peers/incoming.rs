@@ -73,9 +73,9 @@ struct Sender {
     /// its log.
     opening: u64,
     lane: Lane,
-    /// Position of this connection's hello (first frame) among all hellos that this replica has
-    /// accepted, starting from 1. An accepted hello closes the peer's earlier connection for the
-    /// same kind of messages (urgent or bulk).
+    /// The number of the connection among those that the peer has made since its start. An accepted
+    /// hello closes the peer's connection with a lower number for the same kind of messages (urgent
+    /// or bulk), and one with a lower number is refused later.
     number: u64,
 }
 
@@ -140,6 +140,9 @@ pub(crate) struct IncomingPeers {
     records: PeerRecords<RealDisk>,
     connections: Slab<Incoming>,
     hellos: u64,
+    /// The sender of the accepted connection with the highest number, for each peer and kind of
+    /// messages. Also kept when the connection is closed.
+    latest: Vec<Sender>,
     first_token: usize,
     cookies: Cookies,
     /// The latest streams of datagrams that were closed, oldest first; at most [`CLOSED_MAX`].
@@ -167,6 +170,7 @@ impl IncomingPeers {
             records,
             connections: Slab::default(),
             hellos: 0,
+            latest: Vec::new(),
             first_token,
             cookies: Cookies::new(secret),
             closed: VecDeque::new(),
@@ -398,10 +402,14 @@ impl IncomingPeers {
                             Err(error) => exit_on_disk_failure(&error),
                             Ok(()) => {}
                         }
-                        self.hellos += 1;
                         let PeerOpening { peer, opening, .. } = record;
-                        let (lane, number) = (hello.lane, self.hellos);
-                        connection.sender = Some(Sender { peer, opening, lane, number });
+                        let (lane, number) = (hello.lane, hello.connection);
+                        let sender = Sender { peer, opening, lane, number };
+                        if !note_latest(&mut self.latest, sender) {
+                            return Err(PeerError::Late(peer));
+                        }
+                        self.hellos += 1;
+                        connection.sender = Some(sender);
                         on_frame(peer, opening, frame);
                     }
                     (None, _) => return Err(PeerError::Order),
@@ -456,5 +464,40 @@ impl IncomingPeers {
             }
             None => {}
         }
+    }
+}
+
+/// Records an accepted connection in `latest`. Returns false if the peer has made a later one for
+/// the same kind of messages since the same start: this one was delayed, and what it carries may
+/// have been sent again on the later one.
+fn note_latest(latest: &mut Vec<Sender>, sender: Sender) -> bool {
+    let same = |it: &&mut Sender| it.peer == sender.peer && it.lane == sender.lane;
+    match latest.iter_mut().find(same) {
+        Some(last) if last.opening == sender.opening && last.number > sender.number => false,
+        Some(last) => {
+            *last = sender;
+            true
+        }
+        None => {
+            latest.push(sender);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delayed_connection_is_not_read_after_a_later_one() {
+        let mut latest = Vec::new();
+        let of = |peer, opening, lane, number| Sender { peer: NodeId(peer), opening, lane, number };
+        let mut note = |sender| note_latest(&mut latest, sender);
+        assert!(note(of(1, 7, Lane::Bulk, 2)) && note(of(1, 7, Lane::Urgent, 1)));
+        assert!(!note(of(1, 7, Lane::Bulk, 1)), "it was made before");
+        assert!(note(of(1, 7, Lane::Bulk, 3)) && note(of(2, 7, Lane::Bulk, 1)));
+        assert!(!note(of(1, 7, Lane::Bulk, 2)));
+        assert!(note(of(1, 8, Lane::Bulk, 0)), "a restart begins anew");
     }
 }

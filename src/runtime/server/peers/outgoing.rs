@@ -42,9 +42,11 @@ const BULK_BYTES_MAX: usize = 96 << 20;
 /// Loss of datagrams, in permille, from which on a connection for bulk messages is made of
 /// datagrams too, with [`PeerTransport::Auto`]. TCP is much slower from about there on.
 const LOSSY_PERMILLE: u32 = 10;
-/// Number of failed attempts to connect over TCP after which a connection is made of datagrams,
-/// where these get through.
-const TCP_FAILURES_MAX: u32 = 3;
+/// Time for which TCP must fail before a connection is made of datagrams, if these get through.
+/// Longer than it takes until the streams to a peer that is down have failed too.
+const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
+/// Time after which TCP is tried again then. The attempt interrupts the connection.
+const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
 /// Loss in permille below which such a connection becomes a TCP connection again, if the loss stays
 /// below it for [`LOSSLESS_FOR`].
 const LOSSLESS_PERMILLE: u32 = 3;
@@ -69,7 +71,7 @@ struct Peer {
     opening: Option<u64>,
     /// Whether many datagrams to the peer get lost, or did a short time ago.
     is_lossy: bool,
-    /// When more than few datagrams were last lost.
+    /// When more than few datagrams were last lost; in the future if TCP fails.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.
@@ -114,14 +116,15 @@ impl Peer {
     /// which TCP fails and datagrams get through counts as lossy.
     fn note_loss(&mut self, now: Instant) {
         let [urgent, bulk] = &mut self.lanes;
-        let tcp_fails = bulk.failures >= TCP_FAILURES_MAX && urgent.is_stream();
+        let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
+        let tcp_fails = fails && urgent.is_stream();
         if tcp_fails {
-            (bulk.failures, self.lossy_at) = (0, now);
+            (bulk.failing_since, self.lossy_at) = (None, now + TCP_RETRY_AFTER);
         }
         let loss = self.lanes.iter_mut().filter_map(Outgoing::sender).map(|it| it.loss_permille());
         let loss = loss.max().unwrap_or(0);
         if loss >= LOSSLESS_PERMILLE {
-            self.lossy_at = now;
+            self.lossy_at = self.lossy_at.max(now);
         }
         let was_lossy = self.is_lossy;
         self.is_lossy = tcp_fails
@@ -295,7 +298,7 @@ impl OutgoingPeers {
                     continue;
                 };
                 outgoing.carrier = Some(carrier);
-                queue_hello(&self.hello, &self.rejoining, peer.id, lane, outgoing);
+                queue_hello(&mut self.hello, &self.rejoining, peer.id, lane, outgoing);
             }
         }
     }
@@ -362,7 +365,7 @@ impl OutgoingPeers {
             for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
                 let established = outgoing.on_cookie(id.stream, id.cookie, now, registry);
                 if established == Some(Established::Replaced) {
-                    queue_hello(&self.hello, &self.rejoining, peer.id, lane, outgoing);
+                    queue_hello(&mut self.hello, &self.rejoining, peer.id, lane, outgoing);
                 }
                 if established.is_some() {
                     peer.connection_count += 1;
@@ -439,14 +442,16 @@ impl OutgoingPeers {
     }
 }
 
-/// Queues the preamble and the hello with which every connection begins.
+/// Queues the preamble and the hello with which every connection begins. The hello has a higher
+/// number than all before.
 fn queue_hello(
-    hello: &Hello,
+    hello: &mut Hello,
     rejoining: &AtomicBool,
     to: NodeId,
     lane: Lane,
     outgoing: &mut Outgoing,
 ) {
+    hello.connection += 1;
     let rejoining = rejoining.load(Ordering::Acquire);
     let hello = Hello { to, rejoining, lane, ..hello.clone() };
     let outbound = outgoing.outbound().expect("the connection was just made");

@@ -47,8 +47,8 @@ pub(super) struct Outgoing {
     /// When the next attempt to connect is due. Used only while `carrier` is `None`.
     pub(super) retry_at: Instant,
     backoff: Duration,
-    /// Number of attempts that have failed since the connection was last established.
-    pub(super) failures: u32,
+    /// When the first attempt failed since the connection was last established; `None` if none has.
+    pub(super) failing_since: Option<Instant>,
     /// A stream of datagrams that the peer has not answered yet, and that replaces `carrier` when
     /// it does; `None` if there is none.
     candidate: Option<Box<Sender>>,
@@ -64,7 +64,7 @@ impl Outgoing {
             attempted_at: Instant::ZERO,
             retry_at: Instant::ZERO,
             backoff: BACKOFF_MIN,
-            failures: 0,
+            failing_since: None,
             candidate: None,
             candidate_at: Instant::ZERO,
         }
@@ -72,12 +72,16 @@ impl Outgoing {
 
     /// Closes the connection and schedules the next attempt to connect.
     pub(super) fn close(&mut self, now: Instant, registry: &Registry) {
-        if let Some(Carrier::Tcp(mut socket)) = self.carrier.take() {
-            socket.close(registry);
+        match self.carrier.take() {
+            Some(Carrier::Tcp(mut socket)) => socket.close(registry),
+            // Another one would fail as well, unless the peer connects first.
+            Some(Carrier::Datagrams { .. }) => self.candidate_at = now + CANDIDATE_INTERVAL,
+            None => {}
         }
         let was_stable = self.connected && now.since(self.attempted_at) >= STABLE_AFTER;
         self.backoff = if was_stable { BACKOFF_MIN } else { (self.backoff * 2).min(BACKOFF_MAX) };
-        self.failures = if self.connected { 0 } else { self.failures + 1 };
+        let failing_since = self.failing_since.unwrap_or(now);
+        self.failing_since = (!self.connected).then_some(failing_since);
         self.connected = false;
         self.retry_at = now + self.backoff;
     }
