@@ -262,6 +262,20 @@ fn entries_change_to_datagrams_when_packets_get_lost() {
     (0..200).for_each(|_| increment(&mut client));
 }
 
+/// TCP to a replica that is down fails too, which says nothing about the network.
+#[test]
+fn restart_of_a_replica_does_not_change_the_transport() {
+    let mut cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    cluster.kill(1);
+    thread::sleep(Duration::from_millis(500));
+    cluster.restart();
+    cluster.wait_until_all_serve();
+    // Longer than TCP must fail.
+    thread::sleep(Duration::from_secs(9));
+    assert!(!cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+}
+
 #[test]
 fn default_measures_the_path_and_sends_entries_over_tcp() {
     let cluster = Cluster::start(3, "auto");

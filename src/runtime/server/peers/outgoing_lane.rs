@@ -134,7 +134,7 @@ impl Outgoing {
                 Ok(true) => {
                     socket.set_no_delay();
                     socket.set_user_timeout(USER_TIMEOUT);
-                    self.connected = true;
+                    (self.connected, self.failing_since) = (true, None);
                 }
                 Ok(false) => return true,
                 Err(_) => return false,
@@ -208,6 +208,7 @@ impl Outgoing {
                 socket.close(registry);
             }
             (self.connected, self.attempted_at) = (true, now);
+            self.failing_since = None;
             return Some(Established::Replaced);
         }
         let sender = self.sender().filter(|sender| is_for(sender))?;
