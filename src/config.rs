@@ -217,9 +217,10 @@ impl Config {
         }
     }
 
-    /// Returns the configuration for a transport that itself repairs what the network loses, as TCP
-    /// does: messages are retransmitted late, only for the case that a connection or a full queue
-    /// has lost them. Earlier they would queue behind those that the transport still repairs.
+    /// Returns the configuration for a transport that itself retransmits what the network loses, as
+    /// TCP does. The core then retransmits late, only in case a lost connection or a full queue has
+    /// dropped a message: an earlier copy would queue behind the one that the transport is still
+    /// retransmitting.
     #[must_use]
     pub fn over_streams(self) -> Config {
         Config { retransmit_timeout_min: Duration::from_millis(100), ..self }

@@ -184,6 +184,29 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
+/// Round-trip time of messages and its variation, both smoothed as in TCP (RFC 6298, section 2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoundTrip {
+    /// The smoothed round-trip time.
+    pub smoothed: Duration,
+    /// The smoothed absolute difference between a round trip and `smoothed`.
+    pub variation: Duration,
+}
+
+impl RoundTrip {
+    /// Returns the estimate after the first measured round-trip time.
+    #[must_use]
+    pub fn first(time: Duration) -> RoundTrip {
+        RoundTrip { smoothed: time, variation: time / 2 }
+    }
+
+    /// Updates the estimate with a measured round-trip time.
+    pub fn add(&mut self, time: Duration) {
+        self.variation = (self.variation * 3 + self.smoothed.abs_diff(time)) / 4;
+        self.smoothed = (self.smoothed * 7 + time) / 8;
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04X}", self.0)

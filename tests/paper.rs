@@ -663,8 +663,8 @@ fn read_is_confirmed_without_waiting_for_the_disks_of_followers() {
     assert_eq!(subject.status().commit_index, Index(1), "the write is on no other disk");
 }
 
-/// Small writes must not take the room that a large one waits for: while any is left, a write of
-/// any size is accepted, and after that none.
+/// Small writes must not starve a large one: until the limit of uncommitted bytes is reached, a
+/// write of any size is accepted, and after that none.
 #[test]
 fn write_of_any_size_is_accepted_until_the_limit_is_reached() {
     let config = Config { uncommitted_bytes_max: 200, ..Config::server() };

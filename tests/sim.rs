@@ -169,8 +169,8 @@ fn seeds_of_fixed_bugs_violate_no_invariant() {
         (Profile::Snapshots, 906),
         // A batch that exceeded the limit of uncommitted bytes alone was refused for ever.
         (Profile::Storage, 30_001_963),
-        // Entries of the replicated clock took the room of a write, while messages to a peer that
-        // was down kept the other peer from its entries.
+        // Clock entries used up the limit of uncommitted bytes before each write, while messages to
+        // a peer that was down kept the other peer from its entries.
         (Profile::Mixed, 1_954),
         // A replica lost its disk again after its last sync before a crash had made it a member,
         // and the checker took it for one that was still rejoining.

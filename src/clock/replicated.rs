@@ -61,7 +61,7 @@ struct Peer {
 struct Proposed {
     millis: u64,
     at: Instant,
-    /// Whether the log had no room for the entry.
+    /// Whether the entry was not appended, because too many bytes were uncommitted.
     refused: bool,
 }
 
@@ -181,9 +181,9 @@ impl ReplicatedClock {
         self.applied
     }
 
-    /// Records that the last proposed clock entry was not appended to the log, which had no room at
-    /// `now`. The next write needs a new clock entry; keys that have expired and waiting reads get
-    /// one after `ENTRY_INTERVAL`.
+    /// Records that the last proposed clock entry was not appended to the log at `now`, because too
+    /// many bytes were uncommitted. The next write needs a new clock entry; keys that have expired
+    /// and waiting reads get one after `ENTRY_INTERVAL`.
     pub fn proposal_refused(&mut self, now: Instant) {
         self.proposed = Some(Proposed { millis: 0, at: now, refused: true });
     }

@@ -145,9 +145,9 @@ impl Leader {
             return;
         }
         let is_full = match request.kind {
-            // The size of the request does not count: small requests would take the room that a
+            // The size of the request does not count: otherwise small requests would use up what a
             // large one waits for, and it would be refused for ever.
-            RequestKind::Write => shared.append_room() == 0,
+            RequestKind::Write => shared.append_budget() == 0,
             RequestKind::Read => self.reads.len() >= shared.config.waiting_reads_max,
         };
         match request.kind {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::types::{Instant, Round};
+use crate::types::{Instant, Round, RoundTrip};
 
 /// Maximum number of recent messages to a peer that are neither answered nor counted as lost; only
 /// these are used to estimate the loss.
@@ -27,13 +27,6 @@ pub(super) struct LinkEstimate {
     answered_mean: f64,
     /// Number of messages that `answered_mean` is based on, at most [`SAMPLES_MAX`].
     samples: f64,
-}
-
-/// Round-trip time of messages to the peer and its variation, both smoothed as in TCP (RFC 6298).
-#[derive(Clone, Copy, Debug)]
-struct RoundTrip {
-    smoothed: Duration,
-    variation: Duration,
 }
 
 impl LinkEstimate {
@@ -104,12 +97,10 @@ impl LinkEstimate {
     /// Updates the smoothed round-trip time and its variation with `took`, a measured round-trip
     /// time.
     pub(super) fn add_round_trip(&mut self, took: Duration) {
-        let Some(RoundTrip { smoothed, variation }) = &mut self.round_trip else {
-            self.round_trip = Some(RoundTrip { smoothed: took, variation: took / 2 });
-            return;
-        };
-        *variation = (*variation * 3 + smoothed.abs_diff(took)) / 4;
-        *smoothed = (*smoothed * 7 + took) / 8;
+        match &mut self.round_trip {
+            Some(round_trip) => round_trip.add(took),
+            None => self.round_trip = Some(RoundTrip::first(took)),
+        }
     }
 
     fn add_sample(&mut self, answered: f64) {

@@ -208,8 +208,8 @@ impl Replica {
     /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While some are
     /// left, it accepts a write of any size. A driver that appends an entry of its own before a
     /// client's write must leave at least one byte, or the write is refused.
-    pub fn append_room(&self) -> usize {
-        self.shared.append_room()
+    pub fn append_budget(&self) -> usize {
+        self.shared.append_budget()
     }
 
     /// Returns the condition of this replica's disk: healthy, almost full or stalled.

@@ -445,7 +445,7 @@ impl Shared {
 
     /// Returns how many bytes of entries a leader may append before the limit on uncommitted bytes
     /// is reached.
-    pub(super) fn append_room(&self) -> usize {
+    pub(super) fn append_budget(&self) -> usize {
         self.config.uncommitted_bytes_max.saturating_sub(self.appended.uncommitted_bytes())
     }
 

@@ -124,22 +124,22 @@ pub struct ReplicaInfo {
     /// Match index of the described replica. `None` if the replica that writes the reply is not the
     /// leader, or does not know the match index yet.
     pub match_index: Option<Index>,
-    /// What is known about the way of datagrams to the described replica; `None` if it is this
-    /// replica, or reached over TCP.
+    /// The measured network path to the described replica; `None` if it is this replica, or is
+    /// reached over TCP only.
     pub path: Option<PathStatus>,
     /// State of the described replica's disk. Known only while the replica that writes the reply is
     /// the leader; otherwise `Healthy`.
     pub disk: DiskState,
 }
 
-/// The way of datagrams to another replica.
+/// The network path to another replica, as measured by datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathStatus {
     /// Smoothed round-trip time in microseconds.
     pub round_trip_us: u64,
     /// Share of datagrams that are lost on their way to the other replica, in permille.
     pub loss_permille: u32,
-    /// Number of datagrams sent again since the connections were made.
+    /// Number of datagrams that carried bytes sent before, since the connections were made.
     pub resent: u64,
 }
 

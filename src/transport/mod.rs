@@ -1,15 +1,15 @@
 //! Streams over datagrams: the transport between replicas on networks that lose packets.
 //!
 //! A stream carries bytes in order in one direction, as the TCP connection that it replaces. TCP
-//! waits 200 ms and more when a segment is lost twice, and doubles that time again
-//! and again; at 30 % loss it is idle almost always. Here a gap is repaired about one round trip
-//! after it shows, because a loss says nothing about congestion.
+//! waits 200 ms and more when a segment is lost twice, and doubles that time again and again; at 30
+//! % loss it is idle almost always. Here lost bytes are retransmitted about one round trip later,
+//! because a loss says nothing about congestion.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `sender` | the half of a stream that sends bytes, and repairs what is lost |
-//! | `receiver` | the half that puts bytes in order, and acknowledges them |
-//! | `path` | what is known about the way of the datagrams: round-trip time, loss, window |
+//! | `sender` | the sending half of a stream, which retransmits what is lost |
+//! | `receiver` | the receiving half, which puts bytes in order and acknowledges them |
+//! | `path` | what the sender knows about the network path: round-trip time, loss, window |
 //! | `cookies` | proof that a new stream comes from its address |
 //!
 //! Nothing here touches a socket or a clock: a driver passes received datagrams and the time, and
@@ -22,17 +22,17 @@
 //!    secret, the address and the number (as in SYN cookies, RFC 4987, section 3.6). So a flood of
 //!    requests with forged addresses uses no memory.
 //! 2. Each *data* datagram names the stream with its cookie, the position of its bytes, and a
-//!    number of its own. Bytes that are sent again get a new number, so that each acknowledgement
+//!    number of its own. Retransmitted bytes get a new number, so that each acknowledgement
 //!    belongs to one transmission (as in QUIC, RFC 9002, section 2). The receiver creates the
 //!    stream at the first one with the right cookie.
 //! 3. An *acknowledgement* has a bitmap of the latest numbers, the number of bytes without a gap,
-//!    and the position up to which the receiver has room. It repeats what earlier ones said, so the
-//!    loss of one does not matter. It is sent at once if something is lost, and else within
+//!    and the limit up to which the receiver accepts bytes. It includes what earlier ones said, so
+//!    the loss of one does not matter. It is sent at once if something is lost, and else within
 //!    `ACK_DELAY`.
 //! 4. A datagram is lost if one with a number higher by `REORDERING_MAX` was acknowledged, or a
 //!    later one was and 9/8 of a round trip has passed (RFC 9002, section 6.1). Everything lost is
-//!    sent again at once. If no acknowledgement arrives, the oldest bytes are sent again after a
-//!    round trip and its usual variation.
+//!    retransmitted at once. If no acknowledgement arrives within a round trip and its usual
+//!    variation, the oldest bytes are retransmitted as a *probe*.
 //! 5. From a measured loss of 7 % on, each datagram is sent twice, and from 5 % on each
 //!    acknowledgement.
 //! 6. The *window* bounds the bytes in flight. It grows while round trips are short, and shrinks
@@ -42,7 +42,8 @@
 //! 7. The receiver ends a stream with a *reset*, and answers data of a stream that it does not know
 //!    with one. The sender simply sends nothing more.
 //!
-//! Who can see the datagrams can forge them, as with TCP. Others would have to guess 128 bits.
+//! As with TCP, a program that can read the datagrams can forge them. Any other would have to guess
+//! 128 bits.
 
 pub mod cookies;
 mod path;

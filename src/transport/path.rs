@@ -1,15 +1,15 @@
-//! What the sender of a stream knows about the way of its datagrams: the round-trip time, the loss,
-//! and how many bytes may be in flight.
+//! What the sender of a stream knows about the network path to the receiver: the round-trip time,
+//! the loss, and how many bytes may be in flight.
 
 use std::time::Duration;
 
-use crate::types::Instant;
+use crate::types::{Instant, RoundTrip};
 
 /// Round-trip time that is assumed before the first measurement.
 const ROUND_TRIP_INITIAL: Duration = Duration::from_millis(5);
 /// Least time that the receiver may take for an acknowledgement beyond the usual.
 const DELAY_MIN: Duration = Duration::from_millis(1);
-/// Time for which the shortest round trip is remembered. Measured in two halves.
+/// Time for which the shortest round trip is remembered, at most; at least half as long.
 const SHORTEST_FOR: Duration = Duration::from_secs(10);
 /// Number of datagrams over which the loss is averaged.
 const LOSS_SAMPLES: u32 = 128;
@@ -23,20 +23,21 @@ const VARIATION_MAX: Duration = Duration::from_millis(500);
 /// datagrams wait in queues. More than a busy machine needs to schedule a thread.
 const QUEUEING_MAX: Duration = Duration::from_millis(25);
 
-/// The round-trip time, smoothed as in TCP (RFC 6298, section 2), and the shortest one of late.
+/// The smoothed round-trip time, the latest one, and the shortest one of the last
+/// [`SHORTEST_FOR`].
 #[derive(Debug)]
-pub(super) struct RoundTrip {
-    /// The smoothed time and its variation; `None` before the first measurement.
-    smoothed: Option<(Duration, Duration)>,
+pub(super) struct RoundTrips {
+    /// `None` before the first measurement.
+    smoothed: Option<RoundTrip>,
     latest: Duration,
-    /// The shortest times of this half and of the half before it.
+    /// The shortest times of this half of [`SHORTEST_FOR`] and of the half before it.
     shortest: [Duration; 2],
     half_began_at: Instant,
 }
 
-impl RoundTrip {
-    pub(super) fn new(now: Instant) -> RoundTrip {
-        RoundTrip {
+impl RoundTrips {
+    pub(super) fn new(now: Instant) -> RoundTrips {
+        RoundTrips {
             smoothed: None,
             latest: ROUND_TRIP_INITIAL,
             shortest: [Duration::MAX; 2],
@@ -46,13 +47,10 @@ impl RoundTrip {
 
     pub(super) fn add(&mut self, time: Duration, now: Instant) {
         self.latest = time;
-        self.smoothed = Some(match self.smoothed {
-            None => (time, time / 2),
-            Some((smoothed, variation)) => {
-                let difference = smoothed.abs_diff(time);
-                ((smoothed * 7 + time) / 8, (variation * 3 + difference) / 4)
-            }
-        });
+        match &mut self.smoothed {
+            Some(smoothed) => smoothed.add(time),
+            None => self.smoothed = Some(RoundTrip::first(time)),
+        }
         if now.since(self.half_began_at) >= SHORTEST_FOR / 2 {
             self.half_began_at = now;
             self.shortest = [Duration::MAX, self.shortest[0]];
@@ -62,7 +60,7 @@ impl RoundTrip {
 
     /// Returns the smoothed round-trip time.
     pub(super) fn smoothed(&self) -> Duration {
-        self.smoothed.map_or(ROUND_TRIP_INITIAL, |(smoothed, _)| smoothed)
+        self.smoothed.map_or(ROUND_TRIP_INITIAL, |it| it.smoothed)
     }
 
     /// Returns the time after which a datagram is lost if a later one was acknowledged (RFC 9002,
@@ -73,8 +71,8 @@ impl RoundTrip {
 
     /// Returns the time after which an acknowledgement is overdue (RFC 9002, section 6.2.1).
     pub(super) fn overdue_after(&self) -> Duration {
-        let (smoothed, variation) =
-            self.smoothed.unwrap_or((ROUND_TRIP_INITIAL, ROUND_TRIP_INITIAL / 2));
+        let initial = RoundTrip::first(ROUND_TRIP_INITIAL);
+        let RoundTrip { smoothed, variation } = self.smoothed.unwrap_or(initial);
         smoothed + (variation * 4).clamp(DELAY_MIN, VARIATION_MAX)
     }
 
@@ -150,7 +148,7 @@ impl Window {
     /// `acknowledged` bytes. `is_used` is whether the window limited what was sent.
     pub(super) fn on_round_trip(
         &mut self,
-        round_trip: &RoundTrip,
+        round_trip: &RoundTrips,
         acknowledged: usize,
         is_used: bool,
         now: Instant,
@@ -200,7 +198,7 @@ mod tests {
 
     #[test]
     fn window_follows_the_queue_and_not_the_loss() {
-        let mut round_trip = RoundTrip::new(at(0));
+        let mut round_trip = RoundTrips::new(at(0));
         let mut window = Window::new(WINDOW_MAX);
         let mut step = |time, used, from: u64| {
             for now in (from..from + 100).step_by(10) {
@@ -220,7 +218,7 @@ mod tests {
             step(60, true, from * 100);
         }
         assert_eq!(step(60, true, 4_000), WINDOW_MIN);
-        // A longer way is no queue, once the shorter one is forgotten.
+        // A longer path is not a queue, once the shorter one is forgotten.
         for from in 41..200 {
             step(60, true, from * 100);
         }
@@ -229,7 +227,7 @@ mod tests {
 
     #[test]
     fn path_that_loses_almost_everything_is_not_flooded() {
-        let mut round_trip = RoundTrip::new(at(0));
+        let mut round_trip = RoundTrips::new(at(0));
         let mut window = Window::new(WINDOW_MAX);
         for now in 0..1_000 {
             round_trip.add(ms(2), at(now));
@@ -261,7 +259,7 @@ mod tests {
 
     #[test]
     fn acknowledgement_is_overdue_after_a_round_trip_and_its_variation() {
-        let mut round_trip = RoundTrip::new(at(0));
+        let mut round_trip = RoundTrips::new(at(0));
         assert_eq!(round_trip.overdue_after(), ms(15));
         for now in 0..200 {
             round_trip.add(ms(10), at(now));

@@ -1,4 +1,4 @@
-//! The half of a stream that receives: puts bytes in order, and acknowledges datagrams.
+//! The receiving half of a stream: puts bytes in order, and acknowledges datagrams.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -11,16 +11,17 @@ use crate::wire::datagram::{Ack, BITMAP_BITS, BITMAP_WORDS, Data, Datagram, Stre
 
 use super::{ACK_DELAY, Outbox};
 
-/// Number of pieces behind gaps that are kept at most. Further ones are dropped, and sent again.
+/// Maximum number of pieces kept behind gaps. Further ones are dropped; the sender retransmits
+/// them.
 const PIECES_MAX: usize = 8_192;
 /// Loss in permille from which on each acknowledgement is sent twice.
 const REPEAT_ACK_PERMILLE: u32 = 50;
-/// Loss in permille up to which acknowledgements may be delayed. Less than what senders take for
-/// prompt ones, so that they do not expect them too early.
+/// Loss in permille up to which acknowledgements may be delayed. Lower than the loss from which on
+/// senders expect no delay, because both measure it differently.
 const DELAY_PERMILLE_MAX: u32 = 30;
-/// Least window in bytes. Senders send as much at first.
+/// Minimum window in bytes. Senders send as much before the first acknowledgement.
 pub const WINDOW_MIN: usize = 64 << 10;
-/// Number of datagrams from which on the loss is known well enough.
+/// Number of datagrams before which the loss counts as unknown, and as zero.
 const MEASURED_MIN: u64 = 64;
 /// Number of datagrams after which an acknowledgement is sent at once.
 const ACK_EVERY: u32 = 64;
@@ -32,7 +33,7 @@ const ACK_EVERY: u32 = 64;
 #[derive(Debug)]
 pub struct Receiver {
     id: StreamId,
-    /// Number of bytes that may be received and not delivered, or arrive behind a gap.
+    /// Maximum number of bytes between `delivered` and the end of what is accepted.
     window: u64,
     /// Number of bytes returned by [`Receiver::read`].
     delivered: u64,
@@ -43,7 +44,7 @@ pub struct Receiver {
     pieces: BTreeMap<u64, Bytes>,
     /// Total length of the pieces, which may overlap.
     piece_bytes: u64,
-    /// The state of the last acknowledgement, but for its delay.
+    /// The last acknowledgement, with the datagrams that have arrived since.
     ack: Ack,
     /// When the datagram with the largest number arrived; `None` before the first.
     largest_at: Option<Instant>,
@@ -119,7 +120,7 @@ impl Receiver {
         self.received += data.payload.len() as u64;
         self.delivered = self.received;
         self.note(data.number, now);
-        self.offer_room(now);
+        self.announce_limit(now);
         self.check();
         true
     }
@@ -166,14 +167,14 @@ impl Receiver {
     pub fn read(&mut self) -> Option<Bytes> {
         let bytes = self.ready.pop_front()?;
         self.delivered += bytes.len() as u64;
-        self.offer_room(Instant::ZERO);
+        self.announce_limit(Instant::ZERO);
         self.check();
         Some(bytes)
     }
 
-    /// Makes an acknowledgement due at `now` if the receiver has much more room than it last said:
-    /// the sender may be waiting for that.
-    fn offer_room(&mut self, now: Instant) {
+    /// Makes an acknowledgement due at `now` if the limit has risen much since the last one: the
+    /// sender may be waiting for that.
+    fn announce_limit(&mut self, now: Instant) {
         if self.delivered + self.window - self.ack.limit >= self.window / 2 {
             self.ack_at = self.ack_at.min(now);
         }
@@ -232,8 +233,7 @@ impl Receiver {
     }
 }
 
-/// Moves a bitmap that counts back from a number to the number that is higher by `by`, which was
-/// just received: the lowest bit then stands for the number before the new one.
+/// Shifts the bitmap of an acknowledgement whose largest number rises by `by`.
 fn shift_bitmap(bitmap: &mut [u64; BITMAP_WORDS], by: u64) {
     if by == 0 {
         return;
@@ -313,8 +313,8 @@ mod tests {
         receive(&mut receiver, 4, window, b"a");
         assert_eq!(ack(&mut receiver).map(|it| (it.largest, it.limit)), Some((3, window)));
         assert_eq!(read(&mut receiver).len(), WINDOW_MIN);
-        let room = ack(&mut receiver).expect("there is room again");
-        assert_eq!((room.received, room.limit), (window, 2 * window));
+        let raised = ack(&mut receiver).expect("the limit has risen");
+        assert_eq!((raised.received, raised.limit), (window, 2 * window));
         // Overlapping pieces count each.
         for number in 0..200 {
             receive(&mut receiver, 10 + number, window + 1 + number, &bytes[..1_000]);

@@ -1,4 +1,4 @@
-//! The half of a stream that sends: cuts bytes into datagrams, and repairs what is lost.
+//! The sending half of a stream: cuts bytes into datagrams, and retransmits what is lost.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -9,38 +9,40 @@ use bytes::{Bytes, BytesMut};
 use crate::types::Instant;
 use crate::wire::datagram::{Ack, BITMAP_BITS, Data, Datagram, PAYLOAD_BYTES_MAX, StreamId};
 
-use super::path::{Loss, RoundTrip, Window};
+use super::path::{Loss, RoundTrips, Window};
 use super::{ACK_DELAY, Outbox, REORDERING_MAX};
 
 /// Interval between the first two requests to open a stream; it doubles with each one, up to
 /// [`OPEN_INTERVAL_MAX`].
 const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
-/// Time without any acknowledgement, while one is awaited, after which a stream has failed.
+/// Time without an acknowledgement, while one is awaited, after which a stream has failed.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Number of times that something was sent in that time without which a stream has not failed: this
-/// replica itself was stopped for a while.
+/// Minimum number of passes that sent something in that time before a stream counts as failed. With
+/// fewer, this replica itself was stopped for a while.
 const SILENT_SENDS_MIN: u32 = 10;
-/// Least time between two questions whether the receiver has room again. It says so by itself; the
-/// questions are for the case that this was lost.
-const ROOM_INTERVAL: Duration = Duration::from_millis(20);
-/// Number of bytes that every receiver accepts at first.
+/// Minimum interval between probes while the receiver's limit blocks the sender and nothing is in
+/// flight. The receiver announces a higher limit by itself; probes are for the case that this
+/// acknowledgement was lost.
+const BLOCKED_PROBE_INTERVAL: Duration = Duration::from_millis(20);
+/// Number of bytes that every receiver accepts before its first acknowledgement.
 const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
 /// Loss in permille from which on each datagram is sent twice.
 const TWICE_PERMILLE: u32 = 70;
 /// Loss in permille from which on acknowledgements are expected without a delay.
 const PROMPT_PERMILLE: u32 = 50;
-/// Maximum number of datagrams that are sent again when an acknowledgement is overdue.
+/// Maximum number of segments that one probe retransmits.
 const PROBE_SEGMENTS: usize = 16;
-/// Number of probes of a receiver that does not answer after which the time between them begins to
-/// double. Where many datagrams are lost, some probes in a row are lost too.
+/// Number of probes without an acknowledgement before the interval between them doubles each time.
+/// Where many datagrams are lost, a few probes in a row are lost too.
 const FAST_PROBES: u32 = 3;
-/// Longest time between two probes of a receiver that does not answer.
+/// Maximum interval between probes without an acknowledgement.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
-/// Maximum number of datagrams from the first undecided one on: what one acknowledgement describes.
-/// More would count as lost although they have arrived. Probes may exceed it.
-const PACKETS_MAX: usize = BITMAP_BITS;
-/// Bytes that are cut at once from one allocation.
+/// Maximum number of transmissions since the oldest one that is neither acknowledged nor lost: as
+/// many as one acknowledgement describes. Others would count as lost although they have arrived.
+/// Probes may exceed this number.
+const TRANSMISSIONS_MAX: usize = BITMAP_BITS;
+/// Size in bytes of one allocation, from which several segments are cut.
 const BUFFER_BYTES: usize = 32 << 10;
 
 /// A part of the stream that is sent as the payload of one datagram.
@@ -48,16 +50,16 @@ const BUFFER_BYTES: usize = 32 << 10;
 struct Segment {
     offset: u64,
     payload: Bytes,
-    /// Number of datagrams with it that are neither acknowledged nor lost.
+    /// Number of its transmissions that are neither acknowledged nor lost.
     in_flight: u32,
     acknowledged: bool,
 }
 
-/// A datagram that was sent.
+/// One transmission of a segment, which may have several: a datagram that was sent.
 #[derive(Clone, Copy, Debug)]
-struct Packet {
-    /// The number of its segment, counted from the beginning of the stream; `None` if it only asked
-    /// for an acknowledgement.
+struct Transmission {
+    /// The number of the segment, counted from the beginning of the stream; `None` for a datagram
+    /// without a payload, which only asks for an acknowledgement.
     segment: Option<u64>,
     bytes: usize,
     sent_at: Instant,
@@ -65,29 +67,30 @@ struct Packet {
     decided: bool,
 }
 
-/// What happened to a stream.
+/// The state of a stream, as its sender knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamState {
     /// The receiver has not given the cookie yet.
     Opening,
     /// Bytes can be sent.
     Open,
-    /// The receiver has ended the stream, or has not answered for too long.
+    /// The receiver has reset the stream, or has sent no acknowledgement for [`SILENCE_MAX`].
     Failed,
 }
 
 /// The sending half of a stream. Bytes are written to it with [`io::Write`], which would block
-/// while the window or the receiver has no room for more.
+/// while the window is full or the receiver accepts no more.
 ///
-/// Invariant: `segments` has what is sent and not yet acknowledged from its first segment on;
-/// `bytes_in_flight` is the total length of the undecided packets.
+/// Invariant: `segments` begins with the oldest segment that is not acknowledged;
+/// `bytes_in_flight` is the total length of the transmissions that are neither acknowledged nor
+/// lost.
 #[derive(Debug)]
 pub struct Sender {
     id: StreamId,
     state: StreamState,
     open_at: Instant,
     open_interval: Duration,
-    /// Bytes of the segment that is being written, and room for later ones.
+    /// Bytes of the segment that is being written, with capacity for later ones.
     buffer: BytesMut,
     /// Number of bytes written so far: the position of the next segment that is cut.
     written: u64,
@@ -96,34 +99,34 @@ pub struct Sender {
     first_segment: u64,
     /// The number of the first segment that has not been sent.
     next_segment: u64,
-    /// Segments to be sent again.
+    /// Segments to be retransmitted.
     lost: VecDeque<u64>,
-    packets: VecDeque<Packet>,
-    /// The number of the first packet in `packets`.
-    first_packet: u64,
+    transmissions: VecDeque<Transmission>,
+    /// The number of the first transmission in `transmissions`.
+    first_transmission: u64,
     bytes_in_flight: usize,
     /// The position up to which the receiver accepts bytes.
     limit: u64,
-    /// Whether the last write found no room.
+    /// Whether the window or the receiver's limit did not allow all bytes of the last write.
     is_blocked: bool,
     /// The largest number that was acknowledged.
     largest_acknowledged: Option<u64>,
-    /// When the receiver was last heard or, if that is later, when this half last began to wait for
-    /// it.
+    /// When the last acknowledgement arrived or, if that is later, when the sender began to wait
+    /// for one.
     heard_at: Instant,
-    /// Whether this half waits for the receiver: for an acknowledgement, or for room.
+    /// Whether the sender waits for an acknowledgement, or for a higher limit.
     waits: bool,
     /// When something was last sent.
     sent_at: Instant,
-    /// Number of probes since the receiver was last heard.
+    /// Number of probes since the last acknowledgement.
     probes: u32,
-    /// Number of times that something was sent since the receiver was last heard.
+    /// Number of passes that sent something since the last acknowledgement.
     unheard_sends: u32,
-    round_trip: RoundTrip,
+    round_trip: RoundTrips,
     loss: Loss,
     window: Window,
-    /// Number of datagrams sent again.
-    repeated: u64,
+    /// Number of retransmissions.
+    resent: u64,
 }
 
 impl Sender {
@@ -141,8 +144,8 @@ impl Sender {
             first_segment: 0,
             next_segment: 0,
             lost: VecDeque::new(),
-            packets: VecDeque::new(),
-            first_packet: 0,
+            transmissions: VecDeque::new(),
+            first_transmission: 0,
             bytes_in_flight: 0,
             limit: LIMIT_INITIAL,
             is_blocked: false,
@@ -152,10 +155,10 @@ impl Sender {
             sent_at: now,
             probes: 0,
             unheard_sends: 0,
-            round_trip: RoundTrip::new(now),
+            round_trip: RoundTrips::new(now),
             loss: Loss::default(),
             window: Window::new(window_max),
-            repeated: 0,
+            resent: 0,
         }
     }
 
@@ -164,7 +167,7 @@ impl Sender {
         self.id
     }
 
-    /// Returns what happened to the stream.
+    /// Returns the state of the stream.
     pub fn state(&self) -> StreamState {
         self.state
     }
@@ -174,14 +177,14 @@ impl Sender {
         self.round_trip.smoothed()
     }
 
-    /// Returns the share of datagrams that are lost on their way to the receiver, in permille.
+    /// Returns the share of datagrams that do not reach the receiver, in permille.
     pub fn loss_permille(&self) -> u32 {
         self.loss.permille()
     }
 
-    /// Returns the number of datagrams sent again.
-    pub fn repeated(&self) -> u64 {
-        self.repeated
+    /// Returns the number of retransmissions, second copies of datagrams included.
+    pub fn resent(&self) -> u64 {
+        self.resent
     }
 
     /// Returns whether bytes were sent and not yet acknowledged.
@@ -210,19 +213,19 @@ impl Sender {
 
     /// Handles an acknowledgement. One that acknowledges what was never sent is ignored.
     pub fn on_ack(&mut self, ack: &Ack, now: Instant) {
-        let next_packet = self.first_packet + self.packets.len() as u64;
-        if ack.largest >= next_packet || ack.received > self.sent() {
+        let next_transmission = self.first_transmission + self.transmissions.len() as u64;
+        if ack.largest >= next_transmission || ack.received > self.sent() {
             return;
         }
         self.limit = self.limit.max(ack.limit);
         (self.heard_at, self.probes, self.unheard_sends) = (now, 0, 0);
         let was_used = self.bytes_in_flight * 2 > self.window.bytes();
         self.largest_acknowledged = self.largest_acknowledged.max(Some(ack.largest));
-        if let Some(at) = ack.largest.checked_sub(self.first_packet) {
-            let packet = &self.packets[usize::try_from(at).expect("few packets")];
-            if !packet.decided {
+        if let Some(at) = ack.largest.checked_sub(self.first_transmission) {
+            let transmission = &self.transmissions[usize::try_from(at).expect("few transmissions")];
+            if !transmission.decided {
                 let delay = Duration::from_micros(ack.delay.into());
-                self.round_trip.add(now.since(packet.sent_at).saturating_sub(delay), now);
+                self.round_trip.add(now.since(transmission.sent_at).saturating_sub(delay), now);
             }
         }
         let acknowledged = self.decide(Some(ack), now);
@@ -239,19 +242,20 @@ impl Sender {
         self.check();
     }
 
-    /// Decides which packets up to the largest acknowledged one have arrived, according to `ack`,
-    /// or are lost, and schedules the lost segments. Goes through the packets in order, so that the
-    /// average of the loss is of all of them. Returns the number of bytes acknowledged.
+    /// Decides which transmissions up to the largest acknowledged one have arrived, according to
+    /// `ack`, or are lost, and schedules the lost segments. Goes through the transmissions in
+    /// order, so that the average of the loss is of all of them. Returns the number of bytes
+    /// acknowledged.
     fn decide(&mut self, ack: Option<&Ack>, now: Instant) -> usize {
         let Some(largest) = self.largest_acknowledged else { return 0 };
         let delay = self.round_trip.reordering_delay();
         let mut acknowledged = 0;
-        for at in 0..self.packets.len() {
-            let number = self.first_packet + at as u64;
+        for at in 0..self.transmissions.len() {
+            let number = self.first_transmission + at as u64;
             if number > largest {
                 break;
             }
-            let Packet { segment, bytes, sent_at, decided } = self.packets[at];
+            let Transmission { segment, bytes, sent_at, decided } = self.transmissions[at];
             let arrived = ack.is_some_and(|ack| ack.contains(number));
             let is_overdue = largest - number >= REORDERING_MAX || now >= sent_at + delay;
             if arrived && decided {
@@ -261,7 +265,7 @@ impl Sender {
             if decided || !arrived && (number == largest || !is_overdue) {
                 continue;
             }
-            self.packets[at].decided = true;
+            self.transmissions[at].decided = true;
             self.bytes_in_flight -= bytes;
             self.loss.add(!arrived);
             acknowledged += if arrived { bytes } else { 0 };
@@ -274,8 +278,8 @@ impl Sender {
                 self.lost.extend(segment);
             }
         }
-        while self.packets.pop_front_if(|packet| packet.decided).is_some() {
-            self.first_packet += 1;
+        while self.transmissions.pop_front_if(|transmission| transmission.decided).is_some() {
+            self.first_transmission += 1;
         }
         acknowledged
     }
@@ -298,25 +302,29 @@ impl Sender {
             StreamState::Opening => return self.open_at,
             StreamState::Open => {}
         }
-        if self.packets.len() < PACKETS_MAX && (!self.lost.is_empty() || self.has_unsent()) {
+        if self.transmissions.len() < TRANSMISSIONS_MAX
+            && (!self.lost.is_empty() || self.has_unsent())
+        {
             return Instant::ZERO;
         }
         self.loss_at().min(self.probe_at())
     }
 
-    /// Returns when the first undecided packet before an acknowledged one counts as lost.
+    /// Returns when the first undecided transmission before an acknowledged one counts as lost.
     fn loss_at(&self) -> Instant {
-        let first = self.packets.front().filter(|_| {
-            self.largest_acknowledged.is_some_and(|largest| self.first_packet < largest)
+        let first = self.transmissions.front().filter(|_| {
+            self.largest_acknowledged.is_some_and(|largest| self.first_transmission < largest)
         });
-        first.map_or(Instant::MAX, |packet| packet.sent_at + self.round_trip.reordering_delay())
+        first.map_or(Instant::MAX, |transmission| {
+            transmission.sent_at + self.round_trip.reordering_delay()
+        })
     }
 
     /// Returns when an acknowledgement is overdue; [`Instant::MAX`] if none is awaited.
     fn probe_at(&self) -> Instant {
         let overdue_after = match (self.is_awaiting(), self.is_blocked) {
             (true, _) => self.overdue_after(),
-            (false, true) => self.overdue_after().max(ROOM_INTERVAL),
+            (false, true) => self.overdue_after().max(BLOCKED_PROBE_INTERVAL),
             (false, false) => return Instant::MAX,
         };
         let doublings = self.probes.saturating_sub(FAST_PROBES).min(16);
@@ -330,7 +338,7 @@ impl Sender {
         self.round_trip.overdue_after() + delay
     }
 
-    /// Adds the datagrams that are due at `now` to `out`: new bytes, what is lost, and probes.
+    /// Adds the datagrams that are due at `now` to `out`: retransmissions, probes and new segments.
     pub fn transmit(&mut self, now: Instant, out: &mut Outbox) {
         match self.state {
             StreamState::Failed => return,
@@ -356,33 +364,33 @@ impl Sender {
             self.state = StreamState::Failed;
             return;
         }
-        let sent = self.first_packet + self.packets.len() as u64;
+        let sent = self.first_transmission + self.transmissions.len() as u64;
         let is_probe = now >= self.probe_at();
         if is_probe {
             self.probes += 1;
             self.probe(now, out);
         }
         let mut again: Vec<u64> = Vec::new();
-        while (is_probe || self.packets.len() < PACKETS_MAX)
+        while (is_probe || self.transmissions.len() < TRANSMISSIONS_MAX)
             && let Some(number) = self.lost.pop_front()
         {
             again.push(number);
             self.send_segment(number, true, now, out);
         }
-        while self.packets.len() < PACKETS_MAX && self.has_unsent() {
+        while self.transmissions.len() < TRANSMISSIONS_MAX && self.has_unsent() {
             let number = self.next_segment;
             self.next_segment += 1;
             self.send_segment(number, false, now, out);
         }
         if self.loss.permille() >= TWICE_PERMILLE {
-            // After all others: what follows one lost datagram is lost more often.
+            // Not directly after the first copy: losses come in bursts.
             for number in again.into_iter().chain(first_new..self.next_segment) {
-                if self.packets.len() < PACKETS_MAX {
+                if self.transmissions.len() < TRANSMISSIONS_MAX {
                     self.send_segment(number, true, now, out);
                 }
             }
         }
-        let has_sent = self.first_packet + self.packets.len() as u64 > sent;
+        let has_sent = self.first_transmission + self.transmissions.len() as u64 > sent;
         self.unheard_sends += u32::from(has_sent);
         self.waits = self.is_awaiting() || self.is_blocked;
         if self.waits && !waits {
@@ -391,9 +399,10 @@ impl Sender {
         self.check();
     }
 
-    /// Schedules the oldest segments to be sent again; without any, asks for an acknowledgement.
+    /// Schedules the retransmission of the oldest unacknowledged segments. Without any, sends a
+    /// datagram that asks for an acknowledgement.
     fn probe(&mut self, now: Instant, out: &mut Outbox) {
-        // A receiver that was stopped must find room for all of them.
+        // So that all probes of a receiver that is stopped fit into its system's buffer.
         let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
         let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
@@ -410,7 +419,7 @@ impl Sender {
         });
         // It may be complete by now.
         let Some((offset, payload)) = part.flatten() else { return };
-        self.repeated += u64::from(again);
+        self.resent += u64::from(again);
         self.send(Some(number), offset, &payload, now, out);
     }
 
@@ -422,10 +431,10 @@ impl Sender {
         now: Instant,
         out: &mut Outbox,
     ) {
-        let number = self.first_packet + self.packets.len() as u64;
+        let number = self.first_transmission + self.transmissions.len() as u64;
         let bytes = payload.len();
         out.push(&Datagram::Data(self.id, Data { number, offset, payload }));
-        self.packets.push_back(Packet { segment, bytes, sent_at: now, decided: false });
+        self.transmissions.push_back(Transmission { segment, bytes, sent_at: now, decided: false });
         self.bytes_in_flight += bytes;
         self.sent_at = now;
     }
@@ -463,7 +472,7 @@ impl Sender {
 
     fn check(&self) {
         debug_assert_eq!(
-            self.packets.iter().filter(|it| !it.decided).map(|it| it.bytes).sum::<usize>(),
+            self.transmissions.iter().filter(|it| !it.decided).map(|it| it.bytes).sum::<usize>(),
             self.bytes_in_flight,
             "{self:?}"
         );
@@ -482,8 +491,8 @@ impl io::Write for Sender {
     /// Accepts bytes for the next call of [`Sender::transmit`].
     ///
     /// # Errors
-    /// [`ErrorKind::WouldBlock`] if there is no room in the window or at the receiver, or if the
-    /// stream is not open yet; [`ErrorKind::ConnectionReset`] if it has failed.
+    /// [`ErrorKind::WouldBlock`] if the window is full, the receiver accepts no more, or the stream
+    /// is not open yet; [`ErrorKind::ConnectionReset`] if it has failed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.state {
             StreamState::Failed => return Err(ErrorKind::ConnectionReset.into()),
@@ -491,12 +500,13 @@ impl io::Write for Sender {
             StreamState::Open => {}
         }
         let window = self.window.bytes().saturating_sub(self.bytes_in_flight + self.unsent_bytes());
-        let packets = PACKETS_MAX.saturating_sub(self.packets.len() + self.unsent_segments());
-        let window = window.min(packets * PAYLOAD_BYTES_MAX);
+        let transmissions =
+            TRANSMISSIONS_MAX.saturating_sub(self.transmissions.len() + self.unsent_segments());
+        let window = window.min(transmissions * PAYLOAD_BYTES_MAX);
         let limit = self.limit.saturating_sub(self.written);
-        let room = window.min(usize::try_from(limit).unwrap_or(usize::MAX)).min(bytes.len());
-        self.is_blocked = room < bytes.len();
-        let mut rest = &bytes[..room];
+        let allowed = window.min(usize::try_from(limit).unwrap_or(usize::MAX)).min(bytes.len());
+        self.is_blocked = allowed < bytes.len();
+        let mut rest = &bytes[..allowed];
         while !rest.is_empty() {
             if self.buffer.capacity() < PAYLOAD_BYTES_MAX {
                 // What was cut before keeps its own part of the old allocation.
@@ -512,7 +522,7 @@ impl io::Write for Sender {
                 self.cut();
             }
         }
-        if room == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(room) }
+        if allowed == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(allowed) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

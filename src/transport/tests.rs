@@ -266,15 +266,15 @@ fn nothing_is_sent_twice_without_loss() {
     for count in [100_000, 10, 700_000] {
         run.transfer(count, Duration::from_secs(1));
     }
-    assert_eq!((run.sender.repeated(), run.sender.loss_permille()), (0, 0));
+    assert_eq!((run.sender.resent(), run.sender.loss_permille()), (0, 0));
     // The request to open, and the bytes.
     let least = 800_010 / datagram::PAYLOAD_BYTES_MAX as u64;
     assert!(run.sent <= least + least / 20 + 5, "{} datagrams, {least} would do", run.sent);
 }
 
-/// Many datagrams in flight: what an acknowledgement does not describe must not count as lost.
+/// With many datagrams in flight, what an acknowledgement does not describe must not count as lost.
 #[test]
-fn large_transfers_repeat_only_what_is_lost() {
+fn large_transfers_resend_only_what_is_lost() {
     for (loss, delay) in [(1, 100), (5, 100), (5, 20_000)] {
         let delay = Duration::from_micros(delay);
         let mut run = Run::new(7, Quality { delay, ..Quality::lossy(loss) });
@@ -282,7 +282,7 @@ fn large_transfers_repeat_only_what_is_lost() {
         run.transfer(20_000_000, Duration::from_secs(20));
         let count = 20_000_000 / datagram::PAYLOAD_BYTES_MAX as u64;
         let lost = count * u64::from(loss) / 100;
-        assert!(run.sender.repeated() <= lost * 3 / 2, "{} of {lost}", run.sender.repeated());
+        assert!(run.sender.resent() <= lost * 3 / 2, "{} of {lost}", run.sender.resent());
     }
 }
 
@@ -294,7 +294,7 @@ fn slight_reordering_is_no_loss() {
     for _ in 0..300 {
         run.transfer(1_000, Duration::from_secs(1));
     }
-    assert_eq!(run.sender.repeated(), 0, "{REORDERING_MAX} later datagrams are needed");
+    assert_eq!(run.sender.resent(), 0, "{REORDERING_MAX} later datagrams are needed");
 }
 
 #[test]
@@ -368,9 +368,9 @@ fn stop_of_the_sender_is_no_silence_of_the_receiver() {
     run.until(Duration::from_secs(1), |run| run.delivered.len() == 5_010);
 }
 
-/// A sender that waits for room asks for it now and then, and not all the time.
+/// A sender that the receiver's limit blocks probes now and then, and not all the time.
 #[test]
-fn sender_without_room_asks_seldom() {
+fn blocked_sender_probes_seldom() {
     let mut run = Run::new(3, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -380,7 +380,7 @@ fn sender_without_room_asks_seldom() {
     let sent = run.sent;
     run.until(Duration::from_secs(10), |run| run.now > until(1_100));
     assert!(run.sent - sent <= 50, "{} datagrams in a second", run.sent - sent);
-    assert!(run.sent - sent >= 5, "it must ask, the answer may be lost");
+    assert!(run.sent - sent >= 5, "it must probe: the acknowledgement may be lost");
 }
 
 #[test]

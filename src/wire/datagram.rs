@@ -28,7 +28,7 @@ pub const DATAGRAM_BYTES_MAX: usize = 1_280 - 40 - 8;
 const DATA_HEADER_BYTES: usize = COMMON_BYTES + 16;
 /// Maximum length of the payload of a data datagram, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - DATA_HEADER_BYTES;
-/// Length in bytes of what all kinds of datagrams begin with.
+/// Length in bytes of the fields with which every datagram begins.
 const COMMON_BYTES: usize = 24;
 /// Length in bytes of the body of an acknowledgement.
 const ACK_BYTES: usize = 28 + 8 * BITMAP_WORDS;
@@ -39,14 +39,14 @@ pub const BITMAP_WORDS: usize = 16;
 /// Number of datagrams that the bitmap of an acknowledgement describes.
 pub const BITMAP_BITS: usize = 64 * BITMAP_WORDS;
 
-/// The number of a stream, drawn at random by the sender of its data, and the cookie with which its
-/// receiver has proved that it receives at the sender's address. Both are secret to everybody who
-/// does not see the datagrams, so that nobody else can forge any.
+/// The identity of a stream. A program that cannot read the datagrams of the stream does not know
+/// it and cannot forge any.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId {
-    /// The number of the stream.
+    /// The number of the stream, drawn at random by the sender of its data.
     pub stream: u64,
-    /// The cookie; 0 until it is known.
+    /// The cookie, which the receiver has issued to the sender's address; 0 until the sender knows
+    /// it.
     pub cookie: u64,
 }
 
@@ -68,8 +68,8 @@ pub enum Datagram<'a> {
 /// A part of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Data<'a> {
-    /// The number of this datagram among all data datagrams of the stream, from 0. Bytes that are
-    /// sent again have a new number.
+    /// The number of this datagram among all data datagrams of the stream, from 0. Retransmitted
+    /// bytes get a new number.
     pub number: u64,
     /// Position of the payload in the stream, in bytes.
     pub offset: u64,

@@ -73,6 +73,10 @@ pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
 
+/// Number of streams of datagrams that are to fit into the system's buffers at once. The system
+/// counts more bytes than the payload.
+const BUFFER_SHARES: usize = 4;
+
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
 /// because everything that the server has acknowledged is already on disk.
 ///
@@ -218,7 +222,8 @@ fn peer_connections(
         hello(recovered, options.announced()),
         Arc::clone(rejoining),
         &options.peers,
-        (options.peer_transport, datagrams.send_buffer_bytes() / 4),
+        options.peer_transport,
+        datagrams.send_buffer_bytes() / BUFFER_SHARES,
         OUTGOING_FROM,
         Arc::clone(counters),
     );
@@ -228,6 +233,7 @@ fn peer_connections(
         records,
         INCOMING_FROM,
         secret(),
+        datagrams.receive_buffer_bytes() / BUFFER_SHARES,
         Arc::clone(counters),
     );
     (outgoing, incoming)

@@ -154,11 +154,7 @@ impl Cluster {
                 && let Some(gate) = &mut machine.clock_gate
                 && let Some(entry) = gate.due(now)
             {
-                if record_bytes(&entry.payload) >= replica.append_room() {
-                    gate.proposal_refused(now);
-                } else {
-                    replica.handle_msg(now, Msg::Client(entry), out);
-                }
+                append_clock_entry(gate, replica, now, entry, out);
             }
             replica.flush(now, out);
             replica.check();
@@ -322,17 +318,32 @@ fn pass_clock(
         && replica.accepts_writes()
         && let Some(entry) = gate.before_write(now)
     {
-        if record_bytes(&entry.payload) >= replica.append_room() {
-            // The write must not be applied at an outdated time, and the entry not take the room
-            // of the write.
-            gate.proposal_refused(now);
+        // The write must not be applied at an outdated time.
+        if !append_clock_entry(gate, replica, now, entry, out) {
             let leader = replica.leader();
             out.refusals.push(Refusal { key, reason: RefusalReason::Busy, leader });
             return None;
         }
-        replica.handle_msg(now, Msg::Client(entry), out);
     }
     Some(message)
+}
+
+/// Appends a clock entry to the log of a leader that accepts writes. Returns false, and appends
+/// nothing, if no write could be appended after it. As in the server's core stage.
+fn append_clock_entry(
+    gate: &mut ClockGate,
+    replica: &mut Replica,
+    now: Instant,
+    entry: ClientRequest,
+    out: &mut Effects,
+) -> bool {
+    let is_affordable = record_bytes(&entry.payload) < replica.append_budget();
+    if is_affordable {
+        replica.handle_msg(now, Msg::Client(entry), out);
+    } else {
+        gate.proposal_refused(now);
+    }
+    is_affordable
 }
 
 /// Returns the sender and the term of an `AppendEntries` message; `None` for messages of other

@@ -290,7 +290,8 @@ impl ServerNetwork {
         self.update_context(now);
         let parts = &mut self.parts;
         let registry = parts.poll.registry();
-        parts.outgoing.connect(now, registry);
+        let incoming = &mut parts.incoming;
+        parts.outgoing.connect(now, registry, |peer| incoming.loss_from(peer));
         parts.incoming.expire(now, registry);
         if now >= self.expiry_at {
             parts.clients.expire(now, &mut Pass::of_small(parts.clock, EXPIRY_COUNT));

@@ -22,15 +22,13 @@ impl ServerNetwork {
         let with_bulk = self.core_accepts_requests();
         let Parts { datagrams, incoming, outgoing, poll, counters, .. } = &mut self.parts;
         let registry = poll.registry();
-        // The system counts more than the payload, and peers share its buffer.
-        let window = datagrams.receive_buffer_bytes() / 4;
         let mut connected = Vec::new();
         datagrams.receive(PASS_DATAGRAM_BYTES, |from, bytes| match datagram::decode(bytes) {
             Ok(Datagram::Data(id, data)) => {
-                incoming.on_data(from, id, &data, (window, with_bulk), now, registry);
+                incoming.on_data(from, id, &data, with_bulk, now, registry);
             }
-            Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, Some(&ack), now, registry),
-            Ok(Datagram::Reset(id)) => outgoing.on_ack(id, None, now, registry),
+            Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, &ack, now),
+            Ok(Datagram::Reset(id)) => outgoing.on_reset(id, now, registry),
             Ok(Datagram::Open(id)) => incoming.on_open(from, id, now),
             Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now, registry)),
             Err(_) => counters.ignored.add_one(),

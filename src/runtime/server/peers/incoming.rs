@@ -37,11 +37,11 @@ const PASS_BYTES_MAX: usize = 1 << 20;
 /// Number of streams of datagrams that are remembered after they were closed, so that no late
 /// datagram opens one of them again.
 const CLOSED_MAX: usize = 1_024;
-/// Maximum number of answers in one pass (iteration of the stage's loop) to requests to open a
-/// stream, and to datagrams of unknown streams. Further ones are sent again by their senders.
-const ANSWERS_MAX: usize = 64;
-/// Largest window of a stream of datagrams, in bytes: how much a peer may send ahead of what this
-/// replica has read.
+/// Maximum number of replies in one pass (iteration of the stage's loop) to requests to open a
+/// stream, and to datagrams of unknown streams. Further datagrams get none; their senders send
+/// again.
+const REPLIES_MAX: usize = 64;
+/// Maximum window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 4 << 20;
 
 /// What a connection from a peer is made of.
@@ -55,8 +55,8 @@ enum Carrier {
 #[derive(Debug)]
 struct Incoming {
     carrier: Carrier,
-    /// Number of bytes that were passed to the decoder when they arrived, and that no frame was
-    /// looked for in yet.
+    /// Number of bytes that the decoder got when they arrived, and whose frames have not been
+    /// handled yet.
     fed: usize,
     decoder: Decoder,
     /// The peer that made this connection; `None` until the connection's hello (first frame) is
@@ -139,16 +139,18 @@ pub(crate) struct IncomingPeers {
     /// detected.
     records: PeerRecords<RealDisk>,
     connections: Slab<Incoming>,
-    hellos: u64,
     /// The sender of the accepted connection with the highest number, for each peer and kind of
     /// messages. Also kept when the connection is closed.
     latest: Vec<Sender>,
     first_token: usize,
     cookies: Cookies,
+    /// Window of each stream of datagrams, in bytes: how much a peer may send ahead of what this
+    /// replica has read.
+    window: usize,
     /// The latest streams of datagrams that were closed, oldest first; at most [`CLOSED_MAX`].
     closed: VecDeque<StreamId>,
-    /// Datagrams to be sent, each with its receiver; at most [`ANSWERS_MAX`].
-    answers: Vec<(SocketAddr, Datagram<'static>)>,
+    /// Datagrams to be sent, each with its receiver; at most [`REPLIES_MAX`].
+    replies: Vec<(SocketAddr, Datagram<'static>)>,
     /// Empty between passes, and kept to reuse its memory.
     out: Outbox,
     refusals: RefusalLog,
@@ -162,6 +164,7 @@ impl IncomingPeers {
         records: PeerRecords<RealDisk>,
         first_token: usize,
         secret: [u8; 32],
+        window: usize,
         counters: Arc<RuntimeCounters>,
     ) -> IncomingPeers {
         IncomingPeers {
@@ -169,12 +172,12 @@ impl IncomingPeers {
             members,
             records,
             connections: Slab::default(),
-            hellos: 0,
             latest: Vec::new(),
             first_token,
             cookies: Cookies::new(secret),
+            window: window.min(WINDOW_MAX),
             closed: VecDeque::new(),
-            answers: Vec::new(),
+            replies: Vec::new(),
             out: Outbox::default(),
             refusals: RefusalLog::default(),
             counters,
@@ -184,7 +187,7 @@ impl IncomingPeers {
     /// Adds a new connection. If too many connections have not sent a hello, closes the oldest of
     /// them.
     pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
-        self.make_room(now, registry);
+        self.evict_unidentified(now, registry);
         let token = Token(self.first_token + self.connections.next_index());
         if let Ok(socket) = Socket::new(stream, registry, token, true) {
             self.insert(Carrier::Tcp(socket), now);
@@ -198,7 +201,7 @@ impl IncomingPeers {
     }
 
     /// If too many connections have not sent a hello, closes the oldest of them.
-    fn make_room(&mut self, now: Instant, registry: &Registry) {
+    fn evict_unidentified(&mut self, now: Instant, registry: &Registry) {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         let unidentified: Vec<_> =
             unidentified.map(|(index, it)| (it.accepted_at, index)).collect();
@@ -220,18 +223,18 @@ impl IncomingPeers {
     /// Handles a request to open a stream of datagrams: answers with the stream's cookie.
     pub(crate) fn on_open(&mut self, from: SocketAddr, id: StreamId, now: Instant) {
         let id = self.cookies.issue(&from.to_string(), id.stream, now);
-        self.answer(from, Datagram::Cookie(id));
+        self.reply(from, Datagram::Cookie(id));
     }
 
-    /// Handles a datagram of a stream. The first one with a valid cookie makes it a connection,
-    /// with a window of `window` bytes. `with_bulk` is whether connections for bulk messages are
-    /// read in this pass, see [`IncomingPeers::receive`].
+    /// Handles a datagram of a stream. The first one with a valid cookie makes it a connection.
+    /// `with_bulk` is whether connections for bulk messages are read in this pass, see
+    /// [`IncomingPeers::receive`].
     pub(crate) fn on_data(
         &mut self,
         from: SocketAddr,
         id: StreamId,
         data: &Data<'_>,
-        (window, with_bulk): (usize, bool),
+        with_bulk: bool,
         now: Instant,
         registry: &Registry,
     ) {
@@ -241,12 +244,12 @@ impl IncomingPeers {
             None if self.cookies.is_valid(&from.to_string(), id, now)
                 && !self.closed.contains(&id) =>
             {
-                self.make_room(now, registry);
-                let receiver = Box::new(Receiver::new(id, window.min(WINDOW_MAX)));
+                self.evict_unidentified(now, registry);
+                let receiver = Box::new(Receiver::new(id, self.window));
                 self.insert(Carrier::Datagrams { receiver, address: from }, now)
             }
             None => {
-                self.answer(from, Datagram::Reset(id));
+                self.reply(from, Datagram::Reset(id));
                 return;
             }
         };
@@ -255,7 +258,7 @@ impl IncomingPeers {
         if let Carrier::Datagrams { receiver, address } = &mut connection.carrier {
             // The cookie is for this address only. A peer with a new address must connect again.
             if *address != from {
-                self.answer(from, Datagram::Reset(id));
+                self.reply(from, Datagram::Reset(id));
                 return;
             }
             if feeds && receiver.on_next(data, now) {
@@ -267,10 +270,22 @@ impl IncomingPeers {
         }
     }
 
-    fn answer(&mut self, to: SocketAddr, datagram: Datagram<'static>) {
-        if self.answers.len() < ANSWERS_MAX {
-            self.answers.push((to, datagram));
+    fn reply(&mut self, to: SocketAddr, datagram: Datagram<'static>) {
+        if self.replies.len() < REPLIES_MAX {
+            self.replies.push((to, datagram));
         }
+    }
+
+    /// Returns the share of the latest datagrams from `peer` that have not arrived, in permille, of
+    /// the stream that has more; 0 if the peer sends none.
+    pub(crate) fn loss_from(&mut self, peer: NodeId) -> u32 {
+        let streams = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
+            Carrier::Datagrams { receiver, .. } if it.sender.is_some_and(|at| at.peer == peer) => {
+                Some(receiver.loss_permille())
+            }
+            _ => None,
+        });
+        streams.max().unwrap_or(0)
     }
 
     /// Returns the earliest time at which [`IncomingPeers::acknowledge`] must send an
@@ -283,10 +298,10 @@ impl IncomingPeers {
         due.min().filter(|due| *due < Instant::MAX)
     }
 
-    /// Sends the acknowledgements of all streams of datagrams, and the answers to datagrams of
+    /// Sends the acknowledgements of all streams of datagrams, and the replies to datagrams of
     /// unknown ones.
     pub(crate) fn acknowledge(&mut self, now: Instant, socket: &DatagramSocket) {
-        for (to, datagram) in self.answers.drain(..) {
+        for (to, datagram) in self.replies.drain(..) {
             self.out.push(&datagram);
             socket.send(to, &self.out);
             self.out.clear();
@@ -351,9 +366,9 @@ impl IncomingPeers {
             if self.connections.get_mut(index).is_none() {
                 continue;
             }
-            let hellos = self.hellos;
+            let was_identified = self.is_identified(index);
             let read = self.read(index, space, &mut on_frame);
-            if self.hellos > hellos {
+            if !was_identified && self.is_identified(index) {
                 self.close_replaced(index, registry);
             }
             match read {
@@ -362,6 +377,11 @@ impl IncomingPeers {
                 Err(error) => self.refuse(index, &error, now, registry),
             }
         }
+    }
+
+    /// Returns whether the hello of the connection at `index` has been accepted.
+    fn is_identified(&mut self, index: usize) -> bool {
+        self.connections.get_mut(index).is_some_and(|it| it.sender.is_some())
     }
 
     /// Reads frames from one connection and passes them to `on_frame`. Returns false if the peer
@@ -408,7 +428,6 @@ impl IncomingPeers {
                         if !note_latest(&mut self.latest, sender) {
                             return Err(PeerError::Late(peer));
                         }
-                        self.hellos += 1;
                         connection.sender = Some(sender);
                         on_frame(peer, opening, frame);
                     }
@@ -460,7 +479,7 @@ impl IncomingPeers {
                     self.closed.pop_front();
                 }
                 self.closed.push_back(receiver.id());
-                self.answer(address, Datagram::Reset(receiver.id()));
+                self.reply(address, Datagram::Reset(receiver.id()));
             }
             None => {}
         }

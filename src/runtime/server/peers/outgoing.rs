@@ -31,7 +31,7 @@ use crate::wire::datagram::{Ack, StreamId};
 
 /// Time without a connection to a peer after which the peer is logged as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Largest window of a stream of datagrams, in bytes.
+/// Maximum window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
 /// Maximum number of bytes queued on the connection to a peer that carries urgent messages
 /// ([`BULK_BYTES_MAX`] applies to the one for bulk messages). While more bytes are queued, further
@@ -39,13 +39,13 @@ const WINDOW_MAX: usize = 8 << 20;
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
-/// Loss of datagrams, in permille, from which on a connection for bulk messages is made of
-/// datagrams too, with [`PeerTransport::Auto`]. TCP is much slower from about there on.
+/// Loss of datagrams, in permille, from which on the connection for bulk messages becomes a stream
+/// of datagrams too, with [`PeerTransport::Auto`]. TCP is much slower from about there on.
 const LOSSY_PERMILLE: u32 = 10;
-/// Time for which TCP must fail before a connection is made of datagrams, if these get through.
-/// Longer than it takes until the streams to a peer that is down have failed too.
+/// Time for which TCP must fail before that connection becomes a stream of datagrams, if datagrams
+/// get through. Longer than it takes until the streams to a peer that is down have failed too.
 const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again then. The attempt interrupts the connection.
+/// Time after which TCP is tried again in that case. The attempt interrupts the connection.
 const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
 /// Loss in permille below which such a connection becomes a TCP connection again, if the loss stays
 /// below it for [`LOSSLESS_FOR`].
@@ -69,9 +69,9 @@ struct Peer {
     /// The random number that identifies the peer's latest known start; `None` before its first
     /// hello.
     opening: Option<u64>,
-    /// Whether many datagrams to the peer get lost, or did a short time ago.
+    /// Whether the loss of datagrams to the peer is high, or was within [`LOSSLESS_FOR`].
     is_lossy: bool,
-    /// When more than few datagrams were last lost; in the future if TCP fails.
+    /// When the loss was last at least [`LOSSLESS_PERMILLE`]. In the future if TCP fails.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.
@@ -103,7 +103,7 @@ pub(crate) struct OutgoingPeers {
     rejoining: Arc<AtomicBool>,
     peers: Vec<Peer>,
     transport: PeerTransport,
-    /// Largest window of a stream of datagrams, in bytes.
+    /// Maximum window of a stream of datagrams, in bytes.
     window_max: usize,
     first_token: usize,
     counters: Arc<RuntimeCounters>,
@@ -112,9 +112,11 @@ pub(crate) struct OutgoingPeers {
 }
 
 impl Peer {
-    /// Decides from the measured loss of datagrams whether the path to the peer is lossy. One on
-    /// which TCP fails and datagrams get through counts as lossy.
-    fn note_loss(&mut self, now: Instant) {
+    /// Decides from the measured loss of datagrams whether the path to the peer is lossy.
+    /// `incoming_permille` is the loss of those from the peer: a leader sends few datagrams while
+    /// entries use TCP, but gets one for each acknowledgement. A path on which TCP fails and
+    /// datagrams get through counts as lossy.
+    fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
         let [urgent, bulk] = &mut self.lanes;
         let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
         let tcp_fails = fails && urgent.is_stream();
@@ -122,7 +124,7 @@ impl Peer {
             (bulk.failing_since, self.lossy_at) = (None, now + TCP_RETRY_AFTER);
         }
         let loss = self.lanes.iter_mut().filter_map(Outgoing::sender).map(|it| it.loss_permille());
-        let loss = loss.max().unwrap_or(0);
+        let loss = loss.max().unwrap_or(0).max(incoming_permille);
         if loss >= LOSSLESS_PERMILLE {
             self.lossy_at = self.lossy_at.max(now);
         }
@@ -172,7 +174,8 @@ impl OutgoingPeers {
         hello: Hello,
         rejoining: Arc<AtomicBool>,
         peers: &[(NodeId, SocketAddr)],
-        (transport, window_max): (PeerTransport, usize),
+        transport: PeerTransport,
+        window_max: usize,
         first_token: usize,
         counters: Arc<RuntimeCounters>,
     ) -> OutgoingPeers {
@@ -220,8 +223,8 @@ impl OutgoingPeers {
         self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
     }
 
-    /// Returns what is known about the way of datagrams to `peer`; `None` if the connections to it
-    /// are not streams of datagrams. The loss is that of the stream that has more.
+    /// Returns the measured network path to `peer`; `None` if no connection to it is a stream of
+    /// datagrams. Of two streams, the higher loss and the shorter round trip count.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
         let lanes = &self.peer(peer)?.lanes;
         let senders = lanes.iter().filter_map(|lane| match &lane.carrier {
@@ -231,7 +234,7 @@ impl OutgoingPeers {
         let status = |sender: &Sender| PathStatus {
             round_trip_us: u64::try_from(sender.round_trip().as_micros()).unwrap_or(u64::MAX),
             loss_permille: sender.loss_permille(),
-            resent: sender.repeated(),
+            resent: sender.resent(),
         };
         senders.map(status).reduce(|one, other| PathStatus {
             round_trip_us: one.round_trip_us.min(other.round_trip_us),
@@ -255,15 +258,21 @@ impl OutgoingPeers {
 
     /// Starts the attempts to connect that are due, and aborts those that exceed
     /// [`CONNECT_TIMEOUT`]. With [`PeerTransport::Auto`], also prepares the streams of datagrams
-    /// that are to replace TCP connections.
-    pub(crate) fn connect(&mut self, now: Instant, registry: &Registry) {
+    /// that are to replace TCP connections; `incoming_permille` returns the loss of datagrams from
+    /// a peer.
+    pub(crate) fn connect(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        mut incoming_permille: impl FnMut(NodeId) -> u32,
+    ) {
         let window_max = self.window_max;
         let stream = || Box::new(Sender::new(random_seed(), window_max, now));
         for (position, peer) in self.peers.iter_mut().enumerate() {
             peer.log_changes(now);
             let is_auto = self.transport == PeerTransport::Auto;
             if is_auto {
-                peer.note_loss(now);
+                peer.note_loss(incoming_permille(peer.id), now);
             }
             let is_lossy = peer.is_lossy;
             for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
@@ -376,25 +385,27 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles an acknowledgement of a stream of datagrams. `None` is a reset: the peer has closed
-    /// the stream, or does not know it.
-    pub(crate) fn on_ack(
-        &mut self,
-        id: StreamId,
-        ack: Option<&Ack>,
-        now: Instant,
-        registry: &Registry,
-    ) {
-        let lanes = self.peers.iter_mut().flat_map(|peer| &mut peer.lanes);
-        for outgoing in lanes {
-            if let Some(sender) = outgoing.sender().filter(|sender| sender.id() == id) {
-                match ack {
-                    Some(ack) => sender.on_ack(ack, now),
-                    None => outgoing.close(now, registry),
-                }
-                return;
-            }
+    /// Handles an acknowledgement of a stream of datagrams.
+    pub(crate) fn on_ack(&mut self, id: StreamId, ack: &Ack, now: Instant) {
+        if let Some(sender) = self.lane_of(id).and_then(Outgoing::sender) {
+            sender.on_ack(ack, now);
         }
+    }
+
+    /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
+    pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant, registry: &Registry) {
+        if let Some(outgoing) = self.lane_of(id) {
+            outgoing.close(now, registry);
+        }
+    }
+
+    /// Returns the connection that consists of the stream `id`.
+    fn lane_of(&mut self, id: StreamId) -> Option<&mut Outgoing> {
+        let lanes = self.peers.iter_mut().flat_map(|peer| &mut peer.lanes);
+        lanes.into_iter().find_map(|lane| {
+            let is_it = lane.sender().is_some_and(|sender| sender.id() == id);
+            is_it.then_some(lane)
+        })
     }
 
     /// Queues a frame on the peer's connection for the frame's kind (urgent or bulk). Returns

@@ -24,8 +24,8 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for establishing a connection to a peer.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time until a stream of datagrams is tried again beside a TCP connection, after the peer did not
-/// answer one: datagrams may not get through.
+/// Interval between attempts to open a stream of datagrams beside a TCP connection, after one that
+/// the peer did not answer: perhaps datagrams do not get through.
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a connection to a peer is made of.
@@ -74,7 +74,7 @@ impl Outgoing {
     pub(super) fn close(&mut self, now: Instant, registry: &Registry) {
         match self.carrier.take() {
             Some(Carrier::Tcp(mut socket)) => socket.close(registry),
-            // Another one would fail as well, unless the peer connects first.
+            // The next stream would fail as well, unless the peer connects first.
             Some(Carrier::Datagrams { .. }) => self.candidate_at = now + CANDIDATE_INTERVAL,
             None => {}
         }
@@ -101,7 +101,7 @@ impl Outgoing {
         }
     }
 
-    /// Writes queued bytes as far as there is room for them. Datagrams, which may be due without
+    /// Writes as many queued bytes as the connection accepts. Datagrams, which may be due without
     /// new bytes, are added to `out`. Returns false if the connection has failed.
     pub(super) fn flush(&mut self, now: Instant, out: &mut Outbox) -> bool {
         if let Some(candidate) = &mut self.candidate
@@ -156,8 +156,8 @@ impl Outgoing {
         self.connected && matches!(self.carrier, Some(Carrier::Datagrams { .. }))
     }
 
-    /// If the connection is to become a stream of datagrams (`wanted`) and is none, makes a
-    /// candidate for it. Gives up a candidate that the peer does not answer, or that is not wanted.
+    /// If the connection is to become a stream of datagrams (`wanted`) and is none yet, opens a
+    /// candidate. Drops a candidate that the peer does not answer, or that is not wanted any more.
     pub(super) fn prepare_stream(
         &mut self,
         wanted: bool,
@@ -187,9 +187,8 @@ impl Outgoing {
         }
     }
 
-    /// Handles the cookie of a stream of datagrams. Returns whether it was for this connection,
-    /// which is then established. If it was the candidate's, the candidate replaces the connection
-    /// and has sent nothing yet.
+    /// Handles the cookie of a stream of datagrams. Returns how the connection was established with
+    /// it, or `None` if the stream is another connection's. A candidate replaces the connection.
     pub(super) fn on_cookie(
         &mut self,
         stream: u64,

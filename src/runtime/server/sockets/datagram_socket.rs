@@ -12,11 +12,12 @@ use crate::transport::Outbox;
 
 /// Size that is requested for the buffers of the system, in bytes. Systems usually grant less.
 const SYSTEM_BUFFER_BYTES: usize = 4 << 20;
-/// Bytes that a datagram counts at least, for what handling it costs.
+/// Minimum number of bytes that a datagram counts towards the limit of a pass: handling a small one
+/// costs nearly as much as handling a large one.
 const DATAGRAM_COST: usize = 512;
 /// Number of buffers that one system call fills.
 const BUFFERS: usize = 8;
-/// Length of each buffer in bytes: as many datagrams as the system joins.
+/// Length of each buffer in bytes: the system joins datagrams up to this length.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// A non-blocking UDP socket.

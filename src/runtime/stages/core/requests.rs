@@ -186,13 +186,13 @@ impl Core {
     /// Appends a clock entry to the log, which accepts writes. Returns false, and appends nothing,
     /// if no write could be appended after it.
     pub(super) fn append_clock_entry(&mut self, entry: ClientRequest) -> bool {
-        let has_room = record_bytes(&entry.payload) < self.replica.append_room();
-        if has_room {
+        let is_affordable = record_bytes(&entry.payload) < self.replica.append_budget();
+        if is_affordable {
             self.handle(Msg::Client(entry));
         } else if let Some(clock) = &mut self.replicated_clock {
             clock.proposal_refused(self.now);
         }
-        has_room
+        is_affordable
     }
 
     /// Admits a forwarded write if the state machine, whose deduplication table is bounded, is
@@ -322,17 +322,17 @@ mod tests {
     }
 
     #[test]
-    fn clock_entry_never_takes_the_room_of_its_write() {
+    fn clock_entry_is_appended_only_if_its_write_can_follow() {
         let (core, _network, log_writer, _applier) = leading_core_at(Clock::start(), 0);
         let mut core = with_clock(core, &[]);
         let entry_bytes = record_bytes(&Batch::one(
             RequestKey::default(),
             &Operation::Clock { millis: 1 << 40, resets: 0 },
         ));
-        let filler = core.replica.append_room() - entry_bytes - record_bytes(b"");
+        let filler = core.replica.append_budget() - entry_bytes - record_bytes(b"");
         let payload = Bytes::from(vec![0; filler]);
         core.handle(Msg::Client(ClientRequest { payload, ..write(1) }));
-        assert_eq!(core.replica.append_room(), entry_bytes);
+        assert_eq!(core.replica.append_budget(), entry_bytes);
         let last = core.replica.log().last();
         core.admit(Msg::Client(write(2)));
         assert_eq!(core.replica.log().last(), last);

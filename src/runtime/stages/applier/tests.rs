@@ -1,0 +1,248 @@
+//! Tests of the applier: replies, waiting reads, bounded passes, snapshots.
+
+use super::*;
+use crate::kv::Operation;
+use crate::raft::{ApplyJob, RequestKind, SnapshotId};
+use crate::record::RecordBuffer;
+use crate::runtime::boards::SnapshotBoard;
+use crate::runtime::channels::{Ends, channels};
+use crate::runtime::clock::tests::stopped;
+use crate::runtime::wake::tests::unused_wake;
+use crate::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey};
+use bytes::Bytes;
+
+fn key(number: u8) -> RequestKey {
+    RequestKey { client: ClientId(0x15), request: RequestId([number; 16]) }
+}
+
+fn put(index: u64, value: &[u8], as_leader: bool) -> Committed {
+    let operation = Operation::set(b"k", value);
+    let payload = Batch::one(key(u8::try_from(index).unwrap()), &operation);
+    let entry =
+        RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+    Committed { entry, as_leader }
+}
+
+fn get(number: u8, name: &[u8]) -> ClientRequest {
+    let payload = Batch::one(key(number), &Operation::get(name));
+    ClientRequest { key: key(number), kind: RequestKind::Read, payload }
+}
+
+fn batch(entries: Vec<Committed>, reads: Vec<ClientRequest>, bytes: usize) -> ApplyBatch {
+    let leader = Some(NodeId(3));
+    ApplyBatch { job: ApplyJob { entries, reads }, leader, bytes, ..ApplyBatch::default() }
+}
+
+fn answer(number: u8, outcome: Outcome) -> Answer {
+    Answer { key: key(number), outcomes: vec![outcome] }
+}
+
+fn clock_entry(index: u64, millis: u64) -> Committed {
+    let operation = Operation::Clock { millis, resets: 0 };
+    let payload = Batch::encode(RequestKey::default(), false, &[operation]);
+    let entry =
+        RecordBuffer::default().encode(EntryId::new(1, index), EntryKind::Command, &payload);
+    Committed { entry, as_leader: false }
+}
+
+#[test]
+fn reads_of_an_expired_key_wait_for_a_clock_entry() {
+    let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let args: [&[u8]; 4] = [b"k", b"v", b"PX", b"50"];
+    let operation = Operation::call(crate::kv::CommandId::SET, &args[..]);
+    let payload = Batch::one(key(2), &operation);
+    let set = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, &payload);
+    let set = Committed { entry: set, as_leader: false };
+    let reads = |number: u8, millis| {
+        let reads = vec![get(number, b"k"), get(number + 1, b"other")];
+        let read_timestamp = ReadTimestamp { millis, resets: 0 };
+        ApplyBatch { read_timestamp, ..batch(vec![], reads, 0) }
+    };
+    applier.run_once(Some(batch(vec![clock_entry(1, 1_000), set], vec![], 0)));
+    applier.run_once(Some(reads(100, 1_049)));
+    applier.run_once(Some(reads(102, 1_050)));
+    applier.run_once(Some(reads(104, 1_052)));
+    applier.run_once(Some(batch(vec![clock_entry(3, 1_051)], vec![], 0)));
+    let batches: Vec<ReplyBatch> = network.replies.try_iter().collect();
+    let value = |text: &'static str| Outcome::Value(Some(Bytes::from_static(text.as_bytes())));
+    let none = Outcome::Value(None);
+    let answers = |at: usize| {
+        let answer = |answer: &Answer| (answer.key, answer.outcomes[0].clone());
+        batches[at].answers.iter().map(answer).collect::<Vec<_>>()
+    };
+    assert_eq!(answers(1), [(key(100), value("v")), (key(101), none.clone())]);
+    // Only reads of the expired key wait.
+    assert_eq!(answers(2), [(key(103), none.clone())]);
+    assert_eq!(answers(3), [(key(105), none.clone())]);
+    let wanted = |at: usize| batches[at].applied.clock_wanted;
+    assert_eq!(
+        (wanted(1), wanted(2), wanted(3), wanted(4)),
+        (None, Some(1_050), Some(1_052), None)
+    );
+    // One clock entry serves all of them, and by it the key has expired.
+    assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
+}
+
+#[test]
+fn leader_replies_and_reads_see_entries_applied_before() {
+    let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let no_operation = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::NoOp, b"");
+    let entries = vec![
+        Committed { entry: no_operation, as_leader: true },
+        put(2, b"old", false),
+        put(3, b"new", true),
+    ];
+    let reads = vec![get(100, b"k"), get(101, b"nothing")];
+    core.to_applier.send(batch(vec![put(4, b"newer", true)], vec![], 5)).unwrap();
+    applier.run_once(Some(batch(entries, reads, 7)));
+    let replies = network.replies.try_recv().expect("one batch of replies");
+    assert!(network.replies.is_empty());
+    assert_eq!(replies.leader, Some(NodeId(3)));
+    assert_eq!(replies.applied, Applied { index: Some(Index(4)), bytes: 12, ..Applied::default() });
+    let answers = [
+        answer(3, Outcome::Done),
+        answer(100, Outcome::Value(Some(Bytes::from_static(b"new")))),
+        answer(101, Outcome::Value(None)),
+        answer(4, Outcome::Done),
+    ];
+    assert_eq!(replies.answers, answers);
+}
+
+#[test]
+fn malformed_batch_is_skipped_without_a_reply() {
+    let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let entry = RecordBuffer::default().encode(EntryId::new(1, 1), EntryKind::Command, b"garbage");
+    applier.run_once(Some(batch(vec![Committed { entry, as_leader: true }], vec![], 1)));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!(replies.answers, []);
+    assert_eq!(replies.applied.index, Some(Index(1)));
+}
+
+#[test]
+fn leaders_snapshot_replaces_an_older_state() {
+    let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let mut ahead = StateMachine::default();
+    for index in 1..=3 {
+        let committed = put(index, &[u8::try_from(index).unwrap()], true);
+        ahead.apply(Index(index), committed.entry.payload());
+    }
+    let id = SnapshotId { last: EntryId::new(1, 3), ..SnapshotId::default() };
+    let install = |store| Some(Box::new(ReceivedSnapshot { id, store }));
+    applier.run_once(Some(batch(vec![put(1, b"1", false)], vec![], 1)));
+    network.replies.try_recv().unwrap();
+    // Entries in it are not applied again, but answered from its deduplication table.
+    let entries = vec![put(2, b"2", true), put(3, b"3", false), put(4, b"4", true)];
+    let first = ApplyBatch { install: install(ahead), ..batch(entries, vec![], 7) };
+    applier.run_once(Some(first));
+    let replies = network.replies.try_recv().unwrap();
+    let installed = Some(id);
+    assert_eq!(
+        replies.applied,
+        Applied { index: Some(Index(4)), bytes: 7, installed, ..Applied::default() }
+    );
+    let done = |number| answer(number, Outcome::Done);
+    assert_eq!(replies.answers, [done(2), done(4)]);
+    assert!(matches!(snapshots.jobs.try_recv(), Ok(SnapshotJob::Drop(_))));
+    // An older snapshot changes nothing, but is reported to the core.
+    let late = ApplyBatch { install: install(StateMachine::default()), ..ApplyBatch::default() };
+    applier.run_once(Some(late));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!(replies.applied, Applied { installed, ..Applied::default() });
+    assert_eq!((applier.store.applied_index(), applier.last), (Index(4), EntryId::new(1, 4)));
+    applier.run_once(Some(batch(vec![put(4, b"4", false)], vec![], 1)));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!(replies.applied.index, None, "the core knows that entry");
+}
+
+#[test]
+fn snapshots_are_taken_by_log_size_or_on_request() {
+    let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+    let board = Arc::new(SnapshotBoard::default());
+    let scheduler = SnapshotScheduler::new(800, Arc::clone(&board), Arc::default());
+    let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let mut applier = applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler.clone());
+    let mut taken = |from: u64, take_snapshot| {
+        // The log grows by 400 bytes each time.
+        scheduler.note_end(from.next_multiple_of(2) * 200);
+        let entries = vec![put(from, &[1; 100], true), put(from + 1, &[1; 100], true)];
+        applier.run_once(Some(ApplyBatch { take_snapshot, ..batch(entries, vec![], 1) }));
+        network.replies.try_recv().unwrap();
+        match snapshots.jobs.try_recv() {
+            Ok(SnapshotJob::Write(view)) => Some(view.last().index.0),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(_) => None,
+        }
+    };
+    assert_eq!(taken(1, false), None, "the log has not grown enough");
+    assert_eq!(taken(3, false), Some(4));
+    assert!(board.is_taking());
+    assert_eq!(taken(5, true), None, "a snapshot is being taken");
+    scheduler.succeed();
+    assert_eq!(taken(7, false), Some(8), "requested meanwhile");
+    scheduler.give_up(true);
+    assert_eq!(taken(9, false), Some(10), "the last attempt failed");
+    scheduler.succeed();
+    assert_eq!(taken(11, false), None);
+}
+
+#[test]
+fn pass_that_ends_within_an_entry_shows_the_state_before_it() {
+    const OPERATIONS: usize = 1_000;
+    let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
+    let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());
+    let applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    let mut applier = applier.with_store(StateMachine::default(), EntryId::ZERO, scheduler);
+    let increment = crate::kv::CommandId::named("incr").unwrap();
+    let arguments: &[&[u8]] = &[b"k"];
+    let increments = vec![Operation::call(increment, arguments); OPERATIONS];
+    let mut expected = StateMachine::default();
+    let mut digests = Vec::new();
+    let mut jobs = (1..=5).map(|index| {
+        let payload = Batch::encode(key(u8::try_from(index).unwrap()), false, &increments);
+        expected.apply(Index(index), &payload);
+        digests.push(expected.digest());
+        let id = EntryId::new(1, index);
+        let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
+        Committed { entry, as_leader: true }
+    });
+    let first = batch(jobs.by_ref().take(4).collect(), vec![], 7);
+    let last = batch(jobs.collect(), vec![get(100, b"k")], 9);
+    let pass = PASS_GROUPS_MAX * GROUP_MAX;
+    assert!(4 * OPERATIONS < pass && pass < 5 * OPERATIONS, "a pass ends within the last entry");
+    core.to_applier.send(ApplyBatch { take_snapshot: true, ..last }).unwrap();
+    applier.run_once(Some(first));
+    let replies = network.replies.try_recv().unwrap();
+    assert_eq!(replies.answers.len(), 4);
+    let report = Applied { index: Some(Index(4)), bytes: 7, ..Applied::default() };
+    assert_eq!((replies.digest, replies.applied), (digests[3], report));
+    assert!(applier.has_rest() && snapshots.jobs.is_empty());
+    applier.run_once(None);
+    let replies = network.replies.try_recv().unwrap();
+    let [last, read] = &replies.answers[..] else { panic!("{:?}", replies.answers) };
+    assert_eq!((last.key, last.outcomes.len()), (key(5), OPERATIONS));
+    assert_eq!(last.outcomes.last(), Some(&Outcome::Integer(5_000)), "each is applied once");
+    assert_eq!(*read, answer(100, Outcome::Value(Some(Bytes::from_static(b"5000")))));
+    let report = Applied { index: Some(Index(5)), bytes: 9, ..Applied::default() };
+    assert_eq!((replies.digest, replies.applied), (digests[4], report));
+    let Ok(SnapshotJob::Write(view)) = snapshots.jobs.try_recv() else { panic!("no snapshot") };
+    assert_eq!(view.last().index, Index(5));
+}
+
+#[test]
+fn shared_thread_is_not_blocked_by_a_full_network() {
+    let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
+    let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
+    for number in 0..=QUEUE_LEN {
+        let read = get(u8::try_from(number).unwrap(), b"k");
+        core.to_applier.try_send(batch(vec![], vec![read], 1)).unwrap();
+        applier.run_ready(true);
+    }
+    assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 1));
+    network.replies.try_recv().unwrap();
+    applier.run_ready(false);
+    assert_eq!((network.replies.len(), applier.ends.jobs.len()), (QUEUE_LEN, 0));
+}
