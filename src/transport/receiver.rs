@@ -346,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn acknowledgement_is_sent_twice_if_datagrams_get_lost() {
+        for (lost_of_20, copies) in [(0, 1), (2, 2)] {
+            let mut receiver = Receiver::new(ID, WINDOW_MIN);
+            for number in (0..200).filter(|number| number % 20 >= lost_of_20) {
+                receive(&mut receiver, number, 0, b"");
+            }
+            let mut out = Outbox::default();
+            receiver.acknowledge(Instant(10_000_000), &mut out);
+            assert_eq!(out.runs(1).count(), copies);
+        }
+    }
+
+    #[test]
     fn any_order_and_overlap_gives_the_same_bytes() {
         let bytes: Vec<u8> = (0..200).collect();
         let mut state = 7_u64;

@@ -74,7 +74,7 @@ pub enum StreamState {
     Opening,
     /// Bytes can be sent.
     Open,
-    /// The receiver has reset the stream, or has sent no acknowledgement for [`SILENCE_MAX`].
+    /// The receiver has reset the stream, or has been silent for too long.
     Failed,
 }
 
@@ -114,7 +114,8 @@ pub struct Sender {
     /// When the last acknowledgement arrived or, if that is later, when the sender began to wait
     /// for one.
     heard_at: Instant,
-    /// Whether the sender waits for an acknowledgement, or for a higher limit.
+    /// Whether the sender waited for an acknowledgement, or for a higher limit, after the last
+    /// transmission.
     waits: bool,
     /// When something was last sent.
     sent_at: Instant,
@@ -355,11 +356,7 @@ impl Sender {
         self.decide(None, now);
         self.cut();
         let first_new = self.next_segment;
-        let waits = self.is_awaiting() || self.is_blocked;
-        if waits && !self.waits {
-            self.heard_at = now;
-        }
-        let is_silent = waits && now.since(self.heard_at) >= SILENCE_MAX;
+        let is_silent = self.waits && now.since(self.heard_at) >= SILENCE_MAX;
         if is_silent && self.unheard_sends >= SILENT_SENDS_MIN {
             self.state = StreamState::Failed;
             return;
@@ -392,10 +389,11 @@ impl Sender {
         }
         let has_sent = self.first_transmission + self.transmissions.len() as u64 > sent;
         self.unheard_sends += u32::from(has_sent);
-        self.waits = self.is_awaiting() || self.is_blocked;
-        if self.waits && !waits {
+        let waits = self.is_awaiting() || self.is_blocked;
+        if waits && !self.waits {
             self.heard_at = now;
         }
+        self.waits = waits;
         self.check();
     }
 
