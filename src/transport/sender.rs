@@ -115,7 +115,7 @@ pub struct Sender {
     /// for one.
     heard_at: Instant,
     /// Whether the sender waited for an acknowledgement, or for a higher limit, after the last
-    /// transmission.
+    /// transmission or acknowledgement. If it did, silence counts from `heard_at`.
     waits: bool,
     /// When something was last sent.
     sent_at: Instant,
@@ -240,6 +240,7 @@ impl Sender {
         if acknowledged > 0 {
             self.window.on_round_trip(&self.round_trip, acknowledged, was_used, now);
         }
+        self.waits = self.is_awaiting() || self.is_blocked;
         self.check();
     }
 
