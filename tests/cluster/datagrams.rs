@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline::wire::datagram::{self, Ack, Data, Datagram, StreamId};
 use parking_lot::Mutex;
@@ -18,6 +18,8 @@ use crate::replicas::{Cluster, free_port};
 use crate::snapshots::info;
 use crate::{kill_rounds, resident_bytes};
 
+/// Environment variable for another number of forged datagrams.
+const FORGED_VARIABLE: &str = "BOWLINE_FORGED_DATAGRAMS";
 const UDP: &[&str] = &["--peer-transport", "udp"];
 
 /// Relays between all pairs of replicas. Each loses datagrams in both directions.
@@ -101,7 +103,12 @@ impl Relays {
 
 /// Three replicas with relays between them.
 fn between_relays(threads: &'static str, loss: u32) -> (Cluster, Relays) {
-    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    many_between_relays(3, threads, loss)
+}
+
+/// `count` replicas with relays between them.
+fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Cluster, Relays) {
+    let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, loss);
     let cluster = Cluster::start_between(ports, threads, UDP, |from, to| relays.ports[from][to]);
     (cluster, relays)
@@ -115,6 +122,16 @@ fn acknowledged_writes_survive_kills_and_lost_datagrams_dedicated() {
 #[test]
 fn acknowledged_writes_survive_kills_and_lost_datagrams_fused() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
+}
+
+#[test]
+fn five_replicas_survive_kills_and_lost_datagrams() {
+    kill_rounds(many_between_relays(5, "auto", 200).0, "five replicas over datagrams");
+}
+
+#[test]
+fn seven_replicas_survive_kills_and_lost_datagrams() {
+    kill_rounds(many_between_relays(7, "auto", 200).0, "seven replicas over datagrams");
 }
 
 /// Half of all datagrams are lost, and large values are written all the same.
@@ -151,30 +168,61 @@ fn large_values_cross_a_path_that_loses_half() {
 /// no growing memory.
 #[test]
 fn forged_and_replayed_datagrams_do_no_harm() {
-    const ROUNDS: u64 = 40_000;
+    let rounds = std::env::var(FORGED_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let rounds = rounds.unwrap_or(40_000);
     let (cluster, relays) = between_relays("auto", 0);
     cluster.wait_until_all_serve();
     let is_connected = |at| cluster.log(at).matches("connected to a peer").count() == 2;
     cluster.wait_for("lasting connections", || (0..3).all(is_connected).then_some(()));
     let leader = cluster.leader();
     let mut client = Client::connect(cluster.address(leader)).unwrap();
-    for number in 0..200_u32 {
-        assert_eq!(client.call(&[b"INCRBY", b"sum", b"1"]).unwrap(), reply_of(number + 1));
-    }
+    let mut sum = 0;
+    let mut add = || {
+        let begin = Instant::now();
+        sum += 1;
+        assert_eq!(client.call(&[b"INCRBY", b"sum", b"1"]).unwrap(), reply_of(sum));
+        begin.elapsed()
+    };
+    let alone: Vec<Duration> = (0..2_000).map(|_| add()).collect();
     let term = info(cluster.address(leader), "raft_term").unwrap();
     let before: Vec<u64> =
         (0..3).map(|at| resident_bytes(cluster.process(at)).unwrap_or(0)).collect();
     let replayed = relays.seen.lock().clone();
-    let ids: Vec<StreamId> = replayed.iter().filter_map(|bytes| id_of(bytes)).collect();
-    assert!(replayed.len() > 100 && !ids.is_empty(), "{} datagrams were seen", replayed.len());
+    assert!(replayed.len() > 100, "{} datagrams were seen", replayed.len());
+    let targets = [0, 1, 2].map(|at| cluster.peer_port(at));
+    let attacker = thread::spawn(move || attack(rounds, &replayed, targets));
+    let mut attacked = Vec::new();
+    while !attacker.is_finished() {
+        attacked.push(add());
+    }
+    let took = attacker.join().unwrap();
+    eprintln!(
+        "{rounds} forged datagrams in {took:?}; p99 of a write: alone {:?}, attacked {:?}",
+        p99(alone),
+        p99(attacked)
+    );
+    assert_eq!(info(cluster.address(leader), "raft_term").unwrap(), term, "{}", cluster.logs());
+    assert!(!cluster.logs().contains("connection to a peer lost"), "{}", cluster.logs());
+    for (at, before) in before.iter().enumerate() {
+        let now = resident_bytes(cluster.process(at)).unwrap_or(0);
+        assert!(now < before + (64 << 20), "replica {}: {before} to {now} bytes", at + 1);
+    }
+}
+
+/// Sends `rounds` forged datagrams to each target in turn, at most 50,000 a second. Returns how
+/// long that took.
+fn attack(rounds: u64, replayed: &[Vec<u8>], targets: [u16; 3]) -> Duration {
+    let begin = Instant::now();
     let attacker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let ids: Vec<StreamId> = replayed.iter().filter_map(|bytes| id_of(bytes)).collect();
+    assert!(!ids.is_empty(), "no stream was seen");
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    for round in 0..ROUNDS {
+    for (round, target) in (0..rounds).zip(targets.into_iter().cycle()) {
         let mut bytes = Vec::new();
         // The number of a stream that exists, and a cookie that is a guess.
         let known = ids[rng.random_range(0..ids.len())];
         let id = StreamId { cookie: rng.random(), ..known };
-        match round % 6 {
+        match round / 3 % 6 {
             0 => datagram::encode(
                 &Datagram::Open(StreamId { stream: rng.random(), cookie: 0 }),
                 &mut bytes,
@@ -191,19 +239,19 @@ fn forged_and_replayed_datagrams_do_no_harm() {
             4 => bytes = (0..rng.random_range(0..200)).map(|_| rng.random()).collect(),
             _ => bytes.clone_from(&replayed[rng.random_range(0..replayed.len())]),
         }
-        let target = cluster.peer_port(usize::try_from(round % 3).unwrap());
         let _ = attacker.send_to(&bytes, (Ipv4Addr::LOCALHOST, target));
-        if round % 200 == 0 {
-            let sum = 201 + u32::try_from(round / 200).unwrap();
-            assert_eq!(client.call(&[b"INCRBY", b"sum", b"1"]).unwrap(), reply_of(sum));
+        if round % 50 == 0 {
+            let due = Duration::from_millis(round / 50);
+            thread::sleep(due.saturating_sub(begin.elapsed()));
         }
     }
-    assert_eq!(info(cluster.address(leader), "raft_term").unwrap(), term, "{}", cluster.logs());
-    assert!(!cluster.logs().contains("connection to a peer lost"), "{}", cluster.logs());
-    for (at, before) in before.iter().enumerate() {
-        let now = resident_bytes(cluster.process(at)).unwrap_or(0);
-        assert!(now < before + (64 << 20), "replica {}: {before} to {now} bytes", at + 1);
-    }
+    begin.elapsed()
+}
+
+/// The time within which 99 of 100 operations ended.
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
 }
 
 fn reply_of(number: u32) -> Vec<u8> {

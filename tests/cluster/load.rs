@@ -191,13 +191,16 @@ pub(crate) fn read_all(addresses: &[SocketAddr], round: u64, notes: &Notes) {
     }
 }
 
-/// The replicas, of three, that a round kills.
-pub(crate) fn victims(round: u64, leader: usize) -> Vec<usize> {
-    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+/// The replicas, of `count`, that a round kills: as many as may fail including the leader, as many
+/// followers, a majority including the leader, or all.
+pub(crate) fn victims(round: u64, leader: usize, count: usize) -> Vec<usize> {
+    let failures = (count - 1) / 2;
+    let from_leader =
+        |offsets: std::ops::Range<usize>| offsets.map(|offset| (leader + offset) % count).collect();
     match round % 4 {
-        0 => vec![leader],
-        1 => vec![first],
-        2 => vec![leader, second],
-        _ => vec![0, 1, 2],
+        0 => from_leader(0..failures),
+        1 => from_leader(1..1 + failures),
+        2 => from_leader(0..1 + failures),
+        _ => from_leader(0..count),
     }
 }

@@ -364,7 +364,7 @@ fn kill_rounds(threads: &'static str) {
             let _stop = StopAtEnd(&stop);
             thread::sleep(LOAD);
             let leader = cluster.leader();
-            let victims = load::victims(round, leader);
+            let victims = load::victims(round, leader, 3);
             let reached = info(addresses[victims[0]], "raft_last_index").unwrap();
             for victim in &victims {
                 cluster.kill(*victim);

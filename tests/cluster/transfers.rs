@@ -100,7 +100,7 @@ fn disturb(cluster: &mut Cluster, wires: &Wires, round: u64) {
     let leader = cluster.leader();
     match round % ROUNDS {
         kills @ 0..4 => {
-            for victim in load::victims(kills, leader) {
+            for victim in load::victims(kills, leader, 3) {
                 cluster.kill(victim);
             }
             thread::sleep(LOAD);
