@@ -63,7 +63,8 @@ const LOAD: Duration = Duration::from_millis(300);
 fn kill_rounds(mut cluster: Cluster, name: &str) {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok());
     cluster.wait_until_all_serve();
-    let addresses: Vec<SocketAddr> = (0..3).map(|at| cluster.address(at)).collect();
+    let count = cluster.ports.len();
+    let addresses: Vec<SocketAddr> = (0..count).map(|at| cluster.address(at)).collect();
     for round in 0..rounds.unwrap_or(ROUNDS) {
         let notes = Notes::default();
         let stop = AtomicBool::new(false);
@@ -74,7 +75,7 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
                 scope.spawn(move || load::run(address, name, round, notes, stop));
             }
             thread::sleep(LOAD);
-            for victim in load::victims(round, cluster.leader()) {
+            for victim in load::victims(round, cluster.leader(), count) {
                 cluster.kill(victim);
             }
             thread::sleep(LOAD);
@@ -346,6 +347,24 @@ fn client_that_never_reads_uses_bounded_memory() {
     // On a busy machine an election may occur too, but not every time.
     let calm = (0..10).any(|_| feed_and_flood(&cluster));
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
+}
+
+/// Many client libraries send a whole pipeline before they read the first reply.
+#[test]
+fn client_may_send_a_whole_pipeline_before_it_reads() {
+    const COUNT: usize = 200_000;
+    let cluster = Cluster::start(3, "auto");
+    cluster.wait_until_all_serve();
+    let key = [b'k'; 100];
+    let reply = [&b"$1000\r\n"[..], &[b'v'; 1_000], b"\r\n"].concat();
+    for at in 0..3 {
+        let mut client = Client::connect(cluster.address(at)).unwrap();
+        assert_eq!(client.call(&[b"SET", &key, &[b'v'; 1_000]]).unwrap(), b"+OK\r\n");
+        client.send(&command(&[b"GET", &key]).repeat(COUNT)).unwrap();
+        for _ in 0..COUNT {
+            assert_eq!(client.reply().unwrap(), reply);
+        }
+    }
 }
 
 /// One client requests far more than it reads while another one works. Returns whether the leader

@@ -5,6 +5,7 @@
 //! connection and no later one, although reads and writes take different paths through the cluster.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,6 +13,7 @@ use crate::kv::Outcome;
 use crate::raft::RequestKind;
 use crate::redis::Connection;
 use crate::runtime::server::clients::in_flight::InFlight;
+use crate::runtime::server::clients::input::Input;
 use crate::runtime::server::clients::memory::ReplyBudget;
 use crate::runtime::server::clients::request::{
     FailureReason, Reply, Request, RequestState, Slot, Wait,
@@ -23,6 +25,10 @@ use crate::wire::resp::Parser;
 /// Maximum number of requests of one client whose replies have not been sent. While there are this
 /// many, no further requests of the client are parsed.
 const SLOTS_MAX: usize = 1_024;
+/// Time without a byte written to a client whose reply budget is used up, after which its requests
+/// are received without being parsed. A client that reads slowly is not affected: it gets to send
+/// more requests as it reads replies.
+pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
 /// Maximum capacity, in slots, of a client's slot queue while the queue is empty. If its capacity
 /// is larger, its memory is freed.
 const SLOTS_KEPT: usize = 16;
@@ -40,7 +46,7 @@ pub(crate) struct Client {
     pub(crate) connection: Connection,
     pub(crate) parser: Parser,
     /// Bytes received from the client that are not parsed yet.
-    pub(crate) input: BytesMut,
+    pub(crate) input: Input,
     slots: VecDeque<Slot>,
     front: u64,
     next: u64,
@@ -59,6 +65,8 @@ pub(crate) struct Client {
     progressed_at: Instant,
     /// When bytes were last received from this client or sent to it.
     pub(crate) active_at: Instant,
+    /// When this client last read replies: when bytes were last written to its socket.
+    pub(crate) written_at: Instant,
     /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
@@ -82,10 +90,13 @@ pub(crate) struct Client {
 }
 
 /// Which of the work lists of the client table include this client: clients to read from (`read`),
-/// clients whose requests are to be sent (`dispatch`), and clients to write to (`flush`).
+/// clients with unread input whose reply budget is used up (`unread`), clients whose requests are
+/// to be sent (`dispatch`), and clients to write to (`flush`).
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "a client may be in any set of the lists")]
 pub(crate) struct Marks {
     pub(crate) read: bool,
+    pub(crate) unread: bool,
     pub(crate) dispatch: bool,
     pub(crate) flush: bool,
 }
@@ -104,7 +115,7 @@ impl Client {
             socket,
             connection,
             parser,
-            input: BytesMut::new(),
+            input: Input::default(),
             slots: VecDeque::new(),
             front: 0,
             next: 0,
@@ -114,6 +125,7 @@ impl Client {
             draining: false,
             progressed_at: now,
             active_at: now,
+            written_at: now,
             partial_since: None,
             budget,
             blocked_on: None,
@@ -140,11 +152,25 @@ impl Client {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
 
+    /// Returns whether more requests of this client may be received although they cannot be parsed:
+    /// it has read no replies for some time while its reply budget is used up. Such a client may
+    /// send all its requests before it reads the first reply, as pipelines of many client libraries
+    /// do. If the server waited for the client to read, both would wait forever.
+    pub(crate) fn may_read_ahead(&self, now: Instant) -> bool {
+        self.is_full_and_readable() && now >= self.written_at + READ_AHEAD_DELAY
+    }
+
+    /// Returns whether requests of this client are waiting in its socket because its reply budget
+    /// is used up.
+    pub(crate) fn is_full_and_readable(&self) -> bool {
+        !self.closing && self.is_over_budget() && self.is_readable()
+    }
+
     /// Returns the memory usage of this client, in bytes: buffers, requests, replies and fixed
     /// overhead.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<Client>()
-            + self.input.capacity()
+            + self.input.held_bytes()
             + self.parser.held_bytes()
             // Each operation, and its copy in a batch.
             + 2 * self.request_bytes
@@ -154,10 +180,10 @@ impl Client {
             + self.connection.held_bytes()
     }
 
-    /// Returns whether another request of the client may be available now, either in the input
-    /// buffer or from the socket.
+    /// Returns whether there may be something to read from the client's socket or to parse now.
     pub(crate) fn has_input(&self) -> bool {
         self.may_parse() && (self.is_readable() || !self.input.is_empty())
+            || self.is_full_and_readable()
     }
 
     /// Returns whether a read from the client's socket may return more bytes.

@@ -6,6 +6,7 @@
 //! | `requests` | from received bytes to requests for the core |
 //! | `replies` | from outcomes and refusals to replies |
 //! | `client`, `request` | one connection; one request and its state |
+//! | `input` | received bytes that are not parsed yet |
 //! | `batches` | batches of requests, from building to their outcomes |
 //! | `in_flight` | requests without an outcome, by sequence number |
 //! | `memory` | the memory usage of all clients combined |
@@ -13,12 +14,14 @@
 //! | `timeouts` | requests that wait too long, idle connections, redirects to a new leader |
 //!
 //! Everything is bounded: the replies to one client, the replies that it leaves unread, and the
-//! memory of all clients combined. At a bound the client's socket is no longer read, so that its
-//! buffers fill up.
+//! memory of all clients combined. At a bound no more requests of the client are executed, and its
+//! socket is no longer read, so that its buffers fill up. A client that reads no replies at all may
+//! be about to send all its requests first, so after a while they are received, but not executed.
 
 mod batches;
 mod client;
 mod in_flight;
+mod input;
 mod memory;
 mod pubsub;
 mod replies;
@@ -44,7 +47,7 @@ use crate::types::{ClientId, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
 
 use self::batches::Batches;
-use self::client::Client;
+use self::client::{Client, READ_AHEAD_DELAY};
 use self::in_flight::InFlightTable;
 use self::memory::ClientMemory;
 
@@ -78,6 +81,10 @@ pub(crate) struct Clients {
     /// Indexes of the clients that have input to read, but must wait because memory is scarce and
     /// they use much of it.
     stalled: Vec<usize>,
+    /// Indexes of the clients that have input to read, but whose reply budget is used up.
+    unread: Vec<usize>,
+    /// When the clients in `unread` were last checked.
+    read_ahead_at: Instant,
     /// Indexes of the clients that have requests to send to the core or to the leader.
     to_dispatch: Vec<usize>,
     /// Indexes of the clients that have replies waiting to be written to their sockets.
@@ -124,6 +131,8 @@ impl Clients {
             expire_from: 0,
             to_read: Vec::new(),
             stalled: Vec::new(),
+            unread: Vec::new(),
+            read_ahead_at: Instant::ZERO,
             to_dispatch: Vec::new(),
             to_flush: Vec::new(),
             spare: Vec::new(),
@@ -250,9 +259,15 @@ impl Clients {
     /// number of bytes read.
     fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8]) -> usize {
         let budget = self.memory.budget(self.connected.len());
+        let now = self.context.now;
         let client = self.client(index);
         client.budget = budget;
-        if !client.may_parse() {
+        let may_parse = client.may_parse();
+        if !may_parse && !client.may_read_ahead(now) {
+            let is_full = client.is_full_and_readable();
+            if is_full && !std::mem::replace(&mut client.marks.unread, true) {
+                self.unread.push(index);
+            }
             self.memory.release_turn(index);
             return 0;
         }
@@ -282,7 +297,7 @@ impl Clients {
         }
         self.parse(index, &space[..count]);
         let client = self.client(index);
-        let again = client.may_parse() && client.is_readable();
+        let again = client.is_readable() && (client.may_parse() || client.is_over_budget());
         let waiting = client.has_waiting();
         if again {
             self.mark_read(index);
@@ -292,7 +307,32 @@ impl Clients {
         }
         self.mark_flush(index);
         self.count_memory(index);
+        if !may_parse {
+            // Others may receive large requests meanwhile.
+            self.memory.release_turn(index);
+        }
         count
+    }
+
+    /// Returns when [`Clients::read_ahead`] is due; `None` if no client has requests in its socket
+    /// while its reply budget is used up.
+    pub(crate) fn next_read_ahead(&self) -> Option<Instant> {
+        (!self.unread.is_empty()).then(|| self.read_ahead_at + READ_AHEAD_DELAY)
+    }
+
+    /// Marks the clients whose reply budget is used up to be read, if they have read no replies for
+    /// some time.
+    pub(crate) fn read_ahead(&mut self, now: Instant) {
+        if now < self.read_ahead_at + READ_AHEAD_DELAY {
+            return;
+        }
+        self.read_ahead_at = now;
+        for index in std::mem::take(&mut self.unread) {
+            let Some(client) = self.connected.get_mut(index) else { continue };
+            client.marks.unread = false;
+            // If it is too early, this adds the client to `unread` again.
+            self.mark_read(index);
+        }
     }
 
     /// Updates the memory usage of the client at `index`, in bytes, in the total for all clients.
@@ -360,7 +400,7 @@ impl Clients {
             let sent = before - client.socket.outbound.len();
             self.context.traffic.bytes_out += sent as u64;
             if sent > 0 {
-                client.active_at = now;
+                (client.active_at, client.written_at) = (now, now);
             }
             // These replies are written in the next pass, so that a client with many does not
             // delay the others.

@@ -41,7 +41,7 @@ impl Clients {
         let directly = client.input.is_empty();
         let mut incomplete = false;
         if !directly {
-            client.input.extend_from_slice(received);
+            client.input.extend(received);
         }
         loop {
             let client = self.connected.get_mut(index).expect("the client exists");
@@ -49,7 +49,7 @@ impl Clients {
                 break;
             }
             let Client { parser, connection, input, .. } = client;
-            let bytes = if directly { received } else { input };
+            let bytes = if directly { received } else { input.unparsed() };
             let request = match parser.next(bytes, &mut used) {
                 Ok(Some(request)) => request,
                 Ok(None) => {
@@ -74,10 +74,9 @@ impl Clients {
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if directly {
-            client.input.extend_from_slice(&received[used..]);
+            client.input.extend(&received[used..]);
         } else if used > 0 {
-            // Copied, so that a few bytes do not pin the memory of a large request.
-            client.input = BytesMut::from(&client.input[used..]);
+            client.input.advance(used);
         }
         client.partial_since = match client.partial_since {
             _ if client.input.is_empty() || !incomplete => None,

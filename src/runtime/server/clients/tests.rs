@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mio::{Events, Poll};
+use socket2::SockRef;
 
 use super::request::FailureReason;
 use super::*;
@@ -78,6 +79,14 @@ impl Fixture {
         }
     }
 
+    /// Connections whose sockets hold few bytes.
+    fn with_small_buffers() -> Fixture {
+        let fixture = Fixture::new();
+        SockRef::from(&fixture.listener).set_recv_buffer_size(32 << 10).unwrap();
+        SockRef::from(&fixture.listener).set_send_buffer_size(32 << 10).unwrap();
+        fixture
+    }
+
     fn connect(&mut self) -> TcpStream {
         let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = self.listener.accept().unwrap();
@@ -141,6 +150,7 @@ impl Fixture {
         self.clients.context.now = self.now;
         self.clients.expire(self.now, &mut Pass::of_small(stopped(), usize::MAX));
         self.clients.sweep(self.now, self.poll.registry());
+        self.clients.read_ahead(self.now);
     }
 
     /// Receives at least `length` bytes of replies at `client`, and returns them.
@@ -378,6 +388,64 @@ fn reads_above_the_output_budget_are_retried_in_order() {
         (reply.len() >= wanted.len()).then_some(())
     });
     assert!(reply == wanted, "wrong replies");
+}
+
+/// Writes as much of `requests` as the socket accepts, until it has accepted none in ten passes.
+/// Returns the number of bytes.
+fn write_some(fixture: &mut Fixture, client: &mut TcpStream, requests: &[u8]) -> usize {
+    let (mut sent, mut refused) = (0, 0);
+    while refused < 10 && sent < requests.len() {
+        match client.write(&requests[sent..]) {
+            Ok(count) => (sent, refused) = (sent + count, 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => refused += 1,
+            Err(_) => return sent,
+        }
+        fixture.pass();
+    }
+    sent
+}
+
+#[test]
+fn client_may_send_all_requests_before_it_reads() {
+    const COUNT: usize = 5_000;
+    let mut fixture = Fixture::with_small_buffers();
+    let mut client = fixture.connect();
+    SockRef::from(&client).set_send_buffer_size(32 << 10).unwrap();
+    let value = "v".repeat(1_000);
+    let requests = format!("*2\r\n$4\r\nECHO\r\n$1000\r\n{value}\r\n").repeat(COUNT).into_bytes();
+    let mut sent = write_some(&mut fixture, &mut client, &requests);
+    assert!(sent < 2 << 20, "{sent} bytes were received at once for 1 MiB of replies");
+    fixture.advance(READ_AHEAD_DELAY / 2);
+    let early = write_some(&mut fixture, &mut client, &requests[sent..]);
+    assert_eq!(early, 0, "the client may still begin to read");
+    sent += early;
+    while sent < requests.len() {
+        fixture.advance(READ_AHEAD_DELAY);
+        let count = write_some(&mut fixture, &mut client, &requests[sent..]);
+        assert!(count > 0, "stuck at {sent} bytes");
+        sent += count;
+    }
+    let reply = format!("$1000\r\n{value}\r\n").repeat(COUNT);
+    fixture.expect(&mut client, &reply);
+    fixture.pass();
+    assert!(fixture.clients.memory.used_bytes() < 1 << 20, "the memory is freed");
+}
+
+#[test]
+fn client_that_never_reads_is_disconnected_at_the_memory_limit() {
+    let mut fixture = Fixture::with_small_buffers();
+    let (mut client, mut modest) = (fixture.connect(), fixture.connect());
+    SockRef::from(&client).set_send_buffer_size(32 << 10).unwrap();
+    let requests = b"PING\r\n".repeat(100_000);
+    let mut sent = 0;
+    while fixture.clients.counters.clients_closed.get() == 0 {
+        assert!(sent < 2 * MEMORY, "{sent} bytes were received");
+        fixture.advance(READ_AHEAD_DELAY);
+        sent += write_some(&mut fixture, &mut client, &requests);
+    }
+    assert!(sent > MEMORY / 4, "{sent} bytes were received");
+    modest.write_all(b"PING\r\n").unwrap();
+    fixture.expect(&mut modest, "+PONG\r\n");
 }
 
 #[test]

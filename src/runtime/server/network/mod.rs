@@ -232,6 +232,7 @@ impl ServerNetwork {
             self.read_indexes.next_expiry(),
             expiry,
             parts.clients.next_sweep(),
+            parts.clients.next_read_ahead(),
             Some(self.wall_clock_at),
         ];
         let mut at_most = |limit: Duration| {
@@ -298,6 +299,7 @@ impl ServerNetwork {
             self.expiry_at = now + EXPIRY_INTERVAL;
         }
         parts.clients.sweep(now, registry);
+        parts.clients.read_ahead(now);
         let lost = self.read_indexes.expire(now);
         parts.clients.requeue(&lost);
         if now >= self.wall_clock_at {
