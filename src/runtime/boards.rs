@@ -110,12 +110,12 @@ pub struct RuntimeCounters {
     /// or the log entries in memory exceeded their limit in bytes. In the server, a batch of
     /// requests counts as one.
     pub requests_busy: Counter,
-    /// Number of batches of snapshot chunks that the core dropped because the queue to the
-    /// snapshots stage was full.
+    /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
+    /// the core dropped because the stage's queue was full.
     pub chunks_dropped: Counter,
-    /// Number of repeated copies of forwarded batches that this replica dropped because the
-    /// deduplication table might not recognise an earlier copy in the log, because this replica was
-    /// not the leader, or because a queue was full.
+    /// Number of batches of writes that a peer forwarded again and this replica dropped, because
+    /// the deduplication table might not recognise an earlier copy in the log, because this replica
+    /// was not the leader, or because a queue was full.
     pub repeats_dropped: Counter,
     /// Number of connections from peers that this replica closed because of an invalid hello (first
     /// message), a damaged frame, or too many connections.
@@ -125,7 +125,8 @@ pub struct RuntimeCounters {
     /// Number of client connections that the server refused because too many clients were
     /// connected.
     pub clients_refused: Counter,
-    /// Number of client connections that the server closed, as opposed to the client.
+    /// Number of client connections that the server closed; those that the client closed are not
+    /// counted.
     pub clients_closed: Counter,
     /// Number of commands received from clients.
     pub commands: Counter,
@@ -210,7 +211,8 @@ impl MemoryBoard {
     }
 }
 
-/// The latest measurement of free disk space. The log writer measures it about every 100 ms.
+/// The latest measurement of free disk space, which the log writer makes about every 100 ms and
+/// other stages read.
 #[derive(Debug, Default)]
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
@@ -239,9 +241,9 @@ impl DiskSpaceBoard {
         FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
     }
 
-    /// Returns whether a snapshot may write `bytes` more bytes to the disk. An eighth of the disk
-    /// reserve must stay free, in addition to the part of the reserve that the reserve file
-    /// occupies.
+    /// Returns whether free disk space suffices for a snapshot to write `bytes` more bytes. An
+    /// eighth of the disk reserve must stay free in addition to the reserve file, the part of the
+    /// reserve that is already allocated.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.read().free >= bytes.saturating_add(self.reserve / 8)
     }
@@ -251,7 +253,8 @@ impl DiskSpaceBoard {
 /// the larger of a percentage of that snapshot's size and a minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotGrowth {
-    /// Log growth as a percentage of the latest snapshot's size; 0 for as much as memory allows.
+    /// Log growth as a percentage of the latest snapshot's size; 0 if only the memory limit bounds
+    /// the growth.
     pub(super) percentage: u64,
     /// Minimum log growth in bytes, regardless of how small the latest snapshot is.
     pub(super) bytes_min: u64,
@@ -384,8 +387,7 @@ pub(super) struct ClockReadings {
 }
 
 impl ClockBoard {
-    /// Creates the shared clock readings of a replica with the given peers. At first, all clocks
-    /// are unknown.
+    /// Creates the board for a replica with the given peers. At first, all clocks are unknown.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
@@ -497,8 +499,8 @@ fn millis_of(now: Instant) -> i64 {
 }
 
 /// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, both or
-/// neither. The applier collects only these events. A change takes effect in the next iteration of
-/// the applier's loop.
+/// neither. The applier collects only these events, and reads this setting once in each iteration
+/// of its loop.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,

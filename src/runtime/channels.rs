@@ -87,8 +87,8 @@ pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
 /// Limit on the total size, in bytes, of the jobs in flight (sent to the log writer or the applier
-/// but not completed). At the limit, the core drops `AppendEntries` messages and refuses clients'
-/// requests.
+/// but not completed). At the limit, the core drops `AppendEntries` messages with entries and
+/// refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
 /// An item in the core's inbox: messages from peers, and reports and requests of the other stages.
@@ -101,11 +101,12 @@ pub(super) enum CoreItem {
     Persisted {
         /// One completion report for each append job whose entries have become durable.
         completions: Vec<Persisted>,
-        /// Sum of [`AppendBatch::bytes`] over the completed jobs, which are no longer in flight.
+        /// Total size in bytes of the completed jobs, which the core subtracts from its bytes in
+        /// flight.
         bytes: usize,
     },
-    /// From the network: the applier's report of completed work, passed on once the socket has
-    /// accepted the replies to clients.
+    /// From the network: the applier's report of completed work, passed on once the network stage
+    /// has handled the replies to clients.
     Applied(Applied),
     /// From the network: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
@@ -192,7 +193,8 @@ pub(super) enum SnapshotJob {
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
     /// Whether this is the first copy of the batch, which carries the leader's term, or a repeated
-    /// copy. If it is a repeated copy, an earlier one may already be in the log.
+    /// copy, which is sent after a leader change or a lost connection. Before a repeated copy, an
+    /// earlier one may have entered the log.
     pub(super) attempt: Attempt,
     /// The batch, with its key, as the other replica built it.
     pub(super) request: ClientRequest,
@@ -218,13 +220,15 @@ pub(super) struct Leadership {
 }
 
 /// The applier's report of completed work. The network stage passes the report on to the core once
-/// the socket has accepted the replies to clients.
+/// it has handled the replies to clients; under a simulator of the university course, once the
+/// socket has accepted them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
     /// The index of the last log entry that the applier has applied; `None` if no entry was
     /// applied, for example if only reads were answered.
     pub(super) index: Option<Index>,
-    /// Sum of [`ApplyBatch::bytes`] over the completed batches, which are no longer in flight.
+    /// Total size in bytes of the completed batches, which the core subtracts from its bytes in
+    /// flight.
     pub(super) bytes: usize,
     /// Id of the leader's snapshot that the applier has installed; `None` if it has not installed
     /// one. The core handles `index` before `installed`.
@@ -254,7 +258,8 @@ pub(super) struct Outbound {
 pub(super) struct AppendBatch {
     /// Append jobs, whose entries the log writer makes durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Size of the jobs in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
+    /// Size of the jobs in bytes. The core limits the total size of all jobs in flight to
+    /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
@@ -264,8 +269,8 @@ pub(super) struct AppendBatch {
 pub(super) struct ApplyBatch {
     /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads with their read indexes. A read index may be larger than the index of the last entry
-    /// in `job`; its reads then wait.
+    /// Reads for which the leader has confirmed a read index. If a read index is above the last
+    /// entry in `job`, its reads wait in the applier until that index has been applied.
     pub(super) indexed_reads: Vec<IndexedReads>,
     /// The reading of the replicated clock that the state must have reached before the applier
     /// answers the reads in `job`.
@@ -273,7 +278,8 @@ pub(super) struct ApplyBatch {
     /// The leader, as known to the core when it sent this batch; `None` if unknown. Used only under
     /// a simulator of the university course, in whose protocol replies name the leader.
     pub(super) leader: Option<NodeId>,
-    /// Size of this batch in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
+    /// Size of this batch in bytes. The core limits the total size of all jobs in flight to
+    /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
     /// A leader's snapshot that the applier must install before it handles `job`; `None` if there
     /// is nothing to install.
@@ -316,17 +322,17 @@ pub(super) struct ReplyBatch {
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,
-    /// The applier's report of completed work. The network stage sends the report to the core once
-    /// the socket has accepted these replies.
+    /// The applier's report of completed work. The network stage passes the report on to the core
+    /// once it has handled these replies.
     pub(super) applied: Applied,
 }
 
 /// The outcomes of one batch of clients' requests, from which the network stage writes the replies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The key of the batch of requests that is answered.
+    /// The key (client id and request id) of the batch whose outcomes these are.
     pub(super) key: RequestKey,
-    /// The outcomes of the batch's operations, in the order of the operations.
+    /// The outcomes of the batch's operations, in the same order as the operations.
     pub(super) outcomes: Vec<Outcome>,
 }
 

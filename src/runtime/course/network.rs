@@ -31,9 +31,9 @@ const SOCKET: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
 /// Interval at which the network stage retries sending to the core while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Total size of completed read requests, in bytes, from which on the network stage reports them to
-/// the core on their own. Smaller amounts are added to a later report, because each report costs
-/// the core one iteration of its loop.
+/// Total size, in bytes, of answered reads at which the network stage reports them to the core
+/// separately. A smaller total is added to the next report on applied entries, because each report
+/// costs the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The network stage of a replica under a simulator of the university course.
@@ -53,12 +53,11 @@ pub(super) struct Network {
     /// Clients' requests, in order of arrival, that are waiting until the core's request queue has
     /// space.
     waiting: Vec<ClientRequest>,
-    /// Reports for the core on applied entries, each with a message count: the report is sent once
-    /// this number of messages, which include the replies to its entries, were written to the
-    /// socket.
+    /// Reports on applied entries, for the core, that are waiting until the socket has accepted the
+    /// replies to the entries. Each has a message count: the report is sent once the connection has
+    /// written this number of messages.
     reports: VecDeque<(u64, Applied)>,
-    /// Total size, in bytes, of clients' completed read requests that were not reported to the core
-    /// yet.
+    /// Total size, in bytes, of the answered reads that have not been reported to the core yet.
     read_bytes: usize,
     /// Bit set of the queues to this stage that may have items, one bit per queue, as in `Wake`.
     marks: u32,
@@ -186,8 +185,8 @@ impl Network {
         }
     }
 
-    /// Makes `Poll` report the socket's writability only while messages are queued. If it always
-    /// did, each message that the simulator receives would wake this thread.
+    /// Makes `Poll` report when the socket becomes writable, but only while messages are queued.
+    /// Otherwise each message that the simulator receives would wake this thread.
     fn update_interest(&mut self) -> io::Result<()> {
         let queued = self.transport.connection.has_outgoing();
         if queued == self.polls_writable {

@@ -20,7 +20,8 @@ pub struct ServerOptions {
     pub peer_listen: SocketAddr,
     /// The ids of the other replicas, and the addresses on which they listen for their peers.
     pub peers: Vec<(NodeId, SocketAddr)>,
-    /// What the connections to the other replicas are made of.
+    /// Transport protocol of the connections to the other replicas: TCP, UDP, or a choice by packet
+    /// loss.
     pub peer_transport: PeerTransport,
     /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
     pub announce: Option<String>,

@@ -29,8 +29,8 @@ pub(crate) struct DiskLog {
     /// The index of the last entry that may be removed from the log, according to the jobs appended
     /// since the last compaction; `None` if those jobs permit no compaction.
     compact_to: Option<Index>,
-    /// Whether this replica, after the loss of its folder, has become a full member again through a
-    /// job that was appended since the last sync.
+    /// Whether a job appended since the last sync has made this replica a full member again, after
+    /// the loss of its folder.
     rejoined: bool,
 }
 

@@ -18,6 +18,7 @@ pub(crate) trait NetworkStage: Send {
     /// Waits like [`NetworkStage::wait`]. Called only if no other thread ever wakes the current
     /// one, so that an implementation may block in its socket instead of in `Poll`.
     ///
+    /// # Errors
     /// If the system call that polls the sockets fails.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
         self.wait(Some(timeout))

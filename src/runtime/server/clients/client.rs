@@ -23,8 +23,8 @@ use crate::wire::resp::Parser;
 /// Maximum number of requests of one client whose replies have not been sent. While there are this
 /// many, no further requests of the client are parsed.
 const SLOTS_MAX: usize = 1_024;
-/// Maximum capacity, in slots, of a client's slot queue while the queue is empty. If its capacity
-/// is larger, its memory is freed.
+/// Maximum number of slots (each holds a request or its reply) for which an empty queue keeps its
+/// memory. The memory of a larger queue is freed when the queue becomes empty.
 const SLOTS_KEPT: usize = 16;
 
 /// One client's connection, with its requests in order of arrival. Each request has a numbered
@@ -46,16 +46,16 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
-    /// Maximum number of this client's requests in flight. Halved when the outcomes of its requests
-    /// exceed the reply budget; doubled again, up to [`SLOTS_MAX`], each time that no request is in
-    /// flight any more.
+    /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
+    /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
+    /// that no request is in flight any more.
     window: usize,
-    /// Whether outcomes of this client's requests have exceeded the reply budget, so that no
-    /// request is sent until none is in flight any more.
+    /// Whether replies have exceeded the reply budget (limit on unsent replies), so that no request
+    /// of this client is sent until none is in flight any more.
     draining: bool,
-    /// The last time that an outcome of this client's requests arrived, or that the reply budget
-    /// had space again after it was used up. A request's timeout is measured from this time if the
-    /// request was sent, or arrived, earlier.
+    /// The last time that this client's requests could make progress: an outcome arrived, or the
+    /// reply budget (limit on unsent replies) had space again. The timeout of a request that was
+    /// sent or arrived earlier is measured from this time.
     progressed_at: Instant,
     /// When bytes were last received from this client or sent to it.
     pub(crate) active_at: Instant,
@@ -63,8 +63,8 @@ pub(crate) struct Client {
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// Number of the slot whose request blocks the connection: later requests are not parsed before
-    /// this request has its reply. `None` if no request blocks the connection.
+    /// Number of the slot whose request blocks the connection, such as `WATCH`: later requests are
+    /// not parsed before this request has its reply. `None` if no request blocks the connection.
     pub(crate) blocked_on: Option<u64>,
     /// Whether the client has closed its sending side of the connection, so that no more requests
     /// will arrive.
@@ -126,7 +126,8 @@ impl Client {
         }
     }
 
-    /// Returns whether another request of this client may be parsed.
+    /// Returns whether another request of this client may be parsed: not while the connection is
+    /// closing or blocked, or while too many requests or reply bytes are waiting.
     pub(crate) fn may_parse(&self) -> bool {
         !self.closing
             && self.blocked_on.is_none()
@@ -239,15 +240,15 @@ impl Client {
 
     /// Returns whether the client's reply budget (limit on the bytes of unsent replies) has space
     /// for the reply to the request in this slot. For the oldest request, only the replies in the
-    /// outbound queue count, because those to later requests cannot be sent before its own.
+    /// outbound queue count, because replies to later requests must wait for its own.
     fn reply_fits(&self, slot: u64) -> bool {
         !self.is_over_budget()
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
     }
 
-    /// Stores the outcome of a request as its reply. Returns false if the request already has a
-    /// reply, or if it is a read for whose reply the budget has no space: such a read is sent again
-    /// later.
+    /// Stores the outcome of the request in this slot as its reply. Returns false if the request
+    /// already has a reply, or if it is a read whose reply does not fit into the client's reply
+    /// budget: the read is then sent again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (reply_format, kind, was_sent) = match &self.slots[at].state {
@@ -304,8 +305,8 @@ impl Client {
         self.finish(slot, reply)
     }
 
-    /// Removes the oldest request, whose reply was just written to the outbound queue, and writes
-    /// the replies that had to wait for that reply.
+    /// Removes the oldest request, whose reply was just written to the outbound queue, and then
+    /// writes the replies to later requests that were waiting for it.
     fn drop_front(&mut self) {
         let slot = self.slots.pop_front().expect("its reply was written");
         let RequestState::InFlight(request) = slot.state else {
@@ -421,8 +422,8 @@ impl Client {
         }
     }
 
-    /// Records that the reply budget has space again. The timeouts of the client's requests are
-    /// measured from `now`, so that the time without space does not count.
+    /// Records that the reply budget (limit on unsent replies) has space again. The timeouts of the
+    /// client's requests are measured from `now`, so that the time without space does not count.
     pub(crate) fn on_budget_freed(&mut self, now: Instant) {
         self.progressed_at = now;
     }
@@ -451,9 +452,9 @@ impl Client {
         })
     }
 
-    /// Returns the position of a slot in `slots`; `None` if the slot was removed because its reply
-    /// is in the outbound queue. For a slot that does not exist yet, the position is beyond the end
-    /// of `slots`.
+    /// Returns the position in `slots` of the slot with this number; `None` if the slot was removed
+    /// because its reply is in the outbound queue. For a slot that does not exist yet, the position
+    /// is beyond the end of `slots`.
     fn at(&self, slot: u64) -> Option<usize> {
         usize::try_from(slot.checked_sub(self.front)?).ok()
     }

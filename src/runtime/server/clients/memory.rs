@@ -72,8 +72,8 @@ impl ClientMemory {
             || *self.turn.get_or_insert(index) == index
     }
 
-    /// Returns whether a client that uses more than [`SMALL_BYTES`] may start to be read now:
-    /// either memory is not scarce, or no other large client is being read.
+    /// Returns whether another client that uses more than [`SMALL_BYTES`] may be read now: either
+    /// memory is not scarce, or no large client is being read.
     pub(crate) fn admits_large(&self) -> bool {
         self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
     }

@@ -52,8 +52,8 @@ pub(crate) use self::batches::SentBatch;
 pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
-/// Bytes received from clients plus bytes of immediate replies at which a pass (iteration of the
-/// stage's loop) stops reading from clients, so that peers are not delayed.
+/// Number of bytes after which a pass (iteration of the stage's loop) stops reading from clients,
+/// so that peers are not delayed. Counts the bytes received and the memory growth that they cause.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
 /// The connections of all clients, with their requests and subscriptions.
@@ -68,7 +68,7 @@ pub(crate) struct Clients {
     /// The values that commands such as `INFO` report about this replica.
     pub(crate) context: Context,
     memory: ClientMemory,
-    /// When the last search for idle connections was made.
+    /// When idle connections were last searched for.
     swept_at: Instant,
     /// The sequence number of the request with which the next call of [`Clients::expire`]
     /// continues.
@@ -136,8 +136,9 @@ impl Clients {
         }
     }
 
-    /// Adds a connection, or closes it with an error if there are too many. `on_sentinel_port` says
-    /// whether the client has connected to the additional address for Sentinel commands.
+    /// Adds a client's connection, or closes it with an error if the maximum number of clients is
+    /// connected. `on_sentinel_port` says whether the client has connected to the additional
+    /// address for Sentinel commands.
     pub(crate) fn accept(
         &mut self,
         stream: TcpStream,
@@ -336,8 +337,8 @@ impl Clients {
         self.settings.memory_max()
     }
 
-    /// Returns the two conditions on the log's growth for a snapshot to begin: a percentage of the
-    /// latest snapshot's size (0: no limit except memory), and a minimum in bytes.
+    /// Returns the log growth after which a snapshot begins: a percentage of the latest snapshot's
+    /// size (0 if only the memory limit bounds the growth), and a minimum in bytes.
     pub(crate) fn rewrite_growth(&self) -> (u64, u64) {
         self.settings.rewrite_growth()
     }

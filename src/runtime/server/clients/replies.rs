@@ -53,9 +53,9 @@ impl Clients {
         }
     }
 
-    /// If the batch was slow, adds it to the slow log (SLOWLOG) and to the latency samples
-    /// (LATENCY), where these are enabled. The slow log gets the first request of each command: all
-    /// requests took as long as the batch.
+    /// If the batch was slow, adds it to the slow log (`SLOWLOG`) and to the latency samples
+    /// (`LATENCY`), where these are enabled. The slow log gets only the first request of each
+    /// command, since all requests of a batch take the same time.
     fn log_if_slow(&mut self, batch: &SentBatch, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let elapsed = now.since(batch.sent_at);

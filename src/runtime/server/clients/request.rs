@@ -7,7 +7,7 @@ use crate::raft::RequestKind;
 use crate::redis::{Failure, ReplyFormat};
 use crate::types::Instant;
 
-/// A client's request that cannot be answered without the core.
+/// A client's request that reads or writes the replicated state, so that the core must handle it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
@@ -33,9 +33,8 @@ pub(crate) enum RequestState {
     Done(Reply),
 }
 
-/// A reply that cannot be sent yet. An outcome is encoded only when it can be sent: until then it
-/// shares its values with the keyspace, so a client that requests much and reads little causes no
-/// copies.
+/// A reply that is waiting for the replies to earlier requests to be sent. An outcome is encoded
+/// only when it is sent: until then it shares its values with the keyspace instead of copying them.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Encoded(Bytes),

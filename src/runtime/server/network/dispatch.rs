@@ -26,18 +26,19 @@ const BYTES_MAX: usize = 1 << 20;
 /// Maximum number of requests that are sent in one pass (iteration of the stage's loop).
 const REQUESTS_MAX: usize = 4_096;
 
-/// Maximum time that writes wait so that more of them fit into one batch. Equal to the shortest
-/// possible timeout of a poll of the sockets.
+/// Maximum time for which writes are delayed so that more of them share a batch. Equal to the
+/// shortest possible timeout of `Poll`.
 const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
-    /// To the core of this replica, which is the leader.
+    /// Requests go to the core of this replica, which is the leader.
     Core,
-    /// To the leader, which is another replica.
+    /// Requests go to the leader, which is another replica.
     Leader(NodeId),
-    /// Nowhere: no leader is known, or there is no connection to it, so requests wait.
+    /// No destination: requests wait, because no leader is known or this replica has no connection
+    /// to it.
     None,
 }
 
@@ -52,17 +53,17 @@ pub(super) struct WriteRoute {
     connection_count: u64,
 }
 
-/// The wait of writes for others that arrive meanwhile, to share a batch with them. Writes wait
-/// while small batches are in flight, because each batch costs system calls and wake-ups on all
-/// replicas: until one of those batches has its outcomes, and at most [`GATHER_MAX`].
+/// The delay of clients' writes so that more of them share a batch, since each batch costs system
+/// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight, for at
+/// most [`GATHER_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     since: Option<Instant>,
 }
 
 impl Gathering {
-    /// Returns whether writes continue to wait at `now`. `may_gather` says whether waiting is of
-    /// any use: this replica leads, writes are waiting, and small batches are in flight.
+    /// Returns whether writes are still delayed at `now`. `may_gather` says whether a delay is
+    /// useful: this replica leads, writes are waiting, and small batches are in flight.
     fn continues(&mut self, may_gather: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         if !may_gather || now >= since + GATHER_MAX {
@@ -71,7 +72,7 @@ impl Gathering {
         self.since.is_some()
     }
 
-    /// Returns when writes stop waiting at the latest; `None` if none are waiting.
+    /// Returns the latest time until which writes are delayed; `None` if none are.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.since.map(|since| since + GATHER_MAX)
     }
@@ -87,7 +88,7 @@ impl ServerNetwork {
     }
 
     /// Returns whether requests must wait because the presumed leader has just refused some of them
-    /// with the reason that it is not the leader.
+    /// with the reason that it is not the leader. Always false on the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }

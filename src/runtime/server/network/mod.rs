@@ -45,7 +45,8 @@ use crate::wire::frame::Frame;
 
 use self::dispatch::{Gathering, WriteRoute};
 
-/// The `Poll` token of the waker. The code that creates the `Poll` registers the waker.
+/// The `Poll` token of the waker with which other stages wake the network stage. The code that
+/// creates the `Poll` registers the waker.
 pub(crate) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
@@ -79,7 +80,7 @@ const PASS_CLIENTS_MAX: usize = 1 << 16;
 const PASS_EVENTS_MAX: usize = 1 << 16;
 /// Interval at which this replica sends the time of its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
-/// Size of the shared receive buffer in bytes.
+/// Size, in bytes, of the receive buffer that all connections share.
 const SPACE_BYTES: usize = 64 << 10;
 
 /// The parts from which the network stage is created: its sockets, its ends of the channels, and
@@ -122,8 +123,8 @@ pub(crate) struct ServerNetwork {
     /// The leader, its term and the connection to it when writes without an outcome were last sent
     /// again; `None` before the first leader.
     write_route: Option<WriteRoute>,
-    /// Sequence number from which writes without an outcome must still be sent again after a change
-    /// of the leader or of the connection to it; `None` if no write is left to be sent again.
+    /// Number of the first batch of writes that must still be sent again after a change of the
+    /// leader, its term or the connection to it; `None` if no batch must be sent again.
     resend_from: Option<u64>,
     /// Time until which no requests are sent to the presumed leader, because it has refused some
     /// with the reason that it is not the leader. The new leader should be known by then.
@@ -153,7 +154,8 @@ pub(crate) struct ServerNetwork {
     expiry_at: Instant,
     /// The receive buffer that all connections share.
     space: Vec<u8>,
-    /// A list of received frames that is empty between passes and kept to reuse its memory.
+    /// Buffer for received frames. Empty between passes (iterations of the stage's loop), and kept
+    /// to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
     gathering: Gathering,
 }

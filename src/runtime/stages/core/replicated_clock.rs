@@ -17,8 +17,8 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of batches of clients' requests that a new leader holds until it knows the wall
-/// clocks of a quorum; the same maximum applies to forwarded writes. Further ones are refused or
-/// dropped.
+/// clocks of a quorum. The same maximum applies to forwarded writes. Beyond it, requests are
+/// refused, and repeated copies of forwarded writes are dropped.
 const HELD_MAX: usize = 256;
 /// Clock difference in milliseconds at which a warning is logged: this replica's wall clock
 /// deviates from the time that a quorum agrees on, in either direction, or the replicated clock is

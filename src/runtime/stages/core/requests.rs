@@ -96,9 +96,9 @@ impl Core {
         }
     }
 
-    /// If this replica is the leader and does not yet know the wall clocks of a quorum, returns the
-    /// replicated clock, which then holds requests. Otherwise returns `None`: requests need not
-    /// wait.
+    /// Returns the replicated clock if requests must wait for it, because this replica is the
+    /// leader and does not yet know the wall clocks of a quorum. Returns `None` if requests need
+    /// not wait.
     fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
         if !self.replica.is_leader() {
             return None;
@@ -171,9 +171,10 @@ impl Core {
         self.handle(message);
     }
 
-    /// Proposes the clock entry that must precede a write, if one is needed, and sets the time in a
-    /// `CLOCK RESET` request. Returns false if the log is full: without the clock entry the write
-    /// would be applied at an earlier time, and its key would expire too early.
+    /// Proposes the clock entry (log entry that advances the replicated clock) that must precede a
+    /// write, if one is needed, and sets the time in a `CLOCK RESET` request. Returns false if the
+    /// log has no space for both: without the clock entry, the write would be applied at an earlier
+    /// time and its key would expire too early.
     fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
@@ -183,8 +184,9 @@ impl Core {
         entry.is_none_or(|entry| self.append_clock_entry(entry))
     }
 
-    /// Appends a clock entry to the log, which accepts writes. Returns false, and appends nothing,
-    /// if no write could be appended after it.
+    /// Appends a clock entry (log entry that advances the replicated clock) to the log. Returns
+    /// false, and appends nothing, if the log would then have no space for a write. May be called
+    /// only while the replica accepts writes.
     pub(super) fn append_clock_entry(&mut self, entry: ClientRequest) -> bool {
         let is_affordable = record_bytes(&entry.payload) < self.replica.append_budget();
         if is_affordable {
