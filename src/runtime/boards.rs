@@ -28,17 +28,17 @@ use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// Upper bound, in bytes, of the limit on log entries in memory (1 GiB). If the latest snapshot is
-/// larger, its size is the upper bound instead.
+/// Maximum value of the limit on the size of log entries in memory (1 GiB). If the latest snapshot
+/// is larger, its size is the maximum instead.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// Lower bound, in bytes, of the limit on log entries in memory (64 MiB), regardless of how low
-/// `--maxmemory` is. The entries that are waiting to be written to disk must fit within the limit.
+/// Minimum value of the limit on the size of log entries in memory (64 MiB), regardless of how low
+/// `--maxmemory` is. The limit must allow for the entries that are waiting to be written to disk.
 const LOG_BYTES_MIN: u64 = 64 << 20;
 /// Maximum number of wall clock reports from peers that are queued for the core. While the queue is
 /// full, further reports are dropped; each peer soon sends a newer one.
 const REPORTS_MAX: usize = 256;
-/// Value stored for the difference between two clocks if it is unknown. Known differences are
-/// stored in milliseconds.
+/// Value that stands for an unknown difference between two clocks. Known differences are stored in
+/// milliseconds.
 const UNKNOWN: i64 = i64::MIN;
 
 /// The latest status of the replica, which the core publishes for other stages about every 100 ms.
@@ -51,7 +51,8 @@ impl StatusBoard {
         *self.0.lock() = Some(status);
     }
 
-    /// Returns the latest status; `None` before the core has published one.
+    /// Returns the latest published status of the replica; `None` before the core has published
+    /// one.
     pub(super) fn read(&self) -> Option<Status> {
         self.0.lock().clone()
     }
@@ -78,8 +79,8 @@ impl Counter {
     }
 }
 
-/// The counters of one replica's runtime since the process started. Those of the consensus core are
-/// [`Counters`](crate::raft::Counters).
+/// Counters of a replica's runtime (its sockets, queues and clients) since the process started. The
+/// consensus core has [`Counters`](crate::raft::Counters) of its own.
 #[derive(Debug, Default)]
 pub struct RuntimeCounters {
     /// Number of received messages that the network stage could not decode: malformed, damaged or
@@ -101,14 +102,15 @@ pub struct RuntimeCounters {
     /// because they were too large for the socket, because the simulator's protocol cannot encode
     /// the reply, or because the send failed.
     pub send_failures: Counter,
-    /// Number of syncs (fsync) of the log. One sync makes all waiting append jobs durable.
+    /// Number of syncs (fsync) of the log. One sync makes all waiting log entries durable.
     pub log_syncs: Counter,
-    /// Number of `AppendEntries` messages from leaders that the core dropped because the jobs in
-    /// flight or the log entries in memory exceeded their limit in bytes.
+    /// Number of `AppendEntries` messages from leaders that the core dropped because too many bytes
+    /// were in flight to the log writer and the applier, or because the log entries in memory
+    /// exceeded their limit in bytes.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the core refused with `TRYAGAIN` because the jobs in flight
-    /// or the log entries in memory exceeded their limit in bytes. In the server, a batch of
-    /// requests counts as one.
+    /// Number of clients' requests that the core refused with `TRYAGAIN` because too many bytes
+    /// were in flight to the log writer and the applier, or because the log entries in memory
+    /// exceeded their limit in bytes. In the server, a batch of requests counts as one.
     pub requests_busy: Counter,
     /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
     /// the core dropped because the stage's queue was full.
@@ -322,8 +324,7 @@ impl SnapshotBoard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Records that the snapshot that was being taken has ended, and whether it has failed
-    /// (`failed`).
+    /// Records that the running snapshot has ended. `failed` says whether it failed.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
@@ -387,7 +388,8 @@ pub(super) struct ClockReadings {
 }
 
 impl ClockBoard {
-    /// Creates the board for a replica with the given peers. At first, all clocks are unknown.
+    /// Creates the clock readings that the stages share, for a replica with the given peers. At
+    /// first, all clocks are unknown.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),

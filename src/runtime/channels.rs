@@ -97,9 +97,10 @@ pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 pub(super) enum CoreItem {
     /// From the network stage: Raft messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: reports of append jobs whose entries are now durable, in log order.
+    /// From the log writer: reports of completed append jobs (whose log entries are now durable),
+    /// in log order.
     Persisted {
-        /// One completion report for each append job whose entries have become durable.
+        /// One report for each completed append job.
         completions: Vec<Persisted>,
         /// Total size in bytes of the completed jobs, which the core subtracts from its bytes in
         /// flight.
@@ -196,7 +197,7 @@ pub(super) struct ForwardedWrite {
     /// copy, which is sent after a leader change or a lost connection. Before a repeated copy, an
     /// earlier one may have entered the log.
     pub(super) attempt: Attempt,
-    /// The batch, with its key, as the other replica built it.
+    /// The forwarded batch of writes, with its request key.
     pub(super) request: ClientRequest,
 }
 
@@ -230,17 +231,17 @@ pub(super) struct Applied {
     /// Total size in bytes of the completed batches, which the core subtracts from its bytes in
     /// flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if it has not installed
-    /// one. The core handles `index` before `installed`.
+    /// Id of the leader's snapshot that the applier has installed; `None` if none was installed as
+    /// part of the reported work. The core handles `index` before `installed`.
     pub(super) installed: Option<SnapshotId>,
-    /// Reading of the replicated clock in the state after the reported work.
+    /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,
     /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
     /// can answer the reads that are waiting for it; `None` if no reads are waiting.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// The core's output that the network stage can send at once, without waiting for an append job to
+/// The core's output that the network stage can send at once, without waiting for log entries to
 /// become durable.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
@@ -253,10 +254,11 @@ pub(super) struct Outbound {
     pub(super) leadership: Option<Leadership>,
 }
 
-/// A batch of jobs that the core sends to the log writer.
+/// A batch of append jobs (log entries and hard state to be written) that the core sends to the log
+/// writer.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// Append jobs, whose entries the log writer makes durable in this order.
+    /// The append jobs. The log writer makes their entries durable in this order.
     pub(super) jobs: Vec<AppendJob>,
     /// Size of the jobs in bytes. The core limits the total size of all jobs in flight to
     /// [`JOB_BYTES_MAX`].
@@ -428,9 +430,8 @@ impl ToCore {
     }
 }
 
-/// The latest instant after which the network stage has read all peers' sockets until they were
-/// empty: peers' messages that had arrived by that instant are in the core's queue, or were
-/// dropped.
+/// The latest instant for which the network stage has read from peers' sockets all messages that
+/// had arrived by then. These messages are in the core's queue, or were dropped.
 ///
 /// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
 /// after a pause of this process, or while the network is busy, the peer's messages may still be in
@@ -439,8 +440,8 @@ impl ToCore {
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// Records that the network stage has read the peers' sockets, after the instant `at`, until
-    /// they were empty. Called by the network stage once the messages are in the core's queue.
+    /// Records that all peers' messages that had arrived by the instant `at` were read from the
+    /// sockets. Called by the network stage once the messages are in the core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }

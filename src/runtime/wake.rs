@@ -37,7 +37,8 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    /// Creates a `Wake` for the stage with whose `Poll` the `waker` is registered.
+    /// Creates a `Wake` for the network stage. `waker` must be registered with the `Poll` in which
+    /// that stage sleeps.
     pub(super) fn new(waker: mio::Waker) -> Wake {
         Wake { marks: AtomicU32::new(0), waker }
     }

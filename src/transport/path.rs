@@ -158,9 +158,9 @@ impl Window {
         self.bytes
     }
 
-    /// Adapts the window after an acknowledgement of `acknowledged` bytes, which has just been
-    /// added to `round_trip`: shrinks it if datagrams wait in queues on the path, and otherwise
-    /// increases it if `is_used` (more than half of it was in flight).
+    /// Adapts the window after an acknowledgement of `acknowledged` bytes, whose round-trip time is
+    /// already part of `round_trip`: shrinks the window if datagrams wait in queues on the path,
+    /// and otherwise increases it if `is_used` (more than half of it was in flight).
     pub(super) fn on_round_trip(
         &mut self,
         round_trip: &RoundTrips,

@@ -27,7 +27,8 @@ const MEASURED_MIN: u64 = 64;
 /// Number of received datagrams after which an acknowledgement is sent without delay.
 const ACK_EVERY: u32 = 64;
 
-/// The receiving half of a stream: puts the received bytes in order, and acknowledges datagrams.
+/// The receiving half of a stream (one-way byte stream over UDP): puts the received bytes in order,
+/// and acknowledges datagrams.
 ///
 /// Invariant: `delivered <= received`; `ready` holds the bytes from position `delivered` to
 /// `received`; each piece in `pieces` begins after `received` and ends at `delivered + window` or
@@ -38,7 +39,8 @@ pub struct Receiver {
     /// Size of the receive window in bytes: the receiver accepts bytes up to the position
     /// `delivered + window` of the stream.
     window: u64,
-    /// Number of bytes that were read with [`Receiver::read`] or handled by [`Receiver::on_next`].
+    /// Number of bytes of the stream that were read with [`Receiver::read`] or handled by
+    /// [`Receiver::on_next`].
     delivered: u64,
     /// Number of bytes received without a gap, from the beginning of the stream.
     received: u64,
@@ -131,8 +133,8 @@ impl Receiver {
         true
     }
 
-    /// Appends those of `bytes` to `ready` that were not received before. `offset` is their
-    /// position in the stream, at most `received`.
+    /// Appends the part of `bytes` that was not received before to `ready`. `offset` is the
+    /// position of `bytes` in the stream, at most `received`.
     fn append(&mut self, offset: u64, mut bytes: Bytes) {
         let known = self.received.saturating_sub(offset);
         if known < bytes.len() as u64 {
@@ -181,8 +183,8 @@ impl Receiver {
         Some(bytes)
     }
 
-    /// Makes an acknowledgement due at `now` if the end of the receive window has moved by at least
-    /// half of the window since the last one: the sender may be blocked until it knows.
+    /// Makes an acknowledgement due at `now` if the receive window has moved by at least half of
+    /// its size since the last one, because the sender may be waiting for space in the window.
     fn announce_limit(&mut self, now: Instant) {
         if self.delivered + self.window - self.ack.limit >= self.window / 2 {
             self.ack_at = self.ack_at.min(now);

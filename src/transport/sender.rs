@@ -20,8 +20,8 @@ const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
 /// one.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams during
-/// [`SILENCE_MAX`] without an acknowledgement before the stream has failed. Fewer calls mean that
-/// this process itself was paused.
+/// [`SILENCE_MAX`] without an acknowledgement before the stream counts as failed. Fewer calls mean
+/// that this process itself was paused.
 const SILENT_SENDS_MIN: u32 = 10;
 /// Minimum interval between probes (datagrams that ask for an acknowledgement) while the receive
 /// window is full and nothing is in flight. The receiver announces more space without being asked,
@@ -74,7 +74,7 @@ struct Transmission {
     decided: bool,
 }
 
-/// The state of a stream, as known to its sender.
+/// The state of a stream (one-way byte stream over UDP), as known to its sender.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamState {
     /// The sender is asking for the cookie (token that opens the stream), which the receiver has
@@ -86,8 +86,9 @@ pub enum StreamState {
     Failed,
 }
 
-/// The sending half of a stream. Bytes are written to it with [`io::Write`], which fails with
-/// [`ErrorKind::WouldBlock`] while the congestion window or the receive window is full.
+/// The sending half of a stream (one-way byte stream over UDP). Bytes are written to it with
+/// [`io::Write`], which fails with [`ErrorKind::WouldBlock`] while the congestion window or the
+/// receive window is full.
 ///
 /// Invariant: `segments` begins with the oldest segment that is not acknowledged; `bytes_in_flight`
 /// is the total length of the transmissions that are neither acknowledged nor lost.
@@ -180,7 +181,7 @@ impl Sender {
         self.id
     }
 
-    /// Returns the state of the stream.
+    /// Returns the state of the stream: opening, open or failed.
     pub fn state(&self) -> StreamState {
         self.state
     }
@@ -303,7 +304,7 @@ impl Sender {
         acknowledged
     }
 
-    /// Calls `change` with the segment of this number, and returns its result; `None` if the
+    /// Calls `change` with the segment that has this number, and returns its result; `None` if the
     /// segment was removed because it is acknowledged.
     fn segment_mut<T>(
         &mut self,
@@ -314,8 +315,8 @@ impl Sender {
         self.segments.get_mut(usize::try_from(at).expect("few segments")).map(change)
     }
 
-    /// Returns when [`Sender::transmit`] must be called if neither a write nor a datagram comes
-    /// first; [`Instant::MAX`] if there is nothing to wait for.
+    /// Returns the time by which [`Sender::transmit`] must be called even if no bytes are written
+    /// and no datagram arrives; [`Instant::MAX`] if there is nothing to wait for.
     pub fn next_timeout(&self) -> Instant {
         match self.state {
             StreamState::Failed => return Instant::MAX,

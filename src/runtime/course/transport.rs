@@ -151,8 +151,8 @@ impl CourseTransport {
         self.send_encoded(&encoded);
     }
 
-    /// Sends the reply in the buffer if it could be encoded (`encoded` is `Ok`). Otherwise counts a
-    /// send failure, because the answered request in the log was not made by a client of the
+    /// Sends the encoded reply in the buffer. If the encoding has failed (`encoded` is an error),
+    /// counts a send failure instead: the request in the log was not made by a client of the
     /// university course.
     fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
         match encoded {

@@ -73,9 +73,9 @@ pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
 
-/// The maximum window of a stream of datagrams is the size of the kernel's socket buffer divided by
-/// this number, because several streams share the buffer and the kernel counts more bytes than the
-/// payload.
+/// Number by which the size of the kernel's socket buffer is divided to get the maximum window of
+/// one stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than
+/// the payload.
 const BUFFER_SHARES: usize = 4;
 
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe

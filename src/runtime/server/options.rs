@@ -20,8 +20,8 @@ pub struct ServerOptions {
     pub peer_listen: SocketAddr,
     /// The ids of the other replicas, and the addresses on which they listen for their peers.
     pub peers: Vec<(NodeId, SocketAddr)>,
-    /// Transport protocol of the connections to the other replicas: TCP, UDP, or a choice by packet
-    /// loss.
+    /// Transport protocol of the connections to the other replicas: TCP, UDP, or either of them
+    /// depending on packet loss.
     pub peer_transport: PeerTransport,
     /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
     pub announce: Option<String>,
@@ -35,7 +35,8 @@ pub struct ServerOptions {
     pub bootstrap: Option<Bootstrap>,
     /// Consensus configuration: timeouts and limits.
     pub config: Config,
-    /// How the stages are assigned to threads.
+    /// How the stages of the replica (network, core, log writer, applier, snapshots) are assigned
+    /// to threads.
     pub threads: Threads,
     /// Maximum number of client connections.
     pub clients_max: u64,

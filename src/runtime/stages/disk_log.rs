@@ -102,8 +102,8 @@ impl LogStorage for DiskLog {
 }
 
 /// Writes an append job to the log: first the job's hard state (term and vote), then the restart of
-/// the log after a snapshot, if any, then the job's entries. The order matters: the log must know a
-/// term before it restarts after, or appends, an entry of that term.
+/// the log after a snapshot, if any, then the job's entries. The order matters, because the log
+/// must have stored a term before it contains an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.append(job.hard_state, &[])?;
     if let Some(last) = job.restart_after {

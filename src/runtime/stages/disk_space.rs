@@ -50,8 +50,9 @@ impl DiskSpaceMonitor {
     }
 
     /// Measures free disk space if [`INTERVAL`] has passed since the last measurement. Returns a
-    /// report if space has become low or is no longer low, if a replica low on space may store more
-    /// or less than before, or if space is still scarce [`REMIND_INTERVAL`] after the last report.
+    /// report if space has become low or is no longer low, if the number of bytes that may still be
+    /// stored has changed while space is low, or if space is still scarce [`REMIND_INTERVAL`] after
+    /// the last report.
     pub(crate) fn measure(
         &mut self,
         disk: &RealDisk,

@@ -24,7 +24,7 @@ use super::disk_space;
 /// Storage to which the log writer writes the Raft log. Its methods return no errors, because every
 /// failed disk operation ends the process.
 pub(crate) trait LogStorage: Send {
-    /// Writes the entries and hard state of a job. They are durable after the next
+    /// Writes the entries and the hard state of an append job. They are durable after the next
     /// [`LogStorage::sync`].
     fn append(&mut self, job: &AppendJob);
 
@@ -58,7 +58,8 @@ pub(crate) trait LogStorage: Send {
     }
 }
 
-/// The log writer stage: makes append jobs durable, in order.
+/// The log writer stage: makes append jobs (log entries and hard state, term and vote) durable, in
+/// order.
 pub(crate) struct LogWriter {
     log: Box<dyn LogStorage>,
     ends: LogWriterEnds,

@@ -46,8 +46,9 @@ const PROGRESS_DONE: u64 = 1_024;
 /// Minimum slack in bytes. The slack is how far the log may grow beyond what the progress of a
 /// running snapshot allows before the log writer must wait.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
-/// Delay of the log writer per slack (tolerated excess in bytes) by which the log has outgrown what
-/// the running snapshot's progress allows. The first slack causes no delay.
+/// Time that the log writer waits if the log has outgrown what the running snapshot's progress
+/// allows by twice the slack (tolerated excess in bytes). The time is proportional to the excess
+/// beyond one slack.
 const DELAY: Duration = Duration::from_millis(60);
 /// Maximum time that the log writer waits for a running snapshot between two writes.
 const DELAY_MAX: Duration = Duration::from_millis(200);

@@ -403,9 +403,9 @@ impl Client {
         overtaken
     }
 
-    /// Returns since when, and for what, the request in this slot has been waiting. Time spent on
-    /// earlier requests of the connection does not count. `None` if the request has its reply, or
-    /// if it is waiting because the client is not reading its replies.
+    /// Returns what the request in this slot is waiting for, and since when; time spent on earlier
+    /// requests of the connection does not count. `None` if the request has its reply, or if it is
+    /// waiting because the client is not reading its replies.
     pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
         let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
         let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));

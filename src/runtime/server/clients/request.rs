@@ -116,7 +116,7 @@ impl Reply {
 }
 
 impl FailureReason {
-    /// Returns the error reply to send to the client for this reason.
+    /// Returns the error reply that the client of a request gets for this reason.
     pub(crate) fn failure(self) -> Failure<'static> {
         match self {
             FailureReason::NotApplied => Failure::Lost,

@@ -66,7 +66,8 @@ struct Incoming {
     accepted_at: Instant,
 }
 
-/// The sender on an incoming connection: the peer, and which of the peer's connections this is.
+/// The identity of an incoming connection, taken from its hello (first frame): the peer, and which
+/// of the peer's connections this is.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     peer: NodeId,

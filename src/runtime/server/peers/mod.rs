@@ -16,8 +16,8 @@ mod outgoing_lane;
 
 use std::str::FromStr;
 
-/// Transport protocol of a replica's connections to its peers. A replica accepts TCP connections
-/// and streams of datagrams from its peers, regardless of this option.
+/// Transport protocol of a replica's connections to its peers. Regardless of this option, a replica
+/// accepts both TCP connections and streams of datagrams from its peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
     /// Small messages use streams over UDP datagrams, on which packet loss is measured. Large

@@ -73,8 +73,8 @@ struct Peer {
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
     /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.
     is_lossy: bool,
-    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. Set to a future time if
-    /// TCP fails, so that bulk messages do not use TCP again before.
+    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. If TCP fails, a time in
+    /// the future, until which bulk messages do not use TCP.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.

@@ -24,9 +24,9 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for establishing a connection to a peer.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which a stream of datagrams is tried again beside a TCP connection, if the peer did
-/// not answer the last attempt or the last stream has failed. Datagrams may not get through to the
-/// peer.
+/// Time after which a stream of datagrams is tried again alongside a TCP connection, if the peer
+/// did not answer the last attempt or the last stream has failed. Datagrams may not get through to
+/// the peer.
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with

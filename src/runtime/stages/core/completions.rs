@@ -75,9 +75,9 @@ impl Core {
         self.handle(Msg::DiskSpace(report.space));
     }
 
-    /// Informs the consensus code of this replica's completed snapshot as soon as the consensus
-    /// code knows that all entries in the snapshot were applied. The core may learn of the snapshot
-    /// before that.
+    /// Informs the consensus code of this replica's completed snapshot, as soon as the consensus
+    /// code knows that all entries in the snapshot were applied. The core may receive the report of
+    /// the snapshot before the report of the entries.
     fn announce_snapshot(&mut self) {
         let is_applied =
             |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;

@@ -21,8 +21,8 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
-/// Total sizes in bytes of the append and apply jobs that the core has sent and that have not been
-/// reported as completed.
+/// Total sizes, in bytes, of the jobs in flight: append jobs (sent to the log writer) and apply
+/// jobs (sent to the applier) that have not been reported as completed.
 ///
 /// Invariant: `append_bytes <= bytes`.
 #[derive(Debug, Default)]

@@ -124,8 +124,8 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Records `applied`, the reading of the replicated clock in the state that this replica has
-    /// applied by the time `now`.
+    /// Records that at the time `now`, the state that this replica has applied has the replicated
+    /// clock `applied`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }
@@ -142,8 +142,8 @@ impl CoreClock {
         self.clock.proposal_refused(now);
     }
 
-    /// Records a leader change. The last proposed clock entry (log entry that advances the
-    /// replicated clock) may have been lost in it.
+    /// Records a leader change, in which the last proposed clock entry (log entry that advances the
+    /// replicated clock) may have been lost.
     pub(super) fn leader_changed(&mut self) {
         self.clock.leader_changed();
     }

@@ -197,18 +197,16 @@ impl Core {
         is_affordable
     }
 
-    /// Admits a forwarded write if the state machine, whose deduplication table is bounded, is
-    /// certain to recognize any other copy of the write in the log. This is decided here, when the
-    /// write gets its index, because a copy may have been delayed for a long time.
+    /// Admits a write that a peer has forwarded, if the deduplication table of the state machine,
+    /// whose size is bounded, is certain to recognize any other copy of the write in the log. This
+    /// is decided when the write gets its index, because a copy may have been delayed for long.
     ///
-    /// - A first copy is admitted by the leader of the term that it names. Its sender sends it
-    ///   again after a change of the term or of the connection, and what is left on the old
-    ///   connection is never read then. So a first copy is in the log before any other copy or
-    ///   never, and if it is refused it certainly never is.
-    /// - A repeated copy is admitted if the log has not grown too far since the first was sent. All
-    ///   admitted copies have indexes after that point, and this one is not far from it, so each
-    ///   finds the earlier ones in the table. Otherwise the copy is dropped, and its client gets
-    ///   `UNCERTAIN`.
+    /// - A first copy is admitted only in the term that it names. After a change of the term or of
+    ///   the connection, its sender sends a repeated copy, and what is left on the old connection
+    ///   is never read. So a first copy precedes all other copies in the log, or never enters it.
+    /// - A repeated copy is admitted only if few entries were appended to the log since the first
+    ///   copy was sent, so that the table still has the outcomes of earlier copies. Otherwise the
+    ///   repeated copy is dropped, and its client gets `UNCERTAIN`.
     pub(super) fn admit_forwarded(&mut self, write: ForwardedWrite) {
         if let Some(clock) = self.clock_to_wait_for() {
             match clock.hold_forwarded(write) {

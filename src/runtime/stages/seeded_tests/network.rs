@@ -48,10 +48,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes one batch from the queue between the core and the network stage of replica `at`, and
-    /// sends the messages in it. `known` contains the time at which the leader's rounds (numbered
-    /// broadcasts) in the batch began, and the time until which the batch's acknowledgements
-    /// promise not to vote for another replica. `known` is `None` if these times are not known.
+    /// Takes one batch of the core of replica `at` from the queue to the network stage, and sends
+    /// the messages in it. `known` is when the leader's rounds (numbered broadcasts) in the batch
+    /// began, and until when its acknowledgements promise not to vote for another replica; `None`
+    /// if this is not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };
