@@ -34,14 +34,15 @@ const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Minimum value of the limit on the size of log entries in memory (64 MiB), regardless of how low
 /// `--maxmemory` is. The limit must allow for the entries that are waiting to be written to disk.
 const LOG_BYTES_MIN: u64 = 64 << 20;
-/// Maximum number of wall clock reports from peers that are queued for the core. While the queue is
-/// full, further reports are dropped; each peer soon sends a newer one.
+/// Maximum number of wall clock reports from peers that are queued for the Raft core. While the
+/// queue is full, further reports are dropped; each peer soon sends a newer one.
 const REPORTS_MAX: usize = 256;
 /// Value that stands for an unknown difference between two clocks. Known differences are stored in
 /// milliseconds.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The latest status of the replica, which the core publishes for other stages about every 100 ms.
+/// The latest status of the replica, which the Raft core publishes for other stages about every 100
+/// ms.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard(Mutex<Option<Status>>);
 
@@ -51,8 +52,8 @@ impl StatusBoard {
         *self.0.lock() = Some(status);
     }
 
-    /// Returns the latest published status of the replica; `None` before the core has published
-    /// one.
+    /// Returns the latest published status of the replica; `None` before the Raft core has
+    /// published one.
     pub(super) fn read(&self) -> Option<Status> {
         self.0.lock().clone()
     }
@@ -89,11 +90,11 @@ pub struct RuntimeCounters {
     /// Number of received messages that the network stage decoded and then ignored, such as
     /// messages for another replica.
     pub ignored: Counter,
-    /// Number of messages from peers that the network stage dropped because the core's queue was
-    /// full.
+    /// Number of messages from peers that the network stage dropped because the Raft core's queue
+    /// was full.
     pub arrivals_dropped: Counter,
-    /// Number of messages to peers that the core, the log writer or the snapshots stage dropped
-    /// because the queue to the network stage was full.
+    /// Number of messages to peers that the Raft core, the log writer or the snapshots stage
+    /// dropped because the queue to the network stage was full.
     pub outbound_dropped: Counter,
     /// Number of messages to peers that the network stage dropped because the peer was not
     /// connected, or because too many bytes were queued for its socket.
@@ -104,16 +105,16 @@ pub struct RuntimeCounters {
     pub send_failures: Counter,
     /// Number of syncs (fsync) of the log. One sync makes all waiting log entries durable.
     pub log_syncs: Counter,
-    /// Number of `AppendEntries` messages from leaders that the core dropped because too many bytes
-    /// were in flight to the log writer and the applier, or because the log entries in memory
+    /// Number of `AppendEntries` messages from leaders that the Raft core dropped because too many
+    /// bytes were in flight to the log writer and the applier, or because the log entries in memory
     /// exceeded their limit in bytes.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the core refused with `TRYAGAIN` because too many bytes
-    /// were in flight to the log writer and the applier, or because the log entries in memory
+    /// Number of clients' requests that the Raft core refused with `TRYAGAIN` because too many
+    /// bytes were in flight to the log writer and the applier, or because the log entries in memory
     /// exceeded their limit in bytes. In the server, a batch of requests counts as one.
     pub requests_busy: Counter,
     /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
-    /// the core dropped because the stage's queue was full.
+    /// the Raft core dropped because the stage's queue was full.
     pub chunks_dropped: Counter,
     /// Number of batches of writes that a peer forwarded again and this replica dropped, because
     /// the deduplication table might not recognise an earlier copy in the log, because this replica
@@ -170,7 +171,7 @@ impl MemoryBoard {
         self.store_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Publishes the memory usage of the log entries in memory, in bytes. Called by the core.
+    /// Publishes the memory usage of the log entries in memory, in bytes. Called by the Raft core.
     pub(super) fn note_log(&self, bytes: usize) {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
@@ -352,7 +353,7 @@ impl SnapshotBoard {
     }
 }
 
-/// Clock readings that the core publishes for other stages, and the queue of peers' wall clock
+/// Clock readings that the Raft core publishes for other stages, and the queue of peers' wall clock
 /// reports that the network passes to the core.
 #[derive(Debug)]
 pub(super) struct ClockBoard {
@@ -364,12 +365,12 @@ pub(super) struct ClockBoard {
     /// For each peer, by how many milliseconds its wall clock is ahead of this replica's;
     /// [`UNKNOWN`] if the peer has not reported its clock recently.
     peers: Box<[(NodeId, AtomicI64)]>,
-    /// Queue of wall clock reports from peers, for the core. Each holds the peer, this replica's
-    /// monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
+    /// Queue of wall clock reports from peers, for the Raft core. Each holds the peer, this
+    /// replica's monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
     reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
-/// Readings of the core's clocks, all taken at the same instant, in milliseconds since 1970.
+/// Readings of the Raft core's clocks, all taken at the same instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReadings {
     /// This replica's wall clock in milliseconds since 1970. If the clock jumps, the jump is
@@ -402,9 +403,9 @@ impl ClockBoard {
         }
     }
 
-    /// Queues a report of a peer's wall clock for the core. Called by the network. `millis` is the
-    /// peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's monotonic
-    /// clock after the report was received.
+    /// Queues a report of a peer's wall clock for the Raft core. Called by the network. `millis` is
+    /// the peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's
+    /// monotonic clock after the report was received.
     pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
         // If the queue is full, the report is dropped: the core has enough reports.
         let _ = self.reports.push((from, now, millis));
@@ -412,14 +413,14 @@ impl ClockBoard {
 
     /// Removes and returns the oldest queued report of a peer's wall clock: the peer, this
     /// replica's monotonic clock after the report was received, and the peer's wall clock in
-    /// milliseconds since 1970. `None` if the queue is empty. Called by the core.
+    /// milliseconds since 1970. `None` if the queue is empty. Called by the Raft core.
     pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
         self.reports.pop()
     }
 
-    /// Publishes the clock readings that were taken at `now`. Called by the core. `ahead_of_own`
-    /// returns by how many milliseconds a peer's wall clock is ahead of this replica's; `None` if
-    /// unknown.
+    /// Publishes the clock readings that were taken at `now`. Called by the Raft core.
+    /// `ahead_of_own` returns by how many milliseconds a peer's wall clock is ahead of this
+    /// replica's; `None` if unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
@@ -450,8 +451,8 @@ impl ClockBoard {
         self.agreed.read(now)
     }
 
-    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the core
-    /// has published it.
+    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the Raft
+    /// core has published it.
     pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
         self.replicated.read(now)
     }

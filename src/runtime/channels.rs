@@ -76,23 +76,23 @@ use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES,
 /// Capacity of each channel, in items. An item is a batch of messages or requests.
 pub(super) const QUEUE_LEN: usize = 64;
 /// Under a simulator of the university course: maximum number of messages that the network stage
-/// receives from its socket before it sends them to the core.
+/// receives from its socket before it sends them to the Raft core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
 /// Under a simulator of the university course: maximum total size, in bytes, of the messages that
-/// the network stage sends to the core in one item. Together with [`QUEUE_LEN`], this bounds the
-/// bytes in the core's queue.
+/// the network stage sends to the Raft core in one item. Together with [`QUEUE_LEN`], this bounds
+/// the bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Under a simulator of the university course: maximum number of clients' requests that the network
-/// stage holds while the core's request queue is at least half full. At this number, the network
-/// stage stops receiving.
+/// stage holds while the Raft core's request queue is at least half full. At this number, the
+/// network stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
 /// Limit on the total size, in bytes, of the jobs in flight (sent to the log writer or the applier
-/// but not completed). At the limit, the core drops `AppendEntries` messages with entries and
+/// but not completed). At the limit, the Raft core drops `AppendEntries` messages with entries and
 /// refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// An item in the core's inbox: messages from peers, and reports and requests of the other stages.
-/// Clients' requests arrive on a separate channel, as [`Requests`].
+/// An item in the Raft core's inbox: messages from peers, and reports and requests of the other
+/// stages. Clients' requests arrive on a separate channel, as [`Requests`].
 #[derive(Debug)]
 pub(super) enum CoreItem {
     /// From the network stage: Raft messages from peers.
@@ -102,8 +102,8 @@ pub(super) enum CoreItem {
     Persisted {
         /// One report for each completed append job.
         completions: Vec<Persisted>,
-        /// Total size in bytes of the completed jobs, which the core subtracts from its bytes in
-        /// flight.
+        /// Total size in bytes of the completed jobs, which the Raft core subtracts from its bytes
+        /// in flight.
         bytes: usize,
     },
     /// From the network: the applier's report of completed work, passed on once the network stage
@@ -116,14 +116,14 @@ pub(super) enum CoreItem {
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
-    /// From the log writer: a new measurement of free disk space that the core must handle.
+    /// From the log writer: a new measurement of free disk space that the Raft core must handle.
     DiskSpace(DiskSpaceReport),
     /// From the network: the network stage has stopped, so all other stages must stop, too.
     Stop,
 }
 
-/// Clients' requests for the core, in the order in which they arrived at the network stage. In the
-/// server, each element is a batch of requests.
+/// Clients' requests for the Raft core, in the order in which they arrived at the network stage. In
+/// the server, each element is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
     /// Requests of this replica's clients, and read index requests of peers on behalf of their own
@@ -148,7 +148,7 @@ pub(super) struct DiskSpaceReport {
     pub(super) segment_count: u64,
 }
 
-/// An event that the snapshots stage reports to the core.
+/// An event that the snapshots stage reports to the Raft core.
 #[derive(Debug)]
 pub(super) enum SnapshotEvent {
     /// A snapshot that this replica took of its own state is durable.
@@ -171,16 +171,16 @@ pub(super) struct ReceivedSnapshot {
     pub(super) store: StateMachine,
 }
 
-/// A job for the snapshots stage, from the core or the applier.
+/// A job for the snapshots stage, from the Raft core or the applier.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
-    /// From the core: snapshot messages to followers. The stage reads the chunk that each message
-    /// names, and sends the message with the chunk.
+    /// From the Raft core: snapshot messages to followers. The stage reads the chunk that each
+    /// message names, and sends the message with the chunk.
     SendChunks(Vec<Envelope>),
-    /// From the core: received chunks of a leader's snapshot, to be stored on disk.
+    /// From the Raft core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the core: ids of this leader's snapshots that followers found damaged on arrival. The
-    /// stage reads and verifies the snapshots on disk.
+    /// From the Raft core: ids of this leader's snapshots that followers found damaged on arrival.
+    /// The stage reads and verifies the snapshots on disk.
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
@@ -220,19 +220,19 @@ pub(super) struct Leadership {
     pub(super) leader: Option<NodeId>,
 }
 
-/// The applier's report of completed work. The network stage passes the report on to the core once
-/// it has handled the replies to clients; under a simulator of the university course, once the
+/// The applier's report of completed work. The network stage passes the report on to the Raft core
+/// once it has handled the replies to clients; under a simulator of the university course, once the
 /// socket has accepted them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
     /// The index of the last log entry that the applier has applied; `None` if no entry was
     /// applied, for example if only reads were answered.
     pub(super) index: Option<Index>,
-    /// Total size in bytes of the completed batches, which the core subtracts from its bytes in
-    /// flight.
+    /// Total size in bytes of the completed batches, which the Raft core subtracts from its bytes
+    /// in flight.
     pub(super) bytes: usize,
     /// Id of the leader's snapshot that the applier has installed; `None` if none was installed as
-    /// part of the reported work. The core handles `index` before `installed`.
+    /// part of the reported work. The Raft core handles `index` before `installed`.
     pub(super) installed: Option<SnapshotId>,
     /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,
@@ -241,31 +241,31 @@ pub(super) struct Applied {
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// The core's output that the network stage can send at once, without waiting for log entries to
-/// become durable.
+/// The Raft core's output that the network stage can send at once, without waiting for log entries
+/// to become durable.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     /// Messages to peers. When the channel is full, they are dropped.
     pub(super) peers: Vec<Envelope>,
-    /// Refusals of clients' requests. When the channel is full, the core keeps them for the next
-    /// batch.
+    /// Refusals of clients' requests. When the channel is full, the Raft core keeps them for the
+    /// next batch.
     pub(super) refusals: Vec<Refusal>,
     /// The new term and leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
 }
 
-/// A batch of append jobs (log entries and hard state to be written) that the core sends to the log
-/// writer.
+/// A batch of append jobs (log entries and hard state to be written) that the Raft core sends to
+/// the log writer.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
     /// The append jobs. The log writer makes their entries durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Size of the jobs in bytes. The core limits the total size of all jobs in flight to
+    /// Size of the jobs in bytes. The Raft core limits the total size of all jobs in flight to
     /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
-/// A batch of work that the core sends to the applier: entries to apply, reads to answer, and
+/// A batch of work that the Raft core sends to the applier: entries to apply, reads to answer, and
 /// snapshots to install or take.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
@@ -277,10 +277,10 @@ pub(super) struct ApplyBatch {
     /// The reading of the replicated clock that the state must have reached before the applier
     /// answers the reads in `job`.
     pub(super) read_timestamp: ReadTimestamp,
-    /// The leader, as known to the core when it sent this batch; `None` if unknown. Used only under
-    /// a simulator of the university course, in whose protocol replies name the leader.
+    /// The leader, as known to the Raft core when it sent this batch; `None` if unknown. Used only
+    /// under a simulator of the university course, in whose protocol replies name the leader.
     pub(super) leader: Option<NodeId>,
-    /// Size of this batch in bytes. The core limits the total size of all jobs in flight to
+    /// Size of this batch in bytes. The Raft core limits the total size of all jobs in flight to
     /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
     /// A leader's snapshot that the applier must install before it handles `job`; `None` if there
@@ -324,8 +324,8 @@ pub(super) struct ReplyBatch {
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,
-    /// The applier's report of completed work. The network stage passes the report on to the core
-    /// once it has handled these replies.
+    /// The applier's report of completed work. The network stage passes the report on to the Raft
+    /// core once it has handled these replies.
     pub(super) applied: Applied,
 }
 
@@ -406,8 +406,8 @@ impl<T> ToNetwork<T> {
     }
 }
 
-/// The sending end of the channel to the core, for the log writer and the snapshots stage. If the
-/// core and the network stage share a thread, sending also wakes that thread from `mio::Poll`.
+/// The sending end of the channel to the Raft core, for the log writer and the snapshots stage. If
+/// the core and the network stage share a thread, sending also wakes that thread from `mio::Poll`.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -431,7 +431,7 @@ impl ToCore {
 }
 
 /// The latest instant for which the network stage has read from peers' sockets all messages that
-/// had arrived by then. These messages are in the core's queue, or were dropped.
+/// had arrived by then. These messages are in the Raft core's queue, or were dropped.
 ///
 /// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
 /// after a pause of this process, or while the network is busy, the peer's messages may still be in
@@ -441,13 +441,13 @@ pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
     /// Records that all peers' messages that had arrived by the instant `at` were read from the
-    /// sockets. Called by the network stage once the messages are in the core's queue.
+    /// sockets. Called by the network stage once the messages are in the Raft core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
 
     /// Returns the latest recorded instant: all peers' messages that had arrived by that instant
-    /// are in the core's queue, or were dropped. Called by the core.
+    /// are in the Raft core's queue, or were dropped. Called by the core.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
@@ -464,7 +464,7 @@ pub(super) struct NetworkEnds {
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
-/// The channel ends that the core stage owns: its receivers, and its senders to other stages.
+/// The channel ends that the Raft core stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
@@ -510,9 +510,9 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the core and the network
-/// stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake that
-/// thread through `wake`.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the Raft core and the
+/// network stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake
+/// that thread through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);

@@ -68,8 +68,8 @@ struct Unfinished {
 
 /// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
-/// Invariant: the last entry and the size of a batch are reported to the core only once all entries
-/// of the batch have been applied.
+/// Invariant: the last entry and the size of a batch are reported to the Raft core only once all
+/// entries of the batch have been applied.
 pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
@@ -93,7 +93,7 @@ pub(crate) struct Applier {
     unclocked_checked_at: ReadTimestamp,
     /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
-    /// The digest of the state at the applied index that was last reported to the core.
+    /// The digest of the state at the applied index that was last reported to the Raft core.
     digest: u64,
     /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
@@ -161,7 +161,7 @@ impl Applier {
         self
     }
 
-    /// Applies batches on the current thread, which runs only the applier, until the core has
+    /// Applies batches on the current thread, which runs only the applier, until the Raft core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -195,8 +195,8 @@ impl Applier {
     }
 
     /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
-    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the core
-    /// has sent a batch since the last call.
+    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the Raft
+    /// core has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
             return;
@@ -288,8 +288,8 @@ impl Applier {
     }
 
     /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
-    /// whether the core requests a snapshot. Returns the batch with none of its entries applied
-    /// yet.
+    /// whether the Raft core requests a snapshot. Returns the batch with none of its entries
+    /// applied yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
@@ -301,8 +301,9 @@ impl Applier {
         Unfinished { batch, index, entries_done: 0, outcomes: Vec::new() }
     }
 
-    /// Applies the entries of a batch and answers its reads, as far as the budget `groups` allows,
-    /// and keeps the rest for the next pass. Appends the replies to `replies`.
+    /// Applies the entries of a batch and answers its reads, as far as the budget of this pass
+    /// (`groups`, in groups of operations) allows, and keeps the rest for the next pass. Appends
+    /// the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
         let Unfinished { mut batch, index, mut entries_done, mut outcomes } = work;
         replies.leader = batch.leader;
@@ -329,9 +330,9 @@ impl Applier {
         self.answer_ready_reads(groups, replies);
     }
 
-    /// Applies an entry, or as many groups of its operations as the budget `groups` allows. Appends
-    /// their outcomes to `outcomes`, which already holds the outcomes from earlier passes. Returns
-    /// whether the whole entry has been applied; `outcomes` is then empty.
+    /// Applies an entry, or as many groups of its operations as the budget of this pass (`groups`)
+    /// allows. Appends their outcomes to `outcomes`, which already holds the outcomes from earlier
+    /// passes. Returns whether the whole entry has been applied; `outcomes` is then empty.
     fn apply_entry(
         &mut self,
         committed: &Committed,
@@ -379,8 +380,8 @@ impl Applier {
         true
     }
 
-    /// Adds the answer to a batch of writes, if this replica must reply. A batch that another
-    /// replica answers must not be answered here as well.
+    /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply. The clients
+    /// of any other batch get their replies from another replica.
     fn answer(
         &self,
         key: RequestKey,
@@ -457,8 +458,8 @@ impl Applier {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }
 
-    /// Answers as many queued reads as the budget `groups` allows. Appends the answers to
-    /// `replies`.
+    /// Answers as many queued reads as the budget of this pass (`groups`, in groups of operations)
+    /// allows. Appends the answers to `replies`.
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         // Cloned for its payload, which operations borrow; the bytes are shared.
         while let Some(read) = self.ready_reads.front().cloned() {

@@ -40,7 +40,7 @@ const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
 /// snapshot. A snapshot of the follower's own state may then replace the part received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Minimum time between two reports to the core that the latest snapshot is damaged.
+/// Minimum time between two reports to the Raft core that the latest snapshot is damaged.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
 /// Niceness (Unix scheduling priority; higher means less urgent) of the snapshots stage's thread,
 /// on systems where each thread has its own niceness.
@@ -105,8 +105,8 @@ pub(crate) struct SnapshotIo {
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
     /// refusal is logged only once; `None` if none was refused.
     refused: Option<SnapshotId>,
-    /// When the stage last reported to the core that the latest snapshot is damaged; `None` if it
-    /// never did.
+    /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
+    /// it never did.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
     disk_space: Arc<DiskSpaceBoard>,
@@ -363,7 +363,7 @@ impl SnapshotIo {
     }
 
     /// Verifies a snapshot that a follower has received in full and found damaged. If the snapshot
-    /// is damaged on this replica's disk too, asks the core for another one, taken from the
+    /// is damaged on this replica's disk too, asks the Raft core for another one, taken from the
     /// undamaged state in memory.
     fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
@@ -385,7 +385,7 @@ impl SnapshotIo {
     // Snapshots from a leader.
 
     /// Stores a chunk of the leader's snapshot if it follows the bytes stored so far, and reports
-    /// to the core how many bytes of the snapshot are stored.
+    /// to the Raft core how many bytes of the snapshot are stored.
     fn store_chunk(&mut self, chunk: &SnapshotChunk) {
         let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
@@ -446,7 +446,7 @@ impl SnapshotIo {
     }
 
     /// Makes a leader's snapshot durable once it has been received in full, verifies it, and sends
-    /// the state loaded from it to the core.
+    /// the state loaded from it to the Raft core.
     fn complete_incoming(&mut self, snapshot: SnapshotId) {
         let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
             return;

@@ -24,8 +24,8 @@ const AHEAD_BATCHES: usize = 2;
 /// writes do not wait to form a larger batch.
 const AHEAD_OPERATIONS: u64 = 128;
 
-/// A batch of clients' requests that was sent to the core or to the leader, and whose outcomes are
-/// not known yet.
+/// A batch of clients' requests that was sent to the Raft core or to the leader, and whose outcomes
+/// are not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentBatch {
     pub(crate) kind: RequestKind,

@@ -176,7 +176,8 @@ impl Client {
         self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
     }
 
-    /// Returns whether a request of the client is waiting to be sent to the core or to the leader.
+    /// Returns whether a request of the client is waiting to be sent to the Raft core or to the
+    /// leader.
     pub(crate) fn has_waiting(&self) -> bool {
         self.next < self.front + self.slots.len() as u64
     }
@@ -186,7 +187,7 @@ impl Client {
         self.front + self.slots.len() as u64
     }
 
-    /// Adds a request in a new slot, to be sent to the core or to the leader.
+    /// Adds a request in a new slot, to be sent to the Raft core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
         self.request_bytes += request.operation.len();
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));

@@ -78,7 +78,7 @@ pub(crate) struct Clients {
     /// Indexes of the clients that have input to read, but must wait because memory is scarce and
     /// they use much of it.
     stalled: Vec<usize>,
-    /// Indexes of the clients that have requests to send to the core or to the leader.
+    /// Indexes of the clients that have requests to send to the Raft core or to the leader.
     to_dispatch: Vec<usize>,
     /// Indexes of the clients that have replies waiting to be written to their sockets.
     to_flush: Vec<usize>,

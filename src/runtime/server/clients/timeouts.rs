@@ -27,8 +27,8 @@ pub struct Timeouts {
     /// How long a request may wait to be sent before it is refused. The usual reason for waiting is
     /// that no leader is known.
     pub leader_wait: Duration,
-    /// How long a client waits for the outcome of a request after the request was sent to the core
-    /// or to the leader.
+    /// How long a client waits for the outcome of a request after the request was sent to the Raft
+    /// core or to the leader.
     pub command_deadline: Duration,
     /// Time limit for a client to send the rest of an incomplete request, extended by one second
     /// for each 64 KiB received. After it, the connection is closed.

@@ -33,7 +33,7 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 /// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
-    /// Requests go to the core of this replica, which is the leader.
+    /// Requests go to the Raft core of this replica, which is the leader.
     Core,
     /// Requests go to the leader, which is another replica.
     Leader(NodeId),
@@ -93,8 +93,8 @@ impl ServerNetwork {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
-    /// Sends clients' waiting requests to the core if this replica is the leader, otherwise to the
-    /// leader.
+    /// Sends clients' waiting requests to the Raft core if this replica is the leader, otherwise to
+    /// the leader.
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
@@ -196,9 +196,9 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits batches, and peers' requests for a read index, to the core. If the core's queue is
-    /// full, the requests of this replica's clients return to the waiting state, and those of peers
-    /// are refused.
+    /// Submits batches, and peers' requests for a read index, to the Raft core. If the core's queue
+    /// is full, the requests of this replica's clients return to the waiting state, and those of
+    /// peers are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -219,9 +219,9 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded batches to the core, in order. If the core's queue is full, a first copy
-    /// of a batch is refused. A repeated copy is dropped, since an earlier copy may have been or
-    /// may be applied.
+    /// Submits forwarded batches to the Raft core, in order. If the core's queue is full, a first
+    /// copy of a batch is refused. A repeated copy is dropped, since an earlier copy may have been
+    /// or may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
@@ -239,8 +239,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles batches that the core has refused. Requests of this replica's clients fail or are
-    /// sent again, depending on the reason. For a batch that another replica has forwarded, the
+    /// Handles batches that the Raft core has refused. Requests of this replica's clients fail or
+    /// are sent again, depending on the reason. For a batch that another replica has forwarded, the
     /// refusal is sent to that replica.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();

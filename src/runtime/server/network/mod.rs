@@ -58,7 +58,7 @@ pub(crate) const OUTGOING_FROM: usize = 16;
 pub(crate) const INCOMING_FROM: usize = 1 << 10;
 /// First `Poll` token of the connections of clients.
 pub(crate) const CLIENTS_FROM: usize = 1 << 16;
-/// Interval at which the stage tries again to send to the core while the core's queue is full.
+/// Interval at which the stage tries again to send to the Raft core while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// Interval between checks for requests that have exceeded their timeout.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -137,13 +137,13 @@ pub(crate) struct ServerNetwork {
     /// A batch of replies from the applier whose events for subscribers have not all been published
     /// yet; `None` if there is none.
     unfinished_replies: Option<ReplyBatch>,
-    /// Reads with a confirmed read index that are waiting for space in the core's queue.
+    /// Reads with a confirmed read index that are waiting for space in the Raft core's queue.
     indexed_reads: VecDeque<IndexedReads>,
-    /// The report on applied entries that is waiting for space in the core's queue; `None` if none
-    /// is waiting.
+    /// The report on applied entries that is waiting for space in the Raft core's queue; `None` if
+    /// none is waiting.
     applied: Option<Applied>,
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
-    /// the core yet.
+    /// the Raft core yet.
     snapshot_requested: bool,
     /// When the values that `INFO` reports were last refreshed; `None` if they have not been
     /// refreshed yet.
@@ -194,8 +194,8 @@ impl ServerNetwork {
         })
     }
 
-    /// Returns whether the core's queues are less than half full. Requests are sent only then: the
-    /// other half is reserved for messages from peers and for completions.
+    /// Returns whether the Raft core's queues are less than half full. Requests are sent only then:
+    /// the other half is reserved for messages from peers and for completions.
     fn core_accepts_requests(&self) -> bool {
         let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
@@ -331,9 +331,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Tells the core when the last poll began, if everything that peers had sent before the poll
-    /// was read: the core then knows that no earlier message is still in a socket. Does nothing if
-    /// bytes are left to read.
+    /// Tells the Raft core when the last poll began, if everything that peers had sent before the
+    /// poll was read: the core then knows that no earlier message is still in a socket. Does
+    /// nothing if bytes are left to read.
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
             && !self.parts.incoming.is_readable(true)
@@ -384,7 +384,7 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Sends to the core, as far as its queue has space, a client's request for a snapshot
+    /// Sends to the Raft core, as far as its queue has space, a client's request for a snapshot
     /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. The
     /// rest waits for the next call.
     fn report_to_core(&mut self) {

@@ -39,8 +39,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Receives frames from peers. Raft messages go to the core. Forwarded requests go to the core
-    /// only if this replica is the leader, and are refused otherwise.
+    /// Receives frames from peers. Raft messages go to the Raft core. Forwarded requests go to the
+    /// core only if this replica is the leader, and are refused otherwise.
     pub(super) fn receive_from_peers(&mut self, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
         let core_accepts = self.core_accepts_requests();
@@ -137,7 +137,7 @@ impl ServerNetwork {
         self.submit(read_indexes);
     }
 
-    /// Sends the core's messages to peers.
+    /// Sends the Raft core's messages to peers.
     pub(super) fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
         for Envelope { to, message, .. } in envelopes {
             self.parts.outgoing.send(to, &Frame::Peer(message));

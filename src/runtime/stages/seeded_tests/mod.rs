@@ -115,7 +115,7 @@ struct ReplicaStages {
     log_writer: RefCell<LogWriter>,
     applier: RefCell<Applier>,
     network: RefCell<ScriptedNetwork>,
-    /// When the core of this replica last read the clock.
+    /// When the Raft core of this replica last read the clock.
     read_at: Cell<Instant>,
     /// The votes that this replica granted to other replicas: the time and the term of each.
     votes: RefCell<Vec<(Instant, Term)>>,
