@@ -384,7 +384,8 @@ pub(super) struct ClockReadings {
     /// Number of jumps of this replica's wall clock since the process started, including jumps that
     /// were soon undone.
     pub(super) jumps: u64,
-    /// Number of times that the command `CLOCK RESET` has reset the replicated clock.
+    /// Number of times that the command `CLOCK RESET` has reset the replicated clock (which decides
+    /// when keys expire).
     pub(super) resets: u64,
 }
 
@@ -451,14 +452,14 @@ impl ClockBoard {
         self.agreed.read(now)
     }
 
-    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the Raft
-    /// core has published it.
+    /// Returns the replicated clock (which decides when keys expire) at `now`, in milliseconds
+    /// since 1970; `None` before the Raft core has published it.
     pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
         self.replicated.read(now)
     }
 
     /// Returns the number of jumps of this replica's wall clock, then the number of resets of the
-    /// replicated clock.
+    /// replicated clock (which decides when keys expire).
     pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
         (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
     }

@@ -236,8 +236,9 @@ pub(super) struct Applied {
     pub(super) installed: Option<SnapshotId>,
     /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,
-    /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
-    /// can answer the reads that are waiting for it; `None` if no reads are waiting.
+    /// The time in milliseconds since 1970 that the replicated clock (which decides when keys
+    /// expire) must reach before the applier can answer the reads that are waiting for it; `None`
+    /// if no reads are waiting.
     pub(super) clock_wanted: Option<u64>,
 }
 
@@ -274,8 +275,8 @@ pub(super) struct ApplyBatch {
     /// Reads for which the leader has confirmed a read index. If a read index is above the last
     /// entry in `job`, its reads wait in the applier until that index has been applied.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// The reading of the replicated clock that the state must have reached before the applier
-    /// answers the reads in `job`.
+    /// The reading of the replicated clock (which decides when keys expire) that the state must
+    /// have reached before the applier answers the reads in `job`.
     pub(super) read_timestamp: ReadTimestamp,
     /// The leader, as known to the Raft core when it sent this batch; `None` if unknown. Used only
     /// under a simulator of the university course, in whose protocol replies name the leader.
@@ -295,11 +296,11 @@ pub(super) struct ApplyBatch {
 /// expired by then. The default, zero, allows any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ReadTimestamp {
-    /// Reading of the replicated clock when the leader confirmed the read, in milliseconds since
-    /// 1970.
+    /// Reading of the replicated clock (which decides when keys expire) when the leader confirmed
+    /// the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// Number of times that `CLOCK RESET` had reset the replicated clock when the leader confirmed
-    /// the read.
+    /// Number of times that `CLOCK RESET` had reset the replicated clock (which decides when keys
+    /// expire) when the leader confirmed the read.
     pub(super) resets: u64,
 }
 

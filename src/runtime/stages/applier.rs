@@ -38,8 +38,8 @@ const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 /// that received the request from the client.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
-/// Maximum number of batches of reads waiting for the replicated clock to advance. Further batches
-/// are dropped.
+/// Maximum number of batches of reads waiting for the replicated clock (which decides when keys
+/// expire) to advance. Further batches are dropped.
 const UNCLOCKED_READS_MAX: usize = 1 << 12;
 
 /// Decides which committed requests this replica replies to.
@@ -84,12 +84,12 @@ pub(crate) struct Applier {
     ready_reads: VecDeque<ClientRequest>,
     /// The outcomes of the reads already answered from the first batch in `ready_reads`.
     read_outcomes: Vec<Outcome>,
-    /// Batches of reads that are waiting until the replicated clock in the state reaches their
-    /// timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches; further batches are dropped, and
-    /// their clients get an error after the command deadline.
+    /// Batches of reads that are waiting until the replicated clock (which decides when keys
+    /// expire) in the state reaches their timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches;
+    /// further batches are dropped, and their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
-    /// The time and the number of resets of the state's replicated clock when `unclocked_reads` was
-    /// last checked.
+    /// The time and the number of resets of the state's replicated clock (which decides when keys
+    /// expire) when `unclocked_reads` was last checked.
     unclocked_checked_at: ReadTimestamp,
     /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
@@ -106,8 +106,8 @@ pub(crate) struct Applier {
     skipped: bool,
 }
 
-/// Returns the replicated clock in the state `store`: its time, the number of times it has been set
-/// back, and the time at which the next key expires.
+/// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
+/// the number of times it has been set back, and the time at which the next key expires.
 pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
     let (millis, resets, next_expiry) = store.shown();
     AppliedClock { millis, resets, next_expiry }
@@ -415,7 +415,7 @@ impl Applier {
     }
 
     /// Queues reads to be answered. A batch with a read that must not be answered before the
-    /// replicated clock reaches `at` is kept until then.
+    /// replicated clock (which decides when keys expire) reaches `at` is kept until then.
     fn queue_reads(&mut self, reads: Vec<ClientRequest>, at: ReadTimestamp) {
         // Seldom true; then each batch is checked by itself.
         if !self.store.is_behind(None, at.millis, at.resets) {
@@ -452,8 +452,8 @@ impl Applier {
         self.unclocked_checked_at = now;
     }
 
-    /// Returns the time of the replicated clock in the applied state, with the number of times that
-    /// the clock has been set back.
+    /// Returns the time of the replicated clock (which decides when keys expire) in the applied
+    /// state, with the number of times that the clock has been set back.
     fn timestamp(&self) -> ReadTimestamp {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }

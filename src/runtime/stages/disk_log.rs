@@ -22,8 +22,8 @@ pub(crate) struct DiskLog {
     log: Log<RealDisk>,
     disk_space: DiskSpaceMonitor,
     scheduler: SnapshotScheduler,
-    /// Whether the hellos that this replica sends to its peers say that it is rejoining after the
-    /// loss of its folder.
+    /// Whether the hellos (first frames of connections) that this replica sends to its peers say
+    /// that it is rejoining after the loss of its folder.
     rejoining: Arc<AtomicBool>,
     counters: Arc<RuntimeCounters>,
     /// The index of the last entry that may be removed from the log, according to the jobs appended

@@ -136,7 +136,7 @@ impl Client {
     }
 
     /// Returns whether the client's unsent replies, in the outbound queue and in slots, use up its
-    /// reply budget.
+    /// reply budget (limit on unsent replies).
     pub(crate) fn is_over_budget(&self) -> bool {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
@@ -249,7 +249,7 @@ impl Client {
 
     /// Stores the outcome of the request in this slot as its reply. Returns false if the request
     /// already has a reply, or if it is a read whose reply does not fit into the client's reply
-    /// budget: the read is then sent again later.
+    /// budget (limit on unsent replies): the read is then sent again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (reply_format, kind, was_sent) = match &self.slots[at].state {
@@ -365,7 +365,8 @@ impl Client {
     }
 
     /// Decrements the number of this client's requests in flight. When that number reaches 0,
-    /// doubles the maximum number in flight, unless the replies have exceeded the reply budget.
+    /// doubles the maximum number in flight, unless the replies have exceeded the reply budget
+    /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
@@ -461,7 +462,7 @@ impl Client {
     }
 
     /// Encodes completed replies into the outbound queue, oldest first. Stops at the first request
-    /// without a reply, or when the reply budget is used up.
+    /// without a reply, or when the reply budget (limit on unsent replies) is used up.
     pub(crate) fn encode_replies(&mut self) {
         while self.socket.outbound.len() < self.budget.output_bytes
             && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()

@@ -49,7 +49,8 @@ pub(crate) enum Reply {
 pub(crate) struct Slot {
     pub(crate) state: RequestState,
     /// When the request was first sent to the Raft core or the leader; `None` if it was not sent
-    /// yet, or if it is a read that must be repeated because its outcome exceeded the reply budget.
+    /// yet, or if it is a read that must be repeated because its outcome exceeded the reply budget
+    /// (limit on unsent replies).
     pub(crate) sent_at: Option<Instant>,
 }
 

@@ -58,11 +58,11 @@ pub(super) enum PeerError {
     Late(NodeId),
 }
 
-/// Decides whether to accept a peer's hello. Returns the record of the peer that is to be stored.
-/// `check_history` compares the history in the hello (the random numbers that identify the peer's
-/// starts, drawn each time the peer's log was opened) with the stored record, to detect an older
-/// copy of the peer's folder. `check_history` is not called for a rejoining peer, whose earlier
-/// history is lost.
+/// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
+/// the peer that is to be stored. `check_history` compares the history in the hello (the random
+/// numbers that identify the peer's starts, drawn each time the peer's log was opened) with the
+/// stored record, to detect an older copy of the peer's folder. `check_history` is not called for a
+/// rejoining peer, whose earlier history is lost.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -154,7 +154,8 @@ mod tests {
         }
     }
 
-    /// Checks a hello at a replica whose stored record of the sender is `seen`.
+    /// Checks a hello (first frame of a connection) at a replica whose stored record of the sender
+    /// is `seen`.
     fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
         check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
     }

@@ -332,13 +332,14 @@ impl IncomingPeers {
     }
 
     /// Returns the earliest time at which [`IncomingPeers::expire`] may close a connection; `None`
-    /// if all connections have sent their hello.
+    /// if all connections have sent their hello (first frame of a connection).
     pub(crate) fn next_expiry(&mut self) -> Option<Instant> {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         unidentified.map(|(_, it)| it.accepted_at + HELLO_TIMEOUT).min()
     }
 
-    /// Closes connections that have not sent a hello within [`HELLO_TIMEOUT`].
+    /// Closes connections that have not sent a hello (first frame of a connection) within
+    /// [`HELLO_TIMEOUT`].
     pub(crate) fn expire(&mut self, now: Instant, registry: &Registry) {
         let expired: Vec<usize> = self
             .connections
@@ -387,7 +388,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns whether the hello of the connection at `index` has been accepted.
+    /// Returns whether the hello (first frame of a connection) of the connection at `index` has
+    /// been accepted.
     fn is_identified(&mut self, index: usize) -> bool {
         self.connections.get_mut(index).is_some_and(|it| it.sender.is_some())
     }

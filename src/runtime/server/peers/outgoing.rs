@@ -68,7 +68,7 @@ struct Peer {
     /// sent earlier may be lost.
     connection_count: u64,
     /// The random number that identifies the peer's latest known start; `None` before its first
-    /// hello.
+    /// hello (first frame of a connection).
     opening: Option<u64>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
     /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.

@@ -165,8 +165,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets the reading that the replicated clock in the applied state must reach before the
-    /// applier answers the reads that the leader has confirmed now.
+    /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
+    /// state must reach before the applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.

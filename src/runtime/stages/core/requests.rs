@@ -96,9 +96,9 @@ impl Core {
         }
     }
 
-    /// Returns the replicated clock if requests must wait for it, because this replica is the
-    /// leader and does not yet know the wall clocks of a quorum. Returns `None` if requests need
-    /// not wait.
+    /// Returns the replicated clock (which decides when keys expire) if requests must wait for it,
+    /// because this replica is the leader and does not yet know the wall clocks of a quorum.
+    /// Returns `None` if requests need not wait.
     fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
         if !self.replica.is_leader() {
             return None;
