@@ -194,8 +194,8 @@ impl MemoryBoard {
         }
     }
 
-    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next, since these entries stay in memory until then: half of
+    /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
+    /// and the completion of the next, since the entries stay in memory until then: half of
     /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
     /// option limits data and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {

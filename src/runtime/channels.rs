@@ -211,10 +211,10 @@ pub(super) struct IndexedReads {
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// The current Raft term and its leader, as far as this replica's core knows them.
+/// The current Raft term and its leader, as known to this replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// The current Raft term, as known to this replica's core.
+    /// The current Raft term, as known to this replica.
     pub(super) term: Term,
     /// The leader of `term`; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,

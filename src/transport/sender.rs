@@ -126,7 +126,8 @@ pub struct Sender {
     /// for one. The silence of the receiver is measured from this time.
     heard_at: Instant,
     /// Whether the sender was waiting for an acknowledgement, or for more space in the receive
-    /// window, when it last sent datagrams or received an acknowledgement.
+    /// window, when it last sent datagrams or received an acknowledgement. Only then does silence
+    /// since `heard_at` count.
     waits: bool,
     /// When a datagram was last sent.
     sent_at: Instant,

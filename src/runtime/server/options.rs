@@ -33,7 +33,7 @@ pub struct ServerOptions {
     /// How to create the replica's files in an empty folder, which also requires `cluster`; `None`
     /// if the files already exist.
     pub bootstrap: Option<Bootstrap>,
-    /// Consensus configuration: timeouts and limits.
+    /// Configuration of Raft: timeouts and limits.
     pub config: Config,
     /// How the stages of the replica (network, core, log writer, applier, snapshots) are assigned
     /// to threads.
@@ -63,7 +63,8 @@ pub struct ServerOptions {
     /// Bytes of free disk space below which the replica refuses writes while it is the leader; 0
     /// for no limit.
     pub disk_reserve: u64,
-    /// Timeouts of clients' requests.
+    /// Time limits for clients' requests: to find a leader, to get an outcome, and to be received
+    /// in full.
     pub timeouts: Timeouts,
 }
 

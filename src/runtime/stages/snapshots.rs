@@ -46,7 +46,7 @@ const LOST_INTERVAL: Duration = Duration::from_secs(1);
 /// on systems where each thread has its own niceness.
 const NICENESS: i32 = 10;
 
-/// Writer of a snapshot file that is still being written.
+/// Writer for a snapshot file that is not complete yet.
 type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
 
 /// The snapshot files found in the replica's folder when the process started, and the state loaded
@@ -76,14 +76,14 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// The earliest time at which the next slice of the snapshot may be written.
+    /// The earliest time at which the next slice (part of the file) of the snapshot may be written.
     next_at: Instant,
-    /// Buffer for the slice that is being written. Empty between slices, and kept to reuse its
-    /// memory.
+    /// Buffer for the slice (part of the file) that is being written. Empty between slices, and
+    /// kept to reuse its memory.
     slice: Vec<u8>,
 }
 
-/// A snapshot of the leader while it is being received in chunks.
+/// A leader's snapshot that this replica is receiving in chunks.
 struct Incoming {
     snapshot: SnapshotId,
     /// The file to which received chunks of the snapshot are written; `None` once the snapshot is
@@ -182,7 +182,8 @@ impl SnapshotIo {
     }
 
     /// Runs one pass (iteration of the stage's loop): handles `first` and the jobs in the queue, up
-    /// to a limit. Slices of the running snapshot are written between passes.
+    /// to a limit. The running snapshot is written between passes, one slice (part of the file) at
+    /// a time.
     fn run_once(&mut self, first: SnapshotJob) {
         let mut next = Some(first);
         for _ in 0..QUEUE_LEN {
@@ -239,8 +240,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Writes the next slice of the running snapshot, and completes the snapshot after its last
-    /// slice.
+    /// Writes the next slice (part of the file) of the running snapshot, and completes the snapshot
+    /// after its last slice.
     fn write_slice(&mut self) {
         let Some(mut taking) = self.taking.take() else { return };
         let Taking { source, file, slice, .. } = &mut taking;

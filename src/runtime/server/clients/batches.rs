@@ -109,7 +109,7 @@ impl Batches {
         }
     }
 
-    /// Returns whether the batch with this key was built by this process.
+    /// Returns whether the batch of requests with this key was built by this process.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
         key.client == BATCH_CLIENT && key.request.0.starts_with(&self.origin)
     }

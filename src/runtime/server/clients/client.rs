@@ -81,8 +81,8 @@ pub(crate) struct Client {
     pub(crate) marks: Marks,
 }
 
-/// Which of the work lists of the client table include this client: clients to read from (`read`),
-/// clients whose requests are to be sent (`dispatch`), and clients to write to (`flush`).
+/// Whether this client is in each of the work lists of the client table: clients to read from
+/// (`read`), clients whose requests are to be sent (`dispatch`), and clients to write to (`flush`).
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     pub(crate) read: bool,

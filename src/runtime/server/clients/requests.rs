@@ -32,8 +32,8 @@ pub(crate) enum Target {
 
 impl Clients {
     /// Parses and executes the complete requests of the client at `index`, as far as its reply
-    /// budget (limit on unsent replies) allows. `received` follows the unparsed input kept from
-    /// earlier calls; input that is not parsed now is kept too.
+    /// budget (limit on unsent replies) allows. The bytes in `received` come after the input that
+    /// earlier calls have kept; input that is not parsed now is kept as well.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");

@@ -46,8 +46,8 @@ impl Default for Timeouts {
 }
 
 impl Clients {
-    /// Returns the earliest time at which [`Clients::expire`] may find a request to fail; `None` if
-    /// all requests have their outcome.
+    /// Returns the earliest time at which a request may exceed its timeout, so that
+    /// [`Clients::expire`] must be called; `None` if all requests have their outcomes.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
     }

@@ -48,12 +48,12 @@ enum Route {
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// Number of connections made to the leader since the process started, from which a new
-    /// connection is recognized; 0 if this replica is the leader.
+    /// Number of connections made to the leader since the process started, which changes with each
+    /// new connection; 0 if this replica is the leader.
     connection_count: u64,
 }
 
-/// The delay of clients' writes so that more of them share a batch, since each batch costs system
+/// A short delay of clients' writes, so that more of them share a batch: each batch costs system
 /// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight, for at
 /// most [`GATHER_MAX`].
 #[derive(Debug, Default)]

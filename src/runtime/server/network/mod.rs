@@ -201,8 +201,8 @@ impl ServerNetwork {
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
-    /// Returns the shorter of `timeout` and the time until this stage has something to do. `None`
-    /// means no limit.
+    /// Returns the shorter of `timeout` and the time until this stage must act next, for example
+    /// because a timeout is due. `None` means no limit.
     fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
         let core_accepts = self.core_accepts_requests();

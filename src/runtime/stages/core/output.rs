@@ -36,7 +36,7 @@ pub(super) struct InFlight {
 pub(crate) struct PassOutput {
     /// Whether the core sent anything to the network stage: messages, refusals or a leader change.
     pub(crate) outbound: bool,
-    /// Whether the core sent append jobs to the log writer.
+    /// Whether the core sent append jobs (log entries to be written) to the log writer.
     pub(crate) appends: bool,
     /// Whether the core sent a batch to the applier, and if so, whether clients may be waiting for
     /// it.
@@ -258,8 +258,8 @@ impl Core {
     }
 }
 
-/// Moves all of `more` to the end of `list`. If `list` is empty, which is the usual case, swaps the
-/// two.
+/// Moves all elements of `more` to the end of `list`. If `list` is empty, which is the usual case,
+/// swaps the two lists.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     if list.is_empty() {
         std::mem::swap(list, more);
