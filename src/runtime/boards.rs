@@ -117,7 +117,7 @@ pub struct RuntimeCounters {
     /// the Raft core dropped because the stage's queue was full.
     pub chunks_dropped: Counter,
     /// Number of batches of writes that a peer forwarded again and this replica dropped, because
-    /// the deduplication table might not recognise an earlier copy in the log, because this replica
+    /// the deduplication table might not recognize an earlier copy in the log, because this replica
     /// was not the leader, or because a queue was full.
     pub repeats_dropped: Counter,
     /// Number of connections from peers that this replica closed because of an invalid hello (first

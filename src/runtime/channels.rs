@@ -194,8 +194,8 @@ pub(super) enum SnapshotJob {
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
     /// Whether this is the first copy of the batch, which carries the leader's term, or a repeated
-    /// copy, which is sent after a leader change or a lost connection. Before a repeated copy, an
-    /// earlier one may have entered the log.
+    /// copy, which is sent after a leader change or a lost connection. If it is a repeated copy, an
+    /// earlier copy may already be in the log.
     pub(super) attempt: Attempt,
     /// The forwarded batch of writes, with its request key.
     pub(super) request: ClientRequest,

@@ -56,8 +56,8 @@ use std::time::Duration;
 
 use crate::wire::datagram::{self, Datagram};
 
-/// Reordering threshold: a datagram counts as lost once a datagram with a number higher by at least
-/// this much has been acknowledged (RFC 9002, section 6.1.1).
+/// Reordering threshold: a datagram counts as lost once a datagram that was sent at least this
+/// number of datagrams later has been acknowledged (RFC 9002, section 6.1.1).
 const REORDERING_MAX: u64 = 3;
 
 /// Maximum time by which a receiver delays an acknowledgement while no datagrams are lost.

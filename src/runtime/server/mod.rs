@@ -337,7 +337,8 @@ fn scheduler(
     scheduler
 }
 
-/// Returns the initial settings for `CONFIG GET`, from the server's options.
+/// Returns the initial values of the settings that `CONFIG GET` reports, taken from the server's
+/// options.
 fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();

@@ -24,11 +24,11 @@ use super::disk_space;
 /// Storage to which the log writer writes the Raft log. Its methods return no errors, because every
 /// failed disk operation ends the process.
 pub(crate) trait LogStorage: Send {
-    /// Writes the entries and the hard state of an append job. They are durable after the next
-    /// [`LogStorage::sync`].
+    /// Writes an append job, that is, log entries and hard state (term and vote). They are durable
+    /// after the next [`LogStorage::sync`].
     fn append(&mut self, job: &AppendJob);
 
-    /// Makes all appended jobs durable.
+    /// Makes everything durable that [`LogStorage::append`] has written.
     fn sync(&mut self);
 
     /// Compacts the log: removes its first entries, up to the index permitted by the jobs that were

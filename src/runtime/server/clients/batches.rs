@@ -122,8 +122,8 @@ impl Batches {
         self.is_own(key).then(|| replica_and_sequence(key.request).1)
     }
 
-    /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether
-    /// they will be forwarded to another replica; `since` is this replica's applied index, and
+    /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether the
+    /// batches will be forwarded to another replica; `since` is this replica's applied index, and
     /// `now` the current time.
     pub(crate) fn begin(
         &mut self,

@@ -363,8 +363,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Passes outcomes to this replica's clients, and read indexes to the peers that requested
-    /// them.
+    /// Passes the outcomes of requests to this replica's clients, and read indexes to the peers
+    /// that requested them.
     fn on_replies(&mut self, batch: ReplyBatch) {
         let context = &mut self.parts.clients.context;
         let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);

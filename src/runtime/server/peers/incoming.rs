@@ -90,8 +90,8 @@ impl Incoming {
         (has_bytes || self.fed > 0) && (with_bulk || !self.is_bulk())
     }
 
-    /// Reads received bytes once and passes them to the decoder. A TCP socket is read into the
-    /// buffer `space`.
+    /// Reads once from the connection and passes the bytes to the decoder. `space` is the buffer
+    /// for reads from a TCP socket.
     fn read(&mut self, space: &mut [u8]) -> ReadResult {
         match &mut self.carrier {
             Carrier::Tcp(socket) => {
@@ -388,8 +388,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns whether the hello (first frame of a connection) of the connection at `index` has
-    /// been accepted.
+    /// Returns whether the connection at `index` has sent a hello (its first frame) that was
+    /// accepted.
     fn is_identified(&mut self, index: usize) -> bool {
         self.connections.get_mut(index).is_some_and(|it| it.sender.is_some())
     }

@@ -140,8 +140,8 @@ impl Run {
         }
     }
 
-    /// Sends to the Raft core of replica `at` a random number of the messages that have arrived
-    /// there, and of its clients' requests: the first half of a pass (iteration of the network
+    /// Passes a random number of the messages that have arrived at replica `at`, and of its
+    /// clients' requests, to its Raft core: the first half of a pass (iteration of the network
     /// stage's loop).
     pub(super) fn receive(&self, at: usize) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
