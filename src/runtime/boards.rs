@@ -379,7 +379,8 @@ pub(super) struct ClockReadings {
     /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
     /// `None` if the wall clocks of a quorum are not known.
     pub(super) agreed: Option<u64>,
-    /// The replicated clock, which is advanced by log entries, in milliseconds since 1970.
+    /// The replicated clock, which log entries advance and which decides when keys expire, in
+    /// milliseconds since 1970.
     pub(super) replicated: u64,
     /// Number of jumps of this replica's wall clock since the process started, including jumps that
     /// were soon undone.

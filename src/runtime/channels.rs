@@ -259,7 +259,7 @@ pub(super) struct Outbound {
 /// the log writer.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// The append jobs. The log writer makes their entries durable in this order.
+    /// The append jobs. The log writer makes the log entries in them durable in this order.
     pub(super) jobs: Vec<AppendJob>,
     /// Size of the jobs in bytes. The Raft core limits the total size of all jobs in flight to
     /// [`JOB_BYTES_MAX`].

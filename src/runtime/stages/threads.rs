@@ -19,7 +19,8 @@ use super::snapshots::SnapshotIo;
 /// runs before it reads the sockets again.
 const CORE_PASSES_MAX: usize = 4;
 
-/// How the stages of a replica are assigned to threads.
+/// How the stages of a replica (network, core, log writer, applier, snapshots) are assigned to
+/// threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Threads {
     /// Each stage runs on a thread of its own.

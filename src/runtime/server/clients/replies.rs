@@ -141,8 +141,8 @@ impl Clients {
         self.after_reply(request.index);
     }
 
-    /// Adds the client at `index`, which just got replies, to the lists of clients for which there
-    /// is work.
+    /// Adds the client at `index`, which just got replies, to those lists of clients (to read, to
+    /// send requests, to write replies) for which it has work.
     fn after_reply(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let (waiting, has_input) = (client.has_waiting(), client.has_input());

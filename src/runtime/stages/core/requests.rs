@@ -32,7 +32,8 @@ pub(crate) enum NonLeaderPolicy {
     /// client to the leader.
     Replica,
     /// The core refuses the request at once, and the network stage holds it until a leader is
-    /// known. So a forwarded write never enters the log long after its sender has sent it again.
+    /// known. If the core held requests itself, a forwarded write could enter the log long after
+    /// its sender has sent it again.
     Refuse,
 }
 
