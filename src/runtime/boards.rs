@@ -28,20 +28,21 @@ use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
 
-/// Upper bound, in bytes, of the limit on log entries in memory (1 GiB). If the latest snapshot is
-/// larger, its size is the upper bound instead.
+/// Maximum value of the limit on the size of log entries in memory (1 GiB). If the latest snapshot
+/// is larger, its size is the maximum instead.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// Lower bound, in bytes, of the limit on log entries in memory (64 MiB), regardless of how low
-/// `--maxmemory` is. The entries that are waiting to be written to disk must fit within the limit.
+/// Minimum value of the limit on the size of log entries in memory (64 MiB), regardless of how low
+/// `--maxmemory` is. The limit must allow for the entries that are waiting to be written to disk.
 const LOG_BYTES_MIN: u64 = 64 << 20;
-/// Maximum number of wall clock reports from peers that are queued for the core. While the queue is
-/// full, further reports are dropped; each peer soon sends a newer one.
+/// Maximum number of wall clock reports from peers that are queued for the Raft core. While the
+/// queue is full, further reports are dropped; each peer soon sends a newer one.
 const REPORTS_MAX: usize = 256;
-/// Value stored for the difference between two clocks if it is unknown. Known differences are
-/// stored in milliseconds.
+/// Value that stands for an unknown difference between two clocks. Known differences are stored in
+/// milliseconds.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The latest status of the replica, which the core publishes for other stages about every 100 ms.
+/// The latest status of the replica, which the Raft core publishes for other stages about every 100
+/// ms.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard(Mutex<Option<Status>>);
 
@@ -51,7 +52,8 @@ impl StatusBoard {
         *self.0.lock() = Some(status);
     }
 
-    /// Returns the latest status; `None` before the core has published one.
+    /// Returns the latest published status of the replica; `None` before the Raft core has
+    /// published one.
     pub(super) fn read(&self) -> Option<Status> {
         self.0.lock().clone()
     }
@@ -78,8 +80,8 @@ impl Counter {
     }
 }
 
-/// The counters of one replica's runtime since the process started. Those of the consensus core are
-/// [`Counters`](crate::raft::Counters).
+/// Counters of a replica's runtime (its sockets, queues and clients) since the process started. The
+/// consensus core has [`Counters`](crate::raft::Counters) of its own.
 #[derive(Debug, Default)]
 pub struct RuntimeCounters {
     /// Number of received messages that the network stage could not decode: malformed, damaged or
@@ -88,11 +90,11 @@ pub struct RuntimeCounters {
     /// Number of received messages that the network stage decoded and then ignored, such as
     /// messages for another replica.
     pub ignored: Counter,
-    /// Number of messages from peers that the network stage dropped because the core's queue was
-    /// full.
+    /// Number of messages from peers that the network stage dropped because the Raft core's queue
+    /// was full.
     pub arrivals_dropped: Counter,
-    /// Number of messages to peers that the core, the log writer or the snapshots stage dropped
-    /// because the queue to the network stage was full.
+    /// Number of messages to peers that the Raft core, the log writer or the snapshots stage
+    /// dropped because the queue to the network stage was full.
     pub outbound_dropped: Counter,
     /// Number of messages to peers that the network stage dropped because the peer was not
     /// connected, or because too many bytes were queued for its socket.
@@ -101,21 +103,22 @@ pub struct RuntimeCounters {
     /// because they were too large for the socket, because the simulator's protocol cannot encode
     /// the reply, or because the send failed.
     pub send_failures: Counter,
-    /// Number of syncs (fsync) of the log. One sync makes all waiting append jobs durable.
+    /// Number of syncs (fsync) of the log. One sync makes all waiting log entries durable.
     pub log_syncs: Counter,
-    /// Number of `AppendEntries` messages from leaders that the core dropped because the jobs in
-    /// flight or the log entries in memory exceeded their limit in bytes.
+    /// Number of `AppendEntries` messages from leaders that the Raft core dropped because too many
+    /// bytes were in flight to the log writer and the applier, or because the log entries in memory
+    /// exceeded their limit in bytes.
     pub appends_dropped: Counter,
-    /// Number of clients' requests that the core refused with `TRYAGAIN` because the jobs in flight
-    /// or the log entries in memory exceeded their limit in bytes. In the server, a batch of
-    /// requests counts as one.
+    /// Number of clients' requests that the Raft core refused with `TRYAGAIN` because too many
+    /// bytes were in flight to the log writer and the applier, or because the log entries in memory
+    /// exceeded their limit in bytes. In the server, a batch of requests counts as one.
     pub requests_busy: Counter,
-    /// Number of batches of snapshot chunks that the core dropped because the queue to the
-    /// snapshots stage was full.
+    /// Number of jobs for the snapshots stage, such as snapshot chunks to send or to store, that
+    /// the Raft core dropped because the stage's queue was full.
     pub chunks_dropped: Counter,
-    /// Number of repeated copies of forwarded batches that this replica dropped because the
-    /// deduplication table might not recognise an earlier copy in the log, because this replica was
-    /// not the leader, or because a queue was full.
+    /// Number of batches of writes that a peer forwarded again and this replica dropped, because
+    /// the deduplication table might not recognize an earlier copy in the log, because this replica
+    /// was not the leader, or because a queue was full.
     pub repeats_dropped: Counter,
     /// Number of connections from peers that this replica closed because of an invalid hello (first
     /// message), a damaged frame, or too many connections.
@@ -125,7 +128,8 @@ pub struct RuntimeCounters {
     /// Number of client connections that the server refused because too many clients were
     /// connected.
     pub clients_refused: Counter,
-    /// Number of client connections that the server closed, as opposed to the client.
+    /// Number of client connections that the server closed; those that the client closed are not
+    /// counted.
     pub clients_closed: Counter,
     /// Number of commands received from clients.
     pub commands: Counter,
@@ -167,7 +171,7 @@ impl MemoryBoard {
         self.store_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Publishes the memory usage of the log entries in memory, in bytes. Called by the core.
+    /// Publishes the memory usage of the log entries in memory, in bytes. Called by the Raft core.
     pub(super) fn note_log(&self, bytes: usize) {
         self.log_bytes.store(bytes as u64, Ordering::Relaxed);
     }
@@ -190,8 +194,8 @@ impl MemoryBoard {
         }
     }
 
-    /// Returns by how many bytes the log may grow between the beginning of one snapshot and the
-    /// completion of the next, since these entries stay in memory until then: half of
+    /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
+    /// and the completion of the next, since the entries stay in memory until then: half of
     /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
     /// option limits data and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {
@@ -210,7 +214,8 @@ impl MemoryBoard {
     }
 }
 
-/// The latest measurement of free disk space. The log writer measures it about every 100 ms.
+/// The latest measurement of free disk space, which the log writer makes about every 100 ms and
+/// other stages read.
 #[derive(Debug, Default)]
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
@@ -239,9 +244,9 @@ impl DiskSpaceBoard {
         FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
     }
 
-    /// Returns whether a snapshot may write `bytes` more bytes to the disk. An eighth of the disk
-    /// reserve must stay free, in addition to the part of the reserve that the reserve file
-    /// occupies.
+    /// Returns whether free disk space suffices for a snapshot to write `bytes` more bytes. An
+    /// eighth of the disk reserve must stay free in addition to the reserve file, the part of the
+    /// reserve that is already allocated.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.read().free >= bytes.saturating_add(self.reserve / 8)
     }
@@ -251,7 +256,8 @@ impl DiskSpaceBoard {
 /// the larger of a percentage of that snapshot's size and a minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotGrowth {
-    /// Log growth as a percentage of the latest snapshot's size; 0 for as much as memory allows.
+    /// Log growth as a percentage of the latest snapshot's size; 0 if only the memory limit bounds
+    /// the growth.
     pub(super) percentage: u64,
     /// Minimum log growth in bytes, regardless of how small the latest snapshot is.
     pub(super) bytes_min: u64,
@@ -319,8 +325,7 @@ impl SnapshotBoard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Records that the snapshot that was being taken has ended, and whether it has failed
-    /// (`failed`).
+    /// Records that the running snapshot has ended. `failed` says whether it failed.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
@@ -348,7 +353,7 @@ impl SnapshotBoard {
     }
 }
 
-/// Clock readings that the core publishes for other stages, and the queue of peers' wall clock
+/// Clock readings that the Raft core publishes for other stages, and the queue of peers' wall clock
 /// reports that the network passes to the core.
 #[derive(Debug)]
 pub(super) struct ClockBoard {
@@ -360,12 +365,12 @@ pub(super) struct ClockBoard {
     /// For each peer, by how many milliseconds its wall clock is ahead of this replica's;
     /// [`UNKNOWN`] if the peer has not reported its clock recently.
     peers: Box<[(NodeId, AtomicI64)]>,
-    /// Queue of wall clock reports from peers, for the core. Each holds the peer, this replica's
-    /// monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
+    /// Queue of wall clock reports from peers, for the Raft core. Each holds the peer, this
+    /// replica's monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
     reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
-/// Readings of the core's clocks, all taken at the same instant, in milliseconds since 1970.
+/// Readings of the Raft core's clocks, all taken at the same instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReadings {
     /// This replica's wall clock in milliseconds since 1970. If the clock jumps, the jump is
@@ -374,18 +379,20 @@ pub(super) struct ClockReadings {
     /// The latest time, in milliseconds since 1970, that the wall clocks of a quorum have reached;
     /// `None` if the wall clocks of a quorum are not known.
     pub(super) agreed: Option<u64>,
-    /// The replicated clock, which is advanced by log entries, in milliseconds since 1970.
+    /// The replicated clock, which log entries advance and which decides when keys expire, in
+    /// milliseconds since 1970.
     pub(super) replicated: u64,
     /// Number of jumps of this replica's wall clock since the process started, including jumps that
     /// were soon undone.
     pub(super) jumps: u64,
-    /// Number of times that the command `CLOCK RESET` has reset the replicated clock.
+    /// Number of times that the command `CLOCK RESET` has reset the replicated clock (which decides
+    /// when keys expire).
     pub(super) resets: u64,
 }
 
 impl ClockBoard {
-    /// Creates the shared clock readings of a replica with the given peers. At first, all clocks
-    /// are unknown.
+    /// Creates the clock readings that the stages share, for a replica with the given peers. At
+    /// first, all clocks are unknown.
     pub(super) fn new(peers: &[NodeId]) -> ClockBoard {
         ClockBoard {
             own: Offset::default(),
@@ -398,9 +405,9 @@ impl ClockBoard {
         }
     }
 
-    /// Queues a report of a peer's wall clock for the core. Called by the network. `millis` is the
-    /// peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's monotonic
-    /// clock after the report was received.
+    /// Queues a report of a peer's wall clock for the Raft core. Called by the network. `millis` is
+    /// the peer's wall clock in milliseconds since 1970; `now` is a reading of this replica's
+    /// monotonic clock after the report was received.
     pub(super) fn report(&self, from: NodeId, now: Instant, millis: u64) {
         // If the queue is full, the report is dropped: the core has enough reports.
         let _ = self.reports.push((from, now, millis));
@@ -408,14 +415,14 @@ impl ClockBoard {
 
     /// Removes and returns the oldest queued report of a peer's wall clock: the peer, this
     /// replica's monotonic clock after the report was received, and the peer's wall clock in
-    /// milliseconds since 1970. `None` if the queue is empty. Called by the core.
+    /// milliseconds since 1970. `None` if the queue is empty. Called by the Raft core.
     pub(super) fn next_report(&self) -> Option<(NodeId, Instant, u64)> {
         self.reports.pop()
     }
 
-    /// Publishes the clock readings that were taken at `now`. Called by the core. `ahead_of_own`
-    /// returns by how many milliseconds a peer's wall clock is ahead of this replica's; `None` if
-    /// unknown.
+    /// Publishes the clock readings that were taken at `now`. Called by the Raft core.
+    /// `ahead_of_own` returns by how many milliseconds a peer's wall clock is ahead of this
+    /// replica's; `None` if unknown.
     pub(super) fn publish(
         &self,
         now: Instant,
@@ -446,14 +453,14 @@ impl ClockBoard {
         self.agreed.read(now)
     }
 
-    /// Returns the replicated clock at `now`, in milliseconds since 1970; `None` before the core
-    /// has published it.
+    /// Returns the replicated clock (which decides when keys expire) at `now`, in milliseconds
+    /// since 1970; `None` before the Raft core has published it.
     pub(super) fn replicated(&self, now: Instant) -> Option<u64> {
         self.replicated.read(now)
     }
 
     /// Returns the number of jumps of this replica's wall clock, then the number of resets of the
-    /// replicated clock.
+    /// replicated clock (which decides when keys expire).
     pub(super) fn jumps_and_resets(&self) -> (u64, u64) {
         (self.jumps.load(Ordering::Relaxed), self.resets.load(Ordering::Acquire))
     }
@@ -497,8 +504,8 @@ fn millis_of(now: Instant) -> i64 {
 }
 
 /// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, both or
-/// neither. The applier collects only these events. A change takes effect in the next iteration of
-/// the applier's loop.
+/// neither. The applier collects only these events, and reads this setting once in each iteration
+/// of its loop.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,

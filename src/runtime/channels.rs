@@ -76,36 +76,38 @@ use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES,
 /// Capacity of each channel, in items. An item is a batch of messages or requests.
 pub(super) const QUEUE_LEN: usize = 64;
 /// Under a simulator of the university course: maximum number of messages that the network stage
-/// receives from its socket before it sends them to the core.
+/// receives from its socket before it sends them to the Raft core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
 /// Under a simulator of the university course: maximum total size, in bytes, of the messages that
-/// the network stage sends to the core in one item. Together with [`QUEUE_LEN`], this bounds the
-/// bytes in the core's queue.
+/// the network stage sends to the Raft core in one item. Together with [`QUEUE_LEN`], this bounds
+/// the bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Under a simulator of the university course: maximum number of clients' requests that the network
-/// stage holds while the core's request queue is at least half full. At this number, the network
-/// stage stops receiving.
+/// stage holds while the Raft core's request queue is at least half full. At this number, the
+/// network stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
 /// Limit on the total size, in bytes, of the jobs in flight (sent to the log writer or the applier
-/// but not completed). At the limit, the core drops `AppendEntries` messages and refuses clients'
-/// requests.
+/// but not completed). At the limit, the Raft core drops `AppendEntries` messages with entries and
+/// refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// An item in the core's inbox: messages from peers, and reports and requests of the other stages.
-/// Clients' requests arrive on a separate channel, as [`Requests`].
+/// An item in the Raft core's inbox: messages from peers, and reports and requests of the other
+/// stages. Clients' requests arrive on a separate channel, as [`Requests`].
 #[derive(Debug)]
 pub(super) enum CoreItem {
     /// From the network stage: Raft messages from peers.
     Peers(Vec<Envelope>),
-    /// From the log writer: reports of append jobs whose entries are now durable, in log order.
+    /// From the log writer: reports of completed append jobs (whose log entries are now durable),
+    /// in log order.
     Persisted {
-        /// One completion report for each append job whose entries have become durable.
+        /// One report for each completed append job.
         completions: Vec<Persisted>,
-        /// Sum of [`AppendBatch::bytes`] over the completed jobs, which are no longer in flight.
+        /// Total size in bytes of the completed jobs, which the Raft core subtracts from its bytes
+        /// in flight.
         bytes: usize,
     },
-    /// From the network: the applier's report of completed work, passed on once the socket has
-    /// accepted the replies to clients.
+    /// From the network: the applier's report of completed work, passed on once the network stage
+    /// has handled the replies to clients.
     Applied(Applied),
     /// From the network: reads for which the leader has confirmed a read index.
     IndexedReads(IndexedReads),
@@ -114,14 +116,14 @@ pub(super) enum CoreItem {
     /// From the snapshots stage: an event, such as the completion of a snapshot or the storage of a
     /// chunk.
     Snapshot(SnapshotEvent),
-    /// From the log writer: a new measurement of free disk space that the core must handle.
+    /// From the log writer: a new measurement of free disk space that the Raft core must handle.
     DiskSpace(DiskSpaceReport),
     /// From the network: the network stage has stopped, so all other stages must stop, too.
     Stop,
 }
 
-/// Clients' requests for the core, in the order in which they arrived at the network stage. In the
-/// server, each element is a batch of requests.
+/// Clients' requests for the Raft core, in the order in which they arrived at the network stage. In
+/// the server, each element is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
     /// Requests of this replica's clients, and read index requests of peers on behalf of their own
@@ -146,7 +148,7 @@ pub(super) struct DiskSpaceReport {
     pub(super) segment_count: u64,
 }
 
-/// An event that the snapshots stage reports to the core.
+/// An event that the snapshots stage reports to the Raft core.
 #[derive(Debug)]
 pub(super) enum SnapshotEvent {
     /// A snapshot that this replica took of its own state is durable.
@@ -169,16 +171,16 @@ pub(super) struct ReceivedSnapshot {
     pub(super) store: StateMachine,
 }
 
-/// A job for the snapshots stage, from the core or the applier.
+/// A job for the snapshots stage, from the Raft core or the applier.
 #[derive(Debug)]
 pub(super) enum SnapshotJob {
-    /// From the core: snapshot messages to followers. The stage reads the chunk that each message
-    /// names, and sends the message with the chunk.
+    /// From the Raft core: snapshot messages to followers. The stage reads the chunk that each
+    /// message names, and sends the message with the chunk.
     SendChunks(Vec<Envelope>),
-    /// From the core: received chunks of a leader's snapshot, to be stored on disk.
+    /// From the Raft core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the core: ids of this leader's snapshots that followers found damaged on arrival. The
-    /// stage reads and verifies the snapshots on disk.
+    /// From the Raft core: ids of this leader's snapshots that followers found damaged on arrival.
+    /// The stage reads and verifies the snapshots on disk.
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
@@ -192,9 +194,10 @@ pub(super) enum SnapshotJob {
 #[derive(Debug)]
 pub(super) struct ForwardedWrite {
     /// Whether this is the first copy of the batch, which carries the leader's term, or a repeated
-    /// copy. If it is a repeated copy, an earlier one may already be in the log.
+    /// copy, which is sent after a leader change or a lost connection. If it is a repeated copy, an
+    /// earlier copy may already be in the log.
     pub(super) attempt: Attempt,
-    /// The batch, with its key, as the other replica built it.
+    /// The forwarded batch of writes, with its request key.
     pub(super) request: ClientRequest,
 }
 
@@ -208,72 +211,78 @@ pub(super) struct IndexedReads {
     pub(super) reads: Vec<ClientRequest>,
 }
 
-/// The current Raft term and its leader, as far as this replica's core knows them.
+/// The current Raft term and its leader, as known to this replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Leadership {
-    /// The current Raft term, as known to this replica's core.
+    /// The current Raft term, as known to this replica.
     pub(super) term: Term,
     /// The leader of `term`; `None` while no leader is known, and during a leadership transfer.
     pub(super) leader: Option<NodeId>,
 }
 
-/// The applier's report of completed work. The network stage passes the report on to the core once
-/// the socket has accepted the replies to clients.
+/// The applier's report of completed work. The network stage passes the report on to the Raft core
+/// once it has handled the replies to clients; under a simulator of the university course, once the
+/// socket has accepted them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Applied {
     /// The index of the last log entry that the applier has applied; `None` if no entry was
     /// applied, for example if only reads were answered.
     pub(super) index: Option<Index>,
-    /// Sum of [`ApplyBatch::bytes`] over the completed batches, which are no longer in flight.
+    /// Total size in bytes of the completed batches, which the Raft core subtracts from its bytes
+    /// in flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if it has not installed
-    /// one. The core handles `index` before `installed`.
+    /// Id of the leader's snapshot that the applier has installed; `None` if none was installed as
+    /// part of the reported work. The Raft core handles `index` before `installed`.
     pub(super) installed: Option<SnapshotId>,
-    /// Reading of the replicated clock in the state after the reported work.
+    /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,
-    /// The time in milliseconds since 1970 that the replicated clock must reach before the applier
-    /// can answer the reads that are waiting for it; `None` if no reads are waiting.
+    /// The time in milliseconds since 1970 that the replicated clock (which decides when keys
+    /// expire) must reach before the applier can answer the reads that are waiting for it; `None`
+    /// if no reads are waiting.
     pub(super) clock_wanted: Option<u64>,
 }
 
-/// The core's output that the network stage can send at once, without waiting for an append job to
-/// become durable.
+/// The Raft core's output that the network stage can send at once, without waiting for log entries
+/// to become durable.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     /// Messages to peers. When the channel is full, they are dropped.
     pub(super) peers: Vec<Envelope>,
-    /// Refusals of clients' requests. When the channel is full, the core keeps them for the next
-    /// batch.
+    /// Refusals of clients' requests. When the channel is full, the Raft core keeps them for the
+    /// next batch.
     pub(super) refusals: Vec<Refusal>,
     /// The new term and leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
 }
 
-/// A batch of jobs that the core sends to the log writer.
+/// A batch of append jobs (log entries and hard state to be written) that the Raft core sends to
+/// the log writer.
 #[derive(Debug, Default)]
 pub(super) struct AppendBatch {
-    /// Append jobs, whose entries the log writer makes durable in this order.
+    /// The append jobs. The log writer makes the log entries in them durable in this order.
     pub(super) jobs: Vec<AppendJob>,
-    /// Size of the jobs in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
+    /// Size of the jobs in bytes. The Raft core limits the total size of all jobs in flight to
+    /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
 }
 
-/// A batch of work that the core sends to the applier: entries to apply, reads to answer, and
+/// A batch of work that the Raft core sends to the applier: entries to apply, reads to answer, and
 /// snapshots to install or take.
 #[derive(Debug, Default)]
 pub(super) struct ApplyBatch {
     /// Committed entries to be applied, and reads to be answered after them.
     pub(super) job: ApplyJob,
-    /// Reads with their read indexes. A read index may be larger than the index of the last entry
-    /// in `job`; its reads then wait.
+    /// Reads for which the leader has confirmed a read index. If a read index is above the last
+    /// entry in `job`, its reads wait in the applier until that index has been applied.
     pub(super) indexed_reads: Vec<IndexedReads>,
-    /// The reading of the replicated clock that the state must have reached before the applier
-    /// answers the reads in `job`.
+    /// The reading of the replicated clock (which decides when keys expire) that the state must
+    /// have reached before the applier answers the reads in `job`.
     pub(super) read_timestamp: ReadTimestamp,
-    /// The leader, as known to the core when it sent this batch; `None` if unknown. Used only under
-    /// a simulator of the university course, in whose protocol replies name the leader.
+    /// The leader, as known to the Raft core when it sent this batch; `None` if unknown. Used only
+    /// under a simulator of the university course, in whose protocol replies name the leader.
     pub(super) leader: Option<NodeId>,
-    /// Size of this batch in bytes, as the core counts it towards [`JOB_BYTES_MAX`].
+    /// Size of this batch in bytes. The Raft core limits the total size of all jobs in flight to
+    /// [`JOB_BYTES_MAX`].
     pub(super) bytes: usize,
     /// A leader's snapshot that the applier must install before it handles `job`; `None` if there
     /// is nothing to install.
@@ -287,11 +296,11 @@ pub(super) struct ApplyBatch {
 /// expired by then. The default, zero, allows any state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ReadTimestamp {
-    /// Reading of the replicated clock when the leader confirmed the read, in milliseconds since
-    /// 1970.
+    /// Reading of the replicated clock (which decides when keys expire) when the leader confirmed
+    /// the read, in milliseconds since 1970.
     pub(super) millis: u64,
-    /// Number of times that `CLOCK RESET` had reset the replicated clock when the leader confirmed
-    /// the read.
+    /// Number of times that `CLOCK RESET` had reset the replicated clock (which decides when keys
+    /// expire) when the leader confirmed the read.
     pub(super) resets: u64,
 }
 
@@ -316,17 +325,17 @@ pub(super) struct ReplyBatch {
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,
-    /// The applier's report of completed work. The network stage sends the report to the core once
-    /// the socket has accepted these replies.
+    /// The applier's report of completed work. The network stage passes the report on to the Raft
+    /// core once it has handled these replies.
     pub(super) applied: Applied,
 }
 
 /// The outcomes of one batch of clients' requests, from which the network stage writes the replies.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The key of the batch of requests that is answered.
+    /// The key (client id and request id) of the batch whose outcomes these are.
     pub(super) key: RequestKey,
-    /// The outcomes of the batch's operations, in the order of the operations.
+    /// The outcomes of the batch's operations, in the same order as the operations.
     pub(super) outcomes: Vec<Outcome>,
 }
 
@@ -398,8 +407,8 @@ impl<T> ToNetwork<T> {
     }
 }
 
-/// The sending end of the channel to the core, for the log writer and the snapshots stage. If the
-/// core and the network stage share a thread, sending also wakes that thread from `mio::Poll`.
+/// The sending end of the channel to the Raft core, for the log writer and the snapshots stage. If
+/// the core and the network stage share a thread, sending also wakes that thread from `mio::Poll`.
 #[derive(Debug)]
 pub(super) struct ToCore {
     sender: Sender<CoreItem>,
@@ -422,9 +431,8 @@ impl ToCore {
     }
 }
 
-/// The latest instant after which the network stage has read all peers' sockets until they were
-/// empty: peers' messages that had arrived by that instant are in the core's queue, or were
-/// dropped.
+/// The latest instant for which the network stage has read from peers' sockets all messages that
+/// had arrived by then. These messages are in the Raft core's queue, or were dropped.
 ///
 /// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
 /// after a pause of this process, or while the network is busy, the peer's messages may still be in
@@ -433,14 +441,14 @@ impl ToCore {
 pub(super) struct PeersRead(AtomicU64);
 
 impl PeersRead {
-    /// Records that the network stage has read the peers' sockets, after the instant `at`, until
-    /// they were empty. Called by the network stage once the messages are in the core's queue.
+    /// Records that all peers' messages that had arrived by the instant `at` were read from the
+    /// sockets. Called by the network stage once the messages are in the Raft core's queue.
     pub(super) fn note(&self, at: Instant) {
         self.0.store(at.0, Ordering::Release);
     }
 
     /// Returns the latest recorded instant: all peers' messages that had arrived by that instant
-    /// are in the core's queue, or were dropped. Called by the core.
+    /// are in the Raft core's queue, or were dropped. Called by the core.
     pub(super) fn at(&self) -> Instant {
         Instant(self.0.load(Ordering::Acquire))
     }
@@ -457,7 +465,7 @@ pub(super) struct NetworkEnds {
     pub(super) released: Receiver<Vec<Envelope>>,
 }
 
-/// The channel ends that the core stage owns: its receivers, and its senders to other stages.
+/// The channel ends that the Raft core stage owns: its receivers, and its senders to other stages.
 #[derive(Debug)]
 pub(super) struct CoreEnds {
     pub(super) inbox: Receiver<CoreItem>,
@@ -503,9 +511,9 @@ pub(super) struct Ends {
     pub(super) snapshots: SnapshotEnds,
 }
 
-/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the core and the network
-/// stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake that
-/// thread through `wake`.
+/// Creates the channels of one replica. `core_sleeps_in_poll` says whether the Raft core and the
+/// network stage share a thread that sleeps in `mio::Poll`, so that senders to the core must wake
+/// that thread through `wake`.
 pub(super) fn channels(wake: &Arc<Wake>, core_sleeps_in_poll: bool) -> Ends {
     let (to_core, inbox) = channel::bounded(QUEUE_LEN);
     let (requests_in, requests) = channel::bounded(QUEUE_LEN);

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Mark (bit of [`Wake`]): the network stage's queue of replies from the applier may have items.
 pub(super) const REPLIES: u32 = 1;
-/// Mark (bit of [`Wake`]): the network stage's queue of batches from the core may have items.
+/// Mark (bit of [`Wake`]): the network stage's queue of batches from the Raft core may have items.
 pub(super) const OUTBOUND: u32 = 2;
 /// Mark (bit of [`Wake`]): the network stage's queue of messages from the log writer and the
 /// snapshots stage may have items.
 pub(super) const RELEASED: u32 = 4;
-/// Mark (bit of [`Wake`]): the core's queue may have items. Set only if the core shares a thread
-/// with the network stage.
+/// Mark (bit of [`Wake`]): the Raft core's queue may have items. Set only if the core shares a
+/// thread with the network stage.
 pub(super) const COMPLETIONS: u32 = 8;
-/// Mark (bit of [`Wake`]): the core asks the network stage to read the sockets of its peers.
+/// Mark (bit of [`Wake`]): the Raft core asks the network stage to read the sockets of its peers.
 pub(super) const READ_PEERS: u32 = 16;
 /// Mark (bit of [`Wake`]): the network stage is sleeping in `Poll` or about to, so it must be
 /// woken.
@@ -37,7 +37,8 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    /// Creates a `Wake` for the stage with whose `Poll` the `waker` is registered.
+    /// Creates a `Wake` for the network stage. `waker` must be registered with the `Poll` in which
+    /// that stage sleeps.
     pub(super) fn new(waker: mio::Waker) -> Wake {
         Wake { marks: AtomicU32::new(0), waker }
     }

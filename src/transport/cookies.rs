@@ -10,33 +10,36 @@ use super::sender::SILENCE_MAX;
 use crate::types::Instant;
 use crate::wire::datagram::StreamId;
 
-/// Time for which a cookie opens a stream, at least; at most twice as long. A stream that is open
-/// keeps its cookie.
+/// Minimum validity of a cookie, the token with which a sender opens a new stream. A cookie expires
+/// at the latest after twice this time. A stream that is already open keeps its cookie.
 const VALID_FOR: Duration = Duration::from_secs(2);
 // A stream that was never opened is given up before its cookie expires twice over: its datagrams
 // cannot open it once a later stream has replaced it.
 const _: () = assert!(VALID_FOR.as_nanos() * 2 < SILENCE_MAX.as_nanos());
 
-/// Computes and checks the cookies of new streams.
+/// Issues and checks cookies: tokens that prove that the sender of a new stream can receive
+/// datagrams at its address.
 #[derive(Debug)]
 pub struct Cookies {
     secret: [u8; 32],
 }
 
 impl Cookies {
-    /// Creates cookies that nobody can compute without `secret`, which must be random.
+    /// Creates an issuer of cookies. `secret` must be random: without it, valid cookies cannot be
+    /// computed.
     pub fn new(secret: [u8; 32]) -> Cookies {
         Cookies { secret }
     }
 
-    /// Returns the cookie of the stream `stream` that the sender at `address` asks for at `now`.
-    /// The address may have any form that is the same each time.
+    /// Returns the id of the stream with the number `stream`, including the cookie for the sender
+    /// at `address`, who asks for it at `now`. `address` may be written in any form, but must be
+    /// the same in [`Cookies::is_valid`].
     pub fn issue(&self, address: &str, stream: u64, now: Instant) -> StreamId {
         StreamId { stream, cookie: self.compute(address, stream, period(now)) }
     }
 
-    /// Returns whether the cookie of the stream `id` was issued to `address`, and not long before
-    /// `now`.
+    /// Returns whether the cookie in `id` was issued to the sender at `address` and has not expired
+    /// by `now`.
     pub fn is_valid(&self, address: &str, id: StreamId, now: Instant) -> bool {
         let this = period(now);
         let of = |period| self.compute(address, id.stream, period) == id.cookie;

@@ -56,33 +56,33 @@ use std::time::Duration;
 
 use crate::wire::datagram::{self, Datagram};
 
-/// Number of later datagrams of which one must be acknowledged before a datagram counts as lost at
-/// once, without waiting for it: so much reordering is normal.
+/// Reordering threshold: a datagram counts as lost once a datagram that was sent at least this
+/// number of datagrams later has been acknowledged (RFC 9002, section 6.1.1).
 const REORDERING_MAX: u64 = 3;
 
-/// Longest time for which an acknowledgement may be delayed while no datagrams get lost.
+/// Maximum time by which a receiver delays an acknowledgement while no datagrams are lost.
 const ACK_DELAY: Duration = Duration::from_millis(2);
-/// Maximum length in bytes of the datagrams that one system call sends: what one UDP packet could
-/// have (a length of 16 bits, with the headers of UDP and IP), because systems split such a packet
-/// late.
+/// Maximum total length, in bytes, of the datagrams sent by one system call (UDP segmentation
+/// offload): the maximum payload of one UDP packet, because the kernel handles the datagrams as a
+/// single packet until it splits them.
 const RUN_BYTES_MAX: usize = 65_535 - 48;
 
-/// Datagrams to be sent to one address, in order.
+/// A queue of encoded datagrams to be sent to one address, in order.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// The end of each datagram in `bytes`.
+    /// For each datagram, the position in `bytes` after its last byte.
     ends: Vec<usize>,
 }
 
 impl Outbox {
-    /// Adds a datagram.
+    /// Encodes a datagram and appends it to the queue.
     pub fn push(&mut self, datagram: &Datagram<'_>) {
         datagram::encode(datagram, &mut self.bytes);
         self.ends.push(self.bytes.len());
     }
 
-    /// Returns whether there are no datagrams.
+    /// Returns whether the queue has no datagrams.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -93,9 +93,10 @@ impl Outbox {
         self.ends.clear();
     }
 
-    /// Returns the datagrams in runs that one system call can send: each run consists of up to
-    /// `count_max` datagrams of the same length, which is returned with it, and of at most
-    /// `RUN_BYTES_MAX` bytes; the last datagram of a run may be shorter.
+    /// Returns the queued datagrams as runs, each of which one system call can send (UDP
+    /// segmentation offload): the bytes of the run, and the length of each of its datagrams. Only
+    /// the last datagram of a run may be shorter. A run has at most `count_max` datagrams and
+    /// `RUN_BYTES_MAX` bytes.
     pub fn runs(&self, count_max: usize) -> impl Iterator<Item = (&[u8], usize)> {
         assert!(count_max > 0, "a run has a datagram");
         let mut next = 0;

@@ -5,32 +5,37 @@ use std::time::Duration;
 
 use crate::types::{Instant, RoundTrip};
 
-/// Round-trip time that is assumed before the first measurement.
+/// Round-trip time that a sender assumes before its first measurement.
 const ROUND_TRIP_INITIAL: Duration = Duration::from_millis(5);
-/// Least time that the receiver may take for an acknowledgement beyond the usual.
+/// Timer granularity (RFC 9002, section 6.1.2): the minimum time before a datagram counts as lost,
+/// and the minimum that is added to the round-trip time before an acknowledgement is overdue.
 const DELAY_MIN: Duration = Duration::from_millis(1);
-/// Time for which the shortest round trip is remembered, at most; at least half as long.
+/// Maximum time for which the shortest round-trip time is remembered. It is remembered for at least
+/// half of this time.
 const SHORTEST_FOR: Duration = Duration::from_secs(10);
-/// Number of datagrams over which the loss is averaged.
+/// Number of datagrams over which the loss rate is averaged (exponential moving average).
 const LOSS_SAMPLES: u32 = 128;
-/// Window before the first acknowledgement, in bytes.
+/// Congestion window (limit on the bytes in flight) before the first acknowledgement, in bytes.
 const WINDOW_INITIAL: usize = 128 << 10;
-/// Least window in bytes.
+/// Minimum congestion window (limit on the bytes in flight), in bytes.
 const WINDOW_MIN: usize = 16 << 10;
-/// Longest time that the variation of round trips adds to the wait for an acknowledgement.
+/// Maximum time that the variation of round-trip times adds to the time after which an
+/// acknowledgement is overdue.
 const VARIATION_MAX: Duration = Duration::from_millis(500);
-/// Time by which round trips may exceed the shortest one before the window shrinks: so long may
-/// datagrams wait in queues. More than a busy machine needs to schedule a thread.
+/// Maximum time by which a round trip may exceed the shortest recent one before the congestion
+/// window shrinks. The excess is the time that datagrams wait in queues on the path, plus a few
+/// milliseconds for the scheduling of threads on a busy machine.
 const QUEUEING_MAX: Duration = Duration::from_millis(25);
 
-/// The smoothed round-trip time, the latest one, and the shortest one of the last
+/// Measured round-trip times to the receiver: smoothed, latest, and the shortest of about the last
 /// [`SHORTEST_FOR`].
 #[derive(Debug)]
 pub(super) struct RoundTrips {
-    /// `None` before the first measurement.
+    /// The smoothed round-trip time and its variation; `None` before the first measurement.
     smoothed: Option<RoundTrip>,
     latest: Duration,
-    /// The shortest times of this half of [`SHORTEST_FOR`] and of the half before it.
+    /// The shortest round-trip times of the current half of [`SHORTEST_FOR`] and of the half before
+    /// it; `Duration::MAX` for a half without measurements.
     shortest: [Duration; 2],
     half_began_at: Instant,
 }
@@ -58,34 +63,37 @@ impl RoundTrips {
         self.shortest[0] = self.shortest[0].min(time);
     }
 
-    /// Returns the smoothed round-trip time.
+    /// Returns the smoothed round-trip time; [`ROUND_TRIP_INITIAL`] before the first measurement.
     pub(super) fn smoothed(&self) -> Duration {
         self.smoothed.map_or(ROUND_TRIP_INITIAL, |it| it.smoothed)
     }
 
-    /// Returns the time after which a datagram is lost if a later one was acknowledged (RFC 9002,
-    /// section 6.1.2).
+    /// Returns how long after its transmission an unacknowledged datagram counts as lost, once a
+    /// later datagram has been acknowledged (RFC 9002, section 6.1.2).
     pub(super) fn reordering_delay(&self) -> Duration {
         (self.smoothed().max(self.latest) * 9 / 8).max(DELAY_MIN)
     }
 
-    /// Returns the time after which an acknowledgement is overdue (RFC 9002, section 6.2.1).
+    /// Returns how long after a transmission its acknowledgement is overdue: the probe timeout of
+    /// RFC 9002, section 6.2.1.
     pub(super) fn overdue_after(&self) -> Duration {
         let initial = RoundTrip::first(ROUND_TRIP_INITIAL);
         let RoundTrip { smoothed, variation } = self.smoothed.unwrap_or(initial);
         smoothed + (variation * 4).clamp(DELAY_MIN, VARIATION_MAX)
     }
 
-    /// Returns by how much the latest round trip exceeds the shortest one.
+    /// Returns the time that datagrams wait in queues on the path, estimated as the difference
+    /// between the latest round trip and the shortest recent one.
     fn queueing(&self) -> Duration {
         self.latest.saturating_sub(self.shortest[0].min(self.shortest[1]))
     }
 }
 
-/// The share of datagrams that are lost, averaged over about [`LOSS_SAMPLES`] datagrams.
+/// The share of sent datagrams that are lost: a moving average over about [`LOSS_SAMPLES`]
+/// datagrams.
 #[derive(Debug, Default)]
 pub(super) struct Loss {
-    /// The share, in millionths.
+    /// The share of lost datagrams, in millionths (0 to 1,000,000).
     millionths: u32,
 }
 
@@ -100,32 +108,38 @@ impl Loss {
     }
 }
 
-/// Largest ratio of the window to the bytes that arrive in one round trip. With a window in full
-/// use, as much arrives at a loss of two thirds.
+/// Maximum ratio of the congestion window to the largest number of bytes acknowledged in one of the
+/// last [`ROUNDS`] round trips. It keeps the sender from flooding a path that loses almost
+/// everything: a fully used window reaches this ratio when two thirds of the datagrams are lost.
 const DELIVERED_RATIO: usize = 3;
-/// Number of round trips of which the best counts.
+/// Number of recent round trips from which the largest number of acknowledged bytes is taken, to
+/// limit the congestion window to [`DELIVERED_RATIO`] times that number.
 const ROUNDS: usize = 8;
 
-/// How many bytes may be in flight.
+/// The congestion window: the maximum number of bytes in flight (sent, but neither acknowledged nor
+/// lost).
 #[derive(Debug)]
 pub(super) struct Window {
     bytes: usize,
-    /// Largest window, in bytes.
+    /// Maximum size to which the window may grow, in bytes.
     max: usize,
     round_began_at: Instant,
-    /// Bytes acknowledged in this round trip.
+    /// Number of bytes acknowledged since the current round trip began.
     delivered: usize,
-    /// Whether the window was in full use in this round trip.
+    /// Whether the window was well used at some time in the current round trip: more than half of
+    /// it was in flight.
     was_used: bool,
-    /// Bytes acknowledged in each of the latest round trips in which the window was in full use.
+    /// Number of bytes acknowledged in each of the last [`ROUNDS`] round trips in which the window
+    /// was well used (more than half of it was in flight). Initially the maximum window.
     rounds: [usize; ROUNDS],
-    /// Whether the window still doubles with each round trip: until it first shrinks.
+    /// Whether the window doubles with each round trip (slow start). Becomes false when the window
+    /// first shrinks.
     doubles: bool,
     shrunk_at: Instant,
 }
 
 impl Window {
-    /// Creates a window of at most `max` bytes.
+    /// Creates a congestion window that may grow to `max` bytes.
     pub(super) fn new(max: usize) -> Window {
         let max = max.max(WINDOW_MIN);
         Window {
@@ -144,8 +158,9 @@ impl Window {
         self.bytes
     }
 
-    /// Adapts the window to a round trip that was just measured, with the acknowledgement of
-    /// `acknowledged` bytes. `is_used` is whether the window limited what was sent.
+    /// Adapts the window after an acknowledgement of `acknowledged` bytes, whose round-trip time is
+    /// already part of `round_trip`: shrinks the window if datagrams wait in queues on the path,
+    /// and otherwise increases it if `is_used` (more than half of it was in flight).
     pub(super) fn on_round_trip(
         &mut self,
         round_trip: &RoundTrips,

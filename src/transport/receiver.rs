@@ -11,52 +11,60 @@ use crate::wire::datagram::{Ack, BITMAP_BITS, BITMAP_WORDS, Data, Datagram, Stre
 
 use super::{ACK_DELAY, Outbox};
 
-/// Maximum number of pieces kept behind gaps. Further ones are dropped; the sender retransmits
-/// them.
+/// Maximum number of out-of-order pieces (received payloads before which bytes are missing) that
+/// are kept. Further pieces are dropped, and the sender retransmits them.
 const PIECES_MAX: usize = 8_192;
-/// Loss in permille from which on each acknowledgement is sent twice.
+/// Loss rate, in permille, from which on each acknowledgement is sent twice.
 const REPEAT_ACK_PERMILLE: u32 = 50;
-/// Loss in permille up to which acknowledgements may be delayed. Lower than the loss from which on
-/// senders expect no delay, because both measure it differently.
+/// Maximum loss rate, in permille, at which acknowledgements may be delayed. Lower than the rate
+/// from which on senders expect no delay, because the two sides measure the loss differently.
 const DELAY_PERMILLE_MAX: u32 = 30;
-/// Minimum window in bytes. Senders send as much before the first acknowledgement.
+/// Minimum receive window in bytes. A sender may send this number of bytes before the first
+/// acknowledgement.
 pub const WINDOW_MIN: usize = 64 << 10;
-/// Number of datagrams before which the loss counts as unknown, and as zero.
+/// Minimum number of datagrams from which the loss rate is computed. Before that it counts as zero.
 const MEASURED_MIN: u64 = 64;
-/// Number of datagrams after which an acknowledgement is sent at once.
+/// Number of received datagrams after which an acknowledgement is sent without delay.
 const ACK_EVERY: u32 = 64;
 
-/// The receiving half of a stream.
+/// The receiving half of a stream (one-way byte stream over UDP): puts the received bytes in order,
+/// and acknowledges datagrams.
 ///
-/// Invariant: `delivered <= received`; `ready` has the bytes from `delivered` to `received`, and
-/// all pieces in `pieces` begin after `received` and end at `delivered + window` or before.
+/// Invariant: `delivered <= received`; `ready` holds the bytes from position `delivered` to
+/// `received`; each piece in `pieces` begins after `received` and ends at `delivered + window` or
+/// before.
 #[derive(Debug)]
 pub struct Receiver {
     id: StreamId,
-    /// Maximum number of bytes between `delivered` and the end of what is accepted.
+    /// Size of the receive window in bytes: the receiver accepts bytes up to the position
+    /// `delivered + window` of the stream.
     window: u64,
-    /// Number of bytes returned by [`Receiver::read`].
+    /// Number of bytes of the stream that were read with [`Receiver::read`] or handled by
+    /// [`Receiver::on_next`].
     delivered: u64,
-    /// Number of bytes received without a gap.
+    /// Number of bytes received without a gap, from the beginning of the stream.
     received: u64,
     ready: VecDeque<Bytes>,
-    /// Pieces behind gaps, by their position in the stream.
+    /// Out-of-order pieces: received payloads before which bytes are missing, by their position in
+    /// the stream.
     pieces: BTreeMap<u64, Bytes>,
-    /// Total length of the pieces, which may overlap.
+    /// Total length of `pieces` in bytes. Where pieces overlap, bytes count more than once.
     piece_bytes: u64,
-    /// The last acknowledgement, with the datagrams that have arrived since.
+    /// The last acknowledgement that was sent, to which the numbers of the datagrams that have
+    /// arrived since are added.
     ack: Ack,
-    /// When the datagram with the largest number arrived; `None` before the first.
+    /// When the datagram with the largest number so far arrived; `None` before the first datagram.
     largest_at: Option<Instant>,
-    /// When an acknowledgement must be sent; [`Instant::MAX`] if there is nothing new to tell.
+    /// When the next acknowledgement must be sent; [`Instant::MAX`] if there is nothing to
+    /// acknowledge.
     ack_at: Instant,
-    /// Number of datagrams since the last acknowledgement.
+    /// Number of datagrams received since the last acknowledgement was sent.
     since_ack: u32,
 }
 
 impl Receiver {
-    /// Creates the receiving half of the stream `id`. At most twice `window` bytes are kept in
-    /// memory, and the window has at least [`WINDOW_MIN`] bytes.
+    /// Creates the receiving half of the stream `id`, with a receive window of `window` bytes or
+    /// [`WINDOW_MIN`], whichever is larger. At most twice this number of bytes is kept in memory.
     pub fn new(id: StreamId, window: usize) -> Receiver {
         let window = window.max(WINDOW_MIN) as u64;
         Receiver {
@@ -74,13 +82,13 @@ impl Receiver {
         }
     }
 
-    /// Returns the stream's number and cookie.
+    /// Returns the id of the stream: its number and its cookie.
     pub fn id(&self) -> StreamId {
         self.id
     }
 
-    /// Handles a datagram that arrived at `now`. One that goes beyond the limit is ignored: the
-    /// sender knows the limit.
+    /// Handles a data datagram that arrived at `now`. A datagram that exceeds the receive window or
+    /// the memory for out-of-order pieces is ignored and not acknowledged.
     pub fn on_data(&mut self, data: &Data<'_>, now: Instant) {
         let Some(end) = data.offset.checked_add(data.payload.len() as u64) else { return };
         if end > self.delivered + self.window {
@@ -109,9 +117,9 @@ impl Receiver {
         self.check();
     }
 
-    /// Handles a datagram as [`Receiver::on_data`], and returns true, if its payload is the next
-    /// part of the stream and nothing else waits to be read. The payload then counts as read.
-    /// Otherwise does nothing, and returns false.
+    /// Fast path of [`Receiver::on_data`], without a copy, for a datagram with the next bytes of
+    /// the stream while no other bytes are waiting to be read: handles it, counts its payload as
+    /// read, and returns true. For any other datagram, does nothing and returns false.
     pub fn on_next(&mut self, data: &Data<'_>, now: Instant) -> bool {
         let is_next = data.offset == self.received && self.pieces.is_empty();
         if !is_next || self.is_readable() || data.payload.len() as u64 > self.window {
@@ -125,7 +133,8 @@ impl Receiver {
         true
     }
 
-    /// Appends the part of `bytes`, which begin at `offset`, that is new.
+    /// Appends the part of `bytes` that was not received before to `ready`. `offset` is the
+    /// position of `bytes` in the stream, at most `received`.
     fn append(&mut self, offset: u64, mut bytes: Bytes) {
         let known = self.received.saturating_sub(offset);
         if known < bytes.len() as u64 {
@@ -136,7 +145,8 @@ impl Receiver {
         }
     }
 
-    /// Records the number of a datagram for the next acknowledgement.
+    /// Records that the datagram with this number was received, for the next acknowledgement, and
+    /// sets the time at which that is due.
     fn note(&mut self, number: u64, now: Instant) {
         let is_first = self.largest_at.is_none();
         // The sender looks for gaps in the numbers, and resends what it does not hear of.
@@ -163,7 +173,8 @@ impl Receiver {
         !self.ready.is_empty()
     }
 
-    /// Returns the next bytes of the stream; `None` if none have arrived.
+    /// Reads and returns the next bytes of the stream, in order; `None` if they have not arrived
+    /// yet.
     pub fn read(&mut self) -> Option<Bytes> {
         let bytes = self.ready.pop_front()?;
         self.delivered += bytes.len() as u64;
@@ -172,23 +183,23 @@ impl Receiver {
         Some(bytes)
     }
 
-    /// Makes an acknowledgement due at `now` if the limit has risen much since the last one: the
-    /// sender may be waiting for that.
+    /// Makes an acknowledgement due at `now` if the receive window has moved by at least half of
+    /// its size since the last one, because the sender may be waiting for space in the window.
     fn announce_limit(&mut self, now: Instant) {
         if self.delivered + self.window - self.ack.limit >= self.window / 2 {
             self.ack_at = self.ack_at.min(now);
         }
     }
 
-    /// Returns when [`Receiver::acknowledge`] must be called; [`Instant::MAX`] if there is nothing
-    /// new to tell.
+    /// Returns when [`Receiver::acknowledge`] must be called next; [`Instant::MAX`] if there is
+    /// nothing to acknowledge.
     pub fn next_timeout(&self) -> Instant {
         self.ack_at
     }
 
-    /// Adds the acknowledgement that is due to `out`, if one is: twice if many datagrams get lost.
-    /// To be called after a batch of datagrams. Acknowledgements of datagrams that arrive in order
-    /// are delayed by up to `ACK_DELAY` while none get lost.
+    /// Appends an acknowledgement to `out` if one is due at `now`, twice if many datagrams are
+    /// lost. Must be called after each batch of received datagrams. While all datagrams arrive in
+    /// order, acknowledgements are delayed by up to `ACK_DELAY`.
     pub fn acknowledge(&mut self, now: Instant, out: &mut Outbox) {
         let Some(largest_at) = self.largest_at.filter(|_| now >= self.ack_at) else { return };
         (self.ack_at, self.since_ack) = (Instant::MAX, 0);
@@ -205,7 +216,8 @@ impl Receiver {
         }
     }
 
-    /// Returns the share of the latest datagrams that have not arrived, in permille.
+    /// Returns the share of the latest datagrams (at most 1,024) that have not arrived, in
+    /// permille; 0 if too few were sent for a measurement.
     pub fn loss_permille(&self) -> u32 {
         let sent = self.ack.largest.min(BITMAP_BITS as u64);
         if sent < MEASURED_MIN {
@@ -233,7 +245,8 @@ impl Receiver {
     }
 }
 
-/// Shifts the bitmap of an acknowledgement whose largest number rises by `by`.
+/// Updates the bitmap of an acknowledgement, in which each bit stands for a datagram before the
+/// largest received number, after that number has risen by `by`.
 fn shift_bitmap(bitmap: &mut [u64; BITMAP_WORDS], by: u64) {
     if by == 0 {
         return;

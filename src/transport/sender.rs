@@ -12,127 +12,141 @@ use crate::wire::datagram::{Ack, BITMAP_BITS, Data, Datagram, PAYLOAD_BYTES_MAX,
 use super::path::{Loss, RoundTrips, Window};
 use super::{ACK_DELAY, Outbox, REORDERING_MAX};
 
-/// Interval between the first two requests to open a stream; it doubles with each one, up to
-/// [`OPEN_INTERVAL_MAX`].
+/// Interval between the first two requests to open a stream. It doubles with each further request,
+/// up to [`OPEN_INTERVAL_MAX`].
 const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
-/// Time without an acknowledgement, while one is awaited, after which a stream has failed.
+/// Time without an acknowledgement after which a stream has failed, if the sender is waiting for
+/// one.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Minimum number of passes that sent something in that time before a stream counts as failed. With
-/// fewer, this replica itself was stopped for a while.
+/// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams during
+/// [`SILENCE_MAX`] without an acknowledgement before the stream counts as failed. Fewer calls mean
+/// that this process itself was paused.
 const SILENT_SENDS_MIN: u32 = 10;
-/// Minimum interval between probes while the receiver's limit blocks the sender and nothing is in
-/// flight. The receiver announces a higher limit by itself; probes are for the case that this
-/// acknowledgement was lost.
+/// Minimum interval between probes (datagrams that ask for an acknowledgement) while the receive
+/// window is full and nothing is in flight. The receiver announces more space without being asked,
+/// but its acknowledgement may be lost.
 const BLOCKED_PROBE_INTERVAL: Duration = Duration::from_millis(20);
-/// Number of bytes that every receiver accepts before its first acknowledgement.
+/// Number of bytes that a sender may send before the first acknowledgement: the minimum receive
+/// window.
 const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
-/// Loss in permille from which on each datagram is sent twice.
+/// Loss rate, in permille, from which on each datagram is sent twice.
 const TWICE_PERMILLE: u32 = 70;
-/// Loss in permille from which on acknowledgements are expected without a delay.
+/// Loss rate, in permille, from which on the sender does not expect the receiver to delay
+/// acknowledgements.
 const PROMPT_PERMILLE: u32 = 50;
-/// Maximum number of segments that one probe retransmits.
+/// Maximum number of segments that one probe (retransmission after an overdue acknowledgement)
+/// sends.
 const PROBE_SEGMENTS: usize = 16;
-/// Number of probes without an acknowledgement before the interval between them doubles each time.
-/// Where many datagrams are lost, a few probes in a row are lost too.
+/// Number of consecutive probes (retransmissions after an overdue acknowledgement) at a constant
+/// interval. After them the interval doubles each time. On a lossy path, a few probes in a row are
+/// lost too.
 const FAST_PROBES: u32 = 3;
-/// Maximum interval between probes without an acknowledgement.
+/// Maximum interval between two consecutive probes (retransmissions after an overdue
+/// acknowledgement), unless acknowledgements normally take longer.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
-/// Maximum number of transmissions since the oldest one that is neither acknowledged nor lost: as
-/// many as one acknowledgement describes. Others would count as lost although they have arrived.
-/// Probes may exceed this number.
+/// Maximum number of transmissions since the oldest one that is neither acknowledged nor lost. It
+/// is the number of datagrams that the bitmap of an acknowledgement covers: a datagram outside of
+/// the bitmap would count as lost although it has arrived. Probes may exceed this number.
 const TRANSMISSIONS_MAX: usize = BITMAP_BITS;
-/// Size in bytes of one allocation, from which several segments are cut.
+/// Size in bytes of one memory allocation, which several segments share.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// A part of the stream that is sent as the payload of one datagram.
+/// A segment of the stream: the payload of one datagram, kept until it is acknowledged.
 #[derive(Debug)]
 struct Segment {
     offset: u64,
     payload: Bytes,
-    /// Number of its transmissions that are neither acknowledged nor lost.
+    /// Number of transmissions of this segment that are neither acknowledged nor lost.
     in_flight: u32,
     acknowledged: bool,
 }
 
-/// One transmission of a segment, which may have several: a datagram that was sent.
+/// One datagram that was sent. A segment that is lost is sent again in another transmission.
 #[derive(Clone, Copy, Debug)]
 struct Transmission {
-    /// The number of the segment, counted from the beginning of the stream; `None` for a datagram
-    /// without a payload, which only asks for an acknowledgement.
+    /// Number of the segment that was sent, counted from the beginning of the stream; `None` for a
+    /// datagram without a payload, which only asks for an acknowledgement.
     segment: Option<u64>,
     bytes: usize,
     sent_at: Instant,
-    /// Whether it was acknowledged or counts as lost.
+    /// Whether the transmission was acknowledged or counts as lost.
     decided: bool,
 }
 
-/// The state of a stream, as its sender knows it.
+/// The state of a stream (one-way byte stream over UDP), as known to its sender.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamState {
-    /// The receiver has not given the cookie yet.
+    /// The sender is asking for the cookie (token that opens the stream), which the receiver has
+    /// not sent yet.
     Opening,
-    /// Bytes can be sent.
+    /// The stream is open: bytes can be sent.
     Open,
-    /// The receiver has reset the stream, or has been silent for too long.
+    /// The receiver has reset the stream, or has not acknowledged anything for too long.
     Failed,
 }
 
-/// The sending half of a stream. Bytes are written to it with [`io::Write`], which would block
-/// while the window is full or the receiver accepts no more.
+/// The sending half of a stream (one-way byte stream over UDP). Bytes are written to it with
+/// [`io::Write`], which fails with [`ErrorKind::WouldBlock`] while the congestion window or the
+/// receive window is full.
 ///
-/// Invariant: `segments` begins with the oldest segment that is not acknowledged;
-/// `bytes_in_flight` is the total length of the transmissions that are neither acknowledged nor
-/// lost.
+/// Invariant: `segments` begins with the oldest segment that is not acknowledged; `bytes_in_flight`
+/// is the total length of the transmissions that are neither acknowledged nor lost.
 #[derive(Debug)]
 pub struct Sender {
     id: StreamId,
     state: StreamState,
     open_at: Instant,
     open_interval: Duration,
-    /// Bytes of the segment that is being written, with capacity for later ones.
+    /// Bytes that were written but are not part of a segment yet, with spare capacity for later
+    /// segments.
     buffer: BytesMut,
-    /// Number of bytes written so far: the position of the next segment that is cut.
+    /// Number of bytes written to the stream since it was created.
     written: u64,
     segments: VecDeque<Segment>,
-    /// The number of the first segment in `segments`.
+    /// Number of the first segment in `segments`, counted from the beginning of the stream.
     first_segment: u64,
-    /// The number of the first segment that has not been sent.
+    /// Number of the first segment that has not been sent yet.
     next_segment: u64,
-    /// Segments to be retransmitted.
+    /// Numbers of the lost segments that must be retransmitted.
     lost: VecDeque<u64>,
     transmissions: VecDeque<Transmission>,
-    /// The number of the first transmission in `transmissions`.
+    /// Datagram number of the first transmission in `transmissions`.
     first_transmission: u64,
     bytes_in_flight: usize,
-    /// The position up to which the receiver accepts bytes.
+    /// Position in the stream up to which the receiver accepts bytes: the end of its receive
+    /// window.
     limit: u64,
-    /// Whether the window or the receiver's limit did not allow all bytes of the last write.
+    /// Whether the last write accepted fewer bytes than offered, because the congestion window or
+    /// the receive window was full.
     is_blocked: bool,
-    /// The largest number that was acknowledged.
+    /// The largest acknowledged datagram number; `None` before the first acknowledgement.
     largest_acknowledged: Option<u64>,
     /// When the last acknowledgement arrived or, if that is later, when the sender began to wait
-    /// for one.
+    /// for one. The silence of the receiver is measured from this time.
     heard_at: Instant,
-    /// Whether the sender waited for an acknowledgement, or for a higher limit, after the last
-    /// transmission or acknowledgement. If it did, silence counts from `heard_at`.
+    /// Whether the sender was waiting for an acknowledgement, or for more space in the receive
+    /// window, when it last sent datagrams or received an acknowledgement. Only then does silence
+    /// since `heard_at` count.
     waits: bool,
-    /// When something was last sent.
+    /// When a datagram was last sent.
     sent_at: Instant,
-    /// Number of probes since the last acknowledgement.
+    /// Number of probes (retransmissions after an overdue acknowledgement) since the last
+    /// acknowledgement.
     probes: u32,
-    /// Number of passes that sent something since the last acknowledgement.
+    /// Number of calls of [`Sender::transmit`] that sent datagrams since the last acknowledgement.
     unheard_sends: u32,
     round_trip: RoundTrips,
     loss: Loss,
     window: Window,
-    /// Number of retransmissions.
+    /// Number of retransmissions since the stream was created, including second copies of datagrams
+    /// that are sent twice because of high loss.
     resent: u64,
 }
 
 impl Sender {
-    /// Creates the sending half of a stream. `stream` must be random, and must not be used again.
-    /// At most `window_max` bytes are in flight.
+    /// Creates the sending half of the stream with the number `stream`, which must be random and
+    /// never reused. `window_max` is the maximum number of bytes in flight.
     pub fn new(stream: u64, window_max: usize, now: Instant) -> Sender {
         Sender {
             id: StreamId { stream, cookie: 0 },
@@ -163,12 +177,12 @@ impl Sender {
         }
     }
 
-    /// Returns the stream's number and, once it is known, its cookie.
+    /// Returns the id of the stream: its number, and its cookie (0 until the receiver has sent it).
     pub fn id(&self) -> StreamId {
         self.id
     }
 
-    /// Returns the state of the stream.
+    /// Returns the state of the stream: opening, open or failed.
     pub fn state(&self) -> StreamState {
         self.state
     }
@@ -178,27 +192,30 @@ impl Sender {
         self.round_trip.smoothed()
     }
 
-    /// Returns the share of datagrams that do not reach the receiver, in permille.
+    /// Returns the share of sent datagrams that are lost, in permille.
     pub fn loss_permille(&self) -> u32 {
         self.loss.permille()
     }
 
-    /// Returns the number of retransmissions, second copies of datagrams included.
+    /// Returns the number of retransmissions, including second copies of datagrams that are sent
+    /// twice because of high loss.
     pub fn resent(&self) -> u64 {
         self.resent
     }
 
-    /// Returns whether bytes were sent and not yet acknowledged.
+    /// Returns whether any bytes were sent and are not acknowledged yet.
     pub fn is_awaiting(&self) -> bool {
         self.in_transit().any(|(_, segment)| !segment.acknowledged)
     }
 
-    /// Returns the segments that were sent and are still kept, with their numbers.
+    /// Returns all segments in memory that were sent at least once, with their numbers. Some of
+    /// them may be acknowledged already.
     fn in_transit(&self) -> impl Iterator<Item = (u64, &Segment)> {
         (self.first_segment..self.next_segment).zip(&self.segments)
     }
 
-    /// Handles the receiver's answer to the request to open the stream.
+    /// Handles the receiver's reply to the request to open the stream: stores the cookie and opens
+    /// the stream.
     pub fn on_cookie(&mut self, cookie: u64, now: Instant) {
         if self.state == StreamState::Opening {
             self.state = StreamState::Open;
@@ -207,12 +224,14 @@ impl Sender {
         }
     }
 
-    /// Ends the stream: the receiver has closed it, or does not know it.
+    /// Handles a reset from the receiver, which has closed the stream or does not know it: the
+    /// stream has failed.
     pub fn on_reset(&mut self) {
         self.state = StreamState::Failed;
     }
 
-    /// Handles an acknowledgement. One that acknowledges what was never sent is ignored.
+    /// Handles an acknowledgement from the receiver. Ignores it if it acknowledges datagrams or
+    /// bytes that were never sent.
     pub fn on_ack(&mut self, ack: &Ack, now: Instant) {
         let next_transmission = self.first_transmission + self.transmissions.len() as u64;
         if ack.largest >= next_transmission || ack.received > self.sent() {
@@ -244,10 +263,10 @@ impl Sender {
         self.check();
     }
 
-    /// Decides which transmissions up to the largest acknowledged one have arrived, according to
-    /// `ack`, or are lost, and schedules the lost segments. Goes through the transmissions in
-    /// order, so that the average of the loss is of all of them. Returns the number of bytes
-    /// acknowledged.
+    /// Decides for each transmission up to the largest acknowledged one whether it has arrived
+    /// (according to `ack`) or is lost, and queues lost segments for retransmission. Goes through
+    /// the transmissions in order of sending, so that the average loss covers all of them. Returns
+    /// the number of bytes newly acknowledged.
     fn decide(&mut self, ack: Option<&Ack>, now: Instant) -> usize {
         let Some(largest) = self.largest_acknowledged else { return 0 };
         let delay = self.round_trip.reordering_delay();
@@ -286,7 +305,8 @@ impl Sender {
         acknowledged
     }
 
-    /// Calls `change` with the segment of this number, if it is still kept.
+    /// Calls `change` with the segment that has this number, and returns its result; `None` if the
+    /// segment was removed because it is acknowledged.
     fn segment_mut<T>(
         &mut self,
         number: Option<u64>,
@@ -296,8 +316,8 @@ impl Sender {
         self.segments.get_mut(usize::try_from(at).expect("few segments")).map(change)
     }
 
-    /// Returns when [`Sender::transmit`] must be called, if nothing else happens before;
-    /// [`Instant::MAX`] if there is nothing to wait for.
+    /// Returns the time by which [`Sender::transmit`] must be called even if no bytes are written
+    /// and no datagram arrives; [`Instant::MAX`] if there is nothing to wait for.
     pub fn next_timeout(&self) -> Instant {
         match self.state {
             StreamState::Failed => return Instant::MAX,
@@ -312,7 +332,8 @@ impl Sender {
         self.loss_at().min(self.probe_at())
     }
 
-    /// Returns when the first undecided transmission before an acknowledged one counts as lost.
+    /// Returns when the oldest transmission that is neither acknowledged nor lost counts as lost,
+    /// because a later one was acknowledged; [`Instant::MAX`] if no later one was.
     fn loss_at(&self) -> Instant {
         let first = self.transmissions.front().filter(|_| {
             self.largest_acknowledged.is_some_and(|largest| self.first_transmission < largest)
@@ -322,7 +343,8 @@ impl Sender {
         })
     }
 
-    /// Returns when an acknowledgement is overdue; [`Instant::MAX`] if none is awaited.
+    /// Returns when the next probe is due because an acknowledgement is overdue; [`Instant::MAX`]
+    /// if the sender is not waiting for one.
     fn probe_at(&self) -> Instant {
         let overdue_after = match (self.is_awaiting(), self.is_blocked) {
             (true, _) => self.overdue_after(),
@@ -333,14 +355,16 @@ impl Sender {
         self.sent_at + (overdue_after * (1 << doublings)).min(PROBE_INTERVAL_MAX.max(overdue_after))
     }
 
-    /// Returns the time after which an acknowledgement is overdue.
+    /// Returns how long after a transmission its acknowledgement is overdue, including the time by
+    /// which the receiver may delay it.
     fn overdue_after(&self) -> Duration {
         let is_prompt = self.loss.permille() >= PROMPT_PERMILLE;
         let delay = if is_prompt { Duration::ZERO } else { ACK_DELAY };
         self.round_trip.overdue_after() + delay
     }
 
-    /// Adds the datagrams that are due at `now` to `out`: retransmissions, probes and new segments.
+    /// Appends the datagrams that are due at `now` to `out`: requests to open the stream,
+    /// retransmissions, probes and new segments.
     pub fn transmit(&mut self, now: Instant, out: &mut Outbox) {
         match self.state {
             StreamState::Failed => return,
@@ -398,8 +422,9 @@ impl Sender {
         self.check();
     }
 
-    /// Schedules the retransmission of the oldest unacknowledged segments. Without any, sends a
-    /// datagram that asks for an acknowledgement.
+    /// Queues the oldest unacknowledged segments for retransmission, because an acknowledgement is
+    /// overdue. If there are none, sends a datagram without a payload, which asks for an
+    /// acknowledgement.
     fn probe(&mut self, now: Instant, out: &mut Outbox) {
         // So that all probes of a receiver that is stopped fit into its system's buffer.
         let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
@@ -438,7 +463,7 @@ impl Sender {
         self.sent_at = now;
     }
 
-    /// Cuts a segment from what was written since the last one.
+    /// Makes a new segment of the bytes written since the last one, if there are any.
     fn cut(&mut self) {
         if self.buffer.is_empty() {
             return;
@@ -453,7 +478,7 @@ impl Sender {
             || self.next_segment < self.first_segment + self.segments.len() as u64
     }
 
-    /// Returns the position after the last byte sent.
+    /// Returns the position in the stream after the last byte that was sent.
     fn sent(&self) -> u64 {
         let count = usize::try_from(self.next_segment - self.first_segment).expect("few segments");
         let unsent = self.segments.get(count).map(|segment| segment.offset);
@@ -487,11 +512,12 @@ impl Sender {
 }
 
 impl io::Write for Sender {
-    /// Accepts bytes for the next call of [`Sender::transmit`].
+    /// Accepts as many bytes as the congestion window and the receive window allow, to be sent by
+    /// the next call of [`Sender::transmit`]. Returns their number.
     ///
     /// # Errors
-    /// [`ErrorKind::WouldBlock`] if the window is full, the receiver accepts no more, or the stream
-    /// is not open yet; [`ErrorKind::ConnectionReset`] if it has failed.
+    /// [`ErrorKind::WouldBlock`] if a window is full or the stream is not open yet;
+    /// [`ErrorKind::ConnectionReset`] if the stream has failed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.state {
             StreamState::Failed => return Err(ErrorKind::ConnectionReset.into()),

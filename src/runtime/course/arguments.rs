@@ -58,7 +58,7 @@ pub enum CourseArgumentsError {
     /// This replica id is given twice on the command line.
     #[error("replica id {0} is given twice")]
     Twice(NodeId),
-    /// The number of replica ids, which is given here, is larger than any simulator of the
+    /// The command line has this number of replica ids, which is more than any simulator of the
     /// university course uses.
     #[error("{0} replica ids are given, at most {REPLICAS_MAX} are possible")]
     TooMany(usize),

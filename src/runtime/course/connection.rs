@@ -26,7 +26,7 @@ const OUTGOING_BYTES_MAX: usize = 256 << 10;
 /// between, the replica assumes that the simulator has exited.
 const REFUSALS_MAX: u32 = 200;
 
-/// Minimum receive timeout of the socket. The kernel would take a timeout of zero for no timeout.
+/// Minimum receive timeout of the socket. The kernel interprets a timeout of zero as no timeout.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How messages are framed on the socket to the simulator.

@@ -8,8 +8,8 @@ use crate::runtime::stages::log_writer::LogStorage;
 
 use super::arguments::NeverRestarts;
 
-/// Log storage that stores nothing: every append job completes at once. Used only under the
-/// simulators of the university course, which never restart a replica.
+/// Log storage that stores nothing: every append job (request to store log entries) completes at
+/// once. Used only under the simulators of the university course, which never restart a replica.
 pub(super) struct ForgetfulLog(());
 
 impl ForgetfulLog {

@@ -29,16 +29,17 @@ const SOCKET: Token = Token(0);
 /// The `mio` token of the waker by which other stages wake this stage. The code that creates the
 /// `Poll` registers the waker.
 pub(super) const WAKER: Token = Token(1);
-/// Interval at which the network stage retries sending to the core while the core's queue is full.
+/// Interval at which the network stage retries sending to the Raft core while the core's queue is
+/// full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Total size of completed read requests, in bytes, from which on the network stage reports them to
-/// the core on their own. Smaller amounts are added to a later report, because each report costs
-/// the core one iteration of its loop.
+/// Total size, in bytes, of answered reads at which the network stage reports them to the Raft core
+/// separately. A smaller total is added to the next report on applied entries, because each report
+/// costs the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The network stage of a replica under a simulator of the university course.
 ///
-/// Invariant: an applied index is reported to the core only after the socket has accepted all
+/// Invariant: an applied index is reported to the Raft core only after the socket has accepted all
 /// replies up to that index, so that the core's messages to peers never contain a commit index
 /// beyond an entry whose client has no reply yet.
 pub(super) struct Network {
@@ -50,14 +51,14 @@ pub(super) struct Network {
     clock: Clock,
     /// A reading of the monotonic clock, taken before the socket was last checked for messages.
     checked_at: Instant,
-    /// Clients' requests, in order of arrival, that are waiting until the core's request queue has
-    /// space.
+    /// Clients' requests, in order of arrival, that are waiting until the Raft core's request queue
+    /// has space.
     waiting: Vec<ClientRequest>,
-    /// Reports for the core on applied entries, each with a message count: the report is sent once
-    /// this number of messages, which include the replies to its entries, were written to the
-    /// socket.
+    /// Reports on applied entries, for the Raft core, that are waiting until the socket has
+    /// accepted the replies to the entries. Each has a message count: the report is sent once the
+    /// connection has written this number of messages.
     reports: VecDeque<(u64, Applied)>,
-    /// Total size, in bytes, of clients' completed read requests that were not reported to the core
+    /// Total size, in bytes, of the answered reads that have not been reported to the Raft core
     /// yet.
     read_bytes: usize,
     /// Bit set of the queues to this stage that may have items, one bit per queue, as in `Wake`.
@@ -113,14 +114,14 @@ impl Network {
     }
 
     /// Returns whether this stage may receive messages: false while [`HELD_REQUESTS_MAX`] or more
-    /// requests are waiting for the core. Clients and peers share the socket, so peers' messages
-    /// wait, too.
+    /// requests are waiting for the Raft core. Clients and peers share the socket, so peers'
+    /// messages wait, too.
     fn may_receive(&self) -> bool {
         self.waiting.len() < HELD_REQUESTS_MAX
     }
 
-    /// Sends peers' messages to the core, and also clients' requests if the core's request queue is
-    /// less than half full. Otherwise the requests wait in this stage.
+    /// Sends peers' messages to the Raft core, and also clients' requests if the core's request
+    /// queue is less than half full. Otherwise the requests wait in this stage.
     fn send_to_core(&mut self, messages: Vec<Envelope>, mut requests: Vec<ClientRequest>) {
         if !messages.is_empty()
             && let Err(TrySendError::Full(CoreItem::Peers(messages))) =
@@ -171,7 +172,7 @@ impl Network {
         self.reports.front().is_some_and(|(after, _)| *after <= written)
     }
 
-    /// Sends the core the reports on those entries whose replies the socket has accepted.
+    /// Sends the Raft core the reports on those entries whose replies the socket has accepted.
     fn report_applied(&mut self) {
         while self.report_is_due()
             && let Some((after, mut report)) = self.reports.pop_front()
@@ -186,8 +187,8 @@ impl Network {
         }
     }
 
-    /// Makes `Poll` report the socket's writability only while messages are queued. If it always
-    /// did, each message that the simulator receives would wake this thread.
+    /// Makes `Poll` report when the socket becomes writable, but only while messages are queued.
+    /// Otherwise each message that the simulator receives would wake this thread.
     fn update_interest(&mut self) -> io::Result<()> {
         let queued = self.transport.connection.has_outgoing();
         if queued == self.polls_writable {
@@ -243,8 +244,8 @@ impl NetworkStage for Network {
         }
     }
 
-    /// Receives messages and sends them to the core: the first half of a pass (iteration of the
-    /// stage's loop). Returns [`StageState::Stopped`] when the simulator has closed the socket.
+    /// Receives messages and sends them to the Raft core: the first half of a pass (iteration of
+    /// the stage's loop). Returns [`StageState::Stopped`] when the simulator has closed the socket.
     fn receive(&mut self) -> StageState {
         if self.transport.hello_due().is_some() {
             self.transport.send_hello(self.clock.now());
@@ -263,9 +264,9 @@ impl NetworkStage for Network {
         StageState::Running
     }
 
-    /// Writes queued messages, replies, refusals and messages to peers, then reports to the core
-    /// the entries whose replies were sent: the second half of a pass (iteration of the stage's
-    /// loop).
+    /// Writes queued messages, replies, refusals and messages to peers, then reports to the Raft
+    /// core the entries whose replies were sent: the second half of a pass (iteration of the
+    /// stage's loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();
@@ -303,7 +304,7 @@ impl NetworkStage for Network {
         self.update_interest()
     }
 
-    /// Tells the core to stop. The core then stops all other stages.
+    /// Tells the Raft core to stop. The core then stops all other stages.
     fn stop_others(self) {
         // Fails if the core has stopped already.
         let _ = self.ends.to_core.send(CoreItem::Stop);
@@ -369,7 +370,7 @@ mod tests {
             self.say(text.as_bytes());
         }
 
-        /// Fills the core's queue until it holds `items` items.
+        /// Fills the Raft core's queue until it holds `items` items.
         fn fill(&self, items: usize) {
             while self.core.inbox.len() < items {
                 let item = CoreItem::Persisted { completions: Vec::new(), bytes: 0 };
@@ -377,7 +378,7 @@ mod tests {
             }
         }
 
-        /// Fills the core's request queue until it holds `items` items.
+        /// Fills the Raft core's request queue until it holds `items` items.
         fn fill_requests(&self, items: usize) {
             while self.core.requests.len() < items {
                 let sent = self.network.ends.requests.try_send(Requests::Clients(Vec::new()));
@@ -385,7 +386,7 @@ mod tests {
             }
         }
 
-        /// Removes the peers' messages from the core's queue and returns them.
+        /// Removes the peers' messages from the Raft core's queue and returns them.
         fn messages(&self) -> Vec<Envelope> {
             let items = self.core.inbox.try_iter();
             items
@@ -403,7 +404,7 @@ mod tests {
                 .collect()
         }
 
-        /// Removes the requests from the core's request queue and returns their keys.
+        /// Removes the requests from the Raft core's request queue and returns their keys.
         fn requests(&self) -> Vec<RequestKey> {
             let items = self.core.requests.try_iter();
             items

@@ -151,9 +151,8 @@ impl CourseTransport {
         self.send_encoded(&encoded);
     }
 
-    /// Sends the reply in the buffer if it could be encoded (`encoded` is `Ok`). Otherwise counts a
-    /// send failure, because the answered request in the log was not made by a client of the
-    /// university course.
+    /// Sends the reply that was encoded into the buffer. If the simulator's protocol cannot express
+    /// the reply (`encoded` is an error), counts a send failure instead.
     fn send_encoded(&mut self, encoded: &Result<(), CourseError>) {
         match encoded {
             Ok(()) => self.send(Delivery::MustArrive),

@@ -73,8 +73,9 @@ pub use self::folder::{FolderState, bootstrap, inspect};
 pub use self::options::{Bootstrap, ServerOptions};
 pub use self::peers::PeerTransport;
 
-/// Number of streams of datagrams that are to fit into the system's buffers at once. The system
-/// counts more bytes than the payload.
+/// Number by which the size of the kernel's socket buffer is divided to get the maximum window of
+/// one stream of datagrams. Several streams share the buffer, and the kernel counts more bytes than
+/// the payload.
 const BUFFER_SHARES: usize = 4;
 
 /// Runs a server until polling its sockets fails. SIGTERM ends the process at once, which is safe
@@ -239,7 +240,8 @@ fn peer_connections(
     (outgoing, incoming)
 }
 
-/// Returns a random secret for the cookies of streams of datagrams.
+/// Returns a random secret, from which this replica computes the cookies that peers need to open
+/// streams of datagrams.
 fn secret() -> [u8; 32] {
     let mut secret = [0; 32];
     for part in secret.chunks_mut(8) {
@@ -248,8 +250,8 @@ fn secret() -> [u8; 32] {
     secret
 }
 
-/// Returns the hello with which this replica begins its connections to peers. The recipient and the
-/// lane (urgent or bulk) are filled in for each connection.
+/// Returns the hello (first frame) with which this replica begins its connections to peers. The
+/// recipient and the lane (urgent or bulk) are filled in for each connection.
 fn hello(recovered: &Recovered<RealDisk>, client_address: String) -> Hello {
     let identity = recovered.identity();
     Hello {
@@ -294,7 +296,9 @@ fn listen(whom: &'static str, address: SocketAddr) -> Result<Listener, RunError>
     bind(whom, address, Listener::bind)
 }
 
-/// Binds a socket of any kind, as [`listen`].
+/// Opens a socket by calling `bind` with `address`. If the address is in use, tries again for some
+/// seconds, in case an earlier process is still exiting. `whom` says in the error message what the
+/// socket is for.
 fn bind<T>(
     whom: &'static str,
     address: SocketAddr,
@@ -333,7 +337,8 @@ fn scheduler(
     scheduler
 }
 
-/// Returns the initial settings for `CONFIG GET`, from the server's options.
+/// Returns the initial values of the settings that `CONFIG GET` reports, taken from the server's
+/// options.
 fn settings(options: &ServerOptions) -> Settings {
     let folder = options.folder.display().to_string();
     let host = options.listen.ip().to_string();

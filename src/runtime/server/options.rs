@@ -20,7 +20,8 @@ pub struct ServerOptions {
     pub peer_listen: SocketAddr,
     /// The ids of the other replicas, and the addresses on which they listen for their peers.
     pub peers: Vec<(NodeId, SocketAddr)>,
-    /// What the connections to the other replicas are made of.
+    /// Transport protocol of the connections to the other replicas: TCP, UDP, or either of them
+    /// depending on packet loss.
     pub peer_transport: PeerTransport,
     /// Address to which clients are redirected, as `host:port`; `None` to use `listen`.
     pub announce: Option<String>,
@@ -32,9 +33,10 @@ pub struct ServerOptions {
     /// How to create the replica's files in an empty folder, which also requires `cluster`; `None`
     /// if the files already exist.
     pub bootstrap: Option<Bootstrap>,
-    /// Consensus configuration: timeouts and limits.
+    /// Configuration of Raft: timeouts and limits.
     pub config: Config,
-    /// How the stages are assigned to threads.
+    /// How the stages of the replica (network, core, log writer, applier, snapshots) are assigned
+    /// to threads.
     pub threads: Threads,
     /// Maximum number of client connections.
     pub clients_max: u64,
@@ -61,7 +63,8 @@ pub struct ServerOptions {
     /// Bytes of free disk space below which the replica refuses writes while it is the leader; 0
     /// for no limit.
     pub disk_reserve: u64,
-    /// Timeouts of clients' requests.
+    /// Time limits for clients' requests: to find a leader, to get an outcome, and to be received
+    /// in full.
     pub timeouts: Timeouts,
 }
 

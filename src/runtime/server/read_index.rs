@@ -35,10 +35,9 @@ pub(crate) struct ReadIndexRequests {
 }
 
 impl ReadIndexRequests {
-    /// Creates an empty list. `opening` is the random number that identifies this start of the
-    /// replica, drawn when it opened its log. Ticket numbers start from `opening`, so that replies
-    /// to requests from an earlier start are not accepted: such replies may be older than the reads
-    /// of this start.
+    /// Creates an empty list. Tickets are numbered from a value derived from `opening`, the random
+    /// number that identifies this start of the replica, so that late replies to requests from an
+    /// earlier start are not accepted.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
         ReadIndexRequests { next_ticket, gathered: Vec::new(), requested: VecDeque::new() }

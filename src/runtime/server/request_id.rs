@@ -44,7 +44,7 @@ pub(crate) fn replica_and_sequence(id: RequestId) -> (NodeId, u64) {
     (NodeId(replica), u64::from_be_bytes(sequence))
 }
 
-/// Returns a peer's request for a read index in the form in which the core handles it: a read
+/// Returns a peer's request for a read index in the form in which the Raft core handles it: a read
 /// without a payload. `opening` is the random number that identifies the peer's current start,
 /// drawn when the peer opened its log; the reply carries the number `ticket`.
 pub(crate) fn read_index_request(from: NodeId, opening: u64, ticket: u64) -> ClientRequest {

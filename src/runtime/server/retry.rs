@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Maximum time to wait for another process to release the folder or a port.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two attempts.
+/// Interval between two attempts to open the folder or a port.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Repeats `attempt` at intervals while it fails with an error for which `is_temporary` returns

@@ -38,8 +38,8 @@ const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 /// that received the request from the client.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
-/// Maximum number of batches of reads waiting for the replicated clock to advance. Further batches
-/// are dropped.
+/// Maximum number of batches of reads waiting for the replicated clock (which decides when keys
+/// expire) to advance. Further batches are dropped.
 const UNCLOCKED_READS_MAX: usize = 1 << 12;
 
 /// Decides which committed requests this replica replies to.
@@ -68,8 +68,8 @@ struct Unfinished {
 
 /// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
-/// Invariant: the last entry and the size of a batch are reported to the core only once all entries
-/// of the batch have been applied.
+/// Invariant: the last entry and the size of a batch are reported to the Raft core only once all
+/// entries of the batch have been applied.
 pub(crate) struct Applier {
     clock: Clock,
     store: StateMachine,
@@ -84,16 +84,16 @@ pub(crate) struct Applier {
     ready_reads: VecDeque<ClientRequest>,
     /// The outcomes of the reads already answered from the first batch in `ready_reads`.
     read_outcomes: Vec<Outcome>,
-    /// Batches of reads that are waiting until the replicated clock in the state reaches their
-    /// timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches; further batches are dropped, and
-    /// their clients get an error after the command deadline.
+    /// Batches of reads that are waiting until the replicated clock (which decides when keys
+    /// expire) in the state reaches their timestamp. Holds at most [`UNCLOCKED_READS_MAX`] batches;
+    /// further batches are dropped, and their clients get an error after the command deadline.
     unclocked_reads: Vec<(ReadTimestamp, ClientRequest)>,
-    /// The time and the number of resets of the state's replicated clock when `unclocked_reads` was
-    /// last checked.
+    /// The time and the number of resets of the state's replicated clock (which decides when keys
+    /// expire) when `unclocked_reads` was last checked.
     unclocked_checked_at: ReadTimestamp,
     /// The id (term and index) of the last entry that was applied to the state.
     last: EntryId,
-    /// The digest of the state at the applied index that was last reported to the core.
+    /// The digest of the state at the applied index that was last reported to the Raft core.
     digest: u64,
     /// Decides when this replica takes a snapshot; `None` if it never takes one.
     scheduler: Option<SnapshotScheduler>,
@@ -106,8 +106,8 @@ pub(crate) struct Applier {
     skipped: bool,
 }
 
-/// Returns the replicated clock in the state `store`: its time, the number of times it has been set
-/// back, and the time at which the next key expires.
+/// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
+/// the number of times it has been set back, and the time at which the next key expires.
 pub(crate) fn applied_clock(store: &StateMachine) -> AppliedClock {
     let (millis, resets, next_expiry) = store.shown();
     AppliedClock { millis, resets, next_expiry }
@@ -161,7 +161,7 @@ impl Applier {
         self
     }
 
-    /// Applies batches on the current thread, which runs only the applier, until the core has
+    /// Applies batches on the current thread, which runs only the applier, until the Raft core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -195,8 +195,8 @@ impl Applier {
     }
 
     /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
-    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the core
-    /// has sent a batch since the last call.
+    /// blocking; does nothing while the network's queue is full. `has_jobs` says whether the Raft
+    /// core has sent a batch since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped && !self.has_rest() && self.ends.jobs.is_empty() {
             return;
@@ -288,8 +288,8 @@ impl Applier {
     }
 
     /// Begins to handle a batch: installs the leader's snapshot if the batch has one, and records
-    /// whether the core requests a snapshot. Returns the batch with none of its entries applied
-    /// yet.
+    /// whether the Raft core requests a snapshot. Returns the batch with none of its entries
+    /// applied yet.
     fn begin(&mut self, mut batch: ApplyBatch, replies: &mut ReplyBatch) -> Unfinished {
         if let Some(received) = batch.install.take() {
             self.install(*received, replies);
@@ -301,8 +301,9 @@ impl Applier {
         Unfinished { batch, index, entries_done: 0, outcomes: Vec::new() }
     }
 
-    /// Applies the entries of a batch and answers its reads, as far as the budget `groups` allows,
-    /// and keeps the rest for the next pass. Appends the replies to `replies`.
+    /// Applies the entries of a batch and answers its reads, as far as the budget of this pass
+    /// (`groups`, in groups of operations) allows, and keeps the rest for the next pass. Appends
+    /// the replies to `replies`.
     fn apply(&mut self, work: Unfinished, groups: &mut Pass, replies: &mut ReplyBatch) {
         let Unfinished { mut batch, index, mut entries_done, mut outcomes } = work;
         replies.leader = batch.leader;
@@ -329,9 +330,9 @@ impl Applier {
         self.answer_ready_reads(groups, replies);
     }
 
-    /// Applies an entry, or as many groups of its operations as the budget `groups` allows. Appends
-    /// their outcomes to `outcomes`, which already holds the outcomes from earlier passes. Returns
-    /// whether the whole entry has been applied; `outcomes` is then empty.
+    /// Applies an entry, or as many groups of its operations as the budget of this pass (`groups`)
+    /// allows. Appends their outcomes to `outcomes`, which already holds the outcomes from earlier
+    /// passes. Returns whether the whole entry has been applied; `outcomes` is then empty.
     fn apply_entry(
         &mut self,
         committed: &Committed,
@@ -379,8 +380,8 @@ impl Applier {
         true
     }
 
-    /// Adds the answer to a batch of writes, if this replica must reply. A batch that another
-    /// replica answers must not be answered here as well.
+    /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply. The clients
+    /// of any other batch get their replies from another replica.
     fn answer(
         &self,
         key: RequestKey,
@@ -414,7 +415,7 @@ impl Applier {
     }
 
     /// Queues reads to be answered. A batch with a read that must not be answered before the
-    /// replicated clock reaches `at` is kept until then.
+    /// replicated clock (which decides when keys expire) reaches `at` is kept until then.
     fn queue_reads(&mut self, reads: Vec<ClientRequest>, at: ReadTimestamp) {
         // Seldom true; then each batch is checked by itself.
         if !self.store.is_behind(None, at.millis, at.resets) {
@@ -451,14 +452,14 @@ impl Applier {
         self.unclocked_checked_at = now;
     }
 
-    /// Returns the time of the replicated clock in the applied state, with the number of times that
-    /// the clock has been set back.
+    /// Returns the time of the replicated clock (which decides when keys expire) in the applied
+    /// state, with the number of times that the clock has been set back.
     fn timestamp(&self) -> ReadTimestamp {
         ReadTimestamp { millis: self.store.clock(), resets: self.store.clock_resets() }
     }
 
-    /// Answers as many queued reads as the budget `groups` allows. Appends the answers to
-    /// `replies`.
+    /// Answers as many queued reads as the budget of this pass (`groups`, in groups of operations)
+    /// allows. Appends the answers to `replies`.
     fn answer_ready_reads(&mut self, groups: &mut Pass, replies: &mut ReplyBatch) {
         // Cloned for its payload, which operations borrow; the bytes are shared.
         while let Some(read) = self.ready_reads.front().cloned() {

@@ -22,15 +22,15 @@ pub(crate) struct DiskLog {
     log: Log<RealDisk>,
     disk_space: DiskSpaceMonitor,
     scheduler: SnapshotScheduler,
-    /// Whether the hellos that this replica sends to its peers say that it is rejoining after the
-    /// loss of its folder.
+    /// Whether the hellos (first frames of connections) that this replica sends to its peers say
+    /// that it is rejoining after the loss of its folder.
     rejoining: Arc<AtomicBool>,
     counters: Arc<RuntimeCounters>,
     /// The index of the last entry that may be removed from the log, according to the jobs appended
     /// since the last compaction; `None` if those jobs permit no compaction.
     compact_to: Option<Index>,
-    /// Whether this replica, after the loss of its folder, has become a full member again through a
-    /// job that was appended since the last sync.
+    /// Whether a job appended since the last sync has made this replica a full member again, after
+    /// the loss of its folder.
     rejoined: bool,
 }
 
@@ -102,8 +102,8 @@ impl LogStorage for DiskLog {
 }
 
 /// Writes an append job to the log: first the job's hard state (term and vote), then the restart of
-/// the log after a snapshot, if any, then the job's entries. The order matters: the log must know a
-/// term before it restarts after, or appends, an entry of that term.
+/// the log after a snapshot, if any, then the job's entries. The order matters, because the log
+/// must have stored a term before it contains an entry of that term.
 fn write(log: &mut Log<RealDisk>, job: &AppendJob) -> Result<(), StorageError> {
     log.append(job.hard_state, &[])?;
     if let Some(last) = job.restart_after {

@@ -12,8 +12,8 @@ use crate::storage::{FreeSpace, RealDisk, StorageError};
 
 /// Time between two measurements of free disk space.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-/// Interval at which the log writer repeats its report to the core that disk space is scarce, as
-/// long as nothing changes.
+/// Interval at which the log writer repeats its report to the Raft core that disk space is scarce,
+/// as long as nothing changes.
 const REMIND_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum size in bytes of the reserve file. The reserve file is the part of the disk reserve that
 /// is allocated for the log's next segments, so that no other program can take it.
@@ -29,14 +29,14 @@ pub(crate) fn reserve_file_bytes(reserve: u64) -> u64 {
 }
 
 /// Measures free disk space, publishes the result for the other stages, and reports changes that
-/// the core must handle.
+/// the Raft core must handle.
 pub(crate) struct DiskSpaceMonitor {
     board: Arc<DiskSpaceBoard>,
     measured_at: Option<Instant>,
     /// Whether free disk space is low. It becomes low when it falls below the disk reserve, and
     /// stays low until it is a quarter above the reserve.
     low: bool,
-    /// The last report to the core on free disk space, and when it was made; `None` before the
+    /// The last report to the Raft core on free disk space, and when it was made; `None` before the
     /// first report.
     reported: Option<(DiskSpaceReport, Instant)>,
     /// Whether the last measurement failed. Only the first of several consecutive failures is
@@ -50,8 +50,9 @@ impl DiskSpaceMonitor {
     }
 
     /// Measures free disk space if [`INTERVAL`] has passed since the last measurement. Returns a
-    /// report if space has become low or is no longer low, if a replica low on space may store more
-    /// or less than before, or if space is still scarce [`REMIND_INTERVAL`] after the last report.
+    /// report if space has become low or is no longer low, if the number of bytes that may still be
+    /// stored has changed while space is low, or if space is still scarce [`REMIND_INTERVAL`] after
+    /// the last report.
     pub(crate) fn measure(
         &mut self,
         disk: &RealDisk,

@@ -24,11 +24,11 @@ use super::disk_space;
 /// Storage to which the log writer writes the Raft log. Its methods return no errors, because every
 /// failed disk operation ends the process.
 pub(crate) trait LogStorage: Send {
-    /// Writes the entries and hard state of a job. They are durable after the next
-    /// [`LogStorage::sync`].
+    /// Writes an append job, that is, log entries and hard state (term and vote). They are durable
+    /// after the next [`LogStorage::sync`].
     fn append(&mut self, job: &AppendJob);
 
-    /// Makes all appended jobs durable.
+    /// Makes everything durable that [`LogStorage::append`] has written.
     fn sync(&mut self);
 
     /// Compacts the log: removes its first entries, up to the index permitted by the jobs that were
@@ -51,19 +51,20 @@ pub(crate) trait LogStorage: Send {
         usize::MAX
     }
 
-    /// Measures free disk space if a measurement is due. Returns a report if the core must be
+    /// Measures free disk space if a measurement is due. Returns a report if the Raft core must be
     /// informed, otherwise `None`. Storage without a disk always returns `None`.
     fn measure_space(&mut self) -> Option<DiskSpaceReport> {
         None
     }
 }
 
-/// The log writer stage: makes append jobs durable, in order.
+/// The log writer stage: makes append jobs (log entries and hard state, term and vote) durable, in
+/// order.
 pub(crate) struct LogWriter {
     log: Box<dyn LogStorage>,
     ends: LogWriterEnds,
-    /// Whether the last call of [`LogWriter::run_ready`] did nothing because the core's queue was
-    /// full.
+    /// Whether the last call of [`LogWriter::run_ready`] did nothing because the Raft core's queue
+    /// was full.
     skipped: bool,
     counters: Arc<RuntimeCounters>,
 }
@@ -80,12 +81,12 @@ impl LogWriter {
     }
 
     /// Returns whether the log writer blocks until a disk has completed its writes, so that it must
-    /// not share a thread with the core.
+    /// not share a thread with the Raft core.
     pub(crate) fn waits_for_disk(&self) -> bool {
         self.log.waits_for_disk()
     }
 
-    /// Writes jobs on the current thread, which runs only the log writer, until the core has
+    /// Writes jobs on the current thread, which runs only the log writer, until the Raft core has
     /// stopped.
     pub(crate) fn run(&mut self) {
         loop {
@@ -110,8 +111,8 @@ impl LogWriter {
     }
 
     /// Runs one pass (iteration of the stage's loop) on a thread shared with other stages, without
-    /// blocking; does nothing while the core's queue is full. `has_jobs` says whether the core has
-    /// sent a job since the last call.
+    /// blocking; does nothing while the Raft core's queue is full. `has_jobs` says whether the core
+    /// has sent a job since the last call.
     pub(crate) fn run_ready(&mut self, has_jobs: bool) {
         if !has_jobs && !self.skipped {
             return;

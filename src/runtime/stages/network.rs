@@ -18,13 +18,14 @@ pub(crate) trait NetworkStage: Send {
     /// Waits like [`NetworkStage::wait`]. Called only if no other thread ever wakes the current
     /// one, so that an implementation may block in its socket instead of in `Poll`.
     ///
+    /// # Errors
     /// If the system call that polls the sockets fails.
     fn wait_alone(&mut self, timeout: Duration) -> io::Result<()> {
         self.wait(Some(timeout))
     }
 
-    /// Reads the sockets and sends the received requests and messages to the core: the first half
-    /// of a pass (iteration of the stage's loop). Returns whether the stage continues.
+    /// Reads the sockets and sends the received requests and messages to the Raft core: the first
+    /// half of a pass (iteration of the stage's loop). Returns whether the stage continues.
     fn receive(&mut self) -> StageState;
 
     /// Writes replies and messages to peers: the second half of a pass (iteration of the stage's
@@ -34,7 +35,7 @@ pub(crate) trait NetworkStage: Send {
     /// If the operating system fails to register a socket for polling.
     fn send(&mut self) -> io::Result<()>;
 
-    /// Stops the core, which stops all other stages.
+    /// Stops the Raft core, which stops all other stages.
     fn stop_others(self);
 
     /// Runs the stage's loop on the current thread until the stage itself decides to stop.

@@ -39,16 +39,16 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
-/// Progress of a running snapshot, as a fraction of [`PROGRESS_DONE`], once it has been written in
-/// full. The remaining progress is made while it is read back and verified.
+/// Progress of a running snapshot, out of [`PROGRESS_DONE`], at which its file has been written in
+/// full. The rest of the progress is made while the file is read back and verified.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
 /// Minimum slack in bytes. The slack is how far the log may grow beyond what the progress of a
 /// running snapshot allows before the log writer must wait.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
-/// How long the log writer waits for each multiple of the slack, beyond the first, by which the log
-/// has outgrown what the running snapshot's progress allows. The slack is the tolerated excess in
-/// bytes.
+/// Time that the log writer waits if the log has outgrown what the running snapshot's progress
+/// allows by twice the slack (tolerated excess in bytes). The time is proportional to the excess
+/// beyond one slack.
 const DELAY: Duration = Duration::from_millis(60);
 /// Maximum time that the log writer waits for a running snapshot between two writes.
 const DELAY_MAX: Duration = Duration::from_millis(200);
@@ -214,8 +214,8 @@ impl SnapshotScheduler {
     }
 
     /// Returns the number of bytes by which the log has outgrown what the running snapshot's
-    /// progress allows: half of the permitted growth at half of the progress, for example. 0 if no
-    /// snapshot is running.
+    /// progress allows; 0 if no snapshot is running. At half of the progress, for example, about
+    /// half of the permitted growth is allowed.
     fn ahead(&self) -> u64 {
         if !self.board.is_taking() {
             return 0;
@@ -246,8 +246,8 @@ impl SnapshotScheduler {
         PASS_BYTES_MAX >> parts.clamp(1, 8).ilog2()
     }
 
-    /// Returns how long the log writer would have to wait if there were no limit [`DELAY_MAX`];
-    /// `None` for no wait.
+    /// Returns how long the log writer would have to wait for the running snapshot without the
+    /// limit [`DELAY_MAX`]; `None` for no wait.
     fn full_delay(&self) -> Option<Duration> {
         let slack = (self.threshold() / 32).max(SLACK_BYTES_MIN);
         let excess = self.ahead().checked_sub(slack)?;

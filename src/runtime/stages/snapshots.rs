@@ -40,13 +40,13 @@ const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
 /// snapshot. A snapshot of the follower's own state may then replace the part received.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Minimum time between two reports to the core that the latest snapshot is damaged.
+/// Minimum time between two reports to the Raft core that the latest snapshot is damaged.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
 /// Niceness (Unix scheduling priority; higher means less urgent) of the snapshots stage's thread,
 /// on systems where each thread has its own niceness.
 const NICENESS: i32 = 10;
 
-/// Writer of a snapshot file that is still being written.
+/// Writer for a snapshot file that is not complete yet.
 type Writer = storage::SnapshotWriter<<RealDisk as storage::Disk>::File>;
 
 /// The snapshot files found in the replica's folder when the process started, and the state loaded
@@ -76,14 +76,14 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
 struct Taking {
     source: SnapshotWriter,
     file: Writer,
-    /// The earliest time at which the next slice of the snapshot may be written.
+    /// The earliest time at which the next slice (part of the file) of the snapshot may be written.
     next_at: Instant,
-    /// Buffer for the slice that is being written. Empty between slices, and kept to reuse its
-    /// memory.
+    /// Buffer for the slice (part of the file) that is being written. Empty between slices, and
+    /// kept to reuse its memory.
     slice: Vec<u8>,
 }
 
-/// A snapshot of the leader while it is being received in chunks.
+/// A leader's snapshot that this replica is receiving in chunks.
 struct Incoming {
     snapshot: SnapshotId,
     /// The file to which received chunks of the snapshot are written; `None` once the snapshot is
@@ -105,8 +105,8 @@ pub(crate) struct SnapshotIo {
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
     /// refusal is logged only once; `None` if none was refused.
     refused: Option<SnapshotId>,
-    /// When the stage last reported to the core that the latest snapshot is damaged; `None` if it
-    /// never did.
+    /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
+    /// it never did.
     lost_at: Option<Instant>,
     scheduler: SnapshotScheduler,
     disk_space: Arc<DiskSpaceBoard>,
@@ -182,7 +182,8 @@ impl SnapshotIo {
     }
 
     /// Runs one pass (iteration of the stage's loop): handles `first` and the jobs in the queue, up
-    /// to a limit. Slices of the running snapshot are written between passes.
+    /// to a limit. The running snapshot is written between passes, one slice (part of the file) at
+    /// a time.
     fn run_once(&mut self, first: SnapshotJob) {
         let mut next = Some(first);
         for _ in 0..QUEUE_LEN {
@@ -239,8 +240,8 @@ impl SnapshotIo {
         }
     }
 
-    /// Writes the next slice of the running snapshot, and completes the snapshot after its last
-    /// slice.
+    /// Writes the next slice (part of the file) of the running snapshot, and completes the snapshot
+    /// after its last slice.
     fn write_slice(&mut self) {
         let Some(mut taking) = self.taking.take() else { return };
         let Taking { source, file, slice, .. } = &mut taking;
@@ -363,7 +364,7 @@ impl SnapshotIo {
     }
 
     /// Verifies a snapshot that a follower has received in full and found damaged. If the snapshot
-    /// is damaged on this replica's disk too, asks the core for another one, taken from the
+    /// is damaged on this replica's disk too, asks the Raft core for another one, taken from the
     /// undamaged state in memory.
     fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
@@ -385,7 +386,7 @@ impl SnapshotIo {
     // Snapshots from a leader.
 
     /// Stores a chunk of the leader's snapshot if it follows the bytes stored so far, and reports
-    /// to the core how many bytes of the snapshot are stored.
+    /// to the Raft core how many bytes of the snapshot are stored.
     fn store_chunk(&mut self, chunk: &SnapshotChunk) {
         let SnapshotChunk { term, snapshot, round, offset, ref chunk } = *chunk;
         if self.incoming.as_ref().is_none_or(|incoming| incoming.snapshot != snapshot)
@@ -446,7 +447,7 @@ impl SnapshotIo {
     }
 
     /// Makes a leader's snapshot durable once it has been received in full, verifies it, and sends
-    /// the state loaded from it to the core.
+    /// the state loaded from it to the Raft core.
     fn complete_incoming(&mut self, snapshot: SnapshotId) {
         let Some(file) = self.incoming.as_mut().and_then(|incoming| incoming.file.take()) else {
             return;

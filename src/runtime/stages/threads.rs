@@ -15,11 +15,12 @@ use super::log_writer::LogWriter;
 use super::network::NetworkStage;
 use super::snapshots::SnapshotIo;
 
-/// Maximum number of iterations of the core's loop that a thread shared with the network stage runs
-/// before it reads the sockets again.
+/// Maximum number of iterations of the Raft core's loop that a thread shared with the network stage
+/// runs before it reads the sockets again.
 const CORE_PASSES_MAX: usize = 4;
 
-/// How the stages of a replica are assigned to threads.
+/// How the stages of a replica (network, core, log writer, applier, snapshots) are assigned to
+/// threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Threads {
     /// Each stage runs on a thread of its own.
@@ -89,10 +90,10 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
 /// Runs network, core and applier in turn on the current thread, and also the log writer if one is
 /// given.
 ///
-/// One iteration reads the sockets, runs the core, and sends the resulting output, replies before
-/// appends; then it does the same for the work that was completed meanwhile. Work that no client is
-/// waiting for comes last. Each stage takes a bounded part of its queue, so that the sockets are
-/// read in time regardless of the length of the queues.
+/// One iteration reads the sockets, runs the Raft core, and sends the resulting output, replies
+/// before appends; then it does the same for the work that was completed meanwhile. Work that no
+/// client is waiting for comes last. Each stage takes a bounded part of its queue, so that the
+/// sockets are read in time regardless of the length of the queues.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,

@@ -13,22 +13,24 @@ use crate::runtime::server::request_id::{BATCH_CLIENT, replica_and_sequence, req
 use crate::runtime::stages::applier::ORIGIN_BYTES;
 use crate::types::{Index, Instant, RequestKey};
 
-/// Maximum length of a batch of several operations, in bytes. A longer batch consists of one
-/// operation.
+/// Maximum encoded length, in bytes, of a batch with more than one operation. A longer operation
+/// gets a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// While at least this number of batches of writes have no outcomes (one is being replicated, and
-/// one is behind it), later writes may wait in order to form a larger batch.
+/// Number of batches of writes in flight (sent, but without outcomes) from which on later writes
+/// may wait to form a larger batch: one is being replicated, and another is queued behind it.
 const AHEAD_BATCHES: usize = 2;
-/// Total number of writes in the batches without outcomes from which on later writes do not wait
-/// for a larger batch.
+/// Number of writes in flight (in batches that were sent but have no outcomes) from which on later
+/// writes do not wait to form a larger batch.
 const AHEAD_OPERATIONS: u64 = 128;
 
-/// A batch of requests that was sent but has no outcomes yet.
+/// A batch of clients' requests that was sent to the Raft core or to the leader, and whose outcomes
+/// are not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentBatch {
     pub(crate) kind: RequestKind,
-    /// The encoded batch; empty if the batch never has to be sent again.
+    /// The encoded batch, kept to be sent again after a leader change or a lost connection; empty
+    /// if it never has to be sent again.
     pub(crate) payload: Bytes,
     /// This replica's applied index when the batch was sent. If this is a batch of writes, its log
     /// entry has a larger index.
@@ -62,8 +64,8 @@ pub(crate) struct Batches {
     writes: OpenBatch,
     /// Whether the batches being built will be forwarded to another replica, the leader.
     forwarded: bool,
-    /// This replica's applied index, for the batches being built; `now` is the time at which they
-    /// are sent.
+    /// This replica's applied index when it began to build the current batches. `now` is the time
+    /// at which it began.
     since: Index,
     now: Instant,
     /// Maximum number of operations in each of the batches being built.
@@ -90,8 +92,8 @@ impl OpenBatch {
 }
 
 impl Batches {
-    /// Creates an empty table of batches. `origin` is the prefix of all batches' request ids, which
-    /// are part of their keys.
+    /// Creates an empty table of batches. `origin` identifies this replica and its current start,
+    /// and is the prefix of all batches' request ids.
     pub(crate) fn new(origin: [u8; ORIGIN_BYTES]) -> Batches {
         Batches {
             origin,
@@ -107,7 +109,7 @@ impl Batches {
         }
     }
 
-    /// Returns whether the batch with this key was built by this process.
+    /// Returns whether the batch of requests with this key was built by this process.
     pub(crate) fn is_own(&self, key: RequestKey) -> bool {
         key.client == BATCH_CLIENT && key.request.0.starts_with(&self.origin)
     }
@@ -120,8 +122,8 @@ impl Batches {
         self.is_own(key).then(|| replica_and_sequence(key.request).1)
     }
 
-    /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether
-    /// they will be forwarded to another replica; `since` is this replica's applied index, and
+    /// Begins to build batches of at most `operations_max` operations. `forwarded` says whether the
+    /// batches will be forwarded to another replica; `since` is this replica's applied index, and
     /// `now` the current time.
     pub(crate) fn begin(
         &mut self,
@@ -238,9 +240,9 @@ impl Batches {
         self.sent[&replica_and_sequence(key.request).1].requests().collect()
     }
 
-    /// Removes the batches all of whose requests have error replies or disconnected clients.
-    /// `is_unanswered` returns whether the request with a sequence number is still waiting for its
-    /// reply.
+    /// Removes the sent batches in which no request is waiting for a reply any more, for example
+    /// because its client has disconnected. `is_unanswered` returns whether the request with a
+    /// sequence number is still waiting.
     pub(crate) fn retain(&mut self, is_unanswered: impl Fn(u64) -> bool) {
         self.sent.retain(|_, batch| batch.requests().any(&is_unanswered));
     }

@@ -29,8 +29,8 @@ const SLOTS_MAX: usize = 1_024;
 /// are received without being parsed. A client that reads slowly is not affected: it gets to send
 /// more requests as it reads replies.
 pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
-/// Maximum capacity, in slots, of a client's slot queue while the queue is empty. If its capacity
-/// is larger, its memory is freed.
+/// Maximum number of slots (each holds a request or its reply) for which an empty queue keeps its
+/// memory. The memory of a larger queue is freed when the queue becomes empty.
 const SLOTS_KEPT: usize = 16;
 
 /// One client's connection, with its requests in order of arrival. Each request has a numbered
@@ -52,16 +52,16 @@ pub(crate) struct Client {
     next: u64,
     in_flight: usize,
     in_flight_kind: RequestKind,
-    /// Maximum number of this client's requests in flight. Halved when the outcomes of its requests
-    /// exceed the reply budget; doubled again, up to [`SLOTS_MAX`], each time that no request is in
-    /// flight any more.
+    /// Maximum number of this client's requests in flight. Halved when the replies to them exceed
+    /// the reply budget (limit on unsent replies); doubled again, up to [`SLOTS_MAX`], each time
+    /// that no request is in flight any more.
     window: usize,
-    /// Whether outcomes of this client's requests have exceeded the reply budget, so that no
-    /// request is sent until none is in flight any more.
+    /// Whether replies have exceeded the reply budget (limit on unsent replies), so that no request
+    /// of this client is sent until none is in flight any more.
     draining: bool,
-    /// The last time that an outcome of this client's requests arrived, or that the reply budget
-    /// had space again after it was used up. A request's timeout is measured from this time if the
-    /// request was sent, or arrived, earlier.
+    /// The last time that this client's requests could make progress: an outcome arrived, or the
+    /// reply budget (limit on unsent replies) had space again. The timeout of a request that was
+    /// sent or arrived earlier is measured from this time.
     progressed_at: Instant,
     /// When bytes were last received from this client or sent to it.
     pub(crate) active_at: Instant,
@@ -71,8 +71,8 @@ pub(crate) struct Client {
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
     pub(crate) budget: ReplyBudget,
-    /// Number of the slot whose request blocks the connection: later requests are not parsed before
-    /// this request has its reply. `None` if no request blocks the connection.
+    /// Number of the slot whose request blocks the connection, such as `WATCH`: later requests are
+    /// not parsed before this request has its reply. `None` if no request blocks the connection.
     pub(crate) blocked_on: Option<u64>,
     /// Whether the client has closed its sending side of the connection, so that no more requests
     /// will arrive.
@@ -89,8 +89,8 @@ pub(crate) struct Client {
     pub(crate) marks: Marks,
 }
 
-/// Which of the work lists of the client table include this client: clients to read from (`read`),
-/// clients with unread input whose reply budget is used up (`unread`), clients whose requests are
+/// Whether this client is in each of the work lists of the client table: clients to read from
+/// (`read`), clients with unread input whose reply budget is used up (`unread`), clients whose requests are
 /// to be sent (`dispatch`), and clients to write to (`flush`).
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "a client may be in any set of the lists")]
@@ -138,7 +138,8 @@ impl Client {
         }
     }
 
-    /// Returns whether another request of this client may be parsed.
+    /// Returns whether another request of this client may be parsed: not while the connection is
+    /// closing or blocked, or while too many requests or reply bytes are waiting.
     pub(crate) fn may_parse(&self) -> bool {
         !self.closing
             && self.blocked_on.is_none()
@@ -147,7 +148,7 @@ impl Client {
     }
 
     /// Returns whether the client's unsent replies, in the outbound queue and in slots, use up its
-    /// reply budget.
+    /// reply budget (limit on unsent replies).
     pub(crate) fn is_over_budget(&self) -> bool {
         self.socket.outbound.len() + self.reply_bytes >= self.budget.output_bytes
     }
@@ -201,7 +202,8 @@ impl Client {
         self.closing && self.slots.is_empty() && self.socket.outbound.is_empty()
     }
 
-    /// Returns whether a request of the client is waiting to be sent to the core or to the leader.
+    /// Returns whether a request of the client is waiting to be sent to the Raft core or to the
+    /// leader.
     pub(crate) fn has_waiting(&self) -> bool {
         self.next < self.front + self.slots.len() as u64
     }
@@ -211,7 +213,7 @@ impl Client {
         self.front + self.slots.len() as u64
     }
 
-    /// Adds a request in a new slot, to be sent to the core or to the leader.
+    /// Adds a request in a new slot, to be sent to the Raft core or to the leader.
     pub(crate) fn push_request(&mut self, request: Request) {
         self.request_bytes += request.operation.len();
         self.slots.push_back(Slot::new(RequestState::Waiting(request)));
@@ -265,15 +267,15 @@ impl Client {
 
     /// Returns whether the client's reply budget (limit on the bytes of unsent replies) has space
     /// for the reply to the request in this slot. For the oldest request, only the replies in the
-    /// outbound queue count, because those to later requests cannot be sent before its own.
+    /// outbound queue count, because replies to later requests must wait for its own.
     fn reply_fits(&self, slot: u64) -> bool {
         !self.is_over_budget()
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
     }
 
-    /// Stores the outcome of a request as its reply. Returns false if the request already has a
-    /// reply, or if it is a read for whose reply the budget has no space: such a read is sent again
-    /// later.
+    /// Stores the outcome of the request in this slot as its reply. Returns false if the request
+    /// already has a reply, or if it is a read whose reply does not fit into the client's reply
+    /// budget (limit on unsent replies): the read is then sent again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (reply_format, kind, was_sent) = match &self.slots[at].state {
@@ -330,8 +332,8 @@ impl Client {
         self.finish(slot, reply)
     }
 
-    /// Removes the oldest request, whose reply was just written to the outbound queue, and writes
-    /// the replies that had to wait for that reply.
+    /// Removes the oldest request, whose reply was just written to the outbound queue, and then
+    /// writes the replies to later requests that were waiting for it.
     fn drop_front(&mut self) {
         let slot = self.slots.pop_front().expect("its reply was written");
         let RequestState::InFlight(request) = slot.state else {
@@ -389,7 +391,8 @@ impl Client {
     }
 
     /// Decrements the number of this client's requests in flight. When that number reaches 0,
-    /// doubles the maximum number in flight, unless the replies have exceeded the reply budget.
+    /// doubles the maximum number in flight, unless the replies have exceeded the reply budget
+    /// (limit on unsent replies).
     fn leave_flight(&mut self) {
         self.in_flight -= 1;
         if self.in_flight == 0 && !std::mem::take(&mut self.draining) && !self.is_over_budget() {
@@ -428,9 +431,9 @@ impl Client {
         overtaken
     }
 
-    /// Returns since when, and for what, the request in this slot has been waiting. Time spent on
-    /// earlier requests of the connection does not count. `None` if the request has its reply, or
-    /// if it is waiting because the client is not reading its replies.
+    /// Returns what the request in this slot is waiting for, and since when; time spent on earlier
+    /// requests of the connection does not count. `None` if the request has its reply, or if it is
+    /// waiting because the client is not reading its replies.
     pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
         let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
         let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));
@@ -447,8 +450,8 @@ impl Client {
         }
     }
 
-    /// Records that the reply budget has space again. The timeouts of the client's requests are
-    /// measured from `now`, so that the time without space does not count.
+    /// Records that the reply budget (limit on unsent replies) has space again. The timeouts of the
+    /// client's requests are measured from `now`, so that the time without space does not count.
     pub(crate) fn on_budget_freed(&mut self, now: Instant) {
         self.progressed_at = now;
     }
@@ -477,15 +480,15 @@ impl Client {
         })
     }
 
-    /// Returns the position of a slot in `slots`; `None` if the slot was removed because its reply
-    /// is in the outbound queue. For a slot that does not exist yet, the position is beyond the end
-    /// of `slots`.
+    /// Returns the position in `slots` of the slot with this number; `None` if the slot was removed
+    /// because its reply is in the outbound queue. For a slot that does not exist yet, the position
+    /// is beyond the end of `slots`.
     fn at(&self, slot: u64) -> Option<usize> {
         usize::try_from(slot.checked_sub(self.front)?).ok()
     }
 
     /// Encodes completed replies into the outbound queue, oldest first. Stops at the first request
-    /// without a reply, or when the reply budget is used up.
+    /// without a reply, or when the reply budget (limit on unsent replies) is used up.
     pub(crate) fn encode_replies(&mut self) {
         while self.socket.outbound.len() < self.budget.output_bytes
             && let Some(Slot { state: RequestState::Done(_), .. }) = self.slots.front()

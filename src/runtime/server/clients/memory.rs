@@ -52,9 +52,9 @@ impl ClientMemory {
         self.used_bytes
     }
 
-    /// Updates the total after the memory usage of the client at `index` has changed from `before`
-    /// to `now` bytes. A client that has become small loses its permission to be read while memory
-    /// is scarce.
+    /// Updates the total memory usage after that of the client at `index` has changed from `before`
+    /// to `now` bytes. If the client has become small, another large client may be read while
+    /// memory is scarce.
     pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
         self.used_bytes = self.used_bytes + now - before;
         if self.turn == Some(index) && now <= SMALL_BYTES {
@@ -72,14 +72,14 @@ impl ClientMemory {
             || *self.turn.get_or_insert(index) == index
     }
 
-    /// Returns whether a client that uses more than [`SMALL_BYTES`] may start to be read now:
-    /// either memory is not scarce, or no other large client is being read.
+    /// Returns whether another client that uses more than [`SMALL_BYTES`] may be read now: either
+    /// memory is not scarce, or no large client is being read.
     pub(crate) fn admits_large(&self) -> bool {
         self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
     }
 
-    /// Withdraws the permission to be read while memory is scarce if [`ClientMemory::may_grow`] has
-    /// given it to the client at `index`, so that another large client may be read.
+    /// If the client at `index` is the one large client that may be read while memory is scarce,
+    /// withdraws this permission, so that another large client may get it.
     pub(crate) fn release_turn(&mut self, index: usize) {
         if self.turn == Some(index) {
             self.turn = None;

@@ -55,8 +55,8 @@ pub(crate) use self::batches::SentBatch;
 pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
-/// Bytes received from clients plus bytes of immediate replies at which a pass (iteration of the
-/// stage's loop) stops reading from clients, so that peers are not delayed.
+/// Number of bytes after which a pass (iteration of the stage's loop) stops reading from clients,
+/// so that peers are not delayed. Counts the bytes received and the memory growth that they cause.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
 /// The connections of all clients, with their requests and subscriptions.
@@ -71,7 +71,7 @@ pub(crate) struct Clients {
     /// The values that commands such as `INFO` report about this replica.
     pub(crate) context: Context,
     memory: ClientMemory,
-    /// When the last search for idle connections was made.
+    /// When idle connections were last searched for.
     swept_at: Instant,
     /// The sequence number of the request with which the next call of [`Clients::expire`]
     /// continues.
@@ -85,7 +85,7 @@ pub(crate) struct Clients {
     unread: Vec<usize>,
     /// When the clients in `unread` were last checked.
     read_ahead_at: Instant,
-    /// Indexes of the clients that have requests to send to the core or to the leader.
+    /// Indexes of the clients that have requests to send to the Raft core or to the leader.
     to_dispatch: Vec<usize>,
     /// Indexes of the clients that have replies waiting to be written to their sockets.
     to_flush: Vec<usize>,
@@ -145,8 +145,9 @@ impl Clients {
         }
     }
 
-    /// Adds a connection, or closes it with an error if there are too many. `on_sentinel_port` says
-    /// whether the client has connected to the additional address for Sentinel commands.
+    /// Adds a client's connection, or closes it with an error if the maximum number of clients is
+    /// connected. `on_sentinel_port` says whether the client has connected to the additional
+    /// address for Sentinel commands.
     pub(crate) fn accept(
         &mut self,
         stream: TcpStream,
@@ -376,8 +377,8 @@ impl Clients {
         self.settings.memory_max()
     }
 
-    /// Returns the two conditions on the log's growth for a snapshot to begin: a percentage of the
-    /// latest snapshot's size (0: no limit except memory), and a minimum in bytes.
+    /// Returns the log growth after which a snapshot begins: a percentage of the latest snapshot's
+    /// size (0 if only the memory limit bounds the growth), and a minimum in bytes.
     pub(crate) fn rewrite_growth(&self) -> (u64, u64) {
         self.settings.rewrite_growth()
     }

@@ -53,9 +53,9 @@ impl Clients {
         }
     }
 
-    /// If the batch was slow, adds it to the slow log (SLOWLOG) and to the latency samples
-    /// (LATENCY), where these are enabled. The slow log gets the first request of each command: all
-    /// requests took as long as the batch.
+    /// If the batch was slow, adds it to the slow log (`SLOWLOG`) and to the latency samples
+    /// (`LATENCY`), where these are enabled. The slow log gets only the first request of each
+    /// command, since all requests of a batch take the same time.
     fn log_if_slow(&mut self, batch: &SentBatch, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let elapsed = now.since(batch.sent_at);
@@ -141,8 +141,8 @@ impl Clients {
         self.after_reply(request.index);
     }
 
-    /// Adds the client at `index`, which just got replies, to the lists of clients for which there
-    /// is work.
+    /// Adds the client at `index`, which just got replies, to those lists of clients (to read, to
+    /// send requests, to write replies) for which it has work.
     fn after_reply(&mut self, index: usize) {
         let Some(client) = self.connected.get_mut(index) else { return };
         let (waiting, has_input) = (client.has_waiting(), client.has_input());

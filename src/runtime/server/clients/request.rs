@@ -7,7 +7,8 @@ use crate::raft::RequestKind;
 use crate::redis::{Failure, ReplyFormat};
 use crate::types::Instant;
 
-/// A client's request that cannot be answered without the core.
+/// A client's request that reads or writes the replicated state, so that the Raft core must handle
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) kind: RequestKind,
@@ -24,18 +25,17 @@ pub(crate) struct Request {
 /// The state of a client's request until its reply is sent.
 #[derive(Debug)]
 pub(crate) enum RequestState {
-    /// The request is waiting to be sent to the core or the leader: either it was not sent yet, or
-    /// it was certainly not applied and will be sent again.
+    /// The request is waiting to be sent to the Raft core or the leader: either it was not sent
+    /// yet, or it was certainly not applied and will be sent again.
     Waiting(Request),
-    /// The request was sent to the core or the leader, so it may have been applied.
+    /// The request was sent to the Raft core or the leader, so it may have been applied.
     InFlight(Request),
     /// The reply is known and is waiting for the replies to earlier requests to be sent.
     Done(Reply),
 }
 
-/// A reply that cannot be sent yet. An outcome is encoded only when it can be sent: until then it
-/// shares its values with the keyspace, so a client that requests much and reads little causes no
-/// copies.
+/// A reply that is waiting for the replies to earlier requests to be sent. An outcome is encoded
+/// only when it is sent: until then it shares its values with the keyspace instead of copying them.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Encoded(Bytes),
@@ -48,8 +48,9 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) state: RequestState,
-    /// When the request was first sent to the core or the leader; `None` if it was not sent yet, or
-    /// if it is a read that must be repeated because its outcome exceeded the reply budget.
+    /// When the request was first sent to the Raft core or the leader; `None` if it was not sent
+    /// yet, or if it is a read that must be repeated because its outcome exceeded the reply budget
+    /// (limit on unsent replies).
     pub(crate) sent_at: Option<Instant>,
 }
 
@@ -117,7 +118,7 @@ impl Reply {
 }
 
 impl FailureReason {
-    /// Returns the error reply to send to the client for this reason.
+    /// Returns the error reply that the client of a request gets for this reason.
     pub(crate) fn failure(self) -> Failure<'static> {
         match self {
             FailureReason::NotApplied => Failure::Lost,

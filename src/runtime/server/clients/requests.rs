@@ -20,10 +20,10 @@ const REPLY_BYTES_KEPT: usize = 64 << 10;
 /// The destination to which [`Clients::dispatch`] sends requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
-    /// All requests are sent to the core of this replica, which is the leader.
+    /// All requests are sent to the Raft core of this replica, which is the leader.
     Core,
-    /// Only reads are sent to the core of this replica, which is the leader. Writes wait so that
-    /// more of them fit into one batch.
+    /// Only reads are sent to the Raft core of this replica, which is the leader. Writes wait so
+    /// that more of them fit into one batch.
     CoreReads,
     /// All requests go to the leader, which is another replica: writes are forwarded to it, and for
     /// reads a read index is requested from it.
@@ -32,8 +32,8 @@ pub(crate) enum Target {
 
 impl Clients {
     /// Parses and executes the complete requests of the client at `index`, as far as its reply
-    /// budget allows. `received` follows the unparsed input kept from earlier calls; input that is
-    /// not parsed now is kept too.
+    /// budget (limit on unsent replies) allows. The bytes in `received` come after the input that
+    /// earlier calls have kept; input that is not parsed now is kept as well.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
@@ -198,7 +198,7 @@ impl Clients {
     /// Takes those of the clients' waiting requests that may be sent now, as long as `admits`
     /// returns true for the length of the next request's operation in bytes. Returns the requests
     /// in order, in batches of at most `operations_max`. The caller must send all of them to the
-    /// core or the leader, or return them by calling [`Clients::requeue`].
+    /// Raft core or the leader, or return them by calling [`Clients::requeue`].
     pub(crate) fn dispatch(
         &mut self,
         target: Target,

@@ -27,7 +27,8 @@ pub struct Timeouts {
     /// How long a request may wait to be sent before it is refused. The usual reason for waiting is
     /// that no leader is known.
     pub leader_wait: Duration,
-    /// How long a client waits for the outcome of a request after the request was sent.
+    /// How long a client waits for the outcome of a request after the request was sent to the Raft
+    /// core or to the leader.
     pub command_deadline: Duration,
     /// Time limit for a client to send the rest of an incomplete request, extended by one second
     /// for each 64 KiB received. After it, the connection is closed.
@@ -45,8 +46,8 @@ impl Default for Timeouts {
 }
 
 impl Clients {
-    /// Returns the earliest time at which [`Clients::expire`] may find a request to fail; `None` if
-    /// all requests have their outcome.
+    /// Returns the earliest time at which a request may exceed its timeout, so that
+    /// [`Clients::expire`] must be called; `None` if all requests have their outcomes.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.in_flight.oldest().map(|arrived_at| arrived_at + self.timeouts.leader_wait)
     }

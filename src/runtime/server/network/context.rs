@@ -18,7 +18,8 @@ use super::ServerNetwork;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl ServerNetwork {
-    /// Updates the values that commands need to be current: clock readings and memory usage.
+    /// Updates the values that must be current whenever a command uses them: clock readings and
+    /// memory usage.
     pub(super) fn update_context(&mut self, now: Instant) {
         let parts = &mut self.parts;
         parts.clients.context.now = now;

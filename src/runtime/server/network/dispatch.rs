@@ -26,18 +26,19 @@ const BYTES_MAX: usize = 1 << 20;
 /// Maximum number of requests that are sent in one pass (iteration of the stage's loop).
 const REQUESTS_MAX: usize = 4_096;
 
-/// Maximum time that writes wait so that more of them fit into one batch. Equal to the shortest
-/// possible timeout of a poll of the sockets.
+/// Maximum time for which writes are delayed so that more of them share a batch. Equal to the
+/// shortest possible timeout of `Poll`.
 const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// The destination to which clients' requests are sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
-    /// To the core of this replica, which is the leader.
+    /// Requests go to the Raft core of this replica, which is the leader.
     Core,
-    /// To the leader, which is another replica.
+    /// Requests go to the leader, which is another replica.
     Leader(NodeId),
-    /// Nowhere: no leader is known, or there is no connection to it, so requests wait.
+    /// No destination: requests wait, because no leader is known or this replica has no connection
+    /// to it.
     None,
 }
 
@@ -47,22 +48,22 @@ enum Route {
 pub(super) struct WriteRoute {
     term: Term,
     leader: NodeId,
-    /// Number of connections made to the leader since the process started, from which a new
-    /// connection is recognized; 0 if this replica is the leader.
+    /// Number of connections made to the leader since the process started, which changes with each
+    /// new connection; 0 if this replica is the leader.
     connection_count: u64,
 }
 
-/// The wait of writes for others that arrive meanwhile, to share a batch with them. Writes wait
-/// while small batches are in flight, because each batch costs system calls and wake-ups on all
-/// replicas: until one of those batches has its outcomes, and at most [`GATHER_MAX`].
+/// A short delay of clients' writes, so that more of them share a batch: each batch costs system
+/// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight, for at
+/// most [`GATHER_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     since: Option<Instant>,
 }
 
 impl Gathering {
-    /// Returns whether writes continue to wait at `now`. `may_gather` says whether waiting is of
-    /// any use: this replica leads, writes are waiting, and small batches are in flight.
+    /// Returns whether writes are still delayed at `now`. `may_gather` says whether a delay is
+    /// useful: this replica leads, writes are waiting, and small batches are in flight.
     fn continues(&mut self, may_gather: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         if !may_gather || now >= since + GATHER_MAX {
@@ -71,7 +72,7 @@ impl Gathering {
         self.since.is_some()
     }
 
-    /// Returns when writes stop waiting at the latest; `None` if none are waiting.
+    /// Returns the latest time until which writes are delayed; `None` if none are.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.since.map(|since| since + GATHER_MAX)
     }
@@ -87,13 +88,13 @@ impl ServerNetwork {
     }
 
     /// Returns whether requests must wait because the presumed leader has just refused some of them
-    /// with the reason that it is not the leader.
+    /// with the reason that it is not the leader. Always false on the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
 
-    /// Sends clients' waiting requests to the core if this replica is the leader, otherwise to the
-    /// leader.
+    /// Sends clients' waiting requests to the Raft core if this replica is the leader, otherwise to
+    /// the leader.
     pub(super) fn dispatch(&mut self, now: Instant) {
         let route = self.route();
         self.dispatch_unfinished = false;
@@ -195,9 +196,9 @@ impl ServerNetwork {
         self.resend_from.is_none()
     }
 
-    /// Submits batches, and peers' requests for a read index, to the core. If the core's queue is
-    /// full, the requests of this replica's clients return to the waiting state, and those of peers
-    /// are refused.
+    /// Submits batches, and peers' requests for a read index, to the Raft core. If the core's queue
+    /// is full, the requests of this replica's clients return to the waiting state, and those of
+    /// peers are refused.
     pub(super) fn submit(&mut self, requests: Vec<ClientRequest>) {
         if requests.is_empty() {
             return;
@@ -218,9 +219,9 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded batches to the core, in order. If the core's queue is full, a first copy
-    /// of a batch is refused. A repeated copy is dropped, since an earlier copy may have been or
-    /// may be applied.
+    /// Submits forwarded batches to the Raft core, in order. If the core's queue is full, a first
+    /// copy of a batch is refused. A repeated copy is dropped, since an earlier copy may have been
+    /// or may be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;
@@ -238,8 +239,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Handles batches that the core has refused. Requests of this replica's clients fail or are
-    /// sent again, depending on the reason. For a batch that another replica has forwarded, the
+    /// Handles batches that the Raft core has refused. Requests of this replica's clients fail or
+    /// are sent again, depending on the reason. For a batch that another replica has forwarded, the
     /// refusal is sent to that replica.
     pub(super) fn on_refusals(&mut self, refusals: &[Refusal]) {
         let mut requeued = Vec::new();

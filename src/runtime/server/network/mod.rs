@@ -45,7 +45,8 @@ use crate::wire::frame::Frame;
 
 use self::dispatch::{Gathering, WriteRoute};
 
-/// The `Poll` token of the waker. The code that creates the `Poll` registers the waker.
+/// The `Poll` token of the waker with which other stages wake the network stage. The code that
+/// creates the `Poll` registers the waker.
 pub(crate) const WAKER: Token = Token(0);
 const CLIENT_LISTENER: Token = Token(1);
 const PEER_LISTENER: Token = Token(2);
@@ -57,7 +58,7 @@ pub(crate) const OUTGOING_FROM: usize = 16;
 pub(crate) const INCOMING_FROM: usize = 1 << 10;
 /// First `Poll` token of the connections of clients.
 pub(crate) const CLIENTS_FROM: usize = 1 << 16;
-/// Interval at which the stage tries again to send to the core while the core's queue is full.
+/// Interval at which the stage tries again to send to the Raft core while the core's queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// Interval between checks for requests that have exceeded their timeout.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -79,7 +80,7 @@ const PASS_CLIENTS_MAX: usize = 1 << 16;
 const PASS_EVENTS_MAX: usize = 1 << 16;
 /// Interval at which this replica sends the time of its wall clock to its peers.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
-/// Size of the shared receive buffer in bytes.
+/// Size, in bytes, of the receive buffer that all connections share.
 const SPACE_BYTES: usize = 64 << 10;
 
 /// The parts from which the network stage is created: its sockets, its ends of the channels, and
@@ -122,8 +123,8 @@ pub(crate) struct ServerNetwork {
     /// The leader, its term and the connection to it when writes without an outcome were last sent
     /// again; `None` before the first leader.
     write_route: Option<WriteRoute>,
-    /// Sequence number from which writes without an outcome must still be sent again after a change
-    /// of the leader or of the connection to it; `None` if no write is left to be sent again.
+    /// Number of the first batch of writes that must still be sent again after a change of the
+    /// leader, its term or the connection to it; `None` if no batch must be sent again.
     resend_from: Option<u64>,
     /// Time until which no requests are sent to the presumed leader, because it has refused some
     /// with the reason that it is not the leader. The new leader should be known by then.
@@ -136,13 +137,13 @@ pub(crate) struct ServerNetwork {
     /// A batch of replies from the applier whose events for subscribers have not all been published
     /// yet; `None` if there is none.
     unfinished_replies: Option<ReplyBatch>,
-    /// Reads with a confirmed read index that are waiting for space in the core's queue.
+    /// Reads with a confirmed read index that are waiting for space in the Raft core's queue.
     indexed_reads: VecDeque<IndexedReads>,
-    /// The report on applied entries that is waiting for space in the core's queue; `None` if none
-    /// is waiting.
+    /// The report on applied entries that is waiting for space in the Raft core's queue; `None` if
+    /// none is waiting.
     applied: Option<Applied>,
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
-    /// the core yet.
+    /// the Raft core yet.
     snapshot_requested: bool,
     /// When the values that `INFO` reports were last refreshed; `None` if they have not been
     /// refreshed yet.
@@ -153,7 +154,8 @@ pub(crate) struct ServerNetwork {
     expiry_at: Instant,
     /// The receive buffer that all connections share.
     space: Vec<u8>,
-    /// A list of received frames that is empty between passes and kept to reuse its memory.
+    /// Buffer for received frames. Empty between passes (iterations of the stage's loop), and kept
+    /// to reuse its memory.
     frames: Vec<(NodeId, u64, Frame)>,
     gathering: Gathering,
 }
@@ -192,15 +194,15 @@ impl ServerNetwork {
         })
     }
 
-    /// Returns whether the core's queues are less than half full. Requests are sent only then: the
-    /// other half is reserved for messages from peers and for completions.
+    /// Returns whether the Raft core's queues are less than half full. Requests are sent only then:
+    /// the other half is reserved for messages from peers and for completions.
     fn core_accepts_requests(&self) -> bool {
         let NetworkEnds { to_core, requests, .. } = &self.parts.ends;
         to_core.len() < QUEUE_LEN / 2 && requests.len() < QUEUE_LEN / 2
     }
 
-    /// Returns the shorter of `timeout` and the time until this stage has something to do. `None`
-    /// means no limit.
+    /// Returns the shorter of `timeout` and the time until this stage must act next, for example
+    /// because a timeout is due. `None` means no limit.
     fn limit_timeout(&mut self, mut timeout: Option<Duration>) -> Option<Duration> {
         let now = self.parts.clock.now();
         let core_accepts = self.core_accepts_requests();
@@ -331,9 +333,9 @@ impl ServerNetwork {
         }
     }
 
-    /// Tells the core when the last poll began, if everything that peers had sent before the poll
-    /// was read: the core then knows that no earlier message is still in a socket. Does nothing if
-    /// bytes are left to read.
+    /// Tells the Raft core when the last poll began, if everything that peers had sent before the
+    /// poll was read: the core then knows that no earlier message is still in a socket. Does
+    /// nothing if bytes are left to read.
     fn note_peers_read(&mut self) {
         if let Some(polled_at) = self.polled_at.take()
             && !self.parts.incoming.is_readable(true)
@@ -363,8 +365,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Passes outcomes to this replica's clients, and read indexes to the peers that requested
-    /// them.
+    /// Passes the outcomes of requests to this replica's clients, and read indexes to the peers
+    /// that requested them.
     fn on_replies(&mut self, batch: ReplyBatch) {
         let context = &mut self.parts.clients.context;
         let installed = batch.applied.installed.map(|snapshot| snapshot.last.index);
@@ -384,7 +386,7 @@ impl ServerNetwork {
         self.applied.get_or_insert_default().merge(batch.applied);
     }
 
-    /// Sends to the core, as far as its queue has space, a client's request for a snapshot
+    /// Sends to the Raft core, as far as its queue has space, a client's request for a snapshot
     /// (`BGSAVE`), the reads with a confirmed read index, and the report on applied entries. The
     /// rest waits for the next call.
     fn report_to_core(&mut self) {

@@ -17,7 +17,8 @@ use crate::runtime::server::network::dispatch::REFUSED_PAUSE;
 const PASS_DATAGRAM_BYTES: usize = 2 << 20;
 
 impl ServerNetwork {
-    /// Reads datagrams from peers, and passes them to their connections.
+    /// Receives datagrams from peers, and passes each to the incoming or outgoing connection that
+    /// it belongs to.
     pub(super) fn receive_datagrams(&mut self, now: Instant) {
         let with_bulk = self.core_accepts_requests();
         let Parts { datagrams, incoming, outgoing, poll, counters, .. } = &mut self.parts;
@@ -38,8 +39,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Receives frames from peers. Messages go to the core. Forwarded requests go to the core only
-    /// if this replica is the leader, and are refused otherwise.
+    /// Receives frames from peers. Raft messages go to the Raft core. Forwarded requests go to the
+    /// core only if this replica is the leader, and are refused otherwise.
     pub(super) fn receive_from_peers(&mut self, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
         let core_accepts = self.core_accepts_requests();
@@ -136,7 +137,7 @@ impl ServerNetwork {
         self.submit(read_indexes);
     }
 
-    /// Sends the core's messages to peers.
+    /// Sends the Raft core's messages to peers.
     pub(super) fn send_to_peers(&mut self, envelopes: Vec<Envelope>) {
         for Envelope { to, message, .. } in envelopes {
             self.parts.outgoing.send(to, &Frame::Peer(message));

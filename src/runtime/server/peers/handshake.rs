@@ -10,10 +10,11 @@ use crate::storage::{
 use crate::types::{Instant, NodeId};
 use crate::wire::frame::{FrameError, Hello, OPENINGS_MAX};
 
-/// Interval within which the same refusal is logged only once. A refused peer tries again twice a
-/// second.
+/// Minimum interval between two log lines about the same refusal of a peer's connection. A refused
+/// peer tries again twice a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of distinct refusals for which the time of the last log line is kept.
+/// Maximum number of distinct refusals of peers' connections for which the time of the last log
+/// line is kept.
 const LOGGED_MAX: usize = 16;
 
 const _: () = assert!(OPENINGS_MAX == OPENINGS_KEPT, "a hello has all openings");
@@ -58,11 +59,11 @@ pub(super) enum PeerError {
     Late(NodeId),
 }
 
-/// Decides whether to accept a peer's hello. Returns the record of the peer that is to be stored.
-/// `check_history` compares the history in the hello (the random numbers that identify the peer's
-/// starts, drawn each time the peer's log was opened) with the stored record, to detect an older
-/// copy of the peer's folder. `check_history` is not called for a rejoining peer, whose earlier
-/// history is lost.
+/// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
+/// the peer that is to be stored. `check_history` compares the history in the hello (the random
+/// numbers that identify the peer's starts, drawn each time the peer's log was opened) with the
+/// stored record, to detect an older copy of the peer's folder. `check_history` is not called for a
+/// rejoining peer, whose earlier history is lost.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -97,7 +98,7 @@ pub(super) fn check(
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of equal refusals that were not logged since the last log line.
+    /// Number of equal refusals since the last log line about one, which were not logged.
     suppressed: u64,
 }
 
@@ -109,8 +110,9 @@ pub(super) struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Counts a refusal. Returns `None` if the refusal must not be logged now. Otherwise returns
-    /// the number of equal refusals that were not logged since the last log line about one.
+    /// Counts a refusal of a peer's connection. Returns `None` if it must not be logged now.
+    /// Otherwise returns the number of equal refusals that were not logged since the last log line
+    /// about one.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at
@@ -154,7 +156,8 @@ mod tests {
         }
     }
 
-    /// Checks a hello at a replica whose stored record of the sender is `seen`.
+    /// Checks a hello (first frame of a connection) at a replica whose stored record of the sender
+    /// is `seen`.
     fn check_after(seen: Option<PeerOpening>, hello: &Hello) -> Result<PeerOpening, PeerError> {
         check(&ME, &members(), hello, |peer, history| history.check(peer, seen, OPENINGS_KEPT))
     }

@@ -24,27 +24,28 @@ use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, Datagram, StreamId};
 use crate::wire::frame::{Decoder, Frame, Lane};
 
-/// Time limit within which a new connection must send its hello.
+/// Time limit within which a new connection must send its hello (the first frame, which identifies
+/// the peer).
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of connections that have not sent a hello. A further connection replaces the
-/// oldest of them, so that idle connections cannot keep out a peer that sends its hello at once. In
-/// addition there are at most two connections with an accepted hello per peer.
+/// Maximum number of connections that have not sent a hello (the first frame, which identifies the
+/// peer). A further connection replaces the oldest of them, so that idle connections cannot keep
+/// out a peer that sends its hello at once.
 const UNIDENTIFIED_MAX: usize = 64;
 /// Maximum number of bytes read from one connection in one pass (iteration of the stage's loop), so
 /// that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
-/// Number of streams of datagrams that are remembered after they were closed, so that no late
-/// datagram opens one of them again.
+/// Number of closed streams of datagrams that are remembered, so that no late datagram opens one of
+/// them again.
 const CLOSED_MAX: usize = 1_024;
-/// Maximum number of replies in one pass (iteration of the stage's loop) to requests to open a
-/// stream, and to datagrams of unknown streams. Further datagrams get none; their senders send
-/// again.
+/// Maximum number of datagrams sent in one pass (iteration of the stage's loop) in reply to
+/// requests to open a stream and to datagrams of unknown streams. Further ones get no reply, and
+/// their senders try again.
 const REPLIES_MAX: usize = 64;
-/// Maximum window of a stream of datagrams, in bytes.
+/// Maximum receive window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 4 << 20;
 
-/// What a connection from a peer is made of.
+/// The transport of a connection from a peer: a TCP socket, or a stream of datagrams over UDP.
 #[derive(Debug)]
 enum Carrier {
     Tcp(Socket),
@@ -55,8 +56,8 @@ enum Carrier {
 #[derive(Debug)]
 struct Incoming {
     carrier: Carrier,
-    /// Number of bytes that the decoder got when they arrived, and whose frames have not been
-    /// handled yet.
+    /// Number of bytes that were passed to the decoder as soon as their datagrams arrived, and
+    /// whose frames have not been handled yet.
     fed: usize,
     decoder: Decoder,
     /// The peer that made this connection; `None` until the connection's hello (first frame) is
@@ -65,7 +66,8 @@ struct Incoming {
     accepted_at: Instant,
 }
 
-/// The sender on an incoming connection: the peer, and which of the peer's connections this is.
+/// The identity of an incoming connection, taken from its hello (first frame): the peer, and which
+/// of the peer's connections this is.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     peer: NodeId,
@@ -73,9 +75,9 @@ struct Sender {
     /// its log.
     opening: u64,
     lane: Lane,
-    /// The number of the connection among those that the peer has made since its start. An accepted
-    /// hello closes the peer's connection with a lower number for the same kind of messages (urgent
-    /// or bulk), and one with a lower number is refused later.
+    /// Number of this connection among those that the peer has made since its start. Of two
+    /// connections for the same kind of messages (urgent or bulk), the one with the higher number
+    /// replaces the other.
     number: u64,
 }
 
@@ -88,7 +90,8 @@ impl Incoming {
         (has_bytes || self.fed > 0) && (with_bulk || !self.is_bulk())
     }
 
-    /// Reads some bytes into the decoder, with the help of the buffer `space`.
+    /// Reads once from the connection and passes the bytes to the decoder. `space` is the buffer
+    /// for reads from a TCP socket.
     fn read(&mut self, space: &mut [u8]) -> ReadResult {
         match &mut self.carrier {
             Carrier::Tcp(socket) => {
@@ -139,19 +142,22 @@ pub(crate) struct IncomingPeers {
     /// detected.
     records: PeerRecords<RealDisk>,
     connections: Slab<Incoming>,
-    /// The sender of the accepted connection with the highest number, for each peer and kind of
-    /// messages. Also kept when the connection is closed.
+    /// The latest accepted connection of each peer for each kind of messages (urgent or bulk). Kept
+    /// when the connection is closed, so that an earlier connection that was delayed is refused.
     latest: Vec<Sender>,
     first_token: usize,
     cookies: Cookies,
-    /// Window of each stream of datagrams, in bytes: how much a peer may send ahead of what this
-    /// replica has read.
+    /// Receive window of each stream of datagrams, in bytes: the number of bytes that a peer may
+    /// send ahead of those that this replica has read.
     window: usize,
-    /// The latest streams of datagrams that were closed, oldest first; at most [`CLOSED_MAX`].
+    /// The most recently closed streams of datagrams, oldest first; at most [`CLOSED_MAX`]. No late
+    /// datagram opens one of them again.
     closed: VecDeque<StreamId>,
-    /// Datagrams to be sent, each with its receiver; at most [`REPLIES_MAX`].
+    /// Replies to be sent at the end of the pass, each with its destination; at most
+    /// [`REPLIES_MAX`].
     replies: Vec<(SocketAddr, Datagram<'static>)>,
-    /// Empty between passes, and kept to reuse its memory.
+    /// Buffer for datagrams to be sent. Empty between passes (iterations of the stage's loop), and
+    /// kept to reuse its memory.
     out: Outbox,
     refusals: RefusalLog,
     counters: Arc<RuntimeCounters>,
@@ -184,8 +190,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Adds a new connection. If too many connections have not sent a hello, closes the oldest of
-    /// them.
+    /// Adds a new TCP connection from a peer. If too many connections have not sent a hello (first
+    /// frame), closes the oldest of them.
     pub(crate) fn accept(&mut self, stream: TcpStream, now: Instant, registry: &Registry) {
         self.evict_unidentified(now, registry);
         let token = Token(self.first_token + self.connections.next_index());
@@ -200,7 +206,8 @@ impl IncomingPeers {
         self.connections.insert(Incoming { carrier, fed: 0, decoder, sender, accepted_at: now })
     }
 
-    /// If too many connections have not sent a hello, closes the oldest of them.
+    /// If too many connections have not sent a hello (the first frame, which identifies the peer),
+    /// closes the oldest of them.
     fn evict_unidentified(&mut self, now: Instant, registry: &Registry) {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         let unidentified: Vec<_> =
@@ -220,15 +227,16 @@ impl IncomingPeers {
         }
     }
 
-    /// Handles a request to open a stream of datagrams: answers with the stream's cookie.
+    /// Handles a peer's request to open a stream of datagrams: replies with the cookie (token) that
+    /// the peer needs to open it.
     pub(crate) fn on_open(&mut self, from: SocketAddr, id: StreamId, now: Instant) {
         let id = self.cookies.issue(&from.to_string(), id.stream, now);
         self.reply(from, Datagram::Cookie(id));
     }
 
-    /// Handles a datagram of a stream. The first one with a valid cookie makes it a connection.
-    /// `with_bulk` is whether connections for bulk messages are read in this pass, see
-    /// [`IncomingPeers::receive`].
+    /// Handles a datagram with data of a stream. If the stream is unknown but its cookie is valid,
+    /// adds it as a new connection. `with_bulk` says whether connections for bulk messages are read
+    /// in this pass, see [`IncomingPeers::receive`].
     pub(crate) fn on_data(
         &mut self,
         from: SocketAddr,
@@ -276,8 +284,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns the share of the latest datagrams from `peer` that have not arrived, in permille, of
-    /// the stream that has more; 0 if the peer sends none.
+    /// Returns the share of the latest datagrams from `peer` that were lost, in permille: the
+    /// higher value if the peer has two streams, 0 if it has none.
     pub(crate) fn loss_from(&mut self, peer: NodeId) -> u32 {
         let streams = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
             Carrier::Datagrams { receiver, .. } if it.sender.is_some_and(|at| at.peer == peer) => {
@@ -298,8 +306,8 @@ impl IncomingPeers {
         due.min().filter(|due| *due < Instant::MAX)
     }
 
-    /// Sends the acknowledgements of all streams of datagrams, and the replies to datagrams of
-    /// unknown ones.
+    /// Sends the acknowledgements that are due on all streams of datagrams. Also sends the replies
+    /// to requests to open a stream and to datagrams of unknown streams.
     pub(crate) fn acknowledge(&mut self, now: Instant, socket: &DatagramSocket) {
         for (to, datagram) in self.replies.drain(..) {
             self.out.push(&datagram);
@@ -324,13 +332,14 @@ impl IncomingPeers {
     }
 
     /// Returns the earliest time at which [`IncomingPeers::expire`] may close a connection; `None`
-    /// if all connections have sent their hello.
+    /// if all connections have sent their hello (first frame of a connection).
     pub(crate) fn next_expiry(&mut self) -> Option<Instant> {
         let unidentified = self.connections.iter_mut().filter(|(_, it)| it.sender.is_none());
         unidentified.map(|(_, it)| it.accepted_at + HELLO_TIMEOUT).min()
     }
 
-    /// Closes connections that have not sent a hello within [`HELLO_TIMEOUT`].
+    /// Closes connections that have not sent a hello (first frame of a connection) within
+    /// [`HELLO_TIMEOUT`].
     pub(crate) fn expire(&mut self, now: Instant, registry: &Registry) {
         let expired: Vec<usize> = self
             .connections
@@ -379,7 +388,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns whether the hello of the connection at `index` has been accepted.
+    /// Returns whether the connection at `index` has sent a hello (its first frame) that was
+    /// accepted.
     fn is_identified(&mut self, index: usize) -> bool {
         self.connections.get_mut(index).is_some_and(|it| it.sender.is_some())
     }
@@ -486,9 +496,9 @@ impl IncomingPeers {
     }
 }
 
-/// Records an accepted connection in `latest`. Returns false if the peer has made a later one for
-/// the same kind of messages since the same start: this one was delayed, and what it carries may
-/// have been sent again on the later one.
+/// Records `sender` in `latest` as the peer's newest connection for its kind of messages (urgent or
+/// bulk). Returns false if the peer has already made a later connection since the same start: this
+/// connection was delayed, and the peer may have sent its messages again on the later one.
 fn note_latest(latest: &mut Vec<Sender>, sender: Sender) -> bool {
     let same = |it: &&mut Sender| it.peer == sender.peer && it.lane == sender.lane;
     match latest.iter_mut().find(same) {

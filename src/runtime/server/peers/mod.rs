@@ -16,15 +16,17 @@ mod outgoing_lane;
 
 use std::str::FromStr;
 
-/// What the connections to peers are made of. A replica accepts both kinds from its peers.
+/// Transport protocol of a replica's connections to its peers. Regardless of this option, a replica
+/// accepts both TCP connections and streams of datagrams from its peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerTransport {
-    /// Streams of datagrams for small messages, by which the loss is measured, and TCP for large
-    /// ones while the loss is low. TCP alone where datagrams do not get through.
+    /// Small messages use streams over UDP datagrams, on which packet loss is measured. Large
+    /// messages use TCP while the loss is low, and a stream otherwise. If datagrams do not get
+    /// through, all messages use TCP.
     Auto,
     /// TCP connections.
     Tcp,
-    /// Streams over UDP datagrams, for networks that lose packets.
+    /// All messages use streams over UDP datagrams, for networks that lose packets.
     Udp,
 }
 

@@ -31,28 +31,29 @@ use crate::wire::datagram::{Ack, StreamId};
 
 /// Time without a connection to a peer after which the peer is logged as unreachable.
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
-/// Maximum window of a stream of datagrams, in bytes.
+/// Maximum congestion window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
-/// Maximum number of bytes queued on the connection to a peer that carries urgent messages
-/// ([`BULK_BYTES_MAX`] applies to the one for bulk messages). While more bytes are queued, further
-/// frames are dropped.
+/// Maximum number of bytes queued on a peer's connection for urgent messages; [`BULK_BYTES_MAX`] is
+/// the maximum for bulk messages. While the queue is full, further frames are dropped.
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
-/// Loss of datagrams, in permille, from which on the connection for bulk messages becomes a stream
-/// of datagrams too, with [`PeerTransport::Auto`]. TCP is much slower from about there on.
+/// Loss of datagrams, in permille, from which on bulk messages use a stream of datagrams instead of
+/// TCP, with [`PeerTransport::Auto`]. With more loss, TCP is much slower.
 const LOSSY_PERMILLE: u32 = 10;
-/// Time for which TCP must fail before that connection becomes a stream of datagrams, if datagrams
-/// get through. Longer than it takes until the streams to a peer that is down have failed too.
+/// Time for which attempts to connect over TCP must fail before bulk messages use a stream of
+/// datagrams instead, with [`PeerTransport::Auto`]. By then, the streams to a peer that is down
+/// have failed too.
 const TCP_FAILING_MIN: Duration = Duration::from_secs(7);
-/// Time after which TCP is tried again in that case. The attempt interrupts the connection.
+/// Time after which TCP is tried again for bulk messages if they use a stream of datagrams because
+/// TCP had failed. The attempt interrupts the connection.
 const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
-/// Loss in permille below which such a connection becomes a TCP connection again, if the loss stays
-/// below it for [`LOSSLESS_FOR`].
+/// Loss of datagrams, in permille, below which bulk messages use TCP again instead of a stream of
+/// datagrams, once the loss has been lower for [`LOSSLESS_FOR`].
 const LOSSLESS_PERMILLE: u32 = 3;
 const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 
-/// Approximate encoded size of a frame without its payload, in bytes.
+/// Approximate encoded size of a frame (one message to a peer) without its payload, in bytes.
 const HEAD_BYTES: usize = 128;
 
 /// A peer, with the two outgoing connections to it.
@@ -67,11 +68,13 @@ struct Peer {
     /// sent earlier may be lost.
     connection_count: u64,
     /// The random number that identifies the peer's latest known start; `None` before its first
-    /// hello.
+    /// hello (first frame of a connection).
     opening: Option<u64>,
-    /// Whether the loss of datagrams to the peer is high, or was within [`LOSSLESS_FOR`].
+    /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
+    /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.
     is_lossy: bool,
-    /// When the loss was last at least [`LOSSLESS_PERMILLE`]. In the future if TCP fails.
+    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. If TCP fails, a time in
+    /// the future, until which bulk messages do not use TCP.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.
@@ -103,19 +106,19 @@ pub(crate) struct OutgoingPeers {
     rejoining: Arc<AtomicBool>,
     peers: Vec<Peer>,
     transport: PeerTransport,
-    /// Maximum window of a stream of datagrams, in bytes.
+    /// Maximum congestion window of each stream of datagrams, in bytes.
     window_max: usize,
     first_token: usize,
     counters: Arc<RuntimeCounters>,
-    /// Empty between passes, and kept to reuse its memory.
+    /// Buffer for datagrams to be sent. Empty between passes (iterations of the stage's loop), and
+    /// kept to reuse its memory.
     out: Outbox,
 }
 
 impl Peer {
-    /// Decides from the measured loss of datagrams whether the path to the peer is lossy.
-    /// `incoming_permille` is the loss of those from the peer: a leader sends few datagrams while
-    /// entries use TCP, but gets one for each acknowledgement. A path on which TCP fails and
-    /// datagrams get through counts as lossy.
+    /// Decides whether the network path to the peer counts as lossy, from the measured loss of
+    /// datagrams to the peer and from the peer (`incoming_permille`). A path also counts as lossy
+    /// if TCP fails but datagrams get through.
     fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
         let [urgent, bulk] = &mut self.lanes;
         let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
@@ -223,8 +226,9 @@ impl OutgoingPeers {
         self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
     }
 
-    /// Returns the measured network path to `peer`; `None` if no connection to it is a stream of
-    /// datagrams. Of two streams, the higher loss and the shorter round trip count.
+    /// Returns the round-trip time, the loss and the number of retransmissions measured on the
+    /// streams of datagrams to `peer`; `None` if there is no stream. Of two streams, the shorter
+    /// round trip, the higher loss and the sum of the retransmissions.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
         let lanes = &self.peer(peer)?.lanes;
         let senders = lanes.iter().filter_map(|lane| match &lane.carrier {
@@ -312,10 +316,10 @@ impl OutgoingPeers {
         }
     }
 
-    /// Makes the next attempt to connect to a peer due at once and resets the delay between
-    /// attempts. Called because the peer, whose current start `opening` identifies, has just
-    /// connected to this replica. If it has restarted, older streams of datagrams to it are closed:
-    /// it does not know them.
+    /// Handles the hello (first frame) of a connection from a peer, whose current start is
+    /// identified by `opening`: makes the next attempt to connect to the peer due at once, and
+    /// resets the delay between attempts. If the peer has restarted, closes older streams of
+    /// datagrams to it, which the peer no longer knows.
     pub(crate) fn on_hello(
         &mut self,
         peer: NodeId,
@@ -362,8 +366,9 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles the cookie of a stream of datagrams, with which the stream is established. If it is
-    /// a peer's connection for urgent messages, returns the peer; otherwise returns `None`.
+    /// Handles a cookie, the peer's reply to a request to open a stream of datagrams, with which
+    /// the stream is established. If the stream is a peer's connection for urgent messages, returns
+    /// the peer; otherwise returns `None`.
     pub(crate) fn on_cookie(
         &mut self,
         id: StreamId,
@@ -385,7 +390,7 @@ impl OutgoingPeers {
         None
     }
 
-    /// Handles an acknowledgement of a stream of datagrams.
+    /// Handles a peer's acknowledgement of datagrams of the stream `id`.
     pub(crate) fn on_ack(&mut self, id: StreamId, ack: &Ack, now: Instant) {
         if let Some(sender) = self.lane_of(id).and_then(Outgoing::sender) {
             sender.on_ack(ack, now);
@@ -399,7 +404,8 @@ impl OutgoingPeers {
         }
     }
 
-    /// Returns the connection that consists of the stream `id`.
+    /// Returns the connection whose transport is the stream of datagrams `id`; `None` if there is
+    /// none.
     fn lane_of(&mut self, id: StreamId) -> Option<&mut Outgoing> {
         let lanes = self.peers.iter_mut().flat_map(|peer| &mut peer.lanes);
         lanes.into_iter().find_map(|lane| {
@@ -453,8 +459,8 @@ impl OutgoingPeers {
     }
 }
 
-/// Queues the preamble and the hello with which every connection begins. The hello has a higher
-/// number than all before.
+/// Queues the preamble and the hello (first frame) with which every connection begins. The hello
+/// numbers the connections of this replica in ascending order.
 fn queue_hello(
     hello: &mut Hello,
     rejoining: &AtomicBool,

@@ -24,11 +24,13 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for establishing a connection to a peer.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval between attempts to open a stream of datagrams beside a TCP connection, after one that
-/// the peer did not answer: perhaps datagrams do not get through.
+/// Time after which a stream of datagrams is tried again alongside a TCP connection, if the peer
+/// did not answer the last attempt or the last stream has failed. Datagrams may not get through to
+/// the peer.
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a connection to a peer is made of.
+/// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with
+/// the queue of bytes to be sent on it.
 #[derive(Debug)]
 pub(super) enum Carrier {
     Tcp(Socket),
@@ -39,7 +41,8 @@ pub(super) enum Carrier {
 /// bulk messages.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// `None` between two attempts to connect.
+    /// The transport that is established or being established; `None` between two attempts to
+    /// connect.
     pub(super) carrier: Option<Carrier>,
     pub(super) connected: bool,
     /// When the last attempt to establish the connection began.
@@ -47,12 +50,14 @@ pub(super) struct Outgoing {
     /// When the next attempt to connect is due. Used only while `carrier` is `None`.
     pub(super) retry_at: Instant,
     backoff: Duration,
-    /// When the first attempt failed since the connection was last established; `None` if none has.
+    /// When the first attempt to connect failed since the connection was last established; `None`
+    /// if no attempt has failed.
     pub(super) failing_since: Option<Instant>,
-    /// A stream of datagrams that the peer has not answered yet, and that replaces `carrier` when
-    /// it does; `None` if there is none.
+    /// A stream of datagrams that is being opened, and that replaces `carrier` once the peer
+    /// answers; `None` if there is none.
     candidate: Option<Box<Sender>>,
-    /// When the latest candidate was made or, without one, when the next one may be.
+    /// When the current candidate was created or, if there is none, the earliest time at which the
+    /// next one may be created.
     candidate_at: Instant,
 }
 
@@ -101,8 +106,8 @@ impl Outgoing {
         }
     }
 
-    /// Writes as many queued bytes as the connection accepts. Datagrams, which may be due without
-    /// new bytes, are added to `out`. Returns false if the connection has failed.
+    /// Writes as many queued bytes as the connection accepts. Appends the datagrams that are due to
+    /// `out`, including retransmissions. Returns false if the connection has failed.
     pub(super) fn flush(&mut self, now: Instant, out: &mut Outbox) -> bool {
         if let Some(candidate) = &mut self.candidate
             && now >= candidate.next_timeout()
@@ -156,8 +161,9 @@ impl Outgoing {
         self.connected && matches!(self.carrier, Some(Carrier::Datagrams { .. }))
     }
 
-    /// If the connection is to become a stream of datagrams (`wanted`) and is none yet, opens a
-    /// candidate. Drops a candidate that the peer does not answer, or that is not wanted any more.
+    /// Begins to open a candidate, a stream of datagrams that `make` creates to replace the TCP
+    /// connection, if `wanted` is true. Drops a candidate that the peer has not answered in time or
+    /// that is no longer wanted.
     pub(super) fn prepare_stream(
         &mut self,
         wanted: bool,
@@ -187,8 +193,9 @@ impl Outgoing {
         }
     }
 
-    /// Handles the cookie of a stream of datagrams. Returns how the connection was established with
-    /// it, or `None` if the stream is another connection's. A candidate replaces the connection.
+    /// Handles a cookie, the peer's reply to a request to open the stream of datagrams with the
+    /// number `stream`. If the stream is the candidate, it replaces the current transport. Returns
+    /// how the stream was established; `None` if it does not belong to this connection.
     pub(super) fn on_cookie(
         &mut self,
         stream: u64,
@@ -216,8 +223,8 @@ impl Outgoing {
         Some(Established::AsPlanned)
     }
 
-    /// Returns the earliest time at which the connection must be established, given up, or sent
-    /// datagrams; [`Instant::MAX`] if there is nothing to wait for.
+    /// Returns the earliest time at which an attempt to connect must be started or given up, or
+    /// datagrams must be sent; [`Instant::MAX`] if there is nothing to wait for.
     pub(super) fn next_due(&self) -> Instant {
         let candidate = self.candidate.as_ref().map_or(Instant::MAX, |candidate| {
             candidate.next_timeout().min(self.candidate_at + CONNECT_TIMEOUT)
@@ -232,11 +239,13 @@ impl Outgoing {
     }
 }
 
-/// How a stream of datagrams was established.
+/// How a stream of datagrams was established as a connection to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Established {
-    /// The connection was to be this stream, whose hello is queued already.
+    /// The connection used this stream from the beginning, so its hello (first frame) is queued
+    /// already.
     AsPlanned,
-    /// The stream has replaced another connection, and needs a hello.
+    /// The stream was a candidate and has replaced the earlier transport, so a hello (first frame)
+    /// must still be queued.
     Replaced,
 }

@@ -10,14 +10,16 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
 use crate::transport::Outbox;
 
-/// Size that is requested for the buffers of the system, in bytes. Systems usually grant less.
+/// Size, in bytes, that is requested for the kernel's send and receive buffers. The kernel may
+/// grant less.
 const SYSTEM_BUFFER_BYTES: usize = 4 << 20;
-/// Minimum number of bytes that a datagram counts towards the limit of a pass: handling a small one
-/// costs nearly as much as handling a large one.
+/// Minimum number of bytes that each datagram counts towards the limit of a pass (iteration of the
+/// stage's loop), because handling a small datagram costs nearly as much as handling a large one.
 const DATAGRAM_COST: usize = 512;
-/// Number of buffers that one system call fills.
+/// Number of receive buffers that one system call can fill.
 const BUFFERS: usize = 8;
-/// Length of each buffer in bytes: the system joins datagrams up to this length.
+/// Size of each receive buffer in bytes. On Linux, the kernel may join several datagrams in one
+/// buffer (generic receive offload).
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// A non-blocking UDP socket.
@@ -25,16 +27,18 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub(crate) struct DatagramSocket {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Whether datagrams may be waiting. Set by `Poll` events, cleared when a read would block.
+    /// Whether datagrams may be waiting in the kernel. Set by `Poll` events, cleared when a read
+    /// finds no more.
     readable: bool,
     space: Vec<u8>,
-    /// Sizes of the system's buffers, in bytes.
+    /// Size of the kernel's receive buffer, in bytes; `send_buffer_bytes` is that of its send
+    /// buffer.
     receive_buffer_bytes: usize,
     send_buffer_bytes: usize,
 }
 
 impl DatagramSocket {
-    /// Binds a socket to `address`.
+    /// Creates a UDP socket bound to `address`.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<DatagramSocket> {
         let socket = UdpSocket::bind(address)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
@@ -58,28 +62,28 @@ impl DatagramSocket {
         registry.register(&mut self.socket, token, Interest::READABLE)
     }
 
-    /// Returns the size of the system's receive buffer, in bytes.
+    /// Returns the size of the kernel's receive buffer, in bytes.
     pub(crate) fn receive_buffer_bytes(&self) -> usize {
         self.receive_buffer_bytes
     }
 
-    /// Returns the size of the system's send buffer, in bytes.
+    /// Returns the size of the kernel's send buffer, in bytes.
     pub(crate) fn send_buffer_bytes(&self) -> usize {
         self.send_buffer_bytes
     }
 
-    /// Records a `Poll` event of this socket.
+    /// Records a `Poll` event of this socket, which means that datagrams may be waiting.
     pub(crate) fn on_event(&mut self) {
         self.readable = true;
     }
 
-    /// Returns whether datagrams may be waiting.
+    /// Returns whether received datagrams may be waiting to be read.
     pub(crate) fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// Reads datagrams until none is left, or at least `bytes_max` bytes were read, and calls
-    /// `on_datagram` with each and the address of its sender.
+    /// Reads datagrams until none are left or at least `bytes_max` bytes were read. Calls
+    /// `on_datagram` with the sender's address and the contents of each.
     pub(crate) fn receive(
         &mut self,
         bytes_max: usize,
@@ -113,7 +117,8 @@ impl DatagramSocket {
         }
     }
 
-    /// Sends datagrams. What the system does not accept is lost, as on the network.
+    /// Sends the datagrams in `out` to the address `to`. Datagrams that the kernel does not accept
+    /// are lost, as they may be on the network.
     pub(crate) fn send(&self, to: SocketAddr, out: &Outbox) {
         for (contents, length) in out.runs(self.state.max_gso_segments()) {
             let transmit = Transmit {

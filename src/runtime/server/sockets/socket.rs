@@ -24,7 +24,7 @@ pub(crate) struct Socket {
     pub(crate) outbound: OutboundQueue,
 }
 
-/// The result of [`Socket::read`].
+/// The result of [`Socket::read`]: received bytes, no bytes yet, or a closed connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReadResult {
     /// The read returned this number of bytes.

@@ -9,9 +9,9 @@ use crate::runtime::channels::{
 
 use super::Core;
 
-/// Minimum number of log segment files at which the core requests a snapshot because disk space is
-/// scarce. The snapshot allows segments to be removed. Once space is low, [`LOW_SEGMENTS_MIN`]
-/// segments suffice.
+/// Minimum number of segment files of the log at which the core requests a snapshot because disk
+/// space is scarce, so that segments can be removed. Once free space is below the disk reserve,
+/// [`LOW_SEGMENTS_MIN`] files suffice.
 const SCARCE_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
 /// Minimum time between two snapshots that the core requests because disk space is scarce.
@@ -75,9 +75,9 @@ impl Core {
         self.handle(Msg::DiskSpace(report.space));
     }
 
-    /// Informs the consensus code of this replica's completed snapshot as soon as the consensus
-    /// code knows that all entries in the snapshot were applied. The core may learn of the snapshot
-    /// before that.
+    /// Informs the consensus code of this replica's completed snapshot, as soon as the consensus
+    /// code knows that all entries in the snapshot were applied. The core may receive the report of
+    /// the snapshot before the report of the entries.
     fn announce_snapshot(&mut self) {
         let is_applied =
             |snapshot: &SnapshotId| snapshot.last.index <= self.replica.status().applied_index;

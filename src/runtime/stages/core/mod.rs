@@ -171,7 +171,8 @@ impl Core {
         self
     }
 
-    /// Adds a replicated clock, which this replica advances while it is the leader.
+    /// Adds a replicated clock, which decides when keys expire. This replica advances it while it
+    /// is the leader.
     pub(crate) fn with_clock(mut self, clock: CoreClock) -> Core {
         self.replicated_clock = Some(clock);
         self

@@ -21,8 +21,8 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
-/// Total sizes in bytes of the append and apply jobs that the core has sent and that have not been
-/// reported as completed.
+/// Total sizes, in bytes, of the jobs in flight: append jobs (sent to the log writer) and apply
+/// jobs (sent to the applier) that have not been reported as completed.
 ///
 /// Invariant: `append_bytes <= bytes`.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(super) struct InFlight {
 pub(crate) struct PassOutput {
     /// Whether the core sent anything to the network stage: messages, refusals or a leader change.
     pub(crate) outbound: bool,
-    /// Whether the core sent append jobs to the log writer.
+    /// Whether the core sent append jobs (log entries to be written) to the log writer.
     pub(crate) appends: bool,
     /// Whether the core sent a batch to the applier, and if so, whether clients may be waiting for
     /// it.
@@ -165,8 +165,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets the reading that the replicated clock in the applied state must reach before the
-    /// applier answers the reads that the leader has confirmed now.
+    /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
+    /// state must reach before the applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.
@@ -258,8 +258,8 @@ impl Core {
     }
 }
 
-/// Moves all of `more` to the end of `list`. If `list` is empty, which is the usual case, swaps the
-/// two.
+/// Moves all elements of `more` to the end of `list`. If `list` is empty, which is the usual case,
+/// swaps the two lists.
 fn append_or_take<T>(list: &mut Vec<T>, more: &mut Vec<T>) {
     if list.is_empty() {
         std::mem::swap(list, more);

@@ -17,15 +17,16 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum time between two publications of the clock readings for the other stages.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of batches of clients' requests that a new leader holds until it knows the wall
-/// clocks of a quorum; the same maximum applies to forwarded writes. Further ones are refused or
-/// dropped.
+/// clocks of a quorum. The same maximum applies to forwarded writes. Beyond it, requests are
+/// refused, and repeated copies of forwarded writes are dropped.
 const HELD_MAX: usize = 256;
 /// Clock difference in milliseconds at which a warning is logged: this replica's wall clock
-/// deviates from the time that a quorum agrees on, in either direction, or the replicated clock is
-/// ahead of that time.
+/// deviates from the time that a quorum agrees on, in either direction, or the replicated clock
+/// (which decides when keys expire) is ahead of that time.
 const WARN_MILLIS: i64 = 1_000;
-/// Minimum number of milliseconds by which the replicated clock must be ahead of the time that a
-/// quorum agrees on for `CLOCK RESET` to set the replicated clock back.
+/// Minimum number of milliseconds by which the replicated clock (which decides when keys expire)
+/// must be ahead of the time that a quorum agrees on for `CLOCK RESET` to set the replicated clock
+/// back.
 const RESET_MIN_MILLIS: u64 = 1_000;
 
 /// The core's part of the replicated clock (the time that decides when keys expire), with the
@@ -46,8 +47,8 @@ pub(crate) struct CoreClock {
 }
 
 impl CoreClock {
-    /// Creates the core's part of the replicated clock for a replica with these peers. `applied` is
-    /// the replicated clock in the replica's state.
+    /// Creates the core's part of the replicated clock (which decides when keys expire) for a
+    /// replica with these peers. `applied` is the replicated clock in the replica's state.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
@@ -124,14 +125,15 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Records `applied`, the reading of the replicated clock in the state that this replica has
-    /// applied by the time `now`.
+    /// Records that at the time `now`, the state that this replica has applied has the replicated
+    /// clock (which decides when keys expire) `applied`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }
 
-    /// Sets the time that the replicated clock must reach for the reads that are waiting in the
-    /// applier, in milliseconds since 1970; `None` if no reads are waiting.
+    /// Sets the time that the replicated clock (which decides when keys expire) must reach for the
+    /// reads that are waiting in the applier, in milliseconds since 1970; `None` if no reads are
+    /// waiting.
     pub(super) fn set_read_target(&mut self, millis: Option<u64>) {
         self.clock.set_read_target(millis);
     }
@@ -142,14 +144,14 @@ impl CoreClock {
         self.clock.proposal_refused(now);
     }
 
-    /// Records a leader change. The last proposed clock entry (log entry that advances the
-    /// replicated clock) may have been lost in it.
+    /// Records a leader change, in which the last proposed clock entry (log entry that advances the
+    /// replicated clock) may have been lost.
     pub(super) fn leader_changed(&mut self) {
         self.clock.leader_changed();
     }
 
-    /// Returns the reading that the replicated clock in the applied state must reach before reads
-    /// confirmed at `now` are answered.
+    /// Returns the reading that the replicated clock (which decides when keys expire) in the
+    /// applied state must reach before reads confirmed at `now` are answered.
     pub(super) fn for_reads(&mut self, now: Instant) -> ReadTimestamp {
         ReadTimestamp { millis: self.clock.advance(now), resets: self.clock.applied().resets }
     }
@@ -182,9 +184,10 @@ impl CoreClock {
         ClientRequest { key, kind: RequestKind::Write, payload }
     }
 
-    /// Sets the new time in a `CLOCK RESET` request. If the replicated clock is ahead of the time
-    /// that a quorum agrees on by at least [`RESET_MIN_MILLIS`], the new time is the agreed time (0
-    /// if unknown); otherwise it is the replicated clock's current time.
+    /// Sets the new time in a `CLOCK RESET` request. If the replicated clock (which decides when
+    /// keys expire) is ahead of the time that a quorum agrees on by at least [`RESET_MIN_MILLIS`],
+    /// the new time is the agreed time (0 if unknown); otherwise it is the replicated clock's
+    /// current time.
     pub(super) fn fill_reset(&mut self, now: Instant, request: &mut ClientRequest) {
         let time = self.clock.advance(now);
         let agreed = self.clock.agreed(now).unwrap_or(0);

@@ -32,7 +32,8 @@ pub(crate) enum NonLeaderPolicy {
     /// client to the leader.
     Replica,
     /// The core refuses the request at once, and the network stage holds it until a leader is
-    /// known. So a forwarded write never enters the log long after its sender has sent it again.
+    /// known. If the core held requests itself, a forwarded write could enter the log long after
+    /// its sender has sent it again.
     Refuse,
 }
 
@@ -96,9 +97,9 @@ impl Core {
         }
     }
 
-    /// If this replica is the leader and does not yet know the wall clocks of a quorum, returns the
-    /// replicated clock, which then holds requests. Otherwise returns `None`: requests need not
-    /// wait.
+    /// Returns the replicated clock (which decides when keys expire) if requests must wait for it,
+    /// because this replica is the leader and does not yet know the wall clocks of a quorum.
+    /// Returns `None` if requests need not wait.
     fn clock_to_wait_for(&mut self) -> Option<&mut super::CoreClock> {
         if !self.replica.is_leader() {
             return None;
@@ -171,9 +172,10 @@ impl Core {
         self.handle(message);
     }
 
-    /// Proposes the clock entry that must precede a write, if one is needed, and sets the time in a
-    /// `CLOCK RESET` request. Returns false if the log is full: without the clock entry the write
-    /// would be applied at an earlier time, and its key would expire too early.
+    /// Proposes the clock entry (log entry that advances the replicated clock) that must precede a
+    /// write, if one is needed, and sets the time in a `CLOCK RESET` request. Returns false if the
+    /// log has no space for both: without the clock entry, the write would be applied at an earlier
+    /// time and its key would expire too early.
     fn set_clock_before(&mut self, request: &mut ClientRequest) -> bool {
         let Some(clock) = &mut self.replicated_clock else { return true };
         let entry = clock.before_write(self.now);
@@ -183,8 +185,9 @@ impl Core {
         entry.is_none_or(|entry| self.append_clock_entry(entry))
     }
 
-    /// Appends a clock entry to the log, which accepts writes. Returns false, and appends nothing,
-    /// if no write could be appended after it.
+    /// Appends a clock entry (log entry that advances the replicated clock) to the log. Returns
+    /// false, and appends nothing, if the log would then have no space for a write. May be called
+    /// only while the replica accepts writes.
     pub(super) fn append_clock_entry(&mut self, entry: ClientRequest) -> bool {
         let is_affordable = record_bytes(&entry.payload) < self.replica.append_budget();
         if is_affordable {
@@ -195,18 +198,16 @@ impl Core {
         is_affordable
     }
 
-    /// Admits a forwarded write if the state machine, whose deduplication table is bounded, is
-    /// certain to recognize any other copy of the write in the log. This is decided here, when the
-    /// write gets its index, because a copy may have been delayed for a long time.
+    /// Admits a write that a peer has forwarded, if the deduplication table of the state machine,
+    /// whose size is bounded, is certain to recognize any other copy of the write in the log. This
+    /// is decided when the write gets its index, because a copy may have been delayed for long.
     ///
-    /// - A first copy is admitted by the leader of the term that it names. Its sender sends it
-    ///   again after a change of the term or of the connection, and what is left on the old
-    ///   connection is never read then. So a first copy is in the log before any other copy or
-    ///   never, and if it is refused it certainly never is.
-    /// - A repeated copy is admitted if the log has not grown too far since the first was sent. All
-    ///   admitted copies have indexes after that point, and this one is not far from it, so each
-    ///   finds the earlier ones in the table. Otherwise the copy is dropped, and its client gets
-    ///   `UNCERTAIN`.
+    /// - A first copy is admitted only in the term that it names. After a change of the term or of
+    ///   the connection, its sender sends a repeated copy, and what is left on the old connection
+    ///   is never read. So a first copy precedes all other copies in the log, or never enters it.
+    /// - A repeated copy is admitted only if few entries were appended to the log since the first
+    ///   copy was sent, so that the table still has the outcomes of earlier copies. Otherwise the
+    ///   repeated copy is dropped, and its client gets `UNCERTAIN`.
     pub(super) fn admit_forwarded(&mut self, write: ForwardedWrite) {
         if let Some(clock) = self.clock_to_wait_for() {
             match clock.hold_forwarded(write) {

@@ -115,12 +115,13 @@ struct ReplicaStages {
     log_writer: RefCell<LogWriter>,
     applier: RefCell<Applier>,
     network: RefCell<ScriptedNetwork>,
-    /// When the core of this replica last read the clock.
+    /// When the Raft core of this replica last read the clock.
     read_at: Cell<Instant>,
     /// The votes that this replica granted to other replicas: the time and the term of each.
     votes: RefCell<Vec<(Instant, Term)>>,
-    /// Promises of this replica to leaders, each of which grants a lease. By term: the latest start
-    /// among the leader's rounds (numbered broadcasts) that this replica has acknowledged.
+    /// For each term, the latest start of a leader's round (numbered broadcast) that this replica
+    /// has acknowledged. The acknowledgement promises the leader a lease that begins with the
+    /// round.
     promises: RefCell<BTreeMap<Term, Instant>>,
 }
 

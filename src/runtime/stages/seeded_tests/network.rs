@@ -22,10 +22,11 @@ pub(super) struct ScriptedNetwork {
     pub(super) ends: NetworkEnds,
     /// Messages that have arrived at the replica but have not been read by its network stage yet.
     arrived: VecDeque<Envelope>,
-    /// Clients' requests that are waiting until the core's request queue is less than half full.
+    /// Clients' requests that are waiting until the Raft core's request queue is less than half
+    /// full.
     pub(super) held: VecDeque<ClientRequest>,
-    /// The applier's report on applied entries while it is waiting for space in the core's queue;
-    /// `None` if no report is waiting.
+    /// The applier's report on applied entries while it is waiting for space in the Raft core's
+    /// queue; `None` if no report is waiting.
     applied: Option<Applied>,
     /// The term in which this replica is the leader, according to its core; `None` if it is not the
     /// leader.
@@ -48,10 +49,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes one batch from the queue between the core and the network stage of replica `at`, and
-    /// sends the messages in it. `known` contains the time at which the leader's rounds (numbered
-    /// broadcasts) in the batch began, and the time until which the batch's acknowledgements
-    /// promise not to vote for another replica. `known` is `None` if these times are not known.
+    /// Takes one batch of the Raft core of replica `at` from the queue to the network stage, and
+    /// sends the messages in it. `known` is when the leader's rounds (numbered broadcasts) in the
+    /// batch began, and until when its acknowledgements promise not to vote for another replica;
+    /// `None` if this is not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };
@@ -139,9 +140,9 @@ impl Run {
         }
     }
 
-    /// Sends to the core of replica `at` a random number of the messages that have arrived there,
-    /// and of its clients' requests: the first half of a pass (iteration of the network stage's
-    /// loop).
+    /// Passes a random number of the messages that have arrived at replica `at`, and of its
+    /// clients' requests, to its Raft core: the first half of a pass (iteration of the network
+    /// stage's loop).
     pub(super) fn receive(&self, at: usize) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let began_at = self.now.get();
@@ -175,7 +176,7 @@ impl Run {
     }
 
     /// Sends the messages of replica `at`'s core and log writer to other replicas, checks the
-    /// replies to clients, and reports applied entries to the core: the second half of a pass
+    /// replies to clients, and reports applied entries to the Raft core: the second half of a pass
     /// (iteration of the network stage's loop).
     pub(super) fn send(&self, at: usize) {
         for _ in 0..=self.draw(4) {
