@@ -28,25 +28,24 @@ pub(super) enum VotePhase {
 #[derive(Debug)]
 pub(super) struct Candidate {
     phase: VotePhase,
-    /// Whether this campaign is part of a leadership transfer, which the leader of the previous
-    /// term requested.
+    /// Whether the previous leader asked this replica to campaign, to transfer its leadership.
     transfer: bool,
     /// Peers that have granted a vote or, in [`VotePhase::PreVote`], a pre-vote. Each peer is
     /// listed only once.
     granted: Vec<NodeId>,
     /// Peers from which this replica has received any message during this campaign.
     heard: Vec<NodeId>,
-    /// Time at which to start the election (the vote phase); `None` until a quorum has granted
-    /// pre-votes. The short delay gives a replica with a longer log time to campaign instead:
-    /// electing this replica could discard the entries that only the longer log has.
+    /// Time at which to end the pre-vote phase and start the election; `None` until a quorum has
+    /// granted pre-votes. The short delay lets a replica with a longer log campaign instead,
+    /// because the entries that only its log has could be lost otherwise.
     stand_at: Option<Instant>,
-    /// Whether this replica has yielded to another candidate, so that it no longer requests
-    /// pre-votes and cannot win this campaign. True only in [`VotePhase::PreVote`].
+    /// Whether this replica has yielded to another pre-candidate: it requests no more pre-votes and
+    /// cannot win this campaign. Always false in [`VotePhase::Vote`].
     has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
-    /// Time at which this campaign ends if no candidate has won; a new one may then begin.
+    /// Time at which this campaign ends without a winner; the replica may then start a new one.
     deadline: Instant,
 }
 
@@ -80,7 +79,7 @@ impl Candidate {
         self.phase
     }
 
-    /// Returns the time at which this campaign ends if no candidate has won by then.
+    /// Returns the time at which this campaign ends without a winner.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -98,10 +97,10 @@ impl Candidate {
         }
     }
 
-    /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
-    /// date than this replica's, or if both are equally up to date and `other` has the higher id.
-    /// After yielding, this replica still grants pre-votes, but requests none in this campaign. So
-    /// of several pre-candidates that receive each other's requests, only one continues.
+    /// Yields to the pre-candidate `other`, whose log ends with `last`, if its log is more up to
+    /// date, or equally up to date and its id is higher. This replica then requests no more
+    /// pre-votes in this campaign, but still grants them. So of several competing pre-candidates,
+    /// only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
@@ -151,7 +150,7 @@ impl Candidate {
         self.count_votes(shared)
     }
 
-    /// Sends a request for a vote (or a pre-vote) to all peers that have not granted one yet.
+    /// Sends a vote request (or pre-vote request) to all peers that have not granted one yet.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         assert!(self.attempts_left > 0, "a candidate asks more often than planned");
         self.attempts_left -= 1;
@@ -167,11 +166,11 @@ impl Candidate {
         }
     }
 
-    /// Returns the role change to make if a quorum has granted votes or, in [`VotePhase::PreVote`],
-    /// pre-votes; otherwise [`Transition::Stay`].
+    /// Returns the transition to the next phase or to leader if a quorum has granted pre-votes or
+    /// votes; otherwise [`Transition::Stay`].
     ///
-    /// The replica's own vote counts only once it is durable, so the replica cannot become leader
-    /// before that, even if the votes of peers arrive earlier.
+    /// The replica's own vote counts only once it is durable. So the replica cannot become leader
+    /// before that, even if its peers' votes arrive earlier.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
         assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());
