@@ -65,7 +65,7 @@ impl Cluster {
 
     /// Returns whether a replica accepts messages from the peer `from`, sent in incarnation
     /// `sender` (number of the peer's starts and crashes). If the peer has restarted, the replica
-    /// first checks the record of past starts in the peer's folder, as the server does when a peer
+    /// first checks the history of starts in the peer's folder, as the server does when a peer
     /// connects, to detect old copies of the folder.
     pub(super) fn accepts_peer(
         &mut self,
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Checks that peers reject a replica that runs from an old copy of its folder. Starts the
-    /// replica, which is down, from such a copy, and presents its record of past starts to all
+    /// replica, which is down, from such a copy, and presents its history of starts to all
     /// peers: every peer that knows of a later start must reject it. The folder itself stays
     /// unchanged.
     ///

@@ -97,8 +97,8 @@ pub struct Machine {
     pub held: Held,
     /// Duration of the machine's next sync if that sync is to stall; `None` for a normal sync.
     pub stalled: Option<Duration>,
-    /// The replica's starts, each as the incarnation (number of starts and crashes) and the record
-    /// of past starts that the replica then sends to its peers: the number of its starts, and
+    /// The replica's starts, each as the incarnation (number of starts and crashes) and the history
+    /// of starts that the replica then sends to its peers: the number of its starts, and
     /// random numbers that identify the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica

@@ -19,16 +19,16 @@ use crate::types::NodeId;
 pub(super) struct Damage {
     /// Description of the damage for error messages: the damaged file, and the type of damage.
     pub(super) what: String,
-    /// Whether the damage is in the log, or in both copies of the record in the `meta` file (which
-    /// identifies the replica's log), so that the next start must refuse the folder. Other damage
-    /// to `meta` or to the peer records is repaired.
+    /// Whether the damage is in the log, or in both copies of the meta record (in the file `meta`,
+    /// which names the replica and the log's first segment), so that the next start must refuse the
+    /// folder. Other damage to the files `meta` and `peers` is repaired.
     pub(super) in_log: bool,
     /// Whether the damage is in the latest snapshot. The next start must then detect it or refuse
     /// the whole folder.
     pub(super) in_latest: bool,
 }
 
-/// The record of past starts of a replica that was started from an old copy of its folder, as its
+/// The history of starts of a replica that was started from an old copy of its folder, as its
 /// peers see it.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
@@ -168,7 +168,8 @@ impl Folder {
     }
 
     /// Returns whether the damage to the file `name` must prevent the replica from starting: the
-    /// file belongs to the log, or is the `meta` file with both copies of its record damaged.
+    /// file belongs to the log, or it is the file `meta`, which identifies the replica, and both
+    /// copies of its record are damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
             return false;
@@ -232,8 +233,8 @@ impl Folder {
     }
 
     /// Starts the replica from an old copy of its whole folder: once, three times, or more often
-    /// than its record of past starts can hold. The folder itself stays unchanged. Returns the
-    /// record of past starts after the last of these starts, or the error of a failed start; `None`
+    /// than its history of starts can hold. The folder itself stays unchanged. Returns the
+    /// history of starts after the last of these starts, or the error of a failed start; `None`
     /// if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
@@ -341,8 +342,8 @@ fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
     disk.replace(name, Some(bytes));
 }
 
-/// Returns the file name of the log's first segment, which is stored in `meta`, the content of the
-/// file that identifies the log.
+/// Returns the file name of the log's first segment. `meta` is the content of the folder's file
+/// `meta`, which stores the segment's number.
 fn first_segment(meta: &[u8]) -> String {
     let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
     format!("segment-{number:010}")

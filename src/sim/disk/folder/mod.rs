@@ -29,10 +29,10 @@ use crate::types::NodeId;
 
 /// Cluster id of all simulated replicas.
 const CLUSTER: u128 = 0x0051_BB1E;
-/// Maximum number of disk operations in one sync of the log: a sync that begins a log segment and
-/// replaces the `meta` file.
+/// Maximum number of disk operations in one sync of the log, reached by a sync that begins a log
+/// segment and replaces the file `meta`.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Number of latest starts that a simulated replica keeps in its record of past starts, by which
+/// Number of latest starts that a simulated replica keeps in its history of starts, by which
 /// peers detect old copies of its folder. Small enough that old copies are often started more times
 /// than this, but larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
@@ -252,10 +252,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Checks the record of past starts that `peer` sends after a restart: `incarnation` is the
-    /// number of its starts, and `openings` are random numbers that identify the latest of them,
-    /// oldest first. Returns false if the record is incomplete or lacks the peer's last start known
-    /// to this replica, because the peer may be running from an old copy of its folder. Otherwise
+    /// Checks the history of starts that `peer` sends after a restart: `incarnation` is the number
+    /// of its starts, and `openings` are random numbers that identify the latest of them, oldest
+    /// first. Returns false if the history is incomplete or lacks the peer's last start known to
+    /// this replica, because the peer may be running from an old copy of its folder. Otherwise
     /// records the peer's latest start durably (only in memory if the disk is full) and returns
     /// true.
     ///
@@ -283,7 +283,7 @@ impl Folder {
         Ok(true)
     }
 
-    /// Returns the record of past starts that the replica sends to its peers: the number of its
+    /// Returns the history of starts that the replica sends to its peers: the number of its
     /// starts, and random numbers that identify the latest of them, oldest first.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
