@@ -28,7 +28,8 @@ pub(super) enum VotePhase {
 #[derive(Debug)]
 pub(super) struct Candidate {
     phase: VotePhase,
-    /// Whether the previous leader asked this replica to campaign, to transfer its leadership.
+    /// Whether this campaign is part of a leadership transfer: the previous term's leader asked
+    /// this replica to campaign.
     transfer: bool,
     /// Peers that have granted a vote or, in [`VotePhase::PreVote`], a pre-vote. Each peer is
     /// listed only once.
@@ -45,7 +46,8 @@ pub(super) struct Candidate {
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
-    /// Time at which this campaign ends without a winner; the replica may then start a new one.
+    /// Time at which this campaign ends if no candidate has won by then; the replica may then start
+    /// a new one.
     deadline: Instant,
 }
 
@@ -79,7 +81,7 @@ impl Candidate {
         self.phase
     }
 
-    /// Returns the time at which this campaign ends without a winner.
+    /// Returns the time at which this campaign ends if no candidate has won by then.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -97,10 +99,10 @@ impl Candidate {
         }
     }
 
-    /// Yields to the pre-candidate `other`, whose log ends with `last`, if its log is more up to
-    /// date, or equally up to date and its id is higher. This replica then requests no more
-    /// pre-votes in this campaign, but still grants them. So of several competing pre-candidates,
-    /// only one continues.
+    /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
+    /// date than this replica's, or equally up to date and `other` has the higher id. This replica
+    /// then requests no more pre-votes in this campaign, but still grants them. So of several
+    /// competing pre-candidates, only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;

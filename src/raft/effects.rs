@@ -21,23 +21,26 @@ pub struct Effects {
     /// The next job for the applier, which applies committed entries to the state machine; may be
     /// empty.
     pub apply: ApplyJob,
-    /// Client requests that the driver must refuse. They were not applied and never will be.
+    /// Client requests that the driver (server or simulator) must refuse. They were not applied and
+    /// never will be.
     pub refusals: Vec<Refusal>,
     /// [`InstallSnapshot`](super::InstallSnapshot) messages to peers, without their data. For each,
-    /// the driver reads the chunk from the snapshot that the message names (not always the latest
-    /// one), adds it and sends the message. If it cannot read the chunk, it drops the message; the
-    /// core then retries, and after several attempts switches to the latest snapshot.
+    /// the driver (server or simulator) reads the chunk from the snapshot that the message names
+    /// (not always the latest one), adds it and sends the message. If it cannot read the chunk, it
+    /// drops the message; the core then retries, and after several attempts switches to the latest
+    /// snapshot.
     pub chunks_to_send: Vec<Envelope>,
-    /// Chunks of a leader's snapshot that the driver must store, answering each with
-    /// [`Msg::ChunkStored`](super::Msg::ChunkStored). Once the snapshot is complete, verified,
-    /// durable and installed in the state machine, the driver sends
+    /// Chunks of a leader's snapshot that the driver (server or simulator) must store, answering
+    /// each with [`Msg::ChunkStored`](super::Msg::ChunkStored). Once the snapshot is complete,
+    /// verified, durable and installed in the state machine, the driver sends
     /// [`Msg::Installed`](super::Msg::Installed).
     pub received_chunks: Vec<SnapshotChunk>,
     /// Snapshots of this replica that a peer received in full and then discarded, probably as
-    /// damaged. The driver verifies them on this replica's disk, and takes a new snapshot if the
-    /// latest one is damaged.
+    /// damaged. The driver (server or simulator) verifies them on this replica's disk, and takes a
+    /// new snapshot if the latest one is damaged.
     pub suspect_snapshots: Vec<SnapshotId>,
-    /// Invalid messages from peers, for the driver to log. They had no effect on this replica.
+    /// Invalid messages from peers, for the driver (server or simulator) to log. They had no effect
+    /// on this replica.
     pub rejected: Vec<RejectedMessage>,
 }
 
@@ -81,15 +84,15 @@ pub enum RejectReason {
     },
 }
 
-/// A chunk of a leader's snapshot, for the driver to store.
+/// A chunk of a leader's snapshot, for the driver (server or simulator) to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
     /// Term of the leader that sent the chunk.
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Number of the leader's message round that the chunk belongs to. The driver copies it into
-    /// [`ChunkStored`](super::ChunkStored), so that the reply to the leader can echo it.
+    /// Round number of the leader's message with the chunk. The driver (server or simulator) copies
+    /// it into [`ChunkStored`](super::ChunkStored), so that the reply to the leader can echo it.
     pub round: Round,
     /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,

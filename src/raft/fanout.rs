@@ -33,7 +33,7 @@ const MEASURED_MIN: f64 = 12.0;
 const CATCH_UP_ENTRIES: usize = 64;
 
 /// The goal that the leader sends messages for: a given number of peers acknowledge the entry at
-/// `index` and answer the message round `round`.
+/// `index` and answer the message round `round` (a numbered batch of messages).
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
@@ -104,8 +104,8 @@ impl Leader {
 
     /// Sends the commit index, in an append without entries, to each peer to which no other message
     /// carried it within [`Config::commit_notice_after`](crate::config::Config). Skips peers that
-    /// are not answering or are receiving a snapshot. `round_before` is the last message round
-    /// begun before this batch of inputs.
+    /// are not answering or are receiving a snapshot. `round_before` is the last round number in
+    /// use before this batch of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -170,7 +170,7 @@ impl Leader {
 
     /// Sends the newest entries to as many peers as a quorum still needs, starting with the peers
     /// that the leader sent to least recently. The replies also confirm waiting reads.
-    /// `round_before` is the last message round begun before this batch of inputs.
+    /// `round_before` is the last round number in use before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -223,7 +223,7 @@ impl Leader {
 
     /// Sends entries to each lagging peer that is answering, within the limit on entries in flight.
     /// Without this, a lagging peer would get only one append per heartbeat or per new entry sent
-    /// to it. `round_before` is the last message round begun before this batch of inputs.
+    /// to it. `round_before` is the last round number in use before this batch of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -249,7 +249,7 @@ impl Leader {
 
     /// Sends the peer at `position` the entries and the round number that it needs to reach `goal`,
     /// within the limit on entries in flight. Returns whether the peer will reach the goal by
-    /// answering the messages now in flight. `round_before` is the last message round begun before
+    /// answering the messages now in flight. `round_before` is the last round number in use before
     /// this batch of inputs.
     fn send_towards(
         &mut self,
@@ -283,7 +283,7 @@ impl Leader {
     /// Sends one `AppendEntries` to the peer at `position`. If `with_entries` is set, it contains
     /// the entries from the peer's next index on, within the limit on entries in flight; without
     /// entries it is a heartbeat. Skips a heartbeat if the peer was already sent a message in this
-    /// batch of inputs. `round_before` is the last message round begun before this batch.
+    /// batch of inputs. `round_before` is the last round number in use before this batch.
     fn send(
         &mut self,
         position: usize,
@@ -326,8 +326,8 @@ impl Leader {
             && !self.progress[position].is_probing()
     }
 
-    /// Sends the peer at `position` one `AppendEntries` of the current message round with
-    /// `entries`, which start at the peer's next index. Without entries it is a heartbeat.
+    /// Sends the peer at `position` one `AppendEntries` of the current message round. `entries`
+    /// start at the peer's next index; without entries, the message is a heartbeat.
     fn emit(
         &mut self,
         position: usize,

@@ -23,8 +23,8 @@ pub(super) struct Follower {
     /// Index up to which this replica's log is known to be equal to the log of the current term's
     /// leader.
     pub(super) matched_index: Index,
-    /// Number of the message round of the last snapshot chunk that was passed to the driver in this
-    /// term; 0 if there was none. The reply that reports the installed snapshot echoes it.
+    /// Round number of the last snapshot chunk that this replica accepted for storage in this term;
+    /// 0 if there was none. The reply that reports the installed snapshot echoes it.
     pub(super) install_round: Round,
 }
 

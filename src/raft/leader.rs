@@ -19,8 +19,9 @@ use super::shared::Shared;
 use super::timing;
 use super::transfer::LeadershipTransfer;
 
-/// Maximum number of recent message rounds whose start time is kept. A reply to an older round
-/// proves only that the peer is alive; it extends no lease and gives no round-trip time.
+/// Maximum number of recent message rounds (numbered batches of messages) whose start time is kept.
+/// A reply to an older round proves only that the peer is alive: it extends no lease and gives no
+/// round-trip time.
 const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
@@ -37,22 +38,24 @@ pub(super) struct Leader {
     /// Number of the last message round begun; 0 before the first. All appends of one batch of
     /// inputs carry the same round number, which replies echo.
     pub(super) round: Round,
-    /// The latest message rounds, each with its number and start time. The start time is read from
-    /// this replica's clock before the round's first message is sent.
+    /// The latest message rounds (numbered batches of messages), each with its number and start
+    /// time. The start time is read from this replica's clock before the round's first message is
+    /// sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
     pub(super) transfer: LeadershipTransfer,
-    /// Time at which this leader last probed all peers because no quorum was answering; `None` if
-    /// it never has.
+    /// Time at which this leader last probed all peers (sent each a message) because no quorum was
+    /// answering; `None` if it never has.
     pub(super) quorum_probed_at: Option<Instant>,
-    /// Number of consecutive times that the probe of all peers was repeated because still no quorum
-    /// answered; 0 after the first probe, and before any.
+    /// Number of consecutive times that the leader repeated its probe of all peers (a message to
+    /// each) because still no quorum answered; 0 after the first probe, and before any.
     pub(super) quorum_probes: u32,
     /// Index of the log's last entry when the leader last sent new entries to as many peers as a
     /// quorum needs. Entries after it have not been sent in this way yet.
     pub(super) attempted_index: Index,
-    /// The message round that was to confirm the oldest waiting read when the leader last sent to
-    /// as many peers as a quorum needs; 0 if no read was waiting.
+    /// Number of the message round that was to confirm waiting reads at the leader's last attempt
+    /// to send new entries and read confirmations to as many peers as a quorum needs; 0 if no read
+    /// was waiting.
     pub(super) attempted_round: Round,
     /// Peers that are sent a message at the end of this batch of inputs even if none is due, for
     /// example because they requested a pre-vote or rejected an append.
@@ -60,8 +63,8 @@ pub(super) struct Leader {
     /// Time since which some peer that is answering has not been sent the current commit index;
     /// `None` if all of them have been sent it.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// Snapshots that a peer received in full and then discarded, to be reported to the driver at
-    /// the end of this batch of inputs.
+    /// Snapshots that a peer received in full and then discarded, to be reported as suspect at the
+    /// end of this batch of inputs.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
     /// Reusable buffer of `pursue_goal`: positions of peers in the order in which they are sent to.
     pub(super) send_order: Vec<usize>,
@@ -270,8 +273,9 @@ impl Leader {
 
     // Disk space.
 
-    /// Returns whether new entries can be stored: neither this replica's disk nor too many peers'
-    /// disks for a quorum are low on space. Ignores peers that are not answering.
+    /// Returns whether new entries can be stored: this replica's disk has space, and either no
+    /// peer's disk is almost full or a quorum still has space. Ignores peers that are not
+    /// answering.
     pub(super) fn has_disk_space(&self, shared: &Shared) -> bool {
         let is_low =
             |peer: &Progress| peer.disk == DiskState::Low && !peer.is_silent(shared.loss_permille);
@@ -297,8 +301,8 @@ impl Leader {
 
     // Rounds.
 
-    /// Begins a message round: assigns the next round number and records the start time. Must be
-    /// called before the round's first message is sent.
+    /// Begins a message round (a numbered batch of messages): assigns the next round number and
+    /// records the start time. Must be called before the round's first message is sent.
     pub(super) fn begin_round(&mut self, shared: &Shared) {
         self.round = self.round.next();
         assert!(
@@ -317,15 +321,16 @@ impl Leader {
         }
     }
 
-    /// Returns the start time of the message round `round`; `None` if the round is too old to be
-    /// remembered or was never begun.
+    /// Returns the start time of the message round `round` (a numbered batch of messages); `None`
+    /// if the round is too old to be remembered or was never begun.
     pub(super) fn round_began_at(&self, round: Round) -> Option<Instant> {
         let position = self.rounds.binary_search_by_key(&round, |&(begun, _)| begun).ok()?;
         Some(self.rounds[position].1)
     }
 
-    /// Returns the number of the last message round that a quorum has answered. Without peers,
-    /// returns the number of the next round, because this replica alone is a quorum.
+    /// Returns the number of the last message round (a numbered batch of messages) that a quorum
+    /// has answered. Without peers, returns the number of the next round, because this replica
+    /// alone is a quorum.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {
             // A lone replica is a quorum: even its next round is confirmed.
@@ -334,8 +339,9 @@ impl Leader {
         self.reached(shared, self.round, |peer| peer.answered_round)
     }
 
-    /// Returns the start time of the last message round that a quorum has answered, or the current
-    /// time if this replica has no peers; `None` if that round is too old to be remembered.
+    /// Returns the start time of the last message round (a numbered batch of messages) that a
+    /// quorum has answered, or the current time if this replica has no peers; `None` if that round
+    /// is too old to be remembered.
     pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
         if self.progress.is_empty() {
             return Some(shared.now);
@@ -343,8 +349,8 @@ impl Leader {
         self.round_began_at(self.confirmed_round(shared))
     }
 
-    /// Returns the latest time since which a quorum of replicas has replied to this leader. The
-    /// leader itself counts as having replied now.
+    /// Returns the latest time T such that a quorum of replicas has replied to this leader at or
+    /// after T. The leader counts as having replied now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }

@@ -55,8 +55,7 @@ pub struct ChunkStored {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Number of the leader's message round that the chunk belongs to. The reply to the leader
-    /// echoes it.
+    /// Round number of the leader's message with the chunk. The reply to the leader echoes it.
     pub round: Round,
     /// Number of bytes received without a gap from the start of the snapshot, which is the offset
     /// of the next chunk.
@@ -168,13 +167,14 @@ pub struct TimeoutNow {
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's message round; the reply echoes it. Each chunk begins a new round.
+    /// Number of the leader's message round, which the reply echoes. A round is a batch of
+    /// messages; each snapshot chunk begins a new one.
     pub round: Round,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
     /// Position of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// The bytes of the chunk. Empty when the core emits the message: the driver reads the bytes
+    /// The bytes of the chunk. Empty in the core's output: the server or simulator reads the bytes
     /// from the snapshot file before it sends the message.
     pub chunk: Bytes,
 }
@@ -198,9 +198,9 @@ pub struct InstallReply {
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's message round; the reply echoes it. All appends of one batch of
-    /// inputs belong to the same round, so a reply shows that the follower still followed this
-    /// leader after the round began.
+    /// Number of the leader's message round; the reply echoes it. All appends that the leader sends
+    /// for one batch of inputs share a round number, so a reply shows that the follower still
+    /// followed this leader after the round began.
     pub round: Round,
     /// Id of the entry before `entries` in the leader's log; [`EntryId::ZERO`] if `entries` start
     /// at index 1.
@@ -249,7 +249,7 @@ pub enum AppendOutcome {
         /// Index of the rejected `prev` entry. It lets the leader recognise stale replies.
         refused: Index,
         /// Id of the last entry of the follower's log that may also be in the leader's log. The
-        /// leader continues from there.
+        /// leader probes from there.
         hint: EntryId,
     },
 }

@@ -88,9 +88,9 @@ pub(super) struct Progress {
     /// is awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
-    /// Number of the message round of the last message sent to the peer; 0 before the first.
+    /// Round number of the last message sent to the peer; 0 before the first.
     pub(super) sent_round: Round,
-    /// Highest message round that the peer has answered; 0 before the first reply.
+    /// Highest round number in the peer's replies; 0 before the first reply.
     pub(super) answered_round: Round,
     /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,
@@ -265,7 +265,7 @@ impl Progress {
         }
     }
 
-    /// Records a message sent to the peer in the message round `round`. `entries` is the index of
+    /// Records a message sent to the peer with the round number `round`. `entries` is the index of
     /// the message's last entry and the total length of its entries in bytes; `None` for a message
     /// without entries.
     pub(super) fn record_sent(
@@ -324,16 +324,16 @@ impl Progress {
         }
     }
 
-    /// Ends the peer's pause, for which it was sent no entries because its disk is almost full,
-    /// once the pause is over.
+    /// Ends the pause in which the peer is sent no entries because its disk is almost full, once
+    /// its time is over.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| now < *until);
     }
 
     // Replies.
 
-    /// Records any reply of the peer to the message round `round`. `round_sent_at` is when the
-    /// leader began the round; `None` if this is no longer known.
+    /// Records any reply of the peer to messages with the round number `round`. `round_sent_at` is
+    /// when the leader began this round; `None` if the time is no longer known.
     pub(super) fn record_reply(
         &mut self,
         now: Instant,
@@ -513,7 +513,7 @@ impl Progress {
         }
     }
 
-    /// Records that a snapshot chunk was sent in the message round `round`, and schedules the next
+    /// Records that a snapshot chunk was sent with the round number `round`, and schedules the next
     /// chunk.
     pub(super) fn record_chunk_sent(&mut self, now: Instant, round: Round, config: &Config) {
         self.record_sent(now, round, None);

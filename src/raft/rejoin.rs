@@ -129,13 +129,15 @@ pub(super) enum Answered {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CaughtUp {
-    /// The log is durable up to the target entry, and equal to the leader's log up to it.
+    /// The log is durable, and equal to the leader's, up to the target (the entry that the leader
+    /// reported as its last).
     Yes,
-    /// The leader of the current term has not named a target entry yet, or the log is not yet
-    /// durable and known to match the leader's up to it.
+    /// The log is not yet durable, or not yet known to equal the leader's, up to the target (the
+    /// entry that the leader reported as its last). Also if no target is known in this term.
     NotYet,
-    /// The log matches the leader's log at the target's index, but has a different entry there. So
-    /// no correct leader of this term can have named the target.
+    /// The log matches the leader's log at the index of the target (the entry that the leader
+    /// reported as its last), but has a different entry there. So no correct leader of this term
+    /// can have reported the target.
     Contradiction,
 }
 

@@ -32,8 +32,9 @@ enum Role {
 
 /// A replica of a Raft group: a pure state machine, `(now, message) -> Effects`.
 ///
-/// A driver passes in all waiting inputs (`handle_msg`, `handle_timeout`), then calls `flush` once
-/// and carries out the [`Effects`]. Equal seeds and equal inputs give equal outputs.
+/// A driver (server or simulator) passes in all waiting inputs (`handle_msg`, `handle_timeout`),
+/// then calls `flush` once and carries out the [`Effects`]. Equal seeds and equal inputs give equal
+/// outputs.
 #[derive(Debug)]
 pub struct Replica {
     shared: Shared,
@@ -109,7 +110,8 @@ impl Replica {
     }
 
     /// Ends a batch of inputs: outputs the messages to peers, and at most one job each for the log
-    /// writer and the applier. The driver must already have taken the jobs of the previous flush.
+    /// writer and the applier. The driver (server or simulator) must already have taken the jobs of
+    /// the previous flush.
     pub fn flush(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         self.shared.watch_disk();
@@ -127,7 +129,8 @@ impl Replica {
         self.shared.check_cursors();
     }
 
-    /// Returns when the driver must call `handle_timeout` and `flush` if no input arrives before.
+    /// Returns when the driver (server or simulator) must call `handle_timeout` and `flush` if no
+    /// input arrives before.
     pub fn next_timeout(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -141,7 +144,8 @@ impl Replica {
 
     /// Returns the next time at which missing messages make this replica act: a follower campaigns,
     /// a candidate gives up its campaign, or a leader steps down. Before it calls `handle_timeout`
-    /// at or after this time, the driver must pass in all peer messages that have arrived.
+    /// at or after this time, the driver (server or simulator) must pass in all peer messages that
+    /// have arrived.
     pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),

@@ -148,17 +148,17 @@ pub(super) fn may_serve_reads(commit: Index, first_of_term: Index, config: &Conf
     commit >= first_of_term || config.breaks(Mutant::ReadBeforeOwnTerm)
 }
 
-/// Returns the message round that a quorum must answer to confirm a read that arrives now. It is
-/// the round after `current`, because only that one begins after the read's arrival. Implements the
-/// safety rule "Fresh confirmation".
+/// Returns the message round (a numbered batch of messages) that a quorum must answer to confirm a
+/// read that arrives now. It is the round after `current`, because only that one begins after the
+/// read's arrival. Implements the safety rule "Fresh confirmation".
 pub(super) fn confirming_round(current: Round, config: &Config) -> Round {
     if config.breaks(Mutant::ReadOnOldRound) { Round(0) } else { current.next() }
 }
 
 /// Returns whether a leader's lease is valid at `now`. The lease starts at `confirmed_at`, the
-/// start of a message round that a quorum has answered, and ends before any member of that quorum
-/// may vote for another leader (thesis 6.4.1). Implements the safety rule "Lease shorter than an
-/// election".
+/// start of a message round (a numbered batch of messages) that a quorum has answered, and ends
+/// before any member of that quorum may vote for another leader (thesis 6.4.1). Implements the
+/// safety rule "Lease shorter than an election".
 pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Config) -> bool {
     let length = config.lease_length();
     assert!(

@@ -27,8 +27,8 @@ use super::status::Counters;
 use super::term_budget::TermBudget;
 use super::timing;
 
-/// Maximum number of rejected messages that are reported to the driver for logging in one batch of
-/// inputs. Further ones are only counted.
+/// Maximum number of rejected messages per batch of inputs that are reported for logging. Further
+/// ones are only counted.
 const REJECTED_MAX: usize = 16;
 
 /// The part of a replica's state that does not depend on its role.
@@ -291,8 +291,7 @@ impl Shared {
         Envelope { from: self.id, to, leader: self.last_known_leader, message }
     }
 
-    /// Counts an invalid message, which no correct peer sends, and reports it to the driver for
-    /// logging.
+    /// Counts an invalid message, which no correct peer sends, and reports it for logging.
     pub(super) fn reject(&mut self, from: NodeId, reason: RejectReason, out: &mut Effects) {
         match reason {
             RejectReason::Term { .. } => self.counters.terms_rejected += 1,

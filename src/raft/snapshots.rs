@@ -81,9 +81,9 @@ impl Shared {
 }
 
 impl Follower {
-    /// Passes a chunk of the leader's snapshot to the driver. If this replica has already committed
-    /// all entries that the snapshot covers, it replies instead that the logs match up to the
-    /// snapshot's end.
+    /// Accepts a chunk of the leader's snapshot, for the driver (server or simulator) to store. If
+    /// this replica has already committed all entries that the snapshot covers, replies instead
+    /// that the logs match up to the snapshot's end.
     pub(super) fn on_install_snapshot(
         &mut self,
         shared: &mut Shared,
@@ -126,8 +126,8 @@ impl Follower {
     }
 
     /// Tells the leader that this replica's log matches up to the end of an installed snapshot: all
-    /// entries up to there are committed, so every later leader has them. `round` is the message
-    /// round number to echo; `None` means that of the last snapshot chunk passed to the driver.
+    /// entries up to there are committed, so every later leader has them. `round` is the round
+    /// number to echo; `None` means that of the last snapshot chunk accepted for storage.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
