@@ -19,24 +19,27 @@ const DISK_LOSS_REPLICAS_MIN: u16 = 3;
 /// A fault profile: a family of simulated runs with certain types of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// All types of faults except corrupted files; the seed determines which of them occur, and how
-    /// often.
+    /// Runs with all types of faults except corrupted files. The seed determines which of them
+    /// occur, and how often.
     Mixed,
-    /// No faults, only short message and disk delays.
+    /// Runs without faults; message and disk delays are short.
     Quiet,
-    /// Message loss, duplication, delay and reordering.
+    /// Runs with message loss, duplication, delay and reordering.
     Network,
-    /// Network partitions: splits, isolated replicas, and links cut in one or both directions.
+    /// Runs with network partitions: splits, isolated replicas, and links cut in one or both
+    /// directions.
     Partitions,
-    /// Crashes and restarts, some with an empty disk, and slow disks.
+    /// Runs with crashes and restarts, some with an empty disk, and with slow disks.
     Crashes,
-    /// Crashes with the real storage code, on disks that tear writes, fail, stall, fill up, become
-    /// corrupted, or are replaced by old copies; in some seeds also network faults and snapshots.
+    /// Runs with the real storage code and crashes, on disks that tear writes, fail, stall, fill
+    /// up, become corrupted, or are replaced by old copies. In some seeds also with network faults
+    /// and snapshots.
     Storage,
-    /// All types of faults while replicas take snapshots and compact their logs, so that followers
-    /// need snapshots; in most seeds with the real storage code.
+    /// Runs with all types of faults in which replicas take snapshots and compact their logs, so
+    /// that followers need snapshots. Most seeds use the real storage code.
     Snapshots,
-    /// Clock drift within its bound, wall clock jumps, pauses and partitions, with lease reads.
+    /// Runs with clock drift within its allowed bound, wall clock jumps, pauses and partitions, in
+    /// which leaders serve lease reads.
     Clocks,
 }
 

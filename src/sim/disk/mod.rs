@@ -412,9 +412,10 @@ impl Disk {
     }
 }
 
-/// Restarts the log after a snapshot if the log does not contain the snapshot's last entry: removes
-/// all entries and makes that entry the new `base`. In this case, if that entry's term is later
-/// than the hard state's term, also moves the hard state to that term, without a vote.
+/// Restarts the log after a snapshot if the log (`image`) does not contain the snapshot's last
+/// entry: removes all entries, and makes that entry the new `base`, the entry just before the log's
+/// first one. In this case, if that entry has a later term than the hard state, also moves the hard
+/// state to that term, without a vote.
 fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;
@@ -438,8 +439,9 @@ fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     durable
 }
 
-/// Applies a job (log write) to `image`: its term and vote, and its first `count` entries. If all
-/// entries are applied and the job completes rejoining, also clears `rejoining` in `image`.
+/// Applies a job (log write) to `image`, the durable content of a disk: writes the job's term and
+/// vote, and its first `count` entries. If that is the whole job and it completes rejoining, also
+/// clears `rejoining` in `image`.
 fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {
         image.hard_state = hard_state;

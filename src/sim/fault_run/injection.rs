@@ -116,8 +116,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Makes wall clocks jump: either one of the clocks that may be wrong, for a long time, or the
-    /// clocks of all or of random replicas, for up to a second.
+    /// Makes wall clocks jump: either, for a long time, the clock of a replica whose clock may be
+    /// wrong, or, for up to a second, the clocks of all or of random replicas.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {

@@ -12,7 +12,7 @@ use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
 /// The replicated clock of a running replica, with the requests that are waiting for it. It works
-/// as in the server's core stage.
+/// as in the server's core stage, which runs the consensus core.
 #[derive(Debug)]
 pub(in crate::sim) struct ClockGate {
     clock: ReplicatedClock,

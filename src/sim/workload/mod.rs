@@ -117,7 +117,7 @@ struct Client {
     leader: Option<NodeId>,
     /// Id of the client's open session; `None` if the client has none.
     session: Option<u64>,
-    /// Sequence number of the client's latest request in its session.
+    /// Sequence number of the client's latest request in its session; 0 before the first.
     sequence: u64,
     /// The counter's value according to the answer to the client's latest request in its session;
     /// `None` if that request is unanswered.

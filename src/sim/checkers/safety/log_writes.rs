@@ -135,8 +135,9 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// Checks a replica that has finished rejoining after a disk loss, if it has: its new disk must
-    /// hold all entries that were committed by counting the copy on the lost disk.
+    /// If the replica has finished rejoining after a disk loss, checks that its new disk holds all
+    /// entries that were committed when the disk was lost or, by counting the copy on the lost
+    /// disk, later.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
         if machine.disk.image().rejoining {

@@ -29,8 +29,8 @@ use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
-/// The safety checker: all that it has observed of the replicas in a simulated run, for checks of
-/// the consensus rules.
+/// Checks the consensus rules in a simulated run, and remembers for this what all replicas have
+/// sent, written, committed and applied.
 #[derive(Debug)]
 pub struct SafetyChecker {
     /// Whether a leader may send its followers a commit index only after it has answered the

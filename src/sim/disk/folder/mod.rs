@@ -70,8 +70,8 @@ pub(in crate::sim) struct Folder {
     seen: DiskFaultCounts,
     /// Types of faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
-    /// Types of faults injected before the folder was last opened successfully, since the start
-    /// before that.
+    /// Types of faults injected before the folder was last opened successfully, but after the
+    /// successful opening before that.
     old_faults: Vec<DiskFault>,
     /// Name and original content of each file that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,

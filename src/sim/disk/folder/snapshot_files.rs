@@ -231,7 +231,7 @@ pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     SnapshotLoader::default()
 }
 
-/// Returns the verifier that checks a snapshot file. The verifier checks checksums, except in
+/// Returns the verifier that checks a snapshot file for damage. It verifies checksums, except in
 /// mutation tests that break this rule.
 pub(super) fn verifier(folder: &SharedDisk) -> SnapshotVerifier {
     #[cfg(feature = "mutants")]
