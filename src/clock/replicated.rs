@@ -7,8 +7,8 @@ use crate::types::{Instant, NodeId, Term};
 use super::wall::{Jump, WallClock, millis_of};
 
 /// Minimum interval between clock entries (log entries that set the replicated clock) that writes
-/// cause. A write that arrives within this time after a clock entry is applied at the same clock
-/// time, unless a key has expired since.
+/// cause. Writes that follow a clock entry within this time share its clock time, unless a key has
+/// expired since.
 const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum age of a peer's wall clock report. Older reports are ignored.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
@@ -311,10 +311,11 @@ impl ReplicatedClock {
         (millis <= time).then(|| self.propose(now, time))
     }
 
-    /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`. Not
-    /// while an earlier proposal is still to be applied, however old it is: only a leader change
-    /// can lose it, and more proposals would fill a slow log. Not if the last applied proposal has
-    /// already reached `millis`, nor within [`ENTRY_INTERVAL`] after a refused one.
+    /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`.
+    /// Returns false while an earlier proposal is still to be applied, however old it is: only a
+    /// leader change can lose it, and further proposals would fill a slow log. Also returns false
+    /// if the last applied proposal has already reached `millis`, and for [`ENTRY_INTERVAL`] after
+    /// a refused proposal.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             if proposed.refused {
