@@ -38,7 +38,8 @@ pub struct Death {
 pub struct EventEffect {
     /// Id of the replica to kill; `None` if the event kills no replica.
     pub killed: Option<NodeId>,
-    /// Whether all clients must forget the leader that they know.
+    /// Whether all clients must forget the leader, so that they send requests to random replicas
+    /// until an answer names a leader.
     pub leader_forgotten: bool,
 }
 
