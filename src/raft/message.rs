@@ -139,7 +139,7 @@ pub struct Rejoin {
 /// The reply to [`Rejoin`]: the term and the last log entry of the replying member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejoinReply {
-    /// The nonce of the [`Rejoin`] request that this reply answers.
+    /// The nonce (random number) of the [`Rejoin`] request that this reply answers.
     pub nonce: u64,
     /// Current term of the replying member; 0 if it has seen no election.
     pub term: Term,

@@ -324,8 +324,8 @@ impl Progress {
         }
     }
 
-    /// Ends the pause in which the peer is sent no entries because its disk is almost full, once
-    /// its time is over.
+    /// Ends the pause in which the peer is sent no entries because its disk is almost full, if the
+    /// pause has lasted long enough.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| now < *until);
     }

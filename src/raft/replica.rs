@@ -207,9 +207,9 @@ impl Replica {
     }
 
     /// Returns how many bytes of log records this replica, if it leads, may append before it
-    /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While some are
-    /// left, it accepts a write of any size. A driver that appends an entry of its own before a
-    /// client's write must leave at least one byte, or the write is refused.
+    /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While at least one
+    /// byte is left, it accepts a write of any size. So a driver that appends an entry of its own
+    /// before a client's write must leave at least one byte.
     pub fn append_budget(&self) -> usize {
         self.shared.append_budget()
     }

@@ -7,8 +7,8 @@ use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 use super::quorum::quorum;
 
-/// Determines up to which index a follower acknowledges entries, and whether at once or after a
-/// disk sync.
+/// A follower's decision on acknowledging entries: up to which index, and whether at once or only
+/// after a disk sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Acknowledgement {
     /// Acknowledge the entries up to this index immediately.
