@@ -10,8 +10,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 impl SafetyChecker {
-    /// Records that a replica has handled a leader's message of a message round (a numbered batch
-    /// of a leader's messages), so that the replica may reply to that round.
+    /// Records the message round (a numbered batch of a leader's messages) of a leader's message
+    /// that a replica has handled, so that the replica may reply to this round.
     pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
         let Msg::Peer(Envelope { message, .. }) = message else { return };
         let round = match message {
