@@ -277,8 +277,8 @@ impl ScenarioRun {
         self.referee.set_drops(drops);
     }
 
-    /// Returns the referee of the run, which knows the current leader, the partition and the
-    /// message counts.
+    /// Returns the referee of the run, which counts and drops messages, applies partitions, and
+    /// knows the leader that messages name.
     #[must_use]
     pub fn referee(&self) -> &Referee {
         &self.referee
