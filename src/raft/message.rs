@@ -24,17 +24,18 @@ pub enum Msg {
         /// Index of the last applied entry.
         index: Index,
     },
-    /// The driver's report that a snapshot of this replica's own state is durable and was verified
-    /// by reading it back.
+    /// The report of the driver (server or simulator) that a snapshot of this replica's own state
+    /// is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
-    /// The driver's report that it has stored a chunk from
+    /// The report of the driver (server or simulator) that it has stored a chunk from
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
-    /// The driver's report that a leader's snapshot is complete, durable, and installed in the
-    /// state machine.
+    /// The report of the driver (server or simulator) that a leader's snapshot is complete,
+    /// durable, and installed in the state machine.
     Installed(SnapshotId),
-    /// The driver's report of the free disk space. Sent when free space falls below the configured
-    /// reserve, from time to time while it stays below, and when it is above the reserve again.
+    /// The free disk space, reported by the driver (server or simulator). Sent when free space
+    /// falls below the configured reserve, from time to time while it stays below, and when it is
+    /// above the reserve again.
     DiskSpace(DiskSpace),
 }
 
@@ -48,7 +49,8 @@ pub struct DiskSpace {
     pub bytes: u64,
 }
 
-/// The driver's report that it has stored a chunk of a leader's snapshot.
+/// The report of the driver (server or simulator) that it has stored a chunk of a leader's
+/// snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
     /// The term of the leader that sent the chunk.
