@@ -6,27 +6,27 @@ use crate::types::{Instant, NodeId, Term};
 
 use super::wall::{Jump, WallClock, millis_of};
 
-/// How far the replicated clock in the state machine may lag when a write arrives. If the leader
-/// proposed the last clock entry (a log entry that sets the clock) longer ago than this, it
-/// proposes one before the write. So writes cause at most one clock entry per interval.
+/// Minimum interval between clock entries (log entries that set the replicated clock) that writes
+/// cause. Writes that follow a clock entry within this time share its clock time, unless a key has
+/// expired since.
 const ENTRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum age of a peer's wall clock report. Older reports are ignored.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
-/// How long a new leader waits for the wall clocks of all members if the clocks that it knows
-/// differ by more than [`DIFFERENCE_MAX`]. After this time the known clocks of a quorum are enough.
+/// How long a new leader waits for the wall clocks of all members if the known ones differ by more
+/// than [`DIFFERENCE_MAX`]. After this time, the known wall clocks of a quorum suffice.
 const DIFFERENCE_WAIT: Duration = Duration::from_secs(1);
-/// Largest difference in milliseconds between wall clocks that count as equal.
+/// Largest difference, in milliseconds, between two wall clocks that count as equal.
 const DIFFERENCE_MAX: u64 = 500;
-/// Number of wall clock reports kept per peer. Of those that are not too old, only the report with
-/// the least network delay is used.
+/// Number of wall clock reports kept per peer. Of the recent ones, the report with the shortest
+/// network delay is used.
 const REPORTS: usize = 4;
-/// Rate in parts per million by which the replicated clock runs slower than the monotonic clock
-/// while it is ahead of the agreed time.
+/// Rate, in parts per million, by which the replicated clock runs slower than the monotonic clock
+/// while it is ahead of the time that the members' wall clocks agree on.
 const SLEW_PPM: u128 = 1_000;
 /// Number of nanoseconds in a millisecond.
 const NANOS: u128 = 1_000_000;
 
-/// The state of the replicated clock in the state machine, after the entries applied so far.
+/// The replicated clock as stored in the state machine, after all entries applied so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AppliedClock {
     /// The replicated clock's time in milliseconds since 1970; 0 before the first clock entry is
@@ -39,11 +39,11 @@ pub struct AppliedClock {
     pub next_expiry: Option<u64>,
 }
 
-/// One report of a peer's wall clock, relative to this replica's monotonic clock.
+/// A report of a peer's wall clock, stored relative to this replica's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 struct Report {
-    /// The peer's wall clock minus this replica's monotonic clock when the report arrived, in
-    /// milliseconds. The longer the network delay of the report, the smaller the difference.
+    /// The peer's wall clock reading minus this replica's monotonic clock reading when the report
+    /// arrived, in milliseconds. Network delay makes it smaller.
     offset: i64,
     at: Instant,
 }
@@ -55,18 +55,19 @@ struct Peer {
     reports: Vec<Report>,
 }
 
-/// A clock entry (a log entry that sets the replicated clock) that this replica proposed: its time
-/// in milliseconds since 1970, and when it was proposed.
+/// A clock entry (log entry that sets the replicated clock) proposed by this replica: the time that
+/// it sets, in milliseconds since 1970, and when it was proposed.
 #[derive(Clone, Copy, Debug)]
 struct Proposed {
     millis: u64,
     at: Instant,
-    /// Whether the entry was not appended, because too many bytes were uncommitted.
+    /// Whether the entry was not appended to the log, because the limit on uncommitted bytes was
+    /// reached.
     refused: bool,
 }
 
-/// The replicated clock as this replica knows it: its time, the members' wall clocks, and the
-/// proposed clock entries.
+/// A replica's view of the replicated clock: its time, the members' wall clocks, and the last
+/// proposed clock entry.
 ///
 /// Invariant: the time in `base`, extrapolated by the monotonic clock, decreases only when the
 /// clock is reset.
@@ -76,30 +77,30 @@ pub struct ReplicatedClock {
     wall: WallClock,
     peers: Vec<Peer>,
     applied: AppliedClock,
-    /// The replicated time in nanoseconds since 1970, and the reading of the monotonic clock at
-    /// that time; `None` until the first time is known.
+    /// The replicated time, in nanoseconds since 1970, at a reading of the monotonic clock; `None`
+    /// until a first time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
     /// The latest term in which this replica was leader and knew the wall clocks of a quorum;
     /// `None` if there was none.
     ready: Option<Term>,
     /// The latest term in which this replica, as leader, waited for the wall clocks of a quorum,
-    /// and the time at which it began to wait; `None` if it never waited.
+    /// and when it began to wait; `None` if it never has.
     waiting: Option<(Term, Instant)>,
-    /// The replicated time that the applied clock must reach before waiting reads can be served, in
-    /// milliseconds since 1970; `None` if no read is waiting for the clock.
+    /// The time, in milliseconds since 1970, that the applied replicated clock must reach before
+    /// waiting reads can be served; `None` if no read is waiting for the clock.
     read_target: Option<u64>,
-    /// Whether this replica uses its own wall clock alone, jumps included, as the replicated clock.
-    /// Only in mutation tests.
+    /// Whether the replicated clock follows this replica's own wall clock, jumps included. True
+    /// only in mutation tests.
     follows_wall_clock: bool,
-    /// This replica's wall clock minus its monotonic clock at the last reading, in milliseconds.
+    /// This replica's last wall clock reading minus its monotonic clock reading, in milliseconds.
     /// Used only in mutation tests.
     raw_offset: i64,
 }
 
 impl ReplicatedClock {
-    /// Creates the replicated clock of a replica with these peers, before any clock has been read.
-    /// A jump of this replica's wall clock is accepted after it has lasted `confirm_after`.
+    /// Creates the replicated clock of a replica with these peers. A jump of this replica's wall
+    /// clock is accepted only after it has lasted for `confirm_after`.
     pub fn new(peers: &[NodeId], confirm_after: Duration) -> ReplicatedClock {
         ReplicatedClock {
             quorum: peers.len().div_ceil(2) + 1,
@@ -116,28 +117,28 @@ impl ReplicatedClock {
         }
     }
 
-    /// Makes the replicated clock follow this replica's own wall clock, with its jumps and without
-    /// a quorum (mutation testing in the simulator).
+    /// Makes the replicated clock follow this replica's own wall clock, jumps included and without
+    /// a quorum. Used only in mutation tests.
     pub fn follow_wall_clock(&mut self) {
         self.follows_wall_clock = true;
     }
 
-    /// Records that this replica's wall clock showed `wall`, in milliseconds since 1970, at the
-    /// reading `now` of the monotonic clock. Returns the jump of the wall clock that this reading
-    /// shows, if any.
+    /// Records a reading of this replica's wall clock: `wall`, in milliseconds since 1970, when its
+    /// monotonic clock shows `now`. Returns the jump of the wall clock that the reading reveals;
+    /// `None` if there is none.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
         self.raw_offset = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         self.wall.observe(now, wall)
     }
 
-    /// Returns this replica's filtered wall clock, in which a jump takes effect only after it has
-    /// lasted long enough. This clock is reported to the peers.
+    /// Returns this replica's filtered wall clock, which is reported to the peers. A jump takes
+    /// effect in it only after the jump has lasted long enough.
     pub fn wall(&self) -> &WallClock {
         &self.wall
     }
 
-    /// Records a peer's report of its wall clock, in milliseconds since 1970. `now` must have been
-    /// read after the report arrived. A report of a replica that is not a peer is ignored.
+    /// Records a peer's report of its wall clock, in milliseconds since 1970. `now` must be read
+    /// after the report has arrived. Ignores reports from replicas that are not peers.
     pub fn note_report(&mut self, from: NodeId, now: Instant, millis: u64) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else { return };
         let offset = i64::try_from(millis).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
@@ -145,17 +146,17 @@ impl ReplicatedClock {
         peer.reports.insert(0, Report { offset, at: now });
     }
 
-    /// Returns by how many milliseconds a peer's wall clock is ahead of this replica's; negative if
-    /// it is behind, `None` without a recent report.
+    /// Returns how many milliseconds a peer's wall clock is ahead of this replica's, negative if it
+    /// is behind; `None` if there is no recent report.
     pub fn ahead_of_own(&self, peer: NodeId, now: Instant) -> Option<i64> {
         let peer = self.peers.iter().find(|there| there.id == peer)?;
         let own = i64::try_from(self.wall.read(now)?).ok()?;
         Some(peer.offset(now)?.saturating_add(millis_of(now)).saturating_sub(own))
     }
 
-    /// Records the state of the replicated clock in the state machine after entries were applied.
-    /// `now`, a reading of the monotonic clock, must have been taken after the entries were
-    /// applied: an earlier reading would make the extrapolated clock run ahead.
+    /// Records the replicated clock's state in the state machine after entries were applied. `now`
+    /// must be read from the monotonic clock after they were applied, because an earlier reading
+    /// would make the extrapolated clock run ahead.
     pub fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         debug_assert!(
             applied.resets >= self.applied.resets,
@@ -175,29 +176,31 @@ impl ReplicatedClock {
         self.read_target = self.read_target.filter(|target| *target > applied.millis);
     }
 
-    /// Returns the state of the replicated clock in the state machine, as
-    /// [`ReplicatedClock::note_applied`] last recorded it.
+    /// Returns the replicated clock's state in the state machine, as last recorded with
+    /// [`ReplicatedClock::note_applied`].
     pub fn applied(&self) -> AppliedClock {
         self.applied
     }
 
-    /// Records that the last proposed clock entry was not appended to the log at `now`, because too
-    /// many bytes were uncommitted. The next write needs a new clock entry; keys that have expired
-    /// and waiting reads get one after `ENTRY_INTERVAL`.
+    /// Records that the proposed clock entry (log entry that sets the replicated clock) was not
+    /// appended at `now`, because the limit on uncommitted bytes was reached. The next write
+    /// proposes a new one; for expired keys and waiting reads, a new one is proposed after
+    /// `ENTRY_INTERVAL`.
     pub fn proposal_refused(&mut self, now: Instant) {
         self.proposed = Some(Proposed { millis: 0, at: now, refused: true });
     }
 
-    /// Records a leader change: the last proposed clock entry may be lost.
+    /// Records a leader change, after which the last proposed clock entry may be lost and may be
+    /// proposed again.
     pub fn leader_changed(&mut self) {
         self.proposed = None;
     }
 
-    /// Returns whether this replica, the leader of `term`, may accept client requests: it has known
-    /// the wall clocks of a quorum in this term. Before that, the replicated clock may lag far
-    /// behind; keys whose expiration was computed from it would expire too early when it catches
-    /// up. For the same reason the leader waits up to one second for the other members' clocks if
-    /// the known clocks differ.
+    /// Returns whether this replica, as leader of `term`, may accept client requests: only once it
+    /// knows the wall clocks of a quorum. Before that, the replicated clock may lag far behind, and
+    /// keys with a TTL set by it would expire too early when it catches up. For the same reason, if
+    /// the known wall clocks differ, the leader waits up to one second for the other members'
+    /// clocks.
     pub fn is_ready(&mut self, now: Instant, term: Term) -> bool {
         if self.ready == Some(term) {
             return true;
@@ -216,8 +219,8 @@ impl ReplicatedClock {
         self.ready == Some(term)
     }
 
-    /// Returns the wall clocks at `now` of those members whose clock is known, this replica
-    /// included, in milliseconds since 1970.
+    /// Returns the known wall clocks of the members at `now`, including this replica's, in
+    /// milliseconds since 1970.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
         let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));
@@ -227,7 +230,7 @@ impl ReplicatedClock {
     }
 
     /// Returns the agreed time in milliseconds since 1970: the latest time that the wall clocks of
-    /// a quorum of members have reached. `None` if too few clocks are known. Message delay makes a
+    /// a quorum of members have reached; `None` if too few clocks are known. Network delay makes a
     /// peer's clock look earlier, never later.
     pub fn agreed(&self, now: Instant) -> Option<u64> {
         if self.follows_wall_clock {
@@ -242,7 +245,8 @@ impl ReplicatedClock {
     }
 
     /// Advances the replicated clock to `now` and returns its time in milliseconds since 1970: the
-    /// last known time plus the monotonic time since then, or the agreed time if that is later.
+    /// last known time plus the monotonic time since, or the time that a quorum's wall clocks agree
+    /// on if that is later.
     pub fn advance(&mut self, now: Instant) -> u64 {
         let nanos = self.extrapolate(now);
         self.base = Some((nanos, self.base.map_or(now, |(_, at)| at.max(now))));
@@ -263,7 +267,7 @@ impl ReplicatedClock {
         nanos.max(agreed.unwrap_or(0))
     }
 
-    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed before a write
+    /// Returns the time, in milliseconds since 1970, of the clock entry to propose before a write
     /// that arrives at `now`; `None` if none is needed, because one was proposed recently and no
     /// key has expired since.
     pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
@@ -275,30 +279,30 @@ impl ReplicatedClock {
         self.entry_at_expiry(now)
     }
 
-    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed because a key
-    /// has expired; `None` if none has, or if a clock entry for it is pending.
+    /// Returns the time, in milliseconds since 1970, of the clock entry to propose because a key
+    /// has expired; `None` if no key has expired or a proposed entry is not applied yet.
     pub fn entry_at_expiry(&mut self, now: Instant) -> Option<u64> {
         let expiry = self.applied.next_expiry?;
         self.propose_if_reached(now, expiry)
     }
 
-    /// Returns the time, in milliseconds since 1970, of a clock entry to be proposed for waiting
-    /// reads; `None` if no read is waiting, if the time that the reads need has not come, or if a
-    /// clock entry for them is pending already.
+    /// Returns the time, in milliseconds since 1970, of the clock entry to propose for waiting
+    /// reads; `None` if no read is waiting, the time that the reads wait for has not come, or a
+    /// proposed entry is not applied yet.
     pub fn entry_for_reads(&mut self, now: Instant) -> Option<u64> {
         let target = self.read_target?;
         self.propose_if_reached(now, target)
     }
 
-    /// Sets the replicated time, in milliseconds since 1970, that the applied clock must reach
+    /// Sets the time, in milliseconds since 1970, that the applied replicated clock must reach
     /// before waiting reads can be served; `None` if no read is waiting.
     pub fn set_read_target(&mut self, millis: Option<u64>) {
         self.read_target = millis.filter(|millis| *millis > self.applied.millis);
     }
 
-    /// Proposes a clock entry if the replicated time has reached `millis`, and returns the entry's
-    /// time in milliseconds since 1970. Returns `None` if the time has not been reached, or if a
-    /// proposal is pending.
+    /// Proposes a clock entry if the replicated clock has reached `millis`, and returns the entry's
+    /// time in milliseconds since 1970; `None` if the clock has not reached `millis` or a proposed
+    /// entry is not applied yet.
     fn propose_if_reached(&mut self, now: Instant, millis: u64) -> Option<u64> {
         if !self.may_propose(now, millis) {
             return None;
@@ -307,10 +311,11 @@ impl ReplicatedClock {
         (millis <= time).then(|| self.propose(now, time))
     }
 
-    /// Returns whether a clock entry may be proposed for the time `millis`. A pending proposal
-    /// prevents this however old it is: only a leader change can lose it, and a slow log would fill
-    /// with clock entries. A proposal that was applied prevents this only if its time has reached
-    /// `millis`, and one that was refused for [`ENTRY_INTERVAL`].
+    /// Returns whether a clock entry may be proposed to make the applied clock reach `millis`.
+    /// Returns false while an earlier proposal is still to be applied, however old it is: only a
+    /// leader change can lose it, and further proposals would fill a slow log. Also returns false
+    /// if the last applied proposal has already reached `millis`, and for [`ENTRY_INTERVAL`] after
+    /// a refused proposal.
     fn may_propose(&self, now: Instant, millis: u64) -> bool {
         self.proposed.is_none_or(|proposed| {
             if proposed.refused {
@@ -327,7 +332,8 @@ impl ReplicatedClock {
     }
 
     /// Returns when [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`]
-    /// may next return an entry; `None` if no key has an expiration and no read is waiting.
+    /// may next return an entry; `None` if there is nothing to wait for, or a proposed entry must
+    /// be applied first.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let millis = [self.applied.next_expiry, self.read_target].into_iter().flatten().min()?;
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
@@ -342,9 +348,8 @@ impl ReplicatedClock {
 }
 
 impl Peer {
-    /// Returns the peer's wall clock minus this replica's monotonic clock in milliseconds,
-    /// according to the report with the least network delay among the recent ones; `None` if there
-    /// is no recent report.
+    /// Returns the peer's wall clock minus this replica's monotonic clock, in milliseconds, from
+    /// the recent report with the shortest network delay; `None` if there is no recent report.
     fn offset(&self, now: Instant) -> Option<i64> {
         let recent = self.reports.iter().filter(|report| now.since(report.at) <= REPORT_AGE_MAX);
         recent.map(|report| report.offset).max()

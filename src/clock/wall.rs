@@ -4,30 +4,31 @@ use std::time::Duration;
 
 use crate::types::Instant;
 
-/// Largest number of milliseconds by which a wall clock may move relative to the monotonic clock,
-/// in addition to the drift of [`DRIFT_PPM`], without this counting as a jump. A clock that is
-/// adjusted gradually (slewed) stays within this bound.
+/// Largest change of a wall clock relative to the monotonic clock, in milliseconds, that does not
+/// count as a jump, in addition to the drift of [`DRIFT_PPM`]. A clock that is adjusted gradually
+/// (slewed) stays within this bound.
 const STEP_MAX: u64 = 500;
-/// Rate in parts per million by which a wall clock may drift from the monotonic clock over time
-/// without this counting as a jump.
+/// Largest drift between the wall clock and the monotonic clock, in parts per million, that does
+/// not count as a jump.
 const DRIFT_PPM: u64 = 2_000;
-/// How long a jump of the wall clock must last before the server accepts it.
+/// How long a jump of the wall clock must last before the server accepts the new time.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(30);
 
-/// What a new reading of the wall clock and the monotonic clock shows about a jump, which is a
-/// sudden change of the wall clock relative to the monotonic clock.
+/// A jump (a sudden change of the wall clock relative to the monotonic clock) that a new reading of
+/// both clocks reveals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Jump {
-    /// The wall clock has jumped by this many milliseconds. The jump is not accepted yet.
+    /// The wall clock has jumped by this number of milliseconds. The jump is not accepted yet.
     Seen(i64),
-    /// A jump of the wall clock by this many milliseconds has lasted long enough, and is accepted
-    /// from now on.
+    /// The wall clock's jump by this number of milliseconds has lasted long enough, and is now
+    /// accepted.
     Accepted(i64),
-    /// A jump of the wall clock has ended before it was accepted: the wall clock has jumped back.
+    /// The wall clock has jumped back before its jump was accepted.
     Undone,
 }
 
-/// The wall clock minus the monotonic clock in milliseconds, at one reading of the monotonic clock.
+/// The difference between the wall clock and the monotonic clock, in milliseconds, at one reading
+/// of the monotonic clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Offset {
     millis: i64,
@@ -36,32 +37,32 @@ struct Offset {
 
 /// This replica's wall clock with its jumps filtered out, as it is reported to peers.
 ///
-/// The first reading is accepted as it is. A later reading is accepted at once only if a clock that
-/// is adjusted gradually (slewed) can have reached it; a jump must first last for `confirm_after`.
+/// The first reading is accepted as it is. A later one is accepted at once only if a clock that is
+/// adjusted gradually (slewed) can have reached it; a jump must last for `confirm_after` first.
 #[derive(Clone, Debug)]
 pub struct WallClock {
     confirm_after: Duration,
-    /// The accepted reading that later ones are compared with; `None` before the first. The anchor
+    /// The accepted reading that later readings are compared with; `None` before the first one. It
     /// is replaced at most once per `confirm_after`, so that many small steps do not pass for a
     /// gradual adjustment (slewing).
     anchor: Option<Offset>,
-    /// The wall clock minus the monotonic clock in milliseconds, as last accepted.
+    /// The last accepted difference between the wall clock and the monotonic clock, in
+    /// milliseconds.
     accepted_millis: i64,
-    /// The reading that first showed a jump that is not accepted yet; `None` if there is no such
-    /// jump.
+    /// The first reading after a jump that is not accepted yet; `None` if there is no such jump.
     candidate: Option<Offset>,
     jumps: u64,
 }
 
 impl WallClock {
-    /// Creates a clock without any reading yet. A jump is accepted when it has lasted
+    /// Creates a wall clock filter without readings. A jump is accepted after it has lasted for
     /// `confirm_after`.
     pub fn new(confirm_after: Duration) -> WallClock {
         WallClock { confirm_after, anchor: None, accepted_millis: 0, candidate: None, jumps: 0 }
     }
 
-    /// Records that the wall clock showed `wall`, in milliseconds since 1970, at the reading `now`
-    /// of the monotonic clock. Returns the jump that this reading shows, if any.
+    /// Records that the wall clock showed `wall`, in milliseconds since 1970, when the monotonic
+    /// clock showed `now`. Returns the jump that this reading reveals; `None` if there is none.
     pub fn observe(&mut self, now: Instant, wall: u64) -> Option<Jump> {
         let millis = i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(millis_of(now));
         let seen = Offset { millis, at: now };
@@ -91,21 +92,21 @@ impl WallClock {
         }
     }
 
-    /// Returns the filtered wall clock at `now`, in milliseconds since 1970; `None` before the
-    /// first reading.
+    /// Returns the filtered wall clock's time at `now`, in milliseconds since 1970; `None` before
+    /// the first reading.
     pub fn read(&self, now: Instant) -> Option<u64> {
         self.anchor?;
         Some(u64::try_from(millis_of(now).saturating_add(self.accepted_millis)).unwrap_or(0))
     }
 
-    /// Returns the number of jumps of the wall clock seen so far, whether accepted or not.
+    /// Returns the number of wall clock jumps seen so far, accepted or not.
     pub fn jumps(&self) -> u64 {
         self.jumps
     }
 }
 
-/// Returns whether a wall clock that is adjusted only gradually (slewed) can have moved from one
-/// offset to the other.
+/// Returns whether a wall clock that is adjusted only gradually (slewed) can have moved from the
+/// offset `from` to the offset `to`.
 fn is_near(from: Offset, to: Offset) -> bool {
     let passed = u64::try_from(to.at.since(from.at).as_millis()).unwrap_or(u64::MAX);
     let bound = STEP_MAX.saturating_add(passed / 1_000_000 * DRIFT_PPM)

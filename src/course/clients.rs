@@ -14,18 +14,18 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// Number of clients in every run of a scenario.
+/// Number of clients in every scenario run.
 pub const CLIENT_COUNT: u16 = 8;
 
-/// A key or a value of the university course's clients: 32 printable characters.
+/// A key or value in the university course's protocol: 32 printable characters.
 pub type Text32 = [u8; 32];
 
-/// An operation that a client requests on one key: a get or a put.
+/// A client's operation on one key: a get or a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Reads the value of a key.
     Get {
-        /// The key to read, for which this client has an acknowledged put.
+        /// The key to read, for which the client has had a put acknowledged before.
         key: Text32,
     },
     /// Sets the value of a key.
@@ -37,61 +37,60 @@ pub enum Operation {
     },
 }
 
-/// A request from a client to a replica.
+/// A request that a client sends to a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     /// Id of the client that sends the request.
     pub client: ClientId,
     /// Id of the replica that receives the request.
     pub replica: NodeId,
-    /// The replica that the client believes to be the leader; `None` if the client knows no leader.
+    /// The leader known to the client; `None` if it knows none.
     pub leader: Option<NodeId>,
-    /// Message id of the request, 16 letters and digits; each attempt of an operation has its own.
+    /// Message id of the request: 16 letters and digits. Each attempt of an operation has a new
+    /// one.
     pub mid: RequestId,
     /// The requested operation.
     pub operation: Operation,
 }
 
-/// The type of a replica's answer to a request.
+/// The type of a replica's answer to a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
-    /// The operation was executed; the answer to a get carries the value.
+    /// The operation was executed. The answer to a get contains the value.
     Ok,
-    /// The client must retry the operation at the leader that the answer names.
+    /// The client must retry the operation at the leader named in the answer.
     Redirect,
     /// The operation failed, and the client must retry it.
     Fail,
 }
 
-/// A replica's answer as it arrives at a client.
+/// A replica's answer to a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer<'a> {
-    /// Id of the replica that answers. It need not be the replica that received the request.
+    /// Id of the replica that answers, which need not be the one that received the request.
     pub src: NodeId,
     /// Id of the client that the answer is addressed to.
     pub client: ClientId,
-    /// The replica that the sender of the answer believes to be the leader; `None` if the sender
-    /// knows no leader.
+    /// The leader known to the answering replica; `None` if it knows none.
     pub leader: Option<NodeId>,
-    /// The message id of the request that is answered.
+    /// The message id of the request that this answers.
     pub mid: RequestId,
     /// The type of the answer: `ok`, `redirect` or `fail`.
     pub kind: AnswerKind,
-    /// The value of the key that was read; `None` if the answer contains no value.
+    /// The value of the key that was read; `None` if the answer contains none.
     pub value: Option<&'a [u8]>,
 }
 
-/// What a client does when it receives an answer.
+/// A client's reaction to an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Received {
-    /// The client's operation is complete.
+    /// The client's operation is complete, without a violation of a rule.
     Done,
-    /// The client retries the operation with this request; `None` if no replica is alive to send it
-    /// to.
+    /// The client retries the operation with this request; `None` if no replica is alive.
     Retry(Option<Request>),
-    /// The client ignores the answer, because its request was answered with `ok` before.
+    /// The client ignores the answer, because the same request was already answered with `ok`.
     Duplicate,
-    /// The answer violates the rules of the university course; the text says how.
+    /// The answer violates a rule of the university course, as the text describes.
     Incorrect(String),
 }
 
@@ -100,37 +99,37 @@ pub enum Received {
 pub struct Sample {
     /// Time at which the answer arrived at the client.
     pub answered: Instant,
-    /// Time from the attempt that was answered with `ok` to the answer.
+    /// Time from the operation's last attempt, which was answered with `ok`, to this answer.
     pub latency: Duration,
-    /// Time from the first attempt of the operation to the `ok`, including all retries.
+    /// Time from the operation's first attempt to the `ok` answer, including all retries.
     pub operation_latency: Duration,
 }
 
-/// Counters and latency samples, summed over all clients of a run.
+/// Counters and latency samples of all clients of a run.
 #[derive(Clone, Debug, Default)]
 pub struct ClientCounts {
-    /// Number of attempts to get a value, retries included.
+    /// Number of get requests sent, including retries.
     pub gets_sent: u64,
-    /// Number of attempts to put a value, retries included.
+    /// Number of put requests sent, including retries.
     pub puts_sent: u64,
-    /// Number of planned gets that became puts because their client had no acknowledged key to
-    /// read.
+    /// Number of planned gets that became puts because the client had no acknowledged put yet, so
+    /// that there was no key to read.
     pub gets_not_generated: u64,
-    /// Number of planned gets that became puts because their client had not sent any put before,
-    /// which no replica could have prevented. They are included in `gets_not_generated`.
+    /// Number of planned gets that became puts because the client had not even sent a put yet,
+    /// which no replica can prevent. Included in `gets_not_generated`.
     pub gets_not_generated_by_luck: u64,
     /// Number of `fail` answers to gets.
     pub gets_failed: u64,
     /// Number of `fail` answers to puts.
     pub puts_failed: u64,
-    /// Number of `redirect` and `fail` answers to gets and puts.
+    /// Number of `redirect` and `fail` answers, to gets and puts together.
     pub redirects: u64,
-    /// The largest number of `redirect` and `fail` answers to one operation.
+    /// The highest number of `redirect` and `fail` answers to a single operation.
     pub redirects_max: u32,
-    /// Number of answers to requests that had been answered with `ok` before.
+    /// Number of duplicate answers: answers to requests that had already been answered with `ok`.
     pub duplicates: u64,
-    /// Latency of every answered request, `redirect` and `fail` answers included. The university
-    /// course's grading uses the median of these latencies.
+    /// Latency of every answered request, including `redirect` and `fail` answers. The university
+    /// course grades the median of these latencies.
     pub latencies: Vec<Duration>,
     /// Latencies of each get that was answered with `ok`.
     pub gets: Vec<Sample>,
@@ -138,17 +137,17 @@ pub struct ClientCounts {
     pub puts: Vec<Sample>,
 }
 
-/// An incomplete operation of a client, over all its attempts.
+/// An operation that a client has not completed yet, with the counts over all its attempts.
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     operation: Operation,
-    /// Position of the operation among all operations of the run, counted from 0.
+    /// Position of the operation among all operations of the run, from 0.
     number: u64,
     started: Instant,
     redirects: u32,
 }
 
-/// An attempt to execute an operation, kept until the attempt is answered.
+/// An attempt to execute an operation: one request, which has not been answered yet.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     ongoing: Ongoing,
@@ -162,31 +161,31 @@ struct Client {
     leader: Option<NodeId>,
     /// Unanswered attempts of the client's operations, by message id.
     open: BTreeMap<RequestId, Attempt>,
-    /// Keys of the client's acknowledged puts, in the order of each key's first acknowledgement. A
-    /// get reads a random one of these keys, each with the same probability.
+    /// Keys for which the client has an acknowledged put, in the order of their first
+    /// acknowledgement. A get reads a random one of them, all with equal probability.
     keys: Vec<Text32>,
-    /// The last acknowledged value of each key in `keys`.
+    /// For each key in `keys`, the value of the client's last acknowledged put.
     values: BTreeMap<Text32, Text32>,
-    /// Whether the client has sent any put, acknowledged or not.
+    /// Whether the client has sent at least one put, acknowledged or not.
     has_put: bool,
 }
 
-/// The eight clients of a run, their requests and their counters.
+/// The eight clients of a scenario run, with their requests and counters.
 #[derive(Debug)]
 pub struct Clients {
     first: u16,
     each: Vec<Client>,
     generator: ChaCha8Rng,
     operations: u64,
-    /// Message ids of the requests of all clients that were answered with `ok`.
+    /// Message ids of all requests that were answered with `ok`, to recognise duplicate answers.
     completed: BTreeSet<RequestId>,
-    /// Counters and latency samples of the run so far.
+    /// Counters and latency samples of all clients so far.
     pub counts: ClientCounts,
 }
 
 impl Clients {
-    /// Creates the clients of a run with `replicas` replicas. The clients' ids start at `replicas +
-    /// 16`, and all their random numbers are drawn from `generator`.
+    /// Creates the clients of a run with `replicas` replicas. Client ids start at `replicas + 16`;
+    /// all random choices of the clients are drawn from `generator`.
     #[must_use]
     pub fn new(replicas: u16, generator: ChaCha8Rng) -> Clients {
         Clients {
@@ -199,7 +198,7 @@ impl Clients {
         }
     }
 
-    /// Returns the id of the client at position `place`, 0 to 7.
+    /// Returns the id of the client at position `place`, from 0 to 7.
     #[must_use]
     pub fn id(&self, place: usize) -> ClientId {
         ClientId(u32::from(self.first) + u32::try_from(place).expect("eight clients"))
@@ -210,19 +209,19 @@ impl Clients {
         (place < self.each.len()).then_some(place)
     }
 
-    /// Returns whether a client of this run has the id `id`.
+    /// Returns whether a client of this run has this id.
     #[must_use]
     pub fn has(&self, id: ClientId) -> bool {
         self.place(id).is_some()
     }
 
-    /// Returns the number of operations that all clients have started so far.
+    /// Returns the number of operations that the clients have started so far.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Returns the number of unanswered gets and the number of unanswered puts, in this order.
+    /// Returns the number of unanswered get requests and the number of unanswered put requests.
     #[must_use]
     pub fn unanswered(&self) -> (u64, u64) {
         let open = self.each.iter().flat_map(|client| client.open.values());
@@ -232,8 +231,8 @@ impl Clients {
         })
     }
 
-    /// Returns an iterator over the unanswered requests: message id, replica that the request was
-    /// sent to (`None` if none was alive), operation.
+    /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
+    /// (`None` if none was alive) and its operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
             .iter()
@@ -241,23 +240,25 @@ impl Clients {
             .map(|(mid, attempt)| (*mid, attempt.replica, attempt.ongoing.operation))
     }
 
-    /// Returns the number of keys with an acknowledged put, summed over the clients.
+    /// Returns the number of keys that a client has an acknowledged put for, summed over all
+    /// clients.
     #[must_use]
     pub fn acknowledged_keys(&self) -> usize {
         self.each.iter().map(|client| client.keys.len()).sum()
     }
 
-    /// Makes all clients forget the leader, so that they send requests to random replicas until an
-    /// answer names the leader.
+    /// Makes all clients forget the leader. They then send requests to random replicas until an
+    /// answer names a leader.
     pub fn forget_leader(&mut self) {
         for client in &mut self.each {
             client.leader = None;
         }
     }
 
-    /// Starts an operation of the client at `place` (0 to 7): a get if `get` is set and the client
-    /// has an acknowledged key, else a put. Returns the request to send, or `None` if no replica in
-    /// `living` is alive; the operation then counts as unanswered.
+    /// Starts an operation of the client at position `place` (0 to 7): a get if `get` is true and
+    /// the client has an acknowledged put, otherwise a put. `living` are the replicas that are
+    /// alive. Returns the request to send; `None` if no replica is alive, and the operation then
+    /// stays unanswered.
     pub fn start(
         &mut self,
         now: Instant,
@@ -319,12 +320,10 @@ impl Clients {
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Handles an answer: counts it, and returns what the client does. Also returns, if the answer
-    /// acknowledges a put, the position of that put among all operations of the run, counted from
-    /// 0; else `None`.
+    /// Counts an answer and returns the client's reaction. If the answer acknowledges a put, also
+    /// returns the position of that put among all operations of the run, from 0; otherwise `None`.
     ///
-    /// # Panics
-    /// If no client has the id in the answer.
+    /// # Panics If no client has the id in the answer.
     pub fn receive(
         &mut self,
         now: Instant,
@@ -381,8 +380,8 @@ impl Clients {
     }
 }
 
-/// Checks the value in the answer to a get, which must be `expected`, the last value of the key
-/// that was acknowledged to the client.
+/// Checks the value in the answer to a get: it must be `expected`, the value of the client's last
+/// acknowledged put of the key.
 fn check_value(answer: &Answer<'_>, expected: &Text32) -> Received {
     match answer.value {
         Some(value) if value == expected => Received::Done,
@@ -406,10 +405,10 @@ fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
     std::array::from_fn(|_| ALPHABET[generator.random_range(..ALPHABET.len())])
 }
 
-/// Returns the value that a put writes if the key has the value `before` (for a new key, `before`
-/// is the key): 32 pseudo-random hexadecimal digits. The university course uses MD5, but any
-/// function of `before` will do: two concurrent puts over the same old value write the same new
-/// value, so the client accepts either order.
+/// Returns the value that a put writes to a key whose value is `before` (the key itself if it is
+/// new): 32 pseudo-random hexadecimal digits. So two concurrent puts over the same old value write
+/// the same new value, and the client can accept either order. The university course uses MD5, but
+/// any function of `before` will do.
 #[must_use]
 pub fn successor(before: &Text32) -> Text32 {
     let mut digest = [0_u8; 16];
@@ -432,8 +431,8 @@ impl Operation {
 }
 
 impl Request {
-    /// Appends the request to `out` as JSON, byte for byte like the university course's simulator:
-    /// with the spaces and the field order of Python's `json.dumps`.
+    /// Appends the request to `out` as JSON, byte for byte as the university course's simulator
+    /// writes it (Python's `json.dumps`).
     pub fn write_json(&self, out: &mut Vec<u8>) {
         use std::io::Write as _;
         let leader = self.leader.map_or(0xFFFF, |leader| leader.0);

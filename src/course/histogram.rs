@@ -16,27 +16,27 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use super::clients::Sample;
 use crate::types::Instant;
 
-/// Number of significant decimal digits that a histogram preserves of each latency.
+/// Number of significant decimal digits of a latency that a histogram preserves.
 const DIGITS: u8 = 3;
-/// Longest latency that a histogram can record, in nanoseconds: one hour.
+/// Longest latency that a histogram records, in nanoseconds: one hour.
 const NANOSECONDS_MAX: u64 = 3_600_000_000_000;
-/// Number of nanoseconds in a millisecond, the unit of the values in the files.
+/// Number of nanoseconds per millisecond, the unit of the values in the files.
 const SHOWN_UNIT: f64 = 1e6;
-/// Number of rows of a percentile distribution for each halving of the remaining distance to 100 %,
-/// as in HdrHistogram's tools.
+/// Number of rows per halving of the distance to 100 % in a percentile distribution, as in
+/// HdrHistogram's tools.
 const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 
-/// The latency samples of one type of operation, to be written to a latency file.
+/// The latency samples of one type of operation, for a latency file.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
-    /// Name of the series in the file, without blanks and commas.
+    /// Name of the series in the file; must not contain blanks or commas.
     pub tag: &'a str,
     /// The samples of the series, in any order.
     pub samples: &'a [Sample],
 }
 
-/// Returns a histogram of `latencies`, in nanoseconds. Latencies above one hour are recorded as one
-/// hour, and zero as 1 ns.
+/// Returns a histogram of `latencies`, in nanoseconds. Counts latencies above one hour as one hour,
+/// and 0 as 1 ns.
 pub fn histogram(latencies: impl IntoIterator<Item = Duration>) -> Histogram<u64> {
     let mut histogram =
         Histogram::new_with_bounds(1, NANOSECONDS_MAX, DIGITS).expect("these bounds are in order");
@@ -72,9 +72,9 @@ pub fn write_percentiles(out: &mut dyn Write, histogram: &Histogram<u64>) -> io:
     writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", histogram.buckets())
 }
 
-/// Returns the rows of the percentile distribution. Each row contains a fraction from 0 to 1, and
-/// the value, in the histogram's unit, that this fraction of the samples does not exceed. Only the
-/// last row has the fraction 1. An empty histogram has no rows.
+/// Returns the rows of a histogram's percentile distribution. A row is a fraction from 0 to 1, and
+/// the value in nanoseconds that this fraction of the samples does not exceed. Only the last row
+/// has fraction 1. An empty histogram has no rows.
 pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
     rows(histogram).into_iter().map(|row| (row.percent / 100.0, row.value)).collect()
 }
@@ -108,13 +108,12 @@ fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
     rows
 }
 
-/// Writes an interval log (`.hlog`, version 1.3). The run is divided into intervals of length
-/// `interval`; for each interval and each series with samples in it, the log has one line with a
-/// histogram of the operations' latencies, redirects included. The run started at `start` by the
-/// simulator's clock and at `began` by the wall clock.
+/// Writes an interval log (`.hlog`, version 1.3): one line, with a histogram of the operation
+/// latencies including retries, for each interval of length `interval` and each series with samples
+/// in this interval. The run started at `start` by the simulator's clock and at `began` by the wall
+/// clock.
 ///
-/// # Errors
-/// If writing fails, or the tag of a series has a blank or a comma.
+/// # Errors If writing fails, or the tag of a series contains a blank or a comma.
 pub fn write_intervals(
     out: &mut dyn Write,
     began: SystemTime,
@@ -146,11 +145,10 @@ pub fn write_intervals(
     Ok(())
 }
 
-/// Writes the header of an interval log (`.hlog`) that starts at `began` by the wall clock.
-/// [`write_interval`] writes the lines.
+/// Writes the header of an interval log (`.hlog`) that starts at the wall clock time `began`. The
+/// lines are written with [`write_interval`].
 ///
-/// # Errors
-/// If writing fails.
+/// # Errors If writing fails.
 pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()> {
     let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_epoch.as_secs_f64();
@@ -163,12 +161,11 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
     )
 }
 
-/// Writes one line of an interval log: the histogram of the series `tag` for the interval of length
-/// `interval` that starts `offset` after the start of the log. Readers expect the lines in order of
-/// time.
+/// Writes one line of an interval log (`.hlog`): a histogram of the series `tag` for an interval of
+/// length `interval` that starts `offset` after the start of the log. Lines must be written in
+/// order of time.
 ///
-/// # Errors
-/// If writing fails, or the tag has a blank or a comma.
+/// # Errors If writing fails, or the tag contains a blank or a comma.
 pub fn write_interval(
     out: &mut dyn Write,
     offset: Duration,
@@ -198,8 +195,8 @@ fn word(tag: &str) -> io::Result<Tag<'_>> {
     Tag::new(tag).ok_or_else(|| invalid(&format!("the tag `{tag}` is not a word")))
 }
 
-/// Returns the difference between the percentage `percent` of a row and the percentage of the next
-/// row: a fifth of the current halving of the distance to 100 %.
+/// Returns the step, in percent, from the row at `percent` to the next row of a percentile
+/// distribution: a fifth of the current halving of the distance to 100 %.
 fn percent_step(percent: f64) -> f64 {
     let halvings = (100.0 / (100.0 - percent)).log2().floor();
     100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2())

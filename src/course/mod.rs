@@ -27,27 +27,25 @@ pub mod table;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-/// What a sequence of random numbers is used for. Each use has its own sequence, so that an
-/// additional message of a replica changes which messages are lost, but not what the clients
-/// request.
+/// The purpose of a sequence of random numbers. Each purpose has its own sequence, so that an
+/// additional message from a replica changes which messages are lost, but not the clients'
+/// requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// Random numbers that choose the time of each request, its client, and whether it is a get or
-    /// a put.
+    /// Chooses the client of each request, and whether it is a get or a put.
     Plan = 1,
-    /// Random numbers that choose the keys, values and message ids of requests, and the replica
-    /// that a client sends to.
+    /// Chooses the keys and message ids of requests, and the replicas that clients send to.
     Clients = 2,
-    /// Random numbers that decide which messages between replicas are lost.
+    /// Chooses the messages between replicas that are lost.
     Drops = 3,
-    /// Random numbers that choose the replicas that events kill or partition.
+    /// Chooses the replicas that scheduled faults kill or partition off.
     Events = 4,
-    /// Random numbers that order the other replicas' ids on each replica's command line.
+    /// Chooses the order of the other replicas' ids on each replica's command line.
     Order = 5,
 }
 
-/// Returns the random number generator for the seed of a run and one purpose (`stream`). The
-/// algorithm is fixed: a seed gives the same run in every build.
+/// Returns the random number generator for one purpose (`stream`) of a run with this seed. The
+/// algorithm is fixed, so a seed gives the same run in every build.
 #[must_use]
 pub fn generator(seed: u64, stream: Stream) -> ChaCha8Rng {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);

@@ -12,85 +12,87 @@ use rand_chacha::ChaCha8Rng;
 use super::scenario::EventKind;
 use crate::types::NodeId;
 
-/// Maximum number of leaders listed in the report of a run. Later leaders are not listed.
+/// Maximum number of leaders that a run's report lists; later ones are left out.
 const LEADERS_MAX: usize = 64;
 
-/// The destination of a message between replicas.
+/// The destination of a message from a replica to other replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// One replica, by its id; possibly the sender itself.
+    /// One replica, possibly the sender itself.
     Replica(NodeId),
-    /// All replicas but the sender.
+    /// All replicas except the sender.
     Broadcast,
 }
 
-/// The death of a replica that the scenario's events did not kill.
+/// The unexpected death of a replica: no event of the scenario killed it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Death {
     /// Id of the replica that died.
     pub replica: NodeId,
-    /// Why the replica died, for the report.
+    /// Cause of the death, for the report.
     pub reason: String,
 }
 
-/// What the simulator must do because of an event of the scenario.
+/// The actions that the simulator must take for an event of the scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EventEffect {
-    /// Id of the replica to kill; `None` if the event kills none.
+    /// Id of the replica to kill; `None` if the event kills no replica.
     pub killed: Option<NodeId>,
-    /// Whether all clients must forget which replica they believe to be the leader.
+    /// Whether all clients must forget the leader, so that they send requests to random replicas
+    /// until an answer names a leader.
     pub leader_forgotten: bool,
 }
 
 /// Counters of the messages between replicas in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Number of messages sent between replicas, whether delivered or not; a broadcast counts once
-    /// per addressee.
+    /// Number of messages sent between replicas, delivered or not. A broadcast counts once per
+    /// receiver.
     pub total_msgs: u64,
-    /// Number of messages dropped at random, with the scenario's probability of message loss.
+    /// Number of messages dropped at random, according to the scenario's loss probability.
     pub dropped: u64,
     /// Number of messages not delivered because of a network partition.
     pub cut: u64,
-    /// Number of messages not delivered because their addressee was dead.
+    /// Number of messages not delivered because their receiver was dead.
     pub to_dead: u64,
-    /// Number of messages that the simulator could not deliver because a socket was full.
+    /// Number of messages not delivered because a socket's send buffer was full.
     pub blocked: u64,
-    /// Number of messages between replicas and answers to clients that violated the rules of the
-    /// university course.
+    /// Number of messages from replicas, including answers to clients, that violated the rules of
+    /// the university course.
     pub incorrect: u64,
-    /// Description of the first message that violates the rules; `None` if there is none.
+    /// Description of the first message that violated the rules; `None` if there was none.
     pub first_incorrect: Option<String>,
     /// Number of replicas killed by events of the scenario.
     pub killed: u64,
-    /// Replicas that died although no event killed them.
+    /// Replicas that died although no event of the scenario killed them.
     pub deaths: Vec<Death>,
-    /// The leaders that messages named in their field `leader`, in order of time, without
-    /// consecutive repetitions. Messages that named no leader are skipped.
+    /// The leaders named in the field `leader` of messages, in order of time, without consecutive
+    /// repetitions. Messages that name no leader are skipped.
     pub leaders: Vec<NodeId>,
 }
 
-/// The referee of one run: counts messages, decides which are delivered, and applies events.
+/// The referee of a scenario run: counts messages between replicas, decides which of them are
+/// delivered, and applies the scenario's events.
 #[derive(Debug)]
 pub struct Referee {
     replicas: u16,
     living: BTreeSet<NodeId>,
-    /// The leader that the last message named; `None` if it named none. The leader may be dead, or
-    /// not exist at all.
+    /// The leader named in the last message; `None` if it named none. The leader may be dead, or
+    /// not be a replica at all.
     leader: Option<NodeId>,
-    /// The replicas on the majority side of the network partition, a bare majority. `None` while
-    /// there is no partition.
+    /// The replicas on the majority side of a network partition, which is a bare majority; `None`
+    /// while there is no partition.
     side: Option<BTreeSet<NodeId>>,
     drops: f64,
     drop_generator: ChaCha8Rng,
     event_generator: ChaCha8Rng,
-    /// Counters of the run so far.
+    /// Message counters of the run so far.
     pub traffic: Traffic,
 }
 
 impl Referee {
-    /// Creates a referee with `replicas` living replicas and no partition. `drops` is the
-    /// probability that a message is lost.
+    /// Creates the referee of a run with `replicas` replicas, all alive and not partitioned.
+    /// `drops` is the probability, from 0 to 1, that a message is lost.
     #[must_use]
     pub fn new(
         replicas: u16,
@@ -116,7 +118,7 @@ impl Referee {
         &self.living
     }
 
-    /// Returns the leader that the last message named; `None` if it named none.
+    /// Returns the leader named in the last message; `None` if it named none.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
@@ -129,14 +131,14 @@ impl Referee {
         self.side.as_ref()
     }
 
-    /// Sets the probability, 0 to 1, that a message between replicas is dropped.
+    /// Sets the probability, from 0 to 1, that a message between replicas is lost.
     pub fn set_drops(&mut self, drops: f64) {
         self.drops = drops;
     }
 
     /// Records the leader that a message from `src` names; `None` if it names none. Called for
-    /// messages of all types but hello. During a partition, messages from the minority side are
-    /// ignored.
+    /// every message except hello messages. During a partition, ignores messages from the minority
+    /// side.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         if self.side.as_ref().is_some_and(|side| !side.contains(&src)) {
             return;
@@ -150,9 +152,9 @@ impl Referee {
         }
     }
 
-    /// Counts a message between replicas, and adds to `deliver` the replicas that receive it: those
-    /// that are alive and not separated from the sender by a partition, unless the message is
-    /// dropped at random. `src` is the sender's id as the message states it.
+    /// Counts a message between replicas, and adds its receivers to `deliver`: replicas that are
+    /// alive and not partitioned from the sender, unless the message is lost at random. `src` is
+    /// the sender's id as stated in the message.
     pub fn route(&mut self, src: NodeId, destination: Destination, deliver: &mut Vec<NodeId>) {
         match destination {
             Destination::Replica(replica) => {
@@ -184,15 +186,15 @@ impl Referee {
         self.side.as_ref().is_some_and(|side| side.contains(&first) != side.contains(&second))
     }
 
-    /// Counts a message or an answer that violates the rules of the university course; `what`
-    /// describes the violation.
+    /// Counts a message that violates the rules of the university course. `what` describes the
+    /// violation.
     pub fn incorrect(&mut self, what: String) {
         self.traffic.incorrect += 1;
         self.traffic.first_incorrect.get_or_insert(what);
     }
 
-    /// Records that a replica died although no event killed it. Returns whether the replica was
-    /// alive until now.
+    /// Records that a replica died although no event of the scenario killed it. Returns whether it
+    /// was alive until now.
     pub fn died(&mut self, replica: NodeId, reason: String) -> bool {
         let lived = self.living.remove(&replica);
         if lived {
@@ -201,7 +203,7 @@ impl Referee {
         lived
     }
 
-    /// Applies an event of the scenario, and returns what the simulator must do.
+    /// Applies an event of the scenario, and returns the actions that the simulator must take.
     pub fn apply_event(&mut self, kind: EventKind) -> EventEffect {
         match kind {
             EventKind::KillLeader => self.kill_leader(),
@@ -241,8 +243,8 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Starts a partition of the network. One side is a bare majority that includes `keep`, if any;
-    /// its other members are drawn from all replicas, including dead ones.
+    /// Starts a network partition. One side is a bare majority that includes the leader `keep`, if
+    /// it is given and exists; its other members are drawn from all replicas, including dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();

@@ -12,52 +12,50 @@ use super::run::{Ending, ScenarioRun};
 use super::scenario::Scenario;
 use crate::types::NodeId;
 
-/// The overall result of a run of a scenario of the university course.
+/// The result of a scenario run by the rules of the university course.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The run meets all rules of the university course.
+    /// The run obeys all rules.
     Passed,
-    /// The run fails by the rules of the university course because too many planned gets became
-    /// puts, but the replicas are not to blame: either the random generator drew too many gets
-    /// before their clients had sent a put, or the scenario file allows that many but sets the
-    /// field `gets_not_generated` outside of `tests`, where the course ignores it (see
-    /// [`Report::unlucky_because`]).
+    /// Too many planned gets became puts, which fails the run, but the replicas are not to blame.
+    /// Either the random generator drew too many gets before their clients had sent a put, or the
+    /// scenario file allows that many in a field outside of `tests`, where the course ignores it
+    /// (see [`Report::unlucky_because`]).
     Unlucky,
-    /// The run breaks a rule of the university course.
+    /// The run breaks at least one rule.
     Failed,
 }
 
-/// The grade of one metric of a run, determined by the metric's three thresholds.
+/// The grade of one metric of a run, such as the median latency. Each metric has three thresholds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// The highest grade: the metric's value is below the first of its three thresholds.
+    /// The highest grade: the metric's value is below the first threshold.
     Bonus,
-    /// Full credit: the metric's value is below the second of its three thresholds, but not below
-    /// the first.
+    /// Full credit: the metric's value is below the second threshold.
     Full,
-    /// Partial credit: the metric's value is below the third of its three thresholds, but not below
-    /// the second.
+    /// Partial credit: the metric's value is below the third threshold.
     Partial,
-    /// No credit: the metric's value is not below any of its three thresholds.
+    /// No credit: the metric's value is not below any threshold.
     None,
 }
 
-/// The grades of the four metrics of a correct run.
+/// The grades of the four metrics of a run that passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Tiers {
     /// Grade of the number of messages between replicas.
     pub total_msgs: Tier,
     /// Grade of the number of `fail` answers and unanswered requests.
     pub failures: Tier,
-    /// Grade of the number of answers to requests that had been answered with `ok` before.
+    /// Grade of the number of duplicate answers: answers to requests that had already been answered
+    /// with `ok`.
     pub duplicates: Tier,
-    /// Grade of the median latency over all answers.
+    /// Grade of the median latency of all answers.
     pub median_latency: Tier,
 }
 
-/// Latency statistics of one type of operation, in seconds. All are zero if there are no samples.
+/// Latency statistics of one type of operation in seconds; all zero if there are no samples.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct Latency {
     /// Number of latency samples.
@@ -78,109 +76,108 @@ pub struct Latency {
     pub max_s: f64,
 }
 
-/// How long puts were unavailable after an event of the scenario.
+/// How long puts were unavailable after an event of the scenario, such as the kill of a leader.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Unavailability {
     /// Name of the event, as in scenario files.
     pub event: &'static str,
-    /// Time of the event in seconds since the first request was due.
+    /// Time of the event, in seconds after the first request.
     pub at_s: f64,
-    /// Id of the replica that the event killed; `None` if it killed none.
+    /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<String>,
-    /// Seconds from the event to the first `ok` of a put that was started after the event; `None`
-    /// if there was no such `ok`.
+    /// Time in seconds from the event until a put that was started after it was answered with `ok`;
+    /// `None` if none was.
     pub seconds: Option<f64>,
 }
 
-/// The report on a run of a scenario. It is serialized as JSON, so its field names are part of the
+/// The report on a scenario run. It is serialized as JSON, so its field names are part of the
 /// interface.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// Name of the scenario that was run.
     pub scenario: String,
-    /// Changes to the scenario from the command line, as `name=value`: see [`Scenario::with`].
+    /// Changes made to the scenario on the command line, as `name=value`; see [`Scenario::with`].
     pub overrides: Vec<String>,
-    /// Random seed of the run: it determines the scenario's random choices, such as the requests.
+    /// Random seed of the run, which determines the random choices such as the clients' requests.
     pub seed: u64,
-    /// Whether the run meets all rules of the university course.
+    /// Whether the run obeys all rules of the university course.
     pub passed: bool,
-    /// The result of the run. Unlike `passed`, it distinguishes unlucky runs from failed ones.
+    /// The result of the run. Unlike `passed`, it tells unlucky runs from failed ones.
     pub verdict: Verdict,
-    /// The rules that the run breaks, one text each; empty if the run passed.
+    /// Descriptions of the rules that the run broke; empty if it passed.
     pub reasons: Vec<String>,
-    /// Why an unlucky run does not count as failed; `None` for other runs.
+    /// The reason why the run counts as unlucky instead of failed; `None` for other runs.
     pub unlucky_because: Option<String>,
-    /// The grades of the four metrics; `None` if the run did not pass.
+    /// The grades of the four metrics; `None` unless the run passed.
     pub tiers: Option<Tiers>,
-    /// Number of messages sent between replicas, whether delivered or not.
+    /// Number of messages sent between replicas, delivered or not.
     pub total_msgs: u64,
-    /// Number of `fail` answers and of requests that were unanswered at the end of the run.
+    /// Number of `fail` answers plus the number of requests that were never answered.
     pub failures: u64,
-    /// Number of requests that were unanswered at the end of the run. They are included in
-    /// `failures`.
+    /// Number of requests that were never answered. Included in `failures`.
     pub unanswered: u64,
-    /// Number of answers to requests that had been answered with `ok` before.
+    /// Number of duplicate answers: answers to requests that had already been answered with `ok`.
     pub duplicates: u64,
-    /// Median latency in seconds over all answers, `redirect` and `fail` included, as the
-    /// university course measures it.
+    /// Median latency in seconds of all answers, including `redirect` and `fail`, as the university
+    /// course measures it.
     pub median_latency_s: f64,
     /// Number of `redirect` and `fail` answers.
     pub redirects: u64,
-    /// The largest number of `redirect` and `fail` answers to one operation.
+    /// The highest number of `redirect` and `fail` answers to a single operation.
     pub redirects_per_operation_max: u32,
-    /// Number of requests planned by the scenario.
+    /// Number of requests that the scenario plans.
     pub requests: u64,
-    /// Number of planned gets that became puts because their client had no acknowledged key to
-    /// read.
+    /// Number of planned gets that became puts because the client had no acknowledged put yet, so
+    /// that there was no key to read.
     pub gets_not_generated: u64,
-    /// Number of planned gets that became puts because their client had not sent any put before,
-    /// which no replica could have prevented. They are included in `gets_not_generated`.
+    /// Number of planned gets that became puts because the client had not even sent a put yet,
+    /// which no replica can prevent. Included in `gets_not_generated`.
     pub gets_not_generated_by_luck: u64,
-    /// Messages between replicas per acknowledged put; `None` if no put was acknowledged.
+    /// Number of messages between replicas per acknowledged put; `None` if no put was acknowledged.
     pub messages_per_put: Option<f64>,
-    /// Latency of acknowledged gets, from their last attempt to the `ok` that answered it.
+    /// Latency of acknowledged gets from their last attempt, which was answered with `ok`.
     pub get_latency: Latency,
-    /// Latency of acknowledged puts, from their last attempt to the `ok` that answered it.
+    /// Latency of acknowledged puts from their last attempt, which was answered with `ok`.
     pub put_latency: Latency,
-    /// Latency of acknowledged gets, from their first attempt to the `ok`, redirects included.
+    /// Latency of acknowledged gets from their first attempt, including redirects.
     pub get_operation_latency: Latency,
-    /// Latency of acknowledged puts, from their first attempt to the `ok`, redirects included.
+    /// Latency of acknowledged puts from their first attempt, including redirects.
     pub put_operation_latency: Latency,
-    /// Fraction of the acknowledged puts whose last attempt took at most 10 ms, usually because no
+    /// Fraction of acknowledged puts whose last attempt took at most 10 ms, usually because no
     /// message had to be retransmitted; `None` if no put was acknowledged.
     pub put_quick_share: Option<f64>,
-    /// Median latency in seconds of the acknowledged puts whose last attempt took at most 10 ms.
+    /// Median latency in seconds of the puts whose last attempt took at most 10 ms; 0 if there are
+    /// none.
     pub put_quick_p50_s: f64,
-    /// Number of leaders elected; `None` if the simulator cannot observe elections.
+    /// Number of elected leaders; `None` if the simulator cannot observe elections.
     pub elections: Option<u64>,
-    /// The ids of the leaders that messages named, in order of time, without consecutive
-    /// repetitions.
+    /// The ids of the leaders named in messages, in order of time, without consecutive repetitions.
     pub leaders: Vec<String>,
     /// How long puts were unavailable after each event of the scenario, in order.
     pub unavailability: Vec<Unavailability>,
-    /// Number of messages between replicas that were dropped at random.
+    /// Number of messages between replicas that were lost at random.
     pub dropped: u64,
     /// Number of messages between replicas that were not delivered because of a partition.
     pub cut: u64,
-    /// Number of messages lost because a socket of the simulator was full.
+    /// Number of messages not delivered because a socket's send buffer was full.
     pub blocked: u64,
-    /// Number of messages between replicas and answers to clients that violated the rules of the
-    /// university course.
+    /// Number of messages from replicas, including answers to clients, that violated the rules of
+    /// the university course.
     pub incorrect: u64,
     /// Number of replicas killed by events of the scenario.
     pub killed: u64,
-    /// Number of replicas that died although no event killed them.
+    /// Number of replicas that died although no event of the scenario killed them.
     pub died: u64,
-    /// Duration of the run in seconds: virtual time in the simulator, real time with processes.
+    /// Duration of the run in seconds: virtual time in the simulation, real time with processes.
     pub seconds: f64,
 }
 
-/// Maximum latency of a put that counts as quick. Such a put usually needed no retransmission,
-/// because a retransmission usually takes longer.
+/// Maximum latency of a put that counts as quick, which usually means that no message had to be
+/// retransmitted.
 const QUICK: Duration = Duration::from_millis(10);
 
 impl ScenarioRun {
-    /// Returns the report on the run so far. Meant to be called once the run has ended.
+    /// Returns the report on the run. Meant to be called after the run has ended.
     #[must_use]
     pub fn report(&self) -> Report {
         let traffic = &self.referee.traffic;
@@ -247,10 +244,10 @@ impl ScenarioRun {
             .collect()
     }
 
-    /// Determines the verdict, the reasons and the grades of `report`: applies the university
-    /// course's seven checks in the course's order, and then checks the message limit, for which
-    /// the course only prints a warning. `gets_open` and `puts_open` are the numbers of unanswered
-    /// gets and puts.
+    /// Sets the verdict, the reasons and the grades of `report`. Applies the university course's
+    /// seven checks in the course's order, and then checks the message limit, which in the course
+    /// only causes a warning. `gets_open` and `puts_open` are the numbers of unanswered gets and
+    /// puts.
     fn grade(&self, report: &mut Report, gets_open: u64, puts_open: u64) {
         let (traffic, scenario) = (&self.referee.traffic, &self.scenario);
         let (gets, puts) = self.planned();
@@ -320,9 +317,9 @@ impl ScenarioRun {
         report.reasons = reasons;
     }
 
-    /// Returns the reason why the replicas are not to blame for a failed run in which `missing`
-    /// gets became puts although only `allowed` gets may; `None` if the replicas may be to blame.
-    /// `gets` is the number of planned gets.
+    /// Returns the reason why the replicas are not to blame for a run that failed because `missing`
+    /// planned gets became puts while only `allowed` may; `None` if they may be to blame. `gets` is
+    /// the number of planned gets.
     fn bad_luck(&self, missing: u64, allowed: f64, gets: u64) -> Option<String> {
         let luck = self.clients.counts.gets_not_generated_by_luck;
         if luck as f64 > allowed {
@@ -345,8 +342,8 @@ fn message_count(incorrect: u64) -> String {
     if incorrect == 1 { "1 message".to_owned() } else { format!("{incorrect} messages") }
 }
 
-/// Returns the minimum number of messages between replicas in a correct run: one message per
-/// planned put and replica, less the fraction that batching may save.
+/// Returns the minimum number of messages between replicas in a correct run: one per planned put
+/// and replica, minus the fraction that batching may save.
 fn minimum_messages(scenario: &Scenario) -> f64 {
     f64::from(scenario.requests)
         * f64::from(scenario.replicas)
@@ -368,8 +365,8 @@ fn operation_latency(samples: &[Sample]) -> Latency {
     Latency::of(samples.iter().map(|sample| sample.operation_latency))
 }
 
-/// Returns the smallest latency in `sorted`, in seconds, such that at least the fraction `share` (0
-/// to 1) of all latencies do not exceed it; 0 if `sorted` is empty.
+/// Returns a percentile in seconds: the smallest latency in `sorted` that at least the fraction
+/// `share` (0 to 1) of all latencies do not exceed; 0 if `sorted` is empty.
 fn percentile(sorted: &[Duration], share: f64) -> f64 {
     #[expect(
         clippy::cast_possible_truncation,
@@ -400,8 +397,8 @@ impl Latency {
 }
 
 impl Tier {
-    /// Returns the grade of `value`. All comparisons with the thresholds are strict, so no value is
-    /// below a threshold of 0.
+    /// Returns the grade of a metric's value. A value must be strictly below a threshold, so a
+    /// threshold of 0 is never met.
     #[must_use]
     pub fn of(value: f64, thresholds: [f64; 3]) -> Tier {
         let [bonus, full, partial] = thresholds;
@@ -413,7 +410,7 @@ impl Tier {
         }
     }
 
-    /// Returns the letter that stands for the grade in tables.
+    /// Returns the letter for the grade in tables.
     #[must_use]
     pub const fn letter(self) -> char {
         match self {

@@ -17,57 +17,59 @@ use super::scenario::{EventKind, Scenario};
 use super::{Stream, generator};
 use crate::types::{ClientId, Instant, NodeId, RequestId};
 
-/// An action that a run requests from the simulator, which must carry out all actions in the order
-/// in which it gets them.
+/// An action that a scenario run requests from the simulator. Actions must be carried out in the
+/// order in which they are returned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Deliver this request to its replica. Messages of clients are never lost or affected by
-    /// partitions.
+    /// Deliver this request to its replica. Clients' messages are never lost and are not affected
+    /// by partitions.
     Send(Request),
-    /// Kill this replica immediately, and ignore everything that it sends from now on.
+    /// Kill this replica immediately, and ignore everything that it sends afterwards.
     Kill(NodeId),
 }
 
-/// The reason why a run of a scenario ended.
+/// The reason why a scenario run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// The duration of the scenario has passed: the initial wait, the request window and the final
-    /// wait.
+    /// The scenario's duration has passed: initial wait, request window and final wait.
     Time,
-    /// The replicas have sent as many messages as the scenario allows, `max_packets`.
+    /// The replicas have sent `max_packets` messages, the scenario's limit.
     TooManyMessages,
     /// The last living replica died.
     NoReplicaAlive,
 }
 
-/// An event of the scenario that has occurred, and how long puts were unavailable after it.
+/// An event of the scenario that has occurred, with the time for which puts were unavailable after
+/// it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
     /// The type of the event.
     pub kind: EventKind,
-    /// Time from the first request of the run to the event.
+    /// Time of the event, measured from the first request of the run.
     pub at: Duration,
-    /// Id of the replica that the event killed; `None` if it killed none.
+    /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<NodeId>,
-    /// Time from the event to the first `ok` of a put that was started after the event; `None` if
-    /// there is none yet.
+    /// Time from the event until a put that was started after it was answered with `ok`; `None` if
+    /// none has been yet.
     pub until_first_put: Option<Duration>,
     began: Instant,
-    /// Number of operations that the clients had started before the event.
+    /// Number of operations that clients had started before the event, to tell which puts were
+    /// started after it.
     operations_before: u64,
 }
 
-/// A request that is scheduled for the run: its time, its client, and whether it is a get.
+/// A request that the run's schedule plans.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
-    /// Time from the first request of the run to this request.
+    /// Time of the request, measured from the first request of the run.
     at: Duration,
-    /// Position of the client that sends the request among the eight clients, 0 to 7.
+    /// Position of the sending client among the eight clients, from 0 to 7.
     client: u16,
     get: bool,
 }
 
-/// One run of a scenario: the clients, the referee, and the schedule of requests and events.
+/// One run of a scenario: its clients, its referee (which counts and drops messages), and its
+/// schedule of requests and events.
 #[derive(Debug)]
 pub struct ScenarioRun {
     pub(super) scenario: Scenario,
@@ -83,8 +85,8 @@ pub struct ScenarioRun {
 }
 
 impl ScenarioRun {
-    /// Creates a run of `scenario` that starts at `start` by the simulator's clock. The first
-    /// request is due `scenario.start_wait` later. `seed` determines all random choices of the run.
+    /// Creates a run of `scenario` that starts at time `start` of the simulator's clock. The first
+    /// request follows `scenario.start_wait` later. `seed` determines all random choices.
     #[must_use]
     pub fn new(scenario: &Scenario, seed: u64, start: Instant) -> ScenarioRun {
         ScenarioRun {
@@ -106,13 +108,13 @@ impl ScenarioRun {
         }
     }
 
-    /// Returns the time at which the run started, by the simulator's clock.
+    /// Returns the start time of the run, by the simulator's clock.
     #[must_use]
     pub fn start(&self) -> Instant {
         self.start
     }
 
-    /// Returns when [`ScenarioRun::poll`] is due next: at the next request or event, or at the end
+    /// Returns when [`ScenarioRun::poll`] must be called next, for a request, an event or the end
     /// of the run; [`Instant::MAX`] after the end.
     #[must_use]
     pub fn next_event(&self) -> Instant {
@@ -126,8 +128,8 @@ impl ScenarioRun {
         due.unwrap_or(Instant::MAX).min(self.start + self.scenario.lifetime())
     }
 
-    /// Performs everything that is due at `now`: requests, events, the end of the run. Adds the
-    /// actions for the simulator to `out`. Does nothing if nothing is due.
+    /// Performs the requests and events that are due at `now`, and ends the run if it is over. Adds
+    /// the actions that the simulator must take to `out`.
     pub fn poll(&mut self, now: Instant, out: &mut Vec<Action>) {
         loop {
             self.check_end(now);
@@ -187,15 +189,15 @@ impl ScenarioRun {
         out.extend(effect.killed.map(Action::Kill));
     }
 
-    /// Returns why the run ended; `None` while it is running.
+    /// Returns why the run ended; `None` while it is still running.
     #[must_use]
     pub fn ended(&self) -> Option<Ending> {
         self.ended.map(|(ending, _)| ending)
     }
 
     /// Counts a message between replicas, records the leader that it names, and adds the replicas
-    /// that receive it to `deliver`. `src` and `leader` are fields of the message: the id of its
-    /// sender, and the replica that the sender believes to be the leader.
+    /// that receive it to `deliver`. `src` (the sender's id) and `leader` are fields of the
+    /// message.
     pub fn route(
         &mut self,
         src: NodeId,
@@ -208,7 +210,7 @@ impl ScenarioRun {
     }
 
     /// Handles an answer to a client. If the client retries the request, adds the new request to
-    /// `out` at once.
+    /// `out`.
     pub fn answer(&mut self, now: Instant, answer: &Answer<'_>, out: &mut Vec<Action>) {
         self.referee.note_leader(answer.src, answer.leader);
         if !self.clients.has(answer.client) {
@@ -234,66 +236,68 @@ impl ScenarioRun {
         }
     }
 
-    /// Records the field `leader` of a message that is otherwise incorrect, like the university
-    /// course's simulator, which reads this field before it checks the destination.
+    /// Records the field `leader` of a message that is otherwise invalid. The university course's
+    /// simulator, too, reads this field before it checks the destination.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         self.referee.note_leader(src, leader);
     }
 
-    /// Counts a message that violates the rules of the university course; `what` describes the
-    /// violation in the report.
+    /// Counts a message that violates the rules of the university course. `what` describes the
+    /// violation for the report.
     pub fn incorrect(&mut self, what: String) {
         self.referee.incorrect(what);
     }
 
-    /// Records that a replica died although no event killed it: its process exited, or the
-    /// simulator gave up on it. `reason` is for the report.
+    /// Records that a replica died although no event of the scenario killed it, for example because
+    /// its process exited. `reason` is for the report.
     pub fn died(&mut self, replica: NodeId, reason: String) {
         self.referee.died(replica, reason);
     }
 
-    /// Counts a message that the simulator could not deliver because a socket was full.
+    /// Counts a message that the simulator could not deliver because a socket's send buffer was
+    /// full.
     pub fn blocked(&mut self) {
         self.referee.traffic.blocked += 1;
     }
 
-    /// Returns whether a replica is alive: neither killed nor reported dead.
+    /// Returns whether a replica is alive: it was neither killed nor reported dead.
     #[must_use]
     pub fn is_alive(&self, replica: NodeId) -> bool {
         self.referee.living().contains(&replica)
     }
 
-    /// Returns whether `id` is the id of a client of this run.
+    /// Returns whether a client of this run has this id.
     #[must_use]
     pub fn is_client(&self, id: ClientId) -> bool {
         self.clients.has(id)
     }
 
-    /// Sets the probability, 0 to 1, that a message between replicas is lost.
+    /// Sets the probability, from 0 to 1, that a message between replicas is lost.
     pub fn set_drops(&mut self, drops: f64) {
         self.referee.set_drops(drops);
     }
 
-    /// Returns the referee of the run: current leader, partition, message counts.
+    /// Returns the referee of the run, which counts and drops messages, applies partitions, and
+    /// knows the leader that messages name.
     #[must_use]
     pub fn referee(&self) -> &Referee {
         &self.referee
     }
 
-    /// Returns the clients of the run: their counters and latency samples.
+    /// Returns the clients of the run, with their counters and latency samples.
     #[must_use]
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Returns an iterator over the unanswered requests: message id, replica that the request was
-    /// sent to (`None` if none was alive), operation.
+    /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
+    /// (`None` if none was alive) and its operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
 
-    /// Returns the ids of the other replicas in the order in which replica `id` gets them on its
-    /// command line. The order is random, so that no replica derives a role from its position.
+    /// Returns the ids of the other replicas in the order for replica `id`'s command line. The
+    /// order is random, so that replicas cannot derive a role from their position.
     #[must_use]
     pub fn others(&self, id: NodeId) -> Vec<NodeId> {
         let mut others: Vec<NodeId> =
@@ -304,7 +308,7 @@ impl ScenarioRun {
         others
     }
 
-    /// Returns the number of planned gets and the number of planned puts, in this order.
+    /// Returns the number of planned gets and the number of planned puts.
     #[must_use]
     pub fn planned(&self) -> (u64, u64) {
         let gets = self.plan.iter().filter(|planned| planned.get).count() as u64;
@@ -312,8 +316,8 @@ impl ScenarioRun {
     }
 }
 
-/// Returns the scenario's requests, evenly spaced over the request window. Each request has a
-/// random client, and is a get with probability `scenario.mix`.
+/// Returns the scenario's schedule of requests, evenly spaced over the request window. Each one is
+/// sent by a random client, and is a get with probability `scenario.mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();

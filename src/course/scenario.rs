@@ -5,121 +5,123 @@
 
 use std::time::Duration;
 
-/// A validated scenario: number of replicas, load, faults, and limits for grading.
+/// A validated scenario: number of replicas, load, scheduled faults, and limits for grading.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Scenario {
-    /// Name of a built-in scenario, or path of the file.
+    /// Name of the built-in scenario, or path of the scenario file.
     pub name: String,
-    /// One-line description of the scenario. The university course's simulator ignores it.
+    /// One-line description of the scenario, for the user. The university course's simulator
+    /// ignores it.
     pub description: String,
-    /// Duration of the part of the run in which the clients send requests. The whole run is longer
-    /// by `start_wait` and `end_wait`.
+    /// Duration of the request window, in which clients send requests. The run also includes the
+    /// times `start_wait` before and `end_wait` after it.
     pub window: Duration,
     /// Number of replicas, 3 to 21.
     pub replicas: u16,
-    /// Total number of requests of all clients, evenly spaced over `window`.
+    /// Total number of client requests, evenly spaced over `window`.
     pub requests: u32,
-    /// Random seed given in the scenario file; `None` if it has none.
+    /// Random seed in the scenario file; `None` if it gives none.
     pub seed: Option<u64>,
-    /// Fraction of requests that are gets, 0 to 1.
+    /// Fraction of requests that are gets, from 0 to 1.
     pub mix: f64,
     /// Time from the start of the run to the first request.
     pub start_wait: Duration,
-    /// Time from the end of `window`, in which the clients send requests, to the end of the run.
+    /// Time from the end of the request window, `window`, to the end of the run.
     pub end_wait: Duration,
-    /// Probability that a message between replicas is lost, 0 to 1.
+    /// Probability, from 0 to 1, that a message between replicas is lost.
     pub drops: f64,
-    /// Maximum number of messages between replicas. The run ends when this number is reached.
+    /// Maximum number of messages between replicas; the run ends when it is reached.
     pub max_packets: u64,
-    /// Scheduled faults and their ends, in order of time.
+    /// Scheduled faults, and ends of partitions, in order of time.
     pub events: Vec<Event>,
-    /// The limits that a run must observe to count as correct.
+    /// The limits within which a run counts as correct.
     pub limits: Limits,
     /// Thresholds for the grades of a correct run.
     pub benchmarks: Benchmarks,
-    /// Changes made by [`Scenario::with`], as `name=value`, for the report.
+    /// Changes made by [`Scenario::with`], as `name=value`, to be shown in the report.
     pub overridden: Vec<String>,
 }
 
-/// A scheduled fault of a scenario, or the end of one.
+/// A scheduled fault of a scenario, or the end of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Time from the first request (not from the start of the run) to the event.
+    /// Time of the event, measured from the first request (not from the start of the run).
     pub at: Duration,
-    /// What the event does: kill a replica, start a network partition, or end it.
+    /// The type of the event: the kill of a replica, or the start or end of a network partition.
     pub kind: EventKind,
 }
 
-/// What a scheduled event of a scenario does: kill a replica, or start or end a network partition.
+/// The type of a scenario's scheduled event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventKind {
-    /// Kills the replica that the most recent message named as the leader.
+    /// Kills the leader named in the latest message.
     KillLeader,
-    /// Kills a random replica other than the leader that the most recent message named.
+    /// Kills a random replica other than the leader named in the latest message.
     KillNonLeader,
-    /// Partitions the network. One side is a bare majority that includes the leader that the most
-    /// recent message named, if any; its other members are random.
+    /// Partitions the network. The majority side includes the leader named in the latest message,
+    /// if any; its other members are random.
     PartEasy,
-    /// Partitions the network. One side is a bare majority of random replicas.
+    /// Partitions the network. The majority side consists of random replicas.
     PartHard,
-    /// Ends the partition of the network.
+    /// Ends the network partition.
     PartEnd,
 }
 
-/// The limits that a run must observe to count as correct. All are fractions, 0 to 1.
+/// The limits within which a run counts as correct, as fractions from 0 to 1.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Limits {
     /// Fraction of the planned gets that may stay unanswered.
     pub gets_unanswered: f64,
     /// Fraction of the planned puts that may stay unanswered.
     pub puts_unanswered: f64,
-    /// Fraction of the planned gets that may become puts because the client has no acknowledged key
-    /// yet.
+    /// Fraction of the planned gets that may become puts because the client has no acknowledged put
+    /// yet, so that there is no key to read.
     pub gets_not_generated: f64,
-    /// The value of `gets_not_generated` that a scenario file gives outside of the object `tests`;
-    /// `None` if the file gives none there. Like the university course's simulator, this program
-    /// applies the default unless the field is inside `tests`. But a run that fails only because of
-    /// the difference is graded as unlucky instead of failed.
+    /// The value of `gets_not_generated` that the scenario file gives outside of the object
+    /// `tests`, where the university course's simulator and this program ignore it; `None` if there
+    /// is none. A run that fails only because the value is ignored counts as unlucky instead of
+    /// failed.
     pub gets_not_generated_misplaced: Option<f64>,
-    /// Fraction of the messages for replication, one per put and replica, that batching may save. A
-    /// run that saves a larger fraction is not correct.
+    /// Fraction of replication messages (one per put and replica) that batching may save. A run
+    /// that saves more is not correct.
     pub appends_batched: f64,
 }
 
-/// Three thresholds for each metric of a correct run: bonus below the first, full credit below the
-/// second, partial credit below the third.
+/// The thresholds for grading a correct run, three per metric: below the first for the bonus, below
+/// the second for full credit, below the third for partial credit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Benchmarks {
     /// Thresholds for the number of messages between replicas.
     pub total_msgs: [f64; 3],
     /// Thresholds for the number of `fail` answers and unanswered requests.
     pub failures: [f64; 3],
-    /// Thresholds for the number of answers to requests that had been answered with `ok` before.
+    /// Thresholds for the number of duplicate answers: answers to requests that had already been
+    /// answered with `ok`.
     pub duplicates: [f64; 3],
-    /// Thresholds in seconds for the median latency over all answers, redirects included.
+    /// Thresholds, in seconds, for the median latency of all answers, including redirects.
     pub median_latency: [f64; 3],
 }
 
-/// Changes to a scenario from the command line. A field that is `None` keeps the scenario's value.
+/// Changes to a scenario from the command line. Fields that are `None` keep the scenario's value.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Overrides {
-    /// Requests per second of all clients combined; `None` keeps the scenario's value.
+    /// Request rate of all clients together, per second; `None` keeps the scenario's value.
     pub rate: Option<f64>,
-    /// Total number of requests of all clients; `None` keeps the scenario's value.
+    /// Total number of client requests; `None` keeps the scenario's value.
     pub requests: Option<u32>,
-    /// Duration in seconds in which the clients send requests; `None` keeps the scenario's value.
+    /// Duration of the request window in seconds; `None` keeps the scenario's value.
     pub seconds: Option<f64>,
-    /// Number of replicas in the cluster; `None` keeps the scenario's value.
+    /// Number of replicas; `None` keeps the scenario's value.
     pub replicas: Option<u16>,
-    /// Probability, 0 to 1, that a message between replicas is lost; `None` keeps the scenario's
-    /// value.
+    /// Probability, from 0 to 1, that a message between replicas is lost; `None` keeps the
+    /// scenario's value.
     pub drops: Option<f64>,
 }
 
-/// Why a scenario is invalid, and how to correct it.
+/// The reason why a scenario is invalid, with advice on how to correct it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// The text of a scenario is not JSON.
+    /// The scenario's text is not valid JSON.
     #[error(
         "{file}: not JSON ({problem}); a scenario is a JSON object, see src/course/scenarios for \
          examples"
@@ -130,26 +132,26 @@ pub enum ScenarioError {
         /// The message of the JSON parser, with line and column.
         problem: String,
     },
-    /// A required field of a scenario is missing.
+    /// A required field of the scenario is missing.
     #[error("{file}: `{field}` is missing; {advice}")]
     Missing {
         /// Path of the scenario file, or `command line`.
         file: String,
         /// Name of the missing field.
         field: String,
-        /// Text that says what the missing field must contain.
+        /// Advice on the values that the missing field may have.
         advice: String,
     },
-    /// A field of a scenario, or an option that changes it, has an invalid value.
+    /// A field of the scenario, or a command-line option that changes it, has an invalid value.
     #[error("{file}: `{field}` is {value}; {advice}")]
     Invalid {
         /// Path of the scenario file, or `command line`.
         file: String,
         /// Name of the field or option.
         field: String,
-        /// The invalid value.
+        /// The invalid value, as text.
         value: String,
-        /// Text that says which values of the field are valid.
+        /// Advice on the values that the field may have.
         advice: String,
     },
     /// No built-in scenario has the given name.
@@ -158,7 +160,7 @@ pub enum ScenarioError {
         names().collect::<Vec<_>>().join(", ")
     )]
     UnknownName {
-        /// The name that was given, which no built-in scenario has.
+        /// The given name.
         name: String,
     },
 }
@@ -169,7 +171,7 @@ macro_rules! built_in {
     };
 }
 
-/// Name and JSON text of the 17 scenarios of the university course, in the course's order.
+/// Names and JSON texts of the university course's 17 scenarios, in the course's order.
 static BUILT_IN: [(&str, &str); 17] = built_in![
     "simple-1",
     "simple-2",
@@ -190,13 +192,13 @@ static BUILT_IN: [(&str, &str); 17] = built_in![
     "advanced-4"
 ];
 
-/// Returns the names of the built-in scenarios, in the order of the university course.
+/// Returns the names of the built-in scenarios, in the university course's order.
 pub fn names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _)| *name)
 }
 
 impl EventKind {
-    /// Returns the name of the event in scenario files.
+    /// Returns the name of the event type in scenario files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -217,10 +219,9 @@ impl EventKind {
 }
 
 impl Scenario {
-    /// Returns the built-in scenario of this name.
+    /// Returns the built-in scenario with this name.
     ///
-    /// # Errors
-    /// If no built-in scenario has this name. The error lists all names.
+    /// # Errors If no built-in scenario has this name. The error lists all names.
     pub fn built_in(name: &str) -> Result<Scenario, ScenarioError> {
         let (name, text) = BUILT_IN
             .iter()
@@ -229,20 +230,18 @@ impl Scenario {
         Scenario::parse(name, text)
     }
 
-    /// Returns the duration of a whole run: the initial wait, the request window and the final
-    /// wait.
+    /// Returns the duration of a run: initial wait, request window and final wait.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.start_wait + self.window + self.end_wait
     }
 
-    /// Returns the scenario with `overrides` applied. A new duration keeps the request rate, unless
-    /// the rate or the number of requests is given too. Events move in proportion to the duration.
-    /// The message limit grows with the number of requests, as in the university course's files
-    /// (20,000 messages for 500 requests and 5 replicas).
+    /// Applies changes from the command line to the scenario. A new duration keeps the request
+    /// rate, unless the rate or the number of requests is also changed. The times of events scale
+    /// with the duration. The message limit grows with the number of requests, as in the university
+    /// course's files (20,000 messages for 500 requests and 5 replicas).
     ///
-    /// # Errors
-    /// If a number is out of range, or rate, requests and seconds are all given.
+    /// # Errors If a number is out of range, or rate, requests and seconds are all given.
     pub fn with(mut self, overrides: &Overrides) -> Result<Scenario, ScenarioError> {
         let invalid = |field: &str, value: String, advice: &str| ScenarioError::Invalid {
             file: "command line".to_owned(),
@@ -321,7 +320,7 @@ impl Scenario {
 }
 
 impl Overrides {
-    /// Returns each changed field as `name=value`.
+    /// Returns the fields that are set, each as `name=value`.
     fn list(&self) -> Vec<String> {
         let changes = [
             ("rate", self.rate.map(|value| value.to_string())),

@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::scenario::{Benchmarks, Event, EventKind, Limits, Scenario, ScenarioError};
 
 impl Scenario {
-    /// Parses and validates a scenario file. `name` identifies it in errors and in the report.
+    /// Parses and validates the text of a scenario file. `name` identifies the scenario in errors
+    /// and reports.
     ///
-    /// # Errors
-    /// If the text is not a JSON object, or a field is missing or out of range.
+    /// # Errors If the text is not a JSON object, or a field is missing or out of range.
     pub fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         let value: Value = serde_json::from_str(text).map_err(|problem| {
             ScenarioError::NotJson { file: name.to_owned(), problem: problem.to_string() }
@@ -76,17 +76,16 @@ impl Scenario {
     }
 }
 
-/// Whether a field of a scenario file is required, or has a default.
+/// Whether a field of a scenario file is required, or has a default value.
 enum Need {
-    /// The field is required. The text says what the field means, for the error message if it is
-    /// missing.
+    /// The field is required. The text describes the field for the error message if it is missing.
     Required(&'static str),
-    /// The field is optional. The number is the default value.
+    /// The field is optional, with this default value.
     Default(u64),
 }
 
-/// A reader of the fields of one JSON object in a scenario file. `file` and `path` identify the
-/// object in error messages.
+/// Reads the fields of one JSON object in a scenario file. `file` and `path` identify the object in
+/// error messages.
 struct Reader<'a> {
     file: &'a str,
     path: String,
@@ -207,9 +206,9 @@ impl<'a> Reader<'a> {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// Returns the random seed in the scenario file, if any. The university course's simulator
-    /// accepts almost any JSON value. An integer is used as it is; any other value is hashed with
-    /// FNV-1a, which is short and gives the same seed in every version.
+    /// Returns the random seed in the scenario file; `None` if there is none. The university
+    /// course's simulator accepts almost any JSON value: an integer is used directly, any other
+    /// value is hashed with FNV-1a, so that the seed is the same in every version.
     fn seed(&self) -> Option<u64> {
         match self.fields.get("seed")? {
             Value::Null => None,
@@ -250,7 +249,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the text of a JSON value for error messages, shortened to at most 60 characters.
+/// Returns a JSON value as text for error messages, shortened to 60 characters.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::report::{Latency, Report, Tier, Verdict};
 
-/// Formats the reports as a table with a legend, the reasons of runs that did not pass, and totals.
+/// Formats reports as a table, followed by a legend, the reasons of runs that did not pass, and
+/// totals.
 #[must_use]
 pub fn table(reports: &[Report]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
@@ -100,8 +101,8 @@ fn spread(latency: &Latency) -> String {
     format!("{}/{}", millis(latency.p50_s), millis(latency.p99_s))
 }
 
-/// Formats the longest outage in seconds; `never` if an event was not followed by any acknowledged
-/// put, `-` if there were no events.
+/// Formats the longest unavailability of puts after an event, in seconds: `never` if no put was
+/// acknowledged after some event, `-` if there were no events.
 fn longest(outages: impl Iterator<Item = Option<f64>>) -> String {
     let mut longest: Option<f64> = None;
     for outage in outages {

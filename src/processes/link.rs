@@ -12,68 +12,67 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Protocol;
 
-/// Minimum size in bytes of the receive buffer; the largest possible UDP datagram fits.
+/// Minimum size of the receive buffer in bytes, which holds the largest possible UDP datagram.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet; the
-/// rest of a longer packet is lost.
+/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet. It
+/// loses the rest of a longer packet.
 const PACKET_BYTES_MAX: usize = 16_384;
-/// Size in bytes requested for each send and receive buffer of a socket; the operating system may
+/// Size requested for each socket's send and receive buffers, in bytes. The operating system may
 /// grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// Maximum time that a send waits while the socket's send buffer is full, before it drops the
-/// message.
+/// Maximum time for which a send waits for space in the socket's send buffer before the message is
+/// dropped.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Maximum length in bytes of a message on a stream socket; a longer message ends the connection.
+/// Maximum length of a message on a stream socket, in bytes. A longer message ends the connection.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// The result of one attempt to receive a message from a replica.
+/// The result of an attempt to receive a message from a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// No complete message is available yet.
     Nothing,
-    /// A message was received. Contains the message's length in bytes; the message is at the start
-    /// of the buffer.
+    /// A message of this length in bytes was received, and is at the start of the buffer.
     Message(usize),
-    /// A packet was received that is longer than the university course's simulator can read.
-    /// Contains the packet's length in bytes.
+    /// The received packet, of this length in bytes, is longer than the university course's
+    /// simulator can read.
     TooLong(usize),
-    /// The connection has ended; the text says why.
+    /// The connection has ended, for the reason in the text.
     Over(String),
 }
 
 /// The result of an attempt to send a message to a replica.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The operating system has accepted the message.
+    /// The operating system has accepted the message for sending.
     Done,
-    /// The socket's send buffer remained full for 10 milliseconds ([`FULL_WAIT`]), so the message
-    /// was dropped.
+    /// The message was dropped, because the socket's send buffer stayed full for 10 milliseconds
+    /// ([`FULL_WAIT`]).
     Full,
-    /// The replica has not sent its hello message (UDP) or has not connected (UNIX sockets) yet.
+    /// The replica has not connected yet; with UDP, it has not sent its hello message yet.
     NotConnected,
-    /// The connection has ended; the text says why.
+    /// The connection has ended, for the reason in the text.
     Over(String),
 }
 
 /// The process simulator's end of the connection to one replica.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A UDP socket on 127.0.0.1. `replica` is the address from which the replica sent its hello
-    /// message; `None` until then. `last` is the sender's address of the most recently received
-    /// datagram; `None` before the first.
+    /// A UDP socket on 127.0.0.1. `replica` is the replica's address, known from its hello message;
+    /// `None` until then. `last` is the source address of the last received datagram; `None` before
+    /// the first.
     Udp { socket: UdpSocket, replica: Option<SocketAddr>, last: Option<SocketAddr> },
-    /// A UNIX SEQPACKET socket. The replica connects to the socket file of `listener`, which is
-    /// named after the replica's id; `connection` is `None` until then.
+    /// A UNIX SEQPACKET socket. The replica connects to `listener`'s socket file, which is named
+    /// after the replica's id; `connection` is `None` until then.
     Packet { listener: Socket, connection: Option<Socket> },
-    /// A UNIX stream socket with one message per line. The replica connects to the socket file of
-    /// `listener`, which is named after the replica's id; `connection` is `None` until then.
-    /// `unsent` is the rest of a line that did not fit into the socket's send buffer.
+    /// A UNIX stream socket with one message per line. The replica connects to `listener`'s socket
+    /// file, which is named after the replica's id; `connection` is `None` until then. `unsent`
+    /// holds the rest of a line for which the socket's send buffer had no space.
     Stream { listener: Socket, connection: Option<Socket>, lines: LineBuffer, unsent: Vec<u8> },
 }
 
 impl Link {
-    /// Opens the simulator's end of a connection to a replica. `file` is the path of the UNIX
-    /// socket to create; it is not used for UDP.
+    /// Opens the simulator's socket for one replica. `file` is the path of the UNIX socket file to
+    /// create; unused for UDP.
     pub(super) fn open(protocol: Protocol, file: &Path) -> io::Result<Link> {
         match protocol {
             Protocol::Udp => {
@@ -95,8 +94,8 @@ impl Link {
         }
     }
 
-    /// Returns the UDP port of the simulator's socket, which the replica receives as a command-line
-    /// argument; `None` for UNIX sockets.
+    /// Returns the port of the simulator's UDP socket, which is passed to the replica on its
+    /// command line; `None` for UNIX sockets.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Link::Udp { socket, .. } => socket.local_addr().ok().map(|address| address.port()),
@@ -104,8 +103,7 @@ impl Link {
         }
     }
 
-    /// Returns whether the replica has sent its hello message (UDP) or has connected (UNIX
-    /// sockets).
+    /// Returns whether the replica has connected; with UDP, whether it has sent its hello message.
     pub(super) fn is_connected(&self) -> bool {
         match self {
             Link::Udp { replica, .. } => replica.is_some(),
@@ -115,15 +113,15 @@ impl Link {
         }
     }
 
-    /// Records that the most recently received UDP datagram was the replica's hello message;
-    /// further messages are sent to that datagram's source address. Does nothing for UNIX sockets.
+    /// Records that the last received UDP datagram was the replica's hello message: from now on,
+    /// messages are sent to its source address. Does nothing for UNIX sockets.
     pub(super) fn on_hello(&mut self) {
         if let Link::Udp { replica, last, .. } = self {
             *replica = *last;
         }
     }
 
-    /// Returns the file descriptor to poll, and the events to poll for.
+    /// Returns the file descriptor to poll and the poll events to wait for.
     pub(super) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         match self {
             Link::Udp { socket, .. } => (socket.as_fd(), PollFlags::IN),
@@ -137,9 +135,9 @@ impl Link {
         }
     }
 
-    /// Receives one message into `buffer`, or accepts the replica's connection if there is none
-    /// yet. The length of `buffer` must be at least [`MESSAGE_BYTES_MAX`]; the buffer is enlarged
-    /// for a longer message of a stream socket.
+    /// Receives one message into `buffer`, or accepts the replica's connection if it has not
+    /// connected yet. `buffer` must have at least [`MESSAGE_BYTES_MAX`] bytes; it is enlarged for a
+    /// longer message from a stream socket.
     pub(super) fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
         let result = match self {
             Link::Udp { socket, last, .. } => socket.recv_from(buffer).map(|(length, from)| {
@@ -169,9 +167,9 @@ impl Link {
         }
     }
 
-    /// Returns the next complete message that was already read from a stream socket together with
-    /// an earlier message, without reading from the socket again. Returns [`Received::Nothing`] if
-    /// there is none, and for all other transports.
+    /// Returns the next complete message that an earlier read from a stream socket has already
+    /// received, without reading again. Returns [`Received::Nothing`] if there is none, and always
+    /// for other transports.
     pub(super) fn buffered(&mut self, buffer: &mut Vec<u8>) -> Received {
         match self {
             Link::Stream { lines, .. } => lines.next(buffer),
@@ -179,8 +177,8 @@ impl Link {
         }
     }
 
-    /// Sends a message to the replica. If the socket's send buffer is full, waits for at most
-    /// [`FULL_WAIT`] until there is space.
+    /// Sends a message to the replica. Waits for at most [`FULL_WAIT`] if the socket's send buffer
+    /// is full.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         for attempt in 0..2 {
             match self.try_send(message) {
@@ -258,7 +256,7 @@ fn accept(listener: &Socket, connection: &mut Option<Socket>) -> io::Result<Rece
     Ok(Received::Nothing)
 }
 
-/// Writes as much of `unsent` as the socket accepts, and removes it from `unsent`.
+/// Writes as much of `unsent` as the socket accepts without blocking, and removes it from `unsent`.
 fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     let result = loop {
@@ -275,13 +273,12 @@ fn flush(socket: &mut Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
     result
 }
 
-/// Splits the bytes of a stream into messages: like in the university course's simulator, a message
-/// ends at a `}` followed by a newline.
+/// Splits the bytes of a stream into messages. As in the university course's simulator, a message
+/// ends at a `}` that is followed by a newline.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// Number of bytes at the start of `bytes` that have already been searched and do not contain
-    /// the end of a message.
+    /// Number of bytes at the start of `bytes` that are known not to contain the end of a message.
     searched: usize,
 }
 

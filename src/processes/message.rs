@@ -11,53 +11,53 @@ use crate::course::clients::{Answer, AnswerKind};
 use crate::course::referee::Destination;
 use crate::types::{ClientId, NodeId, RequestId};
 
-/// Maximum number of bytes of a message that an error quotes.
+/// Maximum number of bytes of a message that are quoted in an error.
 const QUOTE_BYTES_MAX: usize = 120;
 
-/// A valid message that a replica sent: its kind, and the fields that are needed for routing.
+/// A valid message from a replica, with the fields that are needed for routing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// A hello message, which tells the simulator the replica's UDP address: the source address of
-    /// the datagram.
+    /// A hello message, whose UDP source address is the replica's address.
     Hello,
-    /// A message from replica `src` to one or all other replicas. `leader` is the replica that the
-    /// message names as leader, if any.
+    /// A message from replica `src` to one or all other replicas. `leader` is the leader that the
+    /// message names; `None` if it names none.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
-    /// A replica's answer to a client's request, to be delivered to the client.
+    /// An answer to a client's request, to be delivered to the client.
     Answer { answer: Answer<'a> },
 }
 
-/// The reason why a message of a replica is invalid.
+/// The reason why a replica's message is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The message is not valid UTF-8; the simulator then stops the replica. The string is a
-    /// description that quotes the message.
+    /// The message is not valid UTF-8, for which the simulator stops the replica. The text quotes
+    /// the message.
     NotText(String),
-    /// The message does not conform to the university course's message format, or has an unknown
-    /// destination; the run's report counts it as incorrect.
+    /// The message violates the university course's message format or has an unknown destination.
+    /// It is counted as incorrect in the run's report.
     Incorrect {
-        /// Description of what is wrong with the message, which quotes the message.
+        /// Description of the fault, which quotes the message.
         what: String,
-        /// The message's sender (`src`), and the leader that the message names, if any. `None` if
-        /// the fault was found before these fields were parsed.
+        /// The message's sender (`src`) and the leader that it names (`None` if it names none).
+        /// `None` altogether if these fields could not be parsed.
         leader: Option<(NodeId, Option<NodeId>)>,
     },
 }
 
-/// The ids of all replicas and clients of a run, for checking the source and destination of
+/// The ids of the replicas and clients of a run, for checking the sources and destinations of
 /// messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
-    /// Number of replicas. Their ids are numbered from 0.
+    /// Number of replicas, whose ids start at 0.
     pub(super) replicas: u16,
-    /// Number of clients. Their ids are numbered from `replicas` + 16.
+    /// Number of clients, whose ids start at `replicas` + 16.
     pub(super) clients: u16,
-    /// Whether a hello message is meant for the simulator, as with UDP. With UNIX sockets, a hello
-    /// message is routed like any other message.
+    /// Whether hello messages are meant for the simulator (UDP). With UNIX sockets, they are routed
+    /// like other messages.
     pub(super) hello: bool,
 }
 
-/// Parses and checks one message of a replica. Returns the message, or what is wrong with it.
+/// Parses and checks a replica's message. Returns an error that describes the fault if the message
+/// is invalid.
 pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>, Fault> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(Fault::NotText(format!("sent bytes that are not UTF-8: {}", quote(bytes))));
@@ -124,8 +124,7 @@ pub(super) fn inspect(bytes: &[u8], addresses: Addresses) -> Result<Message<'_>,
     }
 }
 
-/// Returns the first bytes of a message, at most [`QUOTE_BYTES_MAX`], as one line of text for an
-/// error.
+/// Returns the first [`QUOTE_BYTES_MAX`] bytes of a message as one line of text, for an error.
 fn quote(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTE_BYTES_MAX)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -136,12 +135,11 @@ fn quote(bytes: &[u8]) -> String {
     }
 }
 
-/// A replica's or client's id as it is written in a message: four hexadecimal digits.
+/// The id of a replica or client as written in a message: four hexadecimal digits.
 struct Address {
     number: u16,
-    /// Whether all letters among the digits are upper case, as the simulator writes them. The
-    /// university course's simulator compares destinations as text, so an address in lower case
-    /// matches no replica.
+    /// Whether all hexadecimal letters of the id are upper case. The university course's simulator
+    /// compares ids as text, so an id in lower case matches no destination.
     exact: bool,
 }
 
@@ -173,8 +171,8 @@ struct Fields<'a> {
     value: Option<Loose<'a>>,
 }
 
-/// The value of a JSON field: a string, or any other JSON value, which is valid only in fields that
-/// are not parsed.
+/// The value of a JSON field: a string, or a value of any other type, which is accepted only in
+/// fields that routing does not need.
 enum Loose<'a> {
     Text(Cow<'a, str>),
     Other,

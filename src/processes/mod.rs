@@ -33,7 +33,7 @@ use crate::course::run::ScenarioRun;
 use crate::course::scenario::Scenario;
 use crate::types::NodeId;
 
-/// The transport of messages between the process simulator and the replicas.
+/// The transport for messages between the process simulator and the replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protocol {
     /// UDP datagrams on 127.0.0.1, as in the current university course.
@@ -41,38 +41,37 @@ pub enum Protocol {
     Udp,
     /// UNIX `SOCK_SEQPACKET` sockets, as in the university course until 2020.
     SeqPacket,
-    /// UNIX `SOCK_STREAM` sockets with one JSON object per line, as in the university course in
-    /// 2021.
+    /// UNIX `SOCK_STREAM` sockets, one JSON object per line, as in the university course in 2021.
     Stream,
 }
 
-/// What the process simulator does with what the replicas print.
+/// What happens to the output (stdout and stderr) of the replicas' processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
-    /// Keep the last lines that each replica prints, and quote them in the report if the replica
+    /// Keep the last lines of each replica's output, to quote them in the report if the replica
     /// dies.
     #[default]
     Keep,
-    /// Print the replicas' output on stderr, each line with the replica's id, and keep the last
-    /// lines as with `Keep`.
+    /// Print the replicas' output on stderr, each line prefixed with the replica's id, and also
+    /// keep the last lines.
     Show,
-    /// Discard the replicas' output; the report then quotes nothing.
+    /// Discard the replicas' output. The report then quotes no lines.
     Discard,
 }
 
-/// Settings with which the process simulator runs the replicas.
+/// Settings of the process simulator for running replicas.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Path of the program that each replica runs.
     pub program: PathBuf,
-    /// Transport between the simulator and the replicas.
+    /// Transport for messages between the simulator and the replicas.
     pub protocol: Protocol,
-    /// What to do with what the replicas print.
+    /// What happens to the replicas' output.
     pub output: Output,
 }
 
-/// Error: the process simulator could not start or finish a run. Faults of the replicas are not
-/// errors; the run's report lists them.
+/// The reason why the process simulator could not start or finish a run. Faults of replicas are not
+/// errors, but are listed in the run's report.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The replica program is missing, or is not an executable file.
@@ -80,7 +79,7 @@ pub enum ProcessError {
     Program {
         /// Path of the program as given by the user.
         program: PathBuf,
-        /// What is wrong with the program, and how to fix it.
+        /// Description of the problem with the program, and of how to fix it.
         problem: String,
     },
     /// The operating system failed to start the replica program.
@@ -106,7 +105,8 @@ pub enum ProcessError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// Polling the sockets of the replicas failed, with this error of the operating system.
+    /// Waiting for messages on the replicas' sockets failed, with this error of the operating
+    /// system.
     #[error("cannot wait for messages of the replicas: {0}")]
     Wait(io::Error),
     /// A signal such as Ctrl-C ended the run.
@@ -114,12 +114,11 @@ pub enum ProcessError {
     Interrupted,
 }
 
-/// Returns a flag for [`run`], which is set when the process receives SIGHUP, SIGINT, SIGQUIT or
-/// SIGTERM. By default, these signals would end the simulator but not its replicas, which are in
-/// their own process groups.
+/// Returns a flag for [`run`] that is set when this process receives SIGHUP, SIGINT, SIGQUIT or
+/// SIGTERM. Without it, these signals would end the simulator but not its replicas, which are in
+/// process groups of their own.
 ///
-/// # Errors
-/// If a signal handler cannot be installed.
+/// # Errors If a signal handler cannot be installed.
 pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
@@ -128,13 +127,12 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs one scenario with real processes and returns the finished run, which contains the report
-/// and the latencies. Calls `progress` about 20 times per second with the number of seconds since
-/// the start of the run. Ends early once `interrupted` is set. All replicas have been stopped when
-/// this function returns.
+/// Runs a scenario with real processes and returns the finished run, which has the report and the
+/// latencies. Calls `progress` about 20 times per second with the seconds since the start of the
+/// run. Stops early when `interrupted` is set. All replicas are stopped when this function returns.
 ///
-/// # Errors
-/// If the program cannot be started, a socket cannot be created, or the run is interrupted.
+/// # Errors If the program cannot be started, a socket cannot be created, or the run is
+/// interrupted.
 pub fn run(
     scenario: &Scenario,
     seed: u64,

@@ -11,18 +11,17 @@ use parking_lot::Mutex;
 
 use crate::types::NodeId;
 
-/// Number of lines that are kept from the end of a replica's output.
+/// Number of lines kept from the end of a replica's output.
 const LINES_MAX: usize = 5;
-/// Text by which the first line of a Rust panic message is recognized.
+/// Text that identifies the first line of a Rust panic message.
 const PANIC: &str = "panicked at";
-/// Number of lines kept from the start of a Rust panic message, since a long backtrace may follow
-/// these lines.
+/// Number of lines kept from the start of a Rust panic message; a long backtrace may follow.
 const PANIC_LINES: usize = 2;
-/// Maximum length in bytes of a line of a replica's output; longer lines are split.
+/// Maximum length of a line of a replica's output, in bytes. Longer lines are split.
 const LINE_BYTES_MAX: usize = 300;
 
-/// A handle to the last lines that a replica has printed. The thread that reads the replica's
-/// output updates them.
+/// The last lines of a replica's output. Shared with the thread that reads the output and updates
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutputTail(Arc<Mutex<Kept>>);
 
@@ -33,8 +32,8 @@ struct Kept {
 }
 
 impl OutputTail {
-    /// Returns the kept lines of the replica's output, joined by ` | `; `None` if the replica has
-    /// printed nothing.
+    /// Returns the kept lines of the replica's output, joined by ` | `; `None` if it has printed
+    /// nothing.
     pub(super) fn quote(&self) -> Option<String> {
         let lines = self.0.lock();
         let lines: Vec<&str> = lines.panic.iter().chain(&lines.last).map(String::as_str).collect();
@@ -56,8 +55,8 @@ impl OutputTail {
 }
 
 /// Starts a thread that reads a replica's output until all processes that write to the pipe have
-/// closed it. The thread also prints each line on stderr if `show` is set. Returns a handle to the
-/// last lines, which the thread updates.
+/// closed it. If `show` is true, the thread also prints each line on stderr. Returns the last lines
+/// of the output, which the thread keeps up to date.
 pub(super) fn drain(replica: NodeId, mut pipe: PipeReader, show: bool) -> OutputTail {
     let tail = OutputTail::default();
     let sink = tail.clone();

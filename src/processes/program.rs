@@ -22,14 +22,14 @@ use super::output::{OutputTail, drain};
 use super::{Output, ProcessError};
 use crate::types::NodeId;
 
-/// Time after SIGTERM at which a replica that has not exited is sent SIGKILL.
+/// How long a replica may take to exit after SIGTERM before it is sent SIGKILL.
 const TERM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Ids of the process groups of all running replicas, which the panic hook kills.
+/// Process group ids of all running replicas, so that the panic hook can kill them.
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Returns the absolute path of the replica program `program`; an error if it is missing or not an
-/// executable file.
+/// Returns the absolute path of the replica program. Returns an error if the program is missing or
+/// is not an executable file.
 pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     let invalid = |problem: &str| ProcessError::Program {
         program: program.to_owned(),
@@ -54,23 +54,23 @@ pub(super) fn resolve(program: &Path) -> Result<PathBuf, ProcessError> {
     Ok(path)
 }
 
-/// A replica's process, with the last lines of its output.
+/// The process of a replica, with the last lines of its output.
 #[derive(Debug)]
 pub(super) struct Replica {
     process: Child,
     group: Pid,
     output: OutputTail,
     started: Instant,
-    /// Time at which SIGTERM was sent to the replica's process group; `None` if it has not been
-    /// sent.
+    /// Time at which SIGTERM was sent to the replica's process group; `None` if it was not sent
+    /// yet.
     terminated_at: Option<Instant>,
-    /// Exit status of the replica's process; `None` while it is running.
+    /// Exit status of the replica's process; `None` while the process is running.
     exit_status: Option<ExitStatus>,
 }
 
 impl Replica {
-    /// Starts the replica program with the working directory `folder`, or with the simulator's own
-    /// working directory if `folder` is `None`.
+    /// Starts the replica program with these arguments. Its working directory is `folder`, or the
+    /// simulator's own if that is `None`.
     pub(super) fn start(
         id: NodeId,
         program: &Path,
@@ -107,8 +107,8 @@ impl Replica {
         })
     }
 
-    /// Sends SIGTERM to the replica's process group. If the process does not exit in time,
-    /// [`Replica::check`] sends SIGKILL.
+    /// Sends SIGTERM to the replica's process group. [`Replica::check`] sends SIGKILL if the
+    /// process does not exit in time.
     pub(super) fn terminate(&mut self) {
         if self.terminated_at.is_none() && self.exit_status.is_none() {
             self.signal(Signal::TERM);
@@ -117,7 +117,7 @@ impl Replica {
     }
 
     /// Checks whether the replica's process has exited, and kills it if it is still running
-    /// [`TERM_TIMEOUT`] after SIGTERM. Must be called regularly.
+    /// [`TERM_TIMEOUT`] after SIGTERM. Must be called regularly until the process has exited.
     pub(super) fn check(&mut self) {
         if self.exit_status.is_some() {
             return;
@@ -138,8 +138,8 @@ impl Replica {
         self.exit_status.is_some()
     }
 
-    /// Returns a description of how the replica's process exited; `None` if it is running, or if
-    /// the simulator caused the exit.
+    /// Returns a description of the exit of the replica's process; `None` if the process is
+    /// running, or if the simulator stopped it.
     pub(super) fn unexpected_exit(&self) -> Option<String> {
         let status = self.exit_status.filter(|_| self.terminated_at.is_none())?;
         let how = match (status.code(), status.signal()) {
@@ -170,7 +170,7 @@ impl Drop for Replica {
     }
 }
 
-/// Terminates all given replicas at the same time, and returns when all of them have exited.
+/// Sends SIGTERM to all given replicas at the same time, and returns when all of them have exited.
 pub(super) fn stop_all<'a>(replicas: impl Iterator<Item = &'a mut Replica>) {
     let mut replicas: Vec<&mut Replica> = replicas.collect();
     for replica in &mut replicas {

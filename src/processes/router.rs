@@ -19,14 +19,14 @@ use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
 use crate::types::{self, NodeId};
 
-/// Interval between two checks for replicas whose processes have exited.
+/// Interval between two checks of whether replicas' processes have exited.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum time to wait, after a replica's connection has ended, for its process to exit, so that
-/// the exit status can be reported.
+/// Maximum time to wait for a replica's process to exit after its connection has ended, so that the
+/// report can contain the exit status.
 const EXIT_WAIT: Duration = Duration::from_millis(100);
 
-/// One run of a scenario in the process simulator: the sockets, the replicas' processes and the
-/// run's clock.
+/// One scenario run in the process simulator: the sockets, the replicas' processes and the run's
+/// clock.
 #[derive(Debug)]
 pub(super) struct Router {
     scenario_run: ScenarioRun,
@@ -35,18 +35,17 @@ pub(super) struct Router {
     replicas: Replicas,
     protocol: Protocol,
     addresses: Addresses,
-    /// Time at which the run started. The run's clock is measured from this time.
+    /// Start of the run, from which the run's clock is measured.
     origin: Instant,
     buffer: Vec<u8>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
-    /// Temporary folder with the UNIX socket files, which is removed when the run ends; `None` for
+    /// Temporary folder with the UNIX socket files, which is deleted when the run ends; `None` for
     /// UDP.
     _folder: Option<TempDir>,
 }
 
-/// The replicas' processes of a run. All of them are stopped when this value is dropped, regardless
-/// of how the run ends.
+/// The replicas' processes of a run. Dropping this value stops all of them, however the run ends.
 #[derive(Debug)]
 struct Replicas(Vec<Replica>);
 
@@ -57,7 +56,7 @@ impl Drop for Replicas {
 }
 
 impl Router {
-    /// Opens the sockets, starts all replicas one after another, and then starts the run's clock.
+    /// Opens the sockets, starts the replicas one after another, and then starts the run's clock.
     pub(super) fn start(
         scenario: &Scenario,
         seed: u64,
@@ -114,7 +113,7 @@ impl Router {
         types::Instant::ZERO + self.origin.elapsed()
     }
 
-    /// Routes messages and performs the scenario's events until the run ends.
+    /// Routes messages and performs the scenario's events until the run ends or is interrupted.
     pub(super) fn run(
         &mut self,
         interrupted: &AtomicBool,
@@ -147,7 +146,7 @@ impl Router {
     }
 
     /// Waits for messages for at most `timeout`, and appends to `ready` the index of each replica
-    /// whose socket is ready.
+    /// whose socket is ready to read or write, or has failed.
     fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> Result<(), ProcessError> {
         let (mut indexes, mut fds) = (Vec::new(), Vec::new());
         for (index, link) in self.links.iter().enumerate() {
@@ -169,8 +168,8 @@ impl Router {
         Ok(())
     }
 
-    /// Reads once from the socket of the replica at `index`, and routes all messages that this read
-    /// has completed.
+    /// Reads once from the socket of the replica at `index`, and routes all messages that are now
+    /// complete.
     fn receive(&mut self, index: usize) {
         let mut buffered = false;
         // Each message may end the connection.
@@ -286,15 +285,15 @@ impl Router {
         self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead. The reason in the report is how the replica's process exited, or
-    /// `what` if it has not exited on its own.
+    /// Counts a replica as dead. The report gives the unexpected exit of its process as the reason,
+    /// or `what` if the process has not exited by itself.
     fn died(&mut self, id: NodeId, what: &str) {
         let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
 
     /// Checks the processes of all replicas: kills those that have not exited in time after
-    /// SIGTERM, and counts replicas that have exited on their own as dead.
+    /// SIGTERM, and counts replicas whose processes exited by themselves as dead.
     fn check_processes(&mut self) {
         for (index, replica) in self.replicas.0.iter_mut().enumerate() {
             replica.check();
@@ -308,8 +307,8 @@ impl Router {
         }
     }
 
-    /// Stops all replicas and returns the finished run. Replicas that have never connected are
-    /// counted as dead.
+    /// Stops all replicas and returns the finished run. Counts replicas that never connected as
+    /// dead.
     pub(super) fn finish(mut self) -> ScenarioRun {
         self.check_processes();
         for index in 0..self.links.len() {

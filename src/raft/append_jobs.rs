@@ -16,9 +16,10 @@ use super::rejoin::Rejoining;
 /// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
 #[derive(Debug)]
 pub(super) struct AppendJobs {
-    /// Number of the last job that was handed to the log writer; 0 before the first.
+    /// Number of the last job handed to the log writer since the replica started; 0 before the
+    /// first.
     last: JobSequence,
-    /// Number of the last job that the log writer has done; 0 before the first.
+    /// Number of the last job that the log writer has finished; 0 before the first.
     done: JobSequence,
     /// Index of the first log entry that must be written by the next job; `None` if earlier jobs
     /// contain all entries.
@@ -27,15 +28,16 @@ pub(super) struct AppendJobs {
     /// this entry, which is the last one covered by an installed snapshot. `None` if the log on
     /// disk is kept.
     restart_after: Option<EntryId>,
-    /// Highest index up to which the jobs so far allow the log writer to remove entries from disk.
+    /// Index up to which the jobs handed out so far let the log writer compact the log on disk.
     compacted_to: Index,
-    /// Messages to peers that may be sent only when the next job is done.
+    /// Messages to peers that may be sent only after the next job is durable, because they reveal
+    /// what it writes.
     release: Vec<Envelope>,
 }
 
 impl AppendJobs {
-    /// Returns the state before the first job. `base` is the index before the first entry of the
-    /// log on disk.
+    /// Creates the job tracker of a replica that is starting, with no job handed out. `base` is the
+    /// index of the last entry compacted from the log on disk; 0 if there is none.
     pub(super) fn new(base: Index) -> AppendJobs {
         AppendJobs {
             last: JobSequence(0),
@@ -47,12 +49,12 @@ impl AppendJobs {
         }
     }
 
-    /// Returns the number of the last job that the log writer has done; 0 before the first.
+    /// Returns the number of the last job that the log writer has finished; 0 before the first.
     pub(super) fn done(&self) -> JobSequence {
         self.done
     }
 
-    /// Returns whether there is a job that the log writer has not reported done.
+    /// Returns whether the log writer still has an unfinished job.
     pub(super) fn is_busy(&self) -> bool {
         self.done < self.last
     }
@@ -76,7 +78,7 @@ impl AppendJobs {
         self.drop_append_replies();
     }
 
-    /// Keeps a message to a peer until the next job is done; only then may the message be sent.
+    /// Holds back a message to a peer until the next job is durable.
     pub(super) fn release_when_done(&mut self, envelope: Envelope) {
         self.release.push(envelope);
     }
@@ -87,7 +89,8 @@ impl AppendJobs {
         self.release.retain(|envelope| !matches!(envelope.message, PeerMsg::AppendReply(_)));
     }
 
-    /// Records that the log writer has done `job`, which must be the oldest unfinished job.
+    /// Records that the log writer has finished `job`. Panics if `job` is not the oldest unfinished
+    /// job.
     pub(super) fn complete(&mut self, job: JobSequence) {
         assert!(
             job == self.done.next() && job <= self.last,
@@ -99,9 +102,8 @@ impl AppendJobs {
     }
 
     /// Returns the next job for the log writer; `None` if nothing has to become durable.
-    /// `compact_to` is the index up to which the log on disk is no longer needed. A job that only
-    /// compacts the log is returned only if `space_is_low`; otherwise compaction waits for a job
-    /// that contains other work.
+    /// `compact_to` is the index up to which the log on disk is no longer needed. If compaction is
+    /// the only work, it waits for a later job, unless free disk space is low (`space_is_low`).
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,

@@ -28,25 +28,26 @@ pub(super) enum VotePhase {
 #[derive(Debug)]
 pub(super) struct Candidate {
     phase: VotePhase,
-    /// Whether this campaign is part of a leadership transfer, which the leader of the previous
-    /// term requested.
+    /// Whether this campaign is part of a leadership transfer: the previous term's leader asked
+    /// this replica to campaign.
     transfer: bool,
     /// Peers that have granted a vote or, in [`VotePhase::PreVote`], a pre-vote. Each peer is
     /// listed only once.
     granted: Vec<NodeId>,
     /// Peers from which this replica has received any message during this campaign.
     heard: Vec<NodeId>,
-    /// Time at which to start the election (the vote phase); `None` until a quorum has granted
-    /// pre-votes. The short delay gives a replica with a longer log time to campaign instead:
-    /// electing this replica could discard the entries that only the longer log has.
+    /// Time at which to end the pre-vote phase and start the election; `None` until a quorum has
+    /// granted pre-votes. The short delay lets a replica with a longer log campaign instead,
+    /// because the entries that only its log has could be lost otherwise.
     stand_at: Option<Instant>,
-    /// Whether this replica has yielded to another candidate, so that it no longer requests
-    /// pre-votes and cannot win this campaign. True only in [`VotePhase::PreVote`].
+    /// Whether this replica has yielded to another pre-candidate: it requests no more pre-votes and
+    /// cannot win this campaign. Always false in [`VotePhase::Vote`].
     has_yielded: bool,
     attempts_left: u32,
     retry_interval: Duration,
     next_attempt_at: Instant,
-    /// Time at which this campaign ends if no candidate has won; a new one may then begin.
+    /// Time at which this campaign ends if no candidate has won by then; the replica may then start
+    /// a new one.
     deadline: Instant,
 }
 
@@ -99,9 +100,9 @@ impl Candidate {
     }
 
     /// Yields to the pre-candidate `other`, whose log ends with `last`, if that log is more up to
-    /// date than this replica's, or if both are equally up to date and `other` has the higher id.
-    /// After yielding, this replica still grants pre-votes, but requests none in this campaign. So
-    /// of several pre-candidates that receive each other's requests, only one continues.
+    /// date than this replica's, or equally up to date and `other` has the higher id. This replica
+    /// then requests no more pre-votes in this campaign, but still grants them. So of several
+    /// competing pre-candidates, only one continues.
     pub(super) fn yield_to(&mut self, other: NodeId, last: EntryId, shared: &Shared) {
         if self.phase == VotePhase::PreVote && (last, other) > (shared.log.last(), shared.id) {
             self.attempts_left = 0;
@@ -151,7 +152,7 @@ impl Candidate {
         self.count_votes(shared)
     }
 
-    /// Sends a request for a vote (or a pre-vote) to all peers that have not granted one yet.
+    /// Sends a vote request (or pre-vote request) to all peers that have not granted one yet.
     pub(super) fn ask(&mut self, shared: &mut Shared, out: &mut Effects) {
         assert!(self.attempts_left > 0, "a candidate asks more often than planned");
         self.attempts_left -= 1;
@@ -167,11 +168,11 @@ impl Candidate {
         }
     }
 
-    /// Returns the role change to make if a quorum has granted votes or, in [`VotePhase::PreVote`],
-    /// pre-votes; otherwise [`Transition::Stay`].
+    /// Returns the transition to the next phase or to leader if a quorum has granted pre-votes or
+    /// votes; otherwise [`Transition::Stay`].
     ///
-    /// The replica's own vote counts only once it is durable, so the replica cannot become leader
-    /// before that, even if the votes of peers arrive earlier.
+    /// The replica's own vote counts only once it is durable. So the replica cannot become leader
+    /// before that, even if its peers' votes arrive earlier.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
         assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());

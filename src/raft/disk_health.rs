@@ -21,14 +21,14 @@ use super::message::{DiskSpace, DiskState};
 /// Invariant: the disk is stalled only while the log writer has an unfinished job.
 #[derive(Debug)]
 pub(super) struct DiskHealth {
-    /// Time since which the log writer has been working on its current job: when it finished the
-    /// previous job or, if it was idle, was handed this one. `None` if it has no job.
+    /// Time at which the log writer began its current job: when the job was handed over or, if
+    /// later, when the previous job was finished. `None` if the log writer is idle.
     waiting_since: Option<Instant>,
     /// Time at which [`DiskHealth::watch`] last checked for a stall.
     watched_at: Instant,
     is_stalled: bool,
-    /// Number of bytes of log entries that the disk can still store; `None` if free disk space is
-    /// not low.
+    /// Number of bytes of log entries that the disk can still store; `None` while free disk space
+    /// is not low.
     low_space: Option<u64>,
 }
 
@@ -42,8 +42,8 @@ impl DiskHealth {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// Records that the log writer has done a job; `more` is true if further jobs are waiting. Ends
-    /// a stall, because a disk that makes progress is slow, not stalled.
+    /// Records that the log writer has finished a job; `more` says whether further jobs are
+    /// waiting. Ends a stall, because a disk that makes progress is slow, not stalled.
     pub(super) fn job_done(&mut self, now: Instant, more: bool) {
         assert!(self.waiting_since.is_some(), "a job is done that the log writer never got");
         self.waiting_since = more.then_some(now);
@@ -72,9 +72,8 @@ impl DiskHealth {
         self.low_space = space.low.then_some(space.bytes);
     }
 
-    /// Returns the time at which [`DiskHealth::watch`] must be called next; [`Instant::MAX`] if the
-    /// log writer has no job, the disk is already known to be stalled, or stall detection is
-    /// disabled.
+    /// Returns when [`DiskHealth::watch`] must be called next; [`Instant::MAX`] if the log writer
+    /// is idle, the disk is already marked as stalled, or stall detection is disabled.
     pub(super) fn watch_at(&self, config: &Config) -> Instant {
         match (config.disk_stall_timeout, self.waiting_since) {
             (Some(timeout), Some(since)) if !self.is_stalled => {
@@ -84,9 +83,9 @@ impl DiskHealth {
         }
     }
 
-    /// Checks whether the disk is stalled, and returns true if a stall was detected just now. Time
-    /// in which this check was not called, because the process or its machine was suspended, is not
-    /// counted: the log writer's reports may not have been read yet.
+    /// Checks for a disk stall: a log writer's job that takes longer than `disk_stall_timeout`.
+    /// Returns true only when a stall is first detected. Time for which the process or machine was
+    /// suspended does not count, because completed jobs may not have been reported yet.
     pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
         let Some(timeout) = config.disk_stall_timeout else { return false };
         assert!(
@@ -104,10 +103,10 @@ impl DiskHealth {
         stalls
     }
 
-    /// Returns the longest prefix of a leader's `entries` that this replica may store: all
-    /// `entries` if those that are not yet in the log fit on the disk, otherwise only those that
-    /// the log already contains. `entries` must follow an entry of the log. While free disk space
-    /// is low, subtracts the size of the new entries from it.
+    /// Returns the longest prefix of a leader's `entries` that this replica has disk space for: all
+    /// of them if the new ones fit on the disk, otherwise only those that are already in the log.
+    /// `entries` must follow an entry of the log. While free disk space is low, subtracts the size
+    /// of the new entries from it.
     pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
         let Some(space) = &mut self.low_space else { return entries };
         assert!(

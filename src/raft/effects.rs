@@ -10,40 +10,41 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 
 use super::message::{ClientRequest, Envelope, SnapshotId};
 
-/// The outputs of the consensus core: what the driver has to do. The driver must handle the items
-/// of one field in order, but may handle the fields in any order.
+/// The outputs of the consensus core, which the driver (server or simulator) carries out. The
+/// driver must handle the items of each field in order, but may handle the fields in any order.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Messages to peers that may be sent immediately, without waiting for a disk write.
     pub send: Vec<Envelope>,
-    /// The job that the last flush of the core created for the log writer; `None` if nothing has to
-    /// become durable.
+    /// The next job for the log writer; `None` if nothing has to become durable.
     pub append: Option<AppendJob>,
-    /// The job that the last flush of the core created for the applier; may be empty.
+    /// The next job for the applier, which applies committed entries to the state machine; may be
+    /// empty.
     pub apply: ApplyJob,
-    /// Client requests that the driver must refuse. They were not applied and never will be.
+    /// Client requests that the driver (server or simulator) must refuse. They were not applied and
+    /// never will be.
     pub refusals: Vec<Refusal>,
-    /// [`InstallSnapshot`](super::InstallSnapshot) messages to peers, still without their chunks.
-    /// The driver reads each chunk from the snapshot that the message names, which is not always
-    /// the latest one, adds it to the message, and sends the message. The driver drops a message
-    /// whose chunk it cannot read; the core then repeats the message, and after several attempts
-    /// switches to the latest snapshot.
+    /// [`InstallSnapshot`](super::InstallSnapshot) messages to peers, without their data. For each,
+    /// the driver (server or simulator) reads the chunk from the snapshot that the message names
+    /// (not always the latest one), adds it and sends the message. If it cannot read the chunk, it
+    /// drops the message; the core then retries, and after several attempts switches to the latest
+    /// snapshot.
     pub chunks_to_send: Vec<Envelope>,
-    /// Chunks of a leader's snapshot that the driver must store. The driver answers each with
-    /// [`Msg::ChunkStored`](super::Msg::ChunkStored). Once the snapshot is complete, verified,
-    /// durable and installed in the state machine, the driver sends the core
+    /// Chunks of a leader's snapshot that the driver (server or simulator) must store, answering
+    /// each with [`Msg::ChunkStored`](super::Msg::ChunkStored). Once the snapshot is complete,
+    /// verified, durable and installed in the state machine, the driver sends
     /// [`Msg::Installed`](super::Msg::Installed).
     pub received_chunks: Vec<SnapshotChunk>,
-    /// Snapshots of this replica that a peer received in full and then discarded, probably because
-    /// they are damaged. The driver verifies these snapshots on this replica's disk. If the latest
-    /// snapshot is damaged, the driver takes a new one.
+    /// Snapshots of this replica that a peer received in full and then discarded, probably as
+    /// damaged. The driver (server or simulator) verifies them on this replica's disk, and takes a
+    /// new snapshot if the latest one is damaged.
     pub suspect_snapshots: Vec<SnapshotId>,
-    /// Messages from peers that were rejected, for the driver to log. They had no effect on the
-    /// core.
+    /// Invalid messages from peers, for the driver (server or simulator) to log. They had no effect
+    /// on this replica.
     pub rejected: Vec<RejectedMessage>,
 }
 
-/// A rejected message, which no correct peer can have sent: it was forged, or its sender is faulty.
+/// A rejected peer message that no correct replica sends: it was forged, or its sender is faulty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejectedMessage {
     /// Id of the replica that the message claims to come from.
@@ -55,27 +56,27 @@ pub struct RejectedMessage {
 /// The reason why a peer's message was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectReason {
-    /// The message contains a term that is too far above this replica's own term to have been
-    /// reached by elections in the time that has passed; the term may be forged.
+    /// The message's term is too far above this replica's term: elections alone cannot have raised
+    /// it so fast. The term may be forged.
     Term {
         /// The term of the message.
         term: Term,
-        /// The current term of this replica.
+        /// The term of the replica that rejected the message.
         own: Term,
     },
-    /// The message claims to come from the leader of a term, but another replica is known to lead
-    /// that term.
+    /// The message claims to come from a term's leader, but another replica is known to be the
+    /// leader of that term.
     SecondLeader {
         /// The term of the message.
         term: Term,
         /// The replica that is known to be the leader of `term`.
         leader: NodeId,
     },
-    /// The message contradicts an entry of this replica's log that is committed or known to be
-    /// equal to the entry in the leader's log.
+    /// The message contradicts an entry of this replica's log that can no longer change, because it
+    /// is committed or known to be equal to the leader's entry.
     Contradiction {
-        /// Id of the entry in the message that contradicts this replica's log, or of the last entry
-        /// covered by the message's snapshot.
+        /// Id of the entry in the message that contradicts this replica's log; for a snapshot
+        /// chunk, id of the last entry that the snapshot covers.
         entry: EntryId,
         /// Index up to which this replica's log cannot change in the current term: its entries are
         /// committed, or known to be equal to the leader's.
@@ -83,15 +84,15 @@ pub enum RejectReason {
     },
 }
 
-/// A chunk of a leader's snapshot, for the driver to store.
+/// A chunk of a leader's snapshot, for the driver (server or simulator) to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
     /// Term of the leader that sent the chunk.
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number in the leader's message that contained the chunk. The driver repeats it in
-    /// [`ChunkStored`](super::ChunkStored).
+    /// Round number of the leader's message with the chunk. The driver (server or simulator) copies
+    /// it into [`ChunkStored`](super::ChunkStored), so that the reply to the leader can echo it.
     pub round: Round,
     /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,
@@ -99,8 +100,8 @@ pub struct SnapshotChunk {
     pub chunk: Bytes,
 }
 
-/// The term and vote that Raft must keep on disk (Figure 2). They are stored as one record, which
-/// must be durable before any message reveals the term or the vote.
+/// The term and vote, which Raft requires to be on disk (Figure 2). They are stored as one record,
+/// which must be durable before any message reveals the term or the vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The highest term that the replica has seen.
@@ -109,33 +110,29 @@ pub struct HardState {
     pub voted_for: Option<NodeId>,
 }
 
-/// A job for the log writer: what must become durable, and which messages may be sent after that.
-/// The log writer does jobs in order.
+/// A job for the log writer: data to make durable, and messages to send after that. The log writer
+/// processes jobs in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AppendJob {
-    /// Number of the job: one more than that of the previous job. The first job after a start of
-    /// the replica has number 1.
+    /// Number of the job, counted from 1 since the replica started.
     pub sequence: JobSequence,
-    /// The term and vote to write to disk; `None` if neither has changed since they were last
-    /// handed to the log writer.
+    /// The term and vote to write to disk; `None` if unchanged since they were last written.
     pub hard_state: Option<HardState>,
     /// If set, the log writer first replaces the log on disk with an empty log that starts after
     /// this entry, which is the last one covered by a durable snapshot. `None` if the log on disk
     /// is kept.
     pub restart_after: Option<EntryId>,
-    /// Index up to which all entries are covered by a durable snapshot and will not be read again,
-    /// so that the log writer may remove their log segments. `None` if it may not remove more than
-    /// before.
+    /// Index up to which the log writer may delete log segments, because a durable snapshot covers
+    /// all entries up to it; `None` if the limit has not changed.
     pub compact_to: Option<Index>,
     /// Entries to write to the log, with consecutive indexes. They replace all entries of the log
     /// on disk from the index of the first one on.
     pub entries: Vec<Entry>,
-    /// Whether this replica, which is rejoining after losing its disk, becomes a full member with
-    /// this job. If so, once everything else in this job and in earlier jobs is durable, the log
-    /// writer removes the on-disk mark that says that the replica is rejoining. The job is done,
-    /// and its messages may be sent, only when that removal is durable too.
+    /// Whether this job completes rejoining after a disk loss. If so, once this job and all earlier
+    /// ones are durable, the log writer durably removes the on-disk marker that says that the
+    /// replica is rejoining. Only then is the job done and may its messages be sent.
     pub rejoined: bool,
-    /// Messages to peers that may be sent only after this job and all earlier ones are done.
+    /// Messages to peers that may be sent only after this job and all earlier ones are durable.
     pub release: Vec<Envelope>,
 }
 
@@ -143,25 +140,24 @@ pub struct AppendJob {
 /// `reads`.
 #[derive(Debug, Default)]
 pub struct ApplyJob {
-    /// Committed entries to apply, in log order. Their indexes have no gaps, within a job and from
-    /// one job to the next.
+    /// Committed entries to apply, in log order and without gaps, also from one job to the next.
     pub entries: Vec<Committed>,
-    /// Reads to answer from the state after all `entries` are applied.
+    /// Reads to execute after all `entries` have been applied.
     pub reads: Vec<ClientRequest>,
 }
 
-/// A committed log entry for the applier, and whether this replica committed it as leader.
+/// A committed log entry to apply, and whether this replica committed it as leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The log entry to apply.
     pub entry: Entry,
-    /// Whether this replica was the leader when it committed the entry. In the university course's
-    /// protocol, the leader that commits an entry answers its client, even if an earlier leader
-    /// appended the entry.
+    /// Whether this replica committed the entry as leader. Used by the university course's
+    /// protocol, in which the leader that commits an entry answers the client, even if an earlier
+    /// leader appended the entry.
     pub as_leader: bool,
 }
 
-/// A refused client request: it was not applied and never will be.
+/// A refused client request. It was not applied and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Key that identifies the refused request.
@@ -176,17 +172,20 @@ pub struct Refusal {
 /// The reason why a client request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// This replica is not the leader: another replica is, or no leader became known in time.
+    /// This replica is not the leader: another replica is, or no leader was elected within the time
+    /// that a request may wait.
     NotLeader,
-    /// The request was appended to the log, but a later leader committed a different entry at its
-    /// index.
+    /// This replica appended the request to its log as leader, but a later leader committed a
+    /// different entry in its place.
     Replaced,
-    /// The limit on uncommitted bytes, waiting reads or waiting requests has been reached.
+    /// The limit on uncommitted bytes, waiting reads or waiting requests has been reached. The
+    /// client may retry later.
     Busy,
-    /// Free disk space is too low on this leader, or on a majority of the replicas.
+    /// Free disk space is too low on the leader, or on too many replicas for a quorum to store the
+    /// entry.
     DiskFull,
-    /// The memory limit has been reached. Only drivers use this reason, because the core does not
-    /// measure memory.
+    /// The server's memory limit has been reached. Only drivers use this reason, because the core
+    /// does not measure memory.
     OutOfMemory,
 }
 

@@ -84,7 +84,7 @@ impl Entries {
         self.count(self.chunks.len())
     }
 
-    /// Returns the number of entries in the first `chunks` chunks.
+    /// Returns the number of entries in the first `chunks` chunks of the queue.
     fn count(&self, chunks: usize) -> usize {
         match chunks {
             0 => 0,
@@ -93,8 +93,8 @@ impl Entries {
         }
     }
 
-    /// Returns where the entry at `position` is stored: the index of its chunk, and its offset in
-    /// that chunk. For a position past the end of the queue, returns where such an entry would be.
+    /// Returns the index of the chunk that holds the entry at `position`, and the entry's offset in
+    /// that chunk. For a position past the end, returns where the entry would be.
     fn locate(&self, position: usize) -> (usize, usize) {
         let first = self.chunks.front().map_or(0, VecDeque::len);
         match position.checked_sub(first) {

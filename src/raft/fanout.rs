@@ -20,28 +20,28 @@ use super::quorum::quorum;
 use super::shared::Shared;
 use super::timing;
 
-/// Message loss, in permille, at or above which the first attempt under [`FanOut::Thrifty`]
-/// includes one more peer than a quorum needs. At this loss, a leader that sends to two of four
-/// peers receives both replies at the first attempt in less than half of all cases.
+/// Message loss, in permille, from which the leader sends new entries to one peer more than a
+/// quorum needs ([`FanOut::Thrifty`]). At this loss, a leader that sends to two of four peers gets
+/// both replies at the first attempt in less than half of all cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
-/// Number of messages, answered or counted as lost, that the leader must have sent before its own
-/// estimate of the message loss replaces the previous leader's.
+/// Minimum number of messages, answered or counted as lost, before the leader's own estimate of the
+/// message loss replaces the previous leader's estimate.
 const MEASURED_MIN: f64 = 12.0;
-/// Number of entries that a peer may lack before the leader sends it appends at once, even if it is
-/// not one of the peers that the leader chose for the newest entries. The limit is
-/// `append_entries_max`, the maximum number of entries in one append, if that is lower.
+/// Number of missing entries above which a lagging peer is sent entries immediately, even if
+/// [`FanOut::Thrifty`] would send new entries to other peers only. `append_entries_max`, the
+/// maximum number of entries per append, applies instead if it is lower.
 const CATCH_UP_ENTRIES: usize = 64;
 
-/// What the leader is waiting for: that a number of peers have acknowledged an entry and answered a
-/// round of messages.
+/// The goal that the leader sends messages for: a given number of peers acknowledge the entry at
+/// `index` and answer the message round `round` (a numbered batch of messages).
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
     round: Round,
-    /// Number of peers that must acknowledge the entry at `index` and answer `round`.
+    /// Number of peers that must reach the goal.
     peers: usize,
-    /// Number of peers beyond `peers` that the leader also sends to at the first attempt, in case
-    /// messages are lost.
+    /// Number of extra peers that the leader sends to at the first attempt, in case messages are
+    /// lost.
     spare: usize,
 }
 
@@ -50,9 +50,8 @@ impl Goal {
         progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    /// Returns whether the messages in flight to the peer suffice for the goal: once the peer has
-    /// answered them, it has acknowledged the entry and answered the round. False if a reply of the
-    /// peer is overdue.
+    /// Returns whether the peer will reach the goal by answering the messages already in flight to
+    /// it. False if a reply of the peer is overdue.
     fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
         progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
@@ -61,9 +60,9 @@ impl Goal {
 }
 
 impl Leader {
-    /// Sends peers all messages that are due: entries, retransmissions, heartbeats, probes, the
-    /// commit index and snapshot chunks. Called once at the end of a batch of inputs, so that one
-    /// message carries everything that the batch produced.
+    /// Sends all messages that are due: entries, retransmissions, heartbeats, probes, the commit
+    /// index and snapshot chunks. Called once at the end of each batch of inputs, so that one
+    /// message to a peer covers the whole batch.
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
         for progress in &mut self.progress {
@@ -103,10 +102,10 @@ impl Leader {
         );
     }
 
-    /// Sends the commit index, in a message without entries, to each peer that has not received it
-    /// with other messages within [`Config::commit_notice_after`](crate::config::Config). Skips
-    /// peers that are not answering or are receiving a snapshot. `round_before` is the last round
-    /// begun before this batch of inputs.
+    /// Sends the commit index, in an append without entries, to each peer to which no other message
+    /// carried it within [`Config::commit_notice_after`](crate::config::Config). Skips peers that
+    /// are not answering or are receiving a snapshot. `round_before` is the last round number in
+    /// use before this batch of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -169,9 +168,9 @@ impl Leader {
         }
     }
 
-    /// Sends the newest entries to as many peers as must still acknowledge them, in messages whose
-    /// replies also confirm the waiting reads. Starts with the peers that the leader sent to least
-    /// recently. `round_before` is the last round begun before this batch of inputs.
+    /// Sends the newest entries to as many peers as a quorum still needs, starting with the peers
+    /// that the leader sent to least recently. The replies also confirm waiting reads.
+    /// `round_before` is the last round number in use before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -222,10 +221,9 @@ impl Leader {
         self.send_order = order;
     }
 
-    /// Sends entries to each peer that is answering but lacks many entries, if the limit of entries
-    /// in flight to the peer allows. Otherwise a lagging peer would get only one append each time
-    /// the leader chooses it for new entries or sends it a heartbeat. `round_before` is the last
-    /// round begun before this batch of inputs.
+    /// Sends entries to each lagging peer that is answering, within the limit on entries in flight.
+    /// Without this, a lagging peer would get only one append per heartbeat or per new entry sent
+    /// to it. `round_before` is the last round number in use before this batch of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -249,10 +247,10 @@ impl Leader {
         }
     }
 
-    /// Sends the peer at `position` the entries and the round that it lacks to reach `goal`, as far
-    /// as the limit of entries in flight to the peer allows. Returns whether the peer will reach
-    /// the goal once it has answered the messages in flight. `round_before` is the last round begun
-    /// before this batch of inputs.
+    /// Sends the peer at `position` the entries and the round number that it needs to reach `goal`,
+    /// within the limit on entries in flight. Returns whether the peer will reach the goal by
+    /// answering the messages now in flight. `round_before` is the last round number in use before
+    /// this batch of inputs.
     fn send_towards(
         &mut self,
         position: usize,
@@ -282,11 +280,10 @@ impl Leader {
         goal.is_pending_at(&self.progress[position], shared)
     }
 
-    /// Sends one `AppendEntries` to the peer at `position`. The message contains the entries from
-    /// the peer's next index on if `with_entries` is set, such entries exist, and the limit of
-    /// entries in flight to the peer is not reached; otherwise it is a heartbeat. A heartbeat is
-    /// omitted if the peer was already sent a message in this batch of inputs. `round_before` is
-    /// the last round begun before this batch.
+    /// Sends one `AppendEntries` to the peer at `position`. If `with_entries` is set, it contains
+    /// the entries from the peer's next index on, within the limit on entries in flight; without
+    /// entries it is a heartbeat. Skips a heartbeat if the peer was already sent a message in this
+    /// batch of inputs. `round_before` is the last round number in use before this batch.
     fn send(
         &mut self,
         position: usize,
@@ -319,17 +316,18 @@ impl Leader {
         self.emit(position, entries, shared, out);
     }
 
-    /// Returns whether the peer at `position` gets a heartbeat of its own for the reads that wait
-    /// for a round, beside entries: the reply to entries waits for the peer's disk, and with
-    /// entries alone the reads would, too. False where every message counts.
+    /// Returns whether to send the peer at `position` a separate heartbeat before an append with
+    /// entries. The peer answers a heartbeat at once, but an append only after its disk sync, so
+    /// the heartbeat confirms waiting reads sooner. False with [`FanOut::Thrifty`], which saves
+    /// messages.
     fn confirms_reads_apart(&self, position: usize, shared: &Shared) -> bool {
         shared.config.fan_out == FanOut::All
             && self.reads.wanted_round().is_some()
             && !self.progress[position].is_probing()
     }
 
-    /// Sends one `AppendEntries` of the current round with these entries, which begin with the next
-    /// one that the peer at `position` lacks, or a heartbeat if there are none.
+    /// Sends the peer at `position` one `AppendEntries` of the current message round. `entries`
+    /// start at the peer's next index; without entries, the message is a heartbeat.
     fn emit(
         &mut self,
         position: usize,
@@ -389,8 +387,8 @@ impl Leader {
     }
 
     /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
-    /// [`Instant::MAX`] without peers. From then until a quorum answers, the leader does not send
-    /// new entries as they arrive, because they could not be committed.
+    /// [`Instant::MAX`] without peers. After that time the leader stops sending new entries as they
+    /// arrive, because they could not be committed, until a quorum answers again.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -399,10 +397,10 @@ impl Leader {
         self.quorum_heard_at(shared) + window * 5 / 8
     }
 
-    /// Returns when to send to all peers because a quorum has not answered. Without these probes, a
-    /// leader that sends to a rotating subset of peers could step down because of lost messages
-    /// although all replicas are healthy. The intervals between successive probes are one, two, and
-    /// from then on four times `quorum_probe_interval`.
+    /// Returns when to probe all peers because no quorum has answered. Without these probes, a
+    /// leader that sends to a rotating subset of peers could step down after a few lost messages
+    /// although all replicas are healthy. The intervals between probes are 1, 2, and from then on 4
+    /// times `quorum_probe_interval`.
     fn quorum_probe_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -417,9 +415,8 @@ impl Leader {
         }
     }
 
-    /// Measures the message loss in one direction from the share of messages that peers have
-    /// answered, assuming the same loss in both directions. Peers that seem to be down do not
-    /// count.
+    /// Estimates the message loss in one direction from the share of messages that peers answered,
+    /// assuming equal loss in both directions. Ignores peers that seem to be down.
     fn measure_loss(&mut self, shared: &mut Shared) {
         let alive = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
         let (answered, samples) =

@@ -17,14 +17,14 @@ use super::transfer;
 /// appends to its log, and this replica truncates its log only where it differs from the leader's.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// Time at which the follower starts a campaign, unless it hears from a leader or grants a vote
-    /// before then.
+    /// Time at which the follower starts a campaign if until then it neither hears from a leader
+    /// nor grants a vote.
     election_at: Instant,
     /// Index up to which this replica's log is known to be equal to the log of the current term's
     /// leader.
     pub(super) matched_index: Index,
-    /// Round number of the last snapshot chunk of the current term that was passed to the driver; 0
-    /// if there was none. The reply that reports the installed snapshot echoes it.
+    /// Round number of the last snapshot chunk that this replica accepted for storage in this term;
+    /// 0 if there was none. The reply that reports the installed snapshot echoes it.
     pub(super) install_round: Round,
 }
 
@@ -39,8 +39,9 @@ impl Follower {
         Follower { election_at, matched_index: Index::ZERO, install_round: Round(0) }
     }
 
-    /// Returns the state of a replica at its start: a follower whose election timeout is measured
-    /// from the time at which it first accepts peer messages.
+    /// Returns the follower state of a replica that has just started. The election timeout is
+    /// measured from the end of the silent period after the start, in which peer messages are
+    /// ignored.
     pub(super) fn at_start(shared: &mut Shared) -> Follower {
         // A new replica has had no leader to wait for: it waits as configured.
         let timeout = if shared.leader_heard_at.is_none() {
@@ -51,9 +52,9 @@ impl Follower {
         Follower::with_timeout_at(shared.silent_until + timeout)
     }
 
-    /// Shortens the election timeout because a client's request is waiting, if this replica is new:
-    /// in term 0, and without having heard from any leader. The timeout stays partly random, so
-    /// that the replicas of a new group do not all campaign at once.
+    /// Shortens the election timeout of a new replica (in term 0, and without having heard from a
+    /// leader), because a client's request is waiting. The timeout stays partly random, so that the
+    /// replicas of a new group do not all campaign at once.
     pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
             let random_part = shared.draw_first_election_timeout();
@@ -62,8 +63,9 @@ impl Follower {
         }
     }
 
-    /// Returns this follower after its term was raised. The election timeout is not restarted,
-    /// because a higher term alone does not show that there is a leader.
+    /// Resets the state for a higher term: no entry is known to match the new leader's log. Keeps
+    /// the election timeout running, because a higher term alone does not prove that there is a
+    /// leader.
     pub(super) fn at_new_term(self) -> Follower {
         Follower::with_timeout_at(self.election_at)
     }
@@ -109,21 +111,21 @@ impl Follower {
         Transition::Campaign
     }
 
-    /// Records that this term's leader is alive, and restarts the election timeout.
+    /// Records a message from this term's leader, and restarts the election timeout.
     pub(super) fn heard_leader(&mut self, shared: &mut Shared, from: NodeId, out: &mut Effects) {
         shared.heard_leader(from);
         shared.redirect_waiting(out);
         self.election_at = shared.now + shared.draw_election_timeout();
     }
 
-    /// Returns the index up to which this replica's log is final: committed, or equal to the log of
-    /// the current term's leader, which only appends.
+    /// Returns the index up to which this replica's log can no longer change in this term: its
+    /// entries are committed, or known to be equal to the leader's.
     pub(super) fn settled_index(&self, shared: &Shared) -> Index {
         shared.commit_index().max(self.matched_index)
     }
 
-    /// Returns the id of the first entry of an append, including `prev`, that differs from this
-    /// replica's log at or below the settled index; `None` if there is no such entry.
+    /// Returns the id of the first entry of an append (including `prev`) that differs from an entry
+    /// of this replica's log that can no longer change; `None` if there is no such entry.
     fn find_contradiction(&self, shared: &Shared, append: &AppendEntries) -> Option<EntryId> {
         let settled = self.settled_index(shared);
         std::iter::once(append.prev)
@@ -133,7 +135,7 @@ impl Follower {
     }
 
     /// Handles an `AppendEntries` of the current term's leader: receiver rules 2 to 5 (Figure 2).
-    /// Rule 1, about the term, is in `replica/admission.rs`.
+    /// Rule 1, the check of the term, is in `replica/admission.rs`.
     fn on_append_entries(
         &mut self,
         shared: &mut Shared,
@@ -181,8 +183,8 @@ impl Follower {
         self.acknowledge(shared, from, append, out);
     }
 
-    /// Acknowledges the entries that are durable and equal to the leader's log: at once in reply to
-    /// a heartbeat, but only once the new entries are durable in reply to an append with entries.
+    /// Acknowledges the entries that are durable and equal to the leader's log. The reply to a
+    /// heartbeat is sent at once; the reply to an append with entries waits until they are durable.
     fn acknowledge(
         &self,
         shared: &mut Shared,
@@ -210,8 +212,8 @@ impl Follower {
     }
 
     /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it and no leader may
-    /// hold a lease. The request's term must be the current one. A refused vote gets no reply,
-    /// because the candidate counts granted votes only.
+    /// hold a lease. The request's term must be the current one. Sends no reply when it refuses,
+    /// because candidates count granted votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,

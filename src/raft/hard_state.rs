@@ -9,25 +9,24 @@ use super::rules;
 
 /// The current term and vote, and the number of the log writer's job that makes them durable.
 ///
-/// Invariant: the term never falls; within a term the vote changes at most once, from none to a
-/// replica.
+/// Invariant: the term never decreases; within a term the vote changes at most once, from `None` to
+/// a candidate.
 #[derive(Debug)]
 pub(super) struct TermAndVote {
     current: HardState,
-    /// Whether `current`, the term and vote, has changed since it was last handed to the log writer
+    /// Whether the term or vote in `current` has changed since it was last handed to the log writer
     /// or read from disk.
     is_unwritten: bool,
-    /// Number of the last log writer's job that wrote a term and vote; 0 before the first such job.
+    /// Number of the latest log writer job that contains a term and vote; 0 before the first.
     job: JobSequence,
 }
 
 impl TermAndVote {
-    /// Returns the term and vote of a replica that is starting: those on disk, or the term
-    /// `term_min` without a vote if the term on disk is lower.
+    /// Returns the term and vote of a starting replica: those on disk or, if the term on disk is
+    /// lower, `term_min` (the term of the snapshot's last entry) without a vote.
     ///
-    /// The term on disk is lower if a snapshot became durable before the term of its last entry
-    /// did. The replica cannot have voted in that term, because it reveals a vote only when the
-    /// vote is durable.
+    /// The term on disk is lower if the snapshot became durable first. The replica cannot have
+    /// voted in `term_min`, because it reveals a vote only when the vote is durable.
     pub(super) fn recovered(durable: HardState, term_min: Term) -> TermAndVote {
         let is_unwritten = term_min > durable.term;
         let current =
@@ -56,8 +55,8 @@ impl TermAndVote {
         self.is_unwritten = true;
     }
 
-    /// Records the vote for `candidate` in the current term. A replica votes once per term (§5.2),
-    /// so a vote for another candidate panics; a repeated vote changes nothing.
+    /// Records the vote for `candidate` in the current term. Repeating a vote changes nothing.
+    /// Panics on a vote for another candidate, because a replica votes once per term (§5.2).
     pub(super) fn vote_for(&mut self, candidate: NodeId, config: &Config) {
         let before = self.current.voted_for;
         if before == Some(candidate) {
@@ -72,8 +71,8 @@ impl TermAndVote {
         self.is_unwritten = true;
     }
 
-    /// Returns whether the current term and vote are durable, given that the log writer has done
-    /// all jobs up to `done`.
+    /// Returns whether the current term and vote are durable, where `done` is the number of the
+    /// last job that the log writer has finished.
     pub(super) fn is_durable(&self, done: JobSequence) -> bool {
         !self.is_unwritten && self.job <= done
     }
@@ -82,9 +81,9 @@ impl TermAndVote {
         self.is_unwritten
     }
 
-    /// Returns the term and vote that the log writer's job `job` must write, and marks them as
-    /// handed out; `None` if they have not changed since they were last handed out or read from
-    /// disk.
+    /// Returns the term and vote for the log writer to write in its job number `job`, and marks
+    /// them as handed out; `None` if they are unchanged since they were last handed out or read
+    /// from disk.
     pub(super) fn take_unwritten(&mut self, job: JobSequence) -> Option<HardState> {
         assert!(self.job < job, "job {job} after {}", self.job);
         if !self.is_unwritten {

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use crate::config::Config;
 use crate::types::Index;
 
-/// The `AppendEntries` messages in flight to one follower: those with entries that were sent and
-/// are not acknowledged yet.
+/// The unacknowledged `AppendEntries` messages with entries that were sent to one follower.
 ///
-/// Invariant: ordered by last index; `bytes` is the sum of their lengths.
+/// Invariant: `appends` is ordered by last index; `bytes` is the sum of the appends' lengths in
+/// bytes.
 #[derive(Debug, Default)]
 pub(super) struct Inflights {
     appends: VecDeque<Inflight>,
@@ -42,15 +42,14 @@ impl Inflights {
         self.appends.back().map(|append| append.last)
     }
 
-    /// Returns whether the appends in flight have reached the limit in number or in bytes, so that
-    /// no further append with entries may be sent. The append that reaches the limit in bytes may
-    /// also exceed it.
+    /// Returns whether the limit on appends in flight, in number or in bytes, is reached, so that
+    /// no further entries may be sent. The append that reaches the byte limit may exceed it.
     pub(super) fn is_full(&self, config: &Config) -> bool {
         self.appends.len() >= config.inflight_appends_max || self.bytes >= config.inflight_bytes_max
     }
 
-    /// Adds an append that was just sent: its last entry has index `last`, and the total length of
-    /// its entries is `bytes`.
+    /// Adds an append that was just sent. `last` is the index of its last entry; `bytes` is the
+    /// total length of its entries.
     pub(super) fn push(&mut self, last: Index, bytes: usize) {
         assert!(
             self.last().is_none_or(|before| before < last),
@@ -61,7 +60,7 @@ impl Inflights {
         self.bytes += bytes;
     }
 
-    /// Removes the appends whose entries are all acknowledged: those that end at or before `acked`.
+    /// Removes the appends that are fully acknowledged: those whose last index is at most `acked`.
     pub(super) fn acknowledge(&mut self, acked: Index) {
         while let Some(append) = self.appends.pop_front_if(|append| append.last <= acked) {
             assert!(append.bytes <= self.bytes, "{} bytes of {}", append.bytes, self.bytes);
@@ -74,7 +73,7 @@ impl Inflights {
         );
     }
 
-    /// Removes all appends; called when they are considered lost.
+    /// Removes all appends from the window, because they are considered lost.
     pub(super) fn clear(&mut self) {
         self.appends.clear();
         self.bytes = 0;

@@ -19,56 +19,59 @@ use super::shared::Shared;
 use super::timing;
 use super::transfer::LeadershipTransfer;
 
-/// Maximum number of recent rounds of messages whose start time is kept. A reply to an older round
-/// still proves that the peer is alive, but neither confirms a lease nor measures a round-trip
-/// time.
+/// Maximum number of recent message rounds (numbered batches of messages) whose start time is kept.
+/// A reply to an older round proves only that the peer is alive: it extends no lease and gives no
+/// round-trip time.
 const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered, and `round` is the
-/// last round begun. The log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by number, and
+/// `round` is the last one begun. The log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
-    /// Index of the no-op that this leader appended first. Until the no-op is committed, the leader
-    /// does not know what earlier terms committed (§8), and serves no reads.
+    /// Index of the no-op entry that this leader appended when it was elected. Until it is
+    /// committed, the leader does not know which entries of earlier terms are committed (§8), and
+    /// serves no reads.
     first_index: Index,
-    /// Number of the last round of messages begun; 0 before the first.
+    /// Number of the last message round begun; 0 before the first. All appends of one batch of
+    /// inputs carry the same round number, which replies echo.
     pub(super) round: Round,
-    /// The latest rounds of messages, each with its start time, which was read from this replica's
-    /// clock before the first message of the round was sent.
+    /// The latest message rounds (numbered batches of messages), each with its number and start
+    /// time. The start time is read from this replica's clock before the round's first message is
+    /// sent.
     rounds: VecDeque<(Round, Instant)>,
     pub(super) reads: Reads,
     pub(super) transfer: LeadershipTransfer,
-    /// When this leader last sent a probe to all peers because a quorum was not answering; `None`
-    /// if it has never done so.
+    /// Time at which this leader last probed all peers (sent each a message) because no quorum was
+    /// answering; `None` if it never has.
     pub(super) quorum_probed_at: Option<Instant>,
-    /// Number of times that the probe to all peers was repeated without a quorum answering in
-    /// between: 0 after the first probe. Also 0 before any probe.
+    /// Number of consecutive times that the leader repeated its probe of all peers (a message to
+    /// each) because still no quorum answered; 0 after the first probe, and before any.
     pub(super) quorum_probes: u32,
-    /// Index of the log's last entry at the time of the last attempt to send new entries to as many
-    /// peers as a quorum needs. Later entries have not been part of an attempt yet.
+    /// Index of the log's last entry when the leader last sent new entries to as many peers as a
+    /// quorum needs. Entries after it have not been sent in this way yet.
     pub(super) attempted_index: Index,
-    /// Number of the round that was needed to confirm the oldest waiting read at the time of the
-    /// last attempt to send to as many peers as a quorum needs; 0 if no read was waiting.
+    /// Number of the message round that was to confirm waiting reads at the leader's last attempt
+    /// to send new entries and read confirmations to as many peers as a quorum needs; 0 if no read
+    /// was waiting.
     pub(super) attempted_round: Round,
-    /// Peers that are sent a message at the next flush even if none is due, for example because
-    /// they have asked for a pre-vote or rejected an append.
+    /// Peers that are sent a message at the end of this batch of inputs even if none is due, for
+    /// example because they requested a pre-vote or rejected an append.
     pub(super) urgent: Vec<NodeId>,
-    /// Time since which at least one answering peer has not been sent the current commit index;
-    /// `None` if all answering peers have been sent it.
+    /// Time since which some peer that is answering has not been sent the current commit index;
+    /// `None` if all of them have been sent it.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// Snapshots that a peer received in full and then discarded; reported to the driver at the
-    /// next flush.
+    /// Snapshots that a peer received in full and then discarded, to be reported as suspect at the
+    /// end of this batch of inputs.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
-    /// Scratch space of `pursue_goal`: positions of peers in the order of sending. Kept between
-    /// batches to reuse the allocation.
+    /// Reusable buffer of `pursue_goal`: positions of peers in the order in which they are sent to.
     pub(super) send_order: Vec<usize>,
 }
 
 impl Leader {
-    /// Returns the state of a new leader, whose first entry is a no-op of the new term (§8).
+    /// Creates the state of a newly elected leader, and appends a no-op entry of the new term (§8).
     pub(super) fn new(shared: &mut Shared) -> Leader {
         assert!(
             shared.log.last().term < shared.term(),
@@ -131,8 +134,8 @@ impl Leader {
         Transition::Follow { term: shared.term(), leader: None }
     }
 
-    /// Accepts or refuses a client's request (§8). An accepted write is in the log when this
-    /// function returns; an accepted read waits for its confirmation.
+    /// Accepts or refuses a client's request (§8). An accepted write is appended to the log; an
+    /// accepted read waits until it is confirmed.
     pub(super) fn on_client(
         &mut self,
         shared: &mut Shared,
@@ -160,26 +163,26 @@ impl Leader {
         }
     }
 
-    /// Schedules a message to a peer that has asked for a pre-vote, because this shows that the
-    /// peer has not heard from this leader.
+    /// Schedules a message to a peer that requested a pre-vote: the request shows that the peer has
+    /// not heard from this leader.
     pub(super) fn on_pre_vote(&mut self, from: NodeId) {
         self.mark_urgent(from);
     }
 
-    /// Schedules a message to every peer for the next flush, even if none is due.
+    /// Schedules a message to every peer at the end of this batch of inputs, even if none is due.
     pub(super) fn mark_all_urgent(&mut self) {
         self.urgent.clear();
         self.urgent.extend(self.progress.iter().map(|peer| peer.id));
     }
 
-    /// Schedules a message to `peer` for the next flush, even if none is due.
+    /// Schedules a message to `peer` at the end of this batch of inputs, even if none is due.
     pub(super) fn mark_urgent(&mut self, peer: NodeId) {
         if !self.urgent.contains(&peer) {
             self.urgent.push(peer);
         }
     }
 
-    /// Returns the progress of the peer with this id. Panics if the id is not that of a peer.
+    /// Returns the leader's view of the peer with this id. Panics if the id is not that of a peer.
     pub(super) fn progress_of(&mut self, peer: NodeId) -> &mut Progress {
         self.progress.iter_mut().find(|progress| progress.id == peer).expect("admitted peers only")
     }
@@ -220,8 +223,9 @@ impl Leader {
         }
     }
 
-    /// Advances the commit index to the last entry that a quorum holds durably, if that entry is of
-    /// the current term (§5.4.2). This replica counts only up to its own last durable entry.
+    /// Advances the commit index to the last entry that is durable on a quorum, if that entry is of
+    /// the current term (§5.4.2). This replica counts towards the quorum only up to its own durable
+    /// index.
     pub(super) fn advance_commit(&self, shared: &mut Shared) {
         let (durable, last) = (shared.log.durable_index(), shared.log.last().index);
         let own = rules::own_match_index(durable, last, &shared.config);
@@ -234,8 +238,8 @@ impl Leader {
         }
     }
 
-    /// Hands the waiting reads that a quorum has confirmed to the applier, or all waiting reads
-    /// while the lease is valid. Hands over no reads before the leader's no-op is committed.
+    /// Hands waiting reads to the applier: all of them while the lease is valid, otherwise those
+    /// that a quorum has confirmed. Hands over none before the leader's no-op entry is committed.
     pub(super) fn release_reads(&mut self, shared: &mut Shared) {
         let confirmed = self.confirmed_round(shared);
         assert!(confirmed <= self.round.next(), "{confirmed:?} is confirmed of {:?}", self.round);
@@ -247,14 +251,13 @@ impl Leader {
         self.reads.release(shared, confirmed, lease_is_valid);
     }
 
-    /// Records that the peer `from` lost its disk and that its log now ends with `rejoin.last`:
-    /// entries after that are sent again.
+    /// Handles a peer's loss of its disk: the peer's log now ends with `rejoin.last`, so later
+    /// entries are sent again.
     ///
-    /// The entries that were committed with the peer's earlier acknowledgements stay committed,
-    /// because the peer did have them then. Until the peer has those entries again it does not
-    /// vote, and without its vote no replica that lacks them can be elected. A late acknowledgement
-    /// may raise the match index again; the peer asks until it has caught up, and each request
-    /// resets the match index.
+    /// Entries that were committed with the peer's earlier acknowledgements stay committed. Until
+    /// the peer has them again it does not vote, and without its vote no replica that lacks them
+    /// can be elected. A late acknowledgement may raise the match index again; the peer repeats its
+    /// request until it has caught up, and each request resets the match index.
     pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
         let progress = self.progress_of(from);
         progress.asked_to_rejoin_at = Some(shared.now);
@@ -270,8 +273,9 @@ impl Leader {
 
     // Disk space.
 
-    /// Returns whether there is space for new entries both on this replica's disk and on the disks
-    /// of a quorum. The disks of peers that are not answering are ignored.
+    /// Returns whether new entries can be stored: this replica's disk has space, and either no
+    /// peer's disk is almost full or a quorum still has space. Ignores peers that are not
+    /// answering.
     pub(super) fn has_disk_space(&self, shared: &Shared) -> bool {
         let is_low =
             |peer: &Progress| peer.disk == DiskState::Low && !peer.is_silent(shared.loss_permille);
@@ -279,14 +283,14 @@ impl Leader {
             && (!self.progress.iter().any(is_low) || self.quorum_has_disk_space(shared))
     }
 
-    /// Returns whether the follower at `position` should get no entries, because its disk is almost
-    /// full and a quorum can store them without it.
+    /// Returns whether to send no entries to the follower at `position`: its disk is almost full,
+    /// and a quorum has space without it.
     pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
         self.progress[position].disk == DiskState::Low && self.quorum_has_disk_space(shared)
     }
 
     /// Returns whether the replicas with enough disk space form a quorum. Peers that are not
-    /// answering do not count.
+    /// answering count as having none.
     fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
         let can_store = |peer: &&Progress| {
             peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
@@ -297,8 +301,8 @@ impl Leader {
 
     // Rounds.
 
-    /// Begins a round of messages: assigns it the next round number and records its start time.
-    /// Must be called before the round's first message is sent.
+    /// Begins a message round (a numbered batch of messages): assigns the next round number and
+    /// records the start time. Must be called before the round's first message is sent.
     pub(super) fn begin_round(&mut self, shared: &Shared) {
         self.round = self.round.next();
         assert!(
@@ -317,14 +321,16 @@ impl Leader {
         }
     }
 
-    /// Returns when `round` began; `None` if it is too old to be remembered or was never begun.
+    /// Returns the start time of the message round `round` (a numbered batch of messages); `None`
+    /// if the round is too old to be remembered or was never begun.
     pub(super) fn round_began_at(&self, round: Round) -> Option<Instant> {
         let position = self.rounds.binary_search_by_key(&round, |&(begun, _)| begun).ok()?;
         Some(self.rounds[position].1)
     }
 
-    /// Returns the number of the last round of messages that a quorum has answered. Without peers,
-    /// returns the number of the next round, because this replica alone is a quorum.
+    /// Returns the number of the last message round (a numbered batch of messages) that a quorum
+    /// has answered. Without peers, returns the number of the next round, because this replica
+    /// alone is a quorum.
     fn confirmed_round(&self, shared: &Shared) -> Round {
         if self.progress.is_empty() {
             // A lone replica is a quorum: even its next round is confirmed.
@@ -333,8 +339,9 @@ impl Leader {
         self.reached(shared, self.round, |peer| peer.answered_round)
     }
 
-    /// Returns the start time of the last round that a quorum has answered, or the current time if
-    /// this replica has no peers; `None` if the round is too old to be remembered.
+    /// Returns the start time of the last message round (a numbered batch of messages) that a
+    /// quorum has answered, or the current time if this replica has no peers; `None` if that round
+    /// is too old to be remembered.
     pub(super) fn confirmed_at(&self, shared: &Shared) -> Option<Instant> {
         if self.progress.is_empty() {
             return Some(shared.now);
@@ -342,15 +349,15 @@ impl Leader {
         self.round_began_at(self.confirmed_round(shared))
     }
 
-    /// Returns the latest time such that every member of some quorum has answered at or after it.
-    /// This replica itself counts as answering now.
+    /// Returns the latest time T such that a quorum of replicas has replied to this leader at or
+    /// after T. The leader counts as having replied now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }
 
-    /// Returns the highest value that a quorum of the replicas has reached. `own` is this replica's
-    /// value; `of` returns the value of a peer. The values are kept on the stack because this
-    /// function runs several times per batch.
+    /// Returns the highest value that a quorum of replicas has reached, such as a match index.
+    /// `own` is this replica's value; `of` returns the value of a peer. Allocates no memory,
+    /// because it is called several times per batch.
     fn reached<T: Ord + Copy>(&self, shared: &Shared, own: T, of: impl Fn(&Progress) -> T) -> T {
         assert!(
             self.progress.len() + 1 == shared.replicas(),
@@ -365,8 +372,8 @@ impl Leader {
         reached_by_quorum(&mut values[..shared.replicas()], &shared.config)
     }
 
-    /// Returns when this leader steps down unless a quorum answers before then; [`Instant::MAX`] if
-    /// it has no peers.
+    /// Returns when this leader steps down unless a quorum answers first; [`Instant::MAX`] if it
+    /// has no peers.
     pub(super) fn steps_down_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;

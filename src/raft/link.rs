@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::types::{Instant, Round, RoundTrip};
 
-/// Maximum number of recent messages to a peer that are neither answered nor counted as lost; only
-/// these are used to estimate the loss.
+/// Maximum number of recent messages to a peer whose fate (answered or lost) is still open. If
+/// there are more, the oldest is left out of the loss estimate.
 const UNDECIDED_MAX: usize = 16;
 /// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
 /// partitioned. Messages that were sent to the peer in that time do not count as lost.
@@ -20,10 +20,10 @@ const SAMPLES_MAX: f64 = 32.0;
 #[derive(Debug)]
 pub(super) struct LinkEstimate {
     round_trip: Option<RoundTrip>,
-    /// Messages to the peer that are not yet answered or counted as lost, each with its round
-    /// number and the time at which it was sent.
+    /// Messages to the peer that are neither answered nor counted as lost yet, each with its round
+    /// number and sending time.
     undecided: VecDeque<(Round, Instant)>,
-    /// Mean share of messages that the peer answered, from 0 to 1.
+    /// Moving average of the share of messages that the peer answered, from 0 to 1.
     answered_mean: f64,
     /// Number of messages that `answered_mean` is based on, at most [`SAMPLES_MAX`].
     samples: f64,
@@ -40,19 +40,19 @@ impl LinkEstimate {
         }
     }
 
-    /// Returns how long to wait for a reply of the peer: the smoothed round-trip time plus four
+    /// Returns how long to wait for a reply from the peer: the smoothed round-trip time plus four
     /// times its variation; `None` before the first reply.
     pub(super) fn reply_timeout(&self) -> Option<Duration> {
         self.round_trip.map(|round_trip| round_trip.smoothed + round_trip.variation * 4)
     }
 
-    /// Returns the mean share of messages that the peer answered, from 0 to 1, and the number of
-    /// messages that this mean is based on.
+    /// Returns the average share of messages that the peer answered, from 0 to 1, and the number of
+    /// messages that it is based on.
     pub(super) fn answered_share(&self) -> (f64, f64) {
         (self.answered_mean, self.samples)
     }
 
-    /// Records that a message of round `round` was sent to the peer at `now`.
+    /// Records that a message with round number `round` was sent to the peer at `now`.
     pub(super) fn record_sent(&mut self, round: Round, now: Instant) {
         if self.undecided.len() >= UNDECIDED_MAX {
             self.undecided.pop_front();
@@ -65,10 +65,10 @@ impl LinkEstimate {
         self.undecided.push_back((round, now));
     }
 
-    /// Records that the peer has answered the round `answered`, and counts earlier messages as lost
-    /// if their replies are overdue. `last_reply_at` is the time of the peer's previous reply. A
-    /// reply is overdue after `retransmit_timeout_initial` rather than after the shorter
-    /// retransmission timeout, because a late reply does not mean that a message was lost.
+    /// Records a reply to the message with round number `answered`, and counts earlier messages as
+    /// lost if their replies are overdue. `last_reply_at` is the time of the peer's previous reply.
+    /// Waits for `retransmit_timeout_initial` instead of the shorter retransmission timeout,
+    /// because a late reply is not a lost message.
     pub(super) fn record_reply(
         &mut self,
         answered: Round,
@@ -94,8 +94,8 @@ impl LinkEstimate {
         debug_assert!((0.0..=1.0).contains(&share), "{share} of {samples} messages were answered");
     }
 
-    /// Updates the smoothed round-trip time and its variation with `took`, a measured round-trip
-    /// time.
+    /// Updates the smoothed round-trip time and its variation with a measured round-trip time,
+    /// `took`.
     pub(super) fn add_round_trip(&mut self, took: Duration) {
         match &mut self.round_trip {
             Some(round_trip) => round_trip.add(took),

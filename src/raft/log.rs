@@ -11,8 +11,8 @@ use crate::types::{EntryId, Index, Term};
 use super::entries::Entries;
 use super::rules;
 
-/// The part of a replica's log that is in memory: the entries after the base. The base is the last
-/// entry that was compacted away.
+/// The part of a replica's log that is in memory: the entries after the base, which is the last
+/// compacted entry.
 ///
 /// Invariant: `entries[i]` has index `base.index + 1 + i`; terms never decrease from the base on;
 /// `base.index <= durable_index <= last index`; `bytes` is the sum of the record lengths.
@@ -25,12 +25,12 @@ pub struct LogTail {
     buffer: RecordBuffer,
 }
 
-/// How a call of [`LogTail::splice`], which merges a leader's entries into the log, has changed it.
+/// The changes that [`LogTail::splice`] made to the log when it merged a leader's entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spliced {
     /// Index of the first entry that was added to the log; `None` if the log has not changed.
     pub changed_from: Option<Index>,
-    /// Whether entries were removed from the log because of a conflict.
+    /// Whether conflicting entries were removed from the log.
     pub truncated: bool,
 }
 
@@ -57,7 +57,7 @@ impl LogTail {
         self.entries.back().map_or(self.base, Entry::id)
     }
 
-    /// Returns the id of the base, which is the entry before the first one in this log;
+    /// Returns the id of the base: the last compacted entry, just before the first entry in memory;
     /// [`EntryId::ZERO`] if the log was never compacted. All entries up to the base are committed
     /// and in a snapshot.
     pub fn base(&self) -> EntryId {
@@ -69,24 +69,25 @@ impl LogTail {
         self.bytes
     }
 
-    /// Returns the index of the last entry that is known to be on this replica's disk.
+    /// Returns the index of the last entry known to be durable on this replica's disk.
     pub fn durable_index(&self) -> Index {
         self.durable_index
     }
 
-    /// Returns the entry at `index`; `None` at or before the base, and past the last entry.
+    /// Returns the entry at `index`; `None` if the entry was compacted or `index` is past the end
+    /// of the log.
     pub fn entry(&self, index: Index) -> Option<&Entry> {
         self.entries.get(self.position(index)?)
     }
 
-    /// Returns the position in `entries` of the entry at `index`. Past the last entry, returns the
-    /// position that such an entry would have; at or before the base, `None`.
+    /// Returns the position in `entries` of the entry at `index`; past the end of the log, the
+    /// position that the entry would have. `None` if the entry was compacted.
     fn position(&self, index: Index) -> Option<usize> {
         usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()
     }
 
-    /// Returns the term of the entry at `index`, which may be the base; `None` before the base and
-    /// past the last entry.
+    /// Returns the term of the entry at `index`, which may be the last compacted one; `None` for
+    /// earlier entries and past the end of the log.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             Some(self.base.term)
@@ -95,8 +96,8 @@ impl LogTail {
         }
     }
 
-    /// Returns the id of the entry at `index`. Panics if the index is before the base or past the
-    /// last entry.
+    /// Returns the id of the entry at `index`. Panics if `index` is before the last compacted entry
+    /// or past the end of the log.
     pub fn id_at(&self, index: Index) -> EntryId {
         let Some(term) = self.term_at(index) else {
             panic!("index {index} is not in the log from {} to {}", self.base, self.last())
@@ -104,14 +105,14 @@ impl LogTail {
         EntryId { term, index }
     }
 
-    /// Returns whether the log contains this entry, and so all entries before it (§5.3).
+    /// Returns whether the log contains the entry `id`, and therefore all entries before it (§5.3).
     pub fn holds(&self, id: EntryId) -> bool {
         self.term_at(id.index) == Some(id.term)
     }
 
-    /// Returns the id of the last entry that this log may have in common with a log that contains
-    /// `hint`: the last entry with an index of at most `hint.index` and a term of at most
-    /// `hint.term`. Returns [`EntryId::ZERO`] if that entry is before the base.
+    /// Returns the id of the last entry that this log may share with another log that contains
+    /// `hint`: the last one whose index and term are at most those of `hint`. Returns
+    /// [`EntryId::ZERO`] if that entry was compacted.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
         let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
         // Terms never decrease, so a binary search finds it.
@@ -125,8 +126,8 @@ impl LogTail {
         agreement
     }
 
-    /// Returns entries from index `from` on: at most `count_max`, and at most `bytes_max` bytes
-    /// unless the first entry alone is larger.
+    /// Returns up to `count_max` entries from index `from` on, with a total of at most `bytes_max`
+    /// bytes. Returns at least one entry, if there is any, even if it is larger.
     pub fn slice(&self, from: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
         assert!(count_max > 0, "a slice of no entries");
         let start = self.position(from).unwrap_or(0);
@@ -148,7 +149,7 @@ impl LogTail {
         self.slice(from, usize::MAX, usize::MAX)
     }
 
-    /// Encodes a new entry, appends it to the log as the leader of `term`, and returns it.
+    /// Appends a new entry to the log as the leader of `term`, and returns it.
     pub fn append(&mut self, term: Term, kind: EntryKind, payload: &[u8]) -> &Entry {
         assert!(term > Term(0), "a leader of term 0");
         let id = EntryId { term, index: self.last().index.next() };
@@ -157,10 +158,9 @@ impl LogTail {
         self.entries.back().expect("just pushed")
     }
 
-    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). The first of them
-    /// must directly follow an entry of this log. Entries that the log already contains stay, and
-    /// the log is truncated only at an entry that conflicts, so a late or repeated message changes
-    /// nothing.
+    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). The first one must
+    /// directly follow an entry of this log. Entries that the log already has are kept, and the log
+    /// is truncated only at a conflicting entry, so a late or repeated message changes nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
         let Some(first) = entries.first() else { return Spliced::default() };
         assert!(
@@ -195,9 +195,8 @@ impl LogTail {
         done
     }
 
-    /// Records that the disk contains the entry `synced` and all entries before it. If `synced` has
-    /// been replaced in the log since it was written, nothing changes. Returns whether the durable
-    /// index has advanced.
+    /// Records that the log is on disk up to the entry `synced`, and returns whether the durable
+    /// index has advanced. Changes nothing if `synced` has since been replaced by another entry.
     pub fn mark_durable(&mut self, synced: EntryId, config: &Config) -> bool {
         let counts = rules::sync_counts(self.holds(synced), synced, self.last(), config);
         if counts && synced.index > self.durable_index {
@@ -208,9 +207,9 @@ impl LogTail {
         false
     }
 
-    /// Removes entries up to `index` from memory, oldest first, until at most `bytes_kept` bytes
-    /// remain. Removes at most `count_max` entries, because freeing memory takes time, and none
-    /// that are not durable. The entries up to `index` must be committed and in a snapshot.
+    /// Removes the oldest entries, at most up to `index`, from memory until at most `bytes_kept`
+    /// bytes remain. Removes at most `count_max` entries per call, because freeing memory takes
+    /// time, and only durable ones. The entries up to `index` must be committed and in a snapshot.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {
@@ -231,7 +230,7 @@ impl LogTail {
     }
 
     /// Replaces the log with an empty one that starts after `last`, the last entry of an installed
-    /// snapshot. The old entries are dropped because they may contradict the snapshot.
+    /// snapshot. Drops the old entries, because they may contradict the snapshot.
     pub fn restart(&mut self, last: EntryId) {
         assert!(last.index > self.base.index, "the log restarts at {last}, before {}", self.base);
         self.entries = Entries::default();

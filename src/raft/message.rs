@@ -8,145 +8,153 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 
 pub use crate::types::{DiskState, RequestKind};
 
-/// An input of the consensus core, for [`Replica::handle_msg`](super::Replica::handle_msg).
+/// An input of the consensus core, to be passed to
+/// [`Replica::handle_msg`](super::Replica::handle_msg).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
     /// A message from another replica.
     Peer(Envelope),
     /// A request from a client.
     Client(ClientRequest),
-    /// The log writer has made a job durable.
+    /// The log writer's report that a job is durable.
     Persisted(Persisted),
-    /// The applier has applied all entries up to `index` and has handed over the replies to the
-    /// requests in them.
+    /// The applier's report that it has applied all entries up to `index` and handed over the
+    /// replies to their requests.
     Applied {
         /// Index of the last applied entry.
         index: Index,
     },
-    /// A snapshot of this replica's own state is durable and was verified by reading it back.
+    /// The report of the driver (server or simulator) that a snapshot of this replica's own state
+    /// is durable and was verified by reading it back.
     SnapshotTaken(SnapshotId),
-    /// A chunk of a leader's snapshot was stored: the driver's answer to a chunk in
+    /// The report of the driver (server or simulator) that it has stored a chunk from
     /// [`Effects::received_chunks`](super::Effects::received_chunks).
     ChunkStored(ChunkStored),
-    /// A leader's snapshot is complete and durable, and the state machine has installed it.
+    /// The report of the driver (server or simulator) that a leader's snapshot is complete,
+    /// durable, and installed in the state machine.
     Installed(SnapshotId),
-    /// The free disk space of this replica. The driver sends this input when free space falls below
-    /// the configured reserve, from time to time while free space stays below, and when it is above
-    /// the reserve again.
+    /// The free disk space, reported by the driver (server or simulator). Sent when free space
+    /// falls below the configured reserve, from time to time while it stays below, and when it is
+    /// above the reserve again.
     DiskSpace(DiskSpace),
 }
 
 /// Free space on a replica's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Whether the free space on the disk is below the reserve that the configuration sets.
+    /// Whether free disk space is below the configured reserve.
     pub low: bool,
-    /// Number of bytes of log entries for which there is certainly space. Meaningful only if `low`
+    /// Number of bytes of log entries that are certain to fit on the disk. Meaningful only if `low`
     /// is true.
     pub bytes: u64,
 }
 
-/// The driver's report that it has stored a chunk of a leader's snapshot.
+/// The report of the driver (server or simulator) that it has stored a chunk of a leader's
+/// snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
     /// The term of the leader that sent the chunk.
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number of the [`InstallSnapshot`] message that carried the chunk. The reply to the
-    /// leader echoes it.
+    /// Round number of the leader's message with the chunk. The reply to the leader echoes it.
     pub round: Round,
-    /// Number of bytes of the snapshot that have been received without a gap from its start; equal
-    /// to the offset of the next chunk.
+    /// Number of bytes received without a gap from the start of the snapshot, which is the offset
+    /// of the next chunk.
     pub received: u64,
 }
 
 /// Identifies a snapshot by its last entry, length and checksum.
 ///
-/// Snapshots of different replicas with the same last entry hold the same state, but their bytes
-/// may differ. So all chunks of a transfer must come from one snapshot.
+/// Two replicas' snapshots with the same last entry hold the same state, but may differ in their
+/// bytes. So all chunks of a transfer must come from one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotId {
     /// Id of the last entry that the snapshot covers.
     pub last: EntryId,
     /// Length of the snapshot in bytes.
     pub bytes: u64,
-    /// Checksum (CRC-32C) of the snapshot's content: its header and blocks, without the blocks' own
-    /// checksum fields.
+    /// CRC-32C checksum of the snapshot's header and blocks, without the blocks' own checksum
+    /// fields.
     pub checksum: u32,
 }
 
 /// A message between replicas, with its sender and its receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Id of the sending replica, as the message states it.
+    /// Id of the replica that claims to have sent the message.
     pub from: NodeId,
     /// Id of the replica that the message is addressed to.
     pub to: NodeId,
-    /// The last leader that the sender knew of; `None` if it has known none. Reported to the
-    /// university course's simulator; the core never reads it.
+    /// The last leader known to the sender; `None` if it has known none. Required by the university
+    /// course's protocol; the core never reads it.
     pub leader: Option<NodeId>,
     /// The message itself, without its sender and receiver.
     pub message: PeerMsg,
 }
 
-/// A message between replicas. Each variant carries the sender's term, except pre-vote requests and
-/// the replies that grant them: these carry the term of the election that the candidate would
-/// start.
+/// The content of a message between replicas. Each variant carries the sender's term, except
+/// pre-vote requests and replies that grant them, which carry the next term, in which the candidate
+/// would start an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMsg {
     /// Log entries from the leader, or a heartbeat, which has no entries.
     AppendEntries(AppendEntries),
-    /// The reply to [`AppendEntries`]: whether the follower's log matches.
+    /// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to
+    /// where.
     AppendReply(AppendReply),
     /// A candidate's request for a vote or a pre-vote.
     RequestVote(RequestVote),
     /// The reply to [`RequestVote`]: whether the vote is granted.
     VoteReply(VoteReply),
-    /// A chunk of a leader's snapshot, for a follower that lacks compacted entries (§7).
+    /// A chunk of a leader's snapshot, sent to a follower that lacks entries which the leader has
+    /// compacted (§7).
     InstallSnapshot(InstallSnapshot),
-    /// The reply to [`InstallSnapshot`]: how much of the snapshot is stored. When the snapshot is
-    /// installed, the follower replies with an [`AppendReply`] instead.
+    /// The reply to [`InstallSnapshot`]: how many bytes of the snapshot are stored. Once the
+    /// snapshot is installed, the follower replies with an [`AppendReply`] instead.
     InstallReply(InstallReply),
-    /// A leader's request to a follower to campaign at once, for a leadership transfer (thesis
-    /// 3.10).
+    /// A leader's request to a follower to start an election at once, for a leadership transfer
+    /// (thesis 3.10).
     TimeoutNow(TimeoutNow),
-    /// A request of a member that has lost its disk, sent to all other members; see `rejoin.rs`.
+    /// A request for the term and last entry of each other member, sent by a member that has lost
+    /// its disk; see `rejoin.rs`.
     Rejoin(Rejoin),
-    /// The reply to [`Rejoin`]: the term and the last log entry of the member that answers.
+    /// The reply to [`Rejoin`]: the term and the last log entry of the replying member.
     RejoinReply(RejoinReply),
 }
 
-/// Request of a member that has lost its disk: asks another member for its term and its last log
-/// entry, because the sender has forgotten its own votes and acknowledgements.
+/// A request sent to each other member by a member that has lost its disk. It asks for the
+/// receiver's term and last log entry, because the sender has forgotten its own votes and
+/// acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejoin {
-    /// Random number that the sender generates at each start of its process; the reply echoes it.
+    /// Random number drawn at each start of the sender. The reply echoes it, so that replies to
+    /// requests from before a restart are recognised.
     pub nonce: u64,
     /// The sender's current term. Until all members have answered, it may be lower than the
-    /// sender's term before the loss of its disk, or 0.
+    /// sender's term before it lost its disk; 0 on an empty disk.
     pub term: Term,
     /// Id of the last entry in the sender's log.
     pub last: EntryId,
 }
 
-/// The reply to [`Rejoin`]: the term and the last entry of the member that answers.
+/// The reply to [`Rejoin`]: the term and the last log entry of the replying member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RejoinReply {
-    /// The nonce of the [`Rejoin`] request that this reply answers.
+    /// The nonce (random number) of the [`Rejoin`] request that this reply answers.
     pub nonce: u64,
-    /// Current term of the member that answers; 0 if this member has seen no election.
+    /// Current term of the replying member; 0 if it has seen no election.
     pub term: Term,
-    /// Whether the member that answers is the leader of `term`.
+    /// Whether the replying member is the leader of `term`.
     pub leads: bool,
-    /// Id of the last entry in the sender's log.
+    /// Id of the last entry in the replying member's log.
     pub last: EntryId,
 }
 
-/// A leader's request to a follower to campaign at once (leadership transfer).
+/// A leader's request to a follower to start an election at once, which transfers the leadership.
 ///
-/// Once the leader has sent this message, it serves no more reads under a lease in its term. So
-/// voters may elect its successor even if they have heard from the leader recently.
+/// After sending it, the leader serves no more lease reads in its term. So voters may elect the
+/// follower even if they have heard from the leader recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutNow {
     /// The leader's term.
@@ -155,34 +163,35 @@ pub struct TimeoutNow {
     pub last: EntryId,
 }
 
-/// A chunk of a leader's snapshot, sent to a follower that lacks compacted entries (§7).
+/// A chunk of a leader's snapshot, sent to a follower that lacks entries which the leader has
+/// compacted (§7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// Number of the round that the message belongs to; the reply echoes it. A leader numbers its
-    /// rounds of messages; each chunk begins a new round.
+    /// Number of the leader's message round, which the reply echoes. A round is a batch of
+    /// messages; each snapshot chunk begins a new one.
     pub round: Round,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
     /// Position of the chunk in the snapshot, in bytes.
     pub offset: u64,
-    /// The bytes of the chunk. Empty in the core's output: the driver reads the chunk from the
-    /// snapshot file before it sends the message.
+    /// The bytes of the chunk. Empty in the core's output: the server or simulator reads the bytes
+    /// from the snapshot file before it sends the message.
     pub chunk: Bytes,
 }
 
-/// The reply to [`InstallSnapshot`]: how much of the snapshot the follower has stored.
+/// The reply to [`InstallSnapshot`]: how many bytes of the snapshot the follower has stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// Round number of the [`InstallSnapshot`] message that this reply answers.
+    /// The round number of the [`InstallSnapshot`] message that this reply answers.
     pub round: Round,
     /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
-    /// Number of bytes of the snapshot that have been received without a gap from its start; equal
-    /// to the offset of the next chunk.
+    /// Number of bytes received without a gap from the start of the snapshot, which is the offset
+    /// of the next chunk.
     pub received: u64,
 }
 
@@ -191,21 +200,22 @@ pub struct InstallReply {
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// Number of the round that the message belongs to; the reply echoes it. A leader numbers its
-    /// rounds of messages; all appends of one flush belong to the same round.
+    /// Number of the leader's message round; the reply echoes it. All appends that the leader sends
+    /// for one batch of inputs share a round number, so a reply shows that the follower still
+    /// followed this leader after the round began.
     pub round: Round,
-    /// Id of the entry that precedes `entries` in the leader's log; [`EntryId::ZERO`] if they start
+    /// Id of the entry before `entries` in the leader's log; [`EntryId::ZERO`] if `entries` start
     /// at index 1.
     pub prev: EntryId,
-    /// The leader's commit index. It may be past the last entry that this message proves to be in
-    /// both logs; the follower then commits only up to that entry.
+    /// The leader's commit index. The follower commits at most up to the last entry that this
+    /// message proves to be equal in both logs.
     pub commit_index: Index,
-    /// Share of messages lost in one direction, in permille, as the leader has measured it over all
-    /// peers that answer.
+    /// Share of messages lost in one direction, in permille, which the leader has measured over all
+    /// peers that are answering.
     pub loss_permille: u16,
-    /// The follower that the leader is transferring its leadership to; without a transfer in
-    /// progress, the latest such follower if the leader has sent [`TimeoutNow`] in this term, else
-    /// `None`. Voters may elect this follower even if they have heard from the leader recently.
+    /// The target of the leader's leadership transfer in progress, or else of its last transfer in
+    /// which it sent [`TimeoutNow`] in this term; `None` if there is neither. Voters may elect this
+    /// follower even if they have heard from the leader recently.
     pub transfer_to: Option<NodeId>,
     /// Consecutive log entries, the first with index `prev.index + 1`. Empty in a heartbeat.
     pub entries: Vec<Entry>,
@@ -215,34 +225,33 @@ pub struct AppendEntries {
 /// where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendReply {
-    /// The follower's term: equal to the leader's, or a higher one that makes the leader step down.
+    /// The follower's term. If it is higher than the leader's, the leader steps down.
     pub term: Term,
-    /// Round number of the message that this reply answers; 0 if that message was from the leader
-    /// of an earlier term.
+    /// The round number of the message that this reply answers; 0 if the message was of an earlier
+    /// term.
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,
-    /// Whether the follower's log matches the leader's.
+    /// Whether the follower's log matches the leader's, and up to where.
     pub outcome: AppendOutcome,
 }
 
-/// Whether a follower's log matches the leader's.
+/// The result of an `AppendEntries`: whether the follower's log matches the leader's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// The follower's log is durable and equal to the leader's up to an index.
+    /// The follower's log is durable and equal to the leader's up to `index`.
     Match {
-        /// Index up to which the follower's log is durable and equal to the leader's. Acknowledges
-        /// all entries up to this index, including those of earlier messages; [`Index::ZERO`]
-        /// acknowledges none.
+        /// Index up to which all entries are acknowledged, including those of earlier messages;
+        /// [`Index::ZERO`] acknowledges none.
         index: Index,
     },
-    /// The follower's log does not contain the entry `prev` of the leader's message, or the message
-    /// was from the leader of an earlier term.
+    /// The follower's log lacks the entry `prev` of the leader's message, or the message was from
+    /// an earlier term's leader.
     Reject {
-        /// Index of the leader's `prev` that the follower rejected. The leader uses it to recognise
-        /// stale replies.
+        /// Index of the rejected `prev` entry. It lets the leader recognise stale replies.
         refused: Index,
-        /// Id of the last entry of the follower's log that may also be in the leader's log.
+        /// Id of the last entry of the follower's log that may also be in the leader's log. The
+        /// leader probes from there.
         hint: EntryId,
     },
 }
@@ -252,20 +261,21 @@ pub enum AppendOutcome {
 pub struct RequestVote {
     /// The term of the election; for a pre-vote, the term that the sender would start.
     pub term: Term,
-    /// Whether this is a pre-vote request, which asks whether the receiver would vote for the
-    /// sender but does not start the term.
+    /// Whether this is a pre-vote request: it asks whether the receiver would grant its vote,
+    /// without starting the term.
     pub pre: bool,
-    /// Whether this election is part of a leadership transfer: the leader of the previous term has
-    /// asked the sender to campaign and has given up its lease.
+    /// Whether the previous term's leader asked the sender to campaign (leadership transfer), and
+    /// so has given up its lease.
     pub transfer: bool,
-    /// Id of the last entry in the candidate's log, which the receiver compares with its own log.
+    /// Id of the last entry in the candidate's log. Voters compare it with the end of their own
+    /// log.
     pub last: EntryId,
 }
 
 /// The reply to [`RequestVote`], for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
-    /// The term of the request if the vote or pre-vote is granted, else the voter's own term.
+    /// The request's term if the vote or pre-vote is granted, else the voter's own term.
     pub term: Term,
     /// Whether this reply answers a pre-vote request; false if it answers a vote request.
     pub pre: bool,
@@ -274,7 +284,7 @@ pub struct VoteReply {
 }
 
 impl PeerMsg {
-    /// Returns the name of the message type, as shown in traces and counters.
+    /// Returns the name of the message type, for traces and counters.
     pub fn name(&self) -> &'static str {
         match self {
             PeerMsg::AppendEntries(_) => "AppendEntries",
@@ -293,9 +303,9 @@ impl PeerMsg {
 }
 
 impl AppendEntries {
-    /// Returns whether the entries follow `prev` without gaps, in terms that never decrease and do
-    /// not exceed the message's term. Wire decoders check this too; this check protects the core
-    /// from any other driver.
+    /// Returns whether the entries follow `prev` without gaps, and their terms never decrease or
+    /// exceed the message's term. Wire decoders check this too; here it protects the core from
+    /// faulty drivers.
     pub(super) fn is_well_formed(&self) -> bool {
         // Bounded, so that later additions to an index cannot overflow.
         let end = self.prev.index.0.checked_add(self.entries.len() as u64);
@@ -313,20 +323,21 @@ impl AppendEntries {
 
 impl InstallSnapshot {
     /// Returns whether the id of the snapshot's last entry is valid: its term is at most the
-    /// message's term, and its index within the allowed range.
+    /// message's term, and its index is within the allowed range.
     pub(super) fn is_well_formed(&self) -> bool {
         self.snapshot.last.index <= Index::MAX && self.snapshot.last.term <= self.term
     }
 }
 
-/// A client's request or, in the server, a batch of requests. The core never reads the payload.
+/// A client's request or, in the server, a batch of requests that are replicated together. The core
+/// never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     /// The id of the request; the reply carries the same id.
     pub key: RequestKey,
     /// Whether the request is a write, which becomes a log entry, or a read, which does not.
     pub kind: RequestKind,
-    /// The encoded batch of operations for the state machine.
+    /// The encoded batch of operations, which only the state machine decodes.
     pub payload: Bytes,
 }
 
@@ -336,6 +347,6 @@ pub struct Persisted {
     /// Sequence number of the last job that is durable.
     pub sequence: JobSequence,
     /// Id of the last entry that the job wrote; `None` if the job had no entries. The id includes
-    /// the term, so that the report does not count for an entry that has since replaced this one.
+    /// the term, so the report is ignored if another entry has replaced this one since.
     pub last: Option<EntryId>,
 }

@@ -8,19 +8,18 @@ use crate::types::{ClientId, EntryId, Index, Instant, RequestKey};
 use super::log::LogTail;
 use super::message::ClientRequest;
 
-/// Maximum number of clients that a follower redirects to the leader between two messages of the
+/// Maximum number of clients that a follower redirects to the leader between two messages from the
 /// leader. Requests of further clients wait for the leader's next message.
 const REDIRECTED_MAX: usize = 1024;
 
-/// Client requests that are waiting until a leader is known.
+/// Client requests that are waiting until a leader is known, as a queue.
 ///
 /// Invariant: ordered by deadline.
 #[derive(Debug, Default)]
 pub(super) struct WaitingRequests {
     queue: VecDeque<Waiting>,
-    /// Clients that were redirected to the leader since the leader's last message. If such a client
-    /// comes back, it has not reached the leader, so its request waits for the leader's next
-    /// message.
+    /// Clients redirected to the leader since its last message to this replica. If such a client
+    /// returns, it could not reach the leader, so its request waits for the leader's next message.
     redirected: Vec<ClientId>,
 }
 
@@ -35,16 +34,16 @@ impl WaitingRequests {
         self.queue.len()
     }
 
-    /// Adds a request to the end of the queue, to be refused at `deadline`, or at the deadline of
-    /// the request before it if that is later.
+    /// Adds a request to the queue. It is refused at `deadline`, or at the deadline of the request
+    /// before it if that is later.
     pub(super) fn push(&mut self, request: ClientRequest, deadline: Instant) {
         let deadline = self.queue.back().map_or(deadline, |last| last.deadline.max(deadline));
         self.queue.push_back(Waiting { deadline, request });
     }
 
     /// Returns whether `client` may be redirected to the leader, and if so records the redirect.
-    /// Returns false if this client, or [`REDIRECTED_MAX`] clients, were already redirected since
-    /// the leader's last message.
+    /// Returns false if the client was already redirected since the leader's last message, or if
+    /// [`REDIRECTED_MAX`] clients were.
     pub(super) fn may_redirect(&mut self, client: ClientId) -> bool {
         if self.redirected.len() >= REDIRECTED_MAX || self.redirected.contains(&client) {
             return false;
@@ -54,22 +53,21 @@ impl WaitingRequests {
         true
     }
 
-    /// Removes the first waiting request, records that its client is redirected to the leader,
-    /// which the caller must do, and returns the request's key. Returns `None` if no request is
-    /// waiting.
+    /// Removes the first waiting request and returns its key, for the caller to redirect the client
+    /// to the leader; `None` if no request is waiting. Records the redirect.
     pub(super) fn pop_redirected(&mut self) -> Option<RequestKey> {
         let request = self.queue.pop_front()?.request;
         self.redirected.push(request.key.client);
         Some(request.key)
     }
 
-    /// Forgets which clients were redirected, because a message of the leader has arrived.
+    /// Forgets which clients were redirected, because a new message from the leader has arrived.
     pub(super) fn forget_redirected(&mut self) {
         self.redirected.clear();
     }
 
     /// Removes the first waiting request and returns its key if its deadline has passed; otherwise
-    /// returns `None`.
+    /// `None`.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<RequestKey> {
         let waiting = self.queue.pop_front_if(|waiting| waiting.deadline <= now)?;
         Some(waiting.request.key)
@@ -99,8 +97,8 @@ impl WaitingRequests {
     }
 }
 
-/// Client requests that this replica appended to its log as leader and whose outcome it does not
-/// know yet: whether their entries are committed or replaced.
+/// Client requests that this replica appended to its log as leader and that are neither committed
+/// nor known to be replaced.
 ///
 /// Invariant: `current` is ordered by index; `uncommitted_bytes` is the total length of the entries
 /// after the commit index while this replica leads, else 0.
@@ -109,8 +107,8 @@ pub(super) struct AppendedRequests {
     /// Uncommitted requests that this replica has appended since it last became leader, each with
     /// the id of its log entry.
     current: VecDeque<(EntryId, RequestKey)>,
-    /// Requests that this replica appended when it led in earlier terms and whose outcome it does
-    /// not know yet, each with the id of its entry.
+    /// Requests that this replica appended in earlier terms as leader and whose outcome is still
+    /// unknown, each with the id of its log entry.
     earlier: Vec<(EntryId, RequestKey)>,
     uncommitted_bytes: usize,
 }
@@ -120,8 +118,8 @@ impl AppendedRequests {
         self.uncommitted_bytes
     }
 
-    /// Records that this replica has become leader: the uncommitted entries that its log already
-    /// contains count towards `uncommitted_bytes`.
+    /// Records that this replica has become leader, and counts the uncommitted entries already in
+    /// its log as uncommitted bytes.
     pub(super) fn start_leadership(&mut self, log: &LogTail, commit_index: Index) {
         assert!(
             self.current.is_empty() && self.uncommitted_bytes == 0,
@@ -133,7 +131,7 @@ impl AppendedRequests {
         self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
     }
 
-    /// Records that this replica has ceased to lead. The outcome of its uncommitted requests stays
+    /// Records that this replica is no longer leader. The outcome of its uncommitted requests stays
     /// unknown until a later leader commits or replaces their entries.
     pub(super) fn end_leadership(&mut self) {
         self.earlier.extend(self.current.drain(..));
@@ -150,13 +148,13 @@ impl AppendedRequests {
         self.current.push_back((id, key));
     }
 
-    /// Adds to the uncommitted bytes the length of an entry that was just appended to the log.
+    /// Adds the length of a newly appended entry to the uncommitted bytes.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.uncommitted_bytes += bytes;
     }
 
-    /// Subtracts from the uncommitted bytes the length of an entry that the leader has just
-    /// committed.
+    /// Subtracts the length of an entry that this leader has just committed from the uncommitted
+    /// bytes.
     pub(super) fn subtract_bytes(&mut self, bytes: usize) {
         assert!(
             bytes <= self.uncommitted_bytes,
@@ -166,8 +164,8 @@ impl AppendedRequests {
         self.uncommitted_bytes -= bytes;
     }
 
-    /// Removes the requests of this leader whose entries are now committed: those with an index of
-    /// at most `index`.
+    /// Removes the requests that are now committed, with entries up to `index`; the applier answers
+    /// them.
     pub(super) fn commit(&mut self, index: Index) {
         while self.current.pop_front_if(|(id, _)| id.index <= index).is_some() {}
     }
@@ -194,12 +192,11 @@ impl AppendedRequests {
         self.current.is_empty()
     }
 
-    /// Removes the requests that this replica appended when it led in earlier terms and whose
-    /// outcome is now known. A request that will never be committed is passed to `replaced`:
-    /// another entry is committed at its index, or an entry of a later term before it. Terms never
-    /// decrease within a log, so no leader's log can contain such a request any more.
+    /// Removes requests from earlier leaderships of this replica whose outcome is now known. Passes
+    /// those that can never be committed to `replaced`: the committed log has another entry at
+    /// their index, or an entry of a later term before it (terms never decrease within a log).
     ///
-    /// Committed requests are removed too; the applier answers them.
+    /// Also removes committed requests; the applier answers them.
     pub(super) fn retain_undecided(
         &mut self,
         log: &LogTail,

@@ -10,26 +10,26 @@ use super::inflights::Inflights;
 use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
-/// Message loss, in permille, at or above which a leader retransmits sooner. At this loss, the
-/// first attempt to send an entry to just enough peers for a quorum often fails (four times in ten
-/// in a group of five), so waiting for the next append to carry what was lost would be too slow.
+/// Message loss, in permille, from which a leader retransmits sooner. At this loss, the first
+/// attempt to send an entry to just enough peers for a quorum fails in about 40 % of cases in a
+/// group of five, so waiting for the next append would be too slow.
 const LOSSY_PERMILLE: u16 = 130;
-/// Number of timeouts in a row after which `retransmit_timeout_min_lossy`, the shorter minimum
-/// retransmission timeout for a message loss of at least [`LOSSY_PERMILLE`], no longer applies.
+/// Number of consecutive timeouts after which `retransmit_timeout_min_lossy` no longer applies.
+/// That is the shorter minimum retransmission timeout for a message loss of at least
+/// [`LOSSY_PERMILLE`].
 const FAST_RETRANSMISSIONS: u32 = 3;
-/// Number of timeouts in a row after which a peer is sent only one append at a time (probing).
-/// Sending all entries in flight again after each timeout would waste bandwidth on a peer that
-/// hangs.
+/// Number of consecutive timeouts after which a peer is sent only one append at a time (probing).
+/// Resending all entries after each timeout would waste bandwidth on a peer that does not answer.
 const PROBE_AFTER_TIMEOUTS: u32 = 3;
-/// Number of unacknowledged bytes of entries above which a timeout suggests that the peer's disk is
-/// slow: the peer answers other messages, but has not made the entries durable yet. Each such
-/// timeout doubles the retransmission timeout.
+/// Number of unacknowledged bytes of entries above which a timeout is blamed on the peer's disk,
+/// which may still be syncing, rather than on the network. Each such timeout doubles the
+/// retransmission timeout.
 const BULK_BYTES: usize = 256 << 10;
-/// Number of timeouts in a row after which a snapshot transfer starts again with the latest
+/// Number of consecutive timeouts after which a snapshot transfer restarts with the latest
 /// snapshot.
 const CHUNK_TIMEOUTS_MAX: u32 = 8;
 
-/// The state of replication to a peer, which determines how entries are sent.
+/// The replication state of a peer, which determines how entries are sent to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// Probe: the last matching entry is unknown. One append is sent at a time, until one is
@@ -43,7 +43,7 @@ enum State {
     Snapshot(SnapshotTransfer),
 }
 
-/// A snapshot that is being sent to a peer.
+/// A snapshot transfer to a peer.
 ///
 /// Invariant: `received <= snapshot.bytes`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,19 +61,19 @@ struct SnapshotTransfer {
 /// How a peer's reply to a snapshot chunk relates to the transfer in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChunkReply {
-    /// The peer reports how much it has received of the snapshot that the leader is sending.
+    /// The reply reports how many bytes of the snapshot being sent the peer has received.
     Received,
-    /// The peer had received the whole snapshot and has discarded it, for example because it was
-    /// damaged. The transfer has ended.
+    /// The peer received the whole snapshot and then discarded it, for example as damaged. The
+    /// transfer has ended.
     Discarded,
-    /// The reply is about a snapshot that the leader is not sending to this peer now.
+    /// The reply is about another snapshot than the one being sent to the peer, so it is outdated.
     OtherSnapshot,
 }
 
 /// The leader's view of one peer.
 ///
 /// Invariant: `match_index < next_index`. The entries between the two indexes are in flight, except
-/// while the peer is being probed: then at most one append is in flight. `inflights` ends below
+/// while the peer is probed: then at most one append is in flight. `inflights` ends below
 /// `next_index`, and is empty unless `state` is [`State::Replicate`].
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -83,46 +83,46 @@ pub(super) struct Progress {
     state: State,
     inflights: Inflights,
     link: LinkEstimate,
-    /// Time from which the retransmission timeout is measured: when the oldest message with an
-    /// awaited reply was sent, or when the match index advanced while a reply was awaited. `None`
-    /// if no reply is awaited.
+    /// Time from which the retransmission timeout runs: when the oldest unanswered message that
+    /// needs a reply was sent or, if later, when the match index last advanced. `None` if no reply
+    /// is awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
     /// Round number of the last message sent to the peer; 0 before the first.
     pub(super) sent_round: Round,
-    /// Highest round number that the peer has answered; 0 before the first reply.
+    /// Highest round number in the peer's replies; 0 before the first reply.
     pub(super) answered_round: Round,
     /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,
-    /// Time at which the peer's last reply arrived; before the first reply, the time at which this
-    /// leader was elected.
+    /// Time of the peer's last reply; before the first one, the time at which this leader was
+    /// elected.
     pub(super) last_reply_at: Instant,
-    /// The condition of the peer's disk, according to its last
+    /// The condition of the peer's disk, from its last
     /// [`AppendReply`](super::message::AppendReply); healthy before the first one.
     pub(super) disk: DiskState,
     /// When the peer last asked to rejoin after losing its disk; `None` if it never did.
     pub(super) asked_to_rejoin_at: Option<Instant>,
-    /// Time until which the leader sends the peer no entries, because the peer has replied that its
-    /// disk is almost full; `None` if entries may be sent.
+    /// Time until which the leader sends the peer no entries, because the peer's disk is almost
+    /// full; `None` if entries may be sent.
     paused_until: Option<Instant>,
     /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Number of retransmission timeouts since the peer's last reply of any kind.
+    /// Number of retransmission timeouts since the peer's last reply.
     timeouts: u32,
-    /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
-    /// are not acknowledged.
+    /// Upper bound on the unacknowledged bytes of entries that were sent to the peer since the last
+    /// timeout.
     unacknowledged_bytes: usize,
-    /// Number of timeouts in a row at which more than [`BULK_BYTES`] of entries were
-    /// unacknowledged. Replies that acknowledge no further entries do not reset this count.
+    /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. Only
+    /// an acknowledgement of further entries resets it.
     bulk_timeouts: u32,
-    /// Share of messages lost in one direction, in permille, averaged over all peers that answer.
-    /// While it is at least [`LOSSY_PERMILLE`], the leader retransmits sooner.
+    /// Share of messages lost in one direction, in permille, averaged over all peers that are
+    /// answering. At [`LOSSY_PERMILLE`] or more, the leader retransmits sooner.
     pub(super) loss_permille: u16,
 }
 
 impl Progress {
-    /// Returns a new leader's view of a peer. The leader first probes whether the peer's log
-    /// matches its own at `last`, the index of the leader's last entry.
+    /// Creates a new leader's view of a peer, which is first probed. `last` is the index of the
+    /// leader's last entry; the first probe asks whether the peer's log matches there.
     pub(super) fn new(id: NodeId, last: Index, now: Instant) -> Progress {
         Progress {
             id,
@@ -164,25 +164,25 @@ impl Progress {
         matches!(self.state, State::Snapshot(_))
     }
 
-    /// Returns whether the peer is probably down: it has left at least 3 messages unanswered, or
-    /// more if many messages are lost (up to 15 at a loss of 100 %). The leader sends such a peer
-    /// fewer messages, and ignores the state of its disk and the entries that it lacks. Only
-    /// efficiency depends on this, not safety.
+    /// Returns whether the peer is probably down: it left at least 3 messages unanswered, or more
+    /// under message loss (up to 15 at a loss of 100 %). The leader sends such a peer fewer
+    /// messages, and ignores its disk state and missing entries. This affects only efficiency, not
+    /// safety.
     pub(super) fn is_silent(&self, loss_permille: u16) -> bool {
         self.unanswered >= 3 + u32::from(loss_permille) / 80
     }
 
-    /// Returns the mean share of messages that the peer answered, from 0 to 1, and the number of
-    /// messages that this mean is based on.
+    /// Returns the average share of messages that the peer answered, from 0 to 1, and the number of
+    /// messages that it is based on.
     pub(super) fn answered_share(&self) -> (f64, f64) {
         self.link.answered_share()
     }
 
     // Timeouts.
 
-    /// Returns the retransmission timeout: how long to wait for a reply before sending again. The
-    /// timeout follows the measured round-trip time, within the configured bounds, and doubles each
-    /// time it expires.
+    /// Returns the retransmission timeout: how long to wait for a reply before sending again. It
+    /// follows the measured round-trip time within the configured bounds, and doubles at each
+    /// consecutive timeout.
     pub(super) fn retransmit_timeout(&self, config: &Config) -> Duration {
         let measured = self.link.reply_timeout().unwrap_or(config.retransmit_timeout_initial);
         let fast = self.loss_permille >= LOSSY_PERMILLE && self.timeouts < FAST_RETRANSMISSIONS;
@@ -193,19 +193,18 @@ impl Progress {
         (clamped * (1 << doublings)).min(config.retransmit_timeout_max)
     }
 
-    /// Returns when the reply that the leader awaits from the peer becomes overdue; `None` if no
-    /// reply is awaited.
+    /// Returns when the reply awaited from the peer becomes overdue; `None` if no reply is awaited.
     pub(super) fn retransmit_at(&self, config: &Config) -> Option<Instant> {
         self.awaiting_since.map(|since| since + self.retransmit_timeout(config))
     }
 
-    /// Returns whether the leader is awaiting a reply from the peer and the reply is not overdue.
+    /// Returns whether a reply from the peer is awaited and not overdue.
     pub(super) fn is_awaiting_reply(&self, now: Instant, config: &Config) -> bool {
         self.retransmit_at(config).is_some_and(|at| now < at)
     }
 
-    /// If the awaited reply is overdue, records a timeout and considers everything in flight lost,
-    /// so that entries after the match index are sent again.
+    /// If the awaited reply is overdue, counts a timeout and considers all messages in flight lost,
+    /// so that the entries after the match index are sent again.
     pub(super) fn expire(&mut self, now: Instant, config: &Config) {
         if self.retransmit_at(config).is_none_or(|at| now < at) {
             return;
@@ -244,8 +243,8 @@ impl Progress {
     // Sending.
 
     /// Returns whether all entries up to `last` are acknowledged or in flight. While the peer is
-    /// being probed, an append in flight counts as if it carried all of them; while the peer is
-    /// receiving a snapshot, returns false.
+    /// probed, one append in flight counts as all of them; while it is receiving a snapshot, none
+    /// count.
     pub(super) fn covers(&self, last: Index) -> bool {
         match self.state {
             State::Probe => self.next_index > last || self.awaiting_since.is_some(),
@@ -266,7 +265,7 @@ impl Progress {
         }
     }
 
-    /// Records that a message of round `round` was sent to the peer. `entries` holds the index of
+    /// Records a message sent to the peer with the round number `round`. `entries` is the index of
     /// the message's last entry and the total length of its entries in bytes; `None` for a message
     /// without entries.
     pub(super) fn record_sent(
@@ -300,16 +299,16 @@ impl Progress {
         self.check();
     }
 
-    /// Starts the wait for a reply to the last message, so that the leader sends again if none
-    /// arrives in time. Needed for messages without entries, such as those that a waiting read
-    /// depends on.
+    /// Starts the retransmission timer, if it is not running, for a message without entries that
+    /// needs a reply, such as one that confirms a read.
     pub(super) fn await_reply(&mut self, now: Instant) {
         self.awaiting_since.get_or_insert(now);
     }
 
-    /// Records the condition of the peer's disk from a reply; `advanced` is whether the same reply
-    /// acknowledged further entries. If the disk is almost full and no further entries were stored,
-    /// the peer is sent no entries for a heartbeat interval, because its reply would be the same.
+    /// Records the condition of the peer's disk from a reply; `advanced` says whether the reply
+    /// also acknowledged new entries. If the disk is almost full and no new entries were stored,
+    /// sends the peer no entries for one heartbeat interval, because it could not store them
+    /// either.
     pub(super) fn record_disk(
         &mut self,
         disk: DiskState,
@@ -325,16 +324,16 @@ impl Progress {
         }
     }
 
-    /// Lets the leader send entries to the peer again if the peer's pause, which an almost full
-    /// disk caused, is over.
+    /// Ends the pause in which the peer is sent no entries because its disk is almost full, if the
+    /// pause has lasted long enough.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| now < *until);
     }
 
     // Replies.
 
-    /// Records that the peer has answered round `round`, regardless of what the reply says.
-    /// `round_sent_at` is when the leader began that round; `None` if this is no longer known.
+    /// Records any reply of the peer to messages with the round number `round`. `round_sent_at` is
+    /// when the leader began this round; `None` if the time is no longer known.
     pub(super) fn record_reply(
         &mut self,
         now: Instant,
@@ -362,8 +361,8 @@ impl Progress {
         }
     }
 
-    /// Records that the peer's log is durable and equal to the leader's up to `acked`. Returns
-    /// whether the match index has advanced.
+    /// Records that the peer's log is durable and equal to the leader's up to index `acked`.
+    /// Returns whether the match index has advanced.
     pub(super) fn acknowledge(&mut self, acked: Index, now: Instant) -> bool {
         let advanced = acked > self.match_index;
         self.match_index = self.match_index.max(acked);
@@ -402,9 +401,9 @@ impl Progress {
         advanced
     }
 
-    /// Records that the peer's log does not contain the leader's entry at index `refused`;
-    /// `agreement` is the last entry at which the two logs may be equal. The peer is probed from
-    /// there. Returns whether the reply is current; a stale reply changes nothing.
+    /// Handles a rejected append: the peer's log lacks the leader's entry at index `refused`. The
+    /// peer is then probed from `agreement`, the last entry that the two logs may share. Returns
+    /// false, and changes nothing, if the reply is stale.
     pub(super) fn reject(&mut self, refused: Index, agreement: EntryId) -> bool {
         let is_stale = match self.state {
             State::Probe => refused.next() != self.next_index,
@@ -429,10 +428,9 @@ impl Progress {
         true
     }
 
-    /// Records that the peer lost its disk and now has no entries after `last`: the match index
-    /// falls to zero, and the peer is probed from `last` on. No other event makes a match index
-    /// fall. A snapshot transfer continues, because the peer's replies say how much of the snapshot
-    /// it has.
+    /// Handles the peer's loss of its disk: its log now ends at `last`. Resets the match index to
+    /// zero, the only event that lowers it, and probes the peer from `last` on. A snapshot transfer
+    /// continues, because the peer's replies say how much of the snapshot it has.
     pub(super) fn reset(&mut self, last: Index) {
         assert!(
             last < self.match_index,
@@ -455,8 +453,8 @@ impl Progress {
 
     // Snapshots.
 
-    /// Returns whether the peer needs entries that the leader has compacted away, which are those
-    /// up to index `base`, and is not being sent a snapshot yet.
+    /// Returns whether the peer needs entries that the leader has compacted (those up to index
+    /// `base`), and no snapshot transfer to it is in progress.
     pub(super) fn lacks_compacted(&self, base: Index) -> bool {
         match self.state {
             State::Probe => self.next_index <= base,
@@ -465,8 +463,7 @@ impl Progress {
         }
     }
 
-    /// Returns the index of the last entry that the leader need not keep in its log for this peer.
-    /// It may still have to send the peer any later entry.
+    /// Returns the index up to which the leader no longer needs its log entries for this peer.
     pub(super) fn needs_log_after(&self) -> Index {
         match self.state {
             State::Probe => self.next_index.previous(),
@@ -475,7 +472,7 @@ impl Progress {
         }
     }
 
-    /// Starts a transfer of `snapshot` to the peer; entries in flight are considered lost.
+    /// Starts a transfer of `snapshot` to the peer. Entries in flight are considered lost.
     pub(super) fn begin_snapshot(&mut self, snapshot: SnapshotId, now: Instant) {
         assert!(
             self.match_index < snapshot.last.index,
@@ -491,9 +488,9 @@ impl Progress {
         self.check();
     }
 
-    /// Returns the snapshot that is being sent to the peer, and the offset of the next chunk in
-    /// bytes; `None` if no chunk may be sent now. At the end of the snapshot the chunk is empty: it
-    /// asks whether the peer has installed the snapshot.
+    /// Returns the snapshot being sent to the peer, and the offset of the next chunk in bytes;
+    /// `None` if no chunk may be sent now. After the last chunk, an empty chunk asks whether the
+    /// peer has installed the snapshot.
     pub(super) fn next_chunk(&self, now: Instant) -> Option<(SnapshotId, u64)> {
         match self.state {
             State::Snapshot(transfer)
@@ -505,8 +502,8 @@ impl Progress {
         }
     }
 
-    /// Returns when the next chunk may be sent or, if one is in flight, when it counts as lost;
-    /// `None` if the peer is not receiving a snapshot.
+    /// Returns when the next chunk may be sent or, if a chunk is in flight, when it counts as lost;
+    /// `None` if no snapshot is being sent to the peer.
     pub(super) fn next_chunk_at(&self, config: &Config) -> Option<Instant> {
         match self.state {
             State::Snapshot(transfer) => {
@@ -516,8 +513,8 @@ impl Progress {
         }
     }
 
-    /// Records that a snapshot chunk was sent in round `round`, and sets the time from which the
-    /// next chunk may be sent.
+    /// Records that a snapshot chunk was sent with the round number `round`, and schedules the next
+    /// chunk.
     pub(super) fn record_chunk_sent(&mut self, now: Instant, round: Round, config: &Config) {
         self.record_sent(now, round, None);
         self.await_reply(now);
@@ -535,9 +532,9 @@ impl Progress {
     }
 
     /// Records a peer's reply that it has received `received` bytes of `snapshot`, and returns how
-    /// the reply relates to the transfer in progress. If the peer had reported all bytes before and
-    /// now reports none, it has discarded the snapshot: this transfer ends, and a new one starts
-    /// with the latest snapshot.
+    /// the reply relates to the transfer in progress. If the peer reports no bytes after it
+    /// reported all of them, it has discarded the snapshot: the transfer ends, so that the latest
+    /// snapshot is sent instead.
     pub(super) fn record_chunk_reply(&mut self, snapshot: SnapshotId, received: u64) -> ChunkReply {
         assert!(received <= snapshot.bytes, "{received} bytes of {snapshot:?}");
         match &mut self.state {
@@ -558,8 +555,8 @@ impl Progress {
         }
     }
 
-    /// Ends the snapshot transfer to the peer if the peer has acknowledged no bytes of it and
-    /// `latest` is a different snapshot, so that `latest` is sent instead.
+    /// Ends the snapshot transfer to the peer if `latest` is another snapshot and the peer has
+    /// received no bytes yet, so that `latest` is sent instead.
     pub(super) fn prefer_snapshot(&mut self, latest: SnapshotId) {
         if let State::Snapshot(SnapshotTransfer { snapshot, received: 0, .. }) = self.state
             && snapshot != latest

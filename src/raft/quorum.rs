@@ -15,8 +15,8 @@ pub fn quorum(replicas: usize, config: &Config) -> usize {
     replicas / 2 + 1
 }
 
-/// Returns the highest value that at least a quorum of the replicas has reached. `values` holds one
-/// value for each replica of the group, and is sorted in place.
+/// Returns the highest value that a quorum of replicas has reached, such as a match index. `values`
+/// holds one value per replica, and is sorted in place.
 pub fn reached_by_quorum<T: Ord + Copy>(values: &mut [T], config: &Config) -> T {
     let needed = quorum(values.len(), config);
     values.sort_unstable_by(|a, b| b.cmp(a));

@@ -9,17 +9,17 @@ use super::message::ClientRequest;
 use super::rules;
 use super::shared::Shared;
 
-/// A waiting read, and the number of the round of messages that a quorum must answer to prove that
-/// the leader was still the leader when the read arrived.
+/// A waiting read, and the message round (a numbered batch of messages) that a quorum must answer
+/// to prove that the leader was still the leader when the read arrived.
 #[derive(Debug)]
 struct WaitingRead {
     round: Round,
     request: ClientRequest,
 }
 
-/// The reads that are waiting at a leader until a quorum confirms its leadership.
+/// The reads that wait at the leader until a quorum confirms its leadership.
 ///
-/// Invariant: ordered by round.
+/// Invariant: ordered by the number of the message round that confirms them.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     waiting: VecDeque<WaitingRead>,
@@ -30,7 +30,8 @@ impl Reads {
         self.waiting.len()
     }
 
-    /// Adds a read, to be confirmed by the round after `current`, which is the last round begun.
+    /// Adds a read, to be confirmed by the message round (a numbered batch of messages) after
+    /// `current`, the last one begun.
     pub(super) fn push(&mut self, shared: &Shared, current: Round, request: ClientRequest) {
         let round = rules::confirming_round(current, &shared.config);
         assert!(
@@ -41,17 +42,17 @@ impl Reads {
         self.waiting.push_back(WaitingRead { round, request });
     }
 
-    /// Returns the number of the round that a quorum must answer to confirm the oldest waiting
-    /// read; `None` if no read is waiting. Reads that arrived after this round began are waiting
-    /// for a later round.
+    /// Returns the message round (a numbered batch of messages) that a quorum must answer to
+    /// confirm the oldest waiting read; `None` if no read is waiting. Later reads may need a later
+    /// round.
     pub(super) fn wanted_round(&self) -> Option<Round> {
         self.waiting.front().map(|read| read.round)
     }
 
-    /// Releases the waiting reads whose round is at most `confirmed`, the last round that a quorum
-    /// has answered, or all waiting reads if the lease is valid. Released reads are answered from
-    /// the state after everything that is committed now, which is no older than what was committed
-    /// when they arrived.
+    /// Releases the waiting reads that are confirmed: those whose message round (a numbered batch
+    /// of messages) is at most `confirmed`, the last one that a quorum has answered, or all reads
+    /// if the lease is valid. A released read is executed after all entries committed by now are
+    /// applied.
     pub(super) fn release(&mut self, shared: &mut Shared, confirmed: Round, lease_is_valid: bool) {
         let releases = |read: &mut WaitingRead| lease_is_valid || read.round <= confirmed;
         while let Some(read) = self.waiting.pop_front_if(releases) {
@@ -76,8 +77,9 @@ impl Reads {
 }
 
 /// Returns whether a leader may serve reads under its lease. `confirmed_at` is the start, on this
-/// replica's clock, of the last round that a quorum has answered; `None` if unknown. The lease is
-/// valid while no member of that quorum may vote for another leader yet.
+/// replica's clock, of the last message round (a numbered batch of messages) that a quorum has
+/// answered; `None` if unknown. The lease is valid as long as no member of that quorum may vote for
+/// another leader.
 pub(super) fn lease_is_valid(shared: &Shared, confirmed_at: Option<Instant>) -> bool {
     shared.config.lease_reads
         && confirmed_at.is_some_and(|at| rules::lease_is_valid(at, shared.now, &shared.config))

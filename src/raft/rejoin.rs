@@ -64,21 +64,21 @@ use super::status::RejoinStatus;
 
 /// Number of heartbeat intervals between two [`Rejoin`] requests to the same member.
 const ASK_HEARTBEATS: u32 = 2;
-/// Number of heartbeat intervals for which a peer counts as rejoining after its last [`Rejoin`]
-/// request.
+/// Number of heartbeat intervals after its last [`Rejoin`] request for which a peer counts as
+/// rejoining.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
-/// The state of a replica that has lost its disk and is rejoining its group.
+/// The state of a replica that has lost its disk and is rejoining its group under its old id.
 #[derive(Debug)]
 pub(super) struct Rejoining {
-    /// Random number generated at each start of the process. Replies echo it, so that replies to
+    /// Random number drawn at each start of the replica. Replies echo it, so that replies to
     /// requests from before the last start are recognised.
     nonce: u64,
-    /// The members that have answered the [`Rejoin`] request, each with the highest term in its
-    /// answers.
+    /// The members that have answered the [`Rejoin`] request, each with the highest term that it
+    /// has reported.
     terms: BTreeMap<NodeId, Term>,
     phase: Phase,
-    /// When to send the next [`Rejoin`] request.
+    /// Time at which to send the next [`Rejoin`] request.
     ask_at: Instant,
 }
 
@@ -87,20 +87,19 @@ pub(super) struct Rejoining {
 enum Phase {
     Ask,
     CatchUp {
-        /// The entry up to which the log must be durable: the leader's last entry; `None` until a
-        /// leader has named this entry.
+        /// The leader's last entry, up to which the log must become durable; `None` until the
+        /// leader has reported it.
         target: Option<Target>,
     },
     Finish {
-        /// Number of the log writer's job whose completion ends rejoining; `None` until the job is
-        /// handed to the log writer.
+        /// Number of the log writer's job that completes rejoining; `None` until the job is handed
+        /// out.
         job: Option<JobSequence>,
     },
 }
 
-/// The entry that a rejoining replica's log must contain before rejoining ends, with the id and the
-/// term of the leader that named it. `last` was the leader's last entry when the leader answered
-/// the [`Rejoin`] request.
+/// The entry that a rejoining replica's log must reach: `last`, the leader's last entry when it
+/// answered the [`Rejoin`] request, with the leader's id and term.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Target {
     leader: NodeId,
@@ -108,63 +107,67 @@ struct Target {
     last: EntryId,
 }
 
-/// What a rejoining replica must do after a reply to its [`Rejoin`] request.
+/// The action that a rejoining replica takes on a reply to its [`Rejoin`] request.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answered {
-    /// Nothing: the reply answers a request that was sent before the process last started, or this
-    /// replica is a full member again.
+    /// Ignore the reply: it answers a request from before the last restart, or this replica has
+    /// already finished rejoining.
     Stale,
-    /// Nothing: the reply was recorded.
+    /// Take no further action: the reply was recorded.
     Recorded,
-    /// Adopt this term, which is the highest that any member has named, and cast no vote in it,
-    /// because all members have answered. The term may be the current one.
+    /// Move to this term, the highest that any member has reported, and cast no vote in it. All
+    /// members have now answered. The term may be the current one.
     Adopt(Term),
-    /// Follow the sender to this term, which is higher than the replica's own.
+    /// Become a follower in this term, which the reply shows and which is higher than the replica's
+    /// own.
     Newer(Term),
 }
 
-/// Whether a rejoining replica's log has reached the entry that the leader named (the target).
+/// Whether a rejoining replica's log has reached the target, which is the entry that the leader
+/// reported as its last.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CaughtUp {
-    /// The log is durable up to the target, and equal to the leader's.
+    /// The log is durable, and equal to the leader's, up to the target (the entry that the leader
+    /// reported as its last).
     Yes,
-    /// No leader of the current term has named a target, or the log up to the target is not yet
-    /// durable, or not yet known to be equal to that leader's log.
+    /// The log is not yet durable, or not yet known to equal the leader's, up to the target (the
+    /// entry that the leader reported as its last). Also if no target is known in this term.
     NotYet,
-    /// The log is equal to the leader's log up to or past the target's index, but has a different
-    /// entry at that index. So no correct leader of this term can have named the target.
+    /// The log matches the leader's log at the index of the target (the entry that the leader
+    /// reported as its last), but has a different entry there. So no correct leader of this term
+    /// can have reported the target.
     Contradiction,
 }
 
 impl Rejoining {
-    /// Returns the state of a replica that is starting to rejoin. Its first [`Rejoin`] request is
-    /// due at `ask_at`.
+    /// Creates the state of a replica that begins to rejoin. Its first [`Rejoin`] request is due at
+    /// `ask_at`.
     pub(super) fn new(rng: &mut impl Rng, ask_at: Instant) -> Rejoining {
         Rejoining { nonce: rng.next_u64(), terms: BTreeMap::new(), phase: Phase::Ask, ask_at }
     }
 
-    /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught
-    /// up.
+    /// Returns when the next [`Rejoin`] request is due; [`Instant::MAX`] once the log has caught up
+    /// with the leader's.
     pub(super) fn ask_at(&self) -> Instant {
         if matches!(self.phase, Phase::Finish { .. }) { Instant::MAX } else { self.ask_at }
     }
 
-    /// Returns whether the log has caught up with the leader, but the log writer's job that ends
-    /// rejoining has not been handed out yet.
+    /// Returns whether the log has caught up with the leader's and the log writer's job that
+    /// completes rejoining is still to be handed out.
     pub(super) fn has_caught_up(&self) -> bool {
         self.phase == Phase::Finish { job: None }
     }
 
-    /// Records that rejoining ends when the log writer has done `job`.
+    /// Records the number of the log writer's job that completes rejoining.
     pub(super) fn finish_with(&mut self, job: JobSequence) {
         assert!(self.has_caught_up(), "job {job} ends rejoining in {:?}", self.phase);
         self.phase = Phase::Finish { job: Some(job) };
     }
 
-    /// Returns whether rejoining has ended: whether the job that ends it is among the jobs up to
-    /// number `done`, which the log writer has done.
+    /// Returns whether rejoining is complete: the log writer has finished the job that completes
+    /// it. `done` is the number of the last finished job.
     pub(super) fn is_finished(&self, done: JobSequence) -> bool {
         matches!(self.phase, Phase::Finish { job: Some(job) } if job <= done)
     }
@@ -182,7 +185,7 @@ impl Rejoining {
         }
     }
 
-    /// Returns whether the replica ignores this message because it is rejoining.
+    /// Returns whether the replica must ignore this message because it is rejoining.
     pub(super) fn ignores(&self, message: &PeerMsg, config: &Config) -> bool {
         match message {
             PeerMsg::RejoinReply(_) => false,
@@ -197,12 +200,11 @@ impl Rejoining {
         }
     }
 
-    /// Returns the [`Rejoin`] request to be sent and its receivers; `None` if no request is due.
-    /// The receivers are the members that have not answered yet; once all have answered, only the
-    /// leader, or all members while no leader is known. The request is repeated until rejoining is
-    /// over, because messages get lost, and because late acknowledgements from before the loss of
-    /// the disk may reach the leader in between. `own` is the replica's term and its last log
-    /// entry.
+    /// Returns the [`Rejoin`] request to send now and its receivers; `None` if no request is due.
+    /// The receivers are the members that have not answered yet; once all have, only the leader, or
+    /// all members while no leader is known. The request is repeated until rejoining is complete,
+    /// because messages get lost, and because late acknowledgements from before the disk loss may
+    /// still reach the leader. `own` is the replica's term and its last log entry.
     pub(super) fn question(
         &mut self,
         now: Instant,
@@ -226,8 +228,8 @@ impl Rejoining {
         Some((Rejoin { nonce: self.nonce, term, last }, receivers))
     }
 
-    /// Records a reply to the [`Rejoin`] request, and returns what the replica must do. `peers` is
-    /// the number of other members.
+    /// Records a reply to the [`Rejoin`] request, and returns the action to take. `peers` is the
+    /// number of other members.
     pub(super) fn record_reply(
         &mut self,
         from: NodeId,
@@ -272,9 +274,9 @@ impl Rejoining {
         }
     }
 
-    /// Returns whether the log has reached the entry that the leader named (the target). `matched`
-    /// is the index up to which the log is equal to the log of `leader`, the leader of the current
-    /// term.
+    /// Returns whether the log has reached the target, the entry that the leader reported as its
+    /// last. `matched` is the index up to which the log is known to equal that of `leader`, the
+    /// current leader.
     pub(super) fn compare_with_target(
         &mut self,
         own_term: Term,

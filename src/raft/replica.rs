@@ -30,10 +30,11 @@ enum Role {
     Leader(Leader),
 }
 
-/// One replica: a pure state machine, `(now, message) -> Effects`.
+/// A replica of a Raft group: a pure state machine, `(now, message) -> Effects`.
 ///
-/// A driver passes in all waiting inputs (`handle_msg`, `handle_timeout`), then calls `flush` once
-/// and carries out the [`Effects`]. Equal seeds and equal inputs give equal outputs.
+/// A driver (server or simulator) passes in all waiting inputs (`handle_msg`, `handle_timeout`),
+/// then calls `flush` once and carries out the [`Effects`]. Equal seeds and equal inputs give equal
+/// outputs.
 #[derive(Debug)]
 pub struct Replica {
     shared: Shared,
@@ -42,7 +43,7 @@ pub struct Replica {
 
 impl Replica {
     /// Creates the replica `id` of a group; `peers` are the other replicas, in any order. The
-    /// replica starts as a follower from the state on its disk, `durable`.
+    /// replica starts as a follower with `durable`, the state on its disk.
     ///
     /// `config` must be valid, see [`Config::validate`].
     pub fn new(
@@ -58,8 +59,8 @@ impl Replica {
         Replica { shared, role }
     }
 
-    /// Handles one input at time `now`. Time never goes back: if `now` is before the time of an
-    /// earlier call, the earlier call's time is used instead.
+    /// Handles one input at time `now`. If `now` is before the time of an earlier call, the earlier
+    /// time is used, so time never goes back.
     pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         match msg {
@@ -108,8 +109,8 @@ impl Replica {
         self.shared.check_cursors();
     }
 
-    /// Ends a batch of inputs: emits at most one job for the log writer and one for the applier,
-    /// and the messages to peers that the batch requires. The driver must have taken the jobs of
+    /// Ends a batch of inputs: outputs the messages to peers, and at most one job each for the log
+    /// writer and the applier. The driver (server or simulator) must already have taken the jobs of
     /// the previous flush.
     pub fn flush(&mut self, now: Instant, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
@@ -128,7 +129,8 @@ impl Replica {
         self.shared.check_cursors();
     }
 
-    /// Returns when to call `handle_timeout` and `flush` if no input arrives before then.
+    /// Returns when the driver (server or simulator) must call `handle_timeout` and `flush` if no
+    /// input arrives before.
     pub fn next_timeout(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -140,10 +142,10 @@ impl Replica {
         role.min(self.shared.next_waiting_deadline()).min(disk).min(rejoin)
     }
 
-    /// Returns the next time at which `handle_timeout` acts on the silence of peers: a follower
-    /// campaigns, a candidate gives up its campaign, or a leader steps down. Before the driver
-    /// calls `handle_timeout` at or after this time, it must have passed in all peer messages that
-    /// had arrived by then.
+    /// Returns the next time at which missing messages make this replica act: a follower campaigns,
+    /// a candidate gives up its campaign, or a leader steps down. Before it calls `handle_timeout`
+    /// at or after this time, the driver (server or simulator) must pass in all peer messages that
+    /// have arrived.
     pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),
@@ -152,8 +154,8 @@ impl Replica {
         }
     }
 
-    /// Returns the time until which this replica votes for no other replica, because the leader
-    /// that it last heard from may hold a lease; `None` if it has not heard from any leader.
+    /// Returns the time until which this replica must not vote for another replica, because the
+    /// leader that it last heard from may hold a lease; `None` if it has heard from no leader.
     #[cfg(test)]
     pub(crate) fn may_vote_at(&self) -> Option<Instant> {
         let heard_at = self.shared.leader_heard_at?;
@@ -205,9 +207,9 @@ impl Replica {
     }
 
     /// Returns how many bytes of log records this replica, if it leads, may append before it
-    /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While some are
-    /// left, it accepts a write of any size. A driver that appends an entry of its own before a
-    /// client's write must leave at least one byte, or the write is refused.
+    /// refuses writes with [`RefusalReason::Busy`](super::RefusalReason::Busy). While at least one
+    /// byte is left, it accepts a write of any size. So a driver that appends an entry of its own
+    /// before a client's write must leave at least one byte.
     pub fn append_budget(&self) -> usize {
         self.shared.append_budget()
     }

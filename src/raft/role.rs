@@ -9,22 +9,22 @@ use super::message::SnapshotId;
 
 pub use crate::types::RoleName;
 
-/// The state that a replica finds on its disk at start. The default is that of an empty disk.
+/// The state on a replica's disk at start. The default is the state of an empty disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
     /// The highest term that the replica has seen, and its vote in that term.
     pub hard_state: HardState,
     /// The latest complete snapshot; `None` if there is none.
     pub snapshot: Option<SnapshotId>,
-    /// Consecutive log entries. The first one follows the last entry that the snapshot covers, or
-    /// has index 1 if there is no snapshot.
+    /// Consecutive log entries. The first one follows the last entry that the snapshot covers;
+    /// without a snapshot it has index 1.
     pub entries: Vec<Entry>,
-    /// Whether the replica lost its disk and has not rejoined its group since. Such a replica has
-    /// forgotten votes and acknowledgements.
+    /// Whether the replica has lost its disk, with its votes and acknowledgements, and has not
+    /// finished rejoining its group.
     pub rejoining: bool,
 }
 
-/// The role change that results from a message or a timeout.
+/// The role change that a message or a timeout causes.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transition {
@@ -34,14 +34,14 @@ pub(super) enum Transition {
     Follow {
         /// The replica's current term or a higher one.
         term: Term,
-        /// The leader of `term`, if known.
+        /// The leader of `term`; `None` if unknown.
         leader: Option<NodeId>,
     },
-    /// Become a candidate that asks for pre-votes.
+    /// Become a pre-candidate, which requests pre-votes.
     Campaign,
-    /// Start an election in the next term, because a quorum has granted pre-votes.
+    /// Become a candidate in the next term, because a quorum has granted pre-votes.
     Stand,
-    /// Start an election in the next term, without pre-votes, because the current leader is
+    /// Become a candidate in the next term without a pre-vote, because the current leader is
     /// transferring its leadership to this replica.
     TakeOver,
     /// Become the leader of the current term.

@@ -7,34 +7,35 @@ use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
 use super::quorum::quorum;
 
-/// When a follower acknowledges entries, and up to which index.
+/// A follower's decision on acknowledging entries: up to which index, and whether at once or only
+/// after a disk sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Acknowledgement {
-    /// Acknowledge the entries up to this index now.
+    /// Acknowledge the entries up to this index immediately.
     Now(Index),
-    /// Acknowledge the entries up to this index once all entries that are now in the log are
-    /// durable.
+    /// Acknowledge the entries up to this index once all entries now in the log are durable.
     WhenDurable(Index),
 }
 
 // Elections.
 
-/// Returns whether a replica may vote for `candidate` in a term in which its vote so far is
-/// `voted_for`: only if it has not voted, or has voted for the same candidate (§5.2). Safety rule
-/// "One leader per term".
+/// Returns whether a replica may vote for `candidate`, where `voted_for` is its vote in the term so
+/// far: only if it has not voted, or has voted for the same candidate (§5.2). Implements the safety
+/// rule "One leader per term".
 pub(super) fn vote_is_free(voted_for: Option<NodeId>, candidate: NodeId, config: &Config) -> bool {
     voted_for.is_none_or(|voted| voted == candidate) || config.breaks(Mutant::VoteTwice)
 }
 
 /// Returns whether a message that reveals the replica's term or vote may be sent: only when both
-/// are durable (Figure 2). Safety rule "Durable hard state".
+/// are durable (Figure 2). Implements the safety rule "Durable hard state".
 pub(super) fn may_show_hard_state(is_durable: bool, config: &Config) -> bool {
     is_durable || config.breaks(Mutant::VoteBeforeSync)
 }
 
-/// Returns whether a replica must not vote for another leader yet: whether it heard from its
-/// leader, at `heard_at`, less than the minimum election timeout ago, so that the leader may hold a
-/// lease (§6, thesis 6.4.1). Safety rule "Stable leader".
+/// Returns whether a replica must not vote for another candidate yet, because it heard from its
+/// leader (at `heard_at`) within the minimum election timeout and the leader may hold a lease (§6,
+/// thesis 6.4.1). `heard_at` is `None` if it has heard from no leader. Implements the safety rule
+/// "Stable leader".
 pub(super) fn leader_is_protected(
     heard_at: Option<Instant>,
     now: Instant,
@@ -45,38 +46,39 @@ pub(super) fn leader_is_protected(
 }
 
 /// Returns whether a candidate's log, which ends with `candidate`, is at least as up to date as the
-/// voter's log, which ends with `own`. Otherwise the voter refuses its vote (§5.4.1). Safety rule
-/// "Election restriction".
+/// voter's log, which ends with `own`. If not, the voter must refuse its vote (§5.4.1). Implements
+/// the safety rule "Election restriction".
 pub(super) fn is_up_to_date(candidate: EntryId, own: EntryId, config: &Config) -> bool {
     candidate >= own || config.breaks(Mutant::VoteForShorterLog)
 }
 
 // Replication.
 
-/// Returns whether a follower truncates its log before it compares the entries. Always false by the
-/// Raft rules: a log is truncated only at a conflict (§5.3). True only in mutation tests. Safety
-/// rule "Truncate only at a conflict".
+/// Returns whether a follower truncates its log before it compares entries. False in normal builds,
+/// because a log is truncated only at a conflict (§5.3); true only in mutation tests. Implements
+/// the safety rule "Truncate only at a conflict".
 pub(super) fn truncates_unconditionally(config: &Config) -> bool {
     config.breaks(Mutant::TruncateAlways)
 }
 
-/// Returns whether a follower replaces an entry that differs from the leader's. Always true by the
-/// Raft rules (§5.3); false only in mutation tests. Safety rule "Truncate only at a conflict".
+/// Returns whether a follower replaces an entry that conflicts with the leader's. True in normal
+/// builds (§5.3); false only in mutation tests. Implements the safety rule "Truncate only at a
+/// conflict".
 pub(super) fn replaces_conflicts(config: &Config) -> bool {
     !config.breaks(Mutant::KeepConflicts)
 }
 
-/// Returns whether a completed sync of the entry `synced` makes the log durable up to that entry:
-/// only if the log still holds the entry (`is_held`), because another entry may have replaced it
-/// meanwhile. `last` is the log's last entry. Safety rule "Completions name their entry".
+/// Returns whether a completed disk sync makes the log durable up to the entry `synced`: only if
+/// the log still contains this entry (`is_held`), because a leader may have replaced it since.
+/// `last` is the log's last entry. Implements the safety rule "Completions name their entry".
 pub(super) fn sync_counts(is_held: bool, synced: EntryId, last: EntryId, config: &Config) -> bool {
     is_held || config.breaks(Mutant::SyncOfReplacedEntry) && synced.index <= last.index
 }
 
 /// Returns up to which index a follower acknowledges entries, and when. Only entries that are
-/// durable and proven equal to the leader's log are acknowledged. The acknowledgement of entries
-/// that are not durable yet waits for the disk; a heartbeat is acknowledged at once, up to the
-/// durable entries. Safety rule "Durable acknowledgement".
+/// durable and equal to the leader's are acknowledged: for an append with entries, after the disk
+/// sync; for a heartbeat, at once and up to the durable index. Implements the safety rule "Durable
+/// acknowledgement".
 pub(super) fn acknowledgement(
     matched: Index,
     durable: Index,
@@ -98,23 +100,23 @@ pub(super) fn acknowledgement(
     }
 }
 
-/// Returns the match index of the leader itself: its durable index, because only entries on its own
-/// disk count. Safety rule "Durable acknowledgement".
+/// Returns the leader's own match index: its durable index, because the leader counts towards a
+/// quorum only with entries on its own disk. Implements the safety rule "Durable acknowledgement".
 pub(super) fn own_match_index(durable: Index, last: Index, config: &Config) -> Index {
     assert!(durable <= last, "durable {durable}, but last is {last}");
     if config.breaks(Mutant::CountSelfEarly) { last } else { durable }
 }
 
-/// Returns whether a leader of term `own` may commit an entry that a quorum holds: only if the term
-/// of that entry, `entry`, is also `own` (§5.4.2). `entry` is `None` if the log in memory does not
-/// tell the term. Safety rule "Commit by current term".
+/// Returns whether the leader of term `own` may commit an entry of term `entry` that is stored on a
+/// quorum: only if the terms are equal (§5.4.2). `entry` is `None` if the entry is no longer in
+/// memory. Implements the safety rule "Commit by current term".
 pub(super) fn may_commit(entry: Option<Term>, own: Term, config: &Config) -> bool {
     entry == Some(own) || config.breaks(Mutant::CommitOldTerms)
 }
 
 /// Returns the index up to which a follower may commit: the leader's commit index, but at most
-/// `matched`, the index up to which the leader's messages of this term have proven the logs equal
-/// (Figure 2, `AppendEntries` rule 5). Safety rule "Proven commit index".
+/// `matched`, the index up to which the follower's log is proven equal to the leader's (Figure 2,
+/// `AppendEntries` rule 5). Implements the safety rule "Proven commit index".
 pub(super) fn proven_commit_index(
     leader_commit: Index,
     matched: Index,
@@ -124,38 +126,39 @@ pub(super) fn proven_commit_index(
     leader_commit.min(if config.breaks(Mutant::CommitUnclamped) { last } else { matched })
 }
 
-/// Returns whether a reply counts: only if it is of the current term. A reply of an earlier term
-/// says nothing about the log of this term's leader (§5.1). Safety rule "Completions name their
-/// entry".
+/// Returns whether a leader may use a reply: only if it is of the leader's current term. A reply of
+/// an earlier term says nothing about the current leader's log (§5.1). Implements the safety rule
+/// "Completions name their entry".
 pub(super) fn reply_is_current(reply: Term, own: Term, config: &Config) -> bool {
     reply == own || config.breaks(Mutant::ReplyOfOldTerm)
 }
 
-/// Returns whether a stored snapshot chunk may be acknowledged to the current leader: only if a
-/// leader of the current term sent it. Round numbers of different terms are unrelated. Safety rule
-/// "Completions name their entry".
+/// Returns whether a follower may acknowledge a stored snapshot chunk to the current leader: only
+/// if the chunk was sent in the current term. Message round numbers of different terms are
+/// unrelated. Implements the safety rule "Completions name their entry".
 pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool {
     chunk == own || config.breaks(Mutant::ChunkReplyOfOldTerm)
 }
 
 // Reads.
 
-/// Returns whether a leader may serve reads: only once the first entry of its term, at index
-/// `first_of_term`, is committed (§8). Safety rule "No read before the own term".
+/// Returns whether a leader may serve reads: only once its term's first entry, at index
+/// `first_of_term`, is committed (§8). Implements the safety rule "No read before the own term".
 pub(super) fn may_serve_reads(commit: Index, first_of_term: Index, config: &Config) -> bool {
     commit >= first_of_term || config.breaks(Mutant::ReadBeforeOwnTerm)
 }
 
-/// Returns the number of the round that a quorum must answer to confirm a read that arrives now:
-/// the round after `current`, because that round begins after the read has arrived. Safety rule
-/// "Fresh confirmation".
+/// Returns the message round (a numbered batch of messages) that a quorum must answer to confirm a
+/// read that arrives now. It is the round after `current`, because only that one begins after the
+/// read's arrival. Implements the safety rule "Fresh confirmation".
 pub(super) fn confirming_round(current: Round, config: &Config) -> Round {
     if config.breaks(Mutant::ReadOnOldRound) { Round(0) } else { current.next() }
 }
 
-/// Returns whether a leader's lease is valid at `now`. The lease is measured from `confirmed_at`,
-/// the start of a round that a quorum has answered, and ends before any member of that quorum may
-/// vote for another leader (thesis 6.4.1). Safety rule "Lease shorter than an election".
+/// Returns whether a leader's lease is valid at `now`. The lease starts at `confirmed_at`, the
+/// start of a message round (a numbered batch of messages) that a quorum has answered, and ends
+/// before any member of that quorum may vote for another leader (thesis 6.4.1). Implements the
+/// safety rule "Lease shorter than an election".
 pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Config) -> bool {
     let length = config.lease_length();
     assert!(
@@ -170,20 +173,21 @@ pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Confi
 // Rejoining.
 
 /// Returns whether a replica that is rejoining after the loss of its disk ignores vote requests.
-/// Always true, except in mutation tests. Safety rule "No vote while rejoining".
+/// Always true, except in mutation tests. Implements the safety rule "No vote while rejoining".
 pub(super) fn ignores_vote_requests_while_rejoining(config: &Config) -> bool {
     !config.breaks(Mutant::VoteWhileRejoining)
 }
 
 /// Returns how many of the `peers` other members must answer a replica that is rejoining after the
-/// loss of its disk: all of them, except in mutation tests. Safety rule "All members answer first".
+/// loss of its disk: all of them, except in mutation tests. Implements the safety rule "All members
+/// answer first".
 pub(super) fn rejoin_answers_needed(peers: usize, config: &Config) -> usize {
     if config.breaks(Mutant::RejoinWithoutAll) { quorum(peers + 1, config) - 1 } else { peers }
 }
 
 /// Returns whether a rejoining replica becomes a full member only after its log has reached the
-/// last entry that the leader named. Always true, except in mutation tests. Safety rule "Caught up
-/// before it counts".
+/// last entry that the leader reported. Always true, except in mutation tests. Implements the
+/// safety rule "Caught up before it counts".
 pub(super) fn must_catch_up_to_rejoin(config: &Config) -> bool {
     !config.breaks(Mutant::RejoinBeforeCaughtUp)
 }

@@ -27,13 +27,13 @@ use super::status::Counters;
 use super::term_budget::TermBudget;
 use super::timing;
 
-/// Maximum number of rejected messages that one batch of inputs reports to the driver for logging.
-/// Further rejected messages are only counted.
+/// Maximum number of rejected messages per batch of inputs that are reported for logging. Further
+/// ones are only counted.
 const REJECTED_MAX: usize = 16;
 
-/// The state of a replica that all roles share.
+/// The part of a replica's state that does not depend on its role.
 ///
-/// Invariant: `applied_index <= commit_index <= log.last()`; `commit_index` never falls;
+/// Invariant: `applied_index <= commit_index <= log.last()`; `commit_index` never decreases;
 /// `log.base()` is at most the end of `snapshot`; no entry has a term above the current one.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -42,38 +42,40 @@ pub(super) struct Shared {
     pub(super) peers: Vec<NodeId>,
     pub(super) config: Config,
     pub(super) rng: ChaCha8Rng,
-    /// The time of the input that is being handled. It never decreases.
+    /// The time of the current input. It never decreases.
     pub(super) now: Instant,
-    /// End of the silence after the replica's start. Before this time the replica neither sends nor
-    /// accepts peer messages.
+    /// End of the silent period after the replica's start, in which it neither sends nor accepts
+    /// peer messages.
     pub(super) silent_until: Instant,
     pub(super) log: LogTail,
     /// The latest durable snapshot; `None` if there is none.
     pub(super) snapshot: Option<SnapshotId>,
-    /// The leader of the current term; `None` if the leader is unknown, or if this replica has
-    /// stopped following it because it seems to have failed.
+    /// The leader that this replica follows in the current term; `None` if unknown, or if the
+    /// replica has started a campaign because the leader seems to have failed.
     pub(super) leader: Option<NodeId>,
     /// The leader of the current term; `None` if unknown. Unlike `leader`, it stays set when this
-    /// replica stops following the leader, because a term has only one leader.
+    /// replica stops following the leader, so that a second leader of the term is detected.
     pub(super) leader_of_term: Option<NodeId>,
-    /// The last leader that was known, in any term. Used in reports only.
+    /// The last leader that was known, in any term; `None` if there was none. Used in reports only.
     pub(super) last_known_leader: Option<NodeId>,
-    /// Time at which this replica last heard from a leader. A restarted replica counts as having
-    /// heard from one at its start. `None` for a new replica until it hears from a leader.
+    /// Time at which this replica last heard from a leader; `None` for a new replica that has heard
+    /// from none. A restart counts as hearing from a leader, because the replica may have supported
+    /// a lease before.
     pub(super) leader_heard_at: Option<Instant>,
     /// The last leadership transfer that a leader announced: the leader's term, and the follower
     /// that is to become leader. `None` if no transfer was announced.
     pub(super) announced_transfer: Option<(Term, NodeId)>,
-    /// Share of messages lost in one direction, in permille, as measured by the latest leader.
+    /// Share of messages lost in one direction, in permille, as announced by the latest leader.
     pub(super) loss_permille: u16,
     /// Number of consecutive campaigns in which this replica did not hear from a quorum.
     pub(super) isolated_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
-    /// The state of rejoining the group after the loss of this replica's disk; `None` for a full
+    /// The progress of rejoining the group after the loss of this replica's disk; `None` for a full
     /// member.
     pub(super) rejoining: Option<Rejoining>,
-    /// Confirmed reads that the applier is to answer after applying all entries committed so far.
+    /// Confirmed reads that the applier will execute after it has applied all entries committed so
+    /// far.
     pub(super) ready_reads: Vec<ClientRequest>,
     hard_state: TermAndVote,
     term_budget: TermBudget,
@@ -177,8 +179,8 @@ impl Shared {
 
     // Term and vote.
 
-    /// Moves this replica to `term`, which is higher than the current term. `voted_for` is this
-    /// replica if it campaigns in the new term, else `None`.
+    /// Moves this replica to the higher `term`. `voted_for` is this replica if it campaigns in the
+    /// new term, else `None`.
     pub(super) fn start_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(
             voted_for.is_none_or(|voted| voted == self.id),
@@ -191,13 +193,13 @@ impl Shared {
         self.jobs.drop_append_replies();
     }
 
-    /// Returns whether a message may raise this replica's term to `term`: whether the raise is
-    /// within the budget that limits the effect of forged terms.
+    /// Returns whether a message may raise this replica's term to `term`. The term budget limits
+    /// such raises, so that forged messages cannot exhaust the range of terms.
     pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
         self.term_budget.covers(self.term(), term, self.now)
     }
 
-    /// Moves this replica to `term`, the higher term of a message, and charges the raise to the
+    /// Moves this replica to `term`, the higher term of a message, and subtracts the raise from the
     /// term budget. [`Shared::may_raise_term`] must have allowed it.
     pub(super) fn raise_term(&mut self, term: Term) {
         self.term_budget.pay(self.term(), term);
@@ -217,7 +219,7 @@ impl Shared {
 
     // The leader.
 
-    /// Records that a message of `leader`, the current term's leader, has arrived.
+    /// Records that a message from `leader`, the current term's leader, has arrived.
     pub(super) fn heard_leader(&mut self, leader: NodeId) {
         assert!(
             self.leader_of_term.is_none_or(|known| known == leader),
@@ -233,14 +235,15 @@ impl Shared {
     }
 
     /// Returns whether this replica heard from a leader so recently that the leader may hold a
-    /// lease. The replica then votes for no other replica (§6, last paragraph; thesis 6.4.1).
+    /// lease. Until the lease has ended, the replica must not vote for another one (§6, last
+    /// paragraph; thesis 6.4.1).
     pub(super) fn leader_may_hold_lease(&self) -> bool {
         rules::leader_is_protected(self.leader_heard_at, self.now, &self.config)
     }
 
-    /// Returns whether the previous term's leader has itself announced the leadership transfer that
-    /// this vote request claims. Believing the claim alone would let any candidate depose the
-    /// leader.
+    /// Returns whether the leader of the previous term has announced a leadership transfer to
+    /// `from`, as the vote request claims. Without this check, any candidate could depose the
+    /// leader by claiming a transfer.
     pub(super) fn is_announced_transfer(&self, from: NodeId, request: &RequestVote) -> bool {
         request.transfer
             && self
@@ -258,8 +261,7 @@ impl Shared {
         timing::first_election_timeout(&self.config, &mut self.rng)
     }
 
-    /// Returns a random election timeout. While a leader is known, the timeout grows with the
-    /// message loss.
+    /// Returns a random election timeout. While a leader is known, it grows with the message loss.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
         let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
         timing::election_timeout(&self.config, loss_permille, &mut self.rng)
@@ -267,8 +269,8 @@ impl Shared {
 
     // Messages.
 
-    /// Sends a message to the peer `to` as soon as this replica's term and vote, which the message
-    /// reveals, are durable (Figure 2).
+    /// Sends a message to the peer `to` once this replica's term and vote are durable, because the
+    /// message reveals them (Figure 2).
     pub(super) fn send(&mut self, to: NodeId, message: PeerMsg, out: &mut Effects) {
         if rules::may_show_hard_state(self.hard_state_is_durable(), &self.config) {
             let envelope = self.envelope(to, message);
@@ -278,7 +280,7 @@ impl Shared {
         }
     }
 
-    /// Sends a message to the peer `to` once all entries that are now in the log are durable.
+    /// Sends a message to the peer `to` once all entries now in the log are durable.
     pub(super) fn send_when_durable(&mut self, to: NodeId, message: PeerMsg) {
         let envelope = self.envelope(to, message);
         self.jobs.release_when_done(envelope);
@@ -289,7 +291,7 @@ impl Shared {
         Envelope { from: self.id, to, leader: self.last_known_leader, message }
     }
 
-    /// Counts a message that no correct peer sends, and reports it to the driver for logging.
+    /// Counts an invalid message, which no correct peer sends, and reports it for logging.
     pub(super) fn reject(&mut self, from: NodeId, reason: RejectReason, out: &mut Effects) {
         match reason {
             RejectReason::Term { .. } => self.counters.terms_rejected += 1,
@@ -302,8 +304,8 @@ impl Shared {
         }
     }
 
-    /// Returns whether the log has a different entry at the index of `entry`. Returns false if the
-    /// log has no entry there.
+    /// Returns whether the log has an entry with another term at the index of `entry`; false if it
+    /// has no entry there.
     pub(super) fn contradicts(&self, entry: EntryId) -> bool {
         self.log.term_at(entry.index).is_some_and(|term| term != entry.term)
     }
@@ -327,8 +329,8 @@ impl Shared {
         self.appended.push(id, request.key);
     }
 
-    /// Merges a leader's entries into the log, and schedules those that are new for the log
-    /// writer's next job. The entries must follow an entry of this log.
+    /// Merges a leader's entries into the log, and hands the new ones to the log writer with its
+    /// next job. The entries must follow an entry of this log.
     pub(super) fn splice(&mut self, entries: &[Entry]) {
         let spliced = self.log.splice(entries, self.commit_index, &self.config);
         if let Some(from) = spliced.changed_from {
@@ -337,8 +339,8 @@ impl Shared {
     }
 
     /// Raises the commit index to `index` and queues the newly committed entries for the applier,
-    /// each once and in order. A lower `index` changes nothing. `as_leader` is whether this replica
-    /// commits them as leader.
+    /// in log order. Does nothing if `index` is not higher. `as_leader` says whether this replica
+    /// commits the entries as leader.
     pub(super) fn commit_to(&mut self, index: Index, as_leader: bool) {
         if index <= self.commit_index {
             return;
@@ -365,8 +367,8 @@ impl Shared {
         self.appended.commit(index);
     }
 
-    /// Returns the commit index that this leader puts into its messages to peers: its own, or the
-    /// lower applied index if [`Config::commit_index_after_replies`] is set.
+    /// Returns the commit index that this leader sends to its peers: its own, or the lower applied
+    /// index if [`Config::commit_index_after_replies`] is set.
     pub(super) fn shown_commit_index(&self) -> Index {
         if self.config.commit_index_after_replies { self.applied_index } else { self.commit_index }
     }
@@ -407,8 +409,8 @@ impl Shared {
         self.applied_index = last.index;
     }
 
-    /// Records that the log writer has done a job: the job's entries are now durable, and rejoining
-    /// ends if this was the job that ends it.
+    /// Handles the log writer's report that a job is done: its entries are now durable, and
+    /// rejoining is complete if this job completes it.
     pub(super) fn on_persisted(&mut self, persisted: Persisted) {
         self.jobs.complete(persisted.sequence);
         self.disk.job_done(self.now, self.jobs.is_busy());
@@ -421,7 +423,7 @@ impl Shared {
         }
     }
 
-    /// Checks whether the disk has stalled, and counts the stall if so.
+    /// Checks whether the disk has stalled, and counts a new stall.
     pub(super) fn watch_disk(&mut self) {
         if self.disk.watch(self.now, &self.config) {
             self.counters.disk_stalls += 1;
@@ -430,27 +432,27 @@ impl Shared {
 
     // Client requests.
 
-    /// Records that this replica has become leader: uncommitted entries of earlier terms count
-    /// towards the limit of uncommitted bytes.
+    /// Records that this replica has become leader. Uncommitted entries of earlier terms count
+    /// towards the limit on uncommitted bytes.
     pub(super) fn start_leadership(&mut self) {
         self.appended.start_leadership(&self.log, self.commit_index);
     }
 
-    /// Records that this replica has ceased to lead. The outcome of its uncommitted requests is
-    /// decided by later leaders.
+    /// Records that this replica is no longer leader. Later leaders decide the outcome of its
+    /// uncommitted requests.
     pub(super) fn end_leadership(&mut self) {
         self.leader = None;
         self.appended.end_leadership();
     }
 
-    /// Returns how many bytes of entries a leader may append before the limit on uncommitted bytes
-    /// is reached.
+    /// Returns how many bytes of entries this leader may append before it reaches the limit on
+    /// uncommitted bytes.
     pub(super) fn append_budget(&self) -> usize {
         self.config.uncommitted_bytes_max.saturating_sub(self.appended.uncommitted_bytes())
     }
 
-    /// Refuses client requests that this replica appended as the leader of an earlier term and
-    /// whose entries another leader's entries have replaced.
+    /// Refuses client requests that this replica appended as an earlier leader and whose entries
+    /// were replaced by another leader's.
     pub(super) fn refuse_replaced(&mut self, out: &mut Effects) {
         let leader = self.leader;
         self.appended.retain_undecided(&self.log, self.commit_index, |key| {
@@ -459,9 +461,8 @@ impl Shared {
     }
 
     /// Redirects a client's request to the leader if the leader was heard from recently and the
-    /// client was not redirected since; otherwise the request waits for the leader's next message
-    /// or for another leader. Without the wait, the clients of a leader that has just failed would
-    /// be sent back and forth between that leader and the followers.
+    /// client was not redirected since. Otherwise the request waits for the leader's next message
+    /// or for a new leader, so that a failed leader's clients are not sent back and forth.
     pub(super) fn redirect(&mut self, request: ClientRequest, out: &mut Effects) {
         let age_max = self.config.heartbeat_interval * 5 / 4;
         let is_alive = self.leader_heard_at.is_some_and(|at| self.now.since(at) <= age_max);
@@ -472,16 +473,16 @@ impl Shared {
         }
     }
 
-    /// Redirects all client requests that are waiting for a leader to the current leader, which has
-    /// just sent a message.
+    /// Redirects all client requests that are waiting for a leader to the current leader, from
+    /// which a message has just arrived.
     pub(super) fn redirect_waiting(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_redirected() {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Keeps a client's request until a leader is known, but not much longer than an election
-    /// takes. Refuses it with [`RefusalReason::Busy`] if too many requests are waiting already.
+    /// Lets a client's request wait until a leader is known, for a little longer than an election
+    /// takes. Refuses it with [`RefusalReason::Busy`] if too many requests are waiting.
     pub(super) fn wait_for_leader(&mut self, request: ClientRequest, out: &mut Effects) {
         if self.waiting.len() >= self.config.waiting_requests_max {
             self.refuse(request.key, RefusalReason::Busy, out);
@@ -498,8 +499,8 @@ impl Shared {
         }
     }
 
-    /// Records a campaign in which this replica did not hear from a quorum. Waiting requests are
-    /// then refused sooner, because their clients may reach a leader through another replica.
+    /// Records a campaign in which this replica heard from no quorum. Waiting requests are then
+    /// refused sooner, because their clients may reach a leader through another replica.
     pub(super) fn record_isolated_campaign(&mut self) {
         self.isolated_campaigns += 1;
         self.waiting.limit_deadlines(self.now + self.request_wait());
@@ -510,16 +511,16 @@ impl Shared {
         self.waiting.take()
     }
 
-    /// Refuses client requests that have waited too long for a leader. Such requests were never
-    /// appended to the log.
+    /// Refuses client requests that have waited too long for a leader. They were never appended to
+    /// the log.
     pub(super) fn refuse_overdue(&mut self, out: &mut Effects) {
         while let Some(key) = self.waiting.pop_overdue(self.now) {
             self.refuse(key, RefusalReason::NotLeader, out);
         }
     }
 
-    /// Returns when the first waiting client request is to be refused; [`Instant::MAX`] if no
-    /// request is waiting.
+    /// Returns when the next waiting client request is to be refused; [`Instant::MAX`] if none is
+    /// waiting.
     pub(super) fn next_waiting_deadline(&self) -> Instant {
         self.waiting.next_deadline()
     }
@@ -533,7 +534,7 @@ impl Shared {
 
     // The end of a batch.
 
-    /// Emits the results of a batch of inputs: at most one job for the log writer and one for the
+    /// Outputs the results of a batch of inputs: at most one job each for the log writer and the
     /// applier.
     pub(super) fn flush(&mut self, out: &mut Effects) {
         assert!(out.append.is_none(), "the driver has not taken the job of the last flush");
@@ -561,8 +562,8 @@ impl Shared {
         );
     }
 
-    /// Panics if the base, durable, applied, commit and last indexes of the log are out of order,
-    /// or if the term of its last entry is higher than the current one.
+    /// Panics if the log's base, durable, applied, commit and last indexes are out of order, or if
+    /// the last entry's term is higher than the current term.
     pub(super) fn check_cursors(&self) {
         let (base, last) = (self.log.base().index, self.log.last());
         let snapshot = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);

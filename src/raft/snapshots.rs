@@ -18,13 +18,13 @@ use super::progress::{ChunkReply, Progress};
 use super::rules;
 use super::shared::Shared;
 
-/// Maximum number of log entries that one step of compaction removes from memory. Freeing a long
-/// log at once would block the core for milliseconds.
+/// Maximum number of entries that one compaction step removes from the log in memory. Freeing a
+/// long log at once would block the core for milliseconds.
 const COMPACTED_MAX: usize = 8_192;
 
 impl Shared {
-    /// Records that a snapshot of this replica's own state, or of a leader's, is durable. This
-    /// snapshot becomes the latest one unless a later one exists.
+    /// Records that a snapshot, of this replica's own state or from a leader, is durable. It
+    /// becomes the latest snapshot unless a later one exists.
     pub(super) fn on_snapshot_taken(&mut self, snapshot: SnapshotId) {
         assert!(
             snapshot.last.index <= self.applied_index(),
@@ -43,10 +43,9 @@ impl Shared {
         }
     }
 
-    /// Removes entries that the latest snapshot covers from the log in memory. No follower needs
-    /// the entries up to index `needed`: these are removed until the log is down to
-    /// `log_bytes_kept` bytes, or all of them while disk space is low. Entries after `needed` are
-    /// removed only while the log exceeds `log_bytes_max` bytes.
+    /// Removes entries that the latest snapshot covers from the log in memory. Entries up to index
+    /// `needed`, which no follower needs, are removed until `log_bytes_kept` bytes remain (0 while
+    /// disk space is low); later ones only while the log exceeds `log_bytes_max` bytes.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
@@ -60,10 +59,9 @@ impl Shared {
         );
     }
 
-    /// Records that a leader's snapshot is durable and installed. If the log contains the
-    /// snapshot's last entry, the log stays. Otherwise its entries may contradict the snapshot, so
-    /// the log is replaced with an empty one that starts after the snapshot (Figure 13, rules 6 and
-    /// 7).
+    /// Records that a leader's snapshot is durable and installed. Keeps the log if it contains the
+    /// snapshot's last entry; otherwise replaces it with an empty one that starts after the
+    /// snapshot, because its entries may contradict the snapshot (Figure 13, rules 6 and 7).
     pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
         let last = snapshot.last;
         if self.log.holds(last) {
@@ -83,9 +81,9 @@ impl Shared {
 }
 
 impl Follower {
-    /// Passes a chunk of the leader's snapshot to the driver. If this replica has already committed
-    /// all entries that the snapshot covers, it instead replies to the leader that the logs match
-    /// up to the snapshot's end.
+    /// Accepts a chunk of the leader's snapshot, for the driver (server or simulator) to store. If
+    /// this replica has already committed all entries that the snapshot covers, replies instead
+    /// that the logs match up to the snapshot's end.
     pub(super) fn on_install_snapshot(
         &mut self,
         shared: &mut Shared,
@@ -111,10 +109,9 @@ impl Follower {
         }
     }
 
-    /// Tells the current leader how much of its snapshot this replica has stored. A chunk that the
-    /// leader of an earlier term sent gets no reply: the current leader would mistake the chunk's
-    /// round number for one of its own, and could confirm reads that arrived after that round
-    /// began.
+    /// Reports to the current leader how much of its snapshot this replica has stored. Drops a
+    /// report about a chunk of an earlier term: the current leader would mistake the chunk's round
+    /// number for one of its own, and might wrongly confirm reads.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
         if !rules::chunk_is_current(term, shared.term(), &shared.config) {
@@ -128,10 +125,9 @@ impl Follower {
         }
     }
 
-    /// Tells the leader that this replica's log matches up to the end of an installed snapshot.
-    /// Everything up to there is committed, so every leader of the current or a later term has the
-    /// same entries. `round` is the round number to echo; `None` stands for that of the last chunk
-    /// passed to the driver.
+    /// Tells the leader that this replica's log matches up to the end of an installed snapshot: all
+    /// entries up to there are committed, so every later leader has them. `round` is the round
+    /// number to echo; `None` means that of the last snapshot chunk accepted for storage.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -155,9 +151,9 @@ impl Follower {
 }
 
 impl Leader {
-    /// Returns the index up to which the peers that are answering no longer need the entries of
-    /// this leader's log; `Index(u64::MAX)` if no peer is answering. Later entries are kept while
-    /// the log is within its maximum size.
+    /// Returns the index up to which no answering peer needs the entries of this leader's log;
+    /// `Index(u64::MAX)` if no peer is answering. Later entries are kept while the log is within
+    /// its maximum size.
     pub(super) fn log_needed_after(&self, shared: &Shared) -> Index {
         self.progress
             .iter()
@@ -219,8 +215,8 @@ impl Leader {
         }
     }
 
-    /// Returns when the next snapshot chunk to any peer is due or counts as lost; [`Instant::MAX`]
-    /// if no peer is being sent a snapshot.
+    /// Returns when the next snapshot chunk to any peer is due, or when one in flight counts as
+    /// lost; [`Instant::MAX`] if no snapshot is being sent.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
         let due = |progress: &Progress| progress.next_chunk_at(&shared.config);
         self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)

@@ -5,7 +5,7 @@ use crate::types::{EntryId, Index, NodeId, Term};
 use super::message::DiskState;
 use super::role::RoleName;
 
-/// The state of a replica at one moment.
+/// A copy of a replica's state at one moment, for traces, metrics and tests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
     /// The replica's id.
@@ -16,15 +16,15 @@ pub struct Status {
     pub term: Term,
     /// The replica's vote in its current term; `None` if it has not voted.
     pub voted_for: Option<NodeId>,
-    /// The leader of the current term that the replica follows, or the replica itself if it leads;
-    /// `None` if it knows no leader.
+    /// The leader that the replica follows in the current term, or the replica itself if it leads;
+    /// `None` if it follows none.
     pub leader: Option<NodeId>,
-    /// Id of the entry before the first entry of the log in memory. A snapshot covers all entries
-    /// up to it.
+    /// Id of the entry just before the first one in memory: the last compacted entry. A snapshot
+    /// covers all entries up to it.
     pub base: EntryId,
     /// Id of the last entry of the log.
     pub last: EntryId,
-    /// Index of the last entry that is on this replica's disk.
+    /// Index of the last entry that is known to be durable on this replica's disk.
     pub durable_index: Index,
     /// Index of the last entry that is known to be committed.
     pub commit_index: Index,
@@ -32,33 +32,31 @@ pub struct Status {
     pub applied_index: Index,
     /// The condition of the replica's disk: healthy, almost full or stalled.
     pub disk: DiskState,
-    /// The follower that this replica, as leader, is transferring its leadership to; `None` if no
+    /// The follower to which this replica, as leader, is transferring its leadership; `None` if no
     /// transfer is in progress.
     pub transfer_target: Option<NodeId>,
     /// Progress of rejoining after the loss of the disk; `None` for a full member.
     pub rejoining: Option<RejoinStatus>,
-    /// This replica's view of each peer as leader, ordered by id; empty if the replica does not
-    /// lead.
+    /// The replica's view of each peer, ordered by id; empty unless the replica is the leader.
     pub peers: Vec<PeerStatus>,
     /// Event counts since the replica's process started.
     pub counters: Counters,
 }
 
-/// Progress of a member that has lost its disk and is rejoining. If `waiting_for` is empty and
-/// `target` is `None`, either no leader has named the target yet, or the member has caught up and
-/// is about to finish.
+/// Progress of a member that has lost its disk and is rejoining its group. If `waiting_for` is
+/// empty and `target` is `None`, either the leader has not reported its last entry yet, or the
+/// member has caught up and is about to finish.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RejoinStatus {
     /// Members that have not yet answered the rejoining member's request for their terms, ordered
     /// by id. A member that is itself rejoining does not answer.
     pub waiting_for: Vec<NodeId>,
-    /// Index up to which the rejoining member's log must be durable before it becomes a full
-    /// member; `None` until the leader of the current term has named this index, and once the log
-    /// has caught up.
+    /// Index up to which the rejoining member's log must become durable; `None` until the leader of
+    /// the current term has reported it, and again once the log has caught up.
     pub target: Option<Index>,
 }
 
-/// A leader's view of a peer.
+/// A leader's view of one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
     /// The peer's id.
@@ -67,8 +65,8 @@ pub struct PeerStatus {
     pub match_index: Index,
     /// Index of the next entry that the leader will send to the peer.
     pub next_index: Index,
-    /// Whether the leader is still looking for the last entry at which the peer's log matches its
-    /// own.
+    /// Whether the peer is being probed: the leader is still looking for the last entry at which
+    /// the two logs match.
     pub probing: bool,
     /// The condition of the peer's disk, according to its last reply.
     pub disk: DiskState,
@@ -77,45 +75,45 @@ pub struct PeerStatus {
 /// Event counts since the replica's process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Peer messages dropped because they were addressed to another replica, came from a replica
-    /// outside the group, or arrived during `silence_after_start`, the time after the start in
-    /// which the replica accepts no messages.
+    /// Number of peer messages dropped because they were addressed to another replica, came from
+    /// outside the group, or arrived in the silent period after the start (`silence_after_start`).
     pub misdirected: u64,
-    /// Peer messages dropped as outdated, for example because they were of an earlier term or were
-    /// replies that were no longer awaited.
+    /// Number of peer messages dropped as outdated, for example because they were of an earlier
+    /// term or were replies that were no longer awaited.
     pub stale: u64,
-    /// Peer messages dropped because their fields contradict each other or what this replica has
-    /// sent.
+    /// Number of peer messages dropped as malformed: their fields contradict each other, or what
+    /// this replica has sent.
     pub malformed: u64,
-    /// Peer messages rejected because their term is so high that elections cannot have reached it.
+    /// Number of peer messages rejected because their term is too high to have been reached by
+    /// elections.
     pub terms_rejected: u64,
-    /// Peer messages rejected because they contradict a committed entry or the known leader of
-    /// their term.
+    /// Number of peer messages rejected because they contradict a committed entry or the known
+    /// leader of their term.
     pub conflicts_rejected: u64,
-    /// Client requests refused because too many requests or uncommitted bytes were in flight.
+    /// Number of client requests refused because a limit on waiting requests, waiting reads or
+    /// uncommitted bytes was reached.
     pub busy: u64,
-    /// Campaigns for pre-votes that this replica has started.
+    /// Number of pre-vote campaigns that this replica has started.
     pub pre_votes: u64,
-    /// Elections that this replica has started.
+    /// Number of elections that this replica has started.
     pub elections: u64,
-    /// Elections that this replica has won.
+    /// Number of elections that this replica has won.
     pub leaderships: u64,
     /// Number of times that this replica stepped down as leader because a quorum did not answer.
     pub quorum_losses: u64,
-    /// Leadership transfers that this replica has started as leader.
+    /// Number of leadership transfers that this replica has started as leader.
     pub leadership_transfers: u64,
     /// Number of times that this replica's disk stalled.
     pub disk_stalls: u64,
-    /// Peer messages, including vote requests, that were ignored because this replica was rejoining
-    /// after the loss of its disk.
+    /// Number of peer messages, including vote requests, that were ignored because this replica was
+    /// rejoining after the loss of its disk.
     pub ignored_while_rejoining: u64,
-    /// Number of times that this replica became a full member again after the loss of its disk: 0
-    /// or 1.
+    /// Number of times that this replica finished rejoining after the loss of its disk: 0 or 1.
     pub rejoined: u64,
-    /// Reads that this replica, as leader, served under its lease, without waiting for a quorum to
-    /// answer a round of messages.
+    /// Number of reads that this replica, as leader, served under its lease, without waiting for
+    /// replies from a quorum.
     pub lease_reads: u64,
-    /// Reads that this replica, as leader, served by read index: after a quorum had answered a
-    /// round of messages that began after the read arrived.
+    /// Number of reads that this replica, as leader, served by read index: after a quorum had
+    /// answered messages that were sent after the read arrived.
     pub read_index_reads: u64,
 }

@@ -10,40 +10,41 @@
 
 use crate::types::{Instant, Term};
 
-/// Maximum of the term budget: the largest number of terms by which messages can raise the
+/// Capacity of the term budget: the largest number of terms by which messages can raise the
 /// replica's term at once.
 const CAPACITY: u64 = 1 << 20;
 /// Number of terms per second by which the term budget refills, up to its capacity.
 const REFILL_PER_SECOND: u128 = 1_024;
 const SECOND: u128 = 1_000_000_000;
-/// The highest term to which the first message may raise the term of a replica that has neither a
-/// term nor a log. The budget does not apply, because the cluster that the replica joins may have
-/// accepted forged terms, which were limited to 2^62 in versions without a budget. Between this
-/// bound and the largest term, 2^61 terms are left for elections.
+/// Highest term to which the first message may raise the term of a new replica, which has no term
+/// and no log. The term budget does not apply to it, because the cluster may already have a very
+/// high term: earlier versions, without a budget, accepted forged terms up to 2^62. Above this
+/// bound, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
-/// The number of terms by which messages may still raise the replica's term.
+/// Budget that limits by how many terms messages can raise the replica's term, so that forged
+/// messages cannot exhaust the range of terms.
 ///
 /// Invariant: `available <= CAPACITY`.
 #[derive(Debug)]
 pub(super) struct TermBudget {
     available: u64,
-    /// Time on the replica's own clock up to which the budget's refill has been added to
-    /// `available`.
+    /// Time up to which the refill of the budget is included in `available`, by the replica's
+    /// clock.
     refilled_at: Instant,
-    /// Whether the replica has neither a term nor a log yet, so that the budget does not limit the
+    /// Whether the replica is new, with no term and no log, so that the budget does not limit the
     /// first raise of its term.
     first_is_free: bool,
 }
 
 impl TermBudget {
-    /// Returns a full budget. `is_new` is whether the replica has neither a term nor a log.
+    /// Creates a full budget. `is_new` says whether the replica has no term and no log.
     pub(super) fn new(now: Instant, is_new: bool) -> TermBudget {
         TermBudget { available: CAPACITY, refilled_at: now, first_is_free: is_new }
     }
 
-    /// Returns whether a message may raise the term from `own` to the higher `term`. Does not
-    /// subtract the raise from the budget.
+    /// Returns whether the budget allows a message to raise the term from `own` to the higher
+    /// `term`. Subtracts nothing from the budget.
     pub(super) fn covers(&mut self, own: Term, term: Term, now: Instant) -> bool {
         assert!(own < term, "a raise from term {own} to {term}");
         self.refill(now);
@@ -54,7 +55,7 @@ impl TermBudget {
     }
 
     /// Subtracts a raise of the term from `own` to `term` from the budget. [`TermBudget::covers`]
-    /// must have allowed the raise.
+    /// must have allowed it.
     pub(super) fn pay(&mut self, own: Term, term: Term) {
         assert!(own < term, "a raise from term {own} to {term}");
         let raise = term.0 - own.0;

@@ -7,14 +7,14 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
 
-/// Message loss, in permille, above which timeouts grow no further.
+/// Message loss, in permille, at which timeouts reach their maximum extension.
 const LOSS_FULL_PERMILLE: u32 = 300;
-/// Message loss, in permille, that a replica assumes until a leader has measured it. Assuming too
-/// much loss costs little; assuming too little may cause an unnecessary leader change, or an
-/// election in which the candidate asks too rarely for votes.
+/// Message loss, in permille, that a replica assumes until a leader has measured it. Too high a
+/// value costs little; too low a value may cause an unnecessary leader change, or an election in
+/// which the candidate requests votes too rarely.
 pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
-/// Returns a part of `extra` in proportion to the message loss: zero without loss, all of `extra`
+/// Returns a share of `extra` in proportion to the message loss: zero without loss, all of `extra`
 /// at a loss of 30 % or more.
 fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
     let scaled = extra * u32::from(loss_permille).min(LOSS_FULL_PERMILLE) / LOSS_FULL_PERMILLE;
@@ -22,7 +22,7 @@ fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
     scaled
 }
 
-/// Returns a random election timeout (§5.2): how long a follower waits for its leader. The timeout
+/// Returns a random election timeout (§5.2): how long a follower waits to hear from its leader. It
 /// grows with the message loss.
 pub(super) fn election_timeout(
     config: &Config,
@@ -39,22 +39,22 @@ pub(super) fn election_timeout(
     timeout
 }
 
-/// Returns a random duration from zero to the maximum minus the minimum election timeout: the first
-/// election timeout of a new replica, which has no leader to wait for.
+/// Returns the first election timeout of a new replica: a random duration from zero to the maximum
+/// minus the minimum election timeout. It is short because there is no leader to wait for.
 pub(super) fn first_election_timeout(config: &Config, rng: &mut ChaCha8Rng) -> Duration {
     election_timeout(config, 0, rng).saturating_sub(config.election_timeout_min)
 }
 
 /// Returns the check-quorum window: a leader that has not heard from a quorum for this long steps
-/// down. The window grows with the message loss.
+/// down. It grows with the message loss.
 pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Duration {
     let extra = config.check_quorum_window_lossy.saturating_sub(config.check_quorum_window);
     config.check_quorum_window + by_loss(extra, loss_permille)
 }
 
-/// Returns how many times a candidate requests each vote within one campaign. The number grows with
-/// the message loss. It is smaller after campaigns that reached no quorum although few messages are
-/// lost, because the replica is then probably isolated.
+/// Returns how many times a candidate sends each vote request within one campaign. The number grows
+/// with the message loss. At low loss it is reduced after campaigns that reached no quorum, because
+/// the replica is then probably isolated.
 pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campaigns: u32) -> u32 {
     let attempts = match loss_permille {
         0..200 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
@@ -66,18 +66,17 @@ pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campai
     attempts
 }
 
-/// Returns how long a candidate waits before it repeats its request to the replicas that have not
-/// answered. Repeating a request is much cheaper than a new election. All attempts combined take
-/// half of the minimum election timeout; meanwhile, replicas that heard from the old leader a
-/// little later than the candidate become free to vote.
+/// Returns how long a candidate waits before it repeats its vote requests. All attempts together
+/// take half of the minimum election timeout, so that replicas that heard from the old leader a
+/// little later become free to vote meanwhile.
 pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     assert!(attempts > 0, "a campaign without requests");
     config.election_timeout_min / 2 / attempts
 }
 
-/// Returns the random time from the start of a campaign to the next one if nobody wins: the time of
-/// all attempts to get votes, plus a random pause. The pause grows with the number of campaigns in
-/// a row in which the replica reached no quorum, up to the maximum election timeout.
+/// Returns the duration of a campaign without a winner: the time for all vote requests, plus a
+/// random pause. The pause grows with the number of consecutive campaigns in which the replica
+/// reached no quorum, up to the maximum election timeout.
 pub(super) fn campaign_timeout(
     config: &Config,
     isolated_campaigns: u32,

@@ -24,7 +24,7 @@ use super::rejoin::REJOINING_HEARTBEATS;
 use super::role::Transition;
 use super::shared::Shared;
 
-/// Maximum age, in heartbeat intervals, of a follower's last reply for the follower to become the
+/// Maximum age, in heartbeat intervals, of a follower's last reply for it to be chosen as the
 /// target of a leadership transfer.
 const REPLIED_HEARTBEATS: u32 = 3;
 
@@ -35,13 +35,13 @@ const REPLIED_HEARTBEATS: u32 = 3;
 pub(super) struct LeadershipTransfer {
     /// The leadership transfer in progress; `None` if there is none.
     current: Option<TransferTarget>,
-    /// The target of the leader's latest transfer, whether in progress or ended; `None` if the
-    /// leader has started no transfer.
+    /// The follower that the leader's latest transfer was started for, even if the transfer has
+    /// ended; `None` if there was no transfer.
     last_target: Option<NodeId>,
     /// Earliest time at which the next transfer may start.
     next_at: Instant,
-    /// Whether this leader has sent a [`TimeoutNow`] in its term. From then on it serves no reads
-    /// under a lease, because the receiver may start an election at any time.
+    /// Whether this leader has sent a [`TimeoutNow`] in its term. It then serves no more lease
+    /// reads, because the receiver may start an election at any time.
     is_lease_given_up: bool,
 }
 
@@ -49,41 +49,42 @@ pub(super) struct LeadershipTransfer {
 #[derive(Debug)]
 struct TransferTarget {
     id: NodeId,
-    /// Time at which the leader abandons the leadership transfer if it still leads.
+    /// Time at which the leader gives up the transfer if it has not lost the leadership by then.
     deadline: Instant,
-    /// Whether the leader has sent the target [`TimeoutNow`], the request to campaign.
+    /// Whether the leader has sent the target a [`TimeoutNow`], the request to start an election.
     is_asked: bool,
 }
 
 impl LeadershipTransfer {
-    /// Returns whether a leadership transfer is in progress. The leader then refuses client
-    /// requests.
+    /// Returns whether a leadership transfer is in progress. During a transfer the leader refuses
+    /// client requests.
     pub(super) fn is_in_progress(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Returns the target of the transfer in progress; `None` if there is none.
+    /// Returns the follower that the leadership is being transferred to; `None` if no transfer is
+    /// in progress.
     pub(super) fn target(&self) -> Option<NodeId> {
         self.current.as_ref().map(|target| target.id)
     }
 
-    /// Returns the transfer target that `AppendEntries` messages announce: the target of the
-    /// transfer in progress; without one, the target of the latest transfer if this leader has sent
-    /// a [`TimeoutNow`], because the receiver may still start an election. Otherwise returns
-    /// `None`.
+    /// Returns the transfer target to announce in `AppendEntries`: the target of the transfer in
+    /// progress, or else of the last transfer if this leader has sent a [`TimeoutNow`], because the
+    /// receiver may still start an election. Otherwise `None`.
     pub(super) fn announced_target(&self) -> Option<NodeId> {
         self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
     }
 
-    /// Returns whether this leader has given up its lease for the rest of its term, so that another
-    /// replica may be elected even if voters have heard from this leader recently.
+    /// Returns whether this leader has given up its lease for the rest of its term by sending a
+    /// [`TimeoutNow`], so that voters may elect another replica even if they have heard from this
+    /// leader recently.
     pub(super) fn is_lease_given_up(&self) -> bool {
         self.is_lease_given_up
     }
 
-    /// Starts a transfer if the disk is stalled or almost full, sends [`TimeoutNow`] when the
-    /// target has the whole log, and ends an overdue transfer. Returns whether a new target must be
-    /// announced to all peers.
+    /// Advances the leadership transfer: starts one if the disk is stalled or almost full, sends
+    /// [`TimeoutNow`] once the target has the whole log, and ends an overdue transfer. Returns
+    /// whether a new target must be announced to all peers.
     pub(super) fn advance(
         &mut self,
         progress: &[Progress],
@@ -131,7 +132,7 @@ impl LeadershipTransfer {
         is_new
     }
 
-    /// Returns when [`LeadershipTransfer::advance`] must next be called even if no message arrives;
+    /// Returns when [`LeadershipTransfer::advance`] must be called next even if no message arrives;
     /// [`Instant::MAX`] if no call is needed.
     pub(super) fn next_timeout(&self, shared: &Shared) -> Instant {
         match &self.current {
@@ -143,10 +144,10 @@ impl LeadershipTransfer {
         }
     }
 
-    /// Returns the follower with the highest match index among those that are answering, have a
-    /// healthy disk, and are neither rejoining nor receiving a snapshot. Chooses the target of the
-    /// previous transfer only if no other follower qualifies. Returns `None` if fewer followers
-    /// than a quorum qualify, because they could not elect a leader without this replica.
+    /// Chooses the target of a leadership transfer: the follower with the highest match index among
+    /// those that are answering, have a healthy disk, and are neither rejoining nor receiving a
+    /// snapshot. The previous target is chosen only if no other follower qualifies. `None` if fewer
+    /// followers than a quorum qualify, because they could not elect a leader without this replica.
     fn choose_target(&self, progress: &[Progress], shared: &Shared) -> Option<NodeId> {
         let reply_age_max = shared.config.heartbeat_interval * REPLIED_HEARTBEATS;
         let rejoin_age_max = shared.config.heartbeat_interval * REJOINING_HEARTBEATS;
@@ -175,9 +176,9 @@ fn match_index_of(progress: &[Progress], id: NodeId) -> Index {
     peer.match_index()
 }
 
-/// Handles [`TimeoutNow`] at a follower: returns the transition that starts an election if the
-/// follower has the leader's whole log and its disk is healthy. A late or repeated message causes
-/// at most one needless election.
+/// Handles [`TimeoutNow`] on a follower: returns the transition that starts an election if the
+/// follower has the leader's whole log and a healthy disk. A late or repeated message causes at
+/// most one needless election.
 pub(super) fn on_timeout_now(shared: &mut Shared, from: NodeId, now: TimeoutNow) -> Transition {
     shared.heard_leader(from);
     // That entry is durable: the leader knows it from this replica. This core may not know it yet,

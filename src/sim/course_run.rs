@@ -22,31 +22,30 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestId, RequestKey, Term};
 
-/// Minimum delay of a message between a replica and the course's simulator. From replica to
-/// replica, through the simulator, a message takes twice as long: 100 to 300 us.
+/// Minimum delay of a message between a replica and the course's simulator, through which all
+/// messages pass. So a message from replica to replica takes twice as long: 100 to 300 us.
 const DELAY_MIN: Duration = Duration::from_micros(50);
 const DELAY_MAX: Duration = Duration::from_micros(150);
-/// Maximum time from the start of one replica to that of the next.
+/// Maximum time between the starts of two successive replicas.
 const SPAWN_MAX: Duration = Duration::from_millis(10);
 
 /// Options for running a scenario of the university course in virtual time.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Duration of the period at the end of the run in which no message is lost.
+    /// Duration of the final part of the run, in which no message is lost.
     pub lossless_tail: Duration,
     /// The trace that records the run's events.
     pub trace: Trace,
 }
 
-/// The result of running a scenario of the university course in virtual time.
+/// The result of a run of a course scenario in virtual time.
 #[derive(Debug)]
 pub struct CourseRun {
-    /// The report on the run. If a safety rule was violated, the report says that the run failed.
+    /// The report on the run. A violated safety rule makes it a failed run.
     pub report: Report,
     /// The completed scenario run, with its latency samples.
     pub scenario_run: ScenarioRun,
-    /// Requests that were sent to replicas that are still running and were not answered, each with
-    /// the replica that it was sent to.
+    /// Unanswered requests to replicas that are still running, each with its replica.
     pub hanging: Vec<(RequestId, NodeId)>,
     /// The lines of the run's trace.
     pub trace: Vec<String>,
@@ -54,7 +53,7 @@ pub struct CourseRun {
     pub virtual_time: Duration,
 }
 
-/// A future event at the course's simulator, through which all messages pass.
+/// A scheduled event at the university course's simulator, through which all messages pass.
 #[derive(Debug)]
 enum Event {
     Start(NodeId),
@@ -71,18 +70,18 @@ struct Driver {
     rng: Rng,
     events: BTreeMap<u64, Event>,
     next_alarm: u64,
-    /// For each replica, the time at which the latest message that it has sent arrives at the
-    /// course's simulator.
+    /// For each replica, the arrival time of its latest message at the course's simulator. Later
+    /// messages must not overtake it.
     last_out: Vec<Instant>,
-    /// For each replica, the time at which the latest message to it from the course's simulator
-    /// arrives.
+    /// For each replica, the arrival time of the latest message from the course's simulator. Later
+    /// messages must not overtake it.
     last_in: Vec<Instant>,
     actions: Vec<Action>,
     deliver: Vec<NodeId>,
 }
 
-/// Runs a scenario of the university course in virtual time. The `seed` determines all random
-/// choices, so the same seed gives the same run.
+/// Runs a scenario of the university course in virtual time. `seed` determines all random choices,
+/// so equal seeds give equal runs.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> CourseRun {
     let mut driver = Driver::new(scenario, seed, options.trace);
     let drops_end = scenario.lifetime().saturating_sub(options.lossless_tail);
@@ -161,8 +160,8 @@ impl Driver {
         self.cluster.answers = answers;
     }
 
-    /// Draws the time at which a message from a replica arrives at the course's simulator: not
-    /// before the replica's earlier messages.
+    /// Returns a random arrival time at the course's simulator for a message from replica `from`,
+    /// not before the replica's earlier messages.
     fn arrival_at_simulator(&mut self, from: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_out[usize::from(from.0)];
@@ -170,8 +169,8 @@ impl Driver {
         *last
     }
 
-    /// Draws the time at which a message from the course's simulator arrives at a replica: not
-    /// before the simulator's earlier messages to that replica.
+    /// Returns a random arrival time at replica `to` for a message from the course's simulator, not
+    /// before the simulator's earlier messages to this replica.
     fn arrival_at_replica(&mut self, to: NodeId) -> Instant {
         let at = self.cluster.now() + self.rng.duration(DELAY_MIN, DELAY_MAX);
         let last = &mut self.last_in[usize::from(to.0)];

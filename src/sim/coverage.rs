@@ -3,38 +3,37 @@
 
 use std::fmt::Write as _;
 
-/// A situation in which a safety rule could be violated, so that tests must reach it.
+/// A situation in which a safety rule could be violated. Tests check that simulated runs reach it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Situation {
     /// A replica was elected leader.
     Election,
-    /// A leader answered a read under its lease, without waiting until a quorum confirmed that it
-    /// was still leader.
+    /// A leader answered a read under its lease, without asking a quorum.
     LeaseRead,
-    /// A read waited until a quorum confirmed, by replies to messages sent after the read had
-    /// arrived, that the leader was still leader.
+    /// A leader answered a read after a quorum had confirmed its leadership, by replies to messages
+    /// sent after the read arrived (read index).
     ReadIndexRead,
-    /// A client resent a request because it had not received an answer.
+    /// A client resent a request that had not been answered.
     Resend,
     /// A follower installed a leader's snapshot.
     Install,
     /// A replica moved to a later term while it was receiving a leader's snapshot.
     InterruptedInstall,
-    /// A read found that the value of its key had expired.
+    /// A read found that its key's value had expired.
     Expiration,
-    /// A read found that a value had expired which was set under an earlier leader.
+    /// A read found an expired value that had been set under an earlier leader.
     ExpirationAcrossLeaders,
-    /// A read waited for an entry that advances the replicated clock, because a key had expired
-    /// since the clock was last advanced.
+    /// A read waited for the replicated clock to advance, because a key had expired since the
+    /// clock's last advance.
     DeferredRead,
     /// A replica detected a jump of its wall clock.
     ClockJump,
-    /// A replica lost its disk.
+    /// A replica lost its disk while it was down.
     DiskLoss,
-    /// A replica that had voted for a new leader lost its disk while the leader of an earlier term
+    /// A replica lost its disk after voting for a new leader, while the leader of an earlier term
     /// was still active.
     VoterDiskLoss,
-    /// A replica that had lost its disk completed rejoining, and could vote again.
+    /// A replica that had lost its disk finished rejoining, and could vote again.
     Rejoin,
 }
 
@@ -56,7 +55,7 @@ impl Situation {
         Situation::Rejoin,
     ];
 
-    /// Returns the name of the situation in printed tables and in JSON.
+    /// Returns the name of the situation for printed tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Situation::Election => "elections",
@@ -76,14 +75,14 @@ impl Situation {
     }
 }
 
-/// How often each [`Situation`] was reached in one or more runs.
+/// Counts how often one or more runs have reached each [`Situation`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Coverage {
     counts: [u64; Situation::ALL.len()],
 }
 
 impl Coverage {
-    /// Returns how often `situation` was reached.
+    /// Returns how often the runs have reached `situation`.
     pub fn count(&self, situation: Situation) -> u64 {
         self.counts[situation as usize]
     }
@@ -93,14 +92,14 @@ impl Coverage {
         self.counts[situation as usize] += times;
     }
 
-    /// Adds the counts in `other` to the counts in `self`.
+    /// Adds the counts of `other` to these counts.
     pub fn merge(&mut self, other: &Coverage) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
         }
     }
 
-    /// Returns all counts in one line of text, such as `12 elections, 3 lease reads, ..`.
+    /// Formats all counts as one line of text, such as `12 elections, 3 lease reads, ..`.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for situation in Situation::ALL {

@@ -12,47 +12,49 @@ use crate::sim::rng::{Rng, nanoseconds};
 use crate::sim::workload::Load;
 use crate::types::NodeId;
 
-/// Minimum number of replicas in runs in which disks are lost. In a smaller cluster, a replica that
-/// lost its disk may never complete rejoining.
+/// Minimum number of replicas in runs with disk losses. In a smaller cluster, a replica that lost
+/// its disk may never finish rejoining.
 const DISK_LOSS_REPLICAS_MIN: u16 = 3;
 
-/// A fault profile: a family of runs with the same types of faults.
+/// A fault profile: a family of simulated runs with certain types of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// All types of faults except corrupted files. The seed determines which of them occur, and how
-    /// often.
+    /// Runs with all types of faults except corrupted files. The seed determines which of them
+    /// occur, and how often.
     Mixed,
-    /// No faults, only small delays.
+    /// Runs without faults; message and disk delays are short.
     Quiet,
-    /// Message loss, duplication, delay and reordering.
+    /// Runs with message loss, duplication, delay and reordering.
     Network,
-    /// Partitions: splits, one-way and partial partitions.
+    /// Runs with network partitions: splits, isolated replicas, and links cut in one or both
+    /// directions.
     Partitions,
-    /// Crashes and restarts, some with an empty disk, and slow disks.
+    /// Runs with crashes and restarts, some with an empty disk, and with slow disks.
     Crashes,
-    /// Crashes with the real storage code, on disks that tear writes, fail, stall, fill up, get
-    /// corrupted, and are put back from old copies; in some seeds with network faults and
-    /// snapshots.
+    /// Runs with the real storage code and crashes, on disks that tear writes, fail, stall, fill
+    /// up, become corrupted, or are replaced by old copies. In some seeds also with network faults
+    /// and snapshots.
     Storage,
-    /// All types of faults, while replicas take snapshots and compact their logs, so that followers
-    /// need snapshots; in most seeds with the real storage code.
+    /// Runs with all types of faults in which replicas take snapshots and compact their logs, so
+    /// that followers need snapshots. Most seeds use the real storage code.
     Snapshots,
-    /// Clock drift within the bound, wall clock jumps, pauses and partitions, with leases.
+    /// Runs with clock drift within its allowed bound, wall clock jumps, pauses and partitions, in
+    /// which leaders serve lease reads.
     Clocks,
 }
 
-/// A fault to inject into a running cluster.
+/// A type of fault that is injected into a running cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Partitions the replicas into two random groups.
     Split,
     /// Isolates one replica, often the leader.
     Isolate,
-    /// Isolates one replica in one direction only.
+    /// Cuts all links to one replica or all links from it, but not both.
     IsolateOneWay,
     /// Cuts random links, some in one direction only.
     CutLinks,
-    /// Heals all links.
+    /// Heals all cut links.
     Heal,
     /// Pauses a replica for a random time.
     Pause,
@@ -62,10 +64,10 @@ pub enum Fault {
     CrashLeader,
     /// Crashes all replicas at once, and restarts them later.
     CrashAll,
-    /// Crashes a replica and restarts it later with an empty disk, unless another replica is
-    /// already rejoining after losing its disk.
+    /// Crashes a replica and restarts it later with an empty disk. Not done while another replica
+    /// is rejoining after a disk loss.
     LoseDisk,
-    /// Slows down a machine's disk, or restores its usual speed if it is already slow.
+    /// Makes a machine's disk slow, or fast again if it is already slow.
     SlowDisk,
     /// Makes one sync take longer than any election timeout.
     StallDisk,
@@ -73,27 +75,28 @@ pub enum Fault {
     FailDisk,
     /// Makes a machine's disk full for a random time.
     FillDisk,
-    /// Corrupts a machine's next write to a snapshot file: the disk stores wrong bytes but reports
-    /// no error.
+    /// Corrupts a machine's next write to a snapshot file: the disk stores wrong bytes without
+    /// reporting an error.
     CorruptSnapshotWrite,
-    /// Flips a bit of a snapshot file while the replica that owns it is running.
+    /// Flips a bit of a snapshot file of a running replica.
     CorruptSnapshot,
     /// Changes the rate of a machine's monotonic clock, within the bound on clock drift.
     ClockRate,
-    /// Sets one wall clock wrong for a long time, or makes several of them jump for up to a second.
+    /// Sets one wall clock wrong for a long time, or makes several wall clocks jump for up to a
+    /// second.
     WallClock,
-    /// Sets the loss rate of messages between replicas to 70 % or back to the usual rate, at
+    /// Sets the loss rate of messages between replicas to 70 % or back to the run's normal rate, at
     /// random.
     MessageLoss,
 }
 
-/// The plan of a simulated run with faults: its cluster, faults and workload, all drawn from the
+/// The plan of a simulated run with faults: its cluster, faults and workload, all drawn from a
 /// seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Ids of the replicas.
+    /// Ids of all replicas of the cluster.
     pub ids: Vec<NodeId>,
-    /// Configuration of each replica.
+    /// Configuration of the replicas.
     pub config: Config,
     /// Protocol between clients and replicas.
     pub protocol: ClientProtocol,
@@ -101,35 +104,33 @@ pub struct Plan {
     pub quality: LinkQuality,
     /// Delay, loss and duplication of messages between clients and replicas.
     pub client_quality: LinkQuality,
-    /// Durations of the operations of each machine, such as syncs.
+    /// Durations of each machine's operations, such as syncs.
     pub delays: Delays,
     /// Range from which the duration of a sync on a slow disk is drawn.
     pub slow_sync: DurationRange,
     /// Maximum rate error of the machines' monotonic clocks, in parts per million.
     pub drift_ppm: u64,
-    /// Time that a jump of a wall clock must last before a replica accepts the new time; `None` if
-    /// the run has no expirations.
+    /// How long a wall clock jump must last before a replica accepts the new time; `None` if the
+    /// run does not use expirations.
     pub confirm_after: Option<Duration>,
-    /// The types of faults from which each fault is drawn. A type that is listed twice is twice as
-    /// likely.
+    /// The fault types from which each fault is drawn. A type listed twice is twice as likely.
     pub faults: Vec<Fault>,
-    /// Range from which the time from one injected fault to the next is drawn.
+    /// Range of the random time between two injected faults.
     pub fault_interval: DurationRange,
-    /// Range from which the duration of a replica's pause, or the time from its crash to its
-    /// restart, is drawn.
+    /// Range of the random duration of a replica's pause or downtime.
     pub outage: DurationRange,
-    /// The workload of the clients.
+    /// The clients' workload.
     pub load: Load,
     /// Duration of the phase in which faults are injected.
     pub duration: Duration,
-    /// Whether messages between replicas are encoded and decoded in transit.
+    /// Whether messages between replicas are encoded and decoded in transit, to test the wire
+    /// format.
     pub through_wire: bool,
-    /// Size of log segments in bytes, if the run uses the real storage code; otherwise `None`.
+    /// Size of log segments in bytes; `None` if the run does not use the real storage code.
     pub segment_bytes: Option<u64>,
-    /// Whether files of a replica that is down may be corrupted.
+    /// Whether files of a replica may be corrupted while it is down.
     pub may_corrupt: bool,
-    /// How often replicas take snapshots, and the chunk size for sending them; `None` if replicas
-    /// take no snapshots.
+    /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
 }
 
@@ -146,7 +147,7 @@ impl Profile {
         Profile::Clocks,
     ];
 
-    /// Returns the name by which the command line refers to the profile.
+    /// Returns the name of the profile on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Mixed => "mixed",
@@ -160,13 +161,13 @@ impl Profile {
         }
     }
 
-    /// Returns the profile whose command line name is `name`; `None` if there is none.
+    /// Returns the profile with this name on the command line; `None` if there is none.
     pub fn by_name(name: &str) -> Option<Profile> {
         Profile::ALL.into_iter().find(|profile| profile.name() == name)
     }
 }
 
-/// A category of faults. A run injects either no faults of a category or some of them.
+/// A category of faults. A seed enables or disables whole categories.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FaultType {
     Network,
@@ -211,14 +212,14 @@ impl Profile {
         }
     }
 
-    /// Returns whether, in runs of this profile with crashes, replicas may also lose their disks.
+    /// Returns whether runs of this profile may include disk losses if they include crashes.
     fn may_lose_disks(self) -> bool {
         matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
     }
 }
 
 impl Plan {
-    /// Draws the plan of a run of `profile` at random.
+    /// Draws a random plan for a run of `profile`.
     pub fn draw(profile: Profile, rng: &mut Rng) -> Plan {
         let types = profile.draw_fault_types(rng);
         let has = |fault_type| types.contains(&fault_type);
@@ -324,7 +325,8 @@ impl Plan {
         plan
     }
 
-    /// Makes crashes likely during log restarts and compactions, if there are any.
+    /// Makes syncs slow if the run takes snapshots with the real storage code, so that crashes
+    /// often interrupt log restarts and compactions.
     fn slow_down_compactions(&mut self) {
         if self.snapshots.is_some() && self.segment_bytes.is_some() {
             self.delays.sync =
@@ -332,8 +334,8 @@ impl Plan {
         }
     }
 
-    /// Changes the plan so that disks have more to write, but the linearizability checker has no
-    /// more work.
+    /// Changes the plan so that more data is written to disks, without more work for the
+    /// linearizability checker.
     fn increase_disk_load(&mut self, rng: &mut Rng) {
         // Blocks of several sectors can be torn.
         self.load.padding = *rng.choose(&[0, 0, 300, 1_500]);
@@ -348,7 +350,7 @@ impl Plan {
         self.load.readers = self.load.readers.min(usize::from(rng.permille(200)));
     }
 
-    /// Returns the maximum time that a majority without faults may take, in the recovery phase, to
+    /// Returns the maximum duration of the recovery phase, in which a majority without faults must
     /// answer all requests and agree on the log.
     pub fn recovery_timeout(&self) -> Duration {
         let config = &self.config;
@@ -403,10 +405,9 @@ fn draw_quality(faulty: bool, hop: Duration, config: &Config, rng: &mut Rng) -> 
     }
 }
 
-/// Returns the quality of links between clients and replicas; `hop` is the usual delay. No message
-/// is lost with the course's protocol (`course`) or in runs without network faults (`faulty` is
-/// false). In the other runs, a lost message stands for a client that abandons a TCP connection too
-/// early and uses another one.
+/// Returns the quality of links between clients and replicas. `hop` is the typical delay. With the
+/// course's protocol (`course`) or without network faults (`faulty` is false), no message is lost.
+/// Otherwise a lost message stands for a client that gave up on a TCP connection.
 fn client_quality(course: bool, faulty: bool, hop: Duration) -> LinkQuality {
     let clean = LinkQuality { delay_min: hop / 2, delay_max: hop * 2, ..LinkQuality::perfect(hop) };
     if course || !faulty {
@@ -467,8 +468,8 @@ fn draw_faults(types: &[FaultType], rng: &mut Rng) -> Vec<Fault> {
     faults
 }
 
-/// Draws the rate error of a clock, in parts per million, between `-drift_ppm` and `drift_ppm`.
-/// Each bound is drawn with a probability of at least 1/4.
+/// Returns a random rate error of a clock, in parts per million, from `-drift_ppm` to `drift_ppm`.
+/// Each bound has a probability of at least 1/4.
 pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     let bound = i64::try_from(drift_ppm).expect("a small rate");
     match rng.below(4) {
@@ -478,7 +479,7 @@ pub(super) fn draw_rate(drift_ppm: u64, rng: &mut Rng) -> i64 {
     }
 }
 
-/// Draws the initial reading of a monotonic clock: less than 24 hours.
+/// Returns a random initial reading of a monotonic clock, below 24 hours.
 pub(super) fn draw_origin(rng: &mut Rng) -> crate::types::Instant {
     crate::types::Instant(rng.below(nanoseconds(Duration::from_hours(24))))
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-/// A seeded random number generator. Parts of the simulator whose draws must not affect each other
-/// have generators of their own, created with [`Rng::split`].
+/// A seeded random number generator. [`Rng::split`] creates further generators for parts of the
+/// simulator whose random draws must not affect each other.
 #[derive(Debug, Clone)]
 pub struct Rng {
     generator: ChaCha8Rng,
@@ -19,19 +19,19 @@ impl Rng {
         Rng { generator: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// Creates an independent generator, seeded with one random number from this generator. Draws
-    /// from the new generator do not affect later draws from this one.
+    /// Creates an independent generator, seeded with one number from this one. Later draws of the
+    /// two do not affect each other.
     #[must_use]
     pub fn split(&mut self) -> Rng {
         Rng::new(self.next_u64())
     }
 
-    /// Returns a random 64-bit number. All values are equally likely.
+    /// Returns a random 64-bit number, uniformly distributed.
     pub fn next_u64(&mut self) -> u64 {
         self.generator.next_u64()
     }
 
-    /// Returns a random number from 0 to `limit - 1`. `limit` must not be zero.
+    /// Returns a random number from 0 to `limit - 1`. Panics if `limit` is zero.
     pub fn below(&mut self, limit: u64) -> u64 {
         assert!(limit > 0, "the limit must not be zero");
         // Multiply and shift: the bias is below limit / 2^64.
@@ -39,14 +39,14 @@ impl Rng {
         u64::try_from(wide >> 64).expect("the upper half of a 128-bit product")
     }
 
-    /// Returns a random number from `low` to `high`, both inclusive.
+    /// Returns a random number from `low` to `high`, inclusive.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         assert!(low <= high, "empty range {low}..={high}");
         low + self.below(high - low + 1)
     }
 
-    /// Returns true with a probability of `permille` / 1000. Leaves the generator unchanged if that
-    /// probability is 0 or 1.
+    /// Returns true with a probability of `permille` / 1000. Draws no random number if the result
+    /// is certain.
     pub fn permille(&mut self, permille: u32) -> bool {
         match permille {
             0 => false,
@@ -55,8 +55,8 @@ impl Rng {
         }
     }
 
-    /// Returns a random duration from `low` to `high`, both inclusive. Leaves the generator
-    /// unchanged if `low` equals `high`.
+    /// Returns a random duration from `low` to `high`, inclusive. Draws no random number if both
+    /// are equal.
     pub fn duration(&mut self, low: Duration, high: Duration) -> Duration {
         if low >= high {
             return low;
@@ -74,7 +74,7 @@ impl Rng {
         usize::try_from(self.below(length as u64)).expect("below a length")
     }
 
-    /// Puts `items` into a random order.
+    /// Shuffles `items` into a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.index(last + 1));
@@ -82,7 +82,7 @@ impl Rng {
     }
 }
 
-/// A range, with both ends inclusive, from which random durations are drawn.
+/// A range from which random durations are drawn, with both ends inclusive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DurationRange {
     /// Shortest duration of the range.
@@ -92,15 +92,15 @@ pub struct DurationRange {
 }
 
 impl DurationRange {
-    /// The range whose only duration is zero: an operation ends when it begins.
+    /// The range that contains only zero: operations complete at once.
     pub const ZERO: DurationRange = DurationRange { min: Duration::ZERO, max: Duration::ZERO };
 
-    /// Returns the range whose only duration is `duration`.
+    /// Returns the range that contains only `duration`.
     pub const fn always(duration: Duration) -> DurationRange {
         DurationRange { min: duration, max: duration }
     }
 
-    /// Returns whether every drawn duration is zero.
+    /// Returns whether the range contains only zero.
     pub fn is_zero(&self) -> bool {
         self.max.is_zero()
     }
@@ -111,8 +111,7 @@ impl DurationRange {
     }
 }
 
-/// Converts a duration to a number of nanoseconds. Durations in the simulator are far below the
-/// limit of 584 years.
+/// Converts a duration to nanoseconds; durations above 584 years give the maximum.
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,13 +1,13 @@
 //! The error for a violated rule, and the macro that checks a rule.
 
-/// The violation of a rule in a simulated run. The text starts with the name of the rule (see the
+/// The violation of a rule in a simulated run. The text starts with the rule's name (see the
 /// guide's page on guarantees), and says which replica violated the rule and how.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Violation(pub String);
 
-/// Unless the condition is true, returns from the calling function with an error: a [`Violation`]
-/// with the formatted text.
+/// Returns a [`Violation`] with the formatted text from the calling function unless the condition
+/// is true.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
         if !$condition {

@@ -10,9 +10,9 @@ use crate::raft::role::Transition;
 use crate::raft::rules;
 
 impl Replica {
-    /// Applies Raft's term rules (§5.1) to a peer's message: raises the replica's term to a higher
-    /// one in the message, and rejects a message of a lower term. Returns whether the replica's
-    /// current role must still handle the message.
+    /// Applies Raft's term rules (§5.1) to a peer's message: moves to the message's term if it is
+    /// higher, and drops or answers the message if its term is lower. Returns whether the replica's
+    /// role must still handle the message.
     pub(super) fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
         match message {
             PeerMsg::RequestVote(request) if request.pre => {
@@ -76,9 +76,9 @@ impl Replica {
         is_current
     }
 
-    /// Checks a message of a kind that only leaders send, and returns whether the replica's role
-    /// must still handle it. If the replica is a candidate in the message's term, it becomes a
-    /// follower of the sender (Figure 2).
+    /// Checks a message of a type that only leaders send, and returns whether the replica's role
+    /// must still handle it. A candidate of the same term becomes a follower of the sender (Figure
+    /// 2).
     fn admit_from_leader(
         &mut self,
         from: NodeId,
@@ -110,8 +110,8 @@ impl Replica {
         true
     }
 
-    /// Replies to a message of an earlier term's leader with a rejection that carries the current
-    /// term, so that the old leader steps down.
+    /// Rejects an append or snapshot from the leader of an earlier term. The reply carries the
+    /// current term, so that the old leader steps down.
     fn tell_deposed_leader(&mut self, to: NodeId, message: &PeerMsg, out: &mut Effects) {
         let refused = match message {
             PeerMsg::AppendEntries(append) => append.prev.index,
@@ -124,8 +124,8 @@ impl Replica {
         self.shared.send(to, PeerMsg::AppendReply(reply), out);
     }
 
-    /// Raises the replica's term to the higher term of a message and returns true. If the term is
-    /// so high that elections cannot have reached it, rejects the message and returns false.
+    /// Moves the replica to a message's higher term and returns true. If the term is too high to
+    /// have been reached by elections, rejects the message and returns false.
     fn raise_term(
         &mut self,
         from: NodeId,
@@ -148,9 +148,8 @@ impl Replica {
         true
     }
 
-    /// Returns whether a leader may hold a lease that depends on this replica not voting: within
-    /// the minimum election timeout, this replica has heard from a leader or, if it leads itself,
-    /// from a quorum.
+    /// Returns whether a leader may hold a lease, so that this replica must not vote: within the
+    /// minimum election timeout it has heard from a leader or, if it leads itself, from a quorum.
     fn leader_may_hold_lease(&self) -> bool {
         if let Role::Leader(leader) = &self.role {
             let heard_at = leader.quorum_heard_at(&self.shared);
@@ -159,15 +158,15 @@ impl Replica {
         self.shared.leader_may_hold_lease()
     }
 
-    /// Returns whether this replica is asking for pre-votes and has not voted in the current term.
+    /// Returns whether this replica is a pre-candidate that has not voted in the current term.
     fn is_free_pre_candidate(&self) -> bool {
         matches!(&self.role, Role::Candidate(candidate) if candidate.phase() == VotePhase::PreVote)
             && self.shared.voted_for().is_none()
     }
 
-    /// Handles a pre-vote request. A granted pre-vote neither binds this replica nor restarts a
-    /// timeout. A refusal is sent only if this replica's term is at least the requested one, so
-    /// that the sender learns of this term.
+    /// Handles a pre-vote request. Granting a pre-vote changes nothing on this replica. A refusal
+    /// is sent only if this replica's term is at least the requested one, so that the sender learns
+    /// the term.
     fn on_pre_vote(&mut self, from: NodeId, request: RequestVote, out: &mut Effects) {
         if let Role::Candidate(candidate) = &mut self.role {
             candidate.yield_to(from, request.last, &self.shared);

@@ -18,11 +18,12 @@ use crate::sim::machine::wall_clock::EPOCH;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, Instant, NodeId, RequestKey};
 
-/// Number of replies that the state machine keeps for each client session, to answer resent
+/// Number of latest replies that the state machine keeps per client session, to answer resent
 /// requests.
 const SESSION_REPLIES: usize = 64;
 
-/// Checks the answers to the clients of a run against a model of the state machine.
+/// Checks all answers to clients during a simulated run against a simple model of the state
+/// machine.
 #[derive(Debug, Default)]
 pub struct ClientModel {
     requests: HashMap<RequestKey, Request, FixedState>,
@@ -30,45 +31,48 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A client's request with all its attempts (a resent request keeps its key).
+/// A client's request, with counts of its attempts: a client resends a request under the same key.
 #[derive(Debug)]
 struct Request {
-    /// The highest commit index in the cluster when the request first reached a replica. A read
-    /// must reflect all entries up to this index.
+    /// The highest commit index in the cluster when the request first reached a replica. A
+    /// linearizable read must reflect all entries up to this index.
     committed_before: Index,
-    /// Time at which the request first reached a replica.
+    /// Virtual time at which the request first reached a replica.
     arrived_at: Instant,
-    /// Number of times that the request has reached a replica.
+    /// Number of times that the request has reached a replica: 1 plus the number of resends that
+    /// arrived.
     attempts: u32,
-    /// Number of the request's attempts that were refused.
+    /// Number of the request's attempts that replicas refused.
     refused: u32,
-    /// Index of the log entry through which the request took effect; `None` if no such entry has
-    /// been applied yet.
+    /// Index of the log entry by which the request was applied; `None` if it has not been applied
+    /// yet.
     effect: Option<Index>,
 }
 
-/// A simple model of the state machine, which keeps all versions of each key.
+/// A simple model of the state machine, which keeps all versions of each key, so that a read can be
+/// checked at any log index.
 #[derive(Debug, Default)]
 struct Model {
     /// All versions of each key, in the order in which they were written.
     versions: BTreeMap<Bytes, Vec<Version>>,
     /// Number of operations applied so far.
     revision: u64,
-    /// The result of applying each log entry, starting with the entry at index 1; `None` for an
-    /// entry that contains no batch.
+    /// The results of applying the log entries, starting with the entry at index 1. An element is
+    /// `None` if its entry contains no batch (commands applied together).
     results: Vec<Option<Applied>>,
-    /// The outcomes of the operations of each applied batch, by the batch's key.
+    /// The outcomes of the operations of each applied batch (commands applied together), by the
+    /// request key of the batch.
     outcomes: HashMap<RequestKey, Vec<Outcome>, FixedState>,
-    /// The outcomes of each client session's numbered requests, by session id and in order of the
-    /// requests' sequence numbers, which start at 1.
+    /// The outcomes of each client session's numbered requests: by session id, and in the order of
+    /// their sequence numbers, which start at 1.
     sessions: BTreeMap<u64, Vec<Outcome>>,
 }
 
-/// The value that a key had after an operation wrote or deleted it, with the position of that
+/// A version of a key: its value after an operation wrote or deleted it, and the position of that
 /// operation.
 #[derive(Debug)]
 struct Version {
-    /// Index of the log entry with the operation that created this version.
+    /// Index of the log entry whose operation created this version.
     index: Index,
     /// Number of the operation that created this version, counted over all applied operations.
     revision: u64,
@@ -77,8 +81,8 @@ struct Version {
 }
 
 impl ClientModel {
-    /// Records that the request `key` has reached a replica at time `now`, when the highest commit
-    /// index in the cluster was `committed`.
+    /// Records that the request `key` has reached a replica at time `now`. `committed` is the
+    /// highest commit index in the cluster at that time.
     pub(in crate::sim) fn on_request(&mut self, key: RequestKey, committed: Index, now: Instant) {
         let request = self.requests.entry(key).or_insert(Request {
             committed_before: committed,
@@ -91,8 +95,9 @@ impl ClientModel {
     }
 
     /// Checks the result of applying the log entry at `index` on replica `id` against the model;
-    /// `applied` is `None` if the entry contains no batch. `leaders` is the number of terms that
-    /// have had a leader so far.
+    /// `applied` is `None` if the entry contains no batch (commands applied together). `leaders` is
+    /// the number of terms that have had a leader so far, which shows whether the leader has
+    /// changed.
     pub(in crate::sim) fn on_applied(
         &mut self,
         id: NodeId,
@@ -121,8 +126,9 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Records the expiration time of each value that a batch sets with a TTL or an expiration
-    /// time. `leaders` is the number of terms that have had a leader so far.
+    /// Records the expiration time of each value that a batch of commands sets with a TTL or an
+    /// expiration time. `leaders` is the number of terms that have had a leader so far, which shows
+    /// whether the leader has changed.
     fn record_expirations(
         &mut self,
         key: RequestKey,
@@ -157,7 +163,7 @@ impl ClientModel {
         self.expirations.set(Bytes::copy_from_slice(value), earliest, latest, leaders);
     }
 
-    /// Returns two numbers: how many values were found expired by a read, and how many of these had
+    /// Returns the number of values that a read found expired, and how many of these values had
     /// been set under an earlier leader.
     pub fn expired(&self) -> (u64, u64) {
         self.expirations.counts()
@@ -184,7 +190,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's answer to a write against the model's outcomes.
+    /// Checks replica `id`'s answer to the write `key` against the outcomes of the write in the
+    /// model.
     pub(in crate::sim) fn on_write_answered(
         &self,
         id: NodeId,
@@ -200,10 +207,10 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the outcomes that replica `id` returned for a batch of reads against the model at log
-    /// index `state`, that of the last entry that the replica had applied when it executed the
-    /// reads. The reads must reflect all entries that were committed before they arrived. `leaders`
-    /// is the number of terms that have had a leader so far.
+    /// Checks replica `id`'s answer to a batch of reads against the model at log index `state`, the
+    /// last index that the replica had applied when it executed the reads. The answer must reflect
+    /// all entries that were committed before the reads arrived. `time` is the current time and the
+    /// number of terms that have had a leader so far.
     pub(in crate::sim) fn on_read_answered(
         &mut self,
         id: NodeId,
@@ -237,7 +244,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks the outcome of one read of the batch with key `key`, which arrived at `arrived_at`.
+    /// Checks the outcome of one read operation. It belongs to the batch of reads with the request
+    /// key `key`, which arrived at time `arrived_at`.
     fn check_read(
         &mut self,
         (id, key, arrived_at): (NodeId, RequestKey, Instant),
@@ -263,8 +271,8 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Checks a replica's refusal of an attempt of a request: the refused attempt must not be
-    /// applied.
+    /// Records that replica `id` refused an attempt of the request `key`, and checks that the
+    /// request has not been applied if all its attempts were refused.
     pub(in crate::sim) fn on_refused(
         &mut self,
         id: NodeId,
@@ -292,16 +300,16 @@ impl ClientModel {
         Ok(())
     }
 
-    /// Returns how many keys have a value after all entries applied so far, counting only keys for
-    /// which `choose` returns true.
+    /// Returns the number of keys that have a value after all entries applied so far. Counts only
+    /// keys for which `choose` returns true.
     pub fn count(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         chosen.filter(|(_, versions)| versions.last().is_some_and(|it| it.value.is_some())).count()
             as u64
     }
 
-    /// Returns the sum of the numeric values of the keys for which `choose` returns true, after all
-    /// entries applied so far.
+    /// Returns the sum of the numeric values, after all entries applied so far, of the keys for
+    /// which `choose` returns true.
     pub fn sum(&self, choose: impl Fn(&[u8]) -> bool) -> u64 {
         let chosen = self.model.versions.iter().filter(|(key, _)| choose(key));
         let newest = chosen.filter_map(|(_, versions)| versions.last()?.value.as_ref());
@@ -400,16 +408,16 @@ impl Model {
         }
     }
 
-    /// Returns whether each watched key still has, at log index `index`, the revision that the
-    /// client has seen.
+    /// Returns whether the watched keys of a transaction are unchanged: each still has, at log
+    /// index `index`, the revision that the client has seen.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
             .all(|(key, revision)| revision == self.revision(key, index).to_le_bytes().as_slice())
     }
 
-    /// Returns the revision of a key at log index `state`: the number of the operation that wrote
-    /// the key's value, or 0 if the key has no value.
+    /// Returns the revision of a key at log index `state`: the number of the operation that last
+    /// wrote the key, counted over all applied operations, or 0 if the key has no value.
     fn revision(&self, key: &[u8], state: Index) -> u64 {
         self.at(key, state).filter(|it| it.value.is_some()).map_or(0, |version| version.revision)
     }
@@ -470,13 +478,13 @@ impl Model {
     }
 }
 
-/// Returns an error outcome that consists of this error code. The model does not know the rest of
-/// the error's text.
+/// Returns an error outcome with this error code, such as `NOSESSION`. The model does not know the
+/// rest of the error message.
 fn error(code: &'static str) -> Outcome {
     Outcome::Error(Bytes::from_static(code.as_bytes()))
 }
 
-/// Returns whether two results of applying an entry are equal. Two errors are equal if they have
+/// Returns whether two results of applying an entry are equal. Errors count as equal if they have
 /// the same code.
 fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     match (actual, expected) {
@@ -488,7 +496,7 @@ fn is_same(actual: Option<&Applied>, expected: Option<&Applied>) -> bool {
     }
 }
 
-/// Returns whether two lists of outcomes are equal. Two errors are equal if they have the same
+/// Returns whether two lists of outcomes are equal. Errors count as equal if they have the same
 /// code.
 fn are_same(actual: &[Outcome], expected: &[Outcome]) -> bool {
     let code = |text: &Bytes| text.split(|byte| *byte == b' ').next().map(<[u8]>::to_vec);

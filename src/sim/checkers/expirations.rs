@@ -10,37 +10,37 @@ use bytes::Bytes;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId};
 
-/// Maximum deviation of an expiration from the true time while the wall clocks of a majority are
-/// correct. It covers the interval of the replicated clock, the delay of clock reports, and clock
-/// drift.
+/// Maximum time by which a key may expire early or late while the wall clocks of a majority are
+/// correct. Covers the update interval of the replicated clock, the delay of clock reports between
+/// replicas, and clock drift.
 pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 
-/// The interval of true (virtual) time within which a value expires. The exact time is unknown
-/// because a TTL starts when the replica applies the write.
+/// The interval of virtual time within which a value expires. The exact time is unknown, because a
+/// TTL starts when the replica applies the write.
 #[derive(Clone, Copy, Debug)]
 struct Lifetime {
     earliest: Instant,
     latest: Instant,
-    /// Number of terms that had a leader up to the time when the value was set. A larger number at
-    /// the time of a read shows that the leader has changed since.
+    /// Number of terms that had had a leader when the value was set. A larger number at a later
+    /// read shows that the leader has changed since.
     leaders: usize,
 }
 
-/// The values that were set with an expiration, and which of them a read has found expired. Each
-/// value is written only once.
+/// The values that were set with an expiration, and which of them a read has found expired. All
+/// values are distinct, so a value identifies its write.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Expirations {
     lifetimes: BTreeMap<Bytes, Lifetime>,
-    /// Values that a read has found expired, each with the time of the first such read.
+    /// The values that a read has found expired, each with the time of the first such read.
     expired: BTreeMap<Bytes, Instant>,
-    /// Number of values in `expired` that were set under one leader and found expired under a later
-    /// one.
+    /// Number of values that were set under one leader and found expired under a later one.
     across_leaders: u64,
 }
 
 impl Expirations {
-    /// Records that `value` was set and expires between `earliest` and `latest`. `leaders` is the
-    /// number of terms that have had a leader so far.
+    /// Records that `value` was set and expires between the times `earliest` and `latest`.
+    /// `leaders` is the number of terms that have had a leader so far, which shows whether the
+    /// leader has changed.
     pub(in crate::sim) fn set(
         &mut self,
         value: Bytes,
@@ -51,15 +51,15 @@ impl Expirations {
         self.lifetimes.insert(value, Lifetime { earliest, latest, leaders });
     }
 
-    /// Returns two numbers: how many values were found expired by a read, and how many of these had
+    /// Returns the number of values that a read found expired, and how many of these values had
     /// been set under an earlier leader.
     pub(in crate::sim) fn counts(&self) -> (u64, u64) {
         (self.expired.len() as u64, self.across_leaders)
     }
 
     /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
-    /// `asked`. `current` is the last value written to the key that was read. `is_shown` says
-    /// whether the answer was this value rather than "no value". `leaders` is the number of terms
+    /// `asked`. `current` is the last value written to the key; `is_shown` says whether the answer
+    /// was this value (true) or that the key has none (false). `leaders` is the number of terms
     /// that have had a leader so far.
     pub(in crate::sim) fn answered(
         &mut self,

@@ -21,31 +21,31 @@ pub enum Call {
     Get,
     /// Sets the key to this value.
     Put(Bytes),
-    /// Deletes the key.
+    /// Deletes the key, if it exists.
     Delete,
 }
 
-/// The reply to an operation of a client.
+/// The reply to a client's operation on a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// Reply to a get: the value, or `None` if the key did not exist.
+    /// The reply to a get: the value, or `None` if the key did not exist.
     Value(Option<Bytes>),
-    /// Reply to a put: the value was set.
+    /// The reply to a put, which has set the value.
     Done,
-    /// Reply to a delete: whether the key existed before.
+    /// The reply to a delete: true if the key existed before.
     Deleted(bool),
 }
 
-/// Identifies an operation of a [`History`].
+/// Identifies an operation in a [`History`] of calls and replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OperationId(usize);
 
-/// The history of a run: its operations, with the order of their calls and replies.
+/// The history of a run: the clients' operations, with the order of their calls and replies.
 #[derive(Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
-    /// Number of calls and replies recorded so far. Serves as the logical time of the latest call
-    /// or reply.
+    /// Number of calls and replies recorded so far, which serves as the logical time of the latest
+    /// one.
     moment: u64,
 }
 
@@ -59,20 +59,20 @@ struct Operation {
 
 #[derive(Debug)]
 enum Completion {
-    /// No reply was received: the operation may have been applied, may still be applied, or may
-    /// never be.
+    /// The operation was not answered: it may have been applied, may be applied later, or may never
+    /// be.
     Unknown,
     /// The operation was refused and is never applied.
     Refused,
-    /// The reply was received. Holds its logical time (position among all calls and replies) and
-    /// the reply itself. The operation was applied before that time.
+    /// The operation was answered. The number is the logical time of the reply, its position among
+    /// all calls and replies. The operation took effect before that time.
     Answered(u64, Reply),
 }
 
-/// Reason why a history fails the linearizability check.
+/// The reason why a history fails the linearizability check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinearizabilityError {
-    /// No order of the key's operations explains all replies.
+    /// No order of the operations on a key explains all replies.
     #[error(
         "the history of key {key:?} is not linearizable: no order of its operations explains the \
          replies; the longest possible order stops at:\n{around}"
@@ -80,12 +80,12 @@ pub enum LinearizabilityError {
     NotLinearizable {
         /// The key whose history is not linearizable.
         key: String,
-        /// The first operation for which no valid order was found, and the operations that overlap
-        /// it in time, one per line.
+        /// The operation at which the search got stuck, and the operations that overlap it in time,
+        /// one per line.
         around: String,
     },
-    /// The search for an order exceeded its maximum number of steps, so it is unknown whether the
-    /// history is linearizable.
+    /// The search exceeded its maximum number of steps, so it is unknown whether the history is
+    /// linearizable.
     #[error(
         "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
          exceeded {steps} steps; use more keys, fewer clients or a shorter run"
@@ -95,20 +95,20 @@ pub enum LinearizabilityError {
         key: String,
         /// Number of operations on the key.
         operations: usize,
-        /// Number of operations on the key without a reply, which make the search expensive.
+        /// Number of unanswered operations on the key, which make the search expensive.
         unknown: usize,
-        /// The maximum number of search steps, which the search exceeded.
+        /// The maximum number of search steps that was exceeded.
         steps: u64,
     },
 }
 
-/// Default maximum number of search steps per key. A search of this length takes seconds; the
+/// Default limit on the number of search steps per key. A search of this length takes seconds; the
 /// histories of simulated runs need far fewer steps.
 pub const STEPS_MAX: u64 = 20_000_000;
 
 impl History {
-    /// Records the call of an operation on `key`. Returns the operation's id, with which the caller
-    /// later records the outcome.
+    /// Records the call of an operation on `key`, and returns the id with which the caller records
+    /// the outcome.
     pub fn call(&mut self, key: Bytes, call: Call) -> OperationId {
         self.moment += 1;
         self.operations.push(Operation {
@@ -141,11 +141,10 @@ impl History {
         self.operations.is_empty()
     }
 
-    /// Checks that the history of each key is linearizable. Initially no key has a value.
+    /// Checks that the history of each key is linearizable. Initially no key exists.
     ///
-    /// # Errors
-    /// Returns an error for the first key whose history is not linearizable, or whose search
-    /// exceeds `steps_max` steps.
+    /// # Errors Returns an error for the first key whose history is not linearizable, or whose
+    /// search exceeds `steps_max` steps.
     pub fn check(&self, steps_max: u64) -> Result<(), LinearizabilityError> {
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         for operation in &self.operations {
@@ -163,18 +162,18 @@ impl History {
     }
 }
 
-/// The value of a key during the search: a number that represents a distinct value, or `None` if
+/// The value of a key during the search: a number that stands for a distinct value, or `None` if
 /// the key does not exist.
 type Value = Option<u32>;
 
-/// Represents "none" where the index of an event is expected.
+/// Stands for "no event" in place of an index into the list of events.
 const NOWHERE: usize = usize::MAX;
 
 /// The search for an order of one key's operations that explains all replies (Wing and Gong's
 /// algorithm).
 ///
-/// `events` holds each call and each reply. `next` and `previous` link the events of the operations
-/// that do not yet have a position in the order. The linked list is sorted by time and starts at
+/// `events` holds each call and each reply. `next` and `previous` form a linked list, sorted by
+/// time, of the events of operations that have no place in the order yet. The list starts at
 /// `next[head]`.
 struct Search<'a> {
     key: &'a Bytes,
@@ -185,12 +184,12 @@ struct Search<'a> {
     previous: Vec<usize>,
 }
 
-/// The effect of an operation on a key. Each number represents a distinct value.
+/// The effect of an operation on a key. Each distinct value is represented by a number.
 #[derive(Clone, Copy)]
 enum Effect {
     Read(Value),
     Write(u32),
-    /// Deletes the key. The field says whether the key existed, according to the reply; `None` if
+    /// Deletes the key. The field is whether the key existed according to the reply; `None` if
     /// there was no reply.
     Delete(Option<bool>),
 }
@@ -198,8 +197,8 @@ enum Effect {
 #[derive(Clone, Copy)]
 struct Event {
     operation: usize,
-    /// If the event is a call: the index of its reply in the list of events, or [`NOWHERE`] if
-    /// there is no reply.
+    /// For a call, the index of the reply in the list of events, or [`NOWHERE`] if there is no
+    /// reply. Unused for a reply.
     answer: usize,
     is_call: bool,
 }
@@ -312,8 +311,8 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Removes the event of a call and that of its reply from the linked list of operations that
-    /// still have to be ordered, because the search has placed this operation next in the order.
+    /// Removes the events of a call and its reply from the linked list of unplaced operations,
+    /// because the search has placed the operation next in the order.
     fn take(&mut self, call: usize) {
         for place in [call, self.events[call].answer] {
             if place != NOWHERE {
@@ -324,8 +323,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Puts the event of a call that [`Search::take`] removed, and that of its reply, back into the
-    /// linked list. Calls must be put back in the reverse order of their removal.
+    /// Undoes [`Search::take`]: puts the events of a call and its reply back into the linked list.
+    /// Calls must be put back in the reverse order of their removal.
     fn put_back(&mut self, call: usize) {
         for place in [self.events[call].answer, call] {
             if place != NOWHERE {
@@ -363,8 +362,8 @@ impl<'a> Search<'a> {
 }
 
 impl Effect {
-    /// Returns the key's value after the operation, given its value before the operation; `None` if
-    /// the operation's reply contradicts the value before.
+    /// Returns the key's value after the operation, given its value before; `None` if the
+    /// operation's reply contradicts the value before.
     fn apply(self, value: Value) -> Option<Value> {
         match self {
             Effect::Read(seen) => (seen == value).then_some(value),

@@ -4,34 +4,34 @@ use crate::kv::Outcome;
 use crate::raft::RefusalReason;
 use crate::types::{NodeId, RequestKey};
 
-/// The protocol between clients and replicas, which determines the replica that answers a write.
+/// The protocol between clients and replicas. It determines which replica answers a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientProtocol {
-    /// The replica to which the client is connected answers (Redis protocol).
+    /// The replica that received the client's request answers it (Redis protocol).
     Connection,
-    /// The leader that commits a write answers, regardless of which replica received the request
-    /// (the protocol of the university course's simulator).
+    /// The leader that commits a write answers it, whichever replica received the request (protocol
+    /// of the university course's simulator).
     Course,
 }
 
-/// An answer of a replica to a client's request.
+/// A replica's answer to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// Id of the replica that answers.
     pub from: NodeId,
-    /// Key of the client's request that is answered.
+    /// Key of the client's request that this answers.
     pub key: RequestKey,
-    /// Id of the leader, as far as the answering replica knows; `None` if it knows no leader.
+    /// Id of the leader known to the answering replica; `None` if it knows no leader.
     pub leader: Option<NodeId>,
-    /// The outcome of the request, or the reason for refusing it.
+    /// The outcome of the request, or the reason why it was refused.
     pub kind: AnswerKind,
 }
 
 /// The content of a replica's answer to a client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
-    /// The operations of the request were executed, with these outcomes in the same order.
+    /// The request was executed; the outcomes are in the order of its operations.
     Done(Vec<Outcome>),
-    /// The request was refused for this reason, and this attempt has no effect.
+    /// This attempt of the request was refused for this reason and has no effect.
     Refused(RefusalReason),
 }

@@ -12,9 +12,9 @@ use crate::sim::coverage::Situation;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Index, RequestKey};
 
-/// Returns a copy of `payload`, if that is a batch of several operations, that claims to be in the
-/// log only once. If the log contains the batch twice, it is therefore applied twice: a deliberate
-/// fault for testing the checkers (mutation testing). Returns `None` for other payloads.
+/// Returns a copy of the batch `payload` that is no longer deduplicated, so that it is applied
+/// twice if the log contains it twice: a deliberate fault for testing the checkers (mutation
+/// testing). Returns `None` if `payload` is not a batch of several operations.
 fn once(payload: &[u8]) -> Option<Bytes> {
     let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
     let mut buffer = BatchBuffer::default();
@@ -23,8 +23,8 @@ fn once(payload: &[u8]) -> Option<Bytes> {
 }
 
 impl Cluster {
-    /// Performs all apply jobs (committed entries to apply, and reads to execute) that are waiting
-    /// at the replica with index `slot`.
+    /// Performs all apply jobs that are waiting on the machine at index `slot`: applies committed
+    /// entries and executes reads.
     pub(super) fn apply(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// Applies one entry to the replica's state machine. Returns the request key and the outcomes
-    /// of the batch that the entry contains; `None` if the entry contains no batch.
+    /// of the batch of commands in the entry; `None` if the entry contains no batch.
     fn apply_entry(
         &mut self,
         slot: usize,

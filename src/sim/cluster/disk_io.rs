@@ -12,8 +12,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, NodeId};
 
 impl Cluster {
-    /// Starts storing the snapshot chunks that the replica has received, unless it is already
-    /// storing chunks. Storing takes as long as a sync of the log.
+    /// Schedules the storing of the snapshot chunks that the replica has received, unless chunks
+    /// are already being stored. Storing takes as long as a sync of the log.
     pub(super) fn store_soon(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.queued.store || machine.held.chunks {
@@ -28,8 +28,8 @@ impl Cluster {
         self.queue.push(at, Event::ChunksStored { slot, incarnation: machine.incarnation });
     }
 
-    /// Stores the snapshot chunks that the replica has received. In the replica's next step, the
-    /// core gets a `Msg::ChunkStored` for each chunk.
+    /// Stores the snapshot chunks that the replica has received, and queues a `Msg::ChunkStored`
+    /// for each as input of the replica's next step.
     pub(super) fn store_chunks(&mut self, slot: usize) {
         if self.machines[slot].held.all || self.machines[slot].held.chunks {
             return;
@@ -53,11 +53,10 @@ impl Cluster {
         }
     }
 
-    /// Stores the snapshot chunks that the replica has received, and that a script has kept it from
-    /// storing.
+    /// Stores the snapshot chunks that the replica has received while a script was suspending the
+    /// storing of chunks.
     ///
-    /// # Errors
-    /// If a safety rule is violated.
+    /// # Errors If a safety rule is violated.
     pub fn store_held_chunks(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].held.chunks = false;
@@ -65,7 +64,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Checks a job (log write) and hands it to the replica's log writer.
+    /// Checks a job of the replica's log writer (a log write), and hands the job to the simulated
+    /// disk.
     pub(super) fn write(
         &mut self,
         slot: usize,
@@ -78,7 +78,8 @@ impl Cluster {
         self.begin_sync(slot)
     }
 
-    /// Begins a sync of the log if none is in progress and a job (log write) is waiting.
+    /// Begins a sync of the log if no sync is in progress and a job of the log writer (a log write)
+    /// is waiting.
     fn begin_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if !machine.disk.begin_sync() || machine.held.syncs {
@@ -100,8 +101,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles the end of a sync of the log. In the replica's next step, the core gets a
-    /// `Msg::Persisted` for the jobs that are now durable.
+    /// Handles the end of a sync of the log, and queues a `Msg::Persisted` for each durable job as
+    /// input of the replica's next step.
     pub(super) fn on_synced(&mut self, slot: usize) -> Result<(), Violation> {
         if self.machines[slot].held.all {
             return Ok(());
@@ -111,8 +112,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Completes the jobs (log writes) of a sync one by one, and sends the messages that were
-    /// waiting until each job became durable.
+    /// Completes the jobs (log writes) of a sync one by one, and after each sends the messages that
+    /// may be sent only once the job is durable.
     fn end_sync(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -139,18 +140,17 @@ impl Cluster {
         }
     }
 
-    /// Ends the sync in progress, which a script has kept from completing, and begins the next one
-    /// if a job is waiting.
+    /// Completes the sync in progress, which a script has suspended, and begins the next one if a
+    /// job is waiting.
     ///
-    /// # Errors
-    /// If a safety rule is violated.
+    /// # Errors If a safety rule is violated.
     pub fn end_held_sync(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].disk.begin_sync();
         self.on_synced(slot)
     }
 
-    /// Starts writing a snapshot of the replica's state that will replace a damaged snapshot.
+    /// Starts writing a snapshot of the replica's state, to replace a damaged one.
     pub(super) fn replace_snapshot(&mut self, slot: usize) {
         let machine = &self.machines[slot];
         let index = machine.store.applied_index();
@@ -174,7 +174,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the snapshot of the replica's own state that is being written durable.
+    /// Makes the replica's own snapshot, which is being written, durable.
     pub(super) fn on_snapshot_taken(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -194,8 +194,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Installs a leader's snapshot that has been received in full, unless the replica's state
-    /// machine is newer.
+    /// Installs a leader's snapshot that has been received in full, unless the state machine is
+    /// already past the end of the snapshot.
     pub(super) fn install(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all {
@@ -228,8 +228,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Checks why a snapshot was abandoned: if the snapshot was invalid, fault injection must have
-    /// damaged it.
+    /// Checks why a snapshot was abandoned: an invalid snapshot is a violation unless fault
+    /// injection has damaged a snapshot.
     fn check_abandoned_snapshot(&mut self, slot: usize) -> Result<(), Violation> {
         let folder = self.machines[slot].disk.files();
         let Some(error) = folder.and_then(Folder::take_bad_snapshot) else { return Ok(()) };

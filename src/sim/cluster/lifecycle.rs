@@ -13,11 +13,11 @@ use crate::storage::StorageError;
 use crate::types::{Index, Instant, NodeId};
 
 impl Cluster {
-    /// Starts a replica that has never been started or has crashed. The replica stays down if its
-    /// folder is damaged or its disk is full.
+    /// Starts a replica that is new or has crashed. It stays down if its folder is damaged or its
+    /// disk is full.
     ///
-    /// # Errors
-    /// If the replica's disk does not hold what was durable, or if another safety rule is violated.
+    /// # Errors If the replica's disk does not hold what was durable, or if another safety rule is
+    /// violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -63,9 +63,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns whether a replica accepts messages from this incarnation (number of starts and
-    /// crashes) of a peer. If the peer has restarted, the replica first checks the history of
-    /// starts from the peer's folder, as the server does when a peer connects.
+    /// Returns whether a replica accepts messages from the peer `from`, sent in incarnation
+    /// `sender` (number of the peer's starts and crashes). If the peer has restarted, the replica
+    /// first checks the history of starts in the peer's folder, as the server does when a peer
+    /// connects, to detect old copies of the folder.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -107,7 +108,7 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Stops a replica because its disk has failed with this error.
+    /// Stops a replica because a disk operation failed with this error.
     pub(super) fn fail(&mut self, slot: usize, error: &StorageError) {
         let machine = &mut self.machines[slot];
         machine.disk.fail();
@@ -115,13 +116,12 @@ impl Cluster {
         self.queue.push(self.now, Event::Stop { slot, incarnation: machine.incarnation });
     }
 
-    /// Checks that peers reject an old copy of a replica's folder: while the replica is down,
-    /// starts it from an old copy of its folder, and presents its history of starts to all peers.
-    /// Every peer that knows of a later start of the replica must reject the history. The folder
-    /// itself stays unchanged.
+    /// Checks that peers reject a replica that runs from an old copy of its folder. Starts the
+    /// replica, which is down, from such a copy, and presents its history of starts to all
+    /// peers: every peer that knows of a later start must reject it. The folder itself stays
+    /// unchanged.
     ///
-    /// # Errors
-    /// If a peer that must reject the copy accepts it.
+    /// # Errors If a peer that must reject the copy accepts it.
     pub fn check_old_copy(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let Some(files) = self.machines[slot].disk.files() else { return Ok(()) };
@@ -161,8 +161,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Crashes a replica, which loses everything that is not on its disk. A random part of the data
-    /// that was being synced is on the disk.
+    /// Crashes a replica, which loses everything that is not on its disk. A random part of an
+    /// unfinished sync is kept.
     pub fn crash(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -189,11 +189,11 @@ impl Cluster {
     }
 
     /// Replaces the disk of a replica that is down with an empty one, so that the replica must
-    /// rejoin under its old id. Two replicas must not rejoin at the same time, as neither would
-    /// ever complete rejoining.
+    /// rejoin under its old id. Only one replica may be rejoining at a time, because two would wait
+    /// for each other forever.
     ///
-    /// # Errors
-    /// If the replica has rejoined after an earlier loss without an entry that must be on its disk.
+    /// # Errors If the replica finished rejoining after an earlier loss without an entry that must
+    /// be on its disk.
     pub fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -231,7 +231,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// After a replica's pause, handles the end of a sync that was due during the pause.
+    /// Completes a sync that became due while the replica was paused.
     fn end_overdue_sync(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &self.machines[slot];
         if machine.disk.is_syncing() && !machine.queued.sync && !machine.held.syncs {
@@ -241,7 +241,7 @@ impl Cluster {
     }
 }
 
-/// Adds the counters that a replica has kept since its start to the run's coverage.
+/// Adds the counters of a replica's process to the run's coverage.
 pub(super) fn add_counters(coverage: &mut Coverage, replica: &Replica) {
     let counters = replica.status().counters;
     coverage.add(Situation::LeaseRead, counters.lease_reads);

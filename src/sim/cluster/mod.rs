@@ -31,54 +31,54 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId};
 
-/// The kind of event that [`Cluster::advance`] handled.
+/// The kind of event that [`Cluster::advance`] has handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Advance {
     /// An event inside the cluster, such as the arrival of a message or the end of a sync.
     Internal,
-    /// The alarm with this number, which the driver of the simulation had set with
-    /// [`Cluster::alarm`]. The driver must handle it.
+    /// An alarm that the driver of the simulation set with [`Cluster::alarm`] under this number,
+    /// and which the driver must handle.
     Alarm(u64),
-    /// No event: the queue is empty.
+    /// No event was handled: the queue is empty.
     Idle,
 }
 
-/// A simulated cluster with its event queue and its checkers.
+/// A simulated cluster in virtual time, with its event queue and its checkers.
 #[derive(Debug)]
 pub struct Cluster {
     now: Instant,
     protocol: ClientProtocol,
     queue: Queue,
     machines: Vec<Machine>,
-    /// Messages that replicas have sent since the driver of the simulation last took the messages
-    /// from here.
+    /// Messages that replicas have sent, until the driver of the simulation takes them from here to
+    /// deliver or drop them.
     pub sent: Vec<Envelope>,
-    /// Answers that replicas gave to clients since the driver of the simulation last took the
-    /// answers from here.
+    /// Answers that replicas gave to clients, until the driver of the simulation takes them from
+    /// here.
     pub answers: Vec<Answer>,
-    /// The checker of the safety rules about replicas.
+    /// Checks the safety rules about replicas.
     pub checker: SafetyChecker,
-    /// The checker of the rules about answers to clients.
+    /// Checks the answers to clients against a model.
     pub client_model: ClientModel,
-    /// Replicas that have stopped, because their disks failed, since the driver of the simulation
-    /// last emptied this list.
+    /// Replicas that stopped because their disks failed, until the driver of the simulation takes
+    /// them from here to restart them.
     pub stopped: Vec<NodeId>,
     /// The trace of the run's events.
     pub trace: Trace,
     effects: Effects,
     /// Number of events handled so far.
     events: u64,
-    /// How often the run has reached each situation, except for the counts that
-    /// [`Cluster::coverage`] adds: the counters of the running replicas, and those of the client
-    /// model.
+    /// How often the run has reached each situation that tests must cover. Excludes the counters of
+    /// running replicas and of the client model, which [`Cluster::coverage`] adds.
     coverage: Coverage,
-    /// Whether a script has forged messages. Replicas may reject forged messages as malformed.
+    /// Whether a script has forged messages, so that replicas may reject messages without a
+    /// violation.
     pub forged: bool,
 }
 
 impl Cluster {
-    /// Creates a cluster at time zero whose replicas have never run. The caller must start them
-    /// with [`Cluster::start`].
+    /// Creates a cluster at time zero. Its replicas are down until the caller starts them with
+    /// [`Cluster::start`].
     pub fn new(
         ids: &[NodeId],
         config: &Config,
@@ -119,8 +119,8 @@ impl Cluster {
         coverage
     }
 
-    /// Returns the replica, running or not, that has lost its disk and not rejoined yet; `None` if
-    /// there is none.
+    /// Returns the replica, running or not, that has lost its disk and has not finished rejoining;
+    /// `None` if there is none.
     pub fn rejoining(&self) -> Option<NodeId> {
         self.machines
             .iter()
@@ -128,8 +128,9 @@ impl Cluster {
             .map(|machine| machine.id)
     }
 
-    /// Returns the wall clock reading, in milliseconds since 1970, that a replica reports to its
-    /// peers; `None` if the replica is down or paused, or the run has no expirations.
+    /// Reads the wall clock of replica `id`, to be reported to its peers, in milliseconds since
+    /// 1970. Returns `None` if the replica is down or paused, or if the run does not use
+    /// expirations.
     pub fn report_wall_clock(&mut self, id: NodeId) -> Option<u64> {
         let (slot, now) = (self.slot(id), self.now);
         let machine = &mut self.machines[slot];
@@ -140,8 +141,9 @@ impl Cluster {
         machine.clock_gate.as_mut()?.observe(machine.clock.read(now), wall)
     }
 
-    /// Delivers a wall clock reading of peer `from`, in milliseconds since 1970, to replica `to`.
-    /// Does nothing if `to` is down or paused, or the run has no expirations.
+    /// Delivers to replica `to` a report that the wall clock of peer `from` shows `millis`
+    /// milliseconds since 1970. Does nothing if `to` is down or paused, or if the run does not use
+    /// expirations.
     pub fn deliver_wall_clock(&mut self, to: NodeId, from: NodeId, millis: u64) {
         let (slot, now) = (self.slot(to), self.now);
         let machine = &mut self.machines[slot];
@@ -150,7 +152,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the true (virtual) time, measured from the start of the run.
+    /// Returns the virtual time since the start of the run.
     pub fn now(&self) -> Instant {
         self.now
     }
@@ -160,17 +162,17 @@ impl Cluster {
         self.events
     }
 
-    /// Returns all machines, in the order of their slots.
+    /// Returns all machines, ordered by their index in the cluster.
     pub fn machines(&self) -> &[Machine] {
         &self.machines
     }
 
-    /// Returns the machine on which replica `id` runs.
+    /// Returns the machine that runs replica `id`.
     pub fn machine(&self, id: NodeId) -> &Machine {
         &self.machines[self.slot(id)]
     }
 
-    /// Returns the machine on which replica `id` runs, so that the caller can change its delays and
+    /// Returns the machine that runs replica `id`, so that the caller can change its delays and
     /// clocks, or suspend its activities ([`Machine::held`]).
     pub fn machine_mut(&mut self, id: NodeId) -> &mut Machine {
         let slot = self.slot(id);
@@ -197,13 +199,13 @@ impl Cluster {
         self.queue.next_at()
     }
 
-    /// Returns the number of queued messages, requests and disk operations: all events but timers
-    /// and alarms.
+    /// Returns the number of queued messages, requests and disk operations: all events except
+    /// timers and alarms.
     pub fn in_flight(&self) -> usize {
         self.queue.in_flight
     }
 
-    /// Schedules the delivery of a message at time `at`.
+    /// Schedules the arrival of a message at its receiver at time `at`.
     pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
         let slot = self.slot(envelope.to);
         let sender = self.machines[self.slot(envelope.from)].incarnation;
@@ -216,7 +218,7 @@ impl Cluster {
         self.queue.push(at.max(self.now), Event::Request { slot, request });
     }
 
-    /// Sets an alarm: at time `at`, [`Cluster::advance`] returns [`Advance::Alarm`] with this
+    /// Schedules an alarm: at time `at`, [`Cluster::advance`] returns [`Advance::Alarm`] with this
     /// `number`.
     pub fn alarm(&mut self, at: Instant, number: u64) {
         self.queue.push(at.max(self.now), Event::Alarm(number));
@@ -315,8 +317,8 @@ impl Cluster {
         self.on_message(slot, Msg::DiskSpace(space))
     }
 
-    /// Schedules a replica's next timeout again, after the rate of its clock or the set of its
-    /// suspended activities has changed.
+    /// Reschedules the replica's next timeout after a change of its clock rate or of its suspended
+    /// activities.
     pub fn reset_timer(&mut self, id: NodeId) {
         let slot = self.slot(id);
         self.machines[slot].timer_at = Instant::MAX;

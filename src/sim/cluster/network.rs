@@ -6,28 +6,29 @@ use std::time::Duration;
 use crate::sim::rng::Rng;
 use crate::types::{Instant, NodeId};
 
-/// Loss, duplication and delay of messages on a link.
+/// Message loss, duplication and delay on a network link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkQuality {
-    /// Probability, in thousandths, that a message is lost.
+    /// Probability that a message is lost, in permille.
     pub loss_permille: u32,
-    /// Probability, in thousandths, that a message is duplicated.
+    /// Probability that a message is duplicated, in permille.
     pub duplicate_permille: u32,
-    /// Probability, in thousandths, that a message is late: its delay is up to `late_max`. Messages
-    /// that are sent after a late message may overtake it.
+    /// Probability, in permille, that a message is late: delayed by up to `late_max`. Later
+    /// messages may overtake a late one.
     pub late_permille: u32,
     /// Minimum delay of a message.
     pub delay_min: Duration,
-    /// Maximum delay of a message that is not late. Delays are drawn independently, so messages
-    /// that are sent within this time may be reordered.
+    /// Maximum delay of a message that is not late. Each delay is drawn independently, so messages
+    /// sent shortly after one another may be reordered.
     pub delay_max: Duration,
-    /// Maximum delay of a late message. It should be longer than an election, so that messages of
-    /// old terms arrive.
+    /// Maximum delay of a late message. It should exceed the duration of an election, so that
+    /// messages of old terms arrive.
     pub late_max: Duration,
 }
 
 impl LinkQuality {
-    /// Returns the quality of a link that delivers every message once, in order, after `delay`.
+    /// Returns the quality of a perfect link, which delivers each message exactly once, in order,
+    /// after `delay`.
     pub const fn perfect(delay: Duration) -> LinkQuality {
         LinkQuality {
             loss_permille: 0,
@@ -40,15 +41,14 @@ impl LinkQuality {
     }
 }
 
-/// The fate of a sent message: whether and when it arrives.
+/// What happens to a message on the network: whether and when it arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// The message is lost because the link is cut in the direction from its sender to its
-    /// receiver.
+    /// The message is lost because its link is cut in this direction.
     Cut,
-    /// The message is lost at random, although the link is not cut.
+    /// The message is lost by random message loss.
     Lost,
-    /// The message arrives.
+    /// The message arrives, possibly twice.
     Arrives {
         /// Virtual time at which the message arrives.
         at: Instant,
@@ -58,33 +58,32 @@ pub enum Fate {
     },
 }
 
-/// The links between all replicas, each direction separately, and the random number generator that
-/// decides the fate of messages.
+/// The simulated network: the link from each replica to each other one, and the random number
+/// generator that decides the fate of messages.
 #[derive(Debug)]
 pub struct Network {
     rng: Rng,
     ids: Vec<NodeId>,
     quality: LinkQuality,
-    /// The links as a matrix, with a row per sender and a column per receiver.
+    /// The links as a matrix in row-major order: a row per sender, a column per receiver.
     links: Vec<Link>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
-    /// Loss, duplication and delay of messages on this link; `None` if the values for the whole
-    /// network apply.
+    /// Message loss, duplication and delay on this link; `None` if the network's default applies.
     quality: Option<LinkQuality>,
 }
 
 impl Network {
-    /// Creates a network in which every link has this quality and no link is cut.
+    /// Creates a network in which all links have this quality and none is cut.
     pub fn new(rng: Rng, ids: &[NodeId], quality: LinkQuality) -> Network {
         let links = vec![Link::default(); ids.len() * ids.len()];
         Network { rng, ids: ids.to_vec(), quality, links }
     }
 
-    /// Decides the fate of a message that is sent at time `now`.
+    /// Decides whether and when a message sent at time `now` arrives.
     pub fn fate(&mut self, now: Instant, from: NodeId, to: NodeId) -> Fate {
         let link = *self.link(from, to);
         if link.cut {
@@ -114,13 +113,13 @@ impl Network {
         self.links[self.slot(from, to)].cut
     }
 
-    /// Cuts the link from `from` to `to`. The opposite direction is not changed.
+    /// Cuts the link from `from` to `to`, in this direction only.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = true;
     }
 
     /// Partitions the network: cuts all links between replicas of different groups, in both
-    /// directions. The links of replicas in no group are not changed.
+    /// directions. Does not change links of replicas that are in no group.
     pub fn part(&mut self, groups: &[Vec<NodeId>]) {
         for (position, group) in groups.iter().enumerate() {
             for other in groups.iter().skip(position + 1) {
@@ -139,7 +138,7 @@ impl Network {
         self.links.iter_mut().for_each(|link| link.cut = false);
     }
 
-    /// Heals the link from `from` to `to`. The opposite direction is not changed.
+    /// Heals the link from `from` to `to`, in this direction only.
     pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cut = false;
     }
@@ -149,7 +148,7 @@ impl Network {
         self.link(from, to).quality = Some(quality);
     }
 
-    /// Sets the quality of every link, overriding qualities that were set for single links.
+    /// Sets the quality of all links, replacing qualities that were set for single links.
     pub fn set_quality(&mut self, quality: LinkQuality) {
         self.quality = quality;
         self.links.iter_mut().for_each(|link| link.quality = None);

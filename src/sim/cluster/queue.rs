@@ -7,46 +7,46 @@ use std::collections::BinaryHeap;
 use crate::raft::{ClientRequest, Envelope};
 use crate::types::Instant;
 
-/// A future event of the machine with index `slot`, or an alarm of the simulation's driver. An
-/// event with an `incarnation` (number of starts and crashes of the machine's replica) is ignored
-/// if the replica has started or crashed since the event was queued.
+/// A future event of the machine at index `slot`, or an alarm. An event with an `incarnation`
+/// (number of starts and crashes of the machine's replica) is ignored if the replica has started or
+/// crashed since the event was queued.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A message arrives at the machine. `sender` is the incarnation (number of starts and crashes)
-    /// of the replica that sent it.
+    /// in which the sending replica sent it.
     Deliver { slot: usize, sender: u64, envelope: Envelope },
     /// A client's request arrives at the replica.
     Request { slot: usize, request: ClientRequest },
-    /// The replica handles, as one batch, all messages that have arrived.
+    /// The replica handles all messages that have arrived, as one batch.
     Step { slot: usize, incarnation: u64 },
     /// The replica's next timeout is due.
     Timer { slot: usize, incarnation: u64 },
-    /// The sync of the log that is in progress ends.
+    /// The sync of the log in progress ends.
     Synced { slot: usize, incarnation: u64 },
-    /// The replica's state machine performs the waiting apply jobs: it applies committed entries
-    /// and executes reads.
+    /// The replica applies committed entries and executes reads.
     Apply { slot: usize, incarnation: u64 },
-    /// The snapshot of the replica's own state that is being written becomes durable.
+    /// The replica's own snapshot, which is being written, becomes durable.
     SnapshotTaken { slot: usize, incarnation: u64 },
-    /// The chunks of a leader's snapshot that the replica has received are written to its disk.
+    /// The received chunks of a leader's snapshot become durable.
     ChunksStored { slot: usize, incarnation: u64 },
-    /// The replica installs a leader's snapshot, which it has received in full.
+    /// The replica installs a leader's snapshot that it has received in full.
     Install { slot: usize, incarnation: u64 },
     /// The replica stops because its disk failed.
     Stop { slot: usize, incarnation: u64 },
-    /// The alarm with this number, which the driver of the simulation has set, is due.
+    /// An alarm set by the driver of the simulation, with its number, is due.
     Alarm(u64),
 }
 
-/// The queued events, sorted by time and, at equal times, in order of insertion. The heap holds
-/// only keys, which are small.
+/// The event queue, ordered by time and, at equal times, by insertion. The heap holds small keys
+/// instead of whole events.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     order: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     events: Vec<Option<Event>>,
     free: Vec<u32>,
     sequence: u64,
-    /// Number of queued messages, requests and disk operations: all events but timers and alarms.
+    /// Number of queued messages, requests and disk operations: all events except timers and
+    /// alarms.
     pub(super) in_flight: usize,
 }
 

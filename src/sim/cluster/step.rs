@@ -16,16 +16,16 @@ use crate::sim::machine::replicated_clock::ClockGate;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// Maximum number of messages waiting in a replica's inbox, for example while the replica is
-/// paused. Messages that arrive while the inbox is full are lost.
+/// Maximum number of messages in a replica's inbox, where they wait, for example, while the replica
+/// is paused. Messages that arrive while the inbox is full are lost.
 const INBOX_MAX: usize = 10_000;
-/// Maximum number of steps of one replica at the same virtual time. If it is exceeded, the
-/// replica's timeouts trigger each other forever.
+/// Maximum number of steps of one replica at the same virtual time. More steps mean that the
+/// replica triggers itself forever, which is a violation.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
 
 /// Splits a request with a batch of several writes into two requests with half of the writes each:
-/// a deliberate fault for testing the checkers (mutation testing). Returns `None` for other
-/// requests.
+/// a deliberate fault for testing the checkers (mutation testing). Returns `None` if the request is
+/// not such a batch.
 fn torn(request: &ClientRequest) -> Option<[ClientRequest; 2]> {
     let ClientRequest { key, kind, payload } = request;
     let batch = Batch::decode(payload).ok().filter(|batch| batch.len() > 1)?;
@@ -40,8 +40,7 @@ fn torn(request: &ClientRequest) -> Option<[ClientRequest; 2]> {
 }
 
 impl Cluster {
-    /// Handles the arrival of a client's request at a replica. The request waits for the replica's
-    /// next step.
+    /// Handles the arrival of a client's request at a replica, which processes it in its next step.
     pub(super) fn on_request(
         &mut self,
         slot: usize,
@@ -65,8 +64,8 @@ impl Cluster {
         self.on_message(slot, Msg::Client(request))
     }
 
-    /// Handles the arrival of a message at a replica. The message waits for the replica's next
-    /// step.
+    /// Handles the arrival of a message at a replica, which processes it in its next step. The
+    /// message is lost if the replica is down or its inbox is full.
     pub(super) fn on_message(&mut self, slot: usize, message: Msg) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.replica.is_none() || machine.inbox.len() >= INBOX_MAX {
@@ -79,8 +78,8 @@ impl Cluster {
         self.step_soon(slot)
     }
 
-    /// Schedules a step of the replica for the end of its batch, or performs the step now if the
-    /// configured batch duration is zero.
+    /// Schedules the replica's next step after the configured batch delay, or performs it now if
+    /// that delay is zero.
     pub(super) fn step_soon(&mut self, slot: usize) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.held.all || machine.queued.step {
@@ -95,10 +94,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Performs a step of the replica as the server does: handles all waiting messages and, if it
-    /// is due, the replica's timeout; calls `Replica::flush` once; and carries out the resulting
-    /// effects (messages, log writes, apply jobs). If the effects lead to messages to the replica
-    /// itself, the replica handles those in further steps at the same virtual time.
+    /// Performs a step of the replica as the server does: handles all waiting messages and a due
+    /// timeout, calls `Replica::flush` once, and carries out the resulting effects (messages, log
+    /// writes, apply jobs). If the effects produce inputs for the replica itself, it takes further
+    /// steps at the same virtual time.
     pub(super) fn step(&mut self, slot: usize) -> Result<(), Violation> {
         loop {
             let machine = &mut self.machines[slot];
@@ -182,8 +181,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Carries out the effects of a step: sends messages, writes to the log, applies entries, and
-    /// so on. `role` is the replica's role after the step.
+    /// Carries out the effects of a step: sends messages, writes the log, applies entries, and so
+    /// on. `role` is the replica's role after the step.
     fn carry_out(&mut self, slot: usize, role: RoleName) -> Result<(), Violation> {
         let mut effects = std::mem::take(&mut self.effects);
         for envelope in effects.send.drain(..) {
@@ -279,8 +278,8 @@ impl Cluster {
         self.answers.push(answer);
     }
 
-    /// Schedules a timer event for the replica's next timeout, unless one at this time or earlier
-    /// is already queued.
+    /// Schedules a timer event for the replica's next timeout, unless one is already queued for
+    /// this time or earlier.
     pub(super) fn set_timer(&mut self, slot: usize) {
         let machine = &mut self.machines[slot];
         if machine.replica.is_none() {
@@ -294,10 +293,10 @@ impl Cluster {
     }
 }
 
-/// Checks a client's request against the replicated clock before the replica handles it, as the
-/// server's core stage does. Before a write, proposes an entry that advances the clock if one is
-/// needed. Returns the message to hand to the replica; `None` if the request was refused, or must
-/// wait until the leader knows the wall clocks of a quorum.
+/// Passes a client's request through the replicated clock before the replica handles it, as the
+/// server's core stage does. Before a write, appends an entry that advances the clock if necessary.
+/// Returns the message for the replica; `None` if the request was refused, or waits until the
+/// leader knows the wall clocks of a quorum.
 fn pass_clock(
     gate: &mut ClockGate,
     replica: &mut Replica,
@@ -328,8 +327,9 @@ fn pass_clock(
     Some(message)
 }
 
-/// Appends a clock entry to the log of a leader that accepts writes. Returns false, and appends
-/// nothing, if no write could be appended after it. As in the server's core stage.
+/// Appends an entry that advances the replicated clock, on a leader that accepts writes. Returns
+/// false, without appending it, if the limit on uncommitted bytes would then leave no space for a
+/// client's write. The server's core stage works in the same way.
 fn append_clock_entry(
     gate: &mut ClockGate,
     replica: &mut Replica,
@@ -346,8 +346,7 @@ fn append_clock_entry(
     is_affordable
 }
 
-/// Returns the sender and the term of an `AppendEntries` message; `None` for messages of other
-/// types.
+/// Returns the sender and term of an `AppendEntries` message; `None` for any other message.
 fn sender_of_append(message: &Msg) -> Option<(NodeId, Term)> {
     match message {
         Msg::Peer(Envelope { from, message: PeerMsg::AppendEntries(append), .. }) => {

@@ -25,26 +25,26 @@ use crate::sim::cluster::answer::{Answer, AnswerKind};
 use crate::sim::machine::Machine;
 use crate::types::{Instant, NodeId, RequestKey, Term};
 
-/// The trace of a simulated run: its events as lines of text.
+/// The trace of a simulated run: one line of text per event.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Maximum number of lines that are kept; older lines are dropped. 0 if the trace is off.
+    /// Maximum number of lines that are kept, dropping the oldest; 0 if the trace is off.
     lines_max: usize,
     with_times: bool,
     with_arrivals: bool,
     without_messages: bool,
-    /// Function that is called with each line as soon as the line is complete; `None` if lines are
-    /// only kept.
+    /// Function that is called with each completed line; `None` if the lines are kept instead.
     listener: Option<fn(&str)>,
     lines: VecDeque<String>,
-    /// The replica's status before the step that is being traced; `None` outside a step.
+    /// The status before the current step of a replica, to find what the step changed; `None`
+    /// outside a step.
     before: Option<Status>,
-    /// Type and sender of the last message that arrived at a replica, such as `AppendReply of 2`.
+    /// Type and sender of the message that last arrived at a replica, such as `AppendReply of 2`.
     arrived: String,
-    /// The latest messages, if equal ones to further replicas would be combined with them into one
-    /// line; `None` if there are none.
+    /// The latest message, with all its receivers so far: equal messages to several replicas are
+    /// combined into one line. `None` if no line is pending.
     group: Option<Group>,
-    /// Text that describes each request, by the request's key.
+    /// Description of each request for the trace, by the request's key.
     requests: BTreeMap<RequestKey, String>,
 }
 
@@ -58,25 +58,25 @@ struct Group {
 }
 
 impl Trace {
-    /// Creates a trace in the format of golden traces: it keeps all lines, and lines do not contain
-    /// times.
+    /// Creates a trace for golden traces (recorded traces that tests compare with): it keeps all
+    /// lines, which contain no times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }
 
-    /// Creates a trace for runs that may fail: it keeps the last `lines_max` lines, which include
-    /// times and the arrivals of messages.
+    /// Creates a trace for debugging: it keeps the last `lines_max` lines, which include times and
+    /// message arrivals.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }
 
-    /// Creates a trace that passes each line to `listener`. Lines include times and the arrivals of
-    /// messages.
+    /// Creates a trace that passes each line to `listener`. The lines include times and message
+    /// arrivals.
     pub fn streaming(listener: fn(&str)) -> Trace {
         Trace { listener: Some(listener), ..Trace::detailed(1) }
     }
 
-    /// Returns whether the trace is on, so that it records lines.
+    /// Returns whether the trace is on and records lines.
     pub fn is_on(&self) -> bool {
         self.lines_max > 0
     }
@@ -93,13 +93,13 @@ impl Trace {
         self.without_messages = !with_messages;
     }
 
-    /// Removes the lines kept so far from the trace, and returns them.
+    /// Returns the lines kept so far and removes them from the trace.
     pub fn take(&mut self) -> Vec<String> {
         self.end_group();
         self.lines.drain(..).collect()
     }
 
-    /// Adds a line with this text to the trace, if the trace is on.
+    /// Adds a line with this text to the trace; does nothing if the trace is off.
     pub fn note(&mut self, now: Instant, text: fmt::Arguments<'_>) {
         if self.is_on() {
             self.end_group();
@@ -107,7 +107,7 @@ impl Trace {
         }
     }
 
-    /// Records the text that describes a request, for later trace lines about it.
+    /// Records the description of a request, for later trace lines about the request.
     pub fn request_sent(&mut self, request: &ClientRequest) {
         if self.is_on() {
             self.requests.insert(request.key, payload_text(&request.payload));
@@ -235,8 +235,8 @@ impl Trace {
         self.line(now, &format!("{}@{term} synced {what}", Name(machine.id)));
     }
 
-    /// Adds a line about a message that was sent. `arrow` shows the fate of the message, such as
-    /// `->` or `x->` (the link is cut).
+    /// Adds a line about a sent message. `arrow` shows the message's fate, such as `->` (delivered)
+    /// or `x->` (the link is cut).
     pub fn sent(&mut self, now: Instant, term: Term, envelope: &Envelope, arrow: &'static str) {
         if !self.is_on() || self.without_messages {
             return;
@@ -300,7 +300,7 @@ impl Trace {
     }
 }
 
-/// A replica's id, which is displayed as a decimal number.
+/// Displays a replica's id as a decimal number.
 struct Name(NodeId);
 
 impl fmt::Display for Name {
@@ -319,8 +319,8 @@ fn role_text(status: &Status) -> String {
     }
 }
 
-/// Formats a message between replicas for traces, leaving out its round (number of the leader's
-/// broadcast) and loss rate, which would differ whenever a timing parameter is changed.
+/// Formats a message between replicas for traces. Leaves out its round number and loss rate, which
+/// would differ after any change of a timing parameter.
 pub(in crate::sim) fn message_text(message: &PeerMsg) -> String {
     let mut text = message.name().to_owned();
     let _ = match message {

@@ -17,63 +17,64 @@ use crate::types::{EntryId, Index, NodeId};
 
 /// A simulated disk with its log writer.
 ///
-/// Jobs (log writes) become durable in order, when a sync ends. A sync covers the jobs that were
-/// waiting when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
+/// Jobs (log writes) become durable in order, at the end of a sync. A sync covers the jobs that
+/// were waiting when it began. The entry with index `base.index + i` is `image.entries[i - 1]`.
 #[derive(Debug, Default)]
 pub struct Disk {
     image: Durable,
-    /// Id of the entry before the log's first entry: zero, or the id of the last entry of the
-    /// snapshot after which the log was restarted.
+    /// Id of the entry just before the log's first entry: the last entry of the snapshot after
+    /// which the log was restarted, or zero.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
     /// Number of jobs (log writes) that the sync in progress covers; 0 if no sync is in progress.
     syncing: usize,
-    /// The replica's folder in runs with the real storage code: its content must equal `image`.
-    /// `None` in runs that keep the disk's content only in `image`.
+    /// The replica's folder, in runs with the real storage code; its content must equal `image`.
+    /// `None` in runs that model the disk only by `image`.
     files: Option<Folder>,
-    /// Whether the jobs of the sync in progress have already been written to the files of the
-    /// folder.
+    /// Whether the jobs of the sync in progress are already written to the files of the folder.
     in_files: bool,
-    /// After a crash in a run with the real storage code: the possible contents of the log, each
-    /// with the id of the entry before the log's first one. The contents are in the order in which
-    /// the log had them while it was being written. Otherwise empty.
+    /// After a crash in a run with the real storage code, the contents that the log may have at the
+    /// next start, in the order in which they were written. Each comes with the id of the entry
+    /// just before the log's first one. Otherwise empty.
     possible: Vec<(Durable, EntryId)>,
-    /// Snapshots that the replica may find in its folder when it starts.
+    /// Snapshots that the replica may find in its folder at its next start.
     snapshots: Vec<SnapshotId>,
-    /// Whether files of the replica may be corrupted while it is down.
+    /// Whether the simulator may corrupt files of the replica while it is down.
     pub may_corrupt: bool,
-    /// Whether a disk operation failed, so that the process must stop.
+    /// Whether a disk operation has failed, so that the process must stop.
     failed: bool,
 }
 
-/// The state from which a replica starts once its disk has been opened.
+/// The state from which a replica starts.
 #[derive(Debug)]
 pub(in crate::sim) struct Start {
     pub(in crate::sim) durable: Durable,
-    /// The state machine loaded from the snapshot file; `None` if the snapshot is only in memory.
+    /// The state machine decoded from the snapshot file; `None` if snapshots are only kept in
+    /// memory.
     pub(in crate::sim) store: Option<StateMachine>,
 }
 
 /// The outcome of opening a replica's disk for a start.
 #[derive(Debug)]
 pub(in crate::sim) enum Started {
-    /// The replica can start from this state.
+    /// The disk was opened, and the replica starts from this state.
     Ok(Box<Start>),
-    /// The replica cannot start now, for this reason: its files are damaged or its disk is full.
+    /// The replica cannot start now, for this reason, because its files are damaged or its disk is
+    /// full.
     Unavailable(String),
-    /// The start violated the safety rule that this text describes: durable data is missing from
-    /// the files, or damage was not detected.
+    /// The start violated a safety rule, as this text describes: durable data is missing, or damage
+    /// was not detected.
     Violation(String),
 }
 
 impl Disk {
-    /// Creates an empty disk that uses the real storage code, with log segments of `segment_bytes`
+    /// Creates an empty disk that runs the real storage code, with log segments of `segment_bytes`
     /// bytes.
     pub fn with_files(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Disk {
         Disk::over(Folder::new(replica, members, segment_bytes))
     }
 
-    /// Creates a disk that uses the real storage code and this new folder.
+    /// Creates a disk that runs the real storage code on this new folder.
     pub(in crate::sim) fn over(files: Folder) -> Disk {
         Disk { files: Some(files), ..Disk::default() }
     }
@@ -93,20 +94,19 @@ impl Disk {
         self.files.as_ref()
     }
 
-    /// Returns how often each disk fault was injected into this disk, and its effects.
+    /// Returns how many disk faults of each type were injected into this disk, and their effects.
     pub fn statistics(&self) -> FaultStatistics {
         self.files.as_ref().map(|files| files.statistics).unwrap_or_default()
     }
 
-    /// Returns the durable hard state and log: what would remain if the machine crashed now.
+    /// Returns the durable term, vote and log: what would remain if the machine crashed now.
     pub fn image(&self) -> &Durable {
         &self.image
     }
 
-    /// Opens the disk so that the replica can start. `latest` is the replica's latest snapshot.
-    /// With the real storage code, the files may contain another snapshot, which is then stored in
-    /// `latest`. If the log does not contain the last entry of the snapshot, the log is restarted
-    /// after that entry.
+    /// Opens the disk for a start of the replica, whose latest snapshot is `latest`. With the real
+    /// storage code, `latest` is set to the snapshot found in the files, which may be another one.
+    /// If the log does not contain the snapshot's last entry, restarts the log after that entry.
     pub(in crate::sim) fn open(
         &mut self,
         latest: &mut Option<SnapshotId>,
@@ -119,7 +119,8 @@ impl Disk {
         Started::Ok(Box::new(Start { durable: after_snapshot(&self.image, *latest), store: None }))
     }
 
-    /// Returns the id of the entry before the log's first entry.
+    /// Returns the id of the entry just before the log's first entry: the last entry of a snapshot,
+    /// or zero.
     pub fn base(&self) -> EntryId {
         self.base
     }
@@ -129,8 +130,8 @@ impl Disk {
         self.image.entries.last().map_or(self.base, crate::record::Entry::id)
     }
 
-    /// Returns the id of the durable entry at `index`, which may be [`Disk::base`]; `None` if there
-    /// is no such entry.
+    /// Returns the id of the durable entry at `index`; `None` if there is none. For the entry just
+    /// before the log's first one, returns [`Disk::base`].
     pub fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == self.base.index {
             return Some(self.base);
@@ -140,18 +141,18 @@ impl Disk {
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Returns whether the entry `id`, and so every entry before it, is durable in the log.
+    /// Returns whether the log durably holds the entry `id`, and therefore every entry before it.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
 
-    /// Queues a job (log write), which waits for the next sync.
+    /// Queues a job of the log writer (a log write) for the next sync.
     pub fn write(&mut self, job: AppendJob) {
         self.waiting.push_back(job);
     }
 
-    /// Begins a sync of the waiting jobs. Returns false, without doing anything, if a sync is
-    /// already in progress, no job is waiting, or the disk has failed.
+    /// Begins a sync of the waiting jobs. Does nothing and returns false if a sync is in progress,
+    /// no job is waiting, or the disk has failed.
     pub fn begin_sync(&mut self) -> bool {
         if self.syncing > 0 || self.waiting.is_empty() || self.failed {
             return false;
@@ -161,11 +162,10 @@ impl Disk {
         true
     }
 
-    /// Completes the next job of the sync in progress and returns it, so that the messages that
-    /// were waiting for the job can be sent; `None` once all jobs of the sync are complete.
+    /// Completes the next job of the sync in progress and returns it, so that the caller can send
+    /// the messages that were waiting for it; `None` if the sync has no more jobs.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
         if self.syncing == 0 || self.failed {
             return Ok(None);
@@ -181,20 +181,19 @@ impl Disk {
         Ok(Some(job))
     }
 
-    /// Adds one to the number of syncs, in the fault statistics, that take longer than any
-    /// election.
+    /// Counts, in the fault statistics, a stall: a sync that takes longer than an election.
     pub(in crate::sim) fn count_stall(&mut self) {
         self.count_fault(DiskFault::Stall);
     }
 
-    /// Adds a fault that does not affect the files to the fault statistics.
+    /// Counts, in the fault statistics, a fault that does not affect files, such as a slow disk.
     pub(in crate::sim) fn count_fault(&mut self, kind: DiskFault) {
         if let Some(files) = &mut self.files {
             files.statistics.inject(kind, 1);
         }
     }
 
-    /// Makes a random one of the next disk operations fail.
+    /// Makes one of the next disk operations fail, chosen at random.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.fail_soon(rng));
     }
@@ -209,30 +208,30 @@ impl Disk {
         self.files.iter_mut().for_each(Folder::free_space);
     }
 
-    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes but reports no
+    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes without reporting an
     /// error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot_write(rng));
     }
 
-    /// Flips a bit of a snapshot file while the replica is running.
+    /// Flips a random bit of a snapshot file of a running replica.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
         self.files.iter_mut().for_each(|files| files.corrupt_snapshot(rng));
     }
 
-    /// Restores the original contents of the damaged files.
+    /// Restores the original contents of the files that the simulator has damaged.
     pub(in crate::sim) fn restore(&mut self) {
         self.files.iter_mut().for_each(Folder::restore);
     }
 
-    /// Stops injecting faults into this disk, and restores the original contents of the damaged
-    /// files.
+    /// Ends all faults of this disk, and restores the original contents of damaged files.
     pub(in crate::sim) fn end_faults(&mut self) {
         self.may_corrupt = false;
         self.files.iter_mut().for_each(Folder::end_faults);
     }
 
-    /// Records that a disk operation failed. From now on, nothing is written.
+    /// Records that a disk operation failed. From then on, nothing is written until the machine has
+    /// crashed.
     pub(in crate::sim) fn fail(&mut self) {
         self.failed = true;
     }
@@ -242,19 +241,18 @@ impl Disk {
         self.syncing > 0
     }
 
-    /// Returns whether the sync in progress restarts or compacts the log.
+    /// Returns whether the sync in progress includes a restart or a compaction of the log.
     pub fn is_truncating(&self) -> bool {
         let mut jobs = self.waiting.iter().take(self.syncing);
         jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
     }
 
-    /// Returns the number of jobs (log writes) that are not durable yet.
+    /// Returns the number of queued jobs (log writes) that are not durable yet.
     pub fn unsynced(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Replaces the disk with an empty one on which the replica is marked as rejoining, because it
-    /// has lost its disk.
+    /// Simulates the loss of the disk: replaces it with an empty one that is marked as rejoining.
     pub(in crate::sim) fn lose(&mut self) {
         assert!(self.files.is_none(), "the loss of files is not simulated");
         self.lose_unsynced();
@@ -262,15 +260,15 @@ impl Disk {
         self.image = Durable { rejoining: true, ..Durable::default() };
     }
 
-    /// Drops everything that was not synced, as a crash does.
+    /// Drops all jobs (log writes) that were not synced, as a crash does.
     pub fn lose_unsynced(&mut self) {
         self.waiting.clear();
         self.syncing = 0;
     }
 
-    /// Crashes the machine. `own` is the replica's own snapshot that is being written, if any, and
-    /// `latest` the latest durable one. A random prefix of the unsynced jobs is kept; it may end in
-    /// the middle of a job.
+    /// Crashes the machine. Keeps a random prefix of the jobs being synced, which may end in the
+    /// middle of a job. `own` is the replica's own snapshot that is being written (`None` if there
+    /// is none), and `latest` the latest durable snapshot.
     pub(in crate::sim) fn crash(
         &mut self,
         latest: Option<SnapshotId>,
@@ -297,9 +295,9 @@ impl Disk {
 }
 
 impl Disk {
-    /// Crashes a machine with the real storage code. Computes the contents that its log may have
-    /// afterwards: those before and after the sync in progress, and those before and after each
-    /// restart of the log during that sync.
+    /// Crashes a machine that runs the real storage code, and computes the contents that its log
+    /// may have afterwards: those before and after the sync in progress, and before and after each
+    /// log restart within it.
     fn crash_files(&mut self, latest: Option<SnapshotId>, own: Option<&Snapshot>, rng: &mut Rng) {
         let jobs = self.waiting.iter().take(self.syncing);
         let mut possible = vec![(self.image.clone(), self.base)];
@@ -372,9 +370,9 @@ impl Disk {
         }
     }
 
-    /// Of the log contents that are possible after a crash, returns the content that equals what a
-    /// start found in the folder, and the id of the entry before the log's first one; `None` if no
-    /// content does. If several do, returns the one with the most entries.
+    /// Returns the content, among those that the log may have after a crash, that equals the
+    /// content found at the start, with the id of the entry just before the log's first one. If
+    /// several match, returns the longest log; `None` if none matches.
     fn matching_content(&self, found: &Found) -> Option<(Durable, EntryId)> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -390,8 +388,8 @@ impl Disk {
         fitting.max_by_key(|(image, _)| image.entries.len())
     }
 
-    /// Describes how the content that a start found in the folder differs from what must be there;
-    /// `None` if there is no difference.
+    /// Returns a description of how the content found in the folder at a start is wrong; `None` if
+    /// it is correct.
     fn mismatch(&self, found: &Found, latest: Option<SnapshotId>) -> Option<String> {
         let snapshot = found.snapshot.as_ref().map(|(id, _)| *id);
         let is_known = snapshot.is_none_or(|id| self.snapshots.contains(&id));
@@ -414,9 +412,10 @@ impl Disk {
     }
 }
 
-/// Restarts the log after a snapshot unless the log contains the snapshot's last entry: removes all
-/// entries and makes that entry the new `base`. If the log is restarted and the term of that entry
-/// is later than that of the hard state, sets the hard state to the entry's term, without a vote.
+/// Restarts the log after a snapshot if the log (`image`) does not contain the snapshot's last
+/// entry: removes all entries, and makes that entry the new `base`, the entry just before the log's
+/// first one. In this case, if that entry has a later term than the hard state, also moves the hard
+/// state to that term, without a vote.
 fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<SnapshotId>) {
     let Some(SnapshotId { last, .. }) = snapshot.filter(|it| it.last.index > base.index) else {
         return;
@@ -431,8 +430,8 @@ fn restart_after(image: &mut Durable, base: &mut EntryId, snapshot: Option<Snaps
     }
 }
 
-/// Returns the durable state from which a replica with this snapshot starts. Its log has only the
-/// entries after the snapshot.
+/// Returns the durable state from which a replica with this snapshot starts. Its log contains only
+/// the entries after the snapshot.
 fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     let mut durable = Durable { snapshot, ..image.clone() };
     let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -440,8 +439,8 @@ fn after_snapshot(image: &Durable, snapshot: Option<SnapshotId>) -> Durable {
     durable
 }
 
-/// Applies a job (log write) to `image`: the job's hard state and its first `count` entries. If
-/// `count` covers all entries of the job, and the job completes the rejoining of the replica,
+/// Applies a job (log write) to `image`, the durable content of a disk: writes the job's term and
+/// vote, and its first `count` entries. If that is the whole job and it completes rejoining, also
 /// clears `rejoining` in `image`.
 fn write_job(image: &mut Durable, base: &mut EntryId, job: &AppendJob, count: usize) {
     if let Some(hard_state) = job.hard_state {

@@ -13,48 +13,47 @@ use crate::snapshot_check::snapshot_id;
 use crate::storage::StorageError;
 use crate::types::{EntryId, Index, NodeId};
 
-/// Settings of snapshots: how often a replica takes one, and the chunk size for sending one.
+/// Snapshot settings of a simulated replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPlan {
-    /// Number of entries that a replica applies between two snapshots of its own.
+    /// Number of entries that a replica applies between two of its own snapshots.
     pub every: u64,
-    /// Maximum number of snapshot bytes in one chunk.
+    /// Maximum number of bytes in one snapshot chunk.
     pub chunk_bytes: usize,
 }
 
-/// A complete snapshot in memory: its id and its bytes.
+/// A complete snapshot in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sim) struct Snapshot {
     pub(in crate::sim) id: SnapshotId,
     pub(in crate::sim) bytes: Bytes,
 }
 
-/// The snapshots of one replica.
+/// The snapshots of one simulated replica.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    /// How often the replica takes snapshots, and the chunk size for sending them; `None` if it
-    /// takes no snapshots.
+    /// Snapshot interval and chunk size; `None` if the replica takes no snapshots.
     pub plan: Option<SnapshotPlan>,
-    /// Id of the replica's latest durable snapshot; `None` if there is none.
+    /// Id of the latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// The content of the latest durable snapshot; `None` in runs with the real storage code, where
-    /// it is in a file.
+    /// The latest durable snapshot with its content; `None` if there is none, or in runs with the
+    /// real storage code, which keeps it in a file.
     kept: Option<Snapshot>,
-    /// The snapshot of its own state that the replica is writing; `None` if no snapshot is being
-    /// written.
+    /// The replica's own snapshot that is being written; `None` if none is being written.
     pub(in crate::sim) pending: Option<Snapshot>,
-    /// Id of the snapshot that the replica is receiving from a leader, and the bytes received so
-    /// far; `None` if the replica is receiving none, and in runs with the real storage code.
+    /// The leader's snapshot that is being received, with the bytes received so far; `None` if
+    /// there is none, or in runs with the real storage code.
     incoming: Option<(SnapshotId, Vec<u8>)>,
-    /// Whether the latest snapshot is damaged, so that a new one must be taken immediately.
+    /// Whether the latest snapshot is damaged, so that a new one must be taken at once.
     damaged: bool,
-    /// The snapshot being sent to each follower; empty in runs with the real storage code.
+    /// The snapshot being sent to each follower, by follower id; empty in runs with the real
+    /// storage code.
     outgoing: BTreeMap<NodeId, Snapshot>,
 }
 
 impl Snapshots {
     /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if a snapshot is
-    /// due and none is being written. Returns whether a snapshot was started.
+    /// due and none is being written. Returns whether one was started.
     pub(in crate::sim) fn take(&mut self, store: &StateMachine, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
         let due = self.damaged || last.index.0 >= self.end().0 + plan.every;
@@ -73,27 +72,26 @@ impl Snapshots {
         *self = Snapshots { plan: self.plan, ..Snapshots::default() };
     }
 
-    /// Verifies this replica's copy of a snapshot after a follower has rejected the snapshot.
-    /// Returns whether the copy is damaged, so that a new snapshot must be taken.
+    /// Verifies a snapshot on this replica's disk after a follower has discarded it. Returns true
+    /// if it is the latest snapshot and damaged, so that a new one must be taken.
     pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.recheck(id));
         self.damaged |= damaged;
         damaged
     }
 
-    /// Returns whether the snapshot `id` was found damaged and has not been replaced since, for
-    /// example because writing the replacement was abandoned.
+    /// Returns whether the snapshot `id` was found damaged and has not been replaced yet, for
+    /// example because the replacement was abandoned.
     pub(in crate::sim) fn is_still_damaged(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.is_still_damaged(id));
         self.damaged |= damaged;
         damaged
     }
 
-    /// Makes the snapshot of the replica's own state that is being written durable. Returns `None`
-    /// if that snapshot had to be abandoned.
+    /// Makes the replica's own snapshot, which is being written, durable, and returns its id;
+    /// `None` if no snapshot was being written or it was abandoned.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn finish_pending(
         &mut self,
         disk: &mut Disk,
@@ -111,12 +109,11 @@ impl Snapshots {
         Ok(Some(pending.id))
     }
 
-    /// Stores a chunk of a snapshot that a leader sends. Returns the message that tells the replica
-    /// how many bytes are stored, and whether the snapshot is now complete; `None` if the snapshot
-    /// had to be abandoned.
+    /// Stores a chunk of a leader's snapshot. Returns the report of the stored bytes for the
+    /// replica, and whether the snapshot is now complete; `None` if the snapshot was abandoned, for
+    /// example because the disk is full.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         disk: &mut Disk,
@@ -140,12 +137,11 @@ impl Snapshots {
         Ok(Some((ChunkStored { term, snapshot, round, received }, whole)))
     }
 
-    /// If a leader's snapshot has been received in full, makes it the latest snapshot and loads it.
-    /// Returns its id and the state machine loaded from it; `None` if the snapshot is incomplete or
-    /// was abandoned.
+    /// Makes a leader's snapshot the latest one and loads it, if it has been received in full.
+    /// Returns its id and the state machine decoded from it; `None` if it is incomplete or was
+    /// abandoned.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
         disk: &mut Disk,
@@ -169,9 +165,8 @@ impl Snapshots {
         Ok(Some((id, store)))
     }
 
-    /// Adds the bytes of the snapshot chunk to an outgoing `InstallSnapshot` message. Returns false
-    /// if this replica does not have the snapshot, or no longer has it, so that the message cannot
-    /// be sent.
+    /// Adds the chunk's bytes to an outgoing `InstallSnapshot` message. Returns false if this
+    /// replica does not have the snapshot, so that the message cannot be sent.
     pub(in crate::sim) fn fill(&mut self, disk: &mut Disk, envelope: &mut Envelope) -> bool {
         let Some(plan) = self.plan else { return false };
         let PeerMsg::InstallSnapshot(install) = &mut envelope.message else { return false };
@@ -194,7 +189,8 @@ impl Snapshots {
         true
     }
 
-    /// Returns the last log index covered by the latest durable snapshot; zero if there is none.
+    /// Returns the index of the last entry covered by the latest durable snapshot; 0 if there is
+    /// none.
     pub(in crate::sim) fn end(&self) -> Index {
         self.latest.map_or(Index::ZERO, |latest| latest.last.index)
     }
@@ -207,8 +203,8 @@ impl Snapshots {
         self.outgoing.clear();
     }
 
-    /// Returns the state machine loaded from the latest snapshot in memory (in runs without the
-    /// real storage code), or an empty state machine if there is no snapshot.
+    /// Returns the state machine decoded from the latest snapshot in memory, or an empty one if
+    /// there is no snapshot. Used in runs without the real storage code.
     pub(in crate::sim) fn load(&self) -> StateMachine {
         let read = |snapshot: &Snapshot| {
             read(&snapshot.bytes).expect("only complete snapshots are kept").0
@@ -222,7 +218,8 @@ impl Snapshots {
         }
     }
 
-    /// Records that the snapshot `id` is durable. Returns whether it is now the latest snapshot.
+    /// Records that the snapshot `id` is durable. Returns whether it has become the latest
+    /// snapshot.
     fn set_durable(&mut self, id: SnapshotId) -> bool {
         let end = |latest: SnapshotId| latest.last.index;
         let is_latest = self.latest.is_none_or(|latest| {

@@ -3,81 +3,82 @@
 
 use std::fmt::Write as _;
 
-/// A fault of a disk or of its machine.
+/// A type of fault of a disk or of its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
-    /// A power cut: at random, each unsynced sector and each unsynced change of a file name is kept
-    /// or lost.
+    /// A power cut: each unsynced sector and each unsynced file name change is randomly kept or
+    /// lost.
     PowerCut,
-    /// The process is killed. Its writes are not lost.
+    /// A kill of the process, which loses none of its writes.
     Kill,
-    /// A power cut keeps some sectors of an unsynced write and loses the others.
+    /// A power cut that keeps only some sectors of an unsynced write.
     TornWrite,
-    /// A power cut loses a whole write that was not synced.
+    /// A power cut that loses an entire unsynced write.
     LostUnsynced,
-    /// A power cut undoes the creation or renaming of a file whose folder was not synced.
+    /// A power cut that undoes the creation or renaming of a file, because the folder was not
+    /// synced.
     NameLost,
-    /// A power cut brings a deleted file back, because the folder was not synced.
+    /// A power cut that brings back a deleted file, because the folder was not synced.
     NameBack,
-    /// A write fails after a part of its bytes was written.
+    /// A write that fails after part of its bytes were written.
     FailedWrite,
-    /// A sync fails, and the unsynced data is dropped.
+    /// A sync that fails and drops the unsynced data.
     FailedSync,
-    /// An operation on file names fails: creating, renaming or deleting a file, or syncing the
+    /// A failed operation on file names: creating, renaming or deleting a file, or syncing the
     /// folder.
     FailedNames,
-    /// The disk is full for a while.
+    /// A disk that is full for some time.
     FullDisk,
-    /// A power cut or a failed operation while a replica is opening its folder at a start.
+    /// A power cut or failed operation while a replica opens its folder at a start.
     CutOpening,
-    /// All syncs of a disk are slow, until the fault ends.
+    /// A disk whose syncs are all slow, until the fault ends.
     SlowDisk,
-    /// A sync takes longer than any election.
+    /// A sync that takes longer than any election.
     Stall,
-    /// A bit of a file is flipped while the replica is down.
+    /// A flipped bit in a file of a replica that is down.
     FlippedBit,
-    /// A synced sector is lost: it reads as zeros.
+    /// A synced sector that was lost, so that it reads as zeros.
     LostWrite,
-    /// A synced sector has been written at the wrong position, in the same or another file.
+    /// A synced sector that was written to the wrong position, in the same or another file.
     MisdirectedWrite,
-    /// A file whose name was synced is gone.
+    /// A file that has vanished although its creation was synced.
     VanishedFile,
-    /// A write to a snapshot file stores wrong bytes, but the disk reports no error: a bit is
-    /// flipped, or a sector is lost or misdirected.
+    /// A write to a snapshot file that stores wrong bytes without an error: a flipped bit, or a
+    /// lost or misdirected sector.
     BadSnapshotWrite,
-    /// A snapshot file is corrupted while its replica is running and may be sending the snapshot.
+    /// A corrupted snapshot file of a running replica, which may be sending the snapshot.
     CorruptSnapshot,
-    /// The replica is started from an old copy of its whole folder.
+    /// A start of a replica from an old copy of its whole folder.
     OldCopy,
-    /// The replica is started with old copies of some of its files.
+    /// A start of a replica with old copies of some of its files.
     OldFiles,
 }
 
-/// The effect that an injected disk fault had.
+/// An effect of an injected disk fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultEffect {
-    /// The process stopped because of a failed disk operation, after which the content of its disk
-    /// is unknown.
+    /// The replica's process stopped after a failed disk operation, because the content of its disk
+    /// was then unknown.
     Stopped,
-    /// At the next start after the fault, the replica's folder was opened without any loss.
+    /// The replica's folder was opened without any loss at the next start.
     Intact,
-    /// At the next start after the fault, the replica removed a torn (incompletely written) block
-    /// from the end of its log.
+    /// At the next start, the replica removed a torn (incompletely written) block from the end of
+    /// its log.
     TailRemoved,
-    /// The replica's folder was refused at a start, with an error that names the damage.
+    /// The replica's folder was refused at a start, with an error that describes the damage.
     Refused,
-    /// A folder that had been refused was opened after its files had been restored.
+    /// A refused folder was opened after its files had been restored.
     Restored,
-    /// The replica started from the snapshot before the latest one.
+    /// The replica started from an older snapshot than the latest one.
     OlderSnapshot,
-    /// The replica abandoned writing or installing a snapshot, with no other consequence.
+    /// The replica abandoned writing or installing a snapshot, without further consequences.
     Abandoned,
-    /// A follower rejected a snapshot. The leader found that its own copy was damaged, and took a
-    /// new snapshot.
+    /// A follower discarded a snapshot as damaged; the leader then found its own copy damaged, and
+    /// took a new one.
     Replaced,
-    /// The replica started again after the fault, and then installed a leader's snapshot.
+    /// The replica restarted after the fault and then installed a leader's snapshot.
     CaughtUp,
-    /// All peers rejected the replica, which was started from an old copy of its folder.
+    /// All peers rejected the replica, because it was started from an old copy of its folder.
     Rejected,
 }
 
@@ -107,7 +108,7 @@ impl DiskFault {
         DiskFault::OldFiles,
     ];
 
-    /// Returns the name of the fault in the printed table.
+    /// Returns the name of the fault type in the printed table.
     pub fn name(self) -> &'static str {
         match self {
             DiskFault::PowerCut => "power cuts",
@@ -134,8 +135,8 @@ impl DiskFault {
         }
     }
 
-    /// Returns whether the fault changes stored contents of files, as opposed to disturbing an
-    /// operation in progress.
+    /// Returns whether the fault changes stored file contents, rather than disturbing an operation
+    /// in progress.
     pub fn is_damage(self) -> bool {
         use DiskFault::{
             CorruptSnapshot, FlippedBit, LostWrite, MisdirectedWrite, OldFiles, VanishedFile,
@@ -179,7 +180,7 @@ impl FaultEffect {
     }
 }
 
-/// Counts of the injected disk faults by type, and of their effects.
+/// Numbers of injected disk faults by type, and of their effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultStatistics {
     injected: [u64; DiskFault::ALL.len()],
@@ -187,8 +188,8 @@ pub struct FaultStatistics {
     /// Number of faults that occurred during a log restart, a compaction or the write of a
     /// snapshot.
     pub interrupted_compactions: u64,
-    /// Number of log restarts after a snapshot. A restart is not a fault, but an operation during
-    /// which faults must occur to test it.
+    /// Number of log restarts after a snapshot. A restart is not a fault, but faults must occur
+    /// during restarts to test them.
     pub restarts: u64,
     /// Number of log segments that compaction deleted.
     pub segments_deleted: u64,
@@ -216,7 +217,7 @@ impl FaultStatistics {
         self.injected[kind as usize]
     }
 
-    /// Returns how often a fault of type `kind` had this effect.
+    /// Returns how many times a fault of type `kind` had this effect.
     pub fn caused(&self, kind: DiskFault, effect: FaultEffect) -> u64 {
         self.effects[kind as usize][effect as usize]
     }
@@ -241,8 +242,8 @@ impl FaultStatistics {
         self.snapshots_installed += other.snapshots_installed;
     }
 
-    /// Returns a text table with a row per fault and a column per effect, followed by a line about
-    /// snapshots and compaction.
+    /// Formats the counts as a text table with a row per fault type and a column per effect,
+    /// followed by a line about snapshots and compaction.
     pub fn table(&self) -> String {
         let mut text = format!("{:<22}{:>10}", "", "injected");
         for effect in FaultEffect::ALL {

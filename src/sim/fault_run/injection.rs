@@ -12,16 +12,17 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::NodeId;
 
-/// Maximum number of further checks whether there are two leaders at once, before the simulator
-/// gives up. Once there are, a replica that voted for the newer leader loses its disk.
+/// Maximum number of further checks whether the cluster has two leaders at once. When it has, a
+/// replica that voted for the newer leader loses its disk.
 const VOTER_POLLS: u32 = 300;
-/// Interval between checks whether there are two leaders at once. [`VOTER_POLLS`] checks take 1.5
-/// s: longer than most elections, and longer than a leader without a quorum takes to step down.
+/// Interval between two checks whether the cluster has two leaders at once. All [`VOTER_POLLS`]
+/// checks take 1.5 s, longer than most elections and than a leader without a quorum takes to step
+/// down.
 const VOTER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Interval at which replicas report their wall clocks to their peers.
+/// Interval at which replicas report their wall clock readings to their peers.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Maximum delay of a wall clock report between replicas. A report that would take longer is
+/// Maximum delay of a wall clock report between replicas. Reports that would take longer are
 /// treated as lost.
 const REPORT_DELAY_MAX: Duration = Duration::from_millis(100);
 
@@ -32,17 +33,16 @@ impl FaultRun {
         self.set_alarm(at, Alarm::Fault);
     }
 
-    /// Draws the replica into which a fault is injected: the leader in half of the cases, otherwise
-    /// any replica.
+    /// Chooses the replica to inject a fault into: the leader with a probability of 1/2, otherwise
+    /// a random replica.
     pub(super) fn victim(&mut self) -> NodeId {
         let leader = self.cluster.leader().filter(|_| self.rng.permille(500));
         leader.unwrap_or_else(|| *self.rng.choose(&self.plan.ids))
     }
 
-    /// Injects a fault of this type into the cluster.
+    /// Injects a fault of type `fault` into the cluster.
     ///
-    /// # Errors
-    /// If a safety rule is violated.
+    /// # Errors If a safety rule is violated.
     pub(super) fn inject(&mut self, fault: Fault) -> Result<(), Violation> {
         match fault {
             Fault::Split | Fault::Isolate | Fault::IsolateOneWay | Fault::CutLinks => {
@@ -116,8 +116,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Makes wall clocks jump: either, for a long time, the clock of one of the replicas whose
-    /// clocks may be wrong; or, for up to a second, the clocks of all or of random replicas.
+    /// Makes wall clocks jump: either, for a long time, the clock of a replica whose clock may be
+    /// wrong, or, for up to a second, the clocks of all or of random replicas.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -148,8 +148,7 @@ impl FaultRun {
         self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
     }
 
-    /// Ends a momentary jump of wall clocks: the clocks again show the time that they would show
-    /// without the jump.
+    /// Ends a momentary jump of wall clocks, which then again show the time without the jump.
     pub(super) fn end_glitch(&mut self) {
         self.glitch = false;
         for id in self.plan.ids.clone() {
@@ -158,7 +157,7 @@ impl FaultRun {
         }
     }
 
-    /// Sends the wall clock readings of all running replicas to their peers.
+    /// Sends each running replica's wall clock reading to its peers.
     pub(super) fn report_clocks(&mut self) {
         let now = self.cluster.now();
         for from in self.plan.ids.clone() {
@@ -177,7 +176,7 @@ impl FaultRun {
     }
 
     /// Injects a disk fault of type `fault` into the leader or a random replica. Does nothing if
-    /// the chosen replica is down.
+    /// that replica is down.
     fn harm_disk(&mut self, fault: Fault) {
         let id = self.victim();
         let now = self.cluster.now();
@@ -203,7 +202,8 @@ impl FaultRun {
         }
     }
 
-    /// Cuts links between replicas, as the partition fault `fault` requires.
+    /// Cuts links between replicas for a partition fault: `fault` is a split, an isolation or
+    /// random cuts.
     fn cut(&mut self, fault: Fault) {
         let mut ids = self.plan.ids.clone();
         if ids.len() < 2 {
@@ -251,9 +251,9 @@ impl FaultRun {
         }
     }
 
-    /// Makes a replica lose its disk, or partitions off the leader so that later one of the voters
-    /// for the next leader loses its disk. Does nothing if a replica is already rejoining after the
-    /// loss of its disk: with two, neither could ever complete rejoining.
+    /// Makes a replica lose its disk, or partitions off the leader so that a voter for the next
+    /// leader can lose its disk later. Does nothing if a replica is already rejoining after a disk
+    /// loss, because two rejoining replicas would wait for each other forever.
     pub(super) fn lose_disk(&mut self) -> Result<(), Violation> {
         if self.cluster.rejoining().is_some() {
             return Ok(());
@@ -279,9 +279,9 @@ impl FaultRun {
         }
     }
 
-    /// Checks whether there are two leaders at once. If there are, makes a replica that voted for
-    /// the newer leader lose its disk and restart on the older leader's side of a partition.
-    /// Otherwise repeats the check later, at most `polls` times.
+    /// Checks whether the cluster has two leaders at once. If so, a replica that voted for the
+    /// newer leader loses its disk and restarts on the older leader's side of a partition. If not,
+    /// repeats the check later, at most `polls` times.
     pub(super) fn lose_a_voter(&mut self, polls: u32) -> Result<(), Violation> {
         let now = self.cluster.now();
         match self.voter_against_a_leader() {
@@ -302,11 +302,11 @@ impl FaultRun {
         Ok(())
     }
 
-    /// If there are two leaders, returns a replica that voted for the newer one, and the two sides
-    /// of a partition that separates the leaders: first the older leader's side, then the newer
-    /// leader's side. The voter and all replicas in earlier terms are on the older leader's side,
-    /// which must not commit anything even if the voter has forgotten its vote. Returns `None` if
-    /// there is no second leader or no such voter.
+    /// If the cluster has two leaders, returns a replica that voted for the newer one, and the two
+    /// sides of a partition to set up: the older leader's, then the newer leader's. The voter and
+    /// all replicas in earlier terms are on the older leader's side, which must not commit anything
+    /// even though the voter will forget its vote. Returns `None` if there are not two leaders, or
+    /// there is no such voter.
     pub(super) fn voter_against_a_leader(&self) -> Option<(NodeId, Vec<NodeId>, Vec<NodeId>)> {
         let newest = self.cluster.leader()?;
         let replica_of = |id: NodeId| self.cluster.machine(id).replica.as_ref();
@@ -328,13 +328,13 @@ impl FaultRun {
         Some((id, old, new))
     }
 
-    /// Schedules the restart of a replica that is down.
+    /// Schedules the restart of a replica that is down, after a random time.
     pub(super) fn restart_later(&mut self, id: NodeId) {
         let at = self.cluster.now() + self.plan.outage.draw(&mut self.rng);
         self.set_alarm(at, Alarm::Restart(id));
     }
 
-    /// Restarts a replica. Its monotonic clock gets a new origin and rate.
+    /// Restarts a replica, giving its monotonic clock a new origin and rate.
     pub(super) fn restart(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.cluster.now();
         let clock = Clock::new(
@@ -360,7 +360,7 @@ impl FaultRun {
     }
 }
 
-/// Draws the jump of a wall clock in milliseconds: seconds to years, positive if forward.
+/// Returns a random jump of a wall clock in milliseconds, of seconds to years; positive if forward.
 pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     let second = 1_000;
     let length = *rng.choose(&[second, 60 * second, 86_400 * second, 4 * 365 * 86_400 * second]);
@@ -368,7 +368,7 @@ pub(super) fn draw_jump(rng: &mut Rng) -> i64 {
     if rng.permille(500) { jump } else { -jump }
 }
 
-/// Formats replica ids in the style of traces.
+/// Formats replica ids for traces: numbers separated by spaces.
 pub(super) fn names(ids: &[NodeId]) -> String {
     ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ")
 }

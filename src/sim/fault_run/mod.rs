@@ -28,12 +28,12 @@ use crate::sim::workload::{ClientAction, Workload};
 use crate::types::{Instant, NodeId, RequestKey, Term};
 use crate::wire;
 
-/// Statistics of a completed simulated run with faults in which no rule was violated.
+/// Statistics of a simulated run with faults in which no rule was violated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Duration of the run in virtual time.
     pub virtual_time: Duration,
-    /// Number of simulated events, such as arrivals of messages, that the run handled.
+    /// Number of simulated events handled, such as message arrivals.
     pub events: u64,
     /// Number of terms that had a leader.
     pub leaders: usize,
@@ -43,21 +43,22 @@ pub struct Summary {
     pub leadership_transfers: usize,
     /// Number of answers to clients' requests, not counting refusals.
     pub answered: u64,
-    /// Number of times that a client's request was refused.
+    /// Number of refusals of clients' requests.
     pub refused: u64,
-    /// Digest of all messages and answers with their times. Equal runs have equal digests.
+    /// Digest of all messages and answers with their times, to check that equal seeds give equal
+    /// runs.
     pub digest: u64,
-    /// Disk faults by type, and their effects; most are only injected in runs with the real storage
+    /// Disk faults by type, and their effects. Most are injected only in runs with the real storage
     /// code.
     pub disks: FaultStatistics,
     /// How often the run reached each situation in which a safety rule could be violated.
     pub coverage: Coverage,
 }
 
-/// Describes the violation that ended a simulated run with faults.
+/// The violation that ended a simulated run with faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The violated rule, and how the run violated it.
+    /// The violated rule, and how it was violated.
     pub violation: Violation,
     /// Virtual time of the violation.
     pub at: Instant,
@@ -65,41 +66,44 @@ pub struct Failure {
     pub trace: Vec<String>,
 }
 
-/// The alarms that a simulated run with faults sets in the cluster's event queue.
+/// The alarms of a simulated run with faults: future events that the run schedules in the cluster's
+/// event queue.
 #[derive(Debug)]
 enum Alarm {
-    /// The client with the index `client` wakes up. `turn` is the number of the wake-up.
+    /// The client at index `client` wakes up, to start its next operation or to handle a timeout.
+    /// `turn` is the number of the wake-up.
     Wake { client: usize, turn: u32 },
-    /// A replica's answer arrives at the client.
+    /// A replica's answer arrives at its client.
     Answer(Answer),
-    /// It is time to inject the next fault.
+    /// The next fault is injected.
     Fault,
     /// The pause of this replica ends.
     Resume(NodeId),
-    /// This replica, which has crashed, restarts.
+    /// This replica restarts after a crash.
     Restart(NodeId),
     /// The damaged files of this replica, which is down, are restored, and the replica restarts.
     Restore(NodeId),
-    /// The full disk of this replica gets free space again.
+    /// The disk of this replica, which was full, has free space again.
     FreeSpace(NodeId),
-    /// All replicas report their wall clocks to their peers.
+    /// All replicas report their wall clock readings to their peers.
     ReportClocks,
-    /// A wall clock report arrives at `to`: the wall clock of `from` shows `millis` milliseconds
-    /// since 1970.
+    /// A wall clock report arrives at replica `to`: the wall clock of `from` showed `millis`
+    /// milliseconds since 1970.
     ClockReport { from: NodeId, to: NodeId, millis: u64 },
-    /// A momentary jump of wall clocks (of at most one second) ends.
+    /// A momentary jump of wall clocks (at most one second) ends.
     EndGlitch,
-    /// The next check whether there are two leaders at once is due. If there are, a replica that
-    /// voted for the newer leader loses its disk. Otherwise the check is repeated, at most this
-    /// number of times.
+    /// The simulator checks again whether the cluster has two leaders at once; if so, a replica
+    /// that voted for the newer one loses its disk. The number is how many further checks may
+    /// follow.
     LoseVoter(u32),
 }
 
-/// When a client last sent a certain request, and to which replica.
+/// The latest sending of a client's request: when, and to which replica.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,
-    /// Incarnation (number of starts and crashes) of the replica when the request was sent.
+    /// Incarnation (number of starts and crashes) of the receiving replica when the request was
+    /// sent.
     incarnation: u64,
     at: Instant,
 }
@@ -115,32 +119,32 @@ struct FaultRun {
     workload: Workload,
     alarms: BTreeMap<u64, Alarm>,
     next_alarm: u64,
-    /// The replicas (a majority or more) whose faults have ended for the recovery phase; `None`
+    /// The replicas, at least a majority, whose faults have ended for the recovery phase; `None`
     /// before that phase.
     majority: Option<Vec<NodeId>>,
-    /// Whether, in the recovery phase, replicas outside the majority keep their faults but are
-    /// still connected to it, so that one of them may be leader.
+    /// Whether, in the recovery phase, the replicas outside the majority keep their faults but stay
+    /// connected, so that one of them may be the leader.
     others_connected: bool,
     /// Time at which the recovery phase started.
     recovery_start: Instant,
-    /// For each request, when a client last sent it, and to which replica.
+    /// For each request, when a client last sent it and to which replica.
     sent: BTreeMap<RequestKey, Sent>,
     actions: Vec<ClientAction>,
     digest: u64,
-    /// Replicas whose wall clocks may be wrong for a long time. They are a minority.
+    /// Replicas, a minority, whose wall clocks may be wrong for a long time.
     skewed: Vec<NodeId>,
     wall_rng: Rng,
-    /// Whether a momentary jump of wall clocks (of at most one second) is in progress.
+    /// Whether a momentary jump of wall clocks (at most one second) is in progress.
     glitch: bool,
-    /// Number of times that a voter for the newer of two leaders was made to lose its disk.
+    /// Number of times that a replica lost its disk after it had voted for the newer of two
+    /// leaders.
     voters_lost: u64,
 }
 
-/// Performs the run that `profile` and `seed` determine. `change` may modify the replicas'
-/// configuration after it was drawn from the seed.
+/// Performs the simulated run with faults that `profile` and `seed` determine. `change` may modify
+/// the replicas' configuration before the run.
 ///
-/// # Errors
-/// If a safety rule is violated.
+/// # Errors If a safety rule is violated.
 pub fn run(
     profile: Profile,
     seed: u64,
@@ -274,7 +278,7 @@ impl FaultRun {
     }
 
     /// Decides the fate of each message that replicas sent during the last event, and schedules the
-    /// arrival of the messages that are not lost.
+    /// arrival of those that are not lost.
     fn route_messages(&mut self) -> Result<(), Violation> {
         if self.cluster.sent.is_empty() {
             return Ok(());
@@ -305,7 +309,7 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Schedules the delivery to clients of the answers that replicas gave during the last event.
+    /// Schedules the arrival at clients of the answers that replicas gave during the last event.
     fn route_answers(&mut self) {
         let now = self.cluster.now();
         for answer in std::mem::take(&mut self.cluster.answers) {
@@ -316,8 +320,8 @@ impl FaultRun {
         }
     }
 
-    /// Draws the times at which a message between a client and a replica arrives: one, two if the
-    /// message is duplicated, or none if it is lost.
+    /// Returns random arrival times for a message between a client and a replica: none if it is
+    /// lost, two if it is duplicated, otherwise one.
     fn client_arrivals(&mut self) -> Vec<Instant> {
         let quality = if self.majority.is_some() {
             clean_quality(&self.plan)
@@ -339,7 +343,7 @@ impl FaultRun {
         (0..copies).map(way).collect()
     }
 
-    /// Carries out the actions that clients have asked for: sends their requests and schedules
+    /// Carries out the actions that clients have requested: sends their requests and schedules
     /// their wake-ups.
     fn perform_actions(&mut self) {
         for action in std::mem::take(&mut self.actions) {
@@ -423,7 +427,8 @@ impl FaultRun {
     }
 }
 
-/// Encodes and decodes a message, as a real connection does, and returns the result.
+/// Encodes a message and decodes it again, as if it were sent over a connection, and returns the
+/// decoded message. Checks that both are equal.
 fn through_wire(mut envelope: Envelope) -> Result<Envelope, Violation> {
     let mut bytes = BytesMut::new();
     wire::peer::encode(&envelope.message, &mut bytes);

@@ -15,15 +15,14 @@ use crate::sim::rng::DurationRange;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::RequestKey;
 
-/// A chunk size, in bytes, larger than any snapshot of a run, so that one chunk holds a whole
+/// A chunk size in bytes that is larger than any snapshot of a run, so that one chunk holds a whole
 /// snapshot.
 const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
 
 impl FaultRun {
-    /// Ends the faults for at least a majority of replicas. The others crash, are isolated, or keep
-    /// their faults except for cut links to the majority. Those links are healed because one of the
-    /// others may stay leader, and a replica of the majority that could not reach this leader would
-    /// never catch up.
+    /// Starts the recovery phase: ends the faults for at least a majority of the replicas. The
+    /// others crash, are isolated, or keep their faults but not their cut links to the majority:
+    /// one of them may stay leader, and then all of the majority must be able to reach it.
     pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);
@@ -92,8 +91,8 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Runs the cluster until the majority has answered all requests and agrees on the log, and has
-    /// then also answered a new write and a new read.
+    /// Runs the cluster until the majority has answered all requests, agrees on the log, and has
+    /// answered one more write and read. Fails if this takes too long.
     pub(super) fn await_progress(&mut self) -> Result<(), Violation> {
         // A leader that loses messages takes longer.
         let end = self.cluster.now()
@@ -144,8 +143,8 @@ impl FaultRun {
         ))
     }
 
-    /// With the course's protocol, makes clients give up requests that only a crashed replica had
-    /// received: such a request is not resent, and no replica will answer it.
+    /// Makes clients give up requests that were lost in a replica's crash. Needed only with the
+    /// course's protocol, in which requests are not resent.
     fn give_up_lost_requests(&mut self) {
         if self.plan.protocol == ClientProtocol::Connection {
             return;
@@ -162,25 +161,25 @@ impl FaultRun {
         self.perform_actions();
     }
 
-    /// Returns whether a replica of the majority has received the request and has not crashed
-    /// since.
+    /// Returns whether the request was last sent to a replica of the majority that has not crashed
+    /// since, so that this replica must answer it.
     fn must_be_answered(&self, key: RequestKey) -> bool {
         let majority = self.majority.as_ref().expect("only called in the recovery phase");
         let Sent { to, incarnation, .. } = self.sent[&key];
         majority.contains(&to) && self.cluster.machine(to).incarnation() == incarnation
     }
 
-    /// With the course's protocol, where requests are not resent, returns a request that a replica
-    /// of the majority must answer but has not answered yet; `None` if there is none. Requests that
-    /// clients have abandoned are included.
+    /// Returns an unanswered request, possibly abandoned by its client, that a replica of the
+    /// majority must answer; `None` if there is none. Always `None` with the Redis protocol, in
+    /// which clients resend requests.
     fn overdue_request(&self) -> Option<RequestKey> {
         let mut unanswered = self.workload.unanswered();
         unanswered
             .find(|&key| self.plan.protocol == ClientProtocol::Course && self.must_be_answered(key))
     }
 
-    /// Describes how the logs or states of the majority's replicas still differ; `None` if they are
-    /// equal.
+    /// Returns a description of how the logs or states of the majority's replicas still differ;
+    /// `None` if they agree.
     pub(super) fn disagreement(&self) -> Option<String> {
         if let Some(id) = self.cluster.rejoining() {
             return Some(format!("replica {id} has not rejoined"));
@@ -219,8 +218,8 @@ impl FaultRun {
     }
 }
 
-/// Returns the quality of links within the majority in the recovery phase: no loss, and small
-/// delays.
+/// Returns the quality of links within the majority in the recovery phase: no message loss, and
+/// short delays.
 pub(super) fn clean_quality(plan: &Plan) -> LinkQuality {
     let delay_min = plan.quality.delay_min;
     LinkQuality { delay_min, delay_max: delay_min * 3, ..LinkQuality::perfect(delay_min) }

@@ -2,33 +2,33 @@
 
 use crate::types::Instant;
 
-/// A simulated monotonic clock, which may start at any reading and may run fast or slow.
+/// A simulated monotonic clock, which may start at any reading and run fast or slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// True (virtual) time of the last change of the clock's rate.
+    /// Virtual time of the last change of the clock's rate.
     anchor: Instant,
-    /// What the clock showed at the true (virtual) time `anchor`.
+    /// The clock's reading at the virtual time `anchor`.
     reading: Instant,
-    /// Rate error of the clock, in parts per million: positive if it runs fast, negative if slow.
+    /// Rate error of the clock in parts per million: positive if it runs fast, negative if slow.
     rate_ppm: i64,
 }
 
 impl Clock {
-    /// Creates a clock that shows `reading` at the true (virtual) time `now`. `rate_ppm` is the
-    /// clock's rate error in parts per million: positive if it runs fast, negative if slow.
+    /// Creates a clock that shows `reading` at the virtual time `now`. `rate_ppm` is its rate error
+    /// in parts per million: positive if it runs fast, negative if slow.
     pub fn new(now: Instant, reading: Instant, rate_ppm: i64) -> Clock {
         assert!(rate_ppm > -1_000_000, "a monotonic clock does not go backwards");
         Clock { anchor: now, reading, rate_ppm }
     }
 
-    /// Returns what the clock shows at the true (virtual) time `now`.
+    /// Returns the clock's reading at the virtual time `now`.
     pub fn read(&self, now: Instant) -> Instant {
         let passed = i128::from(now.0.saturating_sub(self.anchor.0));
         let shown = passed * i128::from(1_000_000 + self.rate_ppm) / 1_000_000;
         Instant(self.reading.0.saturating_add(u64::try_from(shown).unwrap_or(u64::MAX)))
     }
 
-    /// Returns the first true (virtual) time at which the clock shows `reading` or more.
+    /// Returns the earliest virtual time at which the clock shows `reading` or later.
     pub fn when(&self, reading: Instant) -> Instant {
         if reading == Instant::MAX {
             return Instant::MAX;
@@ -39,8 +39,8 @@ impl Clock {
         Instant(self.anchor.0.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
     }
 
-    /// Changes the clock's rate error, in parts per million, from the true (virtual) time `now` on.
-    /// The reading does not jump.
+    /// Changes the clock's rate error, in parts per million, from the virtual time `now` on. The
+    /// reading does not jump.
     pub fn set_rate(&mut self, now: Instant, rate_ppm: i64) {
         *self = Clock::new(now, self.read(now), rate_ppm);
     }

@@ -19,20 +19,20 @@ use crate::sim::machine::wall_clock::WallClock;
 use crate::sim::rng::{DurationRange, Rng};
 use crate::types::{Index, Instant, NodeId, RequestKey, Term};
 
-/// Ranges from which the durations of a simulated machine's operations are drawn.
+/// Ranges of the random durations of a simulated machine's operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Delays {
     /// Duration of a sync of the log on the disk.
     pub sync: DurationRange,
-    /// Duration of an apply job (applying committed entries and executing reads).
+    /// Duration of an apply job, which applies committed entries and executes reads.
     pub apply: DurationRange,
-    /// Time during which a replica collects messages into a batch: from the arrival of the first
-    /// message to the step that handles all of them.
+    /// Time for which a replica collects messages into a batch before it handles them, from the
+    /// arrival of the first one.
     pub batch: DurationRange,
 }
 
 impl Delays {
-    /// No delays: all operations end when they begin, and each message is a batch of its own.
+    /// No delays: operations complete at once, and each message is a batch of its own.
     pub const ZERO: Delays = Delays {
         sync: DurationRange::ZERO,
         apply: DurationRange::ZERO,
@@ -40,25 +40,24 @@ impl Delays {
     };
 }
 
-/// Which activities of a replica are currently suspended by the simulation.
+/// The activities of a replica that the simulation has suspended.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// True while the replica is paused: all its activities are suspended, and its messages are
-    /// waiting.
+    /// Whether the replica is paused: all its activities are suspended, and arriving messages wait.
     pub all: bool,
-    /// True while the replica's timeouts, such as election timeouts, do not fire even when they are
-    /// due (only used by scripts).
+    /// Whether the replica's timeouts, such as election timeouts, are suspended. Used only by
+    /// scripts.
     pub timeouts: bool,
-    /// True while syncs of the replica's disk do not complete, so that nothing becomes durable
-    /// (only used by scripts).
+    /// Whether syncs of the replica's disk are kept from completing, so that nothing becomes
+    /// durable. Used only by scripts.
     pub syncs: bool,
-    /// True while the replica does not store the snapshot chunks that it receives from a leader
-    /// (only used by scripts).
+    /// Whether the storing of received snapshot chunks is suspended. Used only by scripts.
     pub chunks: bool,
 }
 
-/// For each type of event, whether the event queue already contains such an event of a replica.
+/// Flags that say, per type of event, whether the event queue already contains an event of this
+/// type for the replica.
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Queued {
@@ -70,14 +69,14 @@ pub(in crate::sim) struct Queued {
     pub(in crate::sim) install: bool,
 }
 
-/// A simulated machine with its replica.
+/// A simulated machine, which runs one replica.
 #[derive(Debug)]
 pub struct Machine {
-    /// Id of the replica.
+    /// Id of the machine's replica.
     pub id: NodeId,
-    /// Index of this machine in the cluster's list of machines.
+    /// Index of this machine in the cluster.
     pub slot: usize,
-    /// The replica's consensus core; `None` while the replica is down.
+    /// The replica's consensus core; `None` while it is down.
     pub replica: Option<Replica>,
     /// The replica's state machine.
     pub store: StateMachine,
@@ -89,52 +88,48 @@ pub struct Machine {
     pub clock: Clock,
     /// The wall clock of the machine.
     pub wall: WallClock,
-    /// Time that a jump of the wall clock must last before the replica accepts the new time; `None`
-    /// if the run has no expirations.
+    /// How long a wall clock jump must last before the replica accepts the new time; `None` if the
+    /// run does not use expirations.
     pub confirm_after: Option<Duration>,
-    /// Ranges from which the durations of the machine's operations are drawn.
+    /// Ranges of the random durations of the machine's operations.
     pub delays: Delays,
-    /// The activities of the replica that are currently suspended.
+    /// The activities of the replica that the simulation has suspended.
     pub held: Held,
-    /// Duration of the next sync of the machine's disk if that sync is to stall; `None` for the
-    /// usual duration.
+    /// Duration of the machine's next sync if that sync is to stall; `None` for a normal sync.
     pub stalled: Option<Duration>,
-    /// For each start of the replica, the machine's `incarnation` (number of starts and crashes) at
-    /// that time, and the history of starts that the replica sent to its peers: the number of its
-    /// starts, and the random numbers that identify the latest of them.
+    /// The replica's starts, each as the incarnation (number of starts and crashes) and the history
+    /// of starts that the replica then sends to its peers: the number of its starts, and
+    /// random numbers that identify the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
-    /// For each peer, its highest incarnation (number of starts and crashes) from which this
-    /// replica has accepted a message.
+    /// The highest incarnation (number of starts and crashes) of each peer from which this replica
+    /// has accepted a message.
     pub(in crate::sim) heard: BTreeMap<NodeId, u64>,
     pub(in crate::sim) peers: Vec<NodeId>,
     pub(in crate::sim) config: Config,
     pub(in crate::sim) rng: Rng,
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) inbox: VecDeque<Msg>,
-    /// Keys of the writes that the replica has received from clients and not answered yet, each
-    /// with the number of times that the write has arrived.
+    /// Writes that clients have sent to this replica and that are not answered yet: the request
+    /// key, and the number of times that the write has arrived.
     pub(in crate::sim) pending_writes: BTreeMap<RequestKey, u32>,
-    /// Chunks of a leader's snapshot that the replica has received and not stored yet, in order of
-    /// arrival.
+    /// Received chunks of a leader's snapshot that are not stored yet, in order of arrival.
     pub(in crate::sim) storing: VecDeque<SnapshotChunk>,
-    /// The snapshot that the replica is receiving from a leader: the term of the leader that sent
-    /// the most recently received chunk, and the last log index that the snapshot covers. `None` if
-    /// the replica is not receiving a snapshot.
+    /// The leader's snapshot that the replica is receiving: the term in which the last chunk was
+    /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
+    /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// Jobs for the state machine (entries to apply, reads to execute). The reads of a job wait
-    /// until the replicated clock has reached the first number, in milliseconds since 1970. The
-    /// second number says how often the clock had been set back when the reads were confirmed; if
-    /// that has changed, they do not wait.
+    /// Jobs for the state machine: entries to apply and reads to execute. The first number is the
+    /// time, in milliseconds since 1970, that the replicated clock must reach before the job's
+    /// reads are executed. The second one is how often the clock had been set back when the reads
+    /// were confirmed; if the clock has been set back since, they do not wait.
     pub(in crate::sim) applying: VecDeque<(ApplyJob, (u64, u64))>,
-    /// The replicated clock while the replica is running; `None` while it is down, or if the run
-    /// has no expirations.
+    /// The replicated clock of the running replica; `None` while it is down, or if the run does not
+    /// use expirations.
     pub(in crate::sim) clock_gate: Option<Box<ClockGate>>,
     pub(in crate::sim) queued: Queued,
-    /// Time of the machine's earliest timer event in the event queue; [`Instant::MAX`] if there is
-    /// none.
+    /// Time of the earliest queued timer event of this machine; [`Instant::MAX`] if there is none.
     pub(in crate::sim) timer_at: Instant,
-    /// Time of the replica's latest step, and the number of steps that it has performed at this
-    /// time.
+    /// Time of the replica's latest step, and the number of earlier steps at the same time.
     pub(in crate::sim) steps_at_once: (Instant, u32),
 }
 
@@ -178,8 +173,8 @@ impl Machine {
         }
     }
 
-    /// Records that the replica is answering the write `key`: removes one arrival of it from the
-    /// pending writes. Returns false if no arrival of the write was pending.
+    /// Removes one arrival of the write `key` from the pending writes, because the replica now
+    /// answers it. Returns false if no arrival was pending.
     pub(in crate::sim) fn take_pending_write(&mut self, key: RequestKey) -> bool {
         let Some(count) = self.pending_writes.get_mut(&key) else { return false };
         *count -= 1;
@@ -189,8 +184,8 @@ impl Machine {
         true
     }
 
-    /// Returns the time, by the machine's monotonic clock, at which the replica's next timeout is
-    /// due; [`Instant::MAX`] if the replica is down.
+    /// Returns when the replica's next timeout is due, by the machine's monotonic clock;
+    /// [`Instant::MAX`] if the replica is down.
     pub(in crate::sim) fn next_timeout(&self, now: Instant) -> Instant {
         let Some(replica) = &self.replica else { return Instant::MAX };
         let gate = self.clock_gate.as_ref().filter(|_| replica.accepts_writes());
@@ -198,8 +193,8 @@ impl Machine {
         due.map_or(replica.next_timeout(), |due| due.min(replica.next_timeout()))
     }
 
-    /// Returns the number of starts and crashes of the replica so far. Events that were queued
-    /// under another incarnation are ignored.
+    /// Returns the replica's incarnation: the number of its starts and crashes so far. Queued
+    /// events of an earlier incarnation are ignored.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }

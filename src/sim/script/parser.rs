@@ -34,66 +34,65 @@ use crate::record::{Entry, EntryKind, RecordBuffer};
 use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
-/// A statement of a script, which describes a golden trace.
+/// A statement of a script for a simulated cluster. A script describes a golden trace (a recorded
+/// trace that tests compare with).
 #[derive(Clone, PartialEq, Debug)]
 pub enum Statement {
-    /// Creates the cluster. This must be the first statement of a script.
+    /// Creates the cluster; must be the first statement of a script.
     Cluster(Box<ClusterOptions>),
-    /// A client sends a request for this operation to the replica.
+    /// A client sends a request with this operation to the replica.
     Request(NodeId, ClientOperation),
     /// A client resends the previous request, to this replica.
     Again(NodeId),
-    /// Cuts all links between replicas of different groups.
+    /// Partitions the network: cuts all links between replicas of different groups.
     Part(Vec<Vec<NodeId>>),
     /// Cuts the links from the replicas in the first list to those in the second, in this direction
     /// only.
     CutOneWay(Vec<NodeId>, Vec<NodeId>),
-    /// Heals all links.
+    /// Heals all cut links.
     Heal,
-    /// From now on, intercepts messages that match the filter, up to the given number of messages.
+    /// From now on, intercepts messages that match the filter, at most the given number of them.
     Intercept(Interception, MessageFilter, usize),
     /// Ends all interceptions of messages.
     Pass,
-    /// Delivers intercepted messages that were withheld or copied and that match the filter, up to
-    /// the given number of messages.
+    /// Delivers withheld or copied messages that match the filter, at most the given number of
+    /// them.
     Release(MessageFilter, usize),
     /// Crashes the replica with this id.
     Crash(NodeId),
     /// Replaces the disk of a replica that is down with an empty one.
     Lose(NodeId),
-    /// Restarts the replica with this id, which has crashed.
+    /// Restarts the replica with this id after a crash.
     Restart(NodeId),
-    /// Pauses the replica with this id: its activities are suspended, and its messages wait.
+    /// Pauses the replica with this id: its activities are suspended, and arriving messages wait.
     Pause(NodeId),
-    /// Resumes the replica with this id, which is paused.
+    /// Resumes the paused replica with this id.
     Resume(NodeId),
-    /// From now on, the replica's disk completes syncs only when told to by [`Statement::Sync`].
+    /// From now on, syncs of the replica's disk complete only at [`Statement::Sync`].
     Slow(NodeId),
-    /// Completes the replica's sync in progress, which [`Statement::Slow`] has prevented from
-    /// completing.
+    /// Completes the sync in progress of a replica that [`Statement::Slow`] has slowed.
     Sync(NodeId),
-    /// Ends [`Statement::Slow`]: from now on, the replica's syncs complete by themselves again.
+    /// Ends [`Statement::Slow`]: the replica's syncs complete by themselves again.
     Fast(NodeId),
-    /// From now on, the replica stores the snapshot chunks that it receives from a leader only at
+    /// From now on, the replica stores the snapshot chunks that it receives only at
     /// [`Statement::Store`].
     SlowChunks(NodeId),
     /// Ends [`Statement::SlowChunks`]: the replica stores the snapshot chunks that it has received.
     Store(NodeId),
-    /// Delivers a forged message: one that its apparent sender has not sent.
+    /// Delivers a forged message, which its apparent sender has not sent.
     Forge(Box<Envelope>),
-    /// Reports to a replica that its disk is low on space and has this many free bytes; `None` if
-    /// it has enough space.
+    /// Reports low disk space with this number of free bytes to a replica; `None` reports that
+    /// there is enough space.
     DiskSpace(NodeId, Option<u64>),
-    /// Sets how long the replica takes for each apply job.
+    /// Sets how long the replica takes to apply committed entries and execute reads.
     Lag(NodeId, Duration),
-    /// Sets the rate error of a replica's monotonic clock, in parts per million: positive if the
-    /// clock runs fast, 0 if it is correct.
+    /// Sets the rate error of a replica's monotonic clock in parts per million: positive if it runs
+    /// fast, negative if slow, 0 if correct.
     Clock(NodeId, i64),
-    /// Runs until the replica campaigns after its election timeout. From now on, the election
-    /// timeouts of the other replicas do not fire.
+    /// Runs until the election timeout of this replica makes it campaign. From now on, the other
+    /// replicas' election timeouts do not fire.
     Timeout(NodeId),
-    /// Ends the effect of [`Statement::Timeout`]: from now on, the election timeouts of all
-    /// replicas fire again.
+    /// Ends [`Statement::Timeout`]: the election timeouts of all replicas fire again.
     Timeouts,
     /// Runs until no message, request or disk operation is in flight.
     Run,
@@ -101,13 +100,14 @@ pub enum Statement {
     RunFor(Duration),
     /// Writes the state of all replicas to the trace.
     Show,
-    /// Writes to the trace how many messages were sent since the previous count.
+    /// Writes to the trace how many messages were sent since the previous count, by sender,
+    /// receiver and type.
     Count,
-    /// From now on, does not write messages to the trace.
+    /// From now on, leaves messages out of the trace.
     Quiet,
-    /// From now on, writes messages to the trace again.
+    /// From now on, includes messages in the trace again.
     Loud,
-    /// From now on, writes the time of each event to the trace.
+    /// From now on, includes the time of each event in the trace.
     Times,
 }
 
@@ -124,19 +124,19 @@ pub enum ClientOperation {
     Transfer(String, String, u64),
 }
 
-/// How an intercepted message is handled.
+/// What an interception does with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interception {
     /// The message is lost.
     Drop,
     /// The message is withheld until a `release` statement delivers it.
     Hold,
-    /// The message is delivered, and a copy of it is kept until a `release` statement delivers
-    /// that, too.
+    /// The message is delivered, and a copy is kept until a `release` statement delivers the copy
+    /// too.
     Copy,
 }
 
-/// A filter for messages by sender, receiver and type. A field that is `None` matches all messages.
+/// A filter for messages by sender, receiver and type. A field that is `None` matches any message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MessageFilter {
     /// Sender of the message; `None` for any.
@@ -152,37 +152,33 @@ pub struct MessageFilter {
 pub struct ClusterOptions {
     /// Number of replicas in the cluster, with ids from 1 on.
     pub replicas: u16,
-    /// Leader at the start of the script; `None` if there has been no election.
+    /// Replica that is elected leader before the script continues; `None` for no election.
     pub leader: Option<NodeId>,
-    /// Whether clients and replicas use the protocol and configuration of the university course's
-    /// simulator.
+    /// Whether to use the protocol and configuration of the university course's simulator.
     pub course: bool,
     /// Configuration of the replicas.
     pub config: Config,
-    /// Network delay of each message between replicas.
+    /// Delay of each message between replicas.
     pub hop: Duration,
-    /// How often replicas take snapshots, and the chunk size for sending them; `None` if replicas
-    /// take no snapshots.
+    /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
     /// Seed of the random number generator, which determines the whole run.
     pub seed: u64,
 }
 
-/// The error of a script: a statement that is invalid or has failed.
+/// The error of a script statement that is invalid or has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct ScriptError {
-    /// Line number of the statement in the script; the first line is 1.
+    /// Line number of the statement, counted from 1.
     pub line: usize,
-    /// Text of the statement, and what is wrong with it.
+    /// Text of the statement, and a description of the error.
     pub what: String,
 }
 
-/// Parses a script. Returns, for each statement, its line number (the first line is 1), its text
-/// and the parsed statement.
+/// Parses a script. Returns each statement with its line number, counted from 1, and its text.
 ///
-/// # Errors
-/// For the first invalid statement.
+/// # Errors For the first invalid statement.
 pub fn parse(text: &str) -> Result<Vec<(usize, String, Statement)>, ScriptError> {
     let mut statements = Vec::new();
     for (place, line) in text.lines().enumerate() {
@@ -314,7 +310,7 @@ fn cut(rest: &[&str]) -> Result<Statement, String> {
     Ok(Statement::Part(groups))
 }
 
-/// Names of the message types that a script may use in filters.
+/// Names of the message types that a script may use in message filters.
 const MESSAGE_TYPES: [&str; 11] = [
     "AppendEntries",
     "AppendReply",
@@ -348,7 +344,7 @@ fn filter(words: &[&str]) -> Result<MessageFilter, String> {
     Ok(MessageFilter { from: end(from)?, to: end(to)?, kind })
 }
 
-/// Parses the words that follow `forge` in a statement. Returns the forged message.
+/// Parses the arguments of a `forge` statement, and returns the forged message.
 fn forged(rest: &[&str]) -> Result<Envelope, String> {
     let [link, kind, fields @ ..] = rest else {
         return Err("expected: forge 2->3 RequestVote term=9 last=5@8".to_owned());
@@ -380,7 +376,7 @@ fn forged(rest: &[&str]) -> Result<Envelope, String> {
     Ok(Envelope { from, to, leader: None, message })
 }
 
-/// Parses the id of a log entry, in the form `index@term`.
+/// Parses the id of a log entry, written as `index@term`.
 fn entry_id(word: &str) -> Result<EntryId, String> {
     let (index, term) = word.split_once('@').ok_or("expected an entry as index@term")?;
     Ok(EntryId::new(number(term)?, number(index)?))

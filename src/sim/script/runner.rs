@@ -21,7 +21,7 @@ use crate::types::{ClientId, Index, Instant, NodeId, RequestId, RequestKey, Term
 
 const TRANSFER: CommandId = CommandId::of("transfer");
 
-/// Maximum number of events that a `run` statement handles. If it is exceeded, messages trigger
+/// Maximum number of events that a `run` statement handles. More events mean that messages trigger
 /// each other forever.
 const EVENTS_MAX: usize = 100_000;
 /// Maximum virtual time that a `timeout` statement waits for an election timeout.
@@ -61,18 +61,17 @@ struct Runner {
     cluster: Cluster,
     network: Network,
     ids: Vec<NodeId>,
-    /// Active interceptions of messages, each with the number of messages that it may still
-    /// intercept.
+    /// Active message interceptions, each with its filter and the number of messages that it may
+    /// still intercept.
     interceptions: Vec<(Interception, MessageFilter, usize)>,
-    /// Messages that interceptions have withheld or copied, and that `release` statements may
-    /// deliver.
+    /// Withheld messages and copies, which `release` statements can deliver.
     kept: Vec<Envelope>,
     last_request: Option<ClientRequest>,
     requests: u32,
-    /// Number of messages sent since the last `count` statement, by sender, receiver and type.
+    /// Number of messages sent since the last `count` statement, by sender, receiver and message
+    /// type.
     sent: BTreeMap<(NodeId, NodeId, &'static str), u32>,
-    /// Whether a `timeout` statement prevents the election timeouts of all replicas but one from
-    /// firing.
+    /// Whether a `timeout` statement suspends the election timeouts of all replicas but one.
     holds_timeouts: bool,
 }
 
@@ -105,7 +104,7 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Makes the replica `leader` campaign, and runs until it is leader and all replicas have
+    /// Makes the replica `leader` campaign, and runs until it is the leader and all replicas have
     /// applied its first entry.
     fn elect(&mut self, leader: NodeId) -> Result<(), Violation> {
         self.timeout(leader)?;
@@ -294,8 +293,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Prevents the election timeouts of all replicas from firing, except those of `id` and of
-    /// leaders. If `id` is `None`, lets all of them fire again.
+    /// Suspends the election timeouts of all replicas except `id` and the leaders. If `id` is
+    /// `None`, lets all election timeouts fire again.
     fn hold_timeouts(&mut self, id: Option<NodeId>) {
         self.holds_timeouts = id.is_some();
         for other in self.ids.clone() {
@@ -305,8 +304,8 @@ impl Runner {
         }
     }
 
-    /// Runs until replica `id` campaigns to become leader. From now on, the election timeouts of
-    /// the other replicas do not fire.
+    /// Runs until the election timeout of replica `id` makes it campaign. From now on, the other
+    /// replicas' election timeouts do not fire.
     fn timeout(&mut self, id: NodeId) -> Result<(), Violation> {
         let end = self.cluster.now() + TIMEOUT_MAX;
         let campaigns = |runner: &Runner| {
@@ -366,7 +365,7 @@ impl Runner {
     }
 
     /// Decides the fate of the messages that were sent during the last event: applies
-    /// interceptions, and schedules the delivery of the other messages.
+    /// interceptions, and schedules the arrival of the other messages.
     fn route_messages(&mut self) {
         let now = self.cluster.now();
         for envelope in std::mem::take(&mut self.cluster.sent) {
@@ -395,8 +394,8 @@ impl Runner {
         }
     }
 
-    /// Returns the interception that applies to a message, and decrements the number of messages
-    /// that it may still intercept; `None` if none applies.
+    /// Returns the interception that applies to a message, and reduces its remaining number of
+    /// messages by one; `None` if no interception applies.
     fn intercept(&mut self, envelope: &Envelope) -> Option<Interception> {
         let (interception, _, left) = self
             .interceptions
@@ -443,7 +442,7 @@ impl Runner {
     }
 }
 
-/// Formats, for the trace, what a leader knows of the progress of its peers.
+/// Formats a leader's match indexes of its peers for the trace; empty if there are no peers.
 fn peers_text(peers: &[PeerStatus]) -> String {
     let one = |peer: &PeerStatus| {
         let probing = if peer.probing { " probing" } else { "" };
@@ -455,7 +454,8 @@ fn peers_text(peers: &[PeerStatus]) -> String {
     format!(" match=[{}]", peers.iter().map(one).collect::<Vec<_>>().join(" "))
 }
 
-/// Formats, for the trace, how far a replica that has lost its disk has come in rejoining.
+/// Formats the progress of a replica that is rejoining after a disk loss, for the trace; empty if
+/// it is not rejoining.
 fn rejoin_text(rejoining: Option<&RejoinStatus>) -> String {
     match rejoining {
         None => String::new(),

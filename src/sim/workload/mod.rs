@@ -23,57 +23,58 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::{Instant, NodeId, RequestKey};
 
-/// Client id of the first client. Smaller ids belong to replicas.
+/// Id of the first simulated client. Smaller ids belong to replicas.
 const FIRST_CLIENT: u32 = 0x100;
 
 /// Parameters of the simulated clients' workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Number of clients. Each waits for the answer to at most one request at a time.
+    /// Number of clients. Each client has at most one request at a time that it waits for.
     pub clients: usize,
-    /// Number of clients that only read. Such clients may detect stale reads: at a deposed leader,
-    /// a client that writes is stuck waiting for an answer, whereas a client that only reads could
-    /// go on and be answered with stale values.
+    /// Number of clients that only read. They can detect stale reads: a client that also writes
+    /// would wait forever for a deposed leader's answer to a write, but a client that only reads
+    /// could go on and get stale values.
     pub readers: usize,
-    /// Number of keys that are read, written and deleted.
+    /// Number of plain keys that clients read, write and delete.
     pub keys: u64,
     /// Number of padding bytes added to each written value.
     pub padding: usize,
     /// Number of accounts (keys with a balance) between which clients transfer amounts.
     pub accounts: u64,
-    /// Time from an answer to the client's next request. Clients that only read wait an eighth of
-    /// this time.
+    /// Range of the random time between an answer and the client's next request. Clients that only
+    /// read wait an eighth of it.
     pub think_time: DurationRange,
-    /// Time that a client waits for an answer before it resends or abandons the request.
+    /// Range of the random time that a client waits for an answer before it resends or abandons the
+    /// request.
     pub timeout: DurationRange,
-    /// Probability that a client abandons a request without an answer, in thousandths. Otherwise it
-    /// resends the request.
+    /// Probability, in permille, that a client abandons an unanswered request instead of resending
+    /// it.
     pub abandon_permille: u32,
-    /// Whether clients also use transactions on watched accounts, and client sessions (numbered
-    /// requests that take effect once).
+    /// Whether clients also use transactions with watched keys, and client sessions, in which
+    /// numbered requests are applied once.
     pub sessions: bool,
     /// Whether clients also write and read keys that expire.
     pub expiring: bool,
-    /// Whether clients also send batches of several reads or writes. False with the course's
-    /// protocol, whose clients send single requests.
+    /// Whether clients also send batches of several reads or several writes. Always false with the
+    /// course's protocol, which has no batches.
     pub batches: bool,
 }
 
-/// An action that a simulated client asks the driver of the simulation to carry out.
+/// An action that a simulated client asks the simulation to carry out.
 #[derive(Debug)]
 pub enum ClientAction {
-    /// Deliver the request to the replica.
+    /// Send a client's request to a replica.
     Send {
-        /// The replica that the client sends to.
+        /// The replica to send the request to.
         to: NodeId,
         /// The client's request.
         request: ClientRequest,
     },
-    /// Wake the client after some time, with [`Workload::wake`].
+    /// Call [`Workload::wake`] for the client after some time.
     Wake {
-        /// Index of the client.
+        /// Index of the client in the workload.
         client: usize,
-        /// Number of the wake-up. Only the latest wake-up of a client has an effect.
+        /// Number of the wake-up. Only a client's latest wake-up has an effect.
         turn: u32,
         /// Time from now to the wake-up.
         after: Duration,
@@ -89,14 +90,14 @@ pub struct Workload {
     /// The replicas that clients send their requests to.
     targets: Vec<NodeId>,
     clients: Vec<Client>,
-    /// The requests without an answer, including those that clients have abandoned.
+    /// The unanswered requests, including those that clients have abandoned.
     open: BTreeMap<RequestKey, OpenRequest>,
     history: History,
-    /// Number that is incremented for each operation, to make values and request keys unique.
+    /// Counter that is incremented for each operation, to make values and request keys unique.
     serial: u64,
-    /// The true (virtual) time.
+    /// The current virtual time.
     now: Instant,
-    /// Whether clients start no new operations, because the run is ending.
+    /// Whether clients start no more operations, because the run is ending.
     stopped: bool,
     /// Number of answers that clients have received, not counting refusals.
     answered: u64,
@@ -108,40 +109,40 @@ pub struct Workload {
 
 #[derive(Debug, Default)]
 struct Client {
-    /// Key of the request whose answer the client is waiting for; `None` if there is none.
+    /// Key of the request that the client is waiting for; `None` if it is waiting for none.
     waits_for: Option<RequestKey>,
-    /// Operations that the client performs before it draws further operations at random.
+    /// Operations that the client performs next, before it draws further ones at random.
     planned: VecDeque<ClientOperation>,
-    /// The leader that the last answer to the client named; `None` if it named none.
+    /// The leader named by the last answer to the client; `None` if it named none.
     leader: Option<NodeId>,
     /// Id of the client's open session; `None` if the client has none.
     session: Option<u64>,
-    /// Sequence number of the client's latest request in its session.
+    /// Sequence number of the client's latest request in its session; 0 before the first.
     sequence: u64,
-    /// The counter's value in the answer to the client's latest request in its session; `None` if
-    /// the request is unanswered.
+    /// The counter's value according to the answer to the client's latest request in its session;
+    /// `None` if that request is unanswered.
     sum: Option<i64>,
-    /// Number of the client's latest scheduled wake-up. Earlier wake-ups have no effect.
+    /// Number of the client's latest scheduled wake-up. Earlier ones have no effect.
     turn: u32,
-    /// Whether the client's request was just refused, so that the next wake-up is for a retry and
-    /// not a timeout.
+    /// Whether the client's request was just refused, so that its next wake-up is a retry rather
+    /// than a timeout.
     refused: bool,
 }
 
-/// A client's request that has not been answered yet.
+/// A client's request that is not answered yet.
 #[derive(Debug)]
 struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// For each operation of the request, its id in the history; `None` if the linearizability
-    /// checker does not check the operation.
+    /// For each operation of the request, its id in the history; `None` for operations that the
+    /// linearizability checker does not check.
     history_ids: Vec<Option<OperationId>>,
 }
 
 impl Workload {
     /// Creates the clients, which send their requests to the replicas `targets`. The first client
-    /// begins by writing the initial balances of the accounts.
+    /// starts by writing the initial balances of the accounts.
     pub fn new(protocol: ClientProtocol, load: Load, targets: &[NodeId], rng: Rng) -> Workload {
         let mut clients: Vec<Client> = (0..load.clients).map(|_| Client::default()).collect();
         clients[0].planned.extend(
@@ -164,7 +165,7 @@ impl Workload {
         }
     }
 
-    /// Starts the clients: schedules the first wake-up of each within its think time.
+    /// Starts the clients by scheduling a first wake-up for each, after a random think time.
     pub fn start(&mut self, out: &mut Vec<ClientAction>) {
         for client in 0..self.clients.len() {
             let after = self.load.think_time.draw(&mut self.rng);
@@ -172,14 +173,15 @@ impl Workload {
         }
     }
 
-    /// Stops the clients: they complete the operations that they have started, but start no others.
-    /// They send only to the replicas `targets` and to leaders that answers name.
+    /// Makes the clients complete their current operations and start no others. From now on they
+    /// send only to the replicas `targets` and to leaders that answers name.
     pub fn stop(&mut self, targets: &[NodeId]) {
         self.stopped = true;
         self.targets = targets.to_vec();
     }
 
-    /// Makes one client write a new value and read it. Called after the clients have been stopped.
+    /// Makes one client write a new value and read it, to show that the cluster makes progress
+    /// after the clients have been stopped.
     pub fn probe(&mut self, out: &mut Vec<ClientAction>) {
         self.serial += 1;
         let value = format!("probe {}", self.serial);
@@ -195,25 +197,25 @@ impl Workload {
         self.wake_later(client, Duration::ZERO, out);
     }
 
-    /// Returns whether any client still has planned operations to start.
+    /// Returns whether any client still has planned operations to perform.
     pub fn has_plans(&self) -> bool {
         self.clients.iter().any(|client| !client.planned.is_empty())
     }
 
-    /// Iterates over the keys of the requests without an answer, in order, including those that
-    /// clients have abandoned.
+    /// Returns the keys of the unanswered requests in order, including those that clients have
+    /// abandoned.
     pub fn unanswered(&self) -> impl Iterator<Item = RequestKey> {
         self.open.keys().copied()
     }
 
-    /// Iterates over the keys of the requests whose answers clients are still waiting for.
+    /// Returns the keys of the requests that clients are waiting for.
     pub fn waiting(&self) -> impl Iterator<Item = RequestKey> {
         self.clients.iter().filter_map(|client| client.waits_for)
     }
 
-    /// Makes the client give up a request that, after a crash, no replica has in memory any more.
-    /// The request may have been applied. The client repeats the operation only if it is an
-    /// increment or belongs to the final probe.
+    /// Makes a client give up a request that was lost in a replica's crash; it may have been
+    /// applied. The client repeats the operation only if it is an increment or part of the final
+    /// check for progress.
     pub fn give_up(&mut self, key: RequestKey, out: &mut Vec<ClientAction>) {
         if let Some(open) = self.open.remove(&key) {
             let client = &mut self.clients[open.client];
@@ -241,13 +243,13 @@ impl Workload {
         (self.answered, self.refused)
     }
 
-    /// Returns the number of times that a client has resent a request.
+    /// Returns how many times clients have resent a request.
     pub fn resend_count(&self) -> u64 {
         self.resent
     }
 
-    /// Wakes the client: it starts its next operation, or handles the timeout of its request. Does
-    /// nothing if `turn` is not the client's latest wake-up.
+    /// Wakes the client, which starts its next operation or handles the timeout of its request.
+    /// Does nothing unless `turn` is the client's latest wake-up.
     pub fn wake(&mut self, client: usize, turn: u32, out: &mut Vec<ClientAction>) {
         if self.clients[client].turn != turn {
             return;
@@ -284,7 +286,7 @@ impl Workload {
         self.start_operation(client, operation, out);
     }
 
-    /// Tells the clients the true (virtual) time.
+    /// Sets the current virtual time, from which clients compute expiration times.
     pub fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
@@ -306,10 +308,9 @@ impl Workload {
         out.push(ClientAction::Wake { client, turn: self.clients[client].turn, after });
     }
 
-    /// Handles the arrival of a replica's answer at its client. Ignores duplicate answers.
+    /// Handles the arrival of a replica's answer at its client. Ignores duplicates.
     ///
-    /// # Errors
-    /// If the answer violates a safety rule.
+    /// # Errors If the answer violates a safety rule.
     pub fn on_answer(
         &mut self,
         answer: &Answer,

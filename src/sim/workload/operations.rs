@@ -26,24 +26,24 @@ pub(super) enum ClientOperation {
     Delete(String),
     Transfer(String, String, u64),
     OpenSession,
-    /// Increments the counter with a numbered request. The fields are the id of the client session,
-    /// and the sequence number of the request in the session.
+    /// Increments the counter in a client session, with the session id and the sequence number of
+    /// the request, so that the increment is applied once.
     Increment(u64, u64),
-    /// Reads the revisions of two accounts, to watch the accounts for a transaction that transfers
-    /// this amount between them.
+    /// Reads the revisions of two accounts, before a transaction that transfers this amount between
+    /// them if they are unchanged.
     Watch([String; 2], u64),
-    /// Reads two watched accounts in a transaction. The fields are the accounts' keys, their
-    /// revisions, and the amount to transfer.
+    /// Reads two watched accounts in a transaction: their keys, the revisions that they must still
+    /// have, and the amount to transfer.
     ReadWatched([String; 2], [u64; 2], u64),
-    /// Writes two watched accounts in a transaction. The fields are the accounts' keys, their
-    /// revisions, and their new balances.
+    /// Writes two watched accounts in a transaction: their keys, the revisions that they must still
+    /// have, and their new balances.
     WriteWatched([String; 2], [u64; 2], [u64; 2]),
-    /// Several reads or several writes in one batch.
+    /// Several reads, or several writes, in one batch.
     Several(Vec<ClientOperation>),
 }
 
 impl Workload {
-    /// Draws the next operation of a client at random.
+    /// Returns a random next operation for a client.
     pub(super) fn draw_operation(&mut self, client: usize) -> ClientOperation {
         self.serial += 1;
         if self.load.sessions && client >= self.load.readers && self.rng.permille(300) {
@@ -68,7 +68,7 @@ impl Workload {
         self.draw_simple(client)
     }
 
-    /// Draws an operation on keys without expirations at random.
+    /// Returns a random operation on keys that do not expire.
     fn draw_simple(&mut self, client: usize) -> ClientOperation {
         let key = format!("k{}", self.rng.below(self.load.keys));
         let number = self.rng.below(if client < self.load.readers { 35 } else { 100 });
@@ -91,7 +91,7 @@ impl Workload {
         }
     }
 
-    /// Draws an operation on a key with an expiration at random.
+    /// Returns a random operation on a key that expires.
     fn draw_expiring(&mut self) -> ClientOperation {
         let key = format!("{EXPIRING}{}", self.rng.below(3));
         let value = format!("x{}", self.serial);
@@ -103,8 +103,8 @@ impl Workload {
         }
     }
 
-    /// Draws, at random, an operation that uses a transaction or a numbered request in a client
-    /// session.
+    /// Returns a random operation that uses a transaction or a client session, in which numbered
+    /// requests are applied once.
     fn draw_session_operation(&mut self, client: usize) -> ClientOperation {
         if self.load.accounts > 0 && self.rng.permille(500) {
             let from = self.rng.below(self.load.accounts);
@@ -122,7 +122,8 @@ impl Workload {
         ClientOperation::Increment(session, client.sequence)
     }
 
-    /// Starts an operation of a client: encodes it as a request with a new key, and sends it.
+    /// Starts an operation of a client: encodes it as a request with a new key, and sends the
+    /// request.
     pub(super) fn start_operation(
         &mut self,
         client: usize,
@@ -156,8 +157,8 @@ impl Workload {
         self.send(client, key, out);
     }
 
-    /// Adds an operation of a client to a batch. Returns whether the operation is a read, and its
-    /// id in the history (`None` if the linearizability checker does not check the operation).
+    /// Adds an operation of a client to a batch. Returns whether it is a read, and its id in the
+    /// history (`None` if the linearizability checker does not check it).
     fn add_operation(
         &mut self,
         client_operation: &ClientOperation,
@@ -206,9 +207,8 @@ impl Workload {
     }
 }
 
-/// Returns the two lists that the request of an operation may contain: the watched keys with their
-/// revisions, and the arguments of a command or the operations of a transaction. A list that the
-/// request does not contain is empty.
+/// Returns the two lists of a request, either of which may be empty: the watched keys with their
+/// revisions, and the arguments of a command or the operations of a transaction.
 fn lists(operation: &ClientOperation) -> (ItemsBuffer, ItemsBuffer) {
     let (mut watched, mut list) = (ItemsBuffer::default(), ItemsBuffer::default());
     match operation {

@@ -8,8 +8,8 @@ use crate::sim::keys::{ACCOUNT_START, is_account};
 use crate::sim::violation::{Violation, ensure};
 
 impl Workload {
-    /// Checks the replies to the operations of a request, and records in the history the replies to
-    /// operations on a single key.
+    /// Checks the replies to the operations of a request, and records those of operations on single
+    /// keys in the history.
     pub(super) fn check_replies(
         &mut self,
         open: &OpenRequest,

@@ -8,8 +8,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Instant, NodeId, Term};
 
 impl SafetyChecker {
-    /// Checks that a replica does not vote for another candidate while a leader whose append it has
-    /// accepted may still hold a lease.
+    /// Checks that a replica does not vote for another candidate while the leader whose append it
+    /// last accepted may still hold a lease.
     fn check_lease_over(
         &self,
         machine: &Machine,
@@ -34,8 +34,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a job (log write), which a replica with this `role` hands to its log writer, against
-    /// the safety rules for log entries and votes. `now` is the time by the replica's clock.
+    /// Checks a job for the log writer (a log write) against the safety rules for log entries and
+    /// votes. `role` is the role of the replica, and `now` the time by its clock.
     pub(in crate::sim) fn on_job(
         &mut self,
         machine: &Machine,
@@ -110,8 +110,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks the hard state (term and vote) that a sync has made durable on a replica's disk, and
-    /// records the vote.
+    /// Checks the term and vote that a sync has made durable on a replica's disk, and records the
+    /// vote.
     pub(in crate::sim) fn on_synced(&mut self, machine: &Machine) -> Result<(), Violation> {
         let hard_state = machine.disk.image().hard_state;
         let view = &mut self.views[machine.slot];
@@ -135,9 +135,9 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// If a replica that had lost its disk has rejoined (its new disk no longer says that it is
-    /// rejoining), checks that the new disk holds all entries that were committed by counting the
-    /// copy on the lost disk.
+    /// If the replica has finished rejoining after a disk loss, checks that its new disk holds all
+    /// entries that were committed when the disk was lost or, by counting the copy on the lost
+    /// disk, later.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
         if machine.disk.image().rejoining {

@@ -10,8 +10,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 impl SafetyChecker {
-    /// Records, when a replica handles a leader's message, the round (numbered broadcast of the
-    /// leader) that the message belongs to.
+    /// Records the message round (a numbered batch of a leader's messages) of a leader's message
+    /// that a replica has handled, so that the replica may reply to this round.
     pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
         let Msg::Peer(Envelope { message, .. }) = message else { return };
         let round = match message {
@@ -22,9 +22,9 @@ impl SafetyChecker {
         self.views[slot].rounds_received.insert(round);
     }
 
-    /// Checks the round (numbered broadcast of a leader) in a follower's reply: in the term of the
-    /// reply, the leader must have begun this round, and the follower must have received it. Round
-    /// zero means that the reply is to no round.
+    /// Checks the round number in a follower's reply to a leader. The leader of the term must have
+    /// begun this message round (a numbered batch of its messages), and the follower must have
+    /// received a message of it. Round 0 stands for no round.
     fn check_round(
         &self,
         machine: &Machine,
@@ -49,9 +49,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message of a rejoining replica: the replica must not grant a vote or help another
-    /// replica to rejoin, and its replies to a leader must not contradict the votes that it gave
-    /// before it lost its disk.
+    /// Checks a message of a replica that is rejoining after a disk loss. The replica must not
+    /// grant votes or help another replica to rejoin, and must not reply to a leader of a term
+    /// before one in which it voted for another candidate with its lost disk.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());
@@ -82,8 +82,7 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a message that the replica at position `from` sends against the safety rules for its
-    /// type.
+    /// Checks a message sent by the machine at index `from` against the safety rules for its type.
     pub(in crate::sim) fn on_send(
         &mut self,
         machines: &[Machine],
@@ -194,8 +193,8 @@ impl SafetyChecker {
     }
 
     /// Checks and records a leadership transfer (`TimeoutNow`) from replica `id` to replica `to`:
-    /// `id` must be the leader of its term, and the durable log of `to` must end with the last
-    /// entry of the leader's log.
+    /// `id` must be the leader of its term, and the durable log of `to` must end with the leader's
+    /// last entry.
     fn on_transfer(
         &mut self,
         machines: &[Machine],
@@ -226,7 +225,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks that a vote that a replica's message reveals is durable on the replica's disk.
+    /// Checks that the vote that a message reveals is durable on the voter's disk, and records the
+    /// vote.
     fn check_vote_durable(
         &mut self,
         durable: HardState,
@@ -243,8 +243,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a follower's acknowledgement of its log up to `index`: the entries must be durable on
-    /// the follower's disk, and equal to those of the leader.
+    /// Checks a follower's acknowledgement of the log up to `index`: the entries must be durable on
+    /// the follower's disk and equal to the leader's.
     fn check_acknowledged(
         machines: &[Machine],
         from: usize,

@@ -29,38 +29,38 @@ use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
-/// The safety checker: what it has observed of all replicas so far.
+/// Checks the consensus rules in a simulated run, and remembers for this what all replicas have
+/// sent, written, committed and applied.
 #[derive(Debug)]
 pub struct SafetyChecker {
-    /// Whether a leader may tell its followers a commit index only after it has answered the
-    /// requests of the entries up to that index (a rule of the university course's protocol).
+    /// Whether a leader may send its followers a commit index only after it has answered the
+    /// clients' requests up to that index (a rule of the university course's protocol).
     commit_index_after_replies: bool,
     election_timeout_min: Duration,
     quorum: usize,
     /// The leader elected in each term.
     leaders: BTreeMap<Term, NodeId>,
-    /// Leadership transfers that were started, each as the term of the old leader and the id of the
-    /// replica that is to become leader.
+    /// Leadership transfers so far: the term of the old leader, and the id of the replica that is
+    /// to become leader.
     transfers: BTreeSet<(Term, NodeId)>,
-    /// The candidate that each replica voted for, by term and voter, as seen in messages or on
-    /// disk.
+    /// The vote of each replica in each term, as seen in messages or on disk.
     votes: BTreeMap<(Term, NodeId), NodeId>,
-    /// Every entry that has been in the log of any replica, by its id (index and term).
+    /// Every entry that was ever in any replica's log, by its id (index and term).
     entries: HashMap<EntryId, KnownEntry, FixedState>,
-    /// The committed entries. The entry with index 1 is at position 0.
+    /// The committed entries; the entry with index 1 is at position 0.
     committed: Vec<Committed>,
-    /// Rounds (numbered broadcasts of a leader) that have begun: one element, with the leader's
-    /// term, for each follower that a round was sent to.
+    /// The message rounds (numbered batches of a leader's messages) sent so far, one element per
+    /// receiver: the leader's term, the round number and the receiver.
     rounds_begun: HashSet<(Term, Round, NodeId), FixedState>,
     views: Vec<View>,
-    /// Number of times that a replica has rejoined after losing its disk.
+    /// Number of times that a replica has finished rejoining after losing its disk.
     rejoined: u64,
 }
 
-/// An entry that the checker has seen in the log of some replica.
+/// An entry that the checker has seen in some replica's log.
 #[derive(Debug)]
 struct KnownEntry {
-    /// Id (index and term) of the entry before this one in the log.
+    /// Id (index and term) of the entry just before this one in the log.
     previous: EntryId,
     record: Bytes,
 }
@@ -71,48 +71,48 @@ struct Committed {
     id: EntryId,
     /// Term of the leader that first committed the entry.
     by_term: Term,
-    /// Digest of the state machine after the entry was applied; `None` until a replica has applied
-    /// it.
+    /// Digest of the state machine just after this entry was applied; `None` until a replica has
+    /// applied it.
     digest: Option<u64>,
 }
 
-/// What the checker has observed of one replica. A restart of the replica resets what the replica
-/// keeps only in memory.
+/// What the checker has observed of one replica. A restart resets the fields that describe the
+/// replica's memory.
 #[derive(Debug)]
 struct View {
     role: RoleName,
     term: Term,
     commit_index: Index,
-    /// The replica's commit index before its last step. The log writes of the step may replace only
-    /// entries with a higher index.
+    /// The replica's commit index before its last step. A log write of the step may only replace
+    /// entries after this index.
     commit_before: Index,
     applied_index: Index,
-    /// Ids of the log entries that the replica has handed to its log writer, durable or not.
+    /// Ids of the log entries that the replica has handed to its log writer, whether durable or
+    /// not.
     written: Vec<EntryId>,
     hard_state: HardState,
-    /// Term of the leader from which the replica last accepted an append, and the time of that by
-    /// the replica's clock; `None` if the replica has not accepted an append since its start.
+    /// The leader's term and the time, by the replica's clock, of the last append that the replica
+    /// accepted; `None` if it has accepted none since its start.
     leader_heard: Option<(Term, Instant)>,
-    /// The latest term in which the replica has acknowledged its log to the leader, and the highest
-    /// log index that it has acknowledged in this term.
+    /// The latest term in which the replica has acknowledged log entries, and the highest index
+    /// that it has acknowledged in this term.
     acknowledged: (Term, Index),
-    /// Latest term in which the replica voted for itself while it was rejoining after the loss of
-    /// its disk, so that it cannot vote for another candidate in this term; `None` if it has cast
-    /// no such vote.
+    /// Latest term in which the replica voted for itself just to use up its vote, as a replica that
+    /// is rejoining after a disk loss does; `None` if it has not.
     spent_vote: Option<Term>,
-    /// What was on the disk that the replica lost; `None` if the replica has lost no disk, or has
-    /// rejoined since.
+    /// The state of the disk that the replica lost; `None` if it has lost no disk, or has finished
+    /// rejoining since.
     lost_disk: Option<LostDisk>,
-    /// Rounds (numbered broadcasts of a leader) that the replica has received, each with the
-    /// leader's term.
+    /// The message rounds (numbered batches of a leader's messages) that the replica has received:
+    /// the leader's term and the round number.
     rounds_received: HashSet<(Term, Round), FixedState>,
 }
 
-/// The log on a disk that a replica lost, and the index up to which the replica must have the
-/// committed entries again.
+/// A disk that a replica lost: its log, and the index up to which the replica must have all entries
+/// again before it may vote.
 #[derive(Clone, Debug)]
 struct LostDisk {
-    /// Ids of the entries of the log that was durable on the lost disk.
+    /// Ids of the entries that were durable on the lost disk.
     log: Vec<EntryId>,
     /// Index of the last entry that was committed when the disk was lost, or later by counting the
     /// copy on the lost disk. The replica may vote again only once it has all entries up to this
@@ -150,7 +150,7 @@ fn position(index: Index) -> usize {
 }
 
 impl SafetyChecker {
-    /// Creates a checker for a cluster of `replicas` replicas.
+    /// Creates a safety checker for a cluster of `replicas` replicas.
     pub fn new(replicas: usize, config: &Config) -> SafetyChecker {
         SafetyChecker {
             commit_index_after_replies: config.commit_index_after_replies,
@@ -172,27 +172,27 @@ impl SafetyChecker {
         Index(self.committed.len() as u64)
     }
 
-    /// Returns the number of leadership transfers that were started.
+    /// Returns the number of leadership transfers so far.
     pub fn transfer_count(&self) -> usize {
         self.transfers.len()
     }
 
-    /// Returns how many times a replica has rejoined after losing its disk.
+    /// Returns how often a replica has finished rejoining after losing its disk.
     pub fn rejoined(&self) -> u64 {
         self.rejoined
     }
 
-    /// Returns the number of terms that have had a leader.
+    /// Returns the number of terms that have had a leader so far.
     pub fn leader_count(&self) -> usize {
         self.leaders.len()
     }
 
-    /// Records that the replica of `machine` has lost its disk while it was down. Forgets the
-    /// replica's votes for itself, except in terms in which it became leader: in other terms, the
-    /// replica may vote for another candidate once it has rejoined.
+    /// Records that the replica of `machine`, which is down, has lost its disk. Forgets the
+    /// replica's votes for itself, except in terms in which it became leader: in other terms it may
+    /// vote for another candidate after rejoining.
     ///
-    /// # Errors
-    /// If the replica has rejoined after an earlier loss without an entry that must be on its disk.
+    /// # Errors If the replica finished rejoining after an earlier loss without an entry that must
+    /// be on its disk.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
         // The sync that made it a member again may have been its last step before a crash.
         self.note_rejoined(machine)?;
@@ -219,8 +219,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Handles the start of a replica from its disk: forgets what was only in the replica's memory,
-    /// and checks that the term on the disk is not below the term that was durable before.
+    /// Handles the start of a replica: forgets what was only in its memory, and checks that the
+    /// term on its disk is not lower than the term that was durable.
     pub(in crate::sim) fn on_start(&mut self, machine: &Machine) -> Result<(), Violation> {
         let view = &mut self.views[machine.slot];
         let image = machine.disk.image();
@@ -253,13 +253,14 @@ impl SafetyChecker {
         self.note_rejoined(machine)
     }
 
-    /// Records that a replica accepted an append of the leader of `term`, at `now` by its clock.
+    /// Records that the machine at index `slot` accepted an append of the leader of `term`. `now`
+    /// is the time by the machine's clock.
     pub(in crate::sim) fn on_append_accepted(&mut self, slot: usize, now: Instant, term: Term) {
         self.views[slot].leader_heard = Some((term, now));
     }
 
-    /// Checks a replica after a step: its term, commit index, applied index and durable index and,
-    /// on a leader, its election and match indexes.
+    /// Checks a replica after a step: its term and its commit, applied and durable indexes; on a
+    /// leader, also its election and its peers' match indexes.
     pub(in crate::sim) fn after_step(
         &mut self,
         machines: &[Machine],
@@ -325,8 +326,8 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a replica that has just become leader: it must be the only leader of its term, and
-    /// its log must contain all entries committed in earlier terms.
+    /// Checks a newly elected leader: it must be the only leader of its term, be elected by a
+    /// quorum, and have all entries that were committed in earlier terms.
     fn on_elected(
         &mut self,
         machines: &[Machine],
@@ -362,9 +363,9 @@ impl SafetyChecker {
         Ok(())
     }
 
-    /// Checks a leader's match indexes: in the leader's term, each peer must have acknowledged its
-    /// own log up to its match index. As long as the peer is in this term, its disk must also hold
-    /// these entries.
+    /// Checks a leader's match indexes: each peer must have acknowledged its log up to its match
+    /// index in the leader's term. While the peer is in this term, its disk must also hold these
+    /// entries.
     fn check_progress(
         &self,
         machines: &[Machine],
@@ -496,7 +497,7 @@ impl SafetyChecker {
     }
 
     /// Checks a replica that has applied the entries up to `index`: the digest of its state must
-    /// equal that of other replicas after they applied the same entries.
+    /// equal that of every other replica at this index.
     pub(in crate::sim) fn applied(
         &mut self,
         id: NodeId,

@@ -14,34 +14,35 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// Damage that the simulator has done to one file of a replica that is down.
+/// Damage that the simulator has done to the files of a replica while it was down.
 #[derive(Debug)]
 pub(super) struct Damage {
-    /// Description of the damage for error messages: which file was damaged, and how.
+    /// Description of the damage for error messages: the damaged file, and the type of damage.
     pub(super) what: String,
-    /// Whether the damage is in the log or in both copies of the meta record, so that the next
-    /// start must refuse the folder. A single damaged copy of the meta record is repaired, and
-    /// damaged peer records are rebuilt.
+    /// Whether the damage is in the log, or in both copies of the meta record (in the file `meta`,
+    /// which names the replica and the log's first segment), so that the next start must refuse the
+    /// folder. Other damage to the files `meta` and `peers` is repaired.
     pub(super) in_log: bool,
-    /// Whether the damage is in the latest snapshot, so that the next start must either detect the
-    /// damaged snapshot or refuse the whole folder.
+    /// Whether the damage is in the latest snapshot. The next start must then detect it or refuse
+    /// the whole folder.
     pub(super) in_latest: bool,
 }
 
-/// What a replica started from an old copy of its folder tells its peers, and the age of the copy.
+/// The history of starts of a replica that was started from an old copy of its folder, as its
+/// peers see it.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
-    /// Number of times that the replica's folder had been opened when the copy was made.
+    /// Number of times that the replica had been started when the copy of its folder was made.
     pub(in crate::sim) copied_at: u64,
-    /// Number of starts (incarnation) in the history of starts that the replica sends to its peers
-    /// after it was started from the old copy.
+    /// Number of starts of the replica according to the old copy, including the starts from this
+    /// copy.
     pub(in crate::sim) incarnation: u64,
     pub(in crate::sim) openings: Vec<u64>,
 }
 
 impl Folder {
-    /// Restores the original contents of the damaged files of a replica that is down, as an
-    /// operator with a backup of the disk may do. Does nothing while the replica is running.
+    /// Restores the original contents of damaged files of a replica that is down, as an operator
+    /// with a backup might. Does nothing while the replica is running.
     pub(in crate::sim) fn restore(&mut self) {
         if self.process.is_some() {
             return;
@@ -61,16 +62,16 @@ impl Folder {
         self.disk.read(name).expect("a disk in memory does not fail")
     }
 
-    /// Saves the content of a file that is about to be damaged, for a later restore. Does nothing
-    /// if the file is already damaged.
+    /// Saves the content of a file before it is damaged, so that it can be restored. Keeps the
+    /// content saved earlier if there is one.
     fn keep_undamaged(&mut self, name: &str) {
         if !self.undamaged.iter().any(|(known, _)| known == name) {
             self.undamaged.push((name.to_owned(), self.read(name)));
         }
     }
 
-    /// After a start, drops the saved original contents of damaged files that the start has deleted
-    /// or that will not be read again. Keeps the originals of damaged snapshots that still exist.
+    /// After a start, drops the saved original contents of damaged files, except those of damaged
+    /// snapshots that still exist.
     pub(super) fn forget_undamaged(&mut self) {
         let names = self.disk.list().expect("a disk in memory does not fail");
         let mut undamaged = std::mem::take(&mut self.undamaged);
@@ -95,7 +96,7 @@ impl Folder {
         self.add_fault(kind);
     }
 
-    /// Corrupts a random file of a replica that is down. Returns the damage, or `None` if nothing
+    /// Corrupts a random file of a replica that is down, and returns the damage; `None` if nothing
     /// was damaged. `log_holds_latest` says whether the log contains the last entry of the latest
     /// snapshot.
     pub(super) fn corrupt(&mut self, log_holds_latest: bool, rng: &mut Rng) -> Option<Damage> {
@@ -166,9 +167,9 @@ impl Folder {
         Some(Damage { what, in_log, in_latest: in_latest(&places) })
     }
 
-    /// Returns whether damage to the file `name` must keep the replica from starting: because the
-    /// file belongs to the log, or because it is the meta file and both copies of its record are
-    /// damaged.
+    /// Returns whether the damage to the file `name` must prevent the replica from starting: the
+    /// file belongs to the log, or it is the file `meta`, which identifies the replica, and both
+    /// copies of its record are damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
             return false;
@@ -182,7 +183,8 @@ impl Folder {
         name != "meta" || !is_one_copy_whole
     }
 
-    /// Returns the names of all complete files that the replica does not delete when it starts.
+    /// Returns the names of all complete files that a start of the replica keeps. Deleted files
+    /// need no corruption.
     fn relevant_names(&self) -> Vec<String> {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
@@ -194,9 +196,9 @@ impl Folder {
         names
     }
 
-    /// Draws a random sector of the file that has been written and is not in the last block of the
-    /// log. Returns its index, counted in sectors from the start of the file; `None` if there is no
-    /// such sector.
+    /// Returns the index of a random written sector of the file, counted from the start of the
+    /// file, that is not in the last block of the log; `None` if there is none. Damage to the last
+    /// block could not be told from an unfinished write.
     fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
         let bytes = self.read(name);
         let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
@@ -216,7 +218,7 @@ impl Folder {
         (!written.is_empty()).then(|| *rng.choose(&written))
     }
 
-    /// Flips a bit of a snapshot file while the replica is running, and possibly sending the
+    /// Flips a random bit of a snapshot file of a running replica, which may be sending the
     /// snapshot.
     pub(in crate::sim) fn corrupt_snapshot(&mut self, rng: &mut Rng) {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
@@ -230,10 +232,10 @@ impl Folder {
         self.inject(DiskFault::CorruptSnapshot);
     }
 
-    /// Starts the replica from an old copy of its whole folder: once, a few times, or more often
-    /// than the number of starts that a history of starts contains. The folder itself stays
-    /// unchanged. Returns the history of starts that the replica would send to its peers after the
-    /// last of these starts, or the error of a start that failed; `None` if there is no copy.
+    /// Starts the replica from an old copy of its whole folder: once, three times, or more often
+    /// than its history of starts can hold. The folder itself stays unchanged. Returns the
+    /// history of starts after the last of these starts, or the error of a failed start; `None`
+    /// if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
@@ -257,9 +259,9 @@ impl Folder {
         last.map(Ok)
     }
 
-    /// Returns whether this replica accepts `peer` when that was started from the old copy `copy`
-    /// of its folder. `None` if this replica cannot tell, because its own folder cannot be opened
-    /// or its peer records are lost.
+    /// Returns whether this replica accepts `peer` after the peer was started from the old copy
+    /// `copy` of its folder. `None` if this replica cannot tell, because its own folder cannot be
+    /// opened or its peer records are lost.
     pub(in crate::sim) fn accepts(&self, peer: NodeId, copy: &OldCopy) -> Option<bool> {
         let history = OpeningHistory { incarnation: copy.incarnation, openings: &copy.openings };
         if let Some(process) = &self.process {
@@ -271,28 +273,29 @@ impl Folder {
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Returns whether the file with the peer records has vanished.
+    /// Returns whether the file of peer records, which holds each peer's last known start, has
+    /// vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
         let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
     }
 
-    /// Returns the incarnation (number of starts) of `peer` that this replica last recorded
-    /// durably; 0 if it has recorded none.
+    /// Returns the start number (incarnation) of `peer` that this replica last recorded durably; 0
+    /// if it has recorded none.
     pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Records in the fault statistics that all peers rejected an old copy of the folder.
+    /// Counts, in the fault statistics, an old copy of the folder that all peers rejected.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);
     }
 
-    /// Opens a copy of the folder in which some files are replaced by old copies. The folder itself
-    /// stays unchanged. Returns a description of the replaced files, and the outcome of the
-    /// opening, which the caller checks; `None` if no file was replaced, or if the replaced files
-    /// make up a whole old log, which only peers could detect.
+    /// Opens a copy of the folder in which some files are replaced by older versions. The folder
+    /// itself stays unchanged. Returns a description of the replaced files and the outcome of
+    /// opening, which the caller checks; `None` if no file was replaced, or if the whole log is the
+    /// older one, which only peers could detect.
     pub(in crate::sim) fn open_with_old_files(
         &mut self,
         rng: &mut Rng,
@@ -339,7 +342,8 @@ fn replace(disk: &mut MemDisk, name: &str, bytes: Vec<u8>) {
     disk.replace(name, Some(bytes));
 }
 
-/// Returns the file name of the log's first segment, according to the bytes of a meta record.
+/// Returns the file name of the log's first segment. `meta` is the content of the folder's file
+/// `meta`, which stores the segment's number.
 fn first_segment(meta: &[u8]) -> String {
     let number = u64::from_le_bytes(meta[58..66].try_into().expect("eight bytes"));
     format!("segment-{number:010}")

@@ -27,71 +27,72 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
-/// Cluster id that all simulated replicas use.
+/// Cluster id of all simulated replicas.
 const CLUSTER: u128 = 0x0051_BB1E;
-/// Maximum number of disk operations that one log sync performs. A sync that begins a log segment
-/// and replaces the meta record needs the most.
+/// Maximum number of disk operations in one sync of the log, reached by a sync that begins a log
+/// segment and replaces the file `meta`.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Length of a simulated replica's history of starts: the number of its latest starts whose random
-/// numbers it keeps. Small enough that old copies of a folder are often started more times than
-/// this, but larger than the number of starts of one replica while another one is down.
+/// Number of latest starts that a simulated replica keeps in its history of starts, by which
+/// peers detect old copies of its folder. Small enough that old copies are often started more times
+/// than this, but larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
 
 /// A leader's snapshot that the replica is receiving.
 #[derive(Debug)]
 struct Incoming {
     id: SnapshotId,
-    /// The file being written; `None` once all bytes have been received.
+    /// The snapshot file being written; `None` once all bytes have been received.
     file: Option<SnapshotWriter<usize>>,
     received: u64,
 }
 
-/// The storage of a running replica: its log, snapshots and peer records.
+/// The open storage of a running replica: its log, snapshots and peer records.
 #[derive(Debug)]
 struct Process {
     log: Log<SharedDisk>,
     snapshots: Snapshots<SharedDisk>,
     notes: PeerRecords<SharedDisk>,
     incoming: Option<Incoming>,
-    /// The snapshot being sent to each follower, by the id of the follower.
+    /// The snapshot being sent to each follower, by follower id.
     outgoing: BTreeMap<NodeId, SnapshotId>,
 }
 
-/// The folder of a simulated replica, with the storage code's open files and the fault statistics.
+/// The folder of a simulated replica on a disk in memory, with its open files and fault statistics.
 #[derive(Debug)]
 pub(in crate::sim) struct Folder {
     disk: SharedDisk,
-    /// The open files of the running replica; `None` while the replica is down.
+    /// The open files of the replica; `None` while the replica is down.
     process: Option<Process>,
     replica: NodeId,
     options: LogOptions,
     pub(in crate::sim) statistics: FaultStatistics,
-    /// The fault counters of the simulated disk at the time when they were last added to the fault
-    /// statistics.
+    /// The fault counters of the simulated disk when they were last added to the fault statistics.
     seen: DiskFaultCounts,
-    /// Faults injected since the folder was last opened successfully.
+    /// Types of faults injected since the folder was last opened successfully.
     new_faults: Vec<DiskFault>,
-    /// Faults injected before the folder was last opened successfully.
+    /// Types of faults injected before the folder was last opened successfully, but after the
+    /// successful opening before that.
     old_faults: Vec<DiskFault>,
-    /// The name and original content of each file that the simulator has damaged.
+    /// Name and original content of each file that the simulator has damaged.
     undamaged: Vec<(String, Vec<u8>)>,
-    /// Whether the last attempt to open the folder was refused because of damage.
+    /// Whether the last attempt to open the folder was refused because of damaged files.
     is_refused: bool,
-    /// A copy of the folder from an earlier time, and the number of times that the folder had been
-    /// opened before the copy was made; `None` if there is no copy.
+    /// An old copy of the folder, and the number of starts of the replica when the copy was made;
+    /// `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
-    /// Error of a snapshot that turned out to be invalid although no fault was injected while it
-    /// was written to this disk; `None` if there is none.
+    /// Error of an invalid snapshot, if no fault was injected while it was written to this disk;
+    /// `None` if there is none.
     bad_snapshot: Option<String>,
     /// Snapshots that the replica has begun to make durable since the last crash. The next start
-    /// after a crash may find any of them, whether or not it became durable.
+    /// may find any of them.
     finished: Vec<SnapshotId>,
-    /// For each peer, its incarnation (number of starts) that this replica last recorded durably.
+    /// The start number (incarnation) of each peer that this replica last recorded durably.
     noted: BTreeMap<NodeId, u64>,
 }
 
 impl Folder {
-    /// Creates the folder of a replica that has never been started.
+    /// Creates the folder of a replica that has never been started, with log segments of
+    /// `segment_bytes` bytes.
     pub(in crate::sim) fn new(replica: NodeId, members: &[NodeId], segment_bytes: u64) -> Folder {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, CLUSTER, replica, members)
@@ -114,14 +115,14 @@ impl Folder {
         }
     }
 
-    /// Sets the safety rule that the storage code deliberately breaks, to test that the checkers
-    /// detect it (mutation testing); `None` to break none.
+    /// Makes the storage code break the safety rule of `mutant` on purpose, to test that the
+    /// checkers detect it (mutation testing); `None` to break none.
     #[cfg(feature = "mutants")]
     pub(in crate::sim) fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
         self.disk.disk().set_mutant(mutant);
     }
 
-    /// Returns whether the last attempt to open the folder was refused because of damage.
+    /// Returns whether the last attempt to open the folder was refused because of damaged files.
     pub(in crate::sim) fn is_refused(&self) -> bool {
         self.is_refused
     }
@@ -130,7 +131,7 @@ impl Folder {
         self.process.as_mut().expect("the replica runs")
     }
 
-    /// Makes a random one of the next disk operations fail.
+    /// Makes one of the next disk operations fail, chosen at random.
     pub(in crate::sim) fn fail_soon(&mut self, rng: &mut Rng) {
         self.disk.disk().fail_in(rng.below(SYNC_OPERATIONS_MAX));
     }
@@ -147,20 +148,20 @@ impl Folder {
         self.disk.disk().set_capacity(None);
     }
 
-    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes but reports no
+    /// Corrupts the next write to a snapshot file: the disk stores wrong bytes without reporting an
     /// error.
     pub(in crate::sim) fn corrupt_snapshot_write(&mut self, rng: &mut Rng) {
         let all = [AppendFault::FlippedBit, AppendFault::Lost, AppendFault::Misdirected];
         self.disk.disk().corrupt_next_append(*rng.choose(&all));
     }
 
-    /// Ends all disk faults and restores the original contents of the damaged files.
+    /// Ends all faults of the disk and restores the original contents of damaged files.
     pub(in crate::sim) fn end_faults(&mut self) {
         self.disk.disk().clear_faults();
         self.restore();
     }
 
-    /// Adds the faults that the simulated disk has counted since the previous call to the fault
+    /// Adds the faults that the simulated disk has injected since the previous call to the fault
     /// statistics.
     fn collect_faults(&mut self) {
         let now = self.disk.disk().fault_counts();
@@ -189,7 +190,7 @@ impl Folder {
         }
     }
 
-    /// Records in the fault statistics that the replica's process stops because of a disk fault.
+    /// Counts, in the fault statistics, that the replica's process stops because of a disk fault.
     fn count_stop(&mut self) {
         self.collect_faults();
         for kind in [
@@ -204,8 +205,8 @@ impl Folder {
         }
     }
 
-    /// Returns `result` unchanged. If it is an error, the replica's process must stop; then records
-    /// in the fault statistics that a disk fault caused this.
+    /// Returns `result` unchanged. If it is an error, counts in the fault statistics that the
+    /// replica's process stops because of a disk fault.
     fn count_if_fatal<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if result.is_err() {
             self.count_stop();
@@ -213,8 +214,7 @@ impl Folder {
         result
     }
 
-    /// Makes the jobs (log writes) durable with one sync, as the log writer stage of the server
-    /// does.
+    /// Makes the jobs (log writes) durable with one sync, as the server's log writer does.
     pub(in crate::sim) fn sync<'a>(
         &mut self,
         jobs: impl Iterator<Item = &'a AppendJob>,
@@ -252,16 +252,14 @@ impl Folder {
         Ok(())
     }
 
-    /// Checks the history of starts that `peer` sends at the first contact after a start of either
-    /// replica. `incarnation` is the number of the peer's starts, and `openings` are the random
-    /// numbers that identify the latest of them, oldest first. Returns false, and records nothing,
-    /// if the history is incomplete or does not contain the last start of the peer that this
-    /// replica has recorded: the peer may be running from an old copy of its folder. Otherwise
-    /// returns true, and durably records the peer's latest start (if the disk is full, only in
-    /// memory for now).
+    /// Checks the history of starts that `peer` sends after a restart: `incarnation` is the number
+    /// of its starts, and `openings` are random numbers that identify the latest of them, oldest
+    /// first. Returns false if the history is incomplete or lacks the peer's last start known to
+    /// this replica, because the peer may be running from an old copy of its folder. Otherwise
+    /// records the peer's latest start durably (only in memory if the disk is full) and returns
+    /// true.
     ///
-    /// # Errors
-    /// If the disk failed, so that this replica's process must stop.
+    /// # Errors If the disk failed, so that this replica's process must stop.
     pub(in crate::sim) fn check_peer(
         &mut self,
         peer: NodeId,
@@ -285,8 +283,8 @@ impl Folder {
         Ok(true)
     }
 
-    /// Returns the history of starts that the replica sends to its peers: the number of its starts,
-    /// and the random numbers that identify the latest of them, oldest first.
+    /// Returns the history of starts that the replica sends to its peers: the number of its
+    /// starts, and random numbers that identify the latest of them, oldest first.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
         (log.identity().incarnation, log.openings().to_vec())

@@ -13,60 +13,57 @@ use crate::sim::rng::Rng;
 use crate::storage::{Expected, Log, LogOptions, PeerRecords, SharedDisk, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Maximum number of disk operations that a log restart, a compaction, or the write of a snapshot
-/// performs.
+/// Maximum number of disk operations of a log restart, a compaction, or the writing of a snapshot.
 const COMPACTION_OPERATIONS_MAX: u64 = 30;
-/// Maximum number of disk operations that a start of a replica performs if it opens the folder,
-/// removes a torn block at the end of the log and begins a log segment, but does not restart the
-/// log after a snapshot.
-const OPEN_OPERATIONS_MAX: u64 = 26;
-/// Maximum number of disk operations that a start of a replica performs if it opens the folder,
-/// removes a torn block at the end of the log, begins a log segment and restarts the log after a
+/// Maximum number of disk operations of a replica's start that opens the folder, removes a torn
+/// block at the end of the log and begins a log segment, without restarting the log after a
 /// snapshot.
+const OPEN_OPERATIONS_MAX: u64 = 26;
+/// Maximum number of disk operations of a replica's start that opens the folder, removes a torn
+/// block at the end of the log, begins a log segment and restarts the log after a snapshot.
 const OPEN_RESTART_OPERATIONS_MAX: u64 = 46;
 
-/// What a replica finds in its folder when it starts.
+/// The state that a replica finds in its folder at a start.
 #[derive(Debug)]
 pub(in crate::sim) struct Found {
     pub(in crate::sim) durable: Durable,
-    /// Id of the snapshot from which the replica starts, and the state machine loaded from that
-    /// snapshot; `None` if there is no snapshot.
+    /// The snapshot that was loaded: its id, and the state machine decoded from it; `None` if there
+    /// is no snapshot.
     pub(in crate::sim) snapshot: Option<(SnapshotId, StateMachine)>,
-    /// Whether the replica may have started from a snapshot older than its latest one, because
-    /// files were damaged.
+    /// Whether the loaded snapshot may be older than the latest one, because files were damaged.
     pub(in crate::sim) may_be_older: bool,
 }
 
-/// The outcome of opening a simulated replica's folder for a start.
+/// The outcome of opening a simulated replica's folder at a start.
 #[derive(Debug)]
 pub(in crate::sim) enum Opening {
-    /// The folder was opened.
+    /// The folder was opened, with this content.
     Opened(Box<Found>),
     /// The folder was not opened because the disk is full.
     DiskFull,
-    /// The folder was refused with this error, as it should be, because its files were damaged.
+    /// The folder was refused with this error, correctly, because files were damaged.
     Refused(StorageError),
-    /// The storage code did not behave as it must: it refused an undamaged folder, or did not
-    /// detect damage. The text describes what happened.
+    /// The storage code misbehaved, as this text describes: it refused an undamaged folder, or did
+    /// not detect damage.
     Violation(String),
 }
 
-/// The disk operations that are in progress when a replica's process ends.
+/// The disk operations in progress when a replica's process ends.
 #[derive(Debug, Clone)]
 pub(in crate::sim) struct Work<'a, J> {
     /// The jobs (log writes) of the sync in progress.
     pub(in crate::sim) jobs: J,
     /// The latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
-    /// The snapshot of the replica's own state that is being written; `None` if there is none.
+    /// The replica's own snapshot that is being written; `None` if there is none.
     pub(in crate::sim) own: Option<&'a Snapshot>,
     /// Whether the process had already stopped because of a disk error.
     pub(in crate::sim) stopped: bool,
 }
 
 impl Folder {
-    /// Ends the replica's process with a random fault (a kill, a power cut, a failed operation or a
-    /// full disk) at a random disk operation of `work`.
+    /// Ends the replica's process with a random fault (a kill, a power cut, a failed disk operation
+    /// or a full disk) at a random disk operation of `work`.
     pub(in crate::sim) fn crash<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng)
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
@@ -81,9 +78,8 @@ impl Folder {
         }
     }
 
-    /// Performs the disk operations of `work` until a fault occurs, which was drawn at random at
-    /// the beginning. Returns true if the fault is a failed operation or a full disk, and false if
-    /// it is a power cut.
+    /// Performs the disk operations of `work` until a randomly chosen fault occurs. Returns true if
+    /// the fault is a failed operation or a full disk, and false if it is a power cut.
     fn fail_during_work<'a, J>(&mut self, work: &Work<'a, J>, rng: &mut Rng) -> bool
     where
         J: Iterator<Item = &'a AppendJob> + Clone,
@@ -135,7 +131,8 @@ impl Folder {
         fails
     }
 
-    /// Ends the replica's process, with a kill if `killed` is true, otherwise with a power cut.
+    /// Ends the replica's process: by a kill, which loses no writes, if `killed` is true; otherwise
+    /// by a power cut.
     pub(super) fn stop(&mut self, killed: bool, rng: &mut Rng) {
         let kind = if killed { DiskFault::Kill } else { DiskFault::PowerCut };
         if killed {
@@ -148,10 +145,10 @@ impl Folder {
         self.collect_faults();
     }
 
-    /// Opens the folder so that the replica, whose latest snapshot is `latest`, can start. If
-    /// `may_corrupt` is true, files may be corrupted first, and faults may interrupt attempts to
-    /// open the folder, which are then repeated. `log_holds_latest` says whether the log contains
-    /// the last entry of the latest snapshot.
+    /// Opens the folder for a start of the replica, whose latest snapshot is `latest`. If
+    /// `may_corrupt` is true, first corrupts files and interrupts some attempts by faults, at
+    /// random. `log_holds_latest` says whether the log contains the last entry of the latest
+    /// snapshot.
     pub(in crate::sim) fn open(
         &mut self,
         latest: Option<SnapshotId>,
@@ -207,9 +204,8 @@ impl Folder {
         }
     }
 
-    /// Hands the files of an opened folder to the running replica, and records in the fault
-    /// statistics which effects earlier faults had on this start. Returns the log and the snapshot
-    /// that were found in the folder.
+    /// Hands the opened files to the running replica, and counts in the fault statistics how
+    /// earlier faults affected this start. Returns the log and the snapshot found in the folder.
     fn on_opened(&mut self, opened: Opened) -> Found {
         let Opened { process, durable, snapshot, damaged_snapshots } = opened;
         let damaged = self.new_faults.iter().any(|kind| kind.is_damage());
@@ -236,8 +232,8 @@ impl Folder {
         self.disk.disk().has_unsynced_names()
     }
 
-    /// Opens the folder with a fault (a power cut or a failed operation) at a random disk
-    /// operation, and then ends the process.
+    /// Opens the folder while a power cut or a failed operation occurs at a random disk operation,
+    /// and then ends the process.
     fn interrupt_opening(&mut self, latest: Option<SnapshotId>, rng: &mut Rng) {
         let longest = latest.map_or(OPEN_OPERATIONS_MAX, |_| OPEN_RESTART_OPERATIONS_MAX);
         let unsynced = self.has_unsynced_names();
@@ -258,7 +254,7 @@ impl Folder {
     }
 }
 
-/// An opened folder: the open files, and the contents that were found in them.
+/// An opened folder: its open files, and the contents found in them.
 pub(super) struct Opened {
     pub(super) process: Process,
     pub(super) durable: Durable,

@@ -14,15 +14,14 @@ use crate::snapshot_check::{SnapshotLoader, SnapshotVerifier};
 use crate::storage::{Disk as _, SharedDisk, SnapshotSource, Snapshots, StorageError};
 use crate::types::NodeId;
 
-/// Number of snapshot bytes that are written to a file at a time.
+/// Number of snapshot bytes per write to a snapshot file.
 const PIECE_BYTES: usize = 700;
 
 impl Folder {
-    /// Writes a snapshot of the replica's own state to a file and makes it durable. Returns false
-    /// if the snapshot had to be abandoned.
+    /// Writes the replica's own snapshot to a file and makes it durable. Returns false if the
+    /// snapshot was abandoned, because the disk is full or the written file is invalid.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn write_snapshot(
         &mut self,
         snapshot: &Snapshot,
@@ -48,8 +47,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Converts an error that the replica's process survives (a full disk, or an invalid snapshot)
-    /// to `None`. Returns other errors.
+    /// Converts an error that the replica's process survives (a full disk or an invalid snapshot)
+    /// to `None`; passes on other errors.
     fn tolerate<T>(&mut self, result: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -77,12 +76,11 @@ impl Folder {
         }
     }
 
-    /// Stores a chunk of a snapshot that a leader sends. Returns the message that tells the replica
-    /// how many bytes are stored, and whether the snapshot is now complete; `None` if the snapshot
-    /// had to be abandoned.
+    /// Stores a chunk of a leader's snapshot. Returns the report of the stored bytes for the
+    /// replica, and whether the snapshot is now complete; `None` if the snapshot was abandoned, for
+    /// example because the disk is full.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         chunk: &SnapshotChunk,
@@ -128,12 +126,10 @@ impl Folder {
         }
     }
 
-    /// If a leader's snapshot has been received in full, makes it durable and loads it. Returns its
-    /// id and the state machine loaded from it; `None` if the snapshot is incomplete or was
-    /// abandoned.
+    /// Makes a leader's snapshot durable and loads it, if it has been received in full. Returns its
+    /// id and the state machine decoded from it; `None` if it is incomplete or was abandoned.
     ///
-    /// # Errors
-    /// If the disk failed, so that the process must stop.
+    /// # Errors If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
     ) -> Result<Option<(SnapshotId, StateMachine)>, StorageError> {
@@ -170,19 +166,20 @@ impl Folder {
         Ok(Some((id, store)))
     }
 
-    /// Takes the error of a snapshot that turned out to be invalid although no fault was injected
-    /// while it was being written to this disk; `None` if there is none.
+    /// Returns and clears the error of an invalid snapshot that was written to this disk without an
+    /// injected fault; `None` if there is none.
     pub(in crate::sim) fn take_bad_snapshot(&mut self) -> Option<String> {
         self.bad_snapshot.take()
     }
 
-    /// Returns the snapshots that the replica has begun to make durable since the previous call.
+    /// Returns, and then forgets, the snapshots that the replica has begun to make durable since
+    /// the previous call.
     pub(in crate::sim) fn take_finished(&mut self) -> Vec<SnapshotId> {
         std::mem::take(&mut self.finished)
     }
 
-    /// Returns the bytes of a chunk of a snapshot that is being sent to a follower; `None` if the
-    /// snapshot cannot be read.
+    /// Returns a chunk of a snapshot, of at most `bytes_max` bytes, to be sent to the follower
+    /// `to`; `None` if the snapshot cannot be read.
     pub(in crate::sim) fn read_chunk(
         &mut self,
         to: NodeId,
@@ -195,8 +192,8 @@ impl Folder {
         snapshots.read(id, offset, bytes_max).ok().flatten()
     }
 
-    /// Verifies this replica's copy of a snapshot after a follower has rejected the snapshot.
-    /// Returns whether the copy is damaged and is the latest snapshot, so that it must be replaced.
+    /// Verifies a snapshot on this replica's disk after a follower has discarded it. Returns true
+    /// if it is the latest snapshot and damaged, so that it must be replaced.
     pub(in crate::sim) fn recheck(&mut self, id: SnapshotId) -> bool {
         let lost = self
             .process
@@ -208,14 +205,13 @@ impl Folder {
         lost
     }
 
-    /// Returns whether the snapshot `id` was found damaged and no other snapshot has replaced it
-    /// yet.
+    /// Returns whether the snapshot `id` was found damaged and has not been replaced yet.
     pub(in crate::sim) fn is_still_damaged(&self, id: SnapshotId) -> bool {
         self.process.as_ref().is_some_and(|process| process.snapshots.is_lost(id))
     }
 }
 
-/// Opens the snapshots that are being sent to followers, so that they stay readable when another
+/// Opens the snapshots that are being sent to followers, so that they stay readable after a new
 /// snapshot is finished and their files are deleted.
 fn keep_open(snapshots: &mut Snapshots<SharedDisk>, outgoing: &BTreeMap<NodeId, SnapshotId>) {
     for &id in outgoing.values() {
@@ -224,9 +220,8 @@ fn keep_open(snapshots: &mut Snapshots<SharedDisk>, outgoing: &BTreeMap<NodeId, 
     }
 }
 
-/// Returns the loader with which the storage code decodes a snapshot file into a state machine. The
-/// loader verifies checksums, unless a test of the checkers deliberately breaks this rule (mutation
-/// testing).
+/// Returns the loader that decodes a snapshot file into a state machine. The loader verifies
+/// checksums, except in mutation tests that break this rule.
 pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
@@ -236,8 +231,8 @@ pub(super) fn loader(folder: &SharedDisk) -> SnapshotLoader {
     SnapshotLoader::default()
 }
 
-/// Returns the verifier with which the storage code checks a snapshot file. The verifier verifies
-/// checksums, unless a test of the checkers deliberately breaks this rule (mutation testing).
+/// Returns the verifier that checks a snapshot file for damage. It verifies checksums, except in
+/// mutation tests that break this rule.
 pub(super) fn verifier(folder: &SharedDisk) -> SnapshotVerifier {
     #[cfg(feature = "mutants")]
     if folder.mutant() == Some(Mutant::IgnoreSnapshotChecksum) {
