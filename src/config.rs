@@ -385,8 +385,8 @@ pub enum Mutant {
     VoteBeforeSync,
     /// Deliberate bug: a follower acknowledges entries before they are durable.
     AcknowledgeBeforeSync,
-    /// Deliberate bug: a follower acknowledges all entries of its log, although the leader has
-    /// confirmed only the earlier ones to be equal to its own.
+    /// Deliberate bug: a follower acknowledges all entries of its log, even those that the leader's
+    /// messages do not prove to be equal to the leader's.
     AcknowledgeOwnLast,
     /// Deliberate bug: a leader counts its own copy of an entry towards the majority before the
     /// entry is durable on its disk.
@@ -399,8 +399,8 @@ pub enum Mutant {
     VoteForShorterLog,
     /// Deliberate bug: half of the replicas count as a quorum, instead of more than half.
     HalfIsQuorum,
-    /// Deliberate bug: a follower truncates its log after every append, so a late duplicate of an
-    /// earlier append removes the entries after it.
+    /// Deliberate bug: a follower truncates its log behind the entries of each append, so a late
+    /// duplicate of an earlier append removes newer entries.
     TruncateAlways,
     /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,

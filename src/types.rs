@@ -73,8 +73,8 @@ pub struct Instant(pub u64);
 pub enum RoleName {
     /// The replica follows a leader, or waits to hear from one.
     Follower,
-    /// The replica asks for pre-votes: whether it could win an election, without increasing its
-    /// term.
+    /// The replica asks for pre-votes, to find out whether it could win an election before it
+    /// increases its term.
     PreCandidate,
     /// The replica asks for votes in a new term.
     Candidate,
@@ -85,10 +85,11 @@ pub enum RoleName {
 /// The condition of a replica's disk, which followers report to the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskState {
-    /// Writes complete, and there is enough free disk space.
+    /// The disk is healthy: writes complete, and there is enough free space.
     #[default]
     Healthy,
-    /// Free disk space is below the reserve, the minimum at which the replica accepts writes.
+    /// The disk is low on space: free space is below the reserve, the minimum at which the replica
+    /// accepts writes.
     Low,
     /// The disk is stalled: writes are pending, and none has completed for
     /// `Config::disk_stall_timeout`.

@@ -56,8 +56,8 @@ pub enum BatchError {
         /// Length in bytes that the payload should have, computed from its content.
         expected: usize,
     },
-    /// The rkyv archive is intact, but its content is invalid: the list is malformed, the number of
-    /// operations is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
+    /// The rkyv archive is intact, but its content is invalid: the list of operations is malformed,
+    /// their number is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
     #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
     Meaningless {
         /// Length in bytes of the rejected payload.
@@ -78,8 +78,8 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// Returns the operations of the group, in order; `None` for an operation that could not be
-    /// decoded.
+    /// Returns the operations of this group (consecutive operations of a batch), in order; `None`
+    /// for an operation that could not be decoded.
     pub fn operations(&self) -> &[Option<Operation<'a>>] {
         &self.operations[..self.len]
     }
@@ -124,8 +124,9 @@ struct Record {
     operations: usize,
 }
 
-/// Serializes the length of the encoded operations as an rkyv reference to these bytes. They have
-/// already been written, directly before the [`Record`].
+/// Serializer of the field `operations` of a [`Record`]: writes the length of the encoded
+/// operations as an rkyv reference to these bytes, which have already been written directly before
+/// the record.
 struct BytesBefore;
 
 impl ArchiveWith<usize> for BytesBefore {
@@ -152,8 +153,8 @@ const RECORD_BYTES: usize = size_of::<Archived<Record>>();
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
-    /// Returns an encoded batch that contains only `operation`. The batch is marked as one that may
-    /// be in the log more than once, so that it is applied only once.
+    /// Returns an encoded batch that contains only `operation`. Marks the batch as one that may be
+    /// in the log more than once, so that replicas apply only its first occurrence.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }

@@ -79,13 +79,13 @@ pub(super) struct ClientSession {
 struct StoredOutcome {
     /// Hash of the request, to detect a different request that reuses its sequence number.
     request_hash: u64,
-    /// The encoded outcome; `None` if it was too long to be stored.
+    /// The encoded outcome of the request; `None` if it was too long to be stored.
     outcome: Option<Bytes>,
 }
 
 /// What to do with a request of a client session: execute it, or reply without executing it.
 pub(super) enum Decision {
-    /// Execute the request and store its outcome: it has the next sequence number of the session.
+    /// Execute the request, which has the session's next sequence number, and store its outcome.
     Execute,
     /// Do not execute the request, but reply with this outcome: the stored outcome of an earlier
     /// request with this sequence number, or an error.
@@ -140,8 +140,8 @@ impl ClientSession {
         SESSION_BYTES + self.bytes
     }
 
-    /// Returns a hash of the session and its `id`. The sum of these hashes over all sessions is
-    /// part of the state's digest.
+    /// Returns a hash of the client session and its `id`. The sum of these hashes over all sessions
+    /// is part of the state's digest.
     pub(super) fn hash(&self, id: u64) -> u64 {
         [self.last_sequence, self.last_used, self.last_used_at, self.digest.salted(0)]
             .into_iter()
@@ -188,7 +188,7 @@ impl ClientSession {
         }
     }
 
-    /// Appends the session and its id to `out`, encoded for a snapshot.
+    /// Appends the client session and its id to `out`, encoded for a snapshot.
     pub(super) fn encode(&self, id: u64, out: &mut Vec<u8>) {
         for number in [id, self.last_sequence, self.last_used, self.last_used_at] {
             out.put_u64_le(number);
@@ -203,8 +203,8 @@ impl ClientSession {
         }
     }
 
-    /// Decodes a session and its id, encoded by [`ClientSession::encode`], and removes them from
-    /// the front of `from`; `None` if the bytes are malformed.
+    /// Decodes a client session and its id, encoded by [`ClientSession::encode`], and removes them
+    /// from the front of `from`; `None` if the bytes are malformed.
     pub(super) fn decode(from: &mut &[u8]) -> Option<(u64, ClientSession)> {
         let mut number = || from.try_get_u64_le().ok();
         let (id, last_sequence) = (number()?, number()?);
@@ -233,7 +233,7 @@ impl ClientSession {
 }
 
 impl ClientSessions {
-    /// Returns the sum of the hashes of all sessions, which is part of the state's digest.
+    /// Returns the sum of the hashes of all client sessions, which is part of the state's digest.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
@@ -277,8 +277,8 @@ impl ClientSessions {
         self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome of the next request of the client session `id`. The operation with the
-    /// number `revision` executed it when the replicated clock showed `clock`.
+    /// Stores the outcome of the next request of the client session `id`, which the operation with
+    /// the number `revision` executed when the replicated clock showed `clock`.
     pub(super) fn store(
         &mut self,
         id: u64,

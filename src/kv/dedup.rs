@@ -212,8 +212,8 @@ impl DedupTable {
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the stored outcomes of the batch with this key; `None` if the batch is not in the
-    /// table.
+    /// Returns the stored outcomes of the batch with this key; `None` if the deduplication table
+    /// does not contain the batch.
     pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -227,13 +227,14 @@ impl DedupTable {
         None
     }
 
-    /// Stores the outcomes of a batch that was just applied and must not be in the table yet.
-    /// Removes the oldest batch if the table is full.
+    /// Adds a batch that was just applied, with its outcomes, to the deduplication table, which
+    /// must not contain it yet. Removes the oldest batch if the table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
         self.insert_stored(key, StoredOutcomes::new(outcomes));
     }
 
-    /// Stores the outcomes of a batch, like [`DedupTable::insert`], but takes them in compact form.
+    /// Adds a batch with its outcomes to the deduplication table, like [`DedupTable::insert`], but
+    /// takes the outcomes in compact form.
     pub(super) fn insert_stored(&mut self, key: RequestKey, outcomes: StoredOutcomes) {
         if self.capacity == 0 {
             return;
@@ -284,19 +285,19 @@ impl DedupTable {
         all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcomes))
     }
 
-    /// Returns an immutable copy-on-write view of the table, which shares the memory of the
-    /// entries.
+    /// Returns an immutable copy-on-write view of the deduplication table, which shares the memory
+    /// of its entries.
     pub(super) fn share(&mut self) -> DedupView {
         let Queue { chunks, dropped, .. } = &mut self.queue;
         DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
     }
 
-    /// Returns the number of batches in the table.
+    /// Returns the number of batches in the deduplication table.
     pub(super) fn len(&self) -> usize {
         self.queue.len
     }
 
-    /// Returns the approximate memory usage of the table, in bytes. O(1).
+    /// Returns the approximate memory usage of the deduplication table, in bytes. O(1).
     pub(super) fn memory(&self) -> usize {
         let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
         let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();

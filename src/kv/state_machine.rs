@@ -297,8 +297,8 @@ impl StateMachine {
         self.keyspace.restore_clock(clock);
     }
 
-    /// Returns the number of operations applied so far. Operations are numbered by it: each key
-    /// stores the number of the operation that last changed it as its revision.
+    /// Returns the number of operations applied so far, which is also the number of the latest
+    /// operation. Each key stores the number of the operation that last changed it, its revision.
     pub(super) fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
@@ -309,8 +309,9 @@ impl StateMachine {
         self.applied_index = next;
     }
 
-    /// Returns the outcome of an operation that leaves the state unchanged: a read-only command, or
-    /// a `Clock` operation, which has been applied already. `None` for any other operation.
+    /// Returns the outcome of an operation that needs no change of the state: a read-only command,
+    /// or a `Clock` operation, whose effect the caller has already applied. `None` for any other
+    /// operation.
     pub(super) fn answer(&self, operation: &Operation<'_>, seed: u64) -> Option<Outcome> {
         match operation {
             Operation::Call { command, args } if command.is_read() => {
@@ -372,7 +373,7 @@ impl StateMachine {
     /// Returns whether the state's clock is too far behind to answer the reads in `batch`, which
     /// were confirmed when the replicated clock showed `millis` after `resets` resets: a read may
     /// access a key that has expired at `millis` but not yet in this state. `None` for `batch`
-    /// means reads of unknown keys.
+    /// means that any key may be read.
     pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets

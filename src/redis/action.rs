@@ -33,9 +33,10 @@ pub enum Action {
         /// [`Failure::Moved`](super::Failure::Moved) with this slot. `None` if the request is
         /// forwarded to the leader instead.
         redirect_slot: Option<u16>,
-        /// Whether the request blocks the connection: until its outcome is known, the server must
-        /// not execute a later request of the connection. The server then calls
-        /// [`Connection::complete_blocked`](super::Connection) or `cancel_blocked`.
+        /// Whether the request blocks the connection: the server must not execute a later request
+        /// of the connection before the outcome is known. It then calls
+        /// [`Connection::complete_blocked`](super::Connection), or `cancel_blocked` if the request
+        /// has failed.
         blocks: bool,
     },
     /// Describe all connections that match the query in a [`ClientList`](super::ClientList), and

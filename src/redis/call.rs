@@ -19,8 +19,9 @@ use super::settings::Settings;
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
-    /// The state machine's command that runs the request with the client's arguments, according to
-    /// the command table; `None` if the command table names none.
+    /// The state machine's command that the command table assigns to the request, to run with the
+    /// client's arguments; `None` if there is none, because the function creates the operation
+    /// itself.
     pub(super) command: Option<CommandId>,
     pub(super) request: Request<'c>,
     pub(super) context: &'c Context,

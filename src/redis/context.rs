@@ -116,14 +116,14 @@ pub struct ReplicaInfo {
     /// Whether this process's outgoing connections to the described replica are established; always
     /// true for its own replica.
     pub connected: bool,
-    /// Match index of the described replica in this process's view as the leader. `None` if this
-    /// process is not the leader, or does not know the match index yet.
+    /// Match index of the described replica, which this process knows only as the leader. `None` if
+    /// this process is not the leader, or does not know the match index yet.
     pub match_index: Option<Index>,
     /// The measured network path from this process to the described replica; `None` if the
     /// described replica is its own, or is reached over TCP only.
     pub path: Option<PathStatus>,
-    /// Condition of the described replica's disk, as far as this process knows it as the leader;
-    /// `Healthy` if it is not the leader.
+    /// Condition of the described replica's disk, which this process knows only as the leader.
+    /// `Healthy` if this process is not the leader.
     pub disk: DiskState,
 }
 
@@ -281,7 +281,7 @@ impl Context {
         self.note_log(self.last_index, self.commit_index);
     }
 
-    /// Sets the last index and the commit index, as reported by the consensus core, but at least to
+    /// Sets the last index and the commit index, as reported by the consensus core, but not below
     /// the applied index.
     pub fn note_log(&mut self, last: Index, commit: Index) {
         self.commit_index = commit.max(self.applied_index);

@@ -44,21 +44,24 @@ struct Setting {
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
     Text,
-    /// Letters for classes of keyspace events, as in `notify-keyspace-events` (see
-    /// [`KeyspaceNotifications`]).
+    /// The value consists of letters for classes of keyspace events, as in `notify-keyspace-events`
+    /// (see [`KeyspaceNotifications`]).
     EventClasses,
-    /// One of the given words, such as a log level.
+    /// The value is one of the given words, such as a log level.
     Word(&'static [&'static str]),
-    /// An eviction policy. Only `noeviction` is allowed, because keys are never evicted.
+    /// The value is an eviction policy. Only `noeviction` is accepted, because keys are never
+    /// evicted.
     EvictionPolicy,
-    /// Pairs of a number of seconds and a number of changes, as in Redis's setting `save`.
+    /// The value consists of pairs of a number of seconds and a number of changes, as in Redis's
+    /// setting `save`.
     SavePoints,
-    /// An integer of at least -1.
+    /// The value is an integer of at least -1.
     Integer,
-    /// An integer between two bounds, both inclusive.
+    /// The value is an integer between two bounds, both inclusive.
     Between(u64, u64),
     Bytes,
-    /// A number of bytes of at least the given minimum, with an optional unit such as `mb`.
+    /// The value is a number of bytes of at least the given minimum, with an optional unit such as
+    /// `mb`.
     BytesFrom(u64),
     YesOrNo,
 }

@@ -15,8 +15,8 @@ use crate::kv::Operation;
 use super::action::Statistics;
 use super::session::connection::Connection;
 
-/// Maximum number of arguments that an entry of the slow log stores, as in Redis; at most
-/// [`ARGUMENT_BYTES_MAX`] bytes of each.
+/// Maximum number of arguments that an entry of the slow log stores, as in Redis. Of each argument,
+/// at most [`ARGUMENT_BYTES_MAX`] bytes are stored.
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
 /// Maximum number of latency samples that are stored, one for each second with slow requests. If
@@ -55,7 +55,8 @@ pub struct SlowLog {
 /// A request whose outcome is known, with the data that the slow log needs.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
-    /// Time from when the server submitted the request, in a batch, until its outcome became known.
+    /// Time between the submission of the request, as part of a batch, and the arrival of its
+    /// outcome.
     pub elapsed: Duration,
     /// Wall clock of the replica when the outcome of the request became known, as time since 1970.
     pub wall_clock: Duration,

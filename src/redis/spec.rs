@@ -177,8 +177,8 @@ impl CommandSpec {
         self
     }
 
-    /// Sets the state machine's command that runs with the client's arguments, unchanged. Its key
-    /// positions also become those of this row.
+    /// Lets the state machine's command `command` run with the client's arguments, unchanged, and
+    /// copies its key positions to this row of the command table.
     pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
         // Indexes in `range` include the command's name, those in `counted_at` do not. A subcommand
         // has a second name.
@@ -214,7 +214,7 @@ impl CommandSpec {
     }
 
     /// Returns the positions of the keys as in the reply to `COMMAND INFO`: first key, last key and
-    /// step. Excludes keys whose number is an argument of the request.
+    /// step. Excludes keys that follow an argument with their number (`numkeys`).
     pub(super) fn key_range(&self) -> KeyRange {
         self.keys
     }

@@ -35,10 +35,10 @@ pub(in crate::kv) enum Unit {
 /// The start from which an expiration argument is counted: now or 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
-    /// The argument is a TTL, counted from the current time of the replicated clock, as in
-    /// `EXPIRE`.
+    /// The expiration argument is a TTL, counted from the current time of the replicated clock, as
+    /// in `EXPIRE`.
     Now,
-    /// The argument is a Unix time, counted from the start of 1970, as in `EXPIREAT`.
+    /// The expiration argument is a Unix time, counted from the start of 1970, as in `EXPIREAT`.
     Epoch,
 }
 

@@ -25,8 +25,7 @@ pub enum Outcome {
     Values(Vec<Option<Bytes>>),
     /// The command was refused for this reason, and nothing was changed.
     Refused(Refusal),
-    /// The command had already been applied when it was repeated, but its outcome is no longer
-    /// stored.
+    /// The request repeats one that was applied before, whose outcome is no longer stored.
     Forgotten,
     /// The type of a key's value; `None` if the key does not exist.
     Type(Option<ValueType>),
@@ -67,9 +66,9 @@ impl Eq for Double {}
 pub enum Refusal {
     /// The value of the key or an argument is not a 64-bit integer.
     NotAnInteger,
-    /// The sum of an increment or decrement does not fit into a 64-bit integer.
+    /// The result of an increment or decrement does not fit into a 64-bit integer.
     Overflow,
-    /// The value would be longer than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
+    /// The new value would be longer than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
     TooLong,
     /// The value of the key has another type than the command requires (`WRONGTYPE`).
     WrongType,
@@ -161,7 +160,7 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
-    /// Returns an integer outcome with a number of elements or bytes.
+    /// Returns an integer outcome for a number of elements or bytes.
     pub(in crate::kv) fn count(count: usize) -> Outcome {
         Outcome::Integer(i64::try_from(count).expect("counts are below 2^63"))
     }

@@ -12,7 +12,8 @@ use crate::kv::values::collection::ValueType;
 const DEPTH_MAX: usize = 6;
 
 impl Outcome {
-    /// Appends the outcome to `out`, encoded for the stored outcomes in a snapshot.
+    /// Appends the encoded outcome to `out`. Client sessions and snapshots store outcomes in this
+    /// form.
     pub(in crate::kv) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Outcome::Done => out.put_u8(0),
@@ -59,8 +60,8 @@ impl Outcome {
         }
     }
 
-    /// Decodes an outcome that [`Outcome::encode`] encoded, and removes it from the front of
-    /// `from`; `None` if the bytes are malformed.
+    /// Decodes the outcome of a command, encoded by [`Outcome::encode`], and removes it from the
+    /// front of `from`; `None` if the bytes are malformed.
     pub(in crate::kv) fn decode(from: &mut &[u8]) -> Option<Outcome> {
         Outcome::decode_nested(from, 0)
     }

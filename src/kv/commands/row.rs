@@ -34,8 +34,8 @@ pub(in crate::kv) enum Run {
 /// command's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyPositions {
-    /// Number of keys, starting at position `first`: either fixed, or all positions up to the last
-    /// argument.
+    /// Number of keys, starting at position `first`: either a fixed number, or all keys up to the
+    /// last argument.
     count: Count,
     /// Position of the first key among the arguments, counted from 0.
     first: u8,

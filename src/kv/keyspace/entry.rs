@@ -290,7 +290,7 @@ impl KeyEntry {
     }
 
     /// Sets the entry's expiration time, in milliseconds since 1970; `None` removes it. The caller
-    /// must then call [`KeyEntry::mark_changed`] to update the fingerprint.
+    /// must then call [`KeyEntry::mark_changed`] to update the fingerprint (hash) of the entry.
     pub(in crate::kv) fn set_expiry(&mut self, expires_at: Option<Millis>) {
         let expires_at = expiry(expires_at);
         if let Some(expiry) = expires_at
@@ -313,7 +313,7 @@ impl KeyEntry {
     }
 
     /// Records that the operation with the number `revision` changed the entry, and updates the
-    /// entry's fingerprint.
+    /// entry's fingerprint (hash).
     pub(in crate::kv) fn mark_changed(&mut self, revision: u64) {
         let fingerprint = self.compute_fingerprint();
         self.change(|header| {
@@ -400,8 +400,8 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Writes the expiration time of an entry, in milliseconds since 1970, into `bytes`, the entry's
-/// bytes after the header, which start with it.
+/// Writes the expiration time of an entry, in milliseconds since 1970, to the start of `bytes`,
+/// which are the entry's bytes after its header.
 fn write_expiry(bytes: &mut [u8], expiry: NonZeroU64) {
     bytes[..PackedMeta::EXPIRY_BYTES].copy_from_slice(&expiry.get().to_le_bytes());
 }

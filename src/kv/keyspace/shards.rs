@@ -12,8 +12,8 @@ use crate::kv::values::copy_on_write::CopyOnWrite;
 
 /// Number of hash tables (shards) into which the keyspace is divided. A power of two.
 const SHARDS: usize = 4_096;
-/// Index of the lowest of the bits of a key's hash that select the key's shard, one of the hash
-/// tables of the keyspace. The lookup within the table uses other bits.
+/// Index of the lowest bit of a key's hash that helps to select the key's hash table (shard). The
+/// lookup within the table uses other bits of the hash.
 const SHARD_SHIFT: u32 = 40;
 
 /// The position at which a `SCAN` ends, one above the highest position of a key. The position of a
@@ -21,8 +21,8 @@ const SHARD_SHIFT: u32 = 40;
 /// `SCAN` visits one table after another.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
-/// A hash table (shard) of the keyspace, with the entries whose keys have the same bits at
-/// [`SHARD_SHIFT`] of their hashes.
+/// A hash table (shard) of the keyspace. The hash of a key determines which of the tables contains
+/// the key's entry.
 pub(in crate::kv) type Table = HashTable<KeyEntry>;
 
 /// All entries of the keyspace, in hash tables (shards) that a snapshot can share. A write copies
@@ -148,8 +148,8 @@ impl Shards {
 }
 
 /// Returns a mutable reference to a hash table, and copies the table first if a snapshot shares it.
-/// To copy it faster, first reads the reference counts of all entries: these reads overlap their
-/// cache misses, which the atomic increments during the copying do not.
+/// Before copying, reads the reference counts of all entries: the cache misses of these reads
+/// overlap, while those of the atomic increments during the copying do not.
 fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
     if let Some(table) = table.to_copy() {
         table.iter().for_each(KeyEntry::fetch_start);

@@ -39,8 +39,8 @@ pub struct SnapshotReader {
     /// first block.
     kind: u8,
     ended: bool,
-    /// Deliberate bug for mutation testing: whether the checksums and the digest of the snapshot
-    /// are not verified.
+    /// Whether the checksums and the digest of the snapshot are not verified, which is a deliberate
+    /// bug for mutation testing.
     #[cfg(feature = "mutants")]
     trusting: bool,
 }

@@ -16,18 +16,19 @@ pub(in crate::kv) struct Digest(u64);
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
-    /// Adds a fingerprint to the set of which this digest is the hash.
+    /// Adds the fingerprint (hash) of an entry to the digest.
     pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// Removes a fingerprint, which must have been added before, from the set of which this digest
-    /// is the hash.
+    /// Removes the fingerprint (hash) of an entry, which must have been added before, from the
+    /// digest.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
 
-    /// Returns the digest of the union of two disjoint sets of fingerprints.
+    /// Returns the sum of two digests, which is the digest of all fingerprints (hashes of entries)
+    /// that were added to either.
     pub(in crate::kv) fn union(self, other: Digest) -> Digest {
         Digest(self.0.wrapping_add(other.0))
     }

@@ -62,8 +62,8 @@ impl Extended {
     }
 
     /// Returns the number nearest to `bits` times 2 to the power of `exponent`, negated if
-    /// `negative` is true. Ties round to even. `more` says whether `bits` was truncated, and a bit
-    /// that was cut off was 1.
+    /// `negative` is true. Ties round to even. `more` is true if nonzero bits below the lowest bit
+    /// of `bits` were cut off.
     fn rounded(negative: bool, bits: u128, exponent: i32, more: bool) -> Extended {
         if bits == 0 {
             return ZERO;

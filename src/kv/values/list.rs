@@ -299,9 +299,9 @@ impl List {
 /// The state of [`List::remove`] while it visits the values of the list one after another.
 struct Removal<'w> {
     wanted: &'w [u8],
-    /// Maximum number of values that it may still remove.
+    /// Maximum number of values that may still be removed.
     left: usize,
-    /// The end of the list from which it starts.
+    /// The end of the list at which the removal starts.
     end: End,
     /// Hash of the list without the values removed so far. Removing a value changes the weights of
     /// all values to its right, because their indexes decrease by one.

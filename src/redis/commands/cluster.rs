@@ -209,7 +209,7 @@ fn keyslot(call: &mut Call<'_>) -> Action {
     call.integer(slot)
 }
 
-/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the slot.
+/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the hash slot.
 fn countkeysinslot(call: &mut Call<'_>) -> Action {
     let Some(number) = parse_integer(call.argument(2)) else {
         return call.error(&"ERR Invalid or out of range slot");

@@ -58,8 +58,8 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     submit(call, 1, Some(&reading))
 }
 
-/// Submits the state machine's command in the row of the request's command. Its arguments are those
-/// of the request from index `from` on, followed by `more`, if any.
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// arguments of the request from index `from` on, followed by `more`, if any.
 fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
     let command = call.command.expect("only rows with a command have these functions");
     let arguments = call.request.rest(from).chain(more);

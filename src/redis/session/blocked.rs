@@ -30,8 +30,8 @@ impl Connection {
     }
 
     /// Unblocks the connection after the request that had blocked it has failed without an outcome.
-    /// If the request was a `WATCH`, the next `EXEC` aborts, because it cannot know whether the
-    /// watched keys have changed.
+    /// If the request was a `WATCH`, the next `EXEC` aborts, because the revisions of the watched
+    /// keys are unknown.
     pub fn cancel_blocked(&mut self) {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,

@@ -56,8 +56,8 @@ pub struct Connection {
     /// `sentinel`.
     pub(in crate::redis) is_on_sentinel_port: bool,
     pub(in crate::redis) transaction: Transaction,
-    /// The command that blocks the connection: no later request is executed before its outcome is
-    /// known. `None` if the connection is not blocked.
+    /// The command that blocks the connection: no later request is executed before the command's
+    /// outcome is known. `None` if the connection is not blocked.
     pub(in crate::redis) blocked: Option<Blocked>,
     pub(in crate::redis) reply_mode: ReplyMode,
     pub(in crate::redis) connected_at: Instant,
@@ -69,7 +69,8 @@ pub struct Connection {
     pub(in crate::redis) last_command_at: Instant,
 }
 
-/// A command that blocks its connection: no later request is executed before its outcome is known.
+/// A command that blocks its connection: no later request is executed before the command's outcome
+/// is known.
 #[derive(Debug, Clone)]
 pub(in crate::redis) enum Blocked {
     /// A `WATCH` of these keys, which waits for the keys' revisions. A key's revision is a number

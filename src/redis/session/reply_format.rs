@@ -13,8 +13,8 @@ use super::client_info::ClientQuery;
 /// Memory usage in bytes of each value in a reply, in addition to the content of the value.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// How to write the reply to a submitted request from its outcome. The server keeps it while the
-/// request is in flight.
+/// How to write the reply to a submitted request from the request's outcome. The server keeps the
+/// format while the request is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
     pub(in crate::redis) kind: ReplyKind,
@@ -83,8 +83,8 @@ impl ReplyFormat {
         self.muted
     }
 
-    /// Estimates the length in bytes of the reply for `outcome`, which is at least the memory usage
-    /// of `outcome`.
+    /// Estimates the length in bytes of the reply for `outcome`. The estimate is at least the
+    /// memory usage of `outcome`.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),

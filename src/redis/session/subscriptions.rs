@@ -16,8 +16,8 @@ const SUBSCRIPTION_BYTES: usize = 160;
 /// Id of a subscriber: the number by which the server identifies the subscriber's connection.
 pub type SubscriberId = u64;
 
-/// A change of a connection's subscriptions: it subscribes to a channel or pattern, or unsubscribes
-/// from it.
+/// A change of a connection's subscriptions: the connection subscribes to a channel or pattern, or
+/// unsubscribes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionChange {
     /// Whether `name` is a glob pattern; otherwise it is the name of a channel.
@@ -86,7 +86,7 @@ impl ClientSubscriptions {
 }
 
 impl Subscriptions {
-    /// Applies changes of one subscriber's subscriptions.
+    /// Adds and removes subscriptions of one subscriber, as listed in `changes`.
     pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
         for SubscriptionChange { is_pattern, name, subscribes } in changes {
             let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };

@@ -353,7 +353,7 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Formats a score as text: an integer of at most 2^62 in magnitude without an exponent, any other
-/// score like C's `%.17g`. As in Redis, used for small sorted sets.
+/// score like C's `%.17g`. Redis does the same for small sorted sets.
 fn write_whole(score: f64) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {

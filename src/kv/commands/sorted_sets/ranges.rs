@@ -76,7 +76,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether `there` is below the range, if this bound is the range's minimum.
+    /// Returns whether the member `there` is below a range that has this bound as its minimum.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -85,7 +85,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether `there` is not above the range, if this bound is the range's maximum.
+    /// Returns whether the member `there` is not above a range that has this bound as its maximum.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
