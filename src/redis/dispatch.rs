@@ -16,7 +16,7 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that run at once inside a transaction (after `MULTI`), while all other commands are
+/// Commands that run immediately inside a transaction (after `MULTI`), while all other commands are
 /// queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 

@@ -86,9 +86,9 @@ impl CommandTable {
         name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
     }
 
-    /// Returns the command named `name`; `None` if there is none. Looks at `position` in the
-    /// command table first, which is the position of the connection's previous command, because
-    /// clients often repeat a command. Sets `position` to that of the command it has found.
+    /// Returns the command named `name`; `None` if there is none. Looks first at `position`, the
+    /// position of the connection's previous command in the command table, because clients often
+    /// repeat a command. If the command is found, sets `position` to its position.
     fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
         let name = LowerCase::new(name)?;
         let last = self.all()[*position];

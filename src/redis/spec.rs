@@ -78,11 +78,11 @@ pub(super) const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
 pub(super) const DENY_OOM: &str = "denyoom";
 
 pub(super) const NO_KEYS: KeyRange = KeyRange { first: 0, last: 0, step: 0 };
-/// The key range of a command of which all arguments are keys.
+/// The key range of a command whose arguments are all keys.
 pub(super) const ALL_KEYS: KeyRange = KeyRange { first: 1, last: -1, step: 1 };
 
 /// Returns a row of the command table for a command. It has no flags, keys or documentation yet;
-/// these are added by methods such as [`CommandSpec::flags`].
+/// these are added by methods such as `flags`.
 pub(super) const fn command(
     name: &'static str,
     arity: i8,

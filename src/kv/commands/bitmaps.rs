@@ -84,7 +84,7 @@ fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(was))
 }
 
-/// Runs `GETBIT key offset`.
+/// Runs `GETBIT key offset`: returns a bit of the string at a key.
 fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let offset = match bit_offset(args.get(1)?) {
         Ok(offset) => offset,

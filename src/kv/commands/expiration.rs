@@ -174,7 +174,7 @@ fn set_expiry(
     Ok(Outcome::Integer(1))
 }
 
-/// Runs `PERSIST key`.
+/// Runs `PERSIST key`: removes the expiration time of a key.
 fn persist(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let ends = keyspace.expires_at(key).is_some();
@@ -198,12 +198,12 @@ fn pttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| millis)
 }
 
-/// Runs `EXPIRETIME key`.
+/// Runs `EXPIRETIME key`: returns the expiration time of a key, as Unix time in seconds.
 fn expiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(end(keyspace, args.get(0)?, |end| (end + 500) / 1_000))
 }
 
-/// Runs `PEXPIRETIME key`.
+/// Runs `PEXPIRETIME key`: returns the expiration time of a key, as Unix time in milliseconds.
 fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(end(keyspace, args.get(0)?, |end| end))
 }

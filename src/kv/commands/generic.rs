@@ -32,7 +32,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 ];
 
 /// Runs `DEL key [key ...]` and `UNLINK`, which are the same command here: removes keys and frees
-/// their memory at once.
+/// their memory immediately.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn del(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(args.all().iter().filter(|key| keyspace.delete(key)).count()))
@@ -45,7 +45,8 @@ fn exists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(args.all().iter().filter(|key| keyspace.entry(key).is_some()).count()))
 }
 
-/// Runs `DBSIZE`.
+/// Runs `DBSIZE`: returns the number of keys, including keys that have expired but have not been
+/// removed yet.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.len()))
@@ -72,7 +73,7 @@ fn count_keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.entries().filter(is_in_slot).count()))
 }
 
-/// Runs `TYPE key`.
+/// Runs `TYPE key`: returns the type of a key's value.
 fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
 }
@@ -93,7 +94,7 @@ fn memory_usage(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(entry.map_or(Outcome::Value(None), |entry| Outcome::count(entry.memory())))
 }
 
-/// Runs `RENAME key newkey`.
+/// Runs `RENAME key newkey`: moves the value and the expiration time of a key to another key.
 fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
@@ -101,7 +102,7 @@ fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// Runs `RENAMENX key newkey`.
+/// Runs `RENAMENX key newkey`: renames a key if no key with the new name exists.
 fn renamenx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;

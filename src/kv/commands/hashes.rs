@@ -78,7 +78,7 @@ fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(true))
 }
 
-/// Runs `HGET key field`.
+/// Runs `HGET key field`: returns the value of a field of a hash; null if the field does not exist.
 fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.cloned()))
 }
@@ -91,12 +91,12 @@ fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Values(args.rest(1).iter().map(value).collect()))
 }
 
-/// Runs `HEXISTS key field`.
+/// Runs `HEXISTS key field`: returns 1 if a hash has the field, otherwise 0.
 fn hexists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(value_of(keyspace, args.get(0)?, args.get(1)?)?.is_some()))
 }
 
-/// Runs `HSTRLEN key field`.
+/// Runs `HSTRLEN key field`: returns the length in bytes of the value of a field.
 fn hstrlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, Bytes::len)))
 }
@@ -162,7 +162,7 @@ fn hincrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(text)))
 }
 
-/// Runs `HLEN key`.
+/// Runs `HLEN key`: returns the number of fields of a hash.
 fn hlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     Ok(Outcome::count(hash.map_or(0, Hash::len)))
@@ -176,21 +176,21 @@ fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
     (text(field), text(value))
 }
 
-/// Runs `HGETALL key`.
+/// Runs `HGETALL key`: returns all fields of a hash with their values.
 fn hgetall(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Map(fields.map(text_pair).collect()))
 }
 
-/// Runs `HKEYS key`.
+/// Runs `HKEYS key`: returns all fields of a hash.
 fn hkeys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Values(fields.map(|(field, _)| Some(field.clone())).collect()))
 }
 
-/// Runs `HVALS key`.
+/// Runs `HVALS key`: returns the values of all fields of a hash.
 fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);

@@ -98,12 +98,12 @@ fn push_if_there(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
     }
 }
 
-/// Runs `LPOP key [count]`.
+/// Runs `LPOP key [count]`: removes and returns values from the left end of a list.
 fn lpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop(keyspace, args, End::Left, "lpop")
 }
 
-/// Runs `RPOP key [count]`.
+/// Runs `RPOP key [count]`: removes and returns values from the right end of a list.
 fn rpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop(keyspace, args, End::Right, "rpop")
 }
@@ -150,7 +150,7 @@ fn pop_many(
     Ok(values.unwrap_or_default())
 }
 
-/// Runs `LLEN key`.
+/// Runs `LLEN key`: returns the length of a list.
 fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
 }
@@ -207,7 +207,8 @@ fn place(number: i64, length: usize) -> Option<usize> {
     (place < length).then_some(place)
 }
 
-/// Runs `LINDEX key index`.
+/// Runs `LINDEX key index`: returns the value at an index of a list; null if the index is out of
+/// range.
 fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
         return Ok(Outcome::Value(None));
@@ -272,7 +273,8 @@ fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// Runs `RPOPLPUSH from to`.
+/// Runs `RPOPLPUSH from to`: moves the value at the right end of one list to the left end of
+/// another.
 fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     move_one(keyspace, args.get(0)?, args.get(1)?, End::Right, End::Left)
 }

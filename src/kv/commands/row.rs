@@ -56,11 +56,11 @@ enum Count {
 pub(in crate::kv) const NO_KEYS: KeyPositions = KeyPositions::fixed(0);
 /// Key positions of a command whose only key is its first argument.
 pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
-/// Key positions of a command of which the first two arguments are keys.
+/// Key positions of a command whose first two arguments are keys.
 pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
-/// Key positions of a command of which all arguments are keys.
+/// Key positions of a command whose arguments are all keys.
 pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
-/// Key positions of a command of which all arguments but the first are keys.
+/// Key positions of a command whose arguments are all keys, except for the first.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
 /// Key positions of a command whose arguments are alternating keys and values, such as `MSET`.
 pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);

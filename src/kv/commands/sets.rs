@@ -75,12 +75,12 @@ fn srem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// Runs `SCARD key`.
+/// Runs `SCARD key`: returns the number of members of a set.
 fn scard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<Set>(args.get(0)?)?.map_or(0, Set::len)))
 }
 
-/// Runs `SISMEMBER key member`.
+/// Runs `SISMEMBER key member`: returns 1 if a set contains the member, otherwise 0.
 fn sismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
     let member = args.get(1)?;
@@ -99,13 +99,13 @@ fn text(member: &Bytes) -> Outcome {
     Outcome::Value(Some(member.clone()))
 }
 
-/// Runs `SMEMBERS key`.
+/// Runs `SMEMBERS key`: returns all members of a set.
 fn smembers(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
     Ok(Outcome::Set(set.into_iter().flat_map(Set::iter).map(text).collect()))
 }
 
-/// Runs `SPOP key [count]`.
+/// Runs `SPOP key [count]`: removes and returns random members of a set.
 fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let (count, is_one) = match args.rest(1) {

@@ -55,12 +55,12 @@ enum Condition {
     IfPresent,
 }
 
-/// Runs `GET key`.
+/// Runs `GET key`: returns the value of a key; null if the key does not exist.
 fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(keyspace.shared_string(args.get(0)?)?))
 }
 
-/// Runs `SETNX key value`.
+/// Runs `SETNX key value`: sets a key if it does not exist.
 fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let is_absent = keyspace.entry(key).is_none();
@@ -70,7 +70,7 @@ fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(is_absent))
 }
 
-/// Runs `GETSET key value`.
+/// Runs `GETSET key value`: sets a key, and returns its old value.
 fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let old = keyspace.shared_string(key)?;
@@ -78,7 +78,7 @@ fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(old))
 }
 
-/// Runs `GETDEL key`.
+/// Runs `GETDEL key`: removes a key, and returns its value.
 fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let old = keyspace.shared_string(key)?;
@@ -112,7 +112,7 @@ fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.notify("set", key);
 }
 
-/// Runs `APPEND key value`.
+/// Runs `APPEND key value`: appends to a string, and returns the new length of the string.
 fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, more) = (args.get(0)?, args.get(1)?);
     let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
@@ -125,27 +125,27 @@ fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(length))
 }
 
-/// Runs `STRLEN key`.
+/// Runs `STRLEN key`: returns the length of a string in bytes.
 fn strlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, <[u8]>::len)))
 }
 
-/// Runs `INCR key`.
+/// Runs `INCR key`: adds 1 to the integer at a key.
 fn incr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, 1)
 }
 
-/// Runs `DECR key`.
+/// Runs `DECR key`: subtracts 1 from the integer at a key.
 fn decr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, -1)
 }
 
-/// Runs `INCRBY key increment`.
+/// Runs `INCRBY key increment`: adds `increment` to the integer at a key.
 fn incrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, args.integer(1)?)
 }
 
-/// Runs `DECRBY key decrement`.
+/// Runs `DECRBY key decrement`: subtracts `decrement` from the integer at a key.
 fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let Some(amount) = args.integer(1)?.checked_neg() else {
         return Ok(Outcome::error("ERR decrement would overflow"));
@@ -394,7 +394,7 @@ pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range
     (first <= last).then(|| Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + 1))?
 }
 
-/// Runs `INCRBYFLOAT key increment`.
+/// Runs `INCRBYFLOAT key increment`: adds `increment` to the floating-point number at a key.
 fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, increment) = (args.get(0)?, args.get(1)?);
     let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);

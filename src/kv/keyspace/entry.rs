@@ -77,14 +77,14 @@ pub(in crate::kv) enum Value<'v> {
     Collection(Collection),
 }
 
-/// Maximum number of an operation that an entry can store as its revision: enough for a million
-/// operations per second for a century.
+/// Maximum revision of an entry (number of the operation that last changed it), limited by the
+/// number of bits that store it: enough for a million operations per second for a century.
 pub(in crate::kv) const REVISION_MAX: u64 = (1 << PackedMeta::REVISION_BITS) - 1;
 
 impl PackedMeta {
     const REVISION_BITS: u32 = 52;
-    /// Maximum length in bytes of a key whose length fits into [`PackedMeta`]. The length of a
-    /// longer key is stored in front of the key.
+    /// Maximum length in bytes of a key whose length is part of the packed metadata. The length of
+    /// a longer key is stored in front of the key.
     const SHORT_KEY_BYTES_MAX: usize = (1 << 11) - 2;
     const LONG_KEY: u64 = (1 << 11) - 1;
     const EXPIRES: u64 = 1 << 63;

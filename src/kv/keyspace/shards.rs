@@ -16,9 +16,9 @@ const SHARDS: usize = 4_096;
 /// lookup within the table uses other bits of the hash.
 const SHARD_SHIFT: u32 = 40;
 
-/// The position at which a `SCAN` ends, one above the highest position of a key. The position of a
-/// key is the low bits of its hash, of which the highest select the key's hash table (shard), so
-/// `SCAN` visits one table after another.
+/// Exclusive upper bound of the scan positions, which determine the order in which `SCAN` visits
+/// keys. A key's scan position is the low bits of its hash, of which the highest select the key's
+/// hash table (shard), so `SCAN` visits one table after another.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
 /// A hash table (shard) of the keyspace. The hash of a key determines which of the tables contains

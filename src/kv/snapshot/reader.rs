@@ -39,8 +39,8 @@ pub struct SnapshotReader {
     /// first block.
     kind: u8,
     ended: bool,
-    /// Whether the checksums and the digest of the snapshot are not verified, which is a deliberate
-    /// bug for mutation testing.
+    /// Deliberate bug for mutation testing: if true, the checksums and the digest of the snapshot
+    /// are not verified.
     #[cfg(feature = "mutants")]
     trusting: bool,
 }

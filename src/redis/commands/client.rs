@@ -14,7 +14,8 @@ const OWN_CONNECTION: &[&str] = &["noscript", "loading", "stale"];
 pub(super) const NAME_ERROR: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// Row of the command table for `CLIENT`, with its subcommands.
+/// Row of the command table for `CLIENT` (name, arity, flags, documentation and function), with its
+/// subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("client")
     .since("2.4.0", "connection")
     .about("A container for client connection commands.")

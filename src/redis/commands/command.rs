@@ -10,7 +10,8 @@ use crate::wire::resp::Writer;
 
 use super::help::help_row;
 
-/// Row of the command table for `COMMAND`, with its subcommands.
+/// Row of the command table for `COMMAND` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("command", -1, all)
     .flags(ANYTIME)
     .categories(&["connection"])

@@ -7,7 +7,8 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// Row of the command table for `CONFIG`, with its subcommands.
+/// Row of the command table for `CONFIG` (name, arity, flags, documentation and function), with its
+/// subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("config")
     .since("2.0.0", "server")
     .about("A container for server configuration commands.")

@@ -19,7 +19,7 @@ pub(in crate::redis) const VERSION: &str = "7.2.0";
 /// Nevertheless, `CLUSTER` commands work, and `cluster_enabled` is 1.
 pub(in crate::redis) const MODE: &str = "standalone";
 
-/// Row of the command table for `INFO`.
+/// Row of the command table for `INFO` (name, arity, flags, documentation and function).
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
     .flags(ANYTIME)
     .categories(&["dangerous"])

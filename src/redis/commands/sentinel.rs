@@ -12,7 +12,8 @@ use crate::wire::resp::Writer;
 
 use super::help::{container, help_row};
 
-/// Row of the command table for `SENTINEL`, with its subcommands.
+/// Row of the command table for `SENTINEL` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("sentinel")
     .since("2.8.4", "sentinel")
     .about("A container for Redis Sentinel commands.")

@@ -13,7 +13,8 @@ const EVENT: &[u8] = b"command";
 
 const SLOW_LOG: &[&str] = &["admin", "loading", "stale"];
 
-/// Rows of the command table for `SLOWLOG` and `LATENCY`, with their subcommands, sorted by name.
+/// Rows of the command table for `SLOWLOG` and `LATENCY` (name, arity, flags, documentation and
+/// function), with their subcommands, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     container("latency")
         .since("2.8.13", "server")

@@ -155,7 +155,7 @@ pub(in crate::kv) fn zrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// Runs `ZCARD key`.
+/// Runs `ZCARD key`: returns the number of members of a sorted set.
 pub(in crate::kv) fn zcard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<SortedSet>(args.get(0)?)?.map_or(0, SortedSet::len)))
 }
@@ -164,7 +164,8 @@ fn score_or_nothing(score: Option<f64>) -> Outcome {
     score.map_or(Outcome::Value(None), |score| Outcome::Double(Double(score)))
 }
 
-/// Runs `ZSCORE key member`.
+/// Runs `ZSCORE key member`: returns the score of a member; null if the sorted set does not contain
+/// it.
 pub(in crate::kv) fn zscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
@@ -179,14 +180,16 @@ pub(in crate::kv) fn zmscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(args.rest(1).iter().map(tell).collect()))
 }
 
-/// Runs `ZRANK key member`.
+/// Runs `ZRANK key member`: returns the rank of a member, counted from the lowest score; null if
+/// the sorted set does not contain it.
 pub(in crate::kv) fn zrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
     Ok(set.and_then(|set| set.rank(member)).map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// Runs `ZREVRANK key member`.
+/// Runs `ZREVRANK key member`: returns the rank of a member, counted from the highest score; null
+/// if the sorted set does not contain it.
 pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
@@ -232,12 +235,12 @@ fn pop(
     Ok(taken)
 }
 
-/// Runs `ZPOPMIN key [count]`.
+/// Runs `ZPOPMIN key [count]`: removes and returns the members with the lowest scores.
 pub(in crate::kv) fn zpopmin(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop_some(keyspace, args, End::Min)
 }
 
-/// Runs `ZPOPMAX key [count]`.
+/// Runs `ZPOPMAX key [count]`: removes and returns the members with the highest scores.
 pub(in crate::kv) fn zpopmax(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop_some(keyspace, args, End::Max)
 }
