@@ -21,113 +21,118 @@ pub struct Config {
     /// Heartbeat interval: a follower that has been sent nothing for this long gets an empty
     /// `AppendEntries`.
     pub heartbeat_interval: Duration,
-    /// Heartbeat interval for a follower that is not answering. Longer than `heartbeat_interval`,
-    /// so that fewer messages are sent to a follower that may be down.
+    /// Heartbeat interval for a follower that does not answer. Longer than `heartbeat_interval`, so
+    /// that a follower that may be down costs fewer messages.
     pub heartbeat_interval_silent: Duration,
-    /// Minimum election timeout. After hearing from a leader, a replica votes for no other replica
-    /// for this long. Must be equal on all replicas, because leases rely on it.
+    /// Minimum election timeout. A replica that has heard from a leader grants no vote to another
+    /// replica for this long. Must be equal on all replicas, because leader leases rely on it.
     pub election_timeout_min: Duration,
-    /// Maximum election timeout while no messages are lost.
+    /// Maximum election timeout while no messages are lost. Each timeout is drawn at random between
+    /// the minimum and the maximum.
     pub election_timeout_max: Duration,
-    /// Extra time added to the election timeout in proportion to the measured message loss: none
-    /// without loss, all of it if 30 % or more of the messages are lost.
+    /// Extra time added to each election timeout in proportion to the measured message loss:
+    /// nothing without loss, all of it if 30 % or more of the messages are lost.
     pub election_timeout_lossy_extra: Duration,
-    /// Number of times a candidate requests each vote within one campaign while 20 % to 40 % of the
-    /// messages are lost. Twice as many times from 40 % on; half as many below 20 %, or a quarter
-    /// if the replica has recently failed to reach a quorum.
+    /// Number of times that a candidate requests a vote from each peer that does not answer, if 20
+    /// % to 40 % of the messages are lost. The number is doubled if more are lost, and halved if
+    /// fewer are lost; it is a quarter if the candidate is also probably isolated, because it has
+    /// recently reached no quorum.
     pub vote_attempts: u32,
-    /// How long a candidate that has a majority of pre-votes waits for the remaining replies, so
-    /// that a replica with a longer log can object.
+    /// How long a candidate that has a majority of pre-votes waits for the other replies before it
+    /// requests votes, so that a replica with a longer log can object.
     pub pre_vote_delay: Duration,
     /// Check-quorum window: a leader that has not heard from a quorum for this long steps down.
     pub check_quorum_window: Duration,
     /// Check-quorum window while 30 % or more of the messages are lost. Below 30 % the window grows
     /// with the loss, from `check_quorum_window` to this value.
     pub check_quorum_window_lossy: Duration,
-    /// Time from a leader's first quorum probe to the second. A probe is a message to all
-    /// followers, sent when most of the check-quorum window has passed without replies from a
-    /// quorum. The interval doubles after each further probe, up to four times this value.
+    /// Interval between a leader's first two quorum probes. The leader sends a probe, which is a
+    /// message to all followers, when most of the check-quorum window has passed without replies
+    /// from a quorum. The interval doubles after each further probe, up to four times this value.
     pub quorum_probe_interval: Duration,
-    /// Which followers a leader sends new entries to: all of them, or only as many as a quorum
+    /// Which followers the leader sends new entries to: all of them, or only as many as a quorum
     /// needs.
     pub fan_out: FanOut,
-    /// Whether a leader serves reads under its lease, without asking a quorum.
+    /// Whether a leader answers reads during its lease, without confirming its leadership with a
+    /// quorum first.
     pub lease_reads: bool,
-    /// Upper bound on the relative drift of any two monotonic clocks, in parts per million.
+    /// Maximum relative drift between any two monotonic clocks, in parts per million, for which
+    /// leader leases are safe.
     pub clock_drift_ppm: u32,
-    /// Safety margin that shortens the lease, in addition to the clock drift.
+    /// Safety margin by which a leader's lease is shortened, in addition to the clock drift.
     pub lease_margin: Duration,
-    /// Maximum number of entries in one `AppendEntries`.
+    /// Maximum number of entries in one `AppendEntries` message.
     pub append_entries_max: usize,
-    /// Maximum total size of the encoded entries in one `AppendEntries`, in bytes. A single larger
-    /// entry is sent alone.
+    /// Maximum total size of the encoded entries in one `AppendEntries` message, in bytes. A single
+    /// larger entry is sent in a message of its own.
     pub append_bytes_max: usize,
-    /// Maximum number of `AppendEntries` messages in flight to one follower, not counting messages
-    /// without entries.
+    /// Maximum number of `AppendEntries` messages in flight (sent, but not acknowledged) to one
+    /// follower, not counting messages without entries.
     pub inflight_appends_max: usize,
-    /// Maximum total size of the encoded entries in flight to one follower, in bytes. The last
-    /// message may exceed it.
+    /// Maximum total size of the encoded entries in flight (sent, but not acknowledged) to one
+    /// follower, in bytes. The last message may exceed it.
     pub inflight_bytes_max: usize,
-    /// Total size of a leader's uncommitted entries, in bytes, from which on writes are refused as
-    /// busy. The last write that is accepted may exceed it.
+    /// Maximum total size of a leader's uncommitted entries, in bytes. Once it is reached, writes
+    /// are refused as busy; the last write that was accepted may exceed it.
     pub uncommitted_bytes_max: usize,
-    /// Lower bound of the retransmission timeout. For the university course's simulator, which
-    /// counts messages, the bound is so high that the next append usually carries the lost entries
-    /// as well.
+    /// Lower bound of the retransmission timeout of `AppendEntries` messages. In the university
+    /// course's simulator, which counts messages, the bound is so high that the next message
+    /// usually carries the lost entries as well.
     pub retransmit_timeout_min: Duration,
-    /// Lower bound of the timeout for the first few retransmissions to a peer while message loss is
-    /// high. In all other cases `retransmit_timeout_min` applies.
+    /// Lower bound of the retransmission timeout for the first few retransmissions to a peer while
+    /// message loss is high. Otherwise, `retransmit_timeout_min` applies.
     pub retransmit_timeout_min_lossy: Duration,
     /// Upper bound of the retransmission timeout.
     pub retransmit_timeout_max: Duration,
     /// Retransmission timeout for a peer whose round-trip time has not been measured yet.
     pub retransmit_timeout_initial: Duration,
-    /// Time after the start of a replica during which it neither sends messages to its peers nor
-    /// accepts messages from them.
+    /// How long a replica neither sends messages to its peers nor accepts messages from them after
+    /// it has started, so that in the university course's simulator all replicas have started
+    /// before the first message. Zero in the server.
     pub silence_after_start: Duration,
-    /// Delay of a new replica's first election, in addition to `silence_after_start` and the random
-    /// part of the election timeout. A client's request ends the delay.
+    /// Extra delay of the first election of a new replica, in addition to `silence_after_start` and
+    /// the random part of the election timeout. A client's request ends the delay.
     pub first_election_delay: Duration,
-    /// How long a replica keeps a client's request while it knows no leader. After that it refuses
-    /// the request.
+    /// How long a replica keeps a client's request while it knows no leader. Then it refuses the
+    /// request.
     pub request_wait: Duration,
-    /// How long a replica that reached no quorum in its last campaign keeps a client's request
-    /// while it knows no leader.
+    /// How long a replica that reached no quorum in its last campaign, and is probably isolated,
+    /// keeps a client's request while it knows no leader.
     pub request_wait_isolated: Duration,
-    /// Maximum number of client requests that may be waiting at a replica for a leader. Further
+    /// Maximum number of client requests that wait at a replica until it knows a leader. Further
     /// requests are refused as busy.
     pub waiting_requests_max: usize,
-    /// Maximum number of reads that may be waiting at a leader for a quorum to confirm its
-    /// leadership (read index). Further reads are refused as busy.
+    /// Maximum number of reads that wait at a leader until a quorum confirms its leadership (read
+    /// index). Further reads are refused as busy.
     pub waiting_reads_max: usize,
-    /// Whether the commit index in a leader's messages covers only entries that the leader has
-    /// applied and whose clients it has answered. If so, the next leader answers the clients that
-    /// this leader may not have answered (only for the university course's simulator).
+    /// Whether a leader sends a commit index to its followers only after it has applied the entries
+    /// up to it and answered their clients. A new leader then knows which clients may not have been
+    /// answered, and answers them. Used only in the university course's simulator.
     pub commit_index_after_replies: bool,
-    /// How long a leader delays sending a new commit index to a follower, so that the next entries
-    /// can carry it. After that the leader sends a message without entries, so that the follower
-    /// can answer its clients. `None`: the commit index is sent only with the next entries or
-    /// heartbeat, which takes fewer messages.
+    /// How long a leader waits for new entries that can carry a new commit index to a follower.
+    /// Then it sends a message without entries, so that the follower can answer its clients.
+    /// `None`: the commit index is sent only with the next entries or heartbeat, which takes fewer
+    /// messages.
     pub commit_notice_after: Option<Duration>,
-    /// Size in bytes of the log entries kept in memory after log compaction, so that a follower
-    /// that lags only a little needs no snapshot. Includes the entries after the latest snapshot.
+    /// Size in bytes of the latest log entries that stay in memory when the log is compacted after
+    /// a snapshot, so that a follower that lags only a little does not need the snapshot.
     pub log_bytes_kept: usize,
-    /// Size in bytes of the log in memory above which entries covered by a snapshot are removed
-    /// even if a follower still needs them.
+    /// Size in bytes of the log in memory above which entries that a snapshot covers are removed
+    /// even if a follower still needs them. The follower then gets the snapshot.
     pub log_bytes_max: usize,
-    /// Minimum interval between two snapshot chunks sent to one follower. Together with the chunk
-    /// size, which the driver chooses, it limits the transfer rate.
+    /// Minimum interval between two chunks of a snapshot that are sent to one follower. Together
+    /// with the size of a chunk, it limits the transfer rate.
     pub snapshot_chunk_interval: Duration,
-    /// Time without a completed operation after which a disk counts as stalled, if operations are
-    /// pending. A leader with a stalled disk transfers its leadership; a follower does not
-    /// campaign. `None`: a disk never counts as stalled.
+    /// How long the operations of a disk may be pending without any of them completing before the
+    /// disk counts as stalled. A leader with a stalled disk transfers its leadership; a follower
+    /// does not campaign. `None`: a disk never counts as stalled.
     pub disk_stall_timeout: Option<Duration>,
-    /// How long a leader waits for the target of a leadership transfer to become leader. During
-    /// this time the old leader accepts no client requests.
+    /// How long a leader waits for the target of a leadership transfer to become the leader. The
+    /// old leader accepts no client requests meanwhile.
     pub leadership_transfer_timeout: Duration,
-    /// Time after an unsuccessful leadership transfer before the leader may start another one.
+    /// Minimum time between a failed leadership transfer and the leader's next attempt.
     pub leadership_transfer_interval: Duration,
-    /// The safety rule that this replica breaks on purpose (mutation testing); `None` for no rule.
+    /// Deliberate bug of this replica, for mutation testing; `None` for a correct replica.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
@@ -136,13 +141,13 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A value is out of range, or two values contradict each other. The text names the values and
-    /// says what to change.
+    /// says how to change them.
     #[error("{0}")]
     Relation(String),
 }
 
 impl Config {
-    /// Returns the default configuration for the server.
+    /// Returns the default configuration of a replica in the server.
     #[must_use]
     pub fn server() -> Config {
         Config {
@@ -188,9 +193,9 @@ impl Config {
         }
     }
 
-    /// Sets the limits on the log in memory for a replica that takes a snapshot only after its log
-    /// has grown by at least `log_bytes` bytes: `log_bytes_kept` becomes a quarter of `log_bytes`,
-    /// and `log_bytes_max` is raised to one and a half times `log_bytes` if it is lower.
+    /// Sets how much of the log stays in memory, for a replica that takes a snapshot after its log
+    /// has grown by `log_bytes` bytes: `log_bytes_kept` becomes a quarter of `log_bytes`, and
+    /// `log_bytes_max` is raised to one and a half times `log_bytes` if it is lower.
     #[must_use]
     pub fn with_snapshots_after(self, log_bytes: u64) -> Config {
         let log_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
@@ -201,9 +206,9 @@ impl Config {
         }
     }
 
-    /// Lowers the limits on the log in memory to fit the memory limit of the process, `bytes` (0:
-    /// no limit): `log_bytes_max` to at most a quarter of `bytes`, and `log_bytes_kept` to at most
-    /// a sixteenth. The log exceeds these limits while no snapshot can be taken.
+    /// Lowers the limits on the size of the log in memory to fit `bytes`, the memory limit of the
+    /// process (0: no limit): `log_bytes_max` to at most a quarter of it, and `log_bytes_kept` to
+    /// at most a sixteenth. The log exceeds these limits while no snapshot can be taken.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -217,17 +222,17 @@ impl Config {
         }
     }
 
-    /// Returns the configuration for a transport that itself retransmits what the network loses, as
-    /// TCP does. The core then retransmits late, only in case a lost connection or a full queue has
-    /// dropped a message: an earlier copy would queue behind the one that the transport is still
-    /// retransmitting.
+    /// Returns the configuration for a transport that retransmits lost messages itself, as TCP
+    /// does. The consensus core then retransmits late, only for messages that were dropped because
+    /// a connection was lost or a queue was full. An earlier copy would only wait behind the
+    /// transport's own retransmission.
     #[must_use]
     pub fn over_streams(self) -> Config {
         Config { retransmit_timeout_min: Duration::from_millis(100), ..self }
     }
 
-    /// Returns the configuration for the university course's simulators, which count every message
-    /// between replicas and drop up to half of these messages.
+    /// Returns the configuration for the university course's simulator, which counts all messages
+    /// between replicas and drops up to half of them.
     #[must_use]
     pub fn course() -> Config {
         Config {
@@ -343,24 +348,24 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the length of the lease, measured from the start of a round of messages that a
-    /// quorum has answered: the minimum election timeout minus the drift of two clocks and a safety
-    /// margin (thesis 6.4.1). Zero if nothing remains.
+    /// Returns the length of a leader's lease: the minimum election timeout minus the drift of two
+    /// clocks and a safety margin (Raft dissertation, section 6.4.1), or zero if nothing remains.
+    /// The lease starts when the leader sends a round of messages that a quorum answers.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
         self.election_timeout_min.saturating_sub(drift).saturating_sub(self.lease_margin)
     }
 
-    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
-    /// Always false in a build without the feature `mutants`.
+    /// Returns whether this replica has the deliberate bug `mutant`, for mutation testing. Always
+    /// false in a build without the feature `mutants`.
     #[cfg(feature = "mutants")]
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 
-    /// Returns whether this replica breaks the rule of `mutant` on purpose (mutation testing).
-    /// Always false in a build without the feature `mutants`.
+    /// Returns whether this replica has the deliberate bug `mutant`, for mutation testing. Always
+    /// false in a build without the feature `mutants`.
     #[cfg(not(feature = "mutants"))]
     #[expect(clippy::unused_self, reason = "the same signature with and without the feature")]
     pub(crate) const fn breaks(&self, _mutant: Mutant) -> bool {
@@ -368,9 +373,9 @@ impl Config {
     }
 }
 
-/// A safety rule that a replica breaks on purpose, to show that the tests detect it (mutation
-/// testing; only in builds with the feature `mutants`). Each variant describes the resulting bug.
-/// The rules are described in `src/guide/guarantees.md`.
+/// A deliberate bug, which makes a replica break one safety rule, to show that the tests detect it
+/// (mutation testing; only in builds with the feature `mutants`). The safety rules are described in
+/// `src/guide/guarantees.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
     /// Deliberate bug: a replica ignores that it has already voted in a term, so it may vote for
@@ -380,72 +385,74 @@ pub enum Mutant {
     VoteBeforeSync,
     /// Deliberate bug: a follower acknowledges entries before they are durable.
     AcknowledgeBeforeSync,
-    /// Deliberate bug: a follower acknowledges all entries of its log, although the leader's
-    /// messages prove only some of them equal to the leader's.
+    /// Deliberate bug: a follower acknowledges all entries of its log, even those that the leader's
+    /// messages do not prove to be equal to the leader's.
     AcknowledgeOwnLast,
-    /// Deliberate bug: a leader counts itself towards the majority before the entry is durable on
-    /// its own disk.
+    /// Deliberate bug: a leader counts its own copy of an entry towards the majority before the
+    /// entry is durable on its disk.
     CountSelfEarly,
-    /// Deliberate bug: a leader commits entries of earlier terms because a majority holds them
-    /// (Figure 8 of the Raft paper).
+    /// Deliberate bug: a leader commits an entry of an earlier term as soon as a majority has
+    /// stored it (Figure 8 of the Raft paper).
     CommitOldTerms,
     /// Deliberate bug: a replica votes for a candidate without checking that the candidate's log is
     /// at least as up to date as its own.
     VoteForShorterLog,
     /// Deliberate bug: half of the replicas count as a quorum, instead of more than half.
     HalfIsQuorum,
-    /// Deliberate bug: a follower truncates its log after every append, so a late duplicate of an
-    /// earlier append removes the entries after it.
+    /// Deliberate bug: a follower truncates its log behind the entries of each append, so a late
+    /// duplicate of an earlier append removes newer entries.
     TruncateAlways,
     /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,
-    /// Deliberate bug: a leader accepts a reply from an earlier term and updates the follower's
-    /// match index from it.
+    /// Deliberate bug: a leader accepts a reply to a message of an earlier term, and updates the
+    /// follower's match index from it.
     ReplyOfOldTerm,
-    /// Deliberate bug: a follower acknowledges a snapshot chunk of an earlier term's leader to the
-    /// current leader.
+    /// Deliberate bug: a follower acknowledges to the current leader a snapshot chunk that it
+    /// received from the leader of an earlier term.
     ChunkReplyOfOldTerm,
-    /// Deliberate bug: a follower adopts the leader's commit index without limiting it to the
-    /// entries that are proven equal to the leader's.
+    /// Deliberate bug: a follower adopts the leader's commit index even beyond the last entry that
+    /// is proven to be equal to the leader's.
     CommitUnclamped,
-    /// Deliberate bug: a leader serves reads before it has committed an entry of its own term.
+    /// Deliberate bug: a leader answers reads before it has committed an entry of its own term.
     ReadBeforeOwnTerm,
-    /// Deliberate bug: a read index counts as confirmed by a round of messages that began before
-    /// the read arrived.
+    /// Deliberate bug: a leader answers a read after a quorum has replied to messages that were
+    /// sent before the read arrived, which do not prove that it still is the leader.
     ReadOnOldRound,
-    /// Deliberate bug: a leader's lease lasts twice as long as it may.
+    /// Deliberate bug: a leader's lease lasts twice as long as is safe.
     LeaseTooLong,
     /// Deliberate bug: a replica votes for another candidate although it has heard from a leader
-    /// within the minimum election timeout.
+    /// within the minimum election timeout, so the leader's lease may still be valid.
     VoteUnderLease,
-    /// Deliberate bug: a replica that has lost its disk votes before it has rejoined.
+    /// Deliberate bug: a replica that has lost its disk grants votes before it has rejoined the
+    /// cluster.
     VoteWhileRejoining,
-    /// Deliberate bug: a replica that has lost its disk acknowledges entries once a majority of the
-    /// members have told it their terms, instead of all members.
+    /// Deliberate bug: a replica that has lost its disk acknowledges entries after a majority of
+    /// the members, instead of all members, has answered its rejoin request.
     RejoinWithoutAll,
-    /// Deliberate bug: a replica that has lost its disk is a full member again before its log has
-    /// reached the leader's last entry.
+    /// Deliberate bug: a replica that has lost its disk counts as a full member again before its
+    /// log contains the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// Deliberate bug: the period in which a follower votes for no other replica starts before the
-    /// follower received the leader's message.
+    /// Deliberate bug: the time for which a follower grants no votes is counted from before the
+    /// leader's message arrived, so it may end before the leader's lease.
     PromiseBeforeReceipt,
     /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
     /// because the first reply was lost, is applied twice.
     ApplyTwice,
     /// Deliberate bug: a batch of several operations that is in the log twice is applied twice.
     ApplyBatchTwice,
-    /// Deliberate bug: a batch of several operations becomes two log entries.
+    /// Deliberate bug: a batch of several operations becomes two log entries, so it is not applied
+    /// atomically.
     TearBatch,
-    /// Deliberate bug: a replica that installs a snapshot loses the deduplication table, so a
-    /// repeated request is applied again.
+    /// Deliberate bug: installing a snapshot clears the deduplication table, so a request that is
+    /// sent again is applied again.
     SnapshotWithoutSessions,
-    /// Deliberate bug: a completed sync counts for an entry that was replaced while the sync was
-    /// running.
+    /// Deliberate bug: a completed sync makes an entry count as durable although the entry was
+    /// replaced during the sync.
     SyncOfReplacedEntry,
     /// Deliberate bug: a failed sync of the disk counts as completed.
     IgnoreFailedSync,
-    /// Deliberate bug: when a replica starts, it does not write the last block of log records
-    /// again, although an earlier sync of that block may have failed.
+    /// Deliberate bug: a replica that starts does not rewrite the last block of its log, although
+    /// an earlier sync of the block may have failed.
     TrustLastBlock,
     /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
     /// can lose the segment's name.
@@ -456,31 +463,31 @@ pub enum Mutant {
     /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
     /// cut can lose the name.
     UnsyncedSnapshotName,
-    /// Deliberate bug: a replica that starts deletes obsolete files before the directory entries of
-    /// the files that replace them are synced.
+    /// Deliberate bug: a replica that starts deletes obsolete files before it has synced the
+    /// directory entries of the files that replace them.
     DeleteBeforeSync,
-    /// Deliberate bug: the checksums of log sectors are not verified when the log is read.
+    /// Deliberate bug: the checksums of the log's sectors are not verified when the log is read.
     IgnoreSectorChecksum,
-    /// Deliberate bug: when the log is read, the link from each block and segment to the previous
-    /// one is not verified.
+    /// Deliberate bug: the links from each block and segment of the log to the previous one are not
+    /// verified when the log is read.
     IgnoreChain,
-    /// Deliberate bug: a sector without data counts as the torn end of the log even if data follows
-    /// it.
+    /// Deliberate bug: an empty sector counts as the end of the log even if data follows it, so
+    /// entries after it are lost silently.
     TruncateDamage,
-    /// Deliberate bug: a damaged sector counts as the torn end of the log, so entries after it are
-    /// lost silently.
+    /// Deliberate bug: a damaged sector counts as the end of the log after an incomplete write, so
+    /// entries after it are lost silently.
     TruncateDamagedSector,
-    /// Deliberate bug: a leader sets the replicated clock to its own wall clock, without the
-    /// agreement of a majority.
+    /// Deliberate bug: a leader sets the replicated clock to its own wall clock, even if a quorum's
+    /// wall clocks have not reached that time.
     FollowWallClock,
-    /// Deliberate bug: a read is served from a state whose replicated clock has not reached the
+    /// Deliberate bug: a replica answers a read from a state whose replicated clock is behind the
     /// time at which the read was confirmed.
     ReadBeforeClock,
-    /// Deliberate bug: a replica does not remember the starts that each peer has announced, so a
-    /// peer that was restored from an older copy of its disk is accepted.
+    /// Deliberate bug: a replica does not remember the starts that each peer has announced, so it
+    /// accepts a peer whose disk was restored from an older copy.
     AcceptOldCopy,
-    /// Deliberate bug: a peer is accepted although the list of its recent starts lacks the start
-    /// that was last seen, so a wiped and newly bootstrapped peer is accepted.
+    /// Deliberate bug: a replica accepts a peer whose list of recent starts lacks the start that
+    /// was last announced, so it accepts a peer whose data was wiped and bootstrapped again.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.
@@ -492,7 +499,7 @@ pub enum Mutant {
     RemoveLatestSnapshotEarly,
     /// Deliberate bug: a replica installs a leader's snapshot although its own state is newer.
     InstallOlderSnapshot,
-    /// Deliberate bug: a replica combines chunks of different snapshots into one.
+    /// Deliberate bug: a replica combines chunks of different snapshots into one snapshot.
     MixChunks,
     /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,

@@ -17,24 +17,23 @@ use crate::types::{EntryId, Index, Term};
 
 /// Length in bytes of the header of an encoded log entry (record). The payload follows the header.
 pub const HEADER_BYTES: usize = 25;
-/// Largest length in bytes of an encoded log entry (record) that [`Entry::decode`] accepts: a
-/// header and 64 MiB of payload.
+/// Maximum length in bytes of an encoded log entry (record): a header and 64 MiB of payload.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
-/// Minimum number of bytes that a [`RecordBuffer`] allocates at a time, to encode many small
-/// entries in one allocation.
+/// Minimum number of bytes that a [`RecordBuffer`] allocates at a time, so that many small entries
+/// share one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What a log entry is for: to begin a leader's term, or to carry a batch.
+/// The kind of a log entry: it begins a leader's term, or carries a batch of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// An entry without payload, which each new leader appends first (§8). Applying it has no
-    /// effect.
+    /// An entry without payload, which a new leader appends first (Raft paper, section 8). Applying
+    /// it has no effect.
     NoOp,
     /// An entry that carries a batch of operations for the state machine.
     Command,
 }
 
-/// A log entry with its encoded record. Clones share the record's bytes.
+/// A log entry, stored in its encoded form (record). Clones share the memory of the record.
 ///
 /// Invariant: `record` is a complete, valid record with this id and kind.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub struct Entry {
 /// The reason why bytes could not be decoded as a record (an encoded log entry).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// There are fewer bytes than the header or the record needs.
+    /// There are fewer bytes than the header or the whole record needs.
     #[error("truncated log record: {have} bytes of {need}")]
     Short {
         /// Number of bytes that are present.
@@ -55,16 +54,16 @@ pub enum RecordError {
         /// Number of bytes that the header or the whole record needs.
         need: usize,
     },
-    /// The length field is below [`HEADER_BYTES`] or above [`RECORD_BYTES_MAX`].
+    /// The length field of the record is below [`HEADER_BYTES`] or above [`RECORD_BYTES_MAX`].
     #[error(
         "invalid log record: its length field is {length} bytes, it must be {HEADER_BYTES} to \
              {RECORD_BYTES_MAX}"
     )]
     Length {
-        /// Value of the length field, in bytes.
+        /// Value of the record's length field, in bytes.
         length: usize,
     },
-    /// The checksum in the header does not match the record's bytes.
+    /// The checksum in the record's header does not match the record's bytes.
     #[error("damaged log record: checksum {computed:08x}, expected {stored:08x}")]
     Checksum {
         /// CRC-32C checksum computed from the record's bytes.
@@ -72,10 +71,11 @@ pub enum RecordError {
         /// CRC-32C checksum stored in the record's header.
         stored: u32,
     },
-    /// The byte for the entry's kind has a value that this version of the program does not know.
+    /// The byte for the kind of the entry has a value that this version of the program does not
+    /// know.
     #[error("log record with unknown kind {0}; was it written by a newer version?")]
     Kind(u8),
-    /// The entry's term or index is zero.
+    /// The term or the index of the entry is zero.
     #[error("log record with invalid id {0}: term and index start at 1")]
     Id(EntryId),
 }
@@ -118,18 +118,18 @@ impl Entry {
         self.kind
     }
 
-    /// Returns the entry's encoded record, as it is sent to peers and written to disk.
+    /// Returns the encoded entry (record), as it is sent to peers and written to disk.
     pub fn record(&self) -> &Bytes {
         &self.record
     }
 
-    /// Returns the entry's payload: an encoded batch; empty for a no-op.
+    /// Returns the entry's payload, which is an encoded batch of operations; empty for a no-op.
     pub fn payload(&self) -> &[u8] {
         &self.record[HEADER_BYTES..]
     }
 
-    /// Removes the first record from `bytes`, validates it, and returns its entry. The entry shares
-    /// the memory of `bytes`.
+    /// Decodes and validates the record (encoded log entry) at the front of `bytes`, removes it,
+    /// and returns the entry, which shares its memory.
     ///
     /// # Errors
     /// If `bytes` does not start with a complete, valid record. `bytes` is then unchanged.
@@ -167,20 +167,20 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// Returns the length in bytes of a record with this payload.
+/// Returns the length in bytes of the record (encoded log entry) with this payload.
 pub fn record_bytes(payload: &[u8]) -> usize {
     HEADER_BYTES + payload.len()
 }
 
-/// Buffer in which a leader encodes entries, so that many small entries share one allocation.
+/// A buffer in which a leader encodes log entries, so that many small entries share one allocation.
 #[derive(Debug, Default)]
 pub struct RecordBuffer {
     buffer: BytesMut,
 }
 
 impl RecordBuffer {
-    /// Encodes an entry with this id, kind and payload in the buffer, and returns the entry. Panics
-    /// if the record would exceed [`RECORD_BYTES_MAX`]: callers must reject larger requests.
+    /// Encodes and returns an entry with this id, kind and payload. Panics if its record would
+    /// exceed [`RECORD_BYTES_MAX`], so callers must refuse larger requests.
     pub fn encode(&mut self, id: EntryId, kind: EntryKind, payload: &[u8]) -> Entry {
         let length = record_bytes(payload);
         assert!(

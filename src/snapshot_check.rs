@@ -6,12 +6,11 @@ use crate::kv::{SnapshotMark, SnapshotReader, StateMachine};
 use crate::raft::SnapshotId;
 use crate::storage::SnapshotCheck;
 
-/// Decodes a snapshot file into a state machine, verifying its checksums.
+/// Loads a snapshot file into a new state machine, and verifies the file's checksums.
 #[derive(Debug, Default)]
 pub struct SnapshotLoader(SnapshotReader);
 
-/// Verifies a snapshot file without building a state machine from it, and so without using the
-/// memory that this would need.
+/// Verifies a snapshot file without loading it into a state machine, which would take much memory.
 #[derive(Debug)]
 pub struct SnapshotVerifier(SnapshotReader);
 
@@ -23,7 +22,7 @@ impl Default for SnapshotVerifier {
 
 #[cfg(feature = "mutants")]
 impl SnapshotLoader {
-    /// Returns a loader that deliberately does not verify checksums, for mutation testing.
+    /// Deliberate bug for mutation testing: returns a loader that does not verify checksums.
     pub fn trusting() -> SnapshotLoader {
         let mut reader = SnapshotReader::default();
         reader.trust();
@@ -33,7 +32,7 @@ impl SnapshotLoader {
 
 #[cfg(feature = "mutants")]
 impl SnapshotVerifier {
-    /// Returns a verifier that deliberately does not verify checksums, for mutation testing.
+    /// Deliberate bug for mutation testing: returns a verifier that does not verify checksums.
     pub fn trusting() -> SnapshotVerifier {
         let mut reader = SnapshotReader::checking();
         reader.trust();
@@ -67,8 +66,8 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
-/// Converts `mark`, a snapshot's id in the state machine, to the snapshot's id in Raft messages.
-/// Both contain the id of the last entry, the length and the checksum.
+/// Converts the mark by which the state machine identifies a snapshot to the snapshot id of Raft
+/// messages. Both contain the id of the last log entry, the length and the checksum.
 pub fn snapshot_id(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

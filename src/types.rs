@@ -9,106 +9,107 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u16);
 
-/// An election term (§5.1). A new replica starts in term 0, which has no leader.
+/// An election term (Raft paper, section 5.1). A new replica starts in term 0, which has no leader.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u64);
 
-/// The index of a log entry. The first entry has index 1; [`Index::ZERO`] precedes it.
+/// The index of a log entry. The first entry has index 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Index(pub u64);
 
-/// The id of a log entry: its term and index. Two logs that contain the same id are identical up to
-/// that entry (Log Matching, §5.3).
+/// The id of a log entry: its term and index. Two logs that contain an entry with the same id are
+/// identical up to this entry (Log Matching, section 5.3 of the Raft paper).
 ///
-/// Ordered by term and then by index, which is how voters compare logs (§5.4.1).
+/// Ordered by term and then by index, which is how voters compare logs (section 5.4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
-    /// The term of the leader that created the entry.
+    /// The term of the leader that created the log entry.
     pub term: Term,
-    /// The entry's index in the log.
+    /// The position of the entry in the log.
     pub index: Index,
 }
 
-/// The number of a round of messages. A round is all messages that a leader sends after it has
-/// handled one batch of inputs. Round numbers increase within a term, and a reply contains the
-/// round number of the message that it answers. Leases, read indexes and round-trip times are based
-/// on round numbers.
+/// The number of a round of messages: all messages that a leader sends in one step. A reply
+/// contains the number of the round that it answers. The leader uses these numbers for leases, read
+/// indexes and round-trip times. They increase within a term.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
-/// Sequence number of a job of the log writer, the pipeline stage that writes and syncs the log.
-/// The first job of a process has number 1.
+/// Sequence number of a write job of the log writer, which writes log entries to disk and syncs
+/// them. The first job of a process has number 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct JobSequence(pub u64);
 
-/// Id of a client: of a connection to the server, or of a client in the university course's
-/// simulator, which writes the id as four hexadecimal digits. For batches of requests, the server
-/// uses a constant client id.
+/// Id of a client: a connection to the server, or a client in the university course's simulator,
+/// which writes the id as four hexadecimal digits. For batches of requests, the server uses a
+/// constant client id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
-/// Id of a client's request or of a batch of requests, chosen by the sender. A request that is sent
-/// again keeps its id. The consensus core does not interpret the bytes; for a request from the
-/// university course's simulator, they are the simulator's message id.
+/// Id of a client's request or of a batch of requests, chosen by the sender, which uses the same id
+/// when it sends the request again. The consensus core does not interpret it; in the university
+/// course's simulator, it is the message id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestId(pub [u8; 16]);
 
-/// The id of a request or of a batch of requests, unique in the cluster: the client and the
-/// client's own id for the request.
+/// The id of a request or of a batch of requests, unique in the cluster. It consists of the
+/// client's id and an id that the client chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RequestKey {
     /// The client that sent the request.
     pub client: ClientId,
-    /// The request's id, unique among the requests of this client.
+    /// The id of the request, unique among the requests of the client.
     pub request: RequestId,
 }
 
-/// A reading of the driver's monotonic clock, in nanoseconds since an origin that the driver
-/// chooses. Readings of different replicas cannot be compared.
+/// A reading of the monotonic clock, in nanoseconds since an arbitrary origin. Readings of
+/// different replicas cannot be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);
 
-/// Role of a replica in Raft, with a separate role for a candidate that is still asking for
-/// pre-votes.
+/// The role of a replica in Raft. A candidate that is still asking for pre-votes has a role of its
+/// own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RoleName {
-    /// The replica is following a leader, or waiting to hear from one.
+    /// The replica follows a leader, or waits to hear from one.
     Follower,
-    /// The replica is campaigning and asking for pre-votes, without having increased its term.
+    /// The replica asks for pre-votes, to find out whether it could win an election before it
+    /// increases its term.
     PreCandidate,
-    /// The replica is campaigning in a new term and asking for votes.
+    /// The replica asks for votes in a new term.
     Candidate,
     /// The replica is the leader of its current term.
     Leader,
 }
 
-/// The condition of a replica's disk, as followers report it to the leader.
+/// The condition of a replica's disk, which followers report to the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskState {
-    /// Writes are completing, and free disk space is above the reserve.
+    /// The disk is healthy: writes complete, and there is enough free space.
     #[default]
     Healthy,
-    /// Free disk space is below the reserve.
+    /// The disk is low on space: free space is below the reserve, the minimum at which the replica
+    /// accepts writes.
     Low,
-    /// The disk is stalled: writes are waiting, and none has completed for
+    /// The disk is stalled: writes are pending, and none has completed for
     /// `Config::disk_stall_timeout`.
     Stalled,
 }
 
-/// Whether a client's request changes the state machine.
+/// Whether a client's request may change the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
-    /// A write: the request becomes a log entry.
+    /// A write, which becomes a log entry.
     Write,
-    /// A read: the request is answered linearizably without a log entry (§8).
+    /// A linearizable read, which is answered without a log entry (Raft paper, section 8).
     Read,
 }
 
 impl Index {
-    /// The index before the first entry.
+    /// The index before that of the first entry of a log.
     pub const ZERO: Index = Index(0);
-    /// Exclusive upper bound on the indexes in messages between replicas: a message with this or a
-    /// larger index is rejected as malformed. No log reaches it in practice.
+    /// Exclusive upper bound of the indexes in messages between replicas: a message with a larger
+    /// index is rejected as malformed. No log ever gets this long.
     pub const MAX: Index = Index(1 << 62);
 
     /// Returns the index after this one.
@@ -125,7 +126,7 @@ impl Index {
 }
 
 impl Term {
-    /// The largest valid term, 2^63 - 1: encodings reserve the highest bit of the 64-bit integer.
+    /// The largest valid term, 2^63 - 1, because encodings reserve the highest bit.
     pub const MAX: Term = Term(u64::MAX >> 1);
 
     /// Returns the term after this one, or [`Term::MAX`] if this is the largest term.
@@ -136,7 +137,7 @@ impl Term {
 }
 
 impl Round {
-    /// Returns the round number after this one.
+    /// Returns the number of the round after this one.
     #[must_use]
     pub const fn next(self) -> Round {
         Round(self.0 + 1)
@@ -144,7 +145,7 @@ impl Round {
 }
 
 impl JobSequence {
-    /// Returns the job number after this one.
+    /// Returns the number of the job after this one.
     #[must_use]
     pub const fn next(self) -> JobSequence {
         JobSequence(self.0 + 1)
@@ -152,10 +153,10 @@ impl JobSequence {
 }
 
 impl EntryId {
-    /// The id before that of the first entry of every log: term 0, index 0.
+    /// The id before that of the first entry of a log: term 0, index 0.
     pub const ZERO: EntryId = EntryId { term: Term(0), index: Index(0) };
 
-    /// Returns the entry id with this term and index, given as plain numbers.
+    /// Returns the entry id with this term and index.
     #[must_use]
     pub const fn new(term: u64, index: u64) -> EntryId {
         EntryId { term: Term(term), index: Index(index) }
@@ -163,9 +164,9 @@ impl EntryId {
 }
 
 impl Instant {
-    /// The origin of the monotonic clock.
+    /// The origin of the monotonic clock, before all of its readings.
     pub const ZERO: Instant = Instant(0);
-    /// An instant after every reading of the clock; stands for "never".
+    /// An instant after all readings of the monotonic clock, which stands for "never".
     pub const MAX: Instant = Instant(u64::MAX);
 
     /// Returns the time that has passed from `earlier` to this instant, or zero if `earlier` is
@@ -184,23 +185,24 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
-/// Round-trip time of messages and its variation, both smoothed as in TCP (RFC 6298, section 2).
+/// Estimate of a round-trip time and its variation, both smoothed as in TCP (RFC 6298, section 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoundTrip {
-    /// The smoothed round-trip time.
+    /// Smoothed average of the measured round-trip times.
     pub smoothed: Duration,
-    /// The smoothed absolute difference between a round trip and `smoothed`.
+    /// Smoothed average of the absolute differences between measured round-trip times and
+    /// `smoothed`.
     pub variation: Duration,
 }
 
 impl RoundTrip {
-    /// Returns the estimate after the first measured round-trip time.
+    /// Returns the estimate after the first measurement, `time`.
     #[must_use]
     pub fn first(time: Duration) -> RoundTrip {
         RoundTrip { smoothed: time, variation: time / 2 }
     }
 
-    /// Updates the estimate with a measured round-trip time.
+    /// Updates the estimate with another measurement, `time`.
     pub fn add(&mut self, time: Duration) {
         self.variation = (self.variation * 3 + self.smoothed.abs_diff(time)) / 4;
         self.smoothed = (self.smoothed * 7 + time) / 8;

@@ -22,13 +22,16 @@ use crate::kv::commands::items::{Items, put_item};
 use crate::kv::operation::Operation;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// A batch of operations, borrowed from the bytes that it was decoded from.
+/// A decoded batch: operations for the state machine that are replicated as the payload of one log
+/// entry, or sent as one read. Borrows the encoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
-    /// Key that identifies the batch. All copies of the batch have the same key.
+    /// Unique id of the batch. If the batch is in the log more than once, every occurrence has the
+    /// same key.
     pub key: RequestKey,
-    /// Whether more than one copy of the batch may be in the log. If so, only the first copy is
-    /// applied, and its outcomes are stored for the others. All copies have the same flag.
+    /// Whether the batch may be in the log more than once, because it may have been sent to the
+    /// leader again. If so, only its first occurrence is applied, and its outcomes are stored as
+    /// the result of later occurrences. Every occurrence has the same flag.
     pub may_repeat: bool,
     /// Number of operations in the batch.
     count: u32,
@@ -39,25 +42,25 @@ pub struct Batch<'a> {
 /// write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// The encoding (an rkyv archive) is corrupt or has an unknown format version.
+    /// The encoding (an archive of the library rkyv) is corrupt or has an unknown format version.
     #[error("batch of {length} bytes is damaged or of an unknown format version")]
     Damaged {
         /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
-    /// The payload is longer or shorter than the encoding of the decoded batch.
+    /// The payload has missing or surplus bytes: its length is not what its content requires.
     #[error("batch has {length} bytes, but its fields take {expected}")]
     Length {
         /// Actual length of the payload in bytes.
         length: usize,
-        /// Length in bytes that the encoding of the decoded batch has.
+        /// Length in bytes that the payload should have, computed from its content.
         expected: usize,
     },
-    /// The rkyv archive is intact, but its content is invalid: the list is malformed, the number of
-    /// operations is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
+    /// The rkyv archive is intact, but its content is invalid: the list of operations is malformed,
+    /// their number is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
     #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
     Meaningless {
-        /// Length in bytes of the payload that was rejected.
+        /// Length in bytes of the rejected payload.
         length: usize,
     },
     /// The batch was sent as a read, but an operation in it is invalid or may change the state, so
@@ -66,8 +69,8 @@ pub enum BatchError {
     NotARead,
 }
 
-/// A group of consecutive operations of a batch. The memory that they access is prefetched for all
-/// of them at once, so that the cache misses overlap.
+/// A group of consecutive operations of a batch. The memory that the operations access is
+/// prefetched for the whole group at once, so that the cache misses overlap.
 #[derive(Debug)]
 pub struct Group<'a> {
     operations: [Option<Operation<'a>>; GROUP_MAX],
@@ -75,37 +78,42 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// Returns the operations of the group, in order; `None` stands for an invalid one.
+    /// Returns the operations of this group (consecutive operations of a batch), in order; `None`
+    /// for an operation that could not be decoded.
     pub fn operations(&self) -> &[Option<Operation<'a>>] {
         &self.operations[..self.len]
     }
 }
 
-/// A builder that encodes batches, one after another.
+/// A builder that encodes batches of operations, one batch after another.
 #[derive(Debug, Default)]
 pub struct BatchBuffer {
-    /// The encoded operations of the unfinished batch.
+    /// The encoded operations of the batch that is being built.
     bytes: Vec<u8>,
     count: u32,
     flags: u8,
-    /// Length in bytes of the previous batch. This much memory is reserved for the next batch.
+    /// Length in bytes of the previous batch, used as an estimate of how much memory to reserve for
+    /// the next batch.
     previous_len: usize,
 }
 
-/// Maximum number of operations of a batch. It bounds the work for one log entry, and the memory
-/// that is allocated for a batch with a forged number of operations.
+/// Maximum number of operations of a batch. It limits the work for one log entry, and the memory
+/// that is allocated for a corrupt batch with a huge number of operations.
 pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 
 /// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
 /// processor keeps in flight.
 pub const GROUP_MAX: usize = 16;
 
-/// Flag of a batch of which more than one copy may be in the log.
+/// Flag in an encoded batch: the batch may be in the log more than once, so only its first
+/// occurrence may be applied.
 const MAY_REPEAT: u8 = 1;
-/// Flag of a batch with an [`Operation::ResetClock`], whose time the leader fills in.
+/// Flag in an encoded batch: the batch contains an [`Operation::ResetClock`], so the leader must
+/// fill in the time before it appends the batch to the log.
 const RESETS_CLOCK: u8 = 2;
 
-/// The encoded (archived) form of a batch.
+/// The fixed-size part of an encoded batch, in the archive format of the library rkyv. It follows
+/// the encoded operations.
 #[derive(Archive, Serialize)]
 struct Record {
     client: u32,
@@ -116,8 +124,9 @@ struct Record {
     operations: usize,
 }
 
-/// Encodes a length in bytes as a reference to that many bytes directly before this record, which
-/// the serializer has already written.
+/// Serializer of the field `operations` of a [`Record`]: writes the length of the encoded
+/// operations as an rkyv reference to these bytes, which have already been written directly before
+/// the record.
 struct BytesBefore;
 
 impl ArchiveWith<usize> for BytesBefore {
@@ -139,18 +148,19 @@ impl<S: Fallible + Positional + Writer<S::Error> + ?Sized> SerializeWith<usize, 
 
 /// Length in bytes of an encoded batch without operations.
 const RECORD_BYTES: usize = size_of::<Archived<Record>>();
-/// Number of bytes in front of each encoded operation in a batch: they hold the operation's length.
+/// Number of bytes in front of each encoded operation in a batch, which contain the operation's
+/// length.
 const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
-    /// Returns the encoding of a batch that contains only this operation. More than one copy of the
-    /// batch may be in the log.
+    /// Returns an encoded batch that contains only `operation`. Marks the batch as one that may be
+    /// in the log more than once, so that replicas apply only its first occurrence.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }
 
-    /// Returns the encoding of a batch with these operations. `may_repeat` says whether more than
-    /// one copy of it may be in the log.
+    /// Returns an encoded batch of the given operations. `may_repeat` must be true if the batch may
+    /// be in the log more than once.
     pub fn encode<'o, 'p: 'o>(
         key: RequestKey,
         may_repeat: bool,
@@ -163,16 +173,17 @@ impl<'a> Batch<'a> {
         buffer.finish(key, may_repeat)
     }
 
-    /// Returns the length in bytes of the encoding that [`Batch::one`] returns for this operation.
+    /// Returns the length in bytes of the encoded batch that [`Batch::one`] returns for
+    /// `operation`.
     pub fn encoded_len_of_one(operation: &Operation<'_>) -> usize {
         RECORD_BYTES + OPERATION_HEAD_BYTES + operation.encoded_len()
     }
 
-    /// Decodes a batch from the payload of a log entry or a read. Its operations are not decoded
-    /// yet.
+    /// Decodes a batch from the payload of a log entry or of a read. Its operations are decoded
+    /// later, one by one.
     ///
     /// # Errors
-    /// If the bytes are not exactly one batch.
+    /// If the payload is not exactly one valid batch.
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         let length = bytes.len();
         let record = access(bytes)?;
@@ -206,12 +217,14 @@ impl<'a> Batch<'a> {
         self.count == 0
     }
 
-    /// Iterates over the operations, in order; `None` stands for an invalid one.
+    /// Iterates over the operations, in order, and decodes each; `None` for an operation that is
+    /// invalid.
     pub fn operations(&self) -> impl Iterator<Item = Option<Operation<'a>>> + use<'a> {
         self.operations.iter().map(|bytes| Operation::decode(bytes).ok())
     }
 
-    /// Iterates over the operations after the first `count`, in groups of up to [`GROUP_MAX`].
+    /// Skips the first `count` operations and iterates over the others, in groups of up to
+    /// [`GROUP_MAX`] operations.
     pub fn groups_after(&self, count: usize) -> impl Iterator<Item = Group<'a>> + use<'a> {
         let mut rest = self.operations().skip(count);
         std::iter::from_fn(move || {
@@ -224,21 +237,21 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Iterates over the encoded operations, in order.
+    /// Iterates over the operations in encoded form, in order.
     pub fn encoded_operations(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.operations.iter()
     }
 
-    /// Returns whether this payload is a batch that contains an [`Operation::ResetClock`]. O(1).
+    /// Returns whether `payload` is a batch that contains an [`Operation::ResetClock`]. O(1).
     pub fn resets_clock(payload: &[u8]) -> bool {
         access(payload).is_ok_and(|record| record.flags & RESETS_CLOCK != 0)
     }
 
-    /// Returns a copy of the batch `payload` in which each [`Operation::ResetClock`] has the time
-    /// `millis`, in milliseconds since 1970.
+    /// Returns a copy of the encoded batch `payload` in which the time of each
+    /// [`Operation::ResetClock`] is `millis`, in milliseconds since 1970.
     ///
     /// # Errors
-    /// If the payload is not a batch.
+    /// If `payload` is not a valid batch.
     pub fn with_reset_time(payload: &[u8], millis: u64) -> Result<Bytes, BatchError> {
         let batch = Batch::decode(payload)?;
         let mut buffer = BatchBuffer::default();
@@ -256,8 +269,8 @@ fn access(bytes: &[u8]) -> Result<&Archived<Record>, BatchError> {
 }
 
 impl BatchBuffer {
-    /// Adds an operation that [`Operation::encode`] has encoded. The batch must have fewer than
-    /// [`BATCH_OPERATIONS_MAX`] operations.
+    /// Adds an operation, encoded by [`Operation::encode`], to the batch that is being built. The
+    /// batch must have fewer than [`BATCH_OPERATIONS_MAX`] operations.
     pub fn push(&mut self, operation: &[u8]) {
         assert!(self.len() < BATCH_OPERATIONS_MAX, "a batch has {} operations", self.count);
         if self.bytes.capacity() == 0 {
@@ -270,23 +283,23 @@ impl BatchBuffer {
         }
     }
 
-    /// Returns the number of operations of the unfinished batch.
+    /// Returns the number of operations of the batch that is being built.
     pub fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Returns whether the unfinished batch has no operations.
+    /// Returns whether the batch that is being built has no operations.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Returns the length in bytes that the batch would have if it were finished now.
+    /// Returns the length in bytes of the encoding that [`BatchBuffer::finish`] would return now.
     pub fn encoded_len(&self) -> usize {
         self.bytes.len() + RECORD_BYTES
     }
 
-    /// Finishes the batch: returns its encoding, and begins an empty batch. `may_repeat` says
-    /// whether more than one copy of the batch may be in the log.
+    /// Returns the encoding of the batch that was built, and begins a new, empty batch.
+    /// `may_repeat` must be true if the batch may be in the log more than once.
     pub fn finish(&mut self, key: RequestKey, may_repeat: bool) -> Bytes {
         let length = self.encoded_len();
         let mut bytes = std::mem::take(&mut self.bytes);

@@ -23,26 +23,27 @@ use crate::kv::values::digest::{Digest, fingerprint, mix};
 
 /// A client session expires when no request has used it for this many milliseconds: one day.
 const LIFETIME: Millis = 24 * 60 * 60 * 1_000;
-/// Number of latest requests whose outcomes a client session stores for retries.
+/// Number of a client session's latest requests whose outcomes are stored, so that a retry of such
+/// a request gets the outcome of the original.
 const OUTCOMES_MAX: usize = 64;
-/// Maximum encoded length in bytes of an outcome that a session stores for retries. For a longer
-/// one, only the fact that the request was applied is stored.
+/// Maximum encoded length in bytes of an outcome that a client session stores for retries. For a
+/// longer outcome, the session stores only that the request was applied.
 const ENCODED_OUTCOME_BYTES_MAX: usize = 1 << 10;
 /// Maximum number of client sessions. Above it, the least recently used sessions are closed.
 const SESSIONS_MAX: usize = 16_384;
 /// Maximum memory usage of all client sessions combined, in bytes. Above it, the least recently
 /// used sessions are closed.
 const BYTES_MAX: usize = 64 << 20;
-/// Approximate memory overhead of a client session, in bytes, not counting its stored outcomes.
+/// Approximate memory overhead of a client session, in bytes, excluding its stored outcomes.
 const SESSION_BYTES: usize = 256;
-/// Approximate memory overhead of a stored outcome, in bytes, not counting its encoding.
+/// Approximate memory overhead of a stored outcome, in bytes, excluding the encoded outcome itself.
 const OUTCOME_BYTES: usize = 64;
 
-/// All client sessions, ordered by id.
+/// All open client sessions.
 ///
-/// Invariant: `digest` is the sum of the hashes of all sessions, `bytes` the sum of their memory
-/// usages in bytes; `by_use` maps the number of the operation that used a session last to the
-/// session's id.
+/// Invariant: `digest` is the sum of the hashes of all sessions, and `bytes` is their total memory
+/// usage. `by_use` maps the number of the operation that last used a session to the session's id,
+/// so its first element is the least recently used session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
     /// Client sessions by id. Snapshots share their memory (copy-on-write).
@@ -52,40 +53,42 @@ pub(super) struct ClientSessions {
     bytes: usize,
 }
 
-/// A client session: the number of its latest request, the operation and time of its latest use,
-/// and the outcomes of its latest requests, stored for retries.
+/// The state of a client session, which executes each numbered request of a client only once: when
+/// the session was last used, and the outcomes of its latest requests, stored for retries.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSession {
-    /// Number of the session's latest request; 0 if there was none.
+    /// Sequence number of the session's latest request; 0 if it had no request yet.
     last_sequence: u64,
-    /// Number of the operation that used the session last.
+    /// Number of the operation that last used the session. Operations of the state machine are
+    /// numbered in log order.
     last_used: u64,
-    /// Reading of the replicated clock, in milliseconds since 1970, when the session was used last.
+    /// Reading of the replicated clock, in milliseconds since 1970, when the session was last used.
     last_used_at: Millis,
     /// Outcomes of the session's latest requests, oldest first; the last element belongs to request
     /// `last_sequence`.
     outcomes: VecDeque<StoredOutcome>,
-    /// Sum of the hashes of the session's stored outcomes.
+    /// Sum of the hashes of the session's stored outcomes, part of the state's digest.
     digest: Digest,
     /// Approximate memory usage of the session's stored outcomes, in bytes.
     bytes: usize,
 }
 
-/// The stored outcome of a request, returned when the client sends the request again.
+/// The outcome of a request of a client session, stored so that it can be returned if the client
+/// sends the request again.
 #[derive(Debug, Clone)]
 struct StoredOutcome {
     /// Hash of the request, to detect a different request that reuses its sequence number.
     request_hash: u64,
-    /// The encoded outcome; `None` if it is too long to be stored.
+    /// The encoded outcome of the request; `None` if it was too long to be stored.
     outcome: Option<Bytes>,
 }
 
-/// What to do with a request of a client session.
+/// What to do with a request of a client session: execute it, or reply without executing it.
 pub(super) enum Decision {
-    /// The request has the session's next number: execute it and store its outcome.
+    /// Execute the request, which has the session's next sequence number, and store its outcome.
     Execute,
-    /// The request does not have the session's next number: do not execute it, reply with the
-    /// stored outcome or an error.
+    /// Do not execute the request, but reply with this outcome: the stored outcome of an earlier
+    /// request with this sequence number, or an error.
     Reply(Outcome),
 }
 
@@ -105,17 +108,17 @@ impl StoredOutcome {
         OUTCOME_BYTES + self.outcome.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Returns the hash of this stored outcome and of the number `sequence` of its request. The
-    /// session's digest is the sum of these hashes.
+    /// Returns a hash of this stored outcome and the sequence number of its request. The session's
+    /// digest is the sum of these hashes.
     fn hash_at(&self, sequence: u64) -> u64 {
         let outcome =
             self.outcome.as_ref().map_or(0, |bytes| fingerprint(self.request_hash, bytes));
         mix(mix(sequence, self.request_hash), outcome)
     }
 
-    /// Returns the reply to a repeated request: the stored outcome, or an error if `hash`, the hash
-    /// of the repeated request, differs from that of the original request, or if the outcome was
-    /// too long to be stored.
+    /// Returns the reply to a request with the hash `hash` that has the same sequence number as
+    /// this stored outcome: the outcome, or an error if the outcome was too long to be stored, or
+    /// if the hashes show that the two requests differ.
     fn reply(&self, hash: u64) -> Outcome {
         if hash != self.request_hash {
             return Outcome::error(
@@ -137,15 +140,15 @@ impl ClientSession {
         SESSION_BYTES + self.bytes
     }
 
-    /// Returns the hash of the session and its `id`. The digest of all sessions is the sum of these
-    /// hashes.
+    /// Returns a hash of the client session and its `id`. The sum of these hashes over all sessions
+    /// is part of the state's digest.
     pub(super) fn hash(&self, id: u64) -> u64 {
         [self.last_sequence, self.last_used, self.last_used_at, self.digest.salted(0)]
             .into_iter()
             .fold(id, mix)
     }
 
-    /// Returns the number of the oldest request whose outcome is stored; the number of the next
+    /// Returns the sequence number of the oldest request whose outcome is stored, or of the next
     /// request if no outcome is stored.
     fn oldest(&self) -> u64 {
         self.last_sequence + 1 - self.outcomes.len() as u64
@@ -185,7 +188,7 @@ impl ClientSession {
         }
     }
 
-    /// Encodes the session and its id for a snapshot.
+    /// Appends the client session and its id to `out`, encoded for a snapshot.
     pub(super) fn encode(&self, id: u64, out: &mut Vec<u8>) {
         for number in [id, self.last_sequence, self.last_used, self.last_used_at] {
             out.put_u64_le(number);
@@ -200,8 +203,8 @@ impl ClientSession {
         }
     }
 
-    /// Decodes the id and the session that [`ClientSession::encode`] wrote. `None` if the bytes are
-    /// malformed.
+    /// Decodes a client session and its id, encoded by [`ClientSession::encode`], and removes them
+    /// from the front of `from`; `None` if the bytes are malformed.
     pub(super) fn decode(from: &mut &[u8]) -> Option<(u64, ClientSession)> {
         let mut number = || from.try_get_u64_le().ok();
         let (id, last_sequence) = (number()?, number()?);
@@ -230,28 +233,29 @@ impl ClientSession {
 }
 
 impl ClientSessions {
-    /// Returns the sum of the hashes of all sessions.
+    /// Returns the sum of the hashes of all client sessions, which is part of the state's digest.
     pub(super) fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Returns the number of open sessions.
+    /// Returns the number of open client sessions.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Returns the approximate memory usage of all sessions combined, in bytes. O(1).
+    /// Returns the approximate memory usage of all client sessions combined, in bytes. O(1).
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the id and the current state of each session, ordered by id. The states are shared,
-    /// not copied, and later changes to the sessions do not affect them (copy-on-write).
+    /// Returns all client sessions with their ids, ordered by id, for a snapshot. Their memory is
+    /// shared (copy-on-write), so later changes do not affect the returned sessions.
     pub(super) fn share(&self) -> Vec<(u64, Arc<ClientSession>)> {
         self.by_id.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
-    /// Opens a client session. Its id is `revision`, the number of the operation that opens it.
+    /// Opens a client session with the id `revision`, which is the number of the operation that
+    /// opens it. `clock` is the reading of the replicated clock.
     pub(super) fn open(&mut self, revision: u64, clock: Millis) {
         let session =
             ClientSession { last_used: revision, last_used_at: clock, ..Default::default() };
@@ -260,21 +264,21 @@ impl ClientSessions {
         self.evict(clock);
     }
 
-    /// Decides whether request number `sequence` of the session `id` is executed or answered from
-    /// the stored outcomes. `request_hash` distinguishes a repetition from a different request with
-    /// the same number. `None` if the session does not exist.
+    /// Decides whether to execute request `sequence` of the client session `id`, or to reply with a
+    /// stored outcome or an error. `request_hash` is the hash of the request, to detect a different
+    /// request with the same sequence number. `None` if the session does not exist.
     pub(super) fn decide(&self, id: u64, sequence: u64, request_hash: u64) -> Option<Decision> {
         self.by_id.get(&id).map(|session| session.decide(sequence, request_hash))
     }
 
-    /// Records that operation `revision` used the session, at the reading `clock` of the
-    /// replicated clock.
+    /// Records that the operation with the number `revision` used the client session `id` when the
+    /// replicated clock showed `clock`.
     pub(super) fn touch(&mut self, id: u64, revision: u64, clock: Millis) {
         self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome of the session's next request, which operation `revision` executed at
-    /// the reading `clock` of the replicated clock.
+    /// Stores the outcome of the next request of the client session `id`, which the operation with
+    /// the number `revision` executed when the replicated clock showed `clock`.
     pub(super) fn store(
         &mut self,
         id: u64,
@@ -288,8 +292,8 @@ impl ClientSessions {
         self.evict(clock);
     }
 
-    /// Adds a session. Returns false, and adds nothing, if a session with this id exists, or if
-    /// another session has the same `last_used`.
+    /// Adds a client session that was restored from a snapshot or is new. Returns false, without
+    /// adding it, if there is a session with the same id or the same `last_used`.
     pub(super) fn insert(&mut self, id: u64, session: ClientSession) -> bool {
         if self.by_id.contains_key(&id) || self.by_use.contains_key(&session.last_used) {
             return false;
@@ -301,7 +305,7 @@ impl ClientSessions {
         true
     }
 
-    /// Removes the session `id`, which must exist.
+    /// Removes the client session `id`, which must exist.
     fn remove(&mut self, id: u64) {
         let session = self.by_id.remove(&id).expect("the session exists");
         self.digest.remove(session.hash(id));
@@ -312,14 +316,15 @@ impl ClientSessions {
         }
     }
 
-    /// Returns the least recently used session and its id; `None` if there are no sessions.
+    /// Returns the least recently used client session and its id; `None` if there are no sessions.
     fn oldest(&self) -> Option<(u64, &ClientSession)> {
         let (_, id) = self.by_use.first_key_value()?;
         Some((*id, &self.by_id[id]))
     }
 
-    /// Removes sessions that have expired at the replicated time `clock`, then the least recently
-    /// used sessions while there are too many or they use too much memory.
+    /// Closes client sessions that have expired when the replicated clock shows `clock`; then
+    /// closes the least recently used sessions until their number and memory usage are within the
+    /// limits.
     pub(super) fn evict(&mut self, clock: Millis) {
         while let Some((id, session)) = self.oldest()
             && (session.last_used_at.saturating_add(LIFETIME) <= clock
@@ -330,8 +335,8 @@ impl ClientSessions {
         }
     }
 
-    /// Applies `change` to a session, which must exist, and marks the session as used by operation
-    /// `revision`, at the reading `clock` of the replicated clock.
+    /// Applies `change` to the client session `id`, which must exist, and records that the
+    /// operation with the number `revision` used it when the replicated clock showed `clock`.
     fn change(
         &mut self,
         id: u64,

@@ -34,34 +34,37 @@ use crate::kv::values::copy_on_write::CopyOnWrite;
 use crate::kv::values::digest::mix;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// Maximum number of batches whose outcomes the deduplication table stores.
+/// Maximum number of batches (payloads of log entries) whose outcomes the deduplication table
+/// stores, to recognise a batch that is in the log again.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Maximum total size in bytes of the values (byte strings) in the outcomes of the deduplication
-/// table. When the total would exceed this limit, the oldest outcomes are stored without their
-/// values. So is a batch whose outcomes alone exceed the limit.
+/// Maximum total size in bytes of the values (byte strings) in the outcomes that the deduplication
+/// table stores. While the total exceeds this limit, the table drops the values of the oldest
+/// outcomes; it still recognises the batches.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// Initial number of hash chains of the deduplication table.
+/// Initial number of hash chains of the deduplication table's hash index.
 const CHAINS_MIN: usize = 64;
-/// Minimum number of hash chains per entry of the deduplication table.
+/// Minimum number of hash chains for each entry of the deduplication table; the number of chains is
+/// doubled when it gets lower.
 const CHAINS_PER_ENTRY: usize = 2;
-/// Number of low bits of a request id that are not hashed, but directly select one of a group of 64
-/// adjacent hash chains. So batches with consecutive ids use adjacent memory.
+/// Number of low bits of a request id that are not hashed, but select one of 64 adjacent hash
+/// chains. Consecutive request ids therefore use adjacent memory, which saves cache misses.
 const ADJACENT_BITS: u32 = 6;
 
-/// Number of entries per copy-on-write chunk of the deduplication table's queue. A power of two.
+/// Number of entries in each copy-on-write chunk of the deduplication table's queue. A power of
+/// two.
 const CHUNK_LEN: usize = 1_024;
 
 /// Sequence number of an entry of the deduplication table, in log order, starting at 1. Wraps
-/// around after 2^32 entries, far more than the table holds.
+/// around after 2^32 entries, far more than the table holds at a time.
 type EntryNumber = u32;
 
-/// The deduplication table: stores the outcomes of the most recent batches, so that a batch that is
-/// in the log twice is applied only once.
+/// The deduplication table: stores the outcomes of recently applied batches, so that a batch that
+/// is in the log twice is applied only once.
 ///
 /// Invariant: `queue` contains at most `capacity` entries, in log order; `first` is the number of
-/// its first entry. `chains` contains the number of the youngest entry of each hash chain, and each
+/// its oldest entry. `chains` contains the number of the newest entry of each hash chain, and each
 /// entry contains the number of the next older entry of its chain; a number that is not in the
 /// queue ends the chain. `with_values` contains, in log order, the numbers of the entries whose
 /// outcomes have values, and `value_bytes` is the total size of these values in bytes.
@@ -74,23 +77,25 @@ pub(super) struct DedupTable {
     value_bytes: usize,
 }
 
-/// An entry of the deduplication table: the key of an applied batch, and the batch's outcomes.
+/// An entry of the deduplication table: the key that identifies an applied batch, and the outcomes
+/// of the batch's operations.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
-    /// Number of the next older entry in the same hash chain. If the queue contains no entry with
-    /// that number, the chain ends here.
+    /// Number of the next older entry in the same hash chain. The chain ends if the queue contains
+    /// no entry with this number.
     older: EntryNumber,
     outcomes: StoredOutcomes,
 }
 
-/// The outcomes of all operations of a batch, in compact form.
+/// The stored outcomes of all operations of a batch, in compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredOutcomes {
-    /// The outcome of every operation and the number of operations: the outcomes are all equal and
-    /// have no values, or there is only one.
+    /// A single outcome and the number of operations that have it: either all operations have this
+    /// outcome and it contains no byte strings, or the batch has only one operation.
     Equal(Outcome, u32),
-    /// One outcome per operation, in order: several outcomes that differ or have values.
+    /// One outcome for each operation of the batch, in order; used if the outcomes differ or
+    /// contain byte strings.
     List(Arc<[Outcome]>),
 }
 
@@ -107,7 +112,7 @@ impl StoredOutcomes {
         StoredOutcomes::List(outcomes.into())
     }
 
-    /// Returns one outcome for each of the batch's operations, in order.
+    /// Returns one outcome for each operation of the batch, in order.
     pub(super) fn to_vec(&self) -> Vec<Outcome> {
         match self {
             StoredOutcomes::Equal(outcome, count) => vec![outcome.clone(); *count as usize],
@@ -115,7 +120,8 @@ impl StoredOutcomes {
         }
     }
 
-    /// Returns as many outcomes as `self` has, each of them [`Outcome::Forgotten`].
+    /// Returns the outcomes without their content: [`Outcome::Forgotten`] for each operation of the
+    /// batch.
     fn forgotten(&self) -> StoredOutcomes {
         let count = match self {
             StoredOutcomes::Equal(_, count) => *count,
@@ -138,7 +144,8 @@ impl StoredOutcomes {
     }
 }
 
-/// The entries of the deduplication table, oldest first, in copy-on-write chunks.
+/// The entries of the deduplication table, oldest first, in chunks whose memory snapshots share
+/// (copy-on-write).
 ///
 /// Invariant: every chunk but the last has [`CHUNK_LEN`] entries; the first `dropped` entries of
 /// the first chunk, fewer than `CHUNK_LEN`, have been removed from the queue but are still in
@@ -189,7 +196,7 @@ pub(super) struct DedupView {
 }
 
 impl DedupView {
-    /// Iterates over all batches with their outcomes, oldest first.
+    /// Iterates over the keys and the stored outcomes of all batches, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
         all.skip(self.dropped).map(|entry| (&entry.key, &entry.outcomes))
@@ -197,15 +204,16 @@ impl DedupView {
 }
 
 impl DedupTable {
-    /// Returns an empty table that stores at most `capacity` batches. If `capacity` is 0, the table
-    /// stores nothing, so repeated batches are applied again.
+    /// Returns an empty deduplication table that stores up to `capacity` batches. If `capacity` is
+    /// 0, the table stores nothing, so a batch that is in the log twice is applied twice.
     pub(super) fn new(capacity: usize) -> DedupTable {
         let queue = Queue::default();
         let (chains, with_values) = (vec![0; CHAINS_MIN], VecDeque::new());
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the stored outcomes of the batch `key`; `None` if the batch is not in the table.
+    /// Returns the stored outcomes of the batch with this key; `None` if the deduplication table
+    /// does not contain the batch.
     pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -219,14 +227,14 @@ impl DedupTable {
         None
     }
 
-    /// Stores the outcomes of the batch `key`, which was just applied and must not be in the table
-    /// yet. Drops the oldest batch if the table is full.
+    /// Adds a batch that was just applied, with its outcomes, to the deduplication table, which
+    /// must not contain it yet. Removes the oldest batch if the table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
         self.insert_stored(key, StoredOutcomes::new(outcomes));
     }
 
-    /// Stores the outcomes of the batch `key`, like [`DedupTable::insert`], but takes them in
-    /// compact form.
+    /// Adds a batch with its outcomes to the deduplication table, like [`DedupTable::insert`], but
+    /// takes the outcomes in compact form.
     pub(super) fn insert_stored(&mut self, key: RequestKey, outcomes: StoredOutcomes) {
         if self.capacity == 0 {
             return;
@@ -259,7 +267,8 @@ impl DedupTable {
         }
     }
 
-    /// Replaces the outcomes of the oldest batch that still has values with [`Outcome::Forgotten`].
+    /// Frees the outcomes of the oldest batch that still has byte strings in its outcomes, and
+    /// stores [`Outcome::Forgotten`] instead.
     fn forget_oldest_values(&mut self) {
         let number = self.with_values.pop_front().expect("called only if `value_bytes` is above 0");
         let position = self.position(number);
@@ -270,32 +279,32 @@ impl DedupTable {
         assert_eq!(self.value_bytes == 0, self.with_values.is_empty(), "accounting of values");
     }
 
-    /// Iterates over all batches with their outcomes, oldest first.
+    /// Iterates over the keys and the stored outcomes of all batches, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         let all = self.queue.chunks.iter().flat_map(CopyOnWrite::get);
         all.skip(self.queue.dropped).map(|entry| (&entry.key, &entry.outcomes))
     }
 
-    /// Returns an immutable copy-on-write view of all entries, which shares their memory with the
-    /// table.
+    /// Returns an immutable copy-on-write view of the deduplication table, which shares the memory
+    /// of its entries.
     pub(super) fn share(&mut self) -> DedupView {
         let Queue { chunks, dropped, .. } = &mut self.queue;
         DedupView { chunks: chunks.iter_mut().map(CopyOnWrite::share).collect(), dropped: *dropped }
     }
 
-    /// Returns the number of batches in the table.
+    /// Returns the number of batches in the deduplication table.
     pub(super) fn len(&self) -> usize {
         self.queue.len
     }
 
-    /// Returns the approximate memory usage of the table, in bytes. O(1).
+    /// Returns the approximate memory usage of the deduplication table, in bytes. O(1).
     pub(super) fn memory(&self) -> usize {
         let queue = self.queue.chunks.len() * CHUNK_LEN * size_of::<DedupEntry>();
         let numbers = (self.chains.len() + self.with_values.capacity()) * size_of::<EntryNumber>();
         queue + numbers + self.value_bytes
     }
 
-    /// Doubles the number of hash chains, and rebuilds all chains.
+    /// Doubles the number of hash chains, and puts every entry into its new chain.
     fn grow_chains(&mut self) {
         self.chains = vec![self.first.wrapping_sub(1); self.chains.len() * 2];
         for position in 0..self.queue.len {
@@ -313,8 +322,8 @@ impl DedupTable {
         self.first.wrapping_add(position)
     }
 
-    /// Returns the position in the queue of the entry with this number; a position beyond the
-    /// queue's end if the entry was dropped.
+    /// Returns the position in the queue of the entry with this number; a position beyond the end
+    /// of the queue if the entry was removed.
     fn position(&self, number: EntryNumber) -> usize {
         number.wrapping_sub(self.first) as usize
     }
@@ -334,8 +343,8 @@ impl DedupTable {
     }
 }
 
-/// Encodes a batch for a snapshot: its key, the number of its outcomes with a flag that says
-/// whether they are equal, and then the single outcome or all outcomes.
+/// Appends the key and the outcomes of a batch to `out`, encoded for a snapshot: the key, the
+/// number of outcomes with a flag that says whether all are equal, then one outcome or all of them.
 pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mut Vec<u8>) {
     out.put_u32_le(key.client.0);
     out.put_slice(&key.request.0);
@@ -351,7 +360,7 @@ pub(super) fn encode_batch(key: &RequestKey, outcomes: &StoredOutcomes, out: &mu
     }
 }
 
-/// Decodes the key and the outcomes of a batch, which [`encode_batch`] wrote, and removes them from
+/// Decodes the key and the outcomes of a batch, encoded by [`encode_batch`], and removes them from
 /// the front of `from`; `None` if the bytes are malformed.
 pub(super) fn decode_batch(from: &mut &[u8]) -> Option<(RequestKey, StoredOutcomes)> {
     let client = ClientId(from.try_get_u32_le().ok()?);

@@ -17,68 +17,72 @@ use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use crate::kv::commands::items::{Arguments, Items};
 use crate::kv::commands::registry::CommandId;
 
-/// An operation that a request asks the state machine to execute, with an
-/// [`Outcome`](super::Outcome) as result. Borrows its arguments, for example from the bytes that it
-/// was decoded from.
+/// An operation that the state machine applies: a command, a transaction, or an internal operation
+/// such as advancing the replicated clock. Its result is an [`Outcome`](super::Outcome). Borrows
+/// its arguments, usually from its encoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// Calls a registered command.
+    /// Runs a single command.
     Call {
-        /// Id of the registered command to call.
+        /// The command to run.
         command: CommandId,
         /// Arguments of the command, excluding its name.
         args: Arguments<'a>,
     },
-    /// Advances the replicated clock to `millis`. Has no effect if the clock already shows that
-    /// time or a later one, or if the clock was reset after the leader proposed this operation.
-    /// Only leaders propose this operation; clients cannot send it.
+    /// Advances the replicated clock, by which keys expire, to `millis`. Has no effect if the clock
+    /// already shows this time or a later one, or if the clock was reset after the leader proposed
+    /// this operation. Only leaders propose this operation; clients cannot send it.
     Clock {
-        /// The new reading of the replicated clock, in milliseconds since 1970.
+        /// New reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
-        /// Number of times that the replicated clock had been reset when the leader proposed this
-        /// operation. If the number is different when the operation is applied, it has no effect.
+        /// Number of resets of the replicated clock when the leader proposed this operation. If the
+        /// clock has been reset again by the time the operation is applied, the operation has no
+        /// effect.
         resets: u64,
     },
-    /// Runs several calls atomically (`MULTI`/`EXEC`), provided that no watched key has changed.
-    /// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
+    /// Runs the commands of a transaction atomically (`MULTI`/`EXEC`), unless a watched key has
+    /// changed. The outcome is a `List` of the commands' outcomes, or `NoList` if a watched key has
+    /// changed.
     Transaction {
-        /// The watched keys, each followed by the revision that it had when the client watched it
-        /// (8 bytes, little endian).
+        /// The watched keys, each followed by the key's revision when the client sent `WATCH` (8
+        /// bytes, little endian). A key's revision is a number that changes whenever the key
+        /// changes.
         watched: Items<'a>,
-        /// The calls of the transaction in order, each as encoded by [`Operation::encode`].
+        /// The commands of the transaction, in order, each encoded as a `Call` by
+        /// [`Operation::encode`].
         operations: Items<'a>,
     },
-    /// Opens a client session. The outcome is an `Integer`: the id of the new session.
+    /// Opens a client session, in which each request is applied only once. The outcome is an
+    /// `Integer`: the id of the new session.
     OpenSession,
-    /// A request of a client session. It is applied only once, even if the client sends it several
-    /// times.
+    /// Runs a request of a client session. The request is applied only once, even if the client
+    /// sends it several times; each repetition gets the stored outcome.
     Once {
         /// Id of the client session.
         session: u64,
-        /// Sequence number of the request within its client session. The first request has number
-        /// 1.
+        /// Sequence number of the request within its client session, starting at 1.
         sequence: u64,
-        /// The call or transaction to execute, as encoded by [`Operation::encode`].
+        /// The `Call` or `Transaction` to run, encoded by [`Operation::encode`].
         operation: &'a [u8],
     },
-    /// Sets the replicated clock back to `millis`, and moves the expiration time of every key back
-    /// by the same amount, so that each key keeps its remaining TTL. The outcome is an `Integer`:
-    /// the number of milliseconds by which the clock was set back, 0 if it was not ahead.
+    /// Sets the replicated clock back to `millis`, and makes the expiration time of every key
+    /// earlier by the same amount, so that each key keeps its remaining TTL. The outcome is an
+    /// `Integer`: the number of milliseconds by which the clock was set back, 0 if it was not
+    /// ahead.
     ResetClock {
-        /// The new reading of the replicated clock, in milliseconds since 1970. A client's request
-        /// contains 0; the leader replaces it with the time that the wall clocks of a quorum agree
-        /// on. If it is still 0 when applied, because there is no such time, the outcome is an
-        /// error.
+        /// New reading of the replicated clock, in milliseconds since 1970. A client's request
+        /// contains 0, which the leader replaces with the time that the wall clocks of a quorum
+        /// have reached. If too few wall clocks are known, it stays 0, and the outcome is an error.
         millis: u64,
     },
 }
 
-/// Error: the bytes are not a valid operation, because a list is malformed, a command is unknown,
-/// or an operation is nested where it is not allowed.
+/// Error: bytes are not a valid encoded operation. The command is unknown, a list is malformed, or
+/// an operation is nested where this is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
 pub struct OperationError {
-    /// Length in bytes of the invalid encoding.
+    /// Length in bytes of the invalid encoded operation.
     pub length: usize,
 }
 
@@ -89,16 +93,17 @@ const OPEN_SESSION: u16 = 0xFFFD;
 const ONCE: u16 = 0xFFFC;
 const RESET_CLOCK: u16 = 0xFFFB;
 
-/// Minimum number of free bytes that [`Operation::encode_in`] reserves when a buffer has too little
-/// space.
+/// Minimum capacity in bytes that [`Operation::encode_in`] reserves when it has to enlarge a
+/// buffer.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Length in bytes of the number at the start of an encoded operation.
+/// Length in bytes of the number at the start of an encoded operation, which says which command or
+/// other operation it is.
 const NUMBER_BYTES: usize = 2;
 
-/// What contains an operation: nothing but its batch, a request of a client session (`Once`), or a
-/// transaction. The deepest nesting is a call in a transaction in a session's request, so untrusted
-/// bytes cannot cause deep recursion.
+/// The context in which an operation is decoded: directly in a batch (`Nothing`), in a request of a
+/// client session (`Once`), or in a transaction. It limits which operations may be nested, so that
+/// untrusted bytes cannot cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Nothing,
@@ -107,28 +112,28 @@ enum Within {
 }
 
 impl<'a> Operation<'a> {
-    /// Returns an operation that calls `command` with the arguments `args`.
+    /// Returns an operation that runs `command` with the arguments `args`.
     pub fn call(command: CommandId, args: impl Into<Arguments<'a>>) -> Operation<'a> {
         Operation::Call { command, args: args.into() }
     }
 
-    /// `GET key`
+    /// Returns an operation that runs `GET key`.
     pub fn get(key: &'a [u8]) -> Operation<'a> {
         Operation::call(CommandId::GET, [key])
     }
 
-    /// `SET key value`
+    /// Returns an operation that runs `SET key value`.
     pub fn set(key: &'a [u8], value: &'a [u8]) -> Operation<'a> {
         Operation::call(CommandId::SET, [key, value])
     }
 
-    /// `DEL key`
+    /// Returns an operation that runs `DEL key`.
     pub fn del(key: &'a [u8]) -> Operation<'a> {
         Operation::call(CommandId::DEL, [key])
     }
 
-    /// Returns the name of the called command and its arguments; `None` if the operation is not a
-    /// call.
+    /// Returns the name and the arguments of the command that the operation runs; `None` if the
+    /// operation is not a single command.
     pub fn as_call(&self) -> Option<(&'static str, Vec<&'a [u8]>)> {
         match self {
             Operation::Call { command, args } => Some((command.name(), args.iter().collect())),
@@ -136,8 +141,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns whether the operation is a read: it leaves the state unchanged and needs no log
-    /// entry.
+    /// Returns whether the operation is read-only, so that it needs no log entry.
     pub fn is_read(&self) -> bool {
         match self {
             Operation::Call { command, .. } => command.is_read(),
@@ -151,20 +155,19 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns whether `bytes`, which [`Operation::encode`] wrote, encode an
+    /// Returns whether `bytes`, an operation encoded by [`Operation::encode`], is an
     /// [`Operation::ResetClock`].
     pub(super) fn resets_clock(bytes: &[u8]) -> bool {
         bytes.starts_with(&RESET_CLOCK.to_le_bytes())
     }
 
-    /// Returns whether two encoded operations are calls of the same command, or are both the same
-    /// kind of operation other than a call.
+    /// Returns whether two encoded operations run the same command, or are both of the same kind if
+    /// they are not single commands.
     pub fn are_same_command(one: &[u8], other: &[u8]) -> bool {
         one.first_chunk::<NUMBER_BYTES>() == other.first_chunk::<NUMBER_BYTES>()
     }
 
-    /// Returns the length in bytes of the operation's encoding, as [`Operation::encode`] returns
-    /// it.
+    /// Returns the length in bytes of the encoding that [`Operation::encode`] returns.
     pub fn encoded_len(&self) -> usize {
         let body = match self {
             Operation::Call { args, .. } => args.encoded_len(),
@@ -211,16 +214,17 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Returns the encoding of the operation: its number, followed by its body.
+    /// Returns the encoding of the operation: a number that says which command or other operation
+    /// it is, followed by its arguments or fields.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_len());
         self.put(&mut bytes);
         bytes
     }
 
-    /// Encodes the operation into the spare capacity of `buffer`, splits the encoded bytes off and
-    /// returns them. Earlier contents of `buffer` are unchanged. Consecutive small operations share
-    /// one allocation.
+    /// Encodes the operation at the end of `buffer`, then splits off the encoded bytes and returns
+    /// them. The earlier content of `buffer` is unchanged. Saves allocations: the encodings of many
+    /// small operations share one.
     pub fn encode_in(&self, buffer: &mut BytesMut) -> Bytes {
         let (start, length) = (buffer.len(), self.encoded_len());
         if buffer.capacity() - start < length {
@@ -233,18 +237,19 @@ impl<'a> Operation<'a> {
         if start == 0 { buffer.split() } else { buffer.split_off(start) }.freeze()
     }
 
-    /// Decodes an operation that is nested in a request of a client session or in a transaction.
+    /// Decodes an operation from a request of a client session or from a transaction.
     ///
     /// # Errors
-    /// If the bytes are not exactly one call or one transaction. Other operations cannot be nested.
+    /// If the bytes are not exactly one command or one transaction, the only operations that may be
+    /// nested.
     pub fn decode_nested(bytes: &'a [u8]) -> Result<Operation<'a>, OperationError> {
         Operation::decode_in(bytes, Within::Once)
     }
 
-    /// Decodes an operation from the bytes that [`Operation::encode`] wrote.
+    /// Decodes an operation that [`Operation::encode`] encoded.
     ///
     /// # Errors
-    /// If the bytes are not exactly one operation.
+    /// If the bytes are not exactly one valid operation.
     pub fn decode(bytes: &'a [u8]) -> Result<Operation<'a>, OperationError> {
         Operation::decode_in(bytes, Within::Nothing)
     }
@@ -262,8 +267,9 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Decodes the `body` of an operation that is not a call, given its `number`. `None` if the
-/// operation is invalid or is not allowed in `within`, such as a transaction in a transaction.
+/// Decodes an operation other than a single command from its `number` and its `body`, the encoded
+/// fields. `None` if it is invalid, or not allowed in the context `within`, such as a transaction
+/// in a transaction.
 fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
     let allowed = match number {
         TRANSACTION => within != Within::Transaction,

@@ -18,21 +18,22 @@ use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// The result of applying a log entry: the outcomes of the operations in its batch.
+/// The result of applying a log entry: the outcomes of the operations in the entry's batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Key of the batch in the log entry; all zeros if the entry's payload was not a batch.
+    /// Key that identifies the batch of the log entry; all zeros if the payload of the entry was
+    /// not a valid batch.
     pub key: RequestKey,
-    /// The outcomes of the batch's operations, in order. For a repeated batch, those stored when
-    /// the batch was first applied. Empty if the entry's payload was not a batch.
+    /// The outcomes of the batch's operations, in order. If the batch had been applied before,
+    /// these are the stored outcomes. Empty if the payload of the log entry was not a valid batch.
     pub outcomes: Vec<Outcome>,
-    /// Whether the batch had already been applied by an earlier log entry. If so, `outcomes` are
-    /// the stored ones, and this entry changed nothing.
+    /// Whether an earlier log entry had already applied the same batch. If so, `outcomes` are the
+    /// stored outcomes, and this log entry changed nothing.
     pub repeated: bool,
 }
 
-/// The state machine: applies log entries to the replicated state. Replicas that have applied the
-/// same log entries have equal states.
+/// The state machine: applies log entries to the replicated state (keys, client sessions and stored
+/// outcomes). Replicas that have applied the same log entries have equal states.
 pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
@@ -40,8 +41,9 @@ pub struct StateMachine {
     applied_index: Index,
 }
 
-/// Returns the digest of a state: `content` is the digest of the state's keyspace entries and
-/// client sessions, `index` the last applied log index, and `clock` the state's replicated clock.
+/// Returns a digest (hash) for comparing the states of replicas. `content` is the digest of the
+/// state's keys and client sessions, `index` the last applied log index, and `clock` the state's
+/// replicated clock.
 pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -> u64 {
     [clock.millis, clock.resets]
         .into_iter()
@@ -49,8 +51,8 @@ pub(super) fn digest_of(content: Digest, index: Index, clock: ReplicatedClock) -
         .fold(content.salted(index.0), mix)
 }
 
-/// Returns the random seeds for the operations of the batch `key`, starting with the operation at
-/// `position`. The seeds differ between operations, and are equal on all replicas.
+/// Returns a random seed for each operation of the batch with this key, starting with the operation
+/// at index `position`. Operations have different seeds, which are equal on all replicas.
 fn seeds_from(key: &RequestKey, position: usize) -> impl Iterator<Item = u64> {
     let (halves, _) = key.request.0.as_chunks::<8>();
     let batch =
@@ -65,7 +67,8 @@ impl Default for StateMachine {
 }
 
 impl StateMachine {
-    /// Returns an empty state whose deduplication table holds up to `capacity` batches.
+    /// Returns an empty state whose deduplication table stores the outcomes of up to `capacity`
+    /// batches.
     fn with_dedup_capacity(capacity: usize) -> StateMachine {
         StateMachine {
             keyspace: Keyspace::default(),
@@ -75,22 +78,22 @@ impl StateMachine {
         }
     }
 
-    /// Returns an empty state that has no deduplication table, and therefore applies repeated
-    /// batches again: an injected bug for testing the checkers (mutation testing).
+    /// Deliberate bug for mutation testing: returns an empty state without a deduplication table,
+    /// so a batch that is in the log twice is applied twice.
     #[cfg(feature = "mutants")]
     pub fn forgetful() -> StateMachine {
         StateMachine::with_dedup_capacity(0)
     }
 
-    /// Drops all client sessions, as if a snapshot without them had been installed: an injected bug
-    /// for testing the checkers (mutation testing).
+    /// Deliberate bug for mutation testing: drops all client sessions, as if a snapshot without
+    /// them had been installed.
     #[cfg(feature = "mutants")]
     pub fn forget_sessions(&mut self) {
         self.client_sessions = ClientSessions::default();
     }
 
-    /// Applies the log entry at `index`, which must follow the last applied one. If the payload is
-    /// not a valid batch, only advances the applied index, as every replica does.
+    /// Applies the log entry at `index`, which must follow the last applied entry. An entry whose
+    /// payload is not a valid batch changes nothing except the applied index.
     pub fn apply(&mut self, index: Index, payload: &[u8]) -> Applied {
         let Ok(batch) = Batch::decode(payload) else {
             self.skip(index);
@@ -109,10 +112,9 @@ impl StateMachine {
         Applied { key: batch.key, outcomes, repeated: false }
     }
 
-    /// Applies `group`, the next group of operations of `batch`, which must not be in the
-    /// deduplication table. Appends the group's outcomes to `outcomes`, which must contain the
-    /// outcomes of all earlier groups of the batch. After the last group, the caller must call
-    /// [`StateMachine::finish`] before applying another entry.
+    /// Applies the next group of operations of `batch`, a batch that has not been applied before.
+    /// Appends their outcomes to `outcomes`, which must contain the outcomes of all earlier groups
+    /// of the batch. After the last group, the caller must call [`StateMachine::finish`].
     pub fn apply_group(
         &mut self,
         batch: &Batch<'_>,
@@ -138,9 +140,9 @@ impl StateMachine {
         self.answer(operation, seed).unwrap_or_else(|| self.perform(operation, seed))
     }
 
-    /// Completes the log entry at `index`, which must follow the last applied one. All operations
-    /// of its batch must have been applied, with these outcomes. Stores the outcomes in the
-    /// deduplication table if the log may contain more than one copy of the batch.
+    /// Completes the log entry at `index` after all operations of its batch have been applied with
+    /// the given outcomes: advances the applied index, and stores the outcomes in the deduplication
+    /// table if the batch may be in the log more than once.
     pub fn finish(&mut self, index: Index, batch: &Batch<'_>, outcomes: &[Outcome]) {
         assert!(
             outcomes.len() == batch.len(),
@@ -154,15 +156,16 @@ impl StateMachine {
         }
     }
 
-    /// Returns the stored outcomes of a batch; `None` if the batch has not been applied, cannot be
-    /// in the log more than once, or was dropped from the deduplication table.
+    /// Returns the stored outcomes of a batch that has been applied before. `None` if it has not
+    /// been applied, is never in the log more than once, or is no longer in the deduplication
+    /// table.
     pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
         let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
         Some(stored.to_vec())
     }
 
-    /// Loads the memory that the operations of `group` will access into the processor's cache, so
-    /// that the cache misses of different operations overlap. Does not change the state.
+    /// Loads the keyspace entries that the operations of `group` will access into the processor's
+    /// cache, so that their cache misses overlap. Does not change the state.
     fn prefetch(&self, group: &Group<'_>) {
         // Short loops, so that out-of-order execution overlaps several iterations.
         let mut hashes = [None; GROUP_MAX];
@@ -182,17 +185,18 @@ impl StateMachine {
         entries.into_iter().flatten().for_each(KeyEntry::fetch);
     }
 
-    /// Advances the applied index to `index` for a log entry that has no effect: a no-op, a payload
-    /// that is not a batch, or a repeated batch.
+    /// Advances the applied index to `index` for a log entry that has no effect: a no-op, an
+    /// invalid batch, or a batch that has been applied before.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
 
-    /// Decodes a batch of reads and answers them from the current state. Returns the batch's key
-    /// and one outcome per read, in order.
+    /// Answers a batch of reads from the current state. Returns the batch's key and the outcomes of
+    /// the reads, in order.
     ///
     /// # Errors
-    /// If the payload is not a batch, has an invalid operation, or may change the state.
+    /// If the payload is not a valid batch, or an operation in it is invalid or may change the
+    /// state.
     pub fn read(&self, payload: &[u8]) -> Result<(RequestKey, Vec<Outcome>), BatchError> {
         let batch = Batch::decode(payload)?;
         let mut outcomes = Vec::with_capacity(batch.len());
@@ -202,8 +206,8 @@ impl StateMachine {
         Ok((batch.key, outcomes))
     }
 
-    /// Answers the next group of a batch of reads from the current state. Appends the group's
-    /// outcomes to `outcomes`, which must contain the outcomes of all earlier groups of the batch.
+    /// Answers the next group of reads of `batch` from the current state. Appends their outcomes to
+    /// `outcomes`, which must contain the outcomes of all earlier groups of the batch.
     ///
     /// # Errors
     /// If an operation is invalid or may change the state.
@@ -234,31 +238,32 @@ impl StateMachine {
         self.applied_index
     }
 
-    /// Returns the digest of the state. At the same applied index, replicas with equal states have
-    /// equal digests, and different states very probably have different digests. O(1).
+    /// Returns a digest (hash) of the state, for comparing replicas. At the same applied index,
+    /// equal states have equal digests, and different states very probably have different digests.
+    /// O(1).
     pub fn digest(&self) -> u64 {
         self.digest_as(self.applied_index(), self.keyspace.replicated_clock())
     }
 
-    /// Returns the digest that this state would have if its applied index were `index` and its
+    /// Returns the digest that this state would have with the applied index `index` and the
     /// replicated clock `clock`.
     pub(super) fn digest_as(&self, index: Index, clock: ReplicatedClock) -> u64 {
         digest_of(self.keyspace.digest().union(self.client_sessions.digest()), index, clock)
     }
 
-    /// Returns the number of keys, including expired keys that have not been removed yet.
+    /// Returns the number of keys, including keys that have expired but have not been removed yet.
     pub fn key_count(&self) -> usize {
         self.keyspace.len()
     }
 
-    /// Returns the approximate memory usage of the state, in bytes. O(1).
+    /// Returns the approximate memory usage of the replicated state, in bytes. O(1).
     pub fn memory(&self) -> usize {
         self.keyspace.memory() + self.dedup.memory() + self.client_sessions.bytes()
     }
 
     /// Returns an immutable copy-on-write view of the state. `last` must be the id of the last
-    /// applied log entry. Cheap even for a large state, because nothing is copied immediately: a
-    /// later write copies only the part that it changes, such as one hash table.
+    /// applied log entry. Takes little time even for a large state, because nothing is copied at
+    /// once: a later write copies only the part that it changes, such as one hash table.
     pub fn view(&mut self, last: EntryId) -> View {
         assert_eq!(last.index, self.applied_index(), "a view is of the current state");
         let (digest, key_count) = (self.digest(), self.key_count());
@@ -268,13 +273,14 @@ impl StateMachine {
         View { last, revision, digest, clock, key_count, tables, dedup, client_sessions }
     }
 
-    /// Iterates over the batches in the deduplication table with their outcomes, oldest first.
+    /// Iterates over the keys and stored outcomes of the batches in the deduplication table, oldest
+    /// first.
     pub(super) fn remembered(&self) -> impl Iterator<Item = (&RequestKey, &StoredOutcomes)> {
         self.dedup.iter()
     }
 
-    /// Adds a batch from a snapshot to the deduplication table. Returns false, without adding it,
-    /// if the batch is already there.
+    /// Adds a batch and its stored outcomes, read from a snapshot, to the deduplication table.
+    /// Returns false, without adding them, if the table already contains the batch.
     pub(super) fn restore_batch(&mut self, key: RequestKey, outcomes: StoredOutcomes) -> bool {
         let fresh = self.dedup.outcomes(&key).is_none();
         if fresh {
@@ -283,16 +289,16 @@ impl StateMachine {
         fresh
     }
 
-    /// Sets the applied index, the revision and the replicated clock of a state that is being
-    /// restored from a snapshot.
+    /// Sets the applied index, the number of applied operations (`revision`) and the replicated
+    /// clock of a state that is being restored from a snapshot.
     pub(super) fn move_to(&mut self, index: Index, revision: u64, clock: ReplicatedClock) {
         self.applied_index = index;
         self.keyspace.restore_revision(revision);
         self.keyspace.restore_clock(clock);
     }
 
-    /// Returns the revision of the state: the number of operations applied since the empty state.
-    /// The revision of a key is the number of the operation that last changed that key.
+    /// Returns the number of operations applied so far, which is also the number of the latest
+    /// operation. Each key stores the number of the operation that last changed it, its revision.
     pub(super) fn revision(&self) -> u64 {
         self.keyspace.revision()
     }
@@ -303,8 +309,9 @@ impl StateMachine {
         self.applied_index = next;
     }
 
-    /// Returns the outcome of a call of a read-only command, or of a `Clock` operation; `None` for
-    /// any other operation.
+    /// Returns the outcome of an operation that needs no change of the state: a read-only command,
+    /// or a `Clock` operation, whose effect the caller has already applied. `None` for any other
+    /// operation.
     pub(super) fn answer(&self, operation: &Operation<'_>, seed: u64) -> Option<Outcome> {
         match operation {
             Operation::Call { command, args } if command.is_read() => {
@@ -333,39 +340,40 @@ impl StateMachine {
         }
     }
 
-    /// Returns the reading of the replicated clock, in milliseconds since 1970.
+    /// Returns the reading of the replicated clock, by which keys expire, in milliseconds since
+    /// 1970.
     pub fn clock(&self) -> Millis {
         self.keyspace.clock()
     }
 
-    /// Returns the number of times that the replicated clock was set back.
+    /// Returns the number of times that the replicated clock has been set back.
     pub fn clock_resets(&self) -> u64 {
         self.keyspace.replicated_clock().resets
     }
 
-    /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
-    /// key expires. The time may already have passed. When it comes, the leader advances the
-    /// replicated clock.
+    /// Returns the earliest expiration time of all keys, in milliseconds since 1970, at which the
+    /// leader has to advance the replicated clock. `None` if no key expires. The time may already
+    /// have passed.
     pub fn next_expiry(&self) -> Option<u64> {
         self.keyspace.next_expiry()
     }
 
-    /// Returns the number of keys that expire.
+    /// Returns the number of keys that have an expiration time.
     pub fn expires_count(&self) -> usize {
         self.keyspace.expires_count()
     }
 
     /// Returns three values: the reading of the replicated clock, in milliseconds since 1970; the
-    /// number of times that the clock was set back; and the earliest expiration time of all keys,
-    /// in milliseconds since 1970, or `None` if no key expires.
+    /// number of times that the clock has been set back; and the earliest expiration time of all
+    /// keys, in milliseconds since 1970, `None` if no key expires.
     pub fn shown(&self) -> (u64, u64, Option<u64>) {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
-    /// Returns whether the state is too old to answer the reads in `batch`, which arrived when the
-    /// replicated clock showed `millis` after `resets` resets. It is too old if one of the reads
-    /// may access a key that had expired by then but has not expired by the state's own clock.
-    /// `None` for `batch` stands for reads that may access any key.
+    /// Returns whether the state's clock is too far behind to answer the reads in `batch`, which
+    /// were confirmed when the replicated clock showed `millis` after `resets` resets: a read may
+    /// access a key that has expired at `millis` but not yet in this state. `None` for `batch`
+    /// means that any key may be read.
     pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
@@ -386,9 +394,9 @@ impl StateMachine {
     }
 
     /// Sets the replicated clock back to `millis`, the time in milliseconds since 1970 that the
-    /// wall clocks of a quorum agree on. The outcome is the number of milliseconds by which the
-    /// clock was set back, 0 if it was not ahead. If `millis` is 0 (no agreement), the outcome is
-    /// an error.
+    /// wall clocks of a quorum have reached. The outcome is the number of milliseconds by which the
+    /// clock was set back, 0 if it was not ahead; an error if `millis` is 0, which means that too
+    /// few wall clocks are known.
     fn reset_clock(&mut self, millis: Millis) -> Outcome {
         if millis == 0 {
             return Outcome::error(
@@ -399,16 +407,17 @@ impl StateMachine {
         Outcome::Integer(i64::try_from(back).unwrap_or(i64::MAX))
     }
 
-    /// Opens a client session. The outcome is the session's id.
+    /// Opens a client session. The outcome is the id of the session.
     fn open_session(&mut self) -> Outcome {
         let id = self.revision();
         self.client_sessions.open(id, self.keyspace.clock());
         Outcome::Integer(i64::try_from(id).expect("revisions are far below 2^63"))
     }
 
-    /// Executes the encoded operation `bytes` if `sequence` is the number of the client session's
-    /// next request. Otherwise returns the stored outcome of the session's request with this
-    /// number, or an error if there is none.
+    /// Runs the encoded operation `bytes`, request number `sequence` of the client session
+    /// `session`, if this is the number of the session's next request. Otherwise changes nothing
+    /// and returns the stored outcome of the request with this number, or an error if none is
+    /// stored.
     fn execute_once(&mut self, session: u64, sequence: u64, bytes: &[u8], seed: u64) -> Outcome {
         let (revision, clock) = (self.revision(), self.clock());
         self.client_sessions.evict(clock);
@@ -437,13 +446,14 @@ impl StateMachine {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded for the subscribers connected to this replica: published
-    /// messages if `messages` is set, keyspace notifications if `keys` is set.
+    /// Sets which events are recorded for the Pub/Sub subscribers connected to this replica:
+    /// published messages if `messages` is true, changes of keys (keyspace notifications) if `keys`
+    /// is true.
     pub fn listen(&mut self, messages: bool, keys: bool) {
         self.keyspace.record_events(messages, keys);
     }
 
-    /// Returns the recorded events, oldest first, and clears the list.
+    /// Removes and returns all recorded events for Pub/Sub subscribers, oldest first.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.keyspace.take_events()
     }

@@ -9,8 +9,9 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::operation::Operation;
 use crate::kv::values::digest::mix;
 
-/// Runs all calls of a transaction, unless a watched key has changed since the client watched it.
-/// The outcome is a `List` of the calls' outcomes, or `NoList` if a watched key has changed.
+/// Runs all commands of a transaction, unless a watched key has changed since the client sent
+/// `WATCH`. The outcome is a `List` of the commands' outcomes, or `NoList` if a watched key has
+/// changed.
 pub(super) fn run(
     keyspace: &mut Keyspace,
     watched: Items<'_>,
@@ -24,8 +25,8 @@ pub(super) fn run(
     Outcome::List(calls(operations, seed).map(run).collect())
 }
 
-/// Runs a transaction like [`run`] does, but without changing the state; `None` if one of its calls
-/// may change the state.
+/// Runs a transaction of read-only commands, with the same outcome as [`run`]; `None` if one of its
+/// commands may change the state.
 pub(super) fn read(
     keyspace: &Keyspace,
     watched: Items<'_>,
@@ -37,8 +38,8 @@ pub(super) fn read(
     Some(if has_changed(keyspace, watched) { Outcome::NoList } else { Outcome::List(outcomes) })
 }
 
-/// Iterates over the calls of a transaction: each one's command, and its arguments with a random
-/// seed of their own.
+/// Iterates over the commands of a transaction with their arguments. Gives each command a random
+/// seed of its own, derived from `seed`.
 fn calls(operations: Items<'_>, seed: u64) -> impl Iterator<Item = (CommandId, Args<'_>)> {
     (0..).zip(operations.iter()).map(move |(position, bytes)| {
         let (command, args) = call(bytes);
@@ -53,8 +54,8 @@ fn call(bytes: &[u8]) -> (CommandId, Arguments<'_>) {
     }
 }
 
-/// Returns whether a watched key has changed: its revision differs from the revision that it had
-/// when the client watched it.
+/// Returns whether a watched key has changed: its revision (number of the operation that last
+/// changed it) differs from the revision at the time of `WATCH`.
 fn has_changed(keyspace: &Keyspace, watched: Items<'_>) -> bool {
     watched.pairs().any(|(key, revision)| revision != keyspace.revision_of(key).to_le_bytes())
 }

@@ -9,26 +9,26 @@ use crate::kv::keyspace::clock::ReplicatedClock;
 use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
-/// An immutable copy-on-write view of the state, from which a snapshot is written. Memory that a
-/// view shares with the state machine stays allocated until the view releases it, even after the
-/// state has changed.
+/// An immutable copy-on-write view of the state machine's state, from which a snapshot is written.
+/// The view keeps the memory that it shares allocated until it releases it, even if the state
+/// changes.
 pub struct View {
-    /// The last log entry whose effects the view contains.
+    /// Id of the last log entry whose effects the view contains.
     pub(super) last: EntryId,
-    /// Revision of the state in the view: the number of operations applied to it.
+    /// Number of operations that had been applied to the state when the view was taken.
     pub(super) revision: u64,
     pub(super) digest: u64,
     pub(super) clock: ReplicatedClock,
     pub(super) key_count: usize,
     pub(super) tables: Vec<Arc<Table>>,
-    /// View of the deduplication table.
+    /// View of the deduplication table (stored outcomes of recent batches).
     pub(super) dedup: DedupView,
-    /// All client sessions, each with its id, in the order of ids.
+    /// All client sessions with their ids, ordered by id.
     pub(super) client_sessions: Vec<(u64, Arc<ClientSession>)>,
 }
 
 impl View {
-    /// Returns the last log entry whose effects the view contains.
+    /// Returns the id of the last log entry whose effects the view contains.
     pub fn last(&self) -> EntryId {
         self.last
     }

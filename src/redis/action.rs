@@ -10,57 +10,61 @@ use super::session::client_info::{ClientKill, ClientQuery};
 use super::session::reply_format::ReplyFormat;
 use super::session::subscriptions::SubscriptionChange;
 
-/// What the server has to do for a request after the command's function has run.
+/// What the server must do for a request after the function of its command has run.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Sends the reply, which the command's function has already written to the output buffer.
+    /// Send the reply, which the command's function has written to the output buffer.
     Reply,
-    /// Submits the request to the consensus core. The reply is written later, from the outcome.
+    /// Submit the request to the consensus core. The reply is written later, when the outcome of
+    /// the request is known.
     Submit {
-        /// Whether the request is a write, which goes through the log, or a read, which does not.
+        /// Whether the request is a write, which goes through the log, or a read, which needs no
+        /// log entry.
         kind: RequestKind,
-        /// The request's operation, encoded by [`Operation::encode`](crate::kv::Operation::encode).
-        /// Empty if the operation was added to the batch of an `EXEC` or `ONCE` instead.
+        /// The operation to apply, encoded by [`Operation::encode`](crate::kv::Operation::encode).
+        /// Empty inside `EXEC` and `ONCE`, which collect the operations of their commands and
+        /// submit them together.
         operation: Bytes,
-        /// How the reply is written when the outcome of the request is known.
+        /// How to write the reply from the outcome of the request.
         reply_format: ReplyFormat,
-        /// Redis Cluster hash slot of the request's first key, for a client that follows
-        /// redirections: if another replica leads, the reply is
+        /// Redis Cluster hash slot of the request's first key, if the client must be redirected
+        /// when another replica is the leader: the reply is then
         /// [`Failure::Moved`](super::Failure::Moved) with this slot. `None` if the request is
         /// forwarded to the leader instead.
         redirect_slot: Option<u16>,
-        /// Whether the connection is blocked until the outcome is known: the server must not
-        /// execute a later request of the connection before it has called
-        /// [`Connection::complete_blocked`](super::Connection) or `cancel_blocked`.
+        /// Whether the request blocks the connection: the server must not execute a later request
+        /// of the connection before the outcome is known. It then calls
+        /// [`Connection::complete_blocked`](super::Connection), or `cancel_blocked` if the request
+        /// has failed.
         blocks: bool,
     },
-    /// Describes all connections that match the query in a [`ClientList`](super::ClientList) and
-    /// sends the list as the reply (`CLIENT LIST`).
+    /// Describe all connections that match the query in a [`ClientList`](super::ClientList), and
+    /// send the list as the reply (`CLIENT LIST`).
     ListClients(ClientQuery),
-    /// Adds the connection's subscriptions to the replica's subscriptions or removes them, then
-    /// sends the reply.
+    /// Add or remove Pub/Sub subscriptions of the connection in the replica's table of
+    /// subscriptions, then send the reply (`SUBSCRIBE`, `UNSUBSCRIBE`).
     UpdateSubscriptions(Vec<SubscriptionChange>),
-    /// Closes every connection for which [`ClientKill::matches`] returns true, then sends the reply
-    /// that [`ClientKill::finish`] writes.
+    /// Close every connection for which [`ClientKill::matches`] returns true, then send the reply
+    /// that [`ClientKill::finish`] writes (`CLIENT KILL`).
     KillClients(Box<ClientKill>),
-    /// Resets the given statistics of the replica, then sends the reply (`SLOWLOG RESET`, `LATENCY
+    /// Reset the given statistics of the replica, then send the reply (`SLOWLOG RESET`, `LATENCY
     /// RESET`, `CONFIG RESETSTAT`).
     ResetStatistics(Statistics),
-    /// Blocks the whole replica for the given time, then sends the reply (`DEBUG SLEEP`).
+    /// Block the whole replica for this time, then send the reply (`DEBUG SLEEP`).
     Sleep(Duration),
-    /// Starts a snapshot in the background and sends the reply without waiting for it.
+    /// Start a snapshot in the background, and send the reply without waiting for it (`BGSAVE`,
+    /// `SAVE`).
     TakeSnapshot,
-    /// Makes settings that `CONFIG SET` changed inside `EXEC` take effect. Sends no reply.
+    /// Apply the settings that a `CONFIG SET` inside `EXEC` has changed. Sends no reply.
     ApplySettings,
-    /// Performs several actions in order. Only the last action sends a reply.
+    /// Perform several actions in order. Only the last action sends a reply.
     Sequence(Vec<Action>),
-    /// Sends the replies in the output buffer, closes the connection, and ignores all later
-    /// requests of the connection.
+    /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
 }
 
-/// A group of the server's statistics that clients can reset.
+/// A group of the server's statistics that a client can reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
     /// The slow log (`SLOWLOG RESET`).

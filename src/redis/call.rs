@@ -14,35 +14,36 @@ use super::session::connection::Connection;
 use super::session::reply_format::{ReplyFormat, ReplyKind};
 use super::settings::Settings;
 
-/// Input and output of the function that runs a command: the request, its connection, the state
-/// that replies depend on, and the writer of the reply.
+/// The input and output of the function that runs a command: the request, the state of its
+/// connection and of the server, and a writer for the reply.
 #[derive(Debug)]
 pub(super) struct Call<'c> {
     pub(super) connection: &'c mut Connection,
-    /// The command of the state machine that runs the request, according to the command table;
-    /// `None` if the table names no such command.
+    /// The state machine's command that the command table assigns to the request, to run with the
+    /// client's arguments; `None` if there is none, because the function creates the operation
+    /// itself.
     pub(super) command: Option<CommandId>,
     pub(super) request: Request<'c>,
     pub(super) context: &'c Context,
     pub(super) settings: &'c mut Settings,
     pub(super) writer: Writer<'c>,
-    /// Buffer that collects the encoded operations of commands inside `EXEC` or `ONCE`, which are
-    /// not submitted to the consensus core one by one; `None` for any other request.
+    /// Buffer for the encoded operations of commands inside `EXEC` or `ONCE`, which are submitted
+    /// together; `None` for a command that is not inside `EXEC` or `ONCE`.
     pub(super) batch: Option<&'c mut ItemsBuffer>,
 }
 
 impl<'c> Call<'c> {
-    /// Returns the argument at `index`; index 0 is the command's name.
+    /// Returns the argument at `index`, counted from 0; argument 0 is the command's name.
     ///
     /// # Panics
-    /// If the request has no argument at `index`. Call it only for arguments that the command's
-    /// arity guarantees.
+    /// If the request has fewer arguments. Use it only for arguments that the command's arity
+    /// guarantees.
     pub(super) fn argument(&self, index: usize) -> &'c [u8] {
         self.request.get(index).expect("the arity was checked")
     }
 
-    /// Submits an operation to the state machine, or adds it to the batch inside `EXEC` and `ONCE`.
-    /// `kind` says how the operation's outcome becomes the reply.
+    /// Submits an operation to the consensus core. Inside `EXEC` and `ONCE`, only adds it to the
+    /// operations that are submitted together. `kind` says how to write the reply from the outcome.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: ReplyKind) -> Action {
         let reply_format = ReplyFormat { kind, version: self.writer.version(), muted: false };
         if let Some(batch) = &mut self.batch {
@@ -63,8 +64,8 @@ impl<'c> Call<'c> {
         Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// Returns the part of an error message that says why an operation is too large for a log
-    /// entry; `None` if the operation fits.
+    /// Returns an explanation for the error reply if an operation is too large for a log entry;
+    /// `None` if it fits.
     pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
         let length = Batch::encoded_len_of_one(&operation);
         let max = self.context.payload_bytes_max;
@@ -72,7 +73,7 @@ impl<'c> Call<'c> {
             .then(|| format!("it takes {length} bytes in the log, at most {max} are allowed"))
     }
 
-    /// Writes an error reply. `text` begins with the error code, such as `ERR`.
+    /// Writes an error reply. `text` must begin with an error code, such as `ERR`.
     pub(super) fn error(&mut self, text: &dyn Display) -> Action {
         self.writer.error(text.to_string().as_bytes());
         Action::Reply
@@ -84,13 +85,13 @@ impl<'c> Call<'c> {
         Action::Reply
     }
 
-    /// Writes an integer reply; `i64::MAX` if `number` does not fit in an `i64`.
+    /// Writes an integer reply, which is `i64::MAX` if `number` does not fit in an `i64`.
     pub(super) fn integer(&mut self, number: impl TryInto<i64>) -> Action {
         self.writer.integer(number.try_into().unwrap_or(i64::MAX));
         Action::Reply
     }
 
-    /// Changes the RESP protocol version of this reply and of all later replies on the connection.
+    /// Sets the RESP protocol version of this reply and of all later replies to the connection.
     pub(super) fn set_version(&mut self, version: Version) {
         self.connection.version = version;
         self.writer.set_version(version);

@@ -16,19 +16,20 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that are run immediately inside a transaction (after `MULTI`) instead of being queued.
+/// Commands that run immediately inside a transaction (after `MULTI`), while all other commands are
+/// queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
-/// Commands that a client with subscriptions may send in RESP2. Such a client would mistake the
-/// reply to any other command for a published message.
+/// Commands that a RESP2 client may send while it has subscriptions. In RESP2, the client could not
+/// distinguish the replies to other commands from published messages.
 const ALLOWED_WITH_SUBSCRIPTIONS: &[&str] =
     &["subscribe", "psubscribe", "unsubscribe", "punsubscribe", "ping", "quit", "reset"];
 
 impl Connection {
-    /// Executes a request as far as possible without the consensus core, and returns the action
+    /// Executes a request up to the point where it needs the consensus core, and returns the action
     /// that the server must perform next.
     ///
-    /// Appends the reply to `out` unless it depends on the state machine.
+    /// Appends the reply to `out` if it does not depend on the state machine.
     pub fn execute<'c>(
         &'c mut self,
         request: Request<'c>,
@@ -72,8 +73,8 @@ impl Connection {
         action
     }
 
-    /// Returns the error text if the current state of the connection or the replica forbids the
-    /// command, regardless of its arguments; `None` if the command may run.
+    /// Returns an error text if the command may not run in the current state of the connection and
+    /// the replica, whatever its arguments are; `None` if it may run.
     fn refusal(
         &self,
         spec: &CommandSpec,

@@ -9,29 +9,31 @@ use bytes::BytesMut;
 use crate::types::Index;
 use crate::wire::resp::{Version, Writer};
 
-/// The reason why a request that was submitted to the consensus core has no outcome.
+/// The reason why a request that was submitted to the consensus core has no outcome, which is
+/// reported to the client as an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure<'a> {
-    /// No leader was found before the request's deadline. The request was not applied.
+    /// No leader was known before the deadline of the request. The request was not applied.
     NoLeader,
-    /// The leader has too many requests in flight. The request was not applied.
+    /// The leader already has too many requests in flight. The request was not applied.
     Busy,
     /// The leader, or a majority of the replicas, has too little free disk space. The request was
     /// not applied.
     DiskFull,
-    /// The request was not applied: it would add data while memory usage exceeds `maxmemory`.
+    /// The command would add data, but memory usage exceeds `maxmemory`. The request was not
+    /// applied.
     OutOfMemory,
-    /// The leader changed, and another entry has replaced the request's entry in the log. The
-    /// request was not applied.
+    /// The leader changed, and a new leader replaced the log entry of the request. The request was
+    /// not applied.
     Lost,
-    /// The deadline passed, or the leader changed, while the request was in flight. The request may
-    /// have been applied already, may be applied later, or may never be applied.
+    /// The deadline of the request passed, or the leader changed, while the request was in flight.
+    /// The request may have been applied, or may still be applied later.
     Uncertain {
         /// Index of the log entry that contains the request; `None` if unknown.
         index: Option<Index>,
     },
-    /// Another replica is the leader, and the client follows `MOVED` redirects. The request was not
-    /// applied.
+    /// Another replica is the leader, and the client can follow a `MOVED` redirect to it. The
+    /// request was not applied.
     Moved {
         /// Redis Cluster hash slot of the request's first key.
         slot: u16,
@@ -43,7 +45,7 @@ pub enum Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// Appends an error reply for this failure to `out`.
+    /// Appends the error reply for this failure to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         Writer::new(out, Version::Two).error(self.to_string().as_bytes());
     }

@@ -9,17 +9,17 @@ use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
 
 /// Maximum number of bytes that the error for an unknown command quotes from the command's name.
-/// The same maximum applies to the request's arguments, all arguments combined.
+/// The error quotes up to the same number of bytes from all arguments together.
 const QUOTED_BYTES_MAX: usize = 128;
 
-/// A command's name converted to lower case, stored on the stack.
+/// The name of a command, converted to lower case without a heap allocation.
 struct LowerCase {
     bytes: [u8; NAME_BYTES_MAX],
     length: usize,
 }
 
 impl LowerCase {
-    /// Converts a name to lower case; `None` if the name is longer than that of any command.
+    /// Converts a name to lower case; `None` if it is longer than the name of any command.
     fn new(name: &[u8]) -> Option<LowerCase> {
         let mut bytes = [0; NAME_BYTES_MAX];
         let lower = bytes.get_mut(..name.len())?;
@@ -34,12 +34,12 @@ impl LowerCase {
 }
 
 impl CommandTable {
-    /// Finds the command or subcommand of a request, and checks the request's number of arguments.
-    /// Stores the command and the time `now` in the connection, for `CLIENT LIST`.
+    /// Finds the command or subcommand of a request, and checks the number of its arguments.
+    /// Records the command and the time `now` in the connection, for `CLIENT LIST`.
     ///
     /// # Errors
-    /// If there is no such command, or the number of arguments is wrong: the error reply has been
-    /// written to `writer`, and the caller must perform the returned action.
+    /// If the command is unknown, or the number of arguments is wrong. The error reply has then
+    /// been written to `writer`, and the caller must perform the returned action.
     pub(super) fn resolve(
         &self,
         connection: &mut Connection,
@@ -74,11 +74,11 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`] has
-    /// succeeded before.
+    /// Returns the command or subcommand of a request that [`CommandTable::resolve`] has found
+    /// before.
     ///
     /// # Panics
-    /// If the request's command is unknown.
+    /// If the command is unknown.
     pub(super) fn resolved(&self, request: Request<'_>) -> &'static CommandSpec {
         let name = LowerCase::new(request.name());
         let spec = name.and_then(|name| self.find(name.as_bytes())).expect("it was resolved");
@@ -86,10 +86,9 @@ impl CommandTable {
         name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
     }
 
-    /// Returns the command with the given name; `None` if there is none. `position` is where the
-    /// command table holds the connection's last command. This position is tried first, because
-    /// clients tend to repeat a command. If a command is found, `position` is set to where the
-    /// table holds that command.
+    /// Returns the command named `name`; `None` if there is none. Looks first at `position`, the
+    /// position of the connection's previous command in the command table, because clients often
+    /// repeat a command. If the command is found, sets `position` to its position.
     fn find_near(&self, name: &[u8], position: &mut usize) -> Option<&'static CommandSpec> {
         let name = LowerCase::new(name)?;
         let last = self.all()[*position];
@@ -101,10 +100,10 @@ impl CommandTable {
     }
 }
 
-/// Returns the Redis Cluster hash slot of the request's first key if the client has to be
-/// redirected when another replica leads. `None` if the request has no key, if it is forwarded to
-/// the leader instead, or if it is a read after `READONLY`. This replica serves such a read itself;
-/// the read is not stale, because the replica asks the leader for a read index.
+/// Returns the Redis Cluster hash slot of the request's first key, if the client must be redirected
+/// when another replica is the leader. `None` if the request has no key, if the client does not
+/// follow redirects, or if the request is a read after `READONLY`, which any replica answers
+/// (linearizably, after it has asked the leader for a read index).
 pub(super) fn redirect_slot(
     connection: &Connection,
     spec: &CommandSpec,
@@ -122,7 +121,7 @@ fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
     spec.subcommand(LowerCase::new(name)?.as_bytes())
 }
 
-/// Writes the error for an unknown command, with the same text as Redis.
+/// Writes the error reply to an unknown command, with the same text as Redis.
 fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
     let name = request.name();
     // This is an HTTP request, which a browser can be tricked into sending. The connection is
@@ -147,7 +146,7 @@ fn unknown_command(request: Request<'_>, writer: &mut Writer<'_>) -> Action {
     Action::Reply
 }
 
-/// Writes the error for an unknown subcommand, with the same text as Redis.
+/// Writes the error reply to an unknown subcommand, with the same text as Redis.
 fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) -> Action {
     let mut text = b"ERR unknown subcommand '".to_vec();
     text.extend_from_slice(quoted(name, QUOTED_BYTES_MAX));
@@ -156,8 +155,8 @@ fn unknown_subcommand(spec: &CommandSpec, name: &[u8], writer: &mut Writer<'_>) 
     Action::Reply
 }
 
-/// Returns the part of an argument that Redis quotes in errors: at most `bytes_max` bytes, and only
-/// up to the first NUL byte, because Redis treats the argument as a C string.
+/// Returns the part of an argument that an error reply quotes: at most `bytes_max` bytes and, as in
+/// Redis, only the bytes before the first NUL byte.
 fn quoted(argument: &[u8], bytes_max: usize) -> &[u8] {
     let end = argument.iter().position(|byte| *byte == 0).unwrap_or(argument.len());
     &argument[..end.min(bytes_max)]

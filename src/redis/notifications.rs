@@ -1,19 +1,19 @@
 //! Keyspace notifications: which events the setting `notify-keyspace-events` selects.
 
-/// Which keyspace events are published, and on which of the two kinds of channels: the value of the
-/// setting `notify-keyspace-events`.
+/// The value of the setting `notify-keyspace-events`: which keyspace events are published, and on
+/// which kinds of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyspaceNotifications {
     /// Whether events are published on the channels `__keyspace@0__:<key>` (flag `K`).
     pub keyspace_channel: bool,
     /// Whether events are published on the channels `__keyevent@0__:<event>` (flag `E`).
     pub keyevent_channel: bool,
-    /// The selected event classes, as a bit set: bit i stands for letter i of [`CLASSES`].
+    /// The selected classes of events, as a bit set: bit i stands for letter i of [`CLASSES`].
     classes: u16,
 }
 
-/// Redis's letters for the classes of keyspace events. The letter `A`, which is not listed, selects
-/// all classes except the last two (`m` and `n`).
+/// Redis's letters for the classes of keyspace events. The letter `A`, which is not in this list,
+/// selects all classes except the last two (`m` and `n`).
 const CLASSES: &[u8] = b"g$lshzxetdmn";
 const ALL_CLASSES: u16 = (1 << 10) - 1;
 
@@ -35,13 +35,13 @@ impl KeyspaceNotifications {
         Some(events)
     }
 
-    /// Returns whether any event can be published: at least one event class and one kind of channel
-    /// are selected.
+    /// Returns whether any keyspace events are published: at least one class of events and one kind
+    /// of channel are selected.
     pub fn is_enabled(self) -> bool {
         (self.keyspace_channel || self.keyevent_channel) && self.classes != 0
     }
 
-    /// Returns whether events with this name, such as `expired`, are published.
+    /// Returns whether the event with this name, such as `expired`, is published.
     pub fn includes(self, event: &str) -> bool {
         let class = class_of(event);
         let bit = CLASSES.iter().position(|known| *known == class);
@@ -49,8 +49,7 @@ impl KeyspaceNotifications {
     }
 }
 
-/// Returns the letter of the event class to which the event with the given name, such as `expired`,
-/// belongs.
+/// Returns the letter of the class to which the event with this name, such as `expired`, belongs.
 fn class_of(event: &str) -> u8 {
     match event {
         "del" | "rename_from" | "rename_to" | "copy_to" | "move_from" | "move_to" | "expire"

@@ -11,8 +11,8 @@ use super::commands::{
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
-/// The rows of the command table, one slice for each group of commands; each slice is sorted by
-/// name.
+/// The rows of the command table, in groups of commands such as lists or hashes. Each group is
+/// sorted by name.
 const GROUPS: &[&[CommandSpec]] = &[
     bitmaps::COMMANDS,
     client::COMMANDS,
@@ -38,20 +38,21 @@ const GROUPS: &[&[CommandSpec]] = &[
 static TABLE: LazyLock<CommandTable> =
     LazyLock::new(|| CommandTable::new(GROUPS.iter().copied().flatten().collect()));
 
-/// Returns the table of all commands.
+/// Returns the command table, which describes all commands.
 pub(super) fn table() -> &'static CommandTable {
     &TABLE
 }
 
-/// Returns whether any operation in `payload`, an encoded [`Batch`], can add data to memory. If so,
-/// the whole batch is refused while memory is full. False for a payload that cannot be decoded.
+/// Returns whether an operation in the encoded [`Batch`] `payload` can add data, in which case the
+/// whole batch is refused while memory usage exceeds `maxmemory`. False for a payload that cannot
+/// be decoded.
 pub fn may_add_data(payload: &[u8]) -> bool {
     let Ok(batch) = Batch::decode(payload) else { return false };
     batch.operations().flatten().any(|operation| adds_data(&operation))
 }
 
-/// Returns whether an encoded operation can add data to memory. False for bytes that cannot be
-/// decoded.
+/// Returns whether an encoded operation can add data, in which case it is refused while memory
+/// usage exceeds `maxmemory`. False for an operation that cannot be decoded.
 pub fn operation_may_add_data(operation: &[u8]) -> bool {
     Operation::decode(operation).is_ok_and(|operation| adds_data(&operation))
 }

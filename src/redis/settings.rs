@@ -16,25 +16,23 @@ use super::notifications::KeyspaceNotifications;
 #[derive(Debug, Clone)]
 pub struct Settings {
     settings: Vec<Setting>,
-    /// Names and values of the settings that can't be changed, such as `port`.
+    /// Names and values of the settings that `CONFIG SET` cannot change, such as `port`.
     immutable: Vec<(&'static str, String)>,
 }
 
-/// The thresholds from which on requests are recorded in the slow log and as latency samples, and
-/// the length of the slow log.
+/// The settings of the slow log and of the latency samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlowLogSettings {
-    /// Requests that take at least this long are added to the slow log; `None` if the slow log is
-    /// off.
+    /// Minimum duration of a request that is added to the slow log; `None` if the slow log is off.
     pub threshold: Option<Duration>,
     /// Maximum number of entries in the slow log.
     pub entries_max: usize,
-    /// Requests that take at least this long are recorded as latency samples; `None` if latency
+    /// Minimum duration of a request that is recorded as a latency sample; `None` if latency
     /// samples are off.
     pub latency_threshold: Option<Duration>,
 }
 
-/// A setting that can be changed with `CONFIG SET`, with its current value.
+/// A setting that `CONFIG SET` can change, with its current value.
 #[derive(Debug, Clone)]
 struct Setting {
     name: &'static str,
@@ -42,25 +40,28 @@ struct Setting {
     value: String,
 }
 
-/// The kind of values that a setting accepts.
+/// The kind of value that a setting has, which says how a new value is checked.
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
     Text,
-    /// Letters that stand for event classes, as in `notify-keyspace-events` (see
-    /// [`KeyspaceNotifications`]).
+    /// The value consists of letters for classes of keyspace events, as in `notify-keyspace-events`
+    /// (see [`KeyspaceNotifications`]).
     EventClasses,
-    /// One of the given words, for example one of the log levels.
+    /// The value is one of the given words, such as a log level.
     Word(&'static [&'static str]),
-    /// An eviction policy. Only `noeviction` is accepted, because keys are never evicted.
+    /// The value is an eviction policy. Only `noeviction` is accepted, because keys are never
+    /// evicted.
     EvictionPolicy,
-    /// Pairs of numbers, seconds and changes, as in Redis's setting `save`.
+    /// The value consists of pairs of a number of seconds and a number of changes, as in Redis's
+    /// setting `save`.
     SavePoints,
-    /// An integer that is at least -1.
+    /// The value is an integer of at least -1.
     Integer,
-    /// An integer from the first to the second given bound, inclusive.
+    /// The value is an integer between two bounds, both inclusive.
     Between(u64, u64),
     Bytes,
-    /// A number of bytes, with an optional unit such as `mb`, that is at least the given number.
+    /// The value is a number of bytes of at least the given minimum, with an optional unit such as
+    /// `mb`.
     BytesFrom(u64),
     YesOrNo,
 }
@@ -77,21 +78,21 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 
-/// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would wait for each
-/// other to release their buffers.
+/// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
+/// each other to free their buffers.
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
 /// Minimum value of `auto-aof-rewrite-min-size`, in bytes. With a smaller value, a replica would
-/// take one snapshot after another.
+/// take snapshots all the time.
 pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
 
-/// Maximum TCP keep-alive time, in seconds, that all supported operating systems accept.
+/// Maximum TCP keep-alive time in seconds that all supported operating systems accept.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
 
 const ANY_I64: ValueKind = ValueKind::Between(0, i64::MAX as u64);
 const ANY_I32: ValueKind = ValueKind::Between(0, i32::MAX as u64);
 
-/// Names of all eviction policies of Redis.
+/// Names of all eviction policies that Redis has.
 const EVICTION_POLICIES: &[&str] = &[
     "volatile-lru",
     "volatile-lfu",
@@ -103,7 +104,7 @@ const EVICTION_POLICIES: &[&str] = &[
     "noeviction",
 ];
 
-/// The name, the kind of values and the default value of each setting that can be changed.
+/// The settings that `CONFIG SET` can change: name, kind of value, and default.
 const SETTINGS: &[(&str, ValueKind, &str)] = &[
     ("save", ValueKind::SavePoints, ""),
     ("appendonly", ValueKind::YesOrNo, "yes"),
@@ -131,8 +132,8 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
 ];
 
 impl Settings {
-    /// Returns the default settings. `limits` bounds the size of a request, `host` and `port` are
-    /// the address for clients, and `folder` is the replica's data folder.
+    /// Returns the default settings of a replica. `limits` bounds the size of a request, `host` and
+    /// `port` are the address for clients, and `folder` is the data directory.
     pub fn new(limits: &Limits, host: &str, port: u16, folder: &str) -> Settings {
         let settings = SETTINGS.iter().map(|(name, kind, value)| Setting {
             name,
@@ -151,24 +152,25 @@ impl Settings {
         Settings { settings: settings.collect(), immutable }
     }
 
-    /// Sets the limits on clients: the maximum number of clients, the maximum memory usage of all
-    /// clients combined in bytes, and the number of seconds without traffic after which a client is
-    /// disconnected (0: never).
+    /// Sets the limits on clients: the maximum number of connected clients, their maximum total
+    /// memory usage in bytes, and the number of seconds after which an idle client is disconnected
+    /// (0: never).
     pub fn set_client_limits(&mut self, count_max: u64, bytes_max: u64, idle_seconds_max: u64) {
         self.set_number(CLIENTS_MAX, count_max);
         self.set_number(CLIENTS_BYTES_MAX, bytes_max);
         self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
     }
 
-    /// Sets `maxmemory`, in bytes: while memory usage is above it, commands that add data are
-    /// refused. 0 means no limit.
+    /// Sets `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that add
+    /// data are refused.
     pub fn set_memory_max(&mut self, bytes: u64) {
         self.set_number(MEMORY_MAX, bytes);
     }
 
-    /// Sets the log growth after which a snapshot begins and the log is compacted, the counterpart
-    /// of rewriting Redis's append-only file: a percentage of the latest snapshot's size (0:
-    /// limited only by memory), and a minimum in bytes.
+    /// Sets the log growth after which the replica takes a snapshot and compacts the log: a
+    /// percentage of the size of the latest snapshot (0: only the memory limit counts), and a
+    /// minimum in bytes. The names of the settings are those for rewriting Redis's append-only
+    /// file.
     pub fn set_rewrite_growth(&mut self, percentage: u64, bytes_min: u64) {
         self.set_number(REWRITE_PERCENTAGE, percentage);
         self.set_number(REWRITE_BYTES_MIN, bytes_min);
@@ -179,8 +181,7 @@ impl Settings {
         setting.expect("only for names in SETTINGS").value = value.to_string();
     }
 
-    /// Returns the thresholds for the slow log and for latency samples, and the length of the slow
-    /// log.
+    /// Returns the settings of the slow log and of the latency samples.
     pub fn slow_log(&self) -> SlowLogSettings {
         let micros: i64 = self.value(SLOW_LOG_MICROS).parse().expect("checked when it was set");
         let latency_millis = self.number(LATENCY_MILLIS);
@@ -196,14 +197,14 @@ impl Settings {
         KeyspaceNotifications::parse(self.value(NOTIFICATIONS)).unwrap_or_default()
     }
 
-    /// Returns `maxmemory`, in bytes: while memory usage is above it, commands that add data are
-    /// refused. 0 means no limit.
+    /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that
+    /// add data are refused.
     pub fn memory_max(&self) -> u64 {
         self.number(MEMORY_MAX)
     }
 
-    /// Returns the log growth after which a snapshot begins: a percentage of the latest snapshot's
-    /// size (0: limited only by memory), then a minimum in bytes.
+    /// Returns the log growth after which the replica takes a snapshot: a percentage of the size of
+    /// the latest snapshot (0: only the memory limit counts), and a minimum in bytes.
     pub fn rewrite_growth(&self) -> (u64, u64) {
         (self.number(REWRITE_PERCENTAGE), self.number(REWRITE_BYTES_MIN))
     }
@@ -213,12 +214,12 @@ impl Settings {
         self.number(CLIENTS_MAX)
     }
 
-    /// Returns the maximum memory usage of all clients combined, in bytes.
+    /// Returns the maximum total memory usage of all clients, in bytes.
     pub fn clients_bytes_max(&self) -> usize {
         usize::try_from(self.number(CLIENTS_BYTES_MAX)).unwrap_or(usize::MAX)
     }
 
-    /// Returns how long a client may be idle before it is disconnected; `None` for no limit.
+    /// Returns the time after which an idle client is disconnected; `None` for no limit.
     pub fn idle_max(&self) -> Option<Duration> {
         let seconds = self.number(IDLE_SECONDS_MAX);
         (seconds > 0).then(|| Duration::from_secs(seconds))
@@ -235,16 +236,16 @@ impl Settings {
         self.value(name).parse().expect("checked when it was set")
     }
 
-    /// Returns the current value of a setting that can be changed.
+    /// Returns the current value of a setting that `CONFIG SET` can change.
     ///
     /// # Panics
-    /// If no such setting has the given name.
+    /// If there is no such setting.
     pub(super) fn value(&self, name: &str) -> &str {
         let setting = self.settings.iter().find(|setting| setting.name == name);
         &setting.expect("only for names in SETTINGS").value
     }
 
-    /// Returns the names and current values of all settings, including those that can't be changed.
+    /// Returns the names and the current values of all settings.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         let mutable = self.settings.iter().map(|setting| (setting.name, &*setting.value));
         mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
@@ -253,8 +254,8 @@ impl Settings {
     /// Changes a setting. `name` must be in lower case.
     ///
     /// # Errors
-    /// Returns Redis's error text that says why the value is refused; `None` if there is no setting
-    /// with this name.
+    /// If the setting does not accept the value or cannot be changed, with Redis's error text. The
+    /// error is `None` if there is no setting of this name.
     pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Option<String>> {
         if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == name) {
             setting.value = setting.kind.parse(value)?;
@@ -266,10 +267,10 @@ impl Settings {
 }
 
 impl ValueKind {
-    /// Checks a new value and returns it in the form in which it is stored.
+    /// Checks a new value of a setting, and returns it in the form in which it is stored.
     ///
     /// # Errors
-    /// Returns Redis's error text that says why the value is refused.
+    /// If the value is invalid, with Redis's error text.
     fn parse(self, value: &[u8]) -> Result<String, String> {
         let text = std::str::from_utf8(value).map_err(|_| "argument must be text")?;
         let number = || {
@@ -337,7 +338,7 @@ impl ValueKind {
 }
 
 /// Parses a number of bytes with an optional unit, as Redis does: `100mb` is 100 * 2^20, `100m` is
-/// 10^8. Returns `None` if the text is malformed or the number is 2^64 or more.
+/// 10^8. `None` if the text is malformed or the number is 2^64 or more.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let unit = match text[digits..].to_ascii_lowercase().as_str() {

@@ -15,21 +15,21 @@ use crate::kv::Operation;
 use super::action::Statistics;
 use super::session::connection::Connection;
 
-/// Maximum number of arguments that an entry of the slow log keeps, as in Redis. At most
-/// [`ARGUMENT_BYTES_MAX`] bytes of each argument are kept.
+/// Maximum number of arguments that an entry of the slow log stores, as in Redis. Of each argument,
+/// at most [`ARGUMENT_BYTES_MAX`] bytes are stored.
 const ARGUMENTS_MAX: usize = 32;
 const ARGUMENT_BYTES_MAX: usize = 128;
-/// Maximum number of latency samples kept, of which there is at most one per second. Above this
-/// number, the oldest sample is removed.
+/// Maximum number of latency samples that are stored, one for each second with slow requests. If
+/// there are more, the oldest sample is removed.
 const SAMPLES_MAX: usize = 160;
 
-/// An entry of the slow log: a request that took at least the time in the setting
+/// An entry of the slow log: a request that took at least as long as the setting
 /// `slowlog-log-slower-than`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SlowLogEntry {
     /// Id of the slow log entry, unique within the process.
     pub(super) id: i64,
-    /// When the request's outcome became known, as Unix time in seconds.
+    /// Unix time in seconds at which the outcome of the request became known.
     pub(super) at: u64,
     pub(super) elapsed: Duration,
     pub(super) arguments: Vec<Bytes>,
@@ -45,30 +45,31 @@ pub struct SlowLog {
     next_id: i64,
     /// Entries of the slow log, latest first.
     entries: VecDeque<SlowLogEntry>,
-    /// Latency samples in order of time. Each is a Unix time in seconds and the duration of the
+    /// Latency samples in order of time. Each has a Unix time in seconds, and the duration of the
     /// slowest request of that second.
     samples: VecDeque<(u64, Duration)>,
     /// Duration of the slowest request since the latency samples were last reset.
     longest: Duration,
 }
 
-/// A request whose outcome is known, as the server reports it to the slow log.
+/// A request whose outcome is known, with the data that the slow log needs.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
-    /// Time from when the request's batch was sent to the core or the leader until the request's
-    /// outcome was known.
+    /// Time between the submission of the request, as part of a batch, and the arrival of its
+    /// outcome.
     pub elapsed: Duration,
-    /// Wall clock of the replica when the request's outcome became known, as time since 1970.
+    /// Wall clock of the replica when the outcome of the request became known, as time since 1970.
     pub wall_clock: Duration,
-    /// The encoded operation of the request, from which its command and arguments are taken.
+    /// The encoded operation of the request, from which the slow log takes the command and its
+    /// arguments.
     pub operation: &'r [u8],
     /// The connection that sent the request.
     pub connection: &'r Connection,
 }
 
 impl SlowLog {
-    /// Adds a request to the slow log, then removes the oldest entries while the slow log has more
-    /// than `entries_max`.
+    /// Adds a request to the slow log, and then removes its oldest entries until there are at most
+    /// `entries_max`.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
             Operation::decode(request.operation).map(|operation| arguments_of(&operation));
@@ -84,8 +85,8 @@ impl SlowLog {
         self.entries.truncate(entries_max);
     }
 
-    /// Records `elapsed`, the duration of a request, as a latency sample. Only the longest duration
-    /// in each second is kept. `wall_clock` is the time since 1970 when the request's outcome
+    /// Records a request that took `elapsed` as a latency sample. Each second has one sample, for
+    /// its slowest request. `wall_clock` is the time since 1970 when the outcome of the request
     /// became known.
     pub fn add_latency_sample(&mut self, elapsed: Duration, wall_clock: Duration) {
         self.longest = self.longest.max(elapsed);
@@ -99,8 +100,8 @@ impl SlowLog {
         }
     }
 
-    /// Removes the slow log's entries or the latency samples, depending on `statistics`. Does
-    /// nothing for `Statistics::Traffic`, because those statistics are not kept here.
+    /// Removes all entries of the slow log, or all latency samples, as `statistics` says. Does
+    /// nothing for `Statistics::Traffic`, because these counters are not stored here.
     pub fn reset(&mut self, statistics: Statistics) {
         match statistics {
             Statistics::SlowLog => self.entries.clear(),
@@ -117,7 +118,7 @@ impl SlowLog {
         &self.entries
     }
 
-    /// Returns the latency samples in order of time. Each is a Unix time in seconds and the
+    /// Returns the latency samples in order of time. Each has a Unix time in seconds, and the
     /// duration of the slowest request of that second.
     pub(super) fn samples(&self) -> &VecDeque<(u64, Duration)> {
         &self.samples
@@ -129,8 +130,9 @@ impl SlowLog {
     }
 }
 
-/// Returns the name and arguments of an operation's command, shortened for the slow log. The
-/// arguments may differ slightly from what the client sent; a transaction is shown only as `exec`.
+/// Returns the command and the arguments of an operation, shortened for an entry of the slow log.
+/// They may differ from what the client sent: a transaction is shown as `exec`, without its
+/// commands.
 fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     let mut arguments: Vec<&[u8]> = Vec::new();
     match operation {
@@ -145,9 +147,9 @@ fn arguments_of(operation: &Operation<'_>) -> Vec<Bytes> {
     shorten_all(&arguments)
 }
 
-/// Shortens a list of arguments to at most [`ARGUMENTS_MAX`] arguments, and each argument to at
-/// most [`ARGUMENT_BYTES_MAX`] bytes. As in Redis, a note says how many arguments or bytes were
-/// left out.
+/// Shortens a list of arguments to at most [`ARGUMENTS_MAX`] arguments of at most
+/// [`ARGUMENT_BYTES_MAX`] bytes each. As in Redis, adds notes that say how many arguments or bytes
+/// were omitted.
 fn shorten_all(arguments: &[&[u8]]) -> Vec<Bytes> {
     let count = arguments.len();
     let kept = if count > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { count };

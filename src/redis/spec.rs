@@ -7,10 +7,11 @@ use crate::wire::resp::{Request, Writer};
 use super::action::Action;
 use super::call::Call;
 
-/// Maximum length of a command's or subcommand's name, in bytes.
+/// Maximum length in bytes of the name of a command or subcommand.
 pub(super) const NAME_BYTES_MAX: usize = 24;
 
-/// The description of a command or subcommand: one row of the command table.
+/// A row of the command table: the description of a command or subcommand, and the function that
+/// runs it.
 #[derive(Debug)]
 pub(super) struct CommandSpec {
     /// Name of the command or subcommand in lower case, for example `set` for `CONFIG SET`.
@@ -18,16 +19,16 @@ pub(super) struct CommandSpec {
     /// Full name of the command or subcommand in lower case, for example `config|set` for `CONFIG
     /// SET`.
     pub(super) full_name: &'static str,
-    /// Number of arguments that a request must have, including the names of command and subcommand.
-    /// If `arity` is negative, its absolute value is the minimum number.
+    /// Number of arguments of a request, including the names of the command and the subcommand. A
+    /// negative arity means a minimum: -2 is at least two arguments.
     pub(super) arity: i8,
-    /// The command's flags, such as `write` and `fast`, as defined by Redis.
+    /// Flags of the command as in Redis, such as `write` and `fast`.
     pub(super) flags: &'static [&'static str],
-    /// The command's ACL categories, as defined by Redis, except for those that follow from
+    /// ACL categories of the command as in Redis, except for the categories that follow from
     /// `flags`.
     pub(super) categories: &'static [&'static str],
     keys: KeyRange,
-    /// Index of the argument that holds the number of keys; the keys follow it. 0 if the command
+    /// Index of the argument that contains the number of keys, which follow it. 0 if the command
     /// has no such argument.
     key_count_index: u8,
     pub(super) group: &'static str,
@@ -35,18 +36,19 @@ pub(super) struct CommandSpec {
     pub(super) complexity: &'static str,
     pub(super) summary: &'static str,
     pub(super) subcommands: &'static [CommandSpec],
-    /// The state machine's command that takes the client's arguments unchanged; `None` if the
-    /// command's function builds the operation itself or needs no state.
+    /// The state machine's command that runs with the client's arguments, unchanged. `None` if the
+    /// command's function creates the operation itself, or if the command does not need the state
+    /// machine.
     command: Option<CommandId>,
     run: Run,
 }
 
-/// The function that runs a command, which either needs the command table or does not.
+/// The function that runs a command.
 #[derive(Debug, Clone, Copy)]
 enum Run {
-    /// A function that needs nothing but the request and the state in [`Call`].
+    /// A function that does not need the command table.
     Call(fn(&mut Call<'_>) -> Action),
-    /// A function that also needs the command table, because it looks up other commands.
+    /// A function that needs the command table, because it looks up other commands.
     WithTable(fn(&mut Call<'_>, &'static CommandTable) -> Action),
 }
 
@@ -56,9 +58,9 @@ pub(super) struct CommandTable {
     commands: Vec<&'static CommandSpec>,
 }
 
-/// Which arguments of a command are keys: the indexes from `first` to `last` in steps of `step`. A
-/// negative `last` is counted from the end: -1 is the last argument. If `first` is 0, no argument
-/// is a key.
+/// Which arguments of a request are keys: the arguments from `first` to `last`, in steps of `step`,
+/// where argument 0 is the command's name. A negative `last` is counted from the end: -1 is the
+/// last argument. If `first` is 0, the command has no keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyRange {
     pub(super) first: i8,
@@ -76,11 +78,11 @@ pub(super) const ANYTIME_FAST: &[&str] = &["loading", "stale", "fast"];
 pub(super) const DENY_OOM: &str = "denyoom";
 
 pub(super) const NO_KEYS: KeyRange = KeyRange { first: 0, last: 0, step: 0 };
-/// The key range of commands whose arguments are all keys.
+/// The key range of a command whose arguments are all keys.
 pub(super) const ALL_KEYS: KeyRange = KeyRange { first: 1, last: -1, step: 1 };
 
-/// Returns the command table's row for a command. The row has no flags, keys or documentation yet;
-/// methods such as `flags` add them.
+/// Returns a row of the command table for a command. It has no flags, keys or documentation yet;
+/// these are added by methods such as `flags`.
 pub(super) const fn command(
     name: &'static str,
     arity: i8,
@@ -89,7 +91,7 @@ pub(super) const fn command(
     subcommand(name, name, arity, run)
 }
 
-/// Returns the command table's row for a command whose function looks up other commands.
+/// Returns a row of the command table for a command whose function looks up other commands.
 pub(super) const fn command_with_table(
     name: &'static str,
     arity: i8,
@@ -98,7 +100,7 @@ pub(super) const fn command_with_table(
     subcommand_with_table(name, name, arity, run)
 }
 
-/// Returns the command table's row for a subcommand. `full_name` has the form
+/// Returns a row of the command table for a subcommand. `full_name` has the form
 /// `<command>|<subcommand>`.
 pub(super) const fn subcommand(
     name: &'static str,
@@ -109,7 +111,7 @@ pub(super) const fn subcommand(
     row(name, full_name, arity, Run::Call(run))
 }
 
-/// Returns the command table's row for a subcommand whose function looks up other commands.
+/// Returns a row of the command table for a subcommand whose function looks up other commands.
 /// `full_name` has the form `<command>|<subcommand>`.
 pub(super) const fn subcommand_with_table(
     name: &'static str,
@@ -156,7 +158,7 @@ impl CommandSpec {
     }
 
     /// Sets the version of Redis that introduced the command, and the command's group in Redis's
-    /// documentation.
+    /// documentation, such as `list`.
     pub(super) const fn since(mut self, since: &'static str, group: &'static str) -> CommandSpec {
         self.since = since;
         self.group = group;
@@ -175,8 +177,8 @@ impl CommandSpec {
         self
     }
 
-    /// Sets the state machine's command that takes the client's arguments unchanged, and copies the
-    /// key positions from that command.
+    /// Lets the state machine's command `command` run with the client's arguments, unchanged, and
+    /// copies its key positions to this row of the command table.
     pub(super) const fn runs(mut self, command: CommandId) -> CommandSpec {
         // Indexes in `range` include the command's name, those in `counted_at` do not. A subcommand
         // has a second name.
@@ -200,8 +202,8 @@ impl CommandSpec {
         self
     }
 
-    /// Returns whether the command's arity allows a request with `count` arguments, including the
-    /// names of command and subcommand.
+    /// Returns whether the arity of the command allows a request with `count` arguments, including
+    /// the names of the command and the subcommand.
     pub(super) fn accepts(&self, count: usize) -> bool {
         let min = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= min } else { count == min }
@@ -211,21 +213,20 @@ impl CommandSpec {
         self.flags.contains(&flag)
     }
 
-    /// Returns the positions of the keys as `COMMAND INFO` reports them: first key, last key and
-    /// step. Keys whose positions depend on the request are not included.
+    /// Returns the positions of the keys as in the reply to `COMMAND INFO`: first key, last key and
+    /// step. Excludes keys that follow an argument with their number (`numkeys`).
     pub(super) fn key_range(&self) -> KeyRange {
         self.keys
     }
 
-    /// Returns whether requests for the command can have keys.
+    /// Returns whether any argument of the command can be a key.
     pub(super) fn has_keys(&self) -> bool {
         self.keys != NO_KEYS || self.key_count_index > 0
     }
 
-    /// Returns the indexes of the arguments of a request that are keys. `count` is the number of
-    /// arguments, and `argument` returns the argument at an index. `None` if the argument that
-    /// states the number of keys is missing, states 0, or states more keys than the arguments that
-    /// follow it.
+    /// Returns the indexes of the keys among the `count` arguments of a request; `argument` returns
+    /// the argument at an index. `None` if the argument that contains the number of keys is
+    /// missing, is 0, or is greater than the number of arguments that follow it.
     pub(super) fn keys<'w>(
         &self,
         count: usize,
@@ -260,8 +261,7 @@ impl CommandSpec {
         self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
     }
 
-    /// Runs the command's function on the request in `call`, whose number of arguments must have
-    /// been checked.
+    /// Runs the command for the request in `call`. The number of arguments must have been checked.
     pub(super) fn run(&self, call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         call.command = self.command;
         match self.run {
@@ -270,9 +270,8 @@ impl CommandSpec {
         }
     }
 
-    /// Runs the command for a request that is contained in another one (`EXEC` or `ONCE`). Appends
-    /// the command's operations to `batch` instead of submitting them, and writes the reply to
-    /// `writer`.
+    /// Runs the command for a request inside another one (`EXEC` or `ONCE`). Adds its operations to
+    /// `batch` instead of submitting them, and writes the reply to `writer`.
     pub(super) fn run_within(
         &self,
         outer: &mut Call<'_>,
@@ -295,31 +294,31 @@ impl CommandSpec {
 }
 
 impl CommandTable {
-    /// Creates the table of `commands`, which may be in any order.
+    /// Returns a command table of the given rows, which may be in any order.
     pub(super) fn new(mut commands: Vec<&'static CommandSpec>) -> CommandTable {
         commands.sort_unstable_by_key(|spec| spec.name);
         CommandTable { commands }
     }
 
-    /// Returns the rows of all commands, sorted by name.
+    /// Returns the rows of the command table, sorted by name.
     pub(super) fn all(&self) -> &[&'static CommandSpec] {
         &self.commands
     }
 
-    /// Returns the position in the table of the command named `name`, which must be in lower case;
-    /// `None` if there is no such command.
+    /// Returns the position of a command in the command table; `None` if there is no such command.
+    /// `name` must be in lower case.
     pub(super) fn position(&self, name: &[u8]) -> Option<usize> {
         self.commands.binary_search_by(|spec| spec.name.as_bytes().cmp(name)).ok()
     }
 
-    /// Returns the command named `name`, which must be in lower case; `None` if there is no such
+    /// Returns the command with this name, which must be in lower case; `None` if there is no such
     /// command.
     pub(super) fn find(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         self.position(name).map(|position| self.commands[position])
     }
 
-    /// Returns the command named `name`, or the subcommand if `name` has the form
-    /// `<command>|<subcommand>`; `None` if there is none. The lookup is case-insensitive.
+    /// Returns a command or subcommand by its full name, such as `get` or `config|set`; `None` if
+    /// there is none. Ignores case.
     pub(super) fn find_full(&self, name: &[u8]) -> Option<&'static CommandSpec> {
         let name = name.to_ascii_lowercase();
         match name.iter().position(|byte| *byte == b'|') {
@@ -329,8 +328,8 @@ impl CommandTable {
     }
 }
 
-/// Returns the number at the start of an argument, parsed like C's `atoi`: anything after the
-/// digits is ignored, and without digits the number is 0.
+/// Parses the number at the start of an argument like C's `atoi`: ignores everything after the
+/// digits, and returns 0 if there are none.
 fn leading_digits(argument: &[u8]) -> usize {
     let text = argument.trim_ascii_start();
     let digits = text.strip_prefix(b"+").unwrap_or(text).iter().take_while(|b| b.is_ascii_digit());

@@ -4,20 +4,20 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
-/// Maximum number of arguments that [`Args`] stores inline, without a heap allocation.
+/// Maximum number of arguments that [`Args`] stores in an array instead of a heap allocation.
 const INLINE: usize = 4;
 
-/// The arguments of a command, without the command's name, and the random seed of its random
-/// choices.
+/// The arguments of a command, without its name, and a random seed for commands that choose
+/// randomly.
 #[derive(Debug)]
 pub(in crate::kv) struct Args<'a> {
     inline: [&'a [u8]; INLINE],
-    /// Number of arguments in the array `inline`; 0 if there are more arguments than fit into the
-    /// array: the vector `many` then contains all of them.
+    /// Number of arguments in the array `inline`. 0 if the arguments do not fit into the array, in
+    /// which case the vector `many` contains all of them.
     len: usize,
     many: Vec<&'a [u8]>,
-    /// Random seed from which all random choices of the command are derived. It differs between
-    /// calls but is the same on every replica.
+    /// Random seed of the command, from which it derives all random choices. The seed of a command
+    /// in the log is the same on every replica.
     pub(in crate::kv) seed: u64,
 }
 
@@ -46,16 +46,16 @@ impl<'a> Args<'a> {
         if self.many.is_empty() { &self.inline[..self.len] } else { &self.many }
     }
 
-    /// Returns the argument at position `at`, counted from 0.
+    /// Returns the argument at index `at`, counted from 0.
     ///
     /// # Errors
-    /// If there is no argument at this position. The arity of clients' commands has been checked
-    /// before, but that of commands in the log has not.
+    /// If there are fewer arguments. The server checks the number of arguments of clients'
+    /// commands, but commands in the log are untrusted.
     pub(in crate::kv) fn get(&self, at: usize) -> Result<&'a [u8], Refusal> {
         self.all().get(at).copied().ok_or(Refusal::Syntax)
     }
 
-    /// Parses the argument at position `at`, counted from 0, as a 64-bit integer.
+    /// Parses the argument at index `at`, counted from 0, as a 64-bit integer.
     ///
     /// # Errors
     /// If the argument is missing or not an integer.
@@ -63,7 +63,8 @@ impl<'a> Args<'a> {
         parse_integer(self.get(at)?).ok_or(Refusal::NotAnInteger)
     }
 
-    /// Returns the arguments from position `from` on, counted from 0; empty if there are none.
+    /// Returns the arguments from index `from` on, counted from 0; an empty slice if there are
+    /// none.
     pub(in crate::kv) fn rest(&self, from: usize) -> &[&'a [u8]] {
         self.all().get(from..).unwrap_or_default()
     }

@@ -13,28 +13,29 @@ use crate::kv::values::number::parse_integer;
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
 
-/// What `BITFIELD` stores when an integer does not fit into its field (`OVERFLOW`).
+/// The `OVERFLOW` option of `BITFIELD`: what is stored if an integer does not fit into its field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overflow {
-    /// `OVERFLOW WRAP`: the lowest bits of the integer, as many as fit into the field.
+    /// `OVERFLOW WRAP`: stores the lowest bits of the integer, as many as the field has.
     Wrap,
-    /// `OVERFLOW SAT`: the largest or smallest integer that fits into the field.
+    /// `OVERFLOW SAT`: stores the largest or the smallest integer that fits into the field.
     Saturate,
-    /// `OVERFLOW FAIL`: nothing; the field keeps its value, and the reply is null.
+    /// `OVERFLOW FAIL`: leaves the field unchanged and replies with null.
     Fail,
 }
 
-/// A field of `BITFIELD`: a signed or unsigned integer of 1 to 64 bits at a bit offset in a string.
+/// An integer field in a string, as used by `BITFIELD`: signed or unsigned, up to 64 bits wide, and
+/// starting at any bit.
 #[derive(Debug, Clone, Copy)]
 struct Field {
     signed: bool,
-    /// Width of the integer in bits: 1 to 64, or 1 to 63 if it is unsigned.
+    /// Width of the field in bits: 1 to 64 if signed, 1 to 63 if unsigned.
     bits: u32,
     offset: u64,
 }
 
 /// A subcommand of `BITFIELD`: `GET`, `SET` with the new value, or `INCRBY` with the increment.
-/// `SET` and `INCRBY` include the `OVERFLOW` behaviour in effect.
+/// `SET` and `INCRBY` include the `OVERFLOW` option that applies to them.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Get,
@@ -43,8 +44,8 @@ enum Action {
 }
 
 impl Field {
-    /// Parses the type of a field, such as `i16`, and the field's offset: a number of bits, or,
-    /// after a `#`, a multiple of the field's width.
+    /// Parses a field of `BITFIELD` from its type, such as `i16`, and its offset: a number of bits,
+    /// or `#` and a number that is multiplied by the field's width.
     fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
@@ -85,15 +86,15 @@ impl Field {
         }
     }
 
-    /// Truncates `number` to the width of the field, and returns the remaining bits as an integer
-    /// of the field's type (signed or unsigned).
+    /// Truncates `number` to the width of the field, and interprets the remaining bits as a signed
+    /// or unsigned integer, depending on the field's type.
     fn wrapped(self, number: i128) -> i128 {
         let unused = i128::BITS - self.bits;
         if self.signed { number << unused >> unused } else { number & ((1 << self.bits) - 1) }
     }
 
-    /// Returns the integer to store in the field for `number`, depending on `overflow` if it does
-    /// not fit; `None` if the field keeps its value.
+    /// Returns the integer to store in the field when `number` is assigned to it. `overflow`
+    /// applies if `number` does not fit; `None` means that the field must not change.
     fn kept(self, number: i128, overflow: Overflow) -> Option<i128> {
         let wrapped = self.wrapped(number);
         if wrapped == number {
@@ -113,7 +114,8 @@ fn number(number: i128) -> Outcome {
     Outcome::Integer(i64::try_from(number).expect("a field has at most 64 bits with its sign"))
 }
 
-/// Parses the subcommands of `BITFIELD`: returns the field of each, and what to do with it.
+/// Parses the arguments of `BITFIELD` into a list of subcommands, each with the field to which it
+/// applies.
 fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
     let mut rest = args;
@@ -146,8 +148,8 @@ fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     Ok(actions)
 }
 
-/// `BITFIELD key [GET type offset | [OVERFLOW WRAP | SAT | FAIL] SET type offset value | INCRBY
-/// type offset increment ...]`
+/// Runs `BITFIELD key [GET type offset | [OVERFLOW WRAP | SAT | FAIL] SET type offset value |
+/// INCRBY type offset increment ...]`: reads or changes integer fields of the string at a key.
 fn bitfield(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let actions = match parse(args.rest(1)) {
@@ -191,7 +193,7 @@ fn bitfield(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(outcomes))
 }
 
-/// `BITFIELD_RO key [GET type offset ...]`
+/// Runs `BITFIELD_RO key [GET type offset ...]`: reads integer fields of the string at a key.
 fn bitfield_ro(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let actions = match parse(args.rest(1)) {
         Ok(actions) => actions,

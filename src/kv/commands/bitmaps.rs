@@ -24,7 +24,7 @@ const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
 /// Parses the offset of a bit in a string.
 ///
 /// # Errors
-/// If the offset is not an integer or lies beyond the longest possible string.
+/// If the offset is not an integer, is negative, or exceeds the maximum length of a string.
 pub(in crate::kv) fn bit_offset(word: &[u8]) -> Result<u64, Outcome> {
     let offset = parse_integer(word).and_then(|offset| u64::try_from(offset).ok());
     offset.filter(|offset| *offset < BITS_MAX).ok_or_else(not_an_offset)
@@ -34,7 +34,8 @@ pub(in crate::kv) fn not_an_offset() -> Outcome {
     Outcome::error("ERR bit offset is not an integer or out of range")
 }
 
-/// Returns the index of the byte that holds the bit at `offset`, and the bit's mask in that byte.
+/// Returns the index of the byte that contains the bit at `offset`, and the mask of the bit within
+/// this byte.
 fn place(offset: u64) -> (usize, u8) {
     let byte = usize::try_from(offset / 8).expect("offsets are limited by the length of values");
     (byte, 0x80 >> (offset % 8))
@@ -45,7 +46,8 @@ pub(in crate::kv) fn bit(value: &[u8], offset: u64) -> bool {
     value.get(byte).is_some_and(|byte| byte & mask != 0)
 }
 
-/// Sets or clears the bit at `offset` of a string, which must be long enough.
+/// Sets the bit at `offset` of a string to 1 if `bit` is true, otherwise to 0. The string must be
+/// long enough.
 pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
     let (byte, mask) = place(offset);
     if bit {
@@ -55,7 +57,8 @@ pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
     }
 }
 
-/// `SETBIT key offset value`
+/// Runs `SETBIT key offset value`: sets or clears a bit of the string at a key, and returns its old
+/// value.
 fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let offset = match bit_offset(args.get(1)?) {
@@ -81,7 +84,7 @@ fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(was))
 }
 
-/// `GETBIT key offset`
+/// Runs `GETBIT key offset`: returns a bit of the string at a key.
 fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let offset = match bit_offset(args.get(1)?) {
         Ok(offset) => offset,
@@ -91,7 +94,7 @@ fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(bit(value, offset)))
 }
 
-/// Parses the unit argument of `BITCOUNT` or `BITPOS`. Returns true for `BIT`, false for `BYTE`,
+/// Parses the unit argument of `BITCOUNT` and `BITPOS`: returns true for `BIT`, false for `BYTE`,
 /// and a syntax error for anything else.
 fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
     if word.eq_ignore_ascii_case(b"BIT") {
@@ -103,7 +106,8 @@ fn means_bits(word: &[u8]) -> Result<bool, Refusal> {
     }
 }
 
-/// `BITCOUNT key [start end [BYTE | BIT]]`
+/// Runs `BITCOUNT key [start end [BYTE | BIT]]`: counts the bits that are 1 in a string or a range
+/// of it.
 fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(value) = keyspace.string(args.get(0)?)? else { return Ok(Outcome::count(0)) };
     let (first, last, bits) = match args.len() {
@@ -126,7 +130,8 @@ fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(ones(value, first, end)))
 }
 
-/// Returns the number of set bits at bit offsets from `first` (inclusive) to `end` (exclusive).
+/// Returns the number of bits that are 1 at the bit offsets from `first` (inclusive) to `end`
+/// (exclusive).
 fn ones(value: &[u8], first: usize, end: usize) -> usize {
     let whole = first.div_ceil(8)..end / 8;
     let slow = |from: usize, to: usize| (from..to).filter(|at| bit(value, *at as u64)).count();
@@ -139,7 +144,8 @@ fn ones(value: &[u8], first: usize, end: usize) -> usize {
     slow(first, whole.start * 8) + ones as usize + slow(whole.end * 8, end)
 }
 
-/// `BITPOS key bit [start [end [BYTE | BIT]]]`
+/// Runs `BITPOS key bit [start [end [BYTE | BIT]]]`: returns the offset of the first bit that is 0
+/// or 1 in a string or a range of it.
 fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let wanted = match args.integer(1)? {
         0 => false,
@@ -176,8 +182,8 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Returns the bit offset of the first bit equal to `wanted`, among the bit offsets from `first`
-/// (inclusive) to `end` (exclusive); `None` if there is no such bit.
+/// Returns the offset of the first bit equal to `wanted` from the bit offset `first` (inclusive) to
+/// `end` (exclusive); `None` if there is no such bit.
 fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usize> {
     let mut at = first;
     while at < end {
@@ -196,7 +202,8 @@ fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usi
     None
 }
 
-/// `BITOP AND | OR | XOR | NOT destination key [key ...]`
+/// Runs `BITOP AND | OR | XOR | NOT destination key [key ...]`: combines strings bit by bit and
+/// stores the result.
 fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (operation, destination, keys) = (args.get(0)?, args.get(1)?, args.rest(2));
     let is = |word: &str| operation.eq_ignore_ascii_case(word.as_bytes());

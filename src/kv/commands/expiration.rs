@@ -25,24 +25,26 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(40, "pexpiretime", ONE_KEY, pexpiretime),
 ];
 
-/// Unit of a time argument: seconds or milliseconds.
+/// Unit of an expiration argument: seconds or milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum Unit {
     Seconds,
     Millis,
 }
 
-/// What a time argument is relative to: the current time or the start of 1970.
+/// The start from which an expiration argument is counted: now or 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
-    /// The time argument is relative to the current time of the replicated clock, as in `EXPIRE`.
+    /// The expiration argument is a TTL, counted from the current time of the replicated clock, as
+    /// in `EXPIRE`.
     Now,
-    /// The time argument is relative to the start of 1970 (Unix time), as in `EXPIREAT`.
+    /// The expiration argument is a Unix time, counted from the start of 1970, as in `EXPIREAT`.
     Epoch,
 }
 
-/// Converts the time argument `number`, in units of `unit` and relative to `from`, to milliseconds
-/// since 1970, which may be negative; `None` on overflow.
+/// Converts an expiration argument `number` to milliseconds since 1970, which may be negative.
+/// `unit` is the argument's unit, and `from` the start from which it is counted. `None` on
+/// overflow.
 pub(in crate::kv) fn moment(
     keyspace: &Keyspace,
     number: i64,
@@ -59,49 +61,50 @@ pub(in crate::kv) fn moment(
     }
 }
 
-/// Returns the error of `command` for an expiration time that is out of range or not positive.
+/// Returns the error reply of `command` to an expiration time that is out of range or not positive.
 pub(in crate::kv) fn invalid(command: &str) -> Outcome {
     Outcome::error(format!("ERR invalid expire time in '{command}' command"))
 }
 
-/// `EXPIRE key seconds [NX | XX | GT | LT]`
+/// Runs `EXPIRE key seconds [NX | XX | GT | LT]`: sets the TTL of a key.
 fn expire(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_expiry(keyspace, args, "expire", Unit::Seconds, From::Now)
 }
 
-/// `PEXPIRE key milliseconds [NX | XX | GT | LT]`
+/// Runs `PEXPIRE key milliseconds [NX | XX | GT | LT]`: sets the TTL of a key.
 fn pexpire(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_expiry(keyspace, args, "pexpire", Unit::Millis, From::Now)
 }
 
-/// `EXPIREAT key seconds-since-1970 [NX | XX | GT | LT]`
+/// Runs `EXPIREAT key seconds-since-1970 [NX | XX | GT | LT]`: sets the expiration time of a key.
 fn expireat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_expiry(keyspace, args, "expireat", Unit::Seconds, From::Epoch)
 }
 
-/// `PEXPIREAT key milliseconds-since-1970 [NX | XX | GT | LT]`
+/// Runs `PEXPIREAT key milliseconds-since-1970 [NX | XX | GT | LT]`: sets the expiration time of a
+/// key.
 fn pexpireat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_expiry(keyspace, args, "pexpireat", Unit::Millis, From::Epoch)
 }
 
-/// Options of `EXPIRE` and its variants: under which conditions the expiration is changed.
+/// The options of `EXPIRE` and its variants, which are conditions under which the expiration time
+/// is changed.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option, and most can be combined")]
 struct Conditions {
-    /// `NX`: sets an expiration only if the key has none.
+    /// `NX`: sets the expiration time only if the key has none.
     if_none: bool,
-    /// `XX`: sets an expiration only if the key already has one.
+    /// `XX`: sets the expiration time only if the key already has one.
     if_some: bool,
-    /// `GT`: changes the expiration only to a later time, and not if the key has none.
+    /// `GT`: sets the expiration time only if the key has an earlier one.
     later: bool,
-    /// `LT`: changes the expiration only to an earlier time; no expiration counts as infinitely
-    /// late.
+    /// `LT`: sets the expiration time only if the key has a later one or none.
     earlier: bool,
 }
 
 impl Conditions {
-    /// Parses the options `NX`, `XX`, `GT` and `LT` of `EXPIRE`. Returns Redis's error text for an
-    /// unknown option and for options that exclude each other.
+    /// Parses the options `NX`, `XX`, `GT` and `LT` of `EXPIRE`. Returns Redis's error for an
+    /// unknown option or for options that exclude each other.
     fn read(args: &[&[u8]]) -> Result<Conditions, Outcome> {
         let mut conditions = Conditions::default();
         for word in args {
@@ -171,7 +174,7 @@ fn set_expiry(
     Ok(Outcome::Integer(1))
 }
 
-/// `PERSIST key`
+/// Runs `PERSIST key`: removes the expiration time of a key.
 fn persist(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let ends = keyspace.expires_at(key).is_some();
@@ -182,33 +185,34 @@ fn persist(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(ends))
 }
 
-/// `TTL key`. The network stage, which serves client connections, appends a second argument: the
-/// current reading of the replicated clock and the number of clock resets.
+/// Runs `TTL key`: returns the remaining TTL in seconds. The server appends an argument with the
+/// current reading of the replicated clock, because the state machine's own reading may be older.
 fn ttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| (millis + 500) / 1_000)
 }
 
-/// `PTTL key`. The network stage, which serves client connections, appends a second argument: the
-/// current reading of the replicated clock and the number of clock resets.
+/// Runs `PTTL key`: returns the remaining TTL in milliseconds. The server appends an argument with
+/// the current reading of the replicated clock, because the state machine's own reading may be
+/// older.
 fn pttl(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     left(keyspace, args, |millis| millis)
 }
 
-/// `EXPIRETIME key`
+/// Runs `EXPIRETIME key`: returns the expiration time of a key, as Unix time in seconds.
 fn expiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(end(keyspace, args.get(0)?, |end| (end + 500) / 1_000))
 }
 
-/// `PEXPIRETIME key`
+/// Runs `PEXPIRETIME key`: returns the expiration time of a key, as Unix time in milliseconds.
 fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(end(keyspace, args.get(0)?, |end| end))
 }
 
 /// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
-/// not expire, -2 if it does not exist. The state's own clock only advances with log entries, so
-/// the second argument passes a newer reading of the replicated clock (8 bytes) and the number of
-/// clock resets at that time (8 bytes); a reading from before a reset is ignored. Whether the key
-/// exists depends on the state's clock alone.
+/// not expire, -2 if it does not exist. The second argument, which the server appends, contains the
+/// current reading of the replicated clock and its number of resets (8 bytes each, little endian).
+/// It is used instead of the state machine's own reading if it is later and belongs to the same
+/// number of resets.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
     let reading = args.get(1)?.split_first_chunk::<8>();
     let (millis, resets) =

@@ -31,27 +31,29 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot),
 ];
 
-/// `DEL key [key ...]`, also run for `UNLINK`: in both cases the thread that applies log entries
-/// frees the memory, which delays neither network I/O nor heartbeats.
+/// Runs `DEL key [key ...]` and `UNLINK`, which are the same command here: removes keys and frees
+/// their memory immediately.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn del(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(args.all().iter().filter(|key| keyspace.delete(key)).count()))
 }
 
-/// `EXISTS key [key ...]`, also run for `TOUCH`: a key that is named twice counts twice.
+/// Runs `EXISTS key [key ...]` and `TOUCH`: returns how many of the keys exist. A key that is given
+/// twice counts twice.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn exists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(args.all().iter().filter(|key| keyspace.entry(key).is_some()).count()))
 }
 
-/// `DBSIZE`
+/// Runs `DBSIZE`: returns the number of keys, including keys that have expired but have not been
+/// removed yet.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn dbsize(keyspace: &Keyspace, _args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.len()))
 }
 
-/// `FLUSHALL [ASYNC | SYNC]`, also run for `FLUSHDB`, since there is only one database. The option
-/// is accepted and ignored.
+/// Runs `FLUSHALL [ASYNC | SYNC]` and `FLUSHDB`, which are the same command here, because there is
+/// only one database: removes all keys. The option has no effect.
 fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let is_known = |option: &[u8]| {
         option.eq_ignore_ascii_case(b"ASYNC") || option.eq_ignore_ascii_case(b"SYNC")
@@ -63,20 +65,21 @@ fn flushall(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// `CLUSTER COUNTKEYSINSLOT slot`. O(n): examines every key.
+/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in a hash slot. O(n), because it
+/// examines every key.
 fn count_keys_in_slot(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let slot = args.integer(0)?;
     let is_in_slot = |entry: &&KeyEntry| i64::from(slot_of(entry.key())) == slot;
     Ok(Outcome::count(keyspace.entries().filter(is_in_slot).count()))
 }
 
-/// `TYPE key`
+/// Runs `TYPE key`: returns the type of a key's value.
 fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
 }
 
-/// `RANDOMKEY`. The random seed selects one of the keyspace's hash tables and, by their hashes, one
-/// of its keys; the order of entries within a table, which differs between replicas, has no effect.
+/// Runs `RANDOMKEY`: returns a random key. The random seed determines the key by its hash, and not
+/// by its position in a hash table, so that all replicas choose the same key.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());
@@ -84,13 +87,14 @@ fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(next.map(KeyEntry::shared_key)))
 }
 
-/// `MEMORY USAGE key [SAMPLES count]`
+/// Runs `MEMORY USAGE key [SAMPLES count]`: returns the approximate memory usage of a key with its
+/// value, in bytes; null if the key does not exist. The option has no effect.
 fn memory_usage(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let entry = keyspace.entry(args.get(0)?);
     Ok(entry.map_or(Outcome::Value(None), |entry| Outcome::count(entry.memory())))
 }
 
-/// `RENAME key newkey`
+/// Runs `RENAME key newkey`: moves the value and the expiration time of a key to another key.
 fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
@@ -98,7 +102,7 @@ fn rename(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// `RENAMENX key newkey`
+/// Runs `RENAMENX key newkey`: renames a key if no key with the new name exists.
 fn renamenx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     keyspace.entry(from).ok_or(Refusal::NoSuchKey)?;
@@ -119,7 +123,8 @@ fn move_to(keyspace: &mut Keyspace, from: &[u8], to: &[u8]) {
     keyspace.notify("rename_to", to);
 }
 
-/// `COPY source destination [DB 0] [REPLACE]`
+/// Runs `COPY source destination [DB 0] [REPLACE]`: copies a key with its value and expiration
+/// time.
 fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     let mut replaces = false;
@@ -154,15 +159,15 @@ fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(copies))
 }
 
-/// `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings would
-/// use for this value if it were newly created.
+/// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings
+/// would use for the value if the value were newly created.
 fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let name = keyspace.entry(args.get(0)?).map(KeyEntry::encoding);
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
 }
 
-/// `OBJECT REFCOUNT key`: returns 2^31 - 1 for integers from 0 to 9999, as Redis does for its
-/// shared integers, and 1 for other values.
+/// Runs `OBJECT REFCOUNT key`: returns 2^31 - 1 for strings that are integers from 0 to 9999, which
+/// Redis shares between keys, and 1 for all other values.
 fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
     let number = parse_integer(entry.value()).filter(|number| (0..10_000).contains(number));
@@ -170,14 +175,15 @@ fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
 }
 
-/// `OBJECT IDLETIME key`: returns 0 for every existing key, because access times are not recorded.
+/// Runs `OBJECT IDLETIME key`: returns 0 for every existing key, because access times are not
+/// recorded.
 fn idletime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let is_there = keyspace.entry(args.get(0)?).is_some();
     Ok(if is_there { Outcome::Integer(0) } else { Outcome::Value(None) })
 }
 
-/// `OBJECT FREQ key`: for every existing key, returns the error that Redis returns without an LFU
-/// policy, because access frequencies are not recorded.
+/// Runs `OBJECT FREQ key`: returns an error for every existing key, because access frequencies are
+/// not recorded. Redis returns the same error if no LFU policy is selected.
 fn freq(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     if keyspace.entry(args.get(0)?).is_none() {
         return Ok(Outcome::Value(None));

@@ -33,15 +33,17 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(127, "hscan", ONE_KEY, hscan),
 ];
 
-/// Maximum number of fields that `HRANDFIELD` returns with repetitions (negative count).
+/// Maximum number of fields that `HRANDFIELD` returns with a negative count, which allows
+/// repetitions.
 const REPEATED_MAX: usize = 1 << 20;
 
-/// `HSET key field value [field value ...]`
+/// Runs `HSET key field value [field value ...]`: sets fields of a hash, and returns the number of
+/// new fields.
 fn hset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_many(keyspace, args, "hset")
 }
 
-/// `HMSET key field value [field value ...]`
+/// Runs `HMSET key field value [field value ...]`: sets fields of a hash.
 fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(match set_many(keyspace, args, "hmset")? {
         Outcome::Integer(_) => Outcome::Done,
@@ -49,8 +51,8 @@ fn hmset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Sets fields of a hash and returns the number of new fields. `command` is the name of the command
-/// in error messages.
+/// Sets fields of a hash, and returns the number of new fields. `command` is the command's name for
+/// error messages.
 fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
     let key = args.get(0)?;
     let (pairs, rest) = args.rest(1).as_chunks::<2>();
@@ -65,7 +67,7 @@ fn set_many(keyspace: &mut Keyspace, args: &Args<'_>, command: &str) -> Answer {
     Ok(Outcome::count(added))
 }
 
-/// `HSETNX key field value`
+/// Runs `HSETNX key field value`: sets a field of a hash only if the field does not exist.
 fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, field, value) = (args.get(0)?, args.get(1)?, args.get(2)?);
     if value_of(keyspace, key, field)?.is_some() {
@@ -76,24 +78,25 @@ fn hsetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(true))
 }
 
-/// `HGET key field`
+/// Runs `HGET key field`: returns the value of a field of a hash; null if the field does not exist.
 fn hget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(value_of(keyspace, args.get(0)?, args.get(1)?)?.cloned()))
 }
 
-/// `HMGET key field [field ...]`
+/// Runs `HMGET key field [field ...]`: returns the values of fields of a hash, null for a missing
+/// field.
 fn hmget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let value = |field: &&[u8]| hash.and_then(|hash| hash.get(field)).cloned();
     Ok(Outcome::Values(args.rest(1).iter().map(value).collect()))
 }
 
-/// `HEXISTS key field`
+/// Runs `HEXISTS key field`: returns 1 if a hash has the field, otherwise 0.
 fn hexists(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(value_of(keyspace, args.get(0)?, args.get(1)?)?.is_some()))
 }
 
-/// `HSTRLEN key field`
+/// Runs `HSTRLEN key field`: returns the length in bytes of the value of a field.
 fn hstrlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(value_of(keyspace, args.get(0)?, args.get(1)?)?.map_or(0, Bytes::len)))
 }
@@ -106,7 +109,8 @@ fn value_of<'s>(
     Ok(keyspace.collection::<Hash>(key)?.and_then(|hash| hash.get(field)))
 }
 
-/// `HDEL key field [field ...]`
+/// Runs `HDEL key field [field ...]`: removes fields of a hash, and returns the number of removed
+/// fields.
 fn hdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let removed = keyspace.update_existing(key, |hash: &mut Hash| {
@@ -121,7 +125,7 @@ fn hdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// `HINCRBY key field amount`
+/// Runs `HINCRBY key field amount`: adds `amount` to the integer in a field of a hash.
 fn hincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, field) = (args.get(0)?, args.get(1)?);
     let amount = parse_integer(args.get(2)?).ok_or(Refusal::NotAnInteger)?;
@@ -136,7 +140,8 @@ fn hincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Integer(sum))
 }
 
-/// `HINCRBYFLOAT key field amount`
+/// Runs `HINCRBYFLOAT key field amount`: adds `amount` to the floating-point number in a field of a
+/// hash.
 fn hincrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, field) = (args.get(0)?, args.get(1)?);
     let amount = Extended::parse(args.get(2)?).ok_or(Refusal::NotAFloat)?;
@@ -157,7 +162,7 @@ fn hincrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(text)))
 }
 
-/// `HLEN key`
+/// Runs `HLEN key`: returns the number of fields of a hash.
 fn hlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     Ok(Outcome::count(hash.map_or(0, Hash::len)))
@@ -171,29 +176,29 @@ fn text_pair((field, value): (&Bytes, &Bytes)) -> (Outcome, Outcome) {
     (text(field), text(value))
 }
 
-/// `HGETALL key`
+/// Runs `HGETALL key`: returns all fields of a hash with their values.
 fn hgetall(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Map(fields.map(text_pair).collect()))
 }
 
-/// `HKEYS key`
+/// Runs `HKEYS key`: returns all fields of a hash.
 fn hkeys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Values(fields.map(|(field, _)| Some(field.clone())).collect()))
 }
 
-/// `HVALS key`
+/// Runs `HVALS key`: returns the values of all fields of a hash.
 fn hvals(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = keyspace.collection::<Hash>(args.get(0)?)?;
     let fields = hash.into_iter().flat_map(Hash::iter);
     Ok(Outcome::Values(fields.map(|(_, value)| Some(value.clone())).collect()))
 }
 
-/// `HRANDFIELD key [count [WITHVALUES]]`: up to `count` different fields; if `count` is negative,
-/// exactly `-count` fields with possible repetitions.
+/// Runs `HRANDFIELD key [count [WITHVALUES]]`: returns up to `count` distinct random fields of a
+/// hash; if `count` is negative, exactly `-count` fields, possibly with repetitions.
 fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let hash = |key| keyspace.collection::<Hash>(key);
     let Some(count) = args.rest(1).first() else {
@@ -235,7 +240,8 @@ fn hrandfield(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// `HSCAN key cursor [MATCH pattern] [COUNT count]`
+/// Runs `HSCAN key cursor [MATCH pattern] [COUNT count]`: returns the next cursor and some fields
+/// of a hash with their values.
 fn hscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,

@@ -17,9 +17,9 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(298, "transfer", TWO_KEYS, transfer),
 ];
 
-/// `revisions key [key ...]`: returns the number of the operation that last changed each key, 0 for
-/// a key that does not exist. The server calls it when a client sends `WATCH`; clients cannot call
-/// it.
+/// Runs `revisions key [key ...]`: returns the revision of each key, which is the number of the
+/// operation that last changed it; 0 for a key that does not exist. The server uses this command
+/// for `WATCH`; clients cannot call it.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let revision = |key: &&[u8]| {
@@ -29,25 +29,25 @@ fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(args.all().iter().map(revision).collect()))
 }
 
-/// `refuse text`: fails with the error `text`. The server puts it in place of a command that it
-/// rejects in a request of a client session (`ONCE`), so that the session stores the error as the
-/// outcome of the request.
+/// Runs `refuse text`: changes nothing and returns the error `text`. If the server rejects a
+/// command inside a `ONCE` request of a client session, it submits this command instead, so that
+/// the session stores the error as the outcome of the request. Clients cannot call it.
 fn refuse(_store: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Error(Bytes::copy_from_slice(args.get(0)?)))
 }
 
-/// `transfer from to amount`: subtracts an amount from the unsigned integer at the key `from` and
-/// adds it to the one at `to`, if `from` holds at least this amount. Returns 1 if the amount was
-/// moved, else 0. The simulator uses it to check that the sum of all keys stays constant.
+/// Runs `transfer from to amount`: moves `amount` from the unsigned integer at the key `from` to
+/// the one at the key `to`, and returns 1; returns 0 and changes nothing if this is impossible. The
+/// simulator uses this command to check that the sum of all integers never changes.
 fn transfer(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to) = (args.get(0)?, args.get(1)?);
     let amount = parse_unsigned(args.get(2)?).ok_or(Refusal::NotAnInteger)?;
     Ok(Outcome::flag(moved(keyspace, from, to, amount).is_some()))
 }
 
-/// Subtracts `amount` from the integer at the key `from` and adds it to the integer at `to`.
-/// Returns `None`, and changes nothing, if `from` holds less than `amount`, a key holds no unsigned
-/// integer, or the sum overflows.
+/// Subtracts `amount` from the unsigned integer at the key `from` and adds it to the one at the key
+/// `to`. Returns `None`, and changes nothing, if `from` holds less than `amount`, a key does not
+/// hold an unsigned integer, or the sum overflows.
 fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option<()> {
     let left = balance(keyspace, from)?.checked_sub(amount)?;
     let sum = balance(keyspace, to)?;
@@ -59,8 +59,8 @@ fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option
     Some(())
 }
 
-/// Returns the unsigned integer that a key holds; `None` if the key does not exist or holds another
-/// value.
+/// Returns the unsigned integer at a key; `None` if the key does not exist or its value is not an
+/// unsigned integer.
 fn balance(keyspace: &Keyspace, key: &[u8]) -> Option<u64> {
     parse_unsigned(keyspace.string(key).ok()??)
 }

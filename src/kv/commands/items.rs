@@ -8,28 +8,28 @@ use std::fmt;
 
 use bytes::BufMut;
 
-/// Size in bytes of the length in front of each item of an encoded list.
+/// Length in bytes of the length field in front of each item of an encoded list.
 const LENGTH_BYTES: usize = 4;
 
-/// Maximum number of arguments that [`Arguments`] stores inline instead of borrowing a slice.
+/// Maximum number of arguments that [`Arguments`] stores in an array instead of borrowing a slice.
 const INLINE: usize = 2;
 
-/// An encoded list of byte strings, borrowed from a buffer.
+/// An encoded list of byte strings, such as the arguments of a command, borrowed from a buffer.
 ///
-/// Invariant: the item lengths in the encoding are consistent with its total length.
+/// Invariant: the lengths of the items in the encoding add up to its total length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Items<'a> {
     bytes: &'a [u8],
 }
 
-/// Builds an encoded list of byte strings (see [`Items`]).
+/// A builder for an encoded list of byte strings (see [`Items`]).
 #[derive(Debug, Clone, Default)]
 pub struct ItemsBuffer {
     bytes: Vec<u8>,
 }
 
-/// The arguments of a call, as an encoded list or as byte strings that are not encoded yet. Two
-/// `Arguments` with the same byte strings are equal, whether encoded or not.
+/// The arguments of a command: either an encoded list, or byte strings that are not encoded yet.
+/// Both forms are equal if they contain the same arguments.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a>(Form<'a>);
 
@@ -41,13 +41,13 @@ enum Form<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// Interprets bytes as an encoded list; `None` if the lengths in the bytes are inconsistent.
+    /// Returns `bytes` as an encoded list; `None` if they are not a valid encoding.
     pub(in crate::kv) fn check(bytes: &'a [u8]) -> Option<Items<'a>> {
         Some(Items::check_counted(bytes)?.0)
     }
 
-    /// Interprets bytes as an encoded list, and returns the list and the number of its items;
-    /// `None` if the lengths in the bytes are inconsistent.
+    /// Returns `bytes` as an encoded list, and the number of its items; `None` if they are not a
+    /// valid encoding.
     pub(in crate::kv) fn check_counted(bytes: &'a [u8]) -> Option<(Items<'a>, usize)> {
         let (mut rest, mut count) = (bytes, 0);
         while !rest.is_empty() {
@@ -57,7 +57,7 @@ impl<'a> Items<'a> {
         Some((Items { bytes }, count))
     }
 
-    /// Iterates over the byte strings of the list, in order.
+    /// Iterates over the items of the list, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.bytes;
         std::iter::from_fn(move || {
@@ -67,27 +67,27 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// Iterates over the items two at a time: first and second, third and fourth, and so on. If the
-    /// number of items is odd, the last item is omitted.
+    /// Iterates over the items two at a time: first and second, third and fourth, and so on. Omits
+    /// the last item if the number of items is odd.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut items = self.iter();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
     }
 
-    /// Returns the bytes of the encoded list.
+    /// Returns the encoding of the list.
     pub(in crate::kv) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 }
 
-/// Splits the first item off an encoded list. Returns the item and the remaining list; `None` if
-/// the bytes are malformed.
+/// Splits the first item off an encoded list. Returns the item and the remaining encoded list;
+/// `None` if the list is empty or malformed.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
-/// Appends an item to an encoded list.
+/// Appends `item` to the encoded list in `out`.
 pub(in crate::kv) fn put_item(item: &[u8], out: &mut impl BufMut) {
     out.put_slice(&length_of(item));
     out.put_slice(item);
@@ -103,7 +103,7 @@ impl ItemsBuffer {
         put_item(item, &mut self.bytes);
     }
 
-    /// Returns the encoded list of all items added so far.
+    /// Returns the encoded list of all items that were added.
     pub fn items(&self) -> Items<'_> {
         Items { bytes: &self.bytes }
     }
@@ -146,7 +146,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Returns the first argument, which is the key for most commands; `None` if there are no
+    /// Returns the first argument, which is a key for most commands; `None` if there are no
     /// arguments.
     pub(in crate::kv) fn first(&self) -> Option<&'a [u8]> {
         match self.0 {
@@ -156,7 +156,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Returns the length in bytes of the encoded list of arguments.
+    /// Returns the length in bytes of the arguments when encoded as a list.
     pub(in crate::kv) fn encoded_len(&self) -> usize {
         let encoded = |slices: &[&[u8]]| slices.iter().map(|one| LENGTH_BYTES + one.len()).sum();
         match &self.0 {
@@ -166,7 +166,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Appends the encoded list of arguments to `out`.
+    /// Appends the arguments to `out`, encoded as a list.
     pub(in crate::kv) fn put(&self, out: &mut impl BufMut) {
         let slices = match &self.0 {
             Form::Encoded(items) => return out.put_slice(items.bytes),
@@ -198,7 +198,7 @@ impl<'a, const COUNT: usize> From<&'a [&'a [u8]; COUNT]> for Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// Returns arguments that store the byte strings `few`, at most `INLINE`, inline.
+    /// Returns the arguments `few`, stored in an array. There must be at most [`INLINE`] of them.
     fn inline(few: &[&'a [u8]]) -> Arguments<'a> {
         let mut inline = [&[][..]; INLINE];
         inline[..few.len()].copy_from_slice(few);

@@ -20,12 +20,13 @@ use crate::kv::values::glob;
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
 
-/// Maximum number of keys that one `SCAN` call examines, regardless of its `COUNT`. Exceeded only
-/// if more keys than this have the same scan position (part of the key's hash).
+/// Maximum number of keys that one `SCAN` call examines, even if its `COUNT` is higher. Keys with
+/// equal scan positions (low bits of the hash) are examined together, so a call may exceed the
+/// maximum slightly.
 const LOOKED_AT_MAX: usize = 1 << 14;
 
-/// `KEYS pattern`. Not interruptible: some tenths of a second for a million keys, during which no
-/// other command is applied (`FLUSHALL` takes as long). Use `SCAN` where that matters.
+/// Runs `KEYS pattern`: returns the matching keys. Examines all keys, and no other command is
+/// applied meanwhile: some tenths of a second for a million keys. `SCAN` avoids this.
 fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
@@ -40,7 +41,8 @@ fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Values(found.into_iter().map(|entry| Some(entry.shared_key())).collect()))
 }
 
-/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE kind]`
+/// Runs `SCAN cursor [MATCH pattern] [COUNT count] [TYPE kind]`: returns the next cursor and some
+/// keys.
 fn scan_keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let mut cursor = match scan::cursor(args.get(0)?) {
         Ok(cursor) => cursor,

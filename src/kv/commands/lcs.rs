@@ -13,9 +13,9 @@ use crate::kv::values::number::parse_integer;
 /// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
 
-/// Maximum number of cells of the dynamic programming table of `LCS`, about the product of the
-/// lengths of the two strings. Longer strings are refused, because no other command is applied
-/// while `LCS` runs. (Redis's limit is eight times higher.)
+/// Maximum size of the table that `LCS` computes, in cells: about the product of the lengths of the
+/// two strings in bytes. Longer strings are refused, because no other command is applied while
+/// `LCS` runs. (Redis's limit is eight times higher.)
 const TABLE_MAX: usize = 1 << 24;
 
 /// Options of the `LCS` command.
@@ -24,7 +24,7 @@ struct Options {
     length: bool,
     matches: bool,
     with_lengths: bool,
-    /// `MINMATCHLEN`: matches shorter than this many bytes are left out of the reply.
+    /// Option `MINMATCHLEN`: minimum length in bytes of the matches in the reply.
     shortest: i64,
 }
 
@@ -51,7 +51,8 @@ impl Options {
     }
 }
 
-/// `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]`
+/// Runs `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]`: returns the longest common
+/// subsequence of two strings, its length or its matches.
 fn lcs(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (Ok(one), Ok(other)) = (keyspace.string(args.get(0)?), keyspace.string(args.get(1)?))
     else {
@@ -96,15 +97,15 @@ fn lcs(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     ]))
 }
 
-/// Dynamic programming table of `LCS`: the length in bytes of the longest common subsequence of
-/// each prefix of one string and each prefix of the other.
+/// The dynamic programming table of `LCS`: for each prefix of one string and each prefix of the
+/// other, the length in bytes of their longest common subsequence.
 struct Table {
     lengths: Vec<u32>,
     width: usize,
 }
 
-/// A contiguous match: a common substring, given by its position in each of the two strings and its
-/// length in bytes.
+/// A match in the reply of `LCS`: a substring that both strings contain, with its position in each
+/// string and its length in bytes.
 #[derive(Debug)]
 struct Piece {
     one: usize,
@@ -132,8 +133,8 @@ impl Table {
         self.lengths[one * self.width + other]
     }
 
-    /// Returns the longest common subsequence and its contiguous matches, the last match first.
-    /// Among several longest subsequences, returns the one that Redis returns.
+    /// Returns the longest common subsequence of the two strings and its matches, the last match
+    /// first. If there are several subsequences of this length, returns the same one as Redis.
     fn walk(&self, one: &[u8], other: &[u8]) -> (Vec<u8>, Vec<Piece>) {
         let (mut common, mut runs) = (Vec::new(), Vec::<Piece>::new());
         let (mut row, mut column) = (one.len(), other.len());

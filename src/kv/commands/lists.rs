@@ -33,7 +33,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 ];
 
 impl End {
-    /// Parses the end of a list, `LEFT` or `RIGHT`; anything else is a syntax error.
+    /// Parses `LEFT` or `RIGHT`, the end of a list; returns a syntax error for anything else.
     fn read(word: &[u8]) -> Result<End, Refusal> {
         if word.eq_ignore_ascii_case(b"LEFT") {
             Ok(End::Left)
@@ -59,22 +59,22 @@ impl End {
     }
 }
 
-/// `LPUSH key value [value ...]`
+/// Runs `LPUSH key value [value ...]`: adds values at the left end of a list.
 fn lpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     push(keyspace, args, End::Left)
 }
 
-/// `RPUSH key value [value ...]`
+/// Runs `RPUSH key value [value ...]`: adds values at the right end of a list.
 fn rpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     push(keyspace, args, End::Right)
 }
 
-/// `LPUSHX key value [value ...]`
+/// Runs `LPUSHX key value [value ...]`: adds values at the left end of a list if the list exists.
 fn lpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     push_if_there(keyspace, args, End::Left)
 }
 
-/// `RPUSHX key value [value ...]`
+/// Runs `RPUSHX key value [value ...]`: adds values at the right end of a list if the list exists.
 fn rpushx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     push_if_there(keyspace, args, End::Right)
 }
@@ -98,12 +98,12 @@ fn push_if_there(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
     }
 }
 
-/// `LPOP key [count]`
+/// Runs `LPOP key [count]`: removes and returns values from the left end of a list.
 fn lpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop(keyspace, args, End::Left, "lpop")
 }
 
-/// `RPOP key [count]`
+/// Runs `RPOP key [count]`: removes and returns values from the right end of a list.
 fn rpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop(keyspace, args, End::Right, "rpop")
 }
@@ -128,8 +128,8 @@ fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Ans
     })
 }
 
-/// Removes and returns up to `count` values from one end of the list at `key`; none if the key does
-/// not exist. Every returned element is `Some`.
+/// Removes and returns up to `count` values from one end of the list at a key, all of them as
+/// `Some`. Returns an empty vector if the key does not exist.
 fn pop_many(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -150,14 +150,14 @@ fn pop_many(
     Ok(values.unwrap_or_default())
 }
 
-/// `LLEN key`
+/// Runs `LLEN key`: returns the length of a list.
 fn llen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<List>(args.get(0)?)?.map_or(0, List::len)))
 }
 
-/// Parses the arguments at positions `from` and `from + 1`: the first and the last index of a
-/// range, where a negative index counts from the end of the list. Returns a function that converts
-/// the length of a list to the start (inclusive) and the end (exclusive) of the range.
+/// Parses two arguments, from index `from` on, as the first and the last index of a range of a
+/// list; negative indexes count from the end of the list. Returns a function that converts the
+/// length of the list to the start (inclusive) and the end (exclusive) of the range.
 fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize), Refusal> {
     let first = parse_integer(args.get(from)?).ok_or(Refusal::NotAnInteger)?;
     let last = parse_integer(args.get(from + 1)?).ok_or(Refusal::NotAnInteger)?;
@@ -170,7 +170,7 @@ fn range(args: &Args<'_>, from: usize) -> Result<impl Fn(usize) -> (usize, usize
     })
 }
 
-/// `LRANGE key first last`
+/// Runs `LRANGE key first last`: returns the values in a range of a list.
 fn lrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let range = range(args, 1)?;
     let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
@@ -182,7 +182,7 @@ fn lrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Values(values))
 }
 
-/// `LTRIM key first last`
+/// Runs `LTRIM key first last`: removes all values outside a range of a list.
 fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let range = range(args, 1)?;
@@ -199,15 +199,16 @@ fn ltrim(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// Converts the index `number`, which counts from the end of the list if it is negative, to a
-/// position in a list of `length` values; `None` if the index is out of range.
+/// Converts an index of a list with `length` values to a position, counted from 0. A negative index
+/// counts from the end of the list. `None` if the index is out of range.
 fn place(number: i64, length: usize) -> Option<usize> {
     let back = usize::try_from(number.unsigned_abs()).ok()?;
     let place = if number < 0 { length.checked_sub(back)? } else { back };
     (place < length).then_some(place)
 }
 
-/// `LINDEX key place`
+/// Runs `LINDEX key index`: returns the value at an index of a list; null if the index is out of
+/// range.
 fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(list) = keyspace.collection::<List>(args.get(0)?)? else {
         return Ok(Outcome::Value(None));
@@ -217,7 +218,7 @@ fn lindex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(place.and_then(|place| list.iter_from(place).next()).cloned()))
 }
 
-/// `LSET key place value`
+/// Runs `LSET key index value`: replaces the value at an index of a list.
 fn lset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(2)?);
     let list = keyspace.collection::<List>(key)?.ok_or(Refusal::NoSuchKey)?;
@@ -231,7 +232,8 @@ fn lset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Done)
 }
 
-/// `LINSERT key BEFORE | AFTER pivot value`
+/// Runs `LINSERT key BEFORE | AFTER pivot value`: inserts a value into a list, next to the first
+/// value that equals `pivot`.
 fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, side, pivot, value) = (args.get(0)?, args.get(1)?, args.get(2)?, args.get(3)?);
     let behind = side.eq_ignore_ascii_case(b"AFTER");
@@ -250,8 +252,9 @@ fn linsert(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(length))
 }
 
-/// `LREM key count value`: removes up to `count` values equal to `value`, starting from the left,
-/// or from the right if `count` is negative; all of them if `count` is 0.
+/// Runs `LREM key count value`: removes up to `count` values equal to `value` from a list, starting
+/// at the left end, or at the right end if `count` is negative; removes all of them if `count` is
+/// 0.
 fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(2)?);
     let count = parse_integer(args.get(1)?).ok_or(Refusal::NotAnInteger)?;
@@ -270,19 +273,22 @@ fn lrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// `RPOPLPUSH from to`
+/// Runs `RPOPLPUSH from to`: moves the value at the right end of one list to the left end of
+/// another.
 fn rpoplpush(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     move_one(keyspace, args.get(0)?, args.get(1)?, End::Right, End::Left)
 }
 
-/// `LMOVE from to LEFT | RIGHT LEFT | RIGHT`
+/// Runs `LMOVE from to LEFT | RIGHT LEFT | RIGHT`: moves a value from an end of one list to an end
+/// of another.
 fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (off, onto) = (End::read(args.get(2)?)?, End::read(args.get(3)?)?);
     move_one(keyspace, args.get(0)?, args.get(1)?, off, onto)
 }
 
-/// Moves a value from the end `off` of the list at the key `from` to the end `onto` of the list at
-/// `to`; both keys may be equal. The outcome is the moved value, or null if `from` does not exist.
+/// Removes a value from the end `off` of the list at the key `from`, and adds it at the end `onto`
+/// of the list at the key `to`; both keys may be equal. The outcome is the moved value; null if
+/// `from` does not exist.
 fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
     if keyspace.collection::<List>(from)?.is_none() {
         return Ok(Outcome::Value(None));
@@ -307,7 +313,8 @@ fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End
     Ok(Outcome::Value(Some(value)))
 }
 
-/// `LPOS key value [RANK rank] [COUNT count] [MAXLEN length]`
+/// Runs `LPOS key value [RANK rank] [COUNT count] [MAXLEN length]`: returns the indexes at which a
+/// list contains a value.
 fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let options = match PositionQuery::read(args) {
@@ -342,13 +349,13 @@ fn lpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Options of `LPOS`.
 struct PositionQuery {
-    /// `RANK` of `LPOS`: the number of the match with which the reply starts. 1 is the first match
-    /// from the start of the list, -1 the first one from its end. Never 0.
+    /// Option `RANK` of `LPOS`: number of the first match to return, counted from 1 at the start of
+    /// the list, or from -1 at its end. Never 0.
     rank: i64,
-    /// `COUNT` of `LPOS`: maximum number of matches in the reply; `usize::MAX` for no limit. `None`
-    /// without `COUNT`: the reply is then a single index, not an array.
+    /// Option `COUNT` of `LPOS`: maximum number of matches to return; `usize::MAX` for no limit.
+    /// `None` if the option is missing, in which case the reply is a single index and not an array.
     count: Option<usize>,
-    /// `MAXLEN` of `LPOS`: maximum number of values of the list that are compared; `usize::MAX` for
+    /// Option `MAXLEN` of `LPOS`: maximum number of values of the list to compare; `usize::MAX` for
     /// no limit.
     compared_max: usize,
 }
@@ -385,7 +392,8 @@ impl PositionQuery {
     }
 }
 
-/// `LMPOP numkeys key [key ...] LEFT | RIGHT [COUNT count]`: pops from the first list that exists.
+/// Runs `LMPOP numkeys key [key ...] LEFT | RIGHT [COUNT count]`: removes and returns values from
+/// an end of the first list that exists.
 fn lmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let positive = |word: &[u8]| {
         parse_integer(word)

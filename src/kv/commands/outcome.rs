@@ -6,48 +6,49 @@ use bytes::Bytes;
 
 use crate::kv::values::collection::ValueType;
 
-/// The outcome of a command. It is derived from the log, so it is equal on every replica.
+/// The result of a command, from which the server writes the reply. All replicas compute the same
+/// outcome for a command in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// A byte string, such as the value of a key (for some commands its value before the command);
-    /// `None` if it does not exist (null reply).
+    /// A byte string, such as the value of a key; `None` if the key does not exist (null reply).
     Value(Option<Bytes>),
-    /// The command was applied; the reply is `OK` for most commands.
+    /// The command succeeded and has no other result. For most commands, the reply is `OK`.
     Done,
-    /// The payload was not a command; nothing was applied.
+    /// The operation could not be decoded, so nothing was applied.
     Malformed,
-    /// A condition of the command, such as `NX` of `SET`, was not met; nothing was changed.
+    /// A condition of the command, such as `NX` of `SET`, was not met, so nothing was changed.
     Unchanged,
-    /// A 64-bit integer, such as a sum, a length, a count, or 1 or 0 for yes or no.
+    /// A 64-bit integer, such as a count or a length, or 1 for true and 0 for false.
     Integer(i64),
     /// A list of byte strings, such as the values of several keys in the order of the request;
     /// `None` for a missing value (null).
     Values(Vec<Option<Bytes>>),
-    /// The command is refused; nothing was changed.
+    /// The command was refused for this reason, and nothing was changed.
     Refused(Refusal),
-    /// The command was applied before, but its outcome is no longer stored.
+    /// The request repeats one that was applied before, whose outcome is no longer stored.
     Forgotten,
     /// The type of a key's value; `None` if the key does not exist.
     Type(Option<ValueType>),
     /// A floating-point number.
     Double(Double),
-    /// Null in place of a list (a null array in RESP 2).
+    /// Null instead of a list (a null array in RESP2).
     NoList,
-    /// The command failed with this error text, which begins with the error code; nothing was
-    /// changed.
+    /// The command failed with this error text, which begins with an error code such as `ERR`.
+    /// Nothing was changed.
     Error(Bytes),
-    /// The outcomes of several calls or a list of values, in order.
+    /// A list of outcomes, such as those of the commands of a transaction, in order.
     List(Vec<Outcome>),
-    /// Pairs of outcomes in order, such as members with their scores: an array of two-element
-    /// arrays in RESP 3, one flat array in RESP 2.
+    /// Ordered pairs of outcomes, such as members with their scores: an array of two-element arrays
+    /// in RESP3, a flat array in RESP2.
     Pairs(Vec<(Outcome, Outcome)>),
-    /// Pairs of keys and values in arbitrary order: a map in RESP 3, one flat array in RESP 2.
+    /// Pairs of keys and values in arbitrary order: a map in RESP3, a flat array in RESP2.
     Map(Vec<(Outcome, Outcome)>),
-    /// Several outcomes in arbitrary order: a set in RESP 3, an array in RESP 2.
+    /// A set of outcomes in arbitrary order: a set in RESP3, an array in RESP2.
     Set(Vec<Outcome>),
 }
 
-/// A floating-point number other than NaN. Two numbers are equal if their bit patterns are equal.
+/// A floating-point number other than NaN. Two numbers count as equal only if their bits are equal,
+/// so 0 differs from -0.
 #[derive(Debug, Clone, Copy)]
 pub struct Double(pub f64);
 
@@ -59,17 +60,17 @@ impl PartialEq for Double {
 
 impl Eq for Double {}
 
-/// Why a command is refused. Append new reasons at the end of `Refusal::ALL`: a reason is encoded
-/// in snapshots as its index in that list.
+/// The reason why a command was refused. Snapshots contain a reason as its index in `Refusal::ALL`,
+/// so append new reasons at the end of that list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The value of the key, or an argument, is not a 64-bit integer.
+    /// The value of the key or an argument is not a 64-bit integer.
     NotAnInteger,
-    /// The result of an increment or decrement is out of the range of 64-bit integers.
+    /// The result of an increment or decrement does not fit into a 64-bit integer.
     Overflow,
-    /// The value would be longer than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
+    /// The new value would be longer than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
     TooLong,
-    /// The key holds a value of another type than the command requires (`WRONGTYPE`).
+    /// The value of the key has another type than the command requires (`WRONGTYPE`).
     WrongType,
     /// The order or the number of the arguments is invalid, or an option is unknown.
     Syntax,
@@ -79,48 +80,49 @@ pub enum Refusal {
     HashNotAnInteger,
     /// The key does not exist.
     NoSuchKey,
-    /// The count argument must be an integer that is not negative.
+    /// The count argument is not an integer or is negative.
     NotPositive,
-    /// The absolute value of the count argument is above the maximum number of random elements.
+    /// The absolute value of the count argument exceeds the maximum number of random elements.
     OutOfRange,
-    /// The count argument is -2^63, whose absolute value does not fit into a signed 64-bit integer.
+    /// The count argument is -2^63, whose absolute value does not fit into a 64-bit integer.
     NotAbsolute,
-    /// `numkeys` must be at least 1.
+    /// The `numkeys` argument is less than 1.
     NoKeys,
-    /// `numkeys` is greater than the number of arguments that follow.
+    /// The `numkeys` argument is greater than the number of arguments that follow it.
     TooManyKeys,
-    /// The `LIMIT` option of `SINTERCARD` or `ZINTERCARD` must not be negative.
+    /// The option `LIMIT` of `SINTERCARD` or `ZINTERCARD` is negative.
     NegativeLimit,
     /// The result of an increment would be NaN or infinite.
     NotFinite,
-    /// Source and destination are the same key.
+    /// Source and destination of the command are the same key.
     SameObject,
     /// The sum of a score and an increment would be NaN.
     ScoreNaN,
-    /// A weight is not a floating-point number.
+    /// A weight of a sorted-set command is not a floating-point number.
     WeightNotAFloat,
     /// The minimum or maximum score of a range is not a floating-point number.
     EndNotAFloat,
     /// The minimum or maximum member of a range does not begin with `[` or `(` and is not `-` or
     /// `+`.
     EndNotLex,
-    /// The options `NX` and `XX` exclude each other.
+    /// The options `NX` and `XX` were both given, but exclude each other.
     AbsentAndPresent,
-    /// The options `GT`, `LT` and `NX` exclude each other.
+    /// More than one of the options `GT`, `LT` and `NX` was given, but they exclude each other.
     ManyConditions,
-    /// `ZADD` with `INCR` takes a single score and member.
+    /// `ZADD` with the option `INCR` was given more than one score and member.
     ManyIncrements,
-    /// The `LIMIT` option of a range command requires a range by score or by member (`BYSCORE` or
-    /// `BYLEX`), not by rank.
+    /// The option `LIMIT` was given for a range of ranks, but is allowed only for a range of scores
+    /// or members (`BYSCORE` or `BYLEX`).
     LimitOfPlaces,
-    /// The options `WITHSCORES` and `BYLEX` of `ZRANGE` exclude each other.
+    /// The options `WITHSCORES` and `BYLEX` of `ZRANGE` were both given, but exclude each other.
     ScoresOfLex,
-    /// The `COUNT` argument must be greater than 0.
+    /// The value of the option `COUNT` is not greater than 0.
     NoCount,
 }
 
 impl Refusal {
-    /// All refusals. A refusal is encoded in snapshots as its index in this list.
+    /// All reasons for a refusal. Snapshots contain a reason as its index in this list, so append
+    /// new reasons at the end.
     pub(in crate::kv) const ALL: &[Refusal] = &[
         Refusal::NotAnInteger,
         Refusal::Overflow,
@@ -158,36 +160,36 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
-    /// Returns a count of elements or bytes as an integer outcome.
+    /// Returns an integer outcome for a number of elements or bytes.
     pub(in crate::kv) fn count(count: usize) -> Outcome {
         Outcome::Integer(i64::try_from(count).expect("counts are below 2^63"))
     }
 
-    /// Returns an error outcome. `text` begins with the error code, such as `ERR`.
+    /// Returns an error outcome. `text` must begin with an error code, such as `ERR`.
     pub(in crate::kv) fn error(text: impl Into<String>) -> Outcome {
         Outcome::Error(Bytes::from(text.into()))
     }
 
-    /// Returns an error outcome that consists of `text` and the argument `word` up to its first NUL
-    /// byte, as in Redis.
+    /// Returns an error outcome: `text`, followed by the argument `word` up to its first NUL byte,
+    /// as in Redis.
     pub(in crate::kv) fn error_quoting(text: &str, word: &[u8]) -> Outcome {
         let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
         Outcome::Error(Bytes::from([text.as_bytes(), &word[..end]].concat()))
     }
 
-    /// Returns the error for a call of `command` with a wrong number of arguments that a check of
-    /// the command's arity does not detect, such as `HSET` with a field but no value.
+    /// Returns the error outcome for a wrong number of arguments of `command`, in a case that the
+    /// general check of the number cannot detect, such as `HSET` with a field but no value.
     pub(in crate::kv) fn wrong_number(command: &str) -> Outcome {
         Outcome::error(format!("ERR wrong number of arguments for '{command}' command"))
     }
 
-    /// Returns the integer outcome 1 for true and 0 for false.
+    /// Returns the integer outcome that stands for a boolean: 1 for true, 0 for false.
     pub(in crate::kv) fn flag(truth: bool) -> Outcome {
         Outcome::Integer(truth.into())
     }
 
-    /// Returns the heap memory usage of the values in this outcome, in bytes, without the size of
-    /// the outcome itself.
+    /// Returns the heap memory usage of the outcome's values, in bytes, without the size of the
+    /// outcome itself.
     pub fn value_bytes(&self) -> usize {
         let both = |(one, other): &(Outcome, Outcome)| one.value_bytes() + other.value_bytes();
         match self {

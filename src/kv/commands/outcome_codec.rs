@@ -7,11 +7,13 @@ use crate::kv::commands::outcome::{Double, Outcome, Refusal};
 use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::collection::ValueType;
 
-/// Maximum nesting depth of an encoded outcome: one level more than replies of transactions need.
+/// Maximum nesting depth of an encoded outcome, which bounds the recursion when an untrusted
+/// snapshot is decoded. One level more than replies of transactions need.
 const DEPTH_MAX: usize = 6;
 
 impl Outcome {
-    /// Appends the encoding of the outcome to `out`.
+    /// Appends the encoded outcome to `out`. Client sessions and snapshots store outcomes in this
+    /// form.
     pub(in crate::kv) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Outcome::Done => out.put_u8(0),
@@ -58,7 +60,8 @@ impl Outcome {
         }
     }
 
-    /// Decodes an outcome that [`Outcome::encode`] wrote; `None` if the bytes are malformed.
+    /// Decodes the outcome of a command, encoded by [`Outcome::encode`], and removes it from the
+    /// front of `from`; `None` if the bytes are malformed.
     pub(in crate::kv) fn decode(from: &mut &[u8]) -> Option<Outcome> {
         Outcome::decode_nested(from, 0)
     }
@@ -109,8 +112,8 @@ fn put_value(value: Option<&Bytes>, out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes an optional value that [`put_value`] wrote. The outer `None` means malformed bytes, the
-/// inner `None` a missing value.
+/// Decodes an optional value that [`put_value`] encoded, and removes it from the front of `from`.
+/// `None` if the bytes are malformed, `Some(None)` if the value is missing.
 #[allow(clippy::option_option, reason = "malformed and missing values differ")]
 fn take_value(from: &mut &[u8]) -> Option<Option<Bytes>> {
     if !take_flag(from)? {

@@ -11,7 +11,8 @@ use crate::kv::keyspace::Keyspace;
 /// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[write(288, "publish", NO_KEYS, publish)];
 
-/// `PUBLISH channel message`
+/// Runs `PUBLISH channel message`: records the message for this replica's subscribers of the
+/// channel.
 fn publish(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     keyspace.publish(args.get(0)?, args.get(1)?);
     Ok(Outcome::Done)

@@ -7,8 +7,8 @@ use crate::kv::commands::args::Args;
 use crate::kv::values::digest::mix;
 
 impl Args<'_> {
-    /// Returns a random number below `end`, which must not be 0. The command's random seed and
-    /// `turn` determine it: calls with different values of `turn` return independent numbers.
+    /// Returns a random number from 0 to `end - 1`; `end` must not be 0. The number depends only on
+    /// the command's random seed and `turn`, so a command uses a different `turn` for each choice.
     pub(in crate::kv) fn below(&self, turn: u64, end: usize) -> usize {
         // Mixed twice, because turns differ in their lowest bits only and the highest bits of the
         // result are used.
@@ -16,8 +16,8 @@ impl Args<'_> {
         usize::try_from(wide >> 64).expect("the product is below `end` << 64")
     }
 
-    /// Returns `count` distinct random numbers below `end` in ascending order, or all numbers below
-    /// `end` if `count` is larger. All choices are equally likely (Floyd's algorithm).
+    /// Returns `count` distinct random numbers from 0 to `end - 1` in ascending order, or all of
+    /// them if `count` is larger than `end`. All selections are equally likely (Floyd's algorithm).
     pub(in crate::kv) fn different(&self, count: usize, end: usize) -> Vec<usize> {
         if count >= end {
             return (0..end).collect();

@@ -14,8 +14,8 @@ use crate::kv::commands::{
 };
 use crate::kv::keyspace::Keyspace;
 
-/// The tables of all command groups, such as lists or hashes. The test `numbers_are_grouped` below
-/// lists each group's range of command numbers.
+/// The commands of all groups, such as list commands or hash commands. Each group has a range of
+/// command numbers, which the test `numbers_are_grouped` lists.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,
@@ -32,10 +32,10 @@ const GROUPS: &[&[Row]] = &[
     internal::COMMANDS,
 ];
 
-/// Upper bound (exclusive) of command numbers.
+/// Exclusive upper bound of the numbers that identify commands in the log.
 const NUMBERS: usize = 512;
 
-/// The registered commands, indexed by their numbers; `None` for a number without a command.
+/// All registered commands, indexed by their numbers; `None` for an unused number.
 static BY_NUMBER: [Option<CommandId>; NUMBERS] = by_number();
 
 const fn by_number() -> [Option<CommandId>; NUMBERS] {
@@ -56,7 +56,7 @@ const fn by_number() -> [Option<CommandId>; NUMBERS] {
     all
 }
 
-/// Handle to a command of the registry: a reference to the command's row.
+/// A registered command of the state machine, as a reference to its row in the command registry.
 #[derive(Clone, Copy)]
 pub struct CommandId(&'static Row);
 
@@ -68,18 +68,18 @@ impl CommandId {
     /// The command `DEL key [key ...]`.
     pub const DEL: CommandId = CommandId::of("del");
 
-    /// Returns the command with this number; `None` if there is none.
+    /// Returns the command with this number; `None` if the number is unused.
     pub(in crate::kv) fn numbered(number: u16) -> Option<CommandId> {
         *BY_NUMBER.get(usize::from(number))?
     }
 
-    /// Returns the command's number in log entries and snapshots.
+    /// Returns the number that identifies the command in log entries and snapshots.
     pub(in crate::kv) fn number(self) -> u16 {
         self.0.number
     }
 
-    /// Returns the command with this name, which must be in lower case; `None` if there is none. A
-    /// linear search through all commands.
+    /// Returns the command with this name, which must be in lower case; `None` if there is none.
+    /// Slow, because it compares the name with those of all commands.
     pub const fn named(name: &str) -> Option<CommandId> {
         let mut group = 0;
         while group < GROUPS.len() {
@@ -96,29 +96,30 @@ impl CommandId {
         None
     }
 
-    /// Returns the command with this name. Meant for constants, where an unknown name is a
-    /// compile-time error.
+    /// Returns the command with this name, for use in constants: an unknown name is a compile-time
+    /// error.
     pub const fn of(name: &str) -> CommandId {
         CommandId::named(name).expect("no such command")
     }
 
-    /// Returns the command's name in lower case; for a subcommand `command|subcommand`.
+    /// Returns the name of the command in lower case, of the form `command|subcommand` for a
+    /// subcommand.
     pub const fn name(self) -> &'static str {
         self.0.name
     }
 
-    /// Returns which of the command's arguments are keys.
+    /// Returns the positions of the keys among the command's arguments.
     pub const fn keys(self) -> KeyPositions {
         self.0.keys
     }
 
-    /// Returns whether the command is read-only.
+    /// Returns whether the command is read-only, so that it needs no log entry.
     pub fn is_read(self) -> bool {
         matches!(self.0.run, Run::Read(_))
     }
 
-    /// Returns the keys among the command's arguments; `None` if the command may access other keys
-    /// as well, or the arguments are invalid.
+    /// Returns the keys among the arguments `args`; `None` if the arguments are malformed, or if
+    /// the command may also access other keys.
     pub(in crate::kv) fn keys_in(self, args: Arguments<'_>) -> Option<Vec<&[u8]>> {
         if self.0.keys == NO_KEYS {
             return None;
@@ -127,8 +128,8 @@ impl CommandId {
         self.0.keys.keys(&args)
     }
 
-    /// Runs the command and returns its outcome if it is read-only; `None` if it may change the
-    /// state.
+    /// Runs the command if it is read-only, and returns its outcome; `None` if the command may
+    /// change the state.
     pub(in crate::kv) fn read(self, keyspace: &Keyspace, args: &Args<'_>) -> Option<Outcome> {
         match self.0.run {
             Run::Read(run) => Some(run(keyspace, args).unwrap_or_else(Outcome::Refused)),
@@ -136,7 +137,7 @@ impl CommandId {
         }
     }
 
-    /// Runs the command, which may be read-only or change the state, and returns its outcome.
+    /// Runs the command, which may change the state, and returns its outcome.
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
             Run::Read(run) => run(keyspace, args),

@@ -5,43 +5,44 @@ use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::keyspace::Keyspace;
 
-/// Result of a command's function: an outcome or a refusal. After a refusal, nothing has changed.
+/// The result of a command's function: an outcome, or the reason why the command was refused, in
+/// which case it has changed nothing.
 pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
 
-/// A command in the registry: number, name, key positions and the function that runs it.
+/// A row of the command registry: a command's number, name, key positions and function.
 #[derive(Debug)]
 pub(in crate::kv) struct Row {
-    /// Number of the command in log entries and snapshots. Never changed, and not reused if the
-    /// command is removed.
+    /// Number that identifies the command in log entries and snapshots. It must never change, and
+    /// must not be reused if the command is removed.
     pub(in crate::kv) number: u16,
-    /// The command's name in lower case; for a subcommand `command|subcommand`.
+    /// Name of the command in lower case, of the form `command|subcommand` for a subcommand.
     pub(in crate::kv) name: &'static str,
     pub(in crate::kv) keys: KeyPositions,
     pub(in crate::kv) run: Run,
 }
 
-/// The function that runs a command.
+/// The function that runs a command of the registry.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum Run {
-    /// Runs a read-only command, which needs no log entry.
+    /// The function of a read-only command, which needs no log entry.
     Read(fn(&Keyspace, &Args<'_>) -> Answer),
-    /// Runs a command that may change the state.
+    /// The function of a command that may change the state.
     Write(fn(&mut Keyspace, &Args<'_>) -> Answer),
 }
 
-/// Which arguments of a command are keys. Positions are counted from 0, where 0 is the argument
-/// after the command's name.
+/// The positions of the keys among a command's arguments. Positions are counted from 0, without the
+/// command's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyPositions {
-    /// Number of keys from position `first` on: a fixed number, or as many as there are up to the
+    /// Number of keys, starting at position `first`: either a fixed number, or all keys up to the
     /// last argument.
     count: Count,
     /// Position of the first key among the arguments, counted from 0.
     first: u8,
-    /// Distance between the positions of two consecutive keys.
+    /// Distance between the positions of two consecutive keys: 2 if every other argument is a key.
     step: u8,
-    /// Position of the `numkeys` argument among the arguments, counted from 0; its value is the
-    /// number of additional keys that follow it. `None` if the command has no `numkeys` argument.
+    /// Position of the `numkeys` argument, counted from 0. Its value is the number of keys that
+    /// follow it, in addition to those at `first`. `None` if the command has no `numkeys` argument.
     counted_at: Option<u8>,
 }
 
@@ -59,9 +60,9 @@ pub(in crate::kv) const ONE_KEY: KeyPositions = KeyPositions::fixed(1);
 pub(in crate::kv) const TWO_KEYS: KeyPositions = KeyPositions::fixed(2);
 /// Key positions of a command whose arguments are all keys.
 pub(in crate::kv) const ALL_KEYS: KeyPositions = KeyPositions::to_end(0, 1);
-/// Key positions of a command whose first argument is not a key, while all others are.
+/// Key positions of a command whose arguments are all keys, except for the first.
 pub(in crate::kv) const ALL_BUT_FIRST: KeyPositions = KeyPositions::to_end(1, 1);
-/// Key positions of a command with alternating keys and values (`MSET`).
+/// Key positions of a command whose arguments are alternating keys and values, such as `MSET`.
 pub(in crate::kv) const KEYS_AND_VALUES: KeyPositions = KeyPositions::to_end(0, 2);
 
 impl KeyPositions {
@@ -73,16 +74,16 @@ impl KeyPositions {
         KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
     }
 
-    /// Returns these key positions, extended by the keys that follow a `numkeys` argument at
-    /// `position`: as many as the value of that argument.
+    /// Returns these key positions, extended by the keys after a `numkeys` argument at `position`.
+    /// The value of this argument is the number of the keys.
     pub(in crate::kv) const fn and_counted_at(mut self, position: u8) -> KeyPositions {
         self.counted_at = Some(position);
         self
     }
 
-    /// Returns the position of the first key, the position of the last key and the step between
-    /// keys, as in Redis's `COMMAND`: counted from 1; a negative last position counts from the end;
-    /// all 0 without keys. Keys that a `numkeys` argument counts are not included.
+    /// Returns the position of the first key, the position of the last key, and the step between
+    /// keys, as Redis's `COMMAND` reports them: counted from 1, negative from the end, all 0 if
+    /// there are no keys. Excludes the keys after a `numkeys` argument.
     pub const fn range(self) -> (i8, i8, i8) {
         let (first, step) = (self.first.cast_signed() + 1, self.step.cast_signed());
         match self.count {
@@ -92,19 +93,19 @@ impl KeyPositions {
         }
     }
 
-    /// Returns the position of the `numkeys` argument, counted from 0; `None` if the command has
-    /// none.
+    /// Returns the position of the `numkeys` argument, counted from 0; `None` if the command has no
+    /// such argument.
     pub const fn counted_at(self) -> Option<u8> {
         self.counted_at
     }
 
-    /// Returns whether the first argument is a key.
+    /// Returns whether the first argument of the command is a key.
     pub(in crate::kv) fn starts_at_first(self) -> bool {
         self.first == 0 && self.count != Count::Fixed(0)
     }
 
-    /// Returns the keys among a command's arguments; `None` if a `numkeys` argument is malformed or
-    /// too large.
+    /// Returns the keys among the arguments `args`; `None` if the `numkeys` argument is malformed
+    /// or exceeds the number of arguments that follow it.
     pub(in crate::kv) fn keys<'a>(self, args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
         let from = args.get(usize::from(self.first)..).unwrap_or_default();
         let fixed = match self.count {
@@ -124,7 +125,7 @@ impl KeyPositions {
     }
 }
 
-/// Returns the registry row of a read-only command.
+/// Returns the registry row of a read-only command. `number` identifies the command in log entries.
 pub(in crate::kv) const fn read(
     number: u16,
     name: &'static str,
@@ -134,7 +135,8 @@ pub(in crate::kv) const fn read(
     Row { number, name, keys, run: Run::Read(run) }
 }
 
-/// Returns the registry row of a command that may change the state.
+/// Returns the registry row of a command that may change the state. `number` identifies the command
+/// in log entries.
 pub(in crate::kv) const fn write(
     number: u16,
     name: &'static str,

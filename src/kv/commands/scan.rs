@@ -7,15 +7,15 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::values::glob;
 use crate::kv::values::number::{parse_integer, split_sign};
 
-/// Default for the option `COUNT` of `SCAN` and its variants: number of elements that one call
+/// Default of the option `COUNT` of `SCAN` and its variants: the number of elements that one call
 /// examines.
 const COUNT: usize = 10;
 
-/// Parses the cursor argument of a scan; 0 stands for the start. (In a reply, 0 stands for the
-/// end.) Accepts a sign and an empty argument, like Redis, which uses C's `strtoul`.
+/// Parses the cursor argument of a scan command; 0 is the start of the scan. Like Redis, which uses
+/// C's `strtoul`, accepts a sign and an empty argument.
 ///
 /// # Errors
-/// The same error as in Redis, if `text` is not a valid cursor.
+/// Redis's error if `text` is not a valid cursor.
 pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let (negative, digits) = split_sign(text);
@@ -30,38 +30,40 @@ pub(in crate::kv) fn cursor(text: &[u8]) -> Result<u64, Outcome> {
     Ok(if negative { number.wrapping_neg() } else { number })
 }
 
-/// Returns the reply to a scan command: the next cursor, and a list of the elements `found`.
+/// Returns the reply to a scan command: the next cursor, which is 0 at the end of the scan, and the
+/// elements `found`.
 pub(in crate::kv) fn reply(cursor: u64, found: Vec<Option<Bytes>>) -> Outcome {
     let cursor = Outcome::Value(Some(cursor.to_string().into()));
     Outcome::List(vec![cursor, Outcome::Values(found)])
 }
 
-/// The options of `SCAN` and its variants, which are the arguments after the cursor.
+/// The options of `SCAN` and its variants `SSCAN`, `HSCAN` and `ZSCAN`.
 #[derive(Debug)]
 pub(in crate::kv) struct Options<'w> {
-    /// Approximate number of elements that one call examines (`COUNT`); at least 1.
+    /// Option `COUNT`: approximate number of elements that one call examines, at least 1.
     pub(in crate::kv) count: usize,
     pattern: Option<&'w [u8]>,
-    /// Name of the type of values whose keys `SCAN` returns (`TYPE`); `None` for all types.
+    /// Option `TYPE` of `SCAN`: name of the type of values whose keys are returned; `None` for all
+    /// types.
     pub(in crate::kv) value_type: Option<&'w [u8]>,
 }
 
 impl<'w> Options<'w> {
-    /// Parses the options of `SSCAN`, `HSCAN` and `ZSCAN`, from the argument at index `from` on:
-    /// `[MATCH pattern] [COUNT count]`.
+    /// Parses the options of `SSCAN`, `HSCAN` or `ZSCAN`, which are the arguments from index `from`
+    /// on: `[MATCH pattern] [COUNT count]`.
     ///
     /// # Errors
-    /// If there are other arguments.
+    /// If an option is unknown or malformed.
     pub(in crate::kv) fn read(args: &Args<'w>, from: usize) -> Result<Options<'w>, Refusal> {
         let options = Options::read_of_keys(args, from)?;
         if options.value_type.is_some() { Err(Refusal::Syntax) } else { Ok(options) }
     }
 
-    /// Parses the options of `SCAN`, from the argument at index `from` on: `[MATCH pattern] [COUNT
-    /// count] [TYPE type]`.
+    /// Parses the options of `SCAN`, which are the arguments from index `from` on: `[MATCH pattern]
+    /// [COUNT count] [TYPE type]`.
     ///
     /// # Errors
-    /// If there are other arguments.
+    /// If an option is unknown or malformed.
     pub(in crate::kv) fn read_of_keys(
         args: &Args<'w>,
         from: usize,
@@ -84,8 +86,8 @@ impl<'w> Options<'w> {
         Ok(options)
     }
 
-    /// Returns whether the element `text` matches the `MATCH` pattern; true if no pattern was
-    /// given.
+    /// Returns whether the element `text` matches the pattern of the option `MATCH`; true if the
+    /// option is missing.
     pub(in crate::kv) fn fits(&self, text: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, text))
     }

@@ -15,8 +15,9 @@ use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-/// The set commands in the command registry: number, name, key positions and function of each. Log
-/// entries contain the numbers, so append new commands at the end, with the next number.
+/// Table of the set commands for the command registry: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(192, "sadd", ONE_KEY, sadd),
     write(193, "srem", ONE_KEY, srem),
@@ -37,11 +38,12 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(208, "sscan", ONE_KEY, sscan),
 ];
 
-/// Maximum number of random members that one command, such as `SRANDMEMBER`, returns when its count
-/// is negative, which allows repetitions.
+/// Maximum number of random members that a command such as `SRANDMEMBER` returns if its count is
+/// negative, which allows repetitions.
 pub(in crate::kv) const REPEATED_MAX: usize = 1 << 20;
 
-/// `SADD key member [member ...]`
+/// Runs `SADD key member [member ...]`: adds members to a set, and returns the number of new
+/// members.
 fn sadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, members) = (args.get(0)?, args.rest(1));
     if members.is_empty() {
@@ -57,7 +59,8 @@ fn sadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(added))
 }
 
-/// `SREM key member [member ...]`
+/// Runs `SREM key member [member ...]`: removes members from a set, and returns the number of
+/// removed members.
 fn srem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let removed = keyspace.update_existing(key, |set: &mut Set| {
@@ -72,19 +75,20 @@ fn srem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// `SCARD key`
+/// Runs `SCARD key`: returns the number of members of a set.
 fn scard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<Set>(args.get(0)?)?.map_or(0, Set::len)))
 }
 
-/// `SISMEMBER key member`
+/// Runs `SISMEMBER key member`: returns 1 if a set contains the member, otherwise 0.
 fn sismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
     let member = args.get(1)?;
     Ok(Outcome::flag(set.is_some_and(|set| set.contains(member))))
 }
 
-/// `SMISMEMBER key member [member ...]`
+/// Runs `SMISMEMBER key member [member ...]`: returns 1 for each member that a set contains, 0 for
+/// the others.
 fn smismember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
     let is_there = |member: &&[u8]| Outcome::flag(set.is_some_and(|set| set.contains(member)));
@@ -95,13 +99,13 @@ fn text(member: &Bytes) -> Outcome {
     Outcome::Value(Some(member.clone()))
 }
 
-/// `SMEMBERS key`
+/// Runs `SMEMBERS key`: returns all members of a set.
 fn smembers(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<Set>(args.get(0)?)?;
     Ok(Outcome::Set(set.into_iter().flat_map(Set::iter).map(text).collect()))
 }
 
-/// `SPOP key [count]`
+/// Runs `SPOP key [count]`: removes and returns random members of a set.
 fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let (count, is_one) = match args.rest(1) {
@@ -132,8 +136,8 @@ fn spop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// `SRANDMEMBER key [count]`. Returns up to `count` distinct random members, or exactly `-count`
-/// members, possibly with repetitions, if `count` is negative.
+/// Runs `SRANDMEMBER key [count]`: returns up to `count` distinct random members of a set; if
+/// `count` is negative, exactly `-count` members, possibly with repetitions.
 fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<Set>(key);
     let count = match args.rest(1) {
@@ -154,8 +158,9 @@ fn srandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::List(chosen.map(text).collect()))
 }
 
-/// Returns random positions below `length`, which must not be 0: up to `count` distinct positions,
-/// or exactly `-count` positions, possibly with repetitions, if `count` is negative.
+/// Returns random positions from 0 to `length - 1`; `length` must not be 0. Returns up to `count`
+/// distinct positions; if `count` is negative, exactly `-count` positions, possibly with
+/// repetitions.
 ///
 /// # Errors
 /// If `count` is negative and `-count` exceeds [`REPEATED_MAX`], which limits the memory usage of
@@ -175,7 +180,7 @@ pub(in crate::kv) fn places(
     }
 }
 
-/// `SMOVE source destination member`
+/// Runs `SMOVE source destination member`: moves a member from one set to another.
 fn smove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (from, to, member) = (args.get(0)?, args.get(1)?, args.get(2)?);
     let Some(source) = keyspace.collection::<Set>(from)? else { return Ok(Outcome::flag(false)) };
@@ -202,17 +207,16 @@ enum Join {
     Diff,
 }
 
-/// Returns the sets at `keys`, in the order of `keys`; `None` in place of the set for a key that
-/// does not exist.
+/// Returns the sets at `keys`, in the same order; `None` for a key that does not exist.
 ///
 /// # Errors
-/// If a key holds a value of another type.
+/// If the value of a key is not a set.
 fn sets<'s>(keyspace: &'s Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<&'s Set>>, Refusal> {
     keys.iter().map(|key| Ok(keyspace.collection::<Set>(key)?)).collect()
 }
 
-/// Iterates over the members that all `sets` contain. `None` stands for the empty set, so if one of
-/// the sets is `None`, there are no such members.
+/// Iterates over the intersection of `sets`: the members that all of them contain. `None` stands
+/// for an empty set.
 fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     let mut there: Vec<&Set> = sets.iter().copied().flatten().collect();
     let all = there.len() == sets.len();
@@ -223,8 +227,8 @@ fn common<'s>(sets: &[Option<&'s Set>]) -> impl Iterator<Item = &'s Bytes> {
     members.filter(move |member| there[1..].iter().all(|set| set.contains(member)))
 }
 
-/// Returns the members of the union, intersection or difference of the sets at `keys`, as `how`
-/// says. Each member occurs once.
+/// Returns the members of the union, intersection or difference of the sets at `keys`, each member
+/// once. `how` selects the set operation.
 fn join(keyspace: &Keyspace, keys: &[&[u8]], how: Join) -> Result<Vec<Bytes>, Refusal> {
     let sets = sets(keyspace, keys)?;
     Ok(match how {
@@ -249,8 +253,8 @@ fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
     Ok(Outcome::Set(members.into_iter().map(|member| Outcome::Value(Some(member))).collect()))
 }
 
-/// Applies the set operation `how` to the sets at the second and later arguments, and stores the
-/// result at the key in the first argument, or removes that key if the result is empty. The outcome
+/// Applies the set operation `how` to the sets at the keys from the second argument on. Stores the
+/// result at the key in the first argument, or removes this key if the result is empty. The outcome
 /// is the number of members of the result. `event` is the name of the keyspace notification.
 fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
     let to = args.get(0)?;
@@ -269,37 +273,39 @@ fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'stati
     Ok(Outcome::count(count))
 }
 
-/// `SINTER key [key ...]`
+/// Runs `SINTER key [key ...]`: returns the intersection of sets.
 fn sinter(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     joined(keyspace, args, Join::Inter)
 }
 
-/// `SUNION key [key ...]`
+/// Runs `SUNION key [key ...]`: returns the union of sets.
 fn sunion(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     joined(keyspace, args, Join::Union)
 }
 
-/// `SDIFF key [key ...]`
+/// Runs `SDIFF key [key ...]`: returns the difference between the first set and the others.
 fn sdiff(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     joined(keyspace, args, Join::Diff)
 }
 
-/// `SINTERSTORE destination key [key ...]`
+/// Runs `SINTERSTORE destination key [key ...]`: stores the intersection of sets.
 fn sinterstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Inter, "sinterstore")
 }
 
-/// `SUNIONSTORE destination key [key ...]`
+/// Runs `SUNIONSTORE destination key [key ...]`: stores the union of sets.
 fn sunionstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Union, "sunionstore")
 }
 
-/// `SDIFFSTORE destination key [key ...]`
+/// Runs `SDIFFSTORE destination key [key ...]`: stores the difference between the first set and the
+/// others.
 fn sdiffstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Diff, "sdiffstore")
 }
 
-/// `SINTERCARD numkeys key [key ...] [LIMIT limit]`
+/// Runs `SINTERCARD numkeys key [key ...] [LIMIT limit]`: counts the members of the intersection of
+/// sets, up to `limit`.
 fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let count = parse_integer(args.get(0)?).and_then(|count| usize::try_from(count).ok());
     let count = count.filter(|count| *count > 0).ok_or(Refusal::NoKeys)?;
@@ -318,10 +324,10 @@ fn sintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(common(&sets(keyspace, keys)?).take(most).count()))
 }
 
-/// `SSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set in full by one call. Scans
-/// a large set from its end to its beginning; the cursor is the number of members not visited yet.
-/// New members are appended, and members only ever move towards the beginning, so a member that
-/// exists during the whole scan cannot move from the unvisited part to the visited part.
+/// Runs `SSCAN key cursor [MATCH pattern] [COUNT count]`: returns the next cursor and some members
+/// of a set. A small set is returned in one call. A large set is scanned from the end of its order
+/// to the start, and the cursor is the number of members that were not visited yet. Removals move
+/// members only towards the start, so the scan visits every member that stays in the set.
 fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -337,8 +343,9 @@ fn sscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Returns the range of positions that one call of a scan visits in a collection of `length`
-/// elements: its start, and its end (exclusive). A scan proceeds from the end of the collection to
-/// its beginning; `cursor` is the number of elements not visited yet, or 0 in the first call.
+/// elements: its start (inclusive) and its end (exclusive). A scan goes from the end of the
+/// collection to the start. `cursor` is the number of elements that were not visited yet, 0 in the
+/// first call.
 pub(in crate::kv) fn scanned(cursor: u64, count: usize, length: usize) -> (usize, usize) {
     if length <= SCANNED_AT_ONCE_MAX {
         return (0, length);

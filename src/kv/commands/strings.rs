@@ -13,8 +13,9 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-/// The string commands in the command registry: number, name, key positions and function of each.
-/// Log entries contain the numbers, so append new commands at the end, with the next number.
+/// Table of the string commands for the command registry: number, name, key positions and function
+/// of each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(48, "set", ONE_KEY, set_with_options),
     write(49, "setex", ONE_KEY, setex),
@@ -44,22 +45,22 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 /// Affects the replicated state, so it must be equal on all replicas.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
-/// Condition under which `SET` sets the key.
+/// The condition of a `SET` command, given by the options `NX` and `XX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
     Always,
-    /// `NX`: the key is set only if it does not exist.
+    /// `NX`: sets the key only if it does not exist.
     IfAbsent,
-    /// `XX`: the key is set only if it exists.
+    /// `XX`: sets the key only if it exists.
     IfPresent,
 }
 
-/// `GET key`
+/// Runs `GET key`: returns the value of a key; null if the key does not exist.
 fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(keyspace.shared_string(args.get(0)?)?))
 }
 
-/// `SETNX key value`
+/// Runs `SETNX key value`: sets a key if it does not exist.
 fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let is_absent = keyspace.entry(key).is_none();
@@ -69,7 +70,7 @@ fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(is_absent))
 }
 
-/// `GETSET key value`
+/// Runs `GETSET key value`: sets a key, and returns its old value.
 fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let old = keyspace.shared_string(key)?;
@@ -77,7 +78,7 @@ fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(old))
 }
 
-/// `GETDEL key`
+/// Runs `GETDEL key`: removes a key, and returns its value.
 fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let old = keyspace.shared_string(key)?;
@@ -85,14 +86,15 @@ fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(old))
 }
 
-/// `MGET key [key ...]`. A key whose value is not a string counts as absent.
+/// Runs `MGET key [key ...]`: returns the values of keys, null for a key that does not exist or
+/// whose value is not a string.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
     Ok(Outcome::Values(args.all().iter().map(value).collect()))
 }
 
-/// `MSET key value [key value ...]`
+/// Runs `MSET key value [key value ...]`: sets several keys.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn mset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (pairs, []) = args.all().as_chunks::<2>() else {
@@ -110,7 +112,7 @@ fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.notify("set", key);
 }
 
-/// `APPEND key value`
+/// Runs `APPEND key value`: appends to a string, and returns the new length of the string.
 fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, more) = (args.get(0)?, args.get(1)?);
     let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
@@ -123,27 +125,27 @@ fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(length))
 }
 
-/// `STRLEN key`
+/// Runs `STRLEN key`: returns the length of a string in bytes.
 fn strlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, <[u8]>::len)))
 }
 
-/// `INCR key`
+/// Runs `INCR key`: adds 1 to the integer at a key.
 fn incr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, 1)
 }
 
-/// `DECR key`
+/// Runs `DECR key`: subtracts 1 from the integer at a key.
 fn decr(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, -1)
 }
 
-/// `INCRBY key increment`
+/// Runs `INCRBY key increment`: adds `increment` to the integer at a key.
 fn incrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, args.integer(1)?)
 }
 
-/// `DECRBY key decrement`
+/// Runs `DECRBY key decrement`: subtracts `decrement` from the integer at a key.
 fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let Some(amount) = args.integer(1)?.checked_neg() else {
         return Ok(Outcome::error("ERR decrement would overflow"));
@@ -151,8 +153,8 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, amount)
 }
 
-/// Adds `amount` to the integer stored at a key, or to 0 if the key does not exist, and stores the
-/// sum. Keeps the key's TTL. The outcome is the sum.
+/// Adds `amount` to the integer at a key, which counts as 0 if the key does not exist, and keeps
+/// the key's expiration time. The outcome is the sum.
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
@@ -164,22 +166,22 @@ fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     Ok(Outcome::Integer(sum))
 }
 
-/// What `SET` or `GETEX` does with a key's expiration time.
+/// What `SET` or `GETEX` does with the expiration time of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ttl<'w> {
-    /// Removes the expiration time, so that the key does not expire.
+    /// Removes the expiration time, so that the key never expires.
     Never,
-    /// Keeps the expiration time (`KEEPTTL`).
+    /// Keeps the current expiration time, if any (`KEEPTTL`).
     Kept,
-    /// Sets the expiration time from an option with a time or a duration: the name of the option,
-    /// such as `PX`, and its argument.
+    /// Sets a new expiration time, given by an option and its argument, such as `PX` and a number
+    /// of milliseconds.
     At(&'static str, &'w [u8]),
 }
 
 impl<'w> Ttl<'w> {
-    /// Parses an option with a time argument, such as `EX` or `PXAT`; `next` is the argument after
-    /// it. Returns false if `option` is not such an option, or if a different one was given before.
-    /// The same option may be repeated; the last occurrence counts.
+    /// Parses `option` if it is `EX`, `PX`, `EXAT` or `PXAT`, with its argument `next`. Returns
+    /// false, and changes nothing, if it is another option, its argument is missing, or it
+    /// contradicts an earlier option. If the same option is repeated, the last one counts.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =
@@ -199,8 +201,9 @@ impl<'w> Ttl<'w> {
     }
 }
 
-/// `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
-/// seconds | PXAT milliseconds | KEEPTTL]`. `IFEQ` and `IFNE` were added in Redis 8.4.
+/// Runs `SET key value [NX | XX | IFEQ text | IFNE text] [GET] [EX seconds | PX milliseconds | EXAT
+/// seconds | PXAT milliseconds | KEEPTTL]`: sets a key to a string. `IFEQ` and `IFNE` are options
+/// of Redis 8.4.
 fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     if args.len() == 2 {
@@ -270,12 +273,12 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// `SETEX key seconds value`
+/// Runs `SETEX key seconds value`: sets a key to a string with a TTL.
 fn setex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_for(keyspace, args, "setex", "EX")
 }
 
-/// `PSETEX key milliseconds value`
+/// Runs `PSETEX key milliseconds value`: sets a key to a string with a TTL.
 fn psetex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     set_for(keyspace, args, "psetex", "PX")
 }
@@ -289,7 +292,8 @@ fn set_for(keyspace: &mut Keyspace, args: &Args<'_>, command: &str, unit: &str) 
     Ok(Outcome::Done)
 }
 
-/// `GETEX key [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | PERSIST]`
+/// Runs `GETEX key [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | PERSIST]`:
+/// returns the value of a key, and changes its expiration time.
 fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let (mut end, mut stays) = (Ttl::Kept, false);
@@ -329,7 +333,7 @@ fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(value))
 }
 
-/// `MSETNX key value [key value ...]`
+/// Runs `MSETNX key value [key value ...]`: sets several keys if none of them exists.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (pairs, []) = args.rest(0).as_chunks::<2>() else {
@@ -345,7 +349,8 @@ fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(true))
 }
 
-/// `SETRANGE key offset value`
+/// Runs `SETRANGE key offset value`: overwrites a part of a string, and returns the new length of
+/// the string.
 fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, from, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
     let Ok(from) = usize::try_from(from) else {
@@ -368,7 +373,7 @@ fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(new.len()))
 }
 
-/// `GETRANGE key start end`. `SUBSTR` is an old name of the command.
+/// Runs `GETRANGE key start end` and its old name `SUBSTR`: returns a part of a string.
 fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (first, last) = (args.integer(1)?, args.integer(2)?);
     let value = keyspace.shared_string(args.get(0)?)?.unwrap_or_default();
@@ -376,9 +381,9 @@ fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
 }
 
-/// Converts a first and a last index (inclusive) to a range of a string of `length` bytes; `None`
-/// if the range is empty. A negative index counts from the end of the string, -1 being its last
-/// byte.
+/// Converts the first and the last index (inclusive) of a part of a string to a range of byte
+/// offsets; `None` if the range is empty. A negative index counts from the end of the string, which
+/// has `length` bytes: -1 is the last byte.
 pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range<usize>> {
     if first < 0 && last < 0 && first > last {
         return None;
@@ -389,7 +394,7 @@ pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range
     (first <= last).then(|| Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + 1))?
 }
 
-/// `INCRBYFLOAT key increment`
+/// Runs `INCRBYFLOAT key increment`: adds `increment` to the floating-point number at a key.
 fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, increment) = (args.get(0)?, args.get(1)?);
     let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);
@@ -405,7 +410,8 @@ fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Value(Some(Bytes::from(sum))))
 }
 
-/// `DELEX key [IFEQ text | IFNE text]`, added in Redis 8.4.
+/// Runs `DELEX key [IFEQ text | IFNE text]`, a command of Redis 8.4: removes a key if its value
+/// equals `text`, or differs from it.
 fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let (equal, text) = match *args.rest(1) {
@@ -422,8 +428,9 @@ fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::flag(goes))
 }
 
-/// Returns the expiration time, in milliseconds since 1970, that the option `unit` (such as `EX`)
-/// with the argument `number` specifies; `None` if the time is out of range.
+/// Returns the expiration time, in milliseconds since 1970, that an option specifies: `unit` is its
+/// name, such as `EX`, and `number` its argument. `None` if the argument is not positive or too
+/// large.
 pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str) -> Option<Millis> {
     let (unit, from) = match unit {
         "EX" => (Unit::Seconds, From::Now),

@@ -18,71 +18,73 @@ use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::{fingerprint, key_hash, mix};
 use crate::kv::values::number::parse_integer;
 
-/// Approximate overhead in bytes of a heap allocation: the allocator's bookkeeping and rounding.
+/// Approximate memory overhead of a heap allocation, in bytes: the allocator's bookkeeping and
+/// rounding.
 const ALLOCATION_BYTES: usize = 16;
-/// Size in bytes of the two words before the header in an entry's heap allocation: the reference
-/// count and the length.
+/// Size in bytes of the reference count and the length, which precede the header in the heap
+/// allocation of an entry.
 const COUNT_BYTES: usize = 16;
-/// Maximum length in bytes of a string that Redis encodes as `embstr` (`OBJECT ENCODING`).
+/// Maximum length in bytes of a string for which `OBJECT ENCODING` returns `embstr`, as in Redis. A
+/// longer string is `raw`.
 const EMBEDDED_MAX: usize = 44;
-/// Maximum length in bytes of a string value that is copied into a reply. A reply shares a longer
-/// value with the entry by reference counting, which would cost more than copying for a short
-/// value.
+/// Maximum length in bytes of a string value that is copied into a reply. A reply shares the memory
+/// of a longer value by reference counting, which for a short value would cost more than copying.
 const COPIED_BYTES_MAX: usize = 1_024;
 /// Size in bytes of a cache line of most processors.
 const CACHE_LINE_BYTES: usize = 64;
-/// Maximum number of cache lines that are loaded explicitly before an entry is encoded. The
-/// processor prefetches the rest of a longer entry itself.
+/// Maximum number of cache lines of an entry that are prefetched before the entry is encoded. The
+/// processor itself prefetches the rest of a longer entry.
 const FETCHED_LINES_MAX: usize = 8;
-/// Maximum size in bytes of an entry that is assembled on the stack before it is allocated.
+/// Maximum size in bytes of an entry that is assembled on the stack and then copied to the heap at
+/// once. A longer entry is assembled on the heap.
 const STACK_BYTES: usize = 512;
 
-/// An entry of the keyspace: a key with its value, expiration and revision. Snapshots and replies
-/// may share an entry's memory; while they do, a change first copies the entry.
+/// An entry of the keyspace: a key with its value and its expiration time. Snapshots and replies
+/// can share an entry's memory; a change of a shared entry copies it first.
 #[derive(Clone)]
 pub(in crate::kv) struct KeyEntry(ThinArc<Header, u8>);
 
 /// The fixed-size header in front of the key and value bytes in an entry's allocation.
 #[derive(Clone)]
 struct Header {
-    /// Hash of the entry's key, value and expiration time; the keyspace's digest is the sum of
-    /// these hashes. Stored so that removing the entry does not require reading its value.
+    /// Hash of the entry's key, value and expiration time, part of the keyspace's digest. Stored so
+    /// that removing the entry does not require reading its value.
     fingerprint: u64,
     meta: PackedMeta,
     /// The entry's value if it is a collection; `None` if the value is a string.
     collection: Option<Box<Collection>>,
 }
 
-/// An entry's revision, the length of its key (if short), and whether the entry expires, packed
-/// into 64 bits.
+/// The entry's revision (number of the operation that last changed it), the length of its key if
+/// short, and whether it has an expiration time, packed into 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedMeta(u64);
 
-/// Metadata of an entry: its fingerprint, revision and expiration time.
+/// The data that an entry stores in addition to its key and value: fingerprint (hash), revision and
+/// expiration time.
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Metadata {
     fingerprint: u64,
-    /// Revision of the entry: number of the operation that last changed it.
+    /// Number of the operation that last changed the entry, by which `WATCH` detects changes.
     revision: u64,
-    /// Expiration time of the entry, in milliseconds since 1970; `None` if the entry does not
-    /// expire.
+    /// Expiration time of the entry, in milliseconds since 1970; `None` if it does not expire.
     expires_at: Option<NonZeroU64>,
 }
 
-/// The value of a key: a string or a collection.
+/// The value of a key: a string or a collection (hash, list, set or sorted set).
 pub(in crate::kv) enum Value<'v> {
     String(&'v [u8]),
     Collection(Collection),
 }
 
-/// Maximum revision of an entry, limited by the number of bits that store it: enough for a million
-/// operations per second for a century.
+/// Maximum revision of an entry (number of the operation that last changed it), limited by the
+/// number of bits that store it: enough for a million operations per second for a century.
 pub(in crate::kv) const REVISION_MAX: u64 = (1 << PackedMeta::REVISION_BITS) - 1;
 
 impl PackedMeta {
     const REVISION_BITS: u32 = 52;
-    /// Maximum length in bytes of a key whose length is packed into the metadata word. The length
-    /// of a longer key is stored before the key.
+    /// Maximum length in bytes of a key whose length is part of the packed metadata. The length of
+    /// a longer key is stored in front of the key.
     const SHORT_KEY_BYTES_MAX: usize = (1 << 11) - 2;
     const LONG_KEY: u64 = (1 << 11) - 1;
     const EXPIRES: u64 = 1 << 63;
@@ -99,7 +101,7 @@ impl PackedMeta {
         PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// Returns a copy of the metadata word in which the revision is `revision`.
+    /// Returns a copy of the packed metadata in which the revision is `revision`.
     fn with_revision(self, revision: u64) -> PackedMeta {
         assert!(revision <= REVISION_MAX, "revision {revision} does not fit into an entry");
         PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision)
@@ -109,13 +111,14 @@ impl PackedMeta {
         self.0 & REVISION_MAX
     }
 
-    /// Returns whether the entry has an expiration time. If so, the entry's bytes start with it.
+    /// Returns whether the entry has an expiration time, which is then stored in the first 8 bytes
+    /// after the header.
     fn expires(self) -> bool {
         self.0 & PackedMeta::EXPIRES != 0
     }
 
-    /// Returns the offsets of the start and the end (exclusive) of the key in `bytes`, which are
-    /// the bytes after the header of the entry.
+    /// Returns the offsets at which the key starts and ends (exclusive) in `bytes`, the entry's
+    /// bytes after the header.
     fn key(self, bytes: &[u8]) -> (usize, usize) {
         let start = if self.expires() { PackedMeta::EXPIRY_BYTES } else { 0 };
         let length = self.0 >> PackedMeta::REVISION_BITS & PackedMeta::LONG_KEY;
@@ -129,8 +132,8 @@ impl PackedMeta {
 }
 
 impl Value<'_> {
-    /// Returns the fingerprint (hash) of an entry that has this value, a key with the hash
-    /// `key_hash`, and no expiration time.
+    /// Returns the fingerprint (hash) of an entry with this value, without an expiration time.
+    /// `key_hash` is the hash of the entry's key.
     pub(in crate::kv) fn fingerprint(&self, key_hash: u64) -> u64 {
         match self {
             Value::String(value) => fingerprint(key_hash, value),
@@ -155,9 +158,9 @@ impl KeyEntry {
         KeyEntry(concatenate(header, [expiry, length, key, value]))
     }
 
-    /// Replaces the entry's value and metadata. Reuses the allocation if the old and the new value
-    /// are strings of equal length, the entry expires both before and after or not at all, and the
-    /// memory is not shared.
+    /// Replaces the entry's value and metadata. Reuses the allocation if it is not shared, the old
+    /// and the new value are strings of equal length, and the entry has an expiration time either
+    /// both before and after or never.
     pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
@@ -167,9 +170,9 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Overwrites the string value and the metadata in place, and returns true. Returns false, and
-    /// changes nothing, if the length of the value would change, if the entry would gain or lose an
-    /// expiration time, or if the memory is shared.
+    /// Overwrites the string value and the metadata in the existing allocation. Returns false, and
+    /// changes nothing, if the allocation is shared, if the length of the value would change, or if
+    /// the entry would gain or lose an expiration time.
     fn rewrite(&mut self, value: &[u8], metadata: Metadata) -> bool {
         let meta = self.meta();
         let (_, key_end) = meta.key(&self.0.slice);
@@ -205,8 +208,8 @@ impl KeyEntry {
         &self.0.slice[key_end..]
     }
 
-    /// Returns the string value as reference-counted bytes. They share the entry's memory if the
-    /// string is longer than [`COPIED_BYTES_MAX`], and are a copy otherwise.
+    /// Returns the string value as reference-counted bytes, which share the entry's memory if the
+    /// string is longer than [`COPIED_BYTES_MAX`] and are a copy otherwise.
     pub(in crate::kv) fn shared_value(&self) -> Bytes {
         if self.value().len() > COPIED_BYTES_MAX {
             Bytes::from_owner(Shared(self.clone()))
@@ -224,8 +227,8 @@ impl KeyEntry {
         self.0.header.header.collection.as_deref()
     }
 
-    /// Applies `change` to the entry's collection, and returns the result of `change`; `None` if
-    /// the value is a string.
+    /// Applies `change` to the entry's collection, and returns the result of `change`. Returns
+    /// `None`, without calling `change`, if the value is a string.
     pub(in crate::kv) fn change_collection<R>(
         &mut self,
         change: impl FnOnce(&mut Collection) -> R,
@@ -234,8 +237,8 @@ impl KeyEntry {
         self.change(|header| header.collection.as_deref_mut().map(change))
     }
 
-    /// Applies `change` to the entry's header, after copying the entry if its memory is shared.
-    /// Returns the result of `change`.
+    /// Applies `change` to the header of the entry, and returns the result of `change`. Copies the
+    /// entry first if its memory is shared.
     fn change<R>(&mut self, change: impl FnOnce(&mut Header) -> R) -> R {
         if ThinArc::strong_count(&self.0) > 1 {
             let header = self.0.header.header.clone();
@@ -251,7 +254,8 @@ impl KeyEntry {
         self.collection().map_or(ValueType::String, Collection::value_type)
     }
 
-    /// Returns the name of the encoding that Redis uses for the entry's value (`OBJECT ENCODING`).
+    /// Returns the encoding that Redis would use for the entry's value, as `OBJECT ENCODING`
+    /// reports it.
     pub(in crate::kv) fn encoding(&self) -> &'static str {
         match self.collection() {
             Some(collection) => collection.encoding(),
@@ -265,8 +269,8 @@ impl KeyEntry {
         self.meta().revision()
     }
 
-    /// Returns the hash of the entry's key, value and expiration time. The keyspace's digest is the
-    /// sum of the fingerprints of all entries.
+    /// Returns a hash of the entry's key, value and expiration time. The sum of these hashes over
+    /// all entries is the digest of the keyspace.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.0.header.header.fingerprint
     }
@@ -286,7 +290,7 @@ impl KeyEntry {
     }
 
     /// Sets the entry's expiration time, in milliseconds since 1970; `None` removes it. The caller
-    /// must call [`KeyEntry::mark_changed`] afterwards to recompute the fingerprint.
+    /// must then call [`KeyEntry::mark_changed`] to update the fingerprint (hash) of the entry.
     pub(in crate::kv) fn set_expiry(&mut self, expires_at: Option<Millis>) {
         let expires_at = expiry(expires_at);
         if let Some(expiry) = expires_at
@@ -308,8 +312,8 @@ impl KeyEntry {
         *self = KeyEntry::new(self.key(), new_value, metadata);
     }
 
-    /// Sets the entry's revision to the number of the operation that changed it, and recomputes its
-    /// fingerprint.
+    /// Records that the operation with the number `revision` changed the entry, and updates the
+    /// entry's fingerprint (hash).
     pub(in crate::kv) fn mark_changed(&mut self, revision: u64) {
         let fingerprint = self.compute_fingerprint();
         self.change(|header| {
@@ -326,21 +330,21 @@ impl KeyEntry {
         with_expiry(content, self.expiry())
     }
 
-    /// Reads the entry's memory to load it into the processor's cache (prefetch).
+    /// Prefetches the entry: reads its memory so that it is loaded into the processor's cache.
     pub(in crate::kv) fn fetch(&self) {
         // Without `black_box`, the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Reads the start of the entry's memory, which contains the reference count, to load it into
-    /// the processor's cache.
+    /// Prefetches the start of the entry, which contains the reference count: reads it so that it
+    /// is loaded into the processor's cache.
     pub(in crate::kv) fn fetch_start(&self) {
         black_box(self.revision());
     }
 
-    /// Reads all of the entry's memory, up to [`FETCHED_LINES_MAX`] cache lines, to load it into
-    /// the processor's cache. Unlike the reads of [`KeyEntry::fetch`], these do not depend on each
-    /// other, so the cache misses of many entries overlap.
+    /// Prefetches the whole entry, up to [`FETCHED_LINES_MAX`] cache lines. Unlike the reads of
+    /// [`KeyEntry::fetch`], the reads do not depend on each other, so that the cache misses of many
+    /// entries overlap.
     pub(in crate::kv) fn fetch_all(&self) {
         self.fetch_start();
         for line in self.0.slice.chunks(CACHE_LINE_BYTES).take(FETCHED_LINES_MAX) {
@@ -353,14 +357,14 @@ impl KeyEntry {
         key_hash(self.key())
     }
 
-    /// Returns the approximate memory usage of the entry, in bytes, including the pointer to it in
-    /// the hash table.
+    /// Returns the approximate memory usage of the entry, in bytes, including the pointer in the
+    /// hash table that refers to it.
     pub(in crate::kv) fn memory(&self) -> usize {
         size_of::<KeyEntry>() + self.heap_bytes()
     }
 
-    /// Returns the approximate heap memory usage of the entry, in bytes, excluding the pointer to
-    /// it in the hash table.
+    /// Returns the approximate heap memory usage of the entry, in bytes, excluding the pointer in
+    /// the hash table that refers to it.
     pub(in crate::kv) fn heap_bytes(&self) -> usize {
         let collection =
             self.collection().map_or(0, |collection| size_of::<Collection>() + collection.bytes());
@@ -369,8 +373,8 @@ impl KeyEntry {
 }
 
 impl Metadata {
-    /// Returns the metadata of an entry. `fingerprint` is the fingerprint that the entry would have
-    /// without an expiration time.
+    /// Returns the metadata of an entry with the given expiration time and revision. `fingerprint`
+    /// is the hash of the entry's key and value.
     pub(in crate::kv) fn new(
         fingerprint: u64,
         expires_at: Option<Millis>,
@@ -380,14 +384,14 @@ impl Metadata {
         Metadata { fingerprint: with_expiry(fingerprint, expires_at), revision, expires_at }
     }
 
-    /// Returns the hash of the entry's key, value and expiration time, like
-    /// [`KeyEntry::fingerprint`].
+    /// Returns a hash of the entry's key, value and expiration time.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 }
 
-/// A handle that keeps an entry allocated while a reply shares the memory of the entry's string.
+/// A reference to an entry that keeps it allocated while a reply uses the memory of its string
+/// value.
 struct Shared(KeyEntry);
 
 impl AsRef<[u8]> for Shared {
@@ -396,13 +400,13 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Writes the expiration time, in milliseconds since 1970, into the first 8 bytes of `bytes`, the
-/// bytes of an entry whose key expires.
+/// Writes the expiration time of an entry, in milliseconds since 1970, to the start of `bytes`,
+/// which are the entry's bytes after its header.
 fn write_expiry(bytes: &mut [u8], expiry: NonZeroU64) {
     bytes[..PackedMeta::EXPIRY_BYTES].copy_from_slice(&expiry.get().to_le_bytes());
 }
 
-/// Allocates an entry that consists of `header`, followed by the concatenation of `parts`.
+/// Allocates an entry that consists of `header` and the concatenated `parts`.
 fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > STACK_BYTES {
@@ -417,20 +421,20 @@ fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
-/// Returns the fingerprint of an entry that has this collection, a key with the hash `key_hash`,
-/// and no expiration time.
+/// Returns the fingerprint (hash) of an entry with this collection as value, without an expiration
+/// time. `key_hash` is the hash of the entry's key.
 fn collection_fingerprint(key_hash: u64, collection: &Collection) -> u64 {
     mix(mix(key_hash, collection.value_type() as u64 + 1), collection.digest())
 }
 
-/// Returns the fingerprint of an entry with the expiration time `expiry`, given its `fingerprint`
-/// without one. `None` for `expiry` returns `fingerprint` unchanged.
+/// Returns the fingerprint (hash) of an entry with the expiration time `expiry`, given the
+/// `fingerprint` of its key and value. Without an expiration time, returns `fingerprint` unchanged.
 fn with_expiry(fingerprint: u64, expiry: Option<NonZeroU64>) -> u64 {
     expiry.map_or(fingerprint, |expiry| mix(fingerprint, expiry.get()))
 }
 
-/// Converts an expiration time, in milliseconds since 1970, to the form in which entries store it:
-/// 0 becomes 1, since 0 cannot be stored. `None` stands for no expiration.
+/// Converts an expiration time in milliseconds since 1970 to the form in which entries store it: 0
+/// becomes 1, because 0 cannot be stored. `None` means no expiration time.
 fn expiry(expires_at: Option<Millis>) -> Option<NonZeroU64> {
     expires_at.map(|millis| NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
 }

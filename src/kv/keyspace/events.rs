@@ -5,17 +5,17 @@ use bytes::Bytes;
 
 use super::Keyspace;
 
-/// Maximum number of recorded events (messages and keyspace notifications) that may be waiting for
+/// Maximum number of recorded events (published messages and keyspace notifications) that wait for
 /// delivery to this replica's subscribers. Further events are dropped.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// An event for Pub/Sub subscribers: a published message, or a change to a key that causes keyspace
-/// notifications.
+/// An event for Pub/Sub subscribers: a published message, or a change of a key, which can cause
+/// keyspace notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A message was published to a channel.
     Message {
-        /// Name of the channel that the message was published to.
+        /// Channel that the message was published to.
         channel: Bytes,
         /// Content of the message.
         message: Bytes,
@@ -29,8 +29,8 @@ pub enum Event {
     },
 }
 
-/// The kinds of events that are recorded for this replica's subscribers, and the recorded events
-/// that are waiting for delivery.
+/// The events for this replica's Pub/Sub subscribers: which kinds of events are recorded, and the
+/// recorded events that wait for delivery.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     messages: bool,
@@ -39,34 +39,34 @@ pub(super) struct Events {
 }
 
 impl Keyspace {
-    /// Sets which events are recorded from now on: published messages if `messages` is set,
-    /// keyspace notifications if `keys` is set.
+    /// Sets which events are recorded for this replica's subscribers: published messages if
+    /// `messages` is true, keyspace notifications if `keys` is true.
     pub(in crate::kv) fn record_events(&mut self, messages: bool, keys: bool) {
         self.events.messages = messages;
         self.events.keys = keys;
     }
 
-    /// Returns the recorded events, oldest first, and clears the list.
+    /// Removes and returns all recorded events, oldest first.
     pub(in crate::kv) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events.pending)
     }
 
-    /// Records the keyspace notification `name` (such as `set`) for a key, if the recording of
-    /// keyspace notifications is enabled.
+    /// Records a keyspace notification for a key, if keyspace notifications are being recorded.
+    /// `name` is the name of the event, such as `set`.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
         if self.events.keys {
             self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
         }
     }
 
-    /// Records a `del` keyspace notification for `key` if the key no longer exists.
+    /// Records a `del` keyspace notification for `key` if the key does not exist any more.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
         if self.events.keys && self.entry(key).is_none() {
             self.notify("del", key);
         }
     }
 
-    /// Records that a message was published to a channel, if the recording of messages is enabled.
+    /// Records a message that was published to a channel, if messages are being recorded.
     pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
         if self.events.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);

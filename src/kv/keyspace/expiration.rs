@@ -10,21 +10,21 @@ use super::Keyspace;
 use super::clock::{Millis, ReplicatedClock};
 use super::entry::KeyEntry;
 
-/// Maximum number of expired keys that are removed each time an operation is applied. For clients,
-/// an expired key does not exist even before it is removed.
+/// Maximum number of expired keys that are removed when an operation is applied, which bounds the
+/// extra work. Clients never see an expired key, even if it has not been removed yet.
 pub(in crate::kv) const REMOVED_MAX: usize = 64;
 
-/// Index of the keys that have an expiration time, ordered by that time.
+/// Index of the keys that have an expiration time, in the order of these times.
 #[derive(Debug, Default)]
 pub(in crate::kv) struct ExpirationIndex {
-    /// For each key that has an expiration time: that time, in milliseconds since 1970, and the
-    /// key's hash.
+    /// The expiration time of each key that expires, in milliseconds since 1970, and the hash of
+    /// the key.
     by_time: BTreeSet<(Millis, u64)>,
 }
 
 impl ExpirationIndex {
-    /// Updates the index after the expiration time of the key with this hash has changed from
-    /// `from` to `to`; `None` stands for no expiration time.
+    /// Updates the index after the expiration time of the key with the hash `hash` has changed from
+    /// `from` to `to`; `None` means no expiration time.
     pub(super) fn update(&mut self, hash: u64, from: Option<Millis>, to: Option<Millis>) {
         if from == to {
             return;
@@ -40,13 +40,13 @@ impl ExpirationIndex {
         }
     }
 
-    /// Returns the number of keys that expire.
+    /// Returns the number of keys that have an expiration time.
     pub(super) fn len(&self) -> usize {
         self.by_time.len()
     }
 
-    /// Returns the earliest expiration time that is later than `clock`, in milliseconds since 1970;
-    /// `None` if there is none.
+    /// Returns the earliest expiration time in the index that is later than `clock`, in
+    /// milliseconds since 1970; `None` if there is none.
     fn first_after(&self, clock: Millis) -> Option<Millis> {
         let after = (clock.saturating_add(1), 0);
         self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
@@ -62,12 +62,14 @@ impl ExpirationIndex {
 }
 
 impl Keyspace {
-    /// Returns the reading of the replicated clock, in milliseconds since 1970.
+    /// Returns the reading of the replicated clock, by which keys expire, in milliseconds since
+    /// 1970.
     pub(in crate::kv) fn clock(&self) -> Millis {
         self.clock.millis
     }
 
-    /// Returns the replicated clock: its reading, and the number of times that it was set back.
+    /// Returns the replicated clock: its reading, and the number of times that it has been set
+    /// back.
     pub(in crate::kv) fn replicated_clock(&self) -> ReplicatedClock {
         self.clock
     }
@@ -78,33 +80,33 @@ impl Keyspace {
     }
 
     /// Returns the earliest expiration time of all keys, in milliseconds since 1970; `None` if no
-    /// key has one. The time may already have passed, if the expired key has not been removed yet.
+    /// key expires. The time may have passed already, if the expired key has not been removed yet.
     pub(in crate::kv) fn next_expiry(&self) -> Option<Millis> {
         self.expirations.first().map(|(expires_at, _)| expires_at)
     }
 
-    /// Returns whether any key has an expiration time between the replicated clock's reading
-    /// (exclusive) and `millis` (inclusive).
+    /// Returns whether any key expires after the current reading of the replicated clock and not
+    /// later than `millis`.
     pub(in crate::kv) fn expires_until(&self, millis: Millis) -> bool {
         self.expirations.first_after(self.clock.millis).is_some_and(|first| first <= millis)
     }
 
-    /// Returns the number of keys that expire.
+    /// Returns the number of keys that have an expiration time.
     pub(in crate::kv) fn expires_count(&self) -> usize {
         self.expirations.len()
     }
 
     /// Advances the replicated clock to `millis`, in milliseconds since 1970. Has no effect if the
-    /// clock already shows a later time.
+    /// clock already shows this time or a later one.
     pub(in crate::kv) fn advance_clock(&mut self, millis: Millis) {
         self.clock.millis = self.clock.millis.max(millis);
     }
 
-    /// If the replicated clock is ahead of `millis`, sets it back to `millis`, and moves all
-    /// expiration times back by the same amount, so that remaining TTLs do not change. Expiration
-    /// times that clients gave as absolute times are then too early by this amount; this is
-    /// accepted, because the clock was wrong when they were set. Returns the number of milliseconds
-    /// by which the clock was set back.
+    /// Sets the replicated clock back to `millis` if it is ahead, and makes all expiration times
+    /// earlier by the same amount, so that each key keeps its remaining TTL. Returns the number of
+    /// milliseconds by which the clock was set back. Keys whose clients set an absolute expiration
+    /// time then expire too early; this is accepted, because the clock was wrong when these times
+    /// were set.
     pub(in crate::kv) fn set_back_clock(&mut self, millis: Millis) -> Millis {
         let back = self.clock.millis.saturating_sub(millis);
         if back == 0 {
@@ -141,8 +143,8 @@ impl Keyspace {
         }
     }
 
-    /// Removes the entry that has this key hash and this expiration time, and returns its key. Such
-    /// an entry must exist.
+    /// Removes the entry with this key hash and this expiration time, which must exist, and returns
+    /// its key.
     fn take_expired(&mut self, hash: u64, expires_at: Millis) -> Bytes {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
@@ -151,7 +153,7 @@ impl Keyspace {
     }
 }
 
-/// Returns whether `entry` has the key hash `hash` and the expiration time `expires_at`.
+/// Returns whether the key of `entry` has the hash `hash` and the expiration time `expires_at`.
 fn is_expiring(entry: &KeyEntry, hash: u64, expires_at: Millis) -> bool {
     entry.expires_at() == Some(expires_at) && entry.key_hash() == hash
 }

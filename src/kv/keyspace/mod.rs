@@ -27,11 +27,11 @@ use expiration::ExpirationIndex;
 use restore::RestoredEntry;
 use shards::{Shards, Table};
 
-/// The keyspace: all keys with their values and expirations.
+/// The keyspace: all keys with their values and expiration times.
 ///
-/// Invariant: `digest` is the sum of the fingerprints of all entries, `entry_bytes` is the sum of
-/// their heap memory in bytes, and `expirations` contains every entry that has an expiration time.
-/// Nothing depends on the order of entries in the tables.
+/// Invariant: `digest` is the sum of the fingerprints (hashes) of all entries, `entry_bytes` is
+/// their total heap memory in bytes, and `expirations` contains every entry that has an expiration
+/// time. Nothing depends on the order of entries in the hash tables.
 #[derive(Default)]
 pub(in crate::kv) struct Keyspace {
     shards: Shards,
@@ -39,8 +39,8 @@ pub(in crate::kv) struct Keyspace {
     entry_bytes: usize,
     expirations: ExpirationIndex,
     clock: ReplicatedClock,
-    /// Number of operations applied so far, including the current one. It becomes the revision of
-    /// every key that the current operation changes.
+    /// Number of operations applied so far, including the one that is being applied. A key that
+    /// this operation changes stores the number as its revision.
     revision: u64,
     events: Events,
 }
@@ -51,15 +51,15 @@ pub(in crate::kv) struct WrongType;
 
 /// Methods that read the keyspace.
 impl Keyspace {
-    /// Returns the entry for a key; `None` if the key does not exist or has expired.
+    /// Returns the entry of a key; `None` if the key does not exist or has expired.
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Option<&KeyEntry> {
         self.shards
             .find(key_hash(key), |entry| entry.key() == key)
             .filter(|entry| !self.is_expired(entry))
     }
 
-    /// Returns whether an entry has expired at the replicated clock's current reading. An expired
-    /// entry stays in its table until it is removed.
+    /// Returns whether an entry has expired by the replicated clock. An expired entry stays in its
+    /// hash table until [`Keyspace::remove_expired`] removes it.
     pub(in crate::kv) fn is_expired(&self, entry: &KeyEntry) -> bool {
         entry.is_expired(self.clock.millis)
     }
@@ -77,8 +77,8 @@ impl Keyspace {
         Ok(self.string_entry(key)?.map(KeyEntry::value))
     }
 
-    /// Returns the string value of a key as reference-counted bytes, which do not borrow from the
-    /// keyspace; `None` if the key does not exist.
+    /// Returns the string value of a key as reference-counted bytes, which can outlive the borrow
+    /// of the keyspace; `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is not a string.
@@ -93,10 +93,11 @@ impl Keyspace {
         }
     }
 
-    /// Returns the collection at a key; `None` if the key does not exist.
+    /// Returns the collection (hash, list, set or sorted set) at a key; `None` if the key does not
+    /// exist.
     ///
     /// # Errors
-    /// If the value is of another type.
+    /// If the value is not a collection of type `C`.
     pub(in crate::kv) fn collection<C: CollectionType>(
         &self,
         key: &[u8],
@@ -113,24 +114,26 @@ impl Keyspace {
     }
 
     /// Returns the revision of a key, which is the number of the operation that last changed the
-    /// key; 0 if the key does not exist. `WATCH` compares revisions.
+    /// key; 0 if the key does not exist. A transaction compares revisions to detect changes of
+    /// watched keys.
     pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
         self.entry(key).map_or(0, KeyEntry::revision)
     }
 
-    /// Returns the number of keys, including expired keys that have not been removed yet.
+    /// Returns the number of keys, including keys that have expired but have not been removed yet.
     pub(in crate::kv) fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Iterates over all entries in arbitrary order, including expired ones that have not been
-    /// removed yet.
+    /// Iterates over all entries in arbitrary order, including entries that have expired but have
+    /// not been removed yet.
     pub(in crate::kv) fn entries(&self) -> impl Iterator<Item = &KeyEntry> {
         self.shards.iter()
     }
 
-    /// Returns those entries of one hash table for which `wanted` holds. [`Shards::any_table`]
-    /// describes which table is chosen.
+    /// Searches the hash tables, starting with the table for the hash `hash` and wrapping around,
+    /// for a table with an entry for which `wanted` returns true, and iterates over all entries of
+    /// this kind in that table. Used to choose a random key.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -139,20 +142,22 @@ impl Keyspace {
         self.shards.any_table(hash, wanted)
     }
 
-    /// Returns two values: the entries at or after `scan_position` in the hash table that contains
-    /// it, in no particular order; and the first scan position of the next non-empty table, or
-    /// [`SCAN_END`] if there is none.
+    /// Returns two values for `SCAN`: the entries at or after `scan_position` in the hash table
+    /// that contains this position, in arbitrary order; and the first position of the next
+    /// non-empty table, or [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         self.shards.table_from(scan_position)
     }
 
-    /// Returns an entry whose key has this hash; `None` if there is none. If several keys have the
-    /// same hash, returns any one of their entries, so this is only suitable for prefetching.
+    /// Returns an entry whose key has the hash `hash`; `None` if there is none. If different keys
+    /// have this hash, returns the entry of any of them, so the result is suitable only for
+    /// prefetching.
     pub(in crate::kv) fn entry_with_hash(&self, hash: u64) -> Option<&KeyEntry> {
         self.shards.find(hash, |_| true)
     }
 
-    /// Returns the digest of all entries: the sum of their fingerprints.
+    /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
+    /// (hashes) of all entries.
     pub(in crate::kv) fn digest(&self) -> Digest {
         self.digest
     }
@@ -162,7 +167,7 @@ impl Keyspace {
         self.entry_bytes + self.shards.table_bytes()
     }
 
-    /// Returns the number of operations applied to this state so far, including the current one.
+    /// Returns the number of operations applied so far, including the one that is being applied.
     pub(in crate::kv) fn revision(&self) -> u64 {
         self.revision
     }
@@ -170,24 +175,25 @@ impl Keyspace {
 
 /// Methods that change the keyspace.
 impl Keyspace {
-    /// Increments the number of applied operations. The new number is the revision of all keys that
-    /// the operation that begins now changes.
+    /// Increments the number of applied operations, before an operation is applied. Each key that
+    /// the operation changes stores the new number as its revision.
     pub(in crate::kv) fn begin_command(&mut self) {
         self.revision += 1;
     }
 
-    /// Sets the number of applied operations to `revision`, for a state restored from a snapshot.
+    /// Sets the number of applied operations to `revision`, when the state is restored from a
+    /// snapshot.
     pub(in crate::kv) fn restore_revision(&mut self, revision: u64) {
         self.revision = revision;
     }
 
-    /// Sets a key to a copy of `value`, without expiration. Sharing the bytes of the log record
-    /// instead would keep a whole batch of records in memory for one small value.
+    /// Sets a key to a string, without expiration. Copies `value`, because sharing its memory would
+    /// keep the memory of a whole log entry allocated for one small value.
     pub(in crate::kv) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, None);
     }
 
-    /// Sets a key to a copy of `value`, with an expiration time in milliseconds since 1970.
+    /// Sets a key to a string that expires at `expires_at`, a time in milliseconds since 1970.
     pub(in crate::kv) fn put_expiring(
         &mut self,
         key: &[u8],
@@ -197,13 +203,13 @@ impl Keyspace {
         self.upsert(key, Value::String(value), expires_at);
     }
 
-    /// Sets a key to a copy of the string `value`, and keeps the key's expiration time, if any.
+    /// Sets a key to a string, and keeps the key's expiration time, if it has one.
     pub(in crate::kv) fn put_keep_ttl(&mut self, key: &[u8], value: &[u8]) {
         self.put_expiring(key, value, self.expires_at(key));
     }
 
-    /// Appends `suffix` to the string at a key, and keeps the key's expiration time, if any.
-    /// Returns the string's new length in bytes.
+    /// Appends `suffix` to the string at a key, which is created if it does not exist, and keeps
+    /// the key's expiration time. Returns the new length of the string in bytes.
     pub(in crate::kv) fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> usize {
         let (old, expires_at) =
             self.entry(key).map_or((&[][..], None), |entry| (entry.value(), entry.expires_at()));
@@ -212,13 +218,13 @@ impl Keyspace {
         value.len()
     }
 
-    /// Sets a key to a collection, without expiration.
+    /// Sets a key to a collection (hash, list, set or sorted set), without expiration.
     pub(in crate::kv) fn put_collection(&mut self, key: &[u8], collection: Collection) {
         self.upsert(key, Value::Collection(collection), None);
     }
 
     /// Copies the value and the expiration time of the key `from` to the key `to`. Returns false,
-    /// without copying anything, if `from` does not exist.
+    /// and changes nothing, if `from` does not exist.
     pub(in crate::kv) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(entry) = self.entry(from).cloned() else { return false };
         let collection = entry.collection().cloned();
@@ -228,11 +234,11 @@ impl Keyspace {
     }
 
     /// Applies `change` to the collection at a key, or to a new empty collection if the key does
-    /// not exist. `change` returns its result and whether it changed the collection. Removes the
-    /// key if the collection is then empty.
+    /// not exist, and removes the key if the collection is empty afterwards. `change` returns a
+    /// result for the caller, and whether it changed the collection.
     ///
     /// # Errors
-    /// If the value is of another type.
+    /// If the value is not a collection of type `C`.
     pub(in crate::kv) fn update<C: CollectionType, R>(
         &mut self,
         key: &[u8],
@@ -244,11 +250,11 @@ impl Keyspace {
         Ok(self.update_collection(key, change))
     }
 
-    /// Like [`Keyspace::update`], but returns `None`, without calling `change`, if the key does not
-    /// exist.
+    /// Applies `change` to the collection at a key, like [`Keyspace::update`]. Returns `None`,
+    /// without calling `change`, if the key does not exist.
     ///
     /// # Errors
-    /// If the value is of another type.
+    /// If the value is not a collection of type `C`.
     pub(in crate::kv) fn update_existing<C: CollectionType, R>(
         &mut self,
         key: &[u8],
@@ -260,9 +266,9 @@ impl Keyspace {
         Ok(Some(self.update_collection(key, change)))
     }
 
-    /// Applies `change` to the collection at a key, which must exist and have a value of type `C`.
-    /// `change` returns its result and whether it changed the collection. Removes the key if the
-    /// collection is then empty. Returns the result of `change`.
+    /// Applies `change` to the collection at a key, which must exist and have a value of type `C`,
+    /// and removes the key if the collection is empty afterwards. `change` returns a result for the
+    /// caller, and whether it changed the collection.
     fn update_collection<C: CollectionType, R>(
         &mut self,
         key: &[u8],
@@ -293,7 +299,8 @@ impl Keyspace {
         result
     }
 
-    /// Sets the expiration time of a key, which must exist, to `expires_at`; `None` removes it.
+    /// Sets the expiration time of a key, which must exist, to `expires_at`, in milliseconds since
+    /// 1970; `None` removes the expiration time.
     pub(in crate::kv) fn set_expiry(&mut self, key: &[u8], expires_at: Option<Millis>) {
         let revision = self.revision;
         self.modify(
@@ -306,9 +313,9 @@ impl Keyspace {
         );
     }
 
-    /// Applies `change` to the entry that has this key hash and for which `is_it` holds; such an
-    /// entry must exist. Updates the keyspace's digest, memory usage and expiration index, and
-    /// returns the result of `change`.
+    /// Applies `change` to the entry whose key has the hash `hash` and for which `is_it` returns
+    /// true, which must exist. Updates the keyspace's digest, memory usage and expiration index
+    /// accordingly, and returns the result of `change`.
     fn modify<R>(
         &mut self,
         hash: u64,
@@ -326,8 +333,7 @@ impl Keyspace {
         result
     }
 
-    /// Inserts an entry for the key, or replaces the value and the expiration time of its existing
-    /// entry.
+    /// Sets the value and the expiration time of a key, which is created if it does not exist.
     fn upsert(&mut self, key: &[u8], value: Value<'_>, expires_at: Option<Millis>) {
         let hash = key_hash(key);
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
@@ -357,8 +363,8 @@ impl Keyspace {
         );
     }
 
-    /// Removes a key and, if it existed and had not expired, records a `del` keyspace notification.
-    /// Returns whether the key existed and had not expired.
+    /// Removes a key, and records a `del` keyspace notification. Returns false, and records
+    /// nothing, if the key did not exist or had expired.
     pub(in crate::kv) fn delete(&mut self, key: &[u8]) -> bool {
         let existed = self.remove(key);
         if existed {
@@ -367,8 +373,8 @@ impl Keyspace {
         existed
     }
 
-    /// Removes a key without recording a keyspace notification. Returns true if the key existed and
-    /// had not expired.
+    /// Removes a key, without a keyspace notification. Returns whether the key existed and had not
+    /// expired.
     pub(in crate::kv) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
@@ -376,8 +382,8 @@ impl Keyspace {
         !self.is_expired(&entry)
     }
 
-    /// Updates the digest, the memory usage and the expiration index after `entry` was removed from
-    /// its table.
+    /// Updates the keyspace's digest, memory usage and expiration index after `entry` was removed
+    /// from its hash table.
     fn subtract(&mut self, entry: &KeyEntry) {
         self.digest.remove(entry.fingerprint());
         self.expirations.update(entry.key_hash(), entry.expires_at(), None);
@@ -390,7 +396,7 @@ impl Keyspace {
         }
     }
 
-    /// Removes all keys, without recording keyspace notifications.
+    /// Removes all keys, without keyspace notifications.
     pub(in crate::kv) fn clear(&mut self) {
         self.shards = Shards::default();
         self.digest = Digest::default();

@@ -20,8 +20,8 @@ use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::key_hash;
 
-/// Number of low bits of the first number of an encoded entry (`head`) that are flags. The higher
-/// bits are the number of operations since the entry was last changed.
+/// Number of low bits of `head`, the first number of an encoded entry, that are flags. The other
+/// bits say how many operations were applied after the one that last changed the entry.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;
@@ -31,13 +31,14 @@ pub(in crate::kv) struct RestoredEntry<'r> {
     pub(in crate::kv) key: &'r [u8],
     pub(in crate::kv) value: Value<'r>,
     pub(in crate::kv) revision: u64,
-    /// Expiration time in milliseconds since 1970, at least 1; `None` if the key does not expire.
+    /// Expiration time of the key in milliseconds since 1970, at least 1; `None` if the key does
+    /// not expire.
     pub(in crate::kv) expires_at: Option<Millis>,
 }
 
 impl KeyEntry {
-    /// Appends the encoding of the entry to `out`, for a snapshot of a state that has the revision
-    /// `last`.
+    /// Appends the entry to `out`, encoded for a snapshot. `last` is the number of operations that
+    /// have been applied to the state.
     pub(in crate::kv) fn encode(&self, last: u64, out: &mut Vec<u8>) {
         let (expires_at, collection) = (self.expires_at(), self.collection());
         let age = last.checked_sub(self.revision()).expect("no entry is newer than the state");
@@ -59,8 +60,8 @@ impl KeyEntry {
 }
 
 impl<'r> RestoredEntry<'r> {
-    /// Decodes an entry of a snapshot, whose state has the revision `last`, and removes it from the
-    /// front of `from`; `None` if the bytes are malformed.
+    /// Decodes an entry of a snapshot and removes it from the front of `from`; `None` if the bytes
+    /// are malformed. `last` is the number of operations that were applied to the snapshot's state.
     pub(in crate::kv) fn decode(from: &mut &'r [u8], last: u64) -> Option<RestoredEntry<'r>> {
         let head = take_number(from)?;
         let revision = last.checked_sub(head >> FLAG_BITS)?;
@@ -80,8 +81,8 @@ impl<'r> RestoredEntry<'r> {
         Some(RestoredEntry { key, value, revision, expires_at })
     }
 
-    /// Returns the hash of the entry's key, value and expiration time. The keyspace's digest is the
-    /// sum of the fingerprints of all entries.
+    /// Returns a hash of the entry's key, value and expiration time. The sum of these hashes over
+    /// all entries is the digest of the keyspace.
     pub(in crate::kv) fn fingerprint(&self) -> u64 {
         let fingerprint = self.value.fingerprint(key_hash(self.key));
         Metadata::new(fingerprint, self.expires_at, self.revision).fingerprint()

@@ -10,23 +10,23 @@ use hashbrown::hash_table::Entry;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::copy_on_write::CopyOnWrite;
 
-/// Number of hash tables (shards) of the keyspace. A power of two.
+/// Number of hash tables (shards) into which the keyspace is divided. A power of two.
 const SHARDS: usize = 4_096;
-/// Index of the lowest bit of a key's hash that selects the key's hash table (shard). The lookup
-/// within the table uses other bits.
+/// Index of the lowest bit of a key's hash that helps to select the key's hash table (shard). The
+/// lookup within the table uses other bits of the hash.
 const SHARD_SHIFT: u32 = 40;
 
-/// Number of scan positions, and thus the position after the last one. A key's scan position
-/// consists of the low bits of its hash. The highest of these bits select the key's table, so scan
-/// positions and tables have the same order.
+/// Exclusive upper bound of the scan positions, which determine the order in which `SCAN` visits
+/// keys. A key's scan position is the low bits of its hash, of which the highest select the key's
+/// hash table (shard), so `SCAN` visits one table after another.
 pub(in crate::kv) const SCAN_END: u64 = (SHARDS as u64) << SHARD_SHIFT;
 
-/// A hash table (shard) of the keyspace. It contains the entries whose key hashes have the same
-/// shard bits.
+/// A hash table (shard) of the keyspace. The hash of a key determines which of the tables contains
+/// the key's entry.
 pub(in crate::kv) type Table = HashTable<KeyEntry>;
 
-/// All entries of the keyspace, in copy-on-write hash tables, each of which is copied separately if
-/// a write changes it while a snapshot shares it.
+/// All entries of the keyspace, in hash tables (shards) that a snapshot can share. A write copies
+/// only the one table that it changes, and only while a snapshot shares it.
 ///
 /// Invariant: `count` is the total number of entries, and `table_bytes` is the memory usage of all
 /// tables combined, excluding the entries that they point to.
@@ -44,8 +44,8 @@ impl Default for Shards {
 }
 
 impl Shards {
-    /// Returns the entry that has this key hash and for which `is_it` holds; `None` if there is
-    /// none.
+    /// Returns the entry whose key has the hash `hash` and for which `is_it` returns true; `None`
+    /// if there is none.
     pub(in crate::kv) fn find(
         &self,
         hash: u64,
@@ -54,8 +54,9 @@ impl Shards {
         self.tables[shard_of(hash)].get().find(hash, is_it)
     }
 
-    /// Returns a mutable reference to the entry that has this key hash and for which `is_it` holds;
-    /// `None` if there is none. If a snapshot shares the entry's table, copies the table first.
+    /// Returns a mutable reference to the entry whose key has the hash `hash` and for which `is_it`
+    /// returns true; `None` if there is none. Copies the entry's hash table first if a snapshot
+    /// shares it.
     pub(in crate::kv) fn find_mut(
         &mut self,
         hash: u64,
@@ -64,9 +65,9 @@ impl Shards {
         table_mut(&mut self.tables[shard_of(hash)]).find_mut(hash, is_it)
     }
 
-    /// Calls `put` with the table slot of the entry that has this key hash and for which `is_it`
-    /// holds. `put` changes the entry or, if there is none and so the slot is vacant, may insert
-    /// one.
+    /// Finds the slot of an entry in its hash table and passes it to `put`, which replaces or
+    /// inserts the entry. The slot is occupied if there is an entry whose key has the hash `hash`
+    /// and for which `is_it` returns true; otherwise it is vacant.
     pub(in crate::kv) fn put(
         &mut self,
         hash: u64,
@@ -80,8 +81,8 @@ impl Shards {
         self.table_bytes += table.allocation_size() - bytes;
     }
 
-    /// Removes and returns the entry that has this key hash and for which `is_it` holds; `None` if
-    /// there is none.
+    /// Removes and returns the entry whose key has the hash `hash` and for which `is_it` returns
+    /// true; `None` if there is none.
     pub(in crate::kv) fn remove(
         &mut self,
         hash: u64,
@@ -97,14 +98,14 @@ impl Shards {
         Some(found.remove().0)
     }
 
-    /// Iterates over all entries, one table after another.
+    /// Iterates over all entries, one hash table (shard) after another.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = &KeyEntry> {
         self.tables.iter().flat_map(|table| table.get().iter())
     }
 
-    /// Returns the entries for which `wanted` holds in the first table that contains such an entry.
-    /// The search starts at the table of the hash `hash` and wraps around. Returns no entries if no
-    /// table contains one.
+    /// Searches the hash tables, starting with the table for the hash `hash` and wrapping around,
+    /// for a table with an entry for which `wanted` returns true, and iterates over all entries of
+    /// this kind in that table. Yields nothing if no table contains one.
     pub(in crate::kv) fn any_table(
         &self,
         hash: u64,
@@ -116,9 +117,9 @@ impl Shards {
         table.into_iter().flat_map(Table::iter).filter(move |entry| wanted(entry))
     }
 
-    /// Returns two values: the entries at or after `scan_position` in the table that contains it,
-    /// in no particular order; and the first scan position of the next non-empty table, or
-    /// [`SCAN_END`] if there is none.
+    /// Returns two values for `SCAN`: the entries at or after `scan_position` in the hash table
+    /// that contains this position, in arbitrary order; and the first position of the next
+    /// non-empty table, or [`SCAN_END`] if there is none.
     pub(in crate::kv) fn table_from(&self, scan_position: u64) -> (Vec<&KeyEntry>, u64) {
         let shard = shard_of(scan_position);
         let entries =
@@ -129,27 +130,26 @@ impl Shards {
         (entries.collect(), next)
     }
 
-    /// Returns the total number of entries in all tables.
+    /// Returns the total number of entries in all hash tables.
     pub(in crate::kv) fn len(&self) -> usize {
         self.count
     }
 
-    /// Returns the memory usage of all tables combined, in bytes, excluding the entries that they
-    /// point to.
+    /// Returns the memory usage of all hash tables combined, in bytes, excluding the entries that
+    /// they point to.
     pub(in crate::kv) fn table_bytes(&self) -> usize {
         self.table_bytes
     }
 
-    /// Returns an immutable copy-on-write view of all tables, which shares their memory.
+    /// Returns an immutable copy-on-write view of all hash tables, for a snapshot.
     pub(in crate::kv) fn share(&mut self) -> Vec<Arc<Table>> {
         self.tables.iter_mut().map(CopyOnWrite::share).collect()
     }
 }
 
-/// Returns a mutable reference to a table, after copying the table if a snapshot shares it. Copying
-/// increments the reference count of each entry, and the cache misses of such atomic increments do
-/// not overlap. Therefore, all counts are first loaded into the processor's cache by plain reads,
-/// whose cache misses do overlap.
+/// Returns a mutable reference to a hash table, and copies the table first if a snapshot shares it.
+/// Before copying, reads the reference counts of all entries: the cache misses of these reads
+/// overlap, while those of the atomic increments during the copying do not.
 fn table_mut(table: &mut CopyOnWrite<Table>) -> &mut Table {
     if let Some(table) = table.to_copy() {
         table.iter().for_each(KeyEntry::fetch_start);
@@ -162,8 +162,8 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl KeyEntry {
-    /// Returns the position of the entry in the order of `SCAN`: the low bits of the hash of its
-    /// key.
+    /// Returns the entry's position in the order in which `SCAN` visits keys: the low bits of the
+    /// hash of its key.
     pub(in crate::kv) fn scan_position(&self) -> u64 {
         self.key_hash() & (SCAN_END - 1)
     }

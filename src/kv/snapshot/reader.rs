@@ -17,29 +17,30 @@ use crate::kv::state_machine::{StateMachine, digest_of};
 use crate::kv::values::digest::Digest;
 use crate::types::{EntryId, Index};
 
-/// Reads and validates a snapshot that it is fed in pieces of any size.
+/// Decodes a snapshot, which it receives in pieces of any size, and verifies it.
 #[derive(Debug)]
 pub struct SnapshotReader {
     buffer: BytesMut,
-    /// Number of bytes of the snapshot that have been processed and removed from the buffer so far.
+    /// Number of bytes of the snapshot that have been decoded and removed from the buffer.
     consumed: u64,
-    /// CRC-32C of the snapshot's header and the blocks read so far, excluding the blocks' checksum
-    /// fields.
+    /// CRC-32C of the header and the blocks decoded so far, without the checksum at the end of each
+    /// block.
     checksum: u32,
     header: Option<Header>,
-    /// The state restored from the snapshot so far; `None` if the reader only checks the snapshot.
+    /// The state restored from the snapshot so far; `None` if the reader only verifies the
+    /// snapshot.
     state: Option<StateMachine>,
-    /// Digest of the entries and client sessions read so far, if the reader only checks the
-    /// snapshot. Otherwise 0, because the restored state has its own digest.
+    /// Digest (sum of hashes) of the keys and client sessions decoded so far, if the reader only
+    /// verifies the snapshot. Otherwise 0, because the restored state computes it.
     digest: Digest,
-    /// Number of entries of the keyspace read from the snapshot so far.
+    /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
-    /// Kind byte of the block that was read last: entries, batches, client sessions or end. 0
-    /// before the first block.
+    /// Kind of the latest block (keyspace entries, batches, client sessions or end); 0 before the
+    /// first block.
     kind: u8,
     ended: bool,
-    /// Whether the checks of the checksums and the digest are skipped: an injected bug for testing
-    /// the checkers (mutation testing).
+    /// Deliberate bug for mutation testing: if true, the checksums and the digest of the snapshot
+    /// are not verified.
     #[cfg(feature = "mutants")]
     trusting: bool,
 }
@@ -60,8 +61,8 @@ struct Header {
 }
 
 impl SnapshotReader {
-    /// Returns a reader that only checks that a snapshot is intact and matches its header. Since it
-    /// restores no state, it needs little memory.
+    /// Returns a reader that only verifies a snapshot. It restores no state, so it needs little
+    /// memory.
     pub fn checking() -> SnapshotReader {
         SnapshotReader {
             buffer: BytesMut::new(),
@@ -78,8 +79,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Skips all checks of checksums and of the digest from now on: an injected bug for testing the
-    /// checkers (mutation testing).
+    /// Deliberate bug for mutation testing: stops verifying the checksums and the digest of the
+    /// snapshot.
     #[cfg(feature = "mutants")]
     pub fn trust(&mut self) {
         self.trusting = true;
@@ -96,7 +97,7 @@ impl SnapshotReader {
         false
     }
 
-    /// Reads the next piece of the snapshot, of any size.
+    /// Decodes and verifies the next piece of the snapshot, which may have any size.
     ///
     /// # Errors
     /// If the piece cannot be the next part of a valid snapshot. The reader must not be used again
@@ -110,14 +111,14 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// Returns two values: the restored state, and the mark that identifies the snapshot (its last
-    /// log entry, length and checksum). The whole snapshot must have been fed to the reader.
+    /// Returns the restored state, and the mark that identifies the snapshot (id of its last log
+    /// entry, length and checksum). The reader must have received the whole snapshot.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
     ///
     /// # Panics
-    /// If the reader was created by [`SnapshotReader::checking`], which restores no state.
+    /// If the reader was created by [`SnapshotReader::checking`] and so has restored no state.
     pub fn finish(mut self) -> Result<(StateMachine, SnapshotMark), SnapshotError> {
         let mark = self.mark()?;
         let mut state = self.state.take().expect("not called on a reader that only checks");
@@ -126,8 +127,8 @@ impl SnapshotReader {
         Ok((state, mark))
     }
 
-    /// Returns the mark that identifies the snapshot: its last log entry, length and checksum. The
-    /// whole snapshot must have been fed to the reader.
+    /// Returns the mark that identifies the snapshot: the id of its last log entry, its length and
+    /// its checksum. The reader must have received the whole snapshot.
     ///
     /// # Errors
     /// If the snapshot is incomplete or does not match its header.
@@ -154,8 +155,8 @@ impl SnapshotReader {
         SnapshotError::Damaged { offset: self.consumed, what }
     }
 
-    /// Reads the snapshot's header from the buffer. Returns false, and reads nothing, if the buffer
-    /// does not contain the whole header yet.
+    /// Decodes the header of the snapshot from the buffer. Returns false, and changes nothing, if
+    /// the buffer does not contain the whole header yet.
     fn read_header(&mut self) -> Result<bool, SnapshotError> {
         let known = self.buffer.len().min(MAGIC.len());
         if self.buffer[..known] != MAGIC[..known] {
@@ -183,8 +184,8 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Reads a block from the buffer. Returns false, and reads nothing, if the buffer does not
-    /// contain the whole block yet.
+    /// Decodes and verifies the next block of the snapshot from the buffer. Returns false, and
+    /// changes nothing, if the buffer does not contain the whole block yet.
     fn read_block(&mut self) -> Result<bool, SnapshotError> {
         let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
         let mut fields = &head[..];
@@ -219,8 +220,8 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Decodes the next item of a block whose kind byte is `kind`, and removes it from the front of
-    /// `items`. `None` if the item is invalid or a duplicate.
+    /// Decodes the next item of a block and removes it from the front of `items`. `kind` is the
+    /// kind of the block, such as keyspace entries. `None` if the item is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {

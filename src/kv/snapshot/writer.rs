@@ -17,32 +17,31 @@ use crate::kv::state_machine::StateMachine;
 use crate::kv::view::View;
 use crate::types::{EntryId, RequestKey};
 
-/// Number of keyspace entries whose memory is loaded into the processor's cache together before the
-/// entries are encoded.
+/// Number of keyspace entries that are prefetched together, before they are encoded.
 const PREFETCHED: usize = 64;
 
-/// A function that receives the bytes of a snapshot, in pieces.
+/// A function that receives the encoded snapshot, one piece after another.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
 
-/// Encodes a snapshot: its header and its blocks.
+/// The encoder of a snapshot, which consists of a header and blocks.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     /// Number of bytes of the snapshot written so far.
     bytes: u64,
-    /// Encoded bytes of the block that is being built.
+    /// The encoded block that is being built.
     block: Vec<u8>,
     kind: u8,
     count: u32,
-    /// CRC-32C of the snapshot's header and the blocks written so far, excluding the blocks'
-    /// checksum fields.
+    /// CRC-32C of the header and the blocks written so far, without the checksum at the end of each
+    /// block.
     checksum: u32,
-    /// Revision of the state that is being written: the number of operations applied to it.
+    /// Number of operations that were applied to the state of the snapshot.
     revision: u64,
 }
 
 impl Blocks {
-    /// Writes the snapshot's header to `sink`, and returns the encoder for the blocks that follow
-    /// it.
+    /// Writes the header of a snapshot to `sink`, and returns an encoder for the blocks that follow
+    /// the header.
     pub(super) fn header(
         last: EntryId,
         revision: u64,
@@ -83,8 +82,8 @@ impl Blocks {
         }
     }
 
-    /// Writes keyspace entries to `sink`, in blocks. Loads several entries at a time into the
-    /// processor's cache, so that their cache misses overlap.
+    /// Writes keyspace entries to `sink`, in blocks. Prefetches several entries at a time, so that
+    /// their cache misses overlap.
     fn entries<'e>(&mut self, mut entries: impl Iterator<Item = &'e KeyEntry>, sink: Sink<'_>) {
         let mut chunk = Vec::with_capacity(PREFETCHED);
         loop {
@@ -113,9 +112,9 @@ impl Blocks {
         sink(&self.block);
     }
 
-    /// Completes the snapshot: closes the last block of entries, and writes the blocks with the
-    /// deduplication table and the client sessions, and the end block. Returns the mark that
-    /// identifies the snapshot (its last log entry, length and checksum).
+    /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
+    /// client sessions and the end block. Returns the mark that identifies the snapshot (id of its
+    /// last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,
@@ -143,9 +142,9 @@ impl Blocks {
 }
 
 impl StateMachine {
-    /// Writes a snapshot of the state to `sink`, in pieces. `last` must be the id of the last
-    /// applied log entry. Returns the mark that identifies the snapshot: its last log entry, length
-    /// and checksum.
+    /// Writes a snapshot of the current state to `sink`, in pieces. `last` must be the id of the
+    /// last applied log entry. Returns the mark that identifies the snapshot (id of its last log
+    /// entry, length and checksum).
     pub fn write_snapshot(&self, last: EntryId, sink: &mut dyn FnMut(&[u8])) -> SnapshotMark {
         assert_eq!(last.index, self.applied_index(), "last entry of the state");
         let (clock, digest) = (self.keyspace.replicated_clock(), self.digest());
@@ -157,13 +156,15 @@ impl StateMachine {
     }
 }
 
-/// Writes a snapshot from a copy-on-write view of the state, one of the keyspace's hash tables at a
-/// time. Releases each table of the view once the table is written.
+/// Writes a snapshot of a copy-on-write view of the state in several steps, one hash table of the
+/// keyspace in each. The memory of a table that the view shares is released once the table is
+/// written.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     view: View,
     table_count: u64,
-    /// Encoder of the snapshot; `None` before the first call of [`SnapshotWriter::write`].
+    /// Encoder of the snapshot; `None` until [`SnapshotWriter::write`] is called for the first
+    /// time.
     blocks: Option<Blocks>,
 }
 
@@ -173,7 +174,7 @@ impl SnapshotWriter {
         SnapshotWriter { table_count: view.tables.len() as u64, view, blocks: None }
     }
 
-    /// Returns two values: the number of the keyspace's hash tables written so far, and their total
+    /// Returns the number of the keyspace's hash tables that have been written, and their total
     /// number.
     pub fn progress(&self) -> (u64, u64) {
         (self.table_count - self.view.tables.len() as u64, self.table_count)
@@ -184,10 +185,10 @@ impl SnapshotWriter {
         self.view.last
     }
 
-    /// Writes the next part of the snapshot to `sink`: the entries of one hash table or, after the
-    /// last table, everything else. Returns `None` until the snapshot is complete, and then the
-    /// mark that identifies it (its last log entry, length and checksum). Must not be called after
-    /// that.
+    /// Writes the next part of the snapshot to `sink`: one hash table of the keyspace or, after the
+    /// last one, the rest. Returns `None` while more parts follow, and at the end the mark that
+    /// identifies the snapshot (id of its last log entry, length and checksum). Must not be called
+    /// again after the end.
     pub fn write(&mut self, sink: &mut dyn FnMut(&[u8])) -> Option<SnapshotMark> {
         let View { last, revision, digest, clock, key_count, tables, dedup, client_sessions } =
             &mut self.view;

@@ -4,8 +4,8 @@
 
 use bytes::{Buf as _, BufMut as _};
 
-/// Appends `number` to `out` in a variable-length encoding (LEB128): groups of seven bits, the
-/// lowest group first, in bytes of which all but the last have the highest bit set.
+/// Appends `number` to `out` in LEB128, a variable-length encoding with seven bits per byte, the
+/// lowest bits first; the highest bit of each byte except the last is set.
 pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -14,7 +14,7 @@ pub(in crate::kv) fn put_number(mut number: u64, out: &mut Vec<u8>) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// Decodes a number that [`put_number`] wrote and removes it from the front of `from`; `None` if
+/// Decodes a number that [`put_number`] encoded, and removes it from the front of `from`; `None` if
 /// the bytes are malformed.
 pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
@@ -32,14 +32,14 @@ pub(in crate::kv) fn take_number(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Appends a byte string to `out`: first its length, then its bytes.
+/// Appends the length of a byte string to `out`, followed by the bytes.
 pub(in crate::kv) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
 
-/// Decodes a byte string that [`put_bytes`] wrote and removes it from the front of `from`; `None`
-/// if the bytes are malformed.
+/// Decodes a byte string that [`put_bytes`] encoded, and removes it from the front of `from`;
+/// `None` if the bytes are malformed.
 pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     let length = usize::try_from(take_number(from)?).ok()?;
     let (bytes, rest) = from.split_at_checked(length)?;
@@ -47,8 +47,8 @@ pub(in crate::kv) fn take_bytes<'b>(from: &mut &'b [u8]) -> Option<&'b [u8]> {
     Some(bytes)
 }
 
-/// Decodes a boolean, which is one byte, and removes it from the front of `from`; `None` unless the
-/// byte is 0 or 1.
+/// Decodes a boolean, encoded as the byte 0 or 1, and removes it from the front of `from`; `None`
+/// if there is no byte or it has another value.
 pub(in crate::kv) fn take_flag(from: &mut &[u8]) -> Option<bool> {
     match from.try_get_u8().ok()? {
         0 => Some(false),

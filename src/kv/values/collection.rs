@@ -9,23 +9,23 @@ use crate::kv::values::list::List;
 use crate::kv::values::set::Set;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// The type of a value, as the command `TYPE` reports it.
+/// The type of a key's value, as the command `TYPE` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
-    /// The value is a byte string.
+    /// A string: a sequence of any bytes.
     String,
-    /// The value is a hash: fields, each with a value.
+    /// A hash: a map from fields to values.
     Hash,
-    /// The value is a set: distinct members.
+    /// A set: distinct members without scores.
     Set,
-    /// The value is a list: values in order.
+    /// A list: values in order, possibly repeated.
     List,
-    /// The value is a sorted set: distinct members with scores, ordered by score.
+    /// A sorted set: distinct members with scores, ordered by score.
     SortedSet,
 }
 
-/// A value that is not a string. Snapshots may share a collection; while they do, a change first
-/// copies it.
+/// A value that is not a string: a hash, list, set or sorted set. Snapshots can share a
+/// collection's memory; a change of a shared collection copies it first.
 #[derive(Clone)]
 pub(in crate::kv) enum Collection {
     Hash(Arc<Hash>),
@@ -34,14 +34,14 @@ pub(in crate::kv) enum Collection {
     SortedSet(Arc<SortedSet>),
 }
 
-/// Conversions between a concrete collection type, such as a hash or a list, and [`Collection`],
-/// which can hold any of them.
+/// A type of collection (hash, list, set or sorted set), with conversions from and to
+/// [`Collection`], which can contain any of these types.
 pub(in crate::kv) trait CollectionType: Content {
-    /// Converts content of this collection type to a [`Collection`].
+    /// Returns `content` as a [`Collection`].
     fn wrap(content: Arc<Self>) -> Collection;
-    /// Returns the content if `collection` is of this type, otherwise `None`.
+    /// Returns the content of `collection` if it has this type, otherwise `None`.
     fn get(collection: &Collection) -> Option<&Arc<Self>>;
-    /// Returns a mutable reference to the content if `collection` is of this type, otherwise
+    /// Returns a mutable reference to the content of `collection` if it has this type, otherwise
     /// `None`.
     fn get_mut(collection: &mut Collection) -> Option<&mut Arc<Self>>;
 }
@@ -67,7 +67,8 @@ macro_rules! collection_types {
 collection_types!(Hash, Set, List, SortedSet);
 
 impl ValueType {
-    /// All types of values. In snapshots, a type is encoded as its index in this list.
+    /// All types of values. Snapshots contain a type as its index in this list, so append new types
+    /// at the end.
     pub(in crate::kv) const ALL: &[ValueType] = &[
         ValueType::String,
         ValueType::Hash,
@@ -134,7 +135,7 @@ impl Collection {
         }
     }
 
-    /// Decodes a collection of the type `value_type` and removes it from the front of `from`;
+    /// Decodes a collection of the type `value_type`, and removes it from the front of `from`;
     /// `None` if the bytes are malformed or the type is `String`.
     pub(in crate::kv) fn decode(value_type: ValueType, from: &mut &[u8]) -> Option<Collection> {
         match value_type {

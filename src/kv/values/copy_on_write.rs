@@ -4,8 +4,9 @@
 use std::mem;
 use std::sync::Arc;
 
-/// Data that a snapshot may share. While it does, a change first copies the data. While the data is
-/// exclusive, a change does not check a reference count, which would cost each write a cache miss.
+/// A part of the state that snapshots can share. A change of shared data copies it first. Data that
+/// was never shared is not reference-counted, because reading a reference count would cost each
+/// write a cache miss.
 pub(in crate::kv) enum CopyOnWrite<T> {
     Exclusive(T),
     Shared(Arc<T>),
@@ -19,7 +20,7 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Returns a mutable reference to the data, after copying the data if it is still shared.
+    /// Returns a mutable reference to the data. Copies the data first if a snapshot shares it.
     pub(in crate::kv) fn get_mut(&mut self) -> &mut T {
         if self.is_shared() {
             self.make_exclusive();
@@ -30,14 +31,13 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Returns whether the data may still be shared, in which case the next change may have to copy
-    /// it.
+    /// Returns whether a snapshot may share the data, so that the next change may have to copy it.
     pub(in crate::kv) fn is_shared(&self) -> bool {
         matches!(self, CopyOnWrite::Shared(_))
     }
 
-    /// Returns the data if the next change will have to copy it, because a snapshot that still
-    /// exists shares it; otherwise `None`.
+    /// Returns the data if a snapshot shares it, so that the next change will copy it; otherwise
+    /// `None`.
     pub(in crate::kv) fn to_copy(&self) -> Option<&T> {
         match self {
             CopyOnWrite::Shared(part) if Arc::strong_count(part) > 1 => Some(part),
@@ -52,7 +52,8 @@ impl<T: Clone + Default> CopyOnWrite<T> {
         }
     }
 
-    /// Marks the data as shared, and returns an immutable handle to its current state.
+    /// Marks the data as shared, and returns a reference to it for a snapshot. Later changes do not
+    /// affect the snapshot.
     pub(in crate::kv) fn share(&mut self) -> Arc<T> {
         if let CopyOnWrite::Exclusive(part) = self {
             *self = CopyOnWrite::Shared(Arc::new(mem::take(part)));

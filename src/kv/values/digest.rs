@@ -6,56 +6,58 @@
 //! with a crate version or a processor. It is fast and non-cryptographic: it detects accidental
 //! differences, not deliberate collisions.
 
-/// A hash of a set of fingerprints: their wrapping sum, so that fingerprints can be added and
-/// removed in any order.
+/// A hash of a set of fingerprints (hashes of entries): their sum modulo 2^64. Fingerprints can be
+/// added and removed in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::kv) struct Digest(u64);
 
-/// A constant for mixing hashes: 2^64 divided by the golden ratio, rounded to an odd integer. Its
-/// bits have no obvious pattern.
+/// Constant factor for mixing hashes: 2^64 divided by the golden ratio, rounded to an odd integer.
+/// A common choice because its bits have no obvious pattern.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Digest {
-    /// Adds a fingerprint to the digest's set.
+    /// Adds the fingerprint (hash) of an entry to the digest.
     pub(in crate::kv) fn add(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_add(fingerprint);
     }
 
-    /// Removes a fingerprint from the digest's set, to which it must have been added before.
+    /// Removes the fingerprint (hash) of an entry, which must have been added before, from the
+    /// digest.
     pub(in crate::kv) fn remove(&mut self, fingerprint: u64) {
         self.0 = self.0.wrapping_sub(fingerprint);
     }
 
-    /// Returns the digest of the union of two disjoint sets of fingerprints.
+    /// Returns the sum of two digests, which is the digest of all fingerprints (hashes of entries)
+    /// that were added to either.
     pub(in crate::kv) fn union(self, other: Digest) -> Digest {
         Digest(self.0.wrapping_add(other.0))
     }
 
-    /// Returns a hash of the digest and `salt`.
+    /// Returns a hash of this digest combined with the number `salt`.
     pub(in crate::kv) fn salted(self, salt: u64) -> u64 {
         mix(self.0, salt)
     }
 }
 
-/// Returns the hash of a key. It determines the key's position in hash tables, and is the initial
-/// value for the fingerprint of the key's entry.
+/// Returns the hash of a key, which determines where hash tables store the key and from which the
+/// fingerprint of its entry is computed.
 pub(in crate::kv) fn key_hash(key: &[u8]) -> u64 {
     // The length of the key is hashed first, so that moving a byte from the key to the value
     // changes the fingerprint.
     absorb(mix(MULTIPLIER, key.len() as u64), key)
 }
 
-/// Returns the fingerprint (hash) of an entry that has a string value and a key with the hash
-/// `key_hash`.
+/// Returns the fingerprint (hash) of an entry with the string `value` and without an expiration
+/// time. `key_hash` is the hash of the entry's key.
 pub(in crate::kv) fn fingerprint(key_hash: u64, value: &[u8]) -> u64 {
     absorb(key_hash, value)
 }
 
-/// Number of independent hashes that are computed of a long byte string, so that the processor can
-/// overlap their multiplications.
+/// Number of hashes that are computed in parallel for a long byte string, so that the processor
+/// overlaps their multiplications.
 const LANES: usize = 4;
 
-/// Mixes `bytes` into the hash `state`, eight at a time, and returns the new hash.
+/// Updates the hash `state` with `bytes`, and returns the new hash.
 fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     let (mut words, rest) = bytes.as_chunks::<8>();
     if words.len() >= 2 * LANES {
@@ -78,7 +80,7 @@ fn absorb(mut state: u64, bytes: &[u8]) -> u64 {
     mix(mix(state, u64::from_le_bytes(last)), bytes.len() as u64)
 }
 
-/// Mixes a 64-bit word into the hash `state` and returns the new hash. Multiplies the XOR of
+/// Updates the hash `state` with a 64-bit word, and returns the new hash: multiplies the XOR of
 /// `state`, `word` and a constant by another constant, and folds the 128-bit product to 64 bits.
 pub(in crate::kv) fn mix(state: u64, word: u64) -> u64 {
     let (low, high) = (state ^ word ^ MULTIPLIER).carrying_mul(MULTIPLIER.rotate_left(32), 0);

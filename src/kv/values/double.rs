@@ -3,8 +3,8 @@
 
 use crate::kv::values::number::split_sign;
 
-/// Parses a floating-point number: a decimal or hexadecimal number, `inf` or `infinity`. `None` if
-/// `text` is anything else, including NaN, or if the number is out of range.
+/// Parses a floating-point number in decimal or hexadecimal, or `inf` or `infinity`. `None` if
+/// `text` is anything else, is NaN, or is out of range.
 pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     let number = read(text)?;
     let named = matches!(split_sign(text).1, [b'i' | b'I', ..]);
@@ -14,9 +14,9 @@ pub(in crate::kv) fn parse_double(text: &[u8]) -> Option<f64> {
     (!too_small && (number.is_finite() || named)).then_some(number)
 }
 
-/// Parses a bound of a range of scores. As in Redis, this is less strict than [`parse_double`]:
-/// leading blanks are allowed, a NUL byte ends the text, an empty text is 0, and a number that is
-/// too large becomes infinite. `None` if `text` is not a number.
+/// Parses the minimum or maximum of a range of scores. Like Redis, accepts more than
+/// [`parse_double`]: leading spaces, an empty text (0), any bytes after a NUL byte, and numbers
+/// that are too large (infinite). `None` if `text` is not a number.
 pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.is_empty() {
@@ -27,8 +27,8 @@ pub(in crate::kv) fn parse_bound(text: &[u8]) -> Option<f64> {
     read(&text[start..])
 }
 
-/// Parses a floating-point number without checking that it is in range; `None` if `text` is not a
-/// number.
+/// Parses a floating-point number. A number that is out of range becomes 0 or infinite. `None` if
+/// `text` is not a number.
 fn read(text: &[u8]) -> Option<f64> {
     let (negative, digits) = split_sign(text);
     let number = match digits {
@@ -42,8 +42,7 @@ fn read(text: &[u8]) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-/// Splits the text of a number into its mantissa and its exponent; the exponent is `None` if there
-/// is none.
+/// Splits the text of a number into its mantissa and its exponent; `None` if it has no exponent.
 fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     let letters: &[u8] = match digits {
         [b'0', b'x' | b'X', ..] => b"pP",
@@ -55,8 +54,8 @@ fn split_exponent(digits: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// Parses the digits of a hexadecimal number after `0x`, with an optional point and an optional
-/// binary exponent; `None` if they are malformed.
+/// Parses the part of a hexadecimal number after `0x`, which may contain a point and a binary
+/// exponent such as `p3`; `None` if it is malformed.
 fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     let at = digits.iter().position(|byte| matches!(byte, b'p' | b'P'));
     let (mantissa, exponent) = at.map_or((digits, None), |at| {
@@ -106,11 +105,11 @@ fn read_hexadecimal(digits: &[u8]) -> Option<f64> {
     Some(number)
 }
 
-/// Number of significant digits of formatted numbers: enough to distinguish all 64-bit
+/// Number of significant digits of a formatted number: enough to distinguish all 64-bit
 /// floating-point numbers.
 const DIGITS: usize = 17;
 
-/// Formats a number like C's `%.17g`; for example, 0.1 becomes `0.10000000000000001`.
+/// Formats a number like C's `%.17g`: 0.1 becomes `0.10000000000000001`.
 pub fn write_double(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -136,7 +135,7 @@ pub fn write_double(number: f64) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.unsigned_abs())
 }
 
-/// Returns a decimal number without trailing zeros in its fraction.
+/// Returns the text of a decimal number without trailing zeros after the point.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') {
         decimal.trim_end_matches('0').trim_end_matches('.')

@@ -10,35 +10,38 @@ use std::ops::Add;
 
 use crate::kv::values::number::split_sign;
 
-/// Maximum length in bytes of the text of a number, as in Redis; longer texts are rejected.
+/// Maximum length in bytes of the text of a floating-point number, as in Redis. A longer text is
+/// rejected.
 const TEXT_BYTES_MAX: usize = 5 * 1024 - 1;
-/// Exponent of the smallest power of 2 that is too large for the 80-bit format: a number of this
-/// magnitude or more becomes infinite.
+/// Exponent of the smallest power of 2 that is too large for x86's 80-bit format. A number of at
+/// least this magnitude becomes infinite.
 const BITS_MAX: i32 = 16_384;
-/// Exponent of the smallest power of 2 that is in range: a smaller nonzero magnitude is rejected,
-/// because the 80-bit format would round it to 0.
+/// Exponent of the smallest power of 2 that is accepted. A smaller number other than 0 is rejected,
+/// because x86's 80-bit format would round it to 0.
 const BITS_MIN: i32 = -16_446;
-/// Maximum number of digits after the decimal point when a number is formatted.
+/// Maximum number of digits after the decimal point of a formatted number.
 const FRACTION_DIGITS: usize = 17;
-/// Number of decimal digits that always fit into a 32-bit word.
+/// Number of decimal digits that always fit into a 32-bit word. Decimal text is converted in groups
+/// of this many digits.
 const NINE: usize = 9;
 
-/// A number in x86's 80-bit extended-precision floating-point format.
+/// A floating-point number with the range and precision of x86's 80-bit format, which Redis uses
+/// for `INCRBYFLOAT`.
 ///
 /// Invariant: `digits` is 0, or its highest bit is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Extended {
-    /// Infinity: negative infinity if `negative`, otherwise positive.
+    /// Infinity, or minus infinity if `negative` is true.
     Infinite { negative: bool },
-    /// A finite number: `digits` times 2 to the power `exponent`, negated if `negative`.
+    /// A finite number: `digits` times 2 to the power of `exponent`, negated if `negative` is true.
     Finite { negative: bool, digits: u64, exponent: i32 },
 }
 
 const ZERO: Extended = Extended::Finite { negative: false, digits: 0, exponent: 0 };
 
 impl Extended {
-    /// Parses a number in a format that C's `strtold` accepts; `None` if `text` is not a number, is
-    /// NaN, or is out of range.
+    /// Parses a number in a format of C's `strtold`; `None` if `text` is not a number, is NaN, or
+    /// is out of range.
     pub(in crate::kv) fn parse(text: &[u8]) -> Option<Extended> {
         if text.len() > TEXT_BYTES_MAX {
             return None;
@@ -58,9 +61,9 @@ impl Extended {
         matches!(self, Extended::Infinite { .. })
     }
 
-    /// Returns the number nearest to `bits` times 2 to the power `exponent`, negated if `negative`.
-    /// Ties round to even. `more` is true if nonzero bits below the lowest bit of `bits` were
-    /// dropped.
+    /// Returns the number nearest to `bits` times 2 to the power of `exponent`, negated if
+    /// `negative` is true. Ties round to even. `more` is true if nonzero bits below the lowest bit
+    /// of `bits` were cut off.
     fn rounded(negative: bool, bits: u128, exponent: i32, more: bool) -> Extended {
         if bits == 0 {
             return ZERO;
@@ -82,8 +85,8 @@ impl Extended {
         Extended::Finite { negative, digits, exponent }
     }
 
-    /// Returns the number unchanged; `None` if it is infinite, or so small that it would be rounded
-    /// to 0.
+    /// Returns the number; `None` if it is infinite, or so small that the 80-bit format would round
+    /// it to 0.
     fn in_range(self) -> Option<Extended> {
         match self {
             Extended::Infinite { .. } => None,
@@ -94,8 +97,9 @@ impl Extended {
     }
 }
 
-/// Splits off leading digits, which may contain one point. Returns the values of the digits, the
-/// number of digits after the point, and the remaining text; `None` if there is no digit.
+/// Splits the digits, which may contain a point, off the front of the text of a number. Returns
+/// three values: the digits, the number of digits after the point, and the remaining text. `None`
+/// if there is no digit.
 fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     let (mut digits, mut behind, mut point) = (Vec::new(), 0, false);
     let mut rest = text;
@@ -113,8 +117,8 @@ fn split_digits(text: &[u8], radix: u32) -> Option<(Vec<u32>, i64, &[u8])> {
     (!digits.is_empty()).then_some((digits, behind, rest))
 }
 
-/// Parses an exponent, which consists of `letter` (such as `e`) and a number, and must be all of
-/// `text`. Returns 0 if `text` is empty; `None` if it is malformed.
+/// Parses the exponent at the end of a number: `letter`, such as `e`, followed by an integer.
+/// Returns 0 if `text` is empty, and `None` if it is malformed.
 fn parse_exponent(text: &[u8], letter: u8) -> Option<i64> {
     let [first, text @ ..] = text else { return Some(0) };
     if !first.eq_ignore_ascii_case(&letter) {
@@ -212,7 +216,8 @@ impl Add for Extended {
     }
 }
 
-/// Formats the number as Redis does: up to 17 digits after the point, without trailing zeros.
+/// Formats the number in decimal, as Redis does: up to 17 digits after the point, without trailing
+/// zeros.
 impl fmt::Display for Extended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Extended::Finite { negative, digits, exponent } = *self else {
@@ -253,7 +258,7 @@ impl fmt::Display for Extended {
     }
 }
 
-/// An unsigned integer of arbitrary size, stored as 32-bit words, the lowest first.
+/// An unsigned integer of any size, stored as 32-bit words, the lowest word first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Whole {
     words: Vec<u32>,
@@ -272,7 +277,7 @@ impl Whole {
         }
     }
 
-    /// Multiplies this integer by 10 to the power `zeros`.
+    /// Multiplies the integer by 10 to the power of `zeros`.
     fn multiply_by_tens(&mut self, zeros: u32) {
         (0..zeros / NINE as u32).for_each(|_| self.multiply_add(10_u32.pow(NINE as u32), 0));
         self.multiply_add(10_u32.pow(zeros % NINE as u32), 0);
@@ -286,15 +291,15 @@ impl Whole {
         self.words.splice(0..0, std::iter::repeat_n(0, (bits / 32) as usize));
     }
 
-    /// Returns the number of bits of this integer, not counting leading zeros.
+    /// Returns the number of bits of the integer, without leading zeros.
     fn bits(&self) -> u32 {
         let Some(top) = self.words.iter().rposition(|word| *word != 0) else { return 0 };
         32 * u32::try_from(top + 1).expect("numbers are not so long")
             - self.words[top].leading_zeros()
     }
 
-    /// Returns three values: the highest 128 bits of this integer, the number of lower bits that
-    /// were dropped, and whether any of the dropped bits was 1.
+    /// Returns three values: the highest 128 bits of the integer, the number of lower bits that
+    /// were cut off, and whether any of these is 1.
     fn top_bits(&self) -> (u128, i32, bool) {
         let drop = self.bits().saturating_sub(128);
         let (skipped, few) = ((drop / 32) as usize, drop % 32);
@@ -309,9 +314,9 @@ impl Whole {
         (bits, drop.cast_signed(), more)
     }
 
-    /// Divides this integer by `divisor`. Returns three values: the highest 70 or 71 bits of the
-    /// quotient, the exponent of the power of 2 by which they must be multiplied, and whether there
-    /// is a remainder.
+    /// Divides the integer by `divisor`, with enough bits for correct rounding. Returns three
+    /// values: the highest 70 or 71 bits of the quotient, the exponent of the power of 2 by which
+    /// to multiply them, and whether there is a remainder.
     fn divide(mut self, mut divisor: Whole) -> (u128, i32, bool) {
         const BITS: u32 = 70;
         // Shifted so that the quotient has `BITS` bits, or one more.
@@ -341,7 +346,7 @@ impl Whole {
         differ.map_or(Ordering::Equal, |at| word(self, at).cmp(&word(other, at)))
     }
 
-    /// Subtracts `other`, which must not exceed this integer.
+    /// Subtracts `other`, which must not be greater than this integer.
     fn subtract(&mut self, other: &Whole) {
         let mut borrow = false;
         for (at, word) in self.words.iter_mut().enumerate() {
@@ -362,7 +367,7 @@ impl Whole {
         }
     }
 
-    /// Returns this integer as decimal text.
+    /// Formats the integer in decimal.
     fn into_decimal(mut self) -> String {
         let nine_digits = 10_u64.pow(NINE as u32);
         let mut groups = Vec::new();

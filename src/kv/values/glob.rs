@@ -1,7 +1,7 @@
 //! Glob-style patterns as in Redis: `*`, `?`, `[a-z]`, `[^a]`, and `\` to escape a character.
 
-/// Returns whether the whole `text` matches the glob-style `pattern`. Takes time at most
-/// proportional to the product of their lengths, for any pattern.
+/// Returns whether the whole `text` matches the glob-style `pattern`, as in Redis. The time is at
+/// most proportional to the product of their lengths.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut pattern_at) = (0, 0);
     // Where to resume if the pattern after the last `*` does not match: `*` then matches one more
@@ -27,8 +27,8 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one byte of text against the first element of `pattern`: a literal, `?` or a class such
-/// as `[a-z]`. Returns the length of that element in bytes if `byte` matches it, otherwise `None`.
+/// Returns the length in bytes of the first element of `pattern` (a literal, `?`, or a class such
+/// as `[a-z]`) if `byte` matches it, otherwise `None`.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     let (length, fits) = match pattern {
         [] => return None,
@@ -43,9 +43,9 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     fits.then_some(length)
 }
 
-/// Parses a character class, without its `[`, at the start of `class`. Returns two values: the
-/// length of the class in bytes, including the `]` if there is one; and whether `byte` is in the
-/// class.
+/// Parses a character class such as `[a-z]`, of which `class` starts after the `[`. Returns two
+/// values: the length of the class in bytes, including the `]` if there is one, and whether `byte`
+/// is in the class.
 fn in_class(class: &[u8], byte: u8) -> (usize, bool) {
     let negated = class.first() == Some(&b'^');
     let (mut at, mut found) = (usize::from(negated), false);

@@ -12,39 +12,38 @@ use crate::kv::values::codec::{put_bytes, take_bytes, take_flag};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash};
 
-/// Approximate memory overhead of one field of a hash, in bytes.
+/// Approximate memory overhead of one field of a hash, in bytes, in addition to its name and value.
 const FIELD_BYTES: usize = 96;
-/// Maximum number of fields of a small hash. A hash with more fields is large: it is scanned in
-/// several steps and may be split into buckets. Equals Redis's default for
-/// `hash-max-listpack-entries`. Affects the replicated state, so it must be equal on all replicas.
+/// Maximum number of fields of a small hash, which `HSCAN` returns in one call. Equals Redis's
+/// default for `hash-max-listpack-entries`. Affects the replicated state, so it must be equal on
+/// all replicas.
 pub(in crate::kv) const SMALL_FIELDS_MAX: usize = 512;
-/// Maximum length in bytes of the fields and values of a small hash. A hash with a longer field or
-/// value is large, regardless of the number of its fields. Equals Redis's default for
-/// `hash-max-listpack-value`. Affects the replicated state, so it must be equal on all replicas.
+/// Maximum length in bytes of each field and each value of a small hash, which `HSCAN` returns in
+/// one call. Equals Redis's default for `hash-max-listpack-value`. Affects the replicated state, so
+/// it must be equal on all replicas.
 pub(in crate::kv) const SMALL_BYTES_MAX: usize = 64;
-/// Average number of fields per bucket of a hash above which a bucket is added. While a snapshot
-/// shares the hash, a change copies one or two buckets and the list of buckets.
+/// Average number of fields per bucket above which a large hash is divided into more buckets. A
+/// change of a hash that a snapshot shares copies one or two buckets and the list of buckets.
 const BUCKET_FIELDS: usize = 256;
-/// Maximum number of buckets of a hash: enough for four billion fields; with more fields, buckets
-/// become larger. Also bounds the memory that decoding allocates.
+/// Maximum number of buckets of a hash, which bounds the memory that decoding a corrupt snapshot
+/// allocates. Enough for four billion fields; beyond that, buckets become larger.
 const BUCKETS_MAX: usize = 1 << 24;
-/// Number of low bits of an `HSCAN` cursor that contain the number of fields of the current bucket
-/// that have not been returned yet.
+/// Number of low bits of an `HSCAN` cursor that say how many fields of the current bucket have not
+/// been returned yet.
 const REMAINING_BITS: u32 = 32;
-/// Value of the low bits of an `HSCAN` cursor if no field of the current bucket has been returned
-/// yet.
+/// Value of the low bits of an `HSCAN` cursor if none of the current bucket's fields have been
+/// returned yet.
 const ALL_REMAINING: u64 = (1 << REMAINING_BITS) - 1;
 
 type Fields = IndexMap<Bytes, Bytes, FixedState>;
 
-/// A hash: fields and their values. A small hash keeps them in insertion order. In a large hash,
-/// the last field of a bucket takes the place of a removed field, so no field ever moves to a
-/// higher index in its bucket; [`Hash::scan`] depends on this. A hash that has become large stays
-/// large, and its number of buckets never decreases.
+/// A hash: a map from fields to values. A small hash keeps its fields in insertion order. In a
+/// large hash, which is divided into buckets, the last field of a bucket moves to the place of a
+/// removed field. A large hash stays large, and its number of buckets never decreases.
 ///
-/// Invariant: `length` is the number of fields, `digest` is the sum of their fingerprints, and
-/// `bytes` is their memory usage. The order of the fields, `is_large` and the number of buckets are
-/// equal on all replicas: they depend only on the log, and snapshots preserve them.
+/// Invariant: `length` is the number of fields, `digest` is the sum of their hashes, and `bytes` is
+/// their memory usage. The order of the fields, `is_large` and the number of buckets are equal on
+/// all replicas: they depend only on the log, and snapshots preserve them.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct Hash {
     buckets: Buckets,
@@ -54,8 +53,8 @@ pub(in crate::kv) struct Hash {
     is_large: bool,
 }
 
-/// The fields of a hash, in one or more buckets. A field's bucket is determined by the hash of its
-/// name and the number of buckets.
+/// The fields of a hash, divided into buckets. The hash of a field's name and the number of buckets
+/// determine the field's bucket.
 #[derive(Debug, Clone)]
 enum Buckets {
     One(Fields),
@@ -83,7 +82,7 @@ impl Buckets {
         }
     }
 
-    /// Returns a mutable reference to the bucket at index `at`, after copying the bucket if a
+    /// Returns a mutable reference to the bucket at index `at`. Copies the bucket first if a
     /// snapshot shares it.
     fn bucket_mut(&mut self, at: usize) -> &mut Fields {
         match self {
@@ -92,7 +91,7 @@ impl Buckets {
         }
     }
 
-    /// Adds a bucket and moves some fields of one existing bucket to it (linear hashing).
+    /// Adds a bucket, and moves some fields of one existing bucket to it (linear hashing).
     fn split(&mut self) {
         if let Buckets::One(fields) = self {
             *self = Buckets::Many(vec![Arc::new(std::mem::take(fields))]);
@@ -111,22 +110,22 @@ impl Buckets {
     }
 }
 
-/// Returns the bits of the hash of a field's name that select the field's bucket. (Lookups within a
-/// bucket use another hash function.)
+/// Returns the bits of a field's hash that select the field's bucket. Lookups within a bucket use
+/// another hash function.
 fn bucket_bits(hash: u64) -> u32 {
     u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
 }
 
-/// Returns the index of the bucket, out of `buckets`, for fields whose hash bits are `bits`: as
-/// many of the lowest bits as are needed to number the buckets.
+/// Returns the index of the bucket for a field with the hash bits `bits`: the lowest bits, as many
+/// as are needed to number all buckets.
 fn bucket_of(bits: u32, buckets: usize) -> usize {
     let among = buckets.next_power_of_two();
     let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
     if at < buckets { at } else { at - among / 2 }
 }
 
-/// Returns how many of the lowest hash bits all fields of the bucket with index `bucket` have in
-/// common, if the hash has `buckets` buckets.
+/// Returns how many of the lowest hash bits are equal for all fields of a bucket, if the hash has
+/// `buckets` buckets.
 fn common_bits(bucket: usize, buckets: usize) -> u32 {
     let level = buckets.ilog2();
     let (half, split) = (1 << level, buckets - (1 << level));
@@ -147,7 +146,7 @@ impl Hash {
         }
     }
 
-    /// Sets a field of the hash to `value`. Returns true if the field did not exist before.
+    /// Sets a field of the hash to `value`. Returns whether the field is new.
     pub(in crate::kv) fn set(&mut self, field: &[u8], value: &[u8]) -> bool {
         let field_hash = key_hash(field);
         self.digest.add(fingerprint(field_hash, value));
@@ -204,7 +203,7 @@ impl Hash {
         (0..self.buckets.count()).flat_map(|bucket| self.buckets.bucket(bucket))
     }
 
-    /// Returns the fields, with their values, that are at the given positions in iteration order.
+    /// Returns the fields at the given positions in the order of iteration, with their values.
     pub(in crate::kv) fn at(&self, positions: &[usize]) -> Vec<(&Bytes, &Bytes)> {
         let lengths = (0..self.buckets.count()).map(|bucket| self.buckets.bucket(bucket).len());
         let end_of = |end: &mut usize, length| {
@@ -220,16 +219,14 @@ impl Hash {
         positions.iter().filter_map(find).collect()
     }
 
-    /// Returns the next cursor of a scan, and the next fields with their values, about `count`.
-    /// Cursor 0 stands for the start of the scan and, as a result, for its end. A small hash is
-    /// returned in full; a large one is scanned bucket by bucket, each bucket from its end to its
-    /// start.
+    /// Returns the next cursor of an `HSCAN`, and about `count` fields with their values. The
+    /// cursor is 0 at the start and at the end of a scan. A small hash is returned in one call; a
+    /// large hash is scanned one bucket after another, each from its end to its start.
     ///
-    /// New fields are appended to their bucket. Existing fields only move to lower indexes in their
-    /// bucket, or to a new bucket when their bucket is split. Buckets are visited in the order of
-    /// their common hash bits, reversed, in which a new bucket immediately follows the bucket that
-    /// was split. Therefore, a field that exists during the whole scan is returned, and the scan of
-    /// a growing hash terminates.
+    /// A field that stays in the hash during the whole scan is returned: new fields are appended to
+    /// their bucket, and other fields move only to lower indexes in their bucket, or to a new
+    /// bucket when their bucket is split. The buckets are visited in the order of their reversed
+    /// hash bits, in which a new bucket follows the one that was split.
     pub(in crate::kv) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<(&Bytes, &Bytes)>) {
         if !self.is_large {
             return (0, self.iter().collect());

@@ -10,20 +10,20 @@ use crate::kv::values::codec::{put_bytes, take_bytes};
 use crate::kv::values::content::Content;
 use crate::kv::values::digest::{key_hash, mix};
 
-/// Maximum number of values in a chunk of a list. While a snapshot shares the list, a change copies
+/// Maximum number of values in a chunk of a list. A change of a list that a snapshot shares copies
 /// one chunk and the list of chunks.
 const CHUNK_LEN_MAX: usize = 128;
-/// Approximate memory overhead of one value in a list, in bytes.
+/// Approximate memory overhead of one value of a list, in bytes.
 const VALUE_BYTES: usize = 64;
-/// Approximate memory overhead of a list itself, in bytes.
+/// Approximate memory overhead of a list without its values, in bytes.
 const LIST_BYTES: usize = 160;
 
-/// Base of a list's polynomial hash, in which the value at index i has the weight BASE^i. Odd, so
-/// that every power has an inverse modulo 2^64.
+/// Base of the polynomial hash of a list, in which the weight of the value at index i is BASE to
+/// the power of i. Odd, so that it has an inverse modulo 2^64.
 const BASE: u64 = 0xD134_2543_DE82_EF95;
 const BASE_INVERSE: u64 = inverse(BASE);
 
-/// The end of a list on which an operation works: left (the first value) or right (the last value).
+/// An end of a list: left is before the first value, right is after the last value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum End {
     Left,
@@ -32,12 +32,13 @@ pub(in crate::kv) enum End {
 
 type Chunk = VecDeque<Bytes>;
 
-/// A list: values in order, in chunks that are copied separately when a snapshot shares them.
+/// A list of values, divided into chunks. A change of a list that a snapshot shares copies only the
+/// chunk that it changes.
 ///
 /// Invariant: no chunk is empty. `length` is the number of values, and `value_bytes` is the sum of
 /// their lengths in bytes. `hash` is the sum, over all values, of the value's hash times [`BASE`]
-/// to the power of its index, and `power` is `BASE` to the power of `length`. So values can be
-/// added and removed at both ends without reading the other values.
+/// to the power of its index, and `power` is `BASE` to the power of `length`, so that adding or
+/// removing a value at an end does not read the other values.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct List {
     chunks: VecDeque<Arc<Chunk>>,
@@ -47,8 +48,8 @@ pub(in crate::kv) struct List {
     power: u64,
 }
 
-/// Returns the multiplicative inverse of an odd number modulo 2^64. Uses Newton's method: each
-/// iteration doubles the number of correct bits.
+/// Returns the multiplicative inverse modulo 2^64 of an odd number. Each iteration of Newton's
+/// method doubles the number of correct bits.
 const fn inverse(number: u64) -> u64 {
     let mut inverse = number;
     let mut round = 0;
@@ -59,12 +60,13 @@ const fn inverse(number: u64) -> u64 {
     inverse
 }
 
-/// Returns the hash of one value of a list, before it is multiplied by its weight.
+/// Returns the hash of a value, which is multiplied by a weight in the hash of the list.
 fn hash_of(value: &[u8]) -> u64 {
     key_hash(value)
 }
 
-/// Returns [`BASE`] to the power of `index`, modulo 2^64.
+/// Returns [`BASE`] to the power of `index`, modulo 2^64, which is the weight of the value at this
+/// index in the hash of a list.
 fn power_of(index: usize) -> u64 {
     let (mut power, mut square, mut left) = (1_u64, BASE, index);
     while left > 0 {
@@ -88,7 +90,7 @@ impl List {
         self.length
     }
 
-    /// Adds a value at the list's end `end`.
+    /// Adds a value at one end of the list.
     pub(in crate::kv) fn push(&mut self, end: End, value: Bytes) {
         let hash = hash_of(&value);
         self.length += 1;
@@ -112,7 +114,7 @@ impl List {
         self.power = self.power.wrapping_mul(BASE);
     }
 
-    /// Removes and returns the value at the list's end `end`; `None` if the list is empty.
+    /// Removes and returns the value at one end of the list; `None` if the list is empty.
     pub(in crate::kv) fn pop(&mut self, end: End) -> Option<Bytes> {
         let value;
         match end {
@@ -141,7 +143,7 @@ impl List {
         Some(value)
     }
 
-    /// Iterates over the values from `index` to the end of the list.
+    /// Iterates over the values from `index` to the right end of the list.
     pub(in crate::kv) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Bytes> {
         let (chunk, within) = self.locate(index);
         let (first, rest) = match self.chunks.get(chunk) {
@@ -151,13 +153,13 @@ impl List {
         first.chain(rest.flat_map(|chunk| chunk.iter()))
     }
 
-    /// Iterates over the values in reverse order.
+    /// Iterates over the values from the right end of the list to the left.
     pub(in crate::kv) fn iter_rev(&self) -> impl Iterator<Item = &Bytes> {
         self.chunks.iter().rev().flat_map(|chunk| chunk.iter().rev())
     }
 
-    /// Returns two values: the number of the chunk that contains the value at `index`, and the
-    /// value's position within that chunk. If `index` is out of range, the first value is the
+    /// Returns two values: the index of the chunk that contains the value at `index`, and the
+    /// value's position within this chunk. If `index` is out of range, the first value is the
     /// number of chunks.
     fn locate(&self, index: usize) -> (usize, usize) {
         if index >= self.length {
@@ -184,7 +186,7 @@ impl List {
         unreachable!("the chunks have {} values", self.length)
     }
 
-    /// Replaces the value at `index`, which must be in range.
+    /// Replaces the value at `index`, which must be less than the length of the list.
     pub(in crate::kv) fn set(&mut self, index: usize, value: Bytes) {
         let (chunk, within) = self.locate(index);
         self.value_bytes += value.len();
@@ -195,8 +197,8 @@ impl List {
         self.hash = self.hash.wrapping_add(change.wrapping_mul(power_of(index)));
     }
 
-    /// Inserts a value before the one at `index`, or at the end if `index` is the list's length,
-    /// which `index` must not exceed.
+    /// Inserts a value at `index`, before the value that is there now. `index` must not exceed the
+    /// length of the list; if it equals the length, appends the value.
     pub(in crate::kv) fn insert(&mut self, index: usize, value: Bytes) {
         if index == self.length {
             return self.push(End::Right, value);
@@ -224,7 +226,7 @@ impl List {
         Arc::make_mut(&mut self.chunks[at]).insert(within, value);
     }
 
-    /// Removes up to `most` values that are equal to `wanted`, starting from the list's end `end`.
+    /// Removes up to `most` values equal to `wanted`, starting from the end `end` of the list.
     /// Returns the number of removed values.
     pub(in crate::kv) fn remove(&mut self, wanted: &[u8], most: usize, end: End) -> usize {
         let power = match end {
@@ -251,16 +253,15 @@ impl List {
         removed
     }
 
-    /// Asserts that the hash and the memory usage have their initial values if the list has become
-    /// empty.
+    /// Asserts that an empty list has the hash and the size of a new list, to detect errors in the
+    /// updates of both.
     fn check_empty(&self) {
         if self.length == 0 {
             assert_eq!((self.value_bytes, self.hash, self.power), (0, 0, 1), "of an empty list");
         }
     }
 
-    /// Keeps only the values at indexes from `from` (inclusive) to `to` (exclusive), and removes
-    /// all others.
+    /// Removes all values except those at the indexes from `from` (inclusive) to `to` (exclusive).
     pub(in crate::kv) fn trim(&mut self, from: usize, to: usize) {
         if to - from < self.length / 2 {
             // Rebuilding is cheaper than removing most values.
@@ -279,8 +280,8 @@ impl List {
         }
     }
 
-    /// Removes empty chunks and merges small neighbouring ones, so that removals do not leave many
-    /// small chunks behind.
+    /// Removes empty chunks and merges small adjacent chunks, after values were removed from the
+    /// middle of the list.
     fn join_small_chunks(&mut self) {
         let mut joined: VecDeque<Arc<Chunk>> = VecDeque::with_capacity(self.chunks.len());
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.is_empty()) {
@@ -295,19 +296,19 @@ impl List {
     }
 }
 
-/// The state of a call of [`List::remove`] while it visits the values of the list one by one.
+/// The state of [`List::remove`] while it visits the values of the list one after another.
 struct Removal<'w> {
     wanted: &'w [u8],
     /// Maximum number of values that may still be removed.
     left: usize,
-    /// The end of the list from which the removal starts.
+    /// The end of the list at which the removal starts.
     end: End,
-    /// The list's hash after the removals so far. Removing a value decreases the indexes of all
-    /// values after it by one, which changes their weights in the hash.
+    /// Hash of the list without the values removed so far. Removing a value changes the weights of
+    /// all values to its right, because their indexes decrease by one.
     hash: u64,
-    /// The part of the list's hash that the values between `end` and the current value contribute.
+    /// The part of the list's hash that belongs to the values between `end` and the current value.
     passed: u64,
-    /// Weight of the current value in the list's hash: [`BASE`] to the power of its index.
+    /// Weight of the current value in the list's hash: [`BASE`] to the power of the value's index.
     power: u64,
 }
 

@@ -1,11 +1,11 @@
 //! Integers as Redis parses them: decimal digits with an optional minus sign, in canonical form
 //! only. `+1`, `01`, `-0` and ` 1` are not integers.
 
-/// Maximum length in bytes of the decimal text of a 64-bit integer, including its sign.
+/// Maximum length in bytes of a 64-bit integer as decimal text, including its sign.
 const TEXT_BYTES_MAX: usize = "-9223372036854775808".len();
 
-/// Parses a 64-bit integer in canonical decimal form, which has no leading zeros and no `+`; `None`
-/// if `text` is anything else.
+/// Parses a 64-bit integer in decimal; `None` if `text` is anything else, has leading zeros or
+/// begins with `+`.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {
@@ -20,8 +20,8 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Splits an optional sign off `text`. Returns two values: whether the sign is a minus, and the
-/// remaining text.
+/// Splits an optional sign off the front of `text`. Returns two values: whether the sign is `-`,
+/// and the remaining text.
 pub(in crate::kv) fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     let negative = text.first() == Some(&b'-');
     let signed = negative || text.first() == Some(&b'+');

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Maximum number of members in a leaf of the tree, and of children of an inner node.
+/// Maximum number of members in a leaf of the B+ tree, and of children in an inner node.
 const NODE_LEN_MAX: usize = 64;
-/// Maximum number of members or children of a node that results from merging two neighbouring
-/// nodes. Well below [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
+/// Maximum number of members or children of a node that is created by merging two adjacent nodes.
+/// Well below [`NODE_LEN_MAX`], so that a few insertions do not split the node again.
 const MERGED_LEN_MAX: usize = 48;
 
-/// A member of a sorted set, with its score, which is never NaN.
+/// A member of a sorted set with its score, which is never NaN.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::kv) struct Scored {
     pub(in crate::kv) score: f64,
@@ -25,16 +25,16 @@ pub(in crate::kv) struct Scored {
 }
 
 impl Scored {
-    /// Compares this member with another one that has the given `score`: first by score (0 and -0
-    /// are equal), then by the members' bytes.
+    /// Compares this member with `member`, whose score is `score`: first by score (0 and -0 are
+    /// equal), then by the bytes of the members.
     pub(in crate::kv) fn compare(&self, score: f64, member: &[u8]) -> Ordering {
         let by_score = self.score.partial_cmp(&score).expect("scores are never NaN");
         by_score.then_with(|| self.member[..].cmp(member))
     }
 }
 
-/// A B+ tree of members, ordered by score and then by the members' bytes. Clones share nodes; a
-/// change copies the nodes that it modifies if they are shared.
+/// A B+ tree of the members of a sorted set, ordered by score and then by the bytes of the members.
+/// Clones share nodes, and a change copies only the nodes that it modifies.
 #[derive(Debug, Clone)]
 pub(in crate::kv) struct ScoreTree {
     len: usize,
@@ -50,11 +50,11 @@ enum Node {
     Branch(Vec<Child>),
 }
 
-/// A reference from an inner node of the B+ tree to one of its children.
+/// A child of an inner node of the B+ tree.
 ///
 /// Invariant: `len` is the number of members below this child. None of them is less than `least`,
-/// and all members below earlier children of the same node are less than `least`. The member
-/// `least` itself may have been removed.
+/// while all members below the earlier children of the same node are. The member `least` itself may
+/// have been removed.
 #[derive(Debug, Clone)]
 struct Child {
     len: usize,
@@ -69,7 +69,7 @@ impl Default for ScoreTree {
 }
 
 impl ScoreTree {
-    /// Inserts a member with its score. The member must not be in the tree yet.
+    /// Inserts a member with its score. The tree must not contain the member yet.
     pub(in crate::kv) fn insert(&mut self, scored: Scored) {
         self.len += 1;
         if let Some(right) = self.root.insert(scored) {
@@ -82,7 +82,7 @@ impl ScoreTree {
         }
     }
 
-    /// Removes a member, which must be in the tree with the score `score`.
+    /// Removes a member, which the tree must contain with this score.
     pub(in crate::kv) fn remove(&mut self, score: f64, member: &[u8]) {
         self.root.remove(score, member);
         self.len -= 1;
@@ -94,14 +94,14 @@ impl ScoreTree {
         }
     }
 
-    /// Returns the rank of a member: the number of members before it. The member must be in the
-    /// tree with the score `score`.
+    /// Returns the rank of a member, which is the number of members before it. The tree must
+    /// contain the member with this score.
     pub(in crate::kv) fn rank(&self, score: f64, member: &[u8]) -> usize {
         self.count_while(|scored| scored.compare(score, member).is_lt())
     }
 
-    /// Returns the number of members for which `predicate` holds. `predicate` must hold for a
-    /// prefix of the members in tree order, and for no others.
+    /// Returns the number of members at the start of the tree's order for which `predicate` is
+    /// true. It must be false for all members after them.
     pub(in crate::kv) fn count_while(&self, predicate: impl Fn(&Scored) -> bool) -> usize {
         let (mut node, mut before) = (&self.root, 0);
         loop {
@@ -116,8 +116,8 @@ impl ScoreTree {
         }
     }
 
-    /// Iterates over the members whose ranks are in `ranks`, which must not exceed the number of
-    /// members.
+    /// Iterates over the members whose ranks are in `ranks`. The range must not exceed the number
+    /// of members.
     pub(in crate::kv) fn range(
         &self,
         ranks: Range<usize>,
@@ -127,14 +127,14 @@ impl ScoreTree {
         Members { tree: self, ranks, front, back }
     }
 
-    /// Returns the member with the given rank; `None` if the rank is out of range.
+    /// Returns the member with this rank; `None` if the rank is out of range.
     pub(in crate::kv) fn get(&self, rank: usize) -> Option<&Scored> {
         let (leaf, start) = (rank < self.len).then(|| self.leaf_at(rank))?;
         leaf.get(rank - start)
     }
 
-    /// Returns two values: the members of the leaf that contains the member with rank `rank`, which
-    /// must be in range; and the rank of that leaf's first member.
+    /// Finds the leaf with the member of the given rank, which must be in range. Returns two
+    /// values: all members of the leaf, and the rank of the first of them.
     fn leaf_at(&self, rank: usize) -> (&[Scored], usize) {
         let (mut node, mut start) = (&self.root, 0);
         loop {
@@ -153,14 +153,14 @@ impl ScoreTree {
     }
 }
 
-/// Returns the index of the child that contains the first member for which `predicate` does not
-/// hold. `predicate` must hold for a prefix of the members in tree order, and for no others.
+/// Returns the index of the child below which `predicate` changes from true to false. It must be
+/// true for the members at the start of the tree's order, and false for all others.
 fn child_with(children: &[Child], predicate: impl Fn(&Scored) -> bool) -> usize {
     children[1..].partition_point(|child| predicate(&child.least))
 }
 
 impl Child {
-    /// Returns a child reference to `node`, which must not be empty.
+    /// Returns a child that refers to `node`, which must not be empty.
     fn of(node: Node) -> Child {
         let (len, least) = match &node {
             Node::Leaf(members) => (members.len(), members[0].clone()),
@@ -180,8 +180,8 @@ impl Node {
         }
     }
 
-    /// Inserts a member below this node. If this splits the node, returns the new right sibling,
-    /// otherwise `None`.
+    /// Inserts a member below this node. If the node becomes too large, splits it and returns the
+    /// new node, which belongs to its right; otherwise returns `None`.
     fn insert(&mut self, scored: Scored) -> Option<Child> {
         match self {
             Node::Leaf(members) => {
@@ -220,7 +220,7 @@ impl Node {
         }
     }
 
-    /// Removes a member, which must be below this node and have the score `score`.
+    /// Removes a member, which must be below this node and have this score.
     fn remove(&mut self, score: f64, member: &[u8]) {
         match self {
             Node::Leaf(members) => {
@@ -251,8 +251,8 @@ impl Node {
     }
 }
 
-/// Splits off and returns the items from index `at` on if `sorted` has more than [`NODE_LEN_MAX`]
-/// items; otherwise returns `None`.
+/// Splits the items of a node if there are more than [`NODE_LEN_MAX`]: removes and returns the
+/// items from index `at` on. Otherwise returns `None`.
 fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     if sorted.len() <= NODE_LEN_MAX {
         return None;
@@ -262,7 +262,7 @@ fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     Some(right)
 }
 
-/// Merges the neighbouring children at the indexes `place` and `place + 1` into one.
+/// Merges the children at the indexes `place` and `place + 1` into one child.
 fn merge(children: &mut Vec<Child>, place: usize) {
     let right = children.remove(place + 1);
     let left = &mut children[place];
@@ -274,16 +274,16 @@ fn merge(children: &mut Vec<Child>, place: usize) {
     }
 }
 
-/// A double-ended iterator over the members in a range of ranks, which reads the tree one leaf at a
-/// time.
+/// An iterator over the members in a range of ranks, from both ends. It looks up each leaf of the
+/// tree only once.
 struct Members<'o> {
     tree: &'o ScoreTree,
     ranks: Range<usize>,
-    /// The members of the leaf that contains the iterator's next member from the front, and the
-    /// rank of that leaf's first member.
+    /// The leaf that contains the next member from the front: its members, and the rank of the
+    /// first of them.
     front: (&'o [Scored], usize),
-    /// The members of the leaf that contains the iterator's next member from the back, and the rank
-    /// of that leaf's first member.
+    /// The leaf that contains the next member from the back: its members, and the rank of the first
+    /// of them.
     back: (&'o [Scored], usize),
 }
 

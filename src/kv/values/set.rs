@@ -14,19 +14,19 @@ use super::number::parse_integer;
 /// Approximate memory overhead of one member of a set, in bytes.
 const MEMBER_BYTES: usize = 72;
 
-/// Maximum number of members of a set or sorted set that one call of `SSCAN` or `ZSCAN` returns in
-/// full. Larger ones are scanned in several calls.
+/// Maximum number of members of a set or sorted set that `SSCAN` or `ZSCAN` returns in one call. A
+/// larger set is scanned in several calls.
 pub(in crate::kv) const SCANNED_AT_ONCE_MAX: usize = 128;
 
-/// Maximum number of members up to which Redis, by default, encodes a set of integers as `intset`
-/// (`OBJECT ENCODING`).
+/// Maximum number of members of a set for which `OBJECT ENCODING` returns `intset`, as in Redis, if
+/// all members are integers.
 const NUMBERS_MAX: usize = 512;
 
-/// A set: distinct members in insertion order, except that the last member takes the index of a
-/// removed one. So no member ever moves to a higher index; scans depend on this.
+/// A set: distinct members in insertion order, except that the last member moves to the place of a
+/// removed one. So members move only to lower indexes, on which `SSCAN` relies.
 ///
-/// The first change while a snapshot shares the set copies the table and the handles of all
-/// members, but not the members' bytes. This takes time proportional to the number of members.
+/// The first change of a set that a snapshot shares copies its hash table, but not the bytes of the
+/// members. The time is proportional to the number of members.
 ///
 /// Invariant: `digest` is the sum of the members' hashes, and `bytes` is their memory usage. The
 /// order of members is equal on all replicas: it depends only on the log, and snapshots preserve
@@ -51,23 +51,23 @@ impl Set {
         self.members.iter()
     }
 
-    /// Returns the member at `index` in the set's order; `None` if `index` is out of range.
+    /// Returns the member at `index`, in the order of the set; `None` if `index` is out of range.
     pub(in crate::kv) fn get_index(&self, index: usize) -> Option<&Bytes> {
         self.members.get_index(index)
     }
 
-    /// Iterates over the members at the indexes in `range`, which must not exceed the set's length.
+    /// Iterates over the members at the indexes in `range`, which must not exceed the number of
+    /// members.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &Bytes> {
         self.members.get_range(range).expect("within the members").iter()
     }
 
-    /// Adds a copy of `member` to the set. Returns true if the set did not contain it before.
+    /// Adds a copy of `member` to the set. Returns whether the member is new.
     pub(in crate::kv) fn add(&mut self, member: &[u8]) -> bool {
         !self.contains(member) && self.insert(Bytes::copy_from_slice(member))
     }
 
-    /// Adds `member` to the set without copying its bytes. Returns true if the set did not contain
-    /// it before.
+    /// Adds `member` to the set, without copying its bytes. Returns whether the member is new.
     pub(in crate::kv) fn insert(&mut self, member: Bytes) -> bool {
         let (hash, bytes) = (key_hash(&member), member.len() + MEMBER_BYTES);
         let is_new = self.members.insert(member);
@@ -84,8 +84,8 @@ impl Set {
         index.is_some_and(|index| self.take(index).is_some())
     }
 
-    /// Removes and returns the member at `index`; `None` if `index` is out of range. The last
-    /// member of the set moves to the index of the removed one.
+    /// Removes and returns the member at `index`, to which the last member of the set then moves;
+    /// `None` if `index` is out of range.
     pub(in crate::kv) fn take(&mut self, index: usize) -> Option<Bytes> {
         let member = self.members.swap_remove_index(index)?;
         self.digest.remove(key_hash(&member));

@@ -15,20 +15,21 @@ use super::set::SCANNED_AT_ONCE_MAX;
 /// Approximate memory overhead of one member of a sorted set, in bytes.
 const MEMBER_BYTES: usize = 160;
 
-/// Maximum length in bytes of the longest member up to which Redis, by default, encodes a small
-/// sorted set as `listpack` (`OBJECT ENCODING`).
+/// Maximum length in bytes of the members of a sorted set for which `OBJECT ENCODING` returns
+/// `listpack`, as in Redis, if the set is also small.
 const PACKED_BYTES_MAX: usize = 64;
 
-/// A sorted set: distinct members with scores, in two indexes: a hash table by member, and a tree
+/// A sorted set: distinct members with scores, stored both in a hash table by member and in a tree
 /// by score.
 ///
-/// The first change while a snapshot shares the set copies the whole table, but only one path of
-/// the tree, and not the members' bytes. This takes time proportional to the number of members.
+/// The first change of a sorted set that a snapshot shares copies the whole hash table, but only
+/// one path of the tree, and not the bytes of the members. The time is proportional to the number
+/// of members.
 ///
-/// Invariant: both indexes contain the same members with the same scores, which are never NaN or
-/// -0. `digest` is the sum of the members' hashes, and `bytes` is their memory usage. In the table,
-/// the last member takes the index of a removed one. The table's order is equal on all replicas: it
-/// depends only on the log, and snapshots preserve it.
+/// Invariant: the hash table and the tree contain the same members with the same scores, which are
+/// never NaN or -0. `digest` is the sum of the members' hashes, and `bytes` is their memory usage.
+/// In the hash table, the last member moves to the place of a removed one. Its order is equal on
+/// all replicas: it depends only on the log, and snapshots preserve it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::kv) struct SortedSet {
     scores: IndexMap<Bytes, f64, FixedState>,
@@ -37,8 +38,8 @@ pub(in crate::kv) struct SortedSet {
     bytes: usize,
 }
 
-/// The effect of setting a member's score: the member was added, its score was changed, or nothing
-/// was changed.
+/// The effect of setting the score of a member: the member was added, its score was changed, or
+/// nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kv) enum Change {
     Added,
@@ -46,19 +47,19 @@ pub(in crate::kv) enum Change {
     Nothing,
 }
 
-/// Returns the hash of a member together with its score.
+/// Returns a hash of a member and its score.
 fn member_hash(member: &[u8], score: f64) -> u64 {
     fingerprint(key_hash(member), &score.to_bits().to_le_bytes())
 }
 
-/// Returns `score`, with -0 replaced by 0, which is how Redis stores scores in small sorted sets.
+/// Returns `score`, or 0 if it is -0, because Redis stores scores in this way in small sorted sets.
 fn without_minus_0(score: f64) -> f64 {
     score + 0.0
 }
 
 impl SortedSet {
-    /// Returns a sorted set with the given members, which must be distinct and whose scores must
-    /// not be NaN.
+    /// Returns a sorted set of the given members, which must be distinct and have scores other than
+    /// NaN.
     pub(in crate::kv) fn from_members(members: impl IntoIterator<Item = Scored>) -> SortedSet {
         let mut set = SortedSet::default();
         for Scored { score, member } in members {
@@ -71,8 +72,8 @@ impl SortedSet {
         self.scores.len()
     }
 
-    /// Returns whether Redis would encode this sorted set as `listpack`, provided that the set was
-    /// never larger.
+    /// Returns whether Redis would encode this sorted set as `listpack`, if it has never been
+    /// larger.
     pub(in crate::kv) fn is_packed(&self) -> bool {
         let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
         self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)
@@ -89,8 +90,8 @@ impl SortedSet {
         Some(self.order.rank(self.score(member)?, member))
     }
 
-    /// Sets the score of a member, and adds the member if the set does not contain it. The score
-    /// must not be NaN.
+    /// Sets the score of a member, which is added if the set does not contain it. The score must
+    /// not be NaN.
     pub(in crate::kv) fn set(&mut self, member: &[u8], score: f64) -> Change {
         let score = without_minus_0(score);
         let Some((_, member, old)) = self.scores.get_full_mut(member) else {
@@ -110,7 +111,7 @@ impl SortedSet {
         Change::Moved
     }
 
-    /// Adds a member, which must not be in the set yet, with a score that must not be NaN.
+    /// Adds a member, which the set must not contain yet. The score must not be NaN.
     fn add(&mut self, member: Bytes, score: f64) {
         assert!(!score.is_nan(), "score of {member:?}");
         let score = without_minus_0(score);
@@ -132,8 +133,8 @@ impl SortedSet {
         true
     }
 
-    /// Removes the members whose ranks are in `ranks`, and returns them in order. `ranks` must not
-    /// exceed the number of members.
+    /// Removes the members whose ranks are in `ranks`, and returns them in ascending order. The
+    /// range must not exceed the number of members.
     pub(in crate::kv) fn take(&mut self, ranks: Range<usize>) -> Vec<Scored> {
         let taken: Vec<Scored> = self.order.range(ranks).cloned().collect();
         for scored in &taken {
@@ -142,20 +143,20 @@ impl SortedSet {
         taken
     }
 
-    /// Iterates over all members with their scores, in the order of the table of members (not by
-    /// score).
+    /// Iterates over all members with their scores, in the order of the hash table and not by
+    /// score.
     pub(in crate::kv) fn iter(&self) -> impl Iterator<Item = (&Bytes, f64)> {
         self.scores.iter().map(|(member, score)| (member, *score))
     }
 
-    /// Iterates over the members at the indexes in `range` in the table of members, with their
-    /// scores. `range` must not exceed the number of members.
+    /// Iterates over the members at the indexes in `range` of the hash table, with their scores.
+    /// The range must not exceed the number of members.
     pub(in crate::kv) fn range(&self, range: Range<usize>) -> impl Iterator<Item = (&Bytes, f64)> {
         let range = self.scores.get_range(range).expect("within the members");
         range.iter().map(|(member, score)| (member, *score))
     }
 
-    /// Returns the tree of members, which is ordered by score and then by the members' bytes.
+    /// Returns the tree of members, which is ordered by score and then by the bytes of the members.
     pub(in crate::kv) fn by_rank(&self) -> &ScoreTree {
         &self.order
     }

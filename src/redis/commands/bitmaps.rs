@@ -11,7 +11,8 @@ const fn of_bits(name: &'static str, arity: i8, since: &'static str) -> CommandS
     passed_on(name, arity).categories(&["bitmap"]).since(since, "bitmap")
 }
 
-/// The bitmap commands' rows of the command table, sorted by name.
+/// Rows of the command table for bitmap commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     of_bits("bitcount", -2, "2.6.0")
         .flags(READ)

@@ -14,7 +14,8 @@ const OWN_CONNECTION: &[&str] = &["noscript", "loading", "stale"];
 pub(super) const NAME_ERROR: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// The row of `CLIENT` in the command table, with the rows of its subcommands.
+/// Row of the command table for `CLIENT` (name, arity, flags, documentation and function), with its
+/// subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("client")
     .since("2.4.0", "connection")
     .about("A container for client connection commands.")
@@ -132,8 +133,8 @@ fn unknown_type(call: &mut Call<'_>, name: &[u8]) -> Action {
     call.error(&format_args!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))
 }
 
-/// Runs `CLIENT LIST [TYPE type] [ID id ...]`: describes the connections of the given type or with
-/// the given ids, or all connections, one per line.
+/// Runs `CLIENT LIST [TYPE type] [ID id ...]`: describes all connections, or those of this type or
+/// with these ids, one per line.
 fn list(call: &mut Call<'_>) -> Action {
     let version = call.writer.version();
     let mut query = ClientQuery { version, ids: Vec::new(), client_type: None };
@@ -180,8 +181,8 @@ fn reply(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`: checks the argument and
-/// replies `OK`, but has no effect.
+/// Runs `CLIENT NO-EVICT <ON | OFF>` and `CLIENT NO-TOUCH <ON | OFF>`: replies `OK`, without any
+/// effect.
 fn no_effect(call: &mut Call<'_>) -> Action {
     let argument = call.argument(2);
     if ["ON", "OFF"].iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())) {
@@ -190,26 +191,26 @@ fn no_effect(call: &mut Call<'_>) -> Action {
     call.error(&"ERR syntax error")
 }
 
-/// Returns whether `name` is valid as the name of a client or a library, or as a library's version:
-/// it contains only printable ASCII characters and no space.
+/// Returns whether `name` is a valid name of a client or a library, or a valid version of a
+/// library: it contains only printable ASCII characters without spaces.
 pub(super) fn is_valid_name(name: &[u8]) -> bool {
     name.iter().all(u8::is_ascii_graphic)
 }
 
-/// Runs `CLIENT ID`: returns the id of the connection.
+/// Runs `CLIENT ID`: returns the id of the client's connection.
 fn id(call: &mut Call<'_>) -> Action {
     let id = call.connection.id;
     call.integer(id)
 }
 
-/// Runs `CLIENT GETNAME`: returns the name of the connection; null if it has none.
+/// Runs `CLIENT GETNAME`: returns the name of the client's connection; null if it has none.
 fn getname(call: &mut Call<'_>) -> Action {
     let name = &call.connection.name;
     call.writer.bulk_or_null((!name.is_empty()).then_some(name));
     Action::Reply
 }
 
-/// Runs `CLIENT SETNAME name`: names the connection; an empty name removes the name.
+/// Runs `CLIENT SETNAME name`: sets the name of the client's connection; an empty name removes it.
 fn setname(call: &mut Call<'_>) -> Action {
     let name = call.argument(2);
     if !is_valid_name(name) {
@@ -219,7 +220,8 @@ fn setname(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// Runs `CLIENT SETINFO <LIB-NAME | LIB-VER> value`: stores the client library's name or version.
+/// Runs `CLIENT SETINFO <LIB-NAME | LIB-VER> value`: sets the name or the version of the client
+/// library.
 fn setinfo(call: &mut Call<'_>) -> Action {
     let (option, value) = (call.argument(2), call.argument(3));
     let (known, field) = if option.eq_ignore_ascii_case(b"lib-name") {

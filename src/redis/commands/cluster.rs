@@ -12,7 +12,8 @@ use crate::redis::spec::{ANYTIME_FAST, CommandSpec, command, subcommand};
 
 use super::help::{container, help_row};
 
-/// The cluster commands' rows of the command table, sorted by name.
+/// Rows of the command table for cluster commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("asking", 1, asking)
         .flags(&["fast"])
@@ -78,8 +79,8 @@ const fn row(
 const COUNT_KEYS_IN_SLOT: CommandId = CommandId::of("cluster|countkeysinslot");
 const LAST_SLOT: i64 = SLOT_COUNT as i64 - 1;
 
-/// Runs `CLUSTER SLOTS`: returns one range of all slots with the addresses of all replicas, the
-/// leader first; an empty list while no leader is known.
+/// Runs `CLUSTER SLOTS`: returns a single range of all hash slots, with the addresses of all
+/// replicas, the leader first; an empty list while no leader is known.
 fn slots(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let Some(leader) = call.context.leader() else {
@@ -102,8 +103,8 @@ fn slots(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLUSTER SHARDS`: describes the cluster as one shard with all replicas; the shard has all
-/// slots, or none while no leader is known.
+/// Runs `CLUSTER SHARDS`: describes the cluster as a single shard with all replicas. The shard has
+/// all hash slots, or none while no leader is known.
 fn shards(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let (context, writer) = (call.context, &mut call.writer);
@@ -140,7 +141,8 @@ fn shards(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLUSTER NODES`: describes the replicas, one per line; all slots belong to the leader.
+/// Runs `CLUSTER NODES`: describes the replicas, one per line, with all hash slots assigned to the
+/// leader.
 fn nodes(call: &mut Call<'_>) -> Action {
     call.connection.follows_redirects = true;
     let context = call.context;
@@ -170,8 +172,8 @@ fn nodes(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLUSTER INFO`: returns the cluster's state, which is `ok` while a leader is known, else
-/// `fail`.
+/// Runs `CLUSTER INFO`: returns the state of the cluster, which is `ok` while a leader is known,
+/// otherwise `fail`.
 fn info(call: &mut Call<'_>) -> Action {
     let context = call.context;
     let (state, slots) = if context.leader().is_some() { ("ok", SLOT_COUNT) } else { ("fail", 0) };
@@ -194,7 +196,8 @@ fn info(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLUSTER MYID`: returns this replica's id as a Redis Cluster node, 40 hexadecimal digits.
+/// Runs `CLUSTER MYID`: returns the id of this replica as a Redis Cluster node, 40 hexadecimal
+/// digits.
 fn myid(call: &mut Call<'_>) -> Action {
     call.writer.bulk(call.context.name_of(call.context.me).as_bytes());
     Action::Reply
@@ -206,7 +209,7 @@ fn keyslot(call: &mut Call<'_>) -> Action {
     call.integer(slot)
 }
 
-/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the slot.
+/// Runs `CLUSTER COUNTKEYSINSLOT slot`: returns the number of keys in the hash slot.
 fn countkeysinslot(call: &mut Call<'_>) -> Action {
     let Some(number) = parse_integer(call.argument(2)) else {
         return call.error(&"ERR Invalid or out of range slot");
@@ -220,27 +223,28 @@ fn countkeysinslot(call: &mut Call<'_>) -> Action {
     }
 }
 
-/// Runs `ASKING`, which a client sends before a request that an `ASK` error has redirected: replies
-/// `OK` without any effect, because this server never replies with an `ASK` error.
+/// Runs `ASKING`, which Redis Cluster clients send before a request that an `ASK` error has
+/// redirected. Replies `OK` without any effect, because this server never sends `ASK` errors.
 fn asking(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// Runs `READONLY`: lets the connection read from followers.
+/// Runs `READONLY`: from now on, a follower answers the client's reads itself instead of
+/// redirecting the client to the leader.
 fn readonly(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = true;
     call.ok()
 }
 
-/// Runs `READWRITE`: ends the effect of `READONLY`, so that the connection no longer reads from
-/// followers.
+/// Runs `READWRITE`: ends the effect of `READONLY`, so that a follower redirects the client's reads
+/// to the leader again.
 fn readwrite(call: &mut Call<'_>) -> Action {
     call.connection.reads_from_followers = false;
     call.ok()
 }
 
-/// Runs `ROLE`: reports this replica as a Redis master if it leads, else as a slave; on the
-/// Sentinel port, reports the role `sentinel`.
+/// Runs `ROLE`: reports this replica as a Redis master if it is the leader, otherwise as a slave;
+/// on the Sentinel port, reports the role `sentinel`.
 fn role(call: &mut Call<'_>) -> Action {
     let (context, writer) = (call.context, &mut call.writer);
     if call.connection.is_on_sentinel_port {
@@ -275,7 +279,7 @@ fn role(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Returns an iterator over all replicas, the leader first.
+/// Iterates over all replicas of the cluster, the leader first.
 fn leader_first<'c>(
     context: &'c Context,
     leader: &'c ReplicaInfo,

@@ -10,7 +10,8 @@ use crate::wire::resp::Writer;
 
 use super::help::help_row;
 
-/// The row of `COMMAND` in the command table, with the rows of its subcommands.
+/// Row of the command table for `COMMAND` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("command", -1, all)
     .flags(ANYTIME)
     .categories(&["connection"])
@@ -53,7 +54,7 @@ const COMMAND: &[CommandSpec] = &[
         .about("Returns the names of all commands, or of those that pass a filter."),
 ];
 
-/// Runs `COMMAND`: returns details about all commands.
+/// Runs `COMMAND`: returns the details of all commands.
 fn all(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.writer.array(table.all().len());
     for spec in table.all() {
@@ -68,7 +69,7 @@ fn count(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
 }
 
 /// Runs `COMMAND LIST [FILTERBY <MODULE name | ACLCAT category | PATTERN pattern>]`: returns the
-/// names of the commands that match the filter, or of all commands.
+/// names of all commands, or of those that match the filter.
 fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let mut arguments = call.request.rest(2).map(<[u8]>::to_ascii_lowercase);
     let filter = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
@@ -101,8 +102,7 @@ fn list(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// Runs `COMMAND INFO [name ...]`: returns details about the named commands, or about all commands
-/// if none is named.
+/// Runs `COMMAND INFO [name ...]`: returns the details of the named commands, or of all commands.
 fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         return all(call, table);
@@ -119,7 +119,7 @@ fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
 }
 
 /// Runs `COMMAND DOCS [name ...]`: returns the documentation of the named commands, or of all
-/// commands if none is named. Skips unknown names, as Redis does.
+/// commands. As in Redis, unknown names are skipped.
 fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 {
         call.writer.map(table.all().len());
@@ -134,7 +134,8 @@ fn docs(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// Runs `COMMAND GETKEYS command [argument ...]`: returns the keys among the arguments.
+/// Runs `COMMAND GETKEYS command [argument ...]`: returns the arguments that are keys of the given
+/// command.
 fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let count = call.request.len() - 2;
     let name = call.argument(2).to_ascii_lowercase();
@@ -157,8 +158,8 @@ fn getkeys(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     Action::Reply
 }
 
-/// Returns a command's ACL categories: the categories that its flags imply, with `fast` or `slow`,
-/// and the categories listed in its row of the command table.
+/// Returns the ACL categories of a command: those in its row of the command table, and those that
+/// follow from its flags, including `fast` or `slow`.
 fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
     let by_flag = [("write", "write"), ("readonly", "read"), ("admin", "admin")];
     let by_flag = by_flag.map(|(flag, category)| spec.has_flag(flag).then_some(category));
@@ -166,9 +167,9 @@ fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
     by_flag.into_iter().flatten().chain(spec.categories.iter().copied()).chain([speed])
 }
 
-/// Writes a command's details as one element of the reply of `COMMAND INFO`. Its lists of tips and
-/// key specifications are always empty: clients find a command's keys by the positions of the first
-/// and the last key and the step between keys.
+/// Writes the details of a command, as `COMMAND INFO` returns them. The lists of tips and key
+/// specifications are always empty, because clients use the positions of the first and the last key
+/// and the step between keys.
 fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     let range = spec.key_range();
     writer.array(10);
@@ -193,7 +194,7 @@ fn write_details(writer: &mut Writer<'_>, spec: &CommandSpec) {
     }
 }
 
-/// Writes one entry of the reply of `COMMAND DOCS`: a command's name and its documentation.
+/// Writes the name and the documentation of a command, as `COMMAND DOCS` returns them.
 fn write_docs(writer: &mut Writer<'_>, spec: &CommandSpec) {
     writer.bulk(spec.full_name.as_bytes());
     let fields = [

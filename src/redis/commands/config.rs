@@ -7,7 +7,8 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// The row of `CONFIG` in the command table, with the rows of its subcommands.
+/// Row of the command table for `CONFIG` (name, arity, flags, documentation and function), with its
+/// subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("config")
     .since("2.0.0", "server")
     .about("A container for server configuration commands.")
@@ -66,14 +67,14 @@ fn reset_statistics(call: &mut Call<'_>) -> Action {
     Action::ResetStatistics(Statistics::Traffic)
 }
 
-/// Runs `CONFIG REWRITE`: always returns an error, because settings are not read from a Redis
-/// config file, so there is no file to rewrite.
+/// Runs `CONFIG REWRITE`: always returns an error, because the server has no Redis config file that
+/// it could rewrite.
 fn rewrite(call: &mut Call<'_>) -> Action {
     call.error(&"ERR The server is running without a config file")
 }
 
-/// Runs `CONFIG SET name value [name value ...]`: changes all named settings, or none of them if it
-/// returns an error.
+/// Runs `CONFIG SET name value [name value ...]`: changes settings. On an error, none of them is
+/// changed.
 fn set(call: &mut Call<'_>) -> Action {
     let mut arguments = call.request.rest(2);
     if !arguments.len().is_multiple_of(2) {

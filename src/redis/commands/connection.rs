@@ -13,7 +13,8 @@ const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
-/// The connection commands' rows of the command table, sorted by name.
+/// Rows of the command table for connection commands (name, arity, flags, documentation and
+/// function), sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("auth", -2, auth, "1.0.0").flags(GREETING).about("Authenticates the connection."),
     row("echo", 2, echo, "1.0.0").flags(ANYTIME_FAST).about("Returns the given string."),
@@ -39,8 +40,8 @@ const fn row(
     command(name, arity, run).categories(&["connection"]).since(since, "connection").costs("O(1)")
 }
 
-/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the connection's RESP protocol
-/// version and name, and returns details about the server.
+/// Runs `HELLO [version [AUTH user password] [SETNAME name]]`: sets the RESP protocol version and
+/// the name of the connection, and returns details about the server.
 fn hello(call: &mut Call<'_>) -> Action {
     let mut version = call.writer.version();
     if let Some(wanted) = call.request.get(1) {
@@ -101,9 +102,8 @@ fn hello(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `AUTH [user] password`: accepts any password for the user `default`, because that user has
-/// no password. Without a user name it returns an error, as Redis does if no password is
-/// configured.
+/// Runs `AUTH [user] password`: accepts any password for the user `default`, which has no password.
+/// Without a user name, returns the same error as Redis without a configured password.
 fn auth(call: &mut Call<'_>) -> Action {
     match call.request.len() {
         2 => call.error(
@@ -117,7 +117,7 @@ fn auth(call: &mut Call<'_>) -> Action {
 }
 
 /// Runs `PING [message]`: returns the message, or `PONG` without one. A RESP2 client with
-/// subscriptions gets both in an array.
+/// subscriptions gets an array of `pong` and the message.
 fn ping(call: &mut Call<'_>) -> Action {
     let has_subscriptions = !call.connection.subscriptions.is_empty();
     let message = call.request.get(1);
@@ -142,7 +142,8 @@ fn echo(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SELECT index`: accepts only database 0, the only one that exists.
+/// Runs `SELECT index`: replies `OK` for database 0, which is the only database, and an error for
+/// any other.
 fn select(call: &mut Call<'_>) -> Action {
     match parse_integer(call.argument(1)) {
         Some(0) => call.ok(),
@@ -164,7 +165,8 @@ fn quit(call: &mut Call<'_>) -> Action {
     Action::Close
 }
 
-/// Runs `RESET`: restores the connection's initial settings and removes all its subscriptions.
+/// Runs `RESET`: ends the client's transaction and subscriptions, and restores the initial state of
+/// the connection.
 fn reset(call: &mut Call<'_>) -> Action {
     call.connection.reset();
     call.writer.simple("RESET");

@@ -6,8 +6,8 @@ use crate::redis::commands::passthrough::{
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
-/// Redis flags of fast commands that write but add no data. Without the flag `denyoom`, these
-/// commands run even while the memory usage exceeds `maxmemory`.
+/// Redis flags of fast commands that write but add no data. They lack the flag `denyoom`, so they
+/// run even while memory usage exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const MEMORY: &[CommandSpec] = &[
@@ -39,7 +39,8 @@ const fn of_value(name: &'static str, full_name: &'static str, since: &'static s
         .costs("O(1)")
 }
 
-/// The generic commands' rows of the command table, sorted by name.
+/// Rows of the command table for generic commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("copy", -3)
         .flags(&["write", "denyoom"])

@@ -3,7 +3,8 @@
 use crate::redis::commands::passthrough::passed_on;
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// The hash commands' rows of the command table, sorted by name.
+/// Rows of the command table for hash commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("hdel", -3)
         .flags(&["write", "fast"])

@@ -6,14 +6,13 @@ use crate::redis::spec::{
     ANYTIME, CommandSpec, CommandTable, command_with_table, subcommand_with_table,
 };
 
-/// Returns the command table's row of a container command: a command, such as `CONFIG`, that has
-/// subcommands and does nothing by itself.
+/// Returns a row of the command table for a command that only has subcommands, such as `CONFIG`.
 pub(super) const fn container(name: &'static str) -> CommandSpec {
     command_with_table(name, -2, help)
 }
 
-/// Returns the command table's row of a `HELP` subcommand, whose full name, `full_name`, has the
-/// form `<command>|help`.
+/// Returns a row of the command table for a `HELP` subcommand. `full_name` has the form
+/// `<command>|help`.
 pub(super) const fn help_row(full_name: &'static str) -> CommandSpec {
     subcommand_with_table("help", full_name, 2, help)
         .flags(ANYTIME)

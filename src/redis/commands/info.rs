@@ -10,16 +10,16 @@ use crate::redis::settings::Settings;
 use crate::redis::spec::{ANYTIME, CommandSpec, command};
 use crate::types::{DiskState, RoleName};
 
-/// The version of Redis that `INFO` and `HELLO` report. From this version clients tell which
-/// commands and features they can use.
+/// The version of Redis that `INFO` and `HELLO` report, by which clients decide which commands and
+/// features they can use.
 pub(in crate::redis) const VERSION: &str = "7.2.0";
 
-/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group holds all
-/// keys: one command may use keys of different slots, and clients need not split it.
-/// `cluster_enabled` is 1 all the same, because `CLUSTER` commands work.
+/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group stores all
+/// keys: a command may use keys of different hash slots, so clients need not split it.
+/// Nevertheless, `CLUSTER` commands work, and `cluster_enabled` is 1.
 pub(in crate::redis) const MODE: &str = "standalone";
 
-/// The row of `INFO` in the command table.
+/// Row of the command table for `INFO` (name, arity, flags, documentation and function).
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
     .flags(ANYTIME)
     .categories(&["dangerous"])
@@ -27,7 +27,7 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info
     .costs("O(1)")
     .about("Returns information and statistics about the server, by section.")];
 
-/// A section of `INFO`: its name and the function that writes its fields.
+/// A section of `INFO`: its name, and the function that writes its fields.
 type Section = (&'static str, fn(&mut Text, &Context, &Settings));
 
 const SECTIONS: &[Section] = &[
@@ -47,11 +47,11 @@ const SECTIONS: &[Section] = &[
     ("Raft", raft),
 ];
 
-/// Names of the sections that `INFO` leaves out by default: it returns them only if the client asks
-/// for them by name, or for `all` or `everything`.
+/// Names of the sections that `INFO` omits by default. It returns them if the client asks for them
+/// by name, or for `all` or `everything`.
 const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
 
-/// The text of an `INFO` reply. The functions of the sections append fields to it.
+/// The text of a reply to `INFO`, to which the functions of the sections append fields.
 struct Text(String);
 
 impl Text {
@@ -60,7 +60,7 @@ impl Text {
     }
 }
 
-/// Runs `INFO [section ...]`: returns the named sections, or the default sections if none is named.
+/// Runs `INFO [section ...]`: returns the named sections, or the default sections.
 fn info(call: &mut Call<'_>) -> Action {
     let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
     let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());

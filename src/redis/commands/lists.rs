@@ -3,7 +3,8 @@
 use crate::redis::commands::passthrough::passed_on;
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// The list commands' rows of the command table, sorted by name.
+/// Rows of the command table for list commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("lindex", 3)
         .flags(&["readonly"])

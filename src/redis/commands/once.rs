@@ -13,18 +13,17 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
 use crate::wire::resp::Writer;
 
-/// A command of the state machine that changes nothing and returns the error given as its argument.
+/// The state machine's command that changes nothing and returns its argument as an error.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
-/// Index of the inner command's name among the arguments of `ONCE session number command ...`,
-/// which applies the inner command at most once.
+/// Index of the name of the inner command among the arguments of `ONCE session number command ...`.
 const COMMAND_INDEX: usize = 3;
-/// Key range of `ONCE session number command ...`: argument 4, the first argument of the inner
-/// command. For nearly all commands that write, this argument is the first key.
+/// Key range of `ONCE session number command ...`: the first argument of the inner command, which
+/// is its first key for nearly all commands that write.
 const FOURTH_KEY: KeyRange = KeyRange { first: 4, last: 4, step: 1 };
 
-/// The command table's row of `ONCE`, a command that Redis lacks: it applies a client's write at
-/// most once, regardless of how often the client sends the write.
+/// Row of the command table for `ONCE`, a command that Redis does not have: it applies a client's
+/// write only once, even if the client sends it several times.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("once", -2, once)
     .keys_at(FOURTH_KEY)
     .flags(&["write", "denyoom", "no_multi"])
@@ -33,9 +32,9 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("once
     .costs("That of the command")
     .about("Applies a numbered command of a client session at most once. OPEN opens a session.")];
 
-/// Runs `ONCE OPEN`, which opens a client session, and
-/// `ONCE session number command [argument ...]`, which applies the session's command with the given
-/// number at most once.
+/// Runs `ONCE OPEN`, which opens a client session, and `ONCE session number command [argument
+/// ...]`, which applies a command that writes. The command is applied only once, even if the client
+/// sends it again with the same number.
 fn once(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     if call.request.len() == 2 && call.argument(1).eq_ignore_ascii_case(b"OPEN") {
         return call.submit(Operation::OpenSession, ReplyKind::Plain);
@@ -61,16 +60,16 @@ fn once(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     call.submit(once, kind)
 }
 
-/// Returns an encoded operation that changes nothing and whose outcome is the error `text`.
+/// Returns an encoded operation that changes nothing and has the error `text` as its outcome.
 fn refusal(text: &[u8]) -> Vec<u8> {
     Operation::call(REFUSE, [text]).encode()
 }
 
-/// Returns the encoded operation of the command inside `ONCE`, and how the operation's outcome
-/// becomes the reply.
+/// Returns the encoded operation of the command inside `ONCE`, and how to write the reply from its
+/// outcome.
 ///
 /// # Errors
-/// Returns the text of the error reply if the command is unknown, malformed or not a write.
+/// If the command is unknown, malformed or not a write, with the text of the error reply.
 fn numbered_operation(
     call: &mut Call<'_>,
     table: &'static CommandTable,
@@ -103,7 +102,7 @@ fn numbered_operation(
     }
 }
 
-/// Returns the text of an encoded error reply, without the leading `-` and the line end.
+/// Returns the text of an encoded error reply: without `-` at its start and the line end.
 fn error_text(reply: &[u8]) -> Vec<u8> {
     let reply = reply.strip_prefix(b"-").unwrap_or(reply);
     reply.strip_suffix(b"\r\n").unwrap_or(reply).to_vec()

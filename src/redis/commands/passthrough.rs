@@ -8,17 +8,17 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, command, subcommand};
 
 /// Maximum number of arguments, without the command's name, that are passed to the state machine
-/// without a memory allocation.
+/// without a heap allocation.
 const FEW: usize = 8;
 
-/// Returns the command table's row for a command that the state machine runs under the same name,
-/// with the client's arguments unchanged.
+/// Returns a row of the command table for a command that the state machine runs under the same
+/// name, with the client's arguments unchanged.
 pub(in crate::redis) const fn passed_on(name: &'static str, arity: i8) -> CommandSpec {
     passed_on_as(name, arity, name)
 }
 
-/// Returns the command table's row for a command that the state machine runs under the name `to`,
-/// with the client's arguments unchanged.
+/// Returns a row of the command table for a command that the state machine runs under the name
+/// `to`, with the client's arguments unchanged.
 pub(in crate::redis) const fn passed_on_as(
     name: &'static str,
     arity: i8,
@@ -27,15 +27,15 @@ pub(in crate::redis) const fn passed_on_as(
     command(name, arity, pass_on).runs(CommandId::of(to))
 }
 
-/// Returns the command table's row for a command that the state machine runs with a reading of the
-/// replicated clock as an additional last argument. An example is `TTL`, which computes the
+/// Returns a row of the command table for a command that the state machine runs with an additional
+/// last argument, the current reading of the replicated clock. `TTL` needs it to compute the
 /// remaining time to live.
 pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8) -> CommandSpec {
     command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
 
-/// Returns the command table's row for a subcommand that the state machine runs under the full name
-/// `<command>|<subcommand>`.
+/// Returns a row of the command table for a subcommand that the state machine runs with the
+/// client's arguments unchanged. `full_name` has the form `<command>|<subcommand>`.
 pub(in crate::redis) const fn subcommand_passed_on(
     name: &'static str,
     full_name: &'static str,
@@ -58,8 +58,8 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     submit(call, 1, Some(&reading))
 }
 
-/// Submits the state machine's command that the command table assigns to the request. Its arguments
-/// are the request's arguments from index `from` on, followed by `more` if that is not `None`.
+/// Submits the state machine's command that the command table assigns to the request, with the
+/// arguments of the request from index `from` on, followed by `more`, if any.
 fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
     let command = call.command.expect("only rows with a command have these functions");
     let arguments = call.request.rest(from).chain(more);

@@ -16,7 +16,8 @@ const PUBLISH: CommandId = CommandId::of("publish");
 const SUBSCRIBE: &[&str] = &["pubsub", "noscript", "loading", "stale"];
 const INTROSPECTION: &[&str] = &["pubsub", "loading", "stale"];
 
-/// The Pub/Sub commands' rows of the command table, sorted by name.
+/// Rows of the command table for Pub/Sub commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     row("psubscribe", -2, psubscribe)
         .costs("O(N), N being the number of patterns")
@@ -69,24 +70,25 @@ const fn introspection(
         .since("2.8.0", "pubsub")
 }
 
-/// Runs `SUBSCRIBE channel [channel ...]`: adds subscriptions to channels.
+/// Runs `SUBSCRIBE channel [channel ...]`: subscribes the client to channels.
 fn subscribe(call: &mut Call<'_>) -> Action {
     add(call, false, "subscribe")
 }
 
-/// Runs `PSUBSCRIBE pattern [pattern ...]`: adds subscriptions to patterns.
+/// Runs `PSUBSCRIBE pattern [pattern ...]`: subscribes the client to all channels that match a
+/// pattern.
 fn psubscribe(call: &mut Call<'_>) -> Action {
     add(call, true, "psubscribe")
 }
 
-/// Runs `UNSUBSCRIBE [channel ...]`: ends the subscriptions to the named channels, or to all
-/// channels.
+/// Runs `UNSUBSCRIBE [channel ...]`: ends the client's subscriptions to the named channels, or to
+/// all channels.
 fn unsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, false, "unsubscribe")
 }
 
-/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the subscriptions to the named patterns, or to all
-/// patterns.
+/// Runs `PUNSUBSCRIBE [pattern ...]`: ends the client's subscriptions to the named patterns, or to
+/// all patterns.
 fn punsubscribe(call: &mut Call<'_>) -> Action {
     remove(call, true, "punsubscribe")
 }
@@ -122,9 +124,9 @@ fn remove(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
     Action::UpdateSubscriptions(changes)
 }
 
-/// Writes the confirmation that a subscription has begun or ended, with the number of channels and
-/// patterns that the client subscribes to afterwards. `command` is the name of the confirmed
-/// command. `name` is the channel or pattern; `None` if the client had no subscription to end.
+/// Writes the confirmation that a subscription has begun or ended, with the number of the client's
+/// subscriptions afterwards. `command` is the name of the confirmed command, and `name` is the
+/// channel or pattern, `None` if the client had no subscription to end.
 fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     let count = i64::try_from(call.connection.subscriptions.count()).unwrap_or(i64::MAX);
     call.writer.push(3);
@@ -134,7 +136,7 @@ fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
 }
 
 /// Runs `PUBLISH channel message`: submits the message, and replies with the number of subscribers
-/// at this replica. Subscribers at other replicas receive the message, too, but are not counted.
+/// that are connected to this replica. Subscribers at other replicas also receive the message.
 fn publish(call: &mut Call<'_>) -> Action {
     let (channel, message) = (call.argument(1), call.argument(2));
     let count = call.context.subscriptions.subscribers(channel).count();
@@ -142,8 +144,8 @@ fn publish(call: &mut Call<'_>) -> Action {
     call.submit(Operation::call(PUBLISH, [channel, message]), ReplyKind::Number(count))
 }
 
-/// Runs `PUBSUB CHANNELS [pattern]`: replies with the channels that clients of this replica
-/// subscribe to by name, or with those of them that match the pattern.
+/// Runs `PUBSUB CHANNELS [pattern]`: replies with the channels to which clients of this replica
+/// subscribe by name, or with those that match the pattern.
 fn channels(call: &mut Call<'_>) -> Action {
     let pattern = call.request.get(2);
     let matches = |name: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, name));
@@ -155,8 +157,8 @@ fn channels(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `PUBSUB NUMSUB [channel ...]`: replies with the number of subscribers of each named channel
-/// at this replica.
+/// Runs `PUBSUB NUMSUB [channel ...]`: replies with the number of this replica's subscribers to
+/// each channel.
 fn numsub(call: &mut Call<'_>) -> Action {
     let names = call.request.rest(2);
     call.writer.array(2 * names.len());
@@ -168,8 +170,8 @@ fn numsub(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `PUBSUB NUMPAT`: replies with the number of patterns that clients of this replica subscribe
-/// to.
+/// Runs `PUBSUB NUMPAT`: replies with the number of patterns to which clients of this replica
+/// subscribe.
 fn numpat(call: &mut Call<'_>) -> Action {
     let count = call.context.subscriptions.pattern_count();
     call.integer(count)

@@ -12,7 +12,8 @@ use crate::wire::resp::Writer;
 
 use super::help::{container, help_row};
 
-/// The row of `SENTINEL` in the command table, with the rows of its subcommands.
+/// Row of the command table for `SENTINEL` (name, arity, flags, documentation and function), with
+/// its subcommands.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[container("sentinel")
     .since("2.8.4", "sentinel")
     .about("A container for Redis Sentinel commands.")
@@ -45,18 +46,18 @@ const fn row(
     subcommand(name, full_name, arity, run).flags(&["admin"])
 }
 
-/// The Pub/Sub channel on which clients of Redis Sentinel are notified of a new leader.
+/// The Pub/Sub channel on which Sentinel clients are notified of a new leader.
 pub const SWITCH_MASTER_CHANNEL: &[u8] = b"+switch-master";
 
-/// Returns the `+switch-master` message for a leader change: the master's name, then the addresses
-/// of the old and the new leader.
+/// Returns the message with which Sentinel clients are notified of a leader change: the master
+/// name, and the addresses of the old and the new leader.
 pub fn switch_master_message(context: &Context, from: &ReplicaInfo, to: &ReplicaInfo) -> String {
     let name = &context.sentinel_name;
     format!("{name} {} {} {} {}", from.host, from.port, to.host, to.port)
 }
 
-/// Returns whether the name in the request is this cluster's name for Sentinel clients. If not,
-/// writes the error reply.
+/// Returns whether the request contains the master name of this cluster. If not, writes an error
+/// reply.
 fn names_cluster(call: &mut Call<'_>) -> bool {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     if !is_own {
@@ -65,15 +66,15 @@ fn names_cluster(call: &mut Call<'_>) -> bool {
     is_own
 }
 
-/// Runs `SENTINEL MYID`: replies with this replica's id as a Sentinel.
+/// Runs `SENTINEL MYID`: replies with the id of this replica, which acts as a Sentinel.
 fn my_id(call: &mut Call<'_>) -> Action {
     let id = call.context.name_of(call.context.me);
     call.writer.bulk(id.as_bytes());
     Action::Reply
 }
 
-/// Runs `SENTINEL GET-MASTER-ADDR-BY-NAME name`: replies with the leader's host and port, or with
-/// null if no leader is known or `name` is not this cluster's name.
+/// Runs `SENTINEL GET-MASTER-ADDR-BY-NAME name`: replies with the host and port of the leader; null
+/// if no leader is known or `name` is not the master name of this cluster.
 fn address(call: &mut Call<'_>) -> Action {
     let is_own = call.argument(2) == call.context.sentinel_name.as_bytes();
     match call.context.leader().filter(|_| is_own) {
@@ -87,7 +88,7 @@ fn address(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SENTINEL MASTERS`: describes the leader as the only master, or no master while no leader
+/// Runs `SENTINEL MASTERS`: describes the leader as the only master; an empty list while no leader
 /// is known.
 fn masters(call: &mut Call<'_>) -> Action {
     match call.context.leader() {
@@ -100,8 +101,8 @@ fn masters(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SENTINEL MASTER name`: describes the leader as the master; replies with an error while no
-/// leader is known.
+/// Runs `SENTINEL MASTER name`: describes the leader as the master; an error while no leader is
+/// known.
 fn master(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;
@@ -113,7 +114,8 @@ fn master(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SENTINEL REPLICAS name` (old name `SLAVES`): describes all replicas except the leader.
+/// Runs `SENTINEL REPLICAS name` and its old form `SENTINEL SLAVES name`: describes all replicas
+/// except the leader.
 fn replicas(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;
@@ -143,7 +145,7 @@ fn replicas(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `SENTINEL SENTINELS name`: describes all replicas except this one, each as a Sentinel.
+/// Runs `SENTINEL SENTINELS name`: describes all replicas except this one as Sentinels.
 fn sentinels(call: &mut Call<'_>) -> Action {
     if !names_cluster(call) {
         return Action::Reply;

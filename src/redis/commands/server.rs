@@ -13,7 +13,8 @@ use super::passthrough::{passed_on, passed_on_as};
 
 const SNAPSHOT: &[&str] = &["admin", "noscript", "no_async_loading"];
 
-/// The server commands' rows of the command table, sorted by name.
+/// Rows of the command table for server commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("bgsave", -1, bgsave)
         .flags(SNAPSHOT)
@@ -103,7 +104,8 @@ const FUNCTION: &[CommandSpec] = &[
     help_row("function|help").categories(&["scripting"]).since("7.0.0", "scripting"),
 ];
 
-/// Runs `BGSAVE [SCHEDULE]`: starts a snapshot unless one is being taken already.
+/// Runs `BGSAVE [SCHEDULE]`: starts a snapshot; replies with an error if one is already being
+/// taken.
 fn bgsave(call: &mut Call<'_>) -> Action {
     if let Some(option) = call.request.get(1)
         && (call.request.len() > 2 || !option.eq_ignore_ascii_case(b"schedule"))
@@ -117,8 +119,8 @@ fn bgsave(call: &mut Call<'_>) -> Action {
     Action::TakeSnapshot
 }
 
-/// Runs `SAVE`: starts a snapshot and replies `OK` without waiting for its completion, because
-/// acknowledged writes are durable without a snapshot.
+/// Runs `SAVE`: starts a snapshot, and replies `OK` without waiting for it, because acknowledged
+/// writes are durable in the log.
 fn save(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::TakeSnapshot
@@ -130,7 +132,7 @@ fn lastsave(call: &mut Call<'_>) -> Action {
     call.integer(saved_at)
 }
 
-/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` without doing anything. There are no
+/// Runs `FUNCTION FLUSH [ASYNC | SYNC]`: replies `OK` without any effect. The server has no
 /// functions, but test suites send this command to clean up.
 fn function_flush(call: &mut Call<'_>) -> Action {
     if call.request.len() > 3 {
@@ -147,7 +149,7 @@ fn function_flush(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// Runs `TIME`: replies with this replica's wall clock, as seconds and microseconds.
+/// Runs `TIME`: replies with this replica's wall clock, in seconds and microseconds.
 fn time(call: &mut Call<'_>) -> Action {
     let now = call.context.wall_clock;
     call.writer.array(2);
@@ -156,13 +158,14 @@ fn time(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CLOCK RESET`: submits the reset of the replicated clock.
+/// Runs `CLOCK RESET`: submits an operation that sets the replicated clock back if it is ahead of
+/// the wall clocks of a quorum.
 fn reset_clock(call: &mut Call<'_>) -> Action {
     call.submit(Operation::ResetClock { millis: 0 }, ReplyKind::Plain)
 }
 
-/// Runs `DEBUG SLEEP seconds` if `DEBUG` is enabled: blocks the whole replica for this time. A
-/// blocked replica does not answer its peers, so a blocked leader can lose its leadership.
+/// Runs `DEBUG SLEEP seconds`, if `DEBUG` is enabled: blocks the whole replica for this time. A
+/// blocked leader does not answer its peers, so it can lose its leadership.
 fn debug_sleep(call: &mut Call<'_>) -> Action {
     if !call.context.debug {
         return call.error(

@@ -3,7 +3,8 @@
 use crate::redis::commands::passthrough::passed_on;
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
-/// The set commands' rows of the command table, sorted by name.
+/// Rows of the command table for set commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("sadd", -3)
         .flags(WRITE_FAST)

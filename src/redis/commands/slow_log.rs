@@ -7,13 +7,14 @@ use crate::redis::spec::{ADMIN, CommandSpec, subcommand};
 
 use super::help::{container, help_row};
 
-/// Name of the only event for which latency samples are recorded: the execution of a client's
-/// command. Redis has several events.
+/// Name of the only `LATENCY` event of this server: a slow request of a client. Redis has more
+/// events.
 const EVENT: &[u8] = b"command";
 
 const SLOW_LOG: &[&str] = &["admin", "loading", "stale"];
 
-/// The slow log and latency commands' rows of the command table, sorted by name.
+/// Rows of the command table for `SLOWLOG` and `LATENCY` (name, arity, flags, documentation and
+/// function), with their subcommands, sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     container("latency")
         .since("2.8.13", "server")
@@ -105,8 +106,8 @@ fn reset(call: &mut Call<'_>) -> Action {
     Action::ResetStatistics(Statistics::SlowLog)
 }
 
-/// Runs `LATENCY LATEST`: replies with the latest latency sample and the longest duration, if there
-/// are samples.
+/// Runs `LATENCY LATEST`: replies with the latest latency sample and the longest duration; an empty
+/// list if there are no samples.
 fn latest(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let writer = &mut call.writer;
@@ -124,7 +125,7 @@ fn latest(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `LATENCY HISTORY event`: replies with all latency samples of the event.
+/// Runs `LATENCY HISTORY event`: replies with all latency samples of the event, in order of time.
 fn history(call: &mut Call<'_>) -> Action {
     let samples = call.context.slow_log.samples();
     let is_known = call.argument(2).eq_ignore_ascii_case(EVENT);
@@ -138,7 +139,7 @@ fn history(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `LATENCY RESET [event ...]`: removes the latency samples, and replies with the number of
+/// Runs `LATENCY RESET [event ...]`: removes all latency samples, and replies with the number of
 /// events that had samples (0 or 1).
 fn reset_latency(call: &mut Call<'_>) -> Action {
     let is_named = call.request.len() == 2
@@ -148,7 +149,7 @@ fn reset_latency(call: &mut Call<'_>) -> Action {
     if resets { Action::ResetStatistics(Statistics::Latency) } else { Action::Reply }
 }
 
-/// Runs `LATENCY DOCTOR`: replies with advice, as text, that depends on the latency samples.
+/// Runs `LATENCY DOCTOR`: replies with advice that depends on the latency samples.
 fn doctor(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let text = if slow_log.samples().is_empty() {

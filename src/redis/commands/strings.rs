@@ -11,7 +11,8 @@ const fn of_strings(name: &'static str, arity: i8, since: &'static str) -> Comma
     passed_on(name, arity).categories(&["string"]).since(since, "string")
 }
 
-/// The string commands' rows of the command table, sorted by name.
+/// Rows of the command table for string commands (name, arity, flags, documentation and function),
+/// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     passed_on("append", 3)
         .flags(WRITE_FAST)

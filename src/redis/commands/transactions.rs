@@ -23,13 +23,14 @@ use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transactio
 use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
 use crate::wire::resp::{Request, Writer};
 
-/// The state machine's command that returns the revision of each given key, for `WATCH`. A key's
-/// revision is a number that changes whenever the key changes.
+/// The state machine's command that returns the revisions of keys, for `WATCH`. A key's revision is
+/// a number that changes whenever the key changes.
 const REVISIONS: CommandId = CommandId::of("revisions");
 
 const FAST: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 
-/// The transaction commands' rows of the command table, sorted by name.
+/// Rows of the command table for transaction commands (name, arity, flags, documentation and
+/// function), sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
     command("discard", 1, discard)
         .flags(FAST)
@@ -88,7 +89,7 @@ fn unwatch(call: &mut Call<'_>) -> Action {
     call.ok()
 }
 
-/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of the keys has changed by then.
+/// Runs `WATCH key [key ...]`: the next `EXEC` aborts if one of these keys has changed by then.
 fn watch(call: &mut Call<'_>) -> Action {
     let transaction = &call.connection.transaction;
     if transaction.is_open() {
@@ -113,8 +114,8 @@ fn watch(call: &mut Call<'_>) -> Action {
     blocking(action)
 }
 
-/// Sets the field `blocks` of an `Action::Submit`, so that the connection runs no later request
-/// before the outcome of the submitted one is known. Returns any other action unchanged.
+/// Makes a submitted request block its connection: sets the field `blocks` of an `Action::Submit`.
+/// Returns any other action unchanged.
 fn blocking(mut action: Action) -> Action {
     if let Action::Submit { blocks, .. } = &mut action {
         *blocks = true;
@@ -135,7 +136,8 @@ pub(in crate::redis) fn queue(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `EXEC`: runs the queued commands, and submits their operations as one transaction.
+/// Runs `EXEC`: runs the functions of the queued commands, and submits their operations as one
+/// transaction.
 fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let Some(queue) = call.connection.transaction.queue.take() else {
         return call.error(&"ERR EXEC without MULTI");
@@ -199,7 +201,8 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
 }
 
-/// Combines several actions into one. Only the last of `actions` sends a reply.
+/// Combines several actions into one that performs them in order. Only the last action sends a
+/// reply.
 fn sequence(mut actions: Vec<Action>) -> Action {
     if actions.len() > 1 {
         Action::Sequence(actions)
@@ -208,21 +211,21 @@ fn sequence(mut actions: Vec<Action>) -> Action {
     }
 }
 
-/// The progress of `EXEC` while it runs the queued commands.
+/// The state of an `EXEC` while it runs the functions of the queued commands.
 struct ExecRun {
-    /// The encoded operations of the commands that have run so far. Together they form the
-    /// transaction that `EXEC` submits.
+    /// The encoded operations of the commands that have run so far. `EXEC` submits them as one
+    /// transaction.
     batch: ItemsBuffer,
-    /// Actions that the server performs in addition to sending the reply of `EXEC`.
+    /// Actions that the server must perform before it sends the reply to `EXEC`.
     actions: Vec<Action>,
-    /// Whether the transaction may still be aborted when its log entry is applied, because the
-    /// connection watches keys.
+    /// Whether the transaction may still abort when its log entry is applied, because the
+    /// connection watches keys. If so, actions that cannot be undone are refused.
     may_abort: bool,
 }
 
 impl ExecRun {
-    /// Runs the function of one queued command. Returns the command's reply, or how to write that
-    /// reply from the outcome of the transaction.
+    /// Runs the function of one queued command. Returns its reply, or the format in which the reply
+    /// is written from the outcome of the transaction.
     fn command(
         &mut self,
         call: &mut Call<'_>,

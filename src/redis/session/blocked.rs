@@ -9,8 +9,8 @@ use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
 
 impl Connection {
-    /// Writes the reply to a submitted request from the request's outcome. Unblocks the connection
-    /// if the request had blocked it.
+    /// Writes the reply to a submitted request from its outcome, and unblocks the connection if the
+    /// request had blocked it.
     pub fn complete_blocked(
         &mut self,
         reply_format: &ReplyFormat,
@@ -29,8 +29,9 @@ impl Connection {
         }
     }
 
-    /// Unblocks the connection after the request that blocked it has failed without an outcome. If
-    /// that request was a `WATCH`, the next `EXEC` aborts.
+    /// Unblocks the connection after the request that had blocked it has failed without an outcome.
+    /// If the request was a `WATCH`, the next `EXEC` aborts, because the revisions of the watched
+    /// keys are unknown.
     pub fn cancel_blocked(&mut self) {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
@@ -39,8 +40,8 @@ impl Connection {
         }
     }
 
-    /// Restores `before`, the connection's state before it ran an `EXEC` that was aborted. Only the
-    /// name and time of the last command, for `CLIENT LIST`, are kept.
+    /// Returns the connection to its state before an `EXEC` that was aborted. Keeps only the name
+    /// and the time of the last command, for `CLIENT LIST`.
     fn restore(&mut self, before: Connection) {
         let (last_command, last_command_at) = (self.last_command, self.last_command_at);
         *self = Connection { last_command, last_command_at, ..before };

@@ -8,11 +8,10 @@ use crate::wire::resp::{Version, Writer};
 
 use super::connection::{BufferBytes, Connection};
 
-/// The query of a `CLIENT LIST` command: which connections the reply lists, and in which protocol
-/// version.
+/// The query of a `CLIENT LIST` command, which selects the connections to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientQuery {
-    /// Protocol version in which the reply is written.
+    /// RESP protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
     /// Ids of the connections to list (option `ID`); empty for all connections.
     pub(in crate::redis) ids: Vec<u64>,
@@ -20,15 +19,15 @@ pub struct ClientQuery {
     pub(in crate::redis) client_type: Option<ClientType>,
 }
 
-/// Type of a client, as given in the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
+/// Type of a client, as in the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::redis) enum ClientType {
-    /// A client without Pub/Sub subscriptions.
+    /// A client that has no Pub/Sub subscriptions.
     Normal,
-    /// A client with at least one Pub/Sub subscription.
+    /// A client that has at least one Pub/Sub subscription.
     Pubsub,
-    /// A replication connection. The option `TYPE` accepts this type, but no connection matches it,
-    /// because replicas do not connect to the port for clients.
+    /// A Redis replication connection. The option `TYPE` accepts this type, but there are no
+    /// clients of this type, because replicas connect to each other on another port.
     Replication,
 }
 
@@ -52,36 +51,37 @@ pub struct ClientList {
     text: String,
 }
 
-/// Selects the connections that `CLIENT KILL` closes, and counts them. The server calls
+/// The query of a `CLIENT KILL` command, which selects the connections to close. The server calls
 /// [`ClientKill::matches`] for each connection, then [`ClientKill::finish`] to write the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientKill {
-    /// Protocol version in which the reply is written.
+    /// RESP protocol version in which the reply is written.
     pub(in crate::redis) version: Version,
     /// Id of the connection that sent `CLIENT KILL`.
     pub(in crate::redis) own_id: u64,
-    /// Whether the command has the old form `CLIENT KILL <address>`, whose reply is `OK` or an
-    /// error instead of a count.
+    /// Whether the command has the old form `CLIENT KILL <address>`. Its reply is `OK` or an error,
+    /// while the reply to the new form is the number of closed connections.
     pub(in crate::redis) is_old_form: bool,
-    /// Id of the connection that `CLIENT KILL` closes (option `ID`); `None` for any id.
+    /// Id of the connection to close (option `ID`); `None` for any id.
     pub(in crate::redis) id: Option<u64>,
-    /// Client address, as `host:port`, of the connections that `CLIENT KILL` closes (option
-    /// `ADDR`); `None` for any address.
+    /// Client address of the connections to close, as `host:port` (option `ADDR`); `None` for any
+    /// address.
     pub(in crate::redis) address: Option<Vec<u8>>,
-    /// Server address, as `host:port`, of the connections that `CLIENT KILL` closes (option
-    /// `LADDR`); `None` for any address.
+    /// Server address of the connections to close, as `host:port` (option `LADDR`); `None` for any
+    /// address.
     pub(in crate::redis) local_address: Option<Vec<u8>>,
-    /// Type of the clients whose connections `CLIENT KILL` closes (option `TYPE`); `None` for any
-    /// type.
+    /// Type of the clients whose connections are closed (option `TYPE`); `None` for any type.
     pub(in crate::redis) client_type: Option<ClientType>,
-    /// Whether the connection that sent `CLIENT KILL` is kept open (option `SKIPME`).
+    /// Whether the connection that sent `CLIENT KILL` stays open even if it matches (option
+    /// `SKIPME`).
     pub(in crate::redis) skip_own: bool,
-    /// Number of connections that have matched `CLIENT KILL` so far.
+    /// Number of connections that have matched so far, which is the reply to `CLIENT KILL`.
     pub(in crate::redis) count: i64,
 }
 
 impl ClientType {
-    /// Parses the value of the option `TYPE`; `None` if Redis defines no such type.
+    /// Parses the value of the option `TYPE` of `CLIENT LIST` and `CLIENT KILL`; `None` if Redis
+    /// defines no such type.
     pub(in crate::redis) fn parse(text: &[u8]) -> Option<ClientType> {
         let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
         if is("normal") {
@@ -100,13 +100,13 @@ impl ClientType {
 }
 
 impl ClientList {
-    /// Creates an empty list of connections for the reply to `query`. [`ClientList::add`] adds
-    /// connections to it.
+    /// Returns an empty list for the reply to `query`, to which [`ClientList::add`] adds
+    /// connections.
     pub fn new(query: ClientQuery) -> ClientList {
         ClientList { query, text: String::new() }
     }
 
-    /// Appends the connection's line to the list if the query selects the connection.
+    /// Adds the line that describes `connection` to the list, if the query selects this connection.
     pub fn add(&mut self, connection: &Connection, now: Instant, buffers: BufferBytes) {
         let ClientQuery { ids, client_type, .. } = &self.query;
         if (ids.is_empty() || ids.contains(&connection.id))
@@ -116,14 +116,14 @@ impl ClientList {
         }
     }
 
-    /// Writes the reply of `CLIENT LIST`, the lines of all added connections, to `out`.
+    /// Writes the reply to `CLIENT LIST` to `out`: one line for each connection that was added.
     pub fn finish(self, out: &mut BytesMut) {
         Writer::new(out, self.query.version).verbatim(&self.text);
     }
 }
 
 impl ClientKill {
-    /// Returns whether `CLIENT KILL` closes `connection`; if so, also counts the connection.
+    /// Returns whether `CLIENT KILL` closes `connection`, and counts the connection if so.
     pub fn matches(&mut self, connection: &Connection) -> bool {
         let is = |wanted: &Option<Vec<u8>>, text: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == text.as_bytes())
@@ -137,8 +137,8 @@ impl ClientKill {
         matches
     }
 
-    /// Writes the reply of `CLIENT KILL` to `out`: the number of matching connections, or `OK` or
-    /// an error for the old form.
+    /// Writes the reply to `CLIENT KILL` to `out`: the number of matching connections or, for the
+    /// old form of the command, `OK` or an error.
     pub fn finish(self, out: &mut BytesMut) {
         let mut writer = Writer::new(out, self.version);
         match (self.is_old_form, self.count) {

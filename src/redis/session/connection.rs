@@ -10,86 +10,84 @@ use crate::wire::resp::Version;
 use super::subscriptions::{ClientSubscriptions, SubscriptionChange};
 use super::transaction::Transaction;
 
-/// Which replies to the client are suppressed, as set by `CLIENT REPLY`.
+/// Which replies to the client are suppressed because of `CLIENT REPLY`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::redis) struct ReplyMode {
-    /// Whether all replies are suppressed until `CLIENT REPLY ON` (set by `CLIENT REPLY OFF`).
+    /// Whether all replies are suppressed, from `CLIENT REPLY OFF` to `CLIENT REPLY ON`.
     pub(in crate::redis) off: bool,
-    /// Whether the reply to the next request is suppressed (set by `CLIENT REPLY SKIP`).
+    /// Whether the reply to the next request is suppressed, after `CLIENT REPLY SKIP`.
     pub(in crate::redis) skip_next: bool,
-    /// Whether the reply to the request that is being executed is suppressed, because of `off` or
-    /// `skip_next`.
+    /// Whether the reply to the current request is suppressed, because of `off` or `skip_next`.
     pub(in crate::redis) muted: bool,
 }
 
 impl ReplyMode {
-    /// Decides at the start of a request whether its reply is suppressed, and sets `muted`
-    /// accordingly.
+    /// Sets `muted` at the start of a request: whether the reply to this request is suppressed.
     pub(in crate::redis) fn begin_request(&mut self) {
         self.muted = self.off || std::mem::take(&mut self.skip_next);
     }
 }
 
-/// The protocol state of one client's connection: everything that a request can read or change,
-/// except for the store, the settings and the context.
+/// The protocol state of one client's connection, such as its name, its transaction and its
+/// subscriptions.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// Id of the connection as returned by `CLIENT ID`; unique within the process.
+    /// Id of the connection, which `CLIENT ID` returns; unique within the process.
     pub(in crate::redis) id: u64,
     /// Address of the client, as `host:port`.
     pub(in crate::redis) address: String,
-    /// Address of the server's end of the connection, as `host:port`.
+    /// Address of the server on this connection, as `host:port`.
     pub(in crate::redis) local_address: String,
-    /// Protocol version (RESP2 or RESP3) in which replies are written, set by `HELLO`.
+    /// RESP protocol version in which replies are written (RESP2 or RESP3), set by `HELLO`.
     pub(in crate::redis) version: Version,
-    /// Name of the connection, set by `CLIENT SETNAME`; empty if unset.
+    /// Name of the connection, set by `CLIENT SETNAME`; empty if it has none.
     pub(in crate::redis) name: Vec<u8>,
-    /// Name of the client library, set by `CLIENT SETINFO`; empty if unset.
+    /// Name of the client library, set by `CLIENT SETINFO`; empty if unknown.
     pub(in crate::redis) library_name: Vec<u8>,
     pub(in crate::redis) library_version: Vec<u8>,
-    /// Whether the client has asked for the cluster's hash slots (for example with `CLUSTER
-    /// SLOTS`), which means that it can follow `MOVED` redirects.
+    /// Whether the client has asked for the hash slots of the cluster, for example with `CLUSTER
+    /// SLOTS`, and therefore can follow `MOVED` redirects.
     pub(in crate::redis) follows_redirects: bool,
-    /// Whether the client has sent `READONLY`, so that the replica that receives a read from the
-    /// client serves it even if that replica is not the leader.
+    /// Whether the client has sent `READONLY`, so that this replica answers the client's reads even
+    /// if it is not the leader.
     pub(in crate::redis) reads_from_followers: bool,
     pub(in crate::redis) subscriptions: ClientSubscriptions,
-    /// Whether the client is connected to the Sentinel port, on which `ROLE` replies as a Sentinel
-    /// does.
+    /// Whether the client is connected to the Sentinel port, on which `ROLE` returns the role
+    /// `sentinel`.
     pub(in crate::redis) is_on_sentinel_port: bool,
     pub(in crate::redis) transaction: Transaction,
-    /// The command that blocks the connection, so that no later request runs before the command's
-    /// outcome is known; `None` if the connection is not blocked.
+    /// The command that blocks the connection: no later request is executed before the command's
+    /// outcome is known. `None` if the connection is not blocked.
     pub(in crate::redis) blocked: Option<Blocked>,
     pub(in crate::redis) reply_mode: ReplyMode,
     pub(in crate::redis) connected_at: Instant,
-    /// Position of the connection's last command in the command table. The next lookup tries this
-    /// position first.
+    /// Position of the connection's previous command in the command table, where the lookup of the
+    /// next command looks first.
     pub(in crate::redis) last_position: usize,
-    /// Full name of the last valid command that the client sent, such as `config|set`, for `CLIENT
-    /// LIST`.
+    /// Full name of the last valid command of the client, such as `config|set`, for `CLIENT LIST`.
     pub(in crate::redis) last_command: &'static str,
     pub(in crate::redis) last_command_at: Instant,
 }
 
-/// A command that blocks its connection until the command's outcome is known.
+/// A command that blocks its connection: no later request is executed before the command's outcome
+/// is known.
 #[derive(Debug, Clone)]
 pub(in crate::redis) enum Blocked {
-    /// A `WATCH` of the given keys. Their revisions are not known yet. A key's revision is a number
+    /// A `WATCH` of these keys, which waits for the keys' revisions. A key's revision is a number
     /// that changes whenever the key changes.
     Watch(Vec<Bytes>),
-    /// An `EXEC` with watched keys. The queued commands have already changed the connection's
-    /// state. If the transaction aborts, the connection returns to the earlier state, which is
-    /// saved here.
+    /// An `EXEC` with watched keys. Contains the state of the connection before the `EXEC`, which
+    /// is restored if the transaction aborts, because the queued commands have already changed the
+    /// state.
     Exec(Box<Connection>),
 }
 
-/// Memory usage of one connection and its buffers, in bytes, for `CLIENT LIST`.
+/// Memory usage of one connection in bytes, for `CLIENT LIST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BufferBytes {
-    /// Number of bytes received from the client that have not been parsed yet.
+    /// Number of received bytes that have not been parsed yet.
     pub incoming: usize,
-    /// Number of bytes of replies to the client that have not been sent yet.
+    /// Number of bytes of replies that have not been sent to the client yet.
     pub outgoing: usize,
     /// Total memory usage of the connection, in bytes, including its buffers.
     pub memory: usize,
@@ -97,7 +95,7 @@ pub struct BufferBytes {
 
 impl Connection {
     /// Returns the state of a new connection, which uses RESP2. `id` must be unique within the
-    /// process; `address` is the client's address and `local_address` the server's, both as
+    /// process. `address` is the client's address and `local_address` the server's, both as
     /// `host:port`.
     pub fn new(id: u64, address: String, local_address: String, now: Instant) -> Connection {
         Connection {
@@ -122,35 +120,34 @@ impl Connection {
         }
     }
 
-    /// Marks the connection as one to the Sentinel port, on which `ROLE` replies as a Sentinel
-    /// does.
+    /// Marks the connection as connected to the Sentinel port, on which `ROLE` returns the role
+    /// `sentinel`.
     #[must_use]
     pub fn on_sentinel_port(mut self) -> Connection {
         self.is_on_sentinel_port = true;
         self
     }
 
-    /// Returns the connection's id, as `CLIENT ID` reports it.
+    /// Returns the id of the connection, which is also the reply to `CLIENT ID`.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Returns whether the client has sent `CLUSTER SLOTS`, `SHARDS` or `NODES`, so that its
-    /// requests are answered with `MOVED` instead of being forwarded to the leader. The server
-    /// checks this for requests that have waited for a leader; [`Connection::execute`] checks it
-    /// for all others.
+    /// Returns whether the client can follow `MOVED` redirects, because it has sent `CLUSTER
+    /// SLOTS`, `SHARDS` or `NODES`. [`Connection::execute`] checks this itself; the server must
+    /// check it again for a request that has waited for a leader.
     pub fn follows_redirects(&self) -> bool {
         self.follows_redirects
     }
 
-    /// Ends all subscriptions of a connection that is being closed, and returns the changes to
-    /// apply to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
+    /// Ends all subscriptions of a connection that is closed, and returns the changes, which must
+    /// be applied to the replica's [`Subscriptions`](super::subscriptions::Subscriptions).
     pub fn unsubscribe_all(&mut self) -> Vec<SubscriptionChange> {
         self.subscriptions.clear()
     }
 
-    /// Estimates the memory usage of the connection's state on the heap, in bytes, without the
-    /// struct itself and without buffers.
+    /// Estimates the heap memory usage of the connection's state in bytes, without its network
+    /// buffers.
     pub fn held_bytes(&self) -> usize {
         self.subscriptions.held_bytes() + self.transaction.held_bytes()
     }
@@ -160,19 +157,19 @@ impl Connection {
         self.reply_mode.muted
     }
 
-    /// Returns the full name of the last valid command that the client sent, such as `config|set`;
-    /// `NULL` if there is none.
+    /// Returns the full name of the last valid command of the client, such as `config|set`; `NULL`
+    /// if there was none.
     pub fn last_command(&self) -> &'static str {
         self.last_command
     }
 
-    /// Returns the protocol version (RESP2 or RESP3) in which replies are written.
+    /// Returns the RESP protocol version in which replies are written.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Resets the protocol version, name, redirects, transaction and reply mode to those of a new
-    /// connection, for `RESET`. The caller must end the subscriptions.
+    /// Resets the connection's protocol version, name, redirects, transaction and suppression of
+    /// replies, for `RESET`. The caller must end the subscriptions.
     pub(in crate::redis) fn reset(&mut self) {
         self.version = Version::Two;
         self.name.clear();
@@ -182,8 +179,8 @@ impl Connection {
         self.reply_mode = ReplyMode::default();
     }
 
-    /// Appends the connection's line in `CLIENT LIST` to `out`. Fields for features that this
-    /// server lacks are included with neutral values, because tools expect these fields.
+    /// Appends the line that describes the connection in `CLIENT LIST` to `out`. Includes fields
+    /// for features that this server lacks, with neutral values, because tools expect them.
     pub(in crate::redis) fn describe(&self, now: Instant, buffers: BufferBytes, out: &mut String) {
         let seconds_since = |earlier| now.since(earlier).as_secs();
         let mut flags = String::new();

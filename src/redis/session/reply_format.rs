@@ -10,49 +10,50 @@ use crate::wire::resp::{Version, Writer};
 
 use super::client_info::ClientQuery;
 
-/// Memory usage of each value in a reply, in bytes, in addition to its content.
+/// Memory usage in bytes of each value in a reply, in addition to the content of the value.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// How the reply to a submitted request is written from the request's outcome. The server keeps the
+/// How to write the reply to a submitted request from the request's outcome. The server keeps the
 /// format while the request is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
     pub(in crate::redis) kind: ReplyKind,
-    /// The connection's protocol version (RESP2 or RESP3) when the request was executed.
+    /// RESP protocol version of the connection when the request was executed.
     pub(in crate::redis) version: Version,
     /// Whether the reply is suppressed because of `CLIENT REPLY`.
     pub(in crate::redis) muted: bool,
 }
 
-/// How a reply is written from an outcome, depending on the command.
+/// How to write a reply from an outcome; this depends on the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::redis) enum ReplyKind {
-    /// Writes the outcome of the state machine as the reply, unchanged.
+    /// Write the outcome itself as the reply.
     Plain,
-    /// Replies with the given number if the outcome is [`Outcome::Done`], which has no value. Used
-    /// by `PUBLISH` for the number of subscribers.
+    /// Reply with this number if the outcome is [`Outcome::Done`], which has no value. `PUBLISH`
+    /// replies with the number of subscribers in this way.
     Number(u32),
-    /// Writes the reply of `EXEC`: an array with the replies of all commands of the transaction, in
-    /// the order in which the commands were queued.
+    /// Write the reply to `EXEC`: an array with the replies to all commands of the transaction, in
+    /// order.
     Exec(Arc<[ExecReply]>),
 }
 
-/// The reply of one command inside a transaction.
+/// The reply to one command of a transaction, as part of the reply to `EXEC`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::redis) enum ExecReply {
-    /// An encoded reply that is already known when `EXEC` runs, because it does not depend on the
-    /// state machine.
+    /// A reply that was already written when `EXEC` ran, because it does not depend on the state
+    /// machine.
     Written(Bytes),
-    /// A reply that is written, in the given format, from an outcome of the applied transaction:
-    /// the first reply of this kind from the first outcome, the second from the second, and so on.
+    /// A reply that is written in this format from an outcome of the transaction. The first reply
+    /// of this kind belongs to the first outcome, the second to the second, and so on.
     Outcome(ReplyFormat),
-    /// A reply of `CLIENT LIST` that is still missing. [`ReplyFormat::list_clients`] replaces it
+    /// A reply to `CLIENT LIST`, which is written later: [`ReplyFormat::list_clients`] replaces it
     /// with [`ExecReply::Written`].
     Clients(ClientQuery),
 }
 
 impl ExecReply {
-    /// Appends the command's reply to `out`. `outcome` is ignored if the reply is already known.
+    /// Appends the reply to the command to `out`. `outcome` is the outcome of the command, which is
+    /// ignored if the reply was already written.
     pub(in crate::redis) fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         match self {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
@@ -72,19 +73,18 @@ impl ExecReply {
 }
 
 impl ReplyFormat {
-    /// Marks the reply as suppressed because of `CLIENT REPLY`, so that it is not sent to the
-    /// client.
+    /// Marks the reply as suppressed because of `CLIENT REPLY`, so that it is not sent.
     pub fn mute(&mut self) {
         self.muted = true;
     }
 
-    /// Whether the reply is suppressed because of `CLIENT REPLY`.
+    /// Returns whether the reply is suppressed because of `CLIENT REPLY`.
     pub fn is_muted(&self) -> bool {
         self.muted
     }
 
-    /// Estimates the length of the reply for `outcome`, in bytes. The estimate is at least the
-    /// memory usage of `outcome` itself.
+    /// Estimates the length in bytes of the reply for `outcome`. The estimate is at least the
+    /// memory usage of `outcome`.
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
@@ -103,13 +103,13 @@ impl ReplyFormat {
         }
     }
 
-    /// Appends the reply for `outcome` to `out`, in the connection's protocol version.
+    /// Appends the reply for `outcome` to `out`, in the RESP protocol version of the connection.
     pub fn encode(&self, outcome: &Outcome, out: &mut BytesMut) {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
-    /// Calls `list` for every `CLIENT LIST` inside a transaction, and stores the encoded replies
-    /// that it returns. The server must call this when it submits the transaction.
+    /// Calls `list` for each `CLIENT LIST` inside a transaction, and stores the replies that it
+    /// returns. The server must call this function when it submits the transaction.
     pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
         let ReplyKind::Exec(replies) = &mut self.kind else { return };
         if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
@@ -194,7 +194,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
     }
 }
 
-/// Returns Redis's error text for the state machine's refusal of a command.
+/// Returns Redis's error text for the reason why the state machine refused a command.
 fn refusal_text(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NotAnInteger => "ERR value is not an integer or out of range",

@@ -10,33 +10,32 @@ use bytes::Bytes;
 use crate::kv::glob;
 use crate::wire::resp::Writer;
 
-/// Estimated memory usage of one subscription, in bytes, without the name of its channel or
-/// pattern.
+/// Estimated memory usage of one subscription in bytes, without the name of the channel or pattern.
 const SUBSCRIPTION_BYTES: usize = 160;
 
-/// Id of a subscriber of one replica: a number that the server assigns to each connection.
+/// Id of a subscriber: the number by which the server identifies the subscriber's connection.
 pub type SubscriberId = u64;
 
-/// A change in a connection's subscriptions: the connection begins or ends a subscription to a
-/// channel or pattern.
+/// A change of a connection's subscriptions: the connection subscribes to a channel or pattern, or
+/// unsubscribes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionChange {
-    /// Whether `name` is a glob pattern instead of a channel's name.
+    /// Whether `name` is a glob pattern; otherwise it is the name of a channel.
     pub is_pattern: bool,
-    /// The channel's name, or the pattern.
+    /// Name of the channel, or the pattern.
     pub name: Bytes,
-    /// Whether the subscription begins (true) or ends (false).
+    /// True if the connection subscribes, false if it unsubscribes.
     pub subscribes: bool,
 }
 
-/// The subscriptions of all clients of one replica, by channel and by pattern.
+/// The Pub/Sub subscriptions of all clients of one replica, by channel and by pattern.
 #[derive(Debug, Clone, Default)]
 pub struct Subscriptions {
     channels: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
     patterns: BTreeMap<Bytes, BTreeSet<SubscriberId>>,
 }
 
-/// The channels and patterns that one connection subscribes to.
+/// The Pub/Sub channels and patterns to which one connection subscribes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct ClientSubscriptions {
     channels: BTreeSet<Bytes>,
@@ -49,7 +48,7 @@ impl ClientSubscriptions {
         self.count() == 0
     }
 
-    /// Returns the number of channels and patterns that the connection subscribes to.
+    /// Returns the number of channels and patterns to which the connection subscribes.
     pub(in crate::redis) fn count(&self) -> usize {
         self.channels.len() + self.patterns.len()
     }
@@ -62,21 +61,21 @@ impl ClientSubscriptions {
         self.patterns.len()
     }
 
-    /// Estimates the memory usage of one connection's subscriptions, in bytes, in the connection's
-    /// state and in the replica's [`Subscriptions`] combined.
+    /// Estimates the memory usage of the connection's subscriptions in bytes, both in the state of
+    /// the connection and in the replica's [`Subscriptions`].
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         let names = self.channels.iter().chain(&self.patterns);
         names.map(|name| 2 * name.len() + SUBSCRIPTION_BYTES).sum()
     }
 
-    /// Returns the names that the connection subscribes to: patterns if `is_pattern` is true,
-    /// otherwise channels.
+    /// Returns the patterns to which the connection subscribes if `is_pattern` is true, otherwise
+    /// the channels.
     pub(in crate::redis) fn names(&mut self, is_pattern: bool) -> &mut BTreeSet<Bytes> {
         if is_pattern { &mut self.patterns } else { &mut self.channels }
     }
 
-    /// Ends all subscriptions of the connection, and returns the changes to apply to the replica's
-    /// [`Subscriptions`].
+    /// Ends all subscriptions of the connection, and returns the changes, which must be applied to
+    /// the replica's [`Subscriptions`].
     pub(super) fn clear(&mut self) -> Vec<SubscriptionChange> {
         let remove =
             |is_pattern| move |name| SubscriptionChange { is_pattern, name, subscribes: false };
@@ -87,7 +86,7 @@ impl ClientSubscriptions {
 }
 
 impl Subscriptions {
-    /// Adds and removes subscriptions of one subscriber, as given by `changes`.
+    /// Adds and removes subscriptions of one subscriber, as listed in `changes`.
     pub fn apply(&mut self, subscriber: SubscriberId, changes: &[SubscriptionChange]) {
         for SubscriptionChange { is_pattern, name, subscribes } in changes {
             let names = if *is_pattern { &mut self.patterns } else { &mut self.channels };
@@ -102,15 +101,15 @@ impl Subscriptions {
         }
     }
 
-    /// Returns whether no client of this replica has a subscription.
+    /// Returns whether no client of this replica has any subscriptions.
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.patterns.is_empty()
     }
 
-    /// Returns the subscribers that receive a message on `channel`, each with the pattern that
-    /// matched, or with `None` if the subscriber subscribes to the channel by name. A subscriber
-    /// with several matching subscriptions appears once for each of these subscriptions, and
-    /// receives the message as many times.
+    /// Returns the subscribers to which a message on `channel` is sent, each with the pattern that
+    /// matches the channel, or `None` if it subscribes to the channel by name. A subscriber with
+    /// several matching subscriptions is returned once for each, and receives the message several
+    /// times, as in Redis.
     pub fn subscribers(
         &self,
         channel: &[u8],
@@ -123,7 +122,7 @@ impl Subscriptions {
         by_name.map(|subscriber| (None, *subscriber)).chain(by_pattern)
     }
 
-    /// Returns the channels to which at least one client subscribes by name, not only by a pattern.
+    /// Returns the channels to which at least one client subscribes by name.
     pub(in crate::redis) fn channels(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.channels.keys()
     }
@@ -139,9 +138,8 @@ impl Subscriptions {
     }
 }
 
-/// Writes a published message in the form in which a subscriber receives it. `pattern` is the
-/// subscription's pattern that matched the channel, or `None` if the client subscribes to the
-/// channel by name.
+/// Writes a published message as it is sent to a subscriber. `pattern` is the subscriber's pattern
+/// that matches the channel, or `None` if it subscribes to the channel by name.
 pub fn write_message(
     pattern: Option<&Bytes>,
     channel: &[u8],

@@ -9,49 +9,47 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::resp::Request;
 
-/// Estimated memory usage of a queued request, in bytes, without its content and its list of
-/// arguments.
+/// Estimated memory usage of a queued request in bytes, without its arguments.
 const QUEUED_BYTES: usize = size_of::<QueuedRequest>() + 32;
-/// Estimated memory usage of a watched key, in bytes, without its name.
+/// Estimated memory usage of a watched key in bytes, without its name.
 const WATCHED_BYTES: usize = size_of::<(Bytes, u64)>() + 32;
 
-/// The state of a connection's transaction: the commands queued since `MULTI`, and the watched
-/// keys.
+/// The state of a connection's transaction: the commands that were queued since `MULTI`, and the
+/// watched keys.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct Transaction {
-    /// The commands queued since `MULTI`; `None` if no transaction is open.
+    /// The commands that were queued since `MULTI`; `None` if no transaction is open.
     pub(in crate::redis) queue: Option<CommandQueue>,
     pub(in crate::redis) watched: WatchedKeys,
 }
 
-/// The commands queued since `MULTI`, which the next `EXEC` runs.
+/// The commands that were queued since `MULTI` and that `EXEC` will run.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct CommandQueue {
     pub(in crate::redis) requests: Vec<QueuedRequest>,
     /// Estimated memory usage of the queued requests, in bytes.
     bytes: usize,
-    /// Whether a command was rejected instead of being queued, so that `EXEC` fails and runs no
+    /// Whether a command was rejected instead of queued, so that `EXEC` must fail and run no
     /// command.
     pub(in crate::redis) aborted: bool,
 }
 
-/// A request queued between `MULTI` and `EXEC`, held as a copy of its arguments.
+/// A copy of a request that was queued between `MULTI` and `EXEC`.
 #[derive(Debug, Clone)]
 pub(in crate::redis) struct QueuedRequest {
     bytes: Bytes,
     arguments: Box<[Range<usize>]>,
 }
 
-/// The keys watched since the last `EXEC`, `DISCARD` or `UNWATCH`, each with the revision that it
-/// had when `WATCH` was applied. A key's revision is a number that changes whenever the key
-/// changes.
+/// The keys that the connection watches, each with its revision at the time of `WATCH`. A key's
+/// revision is a number that changes whenever the key changes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::redis) struct WatchedKeys {
     pub(in crate::redis) revisions: Vec<(Bytes, u64)>,
     /// Estimated memory usage of the watched keys, in bytes.
     bytes: usize,
-    /// Whether the outcome of a `WATCH` is unknown. If so, the next `EXEC` aborts, because it can't
-    /// tell whether the watched keys have changed.
+    /// Whether a `WATCH` failed without an outcome, so that the revisions of its keys are unknown
+    /// and the next `EXEC` must abort.
     pub(in crate::redis) failed: bool,
 }
 
@@ -77,12 +75,11 @@ impl QueuedRequest {
 }
 
 impl CommandQueue {
-    /// Queues a request if the memory usage of the queue, including the request, is at most
-    /// `bytes_max` bytes.
+    /// Queues a request, unless the memory usage of the queue would then exceed `bytes_max` bytes.
     ///
     /// # Errors
-    /// If the queue would take more memory: returns the number of bytes that it would take, and
-    /// makes `EXEC` fail.
+    /// If the queue would use more memory: returns this memory usage in bytes, and makes `EXEC`
+    /// fail.
     pub(in crate::redis) fn push(
         &mut self,
         request: QueuedRequest,
@@ -107,7 +104,8 @@ impl WatchedKeys {
         self.revisions.iter().any(|(watched, _)| watched == key)
     }
 
-    /// Estimates the memory usage of the watched keys, in bytes, if `keys` were watched as well.
+    /// Estimates the memory usage in bytes that the watched keys would have if `keys` were watched,
+    /// too.
     pub(in crate::redis) fn bytes_with(&self, keys: &[&[u8]]) -> usize {
         self.bytes + keys.iter().map(|key| WATCHED_BYTES + key.len()).sum::<usize>()
     }
@@ -119,7 +117,7 @@ impl WatchedKeys {
 }
 
 impl Transaction {
-    /// Returns whether a transaction is open: the client has sent `MULTI`, but neither `EXEC` nor
+    /// Returns whether a transaction is open: the client has sent `MULTI`, and neither `EXEC` nor
     /// `DISCARD` since.
     pub(in crate::redis) fn is_open(&self) -> bool {
         self.queue.is_some()
@@ -130,17 +128,17 @@ impl Transaction {
         self.queue.as_ref().map(|queue| queue.requests.len())
     }
 
-    /// Estimates the memory usage of the queued commands, in bytes.
+    /// Estimates the memory usage of the queued commands in bytes.
     pub(in crate::redis) fn queue_bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
-    /// Estimates the memory usage of the queued commands and the watched keys combined, in bytes.
+    /// Estimates the memory usage of the queued commands and the watched keys in bytes.
     pub(in crate::redis) fn held_bytes(&self) -> usize {
         self.queue_bytes() + self.watched.bytes
     }
 
-    /// Makes the next `EXEC` fail because a command was rejected. Has no effect if no transaction
+    /// Makes the next `EXEC` fail, because a command was rejected. Has no effect if no transaction
     /// is open.
     pub(in crate::redis) fn abort(&mut self) {
         if let Some(queue) = &mut self.queue {
@@ -148,7 +146,8 @@ impl Transaction {
         }
     }
 
-    /// Closes the transaction for `DISCARD`: drops the queued commands and the watched keys.
+    /// Closes the transaction, as `DISCARD` does: drops the queued commands, and stops watching all
+    /// keys.
     pub(in crate::redis) fn discard(&mut self) {
         *self = Transaction::default();
     }

@@ -25,8 +25,8 @@ enum Join {
     Diff,
 }
 
-/// What a command does with the result of a set operation: replies with it, stores it, or replies
-/// with its number of members.
+/// What a command does with the result of a set operation: returns the members (`Tell`), stores
+/// them (`Keyspace`), or returns their number (`Count`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Tell,
@@ -34,7 +34,8 @@ enum Purpose {
     Count,
 }
 
-/// How the scores of a member that is in several input sets are combined (option `AGGREGATE`).
+/// The option `AGGREGATE`: how the scores of a member that several of the input sets contain are
+/// combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aggregate {
     Sum,
@@ -42,7 +43,7 @@ enum Aggregate {
     Max,
 }
 
-/// The value at an input key of a set operation: a set, a sorted set, or nothing if the key does
+/// The value at an input key of a set operation: a set, a sorted set, or `Nothing` if the key does
 /// not exist.
 #[derive(Debug, Clone, Copy)]
 enum Source<'s> {
@@ -57,17 +58,18 @@ struct Input<'s> {
     weight: f64,
 }
 
-/// The parsed arguments of a command that combines several sorted sets.
+/// The parsed arguments of a command that combines several sorted sets, such as `ZUNION`.
 #[derive(Debug)]
 struct Query<'s> {
     inputs: Vec<Input<'s>>,
     aggregate: Aggregate,
     with_scores: bool,
-    /// Maximum number of members that `ZINTERCARD` counts (option `LIMIT`); 0 for no limit.
+    /// Option `LIMIT` of `ZINTERCARD`: maximum number of members to count; 0 for no limit.
     limit: usize,
 }
 
-/// Returns `score`, or 0 if it is NaN, as Redis does for the sum of opposite infinities.
+/// Returns `score`, or 0 if it is NaN. Redis does the same when it adds infinity and minus
+/// infinity.
 fn number_or_0(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
@@ -133,8 +135,9 @@ impl<'s> Source<'s> {
 }
 
 impl<'s> Query<'s> {
-    /// Parses the arguments from `numkeys` on, and looks up the input keys. Checks the keys before
-    /// the options, so that the same error is reported as in Redis.
+    /// Parses the arguments from `numkeys` on, and looks up the values at the input keys. Checks
+    /// the types of the values before it parses the options, so that it reports the same error as
+    /// Redis.
     fn read(
         keyspace: &'s Keyspace,
         args: &[&[u8]],
@@ -193,7 +196,7 @@ impl<'s> Query<'s> {
         Ok(Query { inputs, aggregate, with_scores, limit })
     }
 
-    /// Returns the members of the union, intersection or difference of the inputs. Each member
+    /// Returns the members of the union, intersection or difference of the input sets. Each member
     /// occurs once, with its combined score.
     fn join(mut self, join: Join) -> Vec<Scored> {
         match join {
@@ -203,8 +206,8 @@ impl<'s> Query<'s> {
         }
     }
 
-    /// Sorts the input sets by size, smallest first, as Redis does, because the sum of
-    /// floating-point scores depends on the order of addition.
+    /// Sorts the input sets by size, the smallest first. Redis does the same, and the order affects
+    /// the rounding when scores are added.
     fn sort(&mut self) {
         self.inputs.sort_by_key(|input| input.source.len());
     }
@@ -268,37 +271,44 @@ fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, join: Join, name: &'stati
     Ok(put(keyspace, to, set, name))
 }
 
-/// `ZUNION numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX] [WITHSCORES]`
+/// Runs `ZUNION numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]
+/// [WITHSCORES]`: returns the union of sorted sets.
 pub(in crate::kv) fn zunion(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Join::Union, "zunion")
 }
 
-/// `ZINTER numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX] [WITHSCORES]`
+/// Runs `ZINTER numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]
+/// [WITHSCORES]`: returns the intersection of sorted sets.
 pub(in crate::kv) fn zinter(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Join::Inter, "zinter")
 }
 
-/// `ZDIFF numkeys key [key ...] [WITHSCORES]`
+/// Runs `ZDIFF numkeys key [key ...] [WITHSCORES]`: returns the difference between the first sorted
+/// set and the others.
 pub(in crate::kv) fn zdiff(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Join::Diff, "zdiff")
 }
 
-/// `ZUNIONSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]`
+/// Runs `ZUNIONSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN |
+/// MAX]`: stores the union of sorted sets.
 pub(in crate::kv) fn zunionstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Union, "zunionstore")
 }
 
-/// `ZINTERSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN | MAX]`
+/// Runs `ZINTERSTORE destination numkeys key [key ...] [WEIGHTS weight ...] [AGGREGATE SUM | MIN |
+/// MAX]`: stores the intersection of sorted sets.
 pub(in crate::kv) fn zinterstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Inter, "zinterstore")
 }
 
-/// `ZDIFFSTORE destination numkeys key [key ...]`
+/// Runs `ZDIFFSTORE destination numkeys key [key ...]`: stores the difference between the first
+/// sorted set and the others.
 pub(in crate::kv) fn zdiffstore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     join_into(keyspace, args, Join::Diff, "zdiffstore")
 }
 
-/// `ZINTERCARD numkeys key [key ...] [LIMIT limit]`
+/// Runs `ZINTERCARD numkeys key [key ...] [LIMIT limit]`: counts the members of the intersection of
+/// sorted sets, up to `limit`.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 pub(in crate::kv) fn zintercard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let query = Query::read(keyspace, args.rest(0), Join::Inter, Purpose::Count, "zintercard");

@@ -12,18 +12,19 @@ use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::{Change, SortedSet};
 
-/// `ZADD key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]`
+/// Runs `ZADD key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]`: adds members to
+/// a sorted set, or changes their scores.
 pub(in crate::kv) fn zadd(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args, false)
 }
 
-/// `ZINCRBY key increment member`. Runs `ZADD key INCR increment member`, so an `increment` that is
-/// the name of a `ZADD` option is parsed as that option.
+/// Runs `ZINCRBY key increment member`, which is the same as `ZADD key INCR increment member`. As
+/// in Redis, an increment that is the name of an option of `ZADD` is parsed as this option.
 pub(in crate::kv) fn zincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args, true)
 }
 
-/// The options given in a `ZADD` command.
+/// The options of a `ZADD` command: whether each was given.
 #[allow(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 #[derive(Debug, Clone, Copy, Default)]
 struct Rules {
@@ -31,14 +32,15 @@ struct Rules {
     if_present: bool,
     if_greater: bool,
     if_less: bool,
-    /// Whether the reply counts members that were added or whose score was changed, not only those
-    /// added (`CH`).
+    /// Option `CH`: whether the reply counts both added members and members whose score was
+    /// changed. Without this option, it counts only added members.
     counts_moved: bool,
     adds_up: bool,
 }
 
 impl Rules {
-    /// Records the option if `word` is one of `ZADD`'s options; returns false if it is not.
+    /// Parses `word` as an option of `ZADD` and records it. Returns false, and records nothing, if
+    /// `word` is not an option.
     fn take(&mut self, word: &[u8]) -> bool {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
         let option = if is("NX") {
@@ -60,9 +62,9 @@ impl Rules {
         true
     }
 
-    /// Returns the new score of a member, according to the options of `ZADD`; `None` if the member
-    /// must not be changed. `old` is the member's current score, `None` if the member does not
-    /// exist, and `score` is the score argument.
+    /// Returns the new score of a member, or `None` if the options of `ZADD` forbid a change. `old`
+    /// is the member's current score (`None` if the set does not contain the member), and `score`
+    /// is the new score or the increment.
     ///
     /// # Errors
     /// If the sum of the old score and the increment is NaN.
@@ -137,7 +139,8 @@ fn add(keyspace: &mut Keyspace, args: &Args<'_>, adds_up: bool) -> Answer {
     })
 }
 
-/// `ZREM key member [member ...]`
+/// Runs `ZREM key member [member ...]`: removes members from a sorted set, and returns the number
+/// of removed members.
 pub(in crate::kv) fn zrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let removed = keyspace.update_existing(key, |set: &mut SortedSet| {
@@ -152,7 +155,7 @@ pub(in crate::kv) fn zrem(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(removed))
 }
 
-/// `ZCARD key`
+/// Runs `ZCARD key`: returns the number of members of a sorted set.
 pub(in crate::kv) fn zcard(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::count(keyspace.collection::<SortedSet>(args.get(0)?)?.map_or(0, SortedSet::len)))
 }
@@ -161,28 +164,32 @@ fn score_or_nothing(score: Option<f64>) -> Outcome {
     score.map_or(Outcome::Value(None), |score| Outcome::Double(Double(score)))
 }
 
-/// `ZSCORE key member`
+/// Runs `ZSCORE key member`: returns the score of a member; null if the sorted set does not contain
+/// it.
 pub(in crate::kv) fn zscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
     Ok(score_or_nothing(set.and_then(|set| set.score(member))))
 }
 
-/// `ZMSCORE key member [member ...]`
+/// Runs `ZMSCORE key member [member ...]`: returns the scores of members, null for a missing
+/// member.
 pub(in crate::kv) fn zmscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let tell = |member: &&[u8]| score_or_nothing(set.and_then(|set| set.score(member)));
     Ok(Outcome::List(args.rest(1).iter().map(tell).collect()))
 }
 
-/// `ZRANK key member`
+/// Runs `ZRANK key member`: returns the rank of a member, counted from the lowest score; null if
+/// the sorted set does not contain it.
 pub(in crate::kv) fn zrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
     Ok(set.and_then(|set| set.rank(member)).map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// `ZREVRANK key member`
+/// Runs `ZREVRANK key member`: returns the rank of a member, counted from the highest score; null
+/// if the sorted set does not contain it.
 pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = keyspace.collection::<SortedSet>(args.get(0)?)?;
     let member = args.get(1)?;
@@ -190,15 +197,17 @@ pub(in crate::kv) fn zrevrank(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(place.map_or(Outcome::Value(None), Outcome::count))
 }
 
-/// The end of a sorted set from which members are popped: the lowest or the highest score.
+/// The end of a sorted set from which members are popped: `Min` is the lowest score, `Max` the
+/// highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Min,
     Max,
 }
 
-/// Removes up to `count` members from the given `end` of the sorted set at `key`, and returns them
-/// in that order; none if the key does not exist.
+/// Removes up to `count` members from one end of the sorted set at a key, and returns them,
+/// starting with the lowest or the highest score. Returns an empty vector if the key does not
+/// exist.
 fn pop(
     keyspace: &mut Keyspace,
     key: &[u8],
@@ -226,12 +235,12 @@ fn pop(
     Ok(taken)
 }
 
-/// `ZPOPMIN key [count]`
+/// Runs `ZPOPMIN key [count]`: removes and returns the members with the lowest scores.
 pub(in crate::kv) fn zpopmin(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop_some(keyspace, args, End::Min)
 }
 
-/// `ZPOPMAX key [count]`
+/// Runs `ZPOPMAX key [count]`: removes and returns the members with the highest scores.
 pub(in crate::kv) fn zpopmax(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     pop_some(keyspace, args, End::Max)
 }
@@ -253,7 +262,8 @@ fn pop_some(keyspace: &mut Keyspace, args: &Args<'_>, end: End) -> Answer {
     }
 }
 
-/// `ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]`
+/// Runs `ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]`: removes and returns members from
+/// one end of the first sorted set that exists.
 pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let above_0 = |word: &[u8]| {
         let number = parse_integer(word).and_then(|number| usize::try_from(number).ok());
@@ -296,8 +306,8 @@ pub(in crate::kv) fn zmpop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::NoList)
 }
 
-/// `ZRANDMEMBER key [count [WITHSCORES]]`. Returns up to `count` distinct random members, or
-/// exactly `-count` members, possibly with repetitions, if `count` is negative.
+/// Runs `ZRANDMEMBER key [count [WITHSCORES]]`: returns up to `count` distinct random members of a
+/// sorted set; if `count` is negative, exactly `-count` members, possibly with repetitions.
 pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let set = |key| keyspace.collection::<SortedSet>(key);
     let Some(count) = args.rest(1).first() else {
@@ -322,8 +332,9 @@ pub(in crate::kv) fn zrandmember(keyspace: &Keyspace, args: &Args<'_>) -> Answer
     Ok(members_reply(places.iter().filter_map(|place| set.by_rank().get(*place)), with_scores))
 }
 
-/// `ZSCAN key cursor [MATCH pattern] [COUNT count]`. Returns a small set in full by one call. Scans
-/// a large set from the end of its table of members to the beginning, like `SSCAN`.
+/// Runs `ZSCAN key cursor [MATCH pattern] [COUNT count]`: returns the next cursor and some members
+/// of a sorted set with their scores. A small sorted set is returned in one call. A large one is
+/// scanned from the end of its hash table, in insertion order, to the start, as `SSCAN` does.
 pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let cursor = match scan::cursor(args.get(1)?) {
         Ok(cursor) => cursor,
@@ -344,8 +355,8 @@ pub(in crate::kv) fn zscan(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(scan_reply(from as u64, set.range(from..to), &options, write_double))
 }
 
-/// Formats a score as text: an integer of at most 2^62 in magnitude with all its digits, any other
-/// score like C's `%.17g`.
+/// Formats a score as text: an integer of at most 2^62 in magnitude without an exponent, any other
+/// score like C's `%.17g`. Redis does the same for small sorted sets.
 fn write_whole(score: f64) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     if score.fract() == 0.0 && score.abs() <= (i64::MAX / 2) as f64 {

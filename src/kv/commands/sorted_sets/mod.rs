@@ -13,8 +13,9 @@ use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// The sorted-set commands in the command registry: number, name, key positions and function of
-/// each. Log entries contain the numbers, so append new commands at the end, with the next number.
+/// Table of the sorted-set commands for the command registry: number, name, key positions and
+/// function of each. Append new commands at the end with the next number, because log entries
+/// contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(224, "zadd", ONE_KEY, members::zadd),
     write(225, "zincrby", ONE_KEY, members::zincrby),
@@ -50,9 +51,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
 ];
 
-/// Sets a key to a sorted set, or removes the key if the set is empty. The outcome is the number of
-/// members. `event` is the name of the keyspace notification that is recorded if the set is not
-/// empty.
+/// Stores a sorted set at a key, or removes the key if the set is empty. The outcome is the number
+/// of members. `event` is the name of the keyspace notification if the set is not empty.
 fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
     let count = set.len();
     if count == 0 {
@@ -72,7 +72,7 @@ fn text_and_score(scored: &Scored) -> (Outcome, Outcome) {
     (text(scored), Outcome::Double(Double(scored.score)))
 }
 
-/// Returns a reply that lists the members, each with its score if `with_scores` is set.
+/// Returns an outcome that lists the members, with their scores if `with_scores` is true.
 fn members_reply<'s>(members: impl Iterator<Item = &'s Scored>, with_scores: bool) -> Outcome {
     if with_scores {
         Outcome::Pairs(members.map(text_and_score).collect())

@@ -12,46 +12,46 @@ use crate::kv::values::number::parse_integer;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// What the bounds of a sorted-set range refer to: ranks, scores or members.
+/// The property of members that the bounds of a sorted-set range refer to: rank, score, or the
+/// member itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Rank,
     Score,
-    /// Members, compared by their bytes (`BYLEX`). As in Redis, the result is only meaningful if
-    /// all members of the set have the same score.
+    /// The member itself, compared byte by byte (`BYLEX`). As in Redis, the range is meaningful
+    /// only if all members of the set have the same score.
     Lex,
 }
 
-/// The bounds of a sorted-set range: its minimum and its maximum. The range is empty if the maximum
-/// is less than the minimum.
+/// The minimum and the maximum of a sorted-set range. The range is empty if the maximum is less
+/// than the minimum.
 #[derive(Debug, Clone, Copy)]
 enum Ends<'w> {
-    /// First and last rank, both inclusive. A negative rank counts from the end of the set, -1
-    /// being the last member.
+    /// First and last rank of the range, both inclusive. A negative rank counts from the end of the
+    /// set: -1 is the last member.
     Places(i64, i64),
     Scores(Score, Score),
     Lex(Lex<'w>, Lex<'w>),
 }
 
-/// A bound of a range by score: its minimum or its maximum.
+/// The minimum or the maximum of a range of scores.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     score: f64,
-    /// Whether the bound is exclusive, so that members with exactly this score are outside the
-    /// range.
+    /// Whether the bound is exclusive: members with exactly this score are outside the range.
     open: bool,
 }
 
-/// A bound of a `BYLEX` range: its minimum or its maximum.
+/// The minimum or the maximum of a range of members (`BYLEX`).
 #[derive(Debug, Clone, Copy)]
 enum Lex<'w> {
-    /// `-`: a bound that is less than all members.
+    /// The bound `-`, which is less than any member.
     Least,
-    /// `+`: a bound that is greater than all members.
+    /// The bound `+`, which is greater than any member.
     Most,
     At {
         member: &'w [u8],
-        /// Whether the bound is exclusive, so that `member` itself is outside the range.
+        /// Whether the bound is exclusive: `member` itself is outside the range.
         open: bool,
     },
 }
@@ -76,7 +76,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is below a range that has `self` as its minimum.
+    /// Returns whether the member `there` is below a range that has this bound as its minimum.
     fn excludes_below(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -85,8 +85,7 @@ impl<'w> Lex<'w> {
         }
     }
 
-    /// Returns whether the member `there` is within the upper bound of a range that has `self` as
-    /// its maximum.
+    /// Returns whether the member `there` is not above a range that has this bound as its maximum.
     fn includes(self, there: &[u8]) -> bool {
         match self {
             Lex::Least => false,
@@ -106,8 +105,8 @@ impl<'w> Ends<'w> {
         })
     }
 
-    /// Returns the ranks, in ascending order of scores, of the members of `set` that are in the
-    /// range. If `rev` is set, bounds that are ranks count from the member with the highest score.
+    /// Returns the ranks of the members of `set` that are in the range. Ranks are counted from the
+    /// lowest score, but if `rev` is true, the bounds of a range of ranks count from the highest.
     #[allow(clippy::float_cmp, reason = "bounds are compared exactly")]
     fn places(self, set: &SortedSet, rev: bool) -> Range<usize> {
         let order = set.by_rank();
@@ -144,24 +143,25 @@ impl<'w> Ends<'w> {
     }
 }
 
-/// The parsed arguments of `ZRANGE` or another range command.
+/// The parsed arguments of a sorted-set range command, such as `ZRANGE`.
 #[derive(Debug, Clone, Copy)]
 struct Query<'w> {
     ends: Ends<'w>,
-    /// Whether members are returned in descending order (`REV`).
+    /// Option `REV`: whether members are returned in descending order.
     rev: bool,
     with_scores: bool,
-    /// First argument of `LIMIT`: number of members at the start of the range to skip.
+    /// First argument of the option `LIMIT`: number of members to skip at the start of the range.
     offset: i64,
-    /// Second argument of `LIMIT`: maximum number of members in the reply; a negative number means
-    /// no limit.
+    /// Second argument of the option `LIMIT`: maximum number of members to return; no limit if it
+    /// is negative.
     limit: i64,
 }
 
 impl<'w> Query<'w> {
-    /// Parses the arguments after the key. `by` and `rev` are `Some` if the command's name
-    /// determines them; if `None`, the command accepts the options `BYSCORE` and `BYLEX`, or `REV`.
-    /// If `stores` is set, the command stores its result, and so does not accept `WITHSCORES`.
+    /// Parses the arguments of a range command after the key. `by` and `rev` are `Some` if the
+    /// command's name determines them, as in `ZREVRANGEBYSCORE`; if `None`, the command has the
+    /// options `BYSCORE` and `BYLEX`, or `REV`. `stores` is true for a command that stores its
+    /// result, which does not have the option `WITHSCORES`.
     fn read(
         args: &[&'w [u8]],
         by: Option<By>,
@@ -209,8 +209,8 @@ impl<'w> Query<'w> {
         Ok(Query { ends: Ends::read(by, min, max)?, rev, with_scores, offset, limit })
     }
 
-    /// Returns the ranks, in ascending order of scores, of the members of `set` that are in the
-    /// range and selected by `LIMIT`.
+    /// Returns the ranks of the members of `set` that are in the range and selected by the option
+    /// `LIMIT`. Ranks are counted from the lowest score.
     fn places(&self, set: &SortedSet) -> Range<usize> {
         let Range { start, end } = self.ends.places(set, self.rev);
         let Ok(offset) = usize::try_from(self.offset) else { return start..start };
@@ -225,7 +225,7 @@ impl<'w> Query<'w> {
 }
 
 /// Runs a range command and returns its reply. `by` and `rev` are `Some` if the command's name
-/// determines them; if `None`, they are options in `args`.
+/// determines them, as in `ZREVRANGEBYSCORE`; if `None`, they are options in `args`.
 fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>) -> Answer {
     let key = args.get(0)?;
     let query = Query::read(args.rest(1), by, rev, false)?;
@@ -240,37 +240,43 @@ fn reply(keyspace: &Keyspace, args: &Args<'_>, by: Option<By>, rev: Option<bool>
     })
 }
 
-/// `ZRANGE key start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`
+/// Runs `ZRANGE key start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`: returns
+/// the members in a range of ranks, scores or members.
 pub(in crate::kv) fn zrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, None, None)
 }
 
-/// `ZREVRANGE key start stop [WITHSCORES]`
+/// Runs `ZREVRANGE key start stop [WITHSCORES]`: returns the members in a range of ranks, in
+/// descending order.
 pub(in crate::kv) fn zrevrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Rank), Some(true))
 }
 
-/// `ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]`
+/// Runs `ZRANGEBYSCORE key min max [WITHSCORES] [LIMIT offset count]`: returns the members in a
+/// range of scores.
 pub(in crate::kv) fn zrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Score), Some(false))
 }
 
-/// `ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]`
+/// Runs `ZREVRANGEBYSCORE key max min [WITHSCORES] [LIMIT offset count]`: returns the members in a
+/// range of scores, in descending order.
 pub(in crate::kv) fn zrevrangebyscore(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Score), Some(true))
 }
 
-/// `ZRANGEBYLEX key min max [LIMIT offset count]`
+/// Runs `ZRANGEBYLEX key min max [LIMIT offset count]`: returns the members between two members.
 pub(in crate::kv) fn zrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Lex), Some(false))
 }
 
-/// `ZREVRANGEBYLEX key max min [LIMIT offset count]`
+/// Runs `ZREVRANGEBYLEX key max min [LIMIT offset count]`: returns the members between two members,
+/// in descending order.
 pub(in crate::kv) fn zrevrangebylex(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     reply(keyspace, args, Some(By::Lex), Some(true))
 }
 
-/// `ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]`
+/// Runs `ZRANGESTORE destination source min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]`:
+/// stores the members in a range of a sorted set.
 pub(in crate::kv) fn zrangestore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (to, from) = (args.get(0)?, args.get(1)?);
     let query = Query::read(args.rest(2), None, None, true)?;
@@ -287,12 +293,12 @@ fn count(keyspace: &Keyspace, args: &Args<'_>, by: By) -> Answer {
     Ok(Outcome::count(set.map_or(0, |set| ends.places(set, false).len())))
 }
 
-/// `ZCOUNT key min max`
+/// Runs `ZCOUNT key min max`: returns the number of members in a range of scores.
 pub(in crate::kv) fn zcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     count(keyspace, args, By::Score)
 }
 
-/// `ZLEXCOUNT key min max`
+/// Runs `ZLEXCOUNT key min max`: returns the number of members between two members.
 pub(in crate::kv) fn zlexcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     count(keyspace, args, By::Lex)
 }
@@ -312,17 +318,17 @@ fn remove(keyspace: &mut Keyspace, args: &Args<'_>, by: By, event: &'static str)
     Ok(Outcome::count(removed))
 }
 
-/// `ZREMRANGEBYRANK key start stop`
+/// Runs `ZREMRANGEBYRANK key start stop`: removes the members in a range of ranks.
 pub(in crate::kv) fn zremrangebyrank(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     remove(keyspace, args, By::Rank, "zremrangebyrank")
 }
 
-/// `ZREMRANGEBYSCORE key min max`
+/// Runs `ZREMRANGEBYSCORE key min max`: removes the members in a range of scores.
 pub(in crate::kv) fn zremrangebyscore(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     remove(keyspace, args, By::Score, "zremrangebyscore")
 }
 
-/// `ZREMRANGEBYLEX key min max`
+/// Runs `ZREMRANGEBYLEX key min max`: removes the members between two members.
 pub(in crate::kv) fn zremrangebylex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     remove(keyspace, args, By::Lex, "zremrangebylex")
 }
