@@ -90,8 +90,8 @@ pub(crate) struct Client {
 }
 
 /// Whether this client is in each of the work lists of the client table: clients to read from
-/// (`read`), clients with unread input whose reply budget is used up (`unread`), clients whose requests are
-/// to be sent (`dispatch`), and clients to write to (`flush`).
+/// (`read`), clients with unread input whose reply budget is used up (`unread`), clients whose
+/// requests are to be sent (`dispatch`), and clients to write to (`flush`).
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "a client may be in any set of the lists")]
 pub(crate) struct Marks {
