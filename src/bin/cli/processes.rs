@@ -42,8 +42,8 @@ enum ProtocolName {
     Stream,
 }
 
-/// Runs the scenarios one after the other. Returns the reports of the finished runs, and the error
-/// that ended the last run, if any.
+/// Runs the scenarios one after the other with real replica processes. Returns the reports of the
+/// completed runs, and the error that ended the last run, if any.
 pub(super) fn run(
     arguments: &ProcessArguments,
     runs: impl Iterator<Item = (Scenario, u64)>,
