@@ -102,7 +102,7 @@ pub enum StorageError {
         file: String,
         /// Format version of the file, which this program cannot read.
         found: u32,
-        /// Only format version that this program reads and writes for files of this type.
+        /// The only format version that this program reads and writes for this type of file.
         known: u32,
     },
     /// A log segment or a small record file is corrupt: its contents differ from what the replica

@@ -140,9 +140,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
     }
 
-    /// Returns a log with the state that recovery has read from its files, and opens the last
-    /// segment for appends. The caller must then immediately call [`Log::write_block`] to record
-    /// the new start of the replica; `next.identity.incarnation` is the number of its starts.
+    /// Returns a log with the state that recovery has read from its files, and `segment`, its last
+    /// one, open for appends. The caller must then immediately call [`Log::write_block`], which
+    /// durably records the new start of the replica.
     pub(super) fn resume(
         disk: D,
         options: LogOptions,
@@ -183,9 +183,9 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that a replica created with [`Log::bootstrap_rejoining`] is no longer
-    /// rejoining. To be called once the replica has received again every entry that it may have
-    /// acknowledged before it lost its folder.
+    /// Durably records that the replica, created with [`Log::bootstrap_rejoining`], is no longer
+    /// rejoining. The caller must have made sure that the replica again has every entry that it may
+    /// have acknowledged before it lost its folder.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].

@@ -86,8 +86,8 @@ pub struct MemDisk {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
-    /// Number of write operations so far, which is also the number of the next one: operations that
-    /// change the disk are numbered from 0.
+    /// Number of operations so far that have changed the disk. They are numbered from 0, so this is
+    /// also the number of the next one.
     operations: u64,
     /// The planned fault, with the number of the operation at which it occurs; `None` if no fault
     /// is planned.

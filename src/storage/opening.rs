@@ -50,9 +50,9 @@ pub struct Recovered<D: Disk> {
 }
 
 impl<D: Disk> Log<D> {
-    /// Recovers and opens a replica's log in one call, whatever members the folder lists. Combines
-    /// [`Log::recover`] and [`Recovered::open`]. Returns the log, the replica's durable state and
-    /// the replica's identity.
+    /// Recovers and opens a replica's log in one call, with any list of members in the folder.
+    /// Combines [`Log::recover`] and [`Recovered::open`]. Returns the log, the replica's durable
+    /// state and the replica's identity.
     ///
     /// # Errors
     /// As with [`Log::recover`], [`Recovered::check_snapshot`] and [`Recovered::open`].

@@ -421,7 +421,7 @@ impl Sectors<'_> {
     }
 }
 
-/// Decodes a log segment on its own, whichever replica it belongs to. For fuzz tests.
+/// Decodes a log segment of any replica on its own, without the rest of its log. For fuzz tests.
 ///
 /// # Errors
 /// If [`Log`](super::Log) cannot have written these bytes.

@@ -118,7 +118,7 @@ pub enum DatagramError {
     /// The datagram's length, in bytes, is not valid for its kind.
     #[error("a datagram of {0} bytes, which is no length of its kind")]
     Length(usize),
-    /// The checksum is wrong.
+    /// The datagram's checksum does not match its contents.
     #[error("the checksum of a datagram is wrong")]
     Checksum,
     /// The datagram has another format version, which is given.

@@ -44,8 +44,8 @@ pub(crate) struct Comparison {
     pub(crate) partial: Option<String>,
     /// Planned number of rounds. In a round, every system runs every case once.
     pub(crate) rounds: u32,
-    /// Planned length of a run in seconds. The actual length is only similar if the client program
-    /// stops after a number of operations.
+    /// Planned length of a run in seconds. The actual length differs if the client program stops
+    /// after a number of operations.
     pub(crate) seconds: f64,
     /// Properties of the simulated network between the servers, as names and values, such as how
     /// packets are lost; empty if the servers use the loopback interface.

@@ -142,8 +142,8 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// Lower end of the interval from which the sampler draws uniformly, before it inverts the
-    /// integral of the density; `high` is the upper end.
+    /// Lower bound of the random numbers that the sampler draws uniformly and converts to ranks
+    /// through the inverse of the density's integral; `high` is the upper bound.
     low: f64,
     high: f64,
     /// Shortcut of the sampler: a sample that lies at most this far below the rank to which it is

@@ -110,8 +110,9 @@ pub(super) fn explore(
     reports
 }
 
-/// Formats the reports of many simulation runs as one line per scenario: the numbers of failed and
-/// unlucky runs, and the median and maximum of messages, failures, duplicates and redirects.
+/// Formats the reports of many simulation runs as one line per scenario: the numbers of runs with
+/// the verdicts `Failed` and `Unlucky`, and the median and maximum of messages, failures,
+/// duplicates and redirects.
 pub(super) fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for runs in reports.chunk_by(|one, other| one.scenario == other.scenario) {
