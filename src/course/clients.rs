@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_update_the_known_leader() {
+    fn replies_update_the_known_leader() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -555,7 +555,7 @@ mod tests {
 
     /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
     #[test]
-    fn second_answer_is_a_duplicate_only_after_ok() {
+    fn second_reply_is_a_duplicate_only_after_ok() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_encoded_like_the_courses() {
+    fn requests_match_the_course_clients_encoding() {
         let (mut clients, living) = setup();
         let request = put(&mut clients, &living);
         let mut text = Vec::new();

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_with_a_blank_is_rejected() {
+    fn histogram_tag_with_a_space_is_rejected() {
         let error = log_of(&[Series { tag: "a put", samples: &[] }]).unwrap_err();
         assert_eq!(error.to_string(), "interval log: the tag `a put` is not a word");
     }

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_advanced_3_match_the_courses_file() {
+    fn advanced_3_scenario_matches_the_course_file() {
         let scenario = Scenario::built_in("advanced-3").unwrap();
         assert_eq!(scenario.requests, 200);
         assert_eq!(

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_field_value_and_what_to_write() {
+    fn scenario_errors_name_field_value_and_fix() {
         for (field, value, parts) in [
             ("lifetime", "null", ["`lifetime` is missing", "from 5"]),
             ("lifetime", "4", ["`lifetime` is 4", "from 5"]),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn misplaced_field_is_kept_without_effect() {
+    fn misplaced_scenario_field_is_kept_but_ignored() {
         let key = "maximum_get_generation_fail_fraction";
         let limits = changed(key, &0.2.into()).unwrap().limits;
         assert_eq!(

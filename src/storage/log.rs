@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn rejoining_mark_survives_restarts_until_it_is_cleared() {
+    fn rejoining_flag_survives_restarts_until_it_is_cleared() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_clearing_of_the_rejoin_mark_fails_the_log() {
+    fn failed_clearing_of_the_rejoining_flag_fails_the_log() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_start_changes_no_file_and_no_incarnation() {
+    fn refused_start_changes_no_file_and_no_start_count() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         drop(opened(&mut disk));

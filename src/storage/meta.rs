@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flipped_bit_or_lost_sector_is_repaired_from_the_other_copy() {
+    fn damaged_meta_record_is_repaired_from_its_other_copy() {
         let meta = meta(100);
         let bytes = meta.encode();
         let repaired = |bytes: &[u8], case: &str| {

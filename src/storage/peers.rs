@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_opening_id_never_matches_a_known_opening() {
+    fn zero_start_id_never_matches_a_recorded_start() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });

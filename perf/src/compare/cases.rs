@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_beside_writers_have_a_row_each() {
+    fn readers_and_writers_have_separate_results() {
         let case = &named(&["readers-50-beside-8"]).unwrap()[0];
         assert_eq!((case.connections, case.operation), (50, Operation::Get));
         let writers = case.beside().unwrap();

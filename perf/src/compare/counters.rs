@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leader_changes_are_those_of_one_server_and_events_those_of_all() {
+    fn leader_changes_are_a_maximum_and_other_counters_a_sum() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
             for text in texts {

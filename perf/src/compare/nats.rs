@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_write_is_synced() {
+    fn nats_is_configured_to_sync_every_write() {
         let [client, peer] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let text = config(1, client, peer, &[peer], Path::new("/a \"b\""));
         assert!(text.contains("sync_interval: always") && text.contains("listen: \"127.0.0.1:2\""));

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_in_any_order_end_their_requests() {
+    fn replies_are_matched_to_requests_in_any_order() {
         let mut nats = with_requests(3);
         let mut out = Vec::new();
         let stored = b"MSG i.1 1 28\r\n{\"stream\":\"KV_perf\",\"seq\":1}\r\n";
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_errors() {
+    fn refused_requests_are_reported_as_errors() {
         let error = b"{\"error\":{\"code\":503},\"seq\":0}";
         assert!(matches!(reply(b"", error), Reply::Error(_)));
         assert!(matches!(reply(b"", b"{}"), Reply::Error(_)));

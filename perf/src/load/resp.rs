@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_write_is_on_the_server_and_enough_replicas() {
+    fn waitaof_succeeds_when_server_and_replicas_have_synced() {
         assert!(is_synced(b"*2\r\n:1\r\n:1\r\n", 1) && is_synced(b"*2\r\n:1\r\n:2\r\n", 1));
         assert!(!is_synced(b"*2\r\n:0\r\n:2\r\n", 1), "not on the server itself");
         assert!(!is_synced(b"*2\r\n:1\r\n:1\r\n", 2), "timed out");

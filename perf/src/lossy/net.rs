@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offloads_are_read_from_ethtool() {
+    fn offload_states_are_parsed_from_ethtool_output() {
         let text = "Features for eth0:\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: on\n\
             generic-segmentation-offload: on [fixed]\n";
         assert_eq!(

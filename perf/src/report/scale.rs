@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_times_have_three_digits() {
+    fn numbers_are_formatted_with_three_digits() {
         let amounts = [0.0, 0.033, 7.5, 999.0, 9_990.0, 22_600.0, 161_000.0, 1_250_000.0];
         let texts = ["0", "0.033", "7.5", "999", "9990", "22.6 k", "161 k", "1.25 M"];
         assert_eq!(amounts.map(amount), texts);

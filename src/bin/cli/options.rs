@@ -277,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn own_id_is_left_out_of_the_peers() {
+    fn own_id_is_removed_from_the_peer_list() {
         let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
         assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
     }
 
     #[test]
-    fn invalid_values_are_refused_with_what_is_allowed() {
+    fn invalid_setting_error_lists_the_allowed_values() {
         for (flags, expected) in [
             ("", "--id is required"),
             ("--id 0", "invalid id `0` (from --id): expected a replica id from 1"),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_first_start_is_repeated() {
+    fn interrupted_cluster_creation_is_completed_at_next_start() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(CLUSTER_FILE);
         write(&file, 5, 2, false).unwrap();

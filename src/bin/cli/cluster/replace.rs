@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_folder_is_moved_aside_and_an_undamaged_one_is_not() {
+    fn only_a_damaged_folder_is_moved_aside() {
         let dir = tempfile::tempdir().unwrap();
         let mut arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_of_a_cluster_of_two_is_not_replaced() {
+    fn two_replica_cluster_cannot_replace_a_replica() {
         let dir = tempfile::tempdir().unwrap();
         let arguments = arguments(dir.path(), 2);
         let cluster = folder::open_or_create(dir.path(), 2).unwrap();

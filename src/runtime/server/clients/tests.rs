@@ -280,7 +280,7 @@ fn refused_connections_are_counted_since_the_last_resetstat() {
 }
 
 #[test]
-fn refusal_of_a_full_leader_fails_only_writes_that_add_data() {
+fn leader_out_of_memory_fails_only_writes_that_add_data() {
     let mut fixture = Fixture::new();
     let (mut one, mut other) = (fixture.connect(), fixture.connect());
     one.write_all(b"SET k v\r\n").unwrap();
@@ -298,7 +298,7 @@ fn refusal_of_a_full_leader_fails_only_writes_that_add_data() {
 }
 
 #[test]
-fn reads_do_not_wait_while_writes_gather() {
+fn reads_are_not_delayed_by_write_batching() {
     let mut fixture = Fixture::new();
     let (mut one, mut other) = (fixture.connect(), fixture.connect());
     one.write_all(b"SET k v\r\nGET k\r\n").unwrap();
@@ -381,7 +381,7 @@ fn reads_above_the_output_budget_are_retried_in_order() {
 }
 
 #[test]
-fn too_large_reply_is_an_error_and_the_connection_continues() {
+fn too_large_reply_is_an_error_and_keeps_the_connection() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"MGET a b\r\nPING\r\n").unwrap();
@@ -405,7 +405,7 @@ fn too_large_reply_is_an_error_and_the_connection_continues() {
 }
 
 #[test]
-fn large_requests_complete_one_at_a_time_with_small_ones_between() {
+fn large_requests_complete_singly_while_small_ones_proceed() {
     const LARGE: usize = 2 << 20;
     let mut fixture = Fixture::new();
     let value = "v".repeat(LARGE);
@@ -581,7 +581,7 @@ fn failed_watch_aborts_the_transaction() {
 }
 
 #[test]
-fn connection_commands_of_an_aborted_transaction_have_no_effect() {
+fn aborted_transaction_runs_no_connection_commands() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";
