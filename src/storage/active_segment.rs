@@ -12,19 +12,20 @@ use super::segment::{self, SegmentHeader};
 /// files with this suffix.
 pub(super) const UNFINISHED: &str = ".new";
 
-/// Number of zero-filled sectors (256 KiB in total) that are written after a small block of the log
-/// when the file range beyond it has never been written. The first write to preallocated space
-/// changes the file system's journal, which adds a second write and wait to the next sync. Writing
-/// zeros in advance spares the following blocks that cost: their syncs take two thirds of the time.
-/// Large blocks are written without zeros, since the gain would be small for twice the bytes.
+/// Number of zero-filled sectors (256 KiB in total) that are written after a small log block (the
+/// entries of one sync) when the file range beyond it has never been written. The first write to
+/// preallocated space changes the file system's journal, which adds a second write and wait to the
+/// next sync. Zeros written in advance save the following blocks this cost: their syncs take two
+/// thirds of the time. Large blocks are written without zeros, since the gain would be small for
+/// twice the bytes.
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
-/// Alignment in bytes of the memory buffer from which a block of the log is written with direct
-/// I/O.
+/// Alignment in bytes of the memory buffer from which a log block (the entries of one sync) is
+/// written with direct I/O.
 const IMAGE_ALIGN: usize = 4_096;
-/// Maximum capacity in bytes of the write buffer that is kept for the next block of the log; a
-/// larger buffer is freed after the write.
+/// Maximum capacity in bytes of the write buffer that is kept for the next log block (the entries
+/// of one sync); a larger buffer is freed after the write.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
 /// The last segment file of the Raft log, to which new blocks are appended. A block holds the
@@ -38,7 +39,8 @@ pub(super) struct ActiveSegment<F> {
     salt: u32,
     /// Length of the segment file in sectors.
     sectors: u32,
-    /// Sector number at which the next block starts: the first sector after the last block.
+    /// Sector number at which the next block (the entries of one sync) starts: the first sector
+    /// after the last block.
     end: u32,
     /// Number of the first sector that has never been written, with a block or with zeros, since
     /// the file was preallocated.
@@ -50,15 +52,16 @@ pub(super) struct ActiveSegment<F> {
 /// sectors of a torn block after it, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail<'a> {
-    /// Number of the first sector of the segment's last complete block; equal to `end` if the
-    /// segment has no blocks.
+    /// Number of the first sector of the segment's last complete block (the entries of one sync);
+    /// equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
-    /// Contents of the sectors of the segment's last complete block, as read from the file.
+    /// Contents of the sectors of the segment's last complete block (the entries of one sync), as
+    /// read from the file.
     pub(super) last_image: &'a [u8],
-    /// Number of the sector after the segment's last complete block.
+    /// Number of the sector after the segment's last complete block (the entries of one sync).
     pub(super) end: u32,
-    /// Number of the sector after a torn block, which a power cut left incomplete; equal to `end`
-    /// if there is no torn block.
+    /// Number of the sector after a torn block: the entries of a sync that a power cut left
+    /// incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
     pub(super) block_count: u32,
 }
@@ -97,8 +100,8 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Opens the last segment of a recovered log for appends. Overwrites a torn block at its end
-    /// with zeros, because new blocks may be written only to empty sectors.
+    /// Opens the last segment of a recovered log for appends. Overwrites the incomplete write of a
+    /// power cut at its end with zeros, because new entries may be written only to empty sectors.
     pub(super) fn reopen<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -154,18 +157,20 @@ impl<F> ActiveSegment<F> {
         self.block_count
     }
 
-    /// Returns the number of bytes from the start of the file to the end of the last block,
-    /// including the header.
+    /// Returns the number of bytes from the start of the segment file, header included, to the end
+    /// of its last block (the entries of one sync).
     pub(super) fn used_bytes(&self) -> u64 {
         offset_of(self.end)
     }
 
-    /// Returns the number of preallocated bytes after the segment's last block.
+    /// Returns the number of preallocated bytes after the segment's last block (the entries of one
+    /// sync).
     pub(super) fn unused_bytes(&self) -> u64 {
         offset_of(self.sectors - self.end)
     }
 
-    /// Returns whether a block of `sectors` sectors fits into the rest of the segment.
+    /// Returns whether a block (the entries of one sync) of `sectors` sectors fits into the rest of
+    /// the segment.
     pub(super) fn fits(&self, sectors: usize) -> bool {
         sectors as u64 <= u64::from(self.sectors - self.end)
     }

@@ -51,7 +51,7 @@ pub struct LogStats {
     /// Number of syncs of the log, one per block written. Opening the log counts as one.
     pub syncs: u64,
     /// Number of bytes written to segment files by syncs, including zeros that are written in
-    /// advance after small blocks.
+    /// advance after small writes.
     pub bytes: u64,
     /// Number of log entries written since the log was opened. An entry that is written again
     /// counts again.
@@ -90,8 +90,8 @@ pub struct Log<D: Disk> {
     /// Checksum of the last block (the entries of one sync). It also covers the preceding block's
     /// checksum, so that recovery detects a block that is missing or from another log.
     chain: u32,
-    /// Number of times that the replica had been started when it wrote the last block of the log;
-    /// zero before the first block.
+    /// Number of times that the replica had been started when it last wrote to the log; zero if it
+    /// has never written to it.
     written_by: u64,
     hard_state: HardState,
     /// The block that the next sync writes: the entries collected since the last sync.
@@ -387,9 +387,10 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Creates the log's next segment file, with space for a block of `sectors` sectors. The
-    /// segment continues after the last durable block or, if `snapshot_end` is set, after this last
-    /// entry of an installed snapshot, which makes all earlier segments obsolete.
+    /// Creates the log's next segment file, with space for a block (the entries of one sync) of
+    /// `sectors` sectors. The segment continues after the last durable block or, if `snapshot_end`
+    /// is set, after this last entry of an installed snapshot, which makes all earlier segments
+    /// obsolete.
     fn begin_segment(
         &mut self,
         sectors: usize,
@@ -459,7 +460,8 @@ fn sorted(members: &[NodeId]) -> Vec<NodeId> {
     members
 }
 
-/// Returns the length in sectors of a new log segment whose first block takes `block` sectors.
+/// Returns the length in sectors of a new log segment whose first block (the entries of one sync)
+/// takes `block` sectors.
 fn segment_sectors(options: LogOptions, block: usize) -> u32 {
     let wanted = options.segment_bytes / SECTOR_BYTES as u64;
     let needed = 1 + block.max(sectors_for(BLOCK_HEADER_BYTES)) as u64;

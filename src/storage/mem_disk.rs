@@ -64,7 +64,7 @@ pub struct DiskFaultCounts {
     /// Number of failed operations on file names: creations, renames and deletions of files, and
     /// syncs of the directory.
     pub failed_names: u64,
-    /// Number of creations of files and appends that failed because the disk was full.
+    /// Number of appends and file creations that failed because the disk was full.
     pub no_room: u64,
     /// Number of appends that reported success but stored corrupted bytes.
     pub bad_appends: u64,

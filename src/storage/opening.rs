@@ -150,11 +150,11 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Opens the log for appends: truncates a torn block at its end, and durably records the
-    /// current start of the replica. Returns the log and the durable state, whose entries begin
-    /// after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for this snapshot. If
-    /// the log lacks the snapshot's last entry, because the power failed during the snapshot's
-    /// installation, the log is made to restart after the snapshot.
+    /// Opens the log for appends: truncates the incomplete write of a power cut at its end, and
+    /// durably records the current start of the replica. Returns the log and the durable state,
+    /// whose entries begin after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for
+    /// this snapshot. If the log lacks the snapshot's last entry, because the power failed during
+    /// the snapshot's installation, the log is made to restart after the snapshot.
     ///
     /// # Errors
     /// If the folder cannot be written. The current start of the replica is then not recorded, and
@@ -205,7 +205,7 @@ impl<D: Disk> Recovered<D> {
 }
 
 /// Returns where the log's last segment ends: the position and the contents of its last complete
-/// block, and the position of a torn block.
+/// block (the entries of one sync), and the position of a torn block after it.
 fn tail_of(replay: &Replay) -> Tail<'_> {
     Tail {
         last_block: replay.last_block,

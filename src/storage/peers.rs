@@ -93,7 +93,7 @@ pub enum HistoryError {
     Other {
         /// Number of the peer's starts at the last start that this replica has recorded.
         seen: u64,
-        /// Number of starts that the peer claims now.
+        /// Number of times that the peer now claims to have been started.
         incarnation: u64,
     },
     /// The peer's history is too short: it begins after the last start of the peer that this
@@ -105,7 +105,7 @@ pub enum HistoryError {
     Forgotten {
         /// Number of the peer's starts at the last start that this replica has recorded.
         seen: u64,
-        /// Number of starts that the peer claims now.
+        /// Number of times that the peer now claims to have been started.
         incarnation: u64,
     },
 }

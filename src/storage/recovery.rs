@@ -38,8 +38,8 @@ pub(super) struct Replay {
     /// Number of the segment at which an installed snapshot last restarted the log, so that all
     /// earlier segments are obsolete; `None` if no snapshot did.
     pub(super) restarted: Option<u64>,
-    /// Number of times that the replica had been started when it wrote the last block read; zero
-    /// before the first block.
+    /// Number of times that the replica had been started when it wrote the last block read (the
+    /// entries of one sync); zero before the first block.
     pub(super) incarnation: u64,
     /// Path of the last segment file read.
     file: String,
@@ -50,19 +50,21 @@ pub(super) struct Replay {
     pub(super) bases: VecDeque<(u64, Index)>,
     /// Total length in bytes of all segment files read, except the last one.
     pub(super) bytes_before: u64,
-    /// Number of complete blocks (syncs) in the last segment read.
+    /// Number of complete blocks (each written by one sync) in the last segment read.
     pub(super) blocks: u32,
     /// Header of the last segment read; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// Number of the sector after the last complete block in the last segment read.
+    /// Number of the sector after the last complete block (the entries of one sync) in the last
+    /// segment read.
     pub(super) end: u32,
-    /// Number of the sector after a torn block, which a power cut left incomplete at the end of the
-    /// log; equal to `end` if there is no torn block.
+    /// Number of the sector after a torn block at the end of the log: the entries of a sync that a
+    /// power cut left incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
-    /// Number of the first sector of the last complete block in the last segment read; equal to
-    /// `end` if the segment has no blocks.
+    /// Number of the first sector of the last complete block (the entries of one sync) in the last
+    /// segment read; equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
-    /// Contents of the sectors of the last complete block in the last segment read.
+    /// Contents of the sectors of the last complete block (the entries of one sync) in the last
+    /// segment read.
     pub(super) last_image: Vec<u8>,
     /// Safety rule that recovery breaks on purpose, for mutation tests of the correctness checkers;
     /// `None` outside of such tests.
@@ -235,8 +237,8 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Adds the entries, the term and the vote of a complete block to the recovered state. `stream`
-    /// is the encoded block: its header and records.
+    /// Adds the entries, the term and the vote of a complete block (one sync) to the recovered
+    /// state. `stream` is the encoded block: its header and records.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
         assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
@@ -319,7 +321,8 @@ struct Sectors<'a> {
     mutant: Option<Mutant>,
 }
 
-/// State of the block that should start at a given sector of a segment file.
+/// State of the block (the entries of one sync) that should start at a given sector of a segment
+/// file.
 enum Found {
     /// The block is complete: `stream` is its contents (header and records), and `end` the number
     /// of the sector after it.
@@ -350,7 +353,8 @@ impl Sectors<'_> {
         }
     }
 
-    /// Reads the block with the number `number` of the segment, which starts at sector `first`.
+    /// Reads block number `number` (the entries of one sync) of the segment; it starts at sector
+    /// `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);

@@ -33,12 +33,13 @@ const MARK: u32 = 0x4C57_4F42;
 pub(super) enum Sector<'a> {
     /// All bytes are zero: the sector was preallocated but never written.
     Unwritten,
-    /// The sector's checksum is correct: it was completely written, as part of a block.
+    /// The sector's checksum is correct: it was completely written, as part of a block (bytes
+    /// written together).
     Written {
         /// Number, within the file, of the block (bytes written together) to which the sector
         /// belongs.
         block: u32,
-        /// The sector's data: [`PAYLOAD_BYTES`] bytes of the block's contents.
+        /// The sector's data: [`PAYLOAD_BYTES`] bytes of what was written.
         payload: &'a [u8],
     },
     /// The sector has been written, but its checksum is wrong.
@@ -55,9 +56,9 @@ pub(super) fn offset_of(sector: u32) -> u64 {
     u64::from(sector) * SECTOR_BYTES as u64
 }
 
-/// Splits a block's contents, `stream`, into sectors with checksums, and appends them to `out`.
-/// `salt` is the file's checksum seed, `first` the number of the block's first sector, and `block`
-/// the block's number. The last sector is padded with zeros.
+/// Splits the contents of a block (bytes written together), `stream`, into sectors with checksums,
+/// and appends them to `out`. `salt` is the file's checksum seed, `first` the number of the block's
+/// first sector, and `block` the block's number. The last sector is padded with zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
     let sectors = sectors_for(stream.len());
     let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);

@@ -78,18 +78,18 @@ pub(super) struct SegmentHeader {
     pub(super) number: u64,
     /// Length of the segment file in sectors, including preallocated sectors.
     pub(super) sectors: u32,
-    /// Checksum of the last block before this segment, on which the checksum of this segment's
-    /// first block builds; zero if there is no earlier block.
+    /// Checksum of the last block (the entries of one sync) before this segment, on which the
+    /// checksum of this segment's first block builds; zero if there is no earlier block.
     pub(super) chain: u32,
-    /// Number of blocks in the preceding segment, used to detect missing blocks; zero if there is
-    /// no preceding segment.
+    /// Number of blocks (one per sync) in the preceding segment, used to detect missing blocks;
+    /// zero if there is no preceding segment.
     pub(super) blocks_before: u32,
     /// Id of the log's last entry before this segment; [`EntryId::ZERO`] if there is none.
     pub(super) base: EntryId,
-    /// Number of times that the replica had been started when it wrote the last block before this
-    /// segment; zero if there is no earlier block.
+    /// Number of times that the replica had been started when it last wrote to an earlier segment
+    /// of the log; zero if there was no such write.
     pub(super) incarnation: u64,
-    /// Raft term and vote as stored in the last block before this segment.
+    /// Raft term and vote at the end of the preceding segment.
     pub(super) hard_state: HardState,
     /// Whether an installed snapshot replaced the log before this segment: the log then restarts
     /// after `base`, the snapshot's last entry, and all earlier segments are obsolete.
@@ -251,7 +251,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// Decodes a block's header from `stream`, the encoded block.
+    /// Decodes the header of an encoded block (the entries of one sync), which is `stream`.
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));
@@ -269,7 +269,7 @@ impl BlockHeader {
     }
 }
 
-/// The next block of the log while entries are being added to it. One sync writes it.
+/// The next block of the log (the entries of one sync) while entries are being added to it.
 ///
 /// Invariant: `stream` starts with space for the block's header.
 #[derive(Debug)]
@@ -345,9 +345,9 @@ impl BlockBuilder {
     }
 }
 
-/// Returns the checksum (CRC-32C) of the encoded block `stream` without the header field that holds
-/// it. It is seeded with `previous`, the checksum of the preceding block, so that the checksums
-/// form a chain.
+/// Returns the checksum (CRC-32C) of the encoded block (the entries of one sync) `stream` without
+/// the header field that holds it. It is seeded with `previous`, the checksum of the preceding
+/// block, so that the checksums form a chain.
 pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     assert!(stream.len() >= BLOCK_HEADER_BYTES, "a block of {} bytes", stream.len());
     let chain = crc32c::crc32c_append(previous, &stream[..4]);

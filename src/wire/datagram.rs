@@ -45,8 +45,8 @@ pub const BITMAP_BITS: usize = 64 * BITMAP_WORDS;
 pub struct StreamId {
     /// Random number of the stream, drawn by the replica that sends the data.
     pub stream: u64,
-    /// Cookie that the receiver issues to the sender's address, to prove that the sender owns this
-    /// address; 0 until the sender has received it.
+    /// Cookie that the receiver sends to the sender's address, so that the sender can prove that it
+    /// owns this address; 0 until the sender has received it.
     pub cookie: u64,
 }
 

@@ -25,8 +25,8 @@ use serde::Deserialize;
 /// Time after which the leader resends an unacknowledged append message. It is much longer than a
 /// normal round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Number of decimal digits, with leading zeros, of a put's sequence number, with which the body of
-/// each message between replicas begins.
+/// Number of decimal digits, including leading zeros, of a put's sequence number. The body of each
+/// message between replicas begins with this number.
 const NUMBER_DIGITS: usize = 16;
 
 /// The fields of a message from the university course's simulator that this program uses.

@@ -108,8 +108,7 @@ const DEFAULT: &[&str] = &[
     "bench-get-64-16",
 ];
 
-/// Names of the cases that the name `types` stands for, which measure commands on values of all
-/// Redis types.
+/// Cases that `perf compare types` measures, by name: commands on values of all Redis types.
 const TYPES: &[&str] = &[
     "bench-incr-64-16",
     "bench-lpush-64-16",

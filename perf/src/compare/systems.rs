@@ -82,16 +82,16 @@ pub(crate) enum Protocol {
 /// up in `PATH`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ProgramPaths {
-    /// Path of the `etcd` program to measure. Default: the one in PATH, as for the programs below.
+    /// Path of the `etcd` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     etcd: Option<PathBuf>,
-    /// Path of the `redis-server` program to measure.
+    /// Path of the `redis-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     redis_server: Option<PathBuf>,
-    /// Path of the `valkey-server` program to measure.
+    /// Path of the `valkey-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     valkey_server: Option<PathBuf>,
-    /// Path of the `nats-server` program to measure.
+    /// Path of the `nats-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     nats_server: Option<PathBuf>,
 }

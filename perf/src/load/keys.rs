@@ -32,7 +32,7 @@ impl Distribution {
     }
 }
 
-/// Counts the keys for inserts, shared by all threads: keys reserved for an insert, and keys whose
+/// Two key counters for inserts, shared by all threads: keys reserved for an insert, and keys whose
 /// insert the server has acknowledged. Both counts include the keys that exist at the start of the
 /// run.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// Creates the counters for a run that starts with `keys` keys.
+    /// Creates the key counters of a run that starts with `keys` existing keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }

@@ -33,12 +33,12 @@ pub(super) struct ProcessArguments {
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
 enum ProtocolName {
-    /// UDP on 127.0.0.1, as in the current course.
+    /// UDP on 127.0.0.1, as in the current university course.
     #[default]
     Udp,
-    /// UNIX SEQPACKET sockets, as in the course until 2020.
+    /// UNIX SEQPACKET sockets, as in the university course until 2020.
     Seqpacket,
-    /// UNIX stream sockets with one message per line, as in the course in 2021.
+    /// UNIX stream sockets with one message per line, as in the university course in 2021.
     Stream,
 }
 
