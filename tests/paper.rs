@@ -335,7 +335,7 @@ fn granted_but_not_denied_vote_restarts_election_timeout() {
 /// A replica that has heard a leader within the lowest election timeout grants no vote and no
 /// pre-vote (§6).
 #[test]
-fn no_vote_is_granted_soon_after_hearing_from_leader() {
+fn no_vote_is_granted_soon_after_a_leader_message() {
     let config = Config::server();
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.wait(config.election_timeout_min);
@@ -624,7 +624,7 @@ fn entry_of_earlier_term_is_not_committed_by_count() {
 /// A peer that is down answers nothing, so that a message on its way to it must not keep the leader
 /// from sending to the peers that a quorum needs.
 #[test]
-fn peer_that_is_down_does_not_keep_entries_from_the_others() {
+fn unreachable_peer_does_not_delay_replication_to_others() {
     let config = Config { fan_out: FanOut::Thrifty, ..Config::server() };
     let (mut subject, mut step) = Subject::leader_with(&config, 3, 1, &[]);
     for _ in 0..50 {
@@ -644,7 +644,7 @@ fn peer_that_is_down_does_not_keep_entries_from_the_others() {
 /// A follower acknowledges entries when its disk has them. A read beside them waits only for a
 /// message that needs no disk.
 #[test]
-fn read_is_confirmed_without_waiting_for_the_disks_of_followers() {
+fn read_is_confirmed_without_follower_disk_writes() {
     let config = Config { lease_reads: false, ..Config::server() };
     let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
     for peer in [2, 3] {

@@ -254,7 +254,7 @@ fn all_course_scenarios_pass_in_virtual_time() {
 /// Half of all messages lost, the leader killed, and ten seconds without loss at the end: by then
 /// every request to a live replica has its reply.
 #[test]
-fn half_message_loss_and_leader_kill_leave_no_request_open() {
+fn every_request_completes_despite_loss_and_leader_kill() {
     let scenario = Scenario::built_in("advanced-3").expect("a built-in scenario");
     let changes = Overrides { drops: Some(0.5), ..Overrides::default() };
     let scenario = scenario.with(&changes).expect("a valid share");

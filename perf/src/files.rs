@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Output files with temporary names. [`Files::finish`] gives them their final names; if this value
-/// is dropped before that, the files are deleted.
+/// Output files that have temporary names until [`Files::finish`] renames them. If this value is
+/// dropped before that, the files are deleted.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
@@ -24,8 +24,8 @@ struct OpenFile {
 }
 
 impl Files {
-    /// Creates a temporary file for the output file `folder/name.ending`, for each ending in
-    /// `endings`.
+    /// Creates the temporary files for the output files `folder/name.ending`, one for each ending
+    /// in `endings`.
     pub(crate) fn create(folder: &Path, name: &str, endings: &[&str]) -> anyhow::Result<Files> {
         let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
         anyhow::ensure!(
@@ -44,14 +44,14 @@ impl Files {
         Ok(files)
     }
 
-    /// Returns a writer for the output file with the file-name ending `ending`.
+    /// Returns a writer for the output file whose name ends with `ending`.
     pub(crate) fn get(&mut self, ending: &str) -> &mut BufWriter<File> {
         let open = self.open.iter_mut().find(|open| open.ending == ending);
         &mut open.expect("the ending was passed to `create`").file
     }
 
-    /// Flushes all files, renames them from their temporary names to their final names, and returns
-    /// their final paths.
+    /// Flushes all output files, renames them from their temporary to their final names, and
+    /// returns their paths.
     pub(crate) fn finish(mut self) -> anyhow::Result<Vec<PathBuf>> {
         for open in &mut self.open {
             open.file.flush().with_context(|| cannot_write(&self.folder))?;
@@ -66,8 +66,8 @@ impl Files {
         Ok(paths)
     }
 
-    /// Returns the error message for a failure to write the output file with the file-name ending
-    /// `ending`.
+    /// Returns the error message that the output file whose name ends with `ending` cannot be
+    /// written.
     pub(crate) fn cannot_write(&self, ending: &str) -> String {
         cannot_write(&self.folder.join(format!("{}.{ending}", self.name)))
     }

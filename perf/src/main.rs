@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Exit code if a run failed or its output could not be written; also clap's exit code for invalid
-/// arguments.
+/// Exit code if a run failed or its output could not be written. Clap uses the same code for
+/// invalid arguments.
 const EXIT_ERROR: u8 = 2;
 
 /// Measure Bowline and other servers.

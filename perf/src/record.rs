@@ -9,84 +9,83 @@ use bowline::course::report::{Latency, Report, Unavailability};
 use bowline::types::Instant;
 use serde::Serialize;
 
-/// Version of the JSON format of `perf sim`.
+/// Version of the JSON format of the results of `perf sim`.
 const SCHEMA: u32 = 1;
 
-/// The results of a run of `perf sim` in JSON, with everything needed to repeat the run and to
-/// compare it with others.
+/// Results of a `perf sim` run as JSON, with everything needed to repeat the run and to compare it
+/// with others.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record {
     schema: u32,
     /// Name of the run, which is also the name of its output files.
     name: String,
-    /// How the replicas ran: in `virtual` time, or as `processes`.
+    /// How the replicas ran: `virtual` (simulated in virtual time) or `processes` (real processes).
     mode: &'static str,
     /// The command line of the run, as a list of arguments.
     command: Vec<String>,
     /// Commit of the source, followed by `-dirty` if there were uncommitted changes; `None` if git
     /// is not available.
     revision: Option<String>,
-    /// Number of processors available to the run.
+    /// Number of processor cores available to the run.
     cores: usize,
     /// Operating system and architecture, as in `linux x86_64`.
     system: String,
     /// Start time of the run, in seconds since 1970.
     began_unix_s: f64,
-    /// Wall-clock duration of the run in seconds. For a run in virtual time, this shows how fast
-    /// the simulator is.
+    /// Real duration of the run in seconds. For a run in virtual time, it shows how fast the
+    /// simulator is.
     wall_s: f64,
-    /// Requests per second that the scenario asks for.
+    /// Rate at which the scenario sends requests, in requests per second.
     rate_intended: f64,
-    /// Requests per second that received an `ok` reply, over the window in which requests are sent.
+    /// Rate of requests that received an `ok` reply, in requests per second over the window in
+    /// which requests are sent.
     rate_answered: f64,
-    /// Figures of each second in which a reply arrived.
+    /// Latencies in each second of the run in which a reply arrived.
     per_second: Vec<Second>,
-    /// The events that the scenario injected, such as killing the leader, to be marked in charts.
+    /// Events that the scenario injected, such as killing the leader, to be marked in charts.
     marks: Vec<Mark>,
-    /// The report on the run, as `bowline sim --json` prints it.
+    /// Report on the run, in the format that `bowline sim --json` prints.
     report: Report,
 }
 
-/// The replies that arrived in one second of a run, to gets and puts combined.
+/// Latencies of the replies to gets and puts that arrived in one second of a run.
 #[derive(Debug, Serialize)]
 struct Second {
-    /// Start of this second: number of whole seconds since the start of the run, which begins with
-    /// a wait before the first request.
+    /// Number of this second, counted from 0 at the start of the run, which is before the first
+    /// request.
     second: u64,
-    /// Latencies of whole operations, from the first request to the final reply, including
-    /// redirects.
+    /// Latencies of operations from the first request to the final reply, including redirects.
     latency: Latency,
 }
 
-/// An event during a run, which is marked in charts.
+/// An event during a run, such as killing the leader, to be marked in charts.
 #[derive(Debug, Serialize)]
 struct Mark {
-    /// Time of the event, in seconds since the start of the run, which begins with a wait before
-    /// the first request.
+    /// Time of the event in seconds since the start of the run, which is before the first request.
     at_s: f64,
     /// Short description of the event.
     what: String,
 }
 
-/// How and when a run took place: its mode, start time and durations, for the JSON record.
+/// How and when a run took place (mode, start time and durations), for the JSON results.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances {
-    /// How the replicas ran: in `virtual` time, or as `processes`.
+    /// How the replicas ran: `virtual` (simulated in virtual time) or `processes` (real processes).
     pub(crate) mode: &'static str,
     /// Start time of the run by the wall clock.
     pub(crate) began: SystemTime,
-    /// Wall-clock duration of the run.
+    /// Real duration of the run.
     pub(crate) duration: Duration,
-    /// Length of the window in which requests are sent, in real or virtual time depending on the
+    /// Length of the window in which requests are sent, in virtual or real time depending on the
     /// mode.
     pub(crate) window: Duration,
-    /// Time from the start of the run to the first request.
+    /// Time from the start of the run to its first request.
     pub(crate) start_wait: Duration,
 }
 
 impl Record {
-    /// Creates the JSON record of a run that began when its clock (of real or virtual time) showed
-    /// `start`.
+    /// Creates the JSON results of a run. `start` is the time at which the run began, in virtual or
+    /// real time depending on the mode.
     pub(crate) fn new(
         name: &str,
         circumstances: Circumstances,

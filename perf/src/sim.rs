@@ -67,8 +67,8 @@ const JSON: &str = "json";
 const INTERVALS: &str = "hlog";
 const PERCENTILES: [&str; 3] = ["hgrm", "put.hgrm", "get.hgrm"];
 
-/// Runs `perf sim`: runs the scenario and writes the results. The exit code is 1 if the verdict on
-/// the run is `Failed`, otherwise 0.
+/// Runs `perf sim`: runs the scenario and writes the results. Returns exit code 1 if the run's
+/// verdict is `Failed`, otherwise 0.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenario = load(arguments)?;
     let name = arguments.name.clone().unwrap_or_else(|| stem(&scenario.name));
@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Loads the scenario and applies the overrides of the command line.
+/// Loads the scenario, and overrides its parameters with those on the command line.
 fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     let given = &arguments.scenario;
     let path = Path::new(given);
@@ -131,7 +131,7 @@ fn load(arguments: &Arguments) -> anyhow::Result<Scenario> {
     Ok(scenario.with(&overrides)?)
 }
 
-/// Returns the file name in the path `name`, without the folder and the extension.
+/// Returns the file name in the path `name`, without folder and extension.
 fn stem(name: &str) -> String {
     let path = Path::new(name);
     path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned())
@@ -164,8 +164,7 @@ fn execute(
     Ok((scenario_run, report))
 }
 
-/// Gives a progress bar the style `template` and draws it on stderr; hides the bar if stderr is not
-/// a terminal.
+/// Draws a progress bar on stderr with the style `template`. Hides it if stderr is not a terminal.
 fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -173,8 +172,8 @@ fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
-/// Writes the histogram files of a run: the percentiles of all operations, of puts and of gets, and
-/// a log with a histogram for each second.
+/// Writes the latency histograms of a run to files: the percentiles of all operations, of puts and
+/// of gets, and a log (.hlog) with a histogram for each second.
 fn write_latencies(
     files: &mut Files,
     began: SystemTime,

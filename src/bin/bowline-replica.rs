@@ -11,11 +11,11 @@ use anyhow::Context;
 use bowline::config::Config;
 use bowline::runtime::{CourseArguments, RuntimeCounters, Threads, run_course};
 
-/// Exit code for an invalid command line, the same as that of `clap`.
+/// Exit code for invalid command-line arguments, the same that `clap` uses.
 const EXIT_USAGE: u8 = 2;
 
-/// Name of the environment variable that sets the default of `--threads`, for simulators that pass
-/// no options.
+/// Name of the environment variable that sets the default of the option `--threads`. A simulator
+/// that starts replicas without options can set it.
 const THREADS_VARIABLE: &str = "BOWLINE_THREADS";
 
 const USAGE: &str =
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line, without `clap`, because there is only one option and the simulator's
-/// clock is already running while this program starts.
+/// Parses the command-line arguments by hand. Avoids `clap`, because there is only one option and
+/// start-up time matters: the simulator's clock is already running.
 fn parse(
     mut arguments: impl Iterator<Item = String>,
 ) -> anyhow::Result<(CourseArguments, Threads)> {

@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn agreed_time_of_four_members_needs_three_clocks() {
+    fn agreed_time_of_four_replicas_needs_three_clocks() {
         let mut clock = clock(3);
         clock.observe(at(0), EPOCH + HOUR);
         clock.note_report(NodeId(2), at(0), EPOCH + HOUR);
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_runs_at_the_monotonic_rate_and_is_slewed() {
+    fn replicated_clock_runs_at_monotonic_rate_and_is_slewed() {
         let mut clock = single();
         // The clock in the state is an hour ahead.
         clock.note_applied(at(10), shown(EPOCH + HOUR, None));
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_clock_entry_is_proposed_again_before_a_write_at_once_and_otherwise_later() {
+    fn refused_clock_entry_is_retried_at_once_only_for_a_write() {
         let mut clock = single();
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 2)));
         assert_eq!(clock.entry_at_expiry(at(2)), Some(EPOCH + 2));
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_goes_back_only_by_a_reset() {
+    fn replicated_clock_moves_back_only_on_a_reset() {
         let mut clock = single();
         clock.note_applied(at(1), shown(EPOCH + HOUR, Some(EPOCH + HOUR + 5)));
         assert!(clock.advance(at(3)) > EPOCH + HOUR);

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn wall_clock_slew_is_followed_up_to_its_rate_limit() {
+    fn slewed_wall_clock_is_followed_up_to_a_rate_limit() {
         let mut clock = clock();
         assert_eq!(clock.observe(at(2_000), DAY + 1_400), None);
         assert_eq!(clock.read(at(2_000)), Some(DAY + 1_400));

@@ -323,7 +323,8 @@ impl Clients {
     /// Counts an answer and returns the client's reaction. If the answer acknowledges a put, also
     /// returns the position of that put among all operations of the run, from 0; otherwise `None`.
     ///
-    /// # Panics If no client has the id in the answer.
+    /// # Panics
+    /// If no client has the id in the answer.
     pub fn receive(
         &mut self,
         now: Instant,
@@ -512,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_update_the_known_leader() {
+    fn replies_update_the_known_leader() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -554,7 +555,7 @@ mod tests {
 
     /// A second answer is a duplicate after `ok`, and incorrect after a redirect.
     #[test]
-    fn second_answer_is_a_duplicate_only_after_ok() {
+    fn second_reply_is_a_duplicate_only_after_ok() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);
@@ -606,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_encoded_like_the_courses() {
+    fn requests_match_the_course_clients_encoding() {
         let (mut clients, living) = setup();
         let request = put(&mut clients, &living);
         let mut text = Vec::new();

@@ -113,7 +113,8 @@ fn rows(histogram: &Histogram<u64>) -> Vec<Row> {
 /// in this interval. The run started at `start` by the simulator's clock and at `began` by the wall
 /// clock.
 ///
-/// # Errors If writing fails, or the tag of a series contains a blank or a comma.
+/// # Errors
+/// If writing fails, or the tag of a series contains a blank or a comma.
 pub fn write_intervals(
     out: &mut dyn Write,
     began: SystemTime,
@@ -148,7 +149,8 @@ pub fn write_intervals(
 /// Writes the header of an interval log (`.hlog`) that starts at the wall clock time `began`. The
 /// lines are written with [`write_interval`].
 ///
-/// # Errors If writing fails.
+/// # Errors
+/// If writing fails.
 pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()> {
     let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since_epoch.as_secs_f64();
@@ -165,7 +167,8 @@ pub fn begin_intervals(out: &mut dyn Write, began: SystemTime) -> io::Result<()>
 /// length `interval` that starts `offset` after the start of the log. Lines must be written in
 /// order of time.
 ///
-/// # Errors If writing fails, or the tag contains a blank or a comma.
+/// # Errors
+/// If writing fails, or the tag contains a blank or a comma.
 pub fn write_interval(
     out: &mut dyn Write,
     offset: Duration,
@@ -325,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_with_a_blank_is_rejected() {
+    fn histogram_tag_with_a_space_is_rejected() {
         let error = log_of(&[Series { tag: "a put", samples: &[] }]).unwrap_err();
         assert_eq!(error.to_string(), "interval log: the tag `a put` is not a word");
     }

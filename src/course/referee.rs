@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_forgets_the_leader_and_includes_the_dead() {
+    fn hard_partition_forgets_leader_and_may_include_the_dead() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);

@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_run_passes_with_tiers() {
+    fn correct_run_passes_and_reaches_tiers() {
         let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();

@@ -221,7 +221,8 @@ impl EventKind {
 impl Scenario {
     /// Returns the built-in scenario with this name.
     ///
-    /// # Errors If no built-in scenario has this name. The error lists all names.
+    /// # Errors
+    /// If no built-in scenario has this name. The error lists all names.
     pub fn built_in(name: &str) -> Result<Scenario, ScenarioError> {
         let (name, text) = BUILT_IN
             .iter()
@@ -241,7 +242,8 @@ impl Scenario {
     /// with the duration. The message limit grows with the number of requests, as in the university
     /// course's files (20,000 messages for 500 requests and 5 replicas).
     ///
-    /// # Errors If a number is out of range, or rate, requests and seconds are all given.
+    /// # Errors
+    /// If a number is out of range, or rate, requests and seconds are all given.
     pub fn with(mut self, overrides: &Overrides) -> Result<Scenario, ScenarioError> {
         let invalid = |field: &str, value: String, advice: &str| ScenarioError::Invalid {
             file: "command line".to_owned(),
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_advanced_3_match_the_courses_file() {
+    fn advanced_3_scenario_matches_the_course_file() {
         let scenario = Scenario::built_in("advanced-3").unwrap();
         assert_eq!(scenario.requests, 200);
         assert_eq!(

@@ -11,7 +11,8 @@ impl Scenario {
     /// Parses and validates the text of a scenario file. `name` identifies the scenario in errors
     /// and reports.
     ///
-    /// # Errors If the text is not a JSON object, or a field is missing or out of range.
+    /// # Errors
+    /// If the text is not a JSON object, or a field is missing or out of range.
     pub fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         let value: Value = serde_json::from_str(text).map_err(|problem| {
             ScenarioError::NotJson { file: name.to_owned(), problem: problem.to_string() }
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_field_value_and_what_to_write() {
+    fn scenario_errors_name_field_value_and_fix() {
         for (field, value, parts) in [
             ("lifetime", "null", ["`lifetime` is missing", "from 5"]),
             ("lifetime", "4", ["`lifetime` is 4", "from 5"]),
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn misplaced_field_is_kept_without_effect() {
+    fn misplaced_scenario_field_is_kept_but_ignored() {
         let key = "maximum_get_generation_fail_fraction";
         let limits = changed(key, &0.2.into()).unwrap().limits;
         assert_eq!(

@@ -12,9 +12,10 @@
 //! | [`performance`] | how to measure and how to read the results |
 //! | [`contributing`] | where things go, how to add a command or a safety rule, naming |
 
-/// A page. The link definitions come before the text so that links between pages, which lead to
-/// files on a code host, lead to modules in rustdoc: the first definition of a link counts. Only
-/// rustdoc reads the text: otherwise each change of a page would compile the library anew.
+/// Declares one page of the manual as a module with the page's Markdown file as its documentation.
+/// Link definitions for rustdoc precede the text: links between pages lead to files on a code host,
+/// but to modules in rustdoc, since the first definition of a link counts. The text is included
+/// only for rustdoc, so that editing a page does not recompile the library.
 macro_rules! page {
     ($name:ident, $file:literal) => {
         #[cfg_attr(doc, doc = "[architecture]: crate::guide::architecture")]

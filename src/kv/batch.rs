@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn buffer_builds_batches_one_after_another() {
+    fn batch_buffer_is_reusable() {
         let mut buffer = BatchBuffer::default();
         for batch in batches() {
             let decoded = Batch::decode(&batch).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_contain_all_operations_in_order() {
+    fn command_groups_contain_all_operations_in_order() {
         let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
         let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
         let bytes = Batch::encode(key(), true, &operations);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_time_is_set_in_every_reset_operation() {
+    fn clock_reset_time_is_set_in_every_reset_operation() {
         let reset = Operation::ResetClock { millis: 0 };
         let bytes = Batch::encode(key(), true, &[Operation::get(b"a"), reset, reset]);
         assert!(Batch::resets_clock(&bytes));

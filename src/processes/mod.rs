@@ -118,7 +118,8 @@ pub enum ProcessError {
 /// SIGTERM. Without it, these signals would end the simulator but not its replicas, which are in
 /// process groups of their own.
 ///
-/// # Errors If a signal handler cannot be installed.
+/// # Errors
+/// If a signal handler cannot be installed.
 pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
@@ -131,8 +132,8 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
 /// latencies. Calls `progress` about 20 times per second with the seconds since the start of the
 /// run. Stops early when `interrupted` is set. All replicas are stopped when this function returns.
 ///
-/// # Errors If the program cannot be started, a socket cannot be created, or the run is
-/// interrupted.
+/// # Errors
+/// If the program cannot be started, a socket cannot be created, or the run is interrupted.
 pub fn run(
     scenario: &Scenario,
     seed: u64,

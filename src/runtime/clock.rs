@@ -102,7 +102,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn readings_increase_with_time() {
+    fn clock_readings_increase_with_time() {
         let clock = Clock::start();
         let first = clock.now();
         std::thread::sleep(Duration::from_millis(2));

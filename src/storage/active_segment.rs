@@ -8,28 +8,30 @@ use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, offset_of, sectors_for};
 use super::segment::{self, SegmentHeader};
 
-/// Suffix of a segment file's name until the segment's header is durable.
+/// Suffix of a log segment's file name until the segment's header is durable. Recovery deletes
+/// files with this suffix.
 pub(super) const UNFINISHED: &str = ".new";
 
-/// Number of sectors of zeros, 256 KiB in total, that are written after a small block if the
-/// block's range of the file has never been written before. A file system preallocates space
-/// without writing it, and records in its journal when a range of the file is first written; a sync
-/// then costs a second write and a second wait. Because of the zeros, the next blocks overwrite a
-/// range that has been written before, and their syncs take two thirds of the time. No zeros are
-/// written after a large block: they would gain little for twice the bytes.
+/// Number of zero-filled sectors (256 KiB in total) that are written after a small log block (the
+/// entries of one sync) when the file range beyond it has never been written. The first write to
+/// preallocated space changes the file system's journal, which adds a second write and wait to the
+/// next sync. Zeros written in advance save the following blocks this cost: their syncs take two
+/// thirds of the time. Large blocks are written without zeros, since the gain would be small for
+/// twice the bytes.
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
-/// Alignment, in bytes, that direct I/O requires of the memory from which a block's sectors are
-/// written.
+/// Alignment in bytes of the memory buffer from which a log block (the entries of one sync) is
+/// written with direct I/O.
 const IMAGE_ALIGN: usize = 4_096;
-/// Maximum number of bytes of the image buffer (which holds the sectors of one block) that stay
-/// allocated for the next block.
+/// Maximum capacity in bytes of the write buffer that is kept for the next log block (the entries
+/// of one sync); a larger buffer is freed after the write.
 const IMAGE_BYTES_KEPT: usize = 1 << 20;
 
-/// The last segment of a log: the file to which new blocks are appended.
+/// The last segment file of the Raft log, to which new blocks are appended. A block holds the
+/// entries of one sync.
 ///
-/// Invariant: `end <= written_end <= sectors`.
+/// Invariant, in sectors: `end <= written_end <= sectors`.
 #[derive(Debug)]
 pub(super) struct ActiveSegment<F> {
     file: F,
@@ -37,33 +39,35 @@ pub(super) struct ActiveSegment<F> {
     salt: u32,
     /// Length of the segment file in sectors.
     sectors: u32,
-    /// Number of the sector after the last block, where the next block starts.
+    /// Sector number at which the next block (the entries of one sync) starts: the first sector
+    /// after the last block.
     end: u32,
-    /// Number of the first sector that has never been written since the file was allocated, either
-    /// with a block or with zeros.
+    /// Number of the first sector that has never been written, with a block or with zeros, since
+    /// the file was preallocated.
     written_end: u32,
     block_count: u32,
 }
 
-/// The end of a recovered segment: its last complete block, and the sectors of a torn block after
-/// it, if any.
+/// Where a recovered log segment ends: its last complete block (the entries of one sync), and the
+/// sectors of a torn block after it, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail<'a> {
-    /// Number of the first sector of the last complete block; equal to `end` if the segment has no
-    /// blocks.
+    /// Number of the first sector of the segment's last complete block (the entries of one sync);
+    /// equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
-    /// Contents of the sectors of the last complete block, as read from the file.
+    /// Contents of the sectors of the segment's last complete block (the entries of one sync), as
+    /// read from the file.
     pub(super) last_image: &'a [u8],
-    /// Number of the sector after the last complete block.
+    /// Number of the sector after the segment's last complete block (the entries of one sync).
     pub(super) end: u32,
-    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
-    /// no block was torn.
+    /// Number of the sector after a torn block: the entries of a sync that a power cut left
+    /// incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
     pub(super) block_count: u32,
 }
 
 impl<F> ActiveSegment<F> {
-    /// Creates a segment file, and makes the file's header and directory entry durable.
+    /// Creates the next segment file of the log, and makes its header and directory entry durable.
     pub(super) fn create<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -96,8 +100,8 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Opens the last segment of a recovered log for appends. Overwrites a torn block at its end
-    /// with zeros, so that the next block is written to empty sectors, as every block is.
+    /// Opens the last segment of a recovered log for appends. Overwrites the incomplete write of a
+    /// power cut at its end with zeros, because new entries may be written only to empty sectors.
     pub(super) fn reopen<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,
@@ -143,35 +147,37 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Returns the segment's number. Segments are numbered from 1 over the life of the log.
+    /// Returns the segment's number. The segments of a log are numbered from 1 without gaps.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Returns the number of blocks that have been appended to the segment.
+    /// Returns the number of blocks in the segment. A block holds the entries of one sync.
     pub(super) fn block_count(&self) -> u32 {
         self.block_count
     }
 
-    /// Returns the number of bytes from the start of the file to the end of the last block,
-    /// including the header.
+    /// Returns the number of bytes from the start of the segment file, header included, to the end
+    /// of its last block (the entries of one sync).
     pub(super) fn used_bytes(&self) -> u64 {
         offset_of(self.end)
     }
 
-    /// Returns the number of preallocated bytes after the last block.
+    /// Returns the number of preallocated bytes after the segment's last block (the entries of one
+    /// sync).
     pub(super) fn unused_bytes(&self) -> u64 {
         offset_of(self.sectors - self.end)
     }
 
-    /// Returns whether a block of this many sectors fits into the rest of the segment.
+    /// Returns whether a block (the entries of one sync) of `sectors` sectors fits into the rest of
+    /// the segment.
     pub(super) fn fits(&self, sectors: usize) -> bool {
         sectors as u64 <= u64::from(self.sectors - self.end)
     }
 
-    /// Writes and syncs a block. The caller must have checked with `fits` that the block fits.
-    /// `stream` contains the block's header and records; `image` is a buffer that is reused from
-    /// block to block. Returns the number of bytes written, including any zeros after the block.
+    /// Writes a block (the log entries of one sync) and syncs the file. The caller must have
+    /// checked with `fits` that the block fits. `stream` is the encoded block, `image` a reusable
+    /// write buffer. Returns the number of bytes written, including any zeros after the block.
     pub(super) fn write_block<D: Disk<File = F>>(
         &mut self,
         disk: &mut D,

@@ -15,28 +15,29 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Number of bytes by which the deletion thread shortens a deleted file at a time. A file of at
-/// most this size is freed at once by the caller.
+/// Number of bytes by which the deletion thread truncates a deleted file at a time. The space of a
+/// file of at most this size is freed at once by the caller.
 const PIECE_BYTES: u64 = 2 << 20;
 /// Pause of the deletion thread after each freed piece. It limits the thread's rate to 125 MiB per
 /// second.
 const PAUSE: Duration = Duration::from_millis(16);
-/// Maximum number of files in the queue of the deletion thread. While the queue is full, the caller
-/// itself frees the disk space of further files at once.
+/// Maximum number of files in the queue of the deletion thread. When the queue is full, the calling
+/// thread frees a file's disk space itself.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
     Free(File),
-    /// Asks the deletion thread to send `()` on this channel once all earlier work in the queue is
-    /// done.
+    /// Asks the deletion thread to send `()` on this channel after it has freed all files queued
+    /// earlier.
     Report(SyncSender<()>),
 }
 
-/// Handle of the deletion thread and its queue. The thread is started for the first large file, and
-/// ends once this handle has been dropped and the queue is empty.
+/// Handle of the thread that frees the disk space of deleted files, and of its queue. The thread is
+/// started for the first large file, and ends once this handle has been dropped and the queue is
+/// empty.
 #[derive(Debug, Default)]
 pub(super) struct BackgroundDelete {
-    /// Queue of the deletion thread; unset before the first large file is deleted, `None` if the
+    /// Queue of the deletion thread. Unset until the first large file is deleted; `None` if the
     /// thread could not be started.
     queue: OnceLock<Option<SyncSender<Work>>>,
     shared: Arc<Shared>,
@@ -46,14 +47,15 @@ pub(super) struct BackgroundDelete {
 struct Shared {
     /// Number of deleted files whose disk space the deletion thread has not freed yet.
     pending: AtomicUsize,
-    /// Whether disk space is needed urgently, so that the deletion thread skips its pauses.
+    /// True while a caller waits for disk space: the deletion thread then does not pause between
+    /// truncations.
     urgent: AtomicBool,
 }
 
 impl BackgroundDelete {
-    /// Frees the disk space of an open file whose name has been deleted: piece by piece on the
-    /// deletion thread if the file is large, otherwise at once. A file that still has another name,
-    /// such as a hard link made by an operator, is only closed.
+    /// Frees the disk space of an unlinked but still open file: a large file piece by piece on the
+    /// deletion thread, a small one at once. A file that has another name, such as a hard link made
+    /// by an operator, is only closed.
     pub(super) fn free(&self, file: File) {
         let is_large = |about: &Metadata| about.nlink() == 0 && about.len() > PIECE_BYTES;
         if !file.metadata().is_ok_and(|about| is_large(&about)) {
@@ -76,8 +78,8 @@ impl BackgroundDelete {
         }
     }
 
-    /// Frees the space of all files in the queue without pauses, because disk space is needed, and
-    /// waits until that is done. Returns whether any file was in the queue.
+    /// Frees the space of all queued files without pauses and waits until this is done, because the
+    /// disk is full. Returns whether any file was queued.
     pub(super) fn finish(&self) -> bool {
         let Some(Some(queue)) = self.queue.get() else { return false };
         if self.shared.pending.load(Ordering::Relaxed) == 0 {

@@ -7,17 +7,18 @@ use crate::config::Mutant;
 
 use super::error::StorageError;
 
-/// One folder of files: the storage code's interface to the file system, or to a disk in memory.
+/// One folder of files: the interface through which the storage code accesses the file system, or a
+/// simulated disk in tests.
 ///
-/// A write survives a power cut only after [`Disk::sync`] of its file, and the creation, renaming
-/// or deletion of a file only after [`Disk::sync_dir`]. After an error of any operation other than
-/// a read, the state of the disk is unknown.
+/// A write survives a power cut only after [`Disk::sync`] of its file; the creation, renaming or
+/// deletion of a file survives only after [`Disk::sync_dir`]. If any operation except a read fails,
+/// the state of the disk is unknown.
 pub trait Disk {
-    /// Handle of an open file.
+    /// Handle of an open file on this disk.
     type File: std::fmt::Debug;
 
-    /// Returns the path of the file `name`, or of the folder if `name` is empty, for messages to
-    /// the operator.
+    /// Returns the path of the file `name`, for messages to the operator; the path of the folder if
+    /// `name` is empty.
     fn describe(&self, name: &str) -> String;
 
     /// Returns the names of all files in the folder, in sorted order.
@@ -32,8 +33,8 @@ pub trait Disk {
     /// If the file cannot be read.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Creates a file of `bytes` zero bytes and opens it for reading and writing. Disk space is
-    /// allocated for all of it.
+    /// Creates a file of `bytes` zero bytes, preallocates its disk space, and opens it for reading
+    /// and writing.
     ///
     /// # Errors
     /// If the file exists or cannot be created, or the space cannot be allocated.
@@ -79,8 +80,8 @@ pub trait Disk {
     /// Makes all earlier writes to the file durable (`fdatasync`).
     ///
     /// # Errors
-    /// If the sync failed. A later sync that succeeds proves nothing: the operating system may have
-    /// dropped the writes.
+    /// If the sync failed. Retrying is useless: the operating system may have dropped the writes,
+    /// so a later successful sync does not make them durable.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
 
     /// Renames a file, replacing any file that already has the new name.
@@ -95,8 +96,8 @@ pub trait Disk {
     /// If the file cannot be deleted.
     fn delete(&mut self, name: &str) -> io::Result<()>;
 
-    /// Deletes a file that is not open: removes its name at once, and frees its disk space
-    /// gradually.
+    /// Deletes a file that this process has not opened. Removes the name at once, and frees the
+    /// disk space gradually.
     ///
     /// # Errors
     /// If the name cannot be deleted.
@@ -109,20 +110,20 @@ pub trait Disk {
     /// If the sync of the directory failed.
     fn sync_dir(&mut self) -> io::Result<()>;
 
-    /// Returns a random 64-bit number that identifies a start of the replica: two starts are
-    /// extremely unlikely to get the same number.
+    /// Returns a random 64-bit number. A replica draws one at each start to distinguish that start
+    /// from all others.
     fn draw(&mut self) -> u64;
 
-    /// Returns the safety rule that the storage code deliberately breaks on this disk, to test the
-    /// checkers (mutation testing). Always `None` unless a simulator was built with the feature
-    /// `mutants`.
+    /// Returns the safety rule that the storage code breaks on purpose, for mutation tests of the
+    /// correctness checkers. `None`, which means no rule, unless the simulator was built with the
+    /// feature `mutants`.
     fn mutant(&self) -> Option<Mutant> {
         None
     }
 }
 
-/// Returns a closure for `map_err` that converts an [`io::Error`] to a [`StorageError::Io`], which
-/// says that `action` failed on the file `name`, or on the folder if `name` is empty.
+/// Returns a closure for `map_err` that wraps an [`io::Error`] in a [`StorageError::Io`]. The error
+/// says that `action` failed on the file `name`; an empty `name` stands for the folder.
 pub(super) fn io_error<D: Disk>(
     disk: &D,
     action: &'static str,

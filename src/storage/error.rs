@@ -5,16 +5,17 @@ use std::io;
 
 use crate::types::{EntryId, Index, NodeId};
 
-/// Advice on how to recover from a damaged folder, which ends an error message. The command line
-/// tool then adds advice with concrete paths.
+/// Recovery advice at the end of each error message about a damaged replica folder. The command
+/// line tool adds the concrete paths and commands.
 const REMEDY: &str = "nothing in the folder was changed, and the other replicas are not affected; \
                       rebuild this replica from them: `bowline cluster --replace ID`, or \
                       `bowline serve --rejoin` with an empty folder";
 
-/// Why a replica's folder cannot be created, opened, read or written.
+/// Reason why a replica's data folder cannot be created, opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The operating system reported an error for an operation on the folder or one of its files.
+    /// An operation on the folder or on one of its files failed with an error from the operating
+    /// system.
     #[error("cannot {action} {file}: {source}; {}", io_advice(.source))]
     Io {
         /// The failed operation, as a verb for the error message, such as "sync".
@@ -33,50 +34,50 @@ pub enum StorageError {
         /// Path of the folder that is in use.
         folder: String,
     },
-    /// The folder in which a replica is to be bootstrapped is not empty.
+    /// `--bootstrap` or `--rejoin` was given, but the replica's folder is not empty.
     #[error(
         "{file} already exists, so the folder is not empty; start without --bootstrap and \
          --rejoin if it is this replica's folder, or choose an empty one"
     )]
     NotEmpty {
-        /// Path of a file that already exists in the folder.
+        /// Path of a file that makes the folder non-empty.
         file: String,
     },
-    /// The folder has no meta record (the file `meta` with the ids of cluster and replica): it was
-    /// never bootstrapped, or its disk was wiped.
+    /// The file `meta`, which holds the ids of the cluster and the replica, is missing: the folder
+    /// was never bootstrapped, or its disk was wiped.
     #[error(
         "{file} is missing: this folder was never bootstrapped, or its disk was wiped; start the \
          replicas of a new cluster with --bootstrap, but never one that has run before: {REMEDY}"
     )]
     NoIdentity {
-        /// Path of the missing meta record.
+        /// Path of the missing file `meta`.
         file: String,
     },
-    /// The folder belongs to a replica of another cluster.
+    /// The data folder belongs to a replica of another cluster.
     #[error(
         "{file} belongs to cluster {found:032x}, not to {expected:032x}; check --dir and \
          --cluster"
     )]
     OtherCluster {
-        /// Path of the file that contains the id of the other cluster.
+        /// Path of the file that states the other cluster's id.
         file: String,
-        /// Id of the cluster that is stored in the file.
+        /// Id of the cluster to which the folder belongs, as stored in the file.
         found: u128,
-        /// Id of the cluster that this replica is configured for.
+        /// Id of the cluster that this replica is configured to join.
         expected: u128,
     },
-    /// The folder belongs to another replica of the cluster.
+    /// The data folder belongs to another replica of the same cluster.
     #[error("{file} belongs to replica {found}, not to replica {expected}; check --dir and --id")]
     OtherReplica {
-        /// Path of the file that contains the id of the other replica.
+        /// Path of the file that states the other replica's id.
         file: String,
-        /// Id of the replica that is stored in the file.
+        /// Id of the replica to which the folder belongs, as stored in the file.
         found: NodeId,
-        /// Id of this replica, from the command line.
+        /// Id of this replica on the command line.
         expected: NodeId,
     },
-    /// The replica ids of the cluster, as stored in the folder, differ from those on the command
-    /// line.
+    /// The replica ids on the command line differ from the cluster's members that are stored in the
+    /// folder.
     #[error(
         "--peers and --id name {}, but {file} belongs to a cluster of {}: the members of a cluster \
          are fixed when it is bootstrapped; name all of them in --peers with their current \
@@ -84,27 +85,28 @@ pub enum StorageError {
         replicas(.expected), replicas(.found)
     )]
     OtherMembers {
-        /// Path of the file that contains the cluster's replica ids.
+        /// Path of the file that lists the cluster's members.
         file: String,
-        /// Replica ids of the cluster that are stored in the file.
+        /// Replica ids of the cluster's members, as stored in the file.
         found: Vec<NodeId>,
-        /// Replica ids of the cluster from the command line.
+        /// Replica ids of the cluster's members, from the command line.
         expected: Vec<NodeId>,
     },
-    /// A file has a format version that this program does not read.
+    /// A file has a format version that this program cannot read.
     #[error(
         "{file} has format version {found}, which this version of bowline cannot read (it writes \
          {known}); start the replica with the version that wrote the file"
     )]
     Version {
-        /// Path of the file with the unknown version.
+        /// Path of the file with the unsupported format version.
         file: String,
-        /// Format version of the file.
+        /// Format version of the file, which this program cannot read.
         found: u32,
-        /// Format version that this program writes for this type of file.
+        /// The only format version that this program reads and writes for this type of file.
         known: u32,
     },
-    /// The contents of a log or record file differ from what was written.
+    /// A log segment or a small record file is corrupt: its contents differ from what the replica
+    /// wrote.
     #[error(
         "{file} is damaged at byte {offset}: {what}; the entries there may be committed, so \
          nothing is truncated; {REMEDY}"
@@ -114,7 +116,7 @@ pub enum StorageError {
         file: String,
         /// Byte offset of the damage in the file.
         offset: u64,
-        /// Description of the damage.
+        /// Description of the damage, for the error message.
         what: String,
     },
     /// A segment file of the log is missing.
@@ -123,19 +125,20 @@ pub enum StorageError {
         /// Path of the missing segment file.
         file: String,
     },
-    /// Files of the folder contradict each other: at least one of them was restored from an older
+    /// The folder's files contradict each other, because at least one was restored from an older
     /// copy.
     #[error(
         "{file} is older than the rest of the folder: {what}; a folder restored from a copy lacks \
          entries that it acknowledged; {REMEDY}"
     )]
     RolledBack {
-        /// Path of the file that is older than the others.
+        /// Path of the file that was restored from an older copy.
         file: String,
-        /// How the older file contradicts the others.
+        /// Description of the contradiction between the older file and the rest of the folder.
         what: String,
     },
-    /// Entries are missing between the end of the latest snapshot and the first entry of the log.
+    /// Gap between snapshot and log: the log does not contain the entry that follows the latest
+    /// snapshot.
     #[error(
         "the log in {folder} starts with entry {first}, but its snapshots end with entry {end}: a \
          snapshot is missing or damaged; {REMEDY}"
@@ -148,8 +151,7 @@ pub enum StorageError {
         /// Index of the last entry in the latest complete snapshot; zero if there is no snapshot.
         end: Index,
     },
-    /// A snapshot is damaged, and the state that it covers cannot be rebuilt from an older snapshot
-    /// and the log.
+    /// A snapshot is damaged, and its state cannot be rebuilt from an older snapshot and the log.
     #[error(
         "{file} is damaged, and its state up to entry {last} is not in the log or in an older \
          snapshot, which ends with entry {end}; {REMEDY}"
@@ -159,15 +161,15 @@ pub enum StorageError {
         file: String,
         /// Id (term and index) of the last entry in the damaged snapshot.
         last: EntryId,
-        /// Index of the last entry in the latest complete snapshot; zero if there is none.
+        /// Index of the last entry in the latest undamaged snapshot; zero if there is none.
         end: Index,
     },
-    /// A file that should be a complete snapshot is damaged or incomplete.
+    /// A snapshot file is damaged or incomplete.
     #[error("{file} is not a complete snapshot: {what}")]
     Snapshot {
-        /// Path of the file that was expected to be a complete snapshot.
+        /// Path of the damaged snapshot file.
         file: String,
-        /// Description of the damage.
+        /// Description of the damage to the snapshot, for the error message.
         what: String,
     },
     /// The log refuses all further operations because an earlier write or sync failed.
@@ -182,8 +184,8 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Returns whether files of the folder are damaged, missing or out of date, so that this
-    /// replica must be rebuilt from the other replicas.
+    /// Returns whether the error means that the replica's folder is damaged, incomplete or out of
+    /// date, so that the replica must be rebuilt from the other replicas.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -196,8 +198,7 @@ impl StorageError {
         )
     }
 
-    /// Returns whether the operation failed only because the disk is full or a limit on file sizes
-    /// was reached.
+    /// Returns whether the error means that the disk is full or that a file exceeds a size limit.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let StorageError::Io { source, .. } = self else { return false };
@@ -205,8 +206,8 @@ impl StorageError {
     }
 }
 
-/// Returns the part of an error message that says what the operator can do about an error of the
-/// operating system.
+/// Returns advice to the operator about an error of the operating system, to be appended to the
+/// error message.
 fn io_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -225,7 +226,7 @@ fn io_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Formats replica ids for a message: `replicas 1, 2, 3`.
+/// Formats replica ids for an error message, such as `replicas 1, 2, 3`.
 pub(crate) fn replicas(ids: &[NodeId]) -> String {
     let names: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
     format!("replica{} {}", if ids.len() == 1 { "" } else { "s" }, names.join(", "))

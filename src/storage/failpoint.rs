@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Name of the environment variable that selects the failpoint at which the process kills itself.
+/// Name of the environment variable that selects a failpoint: a named place in the code at which
+/// the process kills itself, to test crash recovery.
 pub const VARIABLE: &str = "BOWLINE_FAILPOINT";
 
 #[derive(Debug)]
 struct Failpoint {
     name: String,
-    /// Number of times that the failpoint must still be reached until the process kills itself,
-    /// which it does when this counter drops from 1 to 0.
+    /// Number of times that the failpoint must still be reached before the process kills itself.
+    /// The process dies when this counter drops from 1 to 0.
     left: AtomicU64,
 }
 
@@ -31,23 +32,23 @@ fn parse(text: &str) -> Failpoint {
 }
 
 impl Failpoint {
-    /// Decrements the counter if `scope-step`, the name of the failpoint that was just reached, is
-    /// the selected one. Returns whether the process must kill itself now.
+    /// Called each time that the failpoint `scope-step` is reached. Decrements the counter if this
+    /// failpoint is the selected one, and returns whether the process must kill itself now.
     fn is_due(&self, scope: &str, step: &str) -> bool {
         let own_step = self.name.strip_prefix(scope).and_then(|rest| rest.strip_prefix('-'));
         own_step == Some(step) && self.left.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
-/// Selects the failpoint (named place in the code) at which this process kills itself, to test
-/// recovery. `text` is `name` for the first time that the failpoint is reached, or `name:3` for the
-/// third time. Only the first call has an effect.
+/// Selects the failpoint (a named place in the code) at which this process kills itself, to test
+/// crash recovery. `text` is the failpoint's name; a suffix such as `:3` means the third time that
+/// it is reached. Only the first call has an effect.
 pub fn choose(text: &str) {
     let _ = CHOSEN.set(parse(text));
 }
 
-/// Kills the process here if the failpoint `scope-step` was selected and has now been reached the
-/// selected number of times.
+/// Marks a failpoint, named `scope-step`, in the code: kills the process if this failpoint was
+/// selected with [`choose`] and has been reached the selected number of times.
 pub fn reach(scope: &str, step: &str) {
     if CHOSEN.get().is_some_and(|chosen| chosen.is_due(scope, step)) {
         // Like kill -9: nothing else runs and nothing is flushed.

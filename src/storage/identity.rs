@@ -4,8 +4,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::types::NodeId;
 
-/// Identity of a replica's folder: the cluster and the replica that it belongs to, and the number
-/// of the replica's starts.
+/// Owner of a data folder: the ids of the cluster and the replica, and how many times that replica
+/// has been started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Id of the cluster: a random number, drawn once when the cluster is created, or the hash of
@@ -13,15 +13,14 @@ pub struct Identity {
     pub cluster: u128,
     /// Id of the replica that owns the folder.
     pub replica: NodeId,
-    /// Number of times that the replica has been started, the current start included. In a folder
-    /// restored from an older copy, the number continues from the older value. Peers detect such a
-    /// folder by the random numbers that identify the starts: each start opens the log and draws
-    /// one.
+    /// Number of times that the replica has been started, the current start included. A folder
+    /// restored from an older copy repeats these numbers; peers detect the copy because each start
+    /// also draws a random number, which differs.
     pub incarnation: u64,
 }
 
-/// Returns the fingerprint of a cluster's id, for clients and logs: half of its SHA-256. The id
-/// itself is a secret of the replicas, since a sender that knows the id can pose as one of them.
+/// Returns the first 128 bits of the SHA-256 of a cluster's id, which clients and logs may show.
+/// The id itself is secret: a sender that knows it can pose as a replica of the cluster.
 pub fn cluster_fingerprint(cluster: u128) -> u128 {
     let mut hash = Sha256::new();
     hash.update(b"bowline cluster fingerprint\n");

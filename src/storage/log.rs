@@ -16,19 +16,19 @@ use super::recovery::{Replay, check_hard_state};
 use super::sector::{SECTOR_BYTES, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockBuilder, SegmentHeader};
 
-/// Maximum size in bytes of a block, the unit in which the log is written and synced. If another
-/// record would exceed it, the records collected so far are synced first.
+/// Maximum size in bytes of a block, the part of the log that one sync writes. Before a block would
+/// exceed it, the entries collected so far are synced.
 const BLOCK_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
-/// Options for the layout of a log on disk. A log can be opened with options other than those it
-/// was written with.
+/// Options of the on-disk layout of a Raft log. They may change from one start of a replica to the
+/// next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Size of a new segment file in bytes. A block that is larger gets a segment file just large
-    /// enough for it.
+    /// Size in bytes of a new segment file. If a single sync writes more than this, its segment
+    /// file is made just large enough.
     pub segment_bytes: u64,
-    /// Number of the replica's latest starts that the meta record keeps in its history of starts,
-    /// from 1 to [`OPENINGS_KEPT`]. All replicas of a cluster must use the same number.
+    /// Number of starts, from 1 to [`OPENINGS_KEPT`], in the start history that the replica stores
+    /// and shows to its peers. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
@@ -45,72 +45,73 @@ impl Default for LogOptions {
     }
 }
 
-/// Statistics of a log since it was opened.
+/// Statistics of a Raft log since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
-    /// Number of blocks written and synced since the log was opened, including the block that is
-    /// written when the log is opened.
+    /// Number of syncs of the log, one per block written. Opening the log counts as one.
     pub syncs: u64,
-    /// Number of bytes written for blocks, including the zeros written after small blocks.
+    /// Number of bytes written to segment files by syncs, including zeros that are written in
+    /// advance after small writes.
     pub bytes: u64,
-    /// Number of records (log entries) written since the log was opened.
+    /// Number of log entries written since the log was opened. An entry that is written again
+    /// counts again.
     pub records: u64,
-    /// Position of the end of the last block, in bytes from the start of the first segment that
+    /// Position at which the log ends, in bytes from the start of the oldest segment file that
     /// existed when the log was opened. Includes segment headers and the unused ends of segments.
     pub end: u64,
-    /// Number of segment files that the log has now.
+    /// Number of segment files that the log currently has.
     pub segments: u64,
-    /// Number of segments deleted because a snapshot contains their entries.
+    /// Number of segment files deleted because a snapshot contains their entries.
     pub segments_deleted: u64,
     /// Number of times that an installed snapshot replaced all entries of the log.
     pub restarts: u64,
-    /// Number of bytes truncated when the log was opened, because they belonged to an incomplete
-    /// (torn) block.
+    /// Number of bytes of a torn write that were truncated when the log was opened; 0 if the last
+    /// write was complete.
     pub torn_bytes: u64,
 }
 
-/// The durable log of one replica.
+/// The durable Raft log of one replica, with the replica's term and vote.
 ///
 /// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. Once any
 /// operation has failed, the log refuses all further operations: the process must exit, and the
 /// next process recovers the log from the disk.
 ///
 /// Invariants: `durable_last` and `durable_state` are the last entry, term and vote of the last
-/// block on disk; `last` and `hard_state` include what is not synced yet.
+/// block on disk; `last` and `hard_state` also include unsynced changes.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
     pub(super) disk: D,
     options: LogOptions,
     pub(super) meta: Meta,
     segment: ActiveSegment<D::File>,
-    /// For each segment file, oldest first: its number, and the index of the log's last entry when
-    /// the file was created.
+    /// Number and base index of each segment file, oldest first. The base index is that of the
+    /// log's last entry when the file was created.
     bases: VecDeque<(u64, Index)>,
-    /// Chain checksum of the last block: computed over that block and the chain checksum of the
-    /// block before it, so that a missing or foreign block is detected.
+    /// Checksum of the last block (the entries of one sync). It also covers the preceding block's
+    /// checksum, so that recovery detects a block that is missing or from another log.
     chain: u32,
-    /// Incarnation of the replica when it wrote the last block, that is, the number of times that
-    /// it had been started; zero before the first block.
+    /// Number of times that the replica had been started when it last wrote to the log; zero if it
+    /// has never written to it.
     written_by: u64,
     hard_state: HardState,
-    /// The block that the next sync writes, with the records collected so far.
+    /// The block that the next sync writes: the entries collected since the last sync.
     block: BlockBuilder,
-    /// Whether the next sync has entries, a term or a vote to write.
+    /// Whether entries, a term or a vote are waiting for the next sync.
     unsynced: bool,
-    /// Id of the log's last entry, durable or not. The id's term is zero if the term of that entry
-    /// is unknown.
+    /// Id of the log's last entry, synced or not. Its term is zero if the term of this entry is
+    /// unknown.
     last: EntryId,
     durable_last: EntryId,
     durable_state: HardState,
-    /// Reused buffer for the sectors of one block.
+    /// Reusable write buffer for the sectors that one sync writes.
     image: Vec<u8>,
     failed: bool,
     stats: LogStats,
 }
 
 impl<D: Disk> Log<D> {
-    /// Creates the files of a new replica in an empty folder. Called only once in the life of a
-    /// replica. `members` are the ids of all voters, this replica included.
+    /// Creates the files of a new replica in an empty folder. A replica must be bootstrapped only
+    /// once. `members` are the ids of all voters, this replica included.
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -123,9 +124,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), false))
     }
 
-    /// Creates the files of a replica that lost its folder, in an empty folder and under its old
-    /// id. The replica is marked as rejoining until [`Log::end_rejoining`], because it lacks
-    /// entries and votes that it acknowledged.
+    /// Creates files in an empty folder for a replica whose previous folder was lost, under its old
+    /// id. The replica lacks entries and votes that it had acknowledged, so it is marked as
+    /// rejoining, and must not vote, until [`Log::end_rejoining`].
     ///
     /// # Errors
     /// If the folder is not empty or cannot be written.
@@ -139,9 +140,9 @@ impl<D: Disk> Log<D> {
         create_meta(disk, &Meta::new(cluster, replica, sorted(members), true))
     }
 
-    /// Returns a log in the state that recovery read from its files, with its last segment open for
-    /// appends. The caller must then immediately call [`Log::write_block`] with the replica's new
-    /// incarnation (the number of its starts, the current one included).
+    /// Returns a log with the state that recovery has read from its files, and `segment`, its last
+    /// one, open for appends. The caller must then immediately call [`Log::write_block`], which
+    /// durably records the new start of the replica.
     pub(super) fn resume(
         disk: D,
         options: LogOptions,
@@ -182,9 +183,9 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Durably records that a replica created with [`Log::bootstrap_rejoining`] is no longer
-    /// rejoining. To be called once the replica has received again every entry that it may have
-    /// acknowledged before it lost its folder.
+    /// Durably records that the replica, created with [`Log::bootstrap_rejoining`], is no longer
+    /// rejoining. The caller must have made sure that the replica again has every entry that it may
+    /// have acknowledged before it lost its folder.
     ///
     /// # Errors
     /// If this write or an earlier one failed; see [`Log::sync`].
@@ -200,14 +201,13 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Collects the changes that the next sync makes durable: term and vote if they changed, and
-    /// consecutive entries. The first of `entries` replaces the log's entry at the same index and
-    /// all later entries. Copies the entries. Only [`Log::sync`] guarantees that the changes are
-    /// durable.
+    /// Adds changes to be made durable by the next [`Log::sync`]: a new term and vote (`None` if
+    /// unchanged), and copies of consecutive entries. The first of `entries` replaces the log's
+    /// entry at its index and all later entries.
     ///
     /// # Errors
-    /// If a write failed earlier or during this call. The call itself syncs when the entries exceed
-    /// the maximum size of a block.
+    /// If a write failed earlier or during this call. The call itself syncs when the unsynced
+    /// entries exceed the maximum size of a block.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
@@ -241,8 +241,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Makes all collected entries, the term and the vote durable with one write and one sync; does
-    /// nothing if everything is durable already.
+    /// Makes all appended entries, the term and the vote durable with one write and one sync. Does
+    /// nothing if they are durable already.
     ///
     /// # Errors
     /// If the write or the sync failed, now or earlier. The contents of the disk are then unknown,
@@ -252,10 +252,9 @@ impl<D: Disk> Log<D> {
         if self.unsynced { self.write_block(self.meta.identity.incarnation) } else { Ok(()) }
     }
 
-    /// Durably removes all entries, so that the log continues after `last`, the last entry of a
-    /// durable snapshot. Syncs first, so that an unsynced term or vote is not lost. A caller that
-    /// has a new term as well as new entries appends the term before this call and the entries
-    /// after it.
+    /// Durably removes all entries after a snapshot was installed, so that the log continues after
+    /// `last`, the snapshot's last entry. Syncs first, so that an unsynced term or vote is not
+    /// lost. A new term must be appended before this call, new entries after it.
     ///
     /// # Errors
     /// If a write or sync failed, now or earlier; see [`Log::sync`].
@@ -275,9 +274,9 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Deletes the segments that hold only entries up to `index`. These entries must be in a
-    /// durable snapshot, and durable in the log too. The deletion takes time, so the caller should
-    /// first sync and acknowledge the entries collected so far.
+    /// Deletes the segment files that contain only entries up to `index`, which must be durable
+    /// both in a snapshot and in the log. Deletion takes time, so the caller should sync and
+    /// acknowledge pending entries first.
     ///
     /// # Errors
     /// If a write or deletion failed, now or earlier; see [`Log::sync`].
@@ -291,46 +290,46 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Returns whether entries, a term or a vote have been collected but not synced yet.
+    /// Returns whether appended entries, a term or a vote are waiting for a sync.
     pub fn has_unsynced(&self) -> bool {
         self.unsynced
     }
 
-    /// Returns the statistics since the log was opened.
+    /// Returns the log's statistics since it was opened.
     pub fn stats(&self) -> LogStats {
         LogStats { segments: self.bases.len() as u64, ..self.stats }
     }
 
-    /// Returns the ids of the cluster and the replica that own the log, and the replica's
-    /// incarnation (the number of its starts).
+    /// Returns the ids of the cluster and the replica that own the log, and how many times the
+    /// replica has been started.
     pub fn identity(&self) -> Identity {
         self.meta.identity
     }
 
-    /// Returns the random numbers that identify the replica's latest starts: each start opens the
-    /// log and draws one. That of the current start is the last. Peers use them to distinguish this
-    /// log from an older copy of it.
+    /// Returns the random numbers that the replica drew at its latest starts, one per start; the
+    /// last belongs to the current start. Peers use them to distinguish this log from an older copy
+    /// of it.
     pub fn openings(&self) -> &[u64] {
         &self.meta.openings
     }
 
-    /// Returns the ids of all voters of the cluster, ascending, this replica included.
+    /// Returns the ids of all voters of the cluster in ascending order, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.meta.members
     }
 
-    /// Returns whether the replica is rejoining: it lost its folder, and has not yet received again
-    /// all entries that it may have acknowledged.
+    /// Returns whether the replica is rejoining: its previous folder was lost, and it may still
+    /// lack entries that it had acknowledged, so it must not vote.
     pub fn is_rejoining(&self) -> bool {
         self.meta.rejoining
     }
 
-    /// Returns the disk, so that a simulation can plan disk faults.
+    /// Returns the log's disk, so that a simulation can plan disk faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Returns the disk. Entries, term and vote that were appended but not synced are lost.
+    /// Closes the log and returns its disk. Unsynced entries and an unsynced term or vote are lost.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -339,10 +338,10 @@ impl<D: Disk> Log<D> {
         self.hard_state
     }
 
-    /// Sets the current term to `term`, the term of the last entry of an installed snapshot, and
-    /// clears the vote. This is needed if the power failed after the snapshot became durable but
-    /// before the term did. The replica cannot have voted in this term, since a vote is durable
-    /// before it is sent.
+    /// Raises the current term to `term`, the term of an installed snapshot's last entry, and
+    /// clears the vote. Used by recovery if the power failed when the snapshot was durable but the
+    /// term was not. The replica cannot have voted in this term, since a vote is durable before it
+    /// is sent.
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
         self.hard_state = HardState { term, voted_for: None };
@@ -356,8 +355,8 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Writes and syncs a block with the collected records, term and vote. The block's header
-    /// records `incarnation`, the number of times that the replica has been started.
+    /// Writes and syncs a block with the collected entries, the term and the vote. The block's
+    /// header records `incarnation`, the number of times that the replica has been started.
     pub(super) fn write_block(&mut self, incarnation: u64) -> Result<(), StorageError> {
         assert!(
             incarnation >= self.written_by,
@@ -388,9 +387,10 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Creates the next segment file, large enough for a block of `sectors` sectors. The segment
-    /// continues after the last durable block or, if `snapshot_end` (the last entry of a snapshot)
-    /// is set, restarts the log after that entry.
+    /// Creates the log's next segment file, with space for a block (the entries of one sync) of
+    /// `sectors` sectors. The segment continues after the last durable block or, if `snapshot_end`
+    /// is set, after this last entry of an installed snapshot, which makes all earlier segments
+    /// obsolete.
     fn begin_segment(
         &mut self,
         sectors: usize,
@@ -418,9 +418,9 @@ impl<D: Disk> Log<D> {
         self.meta.write(&mut self.disk)
     }
 
-    /// Deletes the segments with numbers below `first`, oldest first. Writes `first` to the meta
-    /// record beforehand, so that recovery ignores deleted segments that reappear after a power
-    /// cut.
+    /// Deletes the log segments with numbers below `first`, oldest first. Stores `first` in the
+    /// file `meta` beforehand, so that recovery ignores deleted segments that reappear after a
+    /// power cut.
     pub(super) fn delete_before(&mut self, first: u64) -> Result<(), StorageError> {
         let current = self.segment.number();
         assert!(first <= current, "segment {first} of {current}");
@@ -440,7 +440,8 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// Writes the first meta record into an empty folder; fails if the folder is not empty.
+/// Writes the first version of the file `meta` (owner, members and start history) into an empty
+/// folder. Fails if the folder is not empty.
 fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.
@@ -459,7 +460,8 @@ fn sorted(members: &[NodeId]) -> Vec<NodeId> {
     members
 }
 
-/// Returns the length in sectors of a new segment whose first block has `block` sectors.
+/// Returns the length in sectors of a new log segment whose first block (the entries of one sync)
+/// takes `block` sectors.
 fn segment_sectors(options: LogOptions, block: usize) -> u32 {
     let wanted = options.segment_bytes / SECTOR_BYTES as u64;
     let needed = 1 + block.max(sectors_for(BLOCK_HEADER_BYTES)) as u64;
@@ -570,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn rejoining_mark_survives_restarts_until_it_is_cleared() {
+    fn rejoining_flag_survives_restarts_until_it_is_cleared() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -590,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_clearing_of_the_rejoin_mark_fails_the_log() {
+    fn failed_clearing_of_the_rejoining_flag_fails_the_log() {
         let mut disk = MemDisk::default();
         let members = [NodeId(3), NodeId(1), NodeId(2)];
         Log::bootstrap_rejoining(&mut disk, 9, NodeId(1), &members).unwrap();
@@ -604,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_start_changes_no_file_and_no_incarnation() {
+    fn refused_start_changes_no_file_and_no_start_count() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         drop(opened(&mut disk));

@@ -14,11 +14,11 @@ use std::io;
 use super::disk::Disk;
 use inode::Inode;
 
-/// Size in bytes of a sector, the unit that the disk writes atomically.
+/// Size in bytes of a sector, the unit that the simulated disk writes atomically.
 pub const SECTOR_BYTES: usize = super::sector::SECTOR_BYTES;
 
-/// A creation, rename or deletion of a file that is not durable yet; `usize` is the file's position
-/// in `inodes`.
+/// An unsynced change of a file name, which a power cut may undo. `usize` is the file's position in
+/// `inodes`.
 #[derive(Clone, Debug)]
 enum NameChange {
     Create(String, usize),
@@ -26,14 +26,15 @@ enum NameChange {
     Delete(String),
 }
 
-/// Kind of fault that is planned for one operation: a power cut during it, or its failure.
+/// Fault planned for one disk operation: the power fails during the operation, or the operation
+/// fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     PowerCut,
     Failure,
 }
 
-/// Kind of an operation that changes the disk, by which failures are counted.
+/// Kind of a disk operation that changes the disk. Failures are counted separately for each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Operation {
     Write,
@@ -41,7 +42,7 @@ enum Operation {
     Names,
 }
 
-/// How an append that reports success corrupts the appended bytes.
+/// Silent corruption of an append: how the stored bytes differ although the append reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AppendFault {
     /// One bit of the appended bytes is flipped.
@@ -53,7 +54,7 @@ pub enum AppendFault {
     Misdirected,
 }
 
-/// Number of faults of each kind since the disk was created.
+/// Number of simulated faults of each kind since the disk was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskFaultCounts {
     /// Number of writes that failed after a part of their bytes was written.
@@ -63,42 +64,43 @@ pub struct DiskFaultCounts {
     /// Number of failed operations on file names: creations, renames and deletions of files, and
     /// syncs of the directory.
     pub failed_names: u64,
-    /// Number of file creations and appends that failed because the disk was full.
+    /// Number of appends and file creations that failed because the disk was full.
     pub no_room: u64,
-    /// Number of appends that reported success, but wrote corrupted bytes.
+    /// Number of appends that reported success but stored corrupted bytes.
     pub bad_appends: u64,
-    /// Number of torn writes: a power cut left some of their sectors, but not all.
+    /// Number of torn writes, of which a power cut kept some sectors but not all.
     pub torn: u64,
-    /// Number of lost writes: a power cut left none of their sectors.
+    /// Number of lost writes, of which a power cut kept no sector.
     pub lost: u64,
-    /// Number of creations and renames of files that a power cut undid.
+    /// Number of file creations and renames that a power cut undid.
     pub names_lost: u64,
-    /// Number of deleted files that existed again after a power cut.
+    /// Number of deleted files that reappeared after a power cut.
     pub names_back: u64,
 }
 
-/// A disk in memory, with power cuts and faults, for tests and the simulator. A file handle is an
-/// index into `inodes`, which never shrinks.
+/// A simulated disk in memory with power cuts and other faults, for tests and the simulator. A file
+/// handle is an index into `inodes`; files are never removed from that list.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
-    /// Number of operations so far that change the disk. Since these operations are numbered from
-    /// 0, this is also the number of the next one.
+    /// Number of operations so far that have changed the disk. They are numbered from 0, so this is
+    /// also the number of the next one.
     operations: u64,
-    /// Number of the operation for which a fault is planned, and the kind of fault; `None` if no
-    /// fault is planned.
+    /// The planned fault, with the number of the operation at which it occurs; `None` if no fault
+    /// is planned.
     fault: Option<(u64, Fault)>,
     power_is_out: bool,
-    /// Maximum total length of all files in bytes; `None` for no limit.
+    /// Disk capacity: maximum total length of all files in bytes; `None` for no limit.
     capacity: Option<u64>,
-    /// Whether the next sync of the directory fails.
+    /// Whether the next sync of the directory is to fail.
     dir_sync_fails: bool,
-    /// Whether syncs of files report success and do nothing.
+    /// Whether syncs of files report success without making anything durable.
     ignores_syncs: bool,
-    /// The number that [`Disk::draw`] returned last. The next call returns this number plus 1.
+    /// The random number that [`Disk::draw`] returned last. Tests need numbers that are unique but
+    /// reproducible, so the next call returns this number plus 1.
     drawn: u64,
     /// How to corrupt the next append; `None` to write it correctly.
     append_fault: Option<AppendFault>,
@@ -108,43 +110,42 @@ pub struct MemDisk {
 }
 
 impl MemDisk {
-    /// Selects the safety rule that all code over this disk breaks on purpose, to test the checkers
-    /// (mutation testing); `None` for none.
+    /// Selects the safety rule that storage code breaks on purpose on this disk, for mutation tests
+    /// of the correctness checkers; `None` for no rule.
     #[cfg(feature = "mutants")]
     pub fn set_mutant(&mut self, mutant: Option<crate::config::Mutant>) {
         self.mutant = mutant;
     }
 
-    /// Returns the number of operations so far that change the disk, which is the number of the
-    /// next such operation. Faults are planned by operation number.
+    /// Returns the number of operations that have changed the disk. Operations are numbered from 0,
+    /// so this is also the number of the next one; faults are planned by these numbers.
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// Cuts the power during the operation with this number; see [`MemDisk::operations`]. That
-    /// operation and all later ones fail until [`MemDisk::restart`].
+    /// Plans a power cut during the operation with the number `operation`; see
+    /// [`MemDisk::operations`]. That operation and all later ones fail until [`MemDisk::restart`].
     pub fn power_cut_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::PowerCut));
     }
 
-    /// Cuts the power like [`MemDisk::power_cut_at`], after `operations` more operations: 0 means
-    /// during the next one.
+    /// Plans a power cut after `operations` more operations: 0 means during the next operation. See
+    /// [`MemDisk::power_cut_at`].
     pub fn power_cut_in(&mut self, operations: u64) {
         self.power_cut_at(self.operations + operations);
     }
 
-    /// Makes the operation with this number fail; see [`MemDisk::operations`]. A failed write
-    /// writes only a part of its bytes. A failed sync makes nothing durable and discards the record
-    /// of unsynced writes, as file systems do: the next sync succeeds although the data is not on
-    /// the disk.
+    /// Plans a failure of the operation with the number `operation`; see [`MemDisk::operations`]. A
+    /// failed write stores only a part of its bytes. After a failed sync the next sync succeeds,
+    /// but does not make the earlier writes durable, as in real file systems.
     pub fn fail_at(&mut self, operation: u64) {
         assert!(operation >= self.operations, "operation {operation} is over");
         self.fault = Some((operation, Fault::Failure));
     }
 
-    /// Makes an operation fail like [`MemDisk::fail_at`], after `operations` more operations: 0
-    /// means the next one.
+    /// Plans a failure after `operations` more operations: 0 means that the next operation fails.
+    /// See [`MemDisk::fail_at`].
     pub fn fail_in(&mut self, operations: u64) {
         self.fail_at(self.operations + operations);
     }
@@ -155,26 +156,28 @@ impl MemDisk {
         self.dir_sync_fails = true;
     }
 
-    /// Returns whether a power cut may undo a creation, rename or deletion of a file.
+    /// Returns whether creations, renames or deletions of files are not durable yet, so that a
+    /// power cut may undo them.
     pub fn has_unsynced_names(&self) -> bool {
         !self.unsynced_names.is_empty()
     }
 
-    /// Makes syncs of files report success without doing anything, like a disk with a volatile
-    /// cache. A test can use this to show that it detects lost writes.
+    /// Makes all later syncs of files report success without effect, like a disk with a volatile
+    /// cache. Shows that a test would detect lost writes.
     pub fn ignore_syncs(&mut self) {
         self.ignores_syncs = true;
     }
 
-    /// Limits the total length of all files to `bytes` bytes; `None` removes the limit.
+    /// Limits the disk's capacity, the total length of all files, to `bytes` bytes; `None` removes
+    /// the limit.
     pub fn set_capacity(&mut self, bytes: Option<u64>) {
         self.capacity = bytes;
     }
 
-    /// Cuts the power, unless it is out already, and switches it on again. `choose` decides which
-    /// unsynced changes reached the disk: for each sector or file length with n - 1 unsynced
-    /// changes, `choose(n)` returns how many of them did, oldest first: 0 for none, n - 1 for all.
-    /// For each unsynced change of a file name, n is 2.
+    /// Simulates a power cut, if the power is not out already, and a restart. `choose` decides
+    /// which unsynced changes survive: for each sector or file length with n - 1 unsynced changes,
+    /// `choose(n)` returns how many of the oldest survive, from 0 to n - 1. For each unsynced
+    /// change of a file name, n is 2.
     pub fn restart(&mut self, choose: &mut dyn FnMut(usize) -> usize) {
         for inode in &mut self.inodes {
             inode.lose_power(choose, &mut self.fault_counts);
@@ -195,30 +198,31 @@ impl MemDisk {
         assert!(!self.power_is_out && self.unsynced_names.is_empty(), "the restart is incomplete");
     }
 
-    /// Returns the number of faults of each kind so far.
+    /// Returns the number of simulated faults of each kind so far.
     pub fn fault_counts(&self) -> DiskFaultCounts {
         self.fault_counts
     }
 
-    /// Corrupts the next append as `fault` specifies; the append still reports success.
+    /// Corrupts the bytes of the next append in the way that `fault` says. The append still reports
+    /// success.
     pub fn corrupt_next_append(&mut self, fault: AppendFault) {
         self.append_fault = Some(fault);
     }
 
-    /// Removes all planned faults and the limit on the disk's capacity.
+    /// Cancels all planned faults, and removes the limit on the disk's capacity.
     pub fn clear_faults(&mut self) {
         (self.fault, self.append_fault, self.capacity) = (None, None, None);
         self.dir_sync_fails = false;
     }
 
-    /// Makes [`Disk::draw`] return only numbers that it has returned neither for this disk nor for
-    /// `other`.
+    /// Makes [`Disk::draw`] continue with numbers that neither this disk nor `other`, such as a
+    /// copy of it, has returned before.
     pub fn advance_random_past(&mut self, other: &MemDisk) {
         self.drawn = self.drawn.max(other.drawn) + (1 << 32);
     }
 
-    /// Returns a disk with the current contents of all files, all durable, like an operator's copy
-    /// of the folder.
+    /// Returns a new disk with the current contents of all files, all of them durable. Simulates a
+    /// backup of the folder made by an operator.
     #[must_use]
     pub fn copy(&self) -> MemDisk {
         let mut copy = MemDisk::default();
@@ -239,15 +243,14 @@ impl MemDisk {
         self.names.values().map(|&inode| self.inodes[inode].live.len() as u64).sum()
     }
 
-    /// Simulates the end of the process that uses the disk, without a power cut: all writes stay
-    /// visible, and unsynced writes stay unsynced. Removes planned faults.
+    /// Simulates a crash of the process that uses the disk, without a power cut: unsynced writes
+    /// stay visible, but are still not durable. Cancels planned faults.
     pub fn kill(&mut self) {
         self.end_process();
     }
 
-    /// Simulates that the process that uses the disk ends and another one starts: removes the
-    /// contents of files that no longer have a name, removes planned faults, and switches the power
-    /// on.
+    /// Simulates a restart of the process that uses the disk: frees the contents of deleted files,
+    /// cancels planned faults, and switches the power on.
     fn end_process(&mut self) {
         self.power_is_out = false;
         self.fault = None;
@@ -265,8 +268,8 @@ impl MemDisk {
         }
     }
 
-    /// Durably changes a file's bytes, without an error. Simulates damage, or a file that was
-    /// restored from a copy.
+    /// Durably applies `change` to a file's contents without reporting an error. Simulates bit rot,
+    /// or a file that was restored from a backup.
     pub fn tamper(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let inode = &mut self.inodes[self.names[name]];
         let mut bytes = std::mem::take(&mut inode.live);
@@ -274,8 +277,8 @@ impl MemDisk {
         *inode = Inode::durable(bytes);
     }
 
-    /// Durably replaces a file with one that contains `bytes`, or deletes it if `bytes` is `None`,
-    /// without an error. Makes all other unsynced changes of file names durable too.
+    /// Durably replaces the contents of a file with `bytes`, or deletes the file if `bytes` is
+    /// `None`. Also makes all other unsynced changes of file names durable.
     pub fn replace(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         self.names.remove(name);
         if let Some(bytes) = bytes {
@@ -286,8 +289,8 @@ impl MemDisk {
         self.unsynced_names.clear();
     }
 
-    /// Counts an operation that changes the disk, and returns the fault planned for it, if any.
-    /// Fails if the power is out.
+    /// Begins an operation that changes the disk: counts it, and returns the fault planned for it,
+    /// if any. Fails if the power is out.
     fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         if self.power_is_out {
             return Err(io::Error::other("the power is out"));
@@ -313,7 +316,7 @@ impl MemDisk {
         inode.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
-    /// Creates, renames or deletes a file. The change is not durable before the next sync of the
+    /// Creates, renames or deletes a file. The change becomes durable with the next sync of the
     /// directory.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
         let fault = self.begin(Operation::Names)?;
@@ -455,8 +458,8 @@ impl Disk for MemDisk {
         self.change_names(NameChange::Delete(name.to_owned()))
     }
 
-    /// Deletes the file and empties it at once, so that tests detect callers that still read it
-    /// through an open handle, which they must not do.
+    /// Deletes the file and empties it at once, so that tests fail if a caller wrongly keeps
+    /// reading the file through an open handle.
     fn delete_in_background(&mut self, name: &str) -> io::Result<()> {
         let inode = self.inode_of(name)?;
         self.delete(name)?;

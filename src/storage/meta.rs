@@ -46,49 +46,51 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
-/// Name of the file with the meta record: the replica that owns the folder, the cluster's members,
-/// and the history of the starts of the replica.
+/// Name of the file with the meta record, which states the replica that owns the folder, the
+/// cluster's members, and the history of the replica's starts.
 pub(super) const META_FILE: &str = "meta";
-/// Name of the temporary file to which a new version of the meta record is written, before it
-/// replaces the old one.
+/// Temporary name under which a new version of the file `meta` is written before it replaces the
+/// old version.
 pub(super) const META_FILE_NEW: &str = "meta.new";
 const MAGIC: &[u8; 16] = b"bowline replica\n";
-/// Format version of the meta record that this program writes.
+/// Format version of the file `meta` that this program writes and reads.
 const META_VERSION: u32 = 3;
-/// Length in bytes of the record's fixed fields, before the list of members.
+/// Length in bytes of the fixed fields of the file `meta`, which precede the list of members.
 const HEAD_BYTES: usize = 66;
 const CHECKSUM_BYTES: usize = 4;
-/// Bit of the field `flags` that marks a rejoining replica.
+/// Bit in the field `flags` of the file `meta`: the replica is rejoining after its folder was lost,
+/// and must not vote yet.
 const REJOINING: u8 = 1;
 
-/// Maximum number of starts of the replica in the history that the meta record keeps; older starts
-/// are removed.
+/// Maximum number of starts in the history that a replica keeps of its own starts; the oldest are
+/// removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
-/// The meta record, decoded: the replica that owns the folder, the cluster's members, the history
-/// of the replica's starts, and the numbers of the first and the last log segment.
+/// Decoded contents of the file `meta`: the replica that owns the folder, the cluster's members,
+/// the history of the replica's starts, and the numbers of the first and the last log segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// Ids of the cluster and the replica that own the folder, and the replica's incarnation: the
-    /// number of its starts, zero before the first.
+    /// Ids of the cluster and the replica that own the folder, and the number of the replica's
+    /// starts.
     pub(super) identity: Identity,
-    /// The ids of all voters of the cluster, ascending, this replica included.
+    /// Ids of all voters of the cluster in ascending order, this replica included.
     pub(super) members: Vec<NodeId>,
-    /// Whether the replica is rejoining: it lost its folder, and has not yet received again all
-    /// entries that it may have acknowledged.
+    /// Whether the replica is rejoining: its previous folder was lost, and it may still lack
+    /// entries that it had acknowledged, so it must not vote.
     pub(super) rejoining: bool,
-    /// Number of the first log segment that must exist.
+    /// Number of the oldest log segment that must exist. Recovery ignores older segments.
     pub(super) first: u64,
-    /// Number of the last log segment that must exist; zero before the first was created.
+    /// Number of the newest log segment that must exist; zero before the first segment is created.
     pub(super) last: u64,
-    /// Random numbers that identify the replica's latest starts, newest last. Each start opens the
-    /// log and draws one.
+    /// Random numbers that the replica drew at its latest starts, one per start, newest last. They
+    /// distinguish this folder from an older copy of it.
     pub(super) openings: Vec<u64>,
 }
 
-/// The meta record as read from the file, and whether both of its copies were intact.
+/// Result of reading the file `meta`: the decoded record, and whether both of its copies in the
+/// file were intact.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) meta: Meta,
@@ -96,7 +98,8 @@ pub(super) struct Found {
 }
 
 impl Meta {
-    /// Returns the meta record of a new folder, whose replica has never been started.
+    /// Returns the contents of the file `meta` for a new folder, whose replica has never been
+    /// started.
     pub(super) fn new(
         cluster: u128,
         replica: NodeId,
@@ -155,8 +158,8 @@ impl Meta {
         out
     }
 
-    /// Decodes the bytes of the meta record's file: its first copy, or the second if the first is
-    /// damaged.
+    /// Decodes the contents of the file `meta`, which holds two copies of one record: returns the
+    /// first copy, or the second if the first is damaged.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Found, StorageError> {
         let damaged = |(sector, what): (usize, String)| StorageError::Damaged {
             file: file.to_owned(),
@@ -184,9 +187,9 @@ impl Meta {
         }
     }
 
-    /// Records a new start of the replica: increments the incarnation, and adds `number`, the
-    /// random number that identifies this start. Keeps only the numbers of the latest `kept`
-    /// starts.
+    /// Records a new start of the replica: increments the count of starts, and appends `number`,
+    /// the random number drawn at this start, to the history. Keeps only the latest `kept` starts
+    /// in the history.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
         assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
         assert!(number != 0, "zero stands for an unknown opening");
@@ -197,7 +200,7 @@ impl Meta {
         assert!(self.openings.last() == Some(&number), "opening {number} is not the last");
     }
 
-    /// Durably replaces the meta record in the folder with this one.
+    /// Durably replaces the folder's file `meta` with this record.
     pub(super) fn write(&self, disk: &mut impl Disk) -> Result<(), StorageError> {
         let bytes = self.encode();
         debug_assert!(
@@ -209,8 +212,8 @@ impl Meta {
     }
 }
 
-/// Returns the length in bytes of one encoded copy of a meta record with `members` members and
-/// `openings` recorded starts, without padding.
+/// Returns the length in bytes of an encoded meta record (one copy, unpadded) with `members`
+/// members and a history of `openings` starts.
 fn record_bytes(members: usize, openings: usize) -> usize {
     HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
@@ -219,23 +222,22 @@ fn as_sector(count: usize) -> u32 {
     u32::try_from(count).expect("a record has few sectors")
 }
 
-/// One of the two copies of the meta record in a file: the file's bytes, the number of the copy's
-/// first sector, and the block number that the copy's sectors carry.
+/// One of the two copies of the record in the file `meta`: the file's bytes, the number of the
+/// copy's first sector, and the number that each of its sectors carries, 0 or 1.
 struct Copy<'a> {
     bytes: &'a [u8],
     first: usize,
     block: u32,
 }
 
-/// Contents of an intact copy of the meta record.
+/// Contents of a copy of the meta record whose checksums are correct.
 enum Content {
     Record(Meta),
-    /// A record in another format, which this program does not read; the number is the format
-    /// version.
+    /// The record has a format version, given here, that this program cannot read.
     Version(u32),
 }
 
-/// Number of a damaged sector of the file, and a description of the damage.
+/// Number of the damaged sector in a file, and a description of the damage.
 type Damage = (usize, String);
 
 impl Copy<'_> {
@@ -320,8 +322,9 @@ fn decode_stream(stream: &[u8], members: usize, openings: usize) -> Result<Meta,
     Ok(Meta { identity, members, rejoining: flags == REJOINING, first, last, openings })
 }
 
-/// Durably replaces the contents of the small file `name` with `bytes`, through a temporary file
-/// named `new`: after a power cut at any time, the file has either the old or the new contents.
+/// Atomically and durably replaces the contents of the small file `name` with `bytes`. Writes the
+/// temporary file `new` and renames it, so that a power cut leaves either the old or the new
+/// contents.
 pub(super) fn replace(
     disk: &mut impl Disk,
     name: &str,
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flipped_bit_or_lost_sector_is_repaired_from_the_other_copy() {
+    fn damaged_meta_record_is_repaired_from_its_other_copy() {
         let meta = meta(100);
         let bytes = meta.encode();
         let repaired = |bytes: &[u8], case: &str| {

@@ -20,37 +20,39 @@ use super::recovery::Replay;
 use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
 
-/// What the caller expects of a replica's folder. Recovery fails if the folder differs.
+/// Owner and members that the caller expects to find in a replica's folder. Recovery fails if the
+/// folder states others.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// Id of the cluster that the folder must belong to; `None` accepts any.
+    /// Id of the cluster that the folder must belong to; `None` accepts any cluster.
     pub cluster: Option<u128>,
     /// Id of the replica that the folder must belong to.
     pub replica: NodeId,
-    /// The ids of all voters, this replica included, in any order; `None` accepts any.
+    /// Ids of all voters that the folder must list, this replica included, in any order; `None`
+    /// accepts any members.
     pub members: Option<&'a [NodeId]>,
 }
 
-/// A replica's log, which has been read from its folder and checked. The folder has not been
+/// A replica's Raft log that has been read from its folder and checked. The folder has not been
 /// changed yet.
 #[derive(Debug)]
 pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// The meta record (file `meta`) as read from the folder.
+    /// Contents of the file `meta` (owner, members and start history) as read from the folder.
     found: Meta,
-    /// The meta record (file `meta`) that [`Recovered::open`] is to write: `found`, with the
-    /// current start of the replica added.
+    /// Contents that [`Recovered::open`] writes to the file `meta`: `found`, with the current start
+    /// of the replica added to its history.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Recovers and opens a replica's log, with [`Log::recover`] and [`Recovered::open`]. Accepts
-    /// any list of members in the folder. Returns the log, the replica's durable state and the
-    /// replica's identity.
+    /// Recovers and opens a replica's log in one call, with any list of members in the folder.
+    /// Combines [`Log::recover`] and [`Recovered::open`]. Returns the log, the replica's durable
+    /// state and the replica's identity.
     ///
     /// # Errors
     /// As with [`Log::recover`], [`Recovered::check_snapshot`] and [`Recovered::open`].
@@ -69,11 +71,11 @@ impl<D: Disk> Log<D> {
         Ok((log, durable, identity))
     }
 
-    /// Reads and checks a replica's whole log. Does not change the folder.
+    /// Reads and checks a replica's whole log without changing the folder.
     ///
     /// # Errors
-    /// If the folder cannot be read or contradicts `expected`, or its log or meta record is damaged
-    /// beyond repair.
+    /// If the folder cannot be read or contradicts `expected`, or if its log or its file `meta` is
+    /// damaged beyond repair.
     pub fn recover(
         mut disk: D,
         options: LogOptions,
@@ -97,37 +99,37 @@ impl<D: Disk> Log<D> {
 }
 
 impl<D: Disk> Recovered<D> {
-    /// Returns the ids of the cluster and the replica that own the log, and the replica's
-    /// incarnation: the number of its starts, the current one included.
+    /// Returns the ids of the cluster and the replica that own the log, and the number of the
+    /// replica's starts, the current start included.
     pub fn identity(&self) -> Identity {
         self.next.identity
     }
 
-    /// Returns the random numbers that identify the replica's latest starts: each start opens the
-    /// log and draws one. That of the current start is the last.
+    /// Returns the random numbers that the replica drew at its latest starts, one per start; the
+    /// last belongs to the current start. They distinguish this folder from an older copy of it.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
 
-    /// Returns the ids of all voters, ascending, this replica included.
+    /// Returns the ids of all voters in ascending order, this replica included.
     pub fn members(&self) -> &[NodeId] {
         &self.next.members
     }
 
-    /// Returns whether the replica is rejoining: it lost its folder, and has not yet received again
-    /// all entries that it may have acknowledged.
+    /// Returns whether the replica is rejoining: its previous folder was lost, and it may still
+    /// lack entries that it had acknowledged, so it must not vote.
     pub fn is_rejoining(&self) -> bool {
         self.next.rejoining
     }
 
-    /// Returns whether one of the two copies of the meta record was damaged. [`Recovered::open`]
-    /// replaces the damaged copy.
+    /// Returns whether [`Recovered::open`] will repair the file `meta`, because one of the two
+    /// copies of the record in this file is damaged.
     pub fn repairs_meta(&self) -> bool {
         !self.is_meta_intact
     }
 
-    /// Checks that the log continues `snapshot`, the latest complete snapshot as returned by
-    /// [`Snapshots::load`](super::Snapshots::load); `None` if there is no snapshot.
+    /// Checks that there is no gap between the log and `snapshot`, the latest complete snapshot as
+    /// returned by [`Snapshots::load`](super::Snapshots::load); `None` if there is no snapshot.
     ///
     /// # Errors
     /// If entries are missing between the snapshot and the log, or the folder has a later, damaged
@@ -148,15 +150,15 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Truncates a torn block at the end of the log, durably records the current start of the
-    /// replica, and returns the log and the durable state, whose entries begin after the snapshot.
-    /// [`Recovered::check_snapshot`] must have succeeded for this snapshot. If the log lacks the
-    /// snapshot's last entry, because the power failed between the installation of the snapshot and
-    /// the restart of the log, this call restarts the log after the snapshot.
+    /// Opens the log for appends: truncates the incomplete write of a power cut at its end, and
+    /// durably records the current start of the replica. Returns the log and the durable state,
+    /// whose entries begin after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for
+    /// this snapshot. If the log lacks the snapshot's last entry, because the power failed during
+    /// the snapshot's installation, the log is made to restart after the snapshot.
     ///
     /// # Errors
-    /// If the folder cannot be written. Peers then never learn of this start, and the next start
-    /// draws another random number.
+    /// If the folder cannot be written. The current start of the replica is then not recorded, and
+    /// the next start draws another random number.
     pub fn open(self, snapshot: Option<SnapshotId>) -> Result<(Log<D>, Durable), StorageError> {
         let Recovered { mut disk, options, names, found, next, replay, .. } = self;
         let end = snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);
@@ -202,7 +204,8 @@ impl<D: Disk> Recovered<D> {
     }
 }
 
-/// Returns the position and the contents of the last block in the last segment.
+/// Returns where the log's last segment ends: the position and the contents of its last complete
+/// block (the entries of one sync), and the position of a torn block after it.
 fn tail_of(replay: &Replay) -> Tail<'_> {
     Tail {
         last_block: replay.last_block,
@@ -213,9 +216,8 @@ fn tail_of(replay: &Replay) -> Tail<'_> {
     }
 }
 
-/// Returns the durable state of a replica whose latest snapshot is `snapshot`, with only the
-/// entries after the snapshot. Restarts the log after the snapshot if the log lacks the snapshot's
-/// last entry.
+/// Returns a replica's durable state with only the log entries after `snapshot`, its latest
+/// snapshot. If the log lacks the snapshot's last entry, restarts the log after that entry.
 fn follow_snapshot<D: Disk>(
     log: &mut Log<D>,
     snapshot: Option<SnapshotId>,
@@ -239,8 +241,8 @@ fn follow_snapshot<D: Disk>(
     Ok(durable)
 }
 
-/// Checks that the members in the folder's meta record are those that the caller expects; accepts
-/// any members if `expected.members` is `None`.
+/// Checks that the cluster members stored in the folder's file `meta` are those that the caller
+/// expects; accepts any members if `expected.members` is `None`.
 fn check_members<D: Disk>(
     disk: &D,
     found: &Meta,
@@ -257,8 +259,8 @@ fn check_members<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Returns whether a file can be deleted: it is an unfinished meta record or segment, or it is a
-/// segment before `meta.first`, whose entries are in a snapshot.
+/// Returns whether a file can be deleted: it is an unfinished log segment or file `meta`, or a log
+/// segment older than `meta.first`, whose entries are in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;
@@ -276,8 +278,8 @@ fn read_meta<D: Disk>(disk: &D, names: &[String]) -> Result<Found, StorageError>
     Meta::decode(&file, &bytes)
 }
 
-/// Reads all log segments and checks them against the meta record: no segment may be missing, and
-/// neither the log nor the meta record may come from an older copy of the folder.
+/// Reads all log segments, and checks them against the file `meta`: no segment may be missing, and
+/// no file may come from an older copy of the folder.
 fn read_segments<D: Disk>(disk: &D, names: &[String], meta: &Meta) -> Result<Replay, StorageError> {
     let mut replay = Replay::new(meta.identity, meta.first);
     replay.mutant = disk.mutant();

@@ -29,99 +29,94 @@ use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Name of the file that records, for each peer, the last start of the peer that this replica knows
-/// of.
+/// Name of the file that records the last known start of each peer. It is used to detect a peer
+/// whose folder was wiped or restored from an older copy.
 const PEERS_FILE: &str = "peers";
-/// Name of the temporary file to which a new version of the file `peers` is written, before it
-/// replaces the old one.
+/// Temporary name under which a new version of the file `peers` is written before it replaces the
+/// old version.
 const PEERS_FILE_NEW: &str = "peers.new";
 const MAGIC: &[u8; 16] = b"bowline peers..\n";
 const HEAD_BYTES: usize = 40;
 const RECORD_BYTES: usize = 18;
-/// Maximum number of peers in the file `peers`: as many records as fit in one sector, far more than
-/// a cluster has members.
+/// Maximum number of peers recorded in the file `peers`: the number of records that fit in one
+/// sector, which is far more than the members of a cluster.
 const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 
-/// Largest incarnation (number of starts) that is accepted from a peer: more than a replica can be
-/// started in a year.
+/// Maximum number of starts that a peer may claim, to reject implausible values: more than a
+/// replica can be started in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The last start of a peer that this replica knows of. Each start of a replica opens its log and
-/// draws a random number that identifies the start.
+/// The last start of a peer that this replica knows of. A peer draws a random number at each start,
+/// which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerOpening {
     /// Id of the peer.
     pub peer: NodeId,
-    /// Number of times that the peer had been started, this start included.
+    /// Number of times that the peer had been started, including the start that this record
+    /// describes.
     pub incarnation: u64,
-    /// Random number that the peer drew at this start, never zero; see [`super::Log::openings`].
+    /// Random number that the peer drew at this start; never zero. See [`super::Log::openings`].
     pub opening: u64,
 }
 
-/// History of a replica's starts, as the replica states it in its hello message. Each start opens
-/// the replica's log and draws a random number that identifies the start.
+/// A replica's history of its own starts, as sent in its hello message. A replica draws a random
+/// number at each start, which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
-    /// Number of times that the replica has been started.
+    /// Number of times that the replica has been started in total.
     pub incarnation: u64,
-    /// The random numbers that identify the replica's latest starts, one per start, newest last.
+    /// Random numbers that the replica drew at its latest starts, one per start, newest last.
     pub openings: &'a [u64],
 }
 
-/// Why the history of starts that a peer claims is rejected.
+/// Reason why the history of starts that a peer sent is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The peer's history of starts is malformed: its length does not match the number of starts
-    /// that the peer claims, its last random number is zero, or the claimed number of starts is
-    /// implausibly large.
+    /// The peer's history of starts is malformed: it has the wrong length for the claimed number of
+    /// starts, its last random number is zero, or the claimed number of starts is implausibly
+    /// large.
     #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
     Incomplete {
         /// Number of starts that the peer's history lists.
         listed: usize,
-        /// Number of times that the peer claims to have been started.
+        /// Number of times that the peer claims to have been started in total.
         incarnation: u64,
     },
-    /// The peer's history of starts contradicts the peer's last start that this replica has
-    /// recorded: the peer's folder was wiped or restored from an older copy, or another process is
-    /// running on a copy of that folder.
+    /// The peer's history does not contain the last start of the peer that this replica has
+    /// recorded: the peer's folder was wiped or restored from an older copy, or another process
+    /// runs on a copy of the folder.
     #[error(
         "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
          its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
          it is running"
     )]
     Other {
-        /// Last incarnation of the peer that this replica has recorded, that is, the number of
-        /// times that the peer had been started by then.
+        /// Number of the peer's starts at the last start that this replica has recorded.
         seen: u64,
-        /// Incarnation that the peer claims now, that is, the number of times that it has been
-        /// started.
+        /// Number of times that the peer now claims to have been started.
         incarnation: u64,
     },
-    /// The peer's history of starts does not reach back to the peer's last start that this replica
-    /// has recorded, so the history cannot be checked.
+    /// The peer's history is too short: it begins after the last start of the peer that this
+    /// replica has recorded, so it cannot be checked.
     #[error(
         "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
          reach back that far"
     )]
     Forgotten {
-        /// Last incarnation of the peer that this replica has recorded, that is, the number of
-        /// times that the peer had been started by then.
+        /// Number of the peer's starts at the last start that this replica has recorded.
         seen: u64,
-        /// Incarnation that the peer claims now, that is, the number of times that it has been
-        /// started.
+        /// Number of times that the peer now claims to have been started.
         incarnation: u64,
     },
 }
 
 impl OpeningHistory<'_> {
-    /// Checks the history of starts that `peer` claims against `seen`, the last start of the peer
+    /// Checks the history of starts that `peer` sent against `seen`, the last start of the peer
     /// that this replica has recorded. Returns the latest start in the history, which the caller is
     /// to record. `kept` is the number of starts that each replica keeps in its history.
     ///
-    /// A history that does not reach back to `seen` is rejected too, since it cannot be checked.
-    ///
     /// # Errors
-    /// If the history is malformed or does not contain `seen`.
+    /// If the history is malformed, does not contain `seen`, or is too short to contain it.
     pub fn check(
         &self,
         peer: NodeId,
@@ -147,8 +142,9 @@ impl OpeningHistory<'_> {
         Ok(latest)
     }
 
-    /// Returns the latest start in this history of `peer`, without comparing the history with a
-    /// recorded start. `kept` is the number of starts that each replica keeps in its history.
+    /// Returns the latest start in the history that `peer` sent, without checking the history
+    /// against earlier records. `kept` is the number of starts that each replica keeps in its
+    /// history.
     ///
     /// # Errors
     /// If the history is malformed.
@@ -168,22 +164,25 @@ impl OpeningHistory<'_> {
     }
 }
 
-/// A replica's records of the last known start of each of its peers, kept in the replica's folder.
+/// The last known start of each peer, recorded durably in the replica's folder. Used to detect a
+/// peer whose folder was wiped or restored from an older copy.
 #[derive(Debug)]
 pub struct PeerRecords<D: Disk> {
     disk: D,
     owner: Identity,
     records: Vec<PeerOpening>,
-    /// Whether the file `peers` differs from `records` in memory: the last write failed, or the
-    /// file is damaged and has not been rewritten yet.
+    /// Whether the file `peers` must be rewritten because it differs from `records` in memory: its
+    /// last write failed, or the file was found damaged.
     stale: bool,
-    /// Why the file `peers` was ignored when it was read; `None` if it was used or did not exist.
+    /// Reason why the contents of the file `peers` were ignored at the start; `None` if they were
+    /// used or the file did not exist.
     damage: Option<StorageError>,
 }
 
 impl<D: Disk> PeerRecords<D> {
-    /// Reads the records from the folder of `owner`. A file that is damaged, of another format or
-    /// of another replica is ignored; [`PeerRecords::damage`] returns the reason.
+    /// Reads the records of peers' starts from the folder of `owner`. Ignores a file that is
+    /// damaged, of another format or of another replica; [`PeerRecords::damage`] returns the
+    /// reason.
     ///
     /// # Errors
     /// If the file cannot be read, or an unfinished new version of it cannot be deleted.
@@ -205,14 +204,14 @@ impl<D: Disk> PeerRecords<D> {
         Ok(PeerRecords { disk, owner, records, stale, damage })
     }
 
-    /// Returns why the file `peers` was ignored when it was read; `None` if it was used or did not
-    /// exist.
+    /// Returns the reason why the contents of the file `peers` were ignored at the start; `None` if
+    /// they were used or the file did not exist.
     pub fn damage(&self) -> Option<&StorageError> {
         self.damage.as_ref()
     }
 
-    /// Returns the last known start of a peer; `None` if no start is recorded, because the peer has
-    /// never connected or the records were lost.
+    /// Returns the last recorded start of a peer; `None` if the peer has never connected or the
+    /// records were lost.
     pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
@@ -220,8 +219,8 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks the history of starts that a peer claims against the peer's recorded start; see
-    /// [`OpeningHistory::check`].
+    /// Checks the history of starts that a peer sent against the last recorded start of the peer;
+    /// see [`OpeningHistory::check`].
     ///
     /// # Errors
     /// If the history must be rejected.
@@ -241,7 +240,7 @@ impl<D: Disk> PeerRecords<D> {
         }
     }
 
-    /// Durably records `new` as the last known start of its peer, in place of an earlier record.
+    /// Durably records `new` as the last known start of a peer, in place of an earlier record.
     ///
     /// # Errors
     /// If the file cannot be written. If the disk is full, the record is kept in memory and written
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_opening_id_never_matches_a_known_opening() {
+    fn zero_start_id_never_matches_a_recorded_start() {
         let history = OpeningHistory { incarnation: 3, openings: &[0, 8, 9] };
         let seen = Some(last_opening(2, 1, 0));
         let expected = Err(HistoryError::Other { seen: 1, incarnation: 3 });

@@ -14,21 +14,23 @@ use super::disk::Disk;
 use super::error::StorageError;
 use super::reserve::{FreeSpace, RESERVE_FILE, Reserve, is_full, preallocate};
 
-/// Name of the lock file, which a process keeps locked while it has the folder open. The file is
-/// empty and need not be durable.
+/// Name of the file that a process locks while it has the folder open. The file is empty, and need
+/// not survive a power cut.
 const LOCK_FILE: &str = "lock";
 
-/// A folder of the file system, locked against other processes while any handle to it exists.
+/// A replica's data folder in the file system, locked against other processes while any handle to
+/// it exists.
 #[derive(Debug)]
 pub struct RealDisk {
     folder: PathBuf,
-    /// Handle of the open folder, to sync its directory entries.
+    /// Handle of the open folder, used to sync its directory entries.
     handle: File,
     /// Handle of the lock file. The lock is released when the last copy of this handle is closed,
     /// or the process ends.
     lock: File,
-    /// The disk reserve, shared by all handles of the folder. The mutex is held only to create a
-    /// file, to resize the reserve or to measure free space.
+    /// The disk reserve: a file whose space is released when the disk is full, shared by all
+    /// handles of the folder. The mutex is held only while a file is created, the reserve is
+    /// resized or free space is measured.
     reserve: Arc<Mutex<Reserve>>,
     background_delete: Arc<BackgroundDelete>,
 }
@@ -69,7 +71,7 @@ impl RealDisk {
     }
 
     /// Returns another handle of the same folder under the same lock. The log writer uses one
-    /// handle; other pipeline stages use their own to write snapshots and peer records.
+    /// handle; the writers of snapshots and of peer records use their own.
     ///
     /// # Errors
     /// If the process has no file descriptor left.
@@ -84,8 +86,8 @@ impl RealDisk {
         Ok(RealDisk { folder: self.folder.clone(), handle, lock, reserve, background_delete })
     }
 
-    /// Sets the size of the disk reserve to `bytes`, and fills it as far as free space allows. When
-    /// the disk is full, the creation of a file releases space from the reserve.
+    /// Sets the size of the disk reserve (a file whose space is released when the disk is full) to
+    /// `bytes` bytes, and grows the file as far as free space allows.
     ///
     /// # Errors
     /// If the reserve file cannot be created or resized.
@@ -95,7 +97,8 @@ impl RealDisk {
         kept.map_err(|source| failed("reserve disk space in", &self.folder, source))
     }
 
-    /// Grows the disk reserve to its full size again, or as far as free space allows.
+    /// Grows the disk reserve (a file whose space is released when the disk is full) back to its
+    /// configured size, as far as free space allows.
     ///
     /// # Errors
     /// If the reserve file cannot be resized.
@@ -104,7 +107,8 @@ impl RealDisk {
         refilled.map_err(|source| failed("reserve disk space in", &self.folder, source))
     }
 
-    /// Returns the free space of the folder's file system, and the size of the disk reserve.
+    /// Returns the free disk space of the folder's file system, and the current size of the disk
+    /// reserve.
     ///
     /// # Errors
     /// If the file system does not report its free space.
@@ -115,7 +119,7 @@ impl RealDisk {
         Ok(FreeSpace { free, held: self.reserve().held() })
     }
 
-    /// Returns the path of the folder.
+    /// Returns the path of this data folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -124,8 +128,9 @@ impl RealDisk {
         self.reserve.lock()
     }
 
-    /// Runs `create`, which needs `bytes` of disk space, and repeats it while the disk is full and
-    /// space can be freed: first from files in background deletion, then from the disk reserve.
+    /// Runs `create`, which needs `bytes` bytes of disk space. While the disk is full, frees space
+    /// and runs it again: first from deleted files whose space is not freed yet, then from the disk
+    /// reserve.
     fn with_reserve<T>(
         &self,
         bytes: u64,
@@ -141,18 +146,18 @@ impl RealDisk {
     }
 }
 
-/// An open file of the file system, with handles for direct and for cached I/O.
+/// An open file, with one handle for direct I/O and one for I/O through the page cache.
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
-    /// Handle for direct I/O. `None` for files that are only read, and if the file system does not
+    /// Handle for direct I/O. `None` if the file is only read, or if the file system does not
     /// support direct I/O or has rejected a direct write.
     direct: Option<File>,
 }
 
-/// Alignment in bytes, in memory and in the file, that direct I/O needs on disks with sectors of
-/// 512 bytes. A disk that needs a larger alignment rejects the write, which then goes through the
-/// page cache.
+/// Alignment in bytes, in memory and in the file, of writes with direct I/O on disks with 512-byte
+/// sectors. A disk with a larger sector size rejects such writes, which are then repeated through
+/// the page cache.
 const DIRECT_ALIGN: usize = 512;
 
 impl RealFile {
@@ -165,8 +170,8 @@ impl RealFile {
     }
 }
 
-/// Opens a file for direct I/O, which bypasses the page cache: the log is not read while the
-/// replica is running, and copying to the page cache would take longer than the rest of a write.
+/// Opens a log file for direct I/O, which bypasses the page cache. A running replica does not read
+/// its log from disk, so copying the data to the page cache would only cost time.
 #[cfg(target_os = "linux")]
 fn open_direct(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -285,7 +290,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// Creates a folder and its missing parent folders, and makes each of them durable.
+/// Creates a folder and its missing parent folders, and makes their directory entries durable.
 ///
 /// # Errors
 /// If one of these folders cannot be created or synced.

@@ -21,56 +21,59 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, offset_of, sectors_for};
 use super::segment::{self, BLOCK_HEADER_BYTES, BlockHeader, SegmentHeader, check_owner};
 
-/// State of a log while recovery reads its segments: the entries, and the position in the files.
+/// State of log recovery while the segments are read one after the other: the entries recovered so
+/// far, and the position in the segment files.
 #[derive(Debug)]
 pub(super) struct Replay {
-    /// Cluster and replica that the segments must belong to.
+    /// Ids of the cluster and the replica that the segments must belong to.
     owner: Identity,
-    /// Term, vote and log entries after `base`, as recovered so far.
+    /// Term, vote and log entries recovered so far. The entries start after `base`.
     pub(super) durable: Durable,
-    /// Id of the entry before the first one in `durable`. The id's term is zero if the term of that
-    /// entry is unknown, because an entry that was read replaced entries of deleted segments.
+    /// Id of the entry before the first one in `durable`. Its term is zero if unknown, which
+    /// happens when a later entry replaced entries whose segments have been deleted.
     pub(super) base: EntryId,
-    /// Chain checksum of the last block read, with which that of the next block is seeded; zero
-    /// before the log's first block.
+    /// Checksum of the last block read (the entries of one sync), on which the checksum of the next
+    /// block builds; zero before the first block.
     pub(super) chain: u32,
-    /// Number of the last segment that restarted the log after a snapshot and so made the earlier
-    /// segments obsolete; `None` if none did.
+    /// Number of the segment at which an installed snapshot last restarted the log, so that all
+    /// earlier segments are obsolete; `None` if no snapshot did.
     pub(super) restarted: Option<u64>,
-    /// Incarnation of the replica when it wrote the last block read, that is, the number of times
-    /// that it had been started; zero before the log's first block.
+    /// Number of times that the replica had been started when it wrote the last block read (the
+    /// entries of one sync); zero before the first block.
     pub(super) incarnation: u64,
     /// Path of the last segment file read.
     file: String,
     /// Number of the segment file to read next.
     pub(super) next: u64,
-    /// For each segment read: its number, and the index of the log's last entry when the file was
-    /// created.
+    /// Number and base index of each segment read. The base index is that of the log's last entry
+    /// when the segment file was created.
     pub(super) bases: VecDeque<(u64, Index)>,
-    /// Total length in bytes of the segment files before the last one read.
+    /// Total length in bytes of all segment files read, except the last one.
     pub(super) bytes_before: u64,
-    /// Number of complete blocks in the last segment read.
+    /// Number of complete blocks (each written by one sync) in the last segment read.
     pub(super) blocks: u32,
     /// Header of the last segment read; `None` before the first segment.
     pub(super) header: Option<SegmentHeader>,
-    /// Number of the sector after the last complete block of the last segment.
+    /// Number of the sector after the last complete block (the entries of one sync) in the last
+    /// segment read.
     pub(super) end: u32,
-    /// Number of the sector after the last sector of a torn (incomplete) block; equal to `end` if
-    /// no block is torn.
+    /// Number of the sector after a torn block at the end of the log: the entries of a sync that a
+    /// power cut left incomplete; equal to `end` if there is no torn block.
     pub(super) torn_end: u32,
-    /// Number of the first sector of the last segment's last block; equal to `end` if the segment
-    /// has no blocks.
+    /// Number of the first sector of the last complete block (the entries of one sync) in the last
+    /// segment read; equal to `end` if the segment has no blocks.
     pub(super) last_block: u32,
-    /// Bytes of the sectors of the last segment's last block.
+    /// Contents of the sectors of the last complete block (the entries of one sync) in the last
+    /// segment read.
     pub(super) last_image: Vec<u8>,
-    /// Safety rule that recovery breaks on purpose, to test the checkers (mutation testing); `None`
-    /// outside of such tests.
+    /// Safety rule that recovery breaks on purpose, for mutation tests of the correctness checkers;
+    /// `None` outside of such tests.
     pub(super) mutant: Option<Mutant>,
 }
 
 impl Replay {
-    /// Returns the state before any segment has been read. The first segment to be read must have
-    /// the number `first`.
+    /// Returns the state of recovery before any segment has been read. `first` is the number of the
+    /// first segment to read.
     pub(super) fn new(owner: Identity, first: u64) -> Replay {
         Replay {
             owner,
@@ -93,8 +96,9 @@ impl Replay {
         }
     }
 
-    /// Reads the next segment: the file at the path `file`, with the contents `bytes`. `is_last`
-    /// says whether it is the last segment of the log.
+    /// Recovers the entries of the next segment, the file at the path `file` with the contents
+    /// `bytes`. `is_last` says whether it is the log's last segment, the only one that may end with
+    /// a torn block.
     pub(super) fn segment(
         &mut self,
         file: &str,
@@ -168,7 +172,7 @@ impl Replay {
         }
     }
 
-    /// Checks that a segment's header continues the segments read so far.
+    /// Checks that the segment with this header directly continues the segments read before.
     fn check_header(&self, file: &str, header: &SegmentHeader) -> Result<(), StorageError> {
         let damaged = |file: &str, sector: u32, what: String| {
             let (file, offset) = (file.to_owned(), offset_of(sector));
@@ -215,13 +219,14 @@ impl Replay {
         Ok(())
     }
 
-    /// Returns the id of the log's last entry, or `base` if the log has no entries.
+    /// Returns the id of the last recovered entry; `base`, the entry before the log, if there are
+    /// no entries.
     pub(super) fn last(&self) -> EntryId {
         self.durable.entries.last().map_or(self.base, Entry::id)
     }
 
-    /// Returns whether the log contains the entry with this id, or starts right after that entry.
-    /// If so, all earlier entries of the log match too (Raft's Log Matching property).
+    /// Returns whether the recovered log contains the entry `id` or starts right after it. If so,
+    /// all earlier entries match too (Raft's Log Matching property).
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
             // An entry with an unknown term is committed, so there is only one.
@@ -232,8 +237,8 @@ impl Replay {
         place.and_then(|place| self.durable.entries.get(place)).is_some_and(|it| it.id() == id)
     }
 
-    /// Adds the entries, the term and the vote of a complete block to the log. `stream` is the
-    /// block's header and records.
+    /// Adds the entries, the term and the vote of a complete block (one sync) to the recovered
+    /// state. `stream` is the encoded block: its header and records.
     fn block(&mut self, stream: &[u8]) -> Result<(), String> {
         let header = BlockHeader::decode(stream)?;
         assert!(header.length as usize == stream.len(), "{} bytes", stream.len());
@@ -267,8 +272,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Adds an entry at its index, in place of an earlier entry there, and removes all later
-    /// entries. `term` is the current term of the entry's block.
+    /// Adds an entry to the recovered log. Replaces an earlier entry at the same index, and removes
+    /// all entries after it. `term` is the current term that the entry's block states.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
@@ -296,8 +301,8 @@ impl Replay {
     }
 }
 
-/// Checks that the term does not decrease, and that the vote does not change within a term (Raft,
-/// Figure 2).
+/// Checks that Raft's term does not decrease between two states, and that the vote does not change
+/// within a term (Raft, Figure 2).
 pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()
@@ -308,7 +313,7 @@ pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<()
     Ok(())
 }
 
-/// The bytes of one segment file, read sector by sector.
+/// Contents of one segment file, split into sectors.
 struct Sectors<'a> {
     salt: u32,
     count: u32,
@@ -316,14 +321,16 @@ struct Sectors<'a> {
     mutant: Option<Mutant>,
 }
 
-/// What recovery found at the sector where a block would start.
+/// State of the block (the entries of one sync) that should start at a given sector of a segment
+/// file.
 enum Found {
-    /// A complete block: its contents (header and records), and the number of the sector after it.
+    /// The block is complete: `stream` is its contents (header and records), and `end` the number
+    /// of the sector after it.
     Whole { stream: Vec<u8>, end: u32 },
-    /// No block or an incomplete one; `sector` is the first unwritten sector.
+    /// The block is absent or incomplete; `sector` is the number of the first unwritten sector.
     Missing { sector: u32 },
-    /// Bytes that no power cut can have left; `sector` is the number of the damaged sector, `what`
-    /// describes the damage.
+    /// The block is damaged in a way that a power cut cannot cause; `sector` is the number of the
+    /// damaged sector, and `what` describes the damage.
     Damaged { sector: u32, what: String },
 }
 
@@ -346,7 +353,8 @@ impl Sectors<'_> {
         }
     }
 
-    /// Reads block `number` of the segment. The block starts at sector `first`.
+    /// Reads block number `number` (the entries of one sync) of the segment; it starts at sector
+    /// `first`.
     fn block(&self, first: u32, number: u32) -> Found {
         let mut stream = Vec::new();
         let (mut at, mut end) = (first, first + 1);
@@ -385,11 +393,11 @@ impl Sectors<'_> {
         Found::Whole { stream, end }
     }
 
-    /// Checks that block `number` is torn (incomplete) rather than damaged. `first` is the number
-    /// of its first sector, and `missing` that of its first unwritten sector; all written sectors
-    /// after `missing` must belong to this block. Returns the number of the sector after the last
-    /// written sector, or `first` if no sector was written. The error is the number of a damaged
-    /// sector, and a description of the damage.
+    /// Checks that an incomplete block at the end of the log is torn by a power cut rather than
+    /// damaged. `number` is the block's number, `first` its first sector, and `missing` its first
+    /// unwritten sector; all written sectors after `missing` must belong to this block. Returns the
+    /// sector after the last written one, or `first` if none was written. The error is the number
+    /// of a damaged sector, and a description of the damage.
     fn torn_end(&self, first: u32, number: u32, missing: u32) -> Result<u32, (u32, String)> {
         assert!(
             first <= missing && missing <= self.count,
@@ -417,7 +425,7 @@ impl Sectors<'_> {
     }
 }
 
-/// Decodes one segment as if it were the only segment of a log, of any replica. For fuzz tests.
+/// Decodes a log segment of any replica on its own, without the rest of its log. For fuzz tests.
 ///
 /// # Errors
 /// If [`Log`](super::Log) cannot have written these bytes.

@@ -9,44 +9,47 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Name of the file that reserves disk space. Its contents have no meaning.
+/// Name of the file that reserves disk space, to be released when the disk is full. Its contents
+/// have no meaning.
 pub const RESERVE_FILE: &str = "reserve";
-/// Number of bytes by which the disk reserve grows or shrinks at a time.
+/// Number of bytes by which the disk reserve (the file `reserve`) grows or shrinks at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Disk space that a replica can still use: the file system's free space and the disk reserve.
+/// Disk space available to a replica: the file system's free space and the replica's own disk
+/// reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FreeSpace {
     /// Free space of the file system in bytes, available to any process.
     pub free: u64,
-    /// Size in bytes of the disk reserve (the file `reserve`), which only this replica can release.
+    /// Size in bytes of the disk reserve, the file `reserve`, whose space only this replica can
+    /// release.
     pub held: u64,
 }
 
 impl FreeSpace {
-    /// Returns the number of bytes that this replica can still store: the free space and the disk
-    /// reserve.
+    /// Returns the number of bytes that this replica can still store: free space plus disk reserve.
     pub fn bytes(self) -> u64 {
         self.free.saturating_add(self.held)
     }
 }
 
-/// The disk reserve: a file whose space is released when the disk is full. Invariant: `held <=
-/// target`.
+/// The disk reserve: a file that occupies disk space, which is released when the disk is full.
+///
+/// Invariant: `held <= target`.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     path: PathBuf,
-    /// The open reserve file; `None` if no reserve is kept.
+    /// The open reserve file; `None` if the replica keeps no reserve.
     file: Option<File>,
-    /// Size in bytes to which the reserve file is to grow when there is free space.
+    /// Configured size of the reserve file in bytes, to which it grows when there is free space.
     target: u64,
-    /// Size in bytes that the reserve file has now.
+    /// Disk space that the reserve file occupies now, in bytes.
     held: u64,
 }
 
 impl Reserve {
-    /// Returns the disk reserve that an earlier process left in the folder; an empty reserve if
-    /// there is none.
+    /// Opens the disk reserve that an earlier process left in the folder. Returns an empty reserve
+    /// if there is none.
     pub(super) fn open(folder: &Path) -> Reserve {
         let path = folder.join(RESERVE_FILE);
         let file = OpenOptions::new().write(true).open(&path).ok();
@@ -56,13 +59,13 @@ impl Reserve {
         Reserve { path, file, target: held, held }
     }
 
-    /// Returns the number of bytes that the reserve file holds now.
+    /// Returns the disk space that the reserve file occupies now, in bytes.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
 
-    /// Sets the size of the reserve in bytes; zero removes the file. Releases space above the new
-    /// size, but does not grow the file; see [`Reserve::refill`].
+    /// Sets the configured size of the reserve file in bytes; zero deletes the file. Shrinks a
+    /// larger file at once, but does not grow a smaller one; see [`Reserve::refill`].
     pub(super) fn set_target(&mut self, bytes: u64) -> io::Result<()> {
         self.target = bytes;
         if bytes == 0 {
@@ -82,7 +85,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Grows the reserve file to its target size, or as far as free space allows.
+    /// Grows the reserve file to its configured size, as far as free space allows.
     pub(super) fn refill(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         while self.held < self.target {
@@ -99,8 +102,8 @@ impl Reserve {
         Ok(())
     }
 
-    /// Releases `bytes` of the reserve to the file system, rounded up to a multiple of 1 MiB.
-    /// Returns false if the reserve is empty.
+    /// Releases `bytes` bytes of the reserve, rounded up to a multiple of 1 MiB, to the file
+    /// system. Returns false if the reserve was already empty.
     pub(super) fn release(&mut self, bytes: u64) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         if self.held == 0 {
@@ -114,9 +117,10 @@ impl Reserve {
     }
 }
 
-/// Sets the length of a new file to `bytes` and allocates its disk space. Later writes then cannot
-/// fail for lack of space, and do not change the file's size, which a sync would have to write as
-/// well. Returns false if the file system cannot allocate space: only the length is set then.
+/// Sets the length of a new file to `bytes` bytes and preallocates its disk space. Later writes
+/// then cannot fail because the disk is full, and syncs are faster because the length does not
+/// change. Returns false if the file system does not support preallocation: only the length is set
+/// then.
 pub(super) fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::retry_on_intr;
@@ -132,7 +136,7 @@ pub(super) fn preallocate(file: &File, bytes: u64) -> io::Result<bool> {
     }
 }
 
-/// Returns whether an operation failed for lack of disk space.
+/// Returns whether an operation failed because the disk is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

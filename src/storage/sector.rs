@@ -18,34 +18,35 @@
 //! valid sector is far from zeros, and zeros with one bit set are not valid. That distinguishes a
 //! torn tail, which may be truncated, from damage, which may not.
 
-/// Length of a sector in bytes, the unit of writing and checking. Disks with larger sectors write
-/// several of them at once.
+/// Length in bytes of a sector, the unit in which log files are written and checksummed.
 pub(super) const SECTOR_BYTES: usize = 512;
-/// Number of bytes of a sector that hold the contents of a block: all except the sector's header
-/// (checksum, a constant that marks written sectors, and block number).
+/// Number of bytes in a sector that hold data: all except the sector's header (checksum, a constant
+/// that marks written sectors, and block number).
 pub(super) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEAD_BYTES;
 const HEAD_BYTES: usize = 12;
-/// Contents of an unwritten sector, with which a whole sector is compared at once.
+/// Contents of an unwritten sector, for comparison.
 const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
 const MARK: u32 = 0x4C57_4F42;
 
-/// State of a sector, as its bytes show it.
+/// State of a sector of a file, as determined from its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector<'a> {
-    /// All bytes are zero: the sector was preallocated, and no block was written to it.
+    /// All bytes are zero: the sector was preallocated but never written.
     Unwritten,
-    /// The checksum is correct: the sector was written as a part of a block.
+    /// The sector's checksum is correct: it was completely written, as part of a block (bytes
+    /// written together).
     Written {
-        /// Number, within the file, of the block to which the sector belongs.
+        /// Number, within the file, of the block (bytes written together) to which the sector
+        /// belongs.
         block: u32,
-        /// The [`PAYLOAD_BYTES`] of the block's contents in this sector.
+        /// The sector's data: [`PAYLOAD_BYTES`] bytes of what was written.
         payload: &'a [u8],
     },
-    /// The sector's bytes are not all zeros, and its checksum is wrong.
+    /// The sector has been written, but its checksum is wrong.
     Damaged,
 }
 
-/// Returns the number of sectors that a block with `stream_bytes` bytes of contents takes.
+/// Returns the number of sectors needed for `stream_bytes` bytes of data.
 pub(super) const fn sectors_for(stream_bytes: usize) -> usize {
     stream_bytes.div_ceil(PAYLOAD_BYTES)
 }
@@ -55,9 +56,9 @@ pub(super) fn offset_of(sector: u32) -> u64 {
     u64::from(sector) * SECTOR_BYTES as u64
 }
 
-/// Appends the contents `stream` of a block to `out` as sectors with checksums. `salt` is the
-/// file's checksum seed, `first` is the number of the block's first sector, and `block` is the
-/// number of the block. The last sector is padded with zeros.
+/// Splits the contents of a block (bytes written together), `stream`, into sectors with checksums,
+/// and appends them to `out`. `salt` is the file's checksum seed, `first` the number of the block's
+/// first sector, and `block` the block's number. The last sector is padded with zeros.
 pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut Vec<u8>) {
     let sectors = sectors_for(stream.len());
     let (start, bytes) = (out.len(), sectors * SECTOR_BYTES);
@@ -80,8 +81,8 @@ pub(super) fn seal(salt: u32, first: u32, block: u32, stream: &[u8], out: &mut V
     assert!(out.len() == start + bytes, "{} bytes in {sectors} sectors", out.len() - start);
 }
 
-/// Returns whether sector `number` of a file, with these bytes, is unwritten, correctly written or
-/// damaged. The file's checksums are seeded with `salt`.
+/// Decodes the sector `bytes`, whose position in its file is `number`, and checks its checksum.
+/// `salt` is the file's checksum seed.
 pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
     if field(bytes, 4) == MARK && field(bytes, 0) == checksum(salt, number, &bytes[4..]) {
@@ -93,7 +94,8 @@ pub(super) fn read(salt: u32, number: u32, bytes: &[u8]) -> Sector<'_> {
     }
 }
 
-/// Reads a sector without checking its checksum, for the mutation test that omits this check.
+/// Decodes a sector without checking its checksum. Used only by a mutation test, which shows that
+/// the tests detect the missing check.
 pub(super) fn read_unchecked(bytes: &[u8]) -> Sector<'_> {
     assert!(bytes.len() == SECTOR_BYTES, "a sector of {} bytes", bytes.len());
     Sector::Written { block: field(bytes, 8), payload: &bytes[HEAD_BYTES..] }

@@ -48,54 +48,56 @@ use super::Identity;
 use super::error::StorageError;
 use super::sector::{self, SECTOR_BYTES, Sector};
 
-/// Format version of segment files and of the file `peers`.
+/// Format version of the log's segment files and of the file `peers`.
 pub(super) const VERSION: u32 = 4;
-/// Length in bytes of a block's header, which precedes the block's records.
+/// Length in bytes of the header of a block (the entries of one sync), which precedes the block's
+/// records.
 pub(super) const BLOCK_HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"bowline segment\n";
 const HEADER_BYTES: usize = 94;
 const PREFIX: &str = "segment-";
 
-/// Returns the name of a segment's file. Sorted by name, the files are in the order of their
+/// Returns the file name of the log segment `number`. File names sort in the order of segment
 /// numbers.
 pub(super) fn file_name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
-/// Returns the number of the segment with this file name; `None` for other files.
+/// Returns the number of the log segment with this file name; `None` if the file is not a segment.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix(PREFIX)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
-/// The header of a segment file, in its first sector.
+/// Header of a log segment file, stored in the file's first sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
     pub(super) cluster: u128,
     pub(super) replica: NodeId,
-    /// Number of the segment, from 1, without gaps.
+    /// Number of the segment. The segments of a log are numbered from 1 without gaps.
     pub(super) number: u64,
-    /// Length of the segment file in sectors, preallocated ones included.
+    /// Length of the segment file in sectors, including preallocated sectors.
     pub(super) sectors: u32,
-    /// Chain checksum of the last block before this segment, with which the checksum of this
-    /// segment's first block is seeded; zero if there is no such block.
+    /// Checksum of the last block (the entries of one sync) before this segment, on which the
+    /// checksum of this segment's first block builds; zero if there is no earlier block.
     pub(super) chain: u32,
-    /// Number of blocks in the preceding segment; zero if there is none.
+    /// Number of blocks (one per sync) in the preceding segment, used to detect missing blocks;
+    /// zero if there is no preceding segment.
     pub(super) blocks_before: u32,
-    /// Id of the last entry before this segment; [`EntryId::ZERO`] if there is none.
+    /// Id of the log's last entry before this segment; [`EntryId::ZERO`] if there is none.
     pub(super) base: EntryId,
-    /// Incarnation of the replica when it wrote the last block before this segment, that is, the
-    /// number of times that it had been started; zero if there is no such block.
+    /// Number of times that the replica had been started when it last wrote to an earlier segment
+    /// of the log; zero if there was no such write.
     pub(super) incarnation: u64,
-    /// Term and vote as of the last block before this segment.
+    /// Raft term and vote at the end of the preceding segment.
     pub(super) hard_state: HardState,
-    /// Whether the log restarts after `base`, the last entry of a snapshot, so that all earlier
-    /// segments are obsolete.
+    /// Whether an installed snapshot replaced the log before this segment: the log then restarts
+    /// after `base`, the snapshot's last entry, and all earlier segments are obsolete.
     pub(super) restart: bool,
 }
 
 impl SegmentHeader {
-    /// Encodes the header as sector 0 of the segment file.
+    /// Encodes the header as the first sector of the segment file.
     pub(super) fn encode(&self) -> Vec<u8> {
         assert!(self.number > 0, "segments are numbered from 1");
         assert!(self.sectors > 1, "segment {} has {} sectors", self.number, self.sectors);
@@ -129,7 +131,8 @@ impl SegmentHeader {
         out
     }
 
-    /// Decodes the header from sector 0 of the segment at the path `file`.
+    /// Decodes the header from `bytes`, which start with the first sector of the segment file at
+    /// the path `file`.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<SegmentHeader, StorageError> {
         let mut fields = header_fields(file, bytes, MAGIC)?;
         let damaged = |what| StorageError::Damaged { file: file.to_owned(), offset: 0, what };
@@ -152,8 +155,8 @@ impl SegmentHeader {
         Ok(SegmentHeader { hard_state, restart: flag == 1, ..header })
     }
 
-    /// Returns the seed of the segment's sector checksums. With this seed, the checksum of a sector
-    /// from another log or segment is wrong in this segment.
+    /// Returns the seed of the checksums of this segment's sectors, so that a sector from another
+    /// log or segment fails the check.
     pub(super) fn salt(&self) -> u32 {
         let salt = crc32c::crc32c(&self.cluster.to_le_bytes());
         let salt = crc32c::crc32c_append(salt, &self.replica.0.to_le_bytes());
@@ -161,32 +164,32 @@ impl SegmentHeader {
     }
 }
 
-/// A reader that takes fields one after the other from bytes whose length was checked.
+/// Reads fixed-size fields one after the other from a byte slice whose length was checked before.
 pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// Returns a reader of the fields in `bytes`.
+    /// Returns a reader that starts at the first field in `bytes`.
     pub(super) fn of(bytes: &'a [u8]) -> Fields<'a> {
         Fields(bytes)
     }
 }
 
 impl Fields<'_> {
-    /// Returns the next `N` bytes. The caller has checked that they exist.
+    /// Reads and returns the next `N` bytes. The caller must have checked that they exist.
     pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
         let (field, rest) = self.0.split_first_chunk().expect("the caller has checked the length");
         self.0 = rest;
         *field
     }
 
-    /// Returns the next eight bytes as a little-endian number.
+    /// Reads the next eight bytes as a little-endian number.
     fn number(&mut self) -> u64 {
         u64::from_le_bytes(self.take())
     }
 
-    /// Reads the next twelve bytes: the term, the vote, a flag that tells whether there is a vote,
-    /// and one byte that the caller interprets. Returns term and vote, and that byte. Fails if the
-    /// flag is invalid.
+    /// Reads the next twelve bytes, in which headers store Raft's term and vote: term, vote, a flag
+    /// for whether there is a vote, and one byte that depends on the header. Returns term and vote,
+    /// and that last byte. Fails if the flag is invalid.
     fn hard_state(&mut self) -> Result<(HardState, u8), String> {
         let term = Term(self.number());
         let voted_for = NodeId(u16::from_le_bytes(self.take()));
@@ -200,9 +203,9 @@ impl Fields<'_> {
     }
 }
 
-/// Checks the first sector of a file and returns its fields after magic and version. Later formats
-/// must keep the position of magic and version, so that older programs can report the newer
-/// version.
+/// Checks checksum, magic number and format version in the first sector of the file at the path
+/// `file`. Returns a reader of the fields that follow. Magic number and version must keep their
+/// position in later formats, so that this program can report a newer version.
 pub(super) fn header_fields<'a>(
     file: &str,
     bytes: &'a [u8],
@@ -234,14 +237,13 @@ pub(super) fn header_fields<'a>(
     Ok(fields)
 }
 
-/// The header of a block, in front of the block's records.
+/// Header of a block, which holds the log entries of one sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BlockHeader {
-    /// Length of the block in bytes, from this header to the last record.
+    /// Length of the block in bytes, including this header.
     pub(super) length: u32,
     pub(super) chain: u32,
-    /// Incarnation of the replica when it wrote the block, that is, the number of times that it had
-    /// been started.
+    /// Number of times that the replica had been started when it wrote the block.
     pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
     /// Number of records (log entries) in the block.
@@ -249,7 +251,7 @@ pub(super) struct BlockHeader {
 }
 
 impl BlockHeader {
-    /// Decodes a block's header from the beginning of the block.
+    /// Decodes the header of an encoded block (the entries of one sync), which is `stream`.
     pub(super) fn decode(stream: &[u8]) -> Result<BlockHeader, String> {
         let Some(bytes) = stream.get(..BLOCK_HEADER_BYTES) else {
             return Err(format!("{} bytes are too few for a block", stream.len()));
@@ -267,8 +269,9 @@ impl BlockHeader {
     }
 }
 
-/// A block of the log that is being built by appending records. Invariant: `stream` starts with
-/// space for the header.
+/// The next block of the log (the entries of one sync) while entries are being added to it.
+///
+/// Invariant: `stream` starts with space for the block's header.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
     stream: Vec<u8>,
@@ -282,7 +285,7 @@ impl Default for BlockBuilder {
 }
 
 impl BlockBuilder {
-    /// Appends the record of a log entry to the block.
+    /// Appends a log entry to the block.
     pub(super) fn push(&mut self, entry: &Entry) {
         assert!(!entry.record().is_empty(), "{} has no record", entry.id());
         self.stream.extend_from_slice(entry.record());
@@ -294,13 +297,13 @@ impl BlockBuilder {
         self.stream.len()
     }
 
-    /// Returns the number of records in the block.
+    /// Returns the number of log entries in the block.
     pub(super) fn count(&self) -> u32 {
         self.count
     }
 
-    /// Writes the block's header. Returns the encoded block and its chain checksum, which is
-    /// computed over the block and `previous_chain`, the chain checksum of the block before.
+    /// Completes the block by writing its header. Returns the encoded block and its checksum, which
+    /// also covers `previous_chain`, the checksum of the preceding block.
     pub(super) fn finish(
         &mut self,
         previous_chain: u32,
@@ -329,7 +332,7 @@ impl BlockBuilder {
         (&self.stream, chain)
     }
 
-    /// Removes all records. Keeps at most 1 MiB of memory allocated for the next block.
+    /// Empties the block for reuse. Keeps at most 1 MiB of its memory allocated.
     pub(super) fn clear(&mut self) {
         const KEPT_BYTES_MAX: usize = 1 << 20;
         if self.stream.capacity() > KEPT_BYTES_MAX {
@@ -342,15 +345,16 @@ impl BlockBuilder {
     }
 }
 
-/// Returns the chain checksum of a block: the CRC-32C of the encoded block `stream` without its
-/// field `chain`, seeded with `previous`, the chain checksum of the block before.
+/// Returns the checksum (CRC-32C) of the encoded block (the entries of one sync) `stream` without
+/// the header field that holds it. It is seeded with `previous`, the checksum of the preceding
+/// block, so that the checksums form a chain.
 pub(super) fn chain(previous: u32, stream: &[u8]) -> u32 {
     assert!(stream.len() >= BLOCK_HEADER_BYTES, "a block of {} bytes", stream.len());
     let chain = crc32c::crc32c_append(previous, &stream[..4]);
     crc32c::crc32c_append(chain, &stream[8..])
 }
 
-/// Checks that a file's cluster and replica, `found`, are the expected ones.
+/// Checks that the cluster and the replica that own a file, `found`, are the expected ones.
 pub(super) fn check_owner(
     file: &str,
     found: (u128, NodeId),
@@ -399,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn segment_names_round_trip_and_salts_differ() {
+    fn segment_names_round_trip_and_checksum_seeds_differ() {
         assert_eq!(number_of(&file_name(12)), Some(12));
         assert_eq!(number_of(&file_name(u64::MAX)), Some(u64::MAX));
         for other in

@@ -8,23 +8,23 @@ use std::rc::Rc;
 use super::disk::Disk;
 use super::mem_disk::MemDisk;
 
-/// A handle to a [`MemDisk`]. Clones are handles to the same disk.
+/// A handle to a simulated disk, [`MemDisk`]. Cloning it creates another handle to the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// Creates a handle to `disk`. Its clones are further handles to the same disk.
+    /// Creates the first handle to `disk`. Clones of the handle access the same disk.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }
 
-    /// Borrows the disk, so that a test can plan faults. The returned guard must be dropped before
-    /// any handle is used again; otherwise that use panics.
+    /// Borrows the simulated disk, so that a test can plan faults. Drop the returned guard before
+    /// using any handle of the disk again; otherwise that use panics.
     pub fn disk(&self) -> RefMut<'_, MemDisk> {
         self.0.borrow_mut()
     }
 
-    /// Returns a copy of the disk, including changes that are not durable yet.
+    /// Returns a copy of the simulated disk, including changes that are not durable yet.
     #[must_use]
     pub fn snapshot(&self) -> MemDisk {
         self.0.borrow().clone()

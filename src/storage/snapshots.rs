@@ -27,15 +27,16 @@ use super::error::StorageError;
 use super::failpoint::reach;
 
 const PREFIX: &str = "snapshot-";
-/// Number of unsynced bytes at which a snapshot that is being written is synced. A larger sync
-/// would delay the syncs of the log.
+/// Maximum number of bytes written to a new snapshot between two syncs. A larger sync would delay
+/// the syncs of the log.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
-/// Number of bytes that are read at a time when a snapshot is verified.
+/// Number of bytes that are read at a time to verify a snapshot.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Verifies a snapshot's contents, which are passed piece by piece.
+/// Verifies a snapshot while its contents are read piece by piece.
 pub trait SnapshotCheck {
-    /// Type of the decoded contents of a snapshot; `()` if snapshots are checked but not decoded.
+    /// Decoded contents of a snapshot that [`SnapshotCheck::finish`] returns; `()` if snapshots are
+    /// verified but not decoded.
     type Whole;
 
     /// Checks the next bytes of the snapshot.
@@ -44,7 +45,7 @@ pub trait SnapshotCheck {
     /// Returns a description of the damage if the bytes are not valid.
     fn feed(&mut self, piece: &[u8]) -> Result<(), String>;
 
-    /// Ends the check after the last piece. Returns the snapshot's id and its decoded contents.
+    /// Ends the verification after the last piece. Returns the snapshot's id and decoded contents.
     ///
     /// # Errors
     /// Returns a description of the damage if the snapshot is not valid or bytes are missing at its
@@ -52,12 +53,13 @@ pub trait SnapshotCheck {
     fn finish(self) -> Result<(SnapshotId, Self::Whole), String>;
 }
 
-/// Where a snapshot comes from. At most one snapshot from each source is written at a time.
+/// Origin of a snapshot that is being written. At most one snapshot from each source is written at
+/// a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
-    /// A snapshot that this replica takes of its own state.
+    /// This replica takes the snapshot of its own state.
     Own,
-    /// A snapshot that this replica receives in chunks from a leader.
+    /// This replica receives the snapshot in chunks from the leader.
     Incoming,
 }
 
@@ -69,8 +71,8 @@ impl SnapshotSource {
         }
     }
 
-    /// Returns the prefix of the names of the failpoints (places where a test kills the process)
-    /// that are reached while a snapshot from this source is written.
+    /// Returns the name prefix of the failpoints (places where a crash test kills the process) that
+    /// are reached while a snapshot from this source is written.
     const fn scope(self) -> &'static str {
         match self {
             SnapshotSource::Own => "snapshot-own",
@@ -79,9 +81,9 @@ impl SnapshotSource {
     }
 }
 
-/// A snapshot that is being written. The caller passes it to [`Snapshots::finish`] or
-/// [`Snapshots::abandon`] at the end. If it is dropped instead, its file stays until the next
-/// snapshot from the same source is begun.
+/// A snapshot that is being written. It must be passed to [`Snapshots::finish`] or
+/// [`Snapshots::abandon`]. If it is dropped, its file stays until the next snapshot from the same
+/// source is begun.
 ///
 /// Invariant: `synced_bytes <= bytes`.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ pub struct SnapshotWriter<F> {
 }
 
 impl<F> SnapshotWriter<F> {
-    /// Returns the number of bytes of the snapshot written so far.
+    /// Returns the number of bytes written to the snapshot so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -102,17 +104,18 @@ impl<F> SnapshotWriter<F> {
 /// The snapshots that were found in the folder when the replica started.
 #[derive(Debug)]
 pub struct Loaded<W> {
-    /// Id and decoded contents of the latest undamaged snapshot; `None` if there is none.
+    /// Id and decoded contents of the latest undamaged snapshot; `None` if there is no such
+    /// snapshot.
     pub latest: Option<(SnapshotId, W)>,
-    /// One error for each damaged snapshot that is later than `latest`.
+    /// An error for each damaged snapshot that is later than `latest`.
     /// [`Recovered::check_snapshot`](super::Recovered) checks that the log has the entries of these
     /// snapshots.
     pub damaged: Vec<StorageError>,
 }
 
-/// A replica's snapshots, in the same folder as its log.
+/// The snapshot files of a replica, in the same folder as its log.
 ///
-/// Invariant: `previous` ends before `latest`.
+/// Invariant: the last entry of `previous` is before that of `latest`.
 #[derive(Debug)]
 pub struct Snapshots<D: Disk> {
     disk: D,
@@ -120,26 +123,27 @@ pub struct Snapshots<D: Disk> {
     /// Id of the complete snapshot before the latest one; `None` if there is none or it was
     /// deleted.
     previous: Option<SnapshotId>,
-    /// Id of the snapshot that was the latest until it was found damaged; `None` if there is none.
-    /// Its file stays until a snapshot that ends at the same entry or later is completed.
+    /// Id of a snapshot that was the latest until its file was found damaged; `None` if there is
+    /// none. The damaged file stays until a snapshot that ends at the same entry or later is
+    /// complete.
     lost: Option<SnapshotId>,
-    /// Snapshot files that are open because followers are reading them.
+    /// Snapshot files that stay open while followers download them.
     open: Vec<Reading<D::File>>,
 }
 
-/// A snapshot file that is open because followers are reading it.
+/// A snapshot file that stays open while followers download it.
 #[derive(Debug)]
 struct Reading<F> {
     id: SnapshotId,
     file: F,
-    /// Whether a follower has read from the file since the last snapshot was completed. A file that
-    /// has not been read is closed when the next snapshot is completed.
+    /// Whether a follower has read from the file since the last snapshot was completed. If not, the
+    /// file is closed when the next snapshot is completed.
     in_use: bool,
 }
 
 impl<D: Disk> Snapshots<D> {
-    /// Opens the folder and deletes unfinished snapshots. Does not read any snapshot;
-    /// [`Snapshots::load`] does.
+    /// Opens the snapshots in the folder, and deletes unfinished ones. Does not read any snapshot
+    /// yet; [`Snapshots::load`] does.
     ///
     /// # Errors
     /// If the folder cannot be read or written.
@@ -152,8 +156,9 @@ impl<D: Disk> Snapshots<D> {
         Ok(Snapshots { disk, latest: None, previous: None, lost: None, open: Vec::new() })
     }
 
-    /// Reads and verifies the latest snapshot; if it is damaged, the latest undamaged one. Calls
-    /// `new_check` for each snapshot that it reads. To be called once, before the log is opened.
+    /// Reads and verifies the latest snapshot, or the latest undamaged one if there are damaged
+    /// ones. `new_check` creates the verifier of each snapshot that is read. Must be called once,
+    /// before the log is opened.
     ///
     /// # Errors
     /// If the folder or a file cannot be read.
@@ -186,10 +191,10 @@ impl<D: Disk> Snapshots<D> {
         self.latest
     }
 
-    /// Verifies the snapshot `id` again after a follower has rejected it. Does nothing if it is not
-    /// the latest snapshot. If the snapshot is damaged or cannot be read, it is no longer sent to
-    /// followers, and another snapshot with the same last entry may replace it. Its file stays
-    /// until then, so that a restart does not mistake an older snapshot for the latest.
+    /// Verifies the snapshot `id` again after a follower rejected it as damaged. Does nothing if it
+    /// is not the latest snapshot. If the snapshot is damaged or cannot be read, it is no longer
+    /// sent to followers and may be replaced by another snapshot with the same last entry. Its file
+    /// stays until then, so that a restart does not mistake an older snapshot for the latest.
     ///
     /// # Errors
     /// If the snapshot is damaged or cannot be read.
@@ -213,14 +218,14 @@ impl<D: Disk> Snapshots<D> {
         Err(error)
     }
 
-    /// Returns whether [`Snapshots::recheck`] found this snapshot damaged and no other has replaced
-    /// it yet.
+    /// Returns whether [`Snapshots::recheck`] found the snapshot `id` damaged and no other snapshot
+    /// has replaced it yet.
     pub fn is_lost(&self, id: SnapshotId) -> bool {
         self.lost == Some(id)
     }
 
-    /// Creates the file of a new snapshot. To free disk space, deletes an unfinished snapshot from
-    /// the same source and all complete snapshots before the latest.
+    /// Creates the file of a new snapshot. To free disk space, first deletes an unfinished snapshot
+    /// from the same source and all complete snapshots before the latest.
     ///
     /// # Errors
     /// If the folder cannot be written.
@@ -247,8 +252,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(SnapshotWriter { file, source, bytes: 0, synced_bytes: 0 })
     }
 
-    /// Appends bytes to a snapshot that is being written. The caller should combine small pieces,
-    /// since each call is a separate write to the file.
+    /// Appends bytes to a snapshot that is being written. Each call writes to the file, so the
+    /// caller should combine small pieces.
     ///
     /// # Errors
     /// If the write failed; complete snapshots are not affected. If the disk is full, the caller
@@ -278,13 +283,14 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Completes a snapshot: syncs it, reads it back, verifies its contents and that its id is
-    /// `id`, and makes it the latest. If the latest snapshot already ends at the same entry or
-    /// later, deletes the new one instead. Returns the decoded contents in both cases.
+    /// Completes a snapshot: syncs the file, reads it back, verifies its contents and that its id
+    /// is `id`, and makes it the latest snapshot. If the latest snapshot already ends at the same
+    /// entry or later, deletes the new one instead. Returns the decoded contents in both cases.
     ///
     /// # Errors
-    /// [`StorageError::Snapshot`] if the snapshot is damaged or its id is not `id`; it is deleted
-    /// then, and nothing else changes. Other errors as with [`Snapshots::write`].
+    /// [`StorageError::Snapshot`] if the new snapshot is damaged or its id is not `id`: the new
+    /// snapshot is then deleted, and the existing snapshots stay. Other errors as with
+    /// [`Snapshots::write`].
     pub fn finish<C: SnapshotCheck>(
         &mut self,
         mut writer: SnapshotWriter<D::File>,
@@ -346,8 +352,8 @@ impl<D: Disk> Snapshots<D> {
         Ok(whole)
     }
 
-    /// Deletes the complete snapshot before the latest one, if there is one. Followers for which
-    /// [`Snapshots::read`] has opened its file can read it to the end.
+    /// Deletes the complete snapshot before the latest one, if there is one. Followers that are
+    /// downloading it through [`Snapshots::read`] can finish.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -360,7 +366,7 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    /// Deletes a snapshot that has not been completed.
+    /// Deletes the unfinished snapshot that `writer` was writing.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -370,8 +376,8 @@ impl<D: Disk> Snapshots<D> {
         self.delete_in_background(name)
     }
 
-    /// Deletes a snapshot file at once; frees its disk space in the background unless followers are
-    /// still reading it.
+    /// Deletes a snapshot file's name at once. Frees its disk space in the background, or when it
+    /// is closed if followers are still downloading it.
     fn delete_in_background(&mut self, name: &str) -> Result<(), StorageError> {
         let is_latest = self.latest.is_some_and(|latest| file_name(latest.last) == name);
         assert!(!is_latest || self.disk.mutant().is_some(), "the latest snapshot {name} is in use");
@@ -381,9 +387,9 @@ impl<D: Disk> Snapshots<D> {
         self.disk.delete_in_background(name).map_err(io_error(&self.disk, "delete", name))
     }
 
-    /// Reads up to `bytes_max` bytes of a snapshot from byte `offset` on, for a follower. Returns
-    /// `None` if the snapshot is neither the latest nor the previous one, nor still open from an
-    /// earlier read.
+    /// Reads up to `bytes_max` bytes of a snapshot from byte `offset` on, to send them to a
+    /// follower. Returns `None` if the snapshot is neither the latest nor the previous one, nor
+    /// still open from an earlier read.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -415,12 +421,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(Some(Bytes::from(bytes)))
     }
 
-    /// Returns the disk, so that a simulation can plan disk faults.
+    /// Returns the disk that stores the snapshots, so that a simulation can plan disk faults.
     pub fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Returns the disk on which the snapshots are stored. Closes all snapshot files.
+    /// Closes all snapshot files, and returns the disk that stores them.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -430,8 +436,8 @@ impl<D: Disk> Snapshots<D> {
         StorageError::Snapshot { file: self.disk.describe(name), what }
     }
 
-    /// Reads a whole snapshot file and passes it to `check`. Fails if the snapshot's last entry is
-    /// not `last`.
+    /// Reads a whole snapshot file and verifies it with `check`. Fails if the id of the snapshot's
+    /// last entry is not `last`.
     fn read_whole<C: SnapshotCheck>(
         &self,
         name: &str,
@@ -463,21 +469,22 @@ impl<D: Disk> Snapshots<D> {
 
 const SOURCES: [SnapshotSource; 2] = [SnapshotSource::Own, SnapshotSource::Incoming];
 
-/// Returns the file name of the snapshot whose last entry is `last`. Sorted by name, the files are
-/// in the order of these indexes.
+/// Returns the file name of the snapshot whose last entry is `last`. File names sort in the order
+/// of the last entries' indexes.
 fn file_name(last: EntryId) -> String {
     format!("{PREFIX}{:020}-{}", last.index.0, last.term.0)
 }
 
-/// Returns the id of the last entry of the snapshot with this file name; `None` for other files.
+/// Returns the id of the last entry of the snapshot with this file name; `None` if the file is not
+/// a snapshot.
 fn end_of(name: &str) -> Option<EntryId> {
     let (index, term) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let last = EntryId::new(term.parse().ok()?, index.parse().ok()?);
     (file_name(last) == name).then_some(last)
 }
 
-/// Returns the file name and the last entry of the latest snapshot among these files, damaged or
-/// not; `None` if there is no snapshot.
+/// Returns the file name and the last entry's id of the latest snapshot among the files `names`,
+/// whether damaged or not; `None` if there is no snapshot.
 pub(super) fn newest_snapshot(names: &[String]) -> Option<(&str, EntryId)> {
     let found = names.iter().filter_map(|name| Some((name.as_str(), end_of(name)?)));
     found.max_by_key(|(_, last)| (last.index, last.term))

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn window_follows_the_queue_and_not_the_loss() {
+    fn congestion_window_reacts_to_queueing_delay_not_loss() {
         let mut round_trip = RoundTrips::new(at(0));
         let mut window = Window::new(WINDOW_MAX);
         let mut step = |time, used, from: u64| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn path_that_loses_almost_everything_is_not_flooded() {
+    fn congestion_window_shrinks_under_90_percent_loss() {
         let mut round_trip = RoundTrips::new(at(0));
         let mut window = Window::new(WINDOW_MAX);
         for now in 0..1_000 {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_averaged() {
+    fn loss_rate_is_a_moving_average() {
         let mut loss = Loss::default();
         for number in 0..1_000 {
             loss.add(number % 5 == 0);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_is_overdue_after_a_round_trip_and_its_variation() {
+    fn ack_timeout_is_round_trip_plus_its_variation() {
         let mut round_trip = RoundTrips::new(at(0));
         assert_eq!(round_trip.overdue_after(), ms(15));
         for now in 0..200 {

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn window_bounds_what_is_kept() {
+    fn receive_window_bounds_buffered_bytes() {
         let window = WINDOW_MIN as u64;
         let mut receiver = Receiver::new(ID, 10);
         receive(&mut receiver, 0, window - 2, b"xyz");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_waits_only_while_all_arrives_in_order() {
+    fn acknowledgement_is_delayed_only_while_data_is_in_order() {
         let mut receiver = Receiver::new(ID, 1 << 20);
         for number in 0..63 {
             let data = Data { number, offset: number, payload: b"x" };
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn any_order_and_overlap_gives_the_same_bytes() {
+    fn reordered_and_overlapping_data_gives_the_same_bytes() {
         let bytes: Vec<u8> = (0..200).collect();
         let mut state = 7_u64;
         let mut random = |below: u64| {

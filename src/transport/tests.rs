@@ -261,7 +261,7 @@ fn lost_datagrams_are_repaired_within_few_round_trips() {
 }
 
 #[test]
-fn nothing_is_sent_twice_without_loss() {
+fn nothing_is_retransmitted_without_loss() {
     let mut run = Run::new(1, Quality::lossy(0));
     for count in [100_000, 10, 700_000] {
         run.transfer(count, Duration::from_secs(1));
@@ -274,7 +274,7 @@ fn nothing_is_sent_twice_without_loss() {
 
 /// With many datagrams in flight, what an acknowledgement does not describe must not count as lost.
 #[test]
-fn large_transfers_resend_only_what_is_lost() {
+fn large_transfers_resend_only_lost_datagrams() {
     for (loss, delay) in [(1, 100), (5, 100), (5, 20_000)] {
         let delay = Duration::from_micros(delay);
         let mut run = Run::new(7, Quality { delay, ..Quality::lossy(loss) });
@@ -289,7 +289,7 @@ fn large_transfers_resend_only_what_is_lost() {
 /// A datagram is lost only once one with a number higher by [`REORDERING_MAX`] was acknowledged, or
 /// when time has passed.
 #[test]
-fn slight_reordering_is_no_loss() {
+fn slight_reordering_is_not_treated_as_loss() {
     let now = Instant(1_000_000_000);
     let mut sender = Sender::new(1, 1 << 20, now);
     sender.on_cookie(2, now);
@@ -310,7 +310,7 @@ fn slight_reordering_is_no_loss() {
 }
 
 #[test]
-fn loss_is_measured_and_each_datagram_sent_twice_where_it_is_high() {
+fn high_measured_loss_sends_each_datagram_twice() {
     let mut run = Run::new(2, Quality::lossy(30));
     run.transfer(2_000_000, Duration::from_secs(20));
     let loss = run.sender.loss_permille();
@@ -321,7 +321,7 @@ fn loss_is_measured_and_each_datagram_sent_twice_where_it_is_high() {
 }
 
 #[test]
-fn receiver_that_does_not_read_stops_the_sender_and_then_gets_all() {
+fn sender_pauses_until_a_stalled_receiver_reads() {
     let mut run = Run::new(3, Quality::lossy(20));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -369,7 +369,7 @@ fn large_write_after_a_long_idle_time_arrives() {
 
 /// The time without an acknowledgement counts from the write, and not from the last one before.
 #[test]
-fn silence_after_a_long_idle_time_counts_from_the_write() {
+fn silence_timeout_after_idle_counts_from_the_write() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -385,7 +385,7 @@ fn silence_after_a_long_idle_time_counts_from_the_write() {
 
 /// A replica that was stopped for a while does not take its own silence for the receiver's.
 #[test]
-fn stop_of_the_sender_is_no_silence_of_the_receiver() {
+fn paused_sender_does_not_time_out_its_receiver() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.unwritten.extend([0; 5_000]);
@@ -398,7 +398,7 @@ fn stop_of_the_sender_is_no_silence_of_the_receiver() {
 
 /// A sender that the receiver's limit blocks probes now and then, and not all the time.
 #[test]
-fn blocked_sender_probes_seldom() {
+fn blocked_sender_probes_at_a_low_rate() {
     let mut run = Run::new(3, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.reads = false;
@@ -412,7 +412,7 @@ fn blocked_sender_probes_seldom() {
 }
 
 #[test]
-fn runs_are_datagrams_of_equal_length_with_a_shorter_end() {
+fn send_batches_have_equal_lengths_except_the_last() {
     let mut out = Outbox::default();
     let payload = [0; 100];
     for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {

@@ -24,15 +24,15 @@ use crate::types::{ClientId, NodeId, RequestId, RequestKey};
 use super::json::{Text, write_string};
 use super::peer::{self, PeerError};
 
-/// The broadcast address of the university course's simulator. In the member `leader` it means that
-/// no leader is known.
+/// Broadcast address in the university course's network simulator. As the value of the JSON member
+/// `leader` it means that the sender knows no leader.
 pub const BROADCAST: NodeId = NodeId(0xFFFF);
-/// Maximum length in bytes of a command from a client of the university course's simulator. An
-/// `AppendEntries` message with the command has to fit in a simulator message of 16,384 bytes after
-/// base64 encoding, which turns three bytes into four.
+/// Maximum length in bytes of a command from a client of the university course's simulator. The
+/// simulator limits messages to 16,384 bytes, and an `AppendEntries` message contains the command
+/// in base64 encoding, which adds a third.
 pub const COMMAND_BYTES_MAX: usize = 10 << 10;
 
-/// A received and decoded message of the university course's simulator.
+/// A decoded message that a replica has received from the university course's network simulator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
     /// A request from a client of the simulator.
@@ -42,75 +42,79 @@ pub enum Incoming {
         /// The decoded request.
         request: ClientRequest,
     },
-    /// A message from another replica.
+    /// A message from another replica, with its sender and receiver.
     Peer(Envelope),
-    /// A valid message that this replica does not have to handle.
+    /// A valid message that this replica ignores, with the reason.
     Ignored(Ignored),
 }
 
-/// Why a valid message of the university course's simulator is ignored.
+/// Reason why a valid message from the university course's simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// The message is the one with which another replica registers with the simulator. Some
-    /// transports deliver it to all replicas.
+    /// Another replica registers with the simulator through this message. Some transports deliver
+    /// it to all replicas.
     Hello,
-    /// The message is addressed to the given replica instead of this one.
+    /// The message is addressed to another replica, whose id is given.
     Misdirected(NodeId),
 }
 
-/// Why a message of the university course's simulator is rejected or cannot be answered.
+/// Reason why a message from the university course's simulator is rejected or cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
-    /// The message is not a JSON object, or a member is not a string.
+    /// The message is not a JSON object, or the value of one of its members is not a string.
     #[error("not a JSON object with string members: {0}")]
     Json(String),
-    /// The message lacks the JSON member with the given name, which its type requires.
+    /// The message lacks the JSON member with this name, which messages of its type must have.
     #[error("the member `{0}` is missing")]
     Missing(&'static str),
-    /// The value of an address member is not four hex digits.
+    /// The value of a JSON member that contains an address is not four hex digits.
     #[error("the member `{member}` is {text:?}, not four hex digits")]
     Address {
         /// Name of the JSON member whose value is not an address.
         member: &'static str,
-        /// The value that is not an address, as text.
+        /// The invalid value of the member, as text.
         text: String,
     },
-    /// The sender's address is this replica's own or the broadcast address.
+    /// The message's sender has an invalid address: this replica's own or the broadcast address.
     #[error("{0} can't be the sender of a message to this replica")]
     Sender(NodeId),
-    /// The message's type is neither that of a client's request nor of a message between replicas.
+    /// The message's type, given as text, is unknown: it is neither a client's request nor a
+    /// message between replicas.
     #[error("unknown message type {0:?}")]
     Type(String),
-    /// The message id is not 16 printable ASCII characters.
+    /// The message id of a client's request, given as text, is not 16 printable ASCII characters.
     #[error("the message id {0:?} is not 16 printable ASCII characters")]
     RequestId(String),
-    /// The client's command is too large for a message between replicas.
+    /// The client's command is longer than [`COMMAND_BYTES_MAX`], so it would not fit in a message
+    /// between replicas.
     #[error("command of {bytes} bytes is too large, at most {COMMAND_BYTES_MAX} are allowed")]
     TooLarge {
         /// Length of the rejected command in bytes.
         bytes: usize,
     },
-    /// The body of a peer's message is not base64.
+    /// The JSON member `body` of a message between replicas is not valid base64.
     #[error("the body of a peer message is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
-    /// The body of a peer's message is malformed.
+    /// The JSON member `body` of a message between replicas is not a valid encoded message.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The member `type` of a peer's message contradicts the message encoded in `body`.
+    /// The JSON member `type` of a message between replicas differs from the type of the message
+    /// that the member `body` contains.
     #[error("the type is {found:?}, but the body is of type {expected:?}")]
     TypeOfBody {
-        /// The message type that the JSON member `type` states.
+        /// Message type that the JSON member `type` states.
         found: String,
-        /// The message type that the message in the JSON member `body` has.
+        /// Type of the message that the JSON member `body` contains.
         expected: &'static str,
     },
-    /// A reply can't be addressed: the client's address or the request id does not have the form
-    /// that the university course's simulator uses.
+    /// A reply cannot be sent, because the client's address or the request's id does not have the
+    /// form that the university course's simulator uses.
     #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
     Unaddressable(RequestKey),
 }
 
-/// The members of a JSON message that are decoded. If a member is repeated, its last value is used.
+/// The members (name-value pairs) of a JSON message that this module uses. If a member occurs more
+/// than once, its last value is used.
 #[derive(Debug, Default)]
 struct Members<'a> {
     src: Option<Text<'a>>,
@@ -196,7 +200,8 @@ pub fn decode(bytes: &[u8], me: NodeId) -> Result<Incoming, CourseError> {
     }
 }
 
-/// Appends a message between replicas, encoded as JSON, to `out`.
+/// Appends a message from one replica to another to `out`, encoded as JSON for the university
+/// course's simulator.
 pub fn encode_peer(envelope: &Envelope, out: &mut Vec<u8>) {
     let mut body = BytesMut::new();
     peer::encode(&envelope.message, &mut body);
@@ -218,8 +223,8 @@ pub fn encode_hello(me: NodeId, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends the reply `ok` for a request that was applied. `value` is the value that a get returns,
-/// empty if the key does not exist; `None` for a put.
+/// Appends the reply `ok` to the client whose request, `key`, was applied. `value` is the value
+/// that a get returns, empty if the key does not exist; `None` for a put.
 ///
 /// # Errors
 /// If `key` does not belong to a client of the university course's simulator. Nothing is appended
@@ -240,7 +245,8 @@ pub fn encode_ok(
     Ok(())
 }
 
-/// Appends the reply that redirects a client to `leader`, or to any replica if `leader` is `None`.
+/// Appends a reply that redirects a client to the replica `leader`; if `leader` is `None`, the
+/// client is to try any replica.
 ///
 /// # Errors
 /// If `key` does not belong to a client of the university course's simulator. Nothing is appended
@@ -256,10 +262,11 @@ pub fn encode_redirect(
     Ok(())
 }
 
-/// Upper bound on the length in bytes of a JSON message between replicas, without its body.
+/// Maximum length in bytes of a JSON message between replicas, excluding the value of the member
+/// `body`.
 const ADDRESS_BYTES: usize = 96;
 
-/// The values of the member `type` in messages between replicas, as [`peer_type`] returns them.
+/// All values that the JSON member `type` can have in messages between replicas.
 const PEER_TYPES: [&str; 12] = [
     "append",
     "append_ok",
@@ -353,7 +360,8 @@ fn peer_message(kind: &str, members: &Members<'_>) -> Result<PeerMsg, CourseErro
     Ok(message)
 }
 
-/// Appends the start of a reply to a client: all members up to the request's id (`MID`).
+/// Appends the start of a JSON reply to a client: all members up to the request's id, `MID`. `kind`
+/// is the type of the reply.
 fn answer(
     me: NodeId,
     key: RequestKey,
@@ -373,8 +381,8 @@ fn answer(
     Ok(())
 }
 
-/// Appends the start of a JSON message: the opening brace and the members that all messages have
-/// (addresses, leader and type).
+/// Appends the start of a JSON message: the opening brace and the members that every message has
+/// (sender, receiver, leader and type).
 fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"src\":\"");
     write_address(src, out);
@@ -387,8 +395,8 @@ fn open(src: NodeId, dst: NodeId, leader: Option<NodeId>, kind: &str, out: &mut 
     out.push(b'"');
 }
 
-/// Appends an address as four upper-case hex digits. The case matters, because the simulator
-/// compares addresses as text.
+/// Appends a replica's address as four upper-case hex digits. The simulator compares addresses as
+/// text, so their case matters.
 fn write_address(id: NodeId, out: &mut Vec<u8>) {
     let digit = |shift: u32| b"0123456789ABCDEF"[usize::from(id.0 >> shift & 15)];
     out.extend_from_slice(&[digit(12), digit(8), digit(4), digit(0)]);

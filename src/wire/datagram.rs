@@ -21,81 +21,84 @@
 
 use bytes::{Buf as _, BufMut};
 
-/// Maximum length of a datagram in bytes: what every IPv6 path carries (RFC 8200, section 5) less
-/// the headers of IPv6 and UDP.
+/// Maximum length of a UDP payload in bytes: the MTU that every IPv6 path supports, 1,280 bytes
+/// (RFC 8200, section 5), minus the headers of IPv6 and UDP.
 pub const DATAGRAM_BYTES_MAX: usize = 1_280 - 40 - 8;
-/// Length in bytes of a data datagram without its payload.
+/// Length in bytes of the header of a data datagram, which carries a part of a stream.
 const DATA_HEADER_BYTES: usize = COMMON_BYTES + 16;
-/// Maximum length of the payload of a data datagram, in bytes.
+/// Maximum number of stream bytes that a data datagram carries.
 pub const PAYLOAD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - DATA_HEADER_BYTES;
-/// Length in bytes of the fields with which every datagram begins.
+/// Length in bytes of the header fields that all datagrams have.
 const COMMON_BYTES: usize = 24;
-/// Length in bytes of the body of an acknowledgement.
+/// Length in bytes of an acknowledgement datagram's body, without the common header fields.
 const ACK_BYTES: usize = 28 + 8 * BITMAP_WORDS;
-/// Version of the format.
+/// Version of the datagram format. Datagrams of another version are ignored.
 const VERSION: u8 = 1;
-/// Number of 64-bit words in the bitmap of an acknowledgement.
+/// Length of an acknowledgement's bitmap in 64-bit words.
 pub const BITMAP_WORDS: usize = 16;
-/// Number of datagrams that the bitmap of an acknowledgement describes.
+/// Length of an acknowledgement's bitmap in bits. Each bit tells whether one datagram was received.
 pub const BITMAP_BITS: usize = 64 * BITMAP_WORDS;
 
-/// The identity of a stream. A program that cannot read the datagrams of the stream does not know
-/// it and cannot forge any.
+/// Identity of a one-way byte stream between two replicas over UDP. An attacker that cannot read
+/// the stream's datagrams cannot guess the identity, and so cannot forge datagrams of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId {
-    /// The number of the stream, drawn at random by the sender of its data.
+    /// Random number of the stream, drawn by the replica that sends the data.
     pub stream: u64,
-    /// The cookie, which the receiver has issued to the sender's address; 0 until the sender knows
-    /// it.
+    /// Cookie that the receiver sends to the sender's address, so that the sender can prove that it
+    /// owns this address; 0 until the sender has received it.
     pub cookie: u64,
 }
 
-/// A decoded datagram. The payload borrows from the received bytes.
+/// A decoded UDP datagram between replicas. Its payload is borrowed from the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Datagram<'a> {
-    /// Asks for the cookie of a new stream.
+    /// Sent to open a new stream: asks the receiver for a cookie, which proves the sender's
+    /// address.
     Open(StreamId),
-    /// The answer to [`Datagram::Open`].
+    /// Answers [`Datagram::Open`] with the cookie that the sender must put in all later datagrams
+    /// of the stream.
     Cookie(StreamId),
-    /// A part of the stream, from its sender to its receiver.
+    /// Carries bytes of the stream from its sender to its receiver.
     Data(StreamId, Data<'a>),
-    /// What the receiver of a stream has received.
+    /// Acknowledges the data that the stream's receiver has received.
     Ack(StreamId, Ack),
-    /// The stream is over: the other side has closed it, or does not know it.
+    /// Ends the stream: the other side has closed it, or does not know it.
     Reset(StreamId),
 }
 
-/// A part of a stream.
+/// Contents of a data datagram: consecutive bytes of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Data<'a> {
-    /// The number of this datagram among all data datagrams of the stream, from 0. Retransmitted
-    /// bytes get a new number.
+    /// Packet number: counts the stream's data datagrams from 0. A retransmission has a new number.
     pub number: u64,
-    /// Position of the payload in the stream, in bytes.
+    /// Offset of the payload in the stream, in bytes.
     pub offset: u64,
-    /// The bytes; empty in a datagram that only asks for an acknowledgement.
+    /// Bytes of the stream; empty if the datagram only asks for an acknowledgement.
     pub payload: &'a [u8],
 }
 
-/// What the receiver of a stream has received.
+/// Contents of an acknowledgement: which data datagrams and bytes of a stream have arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ack {
-    /// The largest number of a data datagram received.
+    /// Largest packet number ([`Data::number`]) received on the stream.
     pub largest: u64,
-    /// Which of the [`BITMAP_BITS`] datagrams before `largest` were received: the lowest bit of the
-    /// first word stands for `largest - 1`.
+    /// Which of the [`BITMAP_BITS`] datagrams before `largest` have been received. The lowest bit
+    /// of the first word stands for the packet number `largest - 1`.
     pub bitmap: [u64; BITMAP_WORDS],
-    /// Number of bytes received without a gap, from the beginning of the stream.
+    /// Number of bytes received without a gap since the start of the stream.
     pub received: u64,
-    /// Position in the stream up to which the receiver accepts bytes. Never decreases.
+    /// Flow control limit: stream offset in bytes up to which the receiver accepts data. Never
+    /// decreases.
     pub limit: u64,
-    /// Microseconds between the arrival of the datagram `largest` and the sending of this
+    /// Time in microseconds between the arrival of the datagram `largest` and the sending of this
     /// acknowledgement.
     pub delay: u32,
 }
 
 impl Ack {
-    /// Returns whether the datagram with this number was received, as far as the bitmap tells.
+    /// Returns whether this acknowledgement reports the data datagram with this packet number as
+    /// received. Returns false for numbers that are too old for the bitmap.
     pub fn contains(&self, number: u64) -> bool {
         match self.largest.checked_sub(number) {
             Some(0) => true,
@@ -109,27 +112,27 @@ impl Ack {
     }
 }
 
-/// Why received bytes are not a datagram. They are ignored.
+/// Reason why a received UDP datagram is invalid. Invalid datagrams are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DatagramError {
-    /// The datagram is shorter than its kind requires, or longer.
+    /// The datagram's length, in bytes, is not valid for its kind.
     #[error("a datagram of {0} bytes, which is no length of its kind")]
     Length(usize),
-    /// The checksum is wrong.
+    /// The datagram's checksum does not match its contents.
     #[error("the checksum of a datagram is wrong")]
     Checksum,
-    /// The sender uses another version.
+    /// The datagram has another format version, which is given.
     #[error("a datagram of version {0}; run the same version of bowline everywhere")]
     Version(u8),
-    /// The kind is unknown.
+    /// The datagram is of an unknown kind, whose number is given.
     #[error("a datagram of unknown kind {0}; run the same version of bowline everywhere")]
     Kind(u8),
 }
 
-/// Decodes a received datagram.
+/// Decodes a UDP datagram received from another replica.
 ///
 /// # Errors
-/// If the bytes are not a datagram of this version.
+/// If the bytes are not a valid datagram of this format version.
 pub fn decode(bytes: &[u8]) -> Result<Datagram<'_>, DatagramError> {
     let length_error = DatagramError::Length(bytes.len());
     if bytes.len() < COMMON_BYTES {
@@ -175,7 +178,7 @@ pub fn decode(bytes: &[u8]) -> Result<Datagram<'_>, DatagramError> {
     if rest.is_empty() { Ok(datagram) } else { Err(length_error) }
 }
 
-/// Appends an encoded datagram to `out`.
+/// Appends the encoded form of a datagram to `out`.
 pub fn encode(datagram: &Datagram<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let (kind, id) = match datagram {
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_survive_encoding_and_damage_is_noticed() {
+    fn datagrams_round_trip_and_damage_is_detected() {
         for datagram in examples() {
             let mut bytes = Vec::new();
             encode(&datagram, &mut bytes);
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn largest_payload_fits() {
+    fn largest_payload_fits_in_a_datagram() {
         let payload = vec![1; PAYLOAD_BYTES_MAX];
         let mut bytes = Vec::new();
         encode(&Datagram::Data(ID, Data { number: 1, offset: 2, payload: &payload }), &mut bytes);
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn bitmap_counts_back_from_the_largest_number() {
+    fn ack_bitmap_counts_back_from_the_largest_number() {
         let mut bitmap = [0; BITMAP_WORDS];
         (bitmap[0], bitmap[15]) = (1, 1 << 63);
         let ack = Ack { largest: 3_000, bitmap, ..Ack::default() };

@@ -47,31 +47,36 @@ use super::peer::{self, PeerError};
 
 pub use decoder::Decoder;
 
-/// The first bytes of every connection between replicas.
+/// Magic number: the first bytes of every connection between replicas.
 const MAGIC: [u8; 4] = *b"BOWL";
-/// Version of the protocol between replicas: frames, peer messages, and the batches in them.
+/// Version of the protocol between replicas. It covers frames, the Raft messages in them and the
+/// encoding of write batches.
 pub const VERSION: u16 = 6;
-/// Length in bytes of the preamble (magic number and version) of a connection between replicas.
+/// Length in bytes of the preamble at the start of a connection between replicas: magic number and
+/// protocol version.
 pub const PREAMBLE_BYTES: usize = 6;
-/// Length of a frame's header in bytes: the length and the checksum.
+/// Length in bytes of the header of each frame: the frame's length and checksum.
 const HEADER_BYTES: usize = 8;
-/// Maximum length of a frame in bytes, without its header: the largest log record and 1 MiB for
-/// everything else.
+/// Maximum length of a frame in bytes, excluding its header: the largest log record plus 1 MiB for
+/// all other fields.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + (1 << 20);
-/// Maximum length in bytes of the address in a hello, to which clients connect.
+/// Maximum length in bytes of the client address that a hello message contains.
 const ADDRESS_BYTES_MAX: usize = 256;
-/// Maximum number of the sender's starts that a hello lists. A replica's folder records as many.
+/// Maximum number of starts of the sender that a hello message lists. A replica's folder records
+/// the same number.
 pub const OPENINGS_MAX: usize = 4_096;
-/// Length of the fixed part of a hello's body, in bytes: without members, starts and address.
+/// Length in bytes of the fixed-length fields of a hello message, without members, starts and
+/// client address.
 const HELLO_BYTES: usize = 41;
-/// Maximum length in bytes of the first frame from an unknown peer, without the frame's header.
+/// Maximum length in bytes, excluding the frame's header, of the first frame from a peer that has
+/// not identified itself yet.
 const FIRST_FRAME_BYTES_MAX: usize =
     1 + HELLO_BYTES + REPLICAS_MAX * 2 + OPENINGS_MAX * 8 + ADDRESS_BYTES_MAX;
-/// Bit in the flags of a hello: the sender is rejoining the cluster after losing its disk.
+/// Bit in the flags of a hello message: the sender is rejoining the cluster after losing its disk.
 const REJOINING: u8 = 1;
 
-/// The first frame of a connection between replicas: identifies the sender and says which frames
-/// follow.
+/// The hello message, the first frame of a connection between replicas: identifies the sender, and
+/// says which frames follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Id of the cluster that the sender belongs to.
@@ -83,28 +88,28 @@ pub struct Hello {
     /// Number of times that the sender has been started. If it is higher than in an earlier hello,
     /// the sender has been restarted since.
     pub incarnation: u64,
-    /// Number of the connection among all that the sender has made since its start. Of two
-    /// connections for the same lane, the receiver reads only the one with the higher number, in
-    /// whatever order they arrive.
+    /// Number of this connection among all connections that the sender has made since its start. If
+    /// two connections exist for the same lane, the receiver reads only from the one with the
+    /// higher number.
     pub connection: u64,
-    /// Random numbers that identify the sender's latest starts, newest last; at most
-    /// [`OPENINGS_MAX`]. With them the receiver detects a sender that runs on an older copy of its
-    /// folder.
+    /// Random numbers that the sender drew at its latest starts, one per start, newest last; at
+    /// most [`OPENINGS_MAX`]. They let the receiver detect a sender that runs on an older copy of
+    /// its folder.
     pub openings: Vec<u64>,
-    /// Ids of all voters of the sender's cluster, ascending, including the sender.
+    /// Ids of all voters of the sender's cluster in ascending order, including the sender.
     pub members: Vec<NodeId>,
-    /// Whether the sender is rejoining the cluster after losing its disk. It does not vote until
-    /// its log again contains everything that it may have acknowledged.
+    /// Whether the sender is rejoining the cluster after losing its disk. A rejoining replica does
+    /// not vote until its log again contains everything that it may have acknowledged.
     pub rejoining: bool,
-    /// Whether the connection carries small urgent frames or large ones.
+    /// Kind of frames that this connection carries: small urgent ones or large ones.
     pub lane: Lane,
     /// Address at which the sender accepts clients, to which other replicas redirect clients; empty
     /// if unknown.
     pub client_address: String,
 }
 
-/// Which frames a connection carries. Two replicas use one connection per lane and direction, so
-/// that small urgent messages do not wait for large ones.
+/// Kind of frames that a connection carries. Each replica has one connection per lane to each peer,
+/// so that small urgent messages do not wait for large ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Small frames: heartbeats, votes and replies.
@@ -113,91 +118,93 @@ pub enum Lane {
     Bulk,
 }
 
-/// Whether a forwarded write is sent for the first time or again. This bounds how far back in the
-/// log an earlier copy of the write can be. The leader appends the write only if such a copy would
-/// still be in the deduplication table, so that no write is applied twice.
+/// Whether a forwarded write is sent for the first time or again, so that the leader applies it
+/// only once. The leader appends the write only if the deduplication table would still contain an
+/// earlier copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The write is sent for the first time. Only the leader of the given term accepts it:
-    /// otherwise a delayed copy, arriving after the sender has tried another leader, would pass for
-    /// a new write.
+    /// The write is sent for the first time. Only the leader of the term `term` accepts it, because
+    /// a delayed copy that arrives at a later leader could be a duplicate.
     First {
-        /// The term in which the receiver is the leader, as far as the sender knows.
+        /// Term in which the receiver is believed to be the leader.
         term: Term,
     },
     /// The write is sent again, because the outcome of the previous attempt is unknown.
     Again {
-        /// Log index up to which the log certainly contains no earlier copy of the write.
+        /// Log index up to which the log contains no earlier copy of the write.
         since: Index,
     },
 }
 
-/// One frame of a connection between replicas.
+/// A frame: one message on a connection between replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The first frame of a connection.
+    /// First frame of a connection, which identifies the sender.
     Hello(Hello),
-    /// A Raft message between the consensus cores of two replicas.
+    /// A Raft message from one replica to another.
     Peer(PeerMsg),
     /// A client's write that a replica forwards to the leader. The leader replies only if it
-    /// rejects the write; otherwise the sender learns the outcome when it applies the write itself.
+    /// rejects the write; otherwise the sender learns the outcome by applying the write's log
+    /// entry.
     Forward {
-        /// Identifies the write, so that it is applied only once.
+        /// Unique key of the request, by which duplicates of the write are detected.
         key: RequestKey,
-        /// Whether an earlier copy of the write may be in the log.
+        /// Whether the write is sent for the first time or again, in which case the log may contain
+        /// an earlier copy.
         attempt: Attempt,
-        /// The encoded batch of writes.
+        /// The write commands, encoded as a batch.
         payload: Bytes,
     },
-    /// Reply to [`Frame::Forward`]: the leader rejected the write, which was not and will not be
-    /// applied.
+    /// Reply to [`Frame::Forward`] if the leader rejects the write: the write was not applied and
+    /// never will be.
     Refused {
-        /// Identifies the rejected write.
+        /// Unique key of the rejected write's request.
         key: RequestKey,
-        /// Why the write was rejected.
+        /// Reason why the write was rejected.
         reason: RefusalReason,
     },
-    /// Asks the leader for a read index: the log index that the sender must have applied before it
-    /// serves the reads that it has received so far.
+    /// Asks the leader for a read index: the log index up to which the sender must apply entries
+    /// before it serves the reads that it has received so far.
     AskReadIndex {
-        /// Number chosen by the sender that links the reply to this request.
+        /// Number chosen by the sender, which the reply repeats.
         ticket: u64,
     },
     /// The reply to [`Frame::AskReadIndex`].
     ReadIndex {
-        /// Number copied from the request.
+        /// Number that the request contained.
         ticket: u64,
-        /// The read index; `None` if the replying replica is not the leader.
+        /// Read index: log index up to which entries must be applied before reads are served.
+        /// `None` if the replying replica is not the leader.
         index: Option<Index>,
     },
-    /// The sender's wall clock, with sudden jumps of the clock removed.
+    /// States the time of the sender's wall clock, smoothed so that it has no sudden jumps.
     WallClock {
         /// Unix time in milliseconds.
         millis: u64,
     },
 }
 
-/// Why received bytes are not a valid frame. The connection must be closed.
+/// Reason why bytes received from a peer are not a valid frame. The connection must be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The connection does not begin with `MAGIC`, so it does not come from a replica.
+    /// The connection does not begin with the magic number, so it does not come from a replica.
     #[error(
         "not a connection from a replica: it begins with {0:02x?} instead of \"BOWL\"; check what \
          connects to the port for peers"
     )]
     Magic([u8; 4]),
-    /// The connection uses another version of the protocol.
+    /// The peer uses another version of the protocol between replicas.
     #[error(
         "the peer speaks version {0} of the protocol, this replica version {VERSION}; run the same \
          version of bowline everywhere"
     )]
     Version(u16),
-    /// The frame is empty or longer than allowed.
+    /// The frame has no contents, or is longer than allowed.
     #[error("frame of {claimed} bytes from a peer, 1 to {max} are allowed")]
     Length {
-        /// Length in bytes that the frame's header states.
+        /// Length of the frame in bytes according to its header.
         claimed: usize,
-        /// Longest frame that is allowed at this point of the connection, in bytes.
+        /// Maximum length of a frame at this point of the connection, in bytes.
         max: usize,
     },
     /// The frame's checksum is wrong: it was damaged in transit.
@@ -211,13 +218,13 @@ pub enum FrameError {
         /// Checksum in the frame's header.
         stored: u32,
     },
-    /// The frame has a kind that this version does not know.
+    /// The frame is of an unknown kind, whose number is given.
     #[error("frame of unknown kind {0} from a peer; run the same version of bowline everywhere")]
     Kind(u8),
-    /// The body of a frame of the given kind is malformed.
+    /// The contents of a frame of the given kind are malformed.
     #[error("malformed frame of kind {0} from a peer")]
     Body(u8),
-    /// The peer message in the frame is malformed.
+    /// The Raft message in the frame is malformed.
     #[error(transparent)]
     Message(#[from] PeerError),
 }
@@ -235,8 +242,8 @@ impl Frame {
         }
     }
 
-    /// Returns the lane on which the frame is sent. There are two connections to each peer, one for
-    /// each lane.
+    /// Returns the lane of the frame: which of the two connections to a peer, one for small urgent
+    /// frames and one for large frames, carries it.
     pub fn lane(&self) -> Lane {
         match self {
             Frame::Peer(PeerMsg::AppendEntries(append)) if !append.entries.is_empty() => Lane::Bulk,
@@ -250,8 +257,8 @@ impl Frame {
         }
     }
 
-    /// Returns the frame's large contents (log records, a snapshot chunk, or a write's payload),
-    /// which follow the bytes of [`encode_head`] in this order.
+    /// Returns the large contents of the frame: log records, a snapshot chunk, or a write's
+    /// payload. On the connection they follow the bytes of [`encode_head`], in this order.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
         let message = match self {
             Frame::Peer(message) => Some(peer::parts_of(message)),
@@ -265,14 +272,15 @@ impl Frame {
     }
 }
 
-/// Appends the preamble with which every connection begins: magic number and version.
+/// Appends the preamble of a connection between replicas to `out`: magic number and protocol
+/// version.
 pub fn encode_preamble(out: &mut BytesMut) {
     out.put_slice(&MAGIC);
     out.put_u16_le(VERSION);
 }
 
-/// Appends `frame` without its [`Frame::parts`], whose bytes the caller must send next. This avoids
-/// copying large contents.
+/// Appends an encoded frame to `out`, except for its large contents, [`Frame::parts`], which the
+/// caller must send next. This avoids copying them.
 pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
@@ -340,7 +348,7 @@ pub fn encode_head(frame: &Frame, out: &mut BytesMut) {
     out[start + 4..start + HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends the complete `frame`, including its [`Frame::parts`].
+/// Appends a completely encoded frame to `out`, including its large contents.
 pub fn encode(frame: &Frame, out: &mut BytesMut) {
     encode_head(frame, out);
     for part in frame.parts() {
@@ -348,12 +356,12 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     }
 }
 
-/// Bit in the attempt field of a forwarded write: if it is set, the other bits are a term
-/// ([`Attempt::First`]), otherwise a log index ([`Attempt::Again`]). Terms and indexes never use
-/// this bit.
+/// Bit that marks a term in a forwarded write's field `attempt`: if it is set, the other bits are a
+/// term ([`Attempt::First`]), otherwise a log index ([`Attempt::Again`]). Terms and indexes never
+/// use this bit.
 const FIRST_ATTEMPT: u64 = 1 << 63;
 const _: () = assert!(Term::MAX.0 & FIRST_ATTEMPT == 0 && Index::MAX.0 & FIRST_ATTEMPT == 0);
-/// Length of an encoded request key in bytes.
+/// Length in bytes of an encoded request key, which identifies a write.
 const KEY_BYTES: usize = 20;
 
 fn put_key(key: RequestKey, out: &mut BytesMut) {

@@ -18,7 +18,7 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends `text`, and escapes the characters that JSON does not allow in a string.
+/// Appends `text` to a JSON string. Escapes the characters that JSON does not allow in a string.
 fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut written = 0;
     for (position, &byte) in text.iter().enumerate() {

@@ -29,14 +29,15 @@ use crate::types::{EntryId, Term};
 
 use self::header::{ArchivedHeader, Header, header_of, message_of};
 
-/// Version of the encoding of peer messages. Messages with another version are rejected.
+/// Version of the encoding of messages between replicas. Messages of another version are rejected.
 const VERSION: u8 = 2;
-/// Length in bytes of the fields before the header: the version and the header's length.
+/// Length in bytes of the fields before a message's header: the encoding version and the header's
+/// length.
 const PREFIX_BYTES: usize = 3;
-/// Length of the archived header in bytes.
+/// Length in bytes of a message's header, as rkyv serializes it.
 const HEADER_BYTES: usize = size_of::<Archived<Header>>();
 
-/// Why received bytes are not a valid message between replicas.
+/// Reason why received bytes are not a valid message between replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// The message is too short to hold a header.
@@ -44,24 +45,24 @@ pub enum PeerError {
     Short {
         /// Length of the message in bytes.
         length: usize,
-        /// Minimum length of a message in bytes.
+        /// Minimum length of a message in bytes, which includes a header.
         needed: usize,
     },
-    /// The message has another encoding version or header length than this program expects.
+    /// The message states another encoding version or header length than this program supports.
     #[error(
         "peer message has version {version} and a header of {length} bytes, expected {VERSION} and \
          {HEADER_BYTES}; run the same version of bowline everywhere"
     )]
     Version {
-        /// The encoding version that the message states.
+        /// Encoding version that the message states.
         version: u8,
-        /// The header length in bytes that the message states.
+        /// Length of the header in bytes that the message states.
         length: usize,
     },
-    /// The header is not a valid rkyv archive.
+    /// The message's header is not a valid rkyv archive.
     #[error("peer message has a malformed header")]
     Header,
-    /// A number in the header is out of range.
+    /// A number in the message's header is out of range.
     #[error("peer message has an invalid {field}: {value}")]
     Number {
         /// Name of the header field whose number is out of range.
@@ -69,68 +70,68 @@ pub enum PeerError {
         /// The number that is out of range.
         value: u64,
     },
-    /// An entry id is impossible: only one of its term and index is zero, its index is too large,
-    /// or its term is later than the message allows.
+    /// The id (term and index) of a log entry in the message is impossible: only one of term and
+    /// index is zero, the index is too large, or the term is later than the message allows.
     #[error("peer message of term {term} has an invalid {field}: {id}")]
     Place {
-        /// Name of the field that holds the entry id.
+        /// Name of the field that contains the impossible entry id.
         field: &'static str,
         /// The impossible entry id.
         id: EntryId,
         /// Term of the message.
         term: Term,
     },
-    /// The snapshot chunk is shorter than the header claims.
+    /// The message contains fewer bytes of a snapshot chunk than its header states.
     #[error("peer message claims a chunk of {claimed} bytes, but has {bytes}")]
     Chunk {
-        /// Length of the chunk in bytes, as the header states.
+        /// Length of the chunk in bytes according to the header.
         claimed: usize,
         /// Number of bytes in the message after the header.
         bytes: usize,
     },
-    /// The header claims more entries than fit in the message.
+    /// The message's header states more log entries than the message can contain.
     #[error("peer message claims {claimed} entries, which do not fit in its {bytes} bytes")]
     Count {
-        /// Number of entries, as the header states.
+        /// Number of log entries according to the header.
         claimed: usize,
         /// Number of bytes in the message after the header.
         bytes: usize,
     },
-    /// A log entry in the message is damaged.
+    /// A log entry in the message is corrupt.
     #[error("entry {position} of a peer message: {source}")]
     Record {
-        /// Position of the damaged entry in the message, counted from 0.
+        /// Position of the corrupt entry among the message's entries, from 0.
         position: usize,
-        /// How the entry is damaged.
+        /// What is wrong with the entry.
         source: RecordError,
     },
-    /// An entry's index does not follow that of the previous entry, its term is lower, or its term
-    /// is later than the message's.
+    /// A log entry in the message is out of order: its index does not follow that of the previous
+    /// entry, or its term is lower than the previous entry's or later than the message's.
     #[error(
         "peer message of term {term} has entry {found} after {previous}, which is out of order"
     )]
     Order {
-        /// Id of the previous entry.
+        /// Id (term and index) of the entry before the one that is out of order.
         previous: EntryId,
-        /// Id of the entry that is out of order.
+        /// Id (term and index) of the entry that is out of order.
         found: EntryId,
         /// Term of the message.
         term: Term,
     },
-    /// There are bytes after the end of the message.
+    /// The message is followed by unexpected bytes.
     #[error("{bytes} unexpected bytes after the end of a peer message")]
     Trailing {
-        /// Number of unexpected bytes.
+        /// Number of bytes after the end of the message.
         bytes: usize,
     },
 }
 
-/// Returns the number of bytes that [`encode`] appends for `message`.
+/// Returns the encoded length in bytes of `message`.
 pub fn encoded_len(message: &PeerMsg) -> usize {
     PREFIX_BYTES + HEADER_BYTES + parts_of(message).map(Bytes::len).sum::<usize>()
 }
 
-/// Appends the complete encoded `message` to `out`.
+/// Appends a completely encoded message to `out`.
 pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     out.reserve(encoded_len(message));
     encode_head(message, out);
@@ -139,8 +140,8 @@ pub fn encode(message: &PeerMsg, out: &mut BytesMut) {
     }
 }
 
-/// Returns the large contents of a message, which follow the bytes of [`encode_head`]: the records
-/// of log entries, or a snapshot chunk.
+/// Returns the large contents of a message: the records of log entries, or a snapshot chunk. In the
+/// encoded message they follow the bytes of [`encode_head`].
 pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     let (entries, chunk): (&[Entry], Option<&Bytes>) = match message {
         PeerMsg::AppendEntries(append) => (&append.entries, None),
@@ -156,8 +157,8 @@ pub fn parts_of(message: &PeerMsg) -> impl Iterator<Item = &Bytes> {
     entries.iter().map(Entry::record).chain(chunk)
 }
 
-/// Appends `message` to `out` without its [`parts_of`], for callers that then send the parts
-/// without copying them.
+/// Appends an encoded message to `out`, except for its large contents, [`parts_of`], which the
+/// caller must send next. This avoids copying them.
 pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     let header = header_of(message);
     let mut space = [0; HEADER_BYTES];
@@ -172,11 +173,11 @@ pub fn encode_head(message: &PeerMsg, out: &mut BytesMut) {
     out.put_slice(&archive);
 }
 
-/// Decodes a message that takes up all of `bytes`. Its entries share the memory of `bytes`.
+/// Decodes one message, which takes up all of `bytes`. Its log entries share the memory of `bytes`.
 ///
 /// # Errors
-/// If the bytes are not exactly one message, or the message contradicts itself. A message that
-/// decodes without an error may still be stale or misdirected; the consensus core checks that.
+/// If the bytes are not exactly one message, or the message contradicts itself. A valid message may
+/// still be stale or misdirected; the Raft code checks that.
 pub fn decode(mut bytes: Bytes) -> Result<PeerMsg, PeerError> {
     let needed = PREFIX_BYTES + HEADER_BYTES;
     let length = bytes.len();

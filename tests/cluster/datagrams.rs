@@ -115,12 +115,12 @@ fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Clust
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_and_lost_datagrams_dedicated() {
+fn acknowledged_writes_survive_kills_over_lossy_udp_dedicated() {
     kill_rounds(between_relays("dedicated", 200).0, "dedicated over datagrams");
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_and_lost_datagrams_fused() {
+fn acknowledged_writes_survive_kills_over_lossy_udp_fused() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
 }
 
@@ -136,7 +136,7 @@ fn seven_replicas_survive_kills_and_lost_datagrams() {
 
 /// Half of all datagrams are lost, and large values are written all the same.
 #[test]
-fn large_values_cross_a_path_that_loses_half() {
+fn large_values_replicate_at_50_percent_packet_loss() {
     let (cluster, relays) = between_relays("auto", 500);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -167,7 +167,7 @@ fn large_values_cross_a_path_that_loses_half() {
 /// Random bytes, forged and replayed datagrams, from another address: no election, no lost write,
 /// no growing memory.
 #[test]
-fn forged_and_replayed_datagrams_do_no_harm() {
+fn forged_and_replayed_datagrams_are_ignored() {
     let rounds = std::env::var(FORGED_VARIABLE).ok().and_then(|text| text.parse().ok());
     let rounds = rounds.unwrap_or(40_000);
     let (cluster, relays) = between_relays("auto", 0);
@@ -268,7 +268,7 @@ fn id_of(bytes: &[u8]) -> Option<StreamId> {
 /// By default, small messages measure the loss. Where TCP is blocked, as by these relays, entries
 /// use datagrams too.
 #[test]
-fn datagrams_carry_entries_where_tcp_is_blocked() {
+fn entries_replicate_over_udp_where_tcp_is_blocked() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, 100);
     let cluster = Cluster::start_between(ports, "auto", &[], |from, to| relays.ports[from][to]);
@@ -282,7 +282,7 @@ fn datagrams_carry_entries_where_tcp_is_blocked() {
 
 /// By default, entries are datagrams from the time on at which packets begin to get lost.
 #[test]
-fn entries_change_to_datagrams_when_packets_get_lost() {
+fn entries_switch_from_tcp_to_udp_under_packet_loss() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let relays = Relays::new(&ports, 0);
     for row in &relays.ports {
@@ -312,7 +312,7 @@ fn entries_change_to_datagrams_when_packets_get_lost() {
 
 /// TCP to a replica that is down fails too, which says nothing about the network.
 #[test]
-fn restart_of_a_replica_does_not_change_the_transport() {
+fn replica_restart_does_not_change_the_transport() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     cluster.kill(1);
@@ -325,7 +325,7 @@ fn restart_of_a_replica_does_not_change_the_transport() {
 }
 
 #[test]
-fn default_measures_the_path_and_sends_entries_over_tcp() {
+fn default_transport_probes_udp_and_sends_entries_over_tcp() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     for at in 0..3 {

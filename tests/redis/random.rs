@@ -232,7 +232,8 @@ fn typed(request: &Made) -> String {
 
 /// Runs the stream of a seed.
 ///
-/// # Panics If replies do not agree, with a reduced stream.
+/// # Panics
+/// If replies do not agree, with a reduced stream.
 fn check(reference: &Reference, seed: u64, requests: &[Made]) {
     let Err(found) = run(reference, seed, requests) else { return };
     let (all, only) = (found.at + 1, env::var("BOWLINE_REDIS_GROUP"));

@@ -26,7 +26,8 @@ pub(crate) enum Agreement {
 impl Reply {
     /// The first reply in `bytes`, and its length in bytes; `None` if it is incomplete.
     ///
-    /// # Panics If the bytes are not a reply.
+    /// # Panics
+    /// If the bytes are not a reply.
     pub(crate) fn parse(bytes: &[u8]) -> Option<(Reply, usize)> {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
         let (kind, text) = (bytes[0], &bytes[1..end]);

@@ -22,14 +22,14 @@ use bowline::types::{ClientId, EntryId, Index, NodeId, RequestId, RequestKey, Ro
 use bowline::wire::course::encode_peer;
 use serde::Deserialize;
 
-/// Time after which the leader resends an append that has not been acknowledged; much longer than a
+/// Time after which the leader resends an unacknowledged append message. It is much longer than a
 /// normal round trip.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
-/// Number of decimal digits of a put's sequence number. The body of each message between replicas
-/// begins with this number.
+/// Number of decimal digits, including leading zeros, of a put's sequence number. The body of each
+/// message between replicas begins with this number.
 const NUMBER_DIGITS: usize = 16;
 
-/// The fields that this program uses of a message in the course's protocol.
+/// The fields of a message from the university course's simulator that this program uses.
 #[derive(Deserialize)]
 struct Message<'a> {
     src: &'a str,
@@ -45,7 +45,8 @@ struct Message<'a> {
     body: &'a str,
 }
 
-/// A put that the leader has sent to other replicas and that not all of them have acknowledged yet.
+/// A put that the leader has sent to other replicas, but that some of them have not acknowledged
+/// yet.
 struct Pending {
     client: String,
     mid: String,
@@ -65,8 +66,8 @@ struct Floor {
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// Length in bytes of a real replica's `AppendEntries` message for one put; `reply_length` is
-    /// the length of the acknowledgement. This program pads its messages to these lengths.
+    /// Length in bytes to which append messages are padded: that of a real replica's
+    /// `AppendEntries` message with one put. `reply_length` is the same for acknowledgements.
     append_length: usize,
     reply_length: usize,
 }
@@ -152,8 +153,8 @@ impl Floor {
         ));
     }
 
-    /// Sends the replica `to` a message of type `kind` about the put with sequence number `number`,
-    /// padded to `length` bytes.
+    /// Sends a message of the type `kind` about put number `number` to the replica `to`. Pads the
+    /// message to `length` bytes.
     fn send_padded(&self, to: &str, kind: &str, number: &str, length: usize) {
         let mut text = format!(
             r#"{{"src":"{}","dst":"{to}","leader":"{}","type":"{kind}","body":"{number}"#,
@@ -225,8 +226,8 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// Returns the lengths in bytes of two messages of a real replica: first of an append of one put,
-/// then of the acknowledgement of this append.
+/// Returns the lengths in bytes of a real replica's `AppendEntries` message with one put, and of
+/// the acknowledgement of that message.
 fn lengths() -> (usize, usize) {
     let key = RequestKey { client: ClientId(0x15), request: RequestId(*b"ABCDEFGHIJKLMNOP") };
     let operation = Operation::set(&[b'K'; 32], &[b'v'; 32]);

@@ -7,10 +7,11 @@ use anyhow::{bail, ensure};
 use super::results::{self, SweepPoint};
 use super::systems::System;
 
-/// Length of the written values in bytes in all cases except those of the sweep `values`.
+/// Length in bytes of the written values, in all cases except those that measure different value
+/// lengths.
 const VALUE_BYTES: usize = 128;
 
-/// The client program that generates the load of a case.
+/// Client program that generates the load of a case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Client {
     /// `perf load`, the load generator of this project.
@@ -19,18 +20,18 @@ pub(crate) enum Client {
     RedisBenchmark,
 }
 
-/// The operation that all requests of a case perform. `perf load` supports only puts and gets.
+/// Operation that all requests of a case perform. `perf load` supports only puts and gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Put,
     Get,
     /// Increments a counter with INCR.
     Incr,
-    /// Adds a value to the front of a list with LPUSH; all requests use the same list.
+    /// Adds a value to the front of a list with LPUSH. All requests use the same list.
     Lpush,
-    /// Sets a field of a hash with HSET; all requests use the same hash.
+    /// Sets a field of a hash with HSET. All requests use the same hash.
     Hset,
-    /// Sets the score of a member of a sorted set with ZADD; all requests use the same sorted set.
+    /// Sets the score of a member of a sorted set with ZADD. All requests use the same sorted set.
     Zadd,
     /// Writes ten keys at once with MSET.
     Mset,
@@ -47,7 +48,7 @@ impl Operation {
         Operation::Mset,
     ];
 
-    /// Returns the name of the Redis command that performs the operation, in lower case.
+    /// Returns the lower-case name of the Redis command for this operation.
     pub(crate) fn command(self) -> &'static str {
         match self {
             Operation::Put => "set",
@@ -61,7 +62,8 @@ impl Operation {
     }
 }
 
-/// One case of a comparison: the client program, the operation and the parameters of the load.
+/// One case of a comparison, in which all systems get the same load: the client program, the
+/// operation and the parameters of the load.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -72,20 +74,21 @@ pub(crate) struct Case {
     pub(crate) value_bytes: usize,
     /// Number of different keys that the requests use.
     pub(crate) keys: u64,
-    /// Number of connections of a second client program, which writes the same keys at the same
-    /// time; `None` if the case has no second client.
+    /// Number of connections of a second client program, which writes the keys that the first one
+    /// reads at the same time; `None` if there is only one client program.
     pub(crate) writers: Option<usize>,
-    /// Scheduled operations per second of an open loop; `None` for a closed loop, in which a
-    /// connection sends its next request only after a reply.
+    /// Scheduled operations per second of an open loop. `None` for a closed loop, in which each
+    /// connection sends its next request after a reply.
     pub(crate) rate: Option<f64>,
-    /// Fraction of packets lost between replicas, from 0 to 1; `None` if no loss is configured.
+    /// Fraction of packets lost between replicas, from 0 to 1; `None` if the network is left
+    /// unchanged.
     pub(crate) loss: Option<f64>,
     /// The point in a sweep (a series of cases that differ in one parameter) that this case
     /// measures; `None` if the case belongs to no sweep.
     pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// Names of the cases that are measured if the command line names no cases.
+/// Names of the cases that `perf compare` measures by default.
 const DEFAULT: &[&str] = &[
     "put-64",
     "put-64-16",
@@ -105,7 +108,7 @@ const DEFAULT: &[&str] = &[
     "bench-get-64-16",
 ];
 
-/// Names of the cases that the name `types` stands for: commands on values of all types.
+/// Cases that `perf compare types` measures, by name: commands on values of all Redis types.
 const TYPES: &[&str] = &[
     "bench-incr-64-16",
     "bench-lpush-64-16",
@@ -114,16 +117,16 @@ const TYPES: &[&str] = &[
     "bench-mset-64-16",
 ];
 
-/// The forms of valid case names, for error messages.
+/// Description of all valid case names, for error messages.
 pub(crate) const NAMES: &str = "put-CONNECTIONS[-PIPELINE], get-CONNECTIONS[-PIPELINE], \
     bench-set-.., bench-get-.., bench-incr-.., bench-lpush-.., bench-hset-.., bench-zadd-.. and \
     bench-mset-.. likewise (redis-benchmark), readers-CONNECTIONS-beside-CONNECTIONS (gets beside \
     puts), put-rate (open loop), types (commands on all types), and the sweeps connections, \
     values, keys and depth";
 
-/// Returns the cases with the given names; the name of a sweep stands for all of its cases. `keys`
-/// is the number of different keys that requests use, and `rate` the operations per second of the
-/// case `put-rate`.
+/// Returns the cases with the given names. The name of a sweep (a series of cases that differ in
+/// one parameter) stands for all of its cases. `keys` is the number of different keys that requests
+/// use, and `rate` the operations per second of the case `put-rate`.
 pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Vec<Case>> {
     let default = || DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let names: Vec<String> = if names.is_empty() { default() } else { names.to_vec() };
@@ -229,8 +232,8 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
-/// Returns a case of puts over `connections` connections, in which the fraction `loss` (from 0 to
-/// 1) of the packets between replicas is lost.
+/// Returns a case for `perf lossy`: puts over `connections` connections, while the fraction `loss`
+/// (from 0 to 1) of the packets between replicas is lost.
 pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
     let percent = loss * 100.0;
     Case {
@@ -246,15 +249,15 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the load of the second client of this case, which writes while the first one reads,
-    /// as a case of its own; `None` if there is no second client.
+    /// Returns the load of this case's second client, which writes while the first one reads, as a
+    /// separate case; `None` if there is no second client.
     pub(crate) fn beside(&self) -> Option<Case> {
         let connections = self.writers?;
         Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })
     }
 
-    /// Returns the names under which the results file lists the results of this case, one for each
-    /// client: the case's name, or one name for the readers and one for the writers.
+    /// Returns the names under which the results of this case are listed: the case's name, or, if
+    /// it has two clients, one name for the readers and one for the writers.
     pub(crate) fn rows(&self) -> Vec<String> {
         match self.writers {
             Some(_) => vec![format!("{}:get", self.name), format!("{}:put", self.name)],
@@ -262,8 +265,8 @@ impl Case {
         }
     }
 
-    /// Returns the names and descriptions of this case for the results file, in the order of
-    /// [`Case::rows`].
+    /// Returns the name and description of each result of this case for the results file, in the
+    /// order of [`Case::rows`].
     pub(crate) fn describe(&self) -> Vec<results::Case> {
         let abouts = match self.beside() {
             Some(writers) => {
@@ -316,7 +319,7 @@ impl Case {
         text
     }
 
-    /// Returns why `system` cannot run this case; `None` if it can.
+    /// Returns the reason why `system` cannot run this case; `None` if it can.
     pub(crate) fn unsupported_by(&self, system: System) -> Option<&'static str> {
         match (self.client, system) {
             (Client::RedisBenchmark, System::Nats) => Some("redis-benchmark does not support NATS"),
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_beside_writers_have_a_row_each() {
+    fn readers_and_writers_have_separate_results() {
         let case = &named(&["readers-50-beside-8"]).unwrap()[0];
         assert_eq!((case.connections, case.operation), (50, Operation::Get));
         let writers = case.beside().unwrap();

@@ -12,14 +12,14 @@ use std::sync::{Mutex, Once, PoisonError};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Process ids of the child processes whose exit status has not been collected yet.
+/// Ids of the child processes that have not been waited for yet. A panic kills these processes.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static HOOK: Once = Once::new();
 
-/// Number of lines at the end of a child's log that an error message includes.
+/// Number of lines from the end of a child process's log that error messages include.
 const LAST_LINES: usize = 5;
 
-/// A child process, which is killed when this handle is dropped.
+/// A child process, such as a server to measure. It is killed when this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     name: String,
@@ -30,7 +30,7 @@ pub(crate) struct Child {
 }
 
 /// Returns the path of the program `name`: `name` itself if it contains a slash, otherwise the
-/// first match in `PATH` and the system's folders. `None` if there is no such program.
+/// first match in `PATH` and the system's folders. Returns `None` if the program is not installed.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
@@ -43,7 +43,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// Returns a command that runs `program` in the network namespace of the process with the id
-/// `within`, or, if `within` is `None`, in this process's own namespace.
+/// `within`; in this process's own namespace if `within` is `None`.
 pub(crate) fn command(program: &Path, within: Option<u32>) -> Command {
     let mut arguments: Vec<String> = Vec::new();
     if let Some(process) = within {
@@ -88,8 +88,8 @@ fn kill_children_on_panic() {
 }
 
 impl Child {
-    /// Starts a child process. Error messages call it `name`, and its output is appended to the
-    /// file `log`.
+    /// Starts a child process and appends its output to the file `log`. `name` is the name of the
+    /// process in error messages.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Child> {
         kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
@@ -118,7 +118,7 @@ impl Child {
         self.process.id()
     }
 
-    /// Returns the exit status of the process; `None` while the process is running.
+    /// Returns the process's exit status; `None` while it is running.
     pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         if self.exit_status.is_none() {
             let mut running_children = running_children();
@@ -131,7 +131,7 @@ impl Child {
         Ok(self.exit_status)
     }
 
-    /// Returns an error if the process has exited. The error includes the end of the process's log.
+    /// Returns an error, with the end of the process's log, if the process has exited.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.exit_status()? {
             bail!("{} exited unexpectedly ({status}); {}", self.name, self.log_tail());
@@ -139,7 +139,7 @@ impl Child {
         Ok(())
     }
 
-    /// Returns the last lines of the process's log, as text for an error message.
+    /// Returns the last lines of the process's log, for an error message.
     pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

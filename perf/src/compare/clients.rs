@@ -17,24 +17,24 @@ use super::systems::{Protocol, System};
 use crate::load::schema::LoadRecord;
 use crate::report::to_count;
 
-/// Time that a client program may take beyond the planned length of a run. If it takes longer, it
-/// is considered hung and the run fails.
+/// Additional time that a client program may take beyond the planned length of a run. After that it
+/// is assumed to hang, and the run fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Length, in seconds, of the load after a preload of the keys by `perf load`; the measurements of
-/// this load are discarded.
+/// Length in seconds of the load that `perf load` applies after it has written all keys for a
+/// preload. The measurements of this load are discarded.
 const PRELOAD_SECONDS: f64 = 0.1;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Number of round trips per connection in the short run of `redis-benchmark` that estimates the
-/// operations per second.
+/// Number of requests that each connection sends one after the other in a short run of
+/// `redis-benchmark`, which estimates the operations per second.
 const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// The measurements of a client program in one run: counts of operations, operations per second,
+/// Results that a client program reports for one run: counts of operations, operations per second,
 /// and latencies in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
     pub(crate) errors: u64,
-    /// Number of failed operations by kind of error.
+    /// Number of failed operations for each kind of error.
     pub(crate) error_kinds: BTreeMap<String, u64>,
     pub(crate) rate: f64,
     pub(crate) p50_s: f64,
@@ -42,16 +42,15 @@ pub(crate) struct ClientResult {
     pub(crate) max_s: f64,
 }
 
-/// The system to which a client program sends its load, and the addresses on which the system
-/// accepts clients.
+/// The system under load, and the addresses on which it accepts clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) system: System,
     pub(crate) clients: &'a [SocketAddr],
 }
 
-/// Runs the client programs `perf load` and `redis-benchmark`: one program at a time, or two at
-/// once in a case with readers and writers.
+/// Runs the client programs `perf load` and `redis-benchmark`; two at the same time in a case with
+/// readers and writers.
 #[derive(Debug)]
 pub(crate) struct Clients<'a> {
     pub(crate) interrupted: &'a AtomicBool,
@@ -61,15 +60,15 @@ pub(crate) struct Clients<'a> {
     pub(crate) seed: u64,
 }
 
-/// A running `perf load`, and the file to which it writes its results.
+/// A running `perf load` process, and the file to which it writes its results.
 struct Load {
     child: Child,
     path: PathBuf,
 }
 
 impl Clients<'_> {
-    /// Writes all keys of a case, so that later gets find values. The measurements of these writes
-    /// are discarded.
+    /// Preload: writes all keys of a case, so that gets find values. The measurements are
+    /// discarded.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
@@ -93,8 +92,8 @@ impl Clients<'_> {
         }
     }
 
-    /// Returns the number of operations that make a run of the case take about the planned time; 0
-    /// for `perf load`, which stops after that time by itself.
+    /// Returns how many operations a run of the case needs to take about the planned time. Returns
+    /// 0 for `perf load`, which stops after the planned time by itself.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),
@@ -106,7 +105,7 @@ impl Clients<'_> {
         }
     }
 
-    /// Runs a case and returns the measurements of each of its clients, in the order of
+    /// Runs a case once and returns the results of each of its clients, in the order of
     /// [`Case::rows`]. `count` is the number of operations that [`Clients::calibrate`] returned for
     /// the case.
     pub(crate) fn run(
@@ -137,9 +136,8 @@ impl Clients<'_> {
         }
     }
 
-    /// Starts `perf load` with the load of `case`, for `seconds` seconds. `name` is the name,
-    /// without extension, of its result and log files. `preload` is whether it writes all keys
-    /// first.
+    /// Starts `perf load` with the load of `case` for `seconds` seconds. `name` is the name of its
+    /// result and log files, without extension. `preload` tells it to write all keys first.
     fn start_load(
         &self,
         name: &str,
@@ -162,7 +160,7 @@ impl Clients<'_> {
         Ok(Load { child: Child::start("perf load", command, &log)?, path })
     }
 
-    /// Waits until `perf load` has ended, and returns its result.
+    /// Waits until `perf load` has exited, at most for `timeout`, and returns its results.
     fn finish_load(&self, load: Load, timeout: Duration) -> anyhow::Result<ClientResult> {
         let Load { mut child, path } = load;
         let status = self.await_end(&mut child, timeout)?;
@@ -232,8 +230,8 @@ impl Clients<'_> {
     }
 }
 
-/// Returns the arguments with which `perf load` runs `case` against `target`; `seconds` is the
-/// length of the measured window.
+/// Returns the `perf load` arguments to run `case` against `target`. `seconds` is the length of the
+/// measured window.
 fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> {
     let addresses: Vec<String> = target.clients.iter().map(ToString::to_string).collect();
     let scheme = match target.system.protocol() {
@@ -272,7 +270,7 @@ fn load_arguments(target: Target<'_>, case: &Case, seconds: f64) -> Vec<String> 
     arguments
 }
 
-/// Returns the arguments that make `redis-benchmark` run `operation`.
+/// Returns the `redis-benchmark` arguments to run `operation`.
 fn benchmark_test(operation: Operation) -> Vec<&'static str> {
     match operation {
         // redis-benchmark's own ZADD test writes the same score each time, which a server need not
@@ -282,9 +280,9 @@ fn benchmark_test(operation: Operation) -> Vec<&'static str> {
     }
 }
 
-/// Parses the output of `redis-benchmark --csv`, which contains the operations per second, and
-/// latencies in milliseconds. Returns `None` if the output is malformed. `operations` is the number
-/// of operations in the run.
+/// Parses the output of `redis-benchmark --csv`: operations per second, and latencies in
+/// milliseconds. Returns `None` if the output is malformed. `operations` is the number of
+/// operations in the run.
 fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     let mut lines = text.lines().filter(|line| line.starts_with('"'));
     let head = lines.next()?;
@@ -309,7 +307,7 @@ fn read_csv(text: &str, operations: u64) -> Option<ClientResult> {
     })
 }
 
-/// Returns an error message if the client program is not installed; `None` if it can be used.
+/// Returns an error message if the client program is not installed; `None` if it is.
 pub(crate) fn missing(client: Client) -> Option<String> {
     let lacks = client == Client::RedisBenchmark && find_program("redis-benchmark").is_none();
     lacks.then(|| "redis-benchmark is not installed (Debian package: redis-tools)".to_owned())

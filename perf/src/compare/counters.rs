@@ -9,12 +9,13 @@ use super::hosts::Host;
 use super::query;
 use super::systems::Protocol;
 
-/// Counters by name, summed over all servers; for leader changes, the maximum of all servers.
+/// Counters of server events by name, summed over all servers. Only for leader changes, the maximum
+/// over all servers.
 pub(crate) type Counters = BTreeMap<String, u64>;
 
-/// Name of the counter of leader changes.
+/// Name under which [`Counters`] holds the number of leader changes.
 pub(crate) const LEADER_CHANGES: &str = "leader_changes";
-/// Names of the fields in Bowline's INFO that count unusual events.
+/// Fields of Bowline's INFO that count unusual events, by name.
 const BOWLINE: &[&str] = &[
     "raft_leadership_transfers",
     "raft_terms_rejected",
@@ -22,20 +23,20 @@ const BOWLINE: &[&str] = &[
     "disk_stalls",
     "disk_refused_writes",
 ];
-/// Names of etcd's metrics that count unusual events.
+/// Metrics of etcd that count unusual events, by name.
 const ETCD: &[&str] =
     &["etcd_server_proposals_failed_total", "etcd_server_heartbeat_send_failures_total"];
-/// The kernel's TCP counters, each with its file, group and name: all retransmitted segments,
-/// expired retransmission timeouts, and connections aborted after a timeout.
+/// TCP counters of the kernel, each with its file, group and name: retransmitted segments, expired
+/// retransmission timeouts, and connections aborted after a timeout.
 const TCP: &[(&str, &str, &str)] = &[
     ("snmp", "Tcp:", "RetransSegs"),
     ("netstat", "TcpExt:", "TCPTimeouts"),
     ("netstat", "TcpExt:", "TCPAbortOnTimeout"),
 ];
 
-/// Returns the counters of all servers that reply. For Bowline, the number of leader changes is the
-/// number of terms, which includes elections without a winner; for etcd, it is the number of
-/// changes that a member has seen.
+/// Reads the counters of all servers that reply. Leader changes are for Bowline the number of
+/// terms, which includes elections without a winner, and for etcd the number of changes that a
+/// member has seen.
 pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters {
     let mut counters = Counters::new();
     for client in clients {
@@ -52,9 +53,9 @@ pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters
     counters
 }
 
-/// Adds the counters `names` of one server to `counters`; `text` contains the server's metrics.
-/// `changes` is the server's name for the number of leader changes; because all servers count the
-/// same changes, the maximum of the servers is kept instead of the sum.
+/// Adds one server's counters `names` to `counters`; `text` contains the server's metrics.
+/// `changes` is the name of the server's counter of leader changes. All servers count the same
+/// leader changes, so their maximum is kept instead of the sum.
 fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     if let Some(seen) = query::number(text, changes) {
         let most = counters.entry(LEADER_CHANGES.to_owned()).or_default();
@@ -67,7 +68,7 @@ fn add(counters: &mut Counters, text: &str, changes: &str, names: &[&str]) {
     }
 }
 
-/// Returns the TCP counters, summed over all hosts that have a network namespace of their own.
+/// Reads the TCP counters of all hosts with a network namespace of their own, and sums them up.
 pub(crate) fn of_network(hosts: &[Host]) -> Counters {
     let mut counters = Counters::new();
     for process in hosts.iter().filter_map(|host| host.within) {
@@ -81,9 +82,9 @@ pub(crate) fn of_network(hosts: &[Host]) -> Counters {
     counters
 }
 
-/// Returns the counter `name` of `group` from `text`, the content of `/proc/net/snmp` or
-/// `/proc/net/netstat`, which has a line of names and a line of values for each group. Returns
-/// `None` if the counter is missing.
+/// Returns the TCP counter `name` of the group `group`; `None` if it is missing. `text` is the
+/// content of `/proc/net/snmp` or `/proc/net/netstat`, which has a line of names and a line of
+/// values for each group.
 fn tcp_counter(text: &str, group: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -91,9 +92,9 @@ fn tcp_counter(text: &str, group: &str, name: &str) -> Option<u64> {
     values.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// Returns by how much each counter has risen between two readings. A counter that is only in the
-/// later reading is taken to have been 0 before, except the leader changes, which are then omitted
-/// as unknown.
+/// Returns the increase of each counter between two readings. A counter that is missing in the
+/// first reading counts as 0 there, except that of leader changes, whose increase is then unknown
+/// and omitted.
 pub(crate) fn rise(before: &Counters, after: &Counters) -> Counters {
     let known = |name: &String| before.contains_key(name) || name != LEADER_CHANGES;
     after
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leader_changes_are_those_of_one_server_and_events_those_of_all() {
+    fn leader_changes_are_a_maximum_and_other_counters_a_sum() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
             for text in texts {

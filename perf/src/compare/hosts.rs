@@ -5,24 +5,25 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use anyhow::Context as _;
 
-/// A host on which one server process of a measured system runs.
+/// A real or simulated host on which one server process of a measured system runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Host {
     /// IP address on which the server listens.
     pub(crate) address: Ipv4Addr,
-    /// Id of a process in whose network namespace the server is started; `None` for the network
-    /// namespace of this program.
+    /// Id of a process in whose network namespace the server is started; `None` to start it in this
+    /// program's own network namespace.
     pub(crate) within: Option<u32>,
 }
 
-/// The host with the loopback address in the network namespace of this program.
+/// The host with the loopback address, in this program's own network namespace.
 pub(crate) const LOOPBACK: Host = Host { address: Ipv4Addr::LOCALHOST, within: None };
 
-/// Lowest port of a server in a network namespace of its own, where all ports are free.
+/// Lowest port used by servers that have a network namespace of their own, in which all ports are
+/// free.
 const FIRST_PORT: u16 = 7_001;
 
-/// Returns `COUNT` addresses with different free ports for each host, to be used by the server on
-/// this host.
+/// Chooses free ports for the server on each host. Returns, for each host, `COUNT` addresses with
+/// different ports.
 pub(crate) fn allocate<const COUNT: usize>(
     hosts: &[Host],
 ) -> anyhow::Result<Vec<[SocketAddr; COUNT]>> {

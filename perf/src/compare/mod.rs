@@ -38,7 +38,8 @@ use rounds::{Rounds, SetLink};
 use systems::{ProgramPaths, Programs};
 
 const JSON: &str = "json";
-/// File system type numbers (`statfs`) of in-memory file systems: tmpfs and ramfs.
+/// File system type numbers, as returned by `statfs`, of the in-memory file systems tmpfs and
+/// ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
 
 /// Command-line arguments of `perf compare`.
@@ -102,8 +103,8 @@ pub(crate) struct Common {
     pub(crate) json: bool,
 }
 
-/// Runs `perf compare`. The exit code is 0 only if all rounds were completed, and no run failed or
-/// had a failed operation.
+/// Runs `perf compare`. Returns exit code 0 only if all rounds were completed, no run failed and no
+/// operation failed.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     ensure!(
         arguments.rate.is_finite() && arguments.rate > 0.0,
@@ -127,27 +128,27 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
 
-/// What a comparison measures and where: its systems, cases and hosts.
+/// What a comparison measures, and on which hosts: its systems, its cases and the network.
 pub(crate) struct Setup<'a> {
     pub(crate) systems: &'a [System],
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
-    /// Properties of the simulated network between the hosts, by name, for the results file; empty
-    /// for the loopback interface.
+    /// Properties of the simulated network between the hosts, for the results file, as names and
+    /// values; empty for the loopback interface.
     pub(crate) network: BTreeMap<String, String>,
-    /// A function that returns why the hosts cannot run a system; `None` if they can.
+    /// Returns the reason why a system cannot run on the hosts; `None` if it can.
     pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
 }
 
-/// Returns one case of puts under packet loss for each fraction of lost packets in `losses`, from 0
-/// to 1.
+/// Returns the cases of `perf lossy`: puts under packet loss, one case for each fraction of lost
+/// packets in `losses`, from 0 to 1.
 pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<Case> {
     losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
 }
 
-/// Runs all rounds, writes the results and charts to files, and prints a summary. `set_link`
-/// changes the condition of the network between replicas.
+/// Runs all rounds of a comparison, writes the results and charts to files, and prints a summary.
+/// `set_link` sets the packet loss of the network between replicas.
 pub(crate) fn measure(
     common: &Common,
     default_name: &str,
@@ -237,8 +238,8 @@ pub(crate) fn measure(
     Ok(if complete && succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the comparison for the results file, which has no runs yet, with the systems and cases
-/// that can be measured on this machine. Prints those that are skipped.
+/// Creates a comparison without results, with the systems and cases that can be measured on this
+/// machine. Prints the skipped systems and cases.
 fn prepare(
     common: &Common,
     name: &str,
@@ -295,7 +296,7 @@ fn prepare(
 }
 
 /// Returns the path of the `bowline` program to measure. Under cargo, rebuilds the program first,
-/// so that no outdated program is measured.
+/// so that the current source is measured.
 fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
     if let Some(given) = &common.bowline {
         return Ok(given.clone());

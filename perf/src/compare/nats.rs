@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Maximum time that a request waits for its reply.
+/// Timeout of a request to a NATS server.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns the content of the configuration file for server number `number`, which syncs every
-/// write to the files in `folder`. `peers` are the addresses at which the servers reach each other.
+/// Returns the configuration file for NATS server number `number`, which syncs every write to the
+/// files in `folder`. `peers` are the addresses on which the servers reach each other.
 pub(crate) fn config(
     number: usize,
     client: SocketAddr,
@@ -34,9 +34,9 @@ fn server_name(number: usize) -> String {
     format!("nats-{number}")
 }
 
-/// Creates the bucket, with a replica on each of `servers` servers, unless it exists already.
-/// Returns the number of the server that leads the bucket if all replicas are up to date, otherwise
-/// `None`.
+/// Creates the NATS key-value bucket to be measured, unless it exists, with a replica on each of
+/// `servers` servers. Returns the number of the server that leads the bucket once all replicas are
+/// up to date, otherwise `None`.
 pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     let bucket = json!({
         "name": "KV_perf", "subjects": ["$KV.perf.>"], "num_replicas": servers,
@@ -54,7 +54,7 @@ pub(crate) fn leader(client: SocketAddr, servers: usize) -> Option<usize> {
     (0..servers).find(|number| cluster["leader"] == server_name(*number))
 }
 
-/// Sends a request to `JetStream`, the stream store of NATS, and returns its reply.
+/// Sends a request to `JetStream`, the persistence layer of NATS, and returns its reply.
 fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -81,8 +81,8 @@ fn request(address: SocketAddr, subject: &str, body: &str) -> io::Result<Value> 
     }
 }
 
-/// Returns the message whose protocol line begins with `start`; `None` if it has not been received
-/// in full.
+/// Returns the NATS message whose protocol line begins with `start`; `None` if it has not been
+/// completely received.
 fn reply_after(received: &str, start: &str) -> Option<String> {
     let (_, message) = received.split_once(start)?;
     let (length, message) = message.split_once("\r\n")?;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_write_is_synced() {
+    fn nats_is_configured_to_sync_every_write() {
         let [client, peer] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let text = config(1, client, peer, &[peer], Path::new("/a \"b\""));
         assert!(text.contains("sync_interval: always") && text.contains("listen: \"127.0.0.1:2\""));

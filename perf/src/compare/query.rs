@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::report::to_count;
 
-/// Maximum time that a query waits for a server. A server that does not reply in this time counts
-/// as not ready.
+/// Timeout of a query to a server. A server that does not reply in this time is considered not
+/// ready.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// Maximum number of bytes that are read of an HTTP response; any further bytes are ignored.
+/// Maximum number of bytes read from an HTTP response. The rest is ignored.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -21,14 +21,14 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a Redis command and returns its reply: the content of a bulk string, the first elements of
-/// an array in protocol encoding, or the first line of any other reply.
+/// Sends a Redis command and returns its reply: the content of a bulk string, the undecoded first
+/// elements of an array, or the first line of any other reply.
 pub(crate) fn redis(address: SocketAddr, arguments: &[&str]) -> io::Result<String> {
     redis_in_turn(address, &[arguments])
 }
 
 /// Sends Redis commands over one connection, each after the reply to the previous one. Returns the
-/// last reply, in the same form as [`redis`].
+/// last reply in the form that [`redis`] returns.
 pub(crate) fn redis_in_turn(address: SocketAddr, commands: &[&[&str]]) -> io::Result<String> {
     let mut stream = connect(address)?;
     let mut last = String::new();
@@ -85,8 +85,8 @@ pub(crate) fn http(address: SocketAddr, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }
 
-/// Returns the number called `name` in `text`, each line of which has the form `name:value` or
-/// `name value`; `None` if there is no such number.
+/// Returns the number called `name` in a server's metrics; `None` if there is no such number. Each
+/// line of `text` has the form `name:value` or `name value`.
 pub(crate) fn number(text: &str, name: &str) -> Option<u64> {
     let rest = text
         .lines()

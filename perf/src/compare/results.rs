@@ -8,30 +8,31 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Value of the field `schema`, which identifies the JSON of `perf compare` and `perf lossy`.
+/// Value of the JSON field `schema`, which marks a file as results of `perf compare` or `perf
+/// lossy`.
 pub(crate) const SCHEMA: &str = "bowline-compare";
-/// Current version of the JSON schema, which is incremented when the meaning of a field changes.
+/// Version of the JSON format of a comparison's results. It is incremented when the meaning of a
+/// field changes.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// A run is quiet, so that its results are comparable, if steal time (processor time that the
-/// hypervisor withheld from this virtual machine) was less than this fraction of the run's total
-/// processor time.
+/// Maximum steal time, as a fraction of all processor time, of a quiet run, whose results are
+/// comparable. Steal time is processor time that the hypervisor withheld from this virtual machine.
 pub(crate) const QUIET_SHARE: f64 = 0.06;
 
-/// The results of a comparison of several systems, which were measured in turn under the same load.
+/// Results of a comparison: several systems that were measured in turn under the same load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// Identifies the format of the JSON; always [`SCHEMA`].
     pub(crate) schema: String,
-    /// Always [`SCHEMA_VERSION`], the version of the JSON schema.
+    /// Version of the JSON format; always [`SCHEMA_VERSION`].
     pub(crate) schema_version: u32,
     /// Name of the comparison, which is also the name of the result files.
     pub(crate) name: String,
-    /// Command line of the program that made the comparison, as a list of arguments.
+    /// Command line that ran the comparison, as a list of arguments.
     pub(crate) command: Vec<String>,
     /// Commit of the source, with the suffix `-dirty` if there were uncommitted changes; `None` if
     /// git is not available.
     pub(crate) revision: Option<String>,
-    /// Number of processors, shared by all servers and the load generator.
+    /// Number of processor cores, which all servers and the load generator share.
     pub(crate) cores: usize,
     /// Operating system and processor architecture of the machine.
     pub(crate) system: String,
@@ -39,28 +40,28 @@ pub(crate) struct Comparison {
     pub(crate) began_unix_s: f64,
     /// Duration of the whole comparison in seconds.
     pub(crate) wall_s: f64,
-    /// Why the comparison ended early; `None` if it ran to completion.
+    /// Reason why the comparison ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
-    /// Planned number of rounds. In each round every system runs every case once.
+    /// Planned number of rounds. In a round, every system runs every case once.
     pub(crate) rounds: u32,
-    /// Planned length of a run in seconds. Only approximate for clients that stop after a number of
-    /// operations instead.
+    /// Planned length of a run in seconds. The actual length differs if the client program stops
+    /// after a number of operations.
     pub(crate) seconds: f64,
-    /// Properties of the simulated network between the servers, by name, such as how packets are
-    /// lost; empty if the servers use the loopback interface.
+    /// Properties of the simulated network between the servers, as names and values, such as how
+    /// packets are lost; empty if the servers use the loopback interface.
     #[serde(default)]
     pub(crate) network: BTreeMap<String, String>,
-    /// The measured systems, in the order in which each round measures them.
+    /// The compared systems, in the order in which each round measures them.
     pub(crate) systems: Vec<System>,
     /// The measured cases, in the order in which each round runs them.
     pub(crate) cases: Vec<Case>,
-    /// The results of all runs, in the order in which they were run.
+    /// Results of all runs, in the order in which they took place.
     pub(crate) runs: Vec<Measurement>,
-    /// Medians and ranges over the rounds, one summary for each case and system.
+    /// Summaries of the runs of each system in each case: medians and ranges over all rounds.
     pub(crate) summary: Vec<Summary>,
 }
 
-/// A measured system, such as Bowline or Redis, in one configuration.
+/// A compared system: a server program, such as Bowline or Redis, in one configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct System {
     /// Short name of the system, as on the command line and in tables.
@@ -68,43 +69,45 @@ pub(crate) struct System {
     /// Version of the system's program, as the program prints it; empty if it is not installed.
     #[serde(default)]
     pub(crate) version: String,
-    /// Description of the system's configuration.
+    /// Description of the configuration in which the system is measured.
     pub(crate) about: String,
-    /// Minimum number of replicas that hold a write when it is acknowledged to the client.
+    /// Minimum number of servers that hold a write when the client receives its acknowledgement.
     pub(crate) copies: u32,
-    /// Whether the replicas counted in `copies` have synced a write to disk when it is
-    /// acknowledged.
+    /// Whether the servers counted in `copies` have synced a write to disk when the client receives
+    /// its acknowledgement.
     pub(crate) synced: bool,
-    /// Why the system was not measured; `None` if it was measured.
+    /// Reason why the system was not measured; `None` if it was measured.
     pub(crate) skipped: Option<String>,
 }
 
-/// A case of the comparison: one kind of load.
+/// A case of the comparison: one kind of load, which every system gets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Case {
     /// Short name of the case, as on the command line and in tables.
     pub(crate) name: String,
     /// Description of the case: client program, operation and parameters.
     pub(crate) about: String,
-    /// The point of a sweep that this case measures; `None` if the case belongs to no sweep.
+    /// The point in a sweep (a series of cases that differ in one parameter) that this case
+    /// measures; `None` if the case belongs to no sweep.
     pub(crate) sweep: Option<SweepPoint>,
 }
 
-/// A point of a sweep: a series of cases that differ in one parameter only.
+/// A point of a sweep, which is a series of cases that differ in one parameter only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SweepPoint {
     /// Name of the sweep, such as `connections`.
     pub(crate) name: String,
-    /// Name and unit of the parameter that differs between the cases of the sweep.
+    /// Name and unit of the parameter that differs between the cases of the sweep, for the axis of
+    /// a chart.
     pub(crate) axis: String,
-    /// Value of the sweep's parameter in this case.
+    /// Value of the sweep's parameter at this point.
     pub(crate) value: f64,
 }
 
-/// The result of one run: one system in one case in one round.
+/// Result of one run, in which one system ran one case in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// Number of the round in which the run took place; the first round is 1.
+    /// Number of the round to which the run belongs, from 1.
     pub(crate) round: u32,
     /// Name of the measured system, as in [`System::name`].
     pub(crate) system: String,
@@ -112,23 +115,24 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Number of successful operations of all clients of the run combined, by which processor time,
-    /// disk writes and syncs are divided; `None` if the run had only one client.
+    /// Number of successful operations of both clients combined, if readers and writers ran at the
+    /// same time. Processor time, disk writes and syncs, which both caused, are divided by it.
+    /// `None` if the run had only one client.
     #[serde(default)]
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
     pub(crate) errors: u64,
-    /// Number of failed operations by kind: the first word of the error, or `timeout`,
-    /// `connection`, `corrupt`. Empty if the client program does not report them.
+    /// Number of failed operations for each kind of error: the first word of the error message, or
+    /// `timeout`, `connection` or `corrupt`. Empty if the client program does not report the kinds.
     #[serde(default)]
     pub(crate) error_kinds: BTreeMap<String, u64>,
     /// Number of leader changes during the run; `None` if the system does not report them. For
     /// Bowline, the number of new terms, which includes elections without a winner; for etcd, the
-    /// number of changes seen by the member that saw the most.
+    /// maximum of the changes that each member has seen.
     #[serde(default)]
     pub(crate) leader_changes: Option<u64>,
-    /// Other server counters, and under `perf lossy` TCP counters, by name: by how much each has
-    /// risen during the run. Counters that did not rise are omitted.
+    /// Increase of other server counters during the run, by name; under `perf lossy` also of TCP
+    /// counters. Counters that did not increase are omitted.
     #[serde(default)]
     pub(crate) counters: BTreeMap<String, u64>,
     /// Successful operations per second.
@@ -139,77 +143,74 @@ pub(crate) struct Measurement {
     pub(crate) p99_s: f64,
     /// Maximum latency of the run's successful operations, in seconds.
     pub(crate) max_s: f64,
-    /// Processor time, in seconds, that all server processes of the system combined used during the
-    /// run.
+    /// Processor time in seconds that all server processes of the system used during the run.
     pub(crate) cpu_s: f64,
-    /// Number of bytes that all server processes of the system combined wrote to disk during the
-    /// run.
+    /// Number of bytes that all server processes of the system wrote to disk during the run.
     pub(crate) written_bytes: u64,
-    /// Number of syncs to disk during the run, as counted by the servers; `None` if the system does
-    /// not report this number.
+    /// Number of disk syncs during the run, as counted by the servers; `None` if the system does
+    /// not report it.
     pub(crate) syncs: Option<u64>,
-    /// Wall-clock duration of the run in seconds, including the start and the end of the client
-    /// program.
+    /// Duration of the run in seconds, including the start and the end of the client program.
     pub(crate) wall_s: f64,
-    /// Steal time during the run: processor time in seconds, summed over all cores, that the
+    /// Steal time during the run in seconds, summed over all cores: processor time that the
     /// hypervisor withheld from this virtual machine.
     pub(crate) stolen_s: f64,
-    /// Why the run failed; `None` if it succeeded. Summaries use successful runs only.
+    /// Reason why the run failed; `None` if it succeeded. Summaries use successful runs only.
     pub(crate) failure: Option<String>,
 }
 
-/// Medians and ranges over the runs of one system in one case.
+/// Summary of all runs of one system in one case: medians and ranges.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// Name of the case, as in [`Case::name`].
     pub(crate) case: String,
     /// Name of the system, as in [`System::name`].
     pub(crate) system: String,
-    /// Number of runs summarized: all successful runs of the system in the case.
+    /// Number of successful runs of the system in the case, from which the summary is computed.
     pub(crate) runs: usize,
     /// Number of successful runs that were quiet (see [`QUIET_SHARE`]).
     pub(crate) quiet_runs: usize,
-    /// Successful operations per second.
+    /// Successful operations per second, over the runs of the summary.
     pub(crate) rate: Spread,
-    /// Spread over the runs of each run's median latency, in seconds.
+    /// Median latency in seconds of a run: its median and range over the runs.
     pub(crate) p50_s: Spread,
-    /// Spread over the runs of each run's 99th percentile latency, in seconds.
+    /// 99th percentile latency in seconds of a run: its median and range over the runs.
     pub(crate) p99_s: Spread,
-    /// Processor time that all server processes combined used per 1,000 operations, in seconds.
+    /// Processor time in seconds that all server processes used per 1,000 successful operations.
     pub(crate) cpu_s_per_1000: Spread,
-    /// Number of bytes that all server processes combined wrote to disk per operation.
+    /// Number of bytes that all server processes wrote to disk per successful operation.
     pub(crate) bytes_per_operation: Spread,
-    /// Number of syncs to disk of all server processes combined per operation; `None` if the system
+    /// Number of disk syncs of all server processes per successful operation; `None` if the system
     /// does not report syncs.
     pub(crate) syncs_per_operation: Option<Spread>,
     /// Steal time (processor time that the hypervisor withheld from this virtual machine) as a
-    /// fraction of the processor time of all cores during each run, from 0 to 1; `None` in results
-    /// of earlier versions of this program.
+    /// fraction, from 0 to 1, of all processor time during a run. `None` in results of earlier
+    /// versions of this program.
     #[serde(default)]
     pub(crate) stolen_share: Option<Spread>,
-    /// For each other system, by its name, the ratios of this system's figures to the other
-    /// system's figures in the same round.
+    /// Comparison with each other system, by its name: ratios of this system's results to that
+    /// system's results in the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
 }
 
-/// Ratios of one system's figures to those of another system. Each field holds the median and the
-/// range of the ratios of all rounds.
+/// Ratios of one system's results to those of another system in the same round: the median and the
+/// range over all rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ratios {
-    /// Ratio of the operations per second.
+    /// Ratio of the two systems' operations per second; above 1 if the first system is faster.
     pub(crate) rate: Spread,
-    /// Ratio of the operations per second, taken only from rounds in which the runs of both systems
-    /// were quiet (see [`QUIET_SHARE`]); `None` if there was no such round.
+    /// Ratio of the two systems' operations per second, only from rounds in which the runs of both
+    /// systems were quiet (see [`QUIET_SHARE`]); `None` if there was no such round.
     pub(crate) rate_quiet: Option<Spread>,
-    /// Ratio of the median latencies.
+    /// Ratio of the two systems' median latencies.
     pub(crate) p50: Spread,
-    /// Ratio of the 99th percentile latencies.
+    /// Ratio of the two systems' 99th percentile latencies.
     pub(crate) p99: Spread,
-    /// Ratio of the processor times per operation.
+    /// Ratio of the two systems' processor times per operation.
     pub(crate) cpu: Spread,
 }
 
-/// Median, minimum and maximum of a set of values.
+/// Median and range (minimum and maximum) of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     /// Median of the values.
@@ -221,7 +222,8 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Returns the median and the range of those values that are finite; `None` if there are none.
+    /// Returns the median and the range of the finite numbers among `values`; `None` if there are
+    /// none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -237,33 +239,33 @@ impl Spread {
 }
 
 impl Measurement {
-    /// Returns the processor time, in seconds, that all server processes combined used per 1,000
-    /// successful operations.
+    /// Returns the processor time in seconds that all server processes used per 1,000 successful
+    /// operations.
     pub(crate) fn cpu_s_per_1000(&self) -> f64 {
         1_000.0 * self.per_operation(self.cpu_s)
     }
 
-    /// Divides `resource`, the total amount of a resource that the servers used during the run, by
-    /// the number of successful operations.
+    /// Returns `resource`, the amount of a resource such as processor time that the servers used
+    /// during the run, per successful operation.
     fn per_operation(&self, resource: f64) -> f64 {
         resource / self.shared_operations.unwrap_or(self.operations) as f64
     }
 
-    /// Returns whether the run was quiet, that is, whether [`Measurement::stolen_share`] is less
-    /// than [`QUIET_SHARE`].
+    /// Returns whether the run was quiet: its steal time was less than the fraction [`QUIET_SHARE`]
+    /// of all processor time, so that its results are comparable.
     pub(crate) fn is_quiet(&self, cores: usize) -> bool {
         self.stolen_share(cores) < QUIET_SHARE
     }
 
     /// Returns the run's steal time (processor time that the hypervisor withheld from this virtual
-    /// machine) as a fraction of the total time of `cores` processors.
+    /// machine) as a fraction of the total processor time of `cores` cores.
     pub(crate) fn stolen_share(&self, cores: usize) -> f64 {
         self.stolen_s / (self.wall_s * cores as f64).max(1e-9)
     }
 }
 
 impl Comparison {
-    /// Parses the JSON of a comparison.
+    /// Parses the results of a comparison from JSON.
     ///
     /// # Errors
     /// If the JSON has a different schema version, or a field is missing or has the wrong type.

@@ -14,15 +14,14 @@ use super::results::Measurement;
 use super::systems::{Programs, Running, System};
 use super::usage::stolen_s;
 
-/// Everything needed to run the rounds of a comparison. In each round every system runs every case
-/// once.
+/// Runs the rounds of a comparison. In a round, every system runs every case once.
 #[derive(Debug)]
 pub(crate) struct Rounds<'a> {
     pub(crate) systems: Vec<System>,
     pub(crate) cases: Vec<Case>,
     pub(crate) count: u32,
-    /// Whether all systems of a round are started at once, so that each case runs on all of them
-    /// before the next case. Otherwise the systems are started and measured one after another.
+    /// Whether all systems are started at once in each round, and run each case before the next
+    /// case. If false, the systems are started and measured one after another.
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
@@ -31,22 +30,22 @@ pub(crate) struct Rounds<'a> {
     pub(crate) interrupted: &'a AtomicBool,
 }
 
-/// Condition of the network between the servers of a system: packet loss and retransmission
+/// State of the network between the servers of a system: packet loss and TCP retransmission
 /// timeout.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Link {
-    /// Fraction of the packets that are lost, from 0 to 1.
+    /// Fraction of lost packets, from 0 to 1.
     pub(crate) loss: f64,
     /// Minimum TCP retransmission timeout (RTO) in milliseconds; `None` for the kernel's default.
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// A function that sets the condition of the network. It is called before a system starts, and
-/// before each case with packet loss.
+/// Callback that sets the packet loss and retransmission timeout of the network. It is called
+/// before a system starts, and before each case with packet loss.
 pub(crate) type SetLink<'a> = dyn FnMut(Link) -> anyhow::Result<()> + 'a;
 
-/// A running system, with the preloads that it has received: the number of keys and the length of
-/// the values in bytes of each.
+/// A running system, and the preloads that have been applied to it: the number of keys and the
+/// length of their values in bytes.
 struct Started {
     system: System,
     running: Running,
@@ -54,8 +53,8 @@ struct Started {
 }
 
 impl Rounds<'_> {
-    /// Runs all rounds and passes the result of each run to `on_run`. Returns why the rounds ended
-    /// early; `None` if they were completed.
+    /// Runs all rounds, and passes the result of each run to `on_run`. Returns the reason if the
+    /// rounds ended early; `None` if all were completed.
     pub(crate) fn run(
         &self,
         set_link: &mut SetLink<'_>,
@@ -117,8 +116,8 @@ impl Rounds<'_> {
         }
     }
 
-    /// Runs `case` on a started system in the round with this number. Returns one result for each
-    /// client of the case.
+    /// Runs `case` once on a started system. `round` is the number of the round. Returns one result
+    /// for each client of the case.
     fn measure(
         &self,
         round: u32,
@@ -186,8 +185,8 @@ impl Rounds<'_> {
 }
 
 impl Measurement {
-    /// Returns the results of a run that failed with `error`, one for each client of the case; they
-    /// contain no figures.
+    /// Returns the results of a run that failed with `error`, one for each client of the case,
+    /// without any measurements.
     fn failed(
         round: u32,
         system: System,

@@ -19,38 +19,38 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Maximum time that a started system may take to become ready. If it takes longer, its start
-/// fails, and with it the system's runs.
+/// Maximum time for a started system to become ready. After that, the start and the system's runs
+/// count as failed.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A system that can be measured: a program with a fixed configuration.
+/// A system to be measured: a server program in one configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum System {
-    /// Three Bowline replicas, each of which chooses its number of threads.
+    /// Three Bowline replicas, which choose their number of threads by the number of cores.
     Bowline,
-    /// Three Bowline replicas, each with one thread per pipeline stage.
+    /// Three Bowline replicas that use one thread per pipeline stage.
     BowlineDedicated,
-    /// Three Bowline replicas, each with network, consensus core and applier on one thread.
+    /// Three Bowline replicas that run network, Raft and applier on one thread.
     BowlineFused,
-    /// Three Bowline replicas whose leader answers reads during its lease without contacting the
-    /// other replicas.
+    /// Three Bowline replicas with lease reads: the leader answers reads during its lease without
+    /// contacting the other replicas.
     BowlineLease,
-    /// Five Bowline replicas, otherwise as in [`System::Bowline`].
+    /// Five Bowline replicas, configured like the three of [`System::Bowline`].
     Bowline5,
-    /// Seven Bowline replicas, otherwise as in [`System::Bowline`].
+    /// Seven Bowline replicas, configured like the three of [`System::Bowline`].
     Bowline7,
-    /// Three Bowline replicas that use only TCP with each other.
+    /// Three Bowline replicas that communicate with each other only over TCP.
     BowlineTcp,
-    /// Three Bowline replicas that exchange UDP datagrams with each other instead of using TCP.
+    /// Three Bowline replicas that communicate with each other over UDP.
     BowlineUdp,
-    /// Three Bowline replicas whose TCP connections have a minimum retransmission timeout of 5 ms
-    /// instead of 200 ms. Only in `perf lossy`.
+    /// Three Bowline replicas with a minimum TCP retransmission timeout of 5 ms instead of 200 ms.
+    /// Only in `perf lossy`.
     BowlineRto5,
-    /// Three etcd members, with etcd's default settings except for a larger storage quota.
+    /// Three etcd members with default settings, except for a larger storage quota.
     Etcd,
-    /// Three etcd members whose TCP connections have a minimum retransmission timeout of 5 ms
-    /// instead of 200 ms. Only in `perf lossy`.
+    /// Three etcd members with a minimum TCP retransmission timeout of 5 ms instead of 200 ms. Only
+    /// in `perf lossy`.
     EtcdRto5,
     /// One Redis server that syncs every write to disk before it replies.
     Redis,
@@ -78,20 +78,20 @@ pub(crate) enum Protocol {
     Nats,
 }
 
-/// Command-line options that set the paths of server programs. A program without its option is
-/// looked up in `PATH`.
+/// Command-line options with the paths of server programs. A program without its option is looked
+/// up in `PATH`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ProgramPaths {
-    /// Path of the `etcd` program to measure. Default: the one in PATH, as for the programs below.
+    /// Path of the `etcd` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     etcd: Option<PathBuf>,
-    /// Path of the `redis-server` program to measure.
+    /// Path of the `redis-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     redis_server: Option<PathBuf>,
-    /// Path of the `valkey-server` program to measure.
+    /// Path of the `valkey-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     valkey_server: Option<PathBuf>,
-    /// Path of the `nats-server` program to measure.
+    /// Path of the `nats-server` program to measure. Default: the one in PATH.
     #[arg(long, value_name = "PROGRAM")]
     nats_server: Option<PathBuf>,
 }
@@ -111,25 +111,25 @@ pub(crate) struct Programs {
 pub(crate) struct Running {
     system: System,
     children: Vec<Child>,
-    /// Addresses that clients connect to, one for each server that accepts clients. The address of
-    /// the leader, of Bowline or NATS, comes first.
+    /// Addresses of the servers that accept clients. For Bowline and NATS, the leader's address
+    /// comes first.
     clients: Vec<SocketAddr>,
     folder: PathBuf,
 }
 
 impl System {
-    /// Returns the system's name on command lines and in tables.
+    /// Returns the system's name as used on the command line and in tables.
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
         value.expect("no value is hidden").get_name().to_owned()
     }
 
-    /// Returns whether the system is Bowline, in any configuration.
+    /// Returns whether this is Bowline in any configuration.
     pub(crate) fn is_bowline(self) -> bool {
         self.name().starts_with("bowline")
     }
 
-    /// Returns whether the system is Redis or Valkey, in any configuration.
+    /// Returns whether this is Redis or Valkey in any configuration.
     fn is_redis(self) -> bool {
         self.name().starts_with("redis") || self.name().starts_with("valkey")
     }
@@ -182,8 +182,8 @@ impl System {
         }
     }
 
-    /// Returns the system's entry in the results file, which says why the system is skipped if its
-    /// program is not available.
+    /// Describes the system for the results file. If its program is not installed, the description
+    /// says why the system is skipped.
     pub(crate) fn describe(self, programs: &Programs) -> results::System {
         let program = self.program(programs);
         let skipped = match &program {
@@ -242,8 +242,8 @@ impl System {
         })
     }
 
-    /// Empties `folder`, starts the system's servers there, and waits until the system is ready.
-    /// `hosts` must contain at least one host for each server process.
+    /// Starts the system's servers with empty data folders inside `folder`, and waits until the
+    /// system is ready. `hosts` must contain at least one host for each server process.
     pub(crate) fn start(
         self,
         programs: &Programs,
@@ -289,20 +289,20 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// Returns the addresses that clients connect to. Clients that use only one address use the
+    /// Returns the addresses that clients connect to. A client that uses only one address uses the
     /// first.
     pub(crate) fn clients(&self) -> &[SocketAddr] {
         &self.clients
     }
 
-    /// Returns the processor time and the disk writes of all server processes combined, since they
-    /// started.
+    /// Returns the processor time and the disk writes of all server processes since they started,
+    /// summed up.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.children.iter().map(Child::id))
     }
 
-    /// Returns the number of syncs to disk of all servers combined, since they started; `None` if
-    /// the system does not report this number.
+    /// Returns the number of disk syncs of all servers since they started; `None` if the system
+    /// does not report it.
     pub(crate) fn syncs(&self) -> Option<u64> {
         let of_one = |client: &SocketAddr| match self.system.protocol() {
             Protocol::Etcd => {
@@ -320,8 +320,8 @@ impl Running {
         self.clients.iter().map(of_one).sum()
     }
 
-    /// Returns the servers' counters that help to explain the results of a run, such as leader
-    /// changes.
+    /// Reads the servers' counters of events that help to explain the results of a run, such as
+    /// leader changes.
     pub(crate) fn counters(&self) -> Counters {
         counters::of_servers(self.system.protocol(), &self.clients)
     }
@@ -466,8 +466,8 @@ impl Running {
         Ok(())
     }
 
-    /// Returns whether the system accepts requests. For Bowline and NATS, also moves the address of
-    /// the leader to the front of the client addresses.
+    /// Returns whether the system accepts requests. For Bowline and NATS, also moves the leader's
+    /// address to the front of the client addresses.
     fn is_ready(&mut self) -> bool {
         match self.system {
             System::Etcd | System::EtcdRto5 => self.clients.iter().all(|client| {
@@ -501,8 +501,8 @@ impl Running {
         }
     }
 
-    /// Moves the address of Bowline's leader to the front of the client addresses. Returns whether
-    /// the leader accepts writes; always true for systems other than Bowline.
+    /// Finds Bowline's leader, and moves its address to the front of the client addresses. Returns
+    /// whether the leader accepts writes; always true for other systems.
     pub(crate) fn find_leader(&mut self) -> bool {
         if !self.system.is_bowline() {
             return true;

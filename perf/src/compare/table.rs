@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::results::{Comparison, Measurement, Spread};
 use crate::report::{amount, duration};
 
-/// Returns a line of text with the result of one run, or with the reason why it failed.
+/// Formats the result of one run as a line of text; for a failed run, the reason.
 pub(crate) fn line(run: &Measurement) -> String {
     let start = format!("round {} {:<16} {:<18}", run.round, run.system, run.case);
     match &run.failure {
@@ -22,8 +22,8 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
-/// Returns a line of text with the errors by kind, the leader changes and the other events of a
-/// run.
+/// Formats the unusual events of a run as a line of text: errors by kind, leader changes and other
+/// counters.
 fn events(run: &Measurement) -> String {
     let list = |counts: &BTreeMap<String, u64>| {
         let counts: Vec<String> =
@@ -46,7 +46,8 @@ fn events(run: &Measurement) -> String {
     text
 }
 
-/// Returns the results of all cases as a table for the terminal, with one block of lines per case.
+/// Formats the results of all cases as a table for the terminal, with a block of lines for each
+/// case.
 pub(crate) fn table(comparison: &Comparison) -> String {
     let mut text = String::new();
     let mut add = |part: std::fmt::Arguments<'_>| {
@@ -136,8 +137,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     text
 }
 
-/// Returns whether the table shows the events of this run. It does so for all runs over a simulated
-/// network, and for other runs with errors or leader changes.
+/// Returns whether the table lists the unusual events of this run: always over a simulated network,
+/// otherwise only if the run had errors or leader changes.
 fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
     !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }

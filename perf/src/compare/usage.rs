@@ -5,11 +5,11 @@ use std::ops::{AddAssign, Sub};
 
 use anyhow::Context as _;
 
-/// Processor time and disk writes of a group of processes, in total since the start of each
-/// process, or between two readings.
+/// Processor time and disk writes of a group of processes, either since each process started or
+/// between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// Processor time in seconds, in user mode and in the kernel.
+    /// Processor time in user and kernel mode, in seconds.
     pub(crate) cpu_s: f64,
     /// Number of bytes written to disk.
     pub(crate) written_bytes: u64,
@@ -33,8 +33,8 @@ impl Sub for Usage {
     }
 }
 
-/// Returns the processor time and disk writes of the processes with these ids, summed since each
-/// process started.
+/// Returns the processor time and disk writes of the processes with the ids `processes` since they
+/// started, summed up.
 pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<Usage> {
     let mut sum = Usage::default();
     for id in processes {
@@ -53,9 +53,9 @@ pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<
     Ok(sum)
 }
 
-/// Returns the processor time, in clock ticks, from `stat`, the content of `/proc/PID/stat`: the
-/// sum of fields 14 (user) and 15 (system). The process name, which is an earlier field, may
-/// contain any characters, so fields are counted from the end of the name.
+/// Returns a process's user and kernel time in clock ticks (fields 14 and 15) from `stat`, the
+/// content of `/proc/PID/stat`. An earlier field, the process name, may contain any characters, so
+/// fields are counted from its end.
 fn read_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -67,8 +67,8 @@ fn read_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-/// Returns the steal time since this virtual machine started: processor time in seconds, summed
-/// over all cores, that the hypervisor withheld from the machine; 0 if unknown.
+/// Returns the steal time in seconds since this virtual machine started, summed over all cores:
+/// processor time that the hypervisor withheld from the machine. Returns 0 if unknown.
 pub(crate) fn stolen_s() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     read_stolen(&stat).unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64

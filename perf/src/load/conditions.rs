@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 
 use super::schema::{Latency, LoadRecord};
 
-/// A condition of `--fail-if` on the results of a run, such as `p99>5ms`. The run fails if the
-/// condition holds.
+/// A condition of the option `--fail-if`, such as `p99>5ms`. The run counts as failed if its
+/// results meet the condition.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     text: String,
@@ -25,7 +25,7 @@ enum Metric {
     P999,
     P9999,
     Max,
-    /// Achieved rate, as a percentage of the intended rate of an open loop.
+    /// Achieved rate, as a percentage of the rate at which an open loop was to send operations.
     AchievedShare,
     /// Achieved rate, in successful operations per second.
     Achieved,
@@ -47,7 +47,7 @@ const SYNTAX: &str = "write p50, p90, p95, p99, p99.9, p99.99, min, mean or max 
                    counts; between them >, >=, < or <=";
 
 impl Condition {
-    /// Parses a condition of `--fail-if`.
+    /// Parses a condition of the option `--fail-if`, such as `p99>5ms`.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Condition> {
         let invalid = || format!("--fail-if '{text}': {SYNTAX}");
         let at = text.find(['<', '>']).with_context(invalid)?;
@@ -91,13 +91,13 @@ impl Condition {
         Ok(Condition { text: text.to_owned(), metric, comparison, limit })
     }
 
-    /// Returns whether the condition refers to the intended rate, which only an open loop has.
+    /// Returns whether the condition compares with the intended rate, which only an open loop has.
     pub(crate) fn needs_a_rate(&self) -> bool {
         self.metric == Metric::AchievedShare
     }
 
-    /// Checks the condition on the results of a run. Returns the text of the condition with the
-    /// measured value if the condition holds, otherwise `None`.
+    /// Checks the condition against the results of a run. If they meet it, returns its text with
+    /// the measured value; otherwise `None`.
     pub(crate) fn check(&self, record: &LoadRecord) -> Option<String> {
         let latency = record.latencies.get("all").map_or(Latency::default(), |all| *all.main());
         let figure = match self.metric {

@@ -16,17 +16,18 @@ use super::keys::Values;
 use super::nats::{Message, Nats};
 use super::resp::Broken;
 
-/// State of one connection of the load generator. Times are in nanoseconds of the run's clock.
+/// State of one connection of the load generator. Times are in nanoseconds since the start of the
+/// run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// The connection is closed, and will be opened at the time `retry_at`, in nanoseconds of the
-    /// run's clock.
+    /// The connection is closed, and will be opened at the time `retry_at`, in nanoseconds since
+    /// the start of the run.
     Down { retry_at: u64 },
-    /// The TCP connection is being established; the attempt times out at `until`, in nanoseconds of
-    /// the run's clock.
+    /// The TCP connection is being established; the attempt times out at `until`, in nanoseconds
+    /// since the start of the run.
     Connecting { until: u64 },
-    /// The connection is established and is waiting for the reply to `CLUSTER SLOTS`, which names
-    /// the leader. The wait times out at `until`, in nanoseconds of the run's clock.
+    /// The connection is established and waits for the reply to `CLUSTER SLOTS`, which names the
+    /// leader. The wait times out at `until`, in nanoseconds since the start of the run.
     FindingLeader { until: u64 },
     /// The connection is ready for requests.
     Up,
@@ -38,13 +39,13 @@ pub(crate) enum State {
 pub(crate) struct Connection {
     stream: Option<TcpStream>,
     pub(crate) state: State,
-    /// Index of the server's address in the engine's list of addresses.
+    /// Index of the server's address in [`Engine`](super::engine::Engine)'s list of addresses.
     pub(crate) address: usize,
     /// Output buffer with encoded requests. Its first `out_sent` bytes have already been written to
     /// the socket.
     out: Vec<u8>,
     out_sent: usize,
-    /// The bytes received so far of a reply that is still incomplete.
+    /// Received bytes of a reply that is still incomplete.
     pub(crate) partial: Vec<u8>,
     /// HTTP/2 state of a connection to etcd; `None` for other protocols.
     pub(crate) http2: Option<Box<Http2>>,
@@ -52,24 +53,26 @@ pub(crate) struct Connection {
     pub(crate) nats: Option<Box<Nats>>,
     /// Operations that are waiting for a reply, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// Number of operations at the end of `in_flight` whose requests are still in the output
-    /// buffer.
+    /// Number of operations at the end of `in_flight` that were added after the last attempt to
+    /// write to the socket.
     unsent_count: usize,
-    /// Whether the connection is in the engine's `ready` queue.
+    /// Whether the connection is in the load thread's queue of connections with capacity for more
+    /// requests.
     pub(crate) queued: bool,
-    /// Whether the connection is in the engine's `dirty` list, because it has new bytes to send.
+    /// Whether the connection is in the load thread's list of connections with new bytes to send.
     pub(crate) dirty: bool,
-    /// Whether the connection gets no new requests until the next housekeeping, because the server
-    /// reported that it has no leader or is overloaded.
+    /// Whether the connection is paused for at most 50 ms, because the server replied that it has
+    /// no leader or is overloaded. A paused connection gets no new requests.
     pub(crate) paused: bool,
-    /// Whether the connection has been established before, in which case establishing it again
-    /// counts as a reconnect.
+    /// Whether the connection has been established before. If so, establishing it again counts as a
+    /// reconnect.
     pub(crate) was_up: bool,
     /// Number of failures since the connection was last established.
     pub(crate) failures: u32,
 }
 
-/// An HTTP/2 frame that was read: its length in bytes, and the gRPC call that it completes, if any.
+/// Result of reading an HTTP/2 frame: its length in bytes, and the gRPC call that it completes, if
+/// any.
 type Frame = (usize, Option<Ended>);
 
 /// The result of one read from a connection's socket.
@@ -84,8 +87,8 @@ pub(crate) enum Input {
 }
 
 impl Connection {
-    /// Creates a closed connection, which is to be opened to the server with index `address` in the
-    /// engine's list of addresses. `pipeline` is the expected number of operations in flight.
+    /// Creates a connection that is still closed. `address` is the index of its server in the load
+    /// thread's list of addresses, `pipeline` the expected number of operations in flight.
     pub(crate) fn new(address: usize, pipeline: usize) -> Connection {
         Connection {
             stream: None,
@@ -107,7 +110,7 @@ impl Connection {
     }
 
     /// Starts to establish the connection to the address `socket`. The attempt times out at
-    /// `until`, in nanoseconds of the run's clock.
+    /// `until`, in nanoseconds since the start of the run.
     pub(crate) fn open(
         &mut self,
         socket: SocketAddr,
@@ -141,8 +144,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection, which will be reopened at `retry_at` (in nanoseconds of the run's
-    /// clock), and passes each operation in flight to `lost`.
+    /// Closes the connection, to be reopened at `retry_at` (in nanoseconds since the start of the
+    /// run). Passes each operation in flight to `lost`.
     pub(crate) fn close(&mut self, retry_at: u64, mut lost: impl FnMut(Operation)) {
         // Dropping the socket also deregisters it from the poll.
         self.stream = None;
@@ -157,7 +160,7 @@ impl Connection {
         self.in_flight.drain(..).for_each(&mut lost);
     }
 
-    /// Appends the current request of an operation to the output buffer, and adds the operation to
+    /// Appends the next request of an operation to the output buffer, and adds the operation to
     /// those in flight.
     pub(crate) fn push(
         &mut self,
@@ -184,12 +187,12 @@ impl Connection {
         self.http2 = Some(Box::new(Http2::start(authority, &mut self.out)));
     }
 
-    /// Starts NATS's protocol on this connection: puts its first commands into the output buffer.
+    /// Starts the NATS protocol on this connection: puts its first commands into the output buffer.
     pub(crate) fn start_nats(&mut self) {
         self.nats = Some(Box::new(Nats::start(&mut self.out)));
     }
 
-    /// Reads one line of NATS's protocol from the start of `input`; see [`Nats::read`].
+    /// Reads one line of the NATS protocol from the start of `input`; see [`Nats::read`].
     pub(crate) fn read_nats<'a>(
         &mut self,
         input: &'a [u8],
@@ -204,14 +207,14 @@ impl Connection {
         http2.read(input, &mut self.out)
     }
 
-    /// Appends encoded bytes that belong to no operation, such as those of `CLUSTER SLOTS`, to the
+    /// Appends an encoded request that is not part of an operation, such as `CLUSTER SLOTS`, to the
     /// output buffer.
     pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Writes as much of the output buffer to the socket as the socket accepts. Operations whose
-    /// requests are in the buffer and have no send time yet get `now` as their send time.
+    /// Writes as much of the output buffer as the socket accepts. The send time of operations whose
+    /// requests are in the buffer becomes `now`, unless they have one already.
     pub(crate) fn flush(&mut self, now: u64) -> io::Result<()> {
         let old = self.in_flight.len() - self.unsent_count.min(self.in_flight.len());
         for operation in self.in_flight.range_mut(old..) {

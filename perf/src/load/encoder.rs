@@ -5,29 +5,29 @@ use super::generator::{Operation, Request};
 use super::keys::{Values, write_key};
 use super::resp::write_request;
 
-/// Timeout that is sent with Redis's WAIT and WAITAOF commands, in milliseconds.
+/// Timeout in milliseconds that Redis's commands WAIT and WAITAOF are sent with.
 const WAIT_MS: &[u8] = b"1000";
 
-/// An encoder of Redis requests, for keys and values of fixed lengths.
+/// Encodes Redis requests with keys and values of fixed lengths.
 #[derive(Debug)]
 pub(crate) struct RequestEncoder {
     /// Length of a key in bytes.
     pub(crate) key_bytes: usize,
     get: Vec<u8>,
     set: Vec<u8>,
-    /// Encoded bytes of a SET command between its key and its value: the line break after the key,
-    /// and the length of the value.
+    /// Precomputed bytes between the key and the value of an encoded SET command: a line break, and
+    /// the length of the value.
     middle: Vec<u8>,
-    /// Encoded bytes after the value of a SET command: the line break and, if each write is
-    /// followed by a WAIT, the WAIT command.
+    /// Precomputed bytes after the value of an encoded SET command: a line break and, if each write
+    /// is followed by a WAIT, the WAIT command.
     end: Vec<u8>,
     wait_aof: Vec<u8>,
 }
 
 impl RequestEncoder {
-    /// Creates an encoder for keys of `key_bytes` bytes and values of `value_bytes` bytes. If
-    /// `wait` is given, each encoded write is followed by a WAIT for that number of replicas.
-    /// `wait_aof` is the number of replicas for which WAITAOF requests wait.
+    /// Creates an encoder for keys of `key_bytes` bytes and values of `value_bytes` bytes. `wait`
+    /// and `wait_aof` are numbers of replicas: each write is followed by a WAIT for `wait` replicas
+    /// unless it is `None`, and encoded WAITAOF requests wait for `wait_aof` replicas.
     pub(crate) fn new(
         key_bytes: usize,
         value_bytes: usize,
@@ -52,7 +52,7 @@ impl RequestEncoder {
         }
     }
 
-    /// Appends the current request of `operation`, encoded as a Redis command, to `out`.
+    /// Appends the next request of `operation` to `out`, encoded as a Redis command.
     pub(crate) fn write(&self, out: &mut Vec<u8>, operation: &Operation, values: &Values) {
         match operation.request {
             Request::Get => {

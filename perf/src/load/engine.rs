@@ -28,7 +28,8 @@ use super::options::{Plan, Protocol};
 use super::resp;
 use super::timer::Timer;
 
-/// The clock of a run, which counts nanoseconds since its start. All threads use the same start.
+/// Clock of a load run: counts nanoseconds since the start of the run. All threads share the same
+/// start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -38,32 +39,32 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// Returns the number of nanoseconds since the clock was started, plus 1, so that fields can
-    /// use 0 to mean that no time has been recorded.
+    /// Returns the nanoseconds since the clock was started, plus 1, so that 0 can mean that no time
+    /// has been recorded.
     pub(crate) fn now(self) -> u64 {
         nanoseconds(self.0.elapsed()) + 1
     }
 }
 
-/// The reason why a run ended early, as a text for users.
+/// Reason why a load run ended early, as text for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndedEarly(pub(crate) String);
 
-/// An event during the run, such as a leader change, which is marked in charts; `at` is in
-/// nanoseconds of the run's clock.
+/// An event during the run to be marked in charts, such as a leader change; `at` is in nanoseconds
+/// since the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
     pub(crate) at: u64,
     pub(crate) what: String,
 }
 
-/// Interval between checks of timeouts, reconnects and the stop flag, in nanoseconds.
+/// Interval in nanoseconds at which a load thread checks timeouts, reconnects and the stop flag.
 const HOUSEKEEPING_INTERVAL: u64 = 50_000_000;
-/// Requests that become due within this time, in nanoseconds, are sent together. This delays a
-/// request by at most 50 µs, and saves wake-ups at rates above ten thousand requests per second.
+/// Requests that are due within this time, in nanoseconds, are sent together. This delays a request
+/// by at most 50 µs, but saves wake-ups at rates above ten thousand requests per second.
 const TICK: u64 = 50_000;
-/// Timeout for establishing a connection, in nanoseconds. If the request timeout is shorter, it
-/// applies instead.
+/// Maximum time, in nanoseconds, to establish a connection. A shorter request timeout takes
+/// precedence.
 const CONNECT_TIMEOUT: u64 = 2_000_000_000;
 /// Pause before a connection is reopened after its first failure, in nanoseconds. The pause doubles
 /// with each further failure, up to `RETRY_PAUSE_MAX`.
@@ -75,8 +76,7 @@ const TIMER: Token = Token(usize::MAX);
 /// keys before the run.
 const PRELOAD_PIPELINE: usize = 32;
 
-/// The state of one thread of the load generator: its operation generator, its connections and its
-/// event loop.
+/// One thread of the load generator: its source of operations, its connections and its event loop.
 #[derive(Debug)]
 pub(crate) struct Engine {
     plan: Arc<Plan>,
@@ -87,34 +87,33 @@ pub(crate) struct Engine {
     events: Events,
     timer: Timer,
     connections: Vec<Connection>,
-    /// Queue of the indexes of connections with capacity for more requests, each at most once. It
-    /// may still contain connections that have been closed since they were added.
+    /// Indexes of the connections that may have capacity for more requests, each at most once. Some
+    /// may have been closed since they were added.
     ready: VecDeque<usize>,
-    /// Operations to send again, for example because they were redirected. They are sent before new
+    /// Operations to be sent again, for example after a redirect. They take precedence over new
     /// operations.
     retries: VecDeque<Operation>,
-    /// Indexes of the connections that have new bytes in their output buffers. The next dispatch
-    /// writes these bytes to the sockets.
+    /// Indexes of the connections whose output buffers have new bytes, which are soon written to
+    /// the sockets.
     dirty: Vec<usize>,
     requests: RequestEncoder,
     addresses: Vec<SocketAddr>,
-    /// Index in `addresses` of the server that is presumed to be the leader.
+    /// Index in `addresses` of the server that is believed to be the leader.
     leader: usize,
-    /// Index in `addresses` of the leader to which a connection was last established; `None` before
-    /// the first connection. A change of this index is reported as a leader change.
+    /// Index in `addresses` of the leader that was last connected to; `None` before the first
+    /// connection. A new value is reported as a leader change.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
     next_housekeeping: u64,
-    /// Reason for the most recent failure of a connection, as a text; empty if no connection has
-    /// failed.
+    /// Reason for the latest connection failure, as text; empty if no connection has failed.
     last_failure: String,
     pub(crate) notices: Vec<Notice>,
 }
 
 impl Engine {
-    /// Creates the engine of a thread with its share of the run's connections, which are still
-    /// closed.
+    /// Creates the state of one load thread, with its share of the run's connections, which are
+    /// still closed.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         generator: Generator,
@@ -185,9 +184,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs the load. The first request is due at `first`, and the measured window begins at
-    /// `begin`, both in nanoseconds of the run's clock. Calls `each` whenever seconds of the window
-    /// have ended. Returns why the run ended early; `None` if it did not.
+    /// Applies the load until the measured window ends. The first request is due at `first`, and
+    /// the window begins at `begin`, both in nanoseconds since the start of the run. Calls `each`
+    /// whenever one or more seconds of the window have ended. Returns why the run ended early;
+    /// `None` if it did not.
     pub(crate) fn measure(
         &mut self,
         first: u64,
@@ -233,7 +233,7 @@ impl Engine {
         Ok(ended)
     }
 
-    /// Returns the recorded history of operations, and replaces it with an empty one.
+    /// Takes and returns the operations recorded for `--history`, leaving none.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         self.generator.take_history()
     }
@@ -274,9 +274,8 @@ impl Engine {
         )))
     }
 
-    /// Waits for a socket event, the due time of the next request or the time of the next
-    /// housekeeping, and handles socket events. Returns the current time in nanoseconds of the
-    /// run's clock.
+    /// Waits for a socket event, the due time of the next request or the next periodic check, and
+    /// handles socket events. Returns the current time in nanoseconds since the start of the run.
     fn poll_once(&mut self) -> anyhow::Result<u64> {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
@@ -393,8 +392,8 @@ impl Engine {
         self.enqueue_ready(number);
     }
 
-    /// Records that `leader` is presumed to be the leader. Connections to other servers are then
-    /// replaced with connections to this server. Does nothing with `--no-follow`.
+    /// Sets `leader` as the server believed to be the leader. Connections to other servers are
+    /// gradually replaced with connections to the leader. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;
@@ -406,8 +405,8 @@ impl Engine {
         });
     }
 
-    /// Closes connection `number` if its server is not the leader and it has no requests in flight;
-    /// housekeeping then reopens the connection to the leader. Returns whether it was closed.
+    /// Closes connection `number` if its server is not the leader and it has no requests in flight,
+    /// so that it is reopened to the leader. Returns whether it was closed.
     fn leave_old_leader(&mut self, number: usize) -> bool {
         let connection = &mut self.connections[number];
         let wrong = self.plan.follow && connection.address != self.leader;
@@ -452,8 +451,8 @@ impl Engine {
         }
     }
 
-    /// Records the event `what`, which charts mark, unless an equal event was recorded within the
-    /// last second.
+    /// Records an event to be marked in charts, described by `what`. Ignores it if the same event
+    /// was recorded within the last second.
     fn note(&mut self, at: u64, what: String) {
         const REPEAT_AFTER: u64 = 1_000_000_000;
         let last = self.notices.iter().rev().find(|notices| notices.what == what);
@@ -484,8 +483,8 @@ impl Engine {
         }
     }
 
-    /// Assigns the operations that are due to connections with capacity for more requests, and
-    /// writes their requests to the sockets.
+    /// Assigns due operations to connections with capacity for more requests, and writes the
+    /// requests to the sockets.
     fn dispatch(&mut self, now: u64) {
         while let Some(&number) = self.ready.front() {
             if !self.has_capacity(number) {
@@ -513,7 +512,7 @@ impl Engine {
         }
     }
 
-    /// Does the periodic work, at least every 50 ms: handles timeouts, opens closed connections,
+    /// Performs periodic work, at least every 50 ms: handles timeouts, opens closed connections,
     /// and resumes paused connections.
     fn housekeeping(&mut self, now: u64) {
         self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;

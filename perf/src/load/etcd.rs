@@ -10,11 +10,11 @@ const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
-/// Wire type of numbers (varints) in protocol buffers.
+/// Wire type of numbers (varints) in the Protocol Buffers encoding.
 const NUMBER: u64 = 0;
 const BYTES: u64 = 2;
 
-/// Starts the gRPC call for the current request of an operation. Reads are linearizable, which is
+/// Starts the gRPC call to etcd for the next request of an operation. Reads are linearizable,
 /// etcd's default.
 pub(crate) fn call(
     http2: &mut Http2,
@@ -46,7 +46,7 @@ pub(crate) fn call(
     }
 }
 
-/// Decodes the message that responds to `request`; `None` if the message is malformed.
+/// Decodes etcd's response to `request`; `None` if it is malformed.
 pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     Some(match request {
         Request::Put => Reply::Done,
@@ -61,13 +61,13 @@ pub(crate) fn reply(request: Request, message: &[u8]) -> Option<Reply<'_>> {
     })
 }
 
-/// Starts a gRPC call that asks for the server's status.
+/// Starts a gRPC call that asks an etcd server for its status.
 pub(crate) fn call_status(http2: &mut Http2, out: &mut Vec<u8>) {
     http2.call(out, STATUS, |_| {});
 }
 
-/// Decodes a status response: the server's version, and whether it is the leader. `None` if the
-/// message is malformed.
+/// Decodes etcd's status response: the server's version, and whether it is the leader. `None` if
+/// the response is malformed.
 pub(crate) fn status(message: &[u8]) -> Option<(String, bool)> {
     let version = String::from_utf8_lossy(field(message, 2)??).into_owned();
     let member = number_field(field(message, 1)??, 2)?;
@@ -100,14 +100,15 @@ fn read_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The value of a field in a protocol buffers message.
+/// Value of a field in a Protocol Buffers message.
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-/// Removes the next field from the start of `rest`, and returns the field's number and value.
-/// Returns `Some(None)` at the end of the message, and `None` if the message is malformed.
+/// Takes the next field of a Protocol Buffers message from the start of `rest`, and returns its
+/// number and value. Returns `Some(None)` at the end of the message, and `None` if the message is
+/// malformed.
 #[allow(clippy::option_option, reason = "malformed and finished differ")]
 fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     if rest.is_empty() {
@@ -134,8 +135,8 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     Some(Some((tag >> 3, field)))
 }
 
-/// Returns the value of the first field in `message` that has the number `wanted` and contains
-/// bytes; `Some(None)` if there is no such field, and `None` if the message is malformed.
+/// Returns the bytes in the first field with the number `wanted` of a Protocol Buffers message.
+/// `Some(None)` means that there is no such field, `None` that the message is malformed.
 #[allow(clippy::option_option, reason = "malformed and absent differ")]
 fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     while let Some((number, field)) = next(&mut message)? {
@@ -146,9 +147,8 @@ fn field(mut message: &[u8], wanted: u64) -> Option<Option<&[u8]>> {
     Some(None)
 }
 
-/// Returns the value of the first field in `message` that has the number `wanted` and contains a
-/// number. Returns 0, the default of protocol buffers, if there is no such field, and `None` if the
-/// message is malformed.
+/// Returns the number in the first field with the number `wanted` of a Protocol Buffers message; 0,
+/// the encoding's default, if there is no such field. `None` means that the message is malformed.
 fn number_field(mut message: &[u8], wanted: u64) -> Option<u64> {
     while let Some((number, field)) = next(&mut message)? {
         if let (true, Field::Number(value)) = (number == wanted, field) {

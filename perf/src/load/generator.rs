@@ -15,33 +15,34 @@ use super::schedule::Schedule;
 use super::stats::Stats;
 use super::workload::Kind;
 
-/// One operation of the load, such as a read or an insert, with its progress. Times are in
-/// nanoseconds of the run's [`Clock`](super::engine::Clock).
+/// One operation of the load, such as a read or an insert, and its progress. All times are in
+/// nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
-    /// The operation's current request: the one to be sent next, or the one that is waiting for its
-    /// reply. A read-modify-write consists of a get and then a put; with `--wait-aof`, a WAITAOF
-    /// follows each put; other operations consist of one request.
+    /// The operation's current request, which is to be sent or is waiting for its reply. A
+    /// read-modify-write consists of a get and a put, and with `--wait-aof` a WAITAOF follows each
+    /// put; other operations consist of one request.
     pub(crate) request: Request,
     pub(crate) key: u64,
-    /// For a put, the mark of the value to write: a number that is unique to this value. For a
-    /// scan, the number of keys to read.
+    /// For a put, the unique number that identifies the value to write. For a scan, the number of
+    /// keys to read.
     pub(crate) mark: u64,
-    /// Time at which the operation should be sent according to the schedule, or, in a closed loop,
-    /// at which the operation was generated; in nanoseconds of the run's clock.
+    /// Time at which the operation should be sent according to the schedule of an open loop. In a
+    /// closed loop, the time at which the operation was generated. In nanoseconds since the start
+    /// of the run.
     pub(crate) intended: u64,
-    /// Time at which the operation's first request was sent, in nanoseconds of the run's clock; 0
-    /// before that.
+    /// Time at which the operation's first request was sent, in nanoseconds since the start of the
+    /// run; 0 if it has not been sent.
     pub(crate) sent: u64,
-    /// Time at which the operation's current request was sent, in nanoseconds of the run's clock; 0
-    /// before that.
+    /// Time at which the operation's current request was sent, in nanoseconds since the start of
+    /// the run; 0 if it has not been sent.
     pub(crate) request_sent: u64,
     /// Number of times that the operation has been redirected to another server.
     redirects: u8,
 }
 
-/// The kind of a request to the server.
+/// Kind of a request that the load generator sends to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Get,
@@ -51,45 +52,45 @@ pub(crate) enum Request {
     WaitAof,
 }
 
-/// What the engine does with an operation and its connection after the operation has received a
-/// reply or has failed.
+/// What happens to an operation and its connection after a reply to the operation or a failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// The operation is finished, successfully or not.
+    /// The operation is complete: it has succeeded or failed.
     Done,
-    /// The operation has failed because the server has no leader or is overloaded. The connection
-    /// sends no more requests until the engine's next housekeeping, at most 50 ms later.
+    /// The operation has failed, because the server has no leader or is overloaded. The connection
+    /// is paused for at most 50 ms.
     Pause,
-    /// The operation's next request must be sent on the same connection: the put of a
+    /// The given operation continues with its next request on the same connection: the put of a
     /// read-modify-write, or the WAITAOF after a put.
     Continue(Operation),
-    /// The operation's request must be sent again, to the current leader.
+    /// The given operation must be sent again, to the current leader.
     Retry(Operation),
 }
 
-/// The source of a thread's operations in the current phase of the run.
+/// Where a load thread gets its operations from in the current phase of the run.
 #[derive(Debug)]
 enum Source {
-    /// No operations: the preload or the load has not started yet, or the load has ended.
+    /// No operations are due: the preload or the load has not started yet, or the load has ended.
     Nothing,
-    /// The preload, which precedes the load and writes each key of this thread's share once. `next`
-    /// is the number of the key to write next.
+    /// Preload: before the load, each key of this thread's share is written once. `next` is the
+    /// number of the next key.
     Preload { next: u64 },
-    /// A closed loop: until the time `end`, in nanoseconds of the run's clock, an operation is due
-    /// whenever a connection has capacity for it.
+    /// Closed loop: an operation is due whenever a connection has capacity for it, until the time
+    /// `end`, in nanoseconds since the start of the run.
     Closed { end: u64 },
-    /// An open loop: operations are due at the times that the schedule sets.
+    /// Open loop: operations are due at the times in the schedule.
     Open(Schedule),
 }
 
-/// Maximum number of redirects of an operation; one more redirect makes the operation fail.
+/// Maximum number of redirects that an operation follows. With one more redirect, the operation
+/// fails.
 const REDIRECTS_MAX: u8 = 16;
-/// Maximum number of keys that a scan reads. Each scan draws its number of keys uniformly from 1 to
-/// this maximum, as in YCSB.
+/// Maximum number of keys that a scan reads. The number is drawn uniformly from 1 to this maximum,
+/// as in YCSB.
 const SCAN_KEYS_MAX: u64 = 100;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
-/// One thread's operation generator and its statistics.
+/// Generates the operations of one load thread, and counts their outcomes.
 #[derive(Debug)]
 pub(crate) struct Generator {
     plan: Arc<Plan>,
@@ -99,31 +100,32 @@ pub(crate) struct Generator {
     keys: Keys,
     pub(crate) values: Values,
     source: Source,
-    /// Start of the measured window, in nanoseconds of the run's clock; `u64::MAX` until the load
-    /// starts.
+    /// Start of the measured window, in nanoseconds since the start of the run; `u64::MAX` until
+    /// the load starts.
     begin: u64,
-    /// Planned end of the measured window, in nanoseconds of the run's clock.
+    /// Planned end of the measured window, in nanoseconds since the start of the run.
     end: u64,
     next_mark: u64,
     /// Statistics of the current second of the measured window.
     pub(crate) stats: Stats,
-    /// End of the current second of the measured window, or, before the window, the time at which
-    /// the window starts; in nanoseconds of the run's clock. `u64::MAX` until the load starts.
+    /// End of the current second of the measured window, in nanoseconds since the start of the run.
+    /// Before the window it is the window's start, and `u64::MAX` until the load starts.
     second_end: u64,
     number: Option<u64>,
-    /// Statistics of the finished seconds of the measured window that the engine has not collected
-    /// yet, each with the number of the second, from 0.
+    /// Completed seconds of the measured window that are not collected yet: the number of each
+    /// second, from 0, and its statistics.
     pub(crate) over: Vec<(u64, Stats)>,
-    /// Time at which the last successful reply arrived, in nanoseconds of the run's clock.
+    /// Time at which the last successful reply arrived, in nanoseconds since the start of the run.
     pub(crate) last_success: u64,
-    /// The most recent error message from a server; empty if there has been none.
+    /// Latest error message from a server; empty if there has been none.
     pub(crate) last_error: String,
     history: Vec<Record>,
 }
 
 impl Generator {
-    /// Creates the generator for thread number `thread`. `run` is a number that identifies the run
-    /// and is part of every written value, so that the values differ from those of other runs.
+    /// Creates the operation generator of load thread number `thread`. `run` is a number that
+    /// identifies the run; it is part of every written value, so that values of different runs
+    /// differ.
     pub(crate) fn new(
         plan: &Arc<Plan>,
         thread: usize,
@@ -157,14 +159,14 @@ impl Generator {
         }
     }
 
-    /// Starts the preload: from now on, [`Generator::next`] returns one write for each key of this
-    /// thread's share.
+    /// Starts the preload: [`Generator::next`] then returns one write for each key of this thread's
+    /// share.
     pub(crate) fn start_preload(&mut self) {
         self.source = Source::Preload { next: self.thread as u64 };
     }
 
-    /// Starts the load. Operations are due from `first` on, and the measured window begins at
-    /// `begin`, both in nanoseconds of the run's clock.
+    /// Starts the load. The first operation is due at `first`, and the measured window begins at
+    /// `begin`, both in nanoseconds since the start of the run.
     pub(crate) fn start(&mut self, first: u64, begin: u64) {
         let length = nanoseconds(self.plan.length);
         (self.begin, self.end, self.second_end) = (begin, begin + length, begin);
@@ -181,8 +183,8 @@ impl Generator {
         };
     }
 
-    /// Ends the load. Operations of the measured window that were due by `now` but have not been
-    /// sent are counted as unsent.
+    /// Ends the load at the time `now`. Operations of the measured window that were due but have
+    /// not been sent are counted as unsent.
     pub(crate) fn stop(&mut self, now: u64) {
         self.roll(now);
         if let Source::Open(schedule) = self.source {
@@ -191,7 +193,7 @@ impl Generator {
         self.source = Source::Nothing;
     }
 
-    /// Returns whether the current phase of the run, the preload or the load, has no more
+    /// Returns whether the current phase of the run (preload or load) will generate no more
     /// operations.
     pub(crate) fn is_exhausted(&self, now: u64) -> bool {
         match &self.source {
@@ -202,8 +204,8 @@ impl Generator {
         }
     }
 
-    /// Returns the time at which the next operation of an open loop is due, in nanoseconds of the
-    /// run's clock; `None` if there is none, or the generator is not in an open loop.
+    /// Returns the time at which the next operation of an open loop is due, in nanoseconds since
+    /// the start of the run; `None` outside of an open loop, or if no operations are left.
     pub(crate) fn due(&self) -> Option<u64> {
         match &self.source {
             Source::Open(schedule) => schedule.due(),
@@ -211,8 +213,7 @@ impl Generator {
         }
     }
 
-    /// Removes the next operation from the source and returns it; `None` if no operation is due at
-    /// `now`.
+    /// Generates the next operation; returns `None` if no operation is due at the time `now`.
     pub(crate) fn next(&mut self, now: u64) -> Option<Operation> {
         let intended = match &mut self.source {
             Source::Nothing => return None,
@@ -263,8 +264,8 @@ impl Generator {
         self.next_mark
     }
 
-    /// Handles the reply to the operation's current request, which arrived at `now`. Returns what
-    /// the engine does next with the operation.
+    /// Handles the reply to an operation's current request, received at the time `now`. Returns how
+    /// the operation continues.
     pub(crate) fn on_reply(&mut self, operation: Operation, reply: Reply<'_>, now: u64) -> Next {
         self.roll(now);
         match (operation.request, reply) {
@@ -346,8 +347,8 @@ impl Generator {
         if rejected || code == "UNAVAILABLE" { Next::Pause } else { Next::Done }
     }
 
-    /// Handles an operation that will get no reply, for a `reason` that the client detected, such
-    /// as `timeout`. Returns what the engine does next with the operation.
+    /// Handles an operation that will not receive a reply. `reason` is the error that the client
+    /// detected, such as `timeout`. Returns how the operation continues.
     pub(crate) fn on_lost(&mut self, operation: &Operation, reason: &str, now: u64) -> Next {
         self.roll(now);
         let outcome =
@@ -386,8 +387,8 @@ impl Generator {
         Next::Done
     }
 
-    /// Returns whether the operation belongs to the measured window: in an open loop, if its
-    /// scheduled time is in the window; in a closed loop, if its reply arrived after the window
+    /// Returns whether the results include the operation. In an open loop they do if its scheduled
+    /// time is in the measured window; in a closed loop if its reply arrived after the window
     /// started.
     fn is_measured(&self, operation: &Operation, now: u64) -> bool {
         match self.plan.rate {
@@ -405,13 +406,13 @@ impl Generator {
         self.history.push(Record { called, outcome, key: operation.key, wrote });
     }
 
-    /// Returns the recorded history of operations, and replaces it with an empty one.
+    /// Takes and returns the operations recorded for `--history`, leaving none.
     pub(crate) fn take_history(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.history)
     }
 
-    /// Moves the statistics of each second of the measured window that has ended by `now` to
-    /// `over`, and starts empty statistics for the next second.
+    /// Moves the statistics of each second of the measured window that has ended by the time `now`
+    /// to `over`.
     pub(crate) fn roll(&mut self, now: u64) {
         while now >= self.second_end {
             self.close_second(self.second_end);
@@ -421,7 +422,7 @@ impl Generator {
     }
 
     /// Moves the statistics of the current second of the measured window to `over`, even if the
-    /// second has not ended by `now`. Before the window, discards the statistics.
+    /// second has not ended at the time `now`. Before the window, discards the statistics.
     pub(crate) fn close_second(&mut self, now: u64) {
         if let Source::Open(schedule) = &self.source {
             self.stats.backlog = schedule.backlog(now);
@@ -434,13 +435,13 @@ impl Generator {
         }
     }
 
-    /// Returns the planned end of the measured window, in nanoseconds of the run's clock.
+    /// Returns the planned end of the measured window, in nanoseconds since the start of the run.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 }
 
-/// Converts a duration to nanoseconds; a duration too long for a `u64` becomes `u64::MAX`.
+/// Converts a duration to nanoseconds, at most `u64::MAX`.
 pub(crate) fn nanoseconds(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

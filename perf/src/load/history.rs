@@ -17,33 +17,35 @@ use anyhow::{Context as _, bail, ensure};
 use bowline::sim::checkers::linearizability::{Call, History, Reply, STEPS_MAX};
 use bytes::Bytes;
 
-/// First line of a history file, which identifies the format.
+/// First line of a history file: identifies the format and its version.
 const HEAD: &str = r#"{"schema":"bowline-history","schema_version":1}"#;
 
-/// A read or write of one key in a recorded history. Times are in nanoseconds of the run's clock.
+/// A read or write of one key in a recorded history. Times are in nanoseconds since the start of
+/// the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) called: u64,
     pub(crate) outcome: Outcome,
     pub(crate) key: u64,
-    /// Mark (unique number) of the value that the operation writes; `None` for a read.
+    /// Unique number that identifies the value written; `None` for a read.
     pub(crate) wrote: Option<u64>,
 }
 
 /// Outcome of an operation in a recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The client received no definite reply: the operation may or may not have been applied.
+    /// The client received no definite reply, so the operation may have been applied or may still
+    /// be.
     Unknown,
     /// The operation was rejected: it was not applied, and never will be.
     Rejected,
-    /// The operation succeeded, and its reply arrived at the time `at`, in nanoseconds of the run's
-    /// clock. `found` is the mark (unique number) of the value that a read returned; `None` if the
-    /// key did not exist or the operation was a write.
+    /// The operation succeeded, and its reply arrived at the time `at`, in nanoseconds since the
+    /// start of the run. For a read, `found` is the unique number that identifies the value; `None`
+    /// for a missing key or a write.
     Completed { at: u64, found: Option<u64> },
 }
 
-/// Writes the history of a run to `out`, in the format of history files.
+/// Writes a recorded history of operations to `out`, in the format of history files.
 pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<()> {
     writeln!(out, "{HEAD}")?;
     for record in records {
@@ -67,7 +69,7 @@ pub(crate) fn write(out: &mut dyn Write, records: &[Record]) -> std::io::Result<
     out.flush()
 }
 
-/// Writes the history of a run to the file at `path`.
+/// Writes a recorded history of operations to the file at `path`.
 pub(crate) fn write_file(path: &Path, records: &[Record]) -> anyhow::Result<()> {
     let file = File::create(path).and_then(|file| {
         let mut out = BufWriter::new(file);
@@ -105,8 +107,8 @@ fn parse(line: &str) -> Option<Record> {
     Some(Record { called: called.parse().ok()?, outcome, key: key.parse().ok()?, wrote })
 }
 
-/// Converts recorded operations to a history for the linearizability checker, in which all calls
-/// and replies are sorted by time.
+/// Converts recorded operations to the input of the linearizability checker: calls and replies,
+/// sorted by time.
 fn history(records: &[Record]) -> History {
     // Calls sort before replies of the same nanosecond: such operations then overlap, so that the
     // check has no false positives.

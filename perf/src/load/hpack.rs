@@ -4,7 +4,7 @@
 
 use super::resp::Broken;
 
-/// The response headers that carry the outcome of a gRPC call. All others are skipped.
+/// Response headers that state the outcome of a gRPC call. Other headers are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
     /// Value of `:status`, the HTTP status; `None` if the header is absent.
@@ -15,7 +15,7 @@ pub(crate) struct Headers {
     pub(crate) message: String,
 }
 
-/// Values of `:status` in HPACK's static table, which lists them from index 8 on.
+/// HTTP statuses that HPACK's static table contains as values of `:status`, at indexes from 8 on.
 const STATUSES: [u32; 7] = [200, 204, 206, 304, 400, 404, 500];
 const FIRST_STATUS: usize = 8;
 const STATIC_ENTRIES: usize = 61;
@@ -37,7 +37,7 @@ const CODE: [(u32, &[u8]); 11] = [
     (19, b"\\\xC3\xD0"),
 ];
 
-/// Decodes a header block, and stores those of its headers that carry the outcome of a gRPC call in
+/// Decodes an HPACK header block, and stores the headers that state the outcome of a gRPC call in
 /// `headers`.
 ///
 /// # Errors
@@ -80,8 +80,8 @@ pub(crate) fn read(block: &[u8], headers: &mut Headers) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Removes an HPACK integer from the start of `rest` and returns its value. The integer begins in
-/// the lowest `bits` bits of the first byte.
+/// Takes an HPACK integer from the start of `rest` and returns its value. The integer begins in the
+/// lowest `bits` bits of the first byte.
 fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let mut take = || {
         let (&byte, after) = rest.split_first().ok_or(Broken)?;
@@ -111,7 +111,7 @@ fn text(rest: &mut &[u8]) -> Result<String, Broken> {
     Ok(if is_huffman { huffman(bytes) } else { String::from_utf8_lossy(bytes).into_owned() })
 }
 
-/// Decodes a Huffman-coded string, up to the first code that is not in `CODE`.
+/// Decodes a Huffman-coded HPACK string, up to the first code that is not in `CODE`.
 fn huffman(bytes: &[u8]) -> String {
     let mut out = String::new();
     let (mut word, mut length) = (0_u32, 0);
@@ -128,8 +128,8 @@ fn huffman(bytes: &[u8]) -> String {
     out
 }
 
-/// Returns the symbol whose Huffman code is `word`, which is `length` bits long; `None` if `CODE`
-/// has no such symbol.
+/// Returns the byte whose Huffman code is `word`, which is `length` bits long; `None` if `CODE` has
+/// no such code.
 fn symbol(word: u32, length: u32) -> Option<u8> {
     let (mut first, mut before) = (0_u32, 0);
     for (bits, symbols) in CODE {
@@ -143,7 +143,7 @@ fn symbol(word: u32, length: u32) -> Option<u8> {
     None
 }
 
-/// Appends the encoded request headers of a gRPC call to `out`. `path` names the method, and
+/// Appends the HPACK-encoded request headers of a gRPC call to `out`. `path` names the method, and
 /// `authority` is the `host:port` of the server.
 pub(crate) fn write_call(out: &mut Vec<u8>, path: &str, authority: &str) {
     // `:method POST` and `:scheme http` from the static table, then literals whose names are in the

@@ -18,7 +18,8 @@ const FRAME_HEAD: usize = 9;
 const FRAME_MAX: usize = 1 << 14;
 const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
-/// Number of received bytes after which the connection's receive window is replenished.
+/// Number of bytes received after which the load generator enlarges the connection's receive window
+/// again, with a WINDOW_UPDATE frame.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -40,7 +41,7 @@ const PRIORITY: u8 = 32;
 
 const SETTING_INITIAL_WINDOW: u16 = 4;
 
-/// State of one HTTP/2 connection.
+/// Client state of one HTTP/2 connection that carries gRPC calls.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     authority: String,
@@ -51,12 +52,13 @@ pub(crate) struct Http2 {
     /// combined. `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
-    /// Number of bytes received since the connection's receive window was last replenished.
+    /// Number of bytes received since the last WINDOW_UPDATE frame that enlarged the connection's
+    /// receive window.
     received: u32,
-    /// The header block that is being received, if any: the id of its stream, whether the block
-    /// ends the stream, and the bytes received so far.
+    /// The header block that is being received, if any: the id of its stream, whether the stream
+    /// ends with the block, and the bytes received so far.
     block: Option<(u32, bool, Vec<u8>)>,
-    /// Empty buffers of completed calls, which later calls use instead of allocating new ones.
+    /// Empty buffers of completed calls, reused by later calls.
     spare: Vec<Vec<u8>>,
 }
 
@@ -64,7 +66,7 @@ pub(crate) struct Http2 {
 struct Call {
     stream: u32,
     window: i64,
-    /// Bytes of the request message that cannot be sent before the send windows allow it.
+    /// Rest of the request message, to be sent when the send windows allow it.
     unsent: Vec<u8>,
     body: Vec<u8>,
     headers: Headers,
@@ -73,9 +75,9 @@ struct Call {
 /// A completed gRPC call and its result.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Index of the completed call among the calls in flight, before its removal.
+    /// Index that the completed call had among the calls in flight.
     pub(crate) place: usize,
-    /// The response message without gRPC's five-byte prefix, or the error of the call as a text.
+    /// The response message without gRPC's five-byte prefix; if the call failed, the error as text.
     pub(crate) result: Result<Vec<u8>, String>,
 }
 
@@ -126,7 +128,7 @@ impl Http2 {
     }
 
     /// Appends as much of a call's request message to `out` as the send windows allow. `place` is
-    /// the index of the call among the calls in flight.
+    /// the call's index among the calls in flight.
     fn send(&mut self, out: &mut Vec<u8>, place: usize) {
         let call = &mut self.calls[place];
         let mut at = 0;
@@ -224,8 +226,7 @@ impl Http2 {
         Ok(Some((FRAME_HEAD + length, ended)))
     }
 
-    /// Takes back the buffer of a response message that the caller no longer needs, so that a later
-    /// call can use it.
+    /// Returns the buffer of a response message to the pool, so that a later call reuses it.
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.push(buffer);
@@ -249,8 +250,8 @@ impl Http2 {
         Ok((flags & END_STREAM != 0).then(|| self.finish(place)))
     }
 
-    /// Decodes the header block that is being received, if the frame with these `flags` ends it.
-    /// Returns the call that the block completes, if any.
+    /// Decodes the header block that is being received, if the frame with the flags `flags` is its
+    /// last one. Returns the call that the block completes, if any.
     fn on_block(&mut self, flags: u8) -> Result<Option<Ended>, Broken> {
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -272,8 +273,8 @@ impl Http2 {
         }
     }
 
-    /// Returns the index, among the calls in flight, of the call with the stream id `stream`;
-    /// `None` if there is no such call. Calls mostly complete in order, so the search is short.
+    /// Returns the index, among the calls in flight, of the call on the stream with the id
+    /// `stream`; `None` if there is none. Calls mostly complete in order, so the search is short.
     fn place(&self, stream: u32) -> Option<usize> {
         self.calls.iter().position(|call| call.stream == stream)
     }
@@ -319,8 +320,8 @@ fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32
     out.extend_from_slice(&stream.to_be_bytes());
 }
 
-/// Writes the payload length of a frame into the frame's header. The header starts at index `head`
-/// of `out`, and the frame is the last one in `out`.
+/// Completes the header of the last frame in `out` by writing the length of the frame's payload.
+/// The header starts at index `head`.
 fn set_length(out: &mut [u8], head: usize) {
     let length = u32::try_from(out.len() - head - FRAME_HEAD).expect("a frame is small");
     out[head..head + 3].copy_from_slice(&length.to_be_bytes()[1..]);
@@ -331,8 +332,8 @@ fn window_update(out: &mut Vec<u8>, more: u32) {
     out.extend_from_slice(&more.to_be_bytes());
 }
 
-/// Splits the payload of a DATA or HEADERS frame. Returns the number of padding bytes at its end (0
-/// if `flags` does not contain PADDED), and the content without the padding and the padding length.
+/// Removes the padding from the payload of a DATA or HEADERS frame. Returns the number of padding
+/// bytes (0 if `flags` does not contain PADDED), and the content.
 fn unpad(payload: &[u8], flags: u8) -> Result<(usize, &[u8]), Broken> {
     if flags & PADDED == 0 {
         return Ok((0, payload));

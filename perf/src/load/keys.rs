@@ -10,17 +10,18 @@ use bowline::sim::rng::Rng;
 pub(crate) enum Distribution {
     /// All keys are equally likely.
     Uniform,
-    /// A few keys are popular (zipfian distribution), and the popular keys are scattered over the
-    /// key space.
+    /// A few keys are popular (zipfian distribution). The popular keys are scattered over the key
+    /// space.
     Zipfian,
     /// The most recently inserted keys are the most popular (zipfian distribution).
     Latest,
-    /// Each thread uses its share of the keys in ascending order, again and again.
+    /// Each thread uses the keys of its share in ascending order, starting again after the last
+    /// one.
     Sequential,
 }
 
 impl Distribution {
-    /// Returns the name of the distribution in options and results.
+    /// Returns the distribution's name as used in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Distribution::Uniform => "uniform",
@@ -31,9 +32,9 @@ impl Distribution {
     }
 }
 
-/// Two counters of keys, shared by all threads: the keys whose numbers are reserved for inserts,
-/// and the keys whose insert the server has acknowledged. Both include the keys that exist at the
-/// start of the run.
+/// Two key counters for inserts, shared by all threads: keys reserved for an insert, and keys whose
+/// insert the server has acknowledged. Both counts include the keys that exist at the start of the
+/// run.
 #[derive(Debug)]
 pub(crate) struct Inserts {
     next: AtomicU64,
@@ -41,23 +42,23 @@ pub(crate) struct Inserts {
 }
 
 impl Inserts {
-    /// Creates the counters for a run that starts with `keys` keys.
+    /// Creates the key counters of a run that starts with `keys` existing keys.
     pub(crate) fn after(keys: u64) -> Inserts {
         Inserts { next: AtomicU64::new(keys), acknowledged: AtomicU64::new(keys) }
     }
 
-    /// Reserves a new key for an insert, and returns its number.
+    /// Reserves a new key for an insert, and returns the key's number.
     pub(crate) fn take(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts one more existing key, because the server has acknowledged its insert.
+    /// Counts one more existing key, because the server has acknowledged an insert.
     pub(crate) fn acknowledge(&self) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of acknowledged keys. A key below this number may not exist yet while
-    /// inserts complete out of order.
+    /// Returns the number of keys that the server has acknowledged. Since inserts complete out of
+    /// order, a few keys with lower numbers may not exist yet.
     fn known(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
@@ -69,15 +70,16 @@ pub(crate) struct Keys {
     distribution: Distribution,
     count: u64,
     zipf: Zipf,
-    /// Factor by which the ranks of the zipfian distribution are multiplied, modulo `count`, to
-    /// scatter them over the key space. It is coprime to `count`, so that no two ranks share a key.
+    /// Factor by which ranks of the zipfian distribution are multiplied, modulo `count`, so that
+    /// popular keys are scattered over the key space. It is coprime to `count`, so that each rank
+    /// gets its own key.
     stride: u64,
     next: u64,
     step: u64,
 }
 
 impl Keys {
-    /// Creates the key generator for thread number `thread` of `threads`.
+    /// Creates the source of keys for load thread number `thread` of `threads`.
     pub(crate) fn new(
         distribution: Distribution,
         theta: f64,
@@ -117,9 +119,9 @@ impl Keys {
     }
 }
 
-/// Returns the factor by which ranks are multiplied, modulo `keys`, to scatter them over the keys.
-/// The factor is about 0.618 times `keys`, so that neighbouring ranks are far apart, and coprime to
-/// `keys`, so that no two ranks share a key.
+/// Returns a factor that scatters the ranks of a distribution over `keys` keys when ranks are
+/// multiplied by it, modulo `keys`. It is about 0.618 times `keys`, so that neighbouring ranks are
+/// far apart, and coprime to `keys`, so that each rank gets its own key.
 fn stride(keys: u64) -> u64 {
     let golden = (u128::from(keys) * 0x9E37_79B9_7F4A_7C15) >> 64;
     let first = u64::try_from(golden).expect("below `keys`").max(1);
@@ -140,12 +142,12 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
 pub(crate) struct Zipf {
     ranks: u64,
     theta: f64,
-    /// Lower end of the range from which samples are drawn uniformly, as a value of the density's
-    /// integral; `high` is the upper end.
+    /// Lower bound of the random numbers that the sampler draws uniformly and converts to ranks
+    /// through the inverse of the density's integral; `high` is the upper bound.
     low: f64,
     high: f64,
-    /// Tolerance of the sampler: a sample at most this far below the rank to which it is rounded is
-    /// accepted without evaluating the density.
+    /// Shortcut of the sampler: a sample that lies at most this far below the rank to which it is
+    /// rounded is accepted without evaluating the density.
     accept_within: f64,
 }
 
@@ -160,7 +162,7 @@ impl Zipf {
         zipf
     }
 
-    /// Sets the number of ranks to `ranks`.
+    /// Changes the number of ranks to `ranks`, for example because keys were inserted.
     pub(crate) fn grow(&mut self, ranks: u64) {
         if self.ranks != ranks {
             self.ranks = ranks;
@@ -205,17 +207,17 @@ impl Zipf {
     }
 }
 
-/// Returns a random number that is uniformly distributed from 0 (inclusive) to 1 (exclusive).
+/// Returns a random number, uniformly distributed from 0 (inclusive) to 1 (exclusive).
 pub(crate) fn unit(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const PREFIX: &[u8] = b"key:";
-/// Number of decimal digits of the largest `u64`, and so of the largest key number.
+/// Maximum number of decimal digits in a key's number, a `u64`.
 const DIGITS_MAX: usize = 20;
 
-/// Appends the key with number `key` to `out`, as `length` bytes: `key:`, then the number with
-/// leading zeros.
+/// Appends the key with the number `key` to `out`: `key:` and the number, with leading zeros up to
+/// a length of `length` bytes.
 pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     let digits = length - PREFIX.len();
     out.extend_from_slice(PREFIX);
@@ -231,23 +233,23 @@ pub(crate) fn write_key(out: &mut Vec<u8>, key: u64, length: usize) {
     }
 }
 
-/// Returns how many different keys of `length` bytes the key encoding allows, at most 10^15. A run
-/// may start with half as many keys; the other half is for inserts.
+/// Returns the number of different keys of `length` bytes, at most 10^15. A run may start with half
+/// as many keys; the other half is reserved for inserts.
 pub(crate) fn keys_max(length: usize) -> u64 {
     let digits = u32::try_from(length.saturating_sub(PREFIX.len())).unwrap_or(u32::MAX);
     10_u64.saturating_pow(digits.min(15))
 }
 
-/// Encodes values. A value of at least 16 bytes starts with its mark, a unique number as 16
-/// hexadecimal digits. The rest is copied from a pool of random letters, at an offset that depends
-/// on the mark, so that a reader can verify every byte.
+/// Encodes the values to write. A value of at least 16 bytes starts with its mark, a unique number
+/// as 16 hexadecimal digits. The rest is copied from a pool of random letters, at an offset that
+/// depends on the mark, so that a reader can verify every byte.
 #[derive(Debug)]
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
 }
 
-/// Length in bytes of a value's mark: a unique number as 16 hexadecimal digits.
+/// Length in bytes of the unique number with which a value starts: 16 hexadecimal digits.
 pub(crate) const MARK_BYTES: usize = 16;
 const POOL_BYTES: usize = 1 << 16;
 
@@ -264,7 +266,7 @@ impl Values {
         self.length
     }
 
-    /// Appends the value with the mark (unique number) `mark` to `out`.
+    /// Appends the value that the unique number `mark` identifies to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, mark: u64) {
         if self.length >= MARK_BYTES {
             for nibble in (0..MARK_BYTES).rev() {
@@ -276,8 +278,8 @@ impl Values {
         out.extend_from_slice(self.rest(mark));
     }
 
-    /// Returns the mark (unique number) at the beginning of `value`, which was read from a server;
-    /// `None` if `value` differs in any byte from the value that this program writes for the mark.
+    /// Returns the unique number at the start of `value`, which was read from a server. `None`
+    /// means corruption: some byte differs from the value that this program writes for this number.
     pub(crate) fn mark(&self, value: &[u8]) -> Option<u64> {
         let (mark, rest) = value.split_at_checked(MARK_BYTES)?;
         let mark = u64::from_str_radix(std::str::from_utf8(mark).ok()?, 16).ok()?;

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::schema::Host;
 
-/// Returns a description of this machine, without `stolen_s`, which the caller fills in.
+/// Describes the machine on which the load generator runs. The caller fills in `stolen_s`.
 pub(crate) fn host() -> Host {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = cpu

@@ -61,13 +61,13 @@ const JSON: &str = "json";
 const PERCENTILES: &str = "hgrm";
 const INTERVALS: &str = "hlog";
 
-/// Exit code of a complete run in which a `--fail-if` condition holds.
+/// Exit code of a complete run that meets a `--fail-if` condition.
 const EXIT_FAILED: u8 = 1;
-/// Exit code of a run that ended early, or whose results could not all be written.
+/// Exit code of a run that ended early, or of which some results could not be written.
 const EXIT_ERROR: u8 = 2;
 
-/// Runs `perf load`: performs the run that the arguments describe, and writes the results. The exit
-/// code is 0, `EXIT_FAILED` or `EXIT_ERROR`.
+/// Runs `perf load`: applies the load that the arguments describe, and writes the results. Returns
+/// the exit code: 0, `EXIT_FAILED` or `EXIT_ERROR`.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut plan = arguments.plan()?;
     let open = plan.kind == Loop::Open;
@@ -131,8 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Creates the output files of `--out`. Returns the name of the run and the open files; without
-/// `--out`, `None` for both.
+/// Creates the output files for the option `--out`. Returns the name of the run and the open files,
+/// or `None` for both without `--out`.
 fn begin_files(arguments: &Arguments) -> anyhow::Result<(Option<String>, Option<Files>)> {
     let Some(path) = &arguments.out else { return Ok((None, None)) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -12,33 +12,34 @@ use super::keys::{Values, write_key};
 use super::reply::Reply;
 use super::resp::Broken;
 
-/// Prefix of the subjects of the bucket's keys. The bucket is the stream `KV_perf`, which must
-/// exist.
+/// Prefix of the NATS subjects that represent the keys of the key-value bucket `perf`. The bucket's
+/// stream, `KV_perf`, must exist.
 const KEYS: &str = "$KV.perf.";
-/// Prefix of the subject that requests the last message of another subject; the other subject
-/// follows it.
+/// Prefix of the NATS subject to which a get is sent. The subject of the key follows it.
 const LAST_MESSAGE: &str = "$JS.API.DIRECT.GET.KV_perf.";
 const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\
     \"no_responders\":true,\"lang\":\"bowline-perf\",\"version\":\"1\"}\r\n";
-/// Maximum length of a line in bytes; longer lines are rejected. INFO lines are the longest.
+/// Maximum length in bytes of a line of the NATS protocol. INFO lines are the longest; longer lines
+/// are rejected.
 const LINE_MAX: usize = 1 << 16;
 
-/// State of one connection to a NATS server.
+/// Client state of one connection to a NATS server.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    /// Prefix of the subjects of replies, unique among all connections of the load generator.
+    /// Prefix of the NATS subjects on which this connection receives replies; no other connection
+    /// of the load generator has the same.
     inbox: String,
     next_id: u64,
-    /// Ids of the requests in flight, ascending.
+    /// Ids of the requests in flight, in ascending order.
     ids: VecDeque<u64>,
 }
 
-/// The request that a line from the server completes, and its reply; `None` if the line completes
-/// no request. The number is the request's index among the requests in flight, before its removal.
+/// Result of reading a line of the NATS protocol: the request that it completes, as its index among
+/// the requests in flight, and the reply; `None` if it completes no request.
 pub(crate) type Message<'a> = Option<(usize, Reply<'a>)>;
 
 impl Nats {
-    /// Starts the protocol on a connection: appends the commands that connect and subscribe to
+    /// Starts the NATS protocol on a connection: appends the commands that connect and subscribe to
     /// replies to `out`.
     pub(crate) fn start(out: &mut Vec<u8>) -> Nats {
         static STARTED: AtomicU64 = AtomicU64::new(0);
@@ -48,8 +49,7 @@ impl Nats {
         Nats { inbox, next_id: 0, ids: VecDeque::new() }
     }
 
-    /// Appends the current request of an operation to `out`, and adds the request to those in
-    /// flight.
+    /// Appends the next request of an operation to `out`, and adds it to the requests in flight.
     pub(crate) fn call(
         &mut self,
         out: &mut Vec<u8>,
@@ -71,9 +71,9 @@ impl Nats {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Parses the protocol line at the start of `input`, with its message if it has one. Returns
-    /// the length of both in bytes, and the request that they complete, if any; `None` if `input`
-    /// is incomplete. Appends the answer to a PING to `out`.
+    /// Parses the NATS protocol line at the start of `input`, with its message if it has one.
+    /// Returns the length of both in bytes, and the request that they complete, if any; `None` if
+    /// `input` is incomplete. Appends the answer to a PING to `out`.
     ///
     /// # Errors
     /// If `input` does not begin with a valid line, or the line reports an error or replies to an
@@ -113,8 +113,8 @@ impl Nats {
     }
 }
 
-/// Interprets a message: one without a header (`head` is empty) is the acknowledgement of a put,
-/// one with a header is the reply to a get.
+/// Decodes a reply from NATS: a message without a header (`head` is empty) acknowledges a put, and
+/// one with a header answers a get.
 fn reply<'a>(head: &'a [u8], body: &'a [u8]) -> Reply<'a> {
     let Some(status) = head.strip_prefix(b"NATS/1.0") else {
         let has = |text: &[u8]| body.windows(text.len()).any(|part| part == text);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_in_any_order_end_their_requests() {
+    fn replies_are_matched_to_requests_in_any_order() {
         let mut nats = with_requests(3);
         let mut out = Vec::new();
         let stored = b"MSG i.1 1 28\r\n{\"stream\":\"KV_perf\",\"seq\":1}\r\n";
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_errors() {
+    fn refused_requests_are_reported_as_errors() {
         let error = b"{\"error\":{\"code\":503},\"seq\":0}";
         assert!(matches!(reply(b"", error), Reply::Error(_)));
         assert!(matches!(reply(b"", b"{}"), Reply::Error(_)));

@@ -113,19 +113,19 @@ pub(crate) struct Arguments {
     pub(crate) fail_if: Vec<String>,
 }
 
-/// Protocol of the servers.
+/// Protocol that the load generator and the servers use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     /// The Redis protocol, for Bowline and Redis.
     Redis,
-    /// etcd's v3 API, gRPC.
+    /// The gRPC protocol of etcd's v3 API.
     Etcd,
-    /// NATS's protocol, for the key-value bucket `perf`.
+    /// The NATS protocol, for operations on the key-value bucket `perf`.
     Nats,
 }
 
 impl Protocol {
-    /// Returns the name of the protocol in results.
+    /// Returns the protocol's name as used in results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Protocol::Redis => "redis",
@@ -135,15 +135,15 @@ impl Protocol {
     }
 }
 
-/// The plan of a run: its settings, each validated to be within its limits.
+/// Validated settings of a load run.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are either given or not")]
 pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
     /// Addresses of the servers as given on the command line, each as `host:port`.
     pub(crate) addresses: Vec<String>,
-    /// Socket addresses of the servers: the resolved `addresses`, in the same order until the probe
-    /// moves etcd's leader to the front.
+    /// Resolved socket addresses of the servers, in the order of `addresses`, except that etcd's
+    /// leader is moved to the front.
     pub(crate) sockets: Vec<SocketAddr>,
     pub(crate) kind: Loop,
     /// Scheduled operations per second of all connections combined; `None` in a closed loop.
@@ -164,11 +164,11 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     pub(crate) give_up: Duration,
     pub(crate) follow: bool,
-    /// Number of replicas for which a Redis command WAIT after each write waits; `None` if no WAIT
-    /// is sent.
+    /// Number of replicas for which the Redis command WAIT waits after each write; `None` if WAIT
+    /// is not sent.
     pub(crate) wait: Option<u32>,
-    /// Number of replicas for which a command WAITAOF after each write waits; `None` if no WAITAOF
-    /// is sent.
+    /// Number of replicas for which the Redis command WAITAOF waits after each write; `None` if
+    /// WAITAOF is not sent.
     pub(crate) wait_aof: Option<u32>,
     pub(crate) verify: bool,
     pub(crate) history: bool,
@@ -178,13 +178,14 @@ pub(crate) struct Plan {
 const CONNECTIONS_MAX: usize = 10_000;
 const RATE_MAX: f64 = 1e7;
 const KEY_BYTES_MIN: usize = 8;
-/// Maximum length of a value in bytes. Redis allows 512 MiB, but larger values than this maximum
-/// are of no use for measuring.
+/// Maximum length of a value in bytes. Redis allows 512 MiB, but such values are not useful for
+/// measurements.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 const KEY_BYTES_MAX: usize = 64 << 10;
 
 impl Arguments {
-    /// Validates the arguments and returns the plan of the run that they describe.
+    /// Validates the command-line arguments, and returns the settings of the run that they
+    /// describe.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let (protocol, addresses) = self.target()?;
         let sockets = addresses

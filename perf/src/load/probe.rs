@@ -17,8 +17,9 @@ use super::workload::Kind;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns the name and version of the first server that replies, with those of its settings that
-/// affect results. For etcd, asks all servers, and moves the leader to the front of `plan.sockets`.
+/// Asks the servers what they are before a run. Returns the name and version of the first server
+/// that replies, and its settings that affect results. For etcd, asks all servers, and moves the
+/// leader to the front of `plan.sockets`.
 ///
 /// # Errors
 /// If no server replies, or the server lacks a command that the workload needs.
@@ -68,8 +69,8 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     bail!("no server replies: {}; start a server there, or give --target", failures.join(", "))
 }
 
-/// Asks a Redis server for its name, version and settings, and writes them to `target`. Returns
-/// what the server lacks for this plan; `None` if it lacks nothing.
+/// Asks a Redis server for its name, version and settings, and stores them in `target`. Returns a
+/// message if the server does not support what the plan needs; `None` if it does.
 fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Option<String>> {
     let mut connection = Connection::open(socket)?;
     let info = connection.query(&[b"INFO"], |reply| match reply {
@@ -116,7 +117,7 @@ fn redis(socket: SocketAddr, plan: &Plan, target: &mut Target) -> io::Result<Opt
     Ok(None)
 }
 
-/// Returns the version of an etcd server, and whether it is the leader.
+/// Asks an etcd server for its version and whether it is the leader.
 fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     let damaged =
         || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not etcd's protocol");
@@ -140,8 +141,8 @@ fn etcd(socket: SocketAddr) -> io::Result<(String, bool)> {
     }
 }
 
-/// Returns the version of a NATS server, taken from the INFO line that the server sends on each new
-/// connection.
+/// Returns the version of a NATS server, which its INFO line states. The server sends this line on
+/// each new connection.
 fn nats(socket: SocketAddr) -> io::Result<String> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "invalid reply: not NATS");
     let mut connection = Connection::open(socket)?;
@@ -155,7 +156,8 @@ fn nats(socket: SocketAddr) -> io::Result<String> {
     Ok(info["version"].as_str().ok_or_else(damaged)?.to_owned())
 }
 
-/// A connection for checking a server, which sends one request at a time.
+/// A blocking connection to a server that sends one request at a time, used to ask for the server's
+/// version and settings.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,

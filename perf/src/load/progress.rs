@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use super::options::Plan;
 use super::schema::Second;
 
-/// The line on stderr that shows the progress of a run; hidden if stderr is not a terminal.
+/// The line on stderr that shows the progress of a load run; hidden if stderr is not a terminal.
 #[derive(Debug)]
 pub(crate) struct ProgressLine {
     shown: bool,
@@ -21,7 +21,7 @@ impl ProgressLine {
         ProgressLine { shown: std::io::stderr().is_terminal(), colour }
     }
 
-    /// Shows the current phase of the run, such as the preload.
+    /// Shows the name of the current phase of the run, such as the preload.
     pub(crate) fn phase(&mut self, text: &str) {
         if self.shown {
             // Progress output is optional: a failed write is ignored.
@@ -29,8 +29,8 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the figures of a finished second. `failed` is the number of operations that have
-    /// failed so far.
+    /// Shows the results of the second that has just ended. `failed` is the number of operations
+    /// that have failed so far.
     pub(crate) fn second(&mut self, second: &Second, plan: &Plan, failed: u64) {
         if !self.shown {
             return;

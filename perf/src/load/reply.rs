@@ -1,17 +1,18 @@
 //! Replies of a server, independent of the protocol.
 
-/// A server's reply, in any protocol, reduced to what the load generator needs.
+/// A server's reply to the load generator, in a form common to all protocols.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reply<'a> {
-    /// The request succeeded. Its reply contains no value, or only a number, which is ignored.
+    /// The request succeeded. The reply contains no value, or only a number, which is ignored.
     Done,
-    /// The request succeeded, and this is the value of the key; `None` if the key does not exist.
+    /// The request succeeded and returned the value of a key; `None` if the key does not exist.
     Value(Option<&'a [u8]>),
-    /// The request succeeded, and its reply is this array, still encoded in the protocol.
+    /// The request succeeded and returned this array, which is not decoded yet.
     List(&'a [u8]),
-    /// The reply cannot be decoded.
+    /// The reply is malformed and cannot be decoded.
     Damaged,
-    /// The server replied with this error message, whose first word is the error code.
+    /// The request failed with this error message from the server. Its first word is the error
+    /// code.
     Error(&'a [u8]),
 }
 

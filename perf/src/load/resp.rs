@@ -3,15 +3,15 @@
 
 use super::reply::Reply;
 
-/// The error that the received bytes are invalid in the protocol of the connection.
+/// Error: the received bytes violate the protocol of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// Maximum nesting depth of arrays in a reply.
+/// Maximum nesting depth of arrays in a Redis reply; a deeper reply is rejected.
 const DEPTH_MAX: usize = 32;
 
-/// Parses the reply at the start of `input`. Returns the reply and its length in bytes; `None` if
-/// the reply is incomplete.
+/// Parses the Redis reply at the start of `input`. Returns the reply and its length in bytes;
+/// `None` if the reply is incomplete.
 ///
 /// # Errors
 /// If `input` is not the beginning of a valid reply.
@@ -62,8 +62,8 @@ pub(crate) fn read_with_wait(
     Ok(Some((reply, both)))
 }
 
-/// Returns whether `list`, the reply to WAITAOF, says that the server itself and at least
-/// `replicas` replicas have synced the write to disk.
+/// Returns whether `list`, the reply to WAITAOF, states that the server and at least `replicas`
+/// replicas have synced the write to disk.
 pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
     let number = |reply: &Reply<'_>| match reply {
         Reply::Value(Some(text)) => std::str::from_utf8(text).ok()?.parse::<u32>().ok(),
@@ -73,8 +73,8 @@ pub(crate) fn is_synced(list: &[u8], replicas: u32) -> bool {
     matches!(numbers.as_deref(), Some([1, synced]) if *synced >= replicas)
 }
 
-/// Returns the length in bytes of the reply at the start of `input`, which may be of any type and
-/// is nested in `depth` arrays; `None` if the reply is incomplete.
+/// Returns the length in bytes of the Redis reply at the start of `input`, of any type; `None` if
+/// the reply is incomplete. `depth` is the number of arrays in which the reply is nested.
 fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     if depth > DEPTH_MAX {
         return Err(Broken);
@@ -99,7 +99,7 @@ fn skip(input: &[u8], depth: usize) -> Result<Option<usize>, Broken> {
     }
 }
 
-/// Returns the elements of the encoded array `list`: numbers and simple strings as text, nested
+/// Splits the encoded array `list` into its elements: numbers and simple strings as text, nested
 /// arrays still encoded. Returns `None` if `list` is not a complete array.
 pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     let (line, mut at) = line(list).ok()??;
@@ -115,11 +115,11 @@ pub(crate) fn parts(list: &[u8]) -> Option<Vec<Reply<'_>>> {
     Some(parts)
 }
 
-/// Returns the first line of `input` without its line break, and the offset at which the second
-/// line starts; `None` if the first line is incomplete.
+/// Returns the first line of `input` without its line ending, and the offset of the second line;
+/// `None` if the first line is incomplete.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
-    /// Maximum length of a line in bytes; longer lines are rejected. Error messages are the longest
-    /// lines.
+    /// Maximum length in bytes of a line in a Redis reply. Error messages are the longest; longer
+    /// lines are rejected.
     const LINE_MAX: usize = 1 << 16;
     let Some(end) = input.iter().position(|&byte| byte == b'\n') else {
         return if input.len() > LINE_MAX { Err(Broken) } else { Ok(None) };
@@ -128,7 +128,8 @@ fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
     Ok(Some((line, end + 1)))
 }
 
-/// Parses the length of a string or array. Returns `None` for -1, which stands for null.
+/// Parses the length prefix of a string or array in a Redis reply. Returns `None` for -1, which
+/// stands for null.
 fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
     if text == b"-1" {
         return Ok(None);
@@ -144,8 +145,8 @@ fn length(text: &[u8]) -> Result<Option<usize>, Broken> {
         .map(Some)
 }
 
-/// Appends a command, encoded as an array of strings, to `out`. `arguments` starts with the name of
-/// the command.
+/// Appends a Redis command to `out`, encoded as an array of strings. `arguments` starts with the
+/// command's name.
 pub(crate) fn write_request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
     for argument in arguments {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_write_is_on_the_server_and_enough_replicas() {
+    fn waitaof_succeeds_when_server_and_replicas_have_synced() {
         assert!(is_synced(b"*2\r\n:1\r\n:1\r\n", 1) && is_synced(b"*2\r\n:1\r\n:2\r\n", 1));
         assert!(!is_synced(b"*2\r\n:0\r\n:2\r\n", 1), "not on the server itself");
         assert!(!is_synced(b"*2\r\n:1\r\n:1\r\n", 2), "timed out");

@@ -23,15 +23,15 @@ use super::schema::{
 use super::stats::{Stats, latencies, latency};
 use super::workload::KINDS;
 
-/// Message from a thread of the load generator to the main thread.
+/// Message from a load thread to the main thread.
 enum Event {
-    /// All connections of the thread are established, and its share of the keys has been written if
-    /// the run has a preload.
+    /// The thread is ready: all of its connections are established, and its share of the keys has
+    /// been written if the run has a preload.
     Ready,
-    /// A second of the measured window has ended for the thread: its number, and the thread's
-    /// statistics for it.
+    /// The thread has completed a second of the measured window: the number of the second, from 0,
+    /// and the thread's statistics for it.
     Second(u64, Box<Stats>),
-    /// The thread has finished its part of the load.
+    /// The thread has completed its part of the load, with these results.
     Done(Box<Ended>),
     /// The thread failed with this error.
     Failed(anyhow::Error),
@@ -43,25 +43,25 @@ struct Ended {
     history: Vec<Record>,
 }
 
-/// The results of a finished run, as they are returned by [`execute`].
+/// Results of a completed run, as returned by [`execute`].
 pub(crate) struct Finished {
-    /// The results as they are written to JSON, except for the name, the command line, the commit
-    /// and the `--fail-if` conditions that hold, which the caller of [`execute`] fills in.
+    /// Results to be written as JSON. The caller of [`execute`] fills in the name, the command
+    /// line, the commit and the `--fail-if` conditions that the results meet.
     pub(crate) record: LoadRecord,
     /// Statistics of the whole measured window, summed over all threads.
     pub(crate) total: Stats,
     pub(crate) history: Vec<Record>,
 }
 
-/// Function that is called after each second of the measured window, with the number of the second
-/// (from 0) and the second's statistics, summed over all threads.
+/// Callback for each completed second of the measured window. Its arguments are the number of the
+/// second, from 0, and the second's statistics, summed over all threads.
 pub(crate) type EachSecond<'a> = dyn FnMut(u64, &Stats) + 'a;
 
 /// Time between the end of the preload in all threads and the first request of the load.
 const START_DELAY: Duration = Duration::from_millis(20);
 
-/// Performs a run: starts the threads, waits until they have finished, and merges their results.
-/// Calls `each_second` for each finished second of the measured window.
+/// Executes a load run: starts the threads, waits until they have finished, and merges their
+/// results. Calls `each_second` for each completed second of the measured window.
 pub(crate) fn execute(
     plan: &Plan,
     target: Target,
@@ -134,14 +134,14 @@ struct Collector<'a, 'b> {
     plan: &'a Plan,
     progress: &'a mut ProgressLine,
     each_second: &'a mut EachSecond<'b>,
-    /// Seconds of the measured window that some but not all threads have finished, by the number of
-    /// the second: the number of threads that have finished the second, and the sum of their
-    /// statistics for it.
+    /// Seconds of the measured window that not all threads have completed yet. Maps the number of a
+    /// second to the number of threads that have completed it and the sum of their statistics.
     open: BTreeMap<u64, (usize, Stats)>,
     seconds: Vec<Second>,
     total: Stats,
     begin: u64,
-    /// Time at which the last thread finished, in nanoseconds of the run's clock; 0 before that.
+    /// Time at which the last thread finished, in nanoseconds since the start of the run; 0 before
+    /// that.
     ended: u64,
     early: Option<EndedEarly>,
     notices: Vec<Notice>,

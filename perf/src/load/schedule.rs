@@ -4,23 +4,23 @@
 //! There is no queue of due requests: a request that cannot be sent in time simply stays in the
 //! schedule, and its latency is still measured from its due time.
 
-/// One thread's part of the schedule of an open loop: with N threads, every N-th request of the
-/// run. Times are in nanoseconds of the run's clock.
+/// One thread's part of an open loop's schedule: with N threads, every N-th request of the run. All
+/// times are in nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,
-    /// Interval in nanoseconds between consecutive requests of the run, over all threads.
+    /// Interval between consecutive requests of the whole run (of all threads), in nanoseconds.
     period: f64,
     next: u64,
     step: u64,
-    /// Total number of requests in the schedule, over all threads.
+    /// Number of requests in the schedule of the whole run, over all threads.
     count: u64,
 }
 
 impl Schedule {
-    /// Creates the part of the schedule for thread number `thread` of `threads`. The schedule
-    /// starts at the time `first` and lasts `length`, both in nanoseconds, with `rate` requests per
-    /// second over all threads.
+    /// Creates the schedule of load thread number `thread` of `threads`. The run sends `rate`
+    /// requests per second over all threads, from the time `first` on and for `length`, both in
+    /// nanoseconds.
     pub(crate) fn new(
         first: u64,
         length: u64,
@@ -33,27 +33,26 @@ impl Schedule {
         Schedule { first, period, next: thread as u64, step: threads as u64, count }
     }
 
-    /// Returns the due time of the thread's next request, in nanoseconds of the run's clock; it may
-    /// be in the past. `None` after the last request.
+    /// Returns the time at which the thread's next request is due, in nanoseconds since the start
+    /// of the run, which may be in the past. `None` after the last request.
     pub(crate) fn due(&self) -> Option<u64> {
         (self.next < self.count).then(|| self.due_at(self.next))
     }
 
-    /// Removes the thread's next request from the schedule, because the request is being sent.
+    /// Advances the schedule past the thread's next request, because the request is being sent.
     pub(crate) fn take(&mut self) {
         self.next += self.step;
     }
 
-    /// Returns the number of the thread's requests that are due at `now` and are still in the
-    /// schedule.
+    /// Returns how many of the thread's requests are due at the time `now` but have not been sent.
     pub(crate) fn backlog(&self, now: u64) -> u64 {
         let due = now.saturating_sub(self.first) as f64 / self.period;
         let due = (to_u64(due.floor()) + 1).min(self.count);
         due.saturating_sub(self.next).div_ceil(self.step)
     }
 
-    /// Returns the number of the thread's requests that were due from `since` to `now` and are
-    /// still in the schedule.
+    /// Returns how many of the thread's requests were due from `since` to `now` but have not been
+    /// sent.
     pub(crate) fn unsent(&self, since: u64, now: u64) -> u64 {
         let pending = (self.next..self.count).step_by(usize::try_from(self.step).unwrap_or(1));
         let due_times = pending.map(|place| self.due_at(place));

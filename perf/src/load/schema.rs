@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Value of the JSON field `schema`, which identifies the results of a load run.
+/// Value of the JSON field `schema`, which marks a file as results of `perf load`.
 pub(crate) const SCHEMA: &str = "bowline-load";
-/// Current version of the JSON schema of a load run: the value of the field `schema_version`.
+/// Version of the JSON format of a load run's results, stored in the field `schema_version`.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// The results of a run of `perf load` in JSON, with everything needed to repeat the run and to
@@ -41,11 +41,11 @@ pub(crate) struct LoadRecord {
     /// Actual length of the measured window in seconds: up to the planned end or the last
     /// successful reply, whichever is later; if the run ended early, up to that moment.
     pub(crate) window_s: f64,
-    /// Why the run ended early; `None` if it ran to completion.
+    /// Reason why the run ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
-    /// Scheduled operations per second; `None` in a closed loop.
+    /// Scheduled rate in operations per second; `None` in a closed loop, which has no schedule.
     pub(crate) intended_rate: Option<f64>,
-    /// Successful operations per second of the measured window.
+    /// Achieved rate: successful operations per second in the measured window.
     pub(crate) achieved_rate: f64,
     /// Number of operations of the measured window by outcome.
     pub(crate) counts: Counts,
@@ -59,10 +59,10 @@ pub(crate) struct LoadRecord {
     /// `read_modify_write`) and for all kinds combined (`all`). A read-modify-write counts as one
     /// operation.
     pub(crate) latencies: BTreeMap<String, Latencies>,
-    /// Delay from the time at which an operation should have been sent to the time at which it was
-    /// sent; `None` in a closed loop. The delay grows when the machine or all connections are busy.
+    /// Delay between the time at which an operation should have been sent and the time at which it
+    /// was sent, which grows when the machine or all connections are busy. `None` in a closed loop.
     pub(crate) lag: Option<Latency>,
-    /// Figures of each second of the measured window. The last second may be cut short by the end
+    /// Results of each second of the measured window. The last second may be cut short by the end
     /// of the window. A second after the planned end is included only if late replies arrived in
     /// it.
     pub(crate) per_second: Vec<Second>,
@@ -70,8 +70,8 @@ pub(crate) struct LoadRecord {
     pub(crate) marks: Vec<Mark>,
     /// Processor time that the load generator used in the measured window.
     pub(crate) client: Client,
-    /// The `--fail-if` conditions that hold, each with the measured value in parentheses, as in
-    /// `p99>5ms (7.310 ms)`.
+    /// The `--fail-if` conditions that the results meet, each with the measured value in
+    /// parentheses, as in `p99>5ms (7.310 ms)`.
     pub(crate) failed: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Host {
     pub(crate) stolen_s: Option<f64>,
 }
 
-/// The servers that a run measured.
+/// The servers that a load run measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
     /// Protocol of the servers: `redis` (also for Bowline and Valkey), `etcd` or `nats`.
@@ -101,12 +101,12 @@ pub(crate) struct Target {
     /// Name and version of the server, such as `bowline 0.1.0`; empty if the server did not report
     /// them.
     pub(crate) server: String,
-    /// Settings that the server reported and that affect the results, by name, such as
-    /// `appendfsync`.
+    /// Settings reported by the server that affect the results, such as `appendfsync`: name and
+    /// value.
     pub(crate) facts: BTreeMap<String, String>,
 }
 
-/// Whether requests are sent on a schedule or each after an earlier reply.
+/// When requests are sent: at scheduled times, or each after the reply to an earlier request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Loop {
@@ -128,8 +128,8 @@ pub(crate) struct Config {
     /// Name of the workload: `ycsb-a` to `ycsb-f`, `set`, `get`, or `mix` for shares given on the
     /// command line.
     pub(crate) workload: String,
-    /// Fraction of the operations that are of each kind, by the name of the kind; the fractions add
-    /// up to 1.
+    /// Fraction of the operations for each kind of operation, by the name of the kind; the
+    /// fractions add up to 1.
     pub(crate) mix: BTreeMap<String, f64>,
     /// Name of the key distribution: `uniform`, `zipfian` (with the popular keys scattered over the
     /// key space), `latest` or `sequential`.
@@ -183,11 +183,11 @@ pub(crate) struct Counts {
 /// Latencies of one kind of operation, or of all kinds combined.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latencies {
-    /// Response times, measured from the scheduled time to the reply, as a user experiences them.
-    /// `None` in a closed loop, which has no schedule.
+    /// Response times, from the scheduled time of an operation to its reply, as a user experiences
+    /// them. `None` in a closed loop, which has no schedule.
     pub(crate) response: Option<Latency>,
-    /// Service times, measured from the sending of the request to the reply; any wait before
-    /// sending is excluded.
+    /// Service times, from the sending of a request to its reply. Any wait before sending is
+    /// excluded.
     pub(crate) service: Latency,
     /// Percentile curve of the response times, or of the service times in a closed loop, as written
     /// to `NAME.hgrm`. Empty if no operation of this kind occurred.
@@ -195,16 +195,16 @@ pub(crate) struct Latencies {
 }
 
 impl Latencies {
-    /// Returns the response times in an open loop, and the service times in a closed loop.
+    /// Returns the response times of an open loop, or the service times of a closed loop.
     pub(crate) fn main(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
     }
 }
 
-/// Summary of a set of latencies, in seconds. All fields are 0 if the set is empty.
+/// Summary of a set of latencies. All fields are 0 if the set is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// Number of latencies summarized.
+    /// Number of latencies in the set.
     pub(crate) count: u64,
     /// Minimum latency in seconds.
     pub(crate) min_s: f64,
@@ -236,7 +236,7 @@ pub(crate) struct Point {
     pub(crate) seconds: f64,
 }
 
-/// Figures of one second of the measured window. An operation belongs to the second in which its
+/// Results of one second of the measured window. An operation belongs to the second in which its
 /// reply arrived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Second {
@@ -248,7 +248,8 @@ pub(crate) struct Second {
     pub(crate) failed: u64,
     /// Number of operations that were due by the end of the second but had not been sent.
     pub(crate) backlog: u64,
-    /// Response times of the second's successful operations; in a closed loop, their service times.
+    /// Response times of the operations that succeeded in the second; in a closed loop, their
+    /// service times.
     pub(crate) latency: Latency,
 }
 
@@ -267,15 +268,15 @@ pub(crate) struct Mark {
 pub(crate) struct Client {
     /// Processor time in user and kernel mode, in seconds, summed over all threads.
     pub(crate) cpu_s: f64,
-    /// Processor time per operation, whether it succeeded or failed, in microseconds.
+    /// Processor time per completed operation, successful or failed, in microseconds.
     pub(crate) cpu_us_per_operation: f64,
 }
 
 impl LoadRecord {
-    /// Parses the JSON of a load run.
+    /// Parses the results of a load run from JSON.
     ///
     /// # Errors
-    /// If `text` is not the JSON of a load run, or has a different schema version.
+    /// If `text` does not contain such results, or has a different schema version.
     pub(crate) fn parse(text: &str) -> anyhow::Result<LoadRecord> {
         #[derive(Deserialize)]
         struct Head {

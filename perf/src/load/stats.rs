@@ -9,25 +9,25 @@ use hdrhistogram::Histogram;
 use super::schema::{Counts, Latencies, Latency, Point};
 use super::workload::KINDS;
 
-/// Statistics of one thread in one second, or the sum of such statistics over several threads or
-/// seconds.
+/// Statistics of operations in one second on one thread, or the sum of such statistics over several
+/// threads or seconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Stats {
-    /// Histograms of response times in nanoseconds, one for each kind of operation in the order of
-    /// [`Kind::place`](super::workload::Kind::place).
+    /// Histograms of response times (from the scheduled time to the reply) in nanoseconds, one for
+    /// each kind of operation in the order of [`Kind::place`](super::workload::Kind::place).
     pub(crate) response: [Histogram<u64>; 5],
-    /// Histograms of service times in nanoseconds, one for each kind of operation in the order of
-    /// [`Kind::place`](super::workload::Kind::place).
+    /// Histograms of service times (from sending to the reply) in nanoseconds, one for each kind of
+    /// operation in the order of [`Kind::place`](super::workload::Kind::place).
     pub(crate) service: [Histogram<u64>; 5],
-    /// Histogram of the delays, in nanoseconds, from the time at which an operation should have
-    /// been sent to the time at which it was sent.
+    /// Histogram of the delays, in nanoseconds, between the time at which an operation should have
+    /// been sent and the time at which it was sent.
     pub(crate) lag: Histogram<u64>,
     pub(crate) counts: Counts,
     pub(crate) errors: BTreeMap<String, u64>,
     /// Number of operations that were due by the end of the second but had not been sent.
     pub(crate) backlog: u64,
-    /// Time at which the last successful reply arrived, in nanoseconds of the run's clock; 0 if
-    /// there was none.
+    /// Time at which the last successful reply arrived, in nanoseconds since the start of the run;
+    /// 0 if there was none.
     pub(crate) last: u64,
 }
 
@@ -46,7 +46,7 @@ impl Stats {
         }
     }
 
-    /// Counts a failed operation; `error` is the name of its error.
+    /// Counts a failed operation. `error` is the name of the error, such as `timeout`.
     pub(crate) fn fail(&mut self, error: &str) {
         self.counts.failed += 1;
         match self.errors.get_mut(error) {
@@ -57,7 +57,7 @@ impl Stats {
         }
     }
 
-    /// Returns whether the statistics are empty, that is, have no counted operation and no backlog.
+    /// Returns whether no operation has been counted and none is overdue.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.backlog == 0
     }
@@ -86,7 +86,7 @@ impl Stats {
         self.last = self.last.max(other.last);
     }
 
-    /// Merges the histograms of all kinds of operations into one histogram.
+    /// Merges histograms, one for each kind of operation, into one for all operations.
     pub(crate) fn all(histograms: &[Histogram<u64>; 5]) -> Histogram<u64> {
         let mut all = histogram([]);
         for histogram in histograms.iter().filter(|histogram| !histogram.is_empty()) {
@@ -95,14 +95,14 @@ impl Stats {
         all
     }
 
-    /// Returns the histograms of response times if `open` is true (the run is an open loop),
-    /// otherwise those of service times.
+    /// Returns the histograms that latencies are reported from: response times in an open loop
+    /// (`open` is true), service times in a closed loop.
     pub(crate) fn main(&self, open: bool) -> &[Histogram<u64>; 5] {
         if open { &self.response } else { &self.service }
     }
 }
 
-/// Converts nanoseconds to seconds.
+/// Converts a time in nanoseconds to seconds.
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
@@ -127,8 +127,8 @@ pub(crate) fn latency(histogram: &Histogram<u64>) -> Latency {
     }
 }
 
-/// Returns the latencies of one kind of operation from its histograms of response times (`None` in
-/// a closed loop) and service times.
+/// Summarizes the latencies of one kind of operation. `response` is the histogram of response
+/// times, `None` in a closed loop; `service` is that of service times.
 pub(crate) fn latencies(response: Option<&Histogram<u64>>, service: &Histogram<u64>) -> Latencies {
     let shown = response.unwrap_or(service);
     let curve = bowline::course::histogram::percentiles(shown)

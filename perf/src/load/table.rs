@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::schema::{Latency, LoadRecord, Loop};
 
-/// Returns the results of a run as a table for the terminal.
+/// Formats the results of a load run as a table for the terminal.
 pub(crate) fn table(record: &LoadRecord) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -115,8 +115,8 @@ fn write_table(out: &mut String, record: &LoadRecord) -> std::fmt::Result {
     Ok(())
 }
 
-/// Returns the results of a run as CSV with redis-benchmark's columns, with one line for each kind
-/// of operation.
+/// Formats the results of a load run as CSV with redis-benchmark's columns, one line per kind of
+/// operation.
 pub(crate) fn csv(record: &LoadRecord) -> String {
     let mut out = String::from(
         "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\

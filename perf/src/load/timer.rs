@@ -11,18 +11,17 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A timer that wakes a mio `Poll` at a given time, with a resolution of nanoseconds.
+/// A timer with nanosecond resolution that wakes a mio `Poll` at a given time.
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: OwnedFd,
-    /// Time for which the timer was last set, in nanoseconds of the run's clock; 0 if it has never
-    /// been set.
+    /// Time for which the timer was last set, in nanoseconds since the start of the run; 0 if it
+    /// has never been set.
     set_to: u64,
 }
 
 impl Timer {
-    /// Creates a timer that wakes the `Poll` of `registry` with an event that has the token
-    /// `token`.
+    /// Creates a timer that wakes the `Poll` of `registry`. Its events have the token `token`.
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Timer> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -32,8 +31,8 @@ impl Timer {
         Ok(Timer { timer, set_to: 0 })
     }
 
-    /// Sets the timer to the time `moment`. `now` is the current time; both are in nanoseconds of
-    /// the run's clock. If `moment` is not after `now`, the timer wakes the poll at once.
+    /// Sets the timer to fire at the time `moment`; it fires at once if `moment` is not after
+    /// `now`, the current time. Both are in nanoseconds since the start of the run.
     pub(crate) fn set(&mut self, moment: u64, now: u64) -> io::Result<()> {
         if self.set_to == moment && moment > now {
             return Ok(());

@@ -25,7 +25,7 @@ pub(crate) const KINDS: [Kind; 5] =
     [Kind::Read, Kind::Update, Kind::Insert, Kind::Scan, Kind::ReadModifyWrite];
 
 impl Kind {
-    /// Returns the name of this kind of operation in options and results.
+    /// Returns the name of this kind of operation as used in options and results.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Read => "read",
@@ -42,15 +42,15 @@ impl Kind {
     }
 }
 
-/// A workload: which fraction of the operations is of which kind, and how keys are drawn.
+/// A workload: the fraction of operations of each kind, and the distribution of keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mix {
-    /// Name of the workload in results.
+    /// Name of the workload as used in results.
     pub(crate) name: String,
     /// Fraction of the operations for each kind of operation, in the order of [`KINDS`]; the
     /// fractions add up to 1.
     pub(crate) shares: [f64; 5],
-    /// Distribution from which keys are drawn, unless the command line sets another one.
+    /// Distribution from which keys are drawn if the command line names no other.
     pub(crate) distribution: Distribution,
 }
 
@@ -105,8 +105,7 @@ impl Mix {
         self.shares[kind.place()] > 0.0
     }
 
-    /// Draws the kind of the next operation at random, with the workload's fractions as
-    /// probabilities.
+    /// Draws the kind of the next operation at random, according to the workload's fractions.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Kind {
         // Most workloads have a single kind, which needs no random number.
         if let Some(place) = self.shares.iter().position(|&share| share >= 1.0) {

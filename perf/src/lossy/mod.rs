@@ -17,9 +17,10 @@ use anyhow::{Context as _, bail, ensure};
 use crate::compare::{self, Common, Setup, System, find_program};
 use net::Net;
 
-/// Environment variable that is set while the program is running inside its own network namespace.
+/// Environment variable that tells this program, when it executes itself again, that it is running
+/// in its own network namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
-/// Number of simulated hosts: the largest number of replicas that a system may have.
+/// Number of simulated hosts, which bounds the number of servers of a system.
 const HOSTS: u8 = 7;
 
 /// Arguments of `perf lossy`.
@@ -48,8 +49,8 @@ pub(crate) struct Arguments {
     common: Common,
 }
 
-/// Runs `perf lossy`. The exit code is 0 only if all rounds were completed, and no run failed or
-/// had a failed operation.
+/// Runs `perf lossy`. Returns exit code 0 only if all rounds were completed, no run failed and no
+/// operation failed.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (at, loss) in arguments.losses.iter().enumerate() {
         ensure!((0.0..=90.0).contains(loss), "--losses has {loss}: give percentages from 0 to 90");
@@ -81,8 +82,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link))
 }
 
-/// Replaces this process with a new execution of this program in a new network namespace. Returns
-/// only if that fails, with an error.
+/// Executes this program again in a new network namespace, in place of this process (`exec`).
+/// Returns, with an error, only if that fails.
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),

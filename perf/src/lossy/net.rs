@@ -10,33 +10,33 @@ use anyhow::{Context as _, ensure};
 use crate::compare::{Child, Host, Link, command, find_program};
 use crate::report::to_count;
 
-/// Last byte of the bridge's IP address, from which clients connect. The last bytes of the hosts'
-/// addresses are 1, 2, 3 and so on.
+/// Last byte of the IP address of the bridge, from which clients connect. Hosts have the last bytes
+/// 1, 2, 3 and so on.
 const BRIDGE_NUMBER: u8 = 254;
-/// Number of steps into which a loss fraction is divided in nftables rules.
+/// Denominator of loss fractions in nftables rules, which contain only integers.
 const LOSS_RESOLUTION: u32 = 100_000;
-/// Maximum number of checks, 5 ms apart, whether a new process has entered its own network
+/// Maximum number of checks, at intervals of 5 ms, for a new process to enter its own network
 /// namespace.
 const NAMESPACE_TRIES: u32 = 500;
 
-/// The network namespaces of all simulated hosts. Each namespace is kept alive by a sleeping
-/// process.
+/// A simulated network: one network namespace for each host, kept alive by a sleeping process.
 #[derive(Debug)]
 pub(super) struct Net {
     holders: Vec<Child>,
-    /// The network condition that was set last; `None` if none has been set yet.
+    /// Packet loss and retransmission timeout that were set last; `None` if they have not been set
+    /// yet.
     link: Option<Link>,
-    /// The TCP congestion control of all hosts.
+    /// Name of the TCP congestion control algorithm of all hosts.
     congestion_control: String,
-    /// Why the hosts may send packets larger than one TCP segment: the error of the attempt to
-    /// prevent it. `None` if every packet is at most one segment.
+    /// Error of the attempt to make hosts send each TCP segment as a packet of its own, so that
+    /// they may send larger packets; `None` if the attempt succeeded.
     large_packets: Option<String>,
 }
 
-/// Description of the packet loss in the results.
+/// Description of how packets are lost, for the results file.
 const LOSS: &str = "nftables, at random, on arrival from other replicas";
-/// Offloads (features of a network device) that affect how many TCP segments are lost with one
-/// packet.
+/// Offload features of network devices that combine TCP segments into larger packets, so that
+/// several segments are lost at once.
 const OFFLOADS: [&str; 3] =
     ["tcp-segmentation-offload", "generic-segmentation-offload", "generic-receive-offload"];
 
@@ -45,10 +45,10 @@ fn address(number: u8) -> Ipv4Addr {
 }
 
 impl Net {
-    /// Creates `hosts` simulated hosts and a bridge that connects them. The bridge is created in
-    /// this program's network namespace, so this must not be the machine's own. The hosts use the
-    /// given TCP congestion control, and send each TCP segment as a packet of its own, as on a real
-    /// network.
+    /// Creates a simulated network of `hosts` hosts and a bridge that connects them, with the given
+    /// TCP congestion control. The bridge is created in this program's network namespace, which
+    /// must not be that of the machine. Each TCP segment is sent as a packet of its own, as on a
+    /// real network.
     pub(super) fn new(hosts: u8, congestion_control: &str) -> anyhow::Result<Net> {
         let mut net = Net {
             holders: Vec::new(),
@@ -101,17 +101,17 @@ impl Net {
         Ok(())
     }
 
-    /// Returns why the minimum TCP retransmission timeout (RTO) cannot be set on this kernel;
-    /// `None` if it can be set.
+    /// Returns an error if this kernel does not support setting the minimum TCP retransmission
+    /// timeout (RTO); `None` if it does.
     pub(super) fn rto_min_error(&self) -> Option<anyhow::Error> {
         let set = |ms| self.set_routes(ms).context("cannot set a minimal retransmission timer");
         set(Some(5)).and_then(|()| set(None)).err()
     }
 
     /// Sets the TCP congestion control of all hosts, and their minimum TCP retransmission timeout
-    /// (RTO) in milliseconds; `None` for the kernel's default. Both are set as properties of the
-    /// route, because the kernel's global setting accepts only some congestion control algorithms
-    /// inside a network namespace.
+    /// (RTO) in milliseconds (`None` for the kernel's default). Both are set as properties of
+    /// routes, because inside a network namespace the kernel's global setting accepts only some
+    /// congestion control algorithms.
     fn set_routes(&self, rto_min_ms: Option<u32>) -> anyhow::Result<()> {
         for (number, holder) in (1..).zip(&self.holders) {
             let network = format!("{}/24", address(0));
@@ -126,7 +126,7 @@ impl Net {
         Ok(())
     }
 
-    /// Returns the properties of the simulated network, by name, for the results file.
+    /// Returns the properties of the simulated network for the results file, as names and values.
     pub(super) fn describe(&self) -> BTreeMap<String, String> {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let timer = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rto_min_us");
@@ -150,8 +150,8 @@ impl Net {
         facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Returns the state of the offloads of the first host's network device as text, or why this
-    /// state is unknown.
+    /// Returns which offload features of the first host's network device are on, as text, or why
+    /// this is unknown.
     fn offloads(&self) -> String {
         let shown = in_network("ethtool", self.holders.first().map(Child::id))
             .map(|mut command| command.args(["-k", "eth0"]).stdin(Stdio::null()).output());
@@ -164,8 +164,7 @@ impl Net {
         }
     }
 
-    /// Returns all simulated hosts, each with its address and network namespace, for starting
-    /// servers on them.
+    /// Returns all simulated hosts, with their addresses and network namespaces.
     pub(super) fn hosts(&self) -> Vec<Host> {
         let holders = (1..).zip(&self.holders);
         holders
@@ -173,7 +172,7 @@ impl Net {
             .collect()
     }
 
-    /// Sets the fraction of the packets from other hosts that each host drops, and the minimum TCP
+    /// Sets the fraction of packets from other hosts that each host drops, and the minimum TCP
     /// retransmission timeout (RTO).
     pub(super) fn set(&mut self, link: Link) -> anyhow::Result<()> {
         if self.link.map(|set| set.loss) != Some(link.loss) {
@@ -189,7 +188,8 @@ impl Net {
     }
 }
 
-/// Extracts the state of the `OFFLOADS` from the output of `ethtool -k`.
+/// Extracts the states of the offload features listed in `OFFLOADS` from the output of `ethtool
+/// -k`.
 fn read_offloads(text: &str) -> String {
     let found = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -198,8 +198,8 @@ fn read_offloads(text: &str) -> String {
     OFFLOADS.map(found).join(", ")
 }
 
-/// Returns the nftables script that replaces all rules of a host with one that drops the fraction
-/// `loss` of the packets from other hosts.
+/// Returns an nftables script for one host that replaces all its rules with one that drops the
+/// fraction `loss`, from 0 to 1, of the packets from other hosts.
 fn rules(loss: f64) -> String {
     let parts = to_count(loss * f64::from(LOSS_RESOLUTION));
     let rule = if parts == 0 {
@@ -214,8 +214,8 @@ fn rules(loss: f64) -> String {
     )
 }
 
-/// Waits until the process with this id has entered its own network namespace, as it does shortly
-/// after its start.
+/// Waits until the process with the id `id` has entered its own network namespace, which takes a
+/// short time after its start.
 fn await_own_network(id: u32) -> anyhow::Result<()> {
     let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
     let ours = network("self").context("cannot read /proc/self/ns/net")?;
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offloads_are_read_from_ethtool() {
+    fn offload_states_are_parsed_from_ethtool_output() {
         let text = "Features for eth0:\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: on\n\
             generic-segmentation-offload: on [fixed]\n";
         assert_eq!(

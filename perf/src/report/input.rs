@@ -22,7 +22,7 @@ use crate::load::schema::{self, LoadRecord, Loop};
 /// Maximum size of a result file in bytes; larger files are rejected.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// The content of a result file.
+/// Parsed content of a result file, from which charts are drawn.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// One run, from the JSON of `perf load` or `perf sim`, or from an interval log.
@@ -31,8 +31,8 @@ pub(crate) enum Input {
     Comparison(Box<Comparison>),
 }
 
-/// Reads all given result files. If a run's JSON and its interval log have the same path except for
-/// the extension, giving the JSON is enough: the log is then read too.
+/// Reads all given result files. If a run's interval log (.hlog) has the same path as its JSON
+/// except for the extension, the log is read along with the JSON.
 pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let is_log = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "hlog");
     let named = |path: &Path| paths.iter().any(|other| other == path);
@@ -52,7 +52,7 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// Makes the names of runs unique: appends ` (2)`, ` (3)` and so on to names that occur again.
+/// Makes the names of runs unique by appending ` (2)`, ` (3)` and so on to repeated names.
 fn number_duplicates(mut runs: Vec<&mut Run>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for run in &mut runs {
@@ -107,9 +107,9 @@ fn read(path: &Path) -> anyhow::Result<Input> {
     Ok(Input::Run(Box::new(run)))
 }
 
-/// Replaces the intervals of a run with those of its interval log. Also replaces the run's latency
-/// curves with those of the log, unless one of the run's curves is detailed (has more than 10
-/// points).
+/// Replaces the time intervals of a run with those of its interval log, which have histograms. Also
+/// takes the latency curves from the log, unless one of the run's own curves has more than 10
+/// points.
 fn add_details(run: &mut Run, log: Run) {
     let detailed = |curve: &Curve| curve.points.len() > 10;
     if !run.curves.iter().any(detailed) {
@@ -118,8 +118,8 @@ fn add_details(run: &mut Run, log: Run) {
     run.intervals = log.intervals;
 }
 
-/// Parses an interval log, whose values must be latencies in nanoseconds. `name` becomes the name
-/// of the run.
+/// Parses an interval log (.hlog: a histogram per time interval), whose values must be latencies in
+/// nanoseconds. `name` becomes the name of the run.
 fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
     let mut deserializer = Deserializer::new();
     let mut began = None;
@@ -299,7 +299,7 @@ fn machine(cores: usize, system: &str, processor: &str) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// The fields of the JSON of `perf sim` that charts use.
+/// The JSON fields written by `perf sim` that charts use.
 #[derive(Deserialize)]
 struct Sim {
     name: String,

@@ -3,15 +3,15 @@
 use super::scale::Scale;
 use super::svg::{Svg, colour, text_width};
 
-/// Width of the empty margin around every chart, in pixels.
+/// Width in pixels of the empty margin around every chart.
 pub(crate) const MARGIN: f64 = 16.0;
-/// Height of one line of a legend, in pixels.
+/// Height in pixels of one line of a chart's legend.
 const LEGEND_LINE: f64 = 18.0;
-/// Minimum distance in pixels, horizontally or vertically, between consecutive points of a line. A
-/// point that is closer to its predecessor is left out.
+/// Minimum distance in pixels, horizontally or vertically, between consecutive points of a drawn
+/// line. Closer points are left out.
 const MIN_DISTANCE: f64 = 0.4;
 
-/// Position and size of the area in which a plot is drawn, in pixels.
+/// The rectangle, in pixels, in which a plot is drawn, without its axis labels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) left: f64,
@@ -33,19 +33,19 @@ impl Frame {
         self.top + self.height
     }
 
-    /// Returns the horizontal position, in pixels from the left of the chart, of a value on the
-    /// frame's lower axis, which has the scale `scale`.
+    /// Converts a value on the frame's lower axis, which has the scale `scale`, to a horizontal
+    /// position in pixels from the left of the chart.
     pub(crate) fn x(&self, scale: Scale, value: f64) -> f64 {
         self.left + scale.place(value) * self.width
     }
 
-    /// Returns the vertical position, in pixels from the top of the chart, of a value on the
-    /// frame's left axis, which has the scale `scale`.
+    /// Converts a value on the frame's left axis, which has the scale `scale`, to a vertical
+    /// position in pixels from the top of the chart.
     pub(crate) fn y(&self, scale: Scale, value: f64) -> f64 {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Draws the left axis: the grid lines, the labels that `label` returns for them, and the axis
+    /// Draws the left axis of a plot: grid lines, their labels, which `label` formats, and the axis
     /// title `name`.
     pub(crate) fn left_axis(
         &self,
@@ -65,8 +65,8 @@ impl Frame {
         svg.rotated_text([MARGIN + 8.0, self.top + self.height / 2.0], "middle", name);
     }
 
-    /// Draws the lower axis: the grid lines, the labels that `label` returns for them, and the axis
-    /// title `name`.
+    /// Draws the lower axis of a plot: grid lines, their labels, which `label` formats, and the
+    /// axis title `name`.
     pub(crate) fn lower_axis(
         &self,
         svg: &mut Svg,
@@ -96,20 +96,19 @@ pub(crate) fn heading(svg: &mut Svg, subtitle: &str) {
     svg.text([MARGIN, MARGIN + 33.0], "subtitle", subtitle);
 }
 
-/// The legend of a chart: the names of its data series with their colours, from left to right on as
+/// Legend of a chart: the names of the data series with their colours, from left to right on as
 /// many lines as needed.
 #[derive(Debug)]
 pub(crate) struct Legend {
-    /// For each data series its name, its number (which determines its colour), and the position of
-    /// its entry, in pixels from the legend's upper left corner.
+    /// Entries of the legend: the name of the data series, its number, which determines its colour,
+    /// and the entry's position in pixels from the legend's upper left corner.
     entries: Vec<(String, usize, [f64; 2])>,
     /// Height of the whole legend in pixels.
     pub(crate) height: f64,
 }
 
 impl Legend {
-    /// Lays out a legend at most `width` pixels wide, for data series 0, 1, 2, ... with the given
-    /// names.
+    /// Lays out a legend that is at most `width` pixels wide, for the data series with these names.
     pub(crate) fn new(names: &[String], width: f64) -> Legend {
         let (mut x, mut line) = (0.0, 0.0);
         let mut entries = Vec::new();
@@ -135,8 +134,8 @@ impl Legend {
     }
 }
 
-/// Simplifies a line: drops each point that is closer than `MIN_DISTANCE` to the last point kept,
-/// except the last point of the line.
+/// Simplifies a line for drawing: drops each point that is closer than `MIN_DISTANCE` pixels to the
+/// last point kept, except the line's last point.
 pub(crate) fn simplified(points: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let mut last = None;

@@ -20,9 +20,10 @@ use crate::files::Files;
 use run::Run;
 use svg::Svg;
 
-/// Maximum number of heat maps in a report. Each shows one run; further runs get none.
+/// Maximum number of heat maps in a report. Each heat map shows one run; runs beyond this number
+/// get none.
 const HEAT_MAPS_MAX: usize = 6;
-/// Maximum number of runs in one report, which is the number of colours in a chart.
+/// Maximum number of runs in one report: as many as a chart has colours.
 const RUNS_MAX: usize = 8;
 
 /// Command-line arguments of `perf report`.
@@ -76,8 +77,8 @@ pub(crate) fn write(inputs: &[Input], out: &Path, name: &str) -> anyhow::Result<
     files.finish()
 }
 
-/// Draws every chart for which the inputs have data. Returns the charts, each with the suffix of
-/// its file name.
+/// Draws all charts for which the inputs have data. Returns each chart with the suffix of its file
+/// name.
 fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     let mut drawn: Vec<(String, Svg)> = Vec::new();
     let runs: Vec<&Run> = inputs

@@ -12,7 +12,8 @@ use crate::compare::results::{Comparison, Spread, Summary};
 const PAGE_STYLE: &str = include_str!("page.css");
 const SHOWN_QUANTILES: [f64; 6] = [0.5, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// Returns the HTML page with all charts, tables of the figures, and the settings of each run.
+/// Returns the HTML page of a report: all charts, tables of the results, and the settings of each
+/// run.
 pub(crate) fn page(name: &str, inputs: &[Input], charts: &[(String, Svg)]) -> String {
     let mut body = String::new();
     let mut runs: Vec<&Run> = Vec::new();
@@ -46,8 +47,8 @@ fn add(body: &mut String, text: std::fmt::Arguments<'_>) {
     body.push('\n');
 }
 
-/// Appends an HTML table to `body`. The first column contains text, the other columns contain
-/// figures.
+/// Appends an HTML table to `body`. The first column contains text, all other columns contain
+/// numbers.
 fn add_table(body: &mut String, head: &[&str], rows: &[Vec<String>]) {
     body.push_str("<div class=\"scroll\"><table><thead><tr>");
     for cell in head {

@@ -3,26 +3,26 @@
 
 use hdrhistogram::Histogram;
 
-/// Nanoseconds per second. Histograms hold nanoseconds, charts show seconds.
+/// Nanoseconds per second, to convert latencies from histograms (nanoseconds) to charts (seconds).
 const NANOSECONDS: f64 = 1e9;
 
-/// Maximum number of time intervals in a run; a file with more intervals is rejected.
+/// Maximum number of time intervals in a run. A file with more is rejected.
 pub(crate) const INTERVALS_MAX: usize = 100_000;
-/// Minimum length, in seconds, of the empty intervals that fill gaps between recorded intervals.
+/// Minimum length in seconds of the empty intervals that fill gaps between recorded time intervals.
 const GAP_LENGTH_S_MIN: f64 = 0.01;
 
-/// The data of one run of a load generator, from which charts are drawn.
+/// Data of one load generator run, from which charts are drawn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     /// Name of the run, as shown in the legends of charts.
     pub(crate) name: String,
-    /// Settings and results that the HTML page lists for the run, such as its command line and
-    /// rate, as pairs of name and value.
+    /// Settings and results of the run for the HTML page, such as its command line, as pairs of
+    /// name and value.
     pub(crate) facts: Vec<(String, String)>,
-    /// The latency curve of all operations, followed by one curve for each kind of operation if
-    /// there are several kinds.
+    /// Latency curves: first that of all operations, then one for each kind of operation if there
+    /// are several kinds.
     pub(crate) curves: Vec<Curve>,
-    /// Counts and latencies of the run's time intervals, in order of time.
+    /// Counts and latencies in consecutive time intervals of the run, in order.
     pub(crate) intervals: Vec<Interval>,
     /// Events during the run, such as the crash of a leader.
     pub(crate) marks: Vec<Mark>,
@@ -30,19 +30,20 @@ pub(crate) struct Run {
     pub(crate) partial: bool,
 }
 
-/// A distribution of latencies, as latency by quantile.
+/// A distribution of latencies, as points of the function from quantile to latency.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Curve {
     /// Kind of the operations, such as `get`; `all` for all operations combined.
     pub(crate) kind: String,
     /// Number of operations in the distribution.
     pub(crate) samples: u64,
-    /// Pairs of a quantile and the latency at this quantile in seconds. Quantiles increase, and the
-    /// last one is 1.
+    /// Points of the curve: a quantile from 0 to 1, and the latency at this quantile in seconds.
+    /// Quantiles increase, and the last one is 1.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Number and latencies of the replies that arrived in one time interval of a run.
+/// Number and latencies of the replies that arrived in one time interval of a run, such as a
+/// second.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
     /// Start of the interval, in seconds since the start of the run.
@@ -51,27 +52,27 @@ pub(crate) struct Interval {
     pub(crate) length_s: f64,
     /// Number of replies in the interval.
     pub(crate) count: u64,
-    /// Median latency of the interval in seconds; 0 without replies.
+    /// Median latency in the interval, in seconds; 0 if there were no replies.
     pub(crate) p50_s: f64,
-    /// 99th percentile of the interval's latency in seconds; 0 without replies.
+    /// 99th percentile latency in the interval, in seconds; 0 if there were no replies.
     pub(crate) p99_s: f64,
-    /// Histogram of the interval's latencies in nanoseconds; `None` if the result file has no
-    /// histograms, or if the interval was inserted to fill a gap.
+    /// Histogram of the latencies in the interval, in nanoseconds. `None` if the result file has no
+    /// histograms, or if the interval fills a gap between recorded intervals.
     pub(crate) histogram: Option<Histogram<u64>>,
 }
 
-/// An event during a run, which is marked in charts over time.
+/// An event during a run, such as a leader's crash, which is marked in charts over time.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Mark {
     /// Time of the event, in seconds since the start of the run.
     pub(crate) at_s: f64,
-    /// Description of the event.
+    /// Description of the event for the chart.
     pub(crate) text: String,
 }
 
 impl Curve {
     /// Converts a histogram of latencies in nanoseconds to a latency curve. `kind` is the kind of
-    /// the operations.
+    /// operation.
     pub(crate) fn of(kind: &str, histogram: &Histogram<u64>) -> Curve {
         let mut counted = 0;
         let mut points = Vec::new();
@@ -83,8 +84,8 @@ impl Curve {
         Curve { kind: kind.to_owned(), samples: histogram.len(), points }
     }
 
-    /// Returns the latency, in seconds, at `quantile`, which is from 0 to 1; `None` if the curve
-    /// has no points.
+    /// Returns the latency in seconds at `quantile`, from 0 to 1; `None` if the curve has no
+    /// points.
     pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         let reaches = |point: &&(f64, f64)| point.0 >= quantile - 1e-12;
         self.points.iter().find(reaches).map(|point| point.1)
@@ -92,14 +93,14 @@ impl Curve {
 }
 
 impl Interval {
-    /// Creates an interval without replies that starts at `at_s` seconds and lasts `length_s`
+    /// Creates a time interval without replies. It starts at `at_s` and lasts `length_s`, both in
     /// seconds.
     fn empty(at_s: f64, length_s: f64) -> Interval {
         Interval { at_s, length_s, count: 0, p50_s: 0.0, p99_s: 0.0, histogram: None }
     }
 
-    /// Creates an interval from the histogram of its latencies in nanoseconds. It starts at `at_s`
-    /// seconds and lasts `length_s` seconds.
+    /// Creates a time interval from the histogram of its latencies in nanoseconds. It starts at
+    /// `at_s` and lasts `length_s`, both in seconds.
     pub(crate) fn of(at_s: f64, length_s: f64, histogram: Histogram<u64>) -> Interval {
         let quantile = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS;
         let (p50_s, p99_s) = (quantile(0.5), quantile(0.99));
@@ -119,9 +120,8 @@ impl Run {
         self.curves.first()
     }
 
-    /// Fills gaps between intervals with intervals without replies. Result files may omit times
-    /// without replies, and a line that a chart draws across such a gap would hide the lack of
-    /// replies.
+    /// Fills gaps between time intervals with intervals without replies. Result files may omit
+    /// these, and a chart would draw a line across the gap, as if there had been replies.
     pub(crate) fn fill_gaps(&mut self) {
         let recorded = std::mem::take(&mut self.intervals);
         for interval in recorded {

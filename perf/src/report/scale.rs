@@ -1,7 +1,8 @@
 //! Scales, which map values to positions on an axis, with their grid lines; and the formatting of
 //! numbers and durations.
 
-/// Scale of an axis: maps values to positions on the axis, from 0 (its start) to 1 (its end).
+/// Scale of a chart's axis: maps values to positions from 0 (start of the axis) to 1 (end of the
+/// axis).
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Scale {
     /// A linear scale.
@@ -11,23 +12,22 @@ pub(crate) enum Scale {
         /// Value at the end of the axis.
         high: f64,
     },
-    /// A logarithmic scale. Both `low` and `high` are greater than 0.
+    /// A logarithmic scale, on which `low` and `high` are greater than 0.
     Log {
         /// Value at the start of the axis.
         low: f64,
         /// Value at the end of the axis.
         high: f64,
     },
-    /// A scale of quantiles from 0, on which 90 %, 99 %, 99.9 % and so on are the same distance
-    /// apart.
+    /// A scale of quantiles from 0, on which 90 %, 99 %, 99.9 % and so on are equally spaced.
     Nines {
-        /// Quantile at the end of the axis, as its number of nines: 2 is 99 %, 3 is 99.9 %.
+        /// Quantile at the end of the axis, as a number of nines: 2 is 99 %, 3 is 99.9 %.
         nines: f64,
     },
 }
 
-/// A grid line of an axis, at the position `place` (from 0 to 1) on the axis. Only major grid lines
-/// have a label.
+/// A grid line of an axis, at the position `place` from 0 (start of the axis) to 1 (end). Only
+/// major grid lines have a label.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Tick {
     pub(crate) place: f64,
@@ -36,8 +36,8 @@ pub(crate) struct Tick {
 
 /// Approximate number of labels on a linear axis.
 const LABEL_COUNT: f64 = 6.0;
-/// A logarithmic axis that spans at most this many powers of ten also has labels at 2 and 5 times
-/// each power of ten.
+/// Maximum number of powers of ten that a logarithmic axis spans if it also has labels at 2 and 5
+/// times each power of ten.
 const DECADES_IN_DETAIL: f64 = 2.2;
 
 impl Scale {
@@ -54,7 +54,7 @@ impl Scale {
         Scale::Linear { low, high: if high > low { high } else { low + 1.0 } }
     }
 
-    /// Returns a logarithmic scale that has a round number at each end and contains all positive
+    /// Returns a logarithmic scale that begins and ends at round numbers and contains all positive
     /// numbers in `values`.
     pub(crate) fn log_around(values: impl IntoIterator<Item = f64>) -> Scale {
         let usable = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
@@ -67,14 +67,14 @@ impl Scale {
         Scale::Log { low, high: if high > low { high } else { round_above(low * 1.5) } }
     }
 
-    /// Returns a scale of quantiles for a distribution of `samples` samples (at least 5 are
-    /// assumed). It ends at the quantile that lies half a sample before 100 %.
+    /// Returns a scale of quantiles for a distribution of `samples` samples, of which it assumes at
+    /// least 5. It ends half a sample below 100 %.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }
 
-    /// Returns the position of a value on the axis, from 0 to 1. A value outside the scale is
-    /// placed at the nearest end of the axis.
+    /// Returns the position of a value on the axis, from 0 to 1. Values outside the scale are
+    /// placed at the nearer end of the axis.
     pub(crate) fn place(self, value: f64) -> f64 {
         let place = match self {
             Scale::Linear { low, high } => (value - low) / (high - low),
@@ -122,7 +122,8 @@ impl Scale {
     }
 }
 
-/// Returns the numbers 0, 1, 2, ... up to `last`, at most 1,000 of them.
+/// Returns the integers 0, 1, 2, ... up to `last`, at most 1,000 of them, as floating-point
+/// numbers.
 fn whole(last: f64) -> impl Iterator<Item = f64> {
     std::iter::successors(Some(0.0), |number| Some(number + 1.0))
         .take_while(move |number| *number <= last)
@@ -133,8 +134,8 @@ fn ten_to(exponent: f64) -> f64 {
     10_f64.powf(exponent)
 }
 
-/// Returns a round distance between grid lines that is at least `least`: 1, 2 or 5 times a power of
-/// ten.
+/// Returns a round distance between grid lines: the smallest number of the form 1, 2 or 5 times a
+/// power of ten that is at least `least`.
 fn round_step(least: f64) -> f64 {
     round_above(least)
 }
@@ -151,8 +152,7 @@ fn round_below(value: f64) -> f64 {
     digit.unwrap_or(1.0) * power
 }
 
-/// Rounds to the nearest integer. A value outside the range of `usize` becomes the nearest value in
-/// this range.
+/// Rounds to the nearest integer that fits in a `usize`.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -178,7 +178,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// Formats a number with a metric prefix: `950`, `12.5 k`, `1.2 M`.
+/// Formats a number with three significant digits and a metric prefix: `950`, `12.5 k`, `1.2 M`.
 pub(crate) fn amount(value: f64) -> String {
     match value.abs() {
         size if size >= 999_500.0 => format!("{} M", three_digits(value / 1e6)),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_times_have_three_digits() {
+    fn numbers_are_formatted_with_three_digits() {
         let amounts = [0.0, 0.033, 7.5, 999.0, 9_990.0, 22_600.0, 161_000.0, 1_250_000.0];
         let texts = ["0", "0.033", "7.5", "999", "9990", "22.6 k", "161 k", "1.25 M"];
         assert_eq!(amounts.map(amount), texts);

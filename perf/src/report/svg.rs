@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 
-/// Style sheet of all charts, for light and dark backgrounds. The classes `c0` to `c7` select the
-/// colour of a data series; `line`, `fill` and `band` select how a shape uses this colour.
+/// Style sheet of all charts, for light and dark backgrounds. The CSS classes `c0` to `c7` select
+/// the colour of a data series; `line`, `fill` and `band` select how a shape uses the colour.
 pub(crate) const STYLE: &str = include_str!("picture.css");
 
-/// Number of different colours for data series. Further series reuse the colours from the first on.
+/// Number of different colours for data series. Series beyond this number reuse the colours.
 const COLOURS: usize = 8;
 
 /// A chart that is being drawn: its title, its size, and the text of its SVG elements so far.
@@ -19,13 +19,13 @@ pub(crate) struct Svg {
     body: String,
 }
 
-/// Returns the CSS class, from `c0` to `c7`, for the colour of data series number `series`.
+/// Returns the CSS class for the colour of data series number `series`, from `c0` to `c7`.
 pub(crate) fn colour(series: usize) -> String {
     format!("c{}", series % COLOURS)
 }
 
-/// Escapes a text for use in elements and quoted attributes of XML and HTML. Control characters
-/// become spaces, and other characters that XML does not allow are dropped.
+/// Escapes text for XML and HTML elements and quoted attributes. Control characters become spaces,
+/// and other characters that XML does not allow are dropped.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -42,7 +42,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Estimates the width, in pixels, of a text in the 12-pixel font of the charts.
+/// Estimates the width in pixels of a text in the 12-pixel font of the charts.
 pub(crate) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * 6.5
 }
@@ -66,15 +66,15 @@ impl Svg {
         }
     }
 
-    /// Draws a text at the given point. `class` may contain `start`, `middle` or `end`, which says
-    /// which part of the text is at `x`.
+    /// Draws a text at the point (`x`, `y`). `class` may contain `start`, `middle` or `end`, which
+    /// says which part of the text is at `x`.
     pub(crate) fn text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#));
     }
 
-    /// Draws a text rotated by 90 degrees. `class` may contain `start`, `middle` or `end`, which
-    /// says which part of the text is at the given point.
+    /// Draws a text at the point (`x`, `y`), rotated by 90 degrees. `class` may contain `start`,
+    /// `middle` or `end`, which says which part of the text is at this point.
     pub(crate) fn rotated_text(&mut self, [x, y]: [f64; 2], class: &str, text: &str) {
         let text = escape(text);
         self.add(format_args!(
@@ -83,15 +83,15 @@ impl Svg {
         self.add(format_args!("{text}</text>"));
     }
 
-    /// Draws a straight line between two points.
+    /// Draws a straight line from (`x1`, `y1`) to (`x2`, `y2`) with the CSS class `class`.
     pub(crate) fn line(&mut self, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2], class: &str) {
         self.add(format_args!(
             r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#
         ));
     }
 
-    /// Draws a rectangle with its upper left corner at (`x`, `y`), width `w` and height `h`; `hint`
-    /// is its tooltip.
+    /// Draws a rectangle with its upper left corner at (`x`, `y`), the width `w` and the height
+    /// `h`. `hint` is its tooltip.
     pub(crate) fn rect(&mut self, [x, y]: [f64; 2], [w, h]: [f64; 2], class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -100,8 +100,8 @@ impl Svg {
         self.add(format_args!("{hint}</rect>"));
     }
 
-    /// Draws a translucent rectangle; `opacity` is from 0 (invisible) to 1 (opaque), `hint` is its
-    /// tooltip.
+    /// Draws a translucent rectangle with an `opacity` from 0 (invisible) to 1 (opaque). `hint` is
+    /// its tooltip.
     pub(crate) fn shade(
         &mut self,
         [x, y]: [f64; 2],
@@ -117,7 +117,7 @@ impl Svg {
         self.add(format_args!(r#" fill-opacity="{opacity:.2}">{hint}</rect>"#));
     }
 
-    /// Draws a dot; `hint` is its tooltip.
+    /// Draws a dot of the given radius in pixels. `hint` is its tooltip.
     pub(crate) fn dot(&mut self, [x, y]: [f64; 2], radius: f64, class: &str, hint: &str) {
         let hint = hint_element(hint);
         self.add(format_args!(
@@ -125,7 +125,7 @@ impl Svg {
         ));
     }
 
-    /// Draws a line through all points; `hint` is its tooltip.
+    /// Draws a line that connects all points in order. `hint` is its tooltip.
     pub(crate) fn polyline(&mut self, points: &[[f64; 2]], class: &str, hint: &str) {
         let path = path(points);
         let hint = hint_element(hint);
@@ -138,24 +138,24 @@ impl Svg {
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group of elements with the name `name`; [`Svg::end_group`] ends the group. Tests
-    /// and tools find the elements of a chart by the names of groups.
+    /// Begins a group of SVG elements with the name `name`; [`Svg::end_group`] ends it. Tests and
+    /// tools find the elements of a chart by the names of groups.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));
     }
 
-    /// Ends the group that was most recently begun and has not ended yet.
+    /// Ends the innermost group of SVG elements that is still open.
     pub(crate) fn end_group(&mut self) {
         self.add(format_args!("</g>"));
     }
 
-    /// Returns the chart as an element for an HTML page that includes [`STYLE`].
+    /// Returns the chart as an SVG element for an HTML page that includes [`STYLE`].
     pub(crate) fn inline(&self) -> String {
         self.element("", "")
     }
 
-    /// Returns the chart as the text of an SVG file, including [`STYLE`].
+    /// Returns the chart as the text of a stand-alone SVG file, including [`STYLE`].
     pub(crate) fn file(&self) -> String {
         self.element(
             &format!(

@@ -4,20 +4,20 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// The environment variable from which glibc reads its settings.
+/// Name of the environment variable from which glibc reads settings of its memory allocator.
 const VARIABLE: &str = "GLIBC_TUNABLES";
 
-/// The settings of the allocator: huge pages are used where the kernel lets programs request them;
-/// blocks smaller than 4 MiB, as batches usually are, come from the heap; and up to 64 MiB of free
-/// memory at the end of the heap are kept. Without these settings, the log in memory, which is
-/// constantly allocated and freed, causes a page fault for every 4 KiB, which takes a fifth of the
-/// processor time of small writes.
+/// Settings of glibc's memory allocator: use huge pages where the kernel lets programs request
+/// them, allocate blocks below 4 MiB (such as most batches) from the heap, and keep up to 64 MiB of
+/// free memory at the end of the heap. Without them the in-memory log, whose memory is constantly
+/// allocated and freed, causes a page fault for every 4 KiB, which takes a fifth of the processor
+/// time of small writes.
 const SETTINGS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:\
                         glibc.malloc.trim_threshold=67108864:glibc.malloc.top_pad=4194304";
 
-/// Executes this program again with [`SETTINGS`], in the same process. Returns only if the
-/// environment already contains allocator settings, the C library is not glibc, or the program
-/// could not be executed.
+/// Executes this program again, in the same process (`exec`), with [`SETTINGS`] in its environment.
+/// Returns only if the environment already contains allocator settings, the C library is not glibc,
+/// or the program could not be executed.
 pub(super) fn restart_with_settings() {
     if !cfg!(all(target_os = "linux", target_env = "gnu")) || std::env::var_os(VARIABLE).is_some() {
         return;

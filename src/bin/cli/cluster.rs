@@ -22,21 +22,20 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::EXIT_ERROR;
 use super::serve::EXIT_DAMAGED;
 
-/// A replica's port for peers is this much higher than its port for clients.
+/// Difference between a replica's port for peers and its port for clients, which is the lower one.
 const PEER_PORT_OFFSET: u16 = 1_000;
-/// Interval between checks of the replicas' processes and of the leader, once the first leader has
-/// been elected.
+/// Interval at which `bowline cluster` checks its replicas' processes and which replica leads, once
+/// the first leader has been elected.
 const CHECK_INTERVAL: Duration = Duration::from_millis(300);
-/// Interval between checks of the replicas' processes and of the leader, until the first leader is
-/// elected.
+/// Interval at which `bowline cluster` checks its replicas' processes and which replica leads,
+/// until the first leader is elected.
 const FIRST_CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// Delay between the exit of a replica and its restart.
+/// Delay before `bowline cluster` restarts a replica that has exited.
 const RESTART_DELAY: Duration = Duration::from_secs(2);
-/// Time within which the replicas must exit when the cluster stops. Those that are still running
-/// after it are killed.
+/// Time that the replicas have to exit when the cluster stops. Replicas that are still running then
+/// are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Prefix of the line in a replica's log that reports the error because of which the replica
-/// exited.
+/// Prefix of the line in a replica's log with the error that made the replica exit.
 const ERROR_PREFIX: &str = "bowline: ";
 
 /// Command-line arguments of `bowline cluster`.
@@ -78,7 +77,7 @@ pub(crate) struct Arguments {
     force: bool,
 }
 
-/// A replica of the local cluster, with its process and its log file.
+/// A replica that `bowline cluster` runs, with its process and its log file.
 struct Member {
     id: u16,
     port: u16,
@@ -86,19 +85,19 @@ struct Member {
     command: Command,
     /// The replica's process; `None` while the replica is not running.
     child: Option<Child>,
-    /// Time at which the replica's process exited, if the replica is waiting to be restarted;
-    /// otherwise `None`.
+    /// Time at which the replica's process exited, while the replica waits for its restart; `None`
+    /// otherwise.
     exited_at: Option<Instant>,
-    /// Why the replica cannot start, in which case it is not restarted; `None` for a replica that
-    /// is running or will be restarted.
+    /// Error that keeps the replica from starting, so that it is not restarted; `None` if it is
+    /// running or will be restarted.
     failure: Option<StartFailure>,
 }
 
-/// Why a replica cannot start: an error with its folder or its settings.
+/// Permanent reason why a replica cannot start: an error in its data folder or its settings.
 struct StartFailure {
     reason: String,
-    /// Whether the replica cannot start because its folder is damaged or missing. Replacing the
-    /// replica then solves the problem.
+    /// Whether the replica's folder is damaged or missing, in which case replacing the replica
+    /// helps.
     is_damage: bool,
 }
 
@@ -199,10 +198,10 @@ impl Member {
         Ok(())
     }
 
-    /// Checks whether the replica's process has exited, and restarts it [`RESTART_DELAY`] after the
-    /// exit. Does not restart a replica that cannot start: one that exited with the code for an
-    /// error or for a damaged folder, or with any code while `up` is false. `up` says whether the
-    /// cluster has already elected a leader.
+    /// Checks whether the replica's process has exited, and restarts it [`RESTART_DELAY`] later. A
+    /// replica that cannot start is not restarted: one whose exit code reports an error or a
+    /// damaged folder, or that exits by itself before the cluster's first leader election. `up` is
+    /// whether a leader has been elected.
     fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
             && let Some(status) = child
@@ -233,8 +232,8 @@ impl Member {
         Ok(())
     }
 
-    /// Records that the replica cannot start, so that it is not restarted. Prints the reason and
-    /// what to do about it.
+    /// Marks the replica as unable to start, so that it is not restarted. Prints the reason and
+    /// advice for the operator.
     fn give_up(&mut self, failure: StartFailure, arguments: &Arguments) {
         let id = self.id;
         println!("replica {id} cannot start: {}", failure.reason);
@@ -254,7 +253,8 @@ impl Member {
     }
 }
 
-/// Returns the command line that replaces replica `id` and starts this cluster again.
+/// Returns the `bowline cluster` command that replaces replica `id` and starts this cluster again,
+/// to be shown to the operator.
 fn replace_command(arguments: &Arguments, id: u16) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "bowline".to_owned());
     let mut command = vec![program, "cluster".to_owned()];
@@ -281,8 +281,7 @@ fn replace_command(arguments: &Arguments, id: u16) -> String {
     command.join(" ")
 }
 
-/// Returns the argument as it can be pasted into a shell: quoted if it contains characters that a
-/// shell would interpret.
+/// Quotes an argument for a shell if it contains characters that a shell would interpret.
 fn quoted(argument: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     if argument.bytes().all(is_plain) {
@@ -291,7 +290,7 @@ fn quoted(argument: &str) -> String {
     format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
-/// Returns the last error in the log file of a replica; `None` if the file contains no error.
+/// Returns the last error in a replica's log file; `None` if the file contains no error.
 fn last_error(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().rev().find_map(|line| line.strip_prefix(ERROR_PREFIX)).map(str::to_owned)
@@ -301,7 +300,7 @@ fn majority(replicas: usize) -> usize {
     replicas / 2 + 1
 }
 
-/// Returns an error if fewer than a majority of the replicas can start.
+/// Checks that the replicas that can start are a majority; returns an error otherwise.
 fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     let failed = members.iter().filter(|member| member.failure.is_some()).count();
     if members.len() - failed >= majority(members.len()) {
@@ -315,8 +314,8 @@ fn check_majority(members: &[Member]) -> anyhow::Result<()> {
     bail!("no majority of the {} replicas can start:{reasons}", members.len())
 }
 
-/// Until `stop` is set, checks the replicas at regular intervals, restarts replicas that have
-/// exited, and prints each new leader.
+/// Watches the local cluster until `stop` is set: restarts replicas that have exited, and prints
+/// each new leader.
 fn watch(
     members: &mut [Member],
     arguments: &Arguments,
@@ -365,8 +364,8 @@ fn print_members(members: &[Member], arguments: &Arguments, started: Instant) {
     println!("try: redis-cli -p {} set greeting hello", arguments.port);
 }
 
-/// Stops all replicas: closes each one's standard input, which makes the replica exit, and kills
-/// the replicas that are still running after [`STOP_TIMEOUT`].
+/// Stops all replicas: closes their standard input, which makes them exit, and kills those that are
+/// still running after [`STOP_TIMEOUT`].
 fn stop_all(members: &mut [Member]) {
     for member in &mut *members {
         if let Some(child) = &mut member.child {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_cluster_are_on_the_configuration_page() {
+    fn cluster_flags_are_documented() {
         let page = page("src/guide/configuration.md");
         for (flag, default) in flags("cluster") {
             let default = default.map_or("none".to_owned(), |value| format!("`{value}`"));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_profiles_of_sim_are_on_its_page() {
+    fn sim_flags_and_profiles_are_documented() {
         let page = page("src/guide/simulator.md");
         for (flag, _) in flags("sim") {
             assert!(page.contains(&format!("--{flag}")), "src/guide/simulator.md lacks --{flag}");

@@ -14,13 +14,13 @@ use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest value of `disk-reserve` other than 0, in bytes. With less free space, the next segment
-/// of the log might not fit.
+/// Smallest free disk space, in bytes, that the setting `disk-reserve` can preserve; 0 turns it
+/// off. With less, the next segment of the log might not fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
-/// Minimum number of replicas in a cluster in which a replica can rejoin: without it, the other
-/// replicas must still be a majority.
+/// Minimum size of a cluster in which a replica that lost its data can rejoin. The replica does not
+/// vote at first, so the others must be a majority without it.
 pub(super) const REJOIN_MEMBERS_MIN: usize = 3;
-/// Largest id that a replica can have.
+/// Largest allowed replica id.
 const ID_MAX: u16 = u16::MAX - 1;
 
 const ADDRESS: &str = "an address with a port, such as 127.0.0.1:7001";
@@ -30,8 +30,8 @@ impl Settings {
         self.get(name)?.value.as_deref()
     }
 
-    /// Parses the setting `name`, which must be set; `expected` describes the values that `parse`
-    /// accepts, for the error.
+    /// Parses the value of the setting `name`; fails if it is not set. `expected` describes the
+    /// valid values in the error.
     fn parse<T>(
         &self,
         name: &'static str,
@@ -47,8 +47,8 @@ impl Settings {
         })
     }
 
-    /// Parses the setting `name`; returns `None` if it is not set. `expected` describes the
-    /// accepted values.
+    /// Parses the value of the setting `name`; returns `None` if it is not set. `expected`
+    /// describes the valid values in the error.
     fn parse_if_set<T>(
         &self,
         name: &'static str,
@@ -72,8 +72,9 @@ impl Settings {
         })
     }
 
-    /// Returns how to create the replica's files (`--bootstrap` or `--rejoin`); `None` if the
-    /// replica starts with existing files. `members` is the number of replicas in the cluster.
+    /// Returns whether this start creates the replica's files, and how: as `--bootstrap` or as
+    /// `--rejoin` says. `None` means that the replica's files exist. `members` is the number of
+    /// replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
         match (flag("bootstrap")?, flag("rejoin")?) {
@@ -95,8 +96,8 @@ impl Settings {
         }
     }
 
-    /// Returns the ids of the replicas in `--peers` and their addresses for peers. Fails if an id
-    /// or an address occurs twice.
+    /// Parses the setting `--peers`: the ids of the replicas and their addresses for peers. Fails
+    /// if an id or an address occurs twice.
     fn peers(&self) -> anyhow::Result<Vec<(NodeId, SocketAddr)>> {
         let peers = self.parse(
             "peers",
@@ -117,7 +118,7 @@ impl Settings {
         Ok(peers)
     }
 
-    /// Parses all settings, and checks that they are valid and consistent.
+    /// Parses all settings into server options, and checks that they are valid and consistent.
     pub(crate) fn options(&self) -> anyhow::Result<ServerOptions> {
         let id = self.parse("id", "a replica id from 1 to 65534", parse_id)?;
         let listen = self.parse("listen", ADDRESS, parse_address)?;
@@ -224,13 +225,14 @@ fn parse_number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|number| *number > 0)
 }
 
-/// Resolves a host name to its first address.
+/// Parses an address with a port, such as `localhost:7001`. Returns the first address to which the
+/// host name resolves.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     text.to_socket_addrs().ok()?.next()
 }
 
-/// Returns an address for clients if it is a host and a port. The host is not resolved here:
-/// clients resolve it themselves.
+/// Checks the address to which clients are redirected: returns it if it consists of a host and a
+/// port, else `None`. The host name is not resolved here, since clients resolve it themselves.
 fn parse_announced(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse::<u16>().ok()?;
@@ -247,8 +249,8 @@ fn parse_peers(text: &str) -> Option<Vec<(NodeId, SocketAddr)>> {
         .collect()
 }
 
-/// Returns the id of the cluster with this name: the name itself if it is 32 hexadecimal digits,
-/// else its 128-bit FNV-1a hash. All versions of the program must compute the same id.
+/// Converts a cluster's name to its id: 32 hexadecimal digits are the id itself, any other name is
+/// hashed (128-bit FNV-1a). All versions of the program must compute the same id.
 fn cluster_id(name: &str) -> u128 {
     if name.len() == 32
         && let Ok(number) = u128::from_str_radix(name, 16)
@@ -275,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn own_id_is_left_out_of_the_peers() {
+    fn own_id_is_removed_from_the_peer_list() {
         let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
         assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
     }
 
     #[test]
-    fn invalid_values_are_refused_with_what_is_allowed() {
+    fn invalid_setting_error_lists_the_allowed_values() {
         for (flags, expected) in [
             ("", "--id is required"),
             ("--id 0", "invalid id `0` (from --id): expected a replica id from 1"),

@@ -33,17 +33,17 @@ pub(super) struct ProcessArguments {
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
 enum ProtocolName {
-    /// UDP on 127.0.0.1, as in the current course.
+    /// UDP on 127.0.0.1, as in the current university course.
     #[default]
     Udp,
-    /// UNIX SEQPACKET sockets, as in the course until 2020.
+    /// UNIX SEQPACKET sockets, as in the university course until 2020.
     Seqpacket,
-    /// UNIX stream sockets with one message per line, as in the course in 2021.
+    /// UNIX stream sockets with one message per line, as in the university course in 2021.
     Stream,
 }
 
-/// Runs the scenarios one after the other. Returns the reports of the finished runs, and the error
-/// that ended the last run, if any.
+/// Runs the scenarios one after the other with real replica processes. Returns the reports of the
+/// completed runs, and the error that ended the last run, if any.
 pub(super) fn run(
     arguments: &ProcessArguments,
     runs: impl Iterator<Item = (Scenario, u64)>,

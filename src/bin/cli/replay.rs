@@ -6,24 +6,27 @@ use std::cell::RefCell;
 use std::fmt;
 use std::process::Command;
 
-/// Number of events printed from the end of a failed run.
+/// Number of events, from the end of a failed simulation run, that are printed.
 pub(super) const EVENTS_SHOWN: usize = 40;
-/// Number of panics after which the remaining seeds are skipped. Each panic starts a child process
-/// that runs the remaining seeds, so this limit also bounds the nesting of processes.
+/// Number of panics in a series of simulation runs after which the remaining seeds are skipped.
+/// After each panic a child process runs the remaining seeds, so the limit also bounds how deeply
+/// processes are nested.
 const PANICS_MAX: u32 = 10;
-/// Name of the environment variable that tells a child process the number of panics in its parent
-/// processes.
+/// Name of the environment variable that passes the number of panics so far to the child process
+/// that runs the remaining seeds.
 const PANICS_VARIABLE: &str = "BOWLINE_SIM_PANICS";
 
-/// One simulated run, as the command line that repeats it.
+/// A simulation run, described by the command-line arguments that repeat it.
 #[derive(Clone, Debug)]
 pub(super) struct Replay {
-    /// Command-line arguments after the program's name, without `--seed` and `--seeds`.
+    /// Command-line arguments that repeat the run, without the program's name, `--seed` and
+    /// `--seeds`.
     pub(super) arguments: Vec<String>,
     pub(super) seed: u64,
-    /// Number of seeds of the same scenario or profile to run after this one.
+    /// Number of seeds of the same scenario or fault profile still to be run after this run.
     pub(super) seeds_left: u64,
-    /// Whether the run was started with `--trace`, so that its events have been printed already.
+    /// Whether the run prints its events as they occur (`--trace`), so that a replay need not print
+    /// them.
     pub(super) traced: bool,
 }
 
@@ -45,18 +48,18 @@ impl fmt::Display for Replay {
     }
 }
 
-/// Records the run that begins, so that the panic hook can replay it.
+/// Remembers the simulation run that is about to start, so that the panic hook can replay it.
 pub(super) fn set_running(replay: Replay) {
     RUNNING.with_borrow_mut(|running| *running = Some(replay));
 }
 
-/// Records that no run is in progress.
+/// Tells the panic hook that no simulation run is in progress.
 pub(super) fn clear_running() {
     RUNNING.take();
 }
 
-/// Installs a panic hook that prints the last events of the run in progress and the command that
-/// replays it, runs the remaining seeds, and exits.
+/// Installs a panic hook for simulation runs. If a run panics, the hook prints the run's last
+/// events and the command that replays it, runs the remaining seeds, and exits the process.
 pub(super) fn install_panic_hook() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -74,8 +77,8 @@ pub(super) fn install_panic_hook() {
 }
 
 impl Replay {
-    /// Repeats the run with `--trace` in a child process, and prints the last [`EVENTS_SHOWN`]
-    /// events.
+    /// Repeats the simulation run with `--trace` in a child process, and prints its last
+    /// [`EVENTS_SHOWN`] events.
     fn show_events(&self) {
         let seed = self.seed.to_string();
         let again = this_program().and_then(|mut command| {
@@ -94,8 +97,8 @@ impl Replay {
         }
     }
 
-    /// Runs the remaining seeds in a child process, unless [`PANICS_MAX`] seeds have panicked
-    /// already.
+    /// Runs the remaining seeds of the simulation in a child process, unless [`PANICS_MAX`] seeds
+    /// have panicked already.
     fn run_remaining_seeds(&self) {
         if self.seeds_left == 0 {
             return;
@@ -122,7 +125,7 @@ impl Replay {
     }
 }
 
-/// Returns a command that runs this program as a child process.
+/// Returns a command that starts the currently running program again, as a child process.
 fn this_program() -> std::io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }

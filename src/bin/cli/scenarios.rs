@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use bowline::course::scenario::{Overrides, Scenario, names};
 
-/// Command-line arguments that select scenarios and change them.
+/// Command-line arguments that select simulation scenarios and override their parameters.
 #[derive(clap::Args, Debug)]
 pub(super) struct ScenarioArguments {
     /// Scenarios to run: names of built-in ones, files, JSON texts, or `all`.
@@ -30,18 +30,19 @@ pub(super) struct ScenarioArguments {
     drops: Option<f64>,
 }
 
-/// A scenario to run, and the command-line arguments that select it.
+/// A selected simulation scenario, and the command-line arguments that select it again for a
+/// replay.
 #[derive(Clone, Debug)]
 pub(super) struct Selected {
     pub(super) scenario: Scenario,
-    /// Command-line arguments that select the scenario: `sim`, its name or file, and the flags that
-    /// change it.
+    /// Command-line arguments that run the scenario: `sim`, its name or file, and the options that
+    /// override its parameters.
     pub(super) arguments: Vec<String>,
 }
 
 impl ScenarioArguments {
-    /// Loads the scenarios in the order in which the command line names them, and changes them as
-    /// its options require. Fails if a scenario does not exist or is invalid.
+    /// Loads the selected scenarios in the order of the command line, with their parameters
+    /// overridden by the options. Fails if a scenario does not exist or is invalid.
     pub(super) fn load(&self) -> anyhow::Result<Vec<Selected>> {
         let overrides = Overrides {
             rate: self.rate,
@@ -73,8 +74,8 @@ impl ScenarioArguments {
     }
 }
 
-/// Loads a scenario: JSON text if it begins with a brace, a file if it exists or looks like a path,
-/// else the built-in scenario of this name.
+/// Loads the scenario that a command-line argument names: JSON text if it begins with a brace, a
+/// file if it exists or looks like a path, else the built-in scenario of this name.
 fn find(argument: &str) -> anyhow::Result<Scenario> {
     if argument.trim_start().starts_with('{') {
         return Ok(Scenario::parse("command line", argument)?);

@@ -11,10 +11,11 @@ use super::allocator;
 use super::options::REJOIN_MEMBERS_MIN;
 use super::settings::{ServerArguments, Setting};
 
-/// Name of the environment variable with the log filter, as in `BOWLINE_LOG=debug`.
+/// Name of the environment variable that sets the log filter, as in `BOWLINE_LOG=debug`.
 const LOG_VARIABLE: &str = "BOWLINE_LOG";
 
-/// Exit code of a replica whose folder is damaged or lost, so that restarting it does not help.
+/// Exit code of a replica whose data folder is damaged or lost. A supervisor should not restart it,
+/// since every start would fail.
 pub(super) const EXIT_DAMAGED: u8 = 65;
 
 /// Command-line arguments of `bowline serve`.
@@ -31,7 +32,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Runs one replica until SIGTERM or SIGINT, or until it fails. Returns the exit code.
+/// Runs one replica until SIGTERM or SIGINT arrives or the replica fails. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_logging()?;
     allocator::restart_with_settings();
@@ -57,7 +58,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Returns advice on how to replace this replica, whose folder is damaged or lost.
+/// Returns advice for the operator on how to replace this replica, whose data folder is damaged or
+/// lost.
 fn how_to_replace(options: &ServerOptions) -> String {
     if options.members().len() < REJOIN_MEMBERS_MIN {
         return "a cluster of fewer than three replicas cannot replace one: restore the folder as \
@@ -71,7 +73,8 @@ fn how_to_replace(options: &ServerOptions) -> String {
     )
 }
 
-/// Prints each setting and where its value comes from. Fails if the settings are invalid.
+/// Runs `bowline config`: prints each setting, its value and where the value comes from. Fails if
+/// the settings are invalid.
 pub(crate) fn show(arguments: &ServerArguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.resolve(variable)?;
     let value = |setting: &Setting| setting.value.clone().unwrap_or_default();
@@ -97,8 +100,8 @@ fn start_logging() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the process when the other end of standard input is closed. No acknowledged write is lost,
-/// since all of them are on disk.
+/// Waits until standard input is closed, because the parent process has exited, and then ends this
+/// process. Acknowledged writes are not lost, since they are on disk.
 fn stop_with_stdin() {
     let mut buffer = [0; 64];
     while !matches!(std::io::stdin().read(&mut buffer), Ok(0) | Err(_)) {}

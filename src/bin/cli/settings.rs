@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-/// Prefix of the environment variables with settings: the setting `peer-listen` is read from
-/// `BOWLINE_PEER_LISTEN`.
+/// Prefix of the environment variables from which settings are read: the setting `peer-listen` is
+/// read from `BOWLINE_PEER_LISTEN`.
 const VARIABLE_PREFIX: &str = "BOWLINE_";
 
 /// Command-line flags of a server. All values are text, since each may also come from the
@@ -124,18 +124,18 @@ pub(crate) struct ServerArguments {
     command_deadline_ms: Option<String>,
 }
 
-/// Where the value of a setting came from.
+/// Source of a setting's value, as `bowline config` prints it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
     Default,
     File(PathBuf),
-    /// The environment variable of this name.
+    /// The environment variable with this name.
     Environment(String),
-    /// The command-line flag of this name, without dashes.
+    /// The command-line flag with this name, which is given without dashes.
     Flag(String),
 }
 
-/// The value of one setting and where it came from.
+/// The value of one server setting and its source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Setting {
     pub(super) name: &'static str,
@@ -144,7 +144,8 @@ pub(super) struct Setting {
     pub(super) origin: Origin,
 }
 
-/// All settings of a server with their values, in the order in which `bowline config` prints them.
+/// All settings of a server with their values and sources, in the order in which `bowline config`
+/// prints them.
 #[derive(Debug)]
 pub(crate) struct Settings(pub(super) Vec<Setting>);
 
@@ -159,14 +160,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Returns the name of the environment variable for the setting `name`.
+/// Returns the name of the environment variable from which the setting `name` is read.
 fn variable_name(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.replace('-', "_").to_uppercase())
 }
 
 impl ServerArguments {
-    /// Returns the name, the default and the command-line value of each setting; `None` if a
-    /// setting has no default or is not on the command line.
+    /// Returns, for each setting, its name, its default (`None` if it has none), and its value on
+    /// the command line (`None` if it is not given there).
     fn rows(&self) -> Vec<(&'static str, Option<&'static str>, Option<String>)> {
         let bootstrap = self.bootstrap.then(|| "true".to_owned());
         let rejoin = self.rejoin.then(|| "true".to_owned());
@@ -199,8 +200,8 @@ impl ServerArguments {
         ]
     }
 
-    /// Determines the value of every setting. `variable` returns the value of an environment
-    /// variable, if it is set.
+    /// Determines the value of every setting from its possible sources. `variable` returns the
+    /// value of an environment variable; `None` if it is not set.
     ///
     /// # Errors
     /// If the settings file cannot be read, or has a key that is not a setting.
@@ -254,8 +255,8 @@ fn read_file(path: &PathBuf) -> anyhow::Result<toml::Table> {
     text.parse().with_context(|| format!("the settings file {} is not valid TOML", path.display()))
 }
 
-/// Formats a TOML value as it would be written on the command line; `None` for a value that no
-/// setting can have.
+/// Formats a value from the TOML settings file as it would be written on the command line; `None`
+/// for a type that no setting has.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),

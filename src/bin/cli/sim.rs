@@ -9,7 +9,7 @@ use bowline::processes::ProcessError;
 
 use super::{processes, replay, scenarios, virtual_time};
 
-/// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.
+/// Exit code after Ctrl-C: 128 plus the number of the signal SIGINT, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Command-line arguments of `bowline sim`.
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     processes: processes::ProcessArguments,
 }
 
-/// Runs the simulations and prints their reports. Returns the exit code.
+/// Runs `bowline sim`: runs the simulations and prints their reports. Returns the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.processes.processes {
         return run_processes(arguments);
@@ -84,9 +84,9 @@ fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the exit code of a process that made these reports: 1 if a run failed, else 0. A run
-/// with the verdict `Unlucky` does not count as failed: too many gets could not be generated, but
-/// the replicas were not to blame.
+/// Returns the exit code of `bowline sim`: 1 if any of the runs failed, else 0. The verdict
+/// `Unlucky` is not a failure: too few gets could be generated, for which the replicas are not to
+/// blame.
 fn exit_code(reports: &[Report]) -> ExitCode {
     let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

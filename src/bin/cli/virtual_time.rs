@@ -39,7 +39,8 @@ fn parse_profile(name: &str) -> Result<Profile, String> {
     })
 }
 
-/// Prints a line of a trace, which describes an event of a run. Exits if stdout is closed.
+/// Prints one line of a simulation trace, which describes one event. Exits the process if stdout is
+/// closed.
 fn print_line(line: &str) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         // The reader of the pipe, such as `head`, has exited.
@@ -53,9 +54,9 @@ impl VirtualArguments {
     }
 }
 
-/// Runs one scenario with one seed and returns the report. For a failed run, prints the reasons and
-/// the command that replays it, and the last events if a message was incorrect. `seeds_left` is the
-/// number of seeds to run after it.
+/// Simulates one scenario with one seed and returns the report. If the run failed, prints the
+/// reasons and the command that replays it; if a message was incorrect, also the run's last events.
+/// `seeds_left` is the number of seeds to run after this one.
 pub(super) fn scenario(
     arguments: &VirtualArguments,
     selected: &Selected,
@@ -86,8 +87,8 @@ pub(super) fn scenario(
     report
 }
 
-/// Runs each scenario with `seeds` consecutive seeds, from `first` on (default: the scenario's
-/// seed, else 1). Returns all reports.
+/// Simulates each scenario with `seeds` consecutive seeds, starting at `first`, and returns all
+/// reports. If `first` is `None`, starts at the scenario's own seed, or at 1 if it has none.
 pub(super) fn explore(
     arguments: &VirtualArguments,
     scenarios: &[Selected],
@@ -109,8 +110,9 @@ pub(super) fn explore(
     reports
 }
 
-/// Formats the reports as one line per scenario, over all its seeds: the numbers of failed and
-/// unlucky runs, and the median and maximum of messages, failures, duplicates and redirects.
+/// Formats the reports of many simulation runs as one line per scenario: the numbers of runs with
+/// the verdicts `Failed` and `Unlucky`, and the median and maximum of messages, failures,
+/// duplicates and redirects.
 pub(super) fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for runs in reports.chunk_by(|one, other| one.scenario == other.scenario) {
@@ -137,8 +139,8 @@ pub(super) fn summary(reports: &[Report]) -> String {
     text
 }
 
-/// Runs a cluster under the faults of `profile` with `seeds` consecutive seeds, from `first` on,
-/// and prints the results. Returns the exit code: failure if any run failed.
+/// Simulates a cluster under the random faults of `profile` with `seeds` consecutive seeds,
+/// starting at `first`, and prints the results. Returns a failure exit code if any run failed.
 pub(super) fn faults(
     arguments: &VirtualArguments,
     profile: Profile,
@@ -264,8 +266,8 @@ fn print_events(events: &[String]) {
     }
 }
 
-/// Returns a progress bar that counts runs; hidden if stderr is not a terminal or there are fewer
-/// than 20 runs.
+/// Returns a progress bar that counts simulation runs. It is hidden if stderr is not a terminal or
+/// there are fewer than 20 runs.
 fn progress_bar(runs: u64) -> ProgressBar {
     if runs < 20 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_expire_by_the_replicated_clock_for_good() {
+    fn expired_key_stays_expired_when_the_wall_clock_goes_back() {
         let mut feeder = Feeder::new();
         at(&mut feeder, 1_000);
         feeder.call("set", &["k", "v", "PX", "50"]);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_wait_for_the_clock_to_pass_an_expiration() {
+    fn reads_wait_for_the_replicated_clock_at_an_expiration() {
         let mut feeder = Feeder::new();
         at(&mut feeder, 1_000);
         feeder.call("set", &["k", "v", "PX", "50"]);

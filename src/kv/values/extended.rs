@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_printed_as_redis_does() {
+    fn extended_floats_are_formatted_as_in_redis() {
         for (text, wanted) in [
             ("0", "0"),
             ("-0", "0"),

@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn core_is_told_when_the_socket_was_last_drained() {
+    fn core_receives_the_time_of_the_last_socket_drain() {
         let mut rig = Rig::new();
         let before = rig.network.clock.now();
         rig.say(&peer_text());

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_begins_when_log_grew_by_size_of_last() {
+    fn snapshot_begins_when_log_has_grown_by_its_last_size() {
         let scheduler = scheduler(160);
         assert_eq!(begun_at(&scheduler, 0), 160);
         assert!(!scheduler.is_due(false) && !scheduler.is_due(true), "a snapshot is being taken");

@@ -143,8 +143,9 @@ impl History {
 
     /// Checks that the history of each key is linearizable. Initially no key exists.
     ///
-    /// # Errors Returns an error for the first key whose history is not linearizable, or whose
-    /// search exceeds `steps_max` steps.
+    /// # Errors
+    /// Returns an error for the first key whose history is not linearizable, or whose search
+    /// exceeds `steps_max` steps.
     pub fn check(&self, steps_max: u64) -> Result<(), LinearizabilityError> {
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         for operation in &self.operations {

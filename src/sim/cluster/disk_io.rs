@@ -56,7 +56,8 @@ impl Cluster {
     /// Stores the snapshot chunks that the replica has received while a script was suspending the
     /// storing of chunks.
     ///
-    /// # Errors If a safety rule is violated.
+    /// # Errors
+    /// If a safety rule is violated.
     pub fn store_held_chunks(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].held.chunks = false;
@@ -143,7 +144,8 @@ impl Cluster {
     /// Completes the sync in progress, which a script has suspended, and begins the next one if a
     /// job is waiting.
     ///
-    /// # Errors If a safety rule is violated.
+    /// # Errors
+    /// If a safety rule is violated.
     pub fn end_held_sync(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         self.machines[slot].disk.begin_sync();

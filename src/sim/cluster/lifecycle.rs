@@ -16,8 +16,8 @@ impl Cluster {
     /// Starts a replica that is new or has crashed. It stays down if its folder is damaged or its
     /// disk is full.
     ///
-    /// # Errors If the replica's disk does not hold what was durable, or if another safety rule is
-    /// violated.
+    /// # Errors
+    /// If the replica's disk does not hold what was durable, or if another safety rule is violated.
     pub fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];
@@ -121,7 +121,8 @@ impl Cluster {
     /// peers: every peer that knows of a later start must reject it. The folder itself stays
     /// unchanged.
     ///
-    /// # Errors If a peer that must reject the copy accepts it.
+    /// # Errors
+    /// If a peer that must reject the copy accepts it.
     pub fn check_old_copy(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let Some(files) = self.machines[slot].disk.files() else { return Ok(()) };
@@ -192,8 +193,9 @@ impl Cluster {
     /// rejoin under its old id. Only one replica may be rejoining at a time, because two would wait
     /// for each other forever.
     ///
-    /// # Errors If the replica finished rejoining after an earlier loss without an entry that must
-    /// be on its disk.
+    /// # Errors
+    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
+    /// disk.
     pub fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];

@@ -165,7 +165,8 @@ impl Disk {
     /// Completes the next job of the sync in progress and returns it, so that the caller can send
     /// the messages that were waiting for it; `None` if the sync has no more jobs.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub fn end_sync(&mut self) -> Result<Option<AppendJob>, StorageError> {
         if self.syncing == 0 || self.failed {
             return Ok(None);

@@ -91,7 +91,8 @@ impl Snapshots {
     /// Makes the replica's own snapshot, which is being written, durable, and returns its id;
     /// `None` if no snapshot was being written or it was abandoned.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn finish_pending(
         &mut self,
         disk: &mut Disk,
@@ -113,7 +114,8 @@ impl Snapshots {
     /// replica, and whether the snapshot is now complete; `None` if the snapshot was abandoned, for
     /// example because the disk is full.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         disk: &mut Disk,
@@ -141,7 +143,8 @@ impl Snapshots {
     /// Returns its id and the state machine decoded from it; `None` if it is incomplete or was
     /// abandoned.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
         disk: &mut Disk,

@@ -42,7 +42,8 @@ impl FaultRun {
 
     /// Injects a fault of type `fault` into the cluster.
     ///
-    /// # Errors If a safety rule is violated.
+    /// # Errors
+    /// If a safety rule is violated.
     pub(super) fn inject(&mut self, fault: Fault) -> Result<(), Violation> {
         match fault {
             Fault::Split | Fault::Isolate | Fault::IsolateOneWay | Fault::CutLinks => {

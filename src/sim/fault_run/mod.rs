@@ -144,7 +144,8 @@ struct FaultRun {
 /// Performs the simulated run with faults that `profile` and `seed` determine. `change` may modify
 /// the replicas' configuration before the run.
 ///
-/// # Errors If a safety rule is violated.
+/// # Errors
+/// If a safety rule is violated.
 pub fn run(
     profile: Profile,
     seed: u64,

@@ -178,7 +178,8 @@ pub struct ScriptError {
 
 /// Parses a script. Returns each statement with its line number, counted from 1, and its text.
 ///
-/// # Errors For the first invalid statement.
+/// # Errors
+/// For the first invalid statement.
 pub fn parse(text: &str) -> Result<Vec<(usize, String, Statement)>, ScriptError> {
     let mut statements = Vec::new();
     for (place, line) in text.lines().enumerate() {

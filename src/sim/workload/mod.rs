@@ -310,7 +310,8 @@ impl Workload {
 
     /// Handles the arrival of a replica's answer at its client. Ignores duplicates.
     ///
-    /// # Errors If the answer violates a safety rule.
+    /// # Errors
+    /// If the answer violates a safety rule.
     pub fn on_answer(
         &mut self,
         answer: &Answer,

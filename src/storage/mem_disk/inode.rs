@@ -5,25 +5,26 @@ use std::collections::BTreeMap;
 
 use super::{AppendFault, DiskFaultCounts, SECTOR_BYTES};
 
-/// Contents of a file in memory, independent of the file's names (an inode).
+/// Contents of a simulated file, which may have several names or none, as an inode in a file
+/// system.
 ///
 /// Invariant: while `unsynced` and `lengths` are empty, `durable` equals `live`, unless a sync
 /// failed or was ignored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// The bytes that reads return, synced or not.
+    /// The file's current contents as reads return them, including unsynced writes.
     pub(super) live: Vec<u8>,
-    /// The durable bytes: the file's contents after a power cut, apart from unsynced writes that
-    /// reached the disk before the cut.
+    /// The file's synced contents, which survive a power cut. Some unsynced writes may survive as
+    /// well.
     pub(super) durable: Vec<u8>,
-    /// Offset and bytes of each write since the last sync, in order.
+    /// Byte offset and contents of each write since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
-    /// Length of the file in bytes after each append since the last sync.
+    /// Length of the file in bytes after each unsynced append, in order.
     lengths: Vec<usize>,
 }
 
 impl Inode {
-    /// Returns a file with the contents `bytes`, all durable.
+    /// Returns a file with the contents `bytes`, all of them durable.
     pub(super) fn durable(bytes: Vec<u8>) -> Inode {
         Inode { durable: bytes.clone(), live: bytes, ..Inode::default() }
     }
@@ -59,14 +60,14 @@ impl Inode {
         }
     }
 
-    /// Forgets which writes are unsynced, as a file system does after a failed sync: reads return
-    /// the written bytes, but no later sync makes them durable.
+    /// Simulates a failed sync (fsync), after which a file system marks its dirty pages clean:
+    /// reads still return the unsynced writes, but no later sync makes them durable.
     pub(super) fn forget_unsynced(&mut self) {
         self.unsynced.clear();
         self.lengths.clear();
     }
 
-    /// Corrupts `bytes`, which are about to be appended, as `fault` specifies.
+    /// Corrupts `bytes`, which are about to be appended to the file, in the way that `fault` says.
     pub(super) fn corrupt(&mut self, fault: AppendFault, bytes: &mut [u8]) {
         assert!(!bytes.is_empty(), "an append of nothing cannot be corrupted");
         match fault {
@@ -81,8 +82,8 @@ impl Inode {
         }
     }
 
-    /// Simulates a power cut. For each sector, the first k of the n unsynced writes to it become
-    /// durable, and the others are lost; `choose(n + 1)` returns k. Adds the numbers of lost and
+    /// Simulates a power cut. If n unsynced writes touch a sector, the first k of them become
+    /// durable and the others are lost; `choose(n + 1)` returns k. Adds the numbers of lost and
     /// torn writes to `counts`.
     pub(super) fn lose_power(
         &mut self,

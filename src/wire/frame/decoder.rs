@@ -12,45 +12,48 @@ use super::{
     PREAMBLE_BYTES, REJOINING, VERSION,
 };
 
-/// Decodes the frames of one connection between replicas from received bytes, which may arrive in
-/// pieces of any size.
+/// Decodes the frames (length-prefixed messages) that arrive on a connection between replicas. The
+/// bytes may arrive in pieces of any size.
 #[derive(Debug)]
 pub struct Decoder {
     pub(super) buffer: BytesMut,
-    /// Whether the connection's preamble (magic number and protocol version) has been decoded.
+    /// Whether the preamble at the start of the connection (magic number and protocol version) has
+    /// been decoded.
     has_preamble: bool,
-    /// Maximum length of the next frame, in bytes without the frame's header. Smaller than
-    /// [`FRAME_BYTES_MAX`] only before the first frame of an unknown peer.
+    /// Maximum length of the next frame in bytes, excluding its header. It is [`FRAME_BYTES_MAX`],
+    /// except for the first frame of a peer that has not identified itself, which must be shorter.
     max: usize,
 }
 
 impl Default for Decoder {
-    /// Creates a decoder that accepts a first frame of any length up to [`FRAME_BYTES_MAX`].
+    /// Creates a decoder for a connection to a known peer, whose first frame may be as long as any
+    /// other: up to [`FRAME_BYTES_MAX`].
     fn default() -> Decoder {
         Decoder { buffer: BytesMut::new(), has_preamble: false, max: FRAME_BYTES_MAX }
     }
 }
 
 impl Decoder {
-    /// Creates a decoder for a connection from an unknown peer. A first frame that is longer than a
-    /// hello is rejected, so that an unknown peer can't make the replica buffer more.
+    /// Creates a decoder for a connection from a peer that has not identified itself. Its first
+    /// frame may be no longer than a hello message, so that an unknown peer cannot make the replica
+    /// buffer more.
     pub fn for_unknown_peer() -> Decoder {
         Decoder { max: FIRST_FRAME_BYTES_MAX, ..Decoder::default() }
     }
 
-    /// Appends received bytes to the buffer.
+    /// Appends bytes that were received on the connection to the decoder's buffer.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Returns the number of received bytes that have not been decoded because the rest of their
-    /// frame is missing.
+    /// Returns the number of received bytes that wait in the buffer for the rest of their frame.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Returns the next complete frame; `None` if more bytes are needed. Log entries, snapshot
-    /// chunks and write payloads share the buffer's memory instead of being copied.
+    /// Decodes and returns the next frame (message) of the connection; `None` if it has not
+    /// completely arrived. Log entries, snapshot chunks and write payloads share the buffer's
+    /// memory instead of being copied.
     ///
     /// # Errors
     /// If the bytes are not a valid frame. The connection must be closed then.

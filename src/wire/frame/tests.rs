@@ -123,7 +123,7 @@ fn oversized_length_is_rejected_without_allocation() {
 }
 
 #[test]
-fn unknown_peer_may_send_a_hello_only() {
+fn unknown_peer_may_only_send_a_hello() {
     let mut frames = frames();
     let Frame::Hello(hello) = &mut frames[0] else { panic!("the first one is a hello") };
     hello.client_address = "x".repeat(ADDRESS_BYTES_MAX);
@@ -149,7 +149,7 @@ fn unknown_peer_may_send_a_hello_only() {
 }
 
 #[test]
-fn contradictory_hello_is_rejected() {
+fn inconsistent_hello_is_rejected() {
     let hello = |members: &[u16]| {
         let Frame::Hello(hello) = &frames()[0] else { panic!("the first one is a hello") };
         let members = members.iter().copied().map(NodeId).collect();

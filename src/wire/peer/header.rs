@@ -12,13 +12,13 @@ use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 use super::PeerError;
 
-/// Exclusive upper bound on the log indexes, round numbers and lengths in peer messages. These
-/// numbers grow from 0 and never reach the bound in practice; it lets the consensus core add to
-/// them without overflow. Terms have their own bound, [`Term::MAX`].
+/// Upper bound (exclusive) on log indexes, round numbers and lengths in messages between replicas.
+/// They count from 0 and never get that large in practice; the bound lets the Raft code add to them
+/// without overflow. Terms have their own bound, [`Term::MAX`].
 pub(super) const NUMBER_MAX: u64 = Index::MAX.0;
 
-/// The fixed-length part of a message, as rkyv archives it: everything except log entries and the
-/// snapshot chunk. For compatibility, new variants are added at the end.
+/// All fields of a message between replicas except log entries and snapshot chunks, in the form in
+/// which rkyv serializes them. For compatibility, new variants are added at the end.
 #[derive(Archive, Serialize)]
 pub(super) enum Header {
     Append {
@@ -28,8 +28,8 @@ pub(super) enum Header {
         prev_index: u64,
         commit_index: u64,
         loss_permille: u16,
-        /// The replica to which the leader is transferring its leadership, encoded as its id plus
-        /// 1; 0 if there is no transfer.
+        /// Target of a leadership transfer in progress, encoded as the replica's id plus 1; 0 if
+        /// there is no transfer.
         transfer_to: u32,
         entry_count: u32,
     },
@@ -98,7 +98,7 @@ pub(super) enum Header {
     },
 }
 
-/// Returns the header of a message, ready to be archived.
+/// Converts a message's fixed-length fields to the form in which they are serialized.
 pub(super) fn header_of(message: &PeerMsg) -> Header {
     match message {
         PeerMsg::AppendEntries(append) => Header::Append {
@@ -180,8 +180,8 @@ pub(super) fn header_of(message: &PeerMsg) -> Header {
     }
 }
 
-/// Rebuilds a message from its header and checks all fields. Removes the message's entries or chunk
-/// from the front of `bytes`.
+/// Decodes a message between replicas from its header, and checks all fields. Takes the message's
+/// log entries or snapshot chunk from the front of `bytes`.
 #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
 pub(super) fn message_of(header: &ArchivedHeader, bytes: &mut Bytes) -> Result<PeerMsg, PeerError> {
     Ok(match header {
@@ -327,13 +327,14 @@ fn disk_of(code: u8) -> Result<DiskState, PeerError> {
     })
 }
 
-/// Checks that `value`, a position in a snapshot of `length` bytes, is at most `length`, and
-/// returns it. `field` names the value in the error.
+/// Returns `value`, a byte position in a snapshot, after checking that it is at most `length`, the
+/// snapshot's length. `field` is the name of the value in the error.
 fn within(field: &'static str, value: u64, length: u64) -> Result<u64, PeerError> {
     if value <= length { Ok(value) } else { Err(PeerError::Number { field, value }) }
 }
 
-/// Removes a snapshot chunk of `claimed` bytes from the front of `bytes` and returns it.
+/// Takes a snapshot chunk from the front of `bytes` and returns it. `claimed` is the chunk's length
+/// in bytes according to the message.
 fn chunk(claimed: usize, bytes: &mut Bytes) -> Result<Bytes, PeerError> {
     if claimed > bytes.len() {
         return Err(PeerError::Chunk { claimed, bytes: bytes.len() });
@@ -345,7 +346,8 @@ fn number(field: &'static str, value: u64) -> Result<u64, PeerError> {
     if value < NUMBER_MAX { Ok(value) } else { Err(PeerError::Number { field, value }) }
 }
 
-/// Checks a message's term, which must be at least 1 and at most [`Term::MAX`], and returns it.
+/// Returns the Raft term of a message after checking that it is at least 1 and at most
+/// [`Term::MAX`].
 fn own_term(value: u64) -> Result<Term, PeerError> {
     if value == 0 || Term(value) > Term::MAX {
         return Err(PeerError::Number { field: "term", value });
@@ -353,8 +355,8 @@ fn own_term(value: u64) -> Result<Term, PeerError> {
     Ok(Term(value))
 }
 
-/// Decodes an optional replica id: 0 is `None`, any other value is the id plus 1. `field` names the
-/// value in the error.
+/// Decodes an optional replica id: 0 is `None`, any other value is the id plus 1. `field` is the
+/// name of the value in the error.
 fn replica(field: &'static str, value: u32) -> Result<Option<NodeId>, PeerError> {
     let Some(id) = value.checked_sub(1) else { return Ok(None) };
     match u16::try_from(id) {
@@ -370,9 +372,9 @@ fn permille(value: u16) -> Result<u16, PeerError> {
     Err(PeerError::Number { field: "loss_permille", value: u64::from(value) })
 }
 
-/// Checks an entry id and returns it: its term and index must both be zero or both be non-zero, the
-/// index must be below [`NUMBER_MAX`], and the term at most `newest`. The error names the entry id
-/// (`field`) and the message's term (`term`).
+/// Checks the id of a log entry in a message and returns it. Term and index must both be zero or
+/// both be non-zero, the index must be below [`NUMBER_MAX`], and the term at most `newest`. `field`
+/// is the name of the entry id in the error, and `term` the message's term.
 fn entry_id(
     field: &'static str,
     entry_term: u64,
@@ -388,9 +390,9 @@ fn entry_id(
     Err(PeerError::Place { field, id, term })
 }
 
-/// Decodes `claimed` log entries from the front of `bytes` and removes them. Checks that their
-/// indexes follow `prev` without gaps, and that their terms never decrease and do not exceed the
-/// message's `term`.
+/// Takes `claimed` log entries from the front of `bytes` and decodes them. Checks that their
+/// indexes follow `prev` without gaps, that their terms do not decrease, and that no term exceeds
+/// the message's `term`.
 fn entries(
     term: Term,
     prev: EntryId,

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-/// Splits `line` into arguments: appends their bytes to `arguments` and the range of each argument
-/// to `ranges`. Returns false if a quote is not closed, or a closing quote is not followed by white
-/// space.
+/// Splits the line of an inline command into arguments. Appends their bytes to `arguments`, and
+/// each argument's range in it to `ranges`. Returns false if a quote is not closed, or a closing
+/// quote is not followed by white space.
 pub(super) fn split_arguments(
     line: &[u8],
     arguments: &mut Vec<u8>,
@@ -23,9 +23,9 @@ pub(super) fn split_arguments(
     true
 }
 
-/// Appends the argument at the start of `text` to `arguments`, without quotes and escapes, and
-/// returns the rest of `text`. Returns `None` if a quote is not closed, or a closing quote is not
-/// followed by white space.
+/// Takes the first argument of an inline command, at the start of `text`: appends it to `arguments`
+/// without quotes and escapes, and returns the rest of `text`. Returns `None` if a quote is not
+/// closed, or a closing quote is not followed by white space.
 fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match text {
@@ -40,8 +40,8 @@ fn take_argument<'a>(mut text: &'a [u8], arguments: &mut Vec<u8>) -> Option<&'a 
     }
 }
 
-/// Checks the text after a closing quote: returns `rest` unchanged if it is empty or begins with
-/// white space, `None` otherwise.
+/// Returns `rest`, the text after a closing quote in an inline command, if it is empty or begins
+/// with white space, as it must; `None` otherwise.
 fn closed(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|byte| is_space(*byte)).then_some(rest)
 }
@@ -97,8 +97,9 @@ fn trim_start(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| is_space(**byte)).count()..]
 }
 
-/// Returns whether a byte is white space as defined by C's `isspace`. As in Redis, a vertical tab
-/// or form feed does not end an argument without quotes; it becomes part of the argument.
+/// Returns whether a byte is white space as defined by C's `isspace`. Between arguments all of
+/// these characters are skipped, but an unquoted argument may contain a vertical tab or form feed,
+/// as in Redis.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }

@@ -12,93 +12,94 @@ use crate::kv::parse_integer;
 
 use super::inline::split_arguments;
 
-/// Maximum length in bytes of an inline command, and of a line with a count or a length, as in
-/// Redis.
+/// Maximum length in bytes of a line in a request: an inline command, or the count or length in
+/// front of arguments. The limit is that of Redis.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// Length of the line end `\r\n` in bytes.
+/// Length in bytes of the line ending `\r\n`.
 const LINE_END_BYTES: usize = 2;
-/// Number of arguments for which the parser keeps memory allocated between requests. Memory for
-/// more arguments is freed.
+/// Number of arguments whose positions the parser can store without allocating memory for each
+/// request. After a request with more arguments, the additional memory is freed.
 const ARGUMENTS_KEPT: usize = 64;
-/// Number of bytes of an inline command's arguments for which the parser keeps memory allocated
-/// between requests.
+/// Size in bytes of the buffer for an inline command's arguments that stays allocated between
+/// requests.
 const INLINE_BYTES_KEPT: usize = 1 << 10;
 
-/// Limits on the size of one request.
+/// Limits on the size of a client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum length of an argument in bytes (`proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
     /// Maximum number of arguments of one request, including the command's name.
     pub items_max: usize,
-    /// Maximum length of a request in bytes, including the lengths and line ends of the protocol.
+    /// Maximum length of a request in bytes, including the protocol's length prefixes and line
+    /// endings.
     pub request_bytes_max: usize,
 }
 
-/// Why received bytes are not a request. Displayed as Redis's error reply, which is sent with
-/// [`Writer::error`](super::Writer::error) before the connection is closed.
+/// Reason why received bytes are not a valid Redis request. It is formatted as the error reply of
+/// Redis; the replica sends this reply with [`Writer::error`](super::Writer::error) and closes the
+/// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// An inline command exceeds the maximum length of a line.
+    /// An inline command's line is longer than 64 KiB.
     InlineTooBig,
-    /// Quotes in an inline command are not closed, or a closing quote is not followed by white
+    /// An inline command has an unclosed quote, or a closing quote that is not followed by white
     /// space.
     UnbalancedQuotes,
-    /// The line with the number of arguments exceeds the maximum length of a line.
+    /// The line with the number of arguments, `*n`, is longer than 64 KiB.
     CountTooBig,
-    /// The number of arguments is malformed or above the limit.
+    /// The number of arguments, `*n`, is malformed or exceeds the limit.
     InvalidCount,
-    /// The line with an argument's length exceeds the maximum length of a line.
+    /// The line with an argument's length, `$n`, is longer than 64 KiB.
     LengthTooBig,
-    /// An argument of a request begins with the given byte instead of `$`.
+    /// An argument begins with this byte instead of `$`.
     ExpectedBulk(u8),
-    /// An argument's length is malformed or above the limit.
+    /// An argument's length, `$n`, is malformed or exceeds the limit.
     InvalidLength,
-    /// The request exceeds [`Limits::request_bytes_max`].
+    /// The whole request is longer than [`Limits::request_bytes_max`].
     RequestTooBig,
 }
 
-/// A request: the command's name and arguments. The name counts as the first argument, so a request
-/// has at least one.
+/// A parsed Redis request: the command's name, which counts as the first argument, and the other
+/// arguments. Has at least one argument.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
     arguments: &'a [Range<usize>],
 }
 
-/// Incremental parser for the requests of one connection.
+/// Incremental parser for the Redis requests of one connection.
 ///
-/// Invariant: positions are measured from the first byte after the previous request, and never
-/// exceed the number of bytes received. Between requests all positions are 0 and no argument is
-/// missing.
+/// Invariant: all positions are offsets from the end of the previous request, and never exceed the
+/// number of bytes received. Between two requests all positions are 0.
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
     /// Number of bytes of the current request that have been parsed.
     position: usize,
-    /// Position at which the next call continues to search for the end of the line that begins at
-    /// `position`. The bytes between the two positions contain no line end.
+    /// Offset up to which the current line has been searched for a line ending without success. The
+    /// next call continues the search there.
     searched: usize,
-    /// Number of arguments of the current request that have not been parsed yet; `None` while that
-    /// number is unknown.
+    /// Number of arguments of the current request that have not been parsed yet; `None` before the
+    /// argument count has been parsed.
     missing: Option<usize>,
-    /// Length in bytes of the argument that begins at `position`; `None` if the length has not been
-    /// parsed yet.
+    /// Length in bytes of the argument whose contents begin at `position`; `None` if its length has
+    /// not been parsed yet.
     bulk_bytes: Option<usize>,
     arguments: Vec<Range<usize>>,
-    /// The arguments of an inline command, with quotes and escapes removed.
+    /// Concatenated arguments of an inline command, without quotes and escapes.
     inline: Vec<u8>,
 }
 
-/// How far the current request has been parsed.
+/// Result of parsing: whether the current request is complete, and where its arguments are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
     /// The request is incomplete: more bytes are needed.
     Incomplete,
-    /// A request sent as an array is complete, possibly without arguments. Its arguments are ranges
-    /// of the caller's bytes.
+    /// A request in the form of a RESP array is complete. Its arguments, of which there may be
+    /// none, are ranges of the received bytes.
     Array,
-    /// An inline command is complete. Its arguments are ranges of [`Parser::inline`].
+    /// An inline command is complete. Its arguments are ranges of the buffer `Parser::inline`.
     Inline,
 }
 
@@ -110,15 +111,15 @@ impl Default for Limits {
 }
 
 impl<'a> Request<'a> {
-    /// Creates a request whose arguments are the given ranges of `bytes`; at least one is required.
-    /// For tests and queued commands.
+    /// Creates a request from the ranges of its arguments in `bytes`, without parsing. At least one
+    /// argument is required: the command's name. For tests and for commands queued by MULTI.
     pub fn new(bytes: &'a [u8], arguments: &'a [Range<usize>]) -> Request<'a> {
         assert!(!arguments.is_empty(), "a request has at least a name");
         Request { bytes, arguments }
     }
 
-    /// Returns the request that is nested in this one: argument `first` is the name of its command,
-    /// and the arguments after it are its arguments. `None` if there is no argument `first`.
+    /// Returns the request nested in the arguments of this one, from the argument at index `first`
+    /// on, which is the nested command's name. `None` if there is no such argument.
     pub fn from(self, first: usize) -> Option<Request<'a>> {
         let arguments = self.arguments.get(first..).filter(|rest| !rest.is_empty())?;
         Some(Request { bytes: self.bytes, arguments })
@@ -130,13 +131,13 @@ impl<'a> Request<'a> {
         self.arguments.len()
     }
 
-    /// Returns the command's name as the client sent it, in upper or lower case.
+    /// Returns the command's name, in upper or lower case as the client sent it.
     pub fn name(&self) -> &'a [u8] {
         &self.bytes[self.arguments[0].clone()]
     }
 
-    /// Returns the argument at `index`; `None` if the request has fewer arguments. The command's
-    /// name is at index 0.
+    /// Returns the argument at `index`, where index 0 is the command's name; `None` if the request
+    /// has fewer arguments.
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         Some(&self.bytes[self.arguments.get(index)?.clone()])
     }
@@ -147,7 +148,7 @@ impl<'a> Request<'a> {
         self.arguments.iter().map(move |range| &bytes[range.clone()])
     }
 
-    /// Returns the arguments from index `first` on; no arguments if the request has none there.
+    /// Returns the arguments from index `first` on; an empty iterator if there are none.
     pub fn rest(&self, first: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         let arguments = self.arguments.get(first..).unwrap_or_default();
@@ -156,7 +157,7 @@ impl<'a> Request<'a> {
 }
 
 impl Parser {
-    /// Creates a parser for a new connection.
+    /// Creates a parser for a new client connection.
     pub fn new(limits: Limits) -> Parser {
         Parser {
             limits,
@@ -169,7 +170,7 @@ impl Parser {
         }
     }
 
-    /// Returns the next complete request in `bytes`; `None` if more bytes are needed.
+    /// Parses and returns the next complete request in `bytes`; `None` if more bytes are needed.
     ///
     /// Parsing starts after the first `used` bytes. `used` grows by the length of the returned
     /// request and of skipped empty lines and empty arrays. Between two calls the caller may remove
@@ -203,13 +204,13 @@ impl Parser {
         }
     }
 
-    /// Returns the heap memory usage of the parser, in bytes.
+    /// Returns the number of bytes that the parser has allocated on the heap.
     pub fn held_bytes(&self) -> usize {
         self.arguments.capacity() * size_of::<Range<usize>>() + self.inline.capacity()
     }
 
-    /// Removes the latest request from the parser's state. Frees most of the memory that the parser
-    /// holds if the request was very long.
+    /// Resets the parser for the next request. After a very long request, frees most of the
+    /// parser's memory.
     fn clear(&mut self) {
         self.arguments.clear();
         self.arguments.shrink_to(ARGUMENTS_KEPT);
@@ -218,7 +219,7 @@ impl Parser {
         }
     }
 
-    /// Parses until the current request is complete or more bytes are needed.
+    /// Continues to parse the current request until it is complete or more bytes are needed.
     fn advance(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         if self.missing.is_none() {
             match bytes.first() {
@@ -246,7 +247,8 @@ impl Parser {
         Ok(Progress::Array)
     }
 
-    /// Parses the next argument of an array and returns its range; `None` if more bytes are needed.
+    /// Parses the next argument of a RESP array and returns its range in `bytes`; `None` if more
+    /// bytes are needed.
     fn bulk(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
         let Some(length) = self.bulk_length(bytes)? else { return Ok(None) };
         let (start, end) = (self.position, self.position + length);
@@ -260,8 +262,8 @@ impl Parser {
         Ok(Some(start..end))
     }
 
-    /// Parses the length of the argument at `position` and returns it; `None` if more bytes are
-    /// needed.
+    /// Parses the length prefix, `$n`, of the next argument and returns the length in bytes; `None`
+    /// if more bytes are needed.
     fn bulk_length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         if self.bulk_bytes.is_some() {
             return Ok(self.bulk_bytes);
@@ -285,8 +287,8 @@ impl Parser {
         Ok(self.bulk_bytes)
     }
 
-    /// Parses the line at `position` and returns it without its line end; `None` if more bytes are
-    /// needed. As in Redis, the byte after `\r` is skipped without a check.
+    /// Parses the next line and returns it without its line ending; `None` if more bytes are
+    /// needed. As in Redis, any byte is accepted after `\r`.
     fn line<'b>(
         &mut self,
         bytes: &'b [u8],
@@ -309,7 +311,8 @@ impl Parser {
         Ok(Some(&bytes[start..end]))
     }
 
-    /// Parses a line as an inline command, once its end has arrived.
+    /// Parses the current line as an inline command; returns [`Progress::Incomplete`] if its end
+    /// has not arrived yet.
     fn parse_inline(&mut self, bytes: &[u8]) -> Result<Progress, ProtocolError> {
         let from = self.searched;
         let found = bytes[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at);

@@ -10,15 +10,16 @@ use crate::kv::write_double;
 /// Version of the Redis protocol that a connection uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
-    /// RESP2, which every new connection uses.
+    /// RESP2, the protocol version of every new connection.
     #[default]
     Two,
-    /// RESP3, which a client selects with `HELLO 3`.
+    /// RESP3, to which a client switches with `HELLO 3`.
     Three,
 }
 
-/// Appends replies to a buffer in one protocol version. After the header of an array, map or set of
-/// `n` elements the caller has to write `n` values (`2 n` for a map); this is not checked.
+/// Encodes replies to a client in one version of the Redis protocol, and appends them to a buffer.
+/// After the header of an array, map or set of `n` elements the caller must write `n` values (`2 n`
+/// for a map); this is not checked.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
@@ -26,7 +27,7 @@ pub struct Writer<'a> {
 }
 
 impl Version {
-    /// Returns the version number used in `HELLO`: 2 or 3.
+    /// Returns the protocol version as a number, 2 or 3, as used by the command `HELLO`.
     pub fn number(self) -> i64 {
         match self {
             Version::Two => 2,
@@ -46,18 +47,18 @@ impl<'a> Writer<'a> {
         self.version
     }
 
-    /// Changes the protocol version of everything written after this call.
+    /// Changes the protocol version in which later replies are written.
     pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
 
-    /// Returns the buffer that the writer appends to. A caller may use it as scratch space, but
-    /// must remove what it has appended.
+    /// Returns the buffer to which the writer appends replies. The caller may use it as scratch
+    /// space, but must remove everything that it has appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.out
     }
 
-    /// Writes a simple string, `+text`. `text` must not contain line ends.
+    /// Writes a simple string reply, `+text`. `text` must not contain line endings.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?} would end the reply");
         self.line(b'+', text.as_bytes());
@@ -68,8 +69,8 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"+OK\r\n");
     }
 
-    /// Writes an error, `-text`. `text` begins with an error code, as in `ERR no such key`. Line
-    /// ends in `text` become spaces, as in Redis.
+    /// Writes an error reply, `-text`. `text` begins with an error code, as in `ERR no such key`.
+    /// Line endings in `text` become spaces, as in Redis.
     pub fn error(&mut self, text: &[u8]) {
         self.out.put_u8(b'-');
         let escape = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
@@ -77,7 +78,7 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// Writes an integer, `:number`.
+    /// Writes an integer reply, `:number`.
     pub fn integer(&mut self, number: i64) {
         self.number(b':', number);
     }
@@ -90,7 +91,7 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// Writes a bulk string; null if `bytes` is `None`.
+    /// Writes a bulk string, or null if `bytes` is `None`.
     pub fn bulk_or_null(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -98,7 +99,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes null where a string is expected. RESP2 has different nulls for strings and arrays.
+    /// Writes a null string. RESP2 encodes null strings and null arrays differently, RESP3 alike.
     pub fn null(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"$-1\r\n",
@@ -106,7 +107,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Writes null where an array is expected. RESP2 has different nulls for strings and arrays.
+    /// Writes a null array. RESP2 encodes null strings and null arrays differently, RESP3 alike.
     pub fn null_array(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"*-1\r\n",
@@ -148,8 +149,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes a floating-point number, with as many digits as Redis 7.0 writes; in RESP2, as a bulk
-    /// string.
+    /// Writes a floating-point number with as many digits as Redis 7.0; in RESP2, as a bulk string.
     pub fn double(&mut self, number: f64) {
         let text = write_double(number);
         match self.version {
@@ -158,7 +158,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes an integer of any size, given as decimal digits; in RESP2, as a bulk string.
+    /// Writes an integer of any size, given as a string of decimal digits; in RESP2, as a bulk
+    /// string.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Two => self.bulk(digits.as_bytes()),
@@ -166,8 +167,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes text that is meant for people, such as the reply of `INFO`: a verbatim string in
-    /// RESP3, a bulk string in RESP2.
+    /// Writes human-readable text, such as the reply to `INFO`: a verbatim string in RESP3, a bulk
+    /// string in RESP2.
     pub fn verbatim(&mut self, text: &str) {
         match self.version {
             Version::Two => self.bulk(text.as_bytes()),

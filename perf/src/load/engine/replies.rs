@@ -12,9 +12,9 @@ use crate::load::reply::Reply;
 use crate::load::resp;
 
 impl Engine {
-    /// Handles the replies in `bytes`, which connection `number` has received, and keeps an
-    /// incomplete last reply until its remaining bytes arrive. Returns false if the connection is
-    /// now closed.
+    /// Handles all complete replies in `bytes`, which connection `number` has received. Keeps an
+    /// incomplete last reply until its remaining bytes arrive. Returns false if the connection has
+    /// been closed.
     pub(super) fn on_bytes(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         match self.plan.protocol {
             Protocol::Redis => {}
@@ -48,9 +48,9 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Handles the HTTP/2 frames in `bytes`, which connection `number` has received, and keeps an
-    /// incomplete last frame for later. The replies may be in any order. Returns false if the
-    /// connection is now closed.
+    /// Handles all complete HTTP/2 frames in `bytes`, which connection `number` has received from
+    /// etcd. Keeps an incomplete last frame for later. Replies may arrive in any order. Returns
+    /// false if the connection has been closed.
     fn on_frames(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -94,9 +94,9 @@ impl Engine {
         !self.leave_old_leader(number)
     }
 
-    /// Handles the NATS messages in `bytes`, which connection `number` has received, and keeps an
-    /// incomplete last message for later. The messages may be in any order. Returns false if the
-    /// connection is now closed.
+    /// Handles all complete NATS messages in `bytes`, which connection `number` has received. Keeps
+    /// an incomplete last message for later. Messages may arrive in any order. Returns false if the
+    /// connection has been closed.
     fn on_messages(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
         let mut at = 0;
         loop {
@@ -121,8 +121,8 @@ impl Engine {
         true
     }
 
-    /// Handles the next reply of connection `number`, which uses the Redis protocol. Returns false
-    /// if the connection is now closed.
+    /// Handles the next reply in the Redis protocol on connection `number`. Returns false if the
+    /// connection has been closed.
     fn on_reply(&mut self, number: usize, reply: Reply<'_>, now: u64) -> bool {
         let connection = &mut self.connections[number];
         if let State::FindingLeader { .. } = connection.state {
@@ -136,8 +136,8 @@ impl Engine {
         true
     }
 
-    /// Handles the reply to the operation at index `place` among the operations in flight on
-    /// connection `number`.
+    /// Handles the reply to one of the operations in flight on connection `number`; `place` is the
+    /// operation's index among them.
     fn on_reply_at(&mut self, number: usize, place: usize, reply: Reply<'_>, now: u64) {
         let connection = &mut self.connections[number];
         let Some(operation) = connection.in_flight.remove(place) else { return };
@@ -159,8 +159,8 @@ impl Engine {
         }
     }
 
-    /// Handles the reply to `CLUSTER SLOTS` on connection `number`; the reply names the leader.
-    /// Returns false if the connection is now closed.
+    /// Handles the reply to `CLUSTER SLOTS`, which names the leader, on connection `number`.
+    /// Returns false if the connection has been closed.
     fn on_cluster_slots(&mut self, number: usize, reply: Reply<'_>) -> bool {
         let queried = self.addresses[self.connections[number].address];
         let now = self.clock.now();
@@ -194,15 +194,15 @@ impl Engine {
     }
 }
 
-/// Returns the address in a redirect of the form `MOVED slot host:port`; `None` if `text` does not
-/// have this form.
+/// Parses a redirect, `MOVED slot host:port`, and returns its address; `None` if `text` is not a
+/// redirect.
 fn moved_to(text: &[u8]) -> Option<SocketAddr> {
     let address = std::str::from_utf8(text).ok()?.split(' ').nth(2)?;
     address.to_socket_addrs().ok()?.next()
 }
 
-/// Returns the address of the master of the first slot range in a reply to `CLUSTER SLOTS`. An
-/// empty host name stands for the host of `queried`, the server that replied.
+/// Returns the leader's address from a reply to `CLUSTER SLOTS`: the master of the first slot
+/// range. An empty host name stands for the host of `queried`, the server that replied.
 fn leader_of(list: &[u8], queried: SocketAddr) -> Option<SocketAddr> {
     let Some(Reply::List(range)) = resp::parts(list)?.first().copied() else { return None };
     let Some(Reply::List(node)) = resp::parts(range)?.get(2).copied() else { return None };

@@ -9,12 +9,13 @@ use crate::report::svg::{Svg, colour, text_width};
 const WIDTH: f64 = 1040.0;
 const ROW_HEIGHT: f64 = 24.0;
 const BAR_HEIGHT: f64 = 14.0;
-/// Width of the value labels at the ends of bars, in pixels.
+/// Width in pixels reserved for the value labels at the ends of bars.
 const LABEL_WIDTH: f64 = 92.0;
 const GAP: f64 = 14.0;
 const COLUMNS: f64 = 3.0;
 
-/// A column of the bar chart. Each column shows one figure, such as operations per second.
+/// A column of the bar chart, which shows one figure, such as operations per second, for all
+/// systems.
 struct Column {
     name: &'static str,
     value: fn(&Measurement) -> f64,
@@ -43,8 +44,8 @@ const SHOWN: [Column; 3] = [
     },
 ];
 
-/// Returns a bar chart of all cases that belong to no sweep; `None` if none of these cases was
-/// measured.
+/// Draws a bar chart of all cases that belong to no sweep (a series of cases that differ in one
+/// parameter). Returns `None` if no such case was measured.
 pub(crate) fn bars(comparison: &Comparison) -> Option<Svg> {
     let of = |case: &Case| -> Vec<(usize, &Summary)> {
         let systems = comparison.systems.iter().enumerate();

@@ -8,12 +8,13 @@ use crate::report::svg::Svg;
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 240.0;
 const LEFT: f64 = 82.0;
-/// Number of rows of the heat map; each row is a range of latencies. The heat map has up to
-/// `COLUMNS_MAX` columns; each column is a range of time.
+/// Number of rows in a heat map, each of which stands for a range of latencies. Each of the up to
+/// `COLUMNS_MAX` columns stands for a range of time.
 const ROWS: usize = 40;
 const COLUMNS_MAX: usize = 120;
 
-/// Returns the heat map of a run; `None` if the run has no histograms over time, or no operations.
+/// Draws a heat map of a run's latencies over time. Returns `None` if the run has no histograms
+/// over time, or no operations.
 pub(crate) fn heat(run: &Run) -> Option<Svg> {
     let timed = || {
         let intervals = run.intervals.iter();

@@ -9,15 +9,16 @@ use crate::report::svg::{Svg, colour};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const LEFT: f64 = 82.0;
-/// If the ratio of the largest to the smallest parameter value of a sweep is above this, the axis
-/// of the parameter is logarithmic.
+/// Ratio of a sweep's largest to its smallest parameter value above which the parameter's axis is
+/// logarithmic.
 const RATIO_FOR_LOG: f64 = 30.0;
 
-/// A function that selects the figure to draw, such as operations per second, from the summary of a
-/// system in a case.
+/// Selects the figure that a chart shows, such as operations per second, from the summary of a
+/// system's runs in a case.
 type Figure = fn(&Summary) -> Spread;
 
-/// Returns one chart for each sweep of the comparison that has results.
+/// Draws one line chart for each sweep (a series of cases that differ in one parameter) that has
+/// results.
 pub(crate) fn lines(comparison: &Comparison) -> Vec<Svg> {
     let mut sweeps: Vec<&str> = Vec::new();
     for sweep in comparison.cases.iter().filter_map(|case| case.sweep.as_ref()) {

@@ -8,12 +8,12 @@ use crate::report::svg::{Svg, colour, text_width};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 170.0;
 const LEFT: f64 = 82.0;
-/// Number of text lines above the upper plot for the descriptions of marked events. A description
-/// that does not fit is shown only when the mouse is over the event's mark.
+/// Maximum number of text lines above the upper plot that describe events. A description that does
+/// not fit is shown only as a tooltip.
 const MARK_LINES: usize = 4;
 const MARK_LINE: f64 = 15.0;
 
-/// Returns one chart with the throughput and latency of all runs over time; `None` if no run has
+/// Draws a chart of the throughput and latency of all runs over time. Returns `None` if no run has
 /// recorded time intervals.
 pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     let runs: Vec<&Run> = runs.iter().copied().filter(|run| !run.intervals.is_empty()).collect();
@@ -97,8 +97,8 @@ pub(crate) fn over_time(runs: &[&Run]) -> Option<Svg> {
     Some(svg)
 }
 
-/// Returns the events (marks) of all runs. An event that all runs have in common appears once; the
-/// text of any other event is prefixed with the name of its run.
+/// Returns the events of all runs to be marked in a chart. An event that all runs share appears
+/// once; the text of any other event is prefixed with the name of its run.
 fn marks(runs: &[&Run]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for run in runs {
@@ -115,18 +115,17 @@ fn marks(runs: &[&Run]) -> Vec<Mark> {
     marks
 }
 
-/// Position above the plot at which the description of a marked event is drawn: `x` in pixels, and
-/// the number of a text line.
+/// Position of an event's description above a plot: `x` in pixels, and the number of the text line.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Place {
     x: f64,
-    /// Number of the text line: 0 is the line next to the plot, and numbers increase upwards.
+    /// Number of the text line; line 0 is next to the plot, and higher lines have higher numbers.
     line: usize,
 }
 
-/// Returns, for each mark (event), the position of its text: on the lowest text line where it
-/// overlaps no other text; `None` if it fits on no line. `x` converts seconds to pixels, and
-/// `right` is the right edge of the plot in pixels.
+/// Returns the position of each event's description: on the lowest text line where it overlaps no
+/// other one; `None` if it fits on no line. `x` converts seconds to pixels, and `right` is the
+/// right edge of the plot in pixels.
 fn place_texts(marks: &[Mark], x: impl Fn(f64) -> f64, right: f64) -> Vec<Option<Place>> {
     let mut taken: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MARK_LINES];
     marks

@@ -10,8 +10,8 @@ const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 320.0;
 const LEFT: f64 = 82.0;
 
-/// Returns one chart with the latencies of all runs, or, if there is only one run, with a curve for
-/// each kind of operation. `None` if there are no latencies to draw.
+/// Draws a chart of latency by percentile: a curve for each run, or, for a single run, a curve for
+/// each kind of operation. Returns `None` if there are no latencies to draw.
 pub(crate) fn percentiles(runs: &[&Run]) -> Option<Svg> {
     let series: Vec<(String, &Curve)> = match runs {
         [run] if run.curves.len() > 1 => {

@@ -10,28 +10,28 @@ use bowline::runtime::{Bootstrap, bootstrap};
 use bowline::storage::make_folder;
 use bowline::types::NodeId;
 
-/// Name of the file that records the cluster's id, its number of replicas, and whether the folders
-/// of all replicas have been created.
+/// Name of the file in the local cluster's folder that records the cluster's id, the number of
+/// replicas, and whether the folders of all replicas have been created.
 const CLUSTER_FILE: &str = "cluster.toml";
 
-/// Returns the path of the folder of replica `id` in the cluster's folder.
+/// Returns the path of the data folder of replica `id`, inside the cluster's folder.
 pub(super) fn replica(folder: &Path, id: u16) -> PathBuf {
     folder.join(format!("replica-{id}"))
 }
 
-/// Returns the ids of all replicas of the cluster, 1 to `replicas`.
+/// Returns the ids of all replicas of a local cluster: 1 to `replicas`.
 pub(super) fn members(replicas: u16) -> Vec<NodeId> {
     (1..=replicas).map(NodeId).collect()
 }
 
-/// Returns whether a cluster has been created in `folder`, that is, whether `cluster.toml` exists.
+/// Returns whether `folder` contains a cluster, that is, whether `cluster.toml` exists.
 pub(super) fn exists(folder: &Path) -> bool {
     folder.join(CLUSTER_FILE).exists()
 }
 
-/// Returns the id of the cluster in `folder`. At the first start, creates the cluster and the
-/// folders of all replicas. Fails if the cluster was created for a number of replicas other than
-/// `replicas`.
+/// Opens the local cluster in `folder` and returns its id. If there is none, first creates the
+/// cluster and the folders of all replicas. Fails if an existing cluster has a number of replicas
+/// other than `replicas`.
 pub(super) fn open_or_create(folder: &Path, replicas: u16) -> anyhow::Result<u128> {
     let cannot_use =
         || format!("cannot use the folder {}; check its permissions", folder.display());
@@ -94,7 +94,7 @@ fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     }
 }
 
-/// Returns a random id for a new cluster, seeded by the operating system.
+/// Returns a random id for a new cluster. The operating system provides the randomness.
 fn random_id() -> u128 {
     use std::hash::{BuildHasher as _, RandomState};
     let half = |salt: u8| u128::from(RandomState::new().hash_one(salt));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_first_start_is_repeated() {
+    fn interrupted_cluster_creation_is_completed_at_next_start() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(CLUSTER_FILE);
         write(&file, 5, 2, false).unwrap();

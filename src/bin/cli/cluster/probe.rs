@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bowline::storage::cluster_fingerprint;
 
-/// Maximum time to wait for a connection to a replica on this machine, and then for its reply.
-/// After it, the replica counts as unreachable.
+/// Timeout of a connection to a replica on this machine, and of its reply. A replica that exceeds
+/// it is considered unreachable.
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum number of bytes that are read of a reply to `INFO raft`.
+/// Maximum number of bytes read from a replica's reply to `INFO raft`.
 const REPLY_BYTES_MAX: u64 = 64 << 10;
 
-/// Returns whether the replica that listens on `port` belongs to `cluster` and reports that it is
-/// the leader. A replica of another cluster may be listening there if it took the port first.
+/// Returns whether the replica that listens on `port` of this machine belongs to the cluster
+/// `cluster` and reports that it is the leader. Another cluster's replica may have taken the port.
 pub(super) fn is_leader(port: u16, cluster: u128) -> bool {
     let id = format!("raft_cluster_fingerprint:{:032x}", cluster_fingerprint(cluster));
     info(port).is_ok_and(|text| {

@@ -13,18 +13,20 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// The reason why a replica is not, or could not start as, a full member of the cluster.
+/// Reason why a replica is not a full, voting member of the cluster or cannot start as one.
 enum Problem {
-    /// The replica's folder is damaged or missing; the text is the error message.
+    /// The replica's folder is damaged or missing, as the given error message says.
     Damage(String),
-    /// The replica cannot start with its folder for another reason, for example because the folder
-    /// belongs to another cluster; the text is the error message.
+    /// The replica cannot start for another reason, which the given error message states, for
+    /// example because its folder belongs to another cluster.
     Other(String),
-    /// The replica has been replaced and has not caught up with the leader yet.
+    /// The replica was replaced, and does not vote because it has not caught up with the leader
+    /// yet.
     Rejoining,
 }
 
-/// Returns why a replica cannot be replaced in a cluster of `replicas` replicas; `None` if it can.
+/// Returns the reason why no replica can be replaced in a cluster of `replicas` replicas; `None` if
+/// replacing is possible.
 pub(super) fn impossible(replicas: u16) -> Option<String> {
     (usize::from(replicas) < REJOIN_MEMBERS_MIN).then(|| {
         format!(
@@ -34,8 +36,9 @@ pub(super) fn impossible(replicas: u16) -> Option<String> {
     })
 }
 
-/// Moves the folder of replica `id` aside and creates an empty one with which the replica rejoins.
-/// Fails if any replica of the cluster is running, or if another replica is damaged or rejoining.
+/// Replaces replica `id`: renames its data folder and creates an empty one, with which the replica
+/// rejoins the cluster. Fails if any replica of the cluster is running, or if another replica is
+/// damaged or rejoining.
 pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::Result<()> {
     let replicas = arguments.replicas;
     ensure!(
@@ -102,8 +105,8 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
     created.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// Checks the folder of replica `id`. Returns what is wrong with it; `None` if the replica can
-/// start as a full member.
+/// Checks the data folder of replica `id`. Returns the problem that keeps the replica from starting
+/// as a full member; `None` if there is none.
 ///
 /// # Errors
 /// If the replica is running.
@@ -123,8 +126,8 @@ fn check(dir: &Path, cluster: u128, id: u16, replicas: u16) -> anyhow::Result<Op
     }
 }
 
-/// Returns an unused path for moving the folder `own` aside: for `replica-2`, the first of
-/// `replica-2.broken-1`, `replica-2.broken-2` and so on that does not exist.
+/// Returns an unused path to which the data folder `own` can be renamed. For `replica-2` it is the
+/// first of `replica-2.broken-1`, `replica-2.broken-2` and so on that does not exist.
 fn unused_name(own: &Path) -> PathBuf {
     let name = own.file_name().and_then(OsStr::to_str).expect("replica-ID");
     let names = (1_u32..).map(|number| own.with_file_name(format!("{name}.broken-{number}")));
@@ -152,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_folder_is_moved_aside_and_an_undamaged_one_is_not() {
+    fn only_a_damaged_folder_is_moved_aside() {
         let dir = tempfile::tempdir().unwrap();
         let mut arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_of_a_cluster_of_two_is_not_replaced() {
+    fn two_replica_cluster_cannot_replace_a_replica() {
         let dir = tempfile::tempdir().unwrap();
         let arguments = arguments(dir.path(), 2);
         let cluster = folder::open_or_create(dir.path(), 2).unwrap();

@@ -290,7 +290,7 @@ fn refused_connections_are_counted_since_the_last_resetstat() {
 }
 
 #[test]
-fn refusal_of_a_full_leader_fails_only_writes_that_add_data() {
+fn leader_out_of_memory_fails_only_writes_that_add_data() {
     let mut fixture = Fixture::new();
     let (mut one, mut other) = (fixture.connect(), fixture.connect());
     one.write_all(b"SET k v\r\n").unwrap();
@@ -308,7 +308,7 @@ fn refusal_of_a_full_leader_fails_only_writes_that_add_data() {
 }
 
 #[test]
-fn reads_do_not_wait_while_writes_gather() {
+fn reads_are_not_delayed_by_write_batching() {
     let mut fixture = Fixture::new();
     let (mut one, mut other) = (fixture.connect(), fixture.connect());
     one.write_all(b"SET k v\r\nGET k\r\n").unwrap();
@@ -449,7 +449,7 @@ fn client_that_never_reads_is_disconnected_at_the_memory_limit() {
 }
 
 #[test]
-fn too_large_reply_is_an_error_and_the_connection_continues() {
+fn too_large_reply_is_an_error_and_keeps_the_connection() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"MGET a b\r\nPING\r\n").unwrap();
@@ -473,7 +473,7 @@ fn too_large_reply_is_an_error_and_the_connection_continues() {
 }
 
 #[test]
-fn large_requests_complete_one_at_a_time_with_small_ones_between() {
+fn large_requests_complete_singly_while_small_ones_proceed() {
     const LARGE: usize = 2 << 20;
     let mut fixture = Fixture::new();
     let value = "v".repeat(LARGE);
@@ -649,7 +649,7 @@ fn failed_watch_aborts_the_transaction() {
 }
 
 #[test]
-fn connection_commands_of_an_aborted_transaction_have_no_effect() {
+fn aborted_transaction_runs_no_connection_commands() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     let named = b"WATCH k\r\nMULTI\r\nCLIENT SETNAME me\r\nGET k\r\nEXEC\r\nCLIENT GETNAME\r\n";

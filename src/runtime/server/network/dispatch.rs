@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_gather_for_a_bounded_time_and_only_while_allowed() {
+    fn delay_for_write_batching_is_bounded() {
         let mut gathering = Gathering::default();
         let at = |micros| Instant::ZERO + Duration::from_micros(micros);
         assert!(!gathering.continues(false, at(0)) && gathering.ends_at().is_none());

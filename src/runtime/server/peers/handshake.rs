@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn only_members_of_the_same_cluster_are_accepted() {
+    fn only_members_of_the_same_cluster_may_connect() {
         let connect = |hello: Hello| check_after(None, &hello).map(drop);
         assert_eq!(connect(hello()), Ok(()));
         assert_eq!(connect(Hello { cluster: 6, ..hello() }), Err(PeerError::Cluster(6)));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn same_refusal_is_logged_at_intervals_and_a_new_one_at_once() {
+    fn repeated_refusals_are_logged_at_intervals() {
         let mut log = RefusalLog::default();
         let later = Instant::ZERO + LOG_INTERVAL;
         let mut count = |error, at| log.count(&error, at);

@@ -140,7 +140,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn runs_of_datagrams_arrive_one_by_one() {
+    fn datagrams_sent_in_one_batch_arrive_individually() {
         const COUNT: u64 = 190;
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let (from, mut to) =

@@ -122,7 +122,7 @@ fn malformed_batch_is_skipped_without_a_reply() {
 }
 
 #[test]
-fn leaders_snapshot_replaces_an_older_state() {
+fn snapshot_from_the_leader_replaces_an_older_state() {
     let Ends { network, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     let mut ahead = StateMachine::default();
@@ -190,7 +190,7 @@ fn snapshots_are_taken_by_log_size_or_on_request() {
 }
 
 #[test]
-fn pass_that_ends_within_an_entry_shows_the_state_before_it() {
+fn partly_applied_entry_is_not_visible_between_passes() {
     const OPERATIONS: usize = 1_000;
     let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
     let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());

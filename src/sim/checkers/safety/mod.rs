@@ -191,8 +191,9 @@ impl SafetyChecker {
     /// replica's votes for itself, except in terms in which it became leader: in other terms it may
     /// vote for another candidate after rejoining.
     ///
-    /// # Errors If the replica finished rejoining after an earlier loss without an entry that must
-    /// be on its disk.
+    /// # Errors
+    /// If the replica finished rejoining after an earlier loss without an entry that must be on its
+    /// disk.
     pub(in crate::sim) fn on_disk_lost(&mut self, machine: &Machine) -> Result<(), Violation> {
         // The sync that made it a member again may have been its last step before a crash.
         self.note_rejoined(machine)?;

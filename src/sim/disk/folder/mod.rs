@@ -259,7 +259,8 @@ impl Folder {
     /// records the peer's latest start durably (only in memory if the disk is full) and returns
     /// true.
     ///
-    /// # Errors If the disk failed, so that this replica's process must stop.
+    /// # Errors
+    /// If the disk failed, so that this replica's process must stop.
     pub(in crate::sim) fn check_peer(
         &mut self,
         peer: NodeId,

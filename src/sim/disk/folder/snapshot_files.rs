@@ -21,7 +21,8 @@ impl Folder {
     /// Writes the replica's own snapshot to a file and makes it durable. Returns false if the
     /// snapshot was abandoned, because the disk is full or the written file is invalid.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn write_snapshot(
         &mut self,
         snapshot: &Snapshot,
@@ -80,7 +81,8 @@ impl Folder {
     /// replica, and whether the snapshot is now complete; `None` if the snapshot was abandoned, for
     /// example because the disk is full.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn store_chunk(
         &mut self,
         chunk: &SnapshotChunk,
@@ -129,7 +131,8 @@ impl Folder {
     /// Makes a leader's snapshot durable and loads it, if it has been received in full. Returns its
     /// id and the state machine decoded from it; `None` if it is incomplete or was abandoned.
     ///
-    /// # Errors If the disk failed, so that the process must stop.
+    /// # Errors
+    /// If the disk failed, so that the process must stop.
     pub(in crate::sim) fn install(
         &mut self,
     ) -> Result<Option<(SnapshotId, StateMachine)>, StorageError> {
