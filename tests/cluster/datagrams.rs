@@ -191,15 +191,15 @@ fn forged_and_replayed_datagrams_are_ignored() {
     assert!(replayed.len() > 100, "{} datagrams were seen", replayed.len());
     let targets = [0, 1, 2].map(|at| cluster.peer_port(at));
     let attacker = thread::spawn(move || attack(rounds, &replayed, targets));
-    let mut attacked = Vec::new();
+    let mut during = Vec::new();
     while !attacker.is_finished() {
-        attacked.push(add());
+        during.push(add());
     }
     let took = attacker.join().unwrap();
     eprintln!(
         "{rounds} forged datagrams in {took:?}; p99 of a write: alone {:?}, attacked {:?}",
         p99(alone),
-        p99(attacked)
+        p99(during)
     );
     assert_eq!(info(cluster.address(leader), "raft_term").unwrap(), term, "{}", cluster.logs());
     assert!(!cluster.logs().contains("connection to a peer lost"), "{}", cluster.logs());

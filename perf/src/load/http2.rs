@@ -19,7 +19,7 @@ const FRAME_MAX: usize = 1 << 14;
 const INITIAL_WINDOW: i64 = 65_535;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// Number of bytes received after which the load generator enlarges the connection's receive window
-/// again, with a WINDOW_UPDATE frame.
+/// again, with a `WINDOW_UPDATE` frame.
 const REFILL_AFTER: u32 = 1 << 24;
 
 const DATA: u8 = 0;
@@ -52,7 +52,7 @@ pub(crate) struct Http2 {
     /// combined. `stream_window` is the initial send window of each new stream.
     window: i64,
     stream_window: i64,
-    /// Number of bytes received since the last WINDOW_UPDATE frame that enlarged the connection's
+    /// Number of bytes received since the last `WINDOW_UPDATE` frame that enlarged the connection's
     /// receive window.
     received: u32,
     /// The header block that is being received, if any: the id of its stream, whether the stream
