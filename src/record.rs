@@ -23,7 +23,7 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
 /// share one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The kind of a log entry: it begins a leader's term, or carries a batch of operations.
+/// The kind of a log entry: a no-op, which begins a leader's term, or a batch of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
     /// An entry without payload, which a new leader appends first (Raft paper, section 8). Applying

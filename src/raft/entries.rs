@@ -103,8 +103,8 @@ impl Entries {
         }
     }
 
-    /// Panics if the second-to-last chunk of the queue is not full, unless it is also the first
-    /// one: only the first and the last chunk may be shorter than [`CHUNK_LEN`].
+    /// Panics if the second-to-last chunk of the queue is not full. Only the first and the last
+    /// chunk may contain fewer than [`CHUNK_LEN`] entries.
     fn check_full_before_last(&self) {
         if let Some(before) = self.chunks.len().checked_sub(2).filter(|&chunk| chunk > 0) {
             let len = self.chunks[before].len();

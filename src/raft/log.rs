@@ -105,13 +105,14 @@ impl LogTail {
         EntryId { term, index }
     }
 
-    /// Returns whether the log contains the entry `id`, and therefore all entries before it (§5.3).
+    /// Returns whether the log contains the entry `id`, and therefore all entries before it (Raft
+    /// paper, §5.3).
     pub fn holds(&self, id: EntryId) -> bool {
         self.term_at(id.index) == Some(id.term)
     }
 
     /// Returns the id of the last entry that this log may share with another log that contains
-    /// `hint`: the last one whose index and term are at most those of `hint`. Returns
+    /// `hint`: the last entry whose index and term are at most those of `hint`. Returns
     /// [`EntryId::ZERO`] if that entry was compacted.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
         let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
@@ -158,9 +159,10 @@ impl LogTail {
         self.entries.back().expect("just pushed")
     }
 
-    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). The first one must
-    /// directly follow an entry of this log. Entries that the log already has are kept, and the log
-    /// is truncated only at a conflicting entry, so a late or repeated message changes nothing.
+    /// Merges a leader's `entries` into the log (Raft paper, §5.3; receiver rules 3 and 4 in Figure
+    /// 2). The first one must directly follow an entry of this log. Entries that the log already
+    /// has are kept, and the log is truncated only at a conflicting entry, so a late or repeated
+    /// message changes nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
         let Some(first) = entries.first() else { return Spliced::default() };
         assert!(
