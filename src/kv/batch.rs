@@ -22,16 +22,18 @@ use crate::kv::commands::items::{Items, put_item};
 use crate::kv::operation::Operation;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// A decoded batch: operations for the state machine that are replicated as the payload of one log
-/// entry, or sent as one read. Borrows the encoded bytes.
+/// A decoded batch: operations for the state machine that are replicated together as the payload of
+/// one log entry, or that are read-only and answered together as one read. Borrows the encoded
+/// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
     /// Unique id of the batch. If the batch is in the log more than once, every occurrence has the
     /// same key.
     pub key: RequestKey,
-    /// Whether the batch may be in the log more than once, because it may have been sent to the
-    /// leader again. If so, only its first occurrence is applied, and its outcomes are stored as
-    /// the result of later occurrences. Every occurrence has the same flag.
+    /// Whether the batch may be in the log more than once, because the replica that forwards it to
+    /// the leader may send it again. If so, only its first occurrence in the log is applied, and
+    /// the results are stored, to be returned for later occurrences. Every occurrence has the same
+    /// flag.
     pub may_repeat: bool,
     /// Number of operations in the batch.
     count: u32,
@@ -69,7 +71,7 @@ pub enum BatchError {
     NotARead,
 }
 
-/// A group of consecutive operations of a batch. The memory that the operations access is
+/// A group of up to [`GROUP_MAX`] consecutive operations of a batch. The memory that they access is
 /// prefetched for the whole group at once, so that the cache misses overlap.
 #[derive(Debug)]
 pub struct Group<'a> {
@@ -98,7 +100,7 @@ pub struct BatchBuffer {
 }
 
 /// Maximum number of operations of a batch. It limits the work for one log entry, and the memory
-/// that is allocated for a corrupt batch with a huge number of operations.
+/// that is allocated for a corrupt batch that claims to have a huge number of operations.
 pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 
 /// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
@@ -124,9 +126,9 @@ struct Record {
     operations: usize,
 }
 
-/// Serializer of the field `operations` of a [`Record`]: writes the length of the encoded
-/// operations as an rkyv reference to these bytes, which have already been written directly before
-/// the record.
+/// Serializer of the field `operations` of a [`Record`]. The encoded operations have already been
+/// written, directly before the record. So this serializer writes only an rkyv reference to them,
+/// with their length in bytes.
 struct BytesBefore;
 
 impl ArchiveWith<usize> for BytesBefore {
@@ -154,7 +156,7 @@ const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
     /// Returns an encoded batch that contains only `operation`. Marks the batch as one that may be
-    /// in the log more than once, so that replicas apply only its first occurrence.
+    /// in the log more than once, of which replicas apply only the first occurrence.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }

@@ -38,9 +38,9 @@ use crate::types::{ClientId, RequestId, RequestKey};
 /// stores, to recognise a batch that is in the log again.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Maximum total size in bytes of the values (byte strings) in the outcomes that the deduplication
-/// table stores. While the total exceeds this limit, the table drops the values of the oldest
-/// outcomes; it still recognises the batches.
+/// Maximum total size in bytes of the values (byte strings) in the outcomes (results of operations)
+/// that the deduplication table stores. While the total exceeds this limit, the table drops the
+/// values of the oldest outcomes, but keeps the keys of the batches, by which it recognises them.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Initial number of hash chains of the deduplication table's hash index.
@@ -78,7 +78,7 @@ pub(super) struct DedupTable {
 }
 
 /// An entry of the deduplication table: the key that identifies an applied batch, and the outcomes
-/// of the batch's operations.
+/// (results) of the batch's operations.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
@@ -88,7 +88,7 @@ pub(super) struct DedupEntry {
     outcomes: StoredOutcomes,
 }
 
-/// The stored outcomes of all operations of a batch, in compact form.
+/// The stored outcomes (results) of all operations of a batch, in compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredOutcomes {
     /// A single outcome and the number of operations that have it: either all operations have this
@@ -120,8 +120,8 @@ impl StoredOutcomes {
         }
     }
 
-    /// Returns the outcomes without their content: [`Outcome::Forgotten`] for each operation of the
-    /// batch.
+    /// Returns the same number of outcomes without their content: [`Outcome::Forgotten`] for each
+    /// operation of the batch.
     fn forgotten(&self) -> StoredOutcomes {
         let count = match self {
             StoredOutcomes::Equal(_, count) => *count,
@@ -212,8 +212,8 @@ impl DedupTable {
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the stored outcomes of the batch with this key; `None` if the deduplication table
-    /// does not contain the batch.
+    /// Returns the stored outcomes (results of the operations) of the batch with this key; `None`
+    /// if the deduplication table does not contain the batch.
     pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -227,8 +227,9 @@ impl DedupTable {
         None
     }
 
-    /// Adds a batch that was just applied, with its outcomes, to the deduplication table, which
-    /// must not contain it yet. Removes the oldest batch if the table is full.
+    /// Adds a batch that was just applied, with its outcomes (results of its operations), to the
+    /// deduplication table, which must not contain the batch yet. Removes the oldest batch if the
+    /// table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
         self.insert_stored(key, StoredOutcomes::new(outcomes));
     }

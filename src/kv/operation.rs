@@ -36,8 +36,7 @@ pub enum Operation<'a> {
         /// New reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
         /// Number of resets of the replicated clock when the leader proposed this operation. If the
-        /// clock has been reset again by the time the operation is applied, the operation has no
-        /// effect.
+        /// clock is reset again before the operation is applied, the operation has no effect.
         resets: u64,
     },
     /// Runs the commands of a transaction atomically (`MULTI`/`EXEC`), unless a watched key has
@@ -48,7 +47,7 @@ pub enum Operation<'a> {
         /// bytes, little endian). A key's revision is a number that changes whenever the key
         /// changes.
         watched: Items<'a>,
-        /// The commands of the transaction, in order, each encoded as a `Call` by
+        /// The commands of the transaction, in order, each encoded as an `Operation::Call` by
         /// [`Operation::encode`].
         operations: Items<'a>,
     },
@@ -62,7 +61,7 @@ pub enum Operation<'a> {
         session: u64,
         /// Sequence number of the request within its client session, starting at 1.
         sequence: u64,
-        /// The `Call` or `Transaction` to run, encoded by [`Operation::encode`].
+        /// The operation to run, a `Call` or a `Transaction`, encoded by [`Operation::encode`].
         operation: &'a [u8],
     },
     /// Sets the replicated clock back to `millis`, and makes the expiration time of every key
@@ -102,8 +101,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const NUMBER_BYTES: usize = 2;
 
 /// The context in which an operation is decoded: directly in a batch (`Nothing`), in a request of a
-/// client session (`Once`), or in a transaction. It limits which operations may be nested, so that
-/// untrusted bytes cannot cause deep recursion.
+/// client session (`Once`), or in a transaction. The context limits which operations may be nested,
+/// so that untrusted bytes cannot cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Nothing,

@@ -7,9 +7,8 @@ use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the bitmap commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The bitmap commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(96, "setbit", ONE_KEY, setbit),
     read(97, "getbit", ONE_KEY, getbit),

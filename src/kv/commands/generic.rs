@@ -10,9 +10,8 @@ use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the generic commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The generic commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(0, "type", ONE_KEY, kind),
     read(1, "randomkey", NO_KEYS, random_key),
@@ -78,8 +77,8 @@ fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
 }
 
-/// Runs `RANDOMKEY`: returns a random key. The random seed determines the key by its hash, and not
-/// by its position in a hash table, so that all replicas choose the same key.
+/// Runs `RANDOMKEY`: returns a random key. The random seed selects the key by the key's hash and
+/// not by its position in a hash table, so that all replicas choose the same key.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());

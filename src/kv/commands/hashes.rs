@@ -11,9 +11,8 @@ use crate::kv::values::extended::Extended;
 use crate::kv::values::hash::Hash;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the hash commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The hash commands of the state machine: number, name, key positions and function of each. Append
+/// new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(112, "hset", ONE_KEY, hset),
     read(113, "hget", ONE_KEY, hget),

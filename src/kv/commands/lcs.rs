@@ -8,9 +8,8 @@ use crate::kv::commands::row::{Answer, Row, TWO_KEYS, read};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the `LCS` command for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The `LCS` command of the state machine: its number, name, key positions and function. Append new
+/// commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
 
 /// Maximum size of the table that `LCS` computes, in cells: about the product of the lengths of the

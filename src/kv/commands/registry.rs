@@ -14,8 +14,8 @@ use crate::kv::commands::{
 };
 use crate::kv::keyspace::Keyspace;
 
-/// The commands of all groups, such as list commands or hash commands. Each group has a range of
-/// command numbers, which the test `numbers_are_grouped` lists.
+/// All commands of the state machine, in groups such as list commands or hash commands. Each group
+/// has a range of command numbers, which the test `numbers_are_grouped` lists.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,
@@ -56,7 +56,8 @@ const fn by_number() -> [Option<CommandId>; NUMBERS] {
     all
 }
 
-/// A registered command of the state machine, as a reference to its row in the command registry.
+/// A command of the state machine, as a reference to its row (number, name, key positions and
+/// function) in the table of all commands.
 #[derive(Clone, Copy)]
 pub struct CommandId(&'static Row);
 

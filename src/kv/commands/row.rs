@@ -9,7 +9,8 @@ use crate::kv::keyspace::Keyspace;
 /// which case it has changed nothing.
 pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
 
-/// A row of the command registry: a command's number, name, key positions and function.
+/// A row of the table of all commands of the state machine: a command's number, name, key positions
+/// and function.
 #[derive(Debug)]
 pub(in crate::kv) struct Row {
     /// Number that identifies the command in log entries and snapshots. It must never change, and
@@ -21,7 +22,7 @@ pub(in crate::kv) struct Row {
     pub(in crate::kv) run: Run,
 }
 
-/// The function that runs a command of the registry.
+/// The function that runs a command of the state machine.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum Run {
     /// The function of a read-only command, which needs no log entry.
@@ -74,8 +75,8 @@ impl KeyPositions {
         KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
     }
 
-    /// Returns these key positions, extended by the keys after a `numkeys` argument at `position`.
-    /// The value of this argument is the number of the keys.
+    /// Returns these key positions, extended by the keys after the `numkeys` argument at
+    /// `position`. The value of the `numkeys` argument is the number of these keys.
     pub(in crate::kv) const fn and_counted_at(mut self, position: u8) -> KeyPositions {
         self.counted_at = Some(position);
         self
@@ -125,7 +126,8 @@ impl KeyPositions {
     }
 }
 
-/// Returns the registry row of a read-only command. `number` identifies the command in log entries.
+/// Returns the row of a read-only command for the table of all commands of the state machine.
+/// `number` identifies the command in log entries.
 pub(in crate::kv) const fn read(
     number: u16,
     name: &'static str,
@@ -135,8 +137,8 @@ pub(in crate::kv) const fn read(
     Row { number, name, keys, run: Run::Read(run) }
 }
 
-/// Returns the registry row of a command that may change the state. `number` identifies the command
-/// in log entries.
+/// Returns the row of a command that may change the state, for the table of all commands of the
+/// state machine. `number` identifies the command in log entries.
 pub(in crate::kv) const fn write(
     number: u16,
     name: &'static str,

@@ -15,9 +15,8 @@ use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-/// Table of the set commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The set commands of the state machine: number, name, key positions and function of each. Append
+/// new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(192, "sadd", ONE_KEY, sadd),
     write(193, "srem", ONE_KEY, srem),
@@ -254,8 +253,8 @@ fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
 }
 
 /// Applies the set operation `how` to the sets at the keys from the second argument on. Stores the
-/// result at the key in the first argument, or removes this key if the result is empty. The outcome
-/// is the number of members of the result. `event` is the name of the keyspace notification.
+/// result at the key in the first argument, or removes this key if the result is empty. Returns the
+/// number of members of the result. `event` is the name of the keyspace notification.
 fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
     let to = args.get(0)?;
     let members = join(keyspace, args.rest(1), how)?;

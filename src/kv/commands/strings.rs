@@ -13,9 +13,8 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the string commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The string commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(48, "set", ONE_KEY, set_with_options),
     write(49, "setex", ONE_KEY, setex),
@@ -42,7 +41,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 ];
 
 /// Maximum length of a string value, in bytes: 512 MiB, Redis's default for `proto-max-bulk-len`.
-/// Affects the replicated state, so it must be equal on all replicas.
+/// The replicated state depends on this limit, so it must be equal on all replicas.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// The condition of a `SET` command, given by the options `NX` and `XX`.
@@ -153,8 +152,8 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, amount)
 }
 
-/// Adds `amount` to the integer at a key, which counts as 0 if the key does not exist, and keeps
-/// the key's expiration time. The outcome is the sum.
+/// Adds `amount` to the integer at a key (0 if the key does not exist), and keeps the key's
+/// expiration time. Returns the sum.
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
@@ -181,7 +180,8 @@ enum Ttl<'w> {
 impl<'w> Ttl<'w> {
     /// Parses `option` if it is `EX`, `PX`, `EXAT` or `PXAT`, with its argument `next`. Returns
     /// false, and changes nothing, if it is another option, its argument is missing, or it
-    /// contradicts an earlier option. If the same option is repeated, the last one counts.
+    /// contradicts an earlier option. If the same option is given more than once, the last argument
+    /// is used.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =

@@ -4,9 +4,9 @@
 use std::mem;
 use std::sync::Arc;
 
-/// A part of the state that snapshots can share. A change of shared data copies it first. Data that
-/// was never shared is not reference-counted, because reading a reference count would cost each
-/// write a cache miss.
+/// A part of the state that snapshots can share. A change of shared data copies the data first.
+/// Data that was never shared has no reference count, because each write would have to read it, at
+/// the cost of a cache miss.
 pub(in crate::kv) enum CopyOnWrite<T> {
     Exclusive(T),
     Shared(Arc<T>),

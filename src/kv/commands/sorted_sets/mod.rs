@@ -13,9 +13,8 @@ use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// Table of the sorted-set commands for the command registry: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The sorted-set commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(224, "zadd", ONE_KEY, members::zadd),
     write(225, "zincrby", ONE_KEY, members::zincrby),
@@ -51,8 +50,8 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
 ];
 
-/// Stores a sorted set at a key, or removes the key if the set is empty. The outcome is the number
-/// of members. `event` is the name of the keyspace notification if the set is not empty.
+/// Stores a sorted set at a key, or removes the key if the set is empty. Returns the number of
+/// members. `event` is the name of the keyspace notification if the set is not empty.
 fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
     let count = set.len();
     if count == 0 {
