@@ -52,7 +52,7 @@ pub struct SlowLog {
     longest: Duration,
 }
 
-/// A request whose outcome is known, with the data that the slow log needs.
+/// A request whose outcome is known, with the data that the slow log needs about it.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
     /// Time between the submission of the request, as part of a batch, and the arrival of its
