@@ -219,8 +219,8 @@ impl ReplicatedClock {
         self.ready == Some(term)
     }
 
-    /// Returns the known wall clocks of the members at `now`, including this replica's, in
-    /// milliseconds since 1970.
+    /// Returns the times that the wall clocks of the members show at `now`, in milliseconds since
+    /// 1970, as far as they are known. Includes this replica's own wall clock.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
         let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));

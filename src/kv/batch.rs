@@ -40,8 +40,8 @@ pub struct Batch<'a> {
     operations: Items<'a>,
 }
 
-/// Why a payload was rejected: it is not a valid batch, or it was sent as a read but contains a
-/// write.
+/// Why a payload was rejected: it is not a valid batch, or it was submitted as a read but contains
+/// a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The encoding (an archive of the library rkyv) is corrupt or has an unknown format version.
@@ -65,8 +65,8 @@ pub enum BatchError {
         /// Length in bytes of the rejected payload.
         length: usize,
     },
-    /// The batch was sent as a read, but an operation in it is invalid or may change the state, so
-    /// it must go through the log.
+    /// The batch was submitted as a read, but an operation in it is invalid or may change the
+    /// state, so it must go through the log.
     #[error("an operation that changes the state was sent as a read")]
     NotARead,
 }

@@ -45,8 +45,8 @@ const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Initial number of hash chains of the deduplication table's hash index.
 const CHAINS_MIN: usize = 64;
-/// Minimum number of hash chains for each entry of the deduplication table; the number of chains is
-/// doubled when it gets lower.
+/// Minimum number of hash chains for each entry of the deduplication table; when there are fewer,
+/// the number of chains is doubled.
 const CHAINS_PER_ENTRY: usize = 2;
 /// Number of low bits of a request id that are not hashed, but select one of 64 adjacent hash
 /// chains. Consecutive request ids therefore use adjacent memory, which saves cache misses.

@@ -267,8 +267,8 @@ impl<'a> Operation<'a> {
 }
 
 /// Decodes an operation other than a single command from its `number` and its `body`, the encoded
-/// fields. `None` if it is invalid, or not allowed in the context `within`, such as a transaction
-/// in a transaction.
+/// fields. `None` if the operation is invalid, or not allowed in the context `within`, such as a
+/// transaction in a transaction.
 fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
     let allowed = match number {
         TRANSACTION => within != Within::Transaction,

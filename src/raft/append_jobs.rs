@@ -28,7 +28,8 @@ pub(super) struct AppendJobs {
     /// this entry, which is the last one covered by an installed snapshot. `None` if the log on
     /// disk is kept.
     restart_after: Option<EntryId>,
-    /// Index up to which the jobs handed out so far let the log writer compact the log on disk.
+    /// Index up to which the log writer may compact the log on disk, according to the jobs that
+    /// were handed out so far.
     compacted_to: Index,
     /// Messages to peers that may be sent only after the next job is durable, because they reveal
     /// to the peers what the job writes.

@@ -26,8 +26,9 @@ const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by number, and
-/// `round` is the last one begun. The log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by the numbers of
+/// the message rounds (batches of messages), and `round` is the number of the last round begun. The
+/// log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,

@@ -211,7 +211,8 @@ impl LogTail {
 
     /// Removes the oldest entries, at most up to `index`, from memory until at most `bytes_kept`
     /// bytes remain. Removes at most `count_max` entries per call, because freeing memory takes
-    /// time, and only durable ones. The entries up to `index` must be committed and in a snapshot.
+    /// time. Never removes an entry that is not durable. The entries up to `index` must be
+    /// committed and in a snapshot.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {

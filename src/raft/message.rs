@@ -19,7 +19,7 @@ pub enum Msg {
     /// The log writer's report that a job is durable.
     Persisted(Persisted),
     /// The applier's report that it has applied all entries up to `index` and handed over the
-    /// replies to their requests.
+    /// replies for the clients whose requests the entries contain.
     Applied {
         /// Index of the last applied entry.
         index: Index,
@@ -308,8 +308,8 @@ impl PeerMsg {
 
 impl AppendEntries {
     /// Returns whether the entries follow `prev` without gaps, and their terms never decrease or
-    /// exceed the message's term. Wire decoders check this too; here it protects the core from
-    /// faulty drivers.
+    /// exceed the message's term. Wire decoders check this too; this check protects the core from
+    /// faulty drivers (server or simulator).
     pub(super) fn is_well_formed(&self) -> bool {
         // Bounded, so that later additions to an index cannot overflow.
         let end = self.prev.index.0.checked_add(self.entries.len() as u64);

@@ -61,7 +61,8 @@ struct SnapshotTransfer {
 /// What a peer's reply to a snapshot chunk means for the snapshot transfer in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChunkReply {
-    /// The reply reports how many bytes of the snapshot being sent the peer has received.
+    /// The reply reports how many bytes the peer has received of the snapshot that is being sent to
+    /// it.
     Received,
     /// The peer received the whole snapshot and then discarded it, for example as damaged. The
     /// transfer has ended.
@@ -114,8 +115,8 @@ pub(super) struct Progress {
     /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
     /// that the peer has not acknowledged.
     unacknowledged_bytes: usize,
-    /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. Only
-    /// an acknowledgement of further entries resets it.
+    /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. The
+    /// number is reset only when the peer acknowledges further entries.
     bulk_timeouts: u32,
     /// Share of messages lost in one direction, in permille, averaged over all peers that are
     /// answering. At [`LOSSY_PERMILLE`] or more, the leader retransmits sooner.

@@ -36,7 +36,8 @@ pub struct Context {
     pub commit_index: Index,
     /// Index of the last log entry that this replica has applied to its state machine.
     pub applied_index: Index,
-    /// Number of keys, after the entry at `applied_index` or a slightly earlier one was applied.
+    /// Number of keys in the state machine after it applied the log entry at `applied_index` or a
+    /// slightly earlier one.
     pub key_count: u64,
     /// Number of keys that have an expiration time.
     pub expires_count: u64,

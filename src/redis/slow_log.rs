@@ -68,8 +68,8 @@ pub struct CompletedRequest<'r> {
 }
 
 impl SlowLog {
-    /// Adds a request to the slow log, and then removes its oldest entries until there are at most
-    /// `entries_max`.
+    /// Adds a request to the slow log, and then removes the log's oldest entries until it contains
+    /// at most `entries_max` entries.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
             Operation::decode(request.operation).map(|operation| arguments_of(&operation));
