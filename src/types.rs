@@ -108,9 +108,9 @@ pub enum RequestKind {
 impl Index {
     /// The index before that of the first entry of a log.
     pub const ZERO: Index = Index(0);
-    /// Upper bound of the indexes in messages between replicas. The wire decoders reject a message
-    /// with this index or a larger one as malformed, the consensus core one with a larger index. No
-    /// log ever gets this long.
+    /// Upper bound of the indexes in messages between replicas. No log ever gets this long. A
+    /// message with a larger index is rejected as malformed; the wire decoders reject this index,
+    /// too.
     pub const MAX: Index = Index(1 << 62);
 
     /// Returns the index after this one.
