@@ -243,8 +243,9 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Starts a network partition. One side is a bare majority that includes the leader `keep`, if
-    /// it is given and exists; its other members are drawn from all replicas, including dead ones.
+    /// Starts a network partition. One side is a bare majority of the replicas. It includes the
+    /// leader `keep`, if that is the id of a replica of this run. The other replicas on this side
+    /// are drawn at random from all replicas, including dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();

@@ -40,7 +40,7 @@ pub enum Ending {
 }
 
 /// An event of the scenario that has occurred, with the time for which puts were unavailable after
-/// it.
+/// the event.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
     /// The type of the event.
