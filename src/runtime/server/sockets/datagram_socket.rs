@@ -118,7 +118,7 @@ impl DatagramSocket {
     }
 
     /// Sends the datagrams in `out` to the address `to`. Datagrams that the kernel does not accept
-    /// are lost, as they may be on the network.
+    /// are lost, just like datagrams that are lost on the network.
     pub(crate) fn send(&self, to: SocketAddr, out: &Outbox) {
         for (contents, length) in out.runs(self.state.max_gso_segments()) {
             let transmit = Transmit {
