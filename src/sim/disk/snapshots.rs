@@ -73,7 +73,7 @@ impl Snapshots {
     }
 
     /// Verifies a snapshot on this replica's disk after a follower has discarded it. Returns true
-    /// if it is the latest snapshot and damaged, so that a new one must be taken.
+    /// if this snapshot is the latest one and is damaged, so that a new one must be taken.
     pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.recheck(id));
         self.damaged |= damaged;

@@ -71,7 +71,7 @@ pub struct Failure {
 #[derive(Debug)]
 enum Alarm {
     /// The client at index `client` wakes up, to start its next operation or to handle a timeout.
-    /// `turn` is the number of the wake-up.
+    /// `turn` is the number of the wake-up; only the client's latest wake-up has an effect.
     Wake { client: usize, turn: u32 },
     /// A replica's answer arrives at its client.
     Answer(Answer),
@@ -98,7 +98,7 @@ enum Alarm {
     LoseVoter(u32),
 }
 
-/// The latest sending of a client's request: when, and to which replica.
+/// The last time that a client sent a request: when, and to which replica.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,

@@ -70,7 +70,7 @@ pub enum Statement {
     Resume(NodeId),
     /// From now on, syncs of the replica's disk complete only at [`Statement::Sync`].
     Slow(NodeId),
-    /// Completes the sync in progress of a replica that [`Statement::Slow`] has slowed.
+    /// Completes the replica's current sync, which [`Statement::Slow`] has kept from completing.
     Sync(NodeId),
     /// Ends [`Statement::Slow`]: the replica's syncs complete by themselves again.
     Fast(NodeId),

@@ -29,7 +29,7 @@ const FIRST_CLIENT: u32 = 0x100;
 /// Parameters of the simulated clients' workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Number of clients. Each client has at most one request at a time that it waits for.
+    /// Number of clients. Each client waits for the answer to at most one request at a time.
     pub clients: usize,
     /// Number of clients that only read. They can detect stale reads: a client that also writes
     /// would wait forever for a deposed leader's answer to a write, but a client that only reads
@@ -135,8 +135,8 @@ struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// For each operation of the request, its id in the history; `None` for operations that the
-    /// linearizability checker does not check.
+    /// For each operation of the request, the id under which the history records it; `None` for
+    /// operations that the linearizability checker does not check.
     history_ids: Vec<Option<OperationId>>,
 }
 
