@@ -50,7 +50,8 @@ pub struct Receiver {
     /// Out-of-order pieces: received payloads before which bytes are missing, by their position in
     /// the stream.
     pieces: BTreeMap<u64, Bytes>,
-    /// Total length of `pieces` in bytes. Where pieces overlap, bytes count more than once.
+    /// Total length of `pieces` in bytes. Bytes that are in several overlapping pieces are counted
+    /// more than once.
     piece_bytes: u64,
     /// The last acknowledgement that was sent, updated with the numbers of the datagrams that have
     /// arrived since then.

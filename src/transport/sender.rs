@@ -39,8 +39,8 @@ const PROMPT_PERMILLE: u32 = 50;
 /// sends.
 const PROBE_SEGMENTS: usize = 16;
 /// Number of consecutive probes (retransmissions after an overdue acknowledgement) at a constant
-/// interval. After them the interval doubles each time. On a lossy path, a few probes in a row are
-/// lost too.
+/// interval. After these probes, the interval doubles with each further probe. On a lossy path, a
+/// few probes in a row are lost too.
 const FAST_PROBES: u32 = 3;
 /// Maximum interval between two consecutive probes (retransmissions after an overdue
 /// acknowledgement), unless acknowledgements normally take longer.
@@ -50,7 +50,8 @@ const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
 /// covers: a datagram outside of the bitmap would count as lost although it has arrived. Probes
 /// (retransmissions after an overdue acknowledgement) may exceed this number.
 const TRANSMISSIONS_MAX: usize = BITMAP_BITS;
-/// Size in bytes of one memory allocation, which several segments share.
+/// Size in bytes of one memory allocation, which several segments (payloads of one datagram each)
+/// share.
 const BUFFER_BYTES: usize = 32 << 10;
 
 /// A segment of the stream: the payload of one datagram, kept until it is acknowledged.
