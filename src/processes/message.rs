@@ -20,7 +20,7 @@ pub(super) enum Message<'a> {
     /// A hello message, whose UDP source address is the replica's address.
     Hello,
     /// A message from replica `src` to one or all other replicas. `leader` is the leader that the
-    /// message names; `None` if it names none.
+    /// message names; `None` if the message names no leader.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
     /// An answer to a client's request, to be delivered to the client.
     Answer { answer: Answer<'a> },
