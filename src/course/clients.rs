@@ -44,7 +44,7 @@ pub struct Request {
     pub client: ClientId,
     /// Id of the replica that receives the request.
     pub replica: NodeId,
-    /// The leader known to the client; `None` if it knows none.
+    /// The leader known to the client; `None` if the client knows no leader.
     pub leader: Option<NodeId>,
     /// Message id of the request: 16 letters and digits. Each attempt of an operation has a new
     /// one.
@@ -71,7 +71,7 @@ pub struct Answer<'a> {
     pub src: NodeId,
     /// Id of the client that the answer is addressed to.
     pub client: ClientId,
-    /// The leader known to the answering replica; `None` if it knows none.
+    /// The leader known to the answering replica; `None` if that replica knows no leader.
     pub leader: Option<NodeId>,
     /// The message id of the request that this answers.
     pub mid: RequestId,
@@ -232,7 +232,7 @@ impl Clients {
     }
 
     /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
-    /// (`None` if none was alive) and its operation.
+    /// (`None` if no replica was alive) and its operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
             .iter()

@@ -86,8 +86,8 @@ pub struct Unavailability {
     pub at_s: f64,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<String>,
-    /// Time in seconds from the event until a put that was started after it was answered with `ok`;
-    /// `None` if none was.
+    /// Time in seconds from the event until a put that was started after the event was answered
+    /// with `ok`; `None` if no such put was answered.
     pub seconds: Option<f64>,
 }
 

@@ -20,7 +20,7 @@ pub struct Scenario {
     pub replicas: u16,
     /// Total number of client requests, evenly spaced over `window`.
     pub requests: u32,
-    /// Random seed in the scenario file; `None` if it gives none.
+    /// Random seed in the scenario file; `None` if the file gives no seed.
     pub seed: Option<u64>,
     /// Fraction of requests that are gets, from 0 to 1.
     pub mix: f64,
