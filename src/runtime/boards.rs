@@ -221,8 +221,8 @@ impl MemoryBoard {
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
     held: AtomicU64,
-    /// Value of the option `--disk-reserve`, in bytes: disk space counts as low while less than
-    /// this is free. 0 for no reserve. Never changes.
+    /// Value of the option `--disk-reserve`, in bytes: disk space counts as low while fewer bytes
+    /// than this are free. 0 for no reserve. Never changes.
     pub(super) reserve: u64,
 }
 

@@ -233,9 +233,9 @@ pub(super) struct Applied {
     /// Total size in bytes of the completed batches, which the Raft core subtracts from its bytes
     /// in flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if none was installed as
-    /// part of the reported work. If both `index` and `installed` are set, the Raft core handles
-    /// `index` first.
+    /// Id of the leader's snapshot that the applier has installed; `None` if no snapshot was
+    /// installed as part of the reported work. If both `index` and `installed` are set, the Raft
+    /// core handles `index` first.
     pub(super) installed: Option<SnapshotId>,
     /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,

@@ -103,7 +103,7 @@ pub(crate) struct SnapshotIo {
     /// was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
-    /// refusal is logged only once; `None` if none was refused.
+    /// refusal is logged only once; `None` if no snapshot was refused.
     refused: Option<SnapshotId>,
     /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
     /// it never did.

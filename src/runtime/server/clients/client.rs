@@ -58,7 +58,7 @@ pub(crate) struct Client {
     /// that no request is in flight any more.
     window: usize,
     /// Whether replies have exceeded the reply budget (limit on unsent replies), so that no request
-    /// of this client is sent until none is in flight any more.
+    /// of this client is sent until no request of this client is in flight any more.
     draining: bool,
     /// The last time that this client's requests could make progress, because an outcome arrived or
     /// the reply budget (limit on unsent replies) had space again. For a request that was sent or

@@ -141,7 +141,7 @@ pub(crate) struct ServerNetwork {
     /// Reads with a confirmed read index that are waiting for space in the Raft core's queue.
     indexed_reads: VecDeque<IndexedReads>,
     /// The report on applied entries that is waiting for space in the Raft core's queue; `None` if
-    /// none is waiting.
+    /// no report is waiting.
     applied: Option<Applied>,
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
     /// the Raft core yet.
@@ -347,7 +347,7 @@ impl ServerNetwork {
     }
 
     /// Handles batches of replies from the applier and publishes their events to subscribers, until
-    /// none are left or the limits of `pass` (count and time) are reached.
+    /// no batches are left or the limits of `pass` (count and time) are reached.
     fn receive_replies(&mut self, pass: &mut Pass) {
         while let Some(mut batch) = self
             .unfinished_replies

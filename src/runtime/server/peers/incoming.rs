@@ -285,7 +285,7 @@ impl IncomingPeers {
     }
 
     /// Returns the share of the latest datagrams from `peer` that were lost, in permille: the
-    /// higher value if the peer has two streams, 0 if it has none.
+    /// higher value if the peer has two streams, 0 if the peer has no stream.
     pub(crate) fn loss_from(&mut self, peer: NodeId) -> u32 {
         let streams = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
             Carrier::Datagrams { receiver, .. } if it.sender.is_some_and(|at| at.peer == peer) => {
@@ -297,7 +297,7 @@ impl IncomingPeers {
     }
 
     /// Returns the earliest time at which [`IncomingPeers::acknowledge`] must send an
-    /// acknowledgement; `None` if none is to be sent.
+    /// acknowledgement; `None` if no acknowledgement is to be sent.
     pub(crate) fn next_acknowledgement(&mut self) -> Option<Instant> {
         let due = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
             Carrier::Datagrams { receiver, .. } => Some(receiver.next_timeout()),

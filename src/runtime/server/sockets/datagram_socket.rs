@@ -82,7 +82,7 @@ impl DatagramSocket {
         self.readable
     }
 
-    /// Reads datagrams until none are left or at least `bytes_max` bytes were read. Calls
+    /// Reads datagrams until no datagrams are left or at least `bytes_max` bytes were read. Calls
     /// `on_datagram` with the sender's address and the contents of each.
     pub(crate) fn receive(
         &mut self,
