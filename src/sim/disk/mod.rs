@@ -35,8 +35,8 @@ pub struct Disk {
     /// folder.
     in_files: bool,
     /// After a crash in a run with the real storage code, the contents that the log may have at the
-    /// next start, in the order in which they were written. Each comes with the id of the entry
-    /// just before the log's first one. Otherwise empty.
+    /// next start, in the order in which they were written. Each content comes with the id of the
+    /// entry just before the log's first one. Empty in all other cases.
     possible: Vec<(Durable, EntryId)>,
     /// Snapshots that the replica may find in its folder at its next start.
     snapshots: Vec<SnapshotId>,

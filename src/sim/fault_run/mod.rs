@@ -93,8 +93,8 @@ enum Alarm {
     /// A momentary jump of wall clocks (at most one second) ends.
     EndGlitch,
     /// The simulator checks again whether the cluster has two leaders at once; if so, a replica
-    /// that voted for the newer one loses its disk. The number is how many further checks may
-    /// follow.
+    /// that voted for the newer one loses its disk. The number is the maximum number of further
+    /// checks.
     LoseVoter(u32),
 }
 

@@ -82,8 +82,8 @@ impl ClockGate {
     }
 
     /// Records the current term and its leader (`None` if unknown). Returns the waiting requests,
-    /// for the replica to handle now; returns none, and keeps them waiting, if this replica is the
-    /// leader and does not know the wall clocks of a quorum yet.
+    /// for the replica to handle now. Returns no requests, and keeps them waiting, if this replica
+    /// is the leader and does not know the wall clocks of a quorum yet.
     pub(in crate::sim) fn on_leader(
         &mut self,
         now: Instant,
@@ -121,7 +121,7 @@ impl ClockGate {
     }
 
     /// Returns the entry to append now to advance the replicated clock, because a key has expired
-    /// or reads are waiting; `None` if none is needed.
+    /// or reads are waiting; `None` if no entry is needed.
     pub(in crate::sim) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))

@@ -113,9 +113,9 @@ struct Client {
     waits_for: Option<RequestKey>,
     /// Operations that the client performs next, before it draws further ones at random.
     planned: VecDeque<ClientOperation>,
-    /// The leader named by the last answer to the client; `None` if it named none.
+    /// The leader named by the last answer to the client; `None` if the answer named no leader.
     leader: Option<NodeId>,
-    /// Id of the client's open session; `None` if the client has none.
+    /// Id of the client's open session; `None` if the client has no open session.
     session: Option<u64>,
     /// Sequence number of the client's latest request in its session; 0 before the first.
     sequence: u64,

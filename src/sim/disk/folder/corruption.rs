@@ -274,8 +274,8 @@ impl Folder {
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Returns whether the file of peer records has vanished. It holds, for each peer, the last
-    /// start of the peer that this replica knows of.
+    /// Returns whether the file of peer records (for each peer, the last start of the peer that
+    /// this replica knows of) has vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
         let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
