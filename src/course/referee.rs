@@ -77,8 +77,8 @@ pub struct Traffic {
 pub struct Referee {
     replicas: u16,
     living: BTreeSet<NodeId>,
-    /// The leader named in the last message; `None` if it named none. The leader may be dead, or
-    /// not be a replica at all.
+    /// The leader named in the last message; `None` if that message named no leader. The leader may
+    /// be dead, or not be a replica at all.
     leader: Option<NodeId>,
     /// The replicas on the majority side of a network partition, which is a bare majority; `None`
     /// while there is no partition.
@@ -118,7 +118,7 @@ impl Referee {
         &self.living
     }
 
-    /// Returns the leader named in the last message; `None` if it named none.
+    /// Returns the leader named in the last message; `None` if that message named no leader.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
@@ -136,9 +136,9 @@ impl Referee {
         self.drops = drops;
     }
 
-    /// Records the leader that a message from `src` names; `None` if it names none. Called for
-    /// every message except hello messages. During a partition, ignores messages from the minority
-    /// side.
+    /// Records the leader that a message from `src` names; `None` if the message names no leader.
+    /// Called for every message except hello messages. During a partition, ignores messages from
+    /// the minority side.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         if self.side.as_ref().is_some_and(|side| !side.contains(&src)) {
             return;
@@ -243,8 +243,9 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Starts a network partition. One side is a bare majority that includes the leader `keep`, if
-    /// it is given and exists; its other members are drawn from all replicas, including dead ones.
+    /// Starts a network partition. One side is a bare majority of the replicas. It includes the
+    /// leader `keep`, if that is the id of a replica of this run. The other replicas on this side
+    /// are drawn at random from all replicas, including dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();

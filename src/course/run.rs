@@ -40,7 +40,7 @@ pub enum Ending {
 }
 
 /// An event of the scenario that has occurred, with the time for which puts were unavailable after
-/// it.
+/// the event.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
     /// The type of the event.
@@ -49,8 +49,8 @@ pub struct Outage {
     pub at: Duration,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<NodeId>,
-    /// Time from the event until a put that was started after it was answered with `ok`; `None` if
-    /// none has been yet.
+    /// Time from the event until a put that was started after the event was answered with `ok`;
+    /// `None` if no such put has been answered yet.
     pub until_first_put: Option<Duration>,
     began: Instant,
     /// Number of operations that clients had started before the event, to tell which puts were
@@ -291,7 +291,7 @@ impl ScenarioRun {
     }
 
     /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
-    /// (`None` if none was alive) and its operation.
+    /// (`None` if no replica was alive) and its operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
@@ -316,8 +316,8 @@ impl ScenarioRun {
     }
 }
 
-/// Returns the scenario's schedule of requests, evenly spaced over the request window. Each one is
-/// sent by a random client, and is a get with probability `scenario.mix`.
+/// Returns the scenario's schedule of requests, evenly spaced over the request window. Each request
+/// is sent by a random client, and is a get with probability `scenario.mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();

@@ -20,7 +20,7 @@ pub struct Scenario {
     pub replicas: u16,
     /// Total number of client requests, evenly spaced over `window`.
     pub requests: u32,
-    /// Random seed in the scenario file; `None` if it gives none.
+    /// Random seed in the scenario file; `None` if the file gives no seed.
     pub seed: Option<u64>,
     /// Fraction of requests that are gets, from 0 to 1.
     pub mix: f64,
@@ -38,7 +38,7 @@ pub struct Scenario {
     pub limits: Limits,
     /// Thresholds for the grades of a correct run.
     pub benchmarks: Benchmarks,
-    /// Changes made by [`Scenario::with`], as `name=value`, to be shown in the report.
+    /// Changes that [`Scenario::with`] has made, each as `name=value`, to be shown in the report.
     pub overridden: Vec<String>,
 }
 
@@ -78,9 +78,9 @@ pub struct Limits {
     /// yet, so that there is no key to read.
     pub gets_not_generated: f64,
     /// The value of `gets_not_generated` that the scenario file gives outside of the object
-    /// `tests`, where the university course's simulator and this program ignore it; `None` if there
-    /// is none. A run that fails only because the value is ignored counts as unlucky instead of
-    /// failed.
+    /// `tests`, where the university course's simulator and this program ignore it; `None` if the
+    /// file has no such field. A run that fails only because the value is ignored counts as unlucky
+    /// instead of failed.
     pub gets_not_generated_misplaced: Option<f64>,
     /// Fraction of replication messages (one per put and replica) that batching may save. A run
     /// that saves more is not correct.

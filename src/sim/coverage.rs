@@ -13,7 +13,7 @@ pub enum Situation {
     /// A leader answered a read after a quorum had confirmed its leadership, by replies to messages
     /// sent after the read arrived (read index).
     ReadIndexRead,
-    /// A client resent a request that had not been answered.
+    /// A client resent an unanswered request.
     Resend,
     /// A follower installed a leader's snapshot.
     Install,

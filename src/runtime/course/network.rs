@@ -32,9 +32,9 @@ pub(super) const WAKER: Token = Token(1);
 /// Interval at which the network stage retries sending to the Raft core while the core's queue is
 /// full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Total size, in bytes, of answered reads at which the network stage reports them to the Raft core
-/// separately. A smaller total is added to the next report on applied entries, because each report
-/// costs the core one iteration of its loop.
+/// Total size, in bytes, of answered reads at which the network stage sends the Raft core a
+/// separate report about them. Until then, the size is added to the next report on applied entries,
+/// because each report costs the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The network stage of a replica under a simulator of the university course.
@@ -264,9 +264,9 @@ impl NetworkStage for Network {
         StageState::Running
     }
 
-    /// Writes queued messages, replies, refusals and messages to peers, then reports to the Raft
-    /// core the entries whose replies were sent: the second half of a pass (iteration of the
-    /// stage's loop).
+    /// Writes to the socket what is queued for it, then replies, refusals and messages to peers.
+    /// After that, reports to the Raft core the entries whose replies were sent. This is the second
+    /// half of a pass (iteration of the stage's loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();

@@ -27,8 +27,8 @@ pub(crate) struct OpenedFolder {
 }
 
 /// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
-/// file (disk space allocated in advance) and the records of peers; the log is opened for writing
-/// later.
+/// file (disk space allocated in advance) and the file `peers` (the last start of each peer that
+/// this replica knows of). The log is opened for writing later.
 pub(crate) fn open(
     options: &ServerOptions,
     disk_space: &DiskSpaceBoard,

@@ -30,8 +30,8 @@ use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Maximum number of groups that one pass (iteration of the stage's loop) handles. A group has up
-/// to [`GROUP_MAX`] operations of one batch.
+/// Maximum number of groups of operations that the applier handles in one pass (iteration of the
+/// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
 
 /// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
@@ -61,8 +61,8 @@ struct Unfinished {
     /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes of the operations already applied from the entry that the applier is in the
-    /// middle of, the one after the first `entries_done` entries of the batch.
+    /// The outcomes of those operations that have already been applied from the entry that is
+    /// applied only in part. That is the entry after the first `entries_done` entries of the batch.
     outcomes: Vec<Outcome>,
 }
 

@@ -39,16 +39,16 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
-/// Progress of a running snapshot, out of [`PROGRESS_DONE`], at which its file has been written in
-/// full. The rest of the progress is made while the file is read back and verified.
+/// Progress of a running snapshot, out of [`PROGRESS_DONE`], that is reached when its file has been
+/// written in full. The rest of the progress is made while the file is read back and verified.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
-/// Minimum slack in bytes. The slack is how far the log may grow beyond what the progress of a
-/// running snapshot allows before the log writer must wait.
+/// Minimum slack in bytes. The slack is the number of bytes by which the log may outgrow what the
+/// progress of a running snapshot allows, before the log writer must wait.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
 /// Time that the log writer waits if the log has outgrown what the running snapshot's progress
-/// allows by twice the slack (tolerated excess in bytes). The time is proportional to the excess
-/// beyond one slack.
+/// allows by twice the slack (the excess in bytes for which it does not wait). For other excesses,
+/// the time is proportional to the part above one slack.
 const DELAY: Duration = Duration::from_millis(60);
 /// Maximum time that the log writer waits for a running snapshot between two writes.
 const DELAY_MAX: Duration = Duration::from_millis(200);

@@ -34,7 +34,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// MiB per second; there are no pauses while the log grows faster than the snapshot.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
-/// How long a snapshot stays readable after a chunk of it was last read for a follower, even if a
+/// How long a snapshot file stays readable after a follower was last sent a chunk of it, even if a
 /// newer snapshot has replaced it. This allows the transfer to the follower to complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
@@ -103,7 +103,7 @@ pub(crate) struct SnapshotIo {
     /// was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
-    /// refusal is logged only once; `None` if none was refused.
+    /// refusal is logged only once; `None` if no snapshot was refused.
     refused: Option<SnapshotId>,
     /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
     /// it never did.

@@ -90,10 +90,11 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
 /// Runs network, core and applier in turn on the current thread, and also the log writer if one is
 /// given.
 ///
-/// One iteration reads the sockets, runs the Raft core, and sends the resulting output, replies
-/// before appends; then it does the same for the work that was completed meanwhile. Work that no
-/// client is waiting for comes last. Each stage takes a bounded part of its queue, so that the
-/// sockets are read in time regardless of the length of the queues.
+/// One iteration reads the sockets, runs the Raft core, and handles the core's output: it sends the
+/// replies to clients before the log writer handles append jobs. After that, it does the same for
+/// work that other stages have completed meanwhile. Work that no client is waiting for comes last.
+/// Each stage takes a bounded part of its queue, so that the sockets are read in time regardless of
+/// the length of the queues.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,

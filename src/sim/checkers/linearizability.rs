@@ -59,8 +59,8 @@ struct Operation {
 
 #[derive(Debug)]
 enum Completion {
-    /// The operation was not answered: it may have been applied, may be applied later, or may never
-    /// be.
+    /// The operation was not answered: it may have been applied, may still be applied, or may never
+    /// be applied.
     Unknown,
     /// The operation was refused and is never applied.
     Refused,
@@ -74,8 +74,9 @@ enum Completion {
 pub enum LinearizabilityError {
     /// No order of the operations on a key explains all replies.
     #[error(
-        "the history of key {key:?} is not linearizable: no order of its operations explains the \
-         replies; the longest possible order stops at:\n{around}"
+        "the history of key {key:?} is not linearizable: no order of the operations on the key \
+         explains all replies; the longest order that explains replies stops at this operation, \
+         shown with the operations that overlap it:\n{around}"
     )]
     NotLinearizable {
         /// The key whose history is not linearizable.
@@ -87,8 +88,9 @@ pub enum LinearizabilityError {
     /// The search exceeded its maximum number of steps, so it is unknown whether the history is
     /// linearizable.
     #[error(
-        "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
-         exceeded {steps} steps; use more keys, fewer clients or a shorter run"
+        "the search for an order of the {operations} operations on key {key:?} ({unknown} of them \
+         unanswered) exceeded the limit of {steps} steps; use more keys, fewer clients or a \
+         shorter run"
     )]
     TooLarge {
         /// The key whose history was searched.
@@ -363,8 +365,8 @@ impl<'a> Search<'a> {
 }
 
 impl Effect {
-    /// Returns the key's value after the operation, given its value before; `None` if the
-    /// operation's reply contradicts the value before.
+    /// Returns the key's value after the operation, given `value`, the key's value before the
+    /// operation; `None` if the operation's reply contradicts `value`.
     fn apply(self, value: Value) -> Option<Value> {
         match self {
             Effect::Read(seen) => (seen == value).then_some(value),

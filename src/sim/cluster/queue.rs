@@ -21,7 +21,7 @@ pub(super) enum Event {
     Step { slot: usize, incarnation: u64 },
     /// The replica's next timeout is due.
     Timer { slot: usize, incarnation: u64 },
-    /// The sync of the log in progress ends.
+    /// The replica's current sync of its log ends.
     Synced { slot: usize, incarnation: u64 },
     /// The replica applies committed entries and executes reads.
     Apply { slot: usize, incarnation: u64 },

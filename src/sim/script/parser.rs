@@ -70,7 +70,7 @@ pub enum Statement {
     Resume(NodeId),
     /// From now on, syncs of the replica's disk complete only at [`Statement::Sync`].
     Slow(NodeId),
-    /// Completes the sync in progress of a replica that [`Statement::Slow`] has slowed.
+    /// Completes the replica's current sync, which [`Statement::Slow`] has kept from completing.
     Sync(NodeId),
     /// Ends [`Statement::Slow`]: the replica's syncs complete by themselves again.
     Fast(NodeId),
@@ -139,11 +139,12 @@ pub enum Interception {
 /// A filter for messages by sender, receiver and type. A field that is `None` matches any message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MessageFilter {
-    /// Sender of the message; `None` for any.
+    /// Sender that the message must have; `None` if any sender matches.
     pub from: Option<NodeId>,
-    /// Receiver of the message; `None` for any.
+    /// Receiver that the message must have; `None` if any receiver matches.
     pub to: Option<NodeId>,
-    /// Name of the message type, such as `AppendEntries`; `None` for any.
+    /// Name of the type that the message must have, such as `AppendEntries`; `None` if any type
+    /// matches.
     pub kind: Option<String>,
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{ClientId, Instant};
 
-/// A client's request that has no outcome yet: where its reply belongs, and when the request
-/// arrived.
+/// A client's request that has no outcome yet: the client and the slot to which the reply belongs,
+/// and when the request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InFlight {
     /// The index of the client's connection in the table of connections.

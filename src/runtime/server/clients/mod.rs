@@ -56,7 +56,8 @@ pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
 /// Number of bytes after which a pass (iteration of the stage's loop) stops reading from clients,
-/// so that peers are not delayed. Counts the bytes received and the memory growth that they cause.
+/// so that peers are not delayed. Both the received bytes and the memory growth that they cause are
+/// counted towards this limit.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
 /// The connections of all clients, with their requests and subscriptions.
@@ -81,7 +82,8 @@ pub(crate) struct Clients {
     /// Indexes of the clients that have input to read, but must wait because memory is scarce and
     /// they use much of it.
     stalled: Vec<usize>,
-    /// Indexes of the clients that have input to read, but whose reply budget is used up.
+    /// Indexes of the clients that have input to read, but whose reply budget (limit on unsent
+    /// replies) is used up.
     unread: Vec<usize>,
     /// When the clients in `unread` were last checked.
     read_ahead_at: Instant,
@@ -316,13 +318,13 @@ impl Clients {
     }
 
     /// Returns when [`Clients::read_ahead`] is due; `None` if no client has requests in its socket
-    /// while its reply budget is used up.
+    /// while its reply budget (limit on unsent replies) is used up.
     pub(crate) fn next_read_ahead(&self) -> Option<Instant> {
         (!self.unread.is_empty()).then(|| self.read_ahead_at + READ_AHEAD_DELAY)
     }
 
-    /// Marks the clients whose reply budget is used up to be read, if they have read no replies for
-    /// some time.
+    /// Allows the server to read requests of those clients whose reply budget (limit on unsent
+    /// replies) is used up and that have read no replies for some time.
     pub(crate) fn read_ahead(&mut self, now: Instant) {
         if now < self.read_ahead_at + READ_AHEAD_DELAY {
             return;

@@ -14,7 +14,8 @@ use super::replies::sender;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 
-/// Interval at which idle connections and incomplete requests are searched for.
+/// Interval at which the server searches for idle connections and for incomplete requests that have
+/// exceeded their timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum rate, in bytes per second, at which a client must send the rest of a request once the
 /// [`Timeouts::request_read`] timeout has passed.
@@ -24,8 +25,8 @@ const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
 /// and how long a client may take to send one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// How long a request may wait to be sent before it is refused. The usual reason for waiting is
-    /// that no leader is known.
+    /// How long a request may wait to be sent to the Raft core or the leader before the server
+    /// refuses it. The usual reason for waiting is that no leader is known.
     pub leader_wait: Duration,
     /// How long a client waits for the outcome of a request after the request was sent to the Raft
     /// core or to the leader.

@@ -60,10 +60,10 @@ pub(super) enum PeerError {
 }
 
 /// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
-/// the peer that is to be stored. `check_history` compares the history in the hello (the random
-/// numbers that identify the peer's starts, drawn each time the peer's log was opened) with the
-/// stored record, to detect an older copy of the peer's folder. `check_history` is not called for a
-/// rejoining peer, whose earlier history is lost.
+/// the peer that is to be stored. `check_history` compares the list of the peer's latest process
+/// starts in the hello with the stored record, to detect an older copy of the peer's folder. Each
+/// start is identified by a random number, drawn when the peer opened its log. `check_history` is
+/// not called for a rejoining peer, which has lost the list of its earlier starts with its folder.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -98,7 +98,7 @@ pub(super) fn check(
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of equal refusals since the last log line about one, which were not logged.
+    /// Number of refusals equal to this one that were not logged since the last log line about it.
     suppressed: u64,
 }
 
@@ -111,8 +111,8 @@ pub(super) struct RefusalLog {
 
 impl RefusalLog {
     /// Counts a refusal of a peer's connection. Returns `None` if it must not be logged now.
-    /// Otherwise returns the number of equal refusals that were not logged since the last log line
-    /// about one.
+    /// Otherwise returns the number of equal refusals since the last log line about such a refusal,
+    /// none of which was logged.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at

@@ -17,7 +17,7 @@ use super::Core;
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes of append jobs in flight (sent to the log writer and not yet durable) at which the core
-/// stops sending committed entries to the applier. So clients slow down to the speed of this
+/// stops sending committed entries to the applier. Clients therefore cannot write faster than this
 /// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
@@ -165,8 +165,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
-    /// state must reach before the applier answers the reads that the leader has confirmed now.
+    /// Sets how far the replicated clock (which decides when keys expire) in the applied state must
+    /// have advanced before the applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.

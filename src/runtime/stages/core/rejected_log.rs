@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct RejectedLog {
     /// The earliest time at which the next log line may be written.
     next_at: Instant,
-    /// Number of rejected messages that have arrived since the last log line about one.
+    /// Number of rejected messages that have arrived since the last log line about such a message.
     unlogged: usize,
 }
 

@@ -48,7 +48,8 @@ pub(crate) struct CoreClock {
 
 impl CoreClock {
     /// Creates the core's part of the replicated clock (which decides when keys expire) for a
-    /// replica with these peers. `applied` is the replicated clock in the replica's state.
+    /// replica with these peers. `applied` is the reading of the replicated clock in the replica's
+    /// applied state.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
@@ -125,8 +126,8 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Records that at the time `now`, the state that this replica has applied has the replicated
-    /// clock (which decides when keys expire) `applied`.
+    /// Records that the replicated clock (which decides when keys expire) in this replica's applied
+    /// state shows `applied` at the time `now`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }

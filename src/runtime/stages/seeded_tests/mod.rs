@@ -79,7 +79,8 @@ struct Coverage {
     full_queues: usize,
     /// Number of times that a thread was paused right after it had read the clock.
     pauses: usize,
-    /// Number of iterations of a leader's core loop that left requests for the next iteration.
+    /// Number of times that a leader's core handled only a part of the waiting requests in one
+    /// iteration of its loop, and left the rest for the next iteration.
     slices: usize,
 }
 
@@ -108,8 +109,8 @@ impl TestClock for PausingClock {
     }
 }
 
-/// The stages of one replica, with its promises (leases granted to leaders) and its votes, which
-/// the test checks against those promises.
+/// The stages of one replica. Also holds its promises (leases granted to leaders) and its votes,
+/// which the test checks against each other.
 struct ReplicaStages {
     core: RefCell<Core>,
     log_writer: RefCell<LogWriter>,
