@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_values_are_refused_by_name() {
+    fn contradicting_configuration_values_are_refused_by_name() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);

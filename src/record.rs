@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_truncation_is_detected() {
+    fn every_flipped_bit_and_truncation_of_a_log_entry_is_detected() {
         let entry = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
         let record = entry.record().to_vec();
         for bit in 0..record.len() * 8 {

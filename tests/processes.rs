@@ -40,7 +40,7 @@ const SHORT: &str = r#"{
 /// Not a test: the replica program of the other tests. The simulator starts a script, which starts
 /// this test program with an environment variable that makes it a replica.
 #[test]
-fn as_replica() {
+fn not_a_test_but_the_replica_program_of_other_tests() {
     let habits = [
         Habit::Sound,
         Habit::QuitsLater,
@@ -91,7 +91,7 @@ impl Stage {
         let own = std::env::current_exe().unwrap();
         Stage::with_script(&format!(
             "export {HABIT}={habit:?} {ARGUMENTS}=\"$*\"\n\
-             exec '{}' --exact as_replica --nocapture",
+             exec '{}' --exact not_a_test_but_the_replica_program_of_other_tests --nocapture",
             own.display()
         ))
     }
@@ -282,7 +282,7 @@ fn invalid_json_is_quoted_in_the_error() {
 }
 
 #[test]
-fn wrong_values_and_duplicate_replies_are_incorrect() {
+fn wrong_values_and_duplicate_replies_count_as_incorrect() {
     let stage = Stage::with_habit(Habit::Lies);
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
     stage.assert_no_process_left(5);

@@ -333,7 +333,7 @@ fn trace_is_printed_during_the_run() {
 }
 
 #[test]
-fn invalid_arguments_list_the_valid_ones() {
+fn error_for_an_invalid_argument_lists_the_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

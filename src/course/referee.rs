@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_counts_once_for_each_other_replica() {
+    fn broadcast_counts_as_one_message_to_each_other_replica() {
         let mut referee = referee(0.0, 1);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(TWO)), [TWO]);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(ONE)), [ONE]);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn undelivered_messages_are_counted() {
+    fn messages_lost_or_sent_to_dead_replicas_are_counted() {
         let mut lossy = referee(1.0, 1);
         assert!(routed(&mut lossy, ONE, Destination::Broadcast).is_empty());
         assert_eq!((lossy.traffic.total_msgs, lossy.traffic.dropped), (4, 4));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_forgets_leader_and_may_include_the_dead() {
+    fn hard_partition_clears_known_leader_and_may_hold_dead_replicas() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_death_is_counted_once() {
+    fn replica_crash_is_counted_once() {
         let mut referee = referee(0.0, 1);
         assert!(referee.died(ONE, "it exited".to_owned()));
         assert!(!referee.died(ONE, "again".to_owned()));
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn first_incorrect_message_is_kept() {
+    fn first_incorrect_message_is_kept_for_the_report() {
         let mut referee = referee(0.0, 1);
         referee.incorrect("first".to_owned());
         referee.incorrect("second".to_owned());

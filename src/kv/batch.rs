@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn command_groups_contain_all_operations_in_order() {
+    fn command_groups_contain_all_operations_of_a_batch_in_order() {
         let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
         let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
         let bytes = Batch::encode(key(), true, &operations);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_operation_does_not_affect_the_others() {
+    fn invalid_operation_does_not_affect_others_in_its_batch() {
         let mut buffer = BatchBuffer::default();
         buffer.push(&Operation::get(b"a").encode());
         buffer.push(b"nonsense");
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_a_batch_with_flipped_bits_never_panics() {
         for bytes in batches() {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.to_vec();

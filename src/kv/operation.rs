@@ -338,7 +338,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_decode_as_encoded() {
+    fn operations_round_trip_through_their_encoding() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for operation in samples() {
@@ -394,7 +394,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn deepest_nesting_is_call_in_transaction_in_session() {
+    fn operations_nest_at_most_call_in_transaction_in_session() {
         let in_session = |inner: &Operation<'_>| {
             let operation = &inner.encode();
             Operation::Once { session: 1, sequence: 1, operation }.encode()
@@ -417,7 +417,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_an_operation_with_flipped_bits_never_panics() {
         for operation in samples() {
             let bytes = operation.encode();
             for bit in 0..bytes.len() * 8 {

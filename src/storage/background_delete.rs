@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn file_shrinks_piece_by_piece() {
+    fn deleted_file_shrinks_piece_by_piece() {
         let (seen, file) = file_of(2 * PIECE_BYTES + 1);
         let mut lengths = Vec::new();
         shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn deletion_pauses_until_disk_space_is_needed() {
+    fn background_deletion_pauses_until_disk_space_is_needed() {
         let shared = Shared::default();
         for (urgent, pauses) in [(false, 3), (true, 0)] {
             shared.urgent.store(urgent, Ordering::Relaxed);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn finish_waits_until_all_space_is_freed() {
+    fn finish_waits_until_space_of_all_deleted_files_is_freed() {
         let deletion = BackgroundDelete::default();
         assert!(!deletion.finish(), "nothing is queued");
         let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_still_has_a_name_is_not_truncated() {
+    fn file_with_another_hard_link_is_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("a copy")).unwrap();
         file.set_len(2 * PIECE_BYTES).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn small_file_starts_no_thread() {
+    fn deletion_of_a_small_file_starts_no_thread() {
         let deletion = BackgroundDelete::default();
         let (seen, file) = file_of(PIECE_BYTES);
         deletion.free(file);

@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_entries_survive_and_a_replaced_tail_does_not() {
+    fn synced_log_entries_survive_and_replaced_ones_do_not() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, durable, identity) = opened(&mut disk);

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_to_both_copies_is_refused() {
+    fn damage_to_both_copies_of_the_meta_record_is_refused() {
         let bytes = meta(100).encode();
         for other in [0, SECTOR_BYTES + 7, bytes.len() / 2 - 1] {
             let mut damaged = bytes.clone();

@@ -319,7 +319,7 @@ mod tests {
     const KEPT: usize = 4;
 
     #[test]
-    fn hello_with_foreign_or_incomplete_history_is_rejected() {
+    fn hello_with_foreign_or_incomplete_start_list_is_rejected() {
         let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hello_with_an_impossible_history_is_rejected() {
+    fn first_hello_with_an_impossible_start_list_is_rejected() {
         let check = |incarnation, openings| {
             OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
         };

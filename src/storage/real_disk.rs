@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn second_process_is_locked_out() {
+    fn second_process_cannot_open_a_data_folder_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let disk = RealDisk::create(folder.path()).unwrap();
         // The lock belongs to the handle, so a second one in this process acts as another process.
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_a_missing_folder_does_not_create_it() {
+    fn opening_a_missing_data_folder_does_not_create_it() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
         let error = RealDisk::open(&missing).unwrap_err().to_string();

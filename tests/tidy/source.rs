@@ -245,7 +245,7 @@ fn strings_and_comments_are_not_code() {
 }
 
 #[test]
-fn use_paths_are_expanded() {
+fn use_declarations_are_expanded_to_paths() {
     let text = "use a::{b, c::{self, d as e}, f::*,};\nuse g;\npub(in k::l) fn x() -> \
                 impl use<'_> { h::i::<j>() }";
     let found: Vec<(usize, String)> =

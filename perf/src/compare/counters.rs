@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leader_changes_are_a_maximum_and_other_counters_a_sum() {
+    fn counters_of_all_servers_are_summed_except_leader_changes() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
             for text in texts {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_counters_are_found_by_name() {
+    fn kernel_tcp_counters_are_found_by_name() {
         let text = "Ip: A RetransSegs\nIp: 1 2\nTcp: InSegs RetransSegs\nTcp: 70 -1\n\
             TcpExt: A TCPTimeouts\nTcpExt: 5 6\n";
         assert_eq!(tcp_counter(text, "Tcp:", "InSegs"), Some(70));

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_unique() {
+    fn allocated_server_ports_are_unique() {
         let found = allocate::<2>(&[LOOPBACK; 5]).unwrap();
         let mut ports: Vec<u16> = found.iter().flatten().map(SocketAddr::port).collect();
         ports.sort_unstable();

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn history_round_trips_through_its_file_format() {
+    fn operation_history_round_trips_through_its_file_format() {
         let records = [
             write_of(3, 0xFFFF_0000_0000_0001, 5, 9),
             read_of(3, Some(7), 1, 2),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_reported_and_overlapping_read_is_not() {
+    fn stale_read_is_reported_but_a_concurrent_read_is_not() {
         let judge = |records: &[Record]| history(records).check(STEPS_MAX).is_ok();
         let (first, second) = (write_of(1, 1, 0, 10), write_of(1, 2, 20, 30));
         assert!(judge(&[first, second, read_of(1, Some(2), 31, 40)]));

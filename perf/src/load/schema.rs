@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_or_incompatible_result_json_is_rejected() {
+    fn result_json_of_another_program_or_version_is_rejected() {
         let error = |text: &str| format!("{:#}", LoadRecord::parse(text).unwrap_err());
         assert!(error("{}").contains("not JSON of `perf load`"));
         assert!(error(r#"{"schema":"x","schema_version":1}"#).contains("schema `x`"));

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offload_states_are_parsed_from_ethtool_output() {
+    fn network_offload_states_are_parsed_from_ethtool_output() {
         let text = "Features for eth0:\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: on\n\
             generic-segmentation-offload: on [fixed]\n";
         assert_eq!(
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn only_packets_from_replicas_are_dropped() {
+    fn packet_loss_rules_drop_only_packets_from_replicas() {
         let lossy = rules(0.125);
         assert!(lossy.contains("ip saddr != 10.99.0.254 numgen random mod 100000 < 12500"));
         assert!(!rules(0.0).contains("drop") && rules(0.0).contains("flush ruleset"));

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn own_id_is_removed_from_the_peer_list() {
+    fn own_replica_id_is_removed_from_the_peer_list() {
         let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
         assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_cluster_is_refused() {
+    fn cluster_with_too_many_replicas_is_refused() {
         let peer = |id: usize| format!("{id}=127.0.0.1:{}", 1_000 + id);
         let peers = |count: usize| (1..=count).map(peer).collect::<Vec<_>>().join(",");
         let flags = format!("--id 1 --peers {}", peers(REPLICAS_MAX + 1));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn bootstrap_and_rejoin_exclude_each_other() {
+    fn bootstrap_and_rejoin_flags_exclude_each_other() {
         let peers = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3";
         let options = |flags: &str, variables| {
             let flags = format!("--id 1 --peers {peers} {flags}");

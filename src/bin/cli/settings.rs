@@ -299,7 +299,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flags_override_environment_file_and_defaults() {
+    fn flags_override_environment_settings_file_and_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bowline.toml");
         let text = "id = 4\nlisten = \"127.0.0.1:1\"\nthreads = \"fused\"\n\
@@ -330,7 +330,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn configuration_page_lists_every_setting() {
+    fn configuration_guide_lists_every_setting() {
         let page = include_str!("../../guide/configuration.md");
         let mut expected = Vec::new();
         for (name, default, _) in ServerArguments::default().rows() {

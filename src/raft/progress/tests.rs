@@ -9,7 +9,7 @@ use crate::types::Term;
 /// A follower whose disk hangs has received all entries and answers heartbeats, but acknowledges no
 /// entry.
 #[test]
-fn inflight_window_is_not_resent_repeatedly_to_slow_disk() {
+fn entries_in_flight_to_a_slow_disk_are_not_resent_repeatedly() {
     let config = Config::server();
     let (bytes, last) = (config.append_bytes_max, Index(1_000));
     let window = config.inflight_bytes_max;

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn port_and_ids_are_parsed() {
+    fn course_port_and_replica_ids_are_parsed() {
         let expected = CourseArguments {
             me: NodeId(0x0A),
             others: vec![NodeId(2), NodeId(0)],
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_arguments_are_refused_by_name() {
+    fn errors_for_invalid_course_arguments_name_the_argument() {
         use CourseArgumentsError::{Address, Id, Missing, TooMany, Twice};
         assert_eq!(parse(""), Err(Missing));
         assert_eq!(parse("40000"), Err(Missing));

@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_operations_may_take_either_order() {
+    fn concurrent_operations_may_take_effect_in_either_order() {
         accepted("p1=a p2=b 1. 2. g1 1:a");
         accepted("p1=a p2=b 1. 2. g1 1:b");
         accepted("p1=a g2 g3 2:a 3: 1.");
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn value_never_put_is_rejected() {
+    fn read_of_a_value_never_put_is_rejected() {
         rejected("g1 1:a");
         rejected("p1=a 1. g1 1:b");
     }
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn put_with_two_effects_is_rejected() {
+    fn history_with_a_put_that_took_effect_twice_is_rejected() {
         rejected("p1=a 1. p2=b 2. g3 3:b g3 3:a");
         rejected("p1=a 1. d1 1+ g2 2:a");
     }
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn delete_replies_are_checked() {
+    fn replies_to_deletes_are_checked_for_linearizability() {
         rejected("p1=a 1. d2 2-");
         rejected("d1 1+");
         rejected("p1=a 1. d1 1+ d2 2+");
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_checked_separately() {
+    fn linearizability_is_checked_separately_for_each_key() {
         let mut history = History::default();
         for (key, value) in [("x", "1"), ("y", "2")] {
             let put = history.call(bytes(key), Call::Put(bytes(value)));
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn search_beyond_the_limit_is_reported() {
+    fn linearizability_search_beyond_its_limit_is_reported() {
         let mut history = History::default();
         for number in 0..40 {
             history.call(bytes("k"), Call::Put(bytes(&number.to_string())));
@@ -551,7 +551,7 @@ mod tests {
     /// Checks histories of a register with concurrent clients: they are accepted, but rejected
     /// after one more read that returns a value that was never put.
     #[test]
-    fn random_register_histories_are_accepted() {
+    fn random_linearizable_histories_are_accepted() {
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let mut history = History::default();

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_is_created_once_for_a_number_of_replicas() {
+    fn local_cluster_is_created_once_and_keeps_its_size() {
         let folder = tempfile::tempdir().unwrap();
         let cluster = open_or_create(folder.path(), 2).unwrap();
         assert_eq!(open_or_create(folder.path(), 2).unwrap(), cluster);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn older_incarnation_is_refused() {
+    fn peer_started_from_an_older_folder_is_refused() {
         let mut known = None;
         let mut connect = |incarnation, openings: &[u64]| {
             let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };

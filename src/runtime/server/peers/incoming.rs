@@ -519,7 +519,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delayed_connection_is_not_read_after_a_later_one() {
+    fn delayed_peer_connection_is_not_read_after_a_later_one() {
         let mut latest = Vec::new();
         let of = |peer, opening, lane, number| Sender { peer: NodeId(peer), opening, lane, number };
         let mut note = |sender| note_latest(&mut latest, sender);

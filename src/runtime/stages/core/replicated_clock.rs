@@ -254,7 +254,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     #[test]
-    fn reset_sets_the_agreed_time_only_if_the_clock_is_ahead() {
+    fn clock_reset_sets_agreed_time_only_if_the_clock_is_ahead() {
         let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
         let applied = AppliedClock::default();
