@@ -232,10 +232,10 @@ fn simulated_loss_drops_only_packets_between_replicas() {
     let output = perf(&folder, &[&arguments[..], &lengths, &places].concat());
     let stderr_text = stderr(&output);
     let cannot = [
-        "only root",
+        "needs root",
         "is not installed",
         "unshare failed",
-        "cannot create a bridge",
+        "cannot create a network bridge",
         "cannot use the TCP congestion control",
     ];
     if let Some(why) = cannot.iter().find(|why| stderr_text.contains(**why)) {

@@ -415,7 +415,7 @@ fn invalid_result_files_are_rejected() {
     assert_rejected(&folder, &["nothing.json"], &["nothing to draw"]);
     // One invalid file among valid ones, and invalid marks.
     assert_rejected(&folder, &["good.json", "text.json"], &["text.json"]);
-    assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks:2", "seconds"]);
+    assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks, line 2", "seconds"]);
     assert_rejected(&folder, &["good.json", "--name", "../escape"], &["--name"]);
     assert_rejected(&folder, &[], &["FILES"]);
     let many = ["good.json"; 9];

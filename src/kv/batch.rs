@@ -43,13 +43,13 @@ pub struct Batch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The encoding (an archive of the library rkyv) is corrupt or has an unknown format version.
-    #[error("batch of {length} bytes is damaged or of an unknown format version")]
+    #[error("command batch of {length} bytes is damaged or of an unknown format version")]
     Damaged {
         /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
     /// The payload has missing or surplus bytes: its length is not what its content requires.
-    #[error("batch has {length} bytes, but its fields take {expected}")]
+    #[error("command batch has {length} bytes, but its contents need {expected}")]
     Length {
         /// Actual length of the payload in bytes.
         length: usize,
@@ -58,14 +58,17 @@ pub enum BatchError {
     },
     /// The rkyv archive is intact, but its content is invalid: the list of operations is malformed,
     /// their number is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
-    #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
+    #[error(
+        "command batch of {length} bytes is invalid: malformed list of operations, wrong number of \
+         operations or unknown flag"
+    )]
     Meaningless {
         /// Length in bytes of the rejected payload.
         length: usize,
     },
     /// The batch was sent as a read, but an operation in it is invalid or may change the state, so
     /// it must go through the log.
-    #[error("an operation that changes the state was sent as a read")]
+    #[error("a command batch sent as a read contains an operation that changes the state")]
     NotARead,
 }
 

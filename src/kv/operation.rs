@@ -80,7 +80,10 @@ pub enum Operation<'a> {
 /// Error: bytes are not a valid encoded operation. The command is unknown, a list is malformed, or
 /// an operation is nested where this is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
+#[error(
+    "invalid encoded operation of {length} bytes: unknown command, malformed argument list or \
+     operations nested too deeply"
+)]
 pub struct OperationError {
     /// Length in bytes of the invalid encoded operation.
     pub length: usize,

@@ -165,7 +165,7 @@ pub enum StorageError {
         end: Index,
     },
     /// A snapshot file is damaged or incomplete.
-    #[error("{file} is not a complete snapshot: {what}")]
+    #[error("snapshot {file} is damaged or incomplete: {what}")]
     Snapshot {
         /// Path of the damaged snapshot file.
         file: String,

@@ -75,7 +75,10 @@ pub enum HistoryError {
     /// The peer's history of starts is malformed: it has the wrong length for the claimed number of
     /// starts, its last random number is zero, or the claimed number of starts is implausibly
     /// large.
-    #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
+    #[error(
+        "its list of its own process starts is incomplete: it has {listed} entries for \
+         {incarnation} starts"
+    )]
     Incomplete {
         /// Number of starts that the peer's history lists.
         listed: usize,
@@ -86,9 +89,9 @@ pub enum HistoryError {
     /// recorded: the peer's folder was wiped or restored from an older copy, or another process
     /// runs on a copy of the folder.
     #[error(
-        "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
-         its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
-         it is running"
+        "it was known as incarnation {seen}, and incarnation {incarnation} has another list \
+         of process starts: its folder was restored from an older copy or wiped and bootstrapped \
+         again, or a copy of it is running"
     )]
     Other {
         /// Number of the peer's starts at the last start that this replica has recorded.
@@ -99,8 +102,8 @@ pub enum HistoryError {
     /// The peer's history is too short: it begins after the last start of the peer that this
     /// replica has recorded, so it cannot be checked.
     #[error(
-        "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
-         reach back that far"
+        "it was known as incarnation {seen}, and the list of process starts of incarnation \
+         {incarnation} does not reach back that far"
     )]
     Forgotten {
         /// Number of the peer's starts at the last start that this replica has recorded.

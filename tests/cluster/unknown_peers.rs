@@ -77,7 +77,7 @@ fn unknown_peer_is_rejected_and_logged() {
             "a cluster of replicas 1, 2, but this",
         ),
         (greeting(&Hello { incarnation: 9, ..hello.clone() }), "it lists 1 of 9 starts"),
-        (greeting(&hello), "incarnation 1 has another history"),
+        (greeting(&hello), "incarnation 1 has another list"),
         (mute, "another frame before its hello"),
     ] {
         // The hello may be accepted until the real replica with this id has connected.

@@ -167,7 +167,7 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
     for (at, case) in cases.iter().enumerate() {
         ensure!(
             cases[..at].iter().all(|other| other.name != case.name),
-            "case {} is given twice",
+            "--cases names case {} twice; name it once",
             case.name
         );
     }
@@ -199,7 +199,7 @@ fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
             return Ok(Case { name, ..plain(client, operation, connections, pipeline, keys) });
         }
     }
-    bail!("unknown case `{name}`; give {NAMES}")
+    bail!("--cases: unknown case `{name}`; valid cases are {NAMES}")
 }
 
 fn plain(

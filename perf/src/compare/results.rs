@@ -273,11 +273,12 @@ impl Comparison {
         let version = &value["schema_version"];
         ensure!(
             *version == SCHEMA_VERSION,
-            "JSON of `perf compare` or `perf lossy` with schema version {version}; this \
-             program reads {SCHEMA_VERSION}; use the program that wrote it"
+            "results of `perf compare` or `perf lossy` have schema version {version}, but this \
+             program reads only version {SCHEMA_VERSION}; use the version of perf that wrote them"
         );
-        serde_json::from_value(value)
-            .context("JSON of `perf compare` with a field missing or of the wrong type")
+        serde_json::from_value(value).context(
+            "results of `perf compare` or `perf lossy` with a field missing or of the wrong type",
+        )
     }
 
     /// Returns the successful runs of the system named `system` in the case named `case`.

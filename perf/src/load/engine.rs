@@ -121,8 +121,9 @@ impl Engine {
         clock: Clock,
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<Engine> {
-        let poll = Poll::new().context("cannot create an epoll instance; check ulimit -n")?;
-        let timer = Timer::new(poll.registry(), TIMER).context("cannot create a timer")?;
+        let poll = Poll::new().context("cannot create an epoll instance; check `ulimit -n`")?;
+        let timer = Timer::new(poll.registry(), TIMER)
+            .context("cannot create the timer for scheduled requests; check `ulimit -n`")?;
         let mine = (thread..plan.connections).step_by(plan.threads);
         let connections = mine
             .map(|number| {
@@ -280,13 +281,13 @@ impl Engine {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
             let moment = due.max(now + TICK);
-            self.timer.set(moment, now).context("cannot set a timer")?;
+            self.timer.set(moment, now).context("cannot set the timer for scheduled requests")?;
         }
         let wait = Duration::from_nanos(self.next_housekeeping.saturating_sub(now));
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(wait)) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                return Err(error).context("cannot wait for sockets");
+                return Err(error).context("cannot wait for replies on the sockets (epoll_wait)");
             }
             _ => {}
         }

@@ -165,21 +165,25 @@ pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let head = lines.next().transpose().unwrap_or_default();
     ensure!(
         head.as_deref() == Some(HEAD),
-        "{} is not a history of `perf load --history`: its first line is not {HEAD}",
+        "{} was not written by `perf load --history`: its first line is not {HEAD}",
         path.display()
     );
     let mut records = Vec::new();
     for (number, line) in lines.enumerate() {
-        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+        let line = line.with_context(|| format!("cannot read history file {}", path.display()))?;
         let Some(record) = parse(&line) else {
-            bail!("{}, line {}: invalid operation {line:?}", path.display(), number + 2);
+            bail!(
+                "history file {}, line {}: {line:?} is not a recorded operation",
+                path.display(),
+                number + 2
+            );
         };
         // The checker relies on every reply being later than its call.
         if let Outcome::Completed { at, .. } = record.outcome {
             let line = number + 2;
             ensure!(
                 at >= record.called,
-                "{}, line {line}: the reply is earlier than the call",
+                "history file {}, line {line}: the reply has an earlier time than its request",
                 path.display()
             );
         }

@@ -107,7 +107,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle Ctrl-C")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("cannot install the signal handler for Ctrl-C")?;
     }
     let last_port = arguments.port.checked_add(PEER_PORT_OFFSET + arguments.replicas);
     ensure!(
@@ -119,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     ensure!(
         arguments.replace.is_none() || folder::exists(&arguments.dir),
-        "--replace: no cluster in {}; check --dir",
+        "--replace: there is no cluster in {}; check --dir",
         arguments.dir.display()
     );
     let cluster = folder::open_or_create(&arguments.dir, arguments.replicas)?;
@@ -204,9 +205,9 @@ impl Member {
     /// whether a leader has been elected.
     fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
-            && let Some(status) = child
-                .try_wait()
-                .with_context(|| format!("cannot wait for the process of replica {}", self.id))?
+            && let Some(status) = child.try_wait().with_context(|| {
+                format!("cannot get the exit status of the process of replica {}", self.id)
+            })?
         {
             self.child = None;
             let is_damage = status.code() == Some(EXIT_DAMAGED.into());

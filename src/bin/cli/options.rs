@@ -40,7 +40,7 @@ impl Settings {
     ) -> anyhow::Result<T> {
         let setting = self.get(name).expect("a setting of this name exists");
         let Some(text) = &setting.value else {
-            bail!("--{name} is required: {expected}");
+            bail!("--{name} is required: give {expected}");
         };
         parse(text).with_context(|| {
             format!("invalid {name} `{text}` (from {}): expected {expected}", setting.origin)
@@ -106,10 +106,15 @@ impl Settings {
         )?;
         for (at, (peer, address)) in peers.iter().enumerate() {
             for (other, other_address) in &peers[..at] {
-                ensure!(peer != other, "--peers names replica {} twice", peer.0);
+                ensure!(
+                    peer != other,
+                    "--peers names replica {} twice; each replica id must occur once",
+                    peer.0
+                );
                 ensure!(
                     address != other_address,
-                    "--peers gives replicas {} and {} the same address {address}",
+                    "--peers gives replicas {} and {} the same address {address}; each needs its \
+                     own",
                     other.0,
                     peer.0
                 );

@@ -218,7 +218,7 @@ impl ServerArguments {
         {
             let known: Vec<&str> = rows.iter().map(|row| row.0).collect();
             bail!(
-                "{}: unknown setting `{unknown}`; the settings are {}",
+                "settings file {}: unknown setting `{unknown}`; the settings are {}",
                 path.display(),
                 known.join(", ")
             );
@@ -234,7 +234,8 @@ impl ServerArguments {
             } else if let Some((path, value)) = from_file {
                 let text = text_of(value).with_context(|| {
                     format!(
-                        "{}: `{name}` must be a string, a number, true, false or a list",
+                        "settings file {}: `{name}` must be a string, a number, true, false or a \
+                         list",
                         path.display()
                     )
                 })?;

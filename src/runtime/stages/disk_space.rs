@@ -74,7 +74,7 @@ impl DiskSpaceMonitor {
                     tracing::error!(
                         folder = %disk.folder().display(),
                         %error,
-                        "cannot measure free disk space; the last known state stays in force"
+                        "cannot measure free disk space; the last measurement stays in force"
                     );
                 }
                 self.failed = true;

@@ -89,7 +89,11 @@ fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     match table.as_ref().and_then(parse) {
         Some(parsed) => Ok(parsed),
         None => {
-            bail!("{} is damaged; restore it, or choose another folder with --dir", path.display())
+            bail!(
+                "{}, which describes the cluster, is damaged; restore it, or choose another folder \
+                 with --dir",
+                path.display()
+            )
         }
     }
 }

@@ -426,7 +426,8 @@ impl IncomingPeers {
                                 tracing::warn!(
                                     peer = %record.peer,
                                     %error,
-                                    "start of a peer not stored, only kept in memory"
+                                    "latest start of a peer not written to the full disk, only \
+                                     kept in memory; free disk space"
                                 );
                             }
                             Err(error) => exit_on_disk_failure(&error),

@@ -198,10 +198,17 @@ impl Core {
                  while it leads; free disk space"
             ),
             DiskState::Healthy if before == DiskState::Low => {
-                tracing::info!(free_bytes, "disk space is no longer low");
+                tracing::info!(
+                    free_bytes,
+                    "disk space is no longer low; this replica accepts writes again while it leads"
+                );
             }
             DiskState::Low | DiskState::Healthy => {
-                tracing::info!(?before, now = ?disk, "disk no longer stalled");
+                tracing::info!(
+                    ?before,
+                    now = ?disk,
+                    "disk no longer stalled: a write has finished"
+                );
             }
         }
     }

@@ -91,7 +91,9 @@ impl CoreClock {
                 Some(Jump::Accepted(by)) => {
                     tracing::warn!(by_ms = by, "wall clock jump accepted: it has lasted");
                 }
-                Some(Jump::Undone) => tracing::info!("wall clock jump undone"),
+                Some(Jump::Undone) => tracing::info!(
+                    "wall clock jump undone: the clock has returned to its earlier course"
+                ),
                 None => {}
             }
         }
