@@ -187,7 +187,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Error(text), _) => writer.error(text),
         (Outcome::Forgotten, _) => {
             writer.error(
-                b"UNCERTAIN the command was applied, but its outcome is no longer remembered",
+                b"UNCERTAIN applied, but the outcome of the command is no longer remembered",
             );
         }
         // Happens only if the command was damaged, because this replica has encoded it.
