@@ -15,14 +15,14 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Number of bytes by which the deletion thread truncates a deleted file at a time. The space of a
-/// file of at most this size is freed at once by the caller.
+/// Number of bytes by which the deletion thread truncates a deleted file at a time. Files of at
+/// most this size are freed at once by the thread that deletes them, without the deletion thread.
 const PIECE_BYTES: u64 = 2 << 20;
 /// Pause of the deletion thread after each freed piece. It limits the thread's rate to 125 MiB per
 /// second.
 const PAUSE: Duration = Duration::from_millis(16);
-/// Maximum number of files in the queue of the deletion thread. When the queue is full, the calling
-/// thread frees a file's disk space itself.
+/// Maximum number of files in the queue of the deletion thread. When the queue is full, the thread
+/// that deletes a file frees its disk space itself.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
@@ -47,8 +47,8 @@ pub(super) struct BackgroundDelete {
 struct Shared {
     /// Number of deleted files whose disk space the deletion thread has not freed yet.
     pending: AtomicUsize,
-    /// True while a caller waits for disk space: the deletion thread then does not pause between
-    /// truncations.
+    /// True while another thread waits for disk space: the deletion thread then does not pause
+    /// between truncations.
     urgent: AtomicBool,
 }
 

@@ -128,9 +128,9 @@ impl RealDisk {
         self.reserve.lock()
     }
 
-    /// Runs `create`, which needs `bytes` bytes of disk space. While the disk is full, frees space
-    /// and runs it again: first from deleted files whose space is not freed yet, then from the disk
-    /// reserve.
+    /// Runs `create`, which needs `bytes` bytes of disk space. If it fails because the disk is
+    /// full, frees the space of deleted files that still occupy the disk and runs it again; if it
+    /// fails again, also releases space from the disk reserve.
     fn with_reserve<T>(
         &self,
         bytes: u64,

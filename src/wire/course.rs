@@ -51,8 +51,8 @@ pub enum Incoming {
 /// Reason why a valid message from the university course's simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// Another replica registers with the simulator through this message. Some transports deliver
-    /// it to all replicas.
+    /// The message with which another replica registers with the simulator. Some of the simulator's
+    /// transports deliver it to all replicas.
     Hello,
     /// The message is addressed to another replica, whose id is given.
     Misdirected(NodeId),

@@ -66,8 +66,9 @@ struct Floor {
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// Length in bytes to which append messages are padded: that of a real replica's
-    /// `AppendEntries` message with one put. `reply_length` is the same for acknowledgements.
+    /// Length in bytes to which append messages are padded: the length of a real replica's
+    /// `AppendEntries` message with one put. Acknowledgements are padded to `reply_length`, the
+    /// length of a real replica's acknowledgement.
     append_length: usize,
     reply_length: usize,
 }

@@ -249,8 +249,8 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the load of this case's second client, which writes while the first one reads, as a
-    /// separate case; `None` if there is no second client.
+    /// Returns the load of this case's second client program, which writes while the first one
+    /// reads, as a case of its own; `None` if the case has only one client program.
     pub(crate) fn beside(&self) -> Option<Case> {
         let connections = self.writers?;
         Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })

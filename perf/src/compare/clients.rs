@@ -20,16 +20,16 @@ use crate::report::to_count;
 /// Additional time that a client program may take beyond the planned length of a run. After that it
 /// is assumed to hang, and the run fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Length in seconds of the load that `perf load` applies after it has written all keys for a
-/// preload. The measurements of this load are discarded.
+/// Length in seconds of the load that `perf load` applies during a preload, after it has written
+/// all keys. The measurements of this load are discarded.
 const PRELOAD_SECONDS: f64 = 0.1;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of requests that each connection sends one after the other in a short run of
 /// `redis-benchmark`, which estimates the operations per second.
 const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// Results that a client program reports for one run: counts of operations, operations per second,
-/// and latencies in seconds.
+/// Results of one run as reported by the client program that generated the load: counts of
+/// operations, operations per second, and latencies in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
@@ -67,8 +67,8 @@ struct Load {
 }
 
 impl Clients<'_> {
-    /// Preload: writes all keys of a case, so that gets find values. The measurements are
-    /// discarded.
+    /// Writes all keys of a case before it is measured, so that gets find values. The measurements
+    /// of these writes are discarded.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
@@ -92,8 +92,8 @@ impl Clients<'_> {
         }
     }
 
-    /// Returns how many operations a run of the case needs to take about the planned time. Returns
-    /// 0 for `perf load`, which stops after the planned time by itself.
+    /// Returns the number of operations with which a run of the case takes about the planned time.
+    /// Returns 0 for `perf load`, which stops by itself after the planned time.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),

@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     /// Start all systems at once, and run each case on all of them before the next case. The runs
-    /// to be compared are then seconds instead of minutes apart, but idle systems use some
+    /// of a case on the different systems are then only seconds apart, but idle systems use some
     /// processor time.
     #[arg(long)]
     together: bool,

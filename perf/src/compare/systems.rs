@@ -19,8 +19,8 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Maximum time for a started system to become ready. After that, the start and the system's runs
-/// count as failed.
+/// Maximum time from the start of a system until it accepts requests. A system that takes longer
+/// counts as failed, as do all of its runs.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

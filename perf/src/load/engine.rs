@@ -101,7 +101,7 @@ pub(crate) struct Engine {
     /// Index in `addresses` of the server that is believed to be the leader.
     leader: usize,
     /// Index in `addresses` of the leader that was last connected to; `None` before the first
-    /// connection. A new value is reported as a leader change.
+    /// connection. When another server takes its place, this is reported as a leader change.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
@@ -393,8 +393,8 @@ impl Engine {
         self.enqueue_ready(number);
     }
 
-    /// Sets `leader` as the server believed to be the leader. Connections to other servers are
-    /// gradually replaced with connections to the leader. Does nothing with `--no-follow`.
+    /// Records that the server `leader` is believed to be the leader. Connections to other servers
+    /// are gradually replaced with connections to the leader. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;

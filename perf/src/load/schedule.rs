@@ -4,8 +4,8 @@
 //! There is no queue of due requests: a request that cannot be sent in time simply stays in the
 //! schedule, and its latency is still measured from its due time.
 
-/// One thread's part of an open loop's schedule: with N threads, every N-th request of the run. All
-/// times are in nanoseconds since the start of the run.
+/// One thread's part of the schedule of an open loop: with N threads, every N-th request of the run
+/// belongs to the thread. All times are in nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,

@@ -28,8 +28,8 @@ pub(super) struct Net {
     link: Option<Link>,
     /// Name of the TCP congestion control algorithm of all hosts.
     congestion_control: String,
-    /// Error of the attempt to make hosts send each TCP segment as a packet of its own, so that
-    /// they may send larger packets; `None` if the attempt succeeded.
+    /// Error message if the hosts could not be made to send each TCP segment as a packet of its
+    /// own, in which case they may combine segments into larger packets; `None` if they could.
     large_packets: Option<String>,
 }
 

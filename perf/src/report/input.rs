@@ -114,8 +114,8 @@ fn read(path: &Path) -> anyhow::Result<Input> {
 }
 
 /// Replaces the time intervals of a run with those of its interval log, which have histograms. Also
-/// takes the latency curves from the log, unless one of the run's own curves has more than 10
-/// points.
+/// takes the latency curves from the log, unless the JSON contained a detailed curve of more than
+/// 10 points.
 fn add_details(run: &mut Run, log: Run) {
     let detailed = |curve: &Curve| curve.points.len() > 10;
     if !run.curves.iter().any(detailed) {

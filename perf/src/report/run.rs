@@ -121,7 +121,8 @@ impl Run {
     }
 
     /// Fills gaps between time intervals with intervals without replies. Result files may omit
-    /// these, and a chart would draw a line across the gap, as if there had been replies.
+    /// intervals without replies, and a chart would then draw a line across the gap, as if replies
+    /// had arrived.
     pub(crate) fn fill_gaps(&mut self) {
         let recorded = std::mem::take(&mut self.intervals);
         for interval in recorded {

@@ -68,7 +68,7 @@ impl Scale {
     }
 
     /// Returns a scale of quantiles for a distribution of `samples` samples, of which it assumes at
-    /// least 5. It ends half a sample below 100 %.
+    /// least 5. The scale ends below 100 % by half of one sample.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }

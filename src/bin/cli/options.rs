@@ -14,8 +14,9 @@ use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest free disk space, in bytes, that the setting `disk-reserve` can preserve; 0 turns it
-/// off. With less, the next segment of the log might not fit.
+/// Minimum value in bytes of the setting `disk-reserve`, which preserves this much free disk space;
+/// the value 0 turns the setting off. With a smaller reserve, the next segment of the log might not
+/// fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
 /// Minimum size of a cluster in which a replica that lost its data can rejoin. The replica does not
 /// vote at first, so the others must be a majority without it.
@@ -72,9 +73,9 @@ impl Settings {
         })
     }
 
-    /// Returns whether this start creates the replica's files, and how: as `--bootstrap` or as
-    /// `--rejoin` says. `None` means that the replica's files exist. `members` is the number of
-    /// replicas in the cluster.
+    /// Returns how this start creates the replica's files: as for a new cluster (`--bootstrap`) or
+    /// for a replica that lost its folder (`--rejoin`); `None` if neither is given, because the
+    /// files exist already. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
         match (flag("bootstrap")?, flag("rejoin")?) {

@@ -13,7 +13,7 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// Reason why a replica is not a full, voting member of the cluster or cannot start as one.
+/// Reason why a replica cannot start, or does not vote in the cluster yet.
 enum Problem {
     /// The replica's folder is damaged or missing, as the given error message says.
     Damage(String),
