@@ -142,7 +142,7 @@ pub struct Config {
 pub enum ConfigError {
     /// A value is out of range, or two values contradict each other. The text names the values and
     /// says how to change them.
-    #[error("{0}")]
+    #[error("invalid configuration: {0}")]
     Relation(String),
 }
 

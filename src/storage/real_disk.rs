@@ -128,9 +128,9 @@ impl RealDisk {
         self.reserve.lock()
     }
 
-    /// Runs `create`, which needs `bytes` bytes of disk space. If it fails because the disk is
-    /// full, frees the space of deleted files that still occupy the disk and runs it again; if it
-    /// fails again, also releases space from the disk reserve.
+    /// Runs `create`, which needs `bytes` bytes of disk space. While it fails because the disk is
+    /// full, frees space and runs it again: first the space of deleted files that still occupy the
+    /// disk, then space of the disk reserve, until the reserve is empty.
     fn with_reserve<T>(
         &self,
         bytes: u64,

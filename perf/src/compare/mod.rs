@@ -166,7 +166,7 @@ pub(crate) fn measure(
     let (mut comparison, systems, cases) = prepare(common, &name, &setup, &programs);
     ensure!(
         !systems.is_empty() && !cases.is_empty(),
-        "nothing can be measured: {}",
+        "nothing can be measured, because all systems or all cases are skipped: {}",
         table::table(&comparison)
     );
     std::fs::create_dir_all(&common.dir).with_context(|| {

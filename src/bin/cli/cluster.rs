@@ -113,8 +113,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let last_port = arguments.port.checked_add(PEER_PORT_OFFSET + arguments.replicas);
     ensure!(
         arguments.port > 0 && last_port.is_some(),
-        "--port {} does not fit {} replicas and their peer ports {PEER_PORT_OFFSET} above; choose \
-         a port between 1024 and 60000",
+        "--port {}: not enough ports for {} replicas, whose peer ports are {PEER_PORT_OFFSET} \
+         above their client ports; choose a port between 1024 and 60000",
         arguments.port,
         arguments.replicas
     );
@@ -143,7 +143,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> {
-    let program = std::env::current_exe().context("cannot determine the path of this program")?;
+    let program = std::env::current_exe()
+        .context("cannot determine the path of the program `bowline`, to start replicas with it")?;
     let peer_address =
         |id: u16| format!("{id}=127.0.0.1:{}", arguments.port + PEER_PORT_OFFSET + id - 1);
     let peers: Vec<String> = (1..=arguments.replicas).map(peer_address).collect();
@@ -186,7 +187,11 @@ impl Member {
     fn start(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| {
-            format!("cannot write {}; check its permissions", self.log.display())
+            format!(
+                "cannot open the log file {} of replica {}; check its permissions",
+                self.log.display(),
+                self.id
+            )
         })?;
         // The replica exits when its standard input is closed, so that it does not outlive this
         // process.

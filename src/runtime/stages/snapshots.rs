@@ -308,7 +308,10 @@ impl SnapshotIo {
     /// given up as failed.
     fn skip_for_space(&self) {
         let free_bytes = self.disk_space.read().free;
-        tracing::warn!(free_bytes, "no disk space for a snapshot, so the log is not compacted");
+        tracing::warn!(
+            free_bytes,
+            "not enough free disk space for a snapshot, so the log is not compacted"
+        );
         self.scheduler.give_up(true);
     }
 
@@ -433,7 +436,8 @@ impl SnapshotIo {
                     last_included = %snapshot.last,
                     bytes,
                     free_bytes,
-                    "no disk space for the leader's snapshot");
+                    "not enough free disk space to receive the leader's snapshot"
+                );
             }
             return false;
         }

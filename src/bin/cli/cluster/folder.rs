@@ -78,8 +78,12 @@ fn write(path: &Path, cluster: u128, replicas: u16, ready: bool) -> std::io::Res
 /// Reads `cluster.toml`. Returns the cluster's id, its number of replicas, and whether the folders
 /// of all replicas have been created.
 fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}; check its permissions", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read {}, which describes the cluster; check its permissions",
+            path.display()
+        )
+    })?;
     let table: Option<toml::Table> = text.parse().ok();
     let parse = |table: &toml::Table| {
         let cluster = u128::from_str_radix(table.get("cluster")?.as_str()?, 16).ok()?;

@@ -200,7 +200,10 @@ impl CoreClock {
             request.payload = filled;
         }
         if is_ahead && agreed > 0 {
-            tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
+            tracing::warn!(
+                ahead_ms = time - agreed,
+                "replicated clock reset to the time that the wall clocks of a quorum agree on"
+            );
         }
     }
 
