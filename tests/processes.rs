@@ -216,7 +216,7 @@ fn replica_killed_by_an_event_is_no_failure() {
 }
 
 #[test]
-fn missing_program_is_named_in_the_error() {
+fn missing_replica_program_is_named_in_the_error() {
     let run = |program: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["sim", "--processes", "simple-1", "--replica"]).arg(program);
@@ -228,7 +228,7 @@ fn missing_program_is_named_in_the_error() {
 }
 
 #[test]
-fn unexecutable_program_is_named_in_the_error() {
+fn unexecutable_replica_program_is_named_in_the_error() {
     let plain = Stage::with_file(tempfile::tempdir().unwrap(), "text", 0o644);
     plain.run(&["simple-1"]).assert_failed(2, &["not executable; run `chmod +x"]);
     let lost = "#!/no/such/interpreter\n";
@@ -261,7 +261,7 @@ fn replica_exit_during_the_run_is_reported() {
 }
 
 #[test]
-fn message_flood_ends_the_run() {
+fn message_flood_by_a_replica_ends_the_run() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["max_packets", "messages that trigger each other"]);
@@ -273,7 +273,7 @@ fn message_flood_ends_the_run() {
 }
 
 #[test]
-fn invalid_json_is_quoted_in_the_error() {
+fn invalid_json_from_a_replica_is_quoted_in_the_error() {
     let stage = Stage::with_habit(Habit::SendsBrokenJson);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["sent a message that is not valid JSON (", r#"`{\"src\": \"0000\", `"#]);

@@ -361,7 +361,7 @@ proptest! {
     }
 
     #[test]
-    fn batches_round_trip(
+    fn command_batches_round_trip_through_their_encoding(
         wishes in vec(wish(), 0..6),
         client: u32,
         request: [u8; 16],

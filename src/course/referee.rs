@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_leader_has_no_effect_without_a_known_leader() {
+    fn kill_leader_event_has_no_effect_without_a_known_leader() {
         let mut referee = referee(0.0, 1);
         assert_eq!(referee.apply_event(EventKind::KillLeader), EventEffect::default());
         referee.note_leader(ONE, Some(TWO));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_non_leader_spares_the_leader_and_the_last_replica() {
+    fn kill_non_leader_event_spares_the_leader_and_last_replica() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));

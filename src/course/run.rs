@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn message_limit_ends_a_run() {
+    fn message_limit_ends_a_course_run() {
         let mut run = run("simple-1");
         let mut deliver = Vec::new();
         for _ in 0..5_000 {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_without_living_replicas() {
+    fn course_run_ends_without_living_replicas() {
         let mut run = run("simple-1");
         for replica in 0..5 {
             run.died(NodeId(replica), "it exited".to_owned());

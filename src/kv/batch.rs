@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_decode_as_encoded_at_any_alignment() {
+    fn command_batches_round_trip_at_any_memory_alignment() {
         let bytes = Batch::encode(key(), false, &samples());
         for offset in 0..8 {
             let mut shifted = vec![0; offset];
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_buffer_is_reusable() {
+    fn command_batch_buffer_is_reusable() {
         let mut buffer = BatchBuffer::default();
         for batch in batches() {
             let decoded = Batch::decode(&batch).unwrap();
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_batches_are_refused() {
+    fn truncated_and_padded_command_batches_are_refused() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");

@@ -376,7 +376,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn malformed_lists_and_unknown_commands_are_refused() {
+    fn malformed_operations_and_unknown_commands_are_refused() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Operation::decode(bytes), Err(OperationError { length }));

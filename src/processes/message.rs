@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn long_message_is_shortened_and_non_utf8_is_refused() {
+    fn error_shortens_a_long_message_and_non_utf8_is_refused() {
         let (error, _) = incorrect(&"x".repeat(5_000));
         assert!(error.len() < 200 && error.contains("(5000 bytes)"), "{error}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();

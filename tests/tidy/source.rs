@@ -256,7 +256,7 @@ fn use_declarations_are_expanded_to_paths() {
 }
 
 #[test]
-fn attributes_are_parsed_with_nested_brackets() {
+fn rust_attributes_are_parsed_with_nested_brackets() {
     let source =
         Source::split("#![allow(x, reason = \"]\")]\n#[derive(A)]\n#[cfg_attr(b, expect(c))]");
     let found: Vec<(usize, &str)> = source.attributes();

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn process_cpu_time_is_measured() {
+    fn processor_time_of_a_process_is_measured() {
         let id = std::process::id();
         let before = usage([id]).unwrap();
         let mut sum = 0_u64;

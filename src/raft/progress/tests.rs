@@ -61,7 +61,7 @@ fn peer_that_lost_entries_is_probed_after_its_last_entry() {
 
 #[test]
 #[should_panic(expected = "is reset to 10, but only 10 matches")]
-fn progress_reset_without_lost_entries_panics() {
+fn resetting_follower_progress_without_lost_entries_panics() {
     let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
     progress.acknowledge(Index(10), Instant::ZERO);
     progress.reset(Index(10));

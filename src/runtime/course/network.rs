@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn applied_report_waits_while_the_core_queue_is_full() {
+    fn report_of_applied_entries_waits_while_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {

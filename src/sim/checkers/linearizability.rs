@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn sequential_histories_are_accepted() {
+    fn linearizable_sequential_histories_are_accepted() {
         accepted("");
         accepted("g1 1:");
         accepted("p1=a 1. g1 1:a d1 1+ g1 1: d1 1-");
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_rejected() {
+    fn history_with_a_stale_read_is_rejected() {
         rejected("p1=a 1. p1=b 1. g2 2:a");
         rejected("p1=a 1. g2 2:");
     }
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_going_back_in_time_are_rejected() {
+    fn history_with_reads_going_back_in_time_is_rejected() {
         // The put is still in progress, but after one read has seen it, later ones must see it,
         // too.
         rejected("p1=a 1. p1=b g2 2:b g3 3:a 1.");

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_damaged_folder_is_moved_aside() {
+    fn replacing_a_replica_moves_only_a_damaged_folder_aside() {
         let dir = tempfile::tempdir().unwrap();
         let mut arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();
