@@ -142,7 +142,7 @@ pub struct Config {
 pub enum ConfigError {
     /// A value is out of range, or two values contradict each other. The text names the values and
     /// says how to change them.
-    #[error("{0}")]
+    #[error("invalid configuration: {0}")]
     Relation(String),
 }
 
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_values_are_refused_by_name() {
+    fn contradicting_configuration_values_are_refused_by_name() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);

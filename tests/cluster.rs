@@ -100,19 +100,19 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
 }
 
 #[test]
-fn acknowledged_writes_survive_replica_kills_dedicated() {
+fn acknowledged_writes_survive_kills_with_dedicated_threads() {
     kill_rounds(Cluster::start_hasty(3, "dedicated", &[]), "dedicated");
 }
 
 #[test]
-fn acknowledged_writes_survive_replica_kills_fused() {
+fn acknowledged_writes_survive_kills_with_fused_threads() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
 /// The allocator reads its settings when a program starts, so a server executes itself again.
 #[test]
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn server_sets_allocator_options_and_keeps_its_process() {
+fn server_sets_allocator_options_and_keeps_its_process_id() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let settings = |cluster: &Cluster, at| {
@@ -188,7 +188,7 @@ fn every_replica_replies_in_order_and_identically() {
 }
 
 #[test]
-fn majority_serves_and_lone_replica_refuses() {
+fn majority_serves_requests_and_a_lone_replica_refuses_them() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -234,7 +234,7 @@ fn start_waits_for_the_previous_process_to_exit() {
 }
 
 #[test]
-fn invalid_start_is_refused_with_a_remedy() {
+fn invalid_start_is_refused_with_advice() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A port in use by the same replica.

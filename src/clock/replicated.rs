@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn expirations_and_reads_share_one_clock_entry_in_flight() {
+    fn expirations_and_reads_share_one_pending_clock_entry() {
         let mut clock = single();
         assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));

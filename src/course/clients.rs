@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn get_without_known_key_becomes_a_counted_put() {
+    fn get_without_known_key_is_sent_as_a_put_and_counted() {
         let (mut clients, living) = setup();
         let first = clients.start(at(0), 0, true, &living).unwrap();
         assert!(matches!(first.operation, Operation::Put { .. }));
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_update_the_known_leader() {
+    fn replies_update_the_leader_known_to_course_clients() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn get_must_return_the_last_put_acknowledged_on_arrival() {
+    fn get_must_return_last_value_acknowledged_at_its_arrival() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);

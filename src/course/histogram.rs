@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_histogram_has_no_rows_and_one_sample_two() {
+    fn empty_histogram_has_no_rows_and_a_single_sample_has_two() {
         assert_eq!(text([]).lines().count(), 5);
         let one = text([micros(5)]);
         assert_eq!(one.lines().filter(|line| line.starts_with("       0.005 ")).count(), 2);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn interval_log_has_every_sample_in_its_interval() {
+    fn latency_log_has_every_sample_in_its_time_interval() {
         let sample = |at, latency| Sample {
             answered: START + micros(at),
             latency: Duration::ZERO,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_write_is_reported() {
+    fn failed_write_of_a_latency_file_is_reported() {
         let mut full: &mut [u8] = &mut [0; 100];
         assert!(write_percentiles(&mut full, &histogram([micros(1)])).is_err());
     }

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_counts_once_for_each_other_replica() {
+    fn broadcast_counts_as_one_message_to_each_other_replica() {
         let mut referee = referee(0.0, 1);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(TWO)), [TWO]);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(ONE)), [ONE]);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn undelivered_messages_are_counted() {
+    fn messages_lost_or_sent_to_dead_replicas_are_counted() {
         let mut lossy = referee(1.0, 1);
         assert!(routed(&mut lossy, ONE, Destination::Broadcast).is_empty());
         assert_eq!((lossy.traffic.total_msgs, lossy.traffic.dropped), (4, 4));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_leader_has_no_effect_without_a_known_leader() {
+    fn kill_leader_event_has_no_effect_without_a_known_leader() {
         let mut referee = referee(0.0, 1);
         assert_eq!(referee.apply_event(EventKind::KillLeader), EventEffect::default());
         referee.note_leader(ONE, Some(TWO));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_non_leader_spares_the_leader_and_the_last_replica() {
+    fn kill_non_leader_event_spares_the_leader_and_last_replica() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_forgets_leader_and_may_include_the_dead() {
+    fn hard_partition_clears_known_leader_and_may_hold_dead_replicas() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_death_is_counted_once() {
+    fn replica_crash_is_counted_once() {
         let mut referee = referee(0.0, 1);
         assert!(referee.died(ONE, "it exited".to_owned()));
         assert!(!referee.died(ONE, "again".to_owned()));
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn first_incorrect_message_is_kept() {
+    fn first_incorrect_message_is_kept_for_the_report() {
         let mut referee = referee(0.0, 1);
         referee.incorrect("first".to_owned());
         referee.incorrect("second".to_owned());

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_run_passes_and_reaches_tiers() {
+    fn correct_run_passes_and_reaches_performance_tiers() {
         let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn incorrect_values_and_deaths_are_reported() {
+    fn incorrect_values_and_replica_crashes_are_reported() {
         let mut run = run("simple-1", 1, Behavior { value: Some(b"stale"), ..CORRECT });
         run.died(NodeId(3), "it exited with code 1".to_owned());
         let report = run.report();
@@ -560,7 +560,7 @@ mod tests {
 
     /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn correct_run_with_too_few_gets_is_not_graded_failed() {
+    fn correct_run_with_too_few_gets_does_not_count_as_failed() {
         let mut unlucky = 0;
         for seed in 0..300 {
             let report = run("advanced-3", seed, CORRECT).report();
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn tier_thresholds_are_strict() {
+    fn performance_tier_thresholds_are_strict() {
         assert_eq!(Tier::of(0.0, [0.0, 1.0, 2.0]), Tier::Full);
         assert_eq!(Tier::of(1.0, [0.0, 1.0, 2.0]), Tier::Partial);
         assert_eq!(Tier::of(2.0, [0.0, 1.0, 2.0]), Tier::None);
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_taken_from_the_samples() {
+    fn latency_percentiles_are_computed_from_all_samples() {
         let latency = Latency::of((1..=1_000).map(Duration::from_millis));
         let millis = |seconds: f64| (seconds * 1e3).round();
         assert!(
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_documented_fields() {
+    fn json_report_has_the_documented_fields() {
         let value = serde_json::to_value(run("simple-1", 1, CORRECT).report()).unwrap();
         for field in [
             "scenario",

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_with_its_lifetime() {
+    fn course_run_ends_after_its_configured_duration() {
         let mut run = run("simple-1");
         let asked = play(&mut run, Instant::MAX);
         assert_eq!(asked.len(), 500);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn message_limit_ends_a_run() {
+    fn message_limit_ends_a_course_run() {
         let mut run = run("simple-1");
         let mut deliver = Vec::new();
         for _ in 0..5_000 {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_without_living_replicas() {
+    fn course_run_ends_without_living_replicas() {
         let mut run = run("simple-1");
         for replica in 0..5 {
             run.died(NodeId(replica), "it exited".to_owned());
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_ends_with_a_put_started_after_the_event() {
+    fn outage_ends_only_with_a_put_started_after_the_fault() {
         let mut run = run("crash-3");
         play(&mut run, at(14.95));
         let mut out = Vec::new();
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_to_unknown_client_is_incorrect_but_names_the_leader() {
+    fn reply_to_unknown_client_is_incorrect_but_names_the_leader() {
         let mut run = run("simple-1");
         let answer = Answer {
             src: NodeId(2),
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_order_differs_between_replicas() {
+    fn order_of_peer_arguments_differs_between_replicas() {
         let run = run("simple-1");
         let told: Vec<Vec<NodeId>> = (0..5).map(|id| run.others(NodeId(id))).collect();
         for (id, others) in told.iter().enumerate() {

@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_name_is_rejected_with_the_list_of_names() {
+    fn unknown_scenario_name_is_rejected_with_the_valid_names() {
         let text = Scenario::built_in("advanced-5").unwrap_err().to_string();
         assert!(
             text.contains("`advanced-5`") && text.contains("advanced-4") && text.contains("all")
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_scale_events_and_the_message_limit() {
+    fn longer_run_scales_fault_times_and_the_message_limit() {
         let crash = || Scenario::built_in("crash-2").unwrap();
         let longer =
             crash().with(&Overrides { seconds: Some(60.0), ..Overrides::default() }).unwrap();

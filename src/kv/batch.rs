@@ -45,13 +45,13 @@ pub struct Batch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The encoding (an archive of the library rkyv) is corrupt or has an unknown format version.
-    #[error("batch of {length} bytes is damaged or of an unknown format version")]
+    #[error("command batch of {length} bytes is damaged or of an unknown format version")]
     Damaged {
         /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
     /// The payload has missing or surplus bytes: its length is not what its content requires.
-    #[error("batch has {length} bytes, but its fields take {expected}")]
+    #[error("command batch has {length} bytes, but its contents need {expected}")]
     Length {
         /// Actual length of the payload in bytes.
         length: usize,
@@ -60,14 +60,17 @@ pub enum BatchError {
     },
     /// The rkyv archive is intact, but its content is invalid: the list of operations is malformed,
     /// their number is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
-    #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
+    #[error(
+        "command batch of {length} bytes is invalid: malformed list of operations, wrong number of \
+         operations or unknown flag"
+    )]
     Meaningless {
         /// Length in bytes of the rejected payload.
         length: usize,
     },
     /// The batch was submitted as a read, but an operation in it is invalid or may change the
     /// state, so it must go through the log.
-    #[error("an operation that changes the state was sent as a read")]
+    #[error("a command batch sent as a read contains an operation that changes the state")]
     NotARead,
 }
 
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_decode_as_encoded_at_any_alignment() {
+    fn command_batches_round_trip_at_any_memory_alignment() {
         let bytes = Batch::encode(key(), false, &samples());
         for offset in 0..8 {
             let mut shifted = vec![0; offset];
@@ -360,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_buffer_is_reusable() {
+    fn command_batch_buffer_is_reusable() {
         let mut buffer = BatchBuffer::default();
         for batch in batches() {
             let decoded = Batch::decode(&batch).unwrap();
@@ -374,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn command_groups_contain_all_operations_in_order() {
+    fn command_groups_contain_all_operations_of_a_batch_in_order() {
         let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
         let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
         let bytes = Batch::encode(key(), true, &operations);
@@ -388,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_batches_are_refused() {
+    fn truncated_and_padded_command_batches_are_refused() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");
@@ -402,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_operation_does_not_affect_the_others() {
+    fn invalid_operation_does_not_affect_others_in_its_batch() {
         let mut buffer = BatchBuffer::default();
         buffer.push(&Operation::get(b"a").encode());
         buffer.push(b"nonsense");
@@ -429,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_a_batch_with_flipped_bits_never_panics() {
         for bytes in batches() {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.to_vec();

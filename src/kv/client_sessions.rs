@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn request_is_executed_once_and_its_outcome_repeated() {
+    fn request_is_executed_once_and_retries_get_its_outcome() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
         assert_eq!((one, two), (1, 2), "ids are numbers of operations");
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_expire_and_the_least_recently_used_is_evicted() {
+    fn client_sessions_expire_and_the_oldest_unused_is_evicted() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
         let (one, two) = (open(&mut feeder), open(&mut feeder));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_sessions_is_bounded() {
+    fn memory_of_client_sessions_is_bounded() {
         let mut feeder = Feeder::new();
         let value = [b'x'; 900];
         feeder.apply(Operation::set(b"k", &value));
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_in_the_digest_and_survive_clearing_all_keys() {
+    fn client_sessions_are_in_the_digest_and_survive_flushall() {
         let mut feeder = Feeder::new();
         let before = feeder.store.digest();
         let session = open(&mut feeder);

@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_entries_are_dropped_first() {
+    fn deduplication_table_drops_the_oldest_entries_first() {
         let mut table = DedupTable::new(3);
         for number in 0..5 {
             assert_eq!(out(&table, &key(number)), None);
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn dedup_table_drops_reply_values_before_request_ids() {
+    fn deduplication_table_drops_replies_before_request_ids() {
         let mut table = DedupTable::new(4);
         let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
         table.insert(key(0), &[value(VALUE_BYTES_MAX - 1)]);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn same_id_from_another_client_is_another_request() {
+    fn same_request_id_from_another_client_is_another_request() {
         let mut table = DedupTable::new(3);
         table.insert(key(1), &[Outcome::Done]);
         let other = RequestKey { client: ClientId(8), ..key(1) };
@@ -440,7 +440,7 @@ mod tests {
     /// Compares the table with a vector as a model, with consecutive and random request ids, and
     /// while the number of chains grows.
     #[test]
-    fn table_matches_a_naive_model() {
+    fn deduplication_table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {
             // Three sources: two with consecutive ids, one without.
             let (source, count) = (number % 3, number / 3);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn views_are_immutable_while_the_table_changes() {
+    fn views_of_the_deduplication_table_are_immutable() {
         let name = |number: usize| {
             let id = RequestId((number as u128).to_be_bytes());
             RequestKey { client: ClientId(7), request: id }
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn table_of_capacity_0_stays_empty() {
+    fn deduplication_table_of_capacity_0_stays_empty() {
         let mut table = DedupTable::new(0);
         table.insert(key(1), &[Outcome::Done]);
         table.insert(key(1), &[Outcome::Done]);

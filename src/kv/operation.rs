@@ -79,7 +79,10 @@ pub enum Operation<'a> {
 /// Error: bytes are not a valid encoded operation. The command is unknown, a list is malformed, or
 /// an operation is nested where this is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
+#[error(
+    "invalid encoded operation of {length} bytes: unknown command, malformed argument list or \
+     operations nested too deeply"
+)]
 pub struct OperationError {
     /// Length in bytes of the invalid encoded operation.
     pub length: usize,
@@ -337,7 +340,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_decode_as_encoded() {
+    fn operations_round_trip_through_their_encoding() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for operation in samples() {
@@ -372,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn malformed_lists_and_unknown_commands_are_refused() {
+    fn malformed_operations_and_unknown_commands_are_refused() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Operation::decode(bytes), Err(OperationError { length }));
@@ -393,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn deepest_nesting_is_call_in_transaction_in_session() {
+    fn operations_nest_at_most_call_in_transaction_in_session() {
         let in_session = |inner: &Operation<'_>| {
             let operation = &inner.encode();
             Operation::Once { session: 1, sequence: 1, operation }.encode()
@@ -416,7 +419,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_an_operation_with_flipped_bits_never_panics() {
         for operation in samples() {
             let bytes = operation.encode();
             for bit in 0..bytes.len() * 8 {

@@ -608,7 +608,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn transfer_moves_the_full_amount_or_nothing() {
+    fn transfer_command_moves_the_full_amount_or_nothing() {
         let mut feeder = Feeder::new();
         feeder.call("mset", &["a", "10", "b", "5", "full", &u64::MAX.to_string(), "text", "much"]);
         for (from, to, amount, moved) in [
@@ -627,7 +627,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn memory_accounting_matches_a_recount() {
+    fn memory_accounting_matches_a_full_recount() {
         let mut feeder = Feeder::new();
         let (empty, mut most) = (feeder.store.memory(), 0);
         for number in 0..2_000_u32 {
@@ -653,7 +653,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn invalid_payloads_advance_only_the_index() {
+    fn log_entry_with_invalid_payload_advances_only_applied_index() {
         let mut feeder = Feeder::new();
         let applied = feeder.store.apply(Index(1), b"no batch");
         assert_eq!((applied.outcomes, applied.key), (vec![], RequestKey::default()));
@@ -672,7 +672,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn digest_depends_on_the_state_and_not_its_history() {
+    fn state_digest_depends_only_on_the_current_state() {
         let (mut one, mut two) = (Feeder::new(), Feeder::new());
         let empty = one.store.digest();
         one.apply(Operation::set(b"a", b"1"));

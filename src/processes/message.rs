@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_message_is_quoted_with_its_fault() {
+    fn error_for_an_invalid_message_quotes_it_and_names_the_fault() {
         for (text, what) in [
             ("{", "not valid JSON ("),
             ("nonsense", "that is not valid JSON:"),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn long_message_is_shortened_and_non_utf8_is_refused() {
+    fn error_shortens_a_long_message_and_non_utf8_is_refused() {
         let (error, _) = incorrect(&"x".repeat(5_000));
         assert!(error.len() < 200 && error.contains("(5000 bytes)"), "{error}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();
@@ -369,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed_or_refused(
+        fn parsing_arbitrary_bytes_as_a_message_never_panics(
             members in vec(member(), 0..8),
             cut in any::<prop::sample::Index>(),
             noise in vec(any::<u8>(), 0..40),

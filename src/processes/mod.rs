@@ -107,10 +107,10 @@ pub enum ProcessError {
     },
     /// Waiting for messages on the replicas' sockets failed, with this error of the operating
     /// system.
-    #[error("cannot wait for messages of the replicas: {0}")]
+    #[error("cannot wait for messages of the replicas on their sockets: {0}")]
     Wait(io::Error),
     /// A signal such as Ctrl-C ended the run.
-    #[error("interrupted; all replicas were stopped")]
+    #[error("interrupted by a signal such as Ctrl-C; all replicas were stopped")]
     Interrupted,
 }
 

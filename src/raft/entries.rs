@@ -138,7 +138,9 @@ mod tests {
     proptest! {
         /// Compares the queue in chunks with a `VecDeque`.
         #[test]
-        fn entry_chunks_match_one_queue(actions in proptest::collection::vec(action(), 0..40)) {
+        fn chunked_entry_queue_matches_a_plain_queue(
+            actions in proptest::collection::vec(action(), 0..40),
+        ) {
             let mut buffer = RecordBuffer::default();
             let mut chunks = Entries::default();
             let mut model: VecDeque<Entry> = VecDeque::new();

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn slice_limits_entries_and_bytes_after_the_first_entry() {
+    fn log_slice_limits_entries_and_bytes_after_the_first_entry() {
         let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
@@ -365,7 +365,7 @@ mod tests {
     proptest! {
         /// Compares the log with a model that applies the rule of the Raft paper to plain vectors.
         #[test]
-        fn splice_follows_the_append_entries_rule_of_raft(
+        fn log_follows_the_append_entries_rules_of_raft(
             own in proptest::collection::vec(1_u64..4, 0..12),
             sent in proptest::collection::vec(1_u64..4, 0..12),
             prev in 0_usize..12,
@@ -398,7 +398,7 @@ mod tests {
 
         /// Compares the result with that of a backward search through the log.
         #[test]
-        fn last_agreement_matches_a_linear_search(
+        fn search_for_last_possible_match_agrees_with_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),
             term in 0_u64..7,
             index in 0_u64..25,

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn budget_is_spent_and_refilled_by_time() {
+    fn term_budget_is_spent_and_refilled_over_time() {
         let start = Instant(7);
         let mut budget = TermBudget::new(start, false);
         assert!(!raise(&mut budget, 5, CAPACITY + 1, start));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn first_term_raise_of_new_replica_uses_no_budget() {
+    fn first_term_increase_of_new_replica_uses_no_budget() {
         let far = (1 << 62) + 9;
         let mut budget = TermBudget::new(Instant::ZERO, true);
         assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn compatibility_page_lists_every_command() {
+    fn compatibility_guide_lists_every_command() {
         let rows = documented();
         for spec in table().all() {
             let found: Vec<_> = rows.iter().filter(|(name, ..)| name == spec.name).collect();

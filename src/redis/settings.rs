@@ -360,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn configuration_page_lists_every_parameter() {
+    fn configuration_guide_lists_every_config_parameter() {
         let page = include_str!("../guide/configuration.md");
         let (_, page) = page.split_once("## CONFIG GET").expect("there is a section about it");
         let (page, _) = page.split_once("## Constants").expect("another section follows");

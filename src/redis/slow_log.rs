@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_samples_keep_the_longest_of_a_second() {
+    fn latency_history_keeps_the_longest_sample_of_a_second() {
         let mut slow_log = SlowLog::default();
         let millis = Duration::from_millis;
         for (at, elapsed) in [(1_000, 5), (1_900, 9), (1_950, 3), (2_000, 4)] {

@@ -536,7 +536,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_memory_share_is_half_of_the_limit_within_bounds() {
+    fn log_gets_half_of_the_memory_limit_within_bounds() {
         let board = MemoryBoard::default();
         assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
         for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_board_extrapolates_known_clocks_only() {
+    fn only_clocks_with_a_known_reading_are_extrapolated() {
         let at = |millis: u64| Instant(millis * 1_000_000);
         let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
         assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_stops_at_its_item_limit_and_leaves_the_rest() {
+    fn event_loop_pass_stops_at_its_item_limit_and_keeps_the_rest() {
         let mut queue: Vec<u32> = (0..100).collect();
         assert_eq!(taken(&mut Pass::of_large(stopped(), 64), &mut queue), 64);
         assert_eq!(queue.len(), 36, "an item was taken and dropped");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_stops_at_its_time_limit_and_leaves_the_rest() {
+    fn event_loop_pass_stops_at_its_time_limit_and_keeps_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
         // The clock reading after the fourth item is the first one past the time limit.

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn coverage_counts_are_kept_per_situation_and_merged() {
+    fn simulator_coverage_is_counted_per_situation_and_merged() {
         for (position, situation) in Situation::ALL.into_iter().enumerate() {
             assert_eq!(situation as usize, position, "{situation:?} is listed out of order");
         }

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_delivered_once_and_in_order() {
+    fn stream_bytes_are_delivered_once_and_in_order() {
         let mut receiver = Receiver::new(ID, WINDOW_MIN);
         assert_eq!(ack(&mut receiver), None, "nothing was received");
         receive(&mut receiver, 2, 6, b"ghi");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn bitmap_tells_which_of_the_latest_datagrams_arrived() {
+    fn ack_bitmap_tells_which_of_the_latest_datagrams_arrived() {
         let mut receiver = Receiver::new(ID, 10);
         let mut arrived = Vec::new();
         for number in 0..2_000_u64 {

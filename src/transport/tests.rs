@@ -226,7 +226,7 @@ impl Run {
 }
 
 #[test]
-fn all_bytes_arrive_in_order_under_any_loss() {
+fn all_bytes_arrive_in_order_under_any_datagram_loss() {
     for seed in 0..60 {
         let quality = Quality {
             loss: u32::try_from(seed).unwrap(),
@@ -377,7 +377,7 @@ fn large_write_after_a_long_idle_time_arrives() {
 /// The time without an acknowledgement is measured from the latest write, not from the last
 /// acknowledgement before it.
 #[test]
-fn silence_timeout_after_idle_counts_from_the_write() {
+fn peer_silence_timeout_after_idle_time_starts_at_the_write() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -420,7 +420,7 @@ fn blocked_sender_probes_at_a_low_rate() {
 }
 
 #[test]
-fn send_batches_have_equal_lengths_except_the_last() {
+fn datagrams_of_a_send_batch_are_equally_long_except_the_last() {
     let mut out = Outbox::default();
     let payload = [0; 100];
     for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_wraps_saturates_or_fails() {
+    fn bitfield_overflow_wraps_saturates_or_fails() {
         let mut feeder = Feeder::new();
         let mut call = |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();

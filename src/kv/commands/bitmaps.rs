@@ -251,7 +251,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn counts_and_searches_agree_with_a_bitwise_model() {
+    fn bitcount_and_bitpos_agree_with_a_bit_by_bit_model() {
         let value: Vec<u8> =
             (0..40_u8).map(|at| at.wrapping_mul(at) ^ (at / 9).wrapping_mul(0xFF)).collect();
         let value = [&[0xFF; 20][..], &value, &[0; 20]].concat();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_without_a_change_keep_the_revision() {
+    fn bitmap_writes_without_a_change_keep_the_key_revision() {
         let mut feeder = Feeder::new();
         feeder.call("setbit", &["k", "7", "1"]);
         let revision = feeder.store.keyspace.revision_of(b"k");

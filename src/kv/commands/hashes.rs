@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_of_hash_is_independent_of_its_history() {
+    fn hash_digest_depends_only_on_fields_and_values() {
         let (mut one, mut other) = (filled(3), Feeder::new());
         one.call("hdel", &["h", "f1"]);
         for args in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_keep_field_order() {
+    fn snapshots_keep_the_field_order_of_hashes() {
         for large in [false, true] {
             let mut feeder = filled(20);
             if large {

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn set_digest_is_independent_of_command_history() {
+    fn set_digest_depends_only_on_the_members() {
         let mut one = Feeder::new();
         one.call("sadd", &["s", "a", "b"]);
         one.call("sadd", &["t", "c", "b"]);

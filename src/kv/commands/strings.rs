@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn flushall_leaves_nothing_in_the_digest() {
+    fn digest_after_flushall_equals_that_of_an_empty_store() {
         let (mut cleared, mut empty) = (Feeder::new(), Feeder::new());
         cleared.call("set", &["k", "v"]);
         assert_eq!(cleared.call("flushall", &["async"]), Outcome::Done);

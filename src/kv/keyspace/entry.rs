@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_entry_is_immutable() {
+    fn shared_key_entry_is_immutable() {
         let long = vec![1; COPIED_BYTES_MAX + 1];
         let mut entry = string(b"k", &long);
         let (view, reply) = (entry.clone(), entry.shared_value());

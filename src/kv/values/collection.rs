@@ -161,7 +161,7 @@ mod tests {
         &[ValueType::Hash, ValueType::Set, ValueType::List, ValueType::SortedSet];
 
     #[test]
-    fn empty_collections_are_rejected() {
+    fn encoded_empty_collections_are_rejected() {
         let collections =
             [Hash::wrap(Arc::default()), Set::wrap(Arc::default()), List::wrap(Arc::default())];
         for collection in collections.into_iter().chain([SortedSet::wrap(Arc::default())]) {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn excessive_declared_bucket_count_is_rejected() {
+    fn encoded_collection_with_too_many_buckets_is_rejected() {
         let mut bytes = vec![1];
         bytes.put_u32_le(u32::MAX);
         bytes.put_u64_le(0);
@@ -181,7 +181,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_arbitrary_bytes_as_a_collection_never_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             for value_type in COLLECTIONS {
                 let _ = Collection::decode(*value_type, &mut &bytes[..]);
             }

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_distributed_over_buckets() {
+    fn hash_fields_are_distributed_over_buckets() {
         for count in [0, 1, SMALL_FIELDS_MAX, SMALL_FIELDS_MAX + 1, 5_000, 20_000] {
             let mut hash = filled(count);
             check(&hash);

@@ -385,7 +385,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn tree_matches_a_sorted_vector(changes in changes()) {
+        fn score_tree_matches_a_sorted_vector(changes in changes()) {
             let (mut order, mut sorted) = (ScoreTree::default(), Vec::<Scored>::new());
             for change in changes {
                 match change {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn ascending_insertions_fill_the_leaves() {
+    fn ascending_insertions_fill_the_leaves_of_the_score_tree() {
         let mut order = ScoreTree::default();
         (0..60_000).for_each(|number| order.insert(scored(f64::from(number), number)));
         let mut leaves = 0;

@@ -59,7 +59,8 @@ impl ExecReply {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
             ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
             ExecReply::Clients(_) => {
-                Writer::new(out, Version::Two).error(b"ERR the client list is missing");
+                Writer::new(out, Version::Two)
+                    .error(b"ERR the list of clients is not available for this transaction");
             }
         }
     }
@@ -185,7 +186,9 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
         (Outcome::Error(text), _) => writer.error(text),
         (Outcome::Forgotten, _) => {
-            writer.error(b"UNCERTAIN applied, but its outcome is no longer remembered");
+            writer.error(
+                b"UNCERTAIN applied, but the outcome of the command is no longer remembered",
+            );
         }
         // Happens only if the command was damaged, because this replica has encoded it.
         (Outcome::Malformed, _) => {

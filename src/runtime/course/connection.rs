@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_ends_with_a_message_a_timeout_or_a_close() {
+    fn wait_for_simulator_ends_on_message_timeout_or_close() {
         for kind in [Kind::Packet, Kind::Stream] {
             let (mut connection, theirs) = connected(kind);
             connection.wait(Duration::from_millis(3)).unwrap();
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_port_counts_as_gone_after_many_refusals() {
+    fn simulator_counts_as_gone_after_many_refused_datagrams() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         drop(simulator);

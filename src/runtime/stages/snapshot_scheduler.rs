@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn percentage_and_minimum_set_log_growth() {
+    fn percentage_and_minimum_set_log_growth_before_snapshot() {
         let scheduler = scheduler(160);
         let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_stays_within_four_times_the_data() {
+    fn data_folder_stays_within_four_times_the_data_size() {
         for snapshot_mib in [1, 64, 160, 250] {
             for log_rate in [10, 80, 1_000] {
                 for snapshot_rate in [20, 60, 500] {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_count_follows_log_growth() {
+    fn number_of_snapshots_follows_log_growth() {
         // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
         // 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);

@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_preserve_the_sum() {
+    fn account_transfers_preserve_the_total_balance() {
         let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
             let operation = Operation::set(name, value);

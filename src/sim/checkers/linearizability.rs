@@ -459,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn sequential_histories_are_accepted() {
+    fn linearizable_sequential_histories_are_accepted() {
         accepted("");
         accepted("g1 1:");
         accepted("p1=a 1. g1 1:a d1 1+ g1 1: d1 1-");
     }
 
     #[test]
-    fn overlapping_operations_may_take_either_order() {
+    fn concurrent_operations_may_take_effect_in_either_order() {
         accepted("p1=a p2=b 1. 2. g1 1:a");
         accepted("p1=a p2=b 1. 2. g1 1:b");
         accepted("p1=a g2 g3 2:a 3: 1.");
@@ -474,19 +474,19 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_rejected() {
+    fn history_with_a_stale_read_is_rejected() {
         rejected("p1=a 1. p1=b 1. g2 2:a");
         rejected("p1=a 1. g2 2:");
     }
 
     #[test]
-    fn value_never_put_is_rejected() {
+    fn read_of_a_value_never_put_is_rejected() {
         rejected("g1 1:a");
         rejected("p1=a 1. g1 1:b");
     }
 
     #[test]
-    fn reads_going_back_in_time_are_rejected() {
+    fn history_with_reads_going_back_in_time_is_rejected() {
         // The put is still in progress, but after one read has seen it, later ones must see it,
         // too.
         rejected("p1=a 1. p1=b g2 2:b g3 3:a 1.");
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn put_with_two_effects_is_rejected() {
+    fn history_with_a_put_that_took_effect_twice_is_rejected() {
         rejected("p1=a 1. p2=b 2. g3 3:b g3 3:a");
         rejected("p1=a 1. d1 1+ g2 2:a");
     }
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn delete_replies_are_checked() {
+    fn replies_to_deletes_are_checked_for_linearizability() {
         rejected("p1=a 1. d2 2-");
         rejected("d1 1+");
         rejected("p1=a 1. d1 1+ d2 2+");
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_checked_separately() {
+    fn linearizability_is_checked_separately_for_each_key() {
         let mut history = History::default();
         for (key, value) in [("x", "1"), ("y", "2")] {
             let put = history.call(bytes(key), Call::Put(bytes(value)));
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn search_beyond_the_limit_is_reported() {
+    fn linearizability_search_beyond_its_limit_is_reported() {
         let mut history = History::default();
         for number in 0..40 {
             history.call(bytes("k"), Call::Put(bytes(&number.to_string())));
@@ -553,7 +553,7 @@ mod tests {
     /// Checks histories of a register with concurrent clients: they are accepted, but rejected
     /// after one more read that returns a value that was never put.
     #[test]
-    fn random_register_histories_are_accepted() {
+    fn random_linearizable_histories_are_accepted() {
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let mut history = History::default();

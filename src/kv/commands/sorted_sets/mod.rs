@@ -85,7 +85,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn digest_of_sorted_set_is_independent_of_its_history() {
+    fn sorted_set_digest_depends_only_on_members_and_scores() {
         let mut one = Feeder::new();
         one.call("zadd", &["z", "1", "a", "2", "b"]);
         one.call("zincrby", &["z", "1.5", "b"]);

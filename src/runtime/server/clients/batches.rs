@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_wait_behind_two_small_batches_of_writes() {
+    fn writes_wait_while_two_small_write_batches_are_in_flight() {
         let mut batches = batches();
         let mut build = |kind, count| {
             batches.begin(false, (Index(1), Instant(1)), BATCH_OPERATIONS_MAX);

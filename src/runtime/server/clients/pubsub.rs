@@ -91,7 +91,7 @@ impl Clients {
                 tracing::warn!(
                     client = client.connection.id(),
                     unsent_bytes = unsent,
-                    "subscriber disconnected: it does not read its messages"
+                    "subscriber disconnected because it does not read its messages fast enough"
                 );
             }
             self.mark_flush(index);

@@ -26,7 +26,7 @@ pub(super) enum PeerError {
         "a peer of another cluster, {0:032x}, connected; check --peers and --cluster on both sides"
     )]
     Cluster(u128),
-    #[error("a peer connected that expects replica {0} here; check its --peers")]
+    #[error("a peer connected that expects replica {0} at this address; check its --peers")]
     Addressee(NodeId),
     #[error(
         "replica {} connected, which is not a member of this cluster of {}; its own cluster has \
@@ -51,11 +51,18 @@ pub(super) enum PeerError {
     History { peer: NodeId, error: HistoryError },
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("a peer sent another frame before its hello, or a second hello")]
+    #[error("a peer sent another frame before its hello frame, or a second hello")]
     Order,
-    #[error("a connection sent no hello in time")]
+    #[error(
+        "no hello frame arrived in time on a connection for peers; check who connects to \
+         --peer-listen"
+    )]
     NoHello,
-    #[error("replica {} has made a later connection, and this one is late", .0.0)]
+    #[error(
+        "this connection of replica {} is outdated: a later connection of the replica arrived \
+         before it",
+        .0.0
+    )]
     Late(NodeId),
 }
 
@@ -211,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn older_incarnation_is_refused() {
+    fn peer_started_from_an_older_folder_is_refused() {
         let mut known = None;
         let mut connect = |incarnation, openings: &[u64]| {
             let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };

@@ -426,7 +426,8 @@ impl IncomingPeers {
                                 tracing::warn!(
                                     peer = %record.peer,
                                     %error,
-                                    "start of a peer not stored, only kept in memory"
+                                    "latest start of a peer not written to the full disk, only \
+                                     kept in memory; free disk space"
                                 );
                             }
                             Err(error) => exit_on_disk_failure(&error),
@@ -519,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delayed_connection_is_not_read_after_a_later_one() {
+    fn delayed_peer_connection_is_not_read_after_a_later_one() {
         let mut latest = Vec::new();
         let of = |peer, opening, lane, number| Sender { peer: NodeId(peer), opening, lane, number };
         let mut note = |sender| note_latest(&mut latest, sender);

@@ -136,8 +136,20 @@ impl Peer {
             || loss >= LOSSY_PERMILLE
             || self.is_lossy && now.since(self.lossy_at) < LOSSLESS_FOR;
         if self.is_lossy != was_lossy {
-            let (peer, transport) = (self.id, if self.is_lossy { "udp" } else { "tcp" });
-            tracing::info!(%peer, loss_permille = loss, transport, "transport of entries changed");
+            let peer = self.id;
+            if self.is_lossy {
+                tracing::info!(
+                    %peer,
+                    loss_permille = loss,
+                    "log entries to a peer switched from TCP to UDP: packets are lost or TCP fails"
+                );
+            } else {
+                tracing::info!(
+                    %peer,
+                    loss_permille = loss,
+                    "log entries to a peer switched from UDP back to TCP: few packets are lost now"
+                );
+            }
         }
     }
 
@@ -160,8 +172,8 @@ impl Peer {
                 tracing::warn!(
                     %peer,
                     %address,
-                    "cannot connect to a peer: it is down or unreachable, or refuses this replica \
-                     (see its log)"
+                    "cannot connect to a peer: the peer is down or unreachable, or refuses this \
+                     replica (see the peer's log)"
                 );
                 self.logged = Logged::Down;
             }

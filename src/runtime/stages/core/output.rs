@@ -198,10 +198,17 @@ impl Core {
                  while it leads; free disk space"
             ),
             DiskState::Healthy if before == DiskState::Low => {
-                tracing::info!(free_bytes, "disk space is no longer low");
+                tracing::info!(
+                    free_bytes,
+                    "disk space is no longer low; this replica accepts writes again while it leads"
+                );
             }
             DiskState::Low | DiskState::Healthy => {
-                tracing::info!(?before, now = ?disk, "disk no longer stalled");
+                tracing::info!(
+                    ?before,
+                    now = ?disk,
+                    "disk no longer stalled: a write has finished"
+                );
             }
         }
     }
@@ -336,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn full_network_queue_drops_peer_messages_but_no_refusals() {
+    fn full_network_queue_drops_peer_messages_but_no_client_errors() {
         let (mut core, network, ..) = quiet_core();
         for _ in 0..QUEUE_LEN + 3 {
             core.effects.send.push(to_peer());
@@ -395,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn core_stops_on_request_and_without_a_network() {
+    fn core_stops_on_request_or_when_the_network_stage_has_ended() {
         let (mut core, network, ..) = quiet_core();
         assert_eq!(core.run_once(None), StageState::Running);
         assert_eq!(core.run_once(Some(CoreItem::Stop)), StageState::Stopped);

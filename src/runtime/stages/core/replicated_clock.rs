@@ -92,7 +92,9 @@ impl CoreClock {
                 Some(Jump::Accepted(by)) => {
                     tracing::warn!(by_ms = by, "wall clock jump accepted: it has lasted");
                 }
-                Some(Jump::Undone) => tracing::info!("wall clock jump undone"),
+                Some(Jump::Undone) => tracing::info!(
+                    "wall clock jump undone: the clock has returned to its earlier course"
+                ),
                 None => {}
             }
         }
@@ -199,7 +201,10 @@ impl CoreClock {
             request.payload = filled;
         }
         if is_ahead && agreed > 0 {
-            tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
+            tracing::warn!(
+                ahead_ms = time - agreed,
+                "replicated clock reset to the time that the wall clocks of a quorum agree on"
+            );
         }
     }
 
@@ -255,7 +260,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     #[test]
-    fn reset_sets_the_agreed_time_only_if_the_clock_is_ahead() {
+    fn clock_reset_sets_agreed_time_only_if_the_clock_is_ahead() {
         let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
         let applied = AppliedClock::default();
