@@ -11,7 +11,7 @@
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
 //! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
-//! | [`SubscriberBoard`] | network | applier |
+//! | [`ApplierBoard`] | network, applier | applier, network |
 //!
 //! A value may be some milliseconds old, and values that are read together may have been written at
 //! different times. Data that must not get lost, or must arrive in order, goes through a channel
@@ -19,7 +19,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
@@ -506,16 +506,22 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, both or
-/// neither. The applier collects only these events, and reads this setting once in each iteration
-/// of its loop.
+/// What the network tells the applier, and the other way round.
+///
+/// The network sets which events this replica's subscribers need: Pub/Sub messages, keyspace
+/// notifications, both or neither. The applier collects only these events, and reads this setting
+/// once in each iteration of its loop. The applier sets since when its current pass (iteration of
+/// its loop) has been running, by which the network notices that an operation takes long.
 #[derive(Debug, Default)]
-pub(super) struct SubscriberBoard {
+pub(super) struct ApplierBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
+    /// When the applier's current pass began, in nanoseconds of the monotonic clock; 0 if the
+    /// applier is waiting for work.
+    pass_began_at: AtomicU64,
 }
 
-impl SubscriberBoard {
+impl ApplierBoard {
     /// Sets which events the applier collects. `messages` (for Pub/Sub messages) must be true if
     /// any client of this replica has a subscription. `key_events` (for keyspace notifications)
     /// must be true if, in addition, keyspace notifications are enabled.
@@ -528,6 +534,25 @@ impl SubscriberBoard {
     /// collect keyspace notifications.
     pub(super) fn get(&self) -> (bool, bool) {
         (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
+    }
+
+    /// Records that the applier begins a pass (iteration of its loop) at `now`.
+    pub(super) fn begin_pass(&self, now: Instant) {
+        self.pass_began_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Records that the applier's pass has ended.
+    pub(super) fn end_pass(&self) {
+        self.pass_began_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns for how long the applier's current pass has been running at `now`; zero if the
+    /// applier is waiting for work.
+    pub(super) fn pass_time(&self, now: Instant) -> Duration {
+        match self.pass_began_at.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            began_at => now.since(Instant(began_at)),
+        }
     }
 }
 

@@ -404,6 +404,11 @@ impl<T> ToNetwork<T> {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
+    /// Returns what wakes the network stage.
+    pub(super) fn wake(&self) -> Arc<Wake> {
+        Arc::clone(&self.wake)
+    }
+
     fn notify(&self) {
         // If the network stage can't be woken, the replica can neither receive nor send.
         self.wake.notify(self.mark).expect("a write to the waker's own descriptor");

@@ -2,7 +2,7 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, Scale, read, write};
 use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
@@ -10,11 +10,11 @@ use crate::kv::values::number::parse_integer;
 /// The bitmap commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
-    write(96, "setbit", ONE_KEY, setbit),
+    write(96, "setbit", ONE_KEY, setbit).per(Scale::Values),
     read(97, "getbit", ONE_KEY, getbit),
-    read(98, "bitcount", ONE_KEY, bitcount),
-    read(99, "bitpos", ONE_KEY, bitpos),
-    write(100, "bitop", ALL_BUT_FIRST, bitop),
+    read(98, "bitcount", ONE_KEY, bitcount).per(Scale::Values),
+    read(99, "bitpos", ONE_KEY, bitpos).per(Scale::Values),
+    write(100, "bitop", ALL_BUT_FIRST, bitop).per(Scale::Values),
 ];
 
 /// Maximum length of a string value in bits.

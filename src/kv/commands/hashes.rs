@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, Scale, read, write};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::extended::Extended;
@@ -18,12 +18,12 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(113, "hget", ONE_KEY, hget),
     write(114, "hdel", ONE_KEY, hdel),
     read(115, "hlen", ONE_KEY, hlen),
-    read(116, "hgetall", ONE_KEY, hgetall),
+    read(116, "hgetall", ONE_KEY, hgetall).per(Scale::Values),
     write(117, "hsetnx", ONE_KEY, hsetnx),
     write(118, "hmset", ONE_KEY, hmset),
     read(119, "hmget", ONE_KEY, hmget),
-    read(120, "hkeys", ONE_KEY, hkeys),
-    read(121, "hvals", ONE_KEY, hvals),
+    read(120, "hkeys", ONE_KEY, hkeys).per(Scale::Values),
+    read(121, "hvals", ONE_KEY, hvals).per(Scale::Values),
     read(122, "hexists", ONE_KEY, hexists),
     read(123, "hstrlen", ONE_KEY, hstrlen),
     write(124, "hincrby", ONE_KEY, hincrby),

@@ -7,7 +7,7 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::row::{Answer, NO_KEYS, Row, read};
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, Scale, read};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
@@ -18,7 +18,7 @@ use crate::kv::values::glob;
 /// each. Append new commands at the end with the next number, because log entries contain the
 /// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
-    &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
+    &[read(24, "keys", NO_KEYS, keys).per(Scale::Keyspace), read(25, "scan", NO_KEYS, scan_keys)];
 
 /// Maximum number of keys that one `SCAN` call examines, even if its `COUNT` is higher. Keys with
 /// equal scan positions (low bits of the hash) are examined together, so a call may exceed the

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::list::{End, List};
 use crate::kv::values::number::parse_integer;
@@ -19,15 +19,15 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(156, "lpop", ONE_KEY, lpop),
     write(157, "rpop", ONE_KEY, rpop),
     read(158, "llen", ONE_KEY, llen),
-    read(159, "lrange", ONE_KEY, lrange),
+    read(159, "lrange", ONE_KEY, lrange).per(Scale::Values),
     read(160, "lindex", ONE_KEY, lindex),
     write(161, "lset", ONE_KEY, lset),
-    write(162, "linsert", ONE_KEY, linsert),
-    write(163, "lrem", ONE_KEY, lrem),
-    write(164, "ltrim", ONE_KEY, ltrim),
+    write(162, "linsert", ONE_KEY, linsert).per(Scale::Values),
+    write(163, "lrem", ONE_KEY, lrem).per(Scale::Values),
+    write(164, "ltrim", ONE_KEY, ltrim).per(Scale::Values),
     write(165, "rpoplpush", TWO_KEYS, rpoplpush),
     write(166, "lmove", TWO_KEYS, lmove),
-    read(167, "lpos", ONE_KEY, lpos),
+    read(167, "lpos", ONE_KEY, lpos).per(Scale::Values),
     write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop),
 ];
 

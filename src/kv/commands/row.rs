@@ -19,7 +19,20 @@ pub(in crate::kv) struct Row {
     /// Name of the command in lower case, of the form `command|subcommand` for a subcommand.
     pub(in crate::kv) name: &'static str,
     pub(in crate::kv) keys: KeyPositions,
+    pub(in crate::kv) scale: Scale,
     pub(in crate::kv) run: Run,
+}
+
+/// What the running time of a command is proportional to, at most. By this, a long command can be
+/// recognized before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kv) enum Scale {
+    /// The arguments of the command; each takes constant or logarithmic time.
+    Arguments,
+    /// The arguments, and all values at the command's keys.
+    Values,
+    /// All keys of the keyspace.
+    Keyspace,
 }
 
 /// The function that runs a command of the state machine.
@@ -126,6 +139,14 @@ impl KeyPositions {
     }
 }
 
+impl Row {
+    /// Returns this row for a command whose running time is proportional to `scale`.
+    pub(in crate::kv) const fn per(mut self, scale: Scale) -> Row {
+        self.scale = scale;
+        self
+    }
+}
+
 /// Returns the row of a read-only command for the table of all commands of the state machine.
 /// `number` identifies the command in log entries.
 pub(in crate::kv) const fn read(
@@ -134,7 +155,7 @@ pub(in crate::kv) const fn read(
     keys: KeyPositions,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, run: Run::Read(run) }
+    Row { number, name, keys, scale: Scale::Arguments, run: Run::Read(run) }
 }
 
 /// Returns the row of a command that may change the state, for the table of all commands of the
@@ -145,5 +166,5 @@ pub(in crate::kv) const fn write(
     keys: KeyPositions,
     run: fn(&mut Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, run: Run::Write(run) }
+    Row { number, name, keys, scale: Scale::Arguments, run: Run::Write(run) }
 }

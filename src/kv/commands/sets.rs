@@ -8,7 +8,9 @@ use indexmap::IndexSet;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{
+    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write,
+};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
@@ -23,17 +25,17 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(194, "scard", ONE_KEY, scard),
     read(195, "sismember", ONE_KEY, sismember),
     read(196, "smismember", ONE_KEY, smismember),
-    read(197, "smembers", ONE_KEY, smembers),
+    read(197, "smembers", ONE_KEY, smembers).per(Scale::Values),
     write(198, "spop", ONE_KEY, spop),
     read(199, "srandmember", ONE_KEY, srandmember),
     write(200, "smove", TWO_KEYS, smove),
-    read(201, "sinter", ALL_KEYS, sinter),
-    read(202, "sunion", ALL_KEYS, sunion),
-    read(203, "sdiff", ALL_KEYS, sdiff),
-    write(204, "sinterstore", ALL_KEYS, sinterstore),
-    write(205, "sunionstore", ALL_KEYS, sunionstore),
-    write(206, "sdiffstore", ALL_KEYS, sdiffstore),
-    read(207, "sintercard", NO_KEYS.and_counted_at(0), sintercard),
+    read(201, "sinter", ALL_KEYS, sinter).per(Scale::Values),
+    read(202, "sunion", ALL_KEYS, sunion).per(Scale::Values),
+    read(203, "sdiff", ALL_KEYS, sdiff).per(Scale::Values),
+    write(204, "sinterstore", ALL_KEYS, sinterstore).per(Scale::Values),
+    write(205, "sunionstore", ALL_KEYS, sunionstore).per(Scale::Values),
+    write(206, "sdiffstore", ALL_KEYS, sdiffstore).per(Scale::Values),
+    read(207, "sintercard", NO_KEYS.and_counted_at(0), sintercard).per(Scale::Values),
     read(208, "sscan", ONE_KEY, sscan),
 ];
 

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::expiration::{From, Unit, invalid, moment};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{
+    ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, Scale, read, write,
+};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
@@ -21,18 +23,18 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(50, "psetex", ONE_KEY, psetex),
     write(51, "getex", ONE_KEY, getex),
     write(52, "msetnx", KEYS_AND_VALUES, msetnx),
-    write(53, "setrange", ONE_KEY, setrange),
+    write(53, "setrange", ONE_KEY, setrange).per(Scale::Values),
     read(54, "getrange", ONE_KEY, getrange),
     read(55, "substr", ONE_KEY, getrange),
     write(56, "incrbyfloat", ONE_KEY, incrbyfloat),
-    write(57, "delex", ONE_KEY, delex),
+    write(57, "delex", ONE_KEY, delex).per(Scale::Values),
     read(58, "get", ONE_KEY, get),
     write(59, "setnx", ONE_KEY, setnx),
     write(60, "getset", ONE_KEY, getset),
     write(61, "getdel", ONE_KEY, getdel),
     read(62, "mget", ALL_KEYS, mget),
     write(63, "mset", KEYS_AND_VALUES, mset),
-    write(64, "append", ONE_KEY, append),
+    write(64, "append", ONE_KEY, append).per(Scale::Values),
     read(65, "strlen", ONE_KEY, strlen),
     write(66, "incr", ONE_KEY, incr),
     write(67, "decr", ONE_KEY, decr),

@@ -108,6 +108,18 @@ impl Collection {
         }
     }
 
+    /// Returns whether a snapshot or a copy of the key shares the collection's memory, so that a
+    /// change copies the collection first.
+    pub(in crate::kv) fn is_shared(&self) -> bool {
+        let owners = match self {
+            Collection::Hash(hash) => Arc::strong_count(hash),
+            Collection::Set(set) => Arc::strong_count(set),
+            Collection::List(list) => Arc::strong_count(list),
+            Collection::SortedSet(set) => Arc::strong_count(set),
+        };
+        owners > 1
+    }
+
     pub(in crate::kv) fn bytes(&self) -> usize {
         match self {
             Collection::Hash(hash) => hash.bytes(),

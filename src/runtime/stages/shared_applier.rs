@@ -1,8 +1,8 @@
 //! The applier on a thread that it shares with other stages, except for long operations.
 //!
 //! A single operation may take seconds, for example the union of large sets. On a shared thread it
-//! would delay heartbeats and votes until the replica lost its leadership. So the applier moves to a
-//! helper thread for each long operation, and comes back afterwards. Meanwhile the other stages
+//! would delay heartbeats and votes until the replica lost its leadership. So the applier moves to
+//! a helper thread for each long operation, and comes back afterwards. Meanwhile the other stages
 //! continue, and batches wait in the applier's queue.
 
 use std::sync::Arc;
@@ -54,8 +54,8 @@ impl SharedApplier {
         self.here.as_ref().is_some_and(|applier| applier.is_ready())
     }
 
-    /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is away. Sends it to the
-    /// helper thread if the pass ended before a long operation.
+    /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is away. Sends it to
+    /// the helper thread if the pass ended before a long operation.
     pub(super) fn run_ready(&mut self, has_jobs: bool) {
         self.take_back();
         let Some(applier) = &mut self.here else { return };

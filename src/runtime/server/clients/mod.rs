@@ -38,7 +38,7 @@ use mio::net::TcpStream;
 use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
-use crate::runtime::boards::{RuntimeCounters, SubscriberBoard};
+use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::{ReadResult, Socket};
@@ -101,7 +101,9 @@ pub(crate) struct Clients {
     /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
-    subscribers: Arc<SubscriberBoard>,
+    board: Arc<ApplierBoard>,
+    /// The last time at which the applier was seen to be running a long operation.
+    applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
 }
 
@@ -114,7 +116,7 @@ impl Clients {
         timeouts: Timeouts,
         context: Context,
         settings: Settings,
-        subscribers: Arc<SubscriberBoard>,
+        board: Arc<ApplierBoard>,
         counters: Arc<RuntimeCounters>,
     ) -> Clients {
         let memory = ClientMemory::new(settings.clients_bytes_max());
@@ -142,7 +144,8 @@ impl Clients {
             snapshot_requested: false,
             to_close: Vec::new(),
             slow_log,
-            subscribers,
+            board,
+            applier_resumed_at: Instant::ZERO,
             counters,
         }
     }
