@@ -71,6 +71,17 @@ struct Unfinished {
     outcomes: Vec<Outcome>,
 }
 
+/// How the applier treats operations that take long by the estimate of [`StateMachine::prepare`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LongOperations {
+    /// The applier has a thread of its own, and runs them like all others.
+    Run,
+    /// The applier shares its thread: a pass ends before a long operation.
+    Defer,
+    /// The last pass ended before a long operation, which [`Applier::run_deferred`] must run.
+    Deferred,
+}
+
 /// The applier stage: owns the state machine, applies committed entries to it, and answers reads.
 ///
 /// Invariant: the last entry and the size of a batch are reported to the Raft core only once all
@@ -109,11 +120,7 @@ pub(crate) struct Applier {
     /// Whether the last call of [`Applier::run_ready`] did nothing because the network's queue was
     /// full.
     skipped: bool,
-    /// Whether long operations are left to [`Applier::run_deferred`].
-    defers_long: bool,
-    /// Whether the last pass ended before a long operation, which [`Applier::run_deferred`] must
-    /// run.
-    deferred: bool,
+    long_operations: LongOperations,
 }
 
 /// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
@@ -144,8 +151,7 @@ impl Applier {
             board: Arc::default(),
             ends,
             skipped: false,
-            defers_long: false,
-            deferred: false,
+            long_operations: LongOperations::Run,
         }
     }
 
@@ -176,21 +182,21 @@ impl Applier {
     /// Makes passes end before a long operation, which [`Applier::run_deferred`] must then run on
     /// another thread. For an applier that shares its thread with other stages.
     pub(super) fn defer_long_operations(&mut self) {
-        self.defers_long = true;
+        self.long_operations = LongOperations::Defer;
     }
 
     /// Returns whether the last pass ended before a long operation.
     pub(super) fn has_deferred(&self) -> bool {
-        self.deferred
+        self.long_operations == LongOperations::Deferred
     }
 
     /// Runs one pass that includes the long operation before which the last pass ended. Blocks
     /// while the network's queue is full.
     pub(super) fn run_deferred(&mut self) {
-        assert!(self.deferred && self.has_rest(), "no operation was deferred");
-        self.defers_long = false;
+        assert!(self.has_deferred() && self.has_rest(), "no operation was deferred");
+        self.long_operations = LongOperations::Run;
         self.run_once(None);
-        self.defers_long = true;
+        self.long_operations = LongOperations::Defer;
     }
 
     /// Returns what wakes the network stage.
@@ -428,8 +434,10 @@ impl Applier {
     /// before them, and [`Applier::run_deferred`] continues with them on another thread.
     fn defers(&mut self, group: &Group<'_>) -> bool {
         let steps = self.store.prepare(group);
-        self.deferred = self.defers_long && steps >= LONG_STEPS;
-        self.deferred
+        if steps >= LONG_STEPS && self.long_operations != LongOperations::Run {
+            self.long_operations = LongOperations::Deferred;
+        }
+        self.has_deferred()
     }
 
     /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply. The clients

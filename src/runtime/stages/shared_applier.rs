@@ -17,15 +17,22 @@ use super::applier::Applier;
 pub(super) struct SharedApplier {
     /// The applier; `None` while it is away.
     here: Option<Box<Applier>>,
-    /// Where the applier goes and comes back from; `None` if long operations run on the shared
-    /// thread as well.
-    helper: Option<(Sender<Box<Applier>>, Receiver<Box<Applier>>)>,
+    /// The way to the helper thread and back; `None` if long operations run on the shared thread as
+    /// well.
+    helper: Option<HelperEnds>,
 }
 
-/// The helper thread's ends of its two channels. Each holds at most the one applier.
+/// The shared thread's ends of the two channels to and from the helper thread. Each holds at most
+/// the one applier.
+struct HelperEnds {
+    leaving: Sender<Box<Applier>>,
+    returning: Receiver<Box<Applier>>,
+}
+
+/// The helper thread's ends of its two channels.
 pub(super) struct Helper {
     arriving: Receiver<Box<Applier>>,
-    leaving: Sender<Box<Applier>>,
+    done: Sender<Box<Applier>>,
     wake: Arc<Wake>,
 }
 
@@ -40,11 +47,11 @@ impl SharedApplier {
     pub(super) fn with_helper(mut applier: Applier) -> (SharedApplier, Helper) {
         applier.defer_long_operations();
         let wake = applier.network_wake();
-        let (to_helper, arriving) = bounded(1);
-        let (leaving, from_helper) = bounded(1);
-        let helper = Some((to_helper, from_helper));
+        let (leaving, arriving) = bounded(1);
+        let (done, returning) = bounded(1);
+        let helper = Some(HelperEnds { leaving, returning });
         let shared = SharedApplier { here: Some(Box::new(applier)), helper };
-        (shared, Helper { arriving, leaving, wake })
+        (shared, Helper { arriving, done, wake })
     }
 
     /// Returns whether the applier has work that it can do now on the shared thread. False while it
@@ -61,19 +68,19 @@ impl SharedApplier {
         let Some(applier) = &mut self.here else { return };
         applier.run_ready(has_jobs);
         if applier.has_deferred()
-            && let Some((to_helper, _)) = &self.helper
+            && let Some(helper) = &self.helper
         {
             let applier = self.here.take().expect("it was here");
             // The helper ends after this thread, so the channel is open.
-            to_helper.send(applier).expect("the helper thread receives until this one stops");
+            helper.leaving.send(applier).expect("the helper thread receives until this one stops");
         }
     }
 
     fn take_back(&mut self) {
         if self.here.is_none()
-            && let Some((_, from_helper)) = &self.helper
+            && let Some(helper) = &self.helper
         {
-            match from_helper.try_recv() {
+            match helper.returning.try_recv() {
                 Ok(applier) => self.here = Some(applier),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => unreachable!("the helper waits for this end"),
@@ -87,7 +94,7 @@ impl Helper {
     pub(super) fn run(&self) {
         for mut applier in &self.arriving {
             applier.run_deferred();
-            if self.leaving.send(applier).is_err() {
+            if self.done.send(applier).is_err() {
                 return;
             }
             // The shared thread may sleep, and batches may wait for the applier.

@@ -68,6 +68,9 @@ pub(crate) struct Client {
     pub(crate) active_at: Instant,
     /// When this client last read replies: when bytes were last written to its socket.
     pub(crate) written_at: Instant,
+    /// Since when this client, a subscriber, has had a large number of unsent bytes, as far as
+    /// noticed; `None` if it has not.
+    pub(crate) backlog_since: Option<Instant>,
     /// When the first part of an incomplete request arrived; `None` if no request is incomplete.
     pub(crate) partial_since: Option<Instant>,
     /// The current limits on the size of this client's replies.
@@ -127,6 +130,7 @@ impl Client {
             progressed_at: now,
             active_at: now,
             written_at: now,
+            backlog_since: None,
             partial_since: None,
             budget,
             blocked_on: None,

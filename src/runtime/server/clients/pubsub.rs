@@ -1,11 +1,13 @@
 //! Pub/Sub: messages to subscribed clients, sent between the clients' replies.
 
-use bytes::Bytes;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
 
 use crate::kv::Event;
 use crate::redis::{KeyspaceNotifications, SubscriberId, SubscriptionChange, write_message};
-use crate::types::ClientId;
-use crate::wire::resp::Writer;
+use crate::types::{ClientId, Instant};
+use crate::wire::resp::{Version, Writer};
 
 use super::Clients;
 use crate::runtime::server::clients::client::Client;
@@ -13,6 +15,13 @@ use crate::runtime::server::clients::client::Client;
 /// Number of unsent bytes above which a subscriber is disconnected. If messages were dropped
 /// instead, the subscriber would not notice the loss.
 const UNSENT_BYTES_MAX: usize = 32 << 20;
+
+/// Number of unsent bytes above which a subscriber is disconnected if it has had more for
+/// [`BACKLOG_TIME_MAX`] without interruption.
+const BACKLOG_BYTES: usize = 8 << 20;
+/// Maximum time for which a subscriber may have more than [`BACKLOG_BYTES`] unsent bytes. The
+/// limits are those of Redis's `client-output-buffer-limit pubsub`.
+const BACKLOG_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Returns the id of a subscriber, which combines the index of its connection and the client's id.
 fn subscriber_id(index: usize, id: ClientId) -> SubscriberId {
@@ -76,6 +85,9 @@ impl Clients {
             .subscribers(channel)
             .map(|(pattern, subscriber)| (pattern.cloned(), subscriber))
             .collect();
+        // The same bytes go to all subscribers that need the same encoding, so that a large message
+        // is in memory once.
+        let mut encodings: Vec<(Option<Bytes>, Version, Bytes)> = Vec::new();
         for (pattern, subscriber) in subscribers {
             let index = usize::try_from(subscriber >> 32).expect("the id begins with an index");
             let Some(client) = self.connected.get_mut(index) else { continue };
@@ -83,8 +95,20 @@ impl Clients {
                 continue;
             }
             let version = client.connection.version();
-            let mut writer = Writer::new(client.socket.outbound.open(), version);
-            write_message(pattern.as_ref(), channel, message, &mut writer);
+            let known = encodings.iter().find(|(of, by, _)| *of == pattern && *by == version);
+            if let Some((_, _, bytes)) = known {
+                client.socket.outbound.push(bytes);
+            } else {
+                let mut bytes = BytesMut::new();
+                let mut writer = Writer::new(&mut bytes, version);
+                write_message(pattern.as_ref(), channel, message, &mut writer);
+                let bytes = bytes.freeze();
+                client.socket.outbound.push(&bytes);
+                encodings.push((pattern, version, bytes));
+            }
+            if client.socket.outbound.len() > BACKLOG_BYTES {
+                client.backlog_since.get_or_insert(self.context.now);
+            }
             let unsent = client.socket.outbound.len();
             if unsent > UNSENT_BYTES_MAX {
                 self.to_close.push((index, client.id));
@@ -97,5 +121,16 @@ impl Clients {
             self.mark_flush(index);
             self.count_memory(index);
         }
+    }
+}
+
+impl Client {
+    /// Returns whether the client, a subscriber, has had too many unsent bytes for too long at
+    /// `now`.
+    pub(super) fn is_backlog_overdue(&mut self, now: Instant) -> bool {
+        if self.socket.outbound.len() <= BACKLOG_BYTES {
+            self.backlog_since = None;
+        }
+        self.backlog_since.is_some_and(|since| now >= since + BACKLOG_TIME_MAX)
     }
 }

@@ -413,12 +413,15 @@ fn client_may_send_all_requests_before_it_reads() {
     SockRef::from(&client).set_send_buffer_size(32 << 10).unwrap();
     let value = "v".repeat(1_000);
     let requests = format!("*2\r\n$4\r\nECHO\r\n$1000\r\n{value}\r\n").repeat(COUNT).into_bytes();
-    let mut sent = write_some(&mut fixture, &mut client, &requests);
+    let mut sent = 0;
+    while !fixture.clients.connected.iter_mut().all(|(_, client)| client.is_over_budget()) {
+        sent += write_some(&mut fixture, &mut client, &requests[sent..]);
+    }
     assert!(sent < 2 << 20, "{sent} bytes were received at once for 1 MiB of replies");
+    let received = fixture.clients.context.traffic.bytes_in;
     fixture.advance(READ_AHEAD_DELAY / 2);
-    let early = write_some(&mut fixture, &mut client, &requests[sent..]);
-    assert_eq!(early, 0, "the client may still begin to read");
-    sent += early;
+    sent += write_some(&mut fixture, &mut client, &requests[sent..]);
+    assert_eq!(fixture.clients.context.traffic.bytes_in, received, "the client may yet read");
     while sent < requests.len() {
         fixture.advance(READ_AHEAD_DELAY);
         let count = write_some(&mut fixture, &mut client, &requests[sent..]);
@@ -527,6 +530,59 @@ fn client_using_the_most_memory_is_disconnected() {
     assert!((1..=40).contains(&closed), "{closed}");
     modest.write_all(b"PING\r\n").unwrap();
     fixture.expect(&mut modest, "+PONG\r\n");
+}
+
+#[test]
+fn large_message_to_many_subscribers_is_in_memory_once() {
+    let mut fixture = Fixture::new();
+    let mut subscribers: Vec<TcpStream> = (0..20).map(|_| fixture.connect()).collect();
+    for client in &mut subscribers {
+        client.write_all(b"SUBSCRIBE news\r\n").unwrap();
+        fixture.expect(client, "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    }
+    let message = Bytes::from(vec![b'm'; 1 << 20]);
+    fixture.clients.publish_message(b"news", &message);
+    let parts = fixture.clients.connected.iter_mut().map(|(_, client)| {
+        let parts = client.socket.outbound.shared_parts();
+        assert_eq!(parts.len(), 1);
+        parts[0].as_ptr()
+    });
+    let addresses: std::collections::BTreeSet<_> = parts.collect();
+    assert_eq!(addresses.len(), 1, "each subscriber has a copy");
+    let end = "m".repeat(100) + "\r\n";
+    for client in &mut subscribers {
+        let reply = fixture.reply(client, message.len() + 30);
+        assert!(reply.starts_with(b"*3\r\n$7\r\nmessage\r\n") && reply.ends_with(end.as_bytes()));
+    }
+}
+
+#[test]
+fn subscriber_with_a_lasting_backlog_is_disconnected() {
+    let mut fixture = Fixture::new();
+    let (mut lazy, mut quick) = (fixture.connect(), fixture.connect());
+    for client in [&mut lazy, &mut quick] {
+        client.write_all(b"SUBSCRIBE news\r\n").unwrap();
+        fixture.expect(client, "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    }
+    fixture.clients.memory.set_limit(1 << 30);
+    fixture.clients.settings.set_client_limits(1_000, 1 << 30, 0);
+    let message = vec![b'm'; 1 << 20];
+    let mut received = Vec::new();
+    for _ in 0..20 {
+        fixture.clients.publish_message(b"news", &message);
+        fixture.pass();
+        read(&mut quick, &mut received);
+    }
+    fixture.until("all messages", |_| {
+        read(&mut quick, &mut received);
+        (received.len() > 20 << 20).then_some(())
+    });
+    fixture.advance(Duration::from_secs(59));
+    assert_eq!(fixture.clients.connected.len(), 2);
+    fixture.advance(Duration::from_secs(2));
+    assert_eq!(fixture.clients.connected.len(), 1);
+    fixture.clients.publish_message(b"news", b"more");
+    fixture.expect(&mut quick, "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$4\r\nmore\r\n");
 }
 
 #[test]

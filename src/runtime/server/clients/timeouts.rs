@@ -109,8 +109,9 @@ impl Clients {
         }
     }
 
-    /// Closes connections that have been idle for too long or whose incomplete request has exceeded
-    /// its timeout. Also applies the current `CONFIG` value of the memory limit for clients.
+    /// Closes connections that have been idle for too long, whose incomplete request has exceeded
+    /// its timeout, or that have not read Pub/Sub messages for too long. Also applies the current
+    /// `CONFIG` value of the memory limit for clients.
     pub(crate) fn sweep(&mut self, now: Instant, registry: &Registry) {
         if now < self.swept_at + SWEEP_INTERVAL {
             return;
@@ -121,7 +122,7 @@ impl Clients {
         self.batches.retain(|sequence| in_flight.get(sequence).is_some());
         let idle_max = self.settings.idle_max();
         let request_read = self.timeouts.request_read;
-        let overdue = self.connected.iter_mut().filter(|(_, client)| {
+        let overdue = self.connected.iter_mut().filter_map(|(index, client)| {
             let slow = client.partial_since.is_some_and(|since| {
                 let extra = client.input.len() / REQUEST_BYTES_PER_SECOND;
                 // Not while the client is over its budget, when its input is not parsed.
@@ -133,9 +134,9 @@ impl Clients {
                     && !client.has_waiting()
                     && now >= client.active_at + idle_max
             });
-            slow || idle
+            (slow || idle || client.is_backlog_overdue(now)).then_some(index)
         });
-        let indexes: Vec<usize> = overdue.map(|(index, _)| index).collect();
+        let indexes: Vec<usize> = overdue.collect();
         for index in indexes {
             self.counters.clients_closed.add_one();
             self.close(index, registry);

@@ -44,6 +44,12 @@ impl OutboundQueue {
         self.sealed.push_back(part.clone());
     }
 
+    /// Returns the parts that are queued without a copy.
+    #[cfg(test)]
+    pub(crate) fn shared_parts(&self) -> Vec<&Bytes> {
+        self.sealed.iter().filter(|part| part.len() > COPY_BYTES_MAX).collect()
+    }
+
     /// Returns the number of queued bytes.
     pub(crate) fn len(&self) -> usize {
         self.sealed_bytes + self.open.len()
