@@ -11,6 +11,8 @@ const ROUND_TRIP_INITIAL: Duration = Duration::from_millis(5);
 const DELAY_MIN: Duration = Duration::from_millis(1);
 /// Time for which the shortest round trip is remembered, at most; at least half as long.
 const SHORTEST_FOR: Duration = Duration::from_secs(10);
+/// A round trip that is long, because replicas are not at the same place.
+const LONG: Duration = Duration::from_millis(5);
 /// Number of datagrams over which the loss is averaged.
 const LOSS_SAMPLES: u32 = 128;
 /// Window before the first acknowledgement, in bytes.
@@ -78,7 +80,16 @@ impl RoundTrips {
 
     /// Returns by how much the latest round trip exceeds the shortest one.
     fn queueing(&self) -> Duration {
-        self.latest.saturating_sub(self.shortest[0].min(self.shortest[1]))
+        self.latest.saturating_sub(self.shortest())
+    }
+
+    /// Returns whether even the shortest round trip is at least [`LONG`].
+    pub(super) fn is_long(&self) -> bool {
+        self.smoothed.is_some() && self.shortest() >= LONG
+    }
+
+    fn shortest(&self) -> Duration {
+        self.shortest[0].min(self.shortest[1])
     }
 }
 
