@@ -8,16 +8,19 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::setpriority_process;
 use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::compare::find_program;
 
 /// Name of the TUN device.
 pub(super) const DEVICE: &str = "relay";
@@ -32,9 +35,9 @@ pub(super) const LATE: Duration = Duration::from_millis(1);
 const PACKET_BYTES_MAX: usize = 1_500;
 /// Maximum number of packets that are read before those that are due are sent.
 const READS_MAX: usize = 64;
-/// Scheduling priority (nice value) of the relay's thread: the highest, because a network does not
-/// wait for the hosts' processors.
-const PRIORITY: i32 = -20;
+/// Real-time priority of the relay's thread: any is enough to run before the servers, because a
+/// network does not wait for the hosts' processors. A nice value may count only within a session.
+const PRIORITY: &str = "1";
 
 /// Numbers of relayed packets, which the relay counts while it runs.
 #[derive(Debug, Default)]
@@ -64,7 +67,7 @@ impl Relay {
         let for_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name(DEVICE.to_owned()).spawn(move || {
             // Without the privilege, the counter of late packets shows whether that matters.
-            let _ = setpriority_process(None, PRIORITY);
+            let _ = raise_priority();
             relay(&device, DelayQueue::new(delay), &for_thread)
         });
         let thread = Some(thread.context("cannot start the thread of the relay")?);
@@ -121,6 +124,17 @@ impl DelayQueue {
     fn next_due_in(&self, now: Instant) -> Option<Duration> {
         self.packets.front().map(|(due, _)| due.saturating_duration_since(now))
     }
+}
+
+/// Gives this thread a real-time priority.
+fn raise_priority() -> anyhow::Result<()> {
+    let thread = fs::read_link("/proc/thread-self").context("cannot find this thread's id")?;
+    let thread = thread.file_name().context("no id")?;
+    let chrt = find_program("chrt").context("chrt is not installed")?;
+    let mut command = Command::new(chrt);
+    command.args(["--fifo", "--pid", PRIORITY]).arg(thread).stdin(Stdio::null());
+    ensure!(command.output().context("cannot start chrt")?.status.success(), "chrt failed");
+    Ok(())
 }
 
 /// Relays packets until the device fails.
