@@ -217,50 +217,97 @@ fn perf_compare_rejects_invalid_arguments() {
     assert_rejected(&folder, &["lossy", "--losses", "95"], &["--losses has 95"]);
     assert_rejected(&folder, &["lossy", "--losses", "5,5"], &["twice"]);
     assert_rejected(&folder, &["lossy", "--only", "redis"], &["single process"]);
+    let bursts = ["lossy", "--burst", "4", "--losses"];
+    assert_rejected(&folder, &[&bursts[..], &["90"]].concat(), &["--burst 4", "no packet between"]);
+    assert_rejected(&folder, &["lossy", "--burst", "0"], &["--burst"]);
+    assert_rejected(&folder, &["lossy", "--rtt-ms", "1001"], &["--rtt-ms"]);
+    assert_rejected(&folder, &["lossy", "--replicas", "9"], &["--replicas"]);
+    let fixed = ["lossy", "--only", "bowline5", "--replicas", "5"];
+    assert_rejected(&folder, &fixed, &["bowline5 always has 5 servers"]);
     fs::write(folder.join("file"), "in the way").unwrap();
     assert_rejected(&folder, &["compare", "--out", "file/out"], &["file/out", "--out"]);
 }
 
-#[test]
-fn simulated_loss_drops_only_packets_between_replicas() {
-    let folder = folder("compare_lossy");
+/// Runs `perf lossy` with these arguments and returns its results and stderr; `None` if this
+/// machine or user cannot create such networks.
+fn lossy(folder: &Path, arguments: &[&str]) -> Option<(Value, String)> {
     let bowline = bowline();
-    let arguments = ["lossy", "--losses", "0,10", "--connections", "4"];
-    let arguments = [&arguments[..], &["--only", "bowline,bowline-rto5"]].concat();
-    let lengths = ["--rounds", "1", "--seconds", "2", "--keys", "100"];
+    let lengths = ["--rounds", "1", "--seconds", "2", "--keys", "100", "--connections", "4"];
     let places = ["--dir", "data", "--out", "out", "--bowline", bowline.to_str().unwrap()];
-    let output = perf(&folder, &[&arguments[..], &lengths, &places].concat());
+    let output = perf(folder, &[&["lossy"], arguments, &lengths, &places].concat());
     let stderr_text = stderr(&output);
     let cannot = [
         "needs root",
         "is not installed",
         "unshare failed",
         "cannot create a network bridge",
+        "cannot create a TUN device",
         "cannot use the TCP congestion control",
     ];
     if let Some(why) = cannot.iter().find(|why| stderr_text.contains(**why)) {
         assert_ne!(output.status.code(), Some(0));
         eprintln!("skipped: cannot create network namespaces here ({why}): {stderr_text}");
-        return;
+        return None;
     }
+    assert_eq!(processes(folder), [""; 0]);
     let text = fs::read_to_string(folder.join("out/lossy.json")).expect("results exist");
     let results: Value = serde_json::from_str(&text).unwrap();
+    for run in results["runs"].as_array().unwrap() {
+        assert_eq!(run["failure"], Value::Null, "{run}");
+        assert!(run["operations"].as_u64().unwrap() > 0, "{run}");
+        assert!(run["leader_changes"].is_u64(), "{run}");
+    }
+    Some((results, stderr_text))
+}
+
+#[test]
+fn only_packets_between_replicas_are_dropped() {
+    let folder = folder("compare_lossy");
+    let arguments = ["--losses", "0,10", "--only", "bowline,bowline-rto5"];
+    let Some((results, stderr_text)) = lossy(&folder, &arguments) else { return };
     let runs = results["runs"].as_array().unwrap();
     let has_timer = !stderr_text.contains("cannot set a minimal retransmission timer");
     assert_eq!(runs.len(), if has_timer { 4 } else { 2 }, "{stderr_text}");
     for run in runs {
-        assert_eq!(run["failure"], Value::Null, "{run}");
-        assert!(run["operations"].as_u64().unwrap() > 0, "{run}");
-        assert!(run["leader_changes"].is_u64(), "{run}");
         let retransmitted = run["counters"]["tcp_RetransSegs"].as_u64().unwrap_or(0);
         assert!(run["case"] == "loss-0" || retransmitted > 0, "{run}");
     }
+    assert!(stderr_text.contains("choose longer runs"), "{stderr_text}");
     let network = &results["network"];
     assert_eq!(network["TCP congestion control"], "cubic");
-    for name in ["offloads", "packets", "packet loss", "TCP minimal timer"] {
+    for name in ["offloads", "packets", "packet loss", "packet delay", "TCP minimal timer"] {
         assert!(!network[name].as_str().unwrap().is_empty(), "{network}");
     }
     assert_eq!(results["cases"][1]["sweep"]["value"], 10.0);
     assert!(folder.join("out/lossy.sweep-1.svg").exists());
-    assert_eq!(processes(&folder), [""; 0]);
+    for summary in results["summary"].as_array().unwrap() {
+        let is_lossy = summary["case"] != "loss-0";
+        assert_eq!(summary["of_lossless"]["rate"]["median"].is_f64(), is_lossy, "{summary}");
+    }
+}
+
+#[test]
+fn packets_between_replicas_are_delayed_and_dropped_in_bursts() {
+    let folder = folder("compare_delayed");
+    let conditions = ["--losses", "0,20", "--burst", "4", "--rtt-ms", "20", "--replicas", "5"];
+    let arguments = [&conditions[..], &["--only", "bowline"]].concat();
+    let Some((results, stderr_text)) = lossy(&folder, &arguments) else { return };
+    let runs = results["runs"].as_array().unwrap();
+    let names: Vec<&Value> = runs.iter().map(|run| &run["case"]).collect();
+    let expected = ["loss-0", "loss-20"].map(|loss| format!("{loss}-burst-4-rtt-20-replicas-5"));
+    assert_eq!(names, expected.each_ref(), "{stderr_text}");
+    for run in runs {
+        // A write waits for a round trip at least: no machine is faster.
+        assert!(run["p50_s"].as_f64().unwrap() > 0.02, "{run}");
+        let retransmitted = run["counters"]["tcp_RetransSegs"].as_u64().unwrap_or(0);
+        assert!(run["case"] == *names[0] || retransmitted > 0, "{run}");
+        let packets = run["counters"]["relay_packets"].as_u64().unwrap();
+        assert!(packets > run["operations"].as_u64().unwrap() / 4, "{run}");
+    }
+    assert_eq!(results["systems"][0]["about"], "five replicas, --threads auto");
+    assert_eq!(results["systems"][0]["copies"], 3);
+    let page = fs::read_to_string(folder.join("out/lossy.html")).unwrap();
+    for text in ["Relative to the same round", "leader changes", "bursts of 4 packets on average"] {
+        assert!(page.contains(text), "{text}");
+    }
 }

@@ -34,7 +34,8 @@
 //!    retransmitted at once. If no acknowledgement arrives within a round trip and its usual
 //!    variation, the oldest bytes are retransmitted as a *probe*.
 //! 5. From a measured loss of 7 % on, each datagram is sent twice, and from 5 % on each
-//!    acknowledgement.
+//!    acknowledgement. On a path with a long round trip (5 ms) that is hardly used, each datagram
+//!    is sent twice from 0.5 % on.
 //! 6. The *window* bounds the bytes in flight. It grows while round trips are short, and shrinks
 //!    when they grow, because a queue fills somewhere. Loss alone does not change it, but it stays
 //!    within three times what arrives in a round trip (BBR uses twice: Cardwell and others, CACM

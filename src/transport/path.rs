@@ -14,6 +14,8 @@ const DELAY_MIN: Duration = Duration::from_millis(1);
 /// Maximum time for which the shortest round-trip time is remembered. It is remembered for at least
 /// half of this time.
 const SHORTEST_FOR: Duration = Duration::from_secs(10);
+/// A round trip that is long, because replicas are not at the same place.
+const LONG: Duration = Duration::from_millis(5);
 /// Number of datagrams over which the loss rate is averaged (exponential moving average).
 const LOSS_SAMPLES: u32 = 128;
 /// Congestion window (limit on the bytes in flight) before the first acknowledgement, in bytes.
@@ -86,7 +88,16 @@ impl RoundTrips {
     /// Returns the time that datagrams wait in queues on the path, estimated as the difference
     /// between the latest round trip and the shortest recent one.
     fn queueing(&self) -> Duration {
-        self.latest.saturating_sub(self.shortest[0].min(self.shortest[1]))
+        self.latest.saturating_sub(self.shortest())
+    }
+
+    /// Returns whether even the shortest round trip is at least [`LONG`].
+    pub(super) fn is_long(&self) -> bool {
+        self.smoothed.is_some() && self.shortest() >= LONG
+    }
+
+    fn shortest(&self) -> Duration {
+        self.shortest[0].min(self.shortest[1])
     }
 }
 

@@ -32,6 +32,12 @@ const BLOCKED_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
 /// Minimum loss rate, in permille, at which the sender sends each datagram twice.
 const TWICE_PERMILLE: u32 = 70;
+/// The same for paths with a long round trip. There a lost datagram delays everything behind it by
+/// more than a round trip, often at the same time as on the path to another replica.
+const TWICE_LONG_PERMILLE: u32 = 5;
+/// Maximum number of bytes in flight with which such a path counts as hardly used, so that second
+/// copies may use it.
+const TWICE_LONG_BYTES_MAX: usize = 128 << 10;
 /// Minimum loss rate, in permille, at which the sender does not expect the receiver to delay
 /// acknowledgements.
 const PROMPT_PERMILLE: u32 = 50;
@@ -407,7 +413,7 @@ impl Sender {
             self.next_segment += 1;
             self.send_segment(number, false, now, out);
         }
-        if self.loss.permille() >= TWICE_PERMILLE {
+        if self.sends_twice() {
             // Not directly after the first copy: losses come in bursts.
             for number in again.into_iter().chain(first_new..self.next_segment) {
                 if self.transmissions.len() < TRANSMISSIONS_MAX {
@@ -423,6 +429,13 @@ impl Sender {
         }
         self.waits = waits;
         self.check();
+    }
+
+    /// Returns whether each datagram is sent twice.
+    fn sends_twice(&self) -> bool {
+        let loss = self.loss.permille();
+        let is_long = self.round_trip.is_long() && self.bytes_in_flight <= TWICE_LONG_BYTES_MAX;
+        loss >= TWICE_PERMILLE || is_long && loss >= TWICE_LONG_PERMILLE
     }
 
     /// Queues the oldest unacknowledged segments for retransmission, because an acknowledgement is

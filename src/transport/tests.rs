@@ -184,30 +184,36 @@ impl Run {
         self.post(true);
     }
 
+    /// Waits until something happens, at most until `until`, and handles what arrives then.
+    fn step(&mut self, until: Instant) {
+        let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
+        let ack = self.receiver.as_ref().map_or(Instant::MAX, Receiver::next_timeout);
+        let next = arrival.unwrap_or(Instant::MAX).min(self.sender.next_timeout()).min(ack);
+        let next = next.min(until);
+        assert!(next < Instant::MAX, "nothing happens any more: {:?}", self.sender);
+        self.now = self.now.max(next);
+        while let Some(first) = self.under_way.first_entry()
+            && first.key().0 <= self.now
+        {
+            let (to_receiver, bytes) = first.remove();
+            self.arrive(to_receiver, &bytes);
+        }
+        self.read();
+    }
+
     /// Runs until `done` returns true, and returns the elapsed virtual time. Panics if that takes
     /// `limit` or longer.
     fn until(&mut self, limit: Duration, done: impl Fn(&Run) -> bool) -> Duration {
         let began = self.now;
         self.flush();
         while !done(self) {
-            let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
-            let ack = self.receiver.as_ref().map_or(Instant::MAX, Receiver::next_timeout);
-            let next = arrival.unwrap_or(Instant::MAX).min(self.sender.next_timeout()).min(ack);
-            assert!(next < Instant::MAX, "nothing happens any more: {:?}", self.sender);
-            self.now = self.now.max(next);
+            self.step(Instant::MAX);
             assert!(
                 self.now.since(began) < limit,
                 "{:?}: {} delivered after {limit:?}",
                 self.quality,
                 self.delivered.len()
             );
-            while let Some(first) = self.under_way.first_entry()
-                && first.key().0 <= self.now
-            {
-                let (to_receiver, bytes) = first.remove();
-                self.arrive(to_receiver, &bytes);
-            }
-            self.read();
             self.flush();
         }
         self.now.since(began)
@@ -222,6 +228,27 @@ impl Run {
         let time = self.until(limit, |run| run.delivered.len() == all);
         assert!((0..all).map(position).eq(self.delivered.iter().copied()), "other bytes arrived");
         time
+    }
+
+    /// Sends `count` messages of 700 bytes, one per interval, and returns their delays, sorted.
+    fn delays(&mut self, count: usize, interval: Duration) -> Vec<Duration> {
+        const BYTES: usize = 700;
+        let (began, delivered) = (self.now, self.delivered.len());
+        let written_at: Vec<Instant> =
+            (0..count).map(|at| began + interval * u32::try_from(at).unwrap()).collect();
+        let (mut written, mut delays) = (0, Vec::new());
+        while delays.len() < count {
+            while written < count && written_at[written] <= self.now {
+                self.unwritten.extend([7; BYTES]);
+                written += 1;
+            }
+            self.flush();
+            self.step(written_at.get(written).copied().unwrap_or(Instant::MAX));
+            let arrived = (self.delivered.len() - delivered) / BYTES;
+            delays.extend(written_at[delays.len()..arrived].iter().map(|at| self.now.since(*at)));
+        }
+        delays.sort_unstable();
+        delays
     }
 }
 
@@ -325,6 +352,23 @@ fn high_measured_loss_sends_each_datagram_twice() {
     assert!(run.receiver.as_ref().unwrap().loss_permille() > 150);
     let least = 2_000_000 / datagram::PAYLOAD_BYTES_MAX as u64;
     assert!(run.sent > least * 2 && run.sent < least * 4, "{} of {least}", run.sent);
+}
+
+/// Where a retransmission would take long, nearly all messages arrive without one. A path with a
+/// short round trip, or in full use, gets no second copies at the same loss.
+#[test]
+fn messages_on_a_long_lossy_path_are_sent_twice() {
+    let delay = Duration::from_millis(10);
+    let mut run = Run::new(4, Quality { delay, ..Quality::lossy(5) });
+    run.transfer(10, Duration::from_secs(1));
+    run.delays(1_000, Duration::from_millis(2));
+    let delays = run.delays(5_000, Duration::from_millis(2));
+    let late = delays.iter().filter(|it| **it > delay + Duration::from_millis(1)).count();
+    assert!(late < 250, "{late} of 5000 messages were late, {:?} at most", delays.last());
+    let mut run = Run::new(4, Quality::lossy(5));
+    run.transfer(10, Duration::from_secs(1));
+    run.delays(1_000, Duration::from_millis(2));
+    assert!(run.sent < 1_200, "{} datagrams for 1000 messages", run.sent);
 }
 
 #[test]

@@ -63,7 +63,10 @@ fn unknown_peer_is_rejected_and_logged() {
     for (bytes, words) in [
         (greeting(&Hello { cluster: 7, ..hello.clone() }), "a peer of another cluster, 0000"),
         (another_version, "speaks version 99"),
-        (greeting(&Hello { to: NodeId(3), ..hello.clone() }), "that expects replica 0003 at this address"),
+        (
+            greeting(&Hello { to: NodeId(3), ..hello.clone() }),
+            "that expects replica 0003 at this address",
+        ),
         (
             greeting(&Hello { from: NodeId(9), members: with_9, ..hello.clone() }),
             "replica 9 connected",

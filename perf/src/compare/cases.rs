@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{bail, ensure};
 
 use super::results::{self, SweepPoint};
+use super::rounds::NetworkPath;
 use super::systems::System;
 
 /// Length in bytes of the written values, in all cases except those that measure different value
@@ -83,6 +84,8 @@ pub(crate) struct Case {
     /// Fraction of packets lost between replicas, from 0 to 1; `None` if the network is left
     /// unchanged.
     pub(crate) loss: Option<f64>,
+    /// Properties of the network paths between replicas.
+    pub(crate) path: NetworkPath,
     /// The point in a sweep (a series of cases that differ in one parameter) that this case
     /// measures; `None` if the case belongs to no sweep.
     pub(crate) sweep: Option<SweepPoint>,
@@ -220,6 +223,7 @@ fn plain(
         writers: None,
         rate: None,
         loss: None,
+        path: NetworkPath { burst: 1, rtt_ms: None },
         sweep: None,
     }
 }
@@ -232,15 +236,37 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
-/// Returns a case for `perf lossy`: puts over `connections` connections, while the fraction `loss`
-/// (from 0 to 1) of the packets between replicas is lost.
-pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
+/// Returns a case of puts over `connections` connections, in which the fraction `loss` of the
+/// packets between replicas is lost, from 0 to 1. `replicas` is the number of replicas if it is not
+/// the usual one.
+pub(crate) fn lossy(
+    loss: f64,
+    path: NetworkPath,
+    replicas: Option<u8>,
+    connections: usize,
+    keys: u64,
+) -> Case {
     let percent = loss * 100.0;
+    let (mut case, mut sweep) = (String::new(), String::new());
+    let mut add = |in_case: String, in_sweep: String| {
+        case += &in_case;
+        sweep += &in_sweep;
+    };
+    if path.burst > 1 {
+        add(format!("-burst-{}", path.burst), format!(", in bursts of {} packets", path.burst));
+    }
+    if let Some(rtt_ms) = path.rtt_ms {
+        add(format!("-rtt-{rtt_ms}"), format!(", {rtt_ms} ms round trip"));
+    }
+    if let Some(replicas) = replicas {
+        add(format!("-replicas-{replicas}"), format!(", {replicas} replicas"));
+    }
     Case {
-        name: format!("loss-{percent}"),
+        name: format!("loss-{percent}{case}"),
         loss: Some(loss),
+        path,
         sweep: Some(SweepPoint {
-            name: "puts under packet loss between replicas".to_owned(),
+            name: format!("puts under packet loss between replicas{sweep}"),
             axis: "packets lost, %".to_owned(),
             value: percent,
         }),
@@ -315,6 +341,12 @@ impl Case {
         }
         if let Some(loss) = self.loss {
             add(format_args!(", {} % of packets lost", loss * 100.0));
+            if loss > 0.0 && self.path.burst > 1 {
+                add(format_args!(" in bursts of {} on average", self.path.burst));
+            }
+        }
+        if let Some(rtt_ms) = self.path.rtt_ms {
+            add(format_args!(", {rtt_ms} ms round trip between replicas"));
         }
         text
     }
@@ -388,6 +420,29 @@ mod tests {
         assert_eq!(values[..4], [1.0, 8.0, 64.0, 512.0]);
         assert_eq!((found[8].value_bytes, found[8].keys), (1_048_576, 256));
         assert_eq!(found[11].keys, 1_000_000);
+    }
+
+    #[test]
+    fn lossy_cases_name_their_conditions() {
+        let random = lossy(0.05, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
+        assert_eq!(random.name, "loss-5");
+        let path = NetworkPath { burst: 4, rtt_ms: Some(20) };
+        let bursts = lossy(0.2, path, Some(5), 64, 100);
+        assert_eq!(bursts.name, "loss-20-burst-4-rtt-20-replicas-5");
+        assert_eq!(
+            bursts.about(),
+            "puts, 64 connections, closed loop, 20 % of packets lost in bursts of 4 on average, \
+             20 ms round trip between replicas"
+        );
+        let names = [random, bursts].map(|case| case.sweep.unwrap().name);
+        assert_eq!(
+            names,
+            [
+                "puts under packet loss between replicas",
+                "puts under packet loss between replicas, in bursts of 4 packets, 20 ms round \
+                 trip, 5 replicas",
+            ]
+        );
     }
 
     #[test]

@@ -23,21 +23,27 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 
+pub(crate) use cases::lossy as lossy_case;
 pub(crate) use children::{Child, command, find_program};
+pub(crate) use counters::of_network as tcp_counters;
 pub(crate) use hosts::Host;
+pub(crate) use rounds::{Link, NetworkPath};
 pub(crate) use systems::System;
+pub(crate) use table::list as list_counts;
 
 use crate::files::Files;
 use crate::record::revision;
 use crate::report::{self, Input};
 use cases::Case;
 use clients::Clients;
+use counters::Counters;
 use results::{Comparison, SCHEMA, SCHEMA_VERSION};
-pub(crate) use rounds::Link;
 use rounds::{Rounds, SetLink};
 use systems::{ProgramPaths, Programs};
 
 const JSON: &str = "json";
+/// Length of a run of `perf compare` in seconds unless `--seconds` is given.
+const SECONDS: f64 = 3.0;
 /// File system type numbers, as returned by `statfs`, of the in-memory file systems tmpfs and
 /// ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58F6];
@@ -77,9 +83,9 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
-    /// Length of each run in seconds.
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
-    pub(crate) seconds: f64,
+    /// Length of each run in seconds (default: 3, under packet loss 6).
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<f64>,
     /// Random seed of the load generator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -122,8 +128,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         cases,
         together: arguments.together,
         hosts,
+        replicas: None,
+        seconds: SECONDS,
         network: BTreeMap::new(),
         unavailable: &unavailable,
+        counters: &Counters::new,
     };
     measure(&arguments.common, "compare", setup, &mut |_| Ok(()))
 }
@@ -134,17 +143,17 @@ pub(crate) struct Setup<'a> {
     pub(crate) cases: Vec<Case>,
     pub(crate) together: bool,
     pub(crate) hosts: Vec<Host>,
+    /// Number of servers of systems that can have any number; `None` for their usual number.
+    pub(crate) replicas: Option<u8>,
+    /// Length of a run in seconds unless `--seconds` is given.
+    pub(crate) seconds: f64,
     /// Properties of the simulated network between the hosts, for the results file, as names and
     /// values; empty for the loopback interface.
     pub(crate) network: BTreeMap<String, String>,
     /// Returns the reason why a system cannot run on the hosts; `None` if it can.
     pub(crate) unavailable: &'a dyn Fn(System) -> Option<String>,
-}
-
-/// Returns the cases of `perf lossy`: puts under packet loss, one case for each fraction of lost
-/// packets in `losses`, from 0 to 1.
-pub(crate) fn lossy_cases(losses: &[f64], connections: usize, keys: u64) -> Vec<Case> {
-    losses.iter().map(|loss| cases::lossy(*loss, connections, keys)).collect()
+    /// A function that returns the counters of the network between the hosts.
+    pub(crate) counters: &'a dyn Fn() -> Counters,
 }
 
 /// Runs all rounds of a comparison, writes the results and charts to files, and prints a summary.
@@ -155,11 +164,8 @@ pub(crate) fn measure(
     setup: Setup<'_>,
     set_link: &mut SetLink<'_>,
 ) -> anyhow::Result<ExitCode> {
-    ensure!(
-        common.seconds.is_finite() && common.seconds >= 0.1 && common.seconds <= 3_600.0,
-        "--seconds {}: must be from 0.1 to 3600",
-        common.seconds
-    );
+    let seconds = common.seconds.unwrap_or(setup.seconds);
+    ensure!((0.1..=3_600.0).contains(&seconds), "--seconds {seconds}: must be from 0.1 to 3600");
     let name = common.name.clone().unwrap_or_else(|| default_name.to_owned());
     let mut files = Files::create(&common.out, &name, &[JSON])?;
     let programs = Programs { bowline: find_bowline(common)?, given: common.programs.clone() };
@@ -199,11 +205,13 @@ pub(crate) fn measure(
         together: setup.together,
         programs,
         hosts: setup.hosts,
+        replicas: setup.replicas,
+        network_counters: setup.counters,
         folder: folder.path().to_owned(),
         clients: Clients {
             interrupted,
             folder: clients::prepare(folder.path())?,
-            length: Duration::from_secs_f64(common.seconds),
+            length: Duration::from_secs_f64(seconds),
             seed: common.seed,
         },
         interrupted,
@@ -259,7 +267,7 @@ fn prepare(
         if systems.contains(&system) {
             continue;
         }
-        let mut description = system.describe(programs);
+        let mut description = system.describe(programs, setup.replicas);
         if description.skipped.is_none() {
             description.skipped = (setup.unavailable)(system);
         }
@@ -292,7 +300,7 @@ fn prepare(
         wall_s: 0.0,
         partial: None,
         rounds: common.rounds,
-        seconds: common.seconds,
+        seconds: common.seconds.unwrap_or(setup.seconds),
         network: setup.network.clone(),
         systems: described,
         cases: setup.cases.iter().flat_map(Case::describe).collect(),

@@ -194,6 +194,10 @@ pub(crate) struct Summary {
     /// Comparison with each other system, by its name: ratios of this system's results to that
     /// system's results in the same round.
     pub(crate) against: BTreeMap<String, Ratios>,
+    /// The ratios of this system's figures to its own figures without packet loss in the same
+    /// round; `None` if this case has no packet loss, or was not measured without it.
+    #[serde(default)]
+    pub(crate) of_lossless: Option<Ratios>,
 }
 
 /// Ratios of one system's results to those of another system in the same round: the median and the
@@ -297,7 +301,7 @@ impl Comparison {
         let mut summary = Vec::new();
         for case in &self.cases {
             for system in &self.systems {
-                summary.extend(self.summary_of(&case.name, &system.name));
+                summary.extend(self.summary_of(case, &system.name));
             }
         }
         self.summary = summary;
@@ -309,8 +313,11 @@ impl Comparison {
         self.summary.iter().find(|summary| summary.case == case && summary.system == system)
     }
 
-    fn summary_of(&self, case: &str, system: &str) -> Option<Summary> {
+    fn summary_of(&self, case: &Case, system: &str) -> Option<Summary> {
+        let (lossless, case) = (self.lossless(case), case.name.as_str());
         let runs = self.runs_of(case, system);
+        let of_lossless =
+            lossless.and_then(|lossless| self.ratios(&runs, &self.runs_of(&lossless.name, system)));
         let spread = |value: fn(&Measurement) -> f64| Spread::of(runs.iter().map(|run| value(run)));
         let mut against = BTreeMap::new();
         for other in self.systems.iter().filter(|other| other.name != system) {
@@ -335,7 +342,22 @@ impl Comparison {
             syncs_per_operation: syncs.and_then(Spread::of),
             stolen_share: Spread::of(runs.iter().map(|run| run.stolen_share(self.cores))),
             against,
+            of_lossless,
         })
+    }
+
+    /// Returns the case without packet loss that otherwise equals `case`; `None` if there is none,
+    /// or if `case` is it. Only sweeps of packet loss have a parameter of 0.
+    fn lossless(&self, case: &Case) -> Option<&Case> {
+        let sweep = case.sweep.as_ref().filter(|sweep| sweep.value > 0.0)?;
+        let is_lossless = |other: &SweepPoint| other.name == sweep.name && other.value == 0.0;
+        self.cases.iter().find(|other| other.sweep.as_ref().is_some_and(is_lossless))
+    }
+
+    /// Returns whether reports show the events of this run: those of all runs over a simulated
+    /// network, and of other runs with errors or leader changes.
+    pub(crate) fn is_eventful(&self, run: &Measurement) -> bool {
+        !self.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
     }
 
     fn ratios(&self, runs: &[&Measurement], others: &[&Measurement]) -> Option<Ratios> {

@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use anyhow::Context as _;
+
 use super::cases::{Case, Operation};
 use super::clients::{ClientResult, Clients, Target};
-use super::counters;
+use super::counters::{self, Counters};
 use super::hosts::Host;
 use super::results::Measurement;
 use super::systems::{Programs, Running, System};
 use super::usage::stolen_s;
 
 /// Runs the rounds of a comparison. In a round, every system runs every case once.
-#[derive(Debug)]
 pub(crate) struct Rounds<'a> {
     pub(crate) systems: Vec<System>,
     pub(crate) cases: Vec<Case>,
@@ -25,6 +26,10 @@ pub(crate) struct Rounds<'a> {
     pub(crate) together: bool,
     pub(crate) programs: Programs,
     pub(crate) hosts: Vec<Host>,
+    /// Number of servers of systems that can have any number; `None` for their usual number.
+    pub(crate) replicas: Option<u8>,
+    /// Returns the counters of the network between the hosts.
+    pub(crate) network_counters: &'a dyn Fn() -> Counters,
     pub(crate) folder: PathBuf,
     pub(crate) clients: Clients<'a>,
     pub(crate) interrupted: &'a AtomicBool,
@@ -38,6 +43,15 @@ pub(crate) struct Link {
     pub(crate) loss: f64,
     /// Minimum TCP retransmission timeout (RTO) in milliseconds; `None` for the kernel's default.
     pub(crate) rto_min_ms: Option<u32>,
+}
+
+/// Properties of the network paths between servers that are the same in all cases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NetworkPath {
+    /// Mean number of packets that are lost in a row; 1 if packets are lost independently.
+    pub(crate) burst: u32,
+    /// Round-trip time in milliseconds; `None` if packets are not delayed.
+    pub(crate) rtt_ms: Option<u32>,
 }
 
 /// Callback that sets the packet loss and retransmission timeout of the network. It is called
@@ -83,9 +97,11 @@ impl Rounds<'_> {
         let mut started = Vec::new();
         for &system in group {
             let folder = self.folder.join(system.name());
-            match set_link(Link { loss: 0.0, rto_min_ms: system.rto_min_ms() })
-                .and_then(|()| system.start(&self.programs, &self.hosts, &folder, self.interrupted))
-            {
+            match set_link(Link { loss: 0.0, rto_min_ms: system.rto_min_ms() }).and_then(|()| {
+                let hosts = self.hosts.get(..system.processes(self.replicas));
+                let hosts = hosts.context("not enough hosts")?;
+                system.start(&self.programs, hosts, &folder, self.interrupted)
+            }) {
                 Ok(running) => started.push(Started { system, running, preloaded: Vec::new() }),
                 Err(error) => {
                     // The system did not start, so all of its cases fail in this round.
@@ -140,7 +156,7 @@ impl Rounds<'_> {
             set_link(Link { loss, rto_min_ms: system.rto_min_ms() })?;
         }
         let count = self.clients.calibrate(target, case)?;
-        let counters = |running: &Running| (running.counters(), counters::of_network(&self.hosts));
+        let counters = |running: &Running| (running.counters(), (self.network_counters)());
         let (servers, network) = counters(running);
         let (used, syncs, stolen) = (running.usage()?, running.syncs(), stolen_s());
         let began = Instant::now();

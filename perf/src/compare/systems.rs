@@ -149,42 +149,56 @@ impl System {
         matches!(self, System::BowlineRto5 | System::EtcdRto5).then_some(5)
     }
 
-    /// Returns the number of server processes of the system.
-    pub(crate) fn processes(self) -> usize {
+    /// Returns the number of server processes of a system that always has the same number of them;
+    /// `None` if the number can be chosen.
+    pub(crate) fn fixed_processes(self) -> Option<usize> {
         match self {
-            System::Redis | System::RedisMemory | System::Valkey => 1,
-            System::Bowline5 => 5,
-            System::Bowline7 => 7,
-            _ => 3,
+            System::Redis | System::RedisMemory | System::Valkey => Some(1),
+            System::RedisWait | System::ValkeyWaitaof | System::Nats => Some(3),
+            System::Bowline5 => Some(5),
+            System::Bowline7 => Some(7),
+            _ => None,
         }
     }
 
-    fn setup(self) -> &'static str {
+    /// Returns the number of server processes of the system. `replicas` is their number if it can
+    /// be chosen, and was.
+    pub(crate) fn processes(self, replicas: Option<u8>) -> usize {
+        self.fixed_processes().unwrap_or_else(|| replicas.map_or(3, usize::from))
+    }
+
+    fn setup(self, processes: usize) -> String {
+        let names = ["three", "four", "five", "six", "seven"];
+        let name = processes.checked_sub(3).and_then(|at| names.get(at));
+        let count = name.map_or_else(|| processes.to_string(), |name| (*name).to_owned());
         match self {
-            System::Bowline => "three replicas, --threads auto",
-            System::BowlineDedicated => "three replicas, --threads dedicated",
-            System::BowlineFused => "three replicas, --threads fused",
-            System::BowlineLease => "three replicas, --threads auto, --reads lease",
-            System::Bowline5 => "five replicas, --threads auto",
-            System::Bowline7 => "seven replicas, --threads auto",
-            System::BowlineUdp => "three replicas, --peer-transport udp",
-            System::BowlineTcp => "three replicas, --peer-transport tcp",
-            System::BowlineRto5 => "three replicas, TCP with a 5 ms minimal timer",
-            System::Etcd => "three members",
-            System::EtcdRto5 => "three members, TCP with a 5 ms minimal timer",
-            System::Redis | System::Valkey => "one server, appendfsync always",
-            System::RedisWait => "a primary and two replicas without disks, WAIT 1",
-            System::RedisMemory => "one server, no disk",
-            System::ValkeyWaitaof => {
-                "a primary and two replicas, appendfsync always on each, WAITAOF 1 1"
+            System::Bowline | System::Bowline5 | System::Bowline7 => {
+                format!("{count} replicas, --threads auto")
             }
-            System::Nats => "three servers, a bucket of three replicas, sync_interval always",
+            System::BowlineDedicated => format!("{count} replicas, --threads dedicated"),
+            System::BowlineFused => format!("{count} replicas, --threads fused"),
+            System::BowlineLease => format!("{count} replicas, --threads auto, --reads lease"),
+            System::BowlineUdp => format!("{count} replicas, --peer-transport udp"),
+            System::BowlineTcp => format!("{count} replicas, --peer-transport tcp"),
+            System::BowlineRto5 => format!("{count} replicas, TCP with a 5 ms minimal timer"),
+            System::Etcd => format!("{count} members"),
+            System::EtcdRto5 => format!("{count} members, TCP with a 5 ms minimal timer"),
+            System::Redis | System::Valkey => "one server, appendfsync always".to_owned(),
+            System::RedisWait => "a primary and two replicas without disks, WAIT 1".to_owned(),
+            System::RedisMemory => "one server, no disk".to_owned(),
+            System::ValkeyWaitaof => {
+                "a primary and two replicas, appendfsync always on each, WAITAOF 1 1".to_owned()
+            }
+            System::Nats => {
+                "three servers, a bucket of three replicas, sync_interval always".to_owned()
+            }
         }
     }
 
     /// Describes the system for the results file. If its program is not installed, the description
     /// says why the system is skipped.
-    pub(crate) fn describe(self, programs: &Programs) -> results::System {
+    pub(crate) fn describe(self, programs: &Programs, replicas: Option<u8>) -> results::System {
+        let processes = self.processes(replicas);
         let program = self.program(programs);
         let skipped = match &program {
             Ok(_) => None,
@@ -194,12 +208,12 @@ impl System {
         results::System {
             name: self.name(),
             version,
-            about: self.setup().to_owned(),
+            about: self.setup(processes),
             // The copies at the time of the acknowledgement: those of a majority, or those of the
             // primary and of the one replica that WAIT or WAITAOF waits for.
             copies: u32::try_from(match self {
                 System::RedisWait | System::ValkeyWaitaof => 2,
-                _ => self.processes() / 2 + 1,
+                _ => processes / 2 + 1,
             })
             .unwrap_or(u32::MAX),
             synced: !matches!(self, System::RedisWait | System::RedisMemory),
@@ -243,8 +257,8 @@ impl System {
         })
     }
 
-    /// Starts the system's servers with empty data folders inside `folder`, and waits until the
-    /// system is ready. `hosts` must contain at least one host for each server process.
+    /// Empties `folder`, starts the system's servers there, and waits until the system is ready.
+    /// `hosts` has a host for each server process.
     pub(crate) fn start(
         self,
         programs: &Programs,
@@ -257,9 +271,6 @@ impl System {
             format!("cannot create the data folder {}; check its permissions", folder.display())
         })?;
         let program = self.program(programs)?;
-        let hosts = hosts
-            .get(..self.processes())
-            .context("the system to measure needs more hosts than there are")?;
         let folder = fs::canonicalize(folder).with_context(|| {
             format!("cannot determine the absolute path of the data folder {}", folder.display())
         })?;

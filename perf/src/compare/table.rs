@@ -22,14 +22,16 @@ pub(crate) fn line(run: &Measurement) -> String {
     }
 }
 
+/// Returns counts by name as text.
+pub(crate) fn list(counts: &BTreeMap<String, u64>) -> String {
+    let counts: Vec<String> =
+        counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    counts.join(", ")
+}
+
 /// Formats the unusual events of a run as a line of text: errors by kind, leader changes and other
 /// counters.
 fn events(run: &Measurement) -> String {
-    let list = |counts: &BTreeMap<String, u64>| {
-        let counts: Vec<String> =
-            counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        counts.join(", ")
-    };
     let mut text = format!("{} errors", run.errors);
     let mut add = |part: std::fmt::Arguments<'_>| {
         text.write_fmt(part).expect("writing to a String cannot fail");
@@ -107,8 +109,18 @@ pub(crate) fn table(comparison: &Comparison) -> String {
             ));
         }
         let runs = comparison.runs.iter().filter(|run| run.case == case.name);
-        for run in runs.filter(|run| run.failure.is_none() && is_eventful(comparison, run)) {
+        for run in runs.filter(|run| run.failure.is_none() && comparison.is_eventful(run)) {
             add(format_args!("  round {} {}: {}\n", run.round, run.system, events(run)));
+        }
+        for summary in &found {
+            if let Some(ratios) = &summary.of_lossless {
+                add(format_args!(
+                    "  {} / the same without loss: rate {}, p99 {}\n",
+                    summary.system,
+                    ratio(ratios.rate),
+                    ratio(ratios.p99),
+                ));
+            }
         }
         for summary in found.iter().filter(|summary| summary.system.starts_with("bowline")) {
             for (other, ratios) in &summary.against {
@@ -135,12 +147,6 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         }
     }
     text
-}
-
-/// Returns whether the table lists the unusual events of this run. It does for every run over a
-/// simulated network, and for other runs if they had errors or leader changes.
-fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
-    !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }
 
 fn ratio(spread: Spread) -> String {

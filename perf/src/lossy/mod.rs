@@ -1,27 +1,35 @@
 //! `perf lossy`: measures writes under packet loss between replicas. Each replica runs in a network
 //! namespace of its own, which a bridge connects to the namespace of this program. The namespaces
-//! of the replicas drop packets from other replicas at random; packets from and to clients are
-//! never dropped.
+//! of the replicas drop packets from other replicas, at random or in bursts. A relay in the
+//! namespace of this program can delay these packets. Packets from and to clients are neither
+//! dropped nor delayed.
 //!
 //! This program first enters a network namespace of its own, and sets up everything inside it. A
 //! namespace disappears with its last process, so nothing is left behind, regardless of how the
 //! program ends.
 
+mod drops;
 mod net;
+mod relay;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::compare::{self, Common, Setup, System, find_program};
+use crate::compare::{self, Common, NetworkPath, Setup, System, find_program};
 use net::Net;
+use relay::RelayCounters;
 
 /// Environment variable that tells this program, when it executes itself again, that it is running
 /// in its own network namespace.
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
-/// Number of simulated hosts, which bounds the number of servers of a system.
-const HOSTS: u8 = 7;
+/// Length of a run in seconds unless `--seconds` is given.
+const SECONDS: f64 = 6.0;
+/// Time in seconds after which Bowline answers a write that was not committed with an error. Runs
+/// that are shorter do not count such writes.
+const COMMAND_DEADLINE_S: f64 = 4.0;
 
 /// Arguments of `perf lossy`.
 #[derive(clap::Args, Debug)]
@@ -30,6 +38,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',',
           default_values_t = [0.0, 1.0, 5.0, 10.0, 20.0, 30.0])]
     losses: Vec<f64>,
+    /// Mean number of packets that are lost in a row. 1: packets get lost independently.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    burst: u32,
+    /// Round-trip time between replicas in milliseconds. A relay in this program delays the
+    /// packets; 0 for the relay without a delay. Default: no relay.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    rtt_ms: Option<u32>,
+    /// Number of replicas of Bowline and etcd (default: 3).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=7))]
+    replicas: Option<u8>,
     /// Number of connections of the load generator.
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1_024))]
@@ -61,32 +80,73 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             !arguments.losses[..at].contains(loss),
             "--losses names {loss} twice; name each percentage once"
         );
+        ensure!(
+            arguments.burst == 1 || drops::can_burst(loss / 100.0, arguments.burst),
+            "--burst {} with a loss of {loss} %: there is no packet between two bursts, or no \
+             burst in 10,000 packets; choose other values",
+            arguments.burst
+        );
     }
     for system in &arguments.only {
+        let (name, fixed) = (system.name(), system.fixed_processes());
         ensure!(
-            system.processes() > 1,
-            "--only {}: this system is a single process, which sends no packets to lose; leave it \
-             out",
-            system.name()
+            fixed != Some(1),
+            "--only {name}: this system is a single process, which sends no packets to lose; leave it \
+             out"
         );
+        if let (Some(replicas), Some(fixed)) = (arguments.replicas, fixed) {
+            bail!(
+                "{name} always has {fixed} servers; leave out --replicas {replicas}, or leave \
+                 {name} out of --only"
+            );
+        }
     }
     if std::env::var_os(INSIDE).is_none() {
         return enter();
     }
-    let mut net = Net::new(HOSTS, &arguments.congestion_control)?;
+    let seconds = arguments.common.seconds.unwrap_or(SECONDS);
+    if seconds <= COMMAND_DEADLINE_S {
+        eprintln!(
+            "perf: warning: in runs of {seconds} s, Bowline reports no write that it could not \
+             commit: the deadline of its commands is {COMMAND_DEADLINE_S} s; choose longer runs \
+             with --seconds"
+        );
+    }
+    let path = NetworkPath { burst: arguments.burst, rtt_ms: arguments.rtt_ms };
+    let processes = arguments.only.iter().map(|system| system.processes(arguments.replicas));
+    let hosts = u8::try_from(processes.max().unwrap_or(0)).context("too many replicas")?;
+    let mut net = Net::new(hosts, path, &arguments.congestion_control, arguments.common.seed)?;
     let rto_min_error = net.rto_min_error();
     let unavailable =
         |system: System| system.rto_min_ms().and(rto_min_error.as_ref().map(ToString::to_string));
     let losses: Vec<f64> = arguments.losses.iter().map(|percent| percent / 100.0).collect();
+    let (hosts, relay) = (net.hosts(), net.relay_counters());
+    let connections = arguments.connections.into();
+    let cases = losses.iter().map(|loss| {
+        compare::lossy_case(*loss, path, arguments.replicas, connections, arguments.keys)
+    });
     let setup = Setup {
         systems: &arguments.only,
-        cases: compare::lossy_cases(&losses, arguments.connections.into(), arguments.keys),
+        cases: cases.collect(),
         together: false,
-        hosts: net.hosts(),
+        hosts: hosts.clone(),
+        replicas: arguments.replicas,
+        seconds: SECONDS,
         network: net.describe(),
         unavailable: &unavailable,
+        counters: &|| {
+            let mut counters = compare::tcp_counters(&hosts);
+            counters.extend(relay.iter().flat_map(|relay| relay_counters(relay)));
+            counters
+        },
     };
     compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link))
+}
+
+/// Returns the counters of the relay for the results, by name.
+fn relay_counters(relay: &RelayCounters) -> [(String, u64); 2] {
+    [("relay_packets", &relay.packets), ("relay_late_packets", &relay.late)]
+        .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
 }
 
 /// Executes this program again in a new network namespace, in place of this process (`exec`).

@@ -1,20 +1,26 @@
-//! Network namespaces connected by a bridge, and the nftables rules that drop packets in them.
+//! Network namespaces connected by a bridge, which drop packets from each other, and between which
+//! a relay delays packets.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use bowline::sim::rng::Rng;
 
-use crate::compare::{Child, Host, Link, command, find_program};
-use crate::report::to_count;
+use super::drops;
+use super::relay::{self, Relay, RelayCounters};
+use crate::compare::{Child, Host, Link, NetworkPath, command, find_program};
 
 /// Last byte of the IP address of the bridge, from which clients connect. Hosts have the last bytes
 /// 1, 2, 3 and so on.
 const BRIDGE_NUMBER: u8 = 254;
-/// Denominator of loss fractions in nftables rules, which contain only integers.
-const LOSS_RESOLUTION: u32 = 100_000;
+/// Number of the routing table that sends packets between hosts to the relay.
+const RELAY_TABLE: &str = "100";
 /// Maximum number of checks, at intervals of 5 ms, for a new process to enter its own network
 /// namespace.
 const NAMESPACE_TRIES: u32 = 500;
@@ -26,6 +32,12 @@ pub(super) struct Net {
     /// Packet loss and retransmission timeout that were set last; `None` if they have not been set
     /// yet.
     link: Option<Link>,
+    /// The properties of the paths between hosts that do not change.
+    path: NetworkPath,
+    /// Delays the packets between hosts; `None` if they are not delayed.
+    relay: Option<Relay>,
+    /// Generates the patterns of lost packets.
+    rng: Rng,
     /// Name of the TCP congestion control algorithm of all hosts.
     congestion_control: String,
     /// Error message if the hosts could not be made to send each TCP segment as a packet of its
@@ -33,8 +45,6 @@ pub(super) struct Net {
     large_packets: Option<String>,
 }
 
-/// Description of how packets are lost, for the results file.
-const LOSS: &str = "nftables, at random, on arrival from other replicas";
 /// Offload features of network devices that combine TCP segments into larger packets, so that
 /// several segments are lost at once.
 const OFFLOADS: [&str; 3] =
@@ -45,14 +55,22 @@ fn address(number: u8) -> Ipv4Addr {
 }
 
 impl Net {
-    /// Creates a simulated network of `hosts` hosts and a bridge that connects them, with the given
-    /// TCP congestion control. The bridge is created in this program's network namespace, which
-    /// must not be that of the machine. Each TCP segment is sent as a packet of its own, as on a
-    /// real network.
-    pub(super) fn new(hosts: u8, congestion_control: &str) -> anyhow::Result<Net> {
+    /// Creates `hosts` simulated hosts and a bridge that connects them. The bridge is created in
+    /// this program's network namespace, so this must not be the machine's own. The hosts use the
+    /// given TCP congestion control, and send each TCP segment as a packet of its own, as on a real
+    /// network. `seed` determines which packets of a burst pattern get lost.
+    pub(super) fn new(
+        hosts: u8,
+        path: NetworkPath,
+        congestion_control: &str,
+        seed: u64,
+    ) -> anyhow::Result<Net> {
         let mut net = Net {
             holders: Vec::new(),
             link: None,
+            path,
+            relay: None,
+            rng: Rng::new(seed),
             congestion_control: congestion_control.to_owned(),
             large_packets: None,
         };
@@ -64,12 +82,15 @@ impl Net {
         let own = format!("{}/24", address(BRIDGE_NUMBER));
         run("ip", &["address", "add", &own, "dev", "bridge"], None)?;
         run("ip", &["link", "set", "bridge", "up"], None)?;
+        if let Some(rtt_ms) = path.rtt_ms {
+            net.relay = Some(start_relay(rtt_ms)?);
+        }
         for number in 1..=hosts {
             net.add_host(number)?;
         }
         net.set_routes(None).with_context(|| {
             let available = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-            let available = std::fs::read_to_string(available).unwrap_or_default();
+            let available = fs::read_to_string(available).unwrap_or_default();
             format!(
                 "cannot use the TCP congestion control {congestion_control}; give one of these \
                  with --congestion-control: {}",
@@ -124,7 +145,12 @@ impl Net {
             let own = address(number).to_string();
             let timer = rto_min_ms.map(|ms| format!("{ms}ms"));
             let mut arguments = vec!["route", "change", &network, "dev", "eth0", "src", &own];
-            arguments.extend(["proto", "kernel", "scope", "link"]);
+            let router = address(BRIDGE_NUMBER).to_string();
+            match self.relay {
+                // The bridge does not forward packets to other hosts; this namespace routes them.
+                Some(_) => arguments.extend(["via", &router, "onlink"]),
+                None => arguments.extend(["proto", "kernel", "scope", "link"]),
+            }
             arguments.extend(["congctl", &self.congestion_control]);
             arguments.extend(timer.iter().flat_map(|timer| ["rto_min", timer]));
             run("ip", &arguments, Some(holder.id()))?;
@@ -134,8 +160,8 @@ impl Net {
 
     /// Returns the properties of the simulated network for the results file, as names and values.
     pub(super) fn describe(&self) -> BTreeMap<String, String> {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let timer = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rto_min_us");
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let timer = fs::read_to_string("/proc/sys/net/ipv4/tcp_rto_min_us");
         let timer = timer.ok().and_then(|text| text.trim().parse::<u32>().ok());
         let timer = timer.map_or_else(
             || "the kernel's default, 200 ms".to_owned(),
@@ -145,9 +171,23 @@ impl Net {
             None => "one segment each (gso_max_segs 1)".to_owned(),
             Some(error) => format!("as large as the kernel likes: {error}"),
         };
+        let loss = match self.path.burst {
+            1 => "each packet at random".to_owned(),
+            mean => format!("in bursts of {mean} packets on average"),
+        };
+        let delay = match self.path.rtt_ms {
+            None => "none".to_owned(),
+            Some(rtt_ms) => format!(
+                "round trip of {rtt_ms} ms between replicas, by a relay on a TUN device; up to {} \
+                 packets wait in the relay and {} in the device, further ones are dropped",
+                relay::PACKETS_MAX,
+                relay::DEVICE_PACKETS_MAX
+            ),
+        };
         let facts = [
             ("network kernel", kernel.trim().to_owned()),
-            ("packet loss", LOSS.to_owned()),
+            ("packet loss", format!("{loss}, by nftables on arrival from other replicas")),
+            ("packet delay", delay),
             ("packets", packets),
             ("offloads", self.offloads()),
             ("TCP congestion control", self.congestion_control.clone()),
@@ -178,13 +218,19 @@ impl Net {
             .collect()
     }
 
+    /// Returns the counters of the relay; `None` without one.
+    pub(super) fn relay_counters(&self) -> Option<Arc<RelayCounters>> {
+        self.relay.as_ref().map(Relay::counters)
+    }
+
     /// Sets the fraction of packets from other hosts that each host drops, and the minimum TCP
     /// retransmission timeout (RTO).
     pub(super) fn set(&mut self, link: Link) -> anyhow::Result<()> {
+        if let Some(relay) = &mut self.relay {
+            relay.ensure_running()?;
+        }
         if self.link.map(|set| set.loss) != Some(link.loss) {
-            for holder in &self.holders {
-                apply(&rules(link.loss), holder.id())?;
-            }
+            self.set_loss(link.loss)?;
         }
         if self.link.map(|set| set.rto_min_ms) != Some(link.rto_min_ms) {
             self.set_routes(link.rto_min_ms)?;
@@ -192,6 +238,44 @@ impl Net {
         self.link = Some(link);
         Ok(())
     }
+
+    fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {
+        let is_random = loss > 0.0 && self.path.burst == 1;
+        let rule = is_random.then(|| drops::random(address(BRIDGE_NUMBER), loss));
+        let rule = rule.unwrap_or_default();
+        for (number, holder) in (1..).zip(&self.holders) {
+            apply(&drops::reset(&rule), holder.id())?;
+            if loss == 0.0 || is_random {
+                continue;
+            }
+            for (source, _) in (1..).zip(&self.holders).filter(|(source, _)| *source != number) {
+                let source = address(source);
+                let script = drops::bursts(source, loss, self.path.burst, &mut self.rng);
+                apply(&script, holder.id())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts a relay for the round-trip time `rtt_ms`, in milliseconds, and routes the packets that
+/// arrive from the bridge through it.
+fn start_relay(rtt_ms: u32) -> anyhow::Result<Relay> {
+    let relay = Relay::start(Duration::from_millis(rtt_ms.into()) / 2)?;
+    let queue = relay::DEVICE_PACKETS_MAX.to_string();
+    run("ip", &["link", "set", relay::DEVICE, "up", "txqueuelen", &queue], None)?;
+    let route = ["route", "add", "default", "dev", relay::DEVICE, "table", RELAY_TABLE];
+    run("ip", &route, None)?;
+    run("ip", &["rule", "add", "iif", "bridge", "lookup", RELAY_TABLE], None)?;
+    // Reverse path filters would drop packets from the relay, because the way back is the bridge.
+    let relay_filter = format!("conf/{}/rp_filter", relay::DEVICE);
+    for (setting, value) in
+        [("ip_forward", "1"), ("conf/all/rp_filter", "0"), (relay_filter.as_str(), "0")]
+    {
+        let path = format!("/proc/sys/net/ipv4/{setting}");
+        fs::write(&path, value).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(relay)
 }
 
 /// Extracts the states of the offload features listed in `OFFLOADS` from the output of `ethtool
@@ -204,26 +288,10 @@ fn read_offloads(text: &str) -> String {
     OFFLOADS.map(found).join(", ")
 }
 
-/// Returns an nftables script for one host that replaces all its rules with one that drops the
-/// fraction `loss`, from 0 to 1, of the packets from other hosts.
-fn rules(loss: f64) -> String {
-    let parts = to_count(loss * f64::from(LOSS_RESOLUTION));
-    let rule = if parts == 0 {
-        String::new()
-    } else {
-        let own = address(BRIDGE_NUMBER);
-        format!("ip saddr != {own} numgen random mod {LOSS_RESOLUTION} < {parts} counter drop")
-    };
-    format!(
-        "flush ruleset\ntable inet lossy {{\n  chain arrivals {{\n    \
-         type filter hook input priority 0; policy accept;\n    {rule}\n  }}\n}}\n"
-    )
-}
-
 /// Waits until the process with the id `id` has entered its own network namespace, which takes a
 /// short time after its start.
 fn await_own_network(id: u32) -> anyhow::Result<()> {
-    let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
+    let network = |of: &str| fs::read_link(format!("/proc/{of}/ns/net"));
     let ours = network("self")
         .context("cannot read the network namespace of this process from /proc/self/ns/net")?;
     for _ in 0..NAMESPACE_TRIES {
@@ -273,12 +341,5 @@ mod tests {
             "tcp-segmentation-offload off, generic-segmentation-offload on [fixed], \
              generic-receive-offload unknown"
         );
-    }
-
-    #[test]
-    fn packet_loss_rules_drop_only_packets_from_replicas() {
-        let lossy = rules(0.125);
-        assert!(lossy.contains("ip saddr != 10.99.0.254 numgen random mod 100000 < 12500"));
-        assert!(!rules(0.0).contains("drop") && rules(0.0).contains("flush ruleset"));
     }
 }

@@ -7,6 +7,7 @@ use super::Input;
 use super::run::Run;
 use super::scale::{amount, duration, percent};
 use super::svg::{STYLE, Svg, escape};
+use crate::compare::list_counts;
 use crate::compare::results::{Comparison, Spread, Summary};
 
 const PAGE_STYLE: &str = include_str!("page.css");
@@ -142,6 +143,8 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
         "rate relative to others, same round",
     ];
     add_table(body, &head, &rows);
+    add_lossless_ratios(body, comparison);
+    add_events(body, comparison);
     let facts = [
         ("command", comparison.command.join(" ")),
         ("revision", comparison.revision.clone().unwrap_or_default()),
@@ -169,6 +172,54 @@ fn add_comparison(body: &mut String, comparison: &Comparison) {
     let troubles: Vec<_> = troubles.collect();
     if !troubles.is_empty() {
         add_facts(body, "failed runs, excluded from the figures", &troubles);
+    }
+}
+
+/// Appends a table of what each system keeps of its figures without packet loss, if there are any.
+fn add_lossless_ratios(body: &mut String, comparison: &Comparison) {
+    let about = |name: &str| {
+        let case = comparison.cases.iter().find(|case| case.name == name);
+        case.map_or_else(|| name.to_owned(), |case| case.about.clone())
+    };
+    let rows: Vec<Vec<String>> = comparison
+        .summary
+        .iter()
+        .filter_map(|found| {
+            let ratios = found.of_lossless.as_ref()?;
+            let shown = [ratios.rate, ratios.p50, ratios.p99]
+                .map(|ratio| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max));
+            let names = [about(&found.case), found.system.clone()];
+            Some(names.into_iter().chain(shown).collect())
+        })
+        .collect();
+    if !rows.is_empty() {
+        add(body, format_args!("<h3>Relative to the same round without packet loss</h3>"));
+        add_table(body, &["case", "system", "operations/s", "p50", "p99"], &rows);
+    }
+}
+
+/// Appends a table of the leader changes, errors and other events of each run, if there are any.
+fn add_events(body: &mut String, comparison: &Comparison) {
+    let runs = comparison.runs.iter();
+    let rows: Vec<Vec<String>> = runs
+        .filter(|run| run.failure.is_none() && comparison.is_eventful(run))
+        .map(|run| {
+            let kinds = list_counts(&run.error_kinds);
+            let changes = run.leader_changes;
+            vec![
+                run.case.clone(),
+                run.system.clone(),
+                run.round.to_string(),
+                changes.map_or_else(|| "unknown".to_owned(), |changes| changes.to_string()),
+                if kinds.is_empty() { run.errors.to_string() } else { kinds },
+                list_counts(&run.counters),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        add(body, format_args!("<h3>Events</h3>"));
+        let head = ["case", "system", "round", "leader changes", "errors", "counters"];
+        add_table(body, &head, &rows);
     }
 }
 
