@@ -1,5 +1,7 @@
-//! What the connections between replicas need of a TCP connection. The server's socket provides it.
+//! What the connections between replicas need of a TCP connection. The server's socket provides it;
+//! a driver without TCP uses [`NoTcp`].
 
+use std::convert::Infallible;
 use std::io;
 
 use crate::wire::outbound_queue::OutboundQueue;
@@ -35,4 +37,29 @@ pub(crate) trait TcpConnection {
     /// # Errors
     /// If the connection has failed.
     fn flush(&mut self) -> io::Result<()>;
+}
+
+/// The TCP connection of a driver that has none: it has no values.
+pub(crate) type NoTcp = Infallible;
+
+impl TcpConnection for NoTcp {
+    fn is_readable(&self) -> bool {
+        match *self {}
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> ReadResult {
+        match *self {}
+    }
+
+    fn outbound(&mut self) -> &mut OutboundQueue {
+        match *self {}
+    }
+
+    fn can_flush(&self) -> bool {
+        match *self {}
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match *self {}
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::time::Duration;
 
+use crate::config::Mutant;
 use crate::types::{Instant, NodeId};
 use crate::wire::datagram::{Data, Datagram, StreamId};
 use crate::wire::frame::{Decoder, Frame, FrameError, Hello, Lane};
@@ -154,6 +155,8 @@ pub(crate) struct IncomingConnections<T, A, E> {
     ended: Vec<Ended<T, A, E>>,
     /// Empty between passes, and kept to reuse its memory.
     out: Outbox,
+    /// The rule that the streams break on purpose (mutation testing); `None` for no rule.
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl<T, A, E> IncomingConnections<T, A, E>
@@ -174,6 +177,7 @@ where
             replies: Vec::new(),
             ended: Vec::new(),
             out: Outbox::default(),
+            mutant: None,
         }
     }
 
@@ -242,7 +246,8 @@ where
                 && !self.closed.contains(&id) =>
             {
                 self.evict_unidentified();
-                let receiver = Box::new(Receiver::new(id, self.window));
+                let mut receiver = Box::new(Receiver::new(id, self.window));
+                receiver.mutant = self.mutant;
                 self.insert(Carrier::Datagrams { receiver, address: from }, now)
             }
             None => {

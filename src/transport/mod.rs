@@ -16,7 +16,8 @@
 //! | `connection` | what both need of a TCP connection |
 //!
 //! Nothing here touches a socket or a clock: a driver passes received datagrams and the time, and
-//! sends what is in the [`Outbox`]. The server is one driver, the tests in this folder another.
+//! sends what is in the [`Outbox`]. The server is one driver, the cluster simulator another, and
+//! the tests in this folder a third.
 //!
 //! # The protocol
 //!

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::config::Mutant;
 use crate::types::Instant;
 use crate::wire::datagram::{Ack, BITMAP_BITS, BITMAP_WORDS, Data, Datagram, StreamId};
 
@@ -52,6 +53,8 @@ pub struct Receiver {
     ack_at: Instant,
     /// Number of datagrams since the last acknowledgement.
     since_ack: u32,
+    /// The rule that this receiver breaks on purpose (mutation testing); `None` for no rule.
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Receiver {
@@ -71,6 +74,7 @@ impl Receiver {
             largest_at: None,
             ack_at: Instant::MAX,
             since_ack: 0,
+            mutant: None,
         }
     }
 
@@ -127,7 +131,10 @@ impl Receiver {
 
     /// Appends the part of `bytes`, which begin at `offset`, that is new.
     fn append(&mut self, offset: u64, mut bytes: Bytes) {
-        let known = self.received.saturating_sub(offset);
+        let mut known = self.received.saturating_sub(offset);
+        if self.mutant == Some(Mutant::DeliverBytesAgain) {
+            known = 0;
+        }
         if known < bytes.len() as u64 {
             let known = usize::try_from(known).expect("less than the length of a piece");
             let new = bytes.split_off(known);

@@ -9,7 +9,7 @@
 //! | `handshake` | whether to accept the hello that begins a connection |
 //!
 //! What a connection does, whatever it is made of, is in `transport::outgoing` and
-//! `transport::incoming`.
+//! `transport::incoming`, which the simulator runs too.
 
 mod handshake;
 pub(crate) mod incoming;
