@@ -506,6 +506,11 @@ pub enum Mutant {
     MixChunks,
     /// Deliberate bug: the checksums of a snapshot are not verified when it is read or installed.
     IgnoreSnapshotChecksum,
+    /// Deliberate bug: the receiver of a stream of datagrams delivers bytes again that arrive
+    /// again.
+    DeliverBytesAgain,
+    /// Deliberate bug: the sender of a stream of datagrams does not send lost bytes again.
+    KeepLostBytes,
 }
 
 #[cfg(test)]

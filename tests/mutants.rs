@@ -150,6 +150,8 @@ mutants! {
     installed_older_snapshot_is_noticed: InstallOlderSnapshot, Snapshots, 41;
     mixed_chunks_of_two_snapshots_are_noticed: MixChunks, Snapshots, 3;
     ignored_snapshot_checksum_is_noticed: IgnoreSnapshotChecksum, Snapshots, 9;
+    bytes_delivered_again_are_noticed: DeliverBytesAgain, Streams, 1;
+    lost_bytes_that_are_not_sent_again_are_noticed: KeepLostBytes, Streams, 1;
 }
 
 /// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot notice it: a sector's

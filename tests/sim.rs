@@ -205,6 +205,24 @@ fn clock_skew_and_pauses_violate_no_invariant() {
     hold(Profile::Clocks, 80, &[&[Situation::Resend][..], &EXPIRATION].concat());
 }
 
+/// The server's transport and the protocol together.
+#[test]
+fn lossy_datagrams_under_streams_violate_no_invariant() {
+    let reached = [
+        Situation::Resend,
+        Situation::Install,
+        Situation::DatagramLoss,
+        Situation::Retransmission,
+        Situation::StreamReset,
+        Situation::UnsentMessage,
+        Situation::SplitMessage,
+    ];
+    let (_, coverage) = hold(Profile::Streams, 150, &reached);
+    assert_all_rejoined(&coverage);
+    let opened = coverage.count(Situation::StreamOpened);
+    assert!(opened > 5_000, "only {opened} streams were opened");
+}
+
 /// Every event of a run, as text.
 fn events(profile: Profile, seed: u64) -> Vec<String> {
     thread_local! {
@@ -217,7 +235,9 @@ fn events(profile: Profile, seed: u64) -> Vec<String> {
 
 #[test]
 fn same_seed_gives_the_same_run_byte_for_byte() {
-    for (profile, seed) in [(Profile::Mixed, 1), (Profile::Crashes, 3), (Profile::Storage, 2)] {
+    for (profile, seed) in
+        [(Profile::Mixed, 1), (Profile::Crashes, 3), (Profile::Storage, 2), (Profile::Streams, 2)]
+    {
         let (first, second) = (events(profile, seed), events(profile, seed));
         assert!(first.len() > 1_000, "{} events", first.len());
         if let Some(place) = (0..first.len()).find(|&place| first.get(place) != second.get(place)) {

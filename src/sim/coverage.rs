@@ -35,11 +35,23 @@ pub enum Situation {
     VoterDiskLoss,
     /// A replica that had lost its disk finished rejoining, and could vote again.
     Rejoin,
+    /// A datagram of a stream was lost.
+    DatagramLoss,
+    /// A stream sent bytes again.
+    Retransmission,
+    /// A stream was opened.
+    StreamOpened,
+    /// A stream was reset, because its receiver had restarted or had closed it.
+    StreamReset,
+    /// A message could not be sent because there was no stream to its receiver.
+    UnsentMessage,
+    /// A message needed more than one datagram.
+    SplitMessage,
 }
 
 impl Situation {
     /// All situations, in the order in which they are printed.
-    pub const ALL: [Situation; 13] = [
+    pub const ALL: [Situation; 19] = [
         Situation::Election,
         Situation::LeaseRead,
         Situation::ReadIndexRead,
@@ -53,6 +65,12 @@ impl Situation {
         Situation::DiskLoss,
         Situation::VoterDiskLoss,
         Situation::Rejoin,
+        Situation::DatagramLoss,
+        Situation::Retransmission,
+        Situation::StreamOpened,
+        Situation::StreamReset,
+        Situation::UnsentMessage,
+        Situation::SplitMessage,
     ];
 
     /// Returns the name of the situation for printed tables and JSON.
@@ -71,6 +89,12 @@ impl Situation {
             Situation::DiskLoss => "disks lost",
             Situation::VoterDiskLoss => "disks of voters lost",
             Situation::Rejoin => "replicas rejoined",
+            Situation::DatagramLoss => "datagrams lost",
+            Situation::Retransmission => "datagrams retransmitted",
+            Situation::StreamOpened => "streams opened",
+            Situation::StreamReset => "streams reset",
+            Situation::UnsentMessage => "messages without a stream",
+            Situation::SplitMessage => "messages in several datagrams",
         }
     }
 }

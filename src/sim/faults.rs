@@ -9,6 +9,7 @@ use crate::sim::disk::snapshots::SnapshotPlan;
 use crate::sim::machine::Delays;
 use crate::sim::rng::DurationRange;
 use crate::sim::rng::{Rng, nanoseconds};
+use crate::sim::streams::StreamPlan;
 use crate::sim::workload::Load;
 use crate::types::NodeId;
 
@@ -41,6 +42,9 @@ pub enum Profile {
     /// Runs with clock drift within its allowed bound, wall clock jumps, pauses and partitions, in
     /// which leaders serve lease reads.
     Clocks,
+    /// Messages over the streams of the server's transport, while the network loses (also in
+    /// bursts), delays, reorders and duplicates datagrams; partitions, crashes and pauses.
+    Streams,
 }
 
 /// A type of fault that is injected into a running cluster.
@@ -132,11 +136,14 @@ pub struct Plan {
     pub may_corrupt: bool,
     /// Snapshot interval and chunk size; `None` if replicas take no snapshots.
     pub snapshots: Option<SnapshotPlan>,
+    /// The streams over which replicas send their messages; `None` if messages are not sent over
+    /// streams.
+    pub streams: Option<StreamPlan>,
 }
 
 impl Profile {
     /// All fault profiles.
-    pub const ALL: [Profile; 8] = [
+    pub const ALL: [Profile; 9] = [
         Profile::Mixed,
         Profile::Quiet,
         Profile::Network,
@@ -145,6 +152,7 @@ impl Profile {
         Profile::Storage,
         Profile::Snapshots,
         Profile::Clocks,
+        Profile::Streams,
     ];
 
     /// Returns the name of the profile on the command line.
@@ -158,6 +166,7 @@ impl Profile {
             Profile::Storage => "storage",
             Profile::Snapshots => "snapshots",
             Profile::Clocks => "clocks",
+            Profile::Streams => "streams",
         }
     }
 
@@ -209,12 +218,16 @@ impl Profile {
                     .collect()
             }
             Profile::Clocks => vec![Pauses, Clocks, Partitions],
+            Profile::Streams => [(Network, 900), (Partitions, 400), (Crashes, 500), (Pauses, 300)]
+                .into_iter()
+                .filter_map(|(fault_type, permille)| rng.permille(permille).then_some(fault_type))
+                .collect(),
         }
     }
 
     /// Returns whether runs of this profile may include disk losses if they include crashes.
     fn may_lose_disks(self) -> bool {
-        matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots)
+        matches!(self, Profile::Mixed | Profile::Crashes | Profile::Snapshots | Profile::Streams)
     }
 }
 
@@ -231,8 +244,8 @@ impl Plan {
             8..11 => 4,
             _ => 5,
         };
-        // The course's replicas never take snapshots.
-        let course = rng.permille(400) && profile != Profile::Snapshots;
+        // The course's replicas never take snapshots, and use no streams.
+        let course = rng.permille(400) && !matches!(profile, Profile::Snapshots | Profile::Streams);
         let mut config = if course { Config::course() } else { Config::server() };
         vary(&mut config, rng, profile == Profile::Clocks);
         let clients = rng.between(2, 9);
@@ -300,6 +313,7 @@ impl Plan {
                     chunk_bytes: *rng.choose(&[100, 1_000, 10_000]),
                 }
             }),
+            streams: None,
             config,
         };
         // Derived from earlier draws, so that the runs of other seeds stay the same.
@@ -310,9 +324,7 @@ impl Plan {
             plan.confirm_after = Some(Duration::from_secs(2));
             plan.faults.extend([Fault::WallClock; 2]);
         }
-        if profile == Profile::Storage {
-            plan.increase_disk_load(rng);
-        }
+        plan.adapt_to(profile, has(FaultType::Network), hop, rng);
         let loses_disks = profile.may_lose_disks()
             && has(FaultType::Crashes)
             && plan.segment_bytes.is_none()
@@ -323,6 +335,54 @@ impl Plan {
         }
         plan.slow_down_compactions();
         plan
+    }
+
+    /// Changes the plan as runs of `profile` need it. `faulty` is whether there are network faults,
+    /// and `hop` the usual delay of a message.
+    fn adapt_to(&mut self, profile: Profile, faulty: bool, hop: Duration, rng: &mut Rng) {
+        match profile {
+            Profile::Storage => self.increase_disk_load(rng),
+            Profile::Streams => self.use_streams(faulty, hop, rng),
+            _ => {}
+        }
+    }
+
+    /// Makes replicas send their messages over streams of datagrams. `faulty` is whether there are
+    /// network faults, and `hop` the usual delay of a datagram.
+    fn use_streams(&mut self, faulty: bool, hop: Duration, rng: &mut Rng) {
+        self.config = self.config.clone().over_streams();
+        self.streams = Some(StreamPlan {
+            send_window: *rng.choose(&[16 << 10, 128 << 10, 8 << 20]),
+            receive_window: *rng.choose(&[64 << 10, 4 << 20]),
+            busy_permille: *rng.choose(&[0, 200]),
+            mutant: None,
+        });
+        // Messages of several datagrams.
+        self.load.padding = *rng.choose(&[0, 0, 1_500, 6_000]);
+        self.config.uncommitted_bytes_max += self.load.padding * 4;
+        if rng.permille(400) {
+            self.config.log_bytes_kept = *rng.choose(&[0, 4 << 10]);
+            self.config.log_bytes_max = self.config.log_bytes_kept * 2;
+            let every = *rng.choose(&[20, 80]);
+            self.snapshots = Some(SnapshotPlan { every, chunk_bytes: 10_000 });
+        }
+        if !faulty {
+            return;
+        }
+        // The average loss in permille.
+        let loss = rng.between(0, 600);
+        let bursts = rng.permille(500);
+        // A loss ends a burst with a probability of 1/4, so this gives the same average.
+        let first = if bursts { loss * 250 / (1_000 - loss) } else { loss };
+        self.quality = LinkQuality {
+            loss_permille: u32::try_from(first).expect("600"),
+            burst_permille: if bursts { 750 } else { 0 },
+            duplicate_permille: *rng.choose(&[0, 20, 100]),
+            late_permille: *rng.choose(&[0, 0, 10]),
+            delay_min: hop / 2,
+            delay_max: Duration::from_millis(*rng.choose(&[1, 5, 30, 100])),
+            late_max: self.config.election_timeout_max * 8,
+        };
     }
 
     /// Makes syncs slow if the run takes snapshots with the real storage code, so that crashes

@@ -13,6 +13,7 @@
 //! | [`faults`], [`fault_run`] | fault profiles, and a run of one seed of a profile |
 //! | [`course_run`] | the course's scenarios in virtual time |
 //! | [`script`] | the language of golden traces and its runner |
+//! | [`streams`] | the server's transport between replicas, over datagrams |
 //! | [`coverage`] | how often a run reached the situations that the rules are about |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -28,5 +29,6 @@ mod keys;
 pub mod machine;
 pub mod rng;
 pub mod script;
+pub mod streams;
 pub mod violation;
 pub mod workload;

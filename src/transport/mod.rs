@@ -11,9 +11,13 @@
 //! | `receiver` | the receiving half, which puts bytes in order and acknowledges them |
 //! | `path` | what the sender knows about the network path: round-trip time, loss, window |
 //! | `cookies` | proof that a new stream comes from its address |
+//! | `outgoing` | the connections to a peer: streams, or TCP connections that the driver makes |
+//! | `incoming` | the connections from all peers, and which of them are read |
+//! | `connection` | what both need of a TCP connection |
 //!
 //! Nothing here touches a socket or a clock: a driver passes received datagrams and the time, and
-//! sends what is in the [`Outbox`]. The server is one driver, the tests in this folder another.
+//! sends what is in the [`Outbox`]. The server is one driver, the cluster simulator another, and
+//! the tests in this folder a third.
 //!
 //! # The protocol
 //!
@@ -46,7 +50,10 @@
 //! As with TCP, a program that can read the datagrams can forge them. Any other would have to guess
 //! 128 bits.
 
+pub(crate) mod connection;
 pub mod cookies;
+pub(crate) mod incoming;
+pub(crate) mod outgoing;
 mod path;
 pub mod receiver;
 pub mod sender;

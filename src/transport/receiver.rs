@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::config::Mutant;
 use crate::types::Instant;
 use crate::wire::datagram::{Ack, BITMAP_BITS, BITMAP_WORDS, Data, Datagram, StreamId};
 
@@ -63,6 +64,8 @@ pub struct Receiver {
     ack_at: Instant,
     /// Number of datagrams received since the receiver last sent an acknowledgement.
     since_ack: u32,
+    /// The rule that this receiver breaks on purpose (mutation testing); `None` for no rule.
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Receiver {
@@ -82,6 +85,7 @@ impl Receiver {
             largest_at: None,
             ack_at: Instant::MAX,
             since_ack: 0,
+            mutant: None,
         }
     }
 
@@ -139,7 +143,10 @@ impl Receiver {
     /// Appends the part of `bytes` that was not received before to `ready`. `offset` is the
     /// position of `bytes` in the stream, at most `received`.
     fn append(&mut self, offset: u64, mut bytes: Bytes) {
-        let known = self.received.saturating_sub(offset);
+        let mut known = self.received.saturating_sub(offset);
+        if self.mutant == Some(Mutant::DeliverBytesAgain) {
+            known = 0;
+        }
         if known < bytes.len() as u64 {
             let known = usize::try_from(known).expect("less than the length of a piece");
             let new = bytes.split_off(known);

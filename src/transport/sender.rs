@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::config::Mutant;
 use crate::types::Instant;
 use crate::wire::datagram::{Ack, BITMAP_BITS, Data, Datagram, PAYLOAD_BYTES_MAX, StreamId};
 
@@ -151,6 +152,8 @@ pub struct Sender {
     /// Number of retransmissions since the stream was created, including second copies of datagrams
     /// that are sent twice because of high loss.
     resent: u64,
+    /// The rule that this sender breaks on purpose (mutation testing); `None` for no rule.
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Sender {
@@ -183,6 +186,7 @@ impl Sender {
             loss: Loss::default(),
             window: Window::new(window_max),
             resent: 0,
+            mutant: None,
         }
     }
 
@@ -304,7 +308,7 @@ impl Sender {
                 segment.acknowledged |= arrived;
                 !segment.acknowledged && segment.in_flight == 0
             });
-            if is_lost == Some(true) {
+            if is_lost == Some(true) && self.mutant != Some(Mutant::KeepLostBytes) {
                 self.lost.extend(segment);
             }
         }
@@ -445,7 +449,10 @@ impl Sender {
         // So that all probes of a receiver that is stopped fit into its system's buffer.
         let count = if self.probes <= FAST_PROBES { PROBE_SEGMENTS } else { 1 };
         let open = self.in_transit().filter(|(_, segment)| !segment.acknowledged);
-        let oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
+        let mut oldest: Vec<u64> = open.map(|(number, _)| number).take(count).collect();
+        if self.mutant == Some(Mutant::KeepLostBytes) {
+            oldest.clear();
+        }
         if oldest.is_empty() {
             self.send(None, self.sent(), &Bytes::new(), now, out);
         }

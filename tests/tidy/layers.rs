@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("raft", &["types", "config", "record"]),
     ("kv", &["types", "config", "record"]),
     ("wire", &["types", "config", "record", "raft", "kv"]),
-    ("transport", &["types", "wire"]),
+    ("transport", &["types", "config", "wire"]),
     ("storage", &["types", "config", "record", "raft"]),
     ("snapshot_check", &["raft", "kv", "storage"]),
     ("course", &["types"]),
@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "raft",
             "kv",
             "wire",
+            "transport",
             "storage",
             "snapshot_check",
         ],
@@ -131,7 +132,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("triomphe", &["kv"]),
     (
         "thiserror",
-        &["config", "record", "kv", "wire", "storage", "course", "sim", "runtime", "processes"],
+        &[
+            "config",
+            "record",
+            "kv",
+            "wire",
+            "transport",
+            "storage",
+            "course",
+            "sim",
+            "runtime",
+            "processes",
+        ],
     ),
 ];
 

@@ -207,8 +207,14 @@ impl Cluster {
 
     /// Schedules the arrival of a message at its receiver at time `at`.
     pub fn deliver(&mut self, at: Instant, envelope: Envelope) {
-        let slot = self.slot(envelope.to);
         let sender = self.machines[self.slot(envelope.from)].incarnation;
+        self.deliver_from(at, sender, envelope);
+    }
+
+    /// Schedules, as [`Cluster::deliver`], the delivery of a message that this incarnation (number
+    /// of starts and crashes) of its sender has sent.
+    pub(in crate::sim) fn deliver_from(&mut self, at: Instant, sender: u64, envelope: Envelope) {
+        let slot = self.slot(envelope.to);
         self.queue.push(at.max(self.now), Event::Deliver { slot, sender, envelope });
     }
 

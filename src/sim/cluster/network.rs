@@ -11,6 +11,9 @@ use crate::types::{Instant, NodeId};
 pub struct LinkQuality {
     /// Probability that a message is lost, in permille.
     pub loss_permille: u32,
+    /// Probability, in thousandths, that a message is lost which follows a lost one on its link; 0
+    /// if losses do not depend on each other.
+    pub burst_permille: u32,
     /// Probability that a message is duplicated, in permille.
     pub duplicate_permille: u32,
     /// Probability, in permille, that a message is late: delayed by up to `late_max`. Later
@@ -32,6 +35,7 @@ impl LinkQuality {
     pub const fn perfect(delay: Duration) -> LinkQuality {
         LinkQuality {
             loss_permille: 0,
+            burst_permille: 0,
             duplicate_permille: 0,
             late_permille: 0,
             delay_min: delay,
@@ -72,6 +76,8 @@ pub struct Network {
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
+    /// Whether the last message was lost at random.
+    was_lost: bool,
     /// Message loss, duplication and delay on this link; `None` if the network's default applies.
     quality: Option<LinkQuality>,
 }
@@ -90,7 +96,11 @@ impl Network {
             return Fate::Cut;
         }
         let quality = link.quality.unwrap_or(self.quality);
-        if self.rng.permille(quality.loss_permille) {
+        let in_burst = link.was_lost && quality.burst_permille > 0;
+        let loss_permille = if in_burst { quality.burst_permille } else { quality.loss_permille };
+        let is_lost = self.rng.permille(loss_permille);
+        self.link(from, to).was_lost = is_lost;
+        if is_lost {
             return Fate::Lost;
         }
         let at = now + self.delay(&quality);
@@ -196,6 +206,7 @@ mod tests {
     fn message_loss_duplication_and_delay_occur_at_their_rates() {
         let quality = LinkQuality {
             loss_permille: 300,
+            burst_permille: 0,
             duplicate_permille: 100,
             late_permille: 50,
             delay_min: Duration::from_micros(100),
@@ -218,5 +229,28 @@ mod tests {
         assert!((2_800..3_200).contains(&lost), "{lost} lost");
         assert!((600..800).contains(&duplicated), "{duplicated} duplicated");
         assert!((280..420).contains(&late), "{late} late");
+    }
+
+    #[test]
+    fn losses_come_in_bursts() {
+        let quality = LinkQuality {
+            loss_permille: 100,
+            burst_permille: 750,
+            ..LinkQuality::perfect(Duration::from_millis(1))
+        };
+        let mut network = network(quality);
+        let mut lost = |from, to| network.fate(Instant::ZERO, from, to) == Fate::Lost;
+        let losses: Vec<bool> = (0..10_000)
+            .map(|_| {
+                // The other direction has bursts of its own.
+                lost(NodeId(2), NodeId(1));
+                lost(NodeId(1), NodeId(2))
+            })
+            .collect();
+        let count = losses.iter().filter(|lost| **lost).count();
+        let pairs = losses.windows(2).filter(|pair| pair[0] && pair[1]).count();
+        // A loss of 10 % begins a burst of four on average.
+        assert!((2_500..3_200).contains(&count), "{count} lost");
+        assert!((700..800).contains(&(pairs * 1_000 / count)), "{pairs} pairs of {count}");
     }
 }

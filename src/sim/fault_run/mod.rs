@@ -1,10 +1,13 @@
 //! A simulated run with faults: faults are injected into a cluster under a workload
 //! (`injection.rs`); then, in a recovery phase, a majority without faults must make progress
-//! (`recovery.rs`). Safety rules are checked during the run, and the clients' history at the end.
+//! (`recovery.rs`). In some runs messages between replicas use streams of datagrams
+//! (`datagrams.rs`). Safety rules are checked during the run, and the clients' history at the end.
 
+mod datagrams;
 mod injection;
 mod recovery;
 
+use datagrams::Datagrams;
 use injection::draw_jump;
 use recovery::clean_quality;
 use std::collections::BTreeMap;
@@ -23,6 +26,7 @@ use crate::sim::disk::statistics::FaultStatistics;
 use crate::sim::faults::{Plan, Profile, draw_origin, draw_rate};
 use crate::sim::machine::clock::Clock;
 use crate::sim::rng::Rng;
+use crate::sim::streams::Streams;
 use crate::sim::violation::{Violation, ensure};
 use crate::sim::workload::{ClientAction, Workload};
 use crate::types::{Instant, NodeId, RequestKey, Term};
@@ -96,6 +100,10 @@ enum Alarm {
     /// that voted for the newer one loses its disk. The number is the maximum number of further
     /// checks.
     LoseVoter(u32),
+    /// A datagram arrives at the replica `to`.
+    Datagram { from: NodeId, to: NodeId, bytes: Vec<u8> },
+    /// The streams of the replica `id` are due at `at`.
+    StreamTimer { id: NodeId, at: Instant },
 }
 
 /// The last time that a client sent a request: when, and to which replica.
@@ -139,6 +147,10 @@ struct FaultRun {
     /// Number of times that a replica lost its disk after it had voted for the newer of two
     /// leaders.
     voters_lost: u64,
+    /// The streams between replicas; `None` if messages are not sent over streams.
+    datagrams: Option<Datagrams>,
+    /// Number of datagrams that the network has lost at random.
+    datagrams_lost: u64,
 }
 
 /// Performs the simulated run with faults that `profile` and `seed` determine. `change` may modify
@@ -155,6 +167,10 @@ pub fn run(
     let mut rng = Rng::new(seed);
     let mut plan = Plan::draw(profile, &mut rng);
     change(&mut plan.config);
+    #[cfg(feature = "mutants")]
+    if let Some(streams) = &mut plan.streams {
+        streams.mutant = plan.config.mutant;
+    }
     let mut run = FaultRun::new(plan, rng, trace, Rng::new(!seed));
     let outcome = run.run();
     outcome.map_err(|violation| {
@@ -193,6 +209,8 @@ impl FaultRun {
                 draw_rate(plan.drift_ppm, &mut rng),
             );
         }
+        let streams = plan.streams.map(|streams| Streams::new(&plan.ids, streams, rng.split()));
+        let datagrams = streams.map(Datagrams::new);
         FaultRun {
             network: Network::new(rng.split(), &plan.ids, plan.quality),
             client_rng: rng.split(),
@@ -212,6 +230,8 @@ impl FaultRun {
             wall_rng,
             glitch: false,
             voters_lost: 0,
+            datagrams,
+            datagrams_lost: 0,
         }
     }
 
@@ -255,6 +275,7 @@ impl FaultRun {
         coverage.add(Situation::Rejoin, self.cluster.checker.rejoined());
         coverage.add(Situation::VoterDiskLoss, self.voters_lost);
         coverage.add(Situation::Resend, self.workload.resend_count());
+        coverage.merge(&self.stream_coverage());
         coverage
     }
 
@@ -274,6 +295,7 @@ impl FaultRun {
             self.restart_later(id);
         }
         self.route_messages()?;
+        self.run_streams()?;
         self.route_answers();
         Ok(())
     }
@@ -288,6 +310,10 @@ impl FaultRun {
         let mut sent = std::mem::take(&mut self.cluster.sent);
         for envelope in sent.drain(..) {
             self.update_digest(now, (u64::from(envelope.from.0) << 16) | u64::from(envelope.to.0));
+            if self.datagrams.is_some() {
+                self.send_over_stream(envelope);
+                continue;
+            }
             let fate = self.network.fate(now, envelope.from, envelope.to);
             if self.cluster.trace.is_on() {
                 let replica = self.cluster.machine(envelope.from).replica.as_ref();
@@ -413,6 +439,8 @@ impl FaultRun {
                 self.cluster.deliver_wall_clock(to, from, millis);
             }
             Alarm::EndGlitch => self.end_glitch(),
+            Alarm::Datagram { from, to, bytes } => self.on_datagram(from, to, bytes),
+            Alarm::StreamTimer { id, at } => self.on_stream_timer(id, at),
             Alarm::Fault
             | Alarm::LoseVoter(_)
             | Alarm::Resume(_)

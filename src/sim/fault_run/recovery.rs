@@ -43,7 +43,8 @@ impl FaultRun {
         let loss_permille = self.plan.quality.loss_permille.min(150);
         // No message is late by several elections, as the leader could otherwise wait this long for
         // each reply.
-        let quality = LinkQuality { loss_permille, late_permille: 0, ..self.plan.quality };
+        let quality =
+            LinkQuality { loss_permille, burst_permille: 0, late_permille: 0, ..self.plan.quality };
         self.network.set_quality(quality);
         let clean = clean_quality(&self.plan);
         for &from in &ids {

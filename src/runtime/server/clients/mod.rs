@@ -41,8 +41,9 @@ use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
-use crate::runtime::server::sockets::socket::{ReadResult, Socket};
+use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::applier::ORIGIN_BYTES;
+use crate::transport::connection::ReadResult;
 use crate::types::{ClientId, Instant, RequestKey};
 use crate::wire::resp::{Limits, Parser, Version, Writer};
 

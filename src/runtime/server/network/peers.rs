@@ -29,7 +29,7 @@ impl ServerNetwork {
                 incoming.on_data(from, id, &data, with_bulk, now, registry);
             }
             Ok(Datagram::Ack(id, ack)) => outgoing.on_ack(id, &ack, now),
-            Ok(Datagram::Reset(id)) => outgoing.on_reset(id, now, registry),
+            Ok(Datagram::Reset(id)) => outgoing.on_reset(id, now),
             Ok(Datagram::Open(id)) => incoming.on_open(from, id, now),
             Ok(Datagram::Cookie(id)) => connected.extend(outgoing.on_cookie(id, now, registry)),
             Err(_) => counters.ignored.add_one(),
@@ -65,8 +65,7 @@ impl ServerNetwork {
         for (from, opening, frame) in frames.drain(..) {
             match frame {
                 Frame::Hello(hello) => {
-                    let registry = self.parts.poll.registry();
-                    self.parts.outgoing.on_hello(from, opening, now, registry);
+                    self.parts.outgoing.on_hello(from, opening, now);
                     self.update_address(from, &hello.client_address);
                 }
                 Frame::Peer(message) => {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::storage::{
     HistoryError, Identity, OPENINGS_KEPT, OpeningHistory, PeerOpening, replicas,
 };
+use crate::transport::incoming::ConnectionError;
 use crate::types::{Instant, NodeId};
-use crate::wire::frame::{FrameError, Hello, OPENINGS_MAX};
+use crate::wire::frame::{Hello, OPENINGS_MAX};
 
 /// Minimum interval between two log lines about the same refusal of a peer's connection. A refused
 /// peer tries again twice a second.
@@ -50,20 +51,7 @@ pub(super) enum PeerError {
     )]
     History { peer: NodeId, error: HistoryError },
     #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error("a peer sent another frame before its hello frame, or a second hello")]
-    Order,
-    #[error(
-        "no hello frame arrived in time on a connection for peers; check who connects to \
-         --peer-listen"
-    )]
-    NoHello,
-    #[error(
-        "this connection of replica {} is outdated: a later connection of the replica arrived \
-         before it",
-        .0.0
-    )]
-    Late(NodeId),
+    Connection(#[from] ConnectionError),
 }
 
 /// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
@@ -205,12 +193,14 @@ mod tests {
         let mut log = RefusalLog::default();
         let later = Instant::ZERO + LOG_INTERVAL;
         let mut count = |error, at| log.count(&error, at);
-        assert_eq!(count(PeerError::Order, Instant(0)), Some(0));
-        assert_eq!(count(PeerError::NoHello, Instant(0)), Some(0));
-        assert_eq!(count(PeerError::Order, Instant(1)), None);
-        assert_eq!(count(PeerError::Order, Instant(2)), None);
-        assert_eq!(count(PeerError::Order, later), Some(2));
-        assert_eq!(count(PeerError::Order, later), None);
+        let order = || PeerError::from(ConnectionError::Order);
+        let no_hello = || PeerError::from(ConnectionError::NoHello);
+        assert_eq!(count(order(), Instant(0)), Some(0));
+        assert_eq!(count(no_hello(), Instant(0)), Some(0));
+        assert_eq!(count(order(), Instant(1)), None);
+        assert_eq!(count(order(), Instant(2)), None);
+        assert_eq!(count(order(), later), Some(2));
+        assert_eq!(count(order(), later), None);
         for number in 0..1_000 {
             assert_eq!(count(PeerError::Cluster(number), later), Some(0));
         }

@@ -5,14 +5,15 @@
 //! | file | contents |
 //! |---|---|
 //! | `outgoing` | connections to peers, and which transport they use |
-//! | `outgoing_lane` | one connection to a peer |
 //! | `incoming` | connections from peers |
 //! | `handshake` | whether to accept the hello that begins a connection |
+//!
+//! What a connection does, whatever it is made of, is in `transport::outgoing` and
+//! `transport::incoming`, which the simulator runs too.
 
 mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
-mod outgoing_lane;
 
 use std::str::FromStr;
 

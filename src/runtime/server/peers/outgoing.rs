@@ -8,24 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
 
 use crate::redis::PathStatus;
 use crate::runtime::boards::RuntimeCounters;
 use crate::types::{Instant, NodeId};
-use crate::wire::frame::{self, Frame, Hello, Lane};
+use crate::wire::frame::{Frame, Hello, Lane};
 
 use crate::runtime::server::peers::PeerTransport;
-use crate::runtime::server::peers::outgoing_lane::{
-    CONNECT_TIMEOUT, Carrier, Established, Outgoing, STABLE_AFTER,
-};
 use crate::runtime::server::sockets::datagram_socket::DatagramSocket;
-use crate::runtime::server::sockets::outbound_queue::{COPY_BYTES_MAX, OutboundQueue};
 use crate::runtime::server::sockets::socket::Socket;
 use crate::runtime::stages::random_seed;
 use crate::transport::Outbox;
+use crate::transport::connection::ReadResult;
+use crate::transport::outgoing::{Carrier, EstablishedLane, Outgoing, OutgoingLanes};
 use crate::transport::sender::Sender;
 use crate::wire::datagram::{Ack, StreamId};
 
@@ -33,10 +30,9 @@ use crate::wire::datagram::{Ack, StreamId};
 const LOG_DOWN_AFTER: Duration = Duration::from_secs(5);
 /// Maximum congestion window of a stream of datagrams, in bytes.
 const WINDOW_MAX: usize = 8 << 20;
-/// Maximum number of bytes queued on a peer's connection for urgent messages; [`BULK_BYTES_MAX`] is
-/// the maximum for bulk messages. While the queue is full, further frames are dropped.
-const URGENT_BYTES_MAX: usize = 1 << 20;
-const BULK_BYTES_MAX: usize = 96 << 20;
+/// Maximum time for which data sent over TCP may remain unacknowledged. After it, the connection is
+/// closed and reestablished.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Minimum loss of datagrams, in permille, at which bulk messages use a stream of datagrams instead
 /// of TCP, with [`PeerTransport::Auto`]. With more loss, TCP is much slower.
@@ -53,23 +49,13 @@ const TCP_RETRY_AFTER: Duration = Duration::from_mins(30);
 const LOSSLESS_PERMILLE: u32 = 3;
 const LOSSLESS_FOR: Duration = Duration::from_mins(1);
 
-/// Approximate encoded size of a frame (one message to a peer) without its payload, in bytes.
-const HEAD_BYTES: usize = 128;
-
 /// A peer, with the two outgoing connections to it.
 #[derive(Debug)]
 struct Peer {
     id: NodeId,
     address: SocketAddr,
-    /// The two outgoing connections to the peer: at index 0 the one for urgent messages, at index 1
-    /// the one for bulk messages.
-    lanes: [Outgoing; 2],
-    /// Number of connections made to the peer since the process started. A change means that frames
-    /// sent earlier may be lost.
-    connection_count: u64,
-    /// The random number that identifies the peer's process start according to the latest hello
-    /// (first frame of a connection) from the peer; `None` before its first hello.
-    opening: Option<u64>,
+    /// The two outgoing connections to the peer.
+    lanes: OutgoingLanes<Socket>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
     /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.
     is_lossy: bool,
@@ -120,13 +106,14 @@ impl Peer {
     /// datagrams to the peer and from the peer (`incoming_permille`). A path also counts as lossy
     /// if TCP fails but datagrams get through.
     fn note_loss(&mut self, incoming_permille: u32, now: Instant) {
-        let [urgent, bulk] = &mut self.lanes;
+        let is_stream = self.lanes.lane(Lane::Urgent).is_stream();
+        let bulk = self.lanes.lane_mut(Lane::Bulk);
         let fails = bulk.failing_since.is_some_and(|since| now.since(since) >= TCP_FAILING_MIN);
-        let tcp_fails = fails && urgent.is_stream();
+        let tcp_fails = fails && is_stream;
         if tcp_fails {
             (bulk.failing_since, self.lossy_at) = (None, now + TCP_RETRY_AFTER);
         }
-        let loss = self.lanes.iter_mut().filter_map(Outgoing::sender).map(|it| it.loss_permille());
+        let loss = self.lanes.iter().filter_map(Outgoing::sender).map(Sender::loss_permille);
         let loss = loss.max().unwrap_or(0).max(incoming_permille);
         if loss >= LOSSLESS_PERMILLE {
             self.lossy_at = self.lossy_at.max(now);
@@ -156,15 +143,13 @@ impl Peer {
     /// Logs changes of the peer's state: connected, lost or unreachable. Failed attempts to connect
     /// are not logged individually.
     fn log_changes(&mut self, now: Instant) {
-        let is_stable =
-            |lane: &Outgoing| lane.connected && now.since(lane.attempted_at) >= STABLE_AFTER;
         let (peer, address) = (self.id, self.address);
         match self.logged {
-            Logged::Lost | Logged::Down if self.lanes.iter().all(is_stable) => {
+            Logged::Lost | Logged::Down if self.lanes.iter().all(|it| it.is_stable(now)) => {
                 tracing::info!(%peer, %address, "connected to a peer");
                 self.logged = Logged::Up;
             }
-            Logged::Up if !self.lanes.iter().all(|lane| lane.connected) => {
+            Logged::Up if !self.lanes.iter().all(Outgoing::is_connected) => {
                 tracing::warn!(%peer, %address, "connection to a peer lost");
                 (self.logged, self.down_since) = (Logged::Lost, now);
             }
@@ -197,9 +182,7 @@ impl OutgoingPeers {
         let peer = |&(id, address)| Peer {
             id,
             address,
-            lanes: [Outgoing::new(), Outgoing::new()],
-            connection_count: 0,
-            opening: None,
+            lanes: OutgoingLanes::new(),
             is_lossy: false,
             lossy_at: Instant::ZERO,
             logged: Logged::Lost,
@@ -224,18 +207,18 @@ impl OutgoingPeers {
 
     /// Returns the number of connections made to a peer since the process started.
     pub(crate) fn connection_count(&self, peer: NodeId) -> u64 {
-        self.peer(peer).map_or(0, |peer| peer.connection_count)
+        self.peer(peer).map_or(0, |peer| peer.lanes.connection_count())
     }
 
     /// Returns whether both connections to `peer` (the ones for urgent and for bulk messages) are
     /// established.
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
-        self.peer(peer).is_some_and(|peer| peer.lanes.iter().all(|lane| lane.connected))
+        self.peer(peer).is_some_and(|peer| peer.lanes.iter().all(Outgoing::is_connected))
     }
 
     /// Returns whether the connection for urgent messages to `peer` is established.
     pub(crate) fn is_urgent_up(&self, peer: NodeId) -> bool {
-        self.peer(peer).is_some_and(|peer| peer.lanes[Lane::Urgent as usize].connected)
+        self.peer(peer).is_some_and(|peer| peer.lanes.lane(Lane::Urgent).is_connected())
     }
 
     /// Returns the round-trip time, the loss and the number of retransmissions measured on the
@@ -243,10 +226,7 @@ impl OutgoingPeers {
     /// returns the shorter round-trip time, the higher loss and the sum of the retransmissions.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
         let lanes = &self.peer(peer)?.lanes;
-        let senders = lanes.iter().filter_map(|lane| match &lane.carrier {
-            Some(Carrier::Datagrams { sender, .. }) => Some(sender.as_ref()),
-            _ => None,
-        });
+        let senders = lanes.iter().filter_map(Outgoing::sender);
         let status = |sender: &Sender| PathStatus {
             round_trip_us: u64::try_from(sender.round_trip().as_micros()).unwrap_or(u64::MAX),
             loss_permille: sender.loss_permille(),
@@ -267,15 +247,13 @@ impl OutgoingPeers {
     /// to connect, or [`OutgoingPeers::flush`] must send datagrams; `None` if there is nothing to
     /// wait for.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let lanes = self.peers.iter().flat_map(|peer| &peer.lanes);
-        let due = lanes.map(Outgoing::next_due);
+        let due = self.peers.iter().map(|peer| peer.lanes.next_due());
         due.min().filter(|due| *due < Instant::MAX)
     }
 
-    /// Starts the attempts to connect that are due, and aborts those that exceed
-    /// [`CONNECT_TIMEOUT`]. With [`PeerTransport::Auto`], also prepares the streams of datagrams
-    /// that are to replace TCP connections; `incoming_permille` returns the loss of datagrams from
-    /// a peer.
+    /// Starts the attempts to connect that are due, and aborts those that take too long. With
+    /// [`PeerTransport::Auto`], also prepares the streams of datagrams that are to replace TCP
+    /// connections; `incoming_permille` returns the loss of datagrams from a peer.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
@@ -291,65 +269,42 @@ impl OutgoingPeers {
                 peer.note_loss(incoming_permille(peer.id), now);
             }
             let is_lossy = peer.is_lossy;
-            for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
+            for (lane, outgoing) in peer.lanes.iter_mut() {
                 let wants_stream = is_auto && (lane == Lane::Urgent || is_lossy);
                 outgoing.prepare_stream(wants_stream, now, stream);
                 if is_auto && !wants_stream && outgoing.is_stream() {
-                    outgoing.close(now, registry);
-                    outgoing.retry_at = now;
+                    outgoing.replace_stream(now);
                 }
-                if outgoing.carrier.is_some() {
-                    if !outgoing.connected && now >= outgoing.attempted_at + CONNECT_TIMEOUT {
-                        outgoing.close(now, registry);
-                    }
+                if outgoing.has_timed_out(now) {
+                    close(outgoing, now, registry);
+                }
+                if !outgoing.is_attempt_due(now) {
                     continue;
                 }
-                if now < outgoing.retry_at {
-                    continue;
-                }
-                outgoing.attempted_at = now;
                 let token = Token(self.first_token + position * 2 + lane as usize);
                 let made = match self.transport {
                     PeerTransport::Tcp | PeerTransport::Auto => TcpStream::connect(peer.address)
                         .and_then(|stream| Socket::new(stream, registry, token, false))
                         .map(Carrier::Tcp),
-                    PeerTransport::Udp => {
-                        let outbound = OutboundQueue::default();
-                        Ok(Carrier::Datagrams { sender: stream(), outbound })
+                    PeerTransport::Udp => Ok(Carrier::stream(stream())),
+                };
+                match made {
+                    Ok(carrier) => {
+                        let hello = next_hello(&mut self.hello, &self.rejoining, peer.id, lane);
+                        outgoing.attempt(carrier, hello, now);
                     }
-                };
-                let Ok(carrier) = made else {
-                    outgoing.close(now, registry);
-                    continue;
-                };
-                outgoing.carrier = Some(carrier);
-                queue_hello(&mut self.hello, &self.rejoining, peer.id, lane, outgoing);
+                    Err(_) => close(outgoing, now, registry),
+                }
             }
         }
     }
 
-    /// Handles the hello (first frame) of a connection from a peer, whose current start is
-    /// identified by `opening`: makes the next attempt to connect to the peer due at once, and
-    /// resets the delay between attempts. If the peer has restarted, closes older streams of
-    /// datagrams to it, which the peer no longer knows.
-    pub(crate) fn on_hello(
-        &mut self,
-        peer: NodeId,
-        opening: u64,
-        now: Instant,
-        registry: &Registry,
-    ) {
+    /// Makes the next attempt to connect to a peer due at once and resets the delay between
+    /// attempts. Called because the peer, whose current start `opening` identifies, has just
+    /// connected to this replica. If it has restarted, older streams of datagrams to it are closed.
+    pub(crate) fn on_hello(&mut self, peer: NodeId, opening: u64, now: Instant) {
         for peer in self.peers.iter_mut().filter(|it| it.id == peer) {
-            let has_restarted = peer.opening.replace(opening).is_some_and(|it| it != opening);
-            for outgoing in peer.lanes.iter_mut().filter(|_| has_restarted) {
-                let is_old = now.since(outgoing.attempted_at) >= STABLE_AFTER;
-                if is_old && outgoing.sender().is_some() {
-                    outgoing.close(now, registry);
-                }
-            }
-            for outgoing in &mut peer.lanes {
-                outgoing.retry_now(now);
-            }
+            peer.lanes.on_hello(opening, now);
         }
     }
 
@@ -363,17 +318,18 @@ impl OutgoingPeers {
         registry: &Registry,
     ) -> Option<NodeId> {
         let at = token - self.first_token;
-        let Peer { id, lanes, connection_count, .. } = &mut self.peers[at / 2];
-        let outgoing = &mut lanes[at % 2];
-        let was_connected = outgoing.connected;
-        if let Some(Carrier::Tcp(socket)) = &mut outgoing.carrier {
+        let Peer { id, lanes, .. } = &mut self.peers[at / 2];
+        let lane = if at % 2 == Lane::Urgent as usize { Lane::Urgent } else { Lane::Bulk };
+        let outgoing = lanes.lane_mut(lane);
+        let was_connected = outgoing.is_connected();
+        if let Some(socket) = outgoing.tcp() {
             socket.on_event(event);
         }
-        if !outgoing.check() {
-            outgoing.close(now, registry);
-        } else if !was_connected && outgoing.connected {
-            *connection_count += 1;
-            return (at % 2 == Lane::Urgent as usize).then_some(*id);
+        if !check(outgoing) {
+            close(outgoing, now, registry);
+        } else if !was_connected && outgoing.is_connected() {
+            lanes.count_connection();
+            return (lane == Lane::Urgent).then_some(*id);
         }
         None
     }
@@ -387,16 +343,14 @@ impl OutgoingPeers {
         now: Instant,
         registry: &Registry,
     ) -> Option<NodeId> {
-        for peer in &mut self.peers {
-            for (lane, outgoing) in [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut peer.lanes) {
-                let established = outgoing.on_cookie(id.stream, id.cookie, now, registry);
-                if established == Some(Established::Replaced) {
-                    queue_hello(&mut self.hello, &self.rejoining, peer.id, lane, outgoing);
+        let (hello, rejoining) = (&mut self.hello, &self.rejoining);
+        for Peer { id: peer, lanes, .. } in &mut self.peers {
+            let hello = |lane| next_hello(hello, rejoining, *peer, lane);
+            if let Some(EstablishedLane { lane, replaced }) = lanes.on_cookie(id, now, hello) {
+                if let Some(mut socket) = replaced {
+                    socket.close(registry);
                 }
-                if established.is_some() {
-                    peer.connection_count += 1;
-                    return (lane == Lane::Urgent).then_some(peer.id);
-                }
+                return (lane == Lane::Urgent).then_some(*peer);
             }
         }
         None
@@ -404,63 +358,36 @@ impl OutgoingPeers {
 
     /// Handles a peer's acknowledgement of datagrams of the stream `id`.
     pub(crate) fn on_ack(&mut self, id: StreamId, ack: &Ack, now: Instant) {
-        if let Some(sender) = self.lane_of(id).and_then(Outgoing::sender) {
-            sender.on_ack(ack, now);
+        for peer in &mut self.peers {
+            peer.lanes.on_ack(id, ack, now);
         }
     }
 
     /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
-    pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant, registry: &Registry) {
-        if let Some(outgoing) = self.lane_of(id) {
-            outgoing.close(now, registry);
+    pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) {
+        for peer in &mut self.peers {
+            peer.lanes.on_reset(id, now);
         }
-    }
-
-    /// Returns the connection whose transport is the stream of datagrams `id`; `None` if there is
-    /// none.
-    fn lane_of(&mut self, id: StreamId) -> Option<&mut Outgoing> {
-        let lanes = self.peers.iter_mut().flat_map(|peer| &mut peer.lanes);
-        lanes.into_iter().find_map(|lane| {
-            let is_it = lane.sender().is_some_and(|sender| sender.id() == id);
-            is_it.then_some(lane)
-        })
     }
 
     /// Queues a frame on the peer's connection for the frame's kind (urgent or bulk). Returns
     /// false, and counts the frame as unsent, if that connection is not established or its queue is
     /// full.
     pub(crate) fn send(&mut self, to: NodeId, frame: &Frame) -> bool {
-        let lane = frame.lane();
         let peer = self.peers.iter_mut().find(|peer| peer.id == to);
-        if let Some(outgoing) = peer.map(|peer| &mut peer.lanes[lane as usize])
-            && outgoing.connected
-            && let Some(outbound) = outgoing.outbound()
-        {
-            let limit = match lane {
-                Lane::Urgent => URGENT_BYTES_MAX,
-                Lane::Bulk => BULK_BYTES_MAX,
-            };
-            if outbound.len() < limit {
-                // Small parts are copied there, so it reserves for all of them at once.
-                let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
-                outbound.open().reserve(small.sum::<usize>() + HEAD_BYTES);
-                frame::encode_head(frame, outbound.open());
-                for part in frame.parts() {
-                    outbound.push(part);
-                }
-                return true;
-            }
+        let is_sent = peer.is_some_and(|peer| peer.lanes.send(frame));
+        if !is_sent {
+            self.counters.unsent.add_one();
         }
-        self.counters.unsent.add_one();
-        false
+        is_sent
     }
 
     /// Writes the queued frames of all connections to their sockets.
     pub(crate) fn flush(&mut self, now: Instant, registry: &Registry, socket: &DatagramSocket) {
         for peer in &mut self.peers {
-            for outgoing in &mut peer.lanes {
+            for (_, outgoing) in peer.lanes.iter_mut() {
                 if !outgoing.flush(now, &mut self.out) {
-                    outgoing.close(now, registry);
+                    close(outgoing, now, registry);
                 }
                 if !self.out.is_empty() {
                     socket.send(peer.address, &self.out);
@@ -471,19 +398,43 @@ impl OutgoingPeers {
     }
 }
 
-/// Queues the preamble and the hello (first frame) with which every connection begins. The hello
-/// numbers the connections of this replica in ascending order.
-fn queue_hello(
-    hello: &mut Hello,
-    rejoining: &AtomicBool,
-    to: NodeId,
-    lane: Lane,
-    outgoing: &mut Outgoing,
-) {
+/// Closes a connection and schedules the next attempt to connect.
+fn close(outgoing: &mut Outgoing<Socket>, now: Instant, registry: &Registry) {
+    if let Some(mut socket) = outgoing.close(now) {
+        socket.close(registry);
+    }
+}
+
+/// Checks the state of a connection if it is a TCP connection. Returns false if it has failed or
+/// was closed.
+fn check(outgoing: &mut Outgoing<Socket>) -> bool {
+    let was_connected = outgoing.is_connected();
+    let Some(socket) = outgoing.tcp() else { return true };
+    if !was_connected {
+        match socket.is_connected() {
+            Ok(true) => {
+                socket.set_no_delay();
+                socket.set_user_timeout(USER_TIMEOUT);
+                outgoing.on_tcp_connected();
+            }
+            Ok(false) => return true,
+            Err(_) => return false,
+        }
+    }
+    // Peers send nothing on these connections.
+    let mut space = [0; 16];
+    while let Some(socket) = outgoing.tcp().filter(|socket| socket.is_readable()) {
+        match socket.read(&mut space) {
+            ReadResult::Bytes(_) | ReadResult::Closed => return false,
+            ReadResult::WouldBlock => {}
+        }
+    }
+    true
+}
+
+/// Returns the hello of a new connection, which has a higher number than all before.
+fn next_hello(hello: &mut Hello, rejoining: &AtomicBool, to: NodeId, lane: Lane) -> Hello {
     hello.connection += 1;
     let rejoining = rejoining.load(Ordering::Acquire);
-    let hello = Hello { to, rejoining, lane, ..hello.clone() };
-    let outbound = outgoing.outbound().expect("the connection was just made");
-    frame::encode_preamble(outbound.open());
-    frame::encode(&Frame::Hello(hello), outbound.open());
+    Hello { to, rejoining, lane, ..hello.clone() }
 }

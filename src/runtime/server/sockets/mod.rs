@@ -4,6 +4,5 @@
 pub(crate) mod datagram_socket;
 pub(crate) mod descriptors;
 pub(crate) mod listener;
-pub(crate) mod outbound_queue;
 pub(crate) mod slab;
 pub(crate) mod socket;

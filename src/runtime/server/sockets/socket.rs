@@ -8,7 +8,8 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::runtime::server::sockets::outbound_queue::OutboundQueue;
+use crate::transport::connection::{ReadResult, TcpConnection};
+use crate::wire::outbound_queue::OutboundQueue;
 
 /// A connection registered with `Poll`. `Poll` is edge-triggered: it reports readiness once, so the
 /// socket records its readiness until a read or a write would block.
@@ -22,17 +23,6 @@ pub(crate) struct Socket {
     ending: bool,
     /// Bytes waiting to be written to the connection.
     pub(crate) outbound: OutboundQueue,
-}
-
-/// The result of [`Socket::read`]: received bytes, no bytes yet, or a closed connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ReadResult {
-    /// The read returned this number of bytes.
-    Bytes(usize),
-    /// The read would block because no bytes have arrived.
-    WouldBlock,
-    /// The peer has closed the connection, or the connection has failed.
-    Closed,
 }
 
 impl Socket {
@@ -158,5 +148,27 @@ impl Socket {
         // Both fail only if the connection is closed already.
         let _ = registry.deregister(&mut self.stream);
         let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl TcpConnection for Socket {
+    fn is_readable(&self) -> bool {
+        Socket::is_readable(self)
+    }
+
+    fn read(&mut self, space: &mut [u8]) -> ReadResult {
+        Socket::read(self, space)
+    }
+
+    fn outbound(&mut self) -> &mut OutboundQueue {
+        &mut self.outbound
+    }
+
+    fn can_flush(&self) -> bool {
+        Socket::can_flush(self)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Socket::flush(self)
     }
 }

@@ -1,0 +1,394 @@
+//! The server's transport in a simulated cluster: each replica has an *endpoint*, which sends the
+//! replica's messages over streams of datagrams and receives those of its peers. All of it is the
+//! server's code (`transport`, `wire::frame`) without sockets; a crash of the replica loses it.
+//!
+//! Streams are checked by what they deliver: the messages of each connection in the order in which
+//! they were sent, without a gap and without a duplicate. A connection may end at any message.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::config::Mutant;
+use crate::raft::PeerMsg;
+use crate::sim::coverage::{Coverage, Situation};
+use crate::sim::rng::Rng;
+use crate::sim::violation::{Violation, ensure};
+use crate::transport::Outbox;
+use crate::transport::connection::NoTcp;
+use crate::transport::incoming::{ConnectionError, ConnectionSender, IncomingConnections};
+use crate::transport::outgoing::{Carrier, EstablishedLane, OutgoingLanes};
+use crate::transport::sender::Sender;
+use crate::types::{Instant, NodeId};
+use crate::wire::datagram::{self, Datagram, PAYLOAD_BYTES_MAX};
+use crate::wire::frame::{Frame, Hello, Lane};
+
+/// Id of the simulated cluster in hellos.
+const CLUSTER: u128 = 1;
+/// Time after which a replica that was busy reads entries again.
+const BUSY_FOR: Duration = Duration::from_millis(1);
+
+/// The sizes of the streams of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamPlan {
+    /// Maximum number of bytes in flight on a stream.
+    pub send_window: usize,
+    /// Number of bytes that a peer may send ahead of what a replica has read.
+    pub receive_window: usize,
+    /// Probability, in thousandths, that a replica does not read entries in a pass, because its
+    /// core has too much to do.
+    pub busy_permille: u32,
+    /// The rule that the streams break on purpose (mutation testing); `None` for no rule.
+    pub mutant: Option<Mutant>,
+}
+
+/// A connection: its sender and receiver, the sender's start, whether it is for bulk messages, and
+/// its number.
+type ConnectionKey = (NodeId, NodeId, u64, bool, u64);
+
+/// A message that has arrived.
+#[derive(Debug)]
+pub(in crate::sim) struct Received {
+    pub(in crate::sim) from: NodeId,
+    /// The incarnation (number of starts and crashes) of the replica that sent it.
+    pub(in crate::sim) incarnation: u64,
+    pub(in crate::sim) message: PeerMsg,
+}
+
+/// The ends of all streams of one running replica.
+#[derive(Debug)]
+pub(in crate::sim) struct Endpoint {
+    plan: StreamPlan,
+    /// The replica's hello. The recipient, the lane and the number are those of the latest one.
+    hello: Hello,
+    rng: Rng,
+    incoming: IncomingConnections<NoTcp, NodeId, ConnectionError>,
+    outgoing: BTreeMap<NodeId, OutgoingLanes<NoTcp>>,
+    /// The number of the latest connection to a peer for urgent (false) or bulk (true) messages.
+    numbers: BTreeMap<(NodeId, bool), u64>,
+    /// The highest incarnation (number of starts and crashes) of each peer that has connected.
+    heard: BTreeMap<NodeId, u64>,
+    /// Datagrams that have arrived and were not read, each with its sender.
+    pub(in crate::sim) waiting: VecDeque<(NodeId, Vec<u8>)>,
+    /// Whether the endpoint must be run, see [`Streams::run`].
+    pub(in crate::sim) is_due: bool,
+    /// True (virtual) time at which the endpoint must be run if nothing happens before.
+    pub(in crate::sim) timer_at: Instant,
+}
+
+impl Endpoint {
+    /// Creates the endpoint of the replica `me`, which has just been started.
+    fn new(
+        me: NodeId,
+        members: &[NodeId],
+        incarnation: u64,
+        plan: StreamPlan,
+        mut rng: Rng,
+    ) -> Endpoint {
+        let mut secret = [0; 32];
+        for part in secret.chunks_mut(8) {
+            part.copy_from_slice(&rng.next_u64().to_le_bytes());
+        }
+        let peers = members.iter().filter(|&&id| id != me);
+        let mut incoming = IncomingConnections::new(secret, plan.receive_window);
+        incoming.mutant = plan.mutant;
+        Endpoint {
+            plan,
+            hello: Hello {
+                cluster: CLUSTER,
+                from: me,
+                to: me,
+                incarnation,
+                connection: 0,
+                openings: vec![incarnation],
+                members: members.to_vec(),
+                rejoining: false,
+                lane: Lane::Urgent,
+                client_address: String::new(),
+            },
+            rng,
+            incoming,
+            outgoing: peers.map(|&peer| (peer, OutgoingLanes::new())).collect(),
+            numbers: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            is_due: true,
+            timer_at: Instant::MAX,
+        }
+    }
+
+    /// Handles a datagram from the replica `from`.
+    fn on_datagram(
+        &mut self,
+        from: NodeId,
+        bytes: &[u8],
+        with_bulk: bool,
+        now: Instant,
+        coverage: &mut Coverage,
+    ) -> Result<(), Violation> {
+        let datagram = datagram::decode(bytes)
+            .map_err(|error| Violation(format!("streams: a datagram of {from}: {error}")))?;
+        let Endpoint { incoming, outgoing, hello, numbers, .. } = self;
+        let lanes = outgoing.get_mut(&from).expect("all replicas are peers");
+        match datagram {
+            Datagram::Open(id) => incoming.on_open(from, id, now),
+            Datagram::Data(id, data) => incoming.on_data(from, id, &data, with_bulk, now),
+            Datagram::Ack(id, ack) => lanes.on_ack(id, &ack, now),
+            Datagram::Reset(id) => {
+                coverage.add(Situation::StreamReset, u64::from(lanes.on_reset(id, now)));
+            }
+            Datagram::Cookie(id) => {
+                let established =
+                    lanes.on_cookie(id, now, |lane| next_hello(hello, numbers, from, lane));
+                if let Some(EstablishedLane { .. }) = established {
+                    coverage.add(Situation::StreamOpened, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the attempts to connect that are due, and gives up those that take too long.
+    fn connect(&mut self, now: Instant) {
+        let Endpoint { outgoing, hello, numbers, rng, plan, .. } = self;
+        for (&peer, lanes) in outgoing {
+            for (lane, outgoing) in lanes.iter_mut() {
+                if outgoing.has_timed_out(now) {
+                    close(outgoing.close(now));
+                }
+                if outgoing.is_attempt_due(now) {
+                    let mut sender = Box::new(Sender::new(rng.next_u64(), plan.send_window, now));
+                    sender.mutant = plan.mutant;
+                    let hello = next_hello(hello, numbers, peer, lane);
+                    outgoing.attempt(Carrier::stream(sender), hello, now);
+                }
+            }
+        }
+    }
+
+    /// Sends the datagrams that are due with `send`.
+    fn flush(&mut self, now: Instant, mut send: impl FnMut(NodeId, &Outbox)) {
+        self.incoming.acknowledge(now, &mut send);
+        let mut out = Outbox::default();
+        for (&peer, lanes) in &mut self.outgoing {
+            for (_, outgoing) in lanes.iter_mut() {
+                if !outgoing.flush(now, &mut out) {
+                    close(outgoing.close(now));
+                }
+                if !out.is_empty() {
+                    send(peer, &out);
+                    out.clear();
+                }
+            }
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let outgoing = self.outgoing.values().map(OutgoingLanes::next_due);
+        let incoming = self.incoming.next_acknowledgement().min(self.incoming.next_expiry());
+        outgoing.min().unwrap_or(Instant::MAX).min(incoming)
+    }
+}
+
+/// Discards what remains of a closed connection: there is no TCP connection to close.
+fn close(tcp: Option<NoTcp>) {
+    match tcp {
+        None => {}
+        Some(never) => match never {},
+    }
+}
+
+/// Returns the hello of a new connection, which has a higher number than all before.
+fn next_hello(
+    hello: &mut Hello,
+    numbers: &mut BTreeMap<(NodeId, bool), u64>,
+    to: NodeId,
+    lane: Lane,
+) -> Hello {
+    hello.connection += 1;
+    numbers.insert((to, lane == Lane::Bulk), hello.connection);
+    Hello { to, lane, ..hello.clone() }
+}
+
+/// The endpoints of all replicas, and what their streams must deliver.
+#[derive(Debug)]
+pub(in crate::sim) struct Streams {
+    plan: StreamPlan,
+    members: Vec<NodeId>,
+    rng: Rng,
+    endpoints: BTreeMap<NodeId, Endpoint>,
+    /// The messages of each connection that were sent and have not arrived, oldest first.
+    unread: BTreeMap<ConnectionKey, VecDeque<PeerMsg>>,
+    /// For each stream, by its number, the end of the bytes that were sent on it at least once.
+    sent: BTreeMap<u64, u64>,
+    coverage: Coverage,
+}
+
+impl Streams {
+    /// Creates the streams of a cluster in which no replica is running.
+    pub(in crate::sim) fn new(members: &[NodeId], plan: StreamPlan, rng: Rng) -> Streams {
+        Streams {
+            plan,
+            members: members.to_vec(),
+            rng,
+            endpoints: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            coverage: Coverage::default(),
+        }
+    }
+
+    /// Returns how often the streams reached the situations that are about them.
+    pub(in crate::sim) fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Replaces the endpoint of a replica that has restarted, and removes that of one that is down.
+    /// `incarnation` is the number of the replica's starts and crashes while it is running, and
+    /// `None` while it is down.
+    pub(in crate::sim) fn follow(&mut self, id: NodeId, incarnation: Option<u64>) {
+        let Some(incarnation) = incarnation else {
+            self.endpoints.remove(&id);
+            return;
+        };
+        if self.endpoints.get(&id).is_none_or(|there| there.hello.incarnation != incarnation) {
+            let rng = self.rng.split();
+            let endpoint = Endpoint::new(id, &self.members, incarnation, self.plan, rng);
+            self.endpoints.insert(id, endpoint);
+        }
+    }
+
+    /// Returns the endpoint of a replica; `None` while the replica is down.
+    pub(in crate::sim) fn endpoint_mut(&mut self, id: NodeId) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(&id)
+    }
+
+    /// Queues a message on a stream. Returns false if there is no stream to the receiver.
+    pub(in crate::sim) fn send(&mut self, from: NodeId, to: NodeId, message: PeerMsg) -> bool {
+        let Some(endpoint) = self.endpoints.get_mut(&from) else { return false };
+        endpoint.is_due = true;
+        let frame = Frame::Peer(message);
+        let lanes = endpoint.outgoing.get_mut(&to).expect("all replicas are peers");
+        if !lanes.send(&frame) {
+            self.coverage.add(Situation::UnsentMessage, 1);
+            return false;
+        }
+        let bytes: usize = frame.parts().map(bytes::Bytes::len).sum();
+        self.coverage.add(Situation::SplitMessage, u64::from(bytes > PAYLOAD_BYTES_MAX));
+        let is_bulk = frame.lane() == Lane::Bulk;
+        let number = endpoint.numbers[&(to, is_bulk)];
+        let key = (from, to, endpoint.hello.incarnation, is_bulk, number);
+        let Frame::Peer(message) = frame else { unreachable!("it was made above") };
+        self.unread.entry(key).or_default().push_back(message);
+        true
+    }
+
+    /// Runs the endpoint of a replica at `now`, by the replica's clock: reads the datagrams that
+    /// wait, sends what is due with `send`, and appends the messages that have arrived to
+    /// `received`. Returns when the endpoint must be run again, at the latest.
+    pub(in crate::sim) fn run(
+        &mut self,
+        id: NodeId,
+        now: Instant,
+        received: &mut Vec<Received>,
+        mut send: impl FnMut(NodeId, &[u8]),
+    ) -> Result<Instant, Violation> {
+        let Streams { endpoints, unread, sent, coverage, .. } = self;
+        let Some(endpoint) = endpoints.get_mut(&id) else { return Ok(Instant::MAX) };
+        endpoint.is_due = false;
+        let with_bulk = !endpoint.rng.permille(endpoint.plan.busy_permille);
+        while let Some((from, bytes)) = endpoint.waiting.pop_front() {
+            endpoint.on_datagram(from, &bytes, with_bulk, now, coverage)?;
+        }
+        let mut frames = Vec::new();
+        let heard = &mut endpoint.heard;
+        let accept = |hello: &Hello| {
+            let latest = heard.entry(hello.from).or_default();
+            if hello.to != id || hello.incarnation < *latest {
+                return Err(ConnectionError::Late(hello.from));
+            }
+            *latest = hello.incarnation;
+            Ok((hello.from, hello.incarnation))
+        };
+        endpoint.incoming.receive(with_bulk, &mut [], accept, |sender, frame| {
+            frames.push((sender, frame));
+        });
+        for ended in endpoint.incoming.take_ended() {
+            let is_bad =
+                matches!(ended.error, Some(ConnectionError::Frame(_) | ConnectionError::Order));
+            ensure!(!is_bad, "streams: replica {id} refused a connection: {:?}", ended.error);
+        }
+        for (sender, frame) in frames {
+            let ConnectionSender { peer, opening, .. } = sender;
+            match frame {
+                Frame::Hello(hello) => {
+                    let lanes = endpoint.outgoing.get_mut(&peer).expect("all are peers");
+                    lanes.on_hello(hello.incarnation, now);
+                }
+                Frame::Peer(message) => {
+                    check_order(unread, id, sender, &message)?;
+                    received.push(Received { from: peer, incarnation: opening, message });
+                }
+                other => return Err(Violation(format!("streams: {peer} never sent {other:?}"))),
+            }
+        }
+        endpoint.incoming.expire(now);
+        endpoint.connect(now);
+        endpoint.flush(now, |to, out| {
+            for (bytes, length) in out.runs(usize::MAX) {
+                for datagram in bytes.chunks(length) {
+                    count_retransmission(sent, coverage, datagram);
+                    send(to, datagram);
+                }
+            }
+        });
+        let retry = endpoint.incoming.is_readable(true).then(|| now + BUSY_FOR);
+        Ok(endpoint.next_due().min(retry.unwrap_or(Instant::MAX)))
+    }
+}
+
+/// Checks that a message which has arrived at replica `to` is the oldest one of its connection that
+/// had not arrived.
+fn check_order(
+    unread: &mut BTreeMap<ConnectionKey, VecDeque<PeerMsg>>,
+    to: NodeId,
+    sender: ConnectionSender,
+    message: &PeerMsg,
+) -> Result<(), Violation> {
+    let ConnectionSender { peer, opening, lane, number } = sender;
+    let key = (peer, to, opening, lane == Lane::Bulk, number);
+    let next = unread.get_mut(&key).and_then(VecDeque::pop_front);
+    ensure!(
+        next.as_ref() == Some(message),
+        "streams: connection {number} of replica {peer} delivered {message:?} to {to}, and the \
+         next message that was sent on it is {next:?}"
+    );
+    Ok(())
+}
+
+/// Counts a data datagram whose bytes were sent before.
+fn count_retransmission(sent: &mut BTreeMap<u64, u64>, coverage: &mut Coverage, datagram: &[u8]) {
+    if let Ok(Datagram::Data(id, data)) = datagram::decode(datagram) {
+        let end = sent.entry(id.stream).or_default();
+        let is_repeated = !data.payload.is_empty() && data.offset < *end;
+        coverage.add(Situation::Retransmission, u64::from(is_repeated));
+        *end = (*end).max(data.offset + data.payload.len() as u64);
+    }
+}
+
+/// Describes a datagram in traces.
+pub(in crate::sim) fn describe(bytes: &[u8]) -> String {
+    match datagram::decode(bytes) {
+        Ok(Datagram::Open(id)) => format!("open {:x}", id.stream),
+        Ok(Datagram::Cookie(id)) => format!("cookie {:x}", id.stream),
+        Ok(Datagram::Data(id, data)) => {
+            let end = data.offset + data.payload.len() as u64;
+            format!("data {:x} #{} bytes {}..{end}", id.stream, data.number, data.offset)
+        }
+        Ok(Datagram::Ack(id, ack)) => format!(
+            "ack {:x} #{} received {} limit {}",
+            id.stream, ack.largest, ack.received, ack.limit
+        ),
+        Ok(Datagram::Reset(id)) => format!("reset {:x}", id.stream),
+        Err(error) => error.to_string(),
+    }
+}

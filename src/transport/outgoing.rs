@@ -1,0 +1,461 @@
+//! The two connections to a peer, on which a replica only sends: one for urgent frames and one for
+//! bulk frames. Each is a TCP connection or a stream of datagrams, or a TCP connection that a
+//! stream will replace once the peer answers it. The driver makes TCP connections, and decides
+//! which connections are to be streams.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::types::Instant;
+use crate::wire::datagram::{Ack, StreamId};
+use crate::wire::frame::{self, Frame, Hello, Lane};
+use crate::wire::outbound_queue::{COPY_BYTES_MAX, OutboundQueue};
+
+use super::Outbox;
+use super::connection::TcpConnection;
+use super::sender::{Sender, StreamState};
+
+/// Minimum delay between two attempts to connect to a peer ([`BACKOFF_MAX`] is the maximum). Both
+/// are short: a refused attempt costs little on a local network, and a restarted replica should be
+/// reachable soon.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// Time after which a new connection is considered stable, so that the delay before the next
+/// reconnection is reset to its minimum.
+pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// Time limit for establishing a connection to a peer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time after which this replica tries again to open a stream of datagrams alongside a TCP
+/// connection, if the peer did not answer the last attempt or the last stream has failed. Datagrams
+/// may not get through to the peer.
+const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of bytes queued on a peer's connection for urgent messages; [`BULK_BYTES_MAX`] is
+/// the maximum for bulk messages. While the queue is full, further frames are dropped.
+const URGENT_BYTES_MAX: usize = 1 << 20;
+const BULK_BYTES_MAX: usize = 96 << 20;
+/// Approximate encoded size of a frame (one message to a peer) without its payload, in bytes.
+const HEAD_BYTES: usize = 128;
+
+/// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with
+/// the queue of bytes to be sent on it.
+#[derive(Debug)]
+pub(crate) enum Carrier<T> {
+    Tcp(T),
+    Datagrams { sender: Box<Sender>, outbound: OutboundQueue },
+}
+
+impl<T> Carrier<T> {
+    /// Returns a connection that is a stream of datagrams.
+    pub(crate) fn stream(sender: Box<Sender>) -> Carrier<T> {
+        Carrier::Datagrams { sender, outbound: OutboundQueue::default() }
+    }
+}
+
+/// One of the two outgoing connections to a peer: either the one for urgent messages or the one for
+/// bulk messages. `T` is a TCP connection.
+#[derive(Debug)]
+pub(crate) struct Outgoing<T> {
+    /// The transport that is established or being established; `None` between two attempts to
+    /// connect.
+    carrier: Option<Carrier<T>>,
+    connected: bool,
+    /// When the last attempt to establish the connection began.
+    attempted_at: Instant,
+    /// When the next attempt to connect is due. Used only while `carrier` is `None`.
+    retry_at: Instant,
+    backoff: Duration,
+    /// Time of the first failed attempt to connect since the connection was last established;
+    /// `None` if no attempt has failed since then.
+    pub(crate) failing_since: Option<Instant>,
+    /// A stream of datagrams that is being opened, and that replaces `carrier` once the peer
+    /// answers; `None` if there is none.
+    candidate: Option<Box<Sender>>,
+    /// When `candidate` was created or, if there is none, the earliest time at which the next
+    /// candidate may be created.
+    candidate_at: Instant,
+}
+
+impl<T: TcpConnection> Outgoing<T> {
+    fn new() -> Outgoing<T> {
+        Outgoing {
+            carrier: None,
+            connected: false,
+            attempted_at: Instant::ZERO,
+            retry_at: Instant::ZERO,
+            backoff: BACKOFF_MIN,
+            failing_since: None,
+            candidate: None,
+            candidate_at: Instant::ZERO,
+        }
+    }
+
+    /// Returns whether the connection is established.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Returns whether the connection is established, and has been for a while.
+    pub(crate) fn is_stable(&self, now: Instant) -> bool {
+        self.connected && now.since(self.attempted_at) >= STABLE_AFTER
+    }
+
+    /// Returns whether the next attempt to connect is due.
+    pub(crate) fn is_attempt_due(&self, now: Instant) -> bool {
+        self.carrier.is_none() && now >= self.retry_at
+    }
+
+    /// Returns whether the attempt to connect has exceeded [`CONNECT_TIMEOUT`], so that the
+    /// connection must be closed.
+    pub(crate) fn has_timed_out(&self, now: Instant) -> bool {
+        let is_attempt = self.carrier.is_some() && !self.connected;
+        is_attempt && now >= self.attempted_at + CONNECT_TIMEOUT
+    }
+
+    /// Begins an attempt to connect with `carrier`, whose first frame is `hello`.
+    pub(crate) fn attempt(&mut self, carrier: Carrier<T>, hello: Hello, now: Instant) {
+        self.attempted_at = now;
+        self.carrier = Some(carrier);
+        self.queue_hello(hello);
+    }
+
+    /// Queues the preamble and the hello with which every connection begins.
+    fn queue_hello(&mut self, hello: Hello) {
+        let outbound = self.outbound().expect("the connection was just made");
+        frame::encode_preamble(outbound.open());
+        frame::encode(&Frame::Hello(hello), outbound.open());
+    }
+
+    /// Handles the end of the attempt to establish a TCP connection: it is established.
+    pub(crate) fn on_tcp_connected(&mut self) {
+        (self.connected, self.failing_since) = (true, None);
+    }
+
+    /// Closes the connection and schedules the next attempt to connect. Returns the TCP connection
+    /// if it was one, which the caller must close.
+    #[must_use]
+    pub(crate) fn close(&mut self, now: Instant) -> Option<T> {
+        let tcp = match self.carrier.take() {
+            Some(Carrier::Tcp(tcp)) => Some(tcp),
+            Some(Carrier::Datagrams { .. }) => {
+                // The next stream would fail as well, unless the peer connects first.
+                self.candidate_at = now + CANDIDATE_INTERVAL;
+                None
+            }
+            None => None,
+        };
+        self.backoff =
+            if self.is_stable(now) { BACKOFF_MIN } else { (self.backoff * 2).min(BACKOFF_MAX) };
+        let failing_since = self.failing_since.unwrap_or(now);
+        self.failing_since = (!self.connected).then_some(failing_since);
+        self.connected = false;
+        self.retry_at = now + self.backoff;
+        tcp
+    }
+
+    /// Closes a connection that is a stream of datagrams.
+    fn close_stream(&mut self, now: Instant) {
+        let tcp = self.close(now);
+        assert!(tcp.is_none(), "the connection is a stream of datagrams");
+    }
+
+    /// Closes a stream of datagrams, and makes the next attempt to connect due at once.
+    pub(crate) fn replace_stream(&mut self, now: Instant) {
+        self.close_stream(now);
+        self.retry_at = now;
+    }
+
+    /// Returns the sender of the stream of datagrams; `None` if the connection is none.
+    pub(crate) fn sender(&self) -> Option<&Sender> {
+        match &self.carrier {
+            Some(Carrier::Datagrams { sender, .. }) => Some(sender),
+            _ => None,
+        }
+    }
+
+    fn sender_mut(&mut self) -> Option<&mut Sender> {
+        match &mut self.carrier {
+            Some(Carrier::Datagrams { sender, .. }) => Some(sender),
+            _ => None,
+        }
+    }
+
+    /// Returns the TCP connection; `None` if the connection is none.
+    pub(crate) fn tcp(&mut self) -> Option<&mut T> {
+        match &mut self.carrier {
+            Some(Carrier::Tcp(tcp)) => Some(tcp),
+            _ => None,
+        }
+    }
+
+    fn outbound(&mut self) -> Option<&mut OutboundQueue> {
+        match &mut self.carrier {
+            Some(Carrier::Tcp(tcp)) => Some(tcp.outbound()),
+            Some(Carrier::Datagrams { outbound, .. }) => Some(outbound),
+            None => None,
+        }
+    }
+
+    /// Queues a frame. Returns false if the connection is not established, or `bytes_max` bytes or
+    /// more are queued.
+    fn send(&mut self, frame: &Frame, bytes_max: usize) -> bool {
+        let connected = self.connected;
+        let Some(outbound) = self.outbound().filter(|it| connected && it.len() < bytes_max) else {
+            return false;
+        };
+        // Small parts are copied there, so it reserves for all of them at once.
+        let small = frame.parts().map(Bytes::len).filter(|bytes| *bytes <= COPY_BYTES_MAX);
+        outbound.open().reserve(small.sum::<usize>() + HEAD_BYTES);
+        frame::encode_head(frame, outbound.open());
+        for part in frame.parts() {
+            outbound.push(part);
+        }
+        true
+    }
+
+    /// Writes as many queued bytes as the connection accepts. Appends the datagrams that are due to
+    /// `out`, including retransmissions. Returns false if the connection has failed.
+    pub(crate) fn flush(&mut self, now: Instant, out: &mut Outbox) -> bool {
+        if let Some(candidate) = &mut self.candidate
+            && now >= candidate.next_timeout()
+        {
+            candidate.transmit(now, out);
+        }
+        match &mut self.carrier {
+            Some(Carrier::Tcp(tcp)) => !self.connected || !tcp.can_flush() || tcp.flush().is_ok(),
+            Some(Carrier::Datagrams { sender, outbound }) => {
+                if !outbound.is_empty() && outbound.write_to(sender.as_mut()).is_err() {
+                    return false;
+                }
+                if now >= sender.next_timeout() {
+                    sender.transmit(now, out);
+                }
+                sender.state() != StreamState::Failed
+            }
+            None => true,
+        }
+    }
+
+    /// Returns whether the connection is an established stream of datagrams.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.connected && matches!(self.carrier, Some(Carrier::Datagrams { .. }))
+    }
+
+    /// If `wanted` is true, begins to open a candidate: a stream of datagrams, created by `make`,
+    /// that replaces the TCP connection once the peer answers. Drops a candidate that the peer has
+    /// not answered in time or that is no longer wanted.
+    pub(crate) fn prepare_stream(
+        &mut self,
+        wanted: bool,
+        now: Instant,
+        make: impl FnOnce() -> Box<Sender>,
+    ) {
+        if !wanted || matches!(self.carrier, Some(Carrier::Datagrams { .. })) {
+            self.candidate = None;
+        } else if self.candidate.is_some() && now >= self.candidate_at + CONNECT_TIMEOUT {
+            self.candidate = None;
+            self.candidate_at = now + CANDIDATE_INTERVAL;
+        } else if self.candidate.is_none() && now >= self.candidate_at {
+            self.candidate = Some(make());
+            self.candidate_at = now;
+        }
+    }
+
+    /// Makes the next attempt to connect due at once, because the peer has just connected, and
+    /// resets the delay between attempts.
+    fn retry_now(&mut self, now: Instant) {
+        if self.carrier.is_none() {
+            self.retry_at = self.retry_at.min(now);
+            self.backoff = BACKOFF_MIN;
+        }
+        if self.candidate.is_none() {
+            self.candidate_at = self.candidate_at.min(now);
+        }
+    }
+
+    /// Handles the cookie of a stream of datagrams. Returns how the connection was established with
+    /// it, or `None` if the stream is another connection's. A candidate replaces the connection,
+    /// and begins with the hello that `hello` returns.
+    fn on_cookie(
+        &mut self,
+        id: StreamId,
+        now: Instant,
+        hello: impl FnOnce() -> Hello,
+    ) -> Option<Established<T>> {
+        let is_for = |sender: &Sender| {
+            sender.id().stream == id.stream && sender.state() == StreamState::Opening
+        };
+        if let Some(mut candidate) = self.candidate.take_if(|candidate| is_for(candidate)) {
+            candidate.on_cookie(id.cookie, now);
+            let replaced = self.carrier.replace(Carrier::stream(candidate));
+            (self.connected, self.attempted_at) = (true, now);
+            self.failing_since = None;
+            self.queue_hello(hello());
+            return Some(Established {
+                replaced: match replaced {
+                    Some(Carrier::Tcp(tcp)) => Some(tcp),
+                    _ => None,
+                },
+            });
+        }
+        let sender = self.sender_mut().filter(|sender| is_for(sender))?;
+        sender.on_cookie(id.cookie, now);
+        self.connected = true;
+        Some(Established { replaced: None })
+    }
+
+    /// Returns the earliest time at which an attempt to connect must be started or given up, or
+    /// datagrams must be sent; [`Instant::MAX`] if there is nothing to wait for.
+    fn next_due(&self) -> Instant {
+        let candidate = self.candidate.as_ref().map_or(Instant::MAX, |candidate| {
+            candidate.next_timeout().min(self.candidate_at + CONNECT_TIMEOUT)
+        });
+        let datagrams = match &self.carrier {
+            None => return self.retry_at.min(candidate),
+            Some(Carrier::Tcp(_)) => candidate,
+            Some(Carrier::Datagrams { sender, .. }) => sender.next_timeout(),
+        };
+        let give_up = self.attempted_at + CONNECT_TIMEOUT;
+        if self.connected { datagrams } else { datagrams.min(give_up) }
+    }
+}
+
+/// A stream of datagrams has been established.
+#[derive(Debug)]
+struct Established<T> {
+    /// The TCP connection that it has replaced, which must be closed.
+    replaced: Option<T>,
+}
+
+/// A connection to a peer that has been established as a stream of datagrams.
+#[derive(Debug)]
+pub(crate) struct EstablishedLane<T> {
+    /// Which of the two connections it is.
+    pub(crate) lane: Lane,
+    /// The TCP connection that the stream has replaced, which the caller must close.
+    pub(crate) replaced: Option<T>,
+}
+
+/// The two connections to a peer. `T` is a TCP connection.
+#[derive(Debug)]
+pub(crate) struct OutgoingLanes<T> {
+    /// At index 0 the connection for urgent messages, at index 1 the one for bulk messages.
+    lanes: [Outgoing<T>; 2],
+    /// Number of connections made to the peer since the process started. A change means that frames
+    /// sent earlier may be lost.
+    connection_count: u64,
+    /// The random number that identifies the peer's process start according to the latest hello
+    /// (first frame of a connection) from the peer; `None` before its first hello.
+    opening: Option<u64>,
+}
+
+impl<T: TcpConnection> OutgoingLanes<T> {
+    /// Creates the connections without establishing them.
+    pub(crate) fn new() -> OutgoingLanes<T> {
+        OutgoingLanes {
+            lanes: [Outgoing::new(), Outgoing::new()],
+            connection_count: 0,
+            opening: None,
+        }
+    }
+
+    /// Returns the connection for this kind of messages.
+    pub(crate) fn lane(&self, lane: Lane) -> &Outgoing<T> {
+        &self.lanes[lane as usize]
+    }
+
+    /// Returns the connection for this kind of messages.
+    pub(crate) fn lane_mut(&mut self, lane: Lane) -> &mut Outgoing<T> {
+        &mut self.lanes[lane as usize]
+    }
+
+    /// Returns both connections.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing<T>> {
+        self.lanes.iter()
+    }
+
+    /// Returns both connections.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Lane, &mut Outgoing<T>)> {
+        [Lane::Urgent, Lane::Bulk].into_iter().zip(&mut self.lanes)
+    }
+
+    /// Returns the number of connections made to the peer since the process started.
+    pub(crate) fn connection_count(&self) -> u64 {
+        self.connection_count
+    }
+
+    /// Counts a TCP connection that was established.
+    pub(crate) fn count_connection(&mut self) {
+        self.connection_count += 1;
+    }
+
+    /// Queues a frame on the connection for the frame's kind (urgent or bulk). Returns false if
+    /// that connection is not established or its queue is full.
+    pub(crate) fn send(&mut self, frame: &Frame) -> bool {
+        let (lane, limit) = match frame.lane() {
+            Lane::Urgent => (Lane::Urgent, URGENT_BYTES_MAX),
+            Lane::Bulk => (Lane::Bulk, BULK_BYTES_MAX),
+        };
+        self.lanes[lane as usize].send(frame, limit)
+    }
+
+    /// Handles the cookie of a stream of datagrams, with which the stream is established. Returns
+    /// the connection; `None` if the stream is none of this peer's. `hello` returns the hello with
+    /// which a connection begins.
+    pub(crate) fn on_cookie(
+        &mut self,
+        id: StreamId,
+        now: Instant,
+        mut hello: impl FnMut(Lane) -> Hello,
+    ) -> Option<EstablishedLane<T>> {
+        let (lane, Established { replaced }) = self
+            .iter_mut()
+            .find_map(|(lane, it)| Some((lane, it.on_cookie(id, now, || hello(lane))?)))?;
+        self.connection_count += 1;
+        Some(EstablishedLane { lane, replaced })
+    }
+
+    /// Handles a peer's acknowledgement of datagrams of the stream `id`.
+    pub(crate) fn on_ack(&mut self, id: StreamId, ack: &Ack, now: Instant) {
+        if let Some(sender) = self.lane_of(id).and_then(Outgoing::sender_mut) {
+            sender.on_ack(ack, now);
+        }
+    }
+
+    /// Handles the reset of a stream of datagrams: the peer has closed it, or does not know it.
+    /// Returns whether the stream was one of these connections.
+    pub(crate) fn on_reset(&mut self, id: StreamId, now: Instant) -> bool {
+        let lane = self.lane_of(id);
+        lane.map(|outgoing| outgoing.close_stream(now)).is_some()
+    }
+
+    /// Returns the connection whose transport is the stream of datagrams `id`; `None` if there is
+    /// none.
+    fn lane_of(&mut self, id: StreamId) -> Option<&mut Outgoing<T>> {
+        self.lanes.iter_mut().find(|lane| lane.sender().is_some_and(|sender| sender.id() == id))
+    }
+
+    /// Makes the next attempt to connect due at once and resets the delay between attempts. Called
+    /// because the peer, whose current start `opening` identifies, has just connected to this
+    /// replica. If it has restarted, older streams of datagrams to it are closed: it does not know
+    /// them.
+    pub(crate) fn on_hello(&mut self, opening: u64, now: Instant) {
+        let has_restarted = self.opening.replace(opening).is_some_and(|it| it != opening);
+        for outgoing in self.lanes.iter_mut().filter(|_| has_restarted) {
+            let is_old = now.since(outgoing.attempted_at) >= STABLE_AFTER;
+            if is_old && outgoing.sender().is_some() {
+                outgoing.close_stream(now);
+            }
+        }
+        for outgoing in &mut self.lanes {
+            outgoing.retry_now(now);
+        }
+    }
+
+    /// Returns the earliest time at which an attempt to connect must begin or be given up, or
+    /// datagrams must be sent; [`Instant::MAX`] if there is nothing to wait for.
+    pub(crate) fn next_due(&self) -> Instant {
+        let [urgent, bulk] = &self.lanes;
+        urgent.next_due().min(bulk.next_due())
+    }
+}
