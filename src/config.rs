@@ -33,11 +33,11 @@ pub struct Config {
     /// Extra time added to each election timeout in proportion to the measured message loss:
     /// nothing without loss, all of it if 30 % or more of the messages are lost.
     pub election_timeout_lossy_extra: Duration,
-    /// Number of times that a candidate requests a vote from each peer that does not answer, if 12
-    /// % to 40 % of the messages are lost, or if its last campaign reached a quorum and was lost
-    /// nevertheless. The number is doubled if more messages are lost, and halved if fewer are lost;
-    /// it is a quarter if the candidate is also probably isolated, because it has recently reached
-    /// no quorum.
+    /// Number of times that a candidate requests a vote from each peer that does not answer, if
+    /// 12 % to 40 % of the messages are lost, or if its last campaign reached a quorum and was lost
+    /// nevertheless. If more messages are lost, the number is doubled; if fewer are lost, it is
+    /// halved. If fewer are lost and the candidate has recently reached no quorum, so that it is
+    /// probably isolated, the number is a quarter.
     pub vote_attempts: u32,
     /// How long a candidate that has a majority of pre-votes waits for the other replies before it
     /// requests votes, so that a replica with a longer log can object.
@@ -145,7 +145,7 @@ pub struct Config {
 pub enum ConfigError {
     /// A value is out of range, or two values contradict each other. The text names the values and
     /// says how to change them.
-    #[error("{0}")]
+    #[error("invalid configuration: {0}")]
     Relation(String),
 }
 
@@ -211,7 +211,7 @@ impl Config {
 
     /// Lowers the limits on the size of the log in memory to fit `bytes`, the memory limit of the
     /// process (0: no limit): `log_bytes_max` to at most a quarter of it, and `log_bytes_kept` to
-    /// at most a sixteenth. The log exceeds these limits while no snapshot can be taken.
+    /// at most a sixteenth. If no snapshot can be taken, the log grows beyond these limits.
     #[must_use]
     pub fn within_memory(self, bytes: u64) -> Config {
         if bytes == 0 {
@@ -226,9 +226,9 @@ impl Config {
     }
 
     /// Returns the configuration for a transport that retransmits lost messages itself, as TCP
-    /// does. The consensus core then retransmits late, only for messages that were dropped because
-    /// a connection was lost or a queue was full. An earlier copy would only wait behind the
-    /// transport's own retransmission.
+    /// does. The consensus core then retransmits only after a long timeout, to replace messages
+    /// that were dropped because a connection was lost or a queue was full. A copy sent earlier
+    /// would only wait behind the transport's own retransmission.
     #[must_use]
     pub fn over_streams(self) -> Config {
         Config { retransmit_timeout_min: Duration::from_millis(100), ..self }
@@ -353,7 +353,8 @@ impl Config {
 
     /// Returns the length of a leader's lease: the minimum election timeout minus the drift of two
     /// clocks and a safety margin (Raft dissertation, section 6.4.1), or zero if nothing remains.
-    /// The lease starts when the leader sends a round of messages that a quorum answers.
+    /// The lease starts when the leader sends a message round (a numbered batch of messages) that a
+    /// quorum answers.
     #[must_use]
     pub fn lease_length(&self) -> Duration {
         let drift = self.election_timeout_min * 2 * self.clock_drift_ppm / 1_000_000;
@@ -391,8 +392,8 @@ pub enum Mutant {
     /// Deliberate bug: a follower acknowledges all entries of its log, even those that the leader's
     /// messages do not prove to be equal to the leader's.
     AcknowledgeOwnLast,
-    /// Deliberate bug: a leader counts its own copy of an entry towards the majority before the
-    /// entry is durable on its disk.
+    /// Deliberate bug: a leader counts its own copy of an entry towards the quorum before the entry
+    /// is durable on its disk.
     CountSelfEarly,
     /// Deliberate bug: a leader commits an entry of an earlier term as soon as a majority has
     /// stored it (Figure 8 of the Raft paper).
@@ -402,8 +403,8 @@ pub enum Mutant {
     VoteForShorterLog,
     /// Deliberate bug: half of the replicas count as a quorum, instead of more than half.
     HalfIsQuorum,
-    /// Deliberate bug: a follower truncates its log behind the entries of each append, so a late
-    /// duplicate of an earlier append removes newer entries.
+    /// Deliberate bug: a follower truncates its log after the entries of each append that it
+    /// receives, so a late duplicate of an earlier append removes newer entries.
     TruncateAlways,
     /// Deliberate bug: a follower keeps its own entries that conflict with the leader's.
     KeepConflicts,
@@ -432,36 +433,37 @@ pub enum Mutant {
     /// Deliberate bug: a replica that has lost its disk acknowledges entries after a majority of
     /// the members, instead of all members, has answered its rejoin request.
     RejoinWithoutAll,
-    /// Deliberate bug: a replica that has lost its disk counts as a full member again before its
-    /// log contains the leader's last entry.
+    /// Deliberate bug: a replica that has lost its disk becomes a full member again before its log
+    /// contains the leader's last entry.
     RejoinBeforeCaughtUp,
-    /// Deliberate bug: the time for which a follower grants no votes is counted from before the
-    /// leader's message arrived, so it may end before the leader's lease.
+    /// Deliberate bug: the time for which a follower must not vote for another leader starts before
+    /// the leader's message arrived, so it may end before the leader's lease does.
     PromiseBeforeReceipt,
     /// Deliberate bug: a client's write that a replica forwards to the leader twice, for example
     /// because the first reply was lost, is applied twice.
     ApplyTwice,
-    /// Deliberate bug: a batch of several operations that is in the log twice is applied twice.
+    /// Deliberate bug: a batch of several operations that two log entries contain is applied twice.
     ApplyBatchTwice,
-    /// Deliberate bug: a batch of several operations becomes two log entries, so it is not applied
-    /// atomically.
+    /// Deliberate bug: a batch of several operations is split into two log entries, so it is not
+    /// applied atomically.
     TearBatch,
-    /// Deliberate bug: installing a snapshot clears the deduplication table, so a request that is
-    /// sent again is applied again.
+    /// Deliberate bug: installing a snapshot clears the client sessions and their stored results,
+    /// so a request that a client sends again is applied again.
     SnapshotWithoutSessions,
-    /// Deliberate bug: a completed sync makes an entry count as durable although the entry was
-    /// replaced during the sync.
+    /// Deliberate bug: when a disk sync completes, an entry is treated as durable although another
+    /// entry replaced it in the log during the sync.
     SyncOfReplacedEntry,
-    /// Deliberate bug: a failed sync of the disk counts as completed.
+    /// Deliberate bug: a failed sync of the disk is treated as completed.
     IgnoreFailedSync,
-    /// Deliberate bug: a replica that starts does not rewrite the last block of its log, although
-    /// an earlier sync of the block may have failed.
+    /// Deliberate bug: a replica that starts does not rewrite the last block that it finds in its
+    /// log, although an earlier sync of this block to disk may have failed.
     TrustLastBlock,
     /// Deliberate bug: the directory is not synced after a log segment is created, so a power cut
     /// can lose the segment's name.
     UnsyncedSegmentName,
-    /// Deliberate bug: the directory is not synced after the file `meta` (members, segments,
-    /// history of starts) is replaced, so a power cut can restore the old one.
+    /// Deliberate bug: the directory is not synced after the file `meta` is replaced, so a power
+    /// cut can restore the old file. The file contains the members, the log segments and the list
+    /// of the replica's starts, by which its peers detect an old copy of its folder.
     UnsyncedRecordName,
     /// Deliberate bug: the directory is not synced after a snapshot gets its final name, so a power
     /// cut can lose the name.
@@ -471,14 +473,14 @@ pub enum Mutant {
     DeleteBeforeSync,
     /// Deliberate bug: the checksums of the log's sectors are not verified when the log is read.
     IgnoreSectorChecksum,
-    /// Deliberate bug: the links from each block and segment of the log to the previous one are not
-    /// verified when the log is read.
+    /// Deliberate bug: the links (checksums) from each block and segment of the log to the previous
+    /// one are not verified when the log is read.
     IgnoreChain,
-    /// Deliberate bug: an empty sector counts as the end of the log even if data follows it, so
-    /// entries after it are lost silently.
+    /// Deliberate bug: an empty sector is taken for the end of the log even if data follows it, so
+    /// the entries after it are lost silently.
     TruncateDamage,
-    /// Deliberate bug: a damaged sector counts as the end of the log after an incomplete write, so
-    /// entries after it are lost silently.
+    /// Deliberate bug: a damaged sector is taken for an incomplete write at the end of the log, so
+    /// the entries after it are lost silently.
     TruncateDamagedSector,
     /// Deliberate bug: a leader sets the replicated clock to its own wall clock, even if a quorum's
     /// wall clocks have not reached that time.
@@ -486,16 +488,17 @@ pub enum Mutant {
     /// Deliberate bug: a replica answers a read from a state whose replicated clock is behind the
     /// time at which the read was confirmed.
     ReadBeforeClock,
-    /// Deliberate bug: a replica does not remember the starts that each peer has announced, so it
-    /// accepts a peer whose disk was restored from an older copy.
+    /// Deliberate bug: a replica does not remember which starts of their process its peers have
+    /// announced, so it accepts a peer whose disk was restored from an older copy.
     AcceptOldCopy,
-    /// Deliberate bug: a replica accepts a peer whose list of recent starts lacks the start that
-    /// was last announced, so it accepts a peer whose data was wiped and bootstrapped again.
+    /// Deliberate bug: a replica accepts a peer even if the peer's list of its recent starts lacks
+    /// the start that it announced last. So the replica accepts a peer whose data was wiped and
+    /// bootstrapped again.
     ForgetOldOpenings,
     /// Deliberate bug: the log is compacted when a snapshot is begun, before the snapshot is
     /// complete and durable.
     CompactLogEarly,
-    /// Deliberate bug: a snapshot counts as durable before it is synced to disk.
+    /// Deliberate bug: a snapshot is treated as durable before it is synced to disk.
     UnsyncedSnapshot,
     /// Deliberate bug: the latest snapshot is deleted when the next one is begun, before the next
     /// one is complete.
@@ -519,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_values_are_refused_by_name() {
+    fn contradicting_configuration_values_are_refused_by_name() {
         let broken = |change: fn(&mut Config)| {
             let mut config = Config::course();
             change(&mut config);

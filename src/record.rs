@@ -23,7 +23,7 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + (64 << 20);
 /// share one allocation.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The kind of a log entry: it begins a leader's term, or carries a batch of operations.
+/// The kind of a log entry: a no-op, which begins a leader's term, or a batch of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
     /// An entry without payload, which a new leader appends first (Raft paper, section 8). Applying
@@ -47,7 +47,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// There are fewer bytes than the header or the whole record needs.
-    #[error("truncated log record: {have} bytes of {need}")]
+    #[error("truncated record of a log entry: {have} of {need} bytes")]
     Short {
         /// Number of bytes that are present.
         have: usize,
@@ -64,7 +64,10 @@ pub enum RecordError {
         length: usize,
     },
     /// The checksum in the record's header does not match the record's bytes.
-    #[error("damaged log record: checksum {computed:08x}, expected {stored:08x}")]
+    #[error(
+        "damaged record of a log entry: its bytes have checksum {computed:08x}, but it states \
+         {stored:08x}"
+    )]
     Checksum {
         /// CRC-32C checksum computed from the record's bytes.
         computed: u32,
@@ -73,10 +76,12 @@ pub enum RecordError {
     },
     /// The byte for the kind of the entry has a value that this version of the program does not
     /// know.
-    #[error("log record with unknown kind {0}; was it written by a newer version?")]
+    #[error(
+        "record of a log entry has unknown kind {0}; was it written by a newer version of bowline?"
+    )]
     Kind(u8),
     /// The term or the index of the entry is zero.
-    #[error("log record with invalid id {0}: term and index start at 1")]
+    #[error("record of a log entry has invalid id {0}: term and index must be at least 1")]
     Id(EntryId),
 }
 
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_truncation_is_detected() {
+    fn every_flipped_bit_and_truncation_of_a_log_entry_is_detected() {
         let entry = RecordBuffer::default().encode(EntryId::new(1, 2), EntryKind::Command, b"abc");
         let record = entry.record().to_vec();
         for bit in 0..record.len() * 8 {

@@ -66,8 +66,9 @@ impl SnapshotCheck for SnapshotVerifier {
     }
 }
 
-/// Converts the mark by which the state machine identifies a snapshot to the snapshot id of Raft
-/// messages. Both contain the id of the last log entry, the length and the checksum.
+/// Converts the id by which the state machine identifies a snapshot (`SnapshotMark`) to the
+/// snapshot id of Raft messages. Both contain the id of the last log entry, the length and the
+/// checksum.
 pub fn snapshot_id(mark: SnapshotMark) -> SnapshotId {
     SnapshotId { last: mark.last, bytes: mark.bytes, checksum: mark.checksum }
 }

@@ -29,9 +29,9 @@ pub struct EntryId {
     pub index: Index,
 }
 
-/// The number of a round of messages: all messages that a leader sends in one step. A reply
-/// contains the number of the round that it answers. The leader uses these numbers for leases, read
-/// indexes and round-trip times. They increase within a term.
+/// The number of a message round: all messages that a leader sends in one step. A reply contains
+/// the number of the round that it answers. From these numbers, the leader derives leases, confirms
+/// reads (read index) and measures round-trip times. They increase within a term.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Round(pub u64);
 
@@ -41,8 +41,8 @@ pub struct Round(pub u64);
 pub struct JobSequence(pub u64);
 
 /// Id of a client: a connection to the server, or a client in the university course's simulator,
-/// which writes the id as four hexadecimal digits. For batches of requests, the server uses a
-/// constant client id.
+/// which writes the id as four hexadecimal digits. For its batches of client requests, the server
+/// uses a constant id instead.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u32);
 
@@ -108,8 +108,9 @@ pub enum RequestKind {
 impl Index {
     /// The index before that of the first entry of a log.
     pub const ZERO: Index = Index(0);
-    /// Exclusive upper bound of the indexes in messages between replicas: a message with a larger
-    /// index is rejected as malformed. No log ever gets this long.
+    /// Upper bound of the indexes in messages between replicas. No log ever gets this long. A
+    /// message with a larger index is rejected as malformed; the wire decoders reject this index,
+    /// too.
     pub const MAX: Index = Index(1 << 62);
 
     /// Returns the index after this one.

@@ -45,7 +45,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline::sim::checkers::linearizability::STEPS_MAX;
 
@@ -100,19 +100,19 @@ fn kill_rounds(mut cluster: Cluster, name: &str) {
 }
 
 #[test]
-fn acknowledged_writes_survive_replica_kills_dedicated() {
+fn acknowledged_writes_survive_kills_with_dedicated_threads() {
     kill_rounds(Cluster::start_hasty(3, "dedicated", &[]), "dedicated");
 }
 
 #[test]
-fn acknowledged_writes_survive_replica_kills_fused() {
+fn acknowledged_writes_survive_kills_with_fused_threads() {
     kill_rounds(Cluster::start_hasty(3, "fused", &[]), "fused");
 }
 
 /// The allocator reads its settings when a program starts, so a server executes itself again.
 #[test]
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn server_sets_allocator_options_and_keeps_its_process() {
+fn server_sets_allocator_options_and_keeps_its_process_id() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let settings = |cluster: &Cluster, at| {
@@ -188,7 +188,7 @@ fn every_replica_replies_in_order_and_identically() {
 }
 
 #[test]
-fn majority_serves_and_lone_replica_refuses() {
+fn majority_serves_requests_and_a_lone_replica_refuses_them() {
     let mut cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
@@ -234,7 +234,7 @@ fn start_waits_for_the_previous_process_to_exit() {
 }
 
 #[test]
-fn invalid_start_is_refused_with_a_remedy() {
+fn invalid_start_is_refused_with_advice() {
     let mut cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // A port in use by the same replica.
@@ -347,6 +347,58 @@ fn client_that_never_reads_uses_bounded_memory() {
     // On a busy machine an election may occur too, but not every time.
     let calm = (0..10).any(|_| feed_and_flood(&cluster));
     assert!(calm, "an election each time, for one client\n{}", cluster.logs());
+}
+
+/// The union of large sets, many times: one operation that takes longer than an election timeout
+/// and longer than the default deadline of a command.
+fn long_operation_delays_others_only(threads: &'static str) {
+    let cluster = Cluster::start_hasty(3, threads, &[]);
+    cluster.wait_until_all_serve();
+    let leader = cluster.leader();
+    let mut client = Client::connect(cluster.address(leader)).unwrap();
+    let members: Vec<String> = (0..200_000).map(|number| number.to_string()).collect();
+    let mut add: Vec<&[u8]> = vec![b"SADD", b"set"];
+    add.extend(members.iter().map(|member| member.as_bytes()));
+    assert_eq!(client.call(&add).unwrap(), b":200000\r\n");
+    let mut union: Vec<&[u8]> = vec![b"ZUNIONSTORE", b"union", b"60"];
+    union.extend([&b"set"[..]; 60]);
+    let term = cluster.term();
+    let stop = AtomicBool::new(false);
+    let others = |at: usize| {
+        let (cluster, stop) = (&cluster, &stop);
+        move || {
+            let mut other = Client::connect(cluster.address(at)).unwrap();
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(other.call(&[b"SET", b"k", b"v"]).unwrap(), b"+OK\r\n");
+                assert_eq!(other.call(&[b"GET", b"k"]).unwrap(), b"$1\r\nv\r\n");
+                count += 1;
+            }
+            count
+        }
+    };
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        let others = [0, 1, 2].map(|at| scope.spawn(others(at)));
+        let begin = Instant::now();
+        assert_eq!(client.call(&union).unwrap(), b":200000\r\n");
+        eprintln!("{threads}: the union took {:?}", begin.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        for other in others {
+            assert!(other.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(cluster.term(), term, "{}", cluster.logs());
+}
+
+#[test]
+fn long_operation_delays_others_only_with_dedicated_threads() {
+    long_operation_delays_others_only("dedicated");
+}
+
+#[test]
+fn long_operation_delays_others_only_with_fused_threads() {
+    long_operation_delays_others_only("fused");
 }
 
 /// Many client libraries send a whole pipeline before they read the first reply.

@@ -124,7 +124,7 @@ fn gather_and_serve(cluster: &Cluster) -> bool {
 }
 
 #[test]
-fn declared_lengths_allocate_no_memory() {
+fn declared_request_lengths_allocate_no_memory() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     let leader = cluster.leader();

@@ -23,11 +23,12 @@
 //! no chunks, and a start uses the snapshot with the latest end; the rule itself is tested by
 //! `crash::snapshots::invalid_incoming_snapshot_changes_nothing`.
 //! The checksum of a record protects it on the network; on disk it is covered by the checksums of
-//! its sectors and by the chain (`record::tests::every_flipped_bit_and_truncation_is_detected`).
+//! its sectors and by the chain
+//! (`record::tests::every_flipped_bit_and_truncation_of_a_log_entry_is_detected`).
 //!
 //! [`Mutant::PromiseBeforeReceipt`] is a rule of the runtime's core stage, which the simulator does
 //! not run: the seeded driver of the stages notices it
-//! (`runtime::stages::seeded_tests::lease_granted_from_before_receipt_is_detected`).
+//! (`runtime::stages::seeded_tests::lease_measured_from_before_message_receipt_is_detected`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -157,7 +158,7 @@ mutants! {
 /// history of the same folder: two copies were both written to, and then a file of one is found
 /// among those of the other.
 #[test]
-fn only_chain_check_detects_segment_of_diverged_copy() {
+fn only_checksum_chain_detects_segment_of_a_diverged_copy() {
     let options = LogOptions::with_segment_bytes(4 << 10);
     let open = |disk: &mut MemDisk| Log::open(disk, None, NodeId(1), options, None).map(|_| ());
     let mut first = MemDisk::default();
@@ -187,7 +188,7 @@ fn only_chain_check_detects_segment_of_diverged_copy() {
 
 /// Prints an updated list if `MUTANTS_SEARCH` is set.
 #[test]
-fn search() {
+fn search_for_seeds_that_detect_the_mutants() {
     if std::env::var_os("MUTANTS_SEARCH").is_none() {
         return;
     }

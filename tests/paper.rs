@@ -201,7 +201,7 @@ fn log_is_not_truncated_without_conflict() {
 
 /// Rule 4: entries that the log lacks are appended (§5.3).
 #[test]
-fn only_new_entries_are_appended() {
+fn follower_appends_only_entries_missing_from_its_log() {
     let mut subject = Subject::restarted(3, 1, &[1, 1]);
     subject.receive(2, append(1, (1, 1), &[1, 1, 1], 0));
     assert_eq!(subject.log(), [1, 1, 1, 1]);
@@ -242,7 +242,7 @@ fn committed_entries_are_applied_once_in_order() {
 /// A higher term in any message is adopted and makes a follower of every role (§5.1). But a vote
 /// request is ignored while a leader may hold a lease (§6).
 #[test]
-fn higher_term_steps_down_to_follower() {
+fn higher_term_makes_a_replica_step_down_to_follower() {
     let rejected = |term| {
         let outcome = AppendOutcome::Reject { refused: Index(0), hint: EntryId::ZERO };
         PeerMsg::AppendReply(AppendReply {
@@ -357,7 +357,7 @@ fn no_vote_is_granted_soon_after_a_leader_message() {
 /// An election starts with a new term, a vote for itself, a new timeout, and requests to all others
 /// (§5.2).
 #[test]
-fn election_raises_term_votes_for_self_and_asks_all() {
+fn election_increments_term_votes_for_self_and_asks_all() {
     let mut subject = Subject::restarted(5, 3, &[1, 3]);
     let asked = subject.stand();
     let status = subject.status();
@@ -501,7 +501,7 @@ fn command_is_replicated_committed_and_applied() {
 
 /// A follower appends no command; it redirects the client (§8).
 #[test]
-fn follower_redirects_commands() {
+fn follower_redirects_client_commands() {
     let mut subject = Subject::restarted(3, 1, &[]);
     subject.receive(2, append(1, (0, 0), &[], 0));
     let step = subject.write(b"put");
@@ -531,7 +531,7 @@ fn missing_entries_are_sent_from_next_index() {
 
 /// A rejection lowers the next index to the hint, where the logs may match (§5.3).
 #[test]
-fn rejection_lowers_next_index_to_the_hint() {
+fn append_rejection_lowers_next_index_to_its_hint() {
     let (mut subject, first) = Subject::leader(3, 5, &[1, 1, 2, 3, 4]);
     let append = first.append_to(2).unwrap();
     assert_eq!(append.prev, EntryId::new(4, 5));
@@ -547,7 +547,7 @@ fn rejection_lowers_next_index_to_the_hint() {
 
 /// A useless hint still lowers the next index by one, and never below the match index.
 #[test]
-fn rejection_without_usable_hint_lowers_next_index_by_one() {
+fn append_rejection_without_usable_hint_decrements_next_index() {
     let (mut subject, first) = Subject::leader(3, 5, &[1, 1, 1]);
     let mut append = first.append_to(2).unwrap();
     for expected in [2, 1, 0] {
@@ -560,7 +560,7 @@ fn rejection_without_usable_hint_lowers_next_index_by_one() {
 
 /// A reply of an earlier term says nothing about this term's log (§5.1).
 #[test]
-fn reply_of_an_earlier_term_is_ignored() {
+fn append_reply_of_an_earlier_term_is_ignored() {
     let (mut subject, first) = Subject::leader(3, 3, &[1]);
     let append = first.append_to(2).unwrap();
     subject.receive(2, matching(&AppendEntries { term: Term(2), ..append.clone() }));
@@ -596,7 +596,7 @@ fn entry_durable_on_a_majority_is_committed() {
 /// An entry of an earlier term is never committed by counting replicas, only together with one of
 /// the leader's own term (§5.4.2, Figure 8).
 #[test]
-fn entry_of_earlier_term_is_not_committed_by_count() {
+fn entry_of_earlier_term_is_not_committed_by_counting_replicas() {
     let (mut subject, first) = Subject::leader(5, 4, &[1, 2]);
     // Two followers have 2@2, as in the figure, but not yet the leader's no-op.
     for peer in [2, 3] {
@@ -666,7 +666,7 @@ fn read_is_confirmed_without_follower_disk_writes() {
 /// Small writes must not starve a large one: until the limit of uncommitted bytes is reached, a
 /// write of any size is accepted, and after that none.
 #[test]
-fn write_of_any_size_is_accepted_until_the_limit_is_reached() {
+fn write_of_any_size_is_accepted_below_uncommitted_bytes_limit() {
     let config = Config { uncommitted_bytes_max: 200, ..Config::server() };
     let (mut subject, first) = Subject::leader_with(&config, 3, 1, &[]);
     let append = first.append_to(2).unwrap();

@@ -40,7 +40,7 @@ const SHORT: &str = r#"{
 /// Not a test: the replica program of the other tests. The simulator starts a script, which starts
 /// this test program with an environment variable that makes it a replica.
 #[test]
-fn as_replica() {
+fn not_a_test_but_the_replica_program_of_other_tests() {
     let habits = [
         Habit::Sound,
         Habit::QuitsLater,
@@ -91,7 +91,7 @@ impl Stage {
         let own = std::env::current_exe().unwrap();
         Stage::with_script(&format!(
             "export {HABIT}={habit:?} {ARGUMENTS}=\"$*\"\n\
-             exec '{}' --exact as_replica --nocapture",
+             exec '{}' --exact not_a_test_but_the_replica_program_of_other_tests --nocapture",
             own.display()
         ))
     }
@@ -216,7 +216,7 @@ fn replica_killed_by_an_event_is_no_failure() {
 }
 
 #[test]
-fn missing_program_is_named_in_the_error() {
+fn missing_replica_program_is_named_in_the_error() {
     let run = |program: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bowline"));
         command.args(["sim", "--processes", "simple-1", "--replica"]).arg(program);
@@ -228,7 +228,7 @@ fn missing_program_is_named_in_the_error() {
 }
 
 #[test]
-fn unexecutable_program_is_named_in_the_error() {
+fn unexecutable_replica_program_is_named_in_the_error() {
     let plain = Stage::with_file(tempfile::tempdir().unwrap(), "text", 0o644);
     plain.run(&["simple-1"]).assert_failed(2, &["not executable; run `chmod +x"]);
     let lost = "#!/no/such/interpreter\n";
@@ -261,7 +261,7 @@ fn replica_exit_during_the_run_is_reported() {
 }
 
 #[test]
-fn message_flood_ends_the_run() {
+fn message_flood_by_a_replica_ends_the_run() {
     let stage = Stage::with_habit(Habit::Floods);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["max_packets", "messages that trigger each other"]);
@@ -273,7 +273,7 @@ fn message_flood_ends_the_run() {
 }
 
 #[test]
-fn invalid_json_is_quoted_in_the_error() {
+fn invalid_json_from_a_replica_is_quoted_in_the_error() {
     let stage = Stage::with_habit(Habit::SendsBrokenJson);
     let run = stage.run_short("[]", &["--json"]);
     run.assert_failed(1, &["sent a message that is not valid JSON (", r#"`{\"src\": \"0000\", `"#]);
@@ -282,7 +282,7 @@ fn invalid_json_is_quoted_in_the_error() {
 }
 
 #[test]
-fn wrong_values_and_duplicate_replies_are_incorrect() {
+fn wrong_values_and_duplicate_replies_count_as_incorrect() {
     let stage = Stage::with_habit(Habit::Lies);
     stage.run_short("[]", &[]).assert_failed(1, &["with the value `a lie`, but the client's last"]);
     stage.assert_no_process_left(5);

@@ -361,7 +361,7 @@ proptest! {
     }
 
     #[test]
-    fn batches_round_trip(
+    fn command_batches_round_trip_through_their_encoding(
         wishes in vec(wish(), 0..6),
         client: u32,
         request: [u8; 16],
@@ -478,7 +478,7 @@ proptest! {
 
     /// Any values on any number of replicas, compared with counting.
     #[test]
-    fn quorum_index_agrees_with_counting(
+    fn quorum_index_agrees_with_counting_replicas(
         values in vec(0_u64..6, 1..=REPLICAS_MAX),
     ) {
         let config = Config::server();

@@ -76,7 +76,7 @@ fn protocol_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn requests_round_trip(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
+    fn redis_requests_round_trip(wanted in vec(vec(vec(any::<u8>(), 0..30), 1..5), 0..5)) {
         let mut bytes = Vec::new();
         for request in &wanted {
             written(request, &mut bytes);

@@ -229,7 +229,7 @@ fn same_seed_gives_the_same_run_byte_for_byte() {
 }
 
 #[test]
-fn tracing_does_not_change_a_run() {
+fn tracing_does_not_change_a_simulation_run() {
     let silent = fault_run::run(Profile::Mixed, 5, Trace::default(), &|_| ());
     assert_eq!(silent, fault_run::run(Profile::Mixed, 5, Trace::detailed(10), &|_| ()));
     let other = fault_run::run(Profile::Mixed, 6, Trace::default(), &|_| ());
@@ -344,7 +344,7 @@ fn failing_run_prints_the_command_that_replays_it() {
 }
 
 #[test]
-fn fault_runs_print_a_summary() {
+fn simulation_runs_with_faults_print_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let summary = json(&output);
@@ -360,7 +360,7 @@ fn trace_is_printed_during_the_run() {
 }
 
 #[test]
-fn invalid_arguments_list_the_valid_ones() {
+fn error_for_an_invalid_argument_lists_the_valid_ones() {
     for (arguments, part) in [
         (&["--profile", "nonsense"][..], "the profiles are mixed"),
         (&["nonsense"], "no scenario `nonsense`"),

@@ -30,8 +30,8 @@ impl Files {
         let plain = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
         anyhow::ensure!(
             !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
-            "`{name}` is not a valid name; give --name with letters, digits, `-`, `_` \
-             and `.` only"
+            "`{name}` is not a valid name for result files; choose a --name of letters, digits, \
+             `-`, `_` and `.` that does not begin with `.`"
         );
         fs::create_dir_all(folder).with_context(|| cannot_write(folder))?;
         let mut files =

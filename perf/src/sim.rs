@@ -151,7 +151,8 @@ fn execute(
         return Ok((run.scenario_run, run.report));
     };
     let options = Options { program, protocol: Protocol::default(), output: Output::default() };
-    let interrupted = processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
+    let interrupted = processes::interrupted_by_signals()
+        .context("cannot install the signal handler for Ctrl-C")?;
     let length = scenario.lifetime().as_secs();
     let bar = bar(ProgressBar::new(length), "{msg} {wide_bar} {pos}/{len} s");
     bar.set_message(scenario.name.clone());

@@ -39,7 +39,7 @@ fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
 }
 
 #[test]
-fn invalid_arguments_are_rejected() {
+fn perf_sim_rejects_invalid_arguments() {
     let folder = folder("bad_arguments");
     assert_rejected(&folder, &["simple-9"], &["simple-9", "simple-1"]);
     assert_rejected(&folder, &["nowhere/x.json"], &["nowhere/x.json", "cannot read"]);
@@ -60,7 +60,7 @@ fn invalid_arguments_are_rejected() {
 }
 
 #[test]
-fn run_writes_all_files_and_lists_them() {
+fn perf_sim_writes_all_result_files_and_lists_them() {
     let folder = folder("a_run");
     let output = perf(&folder, &["simple-2", "--rate", "50", "--seconds", "5", "--name", "a"]);
     let stdout = String::from_utf8(output.stdout).expect("stdout is UTF-8");
@@ -96,7 +96,7 @@ fn json_option_prints_only_json() {
 }
 
 #[test]
-fn unwritable_output_is_reported_before_the_run() {
+fn unwritable_output_folder_is_reported_before_the_run() {
     let folder = folder("no_output");
     std::fs::write(folder.join("file"), "in the way").unwrap();
     // The replica program does not exist either: the output is checked first.

@@ -60,7 +60,7 @@ fn results(folder: &Path) -> Value {
 }
 
 #[test]
-fn rounds_run_in_order_and_are_recorded() {
+fn benchmark_rounds_run_in_order_and_are_recorded() {
     let folder = folder("compare_rounds");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "2", "--seconds", "1", "--keys", "100"];
@@ -141,7 +141,7 @@ fn rounds_run_in_order_and_are_recorded() {
 }
 
 #[test]
-fn interrupted_comparison_keeps_its_results() {
+fn interrupted_benchmark_comparison_keeps_its_results() {
     let folder = folder("compare_interrupted");
     let bowline = bowline();
     let arguments = ["compare", "--rounds", "1", "--seconds", "30", "--cases", "put-4"];
@@ -162,7 +162,7 @@ fn interrupted_comparison_keeps_its_results() {
 }
 
 #[test]
-fn servers_are_killed_with_the_comparison() {
+fn killing_perf_compare_kills_the_servers_that_it_measures() {
     let setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status();
     if !setpriv.is_ok_and(|status| status.success()) {
         eprintln!("skipped: setpriv is not installed (Debian package: util-linux)");
@@ -196,7 +196,7 @@ fn assert_rejected(folder: &Path, arguments: &[&str], texts: &[&str]) {
 }
 
 #[test]
-fn invalid_arguments_are_rejected() {
+fn perf_compare_rejects_invalid_arguments() {
     let folder = folder("compare_bad");
     assert_rejected(&folder, &["compare", "--cases", "put"], &["`put`", "put-rate"]);
     assert_rejected(&folder, &["compare", "--cases", "put-1,put-1"], &["twice"]);
@@ -222,7 +222,7 @@ fn invalid_arguments_are_rejected() {
 }
 
 #[test]
-fn only_packets_between_replicas_are_dropped() {
+fn simulated_loss_drops_only_packets_between_replicas() {
     let folder = folder("compare_lossy");
     let bowline = bowline();
     let arguments = ["lossy", "--losses", "0,10", "--connections", "4"];
@@ -232,10 +232,10 @@ fn only_packets_between_replicas_are_dropped() {
     let output = perf(&folder, &[&arguments[..], &lengths, &places].concat());
     let stderr_text = stderr(&output);
     let cannot = [
-        "only root",
+        "needs root",
         "is not installed",
         "unshare failed",
-        "cannot create a bridge",
+        "cannot create a network bridge",
         "cannot use the TCP congestion control",
     ];
     if let Some(why) = cannot.iter().find(|why| stderr_text.contains(**why)) {

@@ -56,7 +56,7 @@ fn sum(record: &Value, field: &str) -> u64 {
 }
 
 #[test]
-fn invalid_arguments_are_rejected_before_the_run() {
+fn perf_load_rejects_invalid_arguments_before_the_run() {
     let folder = folder("bad_arguments");
     for (arguments, word) in [
         ("", "--closed"),
@@ -111,7 +111,7 @@ fn unreachable_server_is_reported_at_once() {
 }
 
 #[test]
-fn complete_run_is_recorded() {
+fn complete_load_run_is_recorded() {
     let (folder, server) = (folder("whole"), Server::start(|_, _| Reply::Execute));
     let arguments = "--rate 500 --seconds 2 --warm-up 0.5 -w a --keys 100 --verify --seed 3 \
                      --threads 2 -c 8 --fail-if errors>0";
@@ -161,7 +161,7 @@ fn complete_run_is_recorded() {
 /// requests could be sent during the stall. A closed loop sees only a few slow replies, and so do
 /// the service times of an open loop.
 #[test]
-fn only_open_loop_response_times_show_a_stall() {
+fn only_open_loop_response_times_show_a_server_stall() {
     let folder = folder("stall");
     let stall = |number: u64, _: &str| match number {
         700 => Reply::After(Duration::from_millis(200), "+OK\r\n"),
@@ -194,7 +194,7 @@ fn only_open_loop_response_times_show_a_stall() {
 }
 
 #[test]
-fn errors_are_counted_by_kind_not_as_successes() {
+fn errors_are_counted_by_kind_and_not_as_successes() {
     let folder = folder("errors");
     let server = Server::start(|number, _| match number % 10 {
         1 => Reply::Text(
@@ -248,7 +248,7 @@ fn write_succeeds_when_replicas_have_synced_it() {
 }
 
 #[test]
-fn server_too_slow_for_the_rate_fails_the_run() {
+fn server_too_slow_for_the_request_rate_fails_the_run() {
     let folder = folder("slow");
     // One connection and 20 ms per reply: at most 50 per second.
     let server = Server::start(|_, _| Reply::After(Duration::from_millis(20), "+OK\r\n"));
@@ -265,7 +265,7 @@ fn server_too_slow_for_the_rate_fails_the_run() {
 }
 
 #[test]
-fn missing_reply_is_a_timeout() {
+fn missing_reply_is_counted_as_a_timeout() {
     let folder = folder("timeout");
     let server =
         Server::start(|number, _| if number == 50 { Reply::Never } else { Reply::Execute });
@@ -280,7 +280,7 @@ fn missing_reply_is_a_timeout() {
 }
 
 #[test]
-fn server_failure_leaves_a_partial_result() {
+fn server_failure_during_a_load_run_leaves_a_partial_result() {
     let folder = folder("dies");
     let server =
         Server::start(|number, _| if number < 300 { Reply::Execute } else { Reply::Shutdown });
@@ -299,7 +299,7 @@ fn server_failure_leaves_a_partial_result() {
 }
 
 #[test]
-fn redirect_is_followed() {
+fn load_generator_follows_a_redirect() {
     let folder = folder("moved");
     let leader = Server::start(|_, _| Reply::Execute);
     let moved = format!("-MOVED 1 {}\r\n", leader.address());
@@ -345,7 +345,7 @@ fn full_disk_is_reported_and_other_outputs_are_kept() {
 }
 
 #[test]
-fn check_detects_non_linearizable_histories() {
+fn perf_check_detects_non_linearizable_histories() {
     let folder = folder("history");
     let run = |server: &Server, file: &str| {
         let load = format!("load --target {} -w f --keys 20 -c 8", server.url());
@@ -377,7 +377,7 @@ fn check_detects_non_linearizable_histories() {
 }
 
 #[test]
-fn scan_workload_needs_a_server_with_scan() {
+fn scan_workload_is_refused_for_a_server_without_scan() {
     let (folder, server) = (folder("scans"), Server::start(|_, _| Reply::Execute));
     let output = perf(&folder, &format!("load --target {} -w e --closed", server.url()));
     assert_eq!(output.status.code(), Some(2));
@@ -385,7 +385,7 @@ fn scan_workload_needs_a_server_with_scan() {
 }
 
 #[test]
-fn interrupted_run_keeps_its_results() {
+fn interrupted_load_run_keeps_its_results() {
     let (folder, server) = (folder("interrupted"), Server::start(|_, _| Reply::Execute));
     let load = format!("load --target {} -w set -c 2 --warm-up 0 --json", server.url());
     let mut command = command(&folder, &format!("{load} --rate 200 --seconds 60"));
@@ -425,7 +425,7 @@ fn assert_measurable(folder: &Path, url: &str, server: &str) {
 }
 
 #[test]
-fn bowline_run_completes_and_kill_gives_partial_result() {
+fn load_run_completes_and_is_partial_if_bowline_is_killed() {
     let folder = folder("bowline");
     let Some(mut bowline) = programs::bowline(&folder) else { return };
     assert_measurable(&folder, &bowline.url, "");
@@ -451,7 +451,7 @@ fn bowline_run_completes_and_kill_gives_partial_result() {
 }
 
 #[test]
-fn redis_run_completes() {
+fn load_run_on_redis_completes() {
     let folder = folder("redis");
     let Some(redis) = programs::redis(&folder) else { return };
     assert_measurable(&folder, &redis.url, "redis ");
@@ -462,7 +462,7 @@ fn redis_run_completes() {
 }
 
 #[test]
-fn etcd_run_completes() {
+fn load_run_on_etcd_completes() {
     let folder = folder("etcd");
     let Some(etcd) = programs::etcd(&folder) else { return };
     assert_measurable(&folder, &etcd.url, "etcd 3");

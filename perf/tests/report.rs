@@ -187,7 +187,7 @@ fn chart_curves_and_marks_match_the_axis_scales() {
 }
 
 #[test]
-fn every_run_is_in_every_chart_and_in_the_page() {
+fn every_run_is_in_every_chart_and_in_the_report_page() {
     let folder = folder("report_series");
     write(&folder, "a.json", &load("alpha", &[10, 10], 0.001, 0.002));
     let mut beta = load("beta <&\">", &[20, 0, 20], 0.003, 0.004);
@@ -248,7 +248,7 @@ fn write_log(folder: &Path, name: &str) {
 }
 
 #[test]
-fn interval_logs_are_drawn_with_a_heat_map() {
+fn latency_logs_are_plotted_with_a_heat_map() {
     let folder = folder("report_log");
     write_log(&folder, "mixed.hlog");
     report(&folder, &["mixed.hlog"]);
@@ -278,7 +278,7 @@ fn interval_logs_are_drawn_with_a_heat_map() {
 }
 
 #[test]
-fn simulator_run_is_drawn_with_its_faults() {
+fn simulator_run_is_plotted_with_its_faults() {
     let folder = folder("report_sim");
     let run = ["sim", "crash-3", "--rate", "50", "--seconds", "10", "--name", "crash"];
     let output = perf(&folder, &run);
@@ -337,7 +337,7 @@ fn comparison() -> Value {
 }
 
 #[test]
-fn comparisons_are_drawn_as_bars_and_lines() {
+fn comparisons_are_plotted_as_bar_and_line_charts() {
     let folder = folder("report_comparison");
     write(&folder, "sizes.json", &comparison());
     report(&folder, &["sizes.json"]);
@@ -415,7 +415,7 @@ fn invalid_result_files_are_rejected() {
     assert_rejected(&folder, &["nothing.json"], &["nothing to draw"]);
     // One invalid file among valid ones, and invalid marks.
     assert_rejected(&folder, &["good.json", "text.json"], &["text.json"]);
-    assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks:2", "seconds"]);
+    assert_rejected(&folder, &["good.json", "--marks", "marks"], &["marks, line 2", "seconds"]);
     assert_rejected(&folder, &["good.json", "--name", "../escape"], &["--name"]);
     assert_rejected(&folder, &[], &["FILES"]);
     let many = ["good.json"; 9];

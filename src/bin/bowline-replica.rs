@@ -61,7 +61,7 @@ fn parse(
         } else if let Some(value) = argument.strip_prefix("--threads=") {
             threads = value.parse()?;
         } else if argument.starts_with('-') {
-            anyhow::bail!("unknown option `{argument}`");
+            anyhow::bail!("unknown option `{argument}`; the only option is --threads");
         } else {
             positional.push(argument);
         }

@@ -43,7 +43,7 @@ pub struct AppliedClock {
 #[derive(Clone, Copy, Debug)]
 struct Report {
     /// The peer's wall clock reading minus this replica's monotonic clock reading when the report
-    /// arrived, in milliseconds. Network delay makes it smaller.
+    /// arrived, in milliseconds. Network delay makes this difference smaller.
     offset: i64,
     at: Instant,
 }
@@ -78,14 +78,14 @@ pub struct ReplicatedClock {
     peers: Vec<Peer>,
     applied: AppliedClock,
     /// The replicated time, in nanoseconds since 1970, at a reading of the monotonic clock; `None`
-    /// until a first time is known.
+    /// as long as no time is known.
     base: Option<(u128, Instant)>,
     proposed: Option<Proposed>,
     /// The latest term in which this replica was leader and knew the wall clocks of a quorum;
-    /// `None` if there was none.
+    /// `None` if there was no such term.
     ready: Option<Term>,
-    /// The latest term in which this replica, as leader, waited for the wall clocks of a quorum,
-    /// and when it began to wait; `None` if it never has.
+    /// The latest term in which this replica, as leader, waited until it knew the wall clocks of a
+    /// quorum, and when the wait began; `None` if it has never waited.
     waiting: Option<(Term, Instant)>,
     /// The time, in milliseconds since 1970, that the applied replicated clock must reach before
     /// waiting reads can be served; `None` if no read is waiting for the clock.
@@ -183,24 +183,24 @@ impl ReplicatedClock {
     }
 
     /// Records that the proposed clock entry (log entry that sets the replicated clock) was not
-    /// appended at `now`, because the limit on uncommitted bytes was reached. The next write
-    /// proposes a new one; for expired keys and waiting reads, a new one is proposed after
-    /// `ENTRY_INTERVAL`.
+    /// appended at `now`, because the limit on uncommitted bytes was reached. The next write makes
+    /// the replica propose a new clock entry at once; for expired keys and waiting reads, it
+    /// proposes one after `ENTRY_INTERVAL`.
     pub fn proposal_refused(&mut self, now: Instant) {
         self.proposed = Some(Proposed { millis: 0, at: now, refused: true });
     }
 
-    /// Records a leader change, after which the last proposed clock entry may be lost and may be
-    /// proposed again.
+    /// Records that the leader has changed. The last proposed clock entry may then be lost, so a
+    /// new leader may propose it again.
     pub fn leader_changed(&mut self) {
         self.proposed = None;
     }
 
     /// Returns whether this replica, as leader of `term`, may accept client requests: only once it
-    /// knows the wall clocks of a quorum. Before that, the replicated clock may lag far behind, and
-    /// keys with a TTL set by it would expire too early when it catches up. For the same reason, if
-    /// the known wall clocks differ, the leader waits up to one second for the other members'
-    /// clocks.
+    /// knows the wall clocks of a quorum. Until then, the replicated clock may be far behind; a key
+    /// whose TTL is set then would expire too early, when the clock catches up. For the same
+    /// reason, if the known wall clocks differ, the leader waits up to one second for the other
+    /// members' clocks.
     pub fn is_ready(&mut self, now: Instant, term: Term) -> bool {
         if self.ready == Some(term) {
             return true;
@@ -219,8 +219,8 @@ impl ReplicatedClock {
         self.ready == Some(term)
     }
 
-    /// Returns the known wall clocks of the members at `now`, including this replica's, in
-    /// milliseconds since 1970.
+    /// Returns the times that the wall clocks of the members show at `now`, in milliseconds since
+    /// 1970, as far as they are known. Includes this replica's own wall clock.
     fn clocks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let own = millis_of(now);
         let peers = self.peers.iter().filter_map(move |peer| peer.offset(now));
@@ -268,8 +268,8 @@ impl ReplicatedClock {
     }
 
     /// Returns the time, in milliseconds since 1970, of the clock entry to propose before a write
-    /// that arrives at `now`; `None` if none is needed, because one was proposed recently and no
-    /// key has expired since.
+    /// that arrives at `now`; `None` if no clock entry is needed, because one was proposed recently
+    /// and no key has expired since.
     pub fn entry_before_write(&mut self, now: Instant) -> Option<u64> {
         let is_due = |it: Proposed| it.refused || now >= it.at + ENTRY_INTERVAL;
         if self.proposed.is_none_or(is_due) {
@@ -332,8 +332,8 @@ impl ReplicatedClock {
     }
 
     /// Returns when [`ReplicatedClock::entry_at_expiry`] or [`ReplicatedClock::entry_for_reads`]
-    /// may next return an entry; `None` if there is nothing to wait for, or a proposed entry must
-    /// be applied first.
+    /// may next return an entry; `None` if no key expires and no read is waiting, or if a proposed
+    /// entry must be applied first.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let millis = [self.applied.next_expiry, self.read_target].into_iter().flatten().min()?;
         let time = u64::try_from(self.extrapolate(now) / NANOS).unwrap_or(u64::MAX);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn expirations_and_reads_share_one_clock_entry_in_flight() {
+    fn expirations_and_reads_share_one_pending_clock_entry() {
         let mut clock = single();
         assert_eq!((clock.entry_at_expiry(at(1)), clock.next_due(at(1))), (None, None));
         clock.note_applied(at(1), shown(EPOCH + 1, Some(EPOCH + 100)));

@@ -23,7 +23,7 @@ pub enum Jump {
     /// The wall clock's jump by this number of milliseconds has lasted long enough, and is now
     /// accepted.
     Accepted(i64),
-    /// The wall clock has jumped back before its jump was accepted.
+    /// The wall clock has jumped back to its old course before the jump was accepted.
     Undone,
 }
 
@@ -42,9 +42,9 @@ struct Offset {
 #[derive(Clone, Debug)]
 pub struct WallClock {
     confirm_after: Duration,
-    /// The accepted reading that later readings are compared with; `None` before the first one. It
-    /// is replaced at most once per `confirm_after`, so that many small steps do not pass for a
-    /// gradual adjustment (slewing).
+    /// The accepted reading that later readings are compared with; `None` before the first reading.
+    /// It is replaced at most once per `confirm_after`, because otherwise a jump in many small
+    /// steps would pass for a gradual adjustment (slewing).
     anchor: Option<Offset>,
     /// The last accepted difference between the wall clock and the monotonic clock, in
     /// milliseconds.

@@ -25,7 +25,7 @@ pub type Text32 = [u8; 32];
 pub enum Operation {
     /// Reads the value of a key.
     Get {
-        /// The key to read, for which the client has had a put acknowledged before.
+        /// The key to read, one of those for which the client has an acknowledged put.
         key: Text32,
     },
     /// Sets the value of a key.
@@ -44,7 +44,7 @@ pub struct Request {
     pub client: ClientId,
     /// Id of the replica that receives the request.
     pub replica: NodeId,
-    /// The leader known to the client; `None` if it knows none.
+    /// The leader known to the client; `None` if the client knows no leader.
     pub leader: Option<NodeId>,
     /// Message id of the request: 16 letters and digits. Each attempt of an operation has a new
     /// one.
@@ -71,13 +71,13 @@ pub struct Answer<'a> {
     pub src: NodeId,
     /// Id of the client that the answer is addressed to.
     pub client: ClientId,
-    /// The leader known to the answering replica; `None` if it knows none.
+    /// The leader known to the answering replica; `None` if that replica knows no leader.
     pub leader: Option<NodeId>,
     /// The message id of the request that this answers.
     pub mid: RequestId,
     /// The type of the answer: `ok`, `redirect` or `fail`.
     pub kind: AnswerKind,
-    /// The value of the key that was read; `None` if the answer contains none.
+    /// The value of the key that was read; `None` if the answer contains no value.
     pub value: Option<&'a [u8]>,
 }
 
@@ -137,7 +137,7 @@ pub struct ClientCounts {
     pub puts: Vec<Sample>,
 }
 
-/// An operation that a client has not completed yet, with the counts over all its attempts.
+/// An operation that a client has not completed yet, with counts over all attempts to execute it.
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     operation: Operation,
@@ -232,7 +232,7 @@ impl Clients {
     }
 
     /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
-    /// (`None` if none was alive) and its operation.
+    /// (`None` if no replica was alive) and its operation.
     pub fn open(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.each
             .iter()
@@ -257,8 +257,8 @@ impl Clients {
 
     /// Starts an operation of the client at position `place` (0 to 7): a get if `get` is true and
     /// the client has an acknowledged put, otherwise a put. `living` are the replicas that are
-    /// alive. Returns the request to send; `None` if no replica is alive, and the operation then
-    /// stays unanswered.
+    /// alive. Returns the request to send. Returns `None` if no replica is alive; the operation
+    /// then stays unanswered.
     pub fn start(
         &mut self,
         now: Instant,
@@ -320,8 +320,9 @@ impl Clients {
         replica.map(|replica| Request { client: id, replica, leader, mid, operation })
     }
 
-    /// Counts an answer and returns the client's reaction. If the answer acknowledges a put, also
-    /// returns the position of that put among all operations of the run, from 0; otherwise `None`.
+    /// Counts an answer and returns the client's reaction. The second element of the result is, if
+    /// the answer acknowledges a put, the position of that put among all operations of the run,
+    /// counted from 0; otherwise `None`.
     ///
     /// # Panics
     /// If no client has the id in the answer.
@@ -407,9 +408,9 @@ fn letters_and_digits<const N: usize>(generator: &mut ChaCha8Rng) -> [u8; N] {
 }
 
 /// Returns the value that a put writes to a key whose value is `before` (the key itself if it is
-/// new): 32 pseudo-random hexadecimal digits. So two concurrent puts over the same old value write
-/// the same new value, and the client can accept either order. The university course uses MD5, but
-/// any function of `before` will do.
+/// new): 32 pseudo-random hexadecimal digits. Two concurrent puts that replace the same old value
+/// therefore write the same new value, so the client can accept either order. The university course
+/// uses MD5, but any function of `before` will do.
 #[must_use]
 pub fn successor(before: &Text32) -> Text32 {
     let mut digest = [0_u8; 16];
@@ -498,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn get_without_known_key_becomes_a_counted_put() {
+    fn get_without_known_key_is_sent_as_a_put_and_counted() {
         let (mut clients, living) = setup();
         let first = clients.start(at(0), 0, true, &living).unwrap();
         assert!(matches!(first.operation, Operation::Put { .. }));
@@ -513,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_update_the_known_leader() {
+    fn replies_update_the_leader_known_to_course_clients() {
         let (mut clients, mut living) = setup();
         let first = put(&mut clients, &living);
         assert_eq!(first.leader, None);
@@ -575,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn get_must_return_the_last_put_acknowledged_on_arrival() {
+    fn get_must_return_last_value_acknowledged_at_its_arrival() {
         let (mut clients, living) = setup();
         let first = put(&mut clients, &living);
         clients.receive(at(1), &reply(&first, AnswerKind::Ok), &living);

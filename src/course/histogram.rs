@@ -22,8 +22,8 @@ const DIGITS: u8 = 3;
 const NANOSECONDS_MAX: u64 = 3_600_000_000_000;
 /// Number of nanoseconds per millisecond, the unit of the values in the files.
 const SHOWN_UNIT: f64 = 1e6;
-/// Number of rows per halving of the distance to 100 % in a percentile distribution, as in
-/// HdrHistogram's tools.
+/// Number of rows of a percentile distribution per halving of the remaining distance to 100 %, as
+/// in HdrHistogram's tools.
 const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 
 /// The latency samples of one type of operation, for a latency file.
@@ -199,7 +199,8 @@ fn word(tag: &str) -> io::Result<Tag<'_>> {
 }
 
 /// Returns the step, in percent, from the row at `percent` to the next row of a percentile
-/// distribution: a fifth of the current halving of the distance to 100 %.
+/// distribution. The step is halved each time that the distance to 100 % has been halved, which
+/// takes five steps.
 fn percent_step(percent: f64) -> f64 {
     let halvings = (100.0 / (100.0 - percent)).log2().floor();
     100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2())
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_histogram_has_no_rows_and_one_sample_two() {
+    fn empty_histogram_has_no_rows_and_a_single_sample_has_two() {
         assert_eq!(text([]).lines().count(), 5);
         let one = text([micros(5)]);
         assert_eq!(one.lines().filter(|line| line.starts_with("       0.005 ")).count(), 2);
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn interval_log_has_every_sample_in_its_interval() {
+    fn latency_log_has_every_sample_in_its_time_interval() {
         let sample = |at, latency| Sample {
             answered: START + micros(at),
             latency: Duration::ZERO,
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_write_is_reported() {
+    fn failed_write_of_a_latency_file_is_reported() {
         let mut full: &mut [u8] = &mut [0; 100];
         assert!(write_percentiles(&mut full, &histogram([micros(1)])).is_err());
     }

@@ -77,8 +77,8 @@ pub struct Traffic {
 pub struct Referee {
     replicas: u16,
     living: BTreeSet<NodeId>,
-    /// The leader named in the last message; `None` if it named none. The leader may be dead, or
-    /// not be a replica at all.
+    /// The leader named in the last message; `None` if that message named no leader. The leader may
+    /// be dead, or not be a replica at all.
     leader: Option<NodeId>,
     /// The replicas on the majority side of a network partition, which is a bare majority; `None`
     /// while there is no partition.
@@ -118,7 +118,7 @@ impl Referee {
         &self.living
     }
 
-    /// Returns the leader named in the last message; `None` if it named none.
+    /// Returns the leader named in the last message; `None` if that message named no leader.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
@@ -136,9 +136,9 @@ impl Referee {
         self.drops = drops;
     }
 
-    /// Records the leader that a message from `src` names; `None` if it names none. Called for
-    /// every message except hello messages. During a partition, ignores messages from the minority
-    /// side.
+    /// Records the leader that a message from `src` names; `None` if the message names no leader.
+    /// Called for every message except hello messages. During a partition, ignores messages from
+    /// the minority side.
     pub fn note_leader(&mut self, src: NodeId, leader: Option<NodeId>) {
         if self.side.as_ref().is_some_and(|side| !side.contains(&src)) {
             return;
@@ -243,8 +243,9 @@ impl Referee {
         lived.then_some(replica)
     }
 
-    /// Starts a network partition. One side is a bare majority that includes the leader `keep`, if
-    /// it is given and exists; its other members are drawn from all replicas, including dead ones.
+    /// Starts a network partition. One side is a bare majority of the replicas. It includes the
+    /// leader `keep`, if that is the id of a replica of this run. The other replicas on this side
+    /// are drawn at random from all replicas, including dead ones.
     fn part(&mut self, keep: Option<NodeId>) -> EventEffect {
         let mut others: Vec<NodeId> = (0..self.replicas).map(NodeId).collect();
         let mut side = BTreeSet::new();
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_counts_once_for_each_other_replica() {
+    fn broadcast_counts_as_one_message_to_each_other_replica() {
         let mut referee = referee(0.0, 1);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(TWO)), [TWO]);
         assert_eq!(routed(&mut referee, ONE, Destination::Replica(ONE)), [ONE]);
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn undelivered_messages_are_counted() {
+    fn messages_lost_or_sent_to_dead_replicas_are_counted() {
         let mut lossy = referee(1.0, 1);
         assert!(routed(&mut lossy, ONE, Destination::Broadcast).is_empty());
         assert_eq!((lossy.traffic.total_msgs, lossy.traffic.dropped), (4, 4));
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_leader_has_no_effect_without_a_known_leader() {
+    fn kill_leader_event_has_no_effect_without_a_known_leader() {
         let mut referee = referee(0.0, 1);
         assert_eq!(referee.apply_event(EventKind::KillLeader), EventEffect::default());
         referee.note_leader(ONE, Some(TWO));
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_non_leader_spares_the_leader_and_the_last_replica() {
+    fn kill_non_leader_event_spares_the_leader_and_last_replica() {
         for seed in 0..20 {
             let mut referee = referee(0.0, seed);
             referee.note_leader(ONE, Some(TWO));
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_partition_forgets_leader_and_may_include_the_dead() {
+    fn hard_partition_clears_known_leader_and_may_hold_dead_replicas() {
         let mut with_dead = 0;
         for seed in 0..50 {
             let mut referee = referee(0.0, seed);
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_death_is_counted_once() {
+    fn replica_crash_is_counted_once() {
         let mut referee = referee(0.0, 1);
         assert!(referee.died(ONE, "it exited".to_owned()));
         assert!(!referee.died(ONE, "again".to_owned()));
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn first_incorrect_message_is_kept() {
+    fn first_incorrect_message_is_kept_for_the_report() {
         let mut referee = referee(0.0, 1);
         referee.incorrect("first".to_owned());
         referee.incorrect("second".to_owned());

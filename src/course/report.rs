@@ -18,10 +18,11 @@ use crate::types::NodeId;
 pub enum Verdict {
     /// The run obeys all rules.
     Passed,
-    /// Too many planned gets became puts, which fails the run, but the replicas are not to blame.
-    /// Either the random generator drew too many gets before their clients had sent a put, or the
-    /// scenario file allows that many in a field outside of `tests`, where the course ignores it
-    /// (see [`Report::unlucky_because`]).
+    /// The run fails because too many planned gets became puts, but the replicas are not to blame.
+    /// There are two such cases: the random generator drew too many gets before their clients had
+    /// sent a put, or the scenario file permits this number of gets in a field outside of the
+    /// object `tests`, where the university course's simulator ignores it (see
+    /// [`Report::unlucky_because`]).
     Unlucky,
     /// The run breaks at least one rule.
     Failed,
@@ -85,8 +86,8 @@ pub struct Unavailability {
     pub at_s: f64,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<String>,
-    /// Time in seconds from the event until a put that was started after it was answered with `ok`;
-    /// `None` if none was.
+    /// Time in seconds from the event until a put that was started after the event was answered
+    /// with `ok`; `None` if no such put was answered.
     pub seconds: Option<f64>,
 }
 
@@ -102,7 +103,7 @@ pub struct Report {
     pub seed: u64,
     /// Whether the run obeys all rules of the university course.
     pub passed: bool,
-    /// The result of the run. Unlike `passed`, it tells unlucky runs from failed ones.
+    /// The result of the run. Unlike `passed`, it distinguishes unlucky runs from failed ones.
     pub verdict: Verdict,
     /// Descriptions of the rules that the run broke; empty if it passed.
     pub reasons: Vec<String>,
@@ -317,9 +318,10 @@ impl ScenarioRun {
         report.reasons = reasons;
     }
 
-    /// Returns the reason why the replicas are not to blame for a run that failed because `missing`
-    /// planned gets became puts while only `allowed` may; `None` if they may be to blame. `gets` is
-    /// the number of planned gets.
+    /// Returns the reason why the replicas are not to blame for a run that failed because too many
+    /// planned gets became puts; `None` if they may be to blame. `missing` is the number of gets
+    /// that became puts, `allowed` the number of gets that may become puts, and `gets` the number
+    /// of planned gets.
     fn bad_luck(&self, missing: u64, allowed: f64, gets: u64) -> Option<String> {
         let luck = self.clients.counts.gets_not_generated_by_luck;
         if luck as f64 > allowed {
@@ -342,8 +344,8 @@ fn message_count(incorrect: u64) -> String {
     if incorrect == 1 { "1 message".to_owned() } else { format!("{incorrect} messages") }
 }
 
-/// Returns the minimum number of messages between replicas in a correct run: one per planned put
-/// and replica, minus the fraction that batching may save.
+/// Returns the minimum number of messages between replicas in a correct run: one message per
+/// planned put and replica, minus the fraction of these messages that batching may save.
 fn minimum_messages(scenario: &Scenario) -> f64 {
     f64::from(scenario.requests)
         * f64::from(scenario.replicas)
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn correct_run_passes_and_reaches_tiers() {
+    fn correct_run_passes_and_reaches_performance_tiers() {
         let report = run("simple-2", 1, CORRECT).report();
         assert_eq!((report.verdict, &report.reasons), (Verdict::Passed, &Vec::new()));
         let tiers = report.tiers.unwrap();
@@ -526,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn incorrect_values_and_deaths_are_reported() {
+    fn incorrect_values_and_replica_crashes_are_reported() {
         let mut run = run("simple-1", 1, Behavior { value: Some(b"stale"), ..CORRECT });
         run.died(NodeId(3), "it exited with code 1".to_owned());
         let report = run.report();
@@ -558,7 +560,7 @@ mod tests {
 
     /// The request generator alone fails about one advanced-3 run in forty.
     #[test]
-    fn correct_run_with_too_few_gets_is_not_graded_failed() {
+    fn correct_run_with_too_few_gets_does_not_count_as_failed() {
         let mut unlucky = 0;
         for seed in 0..300 {
             let report = run("advanced-3", seed, CORRECT).report();
@@ -588,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn tier_thresholds_are_strict() {
+    fn performance_tier_thresholds_are_strict() {
         assert_eq!(Tier::of(0.0, [0.0, 1.0, 2.0]), Tier::Full);
         assert_eq!(Tier::of(1.0, [0.0, 1.0, 2.0]), Tier::Partial);
         assert_eq!(Tier::of(2.0, [0.0, 1.0, 2.0]), Tier::None);
@@ -596,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_taken_from_the_samples() {
+    fn latency_percentiles_are_computed_from_all_samples() {
         let latency = Latency::of((1..=1_000).map(Duration::from_millis));
         let millis = |seconds: f64| (seconds * 1e3).round();
         assert!(
@@ -607,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_documented_fields() {
+    fn json_report_has_the_documented_fields() {
         let value = serde_json::to_value(run("simple-1", 1, CORRECT).report()).unwrap();
         for field in [
             "scenario",

@@ -40,7 +40,7 @@ pub enum Ending {
 }
 
 /// An event of the scenario that has occurred, with the time for which puts were unavailable after
-/// it.
+/// the event.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outage {
     /// The type of the event.
@@ -49,8 +49,8 @@ pub struct Outage {
     pub at: Duration,
     /// Id of the replica that the event killed; `None` if it killed no replica.
     pub killed: Option<NodeId>,
-    /// Time from the event until a put that was started after it was answered with `ok`; `None` if
-    /// none has been yet.
+    /// Time from the event until a put that was started after the event was answered with `ok`;
+    /// `None` if no such put has been answered yet.
     pub until_first_put: Option<Duration>,
     began: Instant,
     /// Number of operations that clients had started before the event, to tell which puts were
@@ -291,7 +291,7 @@ impl ScenarioRun {
     }
 
     /// Returns the unanswered requests: for each, its message id, the replica that it was sent to
-    /// (`None` if none was alive) and its operation.
+    /// (`None` if no replica was alive) and its operation.
     pub fn open_requests(&self) -> impl Iterator<Item = (RequestId, Option<NodeId>, Operation)> {
         self.clients.open()
     }
@@ -316,8 +316,8 @@ impl ScenarioRun {
     }
 }
 
-/// Returns the scenario's schedule of requests, evenly spaced over the request window. Each one is
-/// sent by a random client, and is a get with probability `scenario.mix`.
+/// Returns the scenario's schedule of requests, evenly spaced over the request window. Each request
+/// is sent by a random client, and is a get with probability `scenario.mix`.
 fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     let mut generator = generator(seed, Stream::Plan);
     let window = scenario.window.as_nanos();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_with_its_lifetime() {
+    fn course_run_ends_after_its_configured_duration() {
         let mut run = run("simple-1");
         let asked = play(&mut run, Instant::MAX);
         assert_eq!(asked.len(), 500);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn message_limit_ends_a_run() {
+    fn message_limit_ends_a_course_run() {
         let mut run = run("simple-1");
         let mut deliver = Vec::new();
         for _ in 0..5_000 {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_without_living_replicas() {
+    fn course_run_ends_without_living_replicas() {
         let mut run = run("simple-1");
         for replica in 0..5 {
             run.died(NodeId(replica), "it exited".to_owned());
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_ends_with_a_put_started_after_the_event() {
+    fn outage_ends_only_with_a_put_started_after_the_fault() {
         let mut run = run("crash-3");
         play(&mut run, at(14.95));
         let mut out = Vec::new();
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_to_unknown_client_is_incorrect_but_names_the_leader() {
+    fn reply_to_unknown_client_is_incorrect_but_names_the_leader() {
         let mut run = run("simple-1");
         let answer = Answer {
             src: NodeId(2),
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_order_differs_between_replicas() {
+    fn order_of_peer_arguments_differs_between_replicas() {
         let run = run("simple-1");
         let told: Vec<Vec<NodeId>> = (0..5).map(|id| run.others(NodeId(id))).collect();
         for (id, others) in told.iter().enumerate() {

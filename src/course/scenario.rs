@@ -20,7 +20,7 @@ pub struct Scenario {
     pub replicas: u16,
     /// Total number of client requests, evenly spaced over `window`.
     pub requests: u32,
-    /// Random seed in the scenario file; `None` if it gives none.
+    /// Random seed in the scenario file; `None` if the file gives no seed.
     pub seed: Option<u64>,
     /// Fraction of requests that are gets, from 0 to 1.
     pub mix: f64,
@@ -38,7 +38,7 @@ pub struct Scenario {
     pub limits: Limits,
     /// Thresholds for the grades of a correct run.
     pub benchmarks: Benchmarks,
-    /// Changes made by [`Scenario::with`], as `name=value`, to be shown in the report.
+    /// Changes that [`Scenario::with`] has made, each as `name=value`, to be shown in the report.
     pub overridden: Vec<String>,
 }
 
@@ -78,9 +78,9 @@ pub struct Limits {
     /// yet, so that there is no key to read.
     pub gets_not_generated: f64,
     /// The value of `gets_not_generated` that the scenario file gives outside of the object
-    /// `tests`, where the university course's simulator and this program ignore it; `None` if there
-    /// is none. A run that fails only because the value is ignored counts as unlucky instead of
-    /// failed.
+    /// `tests`, where the university course's simulator and this program ignore it; `None` if the
+    /// file has no such field. A run that fails only because the value is ignored counts as unlucky
+    /// instead of failed.
     pub gets_not_generated_misplaced: Option<f64>,
     /// Fraction of replication messages (one per put and replica) that batching may save. A run
     /// that saves more is not correct.
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_name_is_rejected_with_the_list_of_names() {
+    fn unknown_scenario_name_is_rejected_with_the_valid_names() {
         let text = Scenario::built_in("advanced-5").unwrap_err().to_string();
         assert!(
             text.contains("`advanced-5`") && text.contains("advanced-4") && text.contains("all")
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_scale_events_and_the_message_limit() {
+    fn longer_run_scales_fault_times_and_the_message_limit() {
         let crash = || Scenario::built_in("crash-2").unwrap();
         let longer =
             crash().with(&Overrides { seconds: Some(60.0), ..Overrides::default() }).unwrap();

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_json_and_non_objects_are_rejected() {
+    fn scenario_that_is_not_a_json_object_is_rejected() {
         let text = Scenario::parse("x", "{\"lifetime\": 30,}").unwrap_err().to_string();
         assert!(text.contains("not JSON") && text.contains("line 1"), "{text}");
         let text = Scenario::parse("x", "[1]").unwrap_err().to_string();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_of_any_type_are_accepted() {
+    fn scenario_seeds_of_any_json_type_are_accepted() {
         assert_eq!(changed("seed", &7.into()).unwrap().seed, Some(7));
         assert!(changed("seed", &"seven".into()).unwrap().seed.is_some());
         assert_eq!(changed("seed", &Value::Null).unwrap().seed, None);

@@ -132,7 +132,7 @@ mod tests {
     use crate::types::Instant;
 
     #[test]
-    fn rows_are_aligned_under_the_heading() {
+    fn report_table_rows_are_aligned_under_the_heading() {
         let mut reports: Vec<Report> = ["simple-1", "advanced-4"]
             .map(|name| {
                 ScenarioRun::new(&Scenario::built_in(name).unwrap(), 12, Instant::ZERO).report()

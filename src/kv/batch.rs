@@ -22,34 +22,36 @@ use crate::kv::commands::items::{Items, put_item};
 use crate::kv::operation::Operation;
 use crate::types::{ClientId, RequestId, RequestKey};
 
-/// A decoded batch: operations for the state machine that are replicated as the payload of one log
-/// entry, or sent as one read. Borrows the encoded bytes.
+/// A decoded batch: operations for the state machine that are replicated together as the payload of
+/// one log entry, or that are read-only and answered together as one read. Borrows the encoded
+/// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch<'a> {
     /// Unique id of the batch. If the batch is in the log more than once, every occurrence has the
     /// same key.
     pub key: RequestKey,
-    /// Whether the batch may be in the log more than once, because it may have been sent to the
-    /// leader again. If so, only its first occurrence is applied, and its outcomes are stored as
-    /// the result of later occurrences. Every occurrence has the same flag.
+    /// Whether the batch may be in the log more than once, because the replica that forwards it to
+    /// the leader may send it again. If so, only its first occurrence in the log is applied, and
+    /// the results are stored, to be returned for later occurrences. Every occurrence has the same
+    /// flag.
     pub may_repeat: bool,
     /// Number of operations in the batch.
     count: u32,
     operations: Items<'a>,
 }
 
-/// Why a payload was rejected: it is not a valid batch, or it was sent as a read but contains a
-/// write.
+/// Why a payload was rejected: it is not a valid batch, or it was submitted as a read but contains
+/// a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The encoding (an archive of the library rkyv) is corrupt or has an unknown format version.
-    #[error("batch of {length} bytes is damaged or of an unknown format version")]
+    #[error("command batch of {length} bytes is damaged or of an unknown format version")]
     Damaged {
         /// Length in bytes of the payload that could not be decoded.
         length: usize,
     },
     /// The payload has missing or surplus bytes: its length is not what its content requires.
-    #[error("batch has {length} bytes, but its fields take {expected}")]
+    #[error("command batch has {length} bytes, but its contents need {expected}")]
     Length {
         /// Actual length of the payload in bytes.
         length: usize,
@@ -58,18 +60,21 @@ pub enum BatchError {
     },
     /// The rkyv archive is intact, but its content is invalid: the list of operations is malformed,
     /// their number is wrong or above [`BATCH_OPERATIONS_MAX`], or a flag is unknown.
-    #[error("batch of {length} bytes is invalid: malformed list, wrong count or unknown flag")]
+    #[error(
+        "command batch of {length} bytes is invalid: malformed list of operations, wrong number of \
+         operations or unknown flag"
+    )]
     Meaningless {
         /// Length in bytes of the rejected payload.
         length: usize,
     },
-    /// The batch was sent as a read, but an operation in it is invalid or may change the state, so
-    /// it must go through the log.
-    #[error("an operation that changes the state was sent as a read")]
+    /// The batch was submitted as a read, but an operation in it is invalid or may change the
+    /// state, so it must go through the log.
+    #[error("a command batch sent as a read contains an operation that changes the state")]
     NotARead,
 }
 
-/// A group of consecutive operations of a batch. The memory that the operations access is
+/// A group of up to [`GROUP_MAX`] consecutive operations of a batch. The memory that they access is
 /// prefetched for the whole group at once, so that the cache misses overlap.
 #[derive(Debug)]
 pub struct Group<'a> {
@@ -98,7 +103,7 @@ pub struct BatchBuffer {
 }
 
 /// Maximum number of operations of a batch. It limits the work for one log entry, and the memory
-/// that is allocated for a corrupt batch with a huge number of operations.
+/// that is allocated for a corrupt batch that claims to have a huge number of operations.
 pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 
 /// Maximum number of operations in a [`Group`]: about the number of memory accesses that a
@@ -124,9 +129,9 @@ struct Record {
     operations: usize,
 }
 
-/// Serializer of the field `operations` of a [`Record`]: writes the length of the encoded
-/// operations as an rkyv reference to these bytes, which have already been written directly before
-/// the record.
+/// Serializer of the field `operations` of a [`Record`]. The encoded operations have already been
+/// written, directly before the record. So this serializer writes only an rkyv reference to them,
+/// with their length in bytes.
 struct BytesBefore;
 
 impl ArchiveWith<usize> for BytesBefore {
@@ -154,7 +159,7 @@ const OPERATION_HEAD_BYTES: usize = size_of::<u32>();
 
 impl<'a> Batch<'a> {
     /// Returns an encoded batch that contains only `operation`. Marks the batch as one that may be
-    /// in the log more than once, so that replicas apply only its first occurrence.
+    /// in the log more than once, of which replicas apply only the first occurrence.
     pub fn one(key: RequestKey, operation: &Operation<'_>) -> Bytes {
         Batch::encode(key, true, [operation])
     }
@@ -341,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_decode_as_encoded_at_any_alignment() {
+    fn command_batches_round_trip_at_any_memory_alignment() {
         let bytes = Batch::encode(key(), false, &samples());
         for offset in 0..8 {
             let mut shifted = vec![0; offset];
@@ -358,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_buffer_is_reusable() {
+    fn command_batch_buffer_is_reusable() {
         let mut buffer = BatchBuffer::default();
         for batch in batches() {
             let decoded = Batch::decode(&batch).unwrap();
@@ -372,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn command_groups_contain_all_operations_in_order() {
+    fn command_groups_contain_all_operations_of_a_batch_in_order() {
         let keys: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number]).collect();
         let operations: Vec<_> = keys.iter().map(|key| Operation::get(key)).collect();
         let bytes = Batch::encode(key(), true, &operations);
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_padded_batches_are_refused() {
+    fn truncated_and_padded_command_batches_are_refused() {
         for bytes in batches() {
             for length in 0..bytes.len() {
                 assert!(Batch::decode(&bytes[..length]).is_err(), "cut to {length}");
@@ -400,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_operation_does_not_affect_the_others() {
+    fn invalid_operation_does_not_affect_others_in_its_batch() {
         let mut buffer = BatchBuffer::default();
         buffer.push(&Operation::get(b"a").encode());
         buffer.push(b"nonsense");
@@ -427,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_a_batch_with_flipped_bits_never_panics() {
         for bytes in batches() {
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.to_vec();

@@ -43,7 +43,7 @@ const OUTCOME_BYTES: usize = 64;
 ///
 /// Invariant: `digest` is the sum of the hashes of all sessions, and `bytes` is their total memory
 /// usage. `by_use` maps the number of the operation that last used a session to the session's id,
-/// so its first element is the least recently used session.
+/// so its first element belongs to the least recently used session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClientSessions {
     /// Client sessions by id. Snapshots share their memory (copy-on-write).
@@ -73,8 +73,8 @@ pub(super) struct ClientSession {
     bytes: usize,
 }
 
-/// The outcome of a request of a client session, stored so that it can be returned if the client
-/// sends the request again.
+/// The outcome (result) of a request of a client session, stored so that it can be returned if the
+/// client sends the request again.
 #[derive(Debug, Clone)]
 struct StoredOutcome {
     /// Hash of the request, to detect a different request that reuses its sequence number.
@@ -116,9 +116,9 @@ impl StoredOutcome {
         mix(mix(sequence, self.request_hash), outcome)
     }
 
-    /// Returns the reply to a request with the hash `hash` that has the same sequence number as
-    /// this stored outcome: the outcome, or an error if the outcome was too long to be stored, or
-    /// if the hashes show that the two requests differ.
+    /// Returns the reply to a repeated request, which has the hash `hash` and the same sequence
+    /// number as the request of this stored outcome: the stored outcome, or an error if the outcome
+    /// was too long to be stored, or if the hashes show that the two requests differ.
     fn reply(&self, hash: u64) -> Outcome {
         if hash != self.request_hash {
             return Outcome::error(
@@ -148,8 +148,8 @@ impl ClientSession {
             .fold(id, mix)
     }
 
-    /// Returns the sequence number of the oldest request whose outcome is stored, or of the next
-    /// request if no outcome is stored.
+    /// Returns the sequence number of the session's oldest request whose outcome is stored, or of
+    /// its next request if no outcome is stored.
     fn oldest(&self) -> u64 {
         self.last_sequence + 1 - self.outcomes.len() as u64
     }
@@ -277,8 +277,8 @@ impl ClientSessions {
         self.change(id, revision, clock, |_| ());
     }
 
-    /// Stores the outcome of the next request of the client session `id`, which the operation with
-    /// the number `revision` executed when the replicated clock showed `clock`.
+    /// Stores the outcome (result) of the next request of the client session `id`, which the
+    /// operation with the number `revision` executed when the replicated clock showed `clock`.
     pub(super) fn store(
         &mut self,
         id: u64,
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn request_is_executed_once_and_its_outcome_repeated() {
+    fn request_is_executed_once_and_retries_get_its_outcome() {
         let mut feeder = Feeder::new();
         let (one, two) = (open(&mut feeder), open(&mut feeder));
         assert_eq!((one, two), (1, 2), "ids are numbers of operations");
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_expire_and_the_least_recently_used_is_evicted() {
+    fn client_sessions_expire_and_the_oldest_unused_is_evicted() {
         let mut feeder = Feeder::new();
         feeder.apply(Operation::Clock { millis: 1_000, resets: 0 });
         let (one, two) = (open(&mut feeder), open(&mut feeder));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_sessions_is_bounded() {
+    fn memory_of_client_sessions_is_bounded() {
         let mut feeder = Feeder::new();
         let value = [b'x'; 900];
         feeder.apply(Operation::set(b"k", &value));
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_in_the_digest_and_survive_clearing_all_keys() {
+    fn client_sessions_are_in_the_digest_and_survive_flushall() {
         let mut feeder = Feeder::new();
         let before = feeder.store.digest();
         let session = open(&mut feeder);

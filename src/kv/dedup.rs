@@ -38,15 +38,15 @@ use crate::types::{ClientId, RequestId, RequestKey};
 /// stores, to recognise a batch that is in the log again.
 pub const DEDUP_ENTRIES_MAX: usize = 65_536;
 
-/// Maximum total size in bytes of the values (byte strings) in the outcomes that the deduplication
-/// table stores. While the total exceeds this limit, the table drops the values of the oldest
-/// outcomes; it still recognises the batches.
+/// Maximum total size in bytes of the values (byte strings) in the outcomes (results of operations)
+/// that the deduplication table stores. While the total exceeds this limit, the table drops the
+/// values of the oldest outcomes, but keeps the keys of the batches, by which it recognises them.
 const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// Initial number of hash chains of the deduplication table's hash index.
 const CHAINS_MIN: usize = 64;
-/// Minimum number of hash chains for each entry of the deduplication table; the number of chains is
-/// doubled when it gets lower.
+/// Minimum number of hash chains for each entry of the deduplication table; when there are fewer,
+/// the number of chains is doubled.
 const CHAINS_PER_ENTRY: usize = 2;
 /// Number of low bits of a request id that are not hashed, but select one of 64 adjacent hash
 /// chains. Consecutive request ids therefore use adjacent memory, which saves cache misses.
@@ -78,7 +78,7 @@ pub(super) struct DedupTable {
 }
 
 /// An entry of the deduplication table: the key that identifies an applied batch, and the outcomes
-/// of the batch's operations.
+/// (results) of the batch's operations.
 #[derive(Clone)]
 pub(super) struct DedupEntry {
     key: RequestKey,
@@ -88,7 +88,7 @@ pub(super) struct DedupEntry {
     outcomes: StoredOutcomes,
 }
 
-/// The stored outcomes of all operations of a batch, in compact form.
+/// The stored outcomes (results) of all operations of a batch, in compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredOutcomes {
     /// A single outcome and the number of operations that have it: either all operations have this
@@ -120,8 +120,8 @@ impl StoredOutcomes {
         }
     }
 
-    /// Returns the outcomes without their content: [`Outcome::Forgotten`] for each operation of the
-    /// batch.
+    /// Returns the same number of outcomes without their content: [`Outcome::Forgotten`] for each
+    /// operation of the batch.
     fn forgotten(&self) -> StoredOutcomes {
         let count = match self {
             StoredOutcomes::Equal(_, count) => *count,
@@ -212,8 +212,8 @@ impl DedupTable {
         DedupTable { queue, first: 1, chains, capacity, with_values, value_bytes: 0 }
     }
 
-    /// Returns the stored outcomes of the batch with this key; `None` if the deduplication table
-    /// does not contain the batch.
+    /// Returns the stored outcomes (results of the operations) of the batch with this key; `None`
+    /// if the deduplication table does not contain the batch.
     pub(super) fn outcomes(&self, key: &RequestKey) -> Option<&StoredOutcomes> {
         let mut number = self.chains[self.chain_of(key)];
         // Bounded by the length of the queue, even if numbers that wrapped around form a cycle.
@@ -227,8 +227,9 @@ impl DedupTable {
         None
     }
 
-    /// Adds a batch that was just applied, with its outcomes, to the deduplication table, which
-    /// must not contain it yet. Removes the oldest batch if the table is full.
+    /// Adds a batch that was just applied, with its outcomes (results of its operations), to the
+    /// deduplication table, which must not contain the batch yet. Removes the oldest batch if the
+    /// table is full.
     pub(super) fn insert(&mut self, key: RequestKey, outcomes: &[Outcome]) {
         self.insert_stored(key, StoredOutcomes::new(outcomes));
     }
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_entries_are_dropped_first() {
+    fn deduplication_table_drops_the_oldest_entries_first() {
         let mut table = DedupTable::new(3);
         for number in 0..5 {
             assert_eq!(out(&table, &key(number)), None);
@@ -410,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn dedup_table_drops_reply_values_before_request_ids() {
+    fn deduplication_table_drops_replies_before_request_ids() {
         let mut table = DedupTable::new(4);
         let value = |bytes| Outcome::Value(Some(bytes::Bytes::from(vec![0; bytes])));
         table.insert(key(0), &[value(VALUE_BYTES_MAX - 1)]);
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn same_id_from_another_client_is_another_request() {
+    fn same_request_id_from_another_client_is_another_request() {
         let mut table = DedupTable::new(3);
         table.insert(key(1), &[Outcome::Done]);
         let other = RequestKey { client: ClientId(8), ..key(1) };
@@ -439,7 +440,7 @@ mod tests {
     /// Compares the table with a vector as a model, with consecutive and random request ids, and
     /// while the number of chains grows.
     #[test]
-    fn table_matches_a_naive_model() {
+    fn deduplication_table_matches_a_naive_model() {
         let names = (0..4_000_u64).map(|number| {
             // Three sources: two with consecutive ids, one without.
             let (source, count) = (number % 3, number / 3);
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn views_are_immutable_while_the_table_changes() {
+    fn views_of_the_deduplication_table_are_immutable() {
         let name = |number: usize| {
             let id = RequestId((number as u128).to_be_bytes());
             RequestKey { client: ClientId(7), request: id }
@@ -497,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn table_of_capacity_0_stays_empty() {
+    fn deduplication_table_of_capacity_0_stays_empty() {
         let mut table = DedupTable::new(0);
         table.insert(key(1), &[Outcome::Done]);
         table.insert(key(1), &[Outcome::Done]);

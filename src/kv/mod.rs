@@ -25,6 +25,7 @@ mod state_machine;
 mod transactions;
 mod values;
 mod view;
+mod work;
 
 pub use batch::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, BatchError, GROUP_MAX, Group};
 pub use commands::items::{Arguments, Items, ItemsBuffer};

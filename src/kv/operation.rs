@@ -36,8 +36,7 @@ pub enum Operation<'a> {
         /// New reading of the replicated clock, in milliseconds since 1970.
         millis: u64,
         /// Number of resets of the replicated clock when the leader proposed this operation. If the
-        /// clock has been reset again by the time the operation is applied, the operation has no
-        /// effect.
+        /// clock is reset again before the operation is applied, the operation has no effect.
         resets: u64,
     },
     /// Runs the commands of a transaction atomically (`MULTI`/`EXEC`), unless a watched key has
@@ -48,7 +47,7 @@ pub enum Operation<'a> {
         /// bytes, little endian). A key's revision is a number that changes whenever the key
         /// changes.
         watched: Items<'a>,
-        /// The commands of the transaction, in order, each encoded as a `Call` by
+        /// The commands of the transaction, in order, each encoded as an `Operation::Call` by
         /// [`Operation::encode`].
         operations: Items<'a>,
     },
@@ -62,7 +61,7 @@ pub enum Operation<'a> {
         session: u64,
         /// Sequence number of the request within its client session, starting at 1.
         sequence: u64,
-        /// The `Call` or `Transaction` to run, encoded by [`Operation::encode`].
+        /// The operation to run, a `Call` or a `Transaction`, encoded by [`Operation::encode`].
         operation: &'a [u8],
     },
     /// Sets the replicated clock back to `millis`, and makes the expiration time of every key
@@ -80,7 +79,10 @@ pub enum Operation<'a> {
 /// Error: bytes are not a valid encoded operation. The command is unknown, a list is malformed, or
 /// an operation is nested where this is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("invalid operation of {length} bytes: unknown command, malformed list or bad nesting")]
+#[error(
+    "invalid encoded operation of {length} bytes: unknown command, malformed argument list or \
+     operations nested too deeply"
+)]
 pub struct OperationError {
     /// Length in bytes of the invalid encoded operation.
     pub length: usize,
@@ -102,8 +104,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const NUMBER_BYTES: usize = 2;
 
 /// The context in which an operation is decoded: directly in a batch (`Nothing`), in a request of a
-/// client session (`Once`), or in a transaction. It limits which operations may be nested, so that
-/// untrusted bytes cannot cause deep recursion.
+/// client session (`Once`), or in a transaction. The context limits which operations may be nested,
+/// so that untrusted bytes cannot cause deep recursion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Nothing,
@@ -268,8 +270,8 @@ impl<'a> Operation<'a> {
 }
 
 /// Decodes an operation other than a single command from its `number` and its `body`, the encoded
-/// fields. `None` if it is invalid, or not allowed in the context `within`, such as a transaction
-/// in a transaction.
+/// fields. `None` if the operation is invalid, or not allowed in the context `within`, such as a
+/// transaction in a transaction.
 fn decode_other(number: u16, mut body: &[u8], within: Within) -> Option<Operation<'_>> {
     let allowed = match number {
         TRANSACTION => within != Within::Transaction,
@@ -338,7 +340,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn operations_decode_as_encoded() {
+    fn operations_round_trip_through_their_encoding() {
         let mut buffer = BytesMut::new();
         for before in [&b""[..], b"before"] {
             for operation in samples() {
@@ -373,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn malformed_lists_and_unknown_commands_are_refused() {
+    fn malformed_operations_and_unknown_commands_are_refused() {
         let refused = |bytes: &[u8]| {
             let length = bytes.len();
             assert_eq!(Operation::decode(bytes), Err(OperationError { length }));
@@ -394,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn deepest_nesting_is_call_in_transaction_in_session() {
+    fn operations_nest_at_most_call_in_transaction_in_session() {
         let in_session = |inner: &Operation<'_>| {
             let operation = &inner.encode();
             Operation::Once { session: 1, sequence: 1, operation }.encode()
@@ -417,7 +419,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_make_decoding_panic() {
+    fn decoding_an_operation_with_flipped_bits_never_panics() {
         for operation in samples() {
             let bytes = operation.encode();
             for bit in 0..bytes.len() * 8 {

@@ -3,37 +3,39 @@
 
 use std::fmt;
 
-use crate::kv::batch::{Batch, BatchError, GROUP_MAX, Group};
+use crate::kv::batch::{Batch, BatchError, Group};
 use crate::kv::client_sessions::{ClientSessions, Decision};
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
 use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
-use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::events::Event;
 use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
 use crate::kv::view::View;
+use crate::kv::work;
 use crate::types::{EntryId, Index, RequestKey};
 
-/// The result of applying a log entry: the outcomes of the operations in the entry's batch.
+/// The result of applying a log entry: the outcomes (results) of the operations in the entry's
+/// batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Key that identifies the batch of the log entry; all zeros if the payload of the entry was
     /// not a valid batch.
     pub key: RequestKey,
-    /// The outcomes of the batch's operations, in order. If the batch had been applied before,
-    /// these are the stored outcomes. Empty if the payload of the log entry was not a valid batch.
+    /// The outcomes of the batch's operations, in order. If the batch was already applied by an
+    /// earlier log entry, these are the stored outcomes. Empty if the payload of the log entry was
+    /// not a valid batch.
     pub outcomes: Vec<Outcome>,
     /// Whether an earlier log entry had already applied the same batch. If so, `outcomes` are the
     /// stored outcomes, and this log entry changed nothing.
     pub repeated: bool,
 }
 
-/// The state machine: applies log entries to the replicated state (keys, client sessions and stored
-/// outcomes). Replicas that have applied the same log entries have equal states.
+/// The state machine: applies log entries to the replicated state (keys, client sessions and the
+/// stored results of requests). Replicas that have applied the same log entries have equal states.
 pub struct StateMachine {
     pub(super) keyspace: Keyspace,
     dedup: DedupTable,
@@ -113,15 +115,15 @@ impl StateMachine {
     }
 
     /// Applies the next group of operations of `batch`, a batch that has not been applied before.
-    /// Appends their outcomes to `outcomes`, which must contain the outcomes of all earlier groups
-    /// of the batch. After the last group, the caller must call [`StateMachine::finish`].
+    /// Appends the operations' outcomes (results) to `outcomes`, which must contain the outcomes of
+    /// all earlier groups of the batch. After the last group, the caller must call
+    /// [`StateMachine::finish`].
     pub fn apply_group(
         &mut self,
         batch: &Batch<'_>,
         group: &Group<'_>,
         outcomes: &mut Vec<Outcome>,
     ) {
-        self.prefetch(group);
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
             outcomes.push(self.apply_operation(operation.as_ref(), seed));
@@ -156,37 +158,23 @@ impl StateMachine {
         }
     }
 
-    /// Returns the stored outcomes of a batch that has been applied before. `None` if it has not
-    /// been applied, is never in the log more than once, or is no longer in the deduplication
-    /// table.
+    /// Returns the stored outcomes of a batch that has been applied before. `None` if the batch has
+    /// not been applied, or if its outcomes are not stored: because it cannot be in the log more
+    /// than once, or because it is no longer in the deduplication table.
     pub fn outcomes_of(&self, batch: &Batch<'_>) -> Option<Vec<Outcome>> {
         let stored = batch.may_repeat.then(|| self.dedup.outcomes(&batch.key))??;
         Some(stored.to_vec())
     }
 
-    /// Loads the keyspace entries that the operations of `group` will access into the processor's
-    /// cache, so that their cache misses overlap. Does not change the state.
-    fn prefetch(&self, group: &Group<'_>) {
-        // Short loops, so that out-of-order execution overlaps several iterations.
-        let mut hashes = [None; GROUP_MAX];
-        for (hash, operation) in hashes.iter_mut().zip(group.operations()) {
-            if let Some(Operation::Call { command, args }) = operation
-                && command.keys().starts_at_first()
-                && let Some(key) = args.first()
-            {
-                *hash = Some(key_hash(key));
-            }
-        }
-        let mut entries = [None; GROUP_MAX];
-        for (entry, hash) in entries.iter_mut().zip(hashes) {
-            // With very high probability the first entry with this hash is the right one.
-            *entry = hash.and_then(|hash| self.keyspace.entry_with_hash(hash));
-        }
-        entries.into_iter().flatten().for_each(KeyEntry::fetch);
+    /// Prepares for the operations of `group`: loads the keyspace entries that they will access
+    /// into the processor's cache, so that their cache misses overlap. Returns an estimate of the
+    /// time that the operations will take, in steps of about 50 ns. Does not change the state.
+    pub fn prepare(&self, group: &Group<'_>) -> u64 {
+        work::prepare(&self.keyspace, group)
     }
 
     /// Advances the applied index to `index` for a log entry that has no effect: a no-op, an
-    /// invalid batch, or a batch that has been applied before.
+    /// invalid batch, or a batch that an earlier log entry has applied.
     pub fn skip(&mut self, index: Index) {
         self.advance(index);
     }
@@ -217,7 +205,6 @@ impl StateMachine {
         group: &Group<'_>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), BatchError> {
-        self.prefetch(group);
         let seeds = seeds_from(&batch.key, outcomes.len());
         for (operation, seed) in group.operations().iter().zip(seeds) {
             let outcome = match operation {
@@ -363,17 +350,18 @@ impl StateMachine {
         self.keyspace.expires_count()
     }
 
-    /// Returns three values: the reading of the replicated clock, in milliseconds since 1970; the
-    /// number of times that the clock has been set back; and the earliest expiration time of all
-    /// keys, in milliseconds since 1970, `None` if no key expires.
+    /// Returns the state of the replicated clock as three values: the reading of the replicated
+    /// clock, in milliseconds since 1970; the number of times that the clock has been set back; and
+    /// the earliest expiration time of all keys, in milliseconds since 1970, `None` if no key
+    /// expires.
     pub fn shown(&self) -> (u64, u64, Option<u64>) {
         (self.clock(), self.clock_resets(), self.next_expiry())
     }
 
     /// Returns whether the state's clock is too far behind to answer the reads in `batch`, which
     /// were confirmed when the replicated clock showed `millis` after `resets` resets: a read may
-    /// access a key that has expired at `millis` but not yet in this state. `None` for `batch`
-    /// means that any key may be read.
+    /// access a key that is expired at the time `millis`, but not yet by the clock of this state.
+    /// `None` for `batch` means that any key may be read.
     pub fn is_behind(&self, batch: Option<&Batch<'_>>, millis: u64, resets: u64) -> bool {
         if self.clock() >= millis
             || self.clock_resets() != resets
@@ -407,7 +395,7 @@ impl StateMachine {
         Outcome::Integer(i64::try_from(back).unwrap_or(i64::MAX))
     }
 
-    /// Opens a client session. The outcome is the id of the session.
+    /// Opens a client session, and returns the id of the session as outcome.
     fn open_session(&mut self) -> Outcome {
         let id = self.revision();
         self.client_sessions.open(id, self.keyspace.clock());
@@ -446,9 +434,9 @@ impl StateMachine {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded for the Pub/Sub subscribers connected to this replica:
-    /// published messages if `messages` is true, changes of keys (keyspace notifications) if `keys`
-    /// is true.
+    /// Sets which events are recorded, to be sent to the Pub/Sub subscribers connected to this
+    /// replica: published messages if `messages` is true, changes of keys (keyspace notifications)
+    /// if `keys` is true.
     pub fn listen(&mut self, messages: bool, keys: bool) {
         self.keyspace.record_events(messages, keys);
     }
@@ -604,7 +592,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn transfer_moves_the_full_amount_or_nothing() {
+    fn transfer_command_moves_the_full_amount_or_nothing() {
         let mut feeder = Feeder::new();
         feeder.call("mset", &["a", "10", "b", "5", "full", &u64::MAX.to_string(), "text", "much"]);
         for (from, to, amount, moved) in [
@@ -623,7 +611,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn memory_accounting_matches_a_recount() {
+    fn memory_accounting_matches_a_full_recount() {
         let mut feeder = Feeder::new();
         let (empty, mut most) = (feeder.store.memory(), 0);
         for number in 0..2_000_u32 {
@@ -649,7 +637,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn invalid_payloads_advance_only_the_index() {
+    fn log_entry_with_invalid_payload_advances_only_applied_index() {
         let mut feeder = Feeder::new();
         let applied = feeder.store.apply(Index(1), b"no batch");
         assert_eq!((applied.outcomes, applied.key), (vec![], RequestKey::default()));
@@ -668,7 +656,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn digest_depends_on_the_state_and_not_its_history() {
+    fn state_digest_depends_only_on_the_current_state() {
         let (mut one, mut two) = (Feeder::new(), Feeder::new());
         let empty = one.store.digest();
         one.apply(Operation::set(b"a", b"1"));

@@ -10,8 +10,8 @@ use crate::kv::keyspace::shards::Table;
 use crate::types::EntryId;
 
 /// An immutable copy-on-write view of the state machine's state, from which a snapshot is written.
-/// The view keeps the memory that it shares allocated until it releases it, even if the state
-/// changes.
+/// Memory that the view shares with the state stays allocated until the view releases it, even if
+/// the state changes.
 pub struct View {
     /// Id of the last log entry whose effects the view contains.
     pub(super) last: EntryId,

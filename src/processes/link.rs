@@ -14,8 +14,8 @@ use super::Protocol;
 
 /// Minimum size of the receive buffer in bytes, which holds the largest possible UDP datagram.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 16;
-/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet. It
-/// loses the rest of a longer packet.
+/// Maximum number of bytes that the university course's simulator reads of a SEQPACKET packet. The
+/// rest of a longer packet is lost.
 const PACKET_BYTES_MAX: usize = 16_384;
 /// Size requested for each socket's send and receive buffers, in bytes. The operating system may
 /// grant less.
@@ -23,7 +23,8 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// Maximum time for which a send waits for space in the socket's send buffer before the message is
 /// dropped.
 const FULL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Maximum length of a message on a stream socket, in bytes. A longer message ends the connection.
+/// Maximum length of a message on a stream socket, in bytes. The simulator ends the connection when
+/// a longer message arrives.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// The result of an attempt to receive a message from a replica.

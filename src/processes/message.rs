@@ -20,13 +20,13 @@ pub(super) enum Message<'a> {
     /// A hello message, whose UDP source address is the replica's address.
     Hello,
     /// A message from replica `src` to one or all other replicas. `leader` is the leader that the
-    /// message names; `None` if it names none.
+    /// message names; `None` if the message names no leader.
     Peer { src: NodeId, leader: Option<NodeId>, destination: Destination },
     /// An answer to a client's request, to be delivered to the client.
     Answer { answer: Answer<'a> },
 }
 
-/// The reason why a replica's message is invalid.
+/// The reason why a message that a replica has sent is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The message is not valid UTF-8, for which the simulator stops the replica. The text quotes
@@ -37,8 +37,8 @@ pub(super) enum Fault {
     Incorrect {
         /// Description of the fault, which quotes the message.
         what: String,
-        /// The message's sender (`src`) and the leader that it names (`None` if it names none).
-        /// `None` altogether if these fields could not be parsed.
+        /// The sender of the message (`src`) and the leader that the message names (`None` if it
+        /// names no leader). The whole tuple is `None` if these fields could not be parsed.
         leader: Option<(NodeId, Option<NodeId>)>,
     },
 }
@@ -172,7 +172,7 @@ struct Fields<'a> {
 }
 
 /// The value of a JSON field: a string, or a value of any other type, which is accepted only in
-/// fields that routing does not need.
+/// fields that are not needed to route the message.
 enum Loose<'a> {
     Text(Cow<'a, str>),
     Other,
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_message_is_quoted_with_its_fault() {
+    fn error_for_an_invalid_message_quotes_it_and_names_the_fault() {
         for (text, what) in [
             ("{", "not valid JSON ("),
             ("nonsense", "that is not valid JSON:"),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn long_message_is_shortened_and_non_utf8_is_refused() {
+    fn error_shortens_a_long_message_and_non_utf8_is_refused() {
         let (error, _) = incorrect(&"x".repeat(5_000));
         assert!(error.len() < 200 && error.contains("(5000 bytes)"), "{error}");
         let fault = inspect(b"{\xFF}", COURSE).unwrap_err();
@@ -369,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed_or_refused(
+        fn parsing_arbitrary_bytes_as_a_message_never_panics(
             members in vec(member(), 0..8),
             cut in any::<prop::sample::Index>(),
             noise in vec(any::<u8>(), 0..40),

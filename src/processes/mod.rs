@@ -107,10 +107,10 @@ pub enum ProcessError {
     },
     /// Waiting for messages on the replicas' sockets failed, with this error of the operating
     /// system.
-    #[error("cannot wait for messages of the replicas: {0}")]
+    #[error("cannot wait for messages of the replicas on their sockets: {0}")]
     Wait(io::Error),
     /// A signal such as Ctrl-C ended the run.
-    #[error("interrupted; all replicas were stopped")]
+    #[error("interrupted by a signal such as Ctrl-C; all replicas were stopped")]
     Interrupted,
 }
 
@@ -128,9 +128,10 @@ pub fn interrupted_by_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-/// Runs a scenario with real processes and returns the finished run, which has the report and the
-/// latencies. Calls `progress` about 20 times per second with the seconds since the start of the
-/// run. Stops early when `interrupted` is set. All replicas are stopped when this function returns.
+/// Runs a scenario with real processes and returns the finished run, from which the report and the
+/// latencies can be read. Calls `progress` about 20 times per second with the seconds since the
+/// start of the run. Stops early when `interrupted` is set. All replicas are stopped when this
+/// function returns.
 ///
 /// # Errors
 /// If the program cannot be started, a socket cannot be created, or the run is interrupted.

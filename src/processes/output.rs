@@ -106,7 +106,7 @@ mod tests {
     use std::io::Write as _;
 
     #[test]
-    fn output_is_split_into_bounded_lines() {
+    fn replica_output_is_split_into_bounded_lines() {
         let mut seen = Vec::new();
         let mut lines = LineSplitter::default();
         for bytes in [&b"one\ntw"[..], b"o\n\n", &[b'x'; 700], b"\xFF\n"] {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn last_lines_are_kept() {
+    fn last_lines_of_replica_output_are_kept() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         for line in 0..20 {
             writeln!(writer, "line {line}").unwrap();

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_replica_is_killed() {
+    fn replica_process_is_killed_when_its_handle_is_dropped() {
         let replica = shell("sleep 100");
         let group = replica.group;
         drop(replica);

@@ -285,8 +285,8 @@ impl Router {
         self.replicas.0[index].terminate();
     }
 
-    /// Counts a replica as dead. The report gives the unexpected exit of its process as the reason,
-    /// or `what` if the process has not exited by itself.
+    /// Counts a replica as dead. In the report, the reason is the unexpected exit of the replica's
+    /// process, or `what` if the process has not exited by itself.
     fn died(&mut self, id: NodeId, what: &str) {
         let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));

@@ -10,7 +10,7 @@ use super::log::LogTail;
 use super::message::{Envelope, PeerMsg};
 use super::rejoin::Rejoining;
 
-/// Tracks the log writer's jobs: which ones are done, and what the next one must contain. A job
+/// Tracks the log writer's jobs: which jobs are done, and what the next job must contain. A job
 /// makes log entries, the term or the vote durable.
 ///
 /// Invariant: `done <= last`; jobs are handed out and done in order, without gaps.
@@ -28,10 +28,11 @@ pub(super) struct AppendJobs {
     /// this entry, which is the last one covered by an installed snapshot. `None` if the log on
     /// disk is kept.
     restart_after: Option<EntryId>,
-    /// Index up to which the jobs handed out so far let the log writer compact the log on disk.
+    /// Index up to which the log writer may compact the log on disk, according to the jobs that
+    /// were handed out so far.
     compacted_to: Index,
     /// Messages to peers that may be sent only after the next job is durable, because they reveal
-    /// what it writes.
+    /// to the peers what the job writes.
     release: Vec<Envelope>,
 }
 
@@ -102,8 +103,9 @@ impl AppendJobs {
     }
 
     /// Returns the next job for the log writer; `None` if nothing has to become durable.
-    /// `compact_to` is the index up to which the log on disk is no longer needed. If compaction is
-    /// the only work, it waits for a later job, unless free disk space is low (`space_is_low`).
+    /// `compact_to` is the index up to which the log on disk is no longer needed. Compaction alone
+    /// is no reason for a job unless free disk space is low (`space_is_low`): it is done with the
+    /// next job that has other work.
     pub(super) fn next_job(
         &mut self,
         log: &LogTail,

@@ -37,8 +37,8 @@ pub(super) struct Candidate {
     /// Peers from which this replica has received any message during this campaign.
     heard: Vec<NodeId>,
     /// Time at which to end the pre-vote phase and start the election; `None` until a quorum has
-    /// granted pre-votes. The short delay lets a replica with a longer log campaign instead,
-    /// because the entries that only its log has could be lost otherwise.
+    /// granted pre-votes. The short delay lets a replica with a longer log campaign instead.
+    /// Otherwise, entries that only the longer log contains could be lost.
     stand_at: Option<Instant>,
     /// Whether this replica has yielded to another pre-candidate: it requests no more pre-votes and
     /// cannot win this campaign. Always false in [`VotePhase::Vote`].
@@ -176,8 +176,8 @@ impl Candidate {
     /// Returns the transition to the next phase or to leader if a quorum has granted pre-votes or
     /// votes; otherwise [`Transition::Stay`].
     ///
-    /// The replica's own vote counts only once it is durable. So the replica cannot become leader
-    /// before that, even if its peers' votes arrive earlier.
+    /// The replica's own vote is counted only once it is durable. So the replica cannot become
+    /// leader earlier, even if its peers' votes have already arrived.
     pub(super) fn count_votes(&mut self, shared: &Shared) -> Transition {
         let votes = self.granted.len() + 1;
         assert!(votes <= shared.replicas(), "{votes} votes of {} replicas", shared.replicas());

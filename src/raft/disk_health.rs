@@ -43,7 +43,8 @@ impl DiskHealth {
     }
 
     /// Records that the log writer has finished a job; `more` says whether further jobs are
-    /// waiting. Ends a stall, because a disk that makes progress is slow, not stalled.
+    /// waiting. A stalled disk is then no longer marked as stalled, because a disk that makes
+    /// progress is slow, not stalled.
     pub(super) fn job_done(&mut self, now: Instant, more: bool) {
         assert!(self.waiting_since.is_some(), "a job is done that the log writer never got");
         self.waiting_since = more.then_some(now);
@@ -84,8 +85,9 @@ impl DiskHealth {
     }
 
     /// Checks for a disk stall: a log writer's job that takes longer than `disk_stall_timeout`.
-    /// Returns true only when a stall is first detected. Time for which the process or machine was
-    /// suspended does not count, because completed jobs may not have been reported yet.
+    /// Returns true only when a stall is first detected. The time for which the process or the
+    /// machine was suspended is left out, because jobs may have been completed but not reported in
+    /// that time.
     pub(super) fn watch(&mut self, now: Instant, config: &Config) -> bool {
         let Some(timeout) = config.disk_stall_timeout else { return false };
         assert!(
@@ -104,9 +106,9 @@ impl DiskHealth {
     }
 
     /// Returns the longest prefix of a leader's `entries` that this replica has disk space for: all
-    /// of them if the new ones fit on the disk, otherwise only those that are already in the log.
-    /// `entries` must follow an entry of the log. While free disk space is low, subtracts the size
-    /// of the new entries from it.
+    /// entries if the new ones fit on the disk, otherwise only the entries that are already in the
+    /// log. `entries` must follow an entry of the log. While free disk space is low, subtracts the
+    /// size of the new entries from it.
     pub(super) fn storable<'e>(&mut self, entries: &'e [Entry], log: &LogTail) -> &'e [Entry] {
         let Some(space) = &mut self.low_space else { return entries };
         assert!(

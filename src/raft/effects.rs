@@ -11,7 +11,7 @@ use crate::types::{EntryId, Index, JobSequence, NodeId, RequestKey, Round, Term}
 use super::message::{ClientRequest, Envelope, SnapshotId};
 
 /// The outputs of the consensus core, which the driver (server or simulator) carries out. The
-/// driver must handle the items of each field in order, but may handle the fields in any order.
+/// driver must handle the elements of each field in order, but may handle the fields in any order.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Messages to peers that may be sent immediately, without waiting for a disk write.
@@ -91,8 +91,9 @@ pub struct SnapshotChunk {
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number of the leader's message with the chunk. The driver (server or simulator) copies
-    /// it into [`ChunkStored`](super::ChunkStored), so that the reply to the leader can echo it.
+    /// Round number (number of the leader's batch of messages) in the message that contained the
+    /// chunk. The driver (server or simulator) copies it into [`ChunkStored`](super::ChunkStored),
+    /// so that the reply to the leader can echo it.
     pub round: Round,
     /// Offset of the chunk in the snapshot, in bytes.
     pub offset: u64,
@@ -100,8 +101,8 @@ pub struct SnapshotChunk {
     pub chunk: Bytes,
 }
 
-/// The term and vote, which Raft requires to be on disk (Figure 2). They are stored as one record,
-/// which must be durable before any message reveals the term or the vote.
+/// The term and vote, which Raft requires to be on disk (Figure 2 of the Raft paper). They are
+/// stored as one record, which must be durable before any message reveals the term or the vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The highest term that the replica has seen.
@@ -146,7 +147,7 @@ pub struct ApplyJob {
     pub reads: Vec<ClientRequest>,
 }
 
-/// A committed log entry to apply, and whether this replica committed it as leader.
+/// A committed log entry to apply, and whether this replica committed the entry as leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The log entry to apply.
@@ -178,8 +179,8 @@ pub enum RefusalReason {
     /// This replica appended the request to its log as leader, but a later leader committed a
     /// different entry in its place.
     Replaced,
-    /// The limit on uncommitted bytes, waiting reads or waiting requests has been reached. The
-    /// client may retry later.
+    /// A limit has been reached: on the bytes of uncommitted entries, on the number of waiting
+    /// reads, or on the number of waiting requests. The client may retry later.
     Busy,
     /// Free disk space is too low on the leader, or on too many replicas for a quorum to store the
     /// entry.

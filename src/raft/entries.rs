@@ -103,8 +103,8 @@ impl Entries {
         }
     }
 
-    /// Panics if the second-to-last chunk of the queue is not full, unless it is also the first
-    /// one: only the first and the last chunk may be shorter than [`CHUNK_LEN`].
+    /// Panics if the second-to-last chunk of the queue is not full. Only the first and the last
+    /// chunk may contain fewer than [`CHUNK_LEN`] entries.
     fn check_full_before_last(&self) {
         if let Some(before) = self.chunks.len().checked_sub(2).filter(|&chunk| chunk > 0) {
             let len = self.chunks[before].len();
@@ -138,7 +138,9 @@ mod tests {
     proptest! {
         /// Compares the queue in chunks with a `VecDeque`.
         #[test]
-        fn entry_chunks_match_one_queue(actions in proptest::collection::vec(action(), 0..40)) {
+        fn chunked_entry_queue_matches_a_plain_queue(
+            actions in proptest::collection::vec(action(), 0..40),
+        ) {
             let mut buffer = RecordBuffer::default();
             let mut chunks = Entries::default();
             let mut model: VecDeque<Entry> = VecDeque::new();

@@ -22,8 +22,8 @@ use super::shared::Shared;
 use super::timing;
 
 /// Message loss, in permille, from which the leader sends new entries to one peer more than a
-/// quorum needs ([`FanOut::Thrifty`]). At this loss, a leader that sends to two of four peers gets
-/// both replies at the first attempt in less than half of all cases.
+/// quorum needs ([`FanOut::Thrifty`]). At this loss, if the leader of five replicas sends an entry
+/// to only two of its four peers, both replies arrive in less than half of all cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
 /// Message loss, in permille, from which the leader sends new entries and retransmissions to all
 /// peers that are answering ([`FanOut::Thrifty`]). At 30 %, three of four peers, and all three that
@@ -48,15 +48,17 @@ const MEASURED_MIN: f64 = 12.0;
 /// maximum number of entries per append, applies instead if it is lower.
 const CATCH_UP_ENTRIES: usize = 64;
 
-/// The goal that the leader sends messages for: a given number of peers acknowledge the entry at
-/// `index` and answer the message round `round` (a numbered batch of messages).
+/// What the leader wants to achieve with the messages that it sends: `peers` of its peers
+/// acknowledge the entry at `index` and answer the message round `round` (a numbered batch of
+/// messages).
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     index: Index,
     round: Round,
-    /// Number of peers that must reach the goal.
+    /// Number of peers that must acknowledge the entry and answer the message round.
     peers: usize,
-    /// Maximum number of extra peers that the leader sends to in case messages are lost.
+    /// Maximum number of additional peers to which the leader sends the same entries and round
+    /// number, in case messages are lost.
     spare: usize,
 }
 
@@ -65,8 +67,9 @@ impl Goal {
         progress.match_index() >= self.index && progress.answered_round >= self.round
     }
 
-    /// Returns whether the peer will reach the goal by answering the messages already in flight to
-    /// it. False if a reply of the peer is overdue.
+    /// Returns whether the answers to the messages now in flight to the peer will reach the goal:
+    /// the peer acknowledges the entry and answers the message round. Returns false if a reply of
+    /// the peer is overdue.
     fn is_pending_at(self, progress: &Progress, shared: &Shared) -> bool {
         progress.is_awaiting_reply(shared.now, &shared.config)
             && progress.covers(self.index)
@@ -123,10 +126,10 @@ impl Leader {
     }
 
     /// Sends the commit index, in an append without entries, to each peer to which no other message
-    /// carried it within [`Config::commit_notice_after`](crate::config::Config). Skips peers that
-    /// are not answering or are receiving a snapshot. With [`FanOut::Thrifty`], also skips those
-    /// for which [`Leader::is_worth_a_notice`] is false. `round_before` is the last round number in
-    /// use before this batch of inputs.
+    /// has carried the commit index within [`Config::commit_notice_after`](crate::config::Config).
+    /// Skips peers that are not answering or are receiving a snapshot. With [`FanOut::Thrifty`],
+    /// also skips those for which [`Leader::is_worth_a_notice`] is false. `round_before` is the
+    /// number of the last message round (batch of messages) that began before this batch of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
@@ -262,9 +265,11 @@ impl Leader {
             && shared.loss_permille >= limit
     }
 
-    /// Sends the newest entries to as many peers as a quorum still needs, starting with the peers
-    /// that the leader sent to least recently. The replies also confirm waiting reads.
-    /// `round_before` is the last round number in use before this batch of inputs.
+    /// Sends the newest entries to further peers until enough of them have received the entries:
+    /// all peers or, with [`FanOut::Thrifty`], just enough for a quorum. Starts with the peers to
+    /// which the leader has sent nothing for the longest time. The peers' replies also confirm
+    /// waiting reads. `round_before` is the number of the last message round (batch of messages)
+    /// that began before this batch of inputs.
     fn pursue_goal(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let goal = self.goal(shared);
         let reached = self.progress.iter().filter(|peer| goal.is_reached_by(peer)).count();
@@ -321,7 +326,8 @@ impl Leader {
 
     /// Sends entries to each lagging peer that is answering, within the limit on entries in flight.
     /// Without this, a lagging peer would get only one append per heartbeat or per new entry sent
-    /// to it. `round_before` is the last round number in use before this batch of inputs.
+    /// to it. `round_before` is the number of the last message round (batch of messages) that began
+    /// before this batch of inputs.
     fn catch_up(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let threshold = shared.config.append_entries_max.min(CATCH_UP_ENTRIES) as u64;
         let last = shared.log.last().index;
@@ -345,9 +351,10 @@ impl Leader {
         }
     }
 
-    /// Sends the peer at `position` the entries and the round number that it needs to reach `goal`,
-    /// within the limit on entries in flight. Returns whether the peer will reach the goal by
-    /// answering the messages now in flight. `round_before` is the last round number in use before
+    /// Sends the peer at `position` the entries and the round number that it needs to reach `goal`
+    /// (acknowledge an entry and answer a message round), within the limit on entries in flight.
+    /// Returns whether the peer will reach the goal by answering the messages now in flight.
+    /// `round_before` is the number of the last message round (batch of messages) that began before
     /// this batch of inputs.
     fn send_towards(
         &mut self,
@@ -378,10 +385,11 @@ impl Leader {
         goal.is_pending_at(&self.progress[position], shared)
     }
 
-    /// Sends one `AppendEntries` to the peer at `position`. If `with_entries` is set, it contains
-    /// the entries from the peer's next index on, within the limit on entries in flight; without
-    /// entries it is a heartbeat. Skips a heartbeat if the peer was already sent a message in this
-    /// batch of inputs. `round_before` is the last round number in use before this batch.
+    /// Sends one `AppendEntries` to the peer at `position`. If `with_entries` is set, the message
+    /// contains the entries from the peer's next index on, within the limit on entries in flight;
+    /// without entries the message is a heartbeat. Skips a heartbeat if the peer was already sent a
+    /// message in this batch of inputs. `round_before` is the number of the last message round
+    /// (batch of messages) that began before this batch of inputs.
     fn send(
         &mut self,
         position: usize,
@@ -416,16 +424,17 @@ impl Leader {
 
     /// Returns whether to send the peer at `position` a separate heartbeat before an append with
     /// entries. The peer answers a heartbeat at once, but an append only after its disk sync, so
-    /// the heartbeat confirms waiting reads sooner. False with [`FanOut::Thrifty`], which saves
-    /// messages.
+    /// the heartbeat confirms waiting reads sooner. Returns false with [`FanOut::Thrifty`], which
+    /// saves messages.
     fn confirms_reads_apart(&self, position: usize, shared: &Shared) -> bool {
         shared.config.fan_out == FanOut::All
             && self.reads.wanted_round().is_some()
             && !self.progress[position].is_probing()
     }
 
-    /// Sends the peer at `position` one `AppendEntries` of the current message round. `entries`
-    /// start at the peer's next index; without entries, the message is a heartbeat.
+    /// Sends the peer at `position` one `AppendEntries` of the current message round (numbered
+    /// batch of messages). `entries` start at the peer's next index; without entries, the message
+    /// is a heartbeat.
     fn emit(
         &mut self,
         position: usize,
@@ -485,8 +494,8 @@ impl Leader {
     }
 
     /// Returns when 5/8 of the check-quorum window will have passed without replies from a quorum;
-    /// [`Instant::MAX`] without peers. After that time the leader stops sending new entries as they
-    /// arrive, because they could not be committed, until a quorum answers again.
+    /// [`Instant::MAX`] without peers. After that time, and until a quorum answers again, the
+    /// leader no longer sends new entries as they arrive, because they could not be committed.
     fn quorum_silent_at(&self, shared: &Shared) -> Instant {
         if self.progress.is_empty() {
             return Instant::MAX;
@@ -513,8 +522,9 @@ impl Leader {
         }
     }
 
-    /// Estimates the message loss in one direction from the share of messages that peers answered,
-    /// assuming equal loss in both directions. Ignores peers that seem to be down.
+    /// Estimates the message loss in one direction from the share of the leader's messages that
+    /// peers answered, assuming that messages and replies are lost equally often. Ignores peers
+    /// that seem to be down.
     fn measure_loss(&mut self, shared: &mut Shared) {
         let alive = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
         let (answered, samples) =

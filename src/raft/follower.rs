@@ -23,8 +23,9 @@ pub(super) struct Follower {
     /// Index up to which this replica's log is known to be equal to the log of the current term's
     /// leader.
     pub(super) matched_index: Index,
-    /// Round number of the last snapshot chunk that this replica accepted for storage in this term;
-    /// 0 if there was none. The reply that reports the installed snapshot echoes it.
+    /// Round number (number of the leader's batch of messages) of the last snapshot chunk that this
+    /// replica accepted for storage in this term; 0 if there was none. When the snapshot is
+    /// installed, the reply that reports this to the leader echoes the number.
     pub(super) install_round: Round,
 }
 
@@ -54,7 +55,7 @@ impl Follower {
 
     /// Shortens the election timeout of a new replica (in term 0, and without having heard from a
     /// leader), because a client's request is waiting. The timeout stays partly random, so that the
-    /// replicas of a new group do not all campaign at once.
+    /// replicas of a new cluster do not all campaign at once.
     pub(super) fn hurry_first_election(&mut self, shared: &mut Shared) {
         if shared.leader_heard_at.is_none() && shared.term() == Term(0) {
             let random_part = shared.draw_first_election_timeout();
@@ -134,8 +135,8 @@ impl Follower {
             .find(|&id| shared.contradicts(id))
     }
 
-    /// Handles an `AppendEntries` of the current term's leader: receiver rules 2 to 5 (Figure 2).
-    /// Rule 1, the check of the term, is in `replica/admission.rs`.
+    /// Handles an `AppendEntries` of the current term's leader: receiver rules 2 to 5 in Figure 2
+    /// of the Raft paper. Rule 1, the check of the term, is in `replica/admission.rs`.
     fn on_append_entries(
         &mut self,
         shared: &mut Shared,
@@ -185,8 +186,9 @@ impl Follower {
         }
     }
 
-    /// Acknowledges the entries that are durable and equal to the leader's log. The reply to a
-    /// heartbeat is sent at once; the reply to an append with entries waits until they are durable.
+    /// Acknowledges to the leader the entries that are durable and equal to the leader's log. The
+    /// reply to a heartbeat is sent at once; the reply to an append with entries waits until these
+    /// entries are durable.
     fn acknowledge(
         &self,
         shared: &mut Shared,
@@ -213,9 +215,9 @@ impl Follower {
         }
     }
 
-    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2) allows it and no leader may
-    /// hold a lease. The request's term must be the current one. Sends no reply when it refuses,
-    /// because candidates count granted votes only.
+    /// Grants a vote if receiver rule 2 of `RequestVote` (Figure 2 of the Raft paper) allows it and
+    /// no leader may hold a lease. The request's term must be the current one. Sends no reply to a
+    /// refused request, because candidates count granted votes only.
     fn on_request_vote(
         &mut self,
         shared: &mut Shared,

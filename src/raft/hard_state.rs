@@ -25,8 +25,8 @@ impl TermAndVote {
     /// Returns the term and vote of a starting replica: those on disk or, if the term on disk is
     /// lower, `term_min` (the term of the snapshot's last entry) without a vote.
     ///
-    /// The term on disk is lower if the snapshot became durable first. The replica cannot have
-    /// voted in `term_min`, because it reveals a vote only when the vote is durable.
+    /// The term on disk is lower if the snapshot became durable before the term did. The replica
+    /// cannot have voted in `term_min`, because it reveals a vote only when the vote is durable.
     pub(super) fn recovered(durable: HardState, term_min: Term) -> TermAndVote {
         let is_unwritten = term_min > durable.term;
         let current =
@@ -56,7 +56,8 @@ impl TermAndVote {
     }
 
     /// Records the vote for `candidate` in the current term. Repeating a vote changes nothing.
-    /// Panics on a vote for another candidate, because a replica votes once per term (§5.2).
+    /// Panics on a vote for another candidate, because a replica votes once per term (Raft paper,
+    /// §5.2).
     pub(super) fn vote_for(&mut self, candidate: NodeId, config: &Config) {
         let before = self.current.voted_for;
         if before == Some(candidate) {

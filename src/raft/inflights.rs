@@ -43,7 +43,8 @@ impl Inflights {
     }
 
     /// Returns whether the limit on appends in flight, in number or in bytes, is reached, so that
-    /// no further entries may be sent. The append that reaches the byte limit may exceed it.
+    /// no further entries may be sent to the follower. The append that reaches the byte limit may
+    /// exceed it.
     pub(super) fn is_full(&self, config: &Config) -> bool {
         self.appends.len() >= config.inflight_appends_max || self.bytes >= config.inflight_bytes_max
     }
@@ -73,7 +74,7 @@ impl Inflights {
         );
     }
 
-    /// Removes all appends from the window, because they are considered lost.
+    /// Removes all appends, because they are considered lost.
     pub(super) fn clear(&mut self) {
         self.appends.clear();
         self.bytes = 0;

@@ -26,17 +26,19 @@ const ROUNDS_MAX: usize = 1 << 16;
 
 /// The state of a replica that is the leader of its term.
 ///
-/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by number, and
-/// `round` is the last one begun. The log only grows: a leader never truncates it.
+/// Invariant: `progress` is in the order of `shared.peers`; `rounds` is ordered by the numbers of
+/// the message rounds (batches of messages), and `round` is the number of the last round begun. The
+/// log only grows: a leader never truncates it.
 #[derive(Debug)]
 pub(super) struct Leader {
     pub(super) progress: Vec<Progress>,
-    /// Index of the no-op entry that this leader appended when it was elected. Until it is
-    /// committed, the leader does not know which entries of earlier terms are committed (§8), and
-    /// serves no reads.
+    /// Index of the no-op entry that this leader appended when it was elected. Until the no-op
+    /// entry is committed, the leader does not know which entries of earlier terms are committed
+    /// (Raft paper, §8), and serves no reads.
     first_index: Index,
-    /// Number of the last message round begun; 0 before the first. All appends of one batch of
-    /// inputs carry the same round number, which replies echo.
+    /// Number of the last message round (batch of messages) begun; 0 before the first. All appends
+    /// that are sent for one batch of inputs carry the same round number, which the followers'
+    /// replies echo.
     pub(super) round: Round,
     /// The latest message rounds (numbered batches of messages), each with its number and start
     /// time. The start time is read from this replica's clock before the round's first message is
@@ -47,33 +49,35 @@ pub(super) struct Leader {
     /// Time at which this leader last probed all peers (sent each a message) because no quorum was
     /// answering; `None` if it never has.
     pub(super) quorum_probed_at: Option<Instant>,
-    /// Number of consecutive times that the leader repeated its probe of all peers (a message to
-    /// each) because still no quorum answered; 0 after the first probe, and before any.
+    /// Number of times in a row that the leader repeated its probe of all peers (a message to
+    /// each), because no quorum had answered the previous probe; 0 after the first probe, and if no
+    /// probe was sent.
     pub(super) quorum_probes: u32,
     /// Index of the log's last entry when the leader last sent new entries to as many peers as a
-    /// quorum needs. Entries after it have not been sent in this way yet.
+    /// quorum needs. Later entries have not been sent in this way yet.
     pub(super) attempted_index: Index,
-    /// Number of the message round that was to confirm waiting reads at the leader's last attempt
-    /// to send new entries and read confirmations to as many peers as a quorum needs; 0 if no read
-    /// was waiting.
+    /// Number of the message round (a numbered batch of messages) that was to confirm the waiting
+    /// reads when the leader last sent new entries, or only this round number, to as many peers as
+    /// a quorum needs; 0 if no read was waiting then.
     pub(super) attempted_round: Round,
-    /// Peers that are sent a message at the end of this batch of inputs even if none is due, for
-    /// example because they requested a pre-vote or rejected an append.
+    /// Peers that are sent a message at the end of this batch of inputs even if no message to them
+    /// is due, for example because they requested a pre-vote or rejected an append.
     pub(super) urgent: Vec<NodeId>,
     /// Time since which some peer that is answering has not been sent the current commit index;
     /// `None` if all of them have been sent it.
     pub(super) commit_unsent_since: Option<Instant>,
     /// The commit index at the end of the last batch of inputs; 0 before the first.
     pub(super) notice_index: Index,
-    /// Snapshots that a peer received in full and then discarded, to be reported as suspect at the
-    /// end of this batch of inputs.
+    /// Snapshots that a peer received in full and then discarded, probably as damaged. They are
+    /// reported as suspect to the driver (server or simulator) at the end of this batch of inputs.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
     /// Reusable buffer of `pursue_goal`: positions of peers in the order in which they are sent to.
     pub(super) send_order: Vec<usize>,
 }
 
 impl Leader {
-    /// Creates the state of a newly elected leader, and appends a no-op entry of the new term (§8).
+    /// Creates the state of a newly elected leader, and appends a no-op entry of the new term (Raft
+    /// paper, §8).
     pub(super) fn new(shared: &mut Shared) -> Leader {
         assert!(
             shared.log.last().term < shared.term(),
@@ -127,7 +131,8 @@ impl Leader {
         Transition::Stay
     }
 
-    /// Steps down if a quorum has not answered within the check-quorum window (thesis 6.2).
+    /// Steps down if a quorum has not answered within the check-quorum window (Raft dissertation,
+    /// section 6.2).
     pub(super) fn handle_timeout(&mut self, shared: &mut Shared) -> Transition {
         if shared.now < self.steps_down_at(shared) {
             return Transition::Stay;
@@ -137,8 +142,9 @@ impl Leader {
         Transition::Follow { term: shared.term(), leader: None }
     }
 
-    /// Accepts or refuses a client's request (§8). An accepted write is appended to the log; an
-    /// accepted read waits until it is confirmed.
+    /// Accepts or refuses a client's request (Raft paper, §8). An accepted write is appended to the
+    /// log; an accepted read waits until a quorum, or the lease, confirms that this replica is
+    /// still the leader.
     pub(super) fn on_client(
         &mut self,
         shared: &mut Shared,
@@ -172,13 +178,14 @@ impl Leader {
         self.mark_urgent(from);
     }
 
-    /// Schedules a message to every peer at the end of this batch of inputs, even if none is due.
+    /// Schedules a message to every peer at the end of this batch of inputs, even if no message is
+    /// due.
     pub(super) fn mark_all_urgent(&mut self) {
         self.urgent.clear();
         self.urgent.extend(self.progress.iter().map(|peer| peer.id));
     }
 
-    /// Schedules a message to `peer` at the end of this batch of inputs, even if none is due.
+    /// Schedules a message to `peer` at the end of this batch of inputs, even if no message is due.
     pub(super) fn mark_urgent(&mut self, peer: NodeId) {
         if !self.urgent.contains(&peer) {
             self.urgent.push(peer);
@@ -227,8 +234,8 @@ impl Leader {
     }
 
     /// Advances the commit index to the last entry that is durable on a quorum, if that entry is of
-    /// the current term (§5.4.2). This replica counts towards the quorum only up to its own durable
-    /// index.
+    /// the current term (Raft paper, §5.4.2). This replica's own copy of an entry is counted
+    /// towards the quorum only if it is durable.
     pub(super) fn advance_commit(&self, shared: &mut Shared) {
         let (durable, last) = (shared.log.durable_index(), shared.log.last().index);
         let own = rules::own_match_index(durable, last, &shared.config);
@@ -242,7 +249,8 @@ impl Leader {
     }
 
     /// Hands waiting reads to the applier: all of them while the lease is valid, otherwise those
-    /// that a quorum has confirmed. Hands over none before the leader's no-op entry is committed.
+    /// for which a quorum has confirmed that this replica is still the leader. Hands over no reads
+    /// before the leader's no-op entry is committed.
     pub(super) fn release_reads(&mut self, shared: &mut Shared) {
         let confirmed = self.confirmed_round(shared);
         assert!(confirmed <= self.round.next(), "{confirmed:?} is confirmed of {:?}", self.round);
@@ -257,10 +265,11 @@ impl Leader {
     /// Handles a peer's loss of its disk: the peer's log now ends with `rejoin.last`, so later
     /// entries are sent again.
     ///
-    /// Entries that were committed with the peer's earlier acknowledgements stay committed. Until
-    /// the peer has them again it does not vote, and without its vote no replica that lacks them
-    /// can be elected. A late acknowledgement may raise the match index again; the peer repeats its
-    /// request until it has caught up, and each request resets the match index.
+    /// Entries that were committed with the peer's earlier acknowledgements stay committed: the
+    /// peer does not vote until it has these entries again, and without its vote no replica that
+    /// lacks them can be elected. A late acknowledgement from before the loss may raise the match
+    /// index again; the peer repeats its rejoin request until it has caught up, and each request
+    /// resets the match index.
     pub(super) fn on_rejoin(&mut self, shared: &Shared, from: NodeId, rejoin: Rejoin) {
         let progress = self.progress_of(from);
         progress.asked_to_rejoin_at = Some(shared.now);
@@ -286,14 +295,14 @@ impl Leader {
             && (!self.progress.iter().any(is_low) || self.quorum_has_disk_space(shared))
     }
 
-    /// Returns whether to send no entries to the follower at `position`: its disk is almost full,
-    /// and a quorum has space without it.
+    /// Returns whether to send no entries to the follower at `position`: the follower's disk is
+    /// almost full, and the other replicas with enough disk space form a quorum.
     pub(super) fn spares(&self, position: usize, shared: &Shared) -> bool {
         self.progress[position].disk == DiskState::Low && self.quorum_has_disk_space(shared)
     }
 
-    /// Returns whether the replicas with enough disk space form a quorum. Peers that are not
-    /// answering count as having none.
+    /// Returns whether the replicas with enough disk space form a quorum. A peer that is not
+    /// answering is assumed to have no space.
     fn quorum_has_disk_space(&self, shared: &Shared) -> bool {
         let can_store = |peer: &&Progress| {
             peer.disk == DiskState::Healthy && !peer.is_silent(shared.loss_permille)
@@ -353,7 +362,7 @@ impl Leader {
     }
 
     /// Returns the latest time T such that a quorum of replicas has replied to this leader at or
-    /// after T. The leader counts as having replied now.
+    /// after T. The leader itself is part of the quorum, as if it had replied now.
     pub(super) fn quorum_heard_at(&self, shared: &Shared) -> Instant {
         self.reached(shared, shared.now, |peer| peer.last_reply_at)
     }

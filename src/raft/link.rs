@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::types::{Instant, Round, RoundTrip};
 
-/// Maximum number of recent messages to a peer whose fate (answered or lost) is still open. If
+/// Maximum number of recent messages to a peer that are neither answered nor assumed lost yet. If
 /// there are more, the oldest is left out of the loss estimate.
 const UNDECIDED_MAX: usize = 16;
 /// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
-/// partitioned. Messages that were sent to the peer in that time do not count as lost.
+/// partitioned. Messages that were sent to the peer in that time are left out of the loss estimate.
 pub(super) const ABSENT_HEARTBEATS: u32 = 3;
 /// Approximate number of recent messages over which the share of answered messages is averaged.
 const SAMPLES_MAX: f64 = 32.0;
@@ -67,8 +67,8 @@ impl LinkEstimate {
 
     /// Records a reply to the message with round number `answered`, and counts earlier messages as
     /// lost if their replies are overdue. `last_reply_at` is the time of the peer's previous reply.
-    /// Waits for `retransmit_timeout_initial` instead of the shorter retransmission timeout,
-    /// because a late reply is not a lost message.
+    /// A reply is overdue after `retransmit_timeout_initial`, not after the shorter retransmission
+    /// timeout, because a late reply is not a lost message.
     pub(super) fn record_reply(
         &mut self,
         answered: Round,

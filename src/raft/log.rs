@@ -105,13 +105,14 @@ impl LogTail {
         EntryId { term, index }
     }
 
-    /// Returns whether the log contains the entry `id`, and therefore all entries before it (§5.3).
+    /// Returns whether the log contains the entry `id`, and therefore all entries before it (Raft
+    /// paper, §5.3).
     pub fn holds(&self, id: EntryId) -> bool {
         self.term_at(id.index) == Some(id.term)
     }
 
     /// Returns the id of the last entry that this log may share with another log that contains
-    /// `hint`: the last one whose index and term are at most those of `hint`. Returns
+    /// `hint`: the last entry whose index and term are at most those of `hint`. Returns
     /// [`EntryId::ZERO`] if that entry was compacted.
     pub fn last_agreement(&self, hint: EntryId) -> EntryId {
         let may_agree = |id: EntryId| id.index <= hint.index && id.term <= hint.term;
@@ -158,9 +159,10 @@ impl LogTail {
         self.entries.back().expect("just pushed")
     }
 
-    /// Merges a leader's `entries` into the log (§5.3, receiver rules 3 and 4). The first one must
-    /// directly follow an entry of this log. Entries that the log already has are kept, and the log
-    /// is truncated only at a conflicting entry, so a late or repeated message changes nothing.
+    /// Merges a leader's `entries` into the log (Raft paper, §5.3; receiver rules 3 and 4 in Figure
+    /// 2). The first one must directly follow an entry of this log. Entries that the log already
+    /// has are kept, and the log is truncated only at a conflicting entry, so a late or repeated
+    /// message changes nothing.
     pub fn splice(&mut self, entries: &[Entry], commit_index: Index, config: &Config) -> Spliced {
         let Some(first) = entries.first() else { return Spliced::default() };
         assert!(
@@ -209,7 +211,8 @@ impl LogTail {
 
     /// Removes the oldest entries, at most up to `index`, from memory until at most `bytes_kept`
     /// bytes remain. Removes at most `count_max` entries per call, because freeing memory takes
-    /// time, and only durable ones. The entries up to `index` must be committed and in a snapshot.
+    /// time. Never removes an entry that is not durable. The entries up to `index` must be
+    /// committed and in a snapshot.
     pub fn compact(&mut self, index: Index, bytes_kept: usize, count_max: usize) {
         let index = index.min(self.durable_index);
         for _ in 0..count_max {
@@ -325,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn slice_limits_entries_and_bytes_after_the_first_entry() {
+    fn log_slice_limits_entries_and_bytes_after_the_first_entry() {
         let log = LogTail::recovered(EntryId::ZERO, entries(1, &[1, 1, 1, 1]));
         assert_eq!(log.slice(Index(2), 2, usize::MAX).len(), 2);
         assert_eq!(log.slice(Index(1), 9, 1).len(), 1);
@@ -362,7 +365,7 @@ mod tests {
     proptest! {
         /// Compares the log with a model that applies the rule of the Raft paper to plain vectors.
         #[test]
-        fn splice_follows_the_append_entries_rule_of_raft(
+        fn log_follows_the_append_entries_rules_of_raft(
             own in proptest::collection::vec(1_u64..4, 0..12),
             sent in proptest::collection::vec(1_u64..4, 0..12),
             prev in 0_usize..12,
@@ -395,7 +398,7 @@ mod tests {
 
         /// Compares the result with that of a backward search through the log.
         #[test]
-        fn last_agreement_matches_a_linear_search(
+        fn search_for_last_possible_match_agrees_with_linear_search(
             own in proptest::collection::vec(1_u64..6, 0..20),
             term in 0_u64..7,
             index in 0_u64..25,

@@ -19,7 +19,7 @@ pub enum Msg {
     /// The log writer's report that a job is durable.
     Persisted(Persisted),
     /// The applier's report that it has applied all entries up to `index` and handed over the
-    /// replies to their requests.
+    /// replies for the clients whose requests the entries contain.
     Applied {
         /// Index of the last applied entry.
         index: Index,
@@ -49,15 +49,16 @@ pub struct DiskSpace {
     pub bytes: u64,
 }
 
-/// The report of the driver (server or simulator) that it has stored a chunk of a leader's
-/// snapshot.
+/// The report of the driver (server or simulator) to the core that it has stored a chunk of a
+/// leader's snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkStored {
     /// The term of the leader that sent the chunk.
     pub term: Term,
     /// The snapshot that the chunk belongs to.
     pub snapshot: SnapshotId,
-    /// Round number of the leader's message with the chunk. The reply to the leader echoes it.
+    /// Round number (number of the leader's batch of messages) in the message that contained the
+    /// chunk. The reply to the leader echoes it.
     pub round: Round,
     /// Number of bytes received without a gap from the start of the snapshot, which is the offset
     /// of the next chunk.
@@ -74,8 +75,7 @@ pub struct SnapshotId {
     pub last: EntryId,
     /// Length of the snapshot in bytes.
     pub bytes: u64,
-    /// CRC-32C checksum of the snapshot's header and blocks, without the blocks' own checksum
-    /// fields.
+    /// CRC-32C checksum of the whole snapshot, except for the checksum fields that it contains.
     pub checksum: u32,
 }
 
@@ -101,20 +101,20 @@ pub enum PeerMsg {
     /// Log entries from the leader, or a heartbeat, which has no entries.
     AppendEntries(AppendEntries),
     /// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to
-    /// where.
+    /// which index.
     AppendReply(AppendReply),
     /// A candidate's request for a vote or a pre-vote.
     RequestVote(RequestVote),
     /// The reply to [`RequestVote`]: whether the vote is granted.
     VoteReply(VoteReply),
     /// A chunk of a leader's snapshot, sent to a follower that lacks entries which the leader has
-    /// compacted (§7).
+    /// compacted (Raft paper, §7).
     InstallSnapshot(InstallSnapshot),
     /// The reply to [`InstallSnapshot`]: how many bytes of the snapshot are stored. Once the
     /// snapshot is installed, the follower replies with an [`AppendReply`] instead.
     InstallReply(InstallReply),
     /// A leader's request to a follower to start an election at once, for a leadership transfer
-    /// (thesis 3.10).
+    /// (Raft dissertation, section 3.10).
     TimeoutNow(TimeoutNow),
     /// A request for the term and last entry of each other member, sent by a member that has lost
     /// its disk; see `rejoin.rs`.
@@ -131,8 +131,8 @@ pub struct Rejoin {
     /// Random number drawn at each start of the sender. The reply echoes it, so that replies to
     /// requests from before a restart are recognised.
     pub nonce: u64,
-    /// The sender's current term. Until all members have answered, it may be lower than the
-    /// sender's term before it lost its disk; 0 on an empty disk.
+    /// The sender's current term. Until all members have answered, this term may be lower than the
+    /// term that the sender had before it lost its disk. It is 0 if the disk is empty.
     pub term: Term,
     /// Id of the last entry in the sender's log.
     pub last: EntryId,
@@ -153,8 +153,8 @@ pub struct RejoinReply {
 
 /// A leader's request to a follower to start an election at once, which transfers the leadership.
 ///
-/// After sending it, the leader serves no more lease reads in its term. So voters may elect the
-/// follower even if they have heard from the leader recently.
+/// After the leader has sent this request, it serves no more lease reads in its term. So voters may
+/// elect the follower even if they have heard from the leader recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutNow {
     /// The leader's term.
@@ -164,7 +164,7 @@ pub struct TimeoutNow {
 }
 
 /// A chunk of a leader's snapshot, sent to a follower that lacks entries which the leader has
-/// compacted (§7).
+/// compacted (Raft paper, §7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// The leader's term.
@@ -181,12 +181,14 @@ pub struct InstallSnapshot {
     pub chunk: Bytes,
 }
 
-/// The reply to [`InstallSnapshot`]: how many bytes of the snapshot the follower has stored.
+/// A follower's reply to [`InstallSnapshot`]: how many bytes of the snapshot the follower has
+/// stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstallReply {
     /// The follower's term.
     pub term: Term,
-    /// The round number of the [`InstallSnapshot`] message that this reply answers.
+    /// The round number (number of the leader's batch of messages) of the [`InstallSnapshot`]
+    /// message that this reply answers.
     pub round: Round,
     /// The snapshot that the follower is receiving.
     pub snapshot: SnapshotId,
@@ -195,15 +197,15 @@ pub struct InstallReply {
     pub received: u64,
 }
 
-/// A leader's entries for a follower's log, or a heartbeat (§5.3).
+/// A leader's entries for a follower's log, or a heartbeat (Raft paper, §5.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// Number of the leader's message round; the reply echoes it. All appends that the leader sends
-    /// for one batch of inputs share a round number, so a reply shows that the follower still
-    /// followed this leader after the round began. 0: the message only tells the commit index, and
-    /// is not answered.
+    /// Number of the leader's message round (batch of messages), which the reply echoes. All
+    /// appends that the leader sends for one batch of inputs share a round number. A reply with
+    /// this number shows that the follower still followed this leader after the round began. 0: the
+    /// message only tells the commit index, and is not answered.
     pub round: Round,
     /// Id of the entry before `entries` in the leader's log; [`EntryId::ZERO`] if `entries` start
     /// at index 1.
@@ -212,7 +214,7 @@ pub struct AppendEntries {
     /// message proves to be equal in both logs.
     pub commit_index: Index,
     /// Share of messages lost in one direction, in permille, which the leader has measured over all
-    /// peers that are answering.
+    /// peers that are answering. Followers adapt their timeouts to it.
     pub loss_permille: u16,
     /// The target of the leader's leadership transfer in progress, or else of its last transfer in
     /// which it sent [`TimeoutNow`] in this term; `None` if there is neither. Voters may elect this
@@ -222,18 +224,18 @@ pub struct AppendEntries {
     pub entries: Vec<Entry>,
 }
 
-/// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to
-/// where.
+/// The reply to [`AppendEntries`]: whether the follower's log matches the leader's, and up to which
+/// index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendReply {
     /// The follower's term. If it is higher than the leader's, the leader steps down.
     pub term: Term,
-    /// The round number of the message that this reply answers; 0 if the message was of an earlier
-    /// term.
+    /// The round number (number of the leader's batch of messages) of the `AppendEntries` that this
+    /// reply answers; 0 if the `AppendEntries` was of an earlier term.
     pub round: Round,
     /// The condition of the follower's disk.
     pub disk: DiskState,
-    /// Whether the follower's log matches the leader's, and up to where.
+    /// Whether the follower's log matches the leader's, and up to which index.
     pub outcome: AppendOutcome,
 }
 
@@ -249,7 +251,8 @@ pub enum AppendOutcome {
     /// The follower's log lacks the entry `prev` of the leader's message, or the message was from
     /// an earlier term's leader.
     Reject {
-        /// Index of the rejected `prev` entry. It lets the leader recognise stale replies.
+        /// Index of the entry `prev` in the leader's message, which the follower's log lacks. The
+        /// leader recognises late replies by this index.
         refused: Index,
         /// Id of the last entry of the follower's log that may also be in the leader's log. The
         /// leader probes from there.
@@ -257,7 +260,8 @@ pub enum AppendOutcome {
     },
 }
 
-/// A request for a vote (§5.2) or a pre-vote (thesis 9.6).
+/// A candidate's request for a vote (Raft paper, §5.2) or a pre-vote (Raft dissertation, section
+/// 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestVote {
     /// The term of the election; for a pre-vote, the term that the sender would start.
@@ -273,7 +277,7 @@ pub struct RequestVote {
     pub last: EntryId,
 }
 
-/// The reply to [`RequestVote`], for a vote or a pre-vote.
+/// A voter's reply to [`RequestVote`], for a vote or a pre-vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteReply {
     /// The request's term if the vote or pre-vote is granted, else the voter's own term.
@@ -305,8 +309,8 @@ impl PeerMsg {
 
 impl AppendEntries {
     /// Returns whether the entries follow `prev` without gaps, and their terms never decrease or
-    /// exceed the message's term. Wire decoders check this too; here it protects the core from
-    /// faulty drivers.
+    /// exceed the message's term. Wire decoders check this too; this check protects the core from
+    /// faulty drivers (server or simulator).
     pub(super) fn is_well_formed(&self) -> bool {
         // Bounded, so that later additions to an index cannot overflow.
         let end = self.prev.index.0.checked_add(self.entries.len() as u64);
@@ -330,8 +334,8 @@ impl InstallSnapshot {
     }
 }
 
-/// A client's request or, in the server, a batch of requests that are replicated together. The core
-/// never reads the payload.
+/// A client's request or, in the server, a batch of requests that are replicated together in one
+/// log entry. The consensus core never reads the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRequest {
     /// The id of the request; the reply carries the same id.
@@ -348,6 +352,7 @@ pub struct Persisted {
     /// Sequence number of the last job that is durable.
     pub sequence: JobSequence,
     /// Id of the last entry that the job wrote; `None` if the job had no entries. The id includes
-    /// the term, so the report is ignored if another entry has replaced this one since.
+    /// the term, so the core ignores the report if another entry has replaced this entry in the log
+    /// since.
     pub last: Option<EntryId>,
 }

@@ -34,8 +34,8 @@ impl WaitingRequests {
         self.queue.len()
     }
 
-    /// Adds a request to the queue. It is refused at `deadline`, or at the deadline of the request
-    /// before it if that is later.
+    /// Adds a request to the queue. The request is refused at `deadline`, or at the deadline of the
+    /// previous request in the queue if that is later.
     pub(super) fn push(&mut self, request: ClientRequest, deadline: Instant) {
         let deadline = self.queue.back().map_or(deadline, |last| last.deadline.max(deadline));
         self.queue.push_back(Waiting { deadline, request });
@@ -61,7 +61,8 @@ impl WaitingRequests {
         Some(request.key)
     }
 
-    /// Forgets which clients were redirected, because a new message from the leader has arrived.
+    /// Forgets which clients were redirected to the leader, because a new message from the leader
+    /// has arrived.
     pub(super) fn forget_redirected(&mut self) {
         self.redirected.clear();
     }
@@ -107,8 +108,8 @@ pub(super) struct AppendedRequests {
     /// Uncommitted requests that this replica has appended since it last became leader, each with
     /// the id of its log entry.
     current: VecDeque<(EntryId, RequestKey)>,
-    /// Requests that this replica appended in earlier terms as leader and whose outcome is still
-    /// unknown, each with the id of its log entry.
+    /// Requests that this replica appended in earlier terms as leader and that are not yet known to
+    /// be either committed or replaced, each with the id of its log entry.
     earlier: Vec<(EntryId, RequestKey)>,
     uncommitted_bytes: usize,
 }
@@ -131,8 +132,8 @@ impl AppendedRequests {
         self.uncommitted_bytes = inherited.iter().map(|entry| entry.record().len()).sum();
     }
 
-    /// Records that this replica is no longer leader. The outcome of its uncommitted requests stays
-    /// unknown until a later leader commits or replaces their entries.
+    /// Records that this replica is no longer leader. Its uncommitted requests stay undecided until
+    /// a later leader commits or replaces their entries.
     pub(super) fn end_leadership(&mut self) {
         self.earlier.extend(self.current.drain(..));
         self.uncommitted_bytes = 0;
@@ -192,11 +193,11 @@ impl AppendedRequests {
         self.current.is_empty()
     }
 
-    /// Removes requests from earlier leaderships of this replica whose outcome is now known. Passes
+    /// Removes the requests from earlier leaderships of this replica that are now decided. Passes
     /// those that can never be committed to `replaced`: the committed log has another entry at
     /// their index, or an entry of a later term before it (terms never decrease within a log).
     ///
-    /// Also removes committed requests; the applier answers them.
+    /// Also removes committed requests; the applier answers their clients.
     pub(super) fn retain_undecided(
         &mut self,
         log: &LogTail,

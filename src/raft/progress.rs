@@ -10,15 +10,16 @@ use super::inflights::Inflights;
 use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
-/// Number of consecutive timeouts after which `retransmit_timeout_min_lossy` no longer applies.
-/// That is the shorter minimum retransmission timeout while [`Progress::retransmits_soon`] is set.
+/// Number of consecutive timeouts after which the leader no longer uses
+/// `retransmit_timeout_min_lossy`, the shorter minimum retransmission timeout while
+/// [`Progress::retransmits_soon`] is set.
 const FAST_RETRANSMISSIONS: u32 = 3;
 /// Number of consecutive timeouts after which a peer is sent only one append at a time (probing).
 /// Resending all entries after each timeout would waste bandwidth on a peer that does not answer.
 const PROBE_AFTER_TIMEOUTS: u32 = 3;
-/// Number of unacknowledged bytes of entries above which a timeout is blamed on the peer's disk,
-/// which may still be syncing, rather than on the network. Each such timeout doubles the
-/// retransmission timeout.
+/// Number of unacknowledged bytes of entries above which a timeout is attributed to the peer's
+/// disk, which may not have finished its sync, rather than to the network. Each such timeout
+/// doubles the retransmission timeout.
 const BULK_BYTES: usize = 256 << 10;
 /// Number of consecutive timeouts after which a snapshot transfer restarts with the latest
 /// snapshot.
@@ -53,10 +54,11 @@ struct SnapshotTransfer {
     timeouts: u32,
 }
 
-/// How a peer's reply to a snapshot chunk relates to the transfer in progress.
+/// What a peer's reply to a snapshot chunk means for the snapshot transfer in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChunkReply {
-    /// The reply reports how many bytes of the snapshot being sent the peer has received.
+    /// The reply reports how many bytes the peer has received of the snapshot that is being sent to
+    /// it.
     Received,
     /// The peer received the whole snapshot and then discarded it, for example as damaged. The
     /// transfer has ended.
@@ -68,8 +70,8 @@ pub(super) enum ChunkReply {
 /// The leader's view of one peer.
 ///
 /// Invariant: `match_index < next_index`. The entries between the two indexes are in flight, except
-/// while the peer is probed: then at most one append is in flight. `inflights` ends below
-/// `next_index`, and is empty unless `state` is [`State::Replicate`].
+/// while the peer is probed: then at most one append is in flight. The indexes in `inflights` are
+/// below `next_index`; `inflights` is empty unless `state` is [`State::Replicate`].
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: NodeId,
@@ -83,9 +85,11 @@ pub(super) struct Progress {
     /// is awaited.
     awaiting_since: Option<Instant>,
     pub(super) last_sent_at: Option<Instant>,
-    /// Round number of the last message sent to the peer; 0 before the first.
+    /// Round number (number of the leader's batch of messages) of the last message sent to the
+    /// peer; 0 before the first.
     pub(super) sent_round: Round,
-    /// Highest round number in the peer's replies; 0 before the first reply.
+    /// Highest round number (number of the leader's batch of messages) in the peer's replies; 0
+    /// before the first reply.
     pub(super) answered_round: Round,
     /// Commit index in the last `AppendEntries` sent to the peer.
     pub(super) sent_commit_index: Index,
@@ -104,11 +108,11 @@ pub(super) struct Progress {
     unanswered: u32,
     /// Number of retransmission timeouts since the peer's last reply.
     timeouts: u32,
-    /// Upper bound on the unacknowledged bytes of entries that were sent to the peer since the last
-    /// timeout.
+    /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
+    /// that the peer has not acknowledged.
     unacknowledged_bytes: usize,
-    /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. Only
-    /// an acknowledgement of further entries resets it.
+    /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. The
+    /// number is reset only when the peer acknowledges further entries.
     bulk_timeouts: u32,
     /// Whether the leader retransmits sooner because of the message loss. The leader decides this
     /// for all peers together.
@@ -247,8 +251,8 @@ impl Progress {
     // Sending.
 
     /// Returns whether all entries up to `last` are acknowledged or in flight. While the peer is
-    /// probed, one append in flight counts as all of them; while it is receiving a snapshot, none
-    /// count.
+    /// probed, also returns true if one append is in flight; while it is receiving a snapshot,
+    /// always returns false.
     pub(super) fn covers(&self, last: Index) -> bool {
         match self.state {
             State::Probe => self.next_index > last || self.awaiting_since.is_some(),
@@ -269,9 +273,9 @@ impl Progress {
         }
     }
 
-    /// Records a message sent to the peer with the round number `round`. `entries` is the index of
-    /// the message's last entry and the total length of its entries in bytes; `None` for a message
-    /// without entries.
+    /// Records a message sent to the peer in the message round `round` (a numbered batch of
+    /// messages). `entries` is the index of the message's last entry and the total length of its
+    /// entries in bytes; `None` for a message without entries.
     pub(super) fn record_sent(
         &mut self,
         now: Instant,
@@ -310,9 +314,9 @@ impl Progress {
     }
 
     /// Records the condition of the peer's disk from a reply; `advanced` says whether the reply
-    /// also acknowledged new entries. If the disk is almost full and no new entries were stored,
-    /// sends the peer no entries for one heartbeat interval, because it could not store them
-    /// either.
+    /// also acknowledged new entries. If the disk is almost full and the reply acknowledged no new
+    /// entries, the leader sends the peer no entries for one heartbeat interval, because the peer
+    /// could not store them.
     pub(super) fn record_disk(
         &mut self,
         disk: DiskState,
@@ -336,8 +340,9 @@ impl Progress {
 
     // Replies.
 
-    /// Records any reply of the peer to messages with the round number `round`. `round_sent_at` is
-    /// when the leader began this round; `None` if the time is no longer known.
+    /// Records any reply of the peer to a message of the round `round` (a numbered batch of
+    /// messages). `round_sent_at` is when the leader began this round; `None` if the time is no
+    /// longer known.
     pub(super) fn record_reply(
         &mut self,
         now: Instant,
@@ -506,8 +511,8 @@ impl Progress {
         }
     }
 
-    /// Returns when the next chunk may be sent or, if a chunk is in flight, when it counts as lost;
-    /// `None` if no snapshot is being sent to the peer.
+    /// Returns when the next chunk may be sent or, if a chunk is in flight, when that chunk is
+    /// considered lost; `None` if no snapshot is being sent to the peer.
     pub(super) fn next_chunk_at(&self, config: &Config) -> Option<Instant> {
         match self.state {
             State::Snapshot(transfer) => {
@@ -517,7 +522,7 @@ impl Progress {
         }
     }
 
-    /// Records that a snapshot chunk was sent with the round number `round`, and schedules the next
+    /// Records that a snapshot chunk was sent in the message round `round`, and schedules the next
     /// chunk.
     pub(super) fn record_chunk_sent(&mut self, now: Instant, round: Round, config: &Config) {
         self.record_sent(now, round, None);

@@ -64,11 +64,11 @@ use super::status::RejoinStatus;
 
 /// Number of heartbeat intervals between two [`Rejoin`] requests to the same member.
 const ASK_HEARTBEATS: u32 = 2;
-/// Number of heartbeat intervals after its last [`Rejoin`] request for which a peer counts as
-/// rejoining.
+/// Number of heartbeat intervals for which a leader treats a peer as rejoining after the peer's
+/// last [`Rejoin`] request.
 pub(super) const REJOINING_HEARTBEATS: u32 = 3 * ASK_HEARTBEATS;
 
-/// The state of a replica that has lost its disk and is rejoining its group under its old id.
+/// The state of a replica that has lost its disk and is rejoining the cluster under its old id.
 #[derive(Debug)]
 pub(super) struct Rejoining {
     /// Random number drawn at each start of the replica. Replies echo it, so that replies to
@@ -98,8 +98,8 @@ enum Phase {
     },
 }
 
-/// The entry that a rejoining replica's log must reach: `last`, the leader's last entry when it
-/// answered the [`Rejoin`] request, with the leader's id and term.
+/// The entry up to which a rejoining replica's log must become durable: `last`, the leader's last
+/// entry when it answered the [`Rejoin`] request, with the leader's id and term.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Target {
     leader: NodeId,
@@ -133,7 +133,8 @@ pub(super) enum CaughtUp {
     /// reported as its last).
     Yes,
     /// The log is not yet durable, or not yet known to equal the leader's, up to the target (the
-    /// entry that the leader reported as its last). Also if no target is known in this term.
+    /// entry that the leader reported as its last). Also returned while no target is known in this
+    /// term.
     NotYet,
     /// The log matches the leader's log at the index of the target (the entry that the leader
     /// reported as its last), but has a different entry there. So no correct leader of this term
@@ -154,8 +155,8 @@ impl Rejoining {
         if matches!(self.phase, Phase::Finish { .. }) { Instant::MAX } else { self.ask_at }
     }
 
-    /// Returns whether the log has caught up with the leader's and the log writer's job that
-    /// completes rejoining is still to be handed out.
+    /// Returns whether the log has caught up with the leader's, but the log writer's job that
+    /// completes rejoining has not been handed out yet.
     pub(super) fn has_caught_up(&self) -> bool {
         self.phase == Phase::Finish { job: None }
     }
@@ -201,10 +202,11 @@ impl Rejoining {
     }
 
     /// Returns the [`Rejoin`] request to send now and its receivers; `None` if no request is due.
-    /// The receivers are the members that have not answered yet; once all have, only the leader, or
-    /// all members while no leader is known. The request is repeated until rejoining is complete,
-    /// because messages get lost, and because late acknowledgements from before the disk loss may
-    /// still reach the leader. `own` is the replica's term and its last log entry.
+    /// The receivers are the members that have not answered yet. Once all members have answered,
+    /// the only receiver is the leader, or all members while no leader is known. The request is
+    /// repeated until rejoining is complete, because messages get lost, and because late
+    /// acknowledgements from before the disk loss may still reach the leader. `own` is the
+    /// replica's term and its last log entry.
     pub(super) fn question(
         &mut self,
         now: Instant,

@@ -30,7 +30,7 @@ enum Role {
     Leader(Leader),
 }
 
-/// A replica of a Raft group: a pure state machine, `(now, message) -> Effects`.
+/// A replica of a Raft cluster: a pure state machine, `(now, message) -> Effects`.
 ///
 /// A driver (server or simulator) passes in all waiting inputs (`handle_msg`, `handle_timeout`),
 /// then calls `flush` once and carries out the [`Effects`]. Equal seeds and equal inputs give equal
@@ -42,7 +42,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Creates the replica `id` of a group; `peers` are the other replicas, in any order. The
+    /// Creates the replica `id` of a cluster; `peers` are the other replicas, in any order. The
     /// replica starts as a follower with `durable`, the state on its disk.
     ///
     /// `config` must be valid, see [`Config::validate`].
@@ -59,8 +59,8 @@ impl Replica {
         Replica { shared, role }
     }
 
-    /// Handles one input at time `now`. If `now` is before the time of an earlier call, the earlier
-    /// time is used, so time never goes back.
+    /// Handles one input (`msg`) at time `now`. If `now` is before the time of an earlier call, the
+    /// earlier time is used, so time never goes back.
     pub fn handle_msg(&mut self, now: Instant, msg: Msg, out: &mut Effects) {
         self.shared.now = self.shared.now.max(now);
         match msg {
@@ -142,10 +142,10 @@ impl Replica {
         role.min(self.shared.next_waiting_deadline()).min(disk).min(rejoin)
     }
 
-    /// Returns the next time at which missing messages make this replica act: a follower campaigns,
-    /// a candidate gives up its campaign, or a leader steps down. Before it calls `handle_timeout`
-    /// at or after this time, the driver (server or simulator) must pass in all peer messages that
-    /// have arrived.
+    /// Returns the next time at which this replica acts because it has received no messages: a
+    /// follower campaigns, a candidate gives up its campaign, or a leader steps down. Before it
+    /// calls `handle_timeout` at or after this time, the driver (server or simulator) must pass in
+    /// all peer messages that have arrived.
     pub fn silence_deadline(&self) -> Instant {
         match &self.role {
             Role::Follower(follower) => follower.election_at(),

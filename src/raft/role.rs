@@ -20,7 +20,7 @@ pub struct Durable {
     /// without a snapshot it has index 1.
     pub entries: Vec<Entry>,
     /// Whether the replica has lost its disk, with its votes and acknowledgements, and has not
-    /// finished rejoining its group.
+    /// finished rejoining the cluster.
     pub rejoining: bool,
 }
 

@@ -19,23 +19,24 @@ pub(super) enum Acknowledgement {
 
 // Elections.
 
-/// Returns whether a replica may vote for `candidate`, where `voted_for` is its vote in the term so
-/// far: only if it has not voted, or has voted for the same candidate (§5.2). Implements the safety
-/// rule "One leader per term".
+/// Returns whether a replica may vote for `candidate` if its vote in the term so far is
+/// `voted_for`: only if it has not voted, or has voted for the same candidate (Raft paper, §5.2).
+/// Implements the safety rule "One leader per term" of the guide (`guarantees.md`).
 pub(super) fn vote_is_free(voted_for: Option<NodeId>, candidate: NodeId, config: &Config) -> bool {
     voted_for.is_none_or(|voted| voted == candidate) || config.breaks(Mutant::VoteTwice)
 }
 
 /// Returns whether a message that reveals the replica's term or vote may be sent: only when both
-/// are durable (Figure 2). Implements the safety rule "Durable hard state".
+/// are durable (Figure 2 of the Raft paper). Implements the safety rule "Durable hard state" of the
+/// guide (`guarantees.md`).
 pub(super) fn may_show_hard_state(is_durable: bool, config: &Config) -> bool {
     is_durable || config.breaks(Mutant::VoteBeforeSync)
 }
 
 /// Returns whether a replica must not vote for another candidate yet, because it heard from its
-/// leader (at `heard_at`) within the minimum election timeout and the leader may hold a lease (§6,
-/// thesis 6.4.1). `heard_at` is `None` if it has heard from no leader. Implements the safety rule
-/// "Stable leader".
+/// leader (at `heard_at`) within the minimum election timeout and the leader may hold a lease (Raft
+/// paper, §6; Raft dissertation, section 6.4.1). `heard_at` is `None` if it has heard from no
+/// leader. Implements the safety rule "Stable leader" of the guide (`guarantees.md`).
 pub(super) fn leader_is_protected(
     heard_at: Option<Instant>,
     now: Instant,
@@ -46,8 +47,8 @@ pub(super) fn leader_is_protected(
 }
 
 /// Returns whether a candidate's log, which ends with `candidate`, is at least as up to date as the
-/// voter's log, which ends with `own`. If not, the voter must refuse its vote (§5.4.1). Implements
-/// the safety rule "Election restriction".
+/// voter's log, which ends with `own`. If not, the voter must refuse its vote (Raft paper, §5.4.1).
+/// Implements the safety rule "Election restriction" of the guide (`guarantees.md`).
 pub(super) fn is_up_to_date(candidate: EntryId, own: EntryId, config: &Config) -> bool {
     candidate >= own || config.breaks(Mutant::VoteForShorterLog)
 }
@@ -55,22 +56,23 @@ pub(super) fn is_up_to_date(candidate: EntryId, own: EntryId, config: &Config) -
 // Replication.
 
 /// Returns whether a follower truncates its log before it compares entries. False in normal builds,
-/// because a log is truncated only at a conflict (§5.3); true only in mutation tests. Implements
-/// the safety rule "Truncate only at a conflict".
+/// because a log is truncated only at a conflict (Raft paper, §5.3); true only in mutation tests.
+/// Implements the safety rule "Truncate only at a conflict" of the guide (`guarantees.md`).
 pub(super) fn truncates_unconditionally(config: &Config) -> bool {
     config.breaks(Mutant::TruncateAlways)
 }
 
 /// Returns whether a follower replaces an entry that conflicts with the leader's. True in normal
-/// builds (§5.3); false only in mutation tests. Implements the safety rule "Truncate only at a
-/// conflict".
+/// builds (Raft paper, §5.3); false only in mutation tests. Implements the safety rule "Truncate
+/// only at a conflict" of the guide (`guarantees.md`).
 pub(super) fn replaces_conflicts(config: &Config) -> bool {
     !config.breaks(Mutant::KeepConflicts)
 }
 
 /// Returns whether a completed disk sync makes the log durable up to the entry `synced`: only if
 /// the log still contains this entry (`is_held`), because a leader may have replaced it since.
-/// `last` is the log's last entry. Implements the safety rule "Completions name their entry".
+/// `last` is the log's last entry. Implements the safety rule "Completions name their entry" of the
+/// guide (`guarantees.md`).
 pub(super) fn sync_counts(is_held: bool, synced: EntryId, last: EntryId, config: &Config) -> bool {
     is_held || config.breaks(Mutant::SyncOfReplacedEntry) && synced.index <= last.index
 }
@@ -78,7 +80,7 @@ pub(super) fn sync_counts(is_held: bool, synced: EntryId, last: EntryId, config:
 /// Returns up to which index a follower acknowledges entries, and when. Only entries that are
 /// durable and equal to the leader's are acknowledged: for an append with entries, after the disk
 /// sync; for a heartbeat, at once and up to the durable index. Implements the safety rule "Durable
-/// acknowledgement".
+/// acknowledgement" of the guide (`guarantees.md`).
 pub(super) fn acknowledgement(
     matched: Index,
     durable: Index,
@@ -100,23 +102,26 @@ pub(super) fn acknowledgement(
     }
 }
 
-/// Returns the leader's own match index: its durable index, because the leader counts towards a
-/// quorum only with entries on its own disk. Implements the safety rule "Durable acknowledgement".
+/// Returns the leader's own match index: its durable index, because the leader may count its own
+/// copy of an entry towards a quorum only if the entry is on its disk. Implements the safety rule
+/// "Durable acknowledgement" of the guide (`guarantees.md`).
 pub(super) fn own_match_index(durable: Index, last: Index, config: &Config) -> Index {
     assert!(durable <= last, "durable {durable}, but last is {last}");
     if config.breaks(Mutant::CountSelfEarly) { last } else { durable }
 }
 
 /// Returns whether the leader of term `own` may commit an entry of term `entry` that is stored on a
-/// quorum: only if the terms are equal (§5.4.2). `entry` is `None` if the entry is no longer in
-/// memory. Implements the safety rule "Commit by current term".
+/// quorum: only if the terms are equal (Raft paper, §5.4.2). `entry` is `None` if the entry is no
+/// longer in memory. Implements the safety rule "Commit by current term" of the guide
+/// (`guarantees.md`).
 pub(super) fn may_commit(entry: Option<Term>, own: Term, config: &Config) -> bool {
     entry == Some(own) || config.breaks(Mutant::CommitOldTerms)
 }
 
 /// Returns the index up to which a follower may commit: the leader's commit index, but at most
-/// `matched`, the index up to which the follower's log is proven equal to the leader's (Figure 2,
-/// `AppendEntries` rule 5). Implements the safety rule "Proven commit index".
+/// `matched`, the index up to which the follower's log is proven equal to the leader's (Figure 2 of
+/// the Raft paper, `AppendEntries` rule 5). Implements the safety rule "Proven commit index" of the
+/// guide (`guarantees.md`).
 pub(super) fn proven_commit_index(
     leader_commit: Index,
     matched: Index,
@@ -126,16 +131,18 @@ pub(super) fn proven_commit_index(
     leader_commit.min(if config.breaks(Mutant::CommitUnclamped) { last } else { matched })
 }
 
-/// Returns whether a leader may use a reply: only if it is of the leader's current term. A reply of
-/// an earlier term says nothing about the current leader's log (§5.1). Implements the safety rule
-/// "Completions name their entry".
+/// Returns whether a leader may use a follower's reply: only if the reply is of the leader's
+/// current term. A reply of an earlier term says nothing about the current leader's log (Raft
+/// paper, §5.1). Implements the safety rule "Completions name their entry" of the guide
+/// (`guarantees.md`).
 pub(super) fn reply_is_current(reply: Term, own: Term, config: &Config) -> bool {
     reply == own || config.breaks(Mutant::ReplyOfOldTerm)
 }
 
 /// Returns whether a follower may acknowledge a stored snapshot chunk to the current leader: only
-/// if the chunk was sent in the current term. Message round numbers of different terms are
-/// unrelated. Implements the safety rule "Completions name their entry".
+/// if the chunk was sent in the current term. Numbers of message rounds (batches of messages),
+/// which the acknowledgement echoes, are unrelated in different terms. Implements the safety rule
+/// "Completions name their entry" of the guide (`guarantees.md`).
 pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool {
     chunk == own || config.breaks(Mutant::ChunkReplyOfOldTerm)
 }
@@ -143,22 +150,23 @@ pub(super) fn chunk_is_current(chunk: Term, own: Term, config: &Config) -> bool 
 // Reads.
 
 /// Returns whether a leader may serve reads: only once its term's first entry, at index
-/// `first_of_term`, is committed (§8). Implements the safety rule "No read before the own term".
+/// `first_of_term`, is committed (Raft paper, §8). Implements the safety rule "No read before the
+/// own term" of the guide (`guarantees.md`).
 pub(super) fn may_serve_reads(commit: Index, first_of_term: Index, config: &Config) -> bool {
     commit >= first_of_term || config.breaks(Mutant::ReadBeforeOwnTerm)
 }
 
 /// Returns the message round (a numbered batch of messages) that a quorum must answer to confirm a
 /// read that arrives now. It is the round after `current`, because only that one begins after the
-/// read's arrival. Implements the safety rule "Fresh confirmation".
+/// read's arrival. Implements the safety rule "Fresh confirmation" of the guide (`guarantees.md`).
 pub(super) fn confirming_round(current: Round, config: &Config) -> Round {
     if config.breaks(Mutant::ReadOnOldRound) { Round(0) } else { current.next() }
 }
 
 /// Returns whether a leader's lease is valid at `now`. The lease starts at `confirmed_at`, the
 /// start of a message round (a numbered batch of messages) that a quorum has answered, and ends
-/// before any member of that quorum may vote for another leader (thesis 6.4.1). Implements the
-/// safety rule "Lease shorter than an election".
+/// before any member of that quorum may vote for another leader (Raft dissertation, section 6.4.1).
+/// Implements the safety rule "Lease shorter than an election" of the guide (`guarantees.md`).
 pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Config) -> bool {
     let length = config.lease_length();
     assert!(
@@ -173,21 +181,22 @@ pub(super) fn lease_is_valid(confirmed_at: Instant, now: Instant, config: &Confi
 // Rejoining.
 
 /// Returns whether a replica that is rejoining after the loss of its disk ignores vote requests.
-/// Always true, except in mutation tests. Implements the safety rule "No vote while rejoining".
+/// Always true, except in mutation tests. Implements the safety rule "No vote while rejoining" of
+/// the guide (`guarantees.md`).
 pub(super) fn ignores_vote_requests_while_rejoining(config: &Config) -> bool {
     !config.breaks(Mutant::VoteWhileRejoining)
 }
 
 /// Returns how many of the `peers` other members must answer a replica that is rejoining after the
 /// loss of its disk: all of them, except in mutation tests. Implements the safety rule "All members
-/// answer first".
+/// answer first" of the guide (`guarantees.md`).
 pub(super) fn rejoin_answers_needed(peers: usize, config: &Config) -> usize {
     if config.breaks(Mutant::RejoinWithoutAll) { quorum(peers + 1, config) - 1 } else { peers }
 }
 
 /// Returns whether a rejoining replica becomes a full member only after its log has reached the
 /// last entry that the leader reported. Always true, except in mutation tests. Implements the
-/// safety rule "Caught up before it counts".
+/// safety rule "Caught up before it counts" of the guide (`guarantees.md`).
 pub(super) fn must_catch_up_to_rejoin(config: &Config) -> bool {
     !config.breaks(Mutant::RejoinBeforeCaughtUp)
 }

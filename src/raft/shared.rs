@@ -59,8 +59,8 @@ pub(super) struct Shared {
     /// The last leader that was known, in any term; `None` if there was none. Used in reports only.
     pub(super) last_known_leader: Option<NodeId>,
     /// Time at which this replica last heard from a leader; `None` for a new replica that has heard
-    /// from none. A restart counts as hearing from a leader, because the replica may have supported
-    /// a lease before.
+    /// from none. After a restart, this is the time of the restart, because the replica may have
+    /// heard from a leader just before, and that leader may still hold a lease.
     pub(super) leader_heard_at: Option<Instant>,
     /// The last leadership transfer that a leader announced: the leader's term, and the follower
     /// that is to become leader. `None` if no transfer was announced.
@@ -74,8 +74,8 @@ pub(super) struct Shared {
     pub(super) lost_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
-    /// The progress of rejoining the group after the loss of this replica's disk; `None` for a full
-    /// member.
+    /// The progress of rejoining the cluster after the loss of this replica's disk; `None` for a
+    /// full member.
     pub(super) rejoining: Option<Rejoining>,
     /// Confirmed reads that the applier will execute after it has applied all entries committed so
     /// far.
@@ -170,12 +170,12 @@ impl Shared {
         self.applied_index
     }
 
-    /// Returns the number of replicas in the group, this one included.
+    /// Returns the number of replicas in the cluster, this one included.
     pub(super) fn replicas(&self) -> usize {
         self.peers.len() + 1
     }
 
-    /// Returns whether this replica has lost its disk and is not yet a full member of the group
+    /// Returns whether this replica has lost its disk and is not yet a full member of the cluster
     /// again.
     pub(super) fn is_rejoining(&self) -> bool {
         self.rejoining.is_some()
@@ -197,8 +197,9 @@ impl Shared {
         self.jobs.drop_append_replies();
     }
 
-    /// Returns whether a message may raise this replica's term to `term`. The term budget limits
-    /// such raises, so that forged messages cannot exhaust the range of terms.
+    /// Returns whether a message may raise this replica's term to `term`. The term budget limits by
+    /// how many terms messages may raise it, so that forged messages cannot exhaust the range of
+    /// terms.
     pub(super) fn may_raise_term(&mut self, term: Term) -> bool {
         self.term_budget.covers(self.term(), term, self.now)
     }
@@ -211,7 +212,7 @@ impl Shared {
     }
 
     /// Records this replica's vote for `candidate` in the current term. A replica votes once per
-    /// term (§5.2).
+    /// term (Raft paper, §5.2).
     pub(super) fn vote_for(&mut self, candidate: NodeId) {
         self.hard_state.vote_for(candidate, &self.config);
     }
@@ -239,8 +240,8 @@ impl Shared {
     }
 
     /// Returns whether this replica heard from a leader so recently that the leader may hold a
-    /// lease. Until the lease has ended, the replica must not vote for another one (§6, last
-    /// paragraph; thesis 6.4.1).
+    /// lease. Until the lease has ended, the replica must not vote for another leader (last
+    /// paragraph of §6 of the Raft paper; Raft dissertation, section 6.4.1).
     pub(super) fn leader_may_hold_lease(&self) -> bool {
         rules::leader_is_protected(self.leader_heard_at, self.now, &self.config)
     }
@@ -256,7 +257,7 @@ impl Shared {
     }
 
     /// Returns whether a candidate's log, which ends with `last`, is at least as up to date as this
-    /// replica's log (§5.4.1).
+    /// replica's log (Raft paper, §5.4.1).
     pub(super) fn is_up_to_date(&self, last: EntryId) -> bool {
         rules::is_up_to_date(last, self.log.last(), &self.config)
     }
@@ -265,7 +266,8 @@ impl Shared {
         timing::first_election_timeout(&self.config, &mut self.rng)
     }
 
-    /// Returns a random election timeout. While a leader is known, it grows with the message loss.
+    /// Returns a random election timeout. While a leader is known, the timeout grows with the
+    /// message loss.
     pub(super) fn draw_election_timeout(&mut self) -> Duration {
         let loss_permille = if self.leader.is_some() { self.loss_permille } else { 0 };
         timing::election_timeout(&self.config, loss_permille, &mut self.rng)
@@ -274,7 +276,7 @@ impl Shared {
     // Messages.
 
     /// Sends a message to the peer `to` once this replica's term and vote are durable, because the
-    /// message reveals them (Figure 2).
+    /// message reveals them (Figure 2 of the Raft paper).
     pub(super) fn send(&mut self, to: NodeId, message: PeerMsg, out: &mut Effects) {
         if rules::may_show_hard_state(self.hard_state_is_durable(), &self.config) {
             let envelope = self.envelope(to, message);
@@ -333,7 +335,7 @@ impl Shared {
         self.appended.push(id, request.key);
     }
 
-    /// Merges a leader's entries into the log, and hands the new ones to the log writer with its
+    /// Merges a leader's entries into the log, and hands the new entries to the log writer with its
     /// next job. The entries must follow an entry of this log.
     pub(super) fn splice(&mut self, entries: &[Entry]) {
         let spliced = self.log.splice(entries, self.commit_index, &self.config);
@@ -436,14 +438,14 @@ impl Shared {
 
     // Client requests.
 
-    /// Records that this replica has become leader. Uncommitted entries of earlier terms count
-    /// towards the limit on uncommitted bytes.
+    /// Records that this replica has become leader. Uncommitted entries of earlier terms are
+    /// included in the uncommitted bytes, which are limited.
     pub(super) fn start_leadership(&mut self) {
         self.appended.start_leadership(&self.log, self.commit_index);
     }
 
-    /// Records that this replica is no longer leader. Later leaders decide the outcome of its
-    /// uncommitted requests.
+    /// Records that this replica is no longer leader. Later leaders decide whether its uncommitted
+    /// requests are committed or replaced.
     pub(super) fn end_leadership(&mut self) {
         self.leader = None;
         self.appended.end_leadership();
@@ -464,9 +466,10 @@ impl Shared {
         });
     }
 
-    /// Redirects a client's request to the leader if the leader was heard from recently and the
-    /// client was not redirected since. Otherwise the request waits for the leader's next message
-    /// or for a new leader, so that a failed leader's clients are not sent back and forth.
+    /// Redirects a client to the leader if this replica has heard from the leader recently, and has
+    /// not redirected this client since. Otherwise the request waits for the leader's next message
+    /// or for a new leader, so that the clients of a failed leader are not sent back and forth
+    /// between replicas.
     pub(super) fn redirect(&mut self, request: ClientRequest, out: &mut Effects) {
         let age_max = self.config.heartbeat_interval * 5 / 4;
         let is_alive = self.leader_heard_at.is_some_and(|at| self.now.since(at) <= age_max);
@@ -567,8 +570,8 @@ impl Shared {
         );
     }
 
-    /// Panics if the log's base, durable, applied, commit and last indexes are out of order, or if
-    /// the last entry's term is higher than the current term.
+    /// Panics if the log's base (last compacted), durable, applied, commit and last indexes are out
+    /// of order, or if the last entry's term is higher than the current term.
     pub(super) fn check_cursors(&self) {
         let (base, last) = (self.log.base().index, self.log.last());
         let snapshot = self.snapshot.map_or(Index::ZERO, |snapshot| snapshot.last.index);

@@ -43,9 +43,10 @@ impl Shared {
         }
     }
 
-    /// Removes entries that the latest snapshot covers from the log in memory. Entries up to index
-    /// `needed`, which no follower needs, are removed until `log_bytes_kept` bytes remain (0 while
-    /// disk space is low); later ones only while the log exceeds `log_bytes_max` bytes.
+    /// Removes entries that the latest snapshot covers from the log in memory. No follower needs
+    /// the entries up to index `needed`: they are removed until `log_bytes_kept` bytes remain (0
+    /// bytes while disk space is low). Later entries are removed only while the log exceeds
+    /// `log_bytes_max` bytes.
     pub(super) fn compact(&mut self, needed: Index) {
         let Some(snapshot) = self.snapshot else { return };
         let (log, config) = (&mut self.log, &self.config);
@@ -61,7 +62,8 @@ impl Shared {
 
     /// Records that a leader's snapshot is durable and installed. Keeps the log if it contains the
     /// snapshot's last entry; otherwise replaces it with an empty one that starts after the
-    /// snapshot, because its entries may contradict the snapshot (Figure 13, rules 6 and 7).
+    /// snapshot, because its entries may contradict the snapshot (Figure 13 of the Raft paper,
+    /// rules 6 and 7).
     pub(super) fn install(&mut self, snapshot: SnapshotId, is_leader: bool) {
         let last = snapshot.last;
         if self.log.holds(last) {
@@ -111,7 +113,7 @@ impl Follower {
 
     /// Reports to the current leader how much of its snapshot this replica has stored. Drops a
     /// report about a chunk of an earlier term: the current leader would mistake the chunk's round
-    /// number for one of its own, and might wrongly confirm reads.
+    /// number (number of a batch of messages) for one of its own, and might wrongly confirm reads.
     pub(super) fn on_chunk_stored(shared: &mut Shared, stored: ChunkStored, out: &mut Effects) {
         let ChunkStored { term, snapshot, round, received } = stored;
         if !rules::chunk_is_current(term, shared.term(), &shared.config) {
@@ -127,7 +129,8 @@ impl Follower {
 
     /// Tells the leader that this replica's log matches up to the end of an installed snapshot: all
     /// entries up to there are committed, so every later leader has them. `round` is the round
-    /// number to echo; `None` means that of the last snapshot chunk accepted for storage.
+    /// number (number of the leader's batch of messages) to echo; `None` means the round number of
+    /// the last snapshot chunk accepted for storage.
     pub(super) fn on_installed(
         &mut self,
         shared: &mut Shared,
@@ -163,8 +166,8 @@ impl Leader {
             .unwrap_or(Index(u64::MAX))
     }
 
-    /// Starts a transfer of the latest snapshot to each peer that lacks compacted entries, and
-    /// sends the chunks that are due.
+    /// Starts a transfer of the latest snapshot to each peer that lacks entries which this leader
+    /// has compacted, and sends the chunks that are due.
     pub(super) fn send_snapshots(&mut self, shared: &mut Shared, out: &mut Effects) {
         let base = shared.log.base().index;
         out.suspect_snapshots.append(&mut self.suspect_snapshots);
@@ -215,8 +218,8 @@ impl Leader {
         }
     }
 
-    /// Returns when the next snapshot chunk to any peer is due, or when one in flight counts as
-    /// lost; [`Instant::MAX`] if no snapshot is being sent.
+    /// Returns when the next snapshot chunk to any peer is due, or when a chunk in flight is
+    /// considered lost; [`Instant::MAX`] if no snapshot is being sent.
     pub(super) fn next_chunk_at(&self, shared: &Shared) -> Instant {
         let due = |progress: &Progress| progress.next_chunk_at(&shared.config);
         self.progress.iter().filter_map(due).min().unwrap_or(Instant::MAX)

@@ -43,7 +43,7 @@ pub struct Status {
     pub counters: Counters,
 }
 
-/// Progress of a member that has lost its disk and is rejoining its group. If `waiting_for` is
+/// Progress of a member that has lost its disk and is rejoining the cluster. If `waiting_for` is
 /// empty and `target` is `None`, either the leader has not reported its last entry yet, or the
 /// member has caught up and is about to finish.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,8 +51,9 @@ pub struct RejoinStatus {
     /// Members that have not yet answered the rejoining member's request for their terms, ordered
     /// by id. A member that is itself rejoining does not answer.
     pub waiting_for: Vec<NodeId>,
-    /// Index up to which the rejoining member's log must become durable; `None` until the leader of
-    /// the current term has reported it, and again once the log has caught up.
+    /// Index up to which the rejoining member's log must become durable: the leader's last entry.
+    /// `None` until the leader of the current term has reported its last entry, and again once the
+    /// log has caught up.
     pub target: Option<Index>,
 }
 
@@ -76,13 +77,14 @@ pub struct PeerStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Number of peer messages dropped because they were addressed to another replica, came from
-    /// outside the group, or arrived in the silent period after the start (`silence_after_start`).
+    /// outside the cluster, or arrived in the silent period after the start
+    /// (`silence_after_start`).
     pub misdirected: u64,
     /// Number of peer messages dropped as outdated, for example because they were of an earlier
-    /// term or were replies that were no longer awaited.
+    /// term or replies that this replica no longer awaited.
     pub stale: u64,
-    /// Number of peer messages dropped as malformed: their fields contradict each other, or what
-    /// this replica has sent.
+    /// Number of peer messages dropped as malformed: their fields contradict each other, or
+    /// contradict what this replica has sent.
     pub malformed: u64,
     /// Number of peer messages rejected because their term is too high to have been reached by
     /// elections.

@@ -17,20 +17,20 @@ const CAPACITY: u64 = 1 << 20;
 const REFILL_PER_SECOND: u128 = 1_024;
 const SECOND: u128 = 1_000_000_000;
 /// Highest term to which the first message may raise the term of a new replica, which has no term
-/// and no log. The term budget does not apply to it, because the cluster may already have a very
-/// high term: earlier versions, without a budget, accepted forged terms up to 2^62. Above this
-/// bound, 2^61 terms are left for elections.
+/// and no log. The term budget does not limit this first message, because the cluster may already
+/// have a very high term: earlier versions, without a budget, accepted forged terms up to 2^62.
+/// Above this bound, 2^61 terms are left for elections.
 const FIRST_TERM_MAX: Term = Term((1 << 62) + (1 << 61));
 
-/// Budget that limits by how many terms messages can raise the replica's term, so that forged
+/// A budget that limits by how many terms messages can raise the replica's term, so that forged
 /// messages cannot exhaust the range of terms.
 ///
 /// Invariant: `available <= CAPACITY`.
 #[derive(Debug)]
 pub(super) struct TermBudget {
     available: u64,
-    /// Time up to which the refill of the budget is included in `available`, by the replica's
-    /// clock.
+    /// Time, by the replica's clock, up to which the continuous refill of the budget is already
+    /// included in `available`.
     refilled_at: Instant,
     /// Whether the replica is new, with no term and no log, so that the budget does not limit the
     /// first raise of its term.
@@ -54,8 +54,8 @@ impl TermBudget {
                 || self.first_is_free && own == Term(0) && term <= FIRST_TERM_MAX)
     }
 
-    /// Subtracts a raise of the term from `own` to `term` from the budget. [`TermBudget::covers`]
-    /// must have allowed it.
+    /// Subtracts a raise of the term from `own` to `term` from the budget. The caller must first
+    /// have checked with [`TermBudget::covers`] that the budget allows the raise.
     pub(super) fn pay(&mut self, own: Term, term: Term) {
         assert!(own < term, "a raise from term {own} to {term}");
         let raise = term.0 - own.0;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn budget_is_spent_and_refilled_by_time() {
+    fn term_budget_is_spent_and_refilled_over_time() {
         let start = Instant(7);
         let mut budget = TermBudget::new(start, false);
         assert!(!raise(&mut budget, 5, CAPACITY + 1, start));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn first_term_raise_of_new_replica_uses_no_budget() {
+    fn first_term_increase_of_new_replica_uses_no_budget() {
         let far = (1 << 62) + 9;
         let mut budget = TermBudget::new(Instant::ZERO, true);
         assert!(!budget.covers(Term(0), Term::MAX, Instant::ZERO));

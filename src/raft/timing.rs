@@ -9,9 +9,9 @@ use crate::config::Config;
 
 /// Message loss, in permille, at which timeouts reach their maximum extension.
 const LOSS_FULL_PERMILLE: u32 = 300;
-/// Message loss, in permille, that a replica assumes until a leader has measured it. Too high a
-/// value costs little; too low a value may cause an unnecessary leader change, or an election in
-/// which the candidate requests votes too rarely.
+/// Message loss, in permille, that a replica assumes until a leader has measured it. A value that
+/// is too high costs little; a value that is too low may cause an unnecessary leader change, or an
+/// election in which the candidate requests votes too rarely.
 pub(super) const LOSS_UNKNOWN_PERMILLE: u16 = 300;
 
 /// Returns a share of `extra` in proportion to the message loss: zero without loss, all of `extra`
@@ -22,8 +22,8 @@ fn by_loss(extra: Duration, loss_permille: u16) -> Duration {
     scaled
 }
 
-/// Returns a random election timeout (§5.2): how long a follower waits to hear from its leader. It
-/// grows with the message loss.
+/// Returns a random election timeout (Raft paper, §5.2): how long a follower waits to hear from its
+/// leader. It grows with the message loss.
 pub(super) fn election_timeout(
     config: &Config,
     loss_permille: u16,
@@ -80,7 +80,7 @@ pub(super) fn vote_retry_interval(config: &Config, attempts: u32) -> Duration {
     config.election_timeout_min / 2 / attempts
 }
 
-/// Returns the duration of a campaign without a winner: the time for all vote requests, plus a
+/// Returns how long a campaign lasts if no candidate wins: the time for all vote requests, plus a
 /// random pause. The pause grows with the number of consecutive campaigns in which the replica
 /// reached no quorum, up to the maximum election timeout.
 pub(super) fn campaign_timeout(

@@ -35,8 +35,8 @@ const REPLIED_HEARTBEATS: u32 = 3;
 pub(super) struct LeadershipTransfer {
     /// The leadership transfer in progress; `None` if there is none.
     current: Option<TransferTarget>,
-    /// The follower that the leader's latest transfer was started for, even if the transfer has
-    /// ended; `None` if there was no transfer.
+    /// The target of the leader's latest leadership transfer, even if the transfer has ended;
+    /// `None` if there was no transfer.
     last_target: Option<NodeId>,
     /// Earliest time at which the next transfer may start.
     next_at: Instant,
@@ -70,7 +70,7 @@ impl LeadershipTransfer {
 
     /// Returns the transfer target to announce in `AppendEntries`: the target of the transfer in
     /// progress, or else of the last transfer if this leader has sent a [`TimeoutNow`], because the
-    /// receiver may still start an election. Otherwise `None`.
+    /// receiver of that request may still start an election. Otherwise `None`.
     pub(super) fn announced_target(&self) -> Option<NodeId> {
         self.target().or(self.last_target.filter(|_| self.is_lease_given_up))
     }

@@ -23,8 +23,8 @@ pub enum Action {
         /// log entry.
         kind: RequestKind,
         /// The operation to apply, encoded by [`Operation::encode`](crate::kv::Operation::encode).
-        /// Empty inside `EXEC` and `ONCE`, which collect the operations of their commands and
-        /// submit them together.
+        /// Empty for a command inside `EXEC` or `ONCE`, which collect the operations of their
+        /// commands and submit them together.
         operation: Bytes,
         /// How to write the reply from the outcome of the request.
         reply_format: ReplyFormat,
@@ -34,7 +34,7 @@ pub enum Action {
         /// forwarded to the leader instead.
         redirect_slot: Option<u16>,
         /// Whether the request blocks the connection: the server must not execute a later request
-        /// of the connection before the outcome is known. It then calls
+        /// of the connection before the outcome of this request is known. The server then calls
         /// [`Connection::complete_blocked`](super::Connection), or `cancel_blocked` if the request
         /// has failed.
         blocks: bool,

@@ -42,8 +42,9 @@ impl<'c> Call<'c> {
         self.request.get(index).expect("the arity was checked")
     }
 
-    /// Submits an operation to the consensus core. Inside `EXEC` and `ONCE`, only adds it to the
-    /// operations that are submitted together. `kind` says how to write the reply from the outcome.
+    /// Submits an operation to the consensus core. For a command inside `EXEC` or `ONCE`, only adds
+    /// the operation to those that are submitted together. `kind` says how to write the reply to
+    /// the client from the operation's outcome.
     pub(super) fn submit(&mut self, operation: Operation<'_>, kind: ReplyKind) -> Action {
         let reply_format = ReplyFormat { kind, version: self.writer.version(), muted: false };
         if let Some(batch) = &mut self.batch {
@@ -64,8 +65,8 @@ impl<'c> Call<'c> {
         Action::Submit { kind, operation, reply_format, redirect_slot: None, blocks: false }
     }
 
-    /// Returns an explanation for the error reply if an operation is too large for a log entry;
-    /// `None` if it fits.
+    /// Returns the error text for the reply if an operation is too large for a log entry; `None` if
+    /// it fits.
     pub(super) fn too_large(&self, operation: Operation<'_>) -> Option<String> {
         let length = Batch::encoded_len_of_one(&operation);
         let max = self.context.payload_bytes_max;

@@ -36,7 +36,8 @@ pub struct Context {
     pub commit_index: Index,
     /// Index of the last log entry that this replica has applied to its state machine.
     pub applied_index: Index,
-    /// Number of keys, after the entry at `applied_index` or a slightly earlier one was applied.
+    /// Number of keys in the state machine after it applied the log entry at `applied_index` or a
+    /// slightly earlier one.
     pub key_count: u64,
     /// Number of keys that have an expiration time.
     pub expires_count: u64,
@@ -77,7 +78,7 @@ pub struct Context {
     pub disk_free: u64,
     /// Free disk space in bytes below which writes are refused.
     pub disk_reserve: u64,
-    /// Number of writes of this replica's clients that were refused because of low disk space,
+    /// Number of writes that this replica has refused to its clients because of low disk space,
     /// since the process started.
     pub disk_refused: u64,
     /// Event counters of the consensus core (Raft) since the process started.
@@ -114,16 +115,16 @@ pub struct ReplicaInfo {
     /// TCP port at which the other replicas reach the replica.
     pub peer_port: u16,
     /// Whether this process's outgoing connections to the described replica are established; always
-    /// true for its own replica.
+    /// true for this process's own replica.
     pub connected: bool,
-    /// Match index of the described replica, which this process knows only as the leader. `None` if
-    /// this process is not the leader, or does not know the match index yet.
+    /// Match index of the described replica. Only the leader knows match indexes: `None` if this
+    /// process is not the leader, or does not know the match index yet.
     pub match_index: Option<Index>,
     /// The measured network path from this process to the described replica; `None` if the
-    /// described replica is its own, or is reached over TCP only.
+    /// described replica is this process's own, or is reached over TCP only.
     pub path: Option<PathStatus>,
-    /// Condition of the described replica's disk, which this process knows only as the leader.
-    /// `Healthy` if this process is not the leader.
+    /// Condition of the described replica's disk. Only the leader knows the disks of other
+    /// replicas: `Healthy` if this process is not the leader.
     pub disk: DiskState,
 }
 
@@ -134,7 +135,8 @@ pub struct PathStatus {
     pub round_trip_us: u64,
     /// Share of the datagrams to the other replica that are lost, in permille.
     pub loss_permille: u32,
-    /// Number of datagrams with retransmitted bytes, since the connections were made.
+    /// Number of datagrams with retransmitted bytes, since the datagram connections to the other
+    /// replica were made.
     pub resent: u64,
 }
 
@@ -222,7 +224,7 @@ pub struct RejoinProgress {
     /// order.
     pub waiting_for: Vec<NodeId>,
     /// Index up to which this replica's log must be durable before the replica is a full member
-    /// again; `None` until a leader has announced it.
+    /// again; `None` until a leader has reported its last entry.
     pub target: Option<Index>,
 }
 
@@ -274,8 +276,8 @@ impl Context {
     }
 
     /// Sets the applied index, and raises the commit index and the last index to it if they are
-    /// lower, because the consensus core reports them separately. So every reply satisfies `applied
-    /// <= commit <= last`.
+    /// lower. They can be lower because the consensus core reports them separately. So every reply
+    /// satisfies `applied <= commit <= last`.
     pub fn note_applied(&mut self, applied: Index) {
         self.applied_index = applied;
         self.note_log(self.last_index, self.commit_index);
@@ -329,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn applied_commit_and_last_index_stay_ordered() {
+    fn reported_applied_commit_and_last_index_stay_ordered() {
         let node = ReplicaInfo {
             id: NodeId(1),
             host: String::new(),

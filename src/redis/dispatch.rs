@@ -16,8 +16,8 @@ use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
 
-/// Commands that run immediately inside a transaction (after `MULTI`), while all other commands are
-/// queued.
+/// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
+/// other commands are queued.
 const NOT_QUEUED: &[&str] = &["exec", "discard", "multi", "watch", "quit", "reset"];
 
 /// Commands that a RESP2 client may send while it has subscriptions. In RESP2, the client could not

@@ -9,7 +9,7 @@ use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
 
 /// Maximum number of bytes that the error for an unknown command quotes from the command's name.
-/// The error quotes up to the same number of bytes from all arguments together.
+/// From all arguments together, the error quotes up to the same number of bytes.
 const QUOTED_BYTES_MAX: usize = 128;
 
 /// The name of a command, converted to lower case without a heap allocation.
@@ -74,8 +74,8 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// Returns the command or subcommand of a request that [`CommandTable::resolve`] has found
-    /// before.
+    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`] has
+    /// already found it.
     ///
     /// # Panics
     /// If the command is unknown.

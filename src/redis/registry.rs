@@ -11,8 +11,8 @@ use super::commands::{
 };
 use super::spec::{CommandSpec, CommandTable, DENY_OOM};
 
-/// The rows of the command table, in groups of commands such as lists or hashes. Each group is
-/// sorted by name.
+/// The rows of the command table (one for each command that clients can send), in groups such as
+/// list commands or hash commands. Each group is sorted by name.
 const GROUPS: &[&[CommandSpec]] = &[
     bitmaps::COMMANDS,
     client::COMMANDS,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn compatibility_page_lists_every_command() {
+    fn compatibility_guide_lists_every_command() {
         let rows = documented();
         for spec in table().all() {
             let found: Vec<_> = rows.iter().filter(|(name, ..)| name == spec.name).collect();

@@ -40,7 +40,7 @@ struct Setting {
     value: String,
 }
 
-/// The kind of value that a setting has, which says how a new value is checked.
+/// The kind of value that a setting has, which determines how a new value is checked.
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
     Text,
@@ -83,7 +83,7 @@ const NOTIFICATIONS: &str = "notify-keyspace-events";
 pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 
 /// Minimum value of `auto-aof-rewrite-min-size`, in bytes. With a smaller value, a replica would
-/// take snapshots all the time.
+/// take snapshots nearly without pause.
 pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
 
 /// Maximum TCP keep-alive time in seconds that all supported operating systems accept.
@@ -168,9 +168,9 @@ impl Settings {
     }
 
     /// Sets the log growth after which the replica takes a snapshot and compacts the log: a
-    /// percentage of the size of the latest snapshot (0: only the memory limit counts), and a
-    /// minimum in bytes. The names of the settings are those for rewriting Redis's append-only
-    /// file.
+    /// percentage of the size of the latest snapshot (0: the log may grow as far as the memory
+    /// limit allows), and a minimum in bytes. The names of the settings are those for rewriting
+    /// Redis's append-only file.
     pub fn set_rewrite_growth(&mut self, percentage: u64, bytes_min: u64) {
         self.set_number(REWRITE_PERCENTAGE, percentage);
         self.set_number(REWRITE_BYTES_MIN, bytes_min);
@@ -204,7 +204,8 @@ impl Settings {
     }
 
     /// Returns the log growth after which the replica takes a snapshot: a percentage of the size of
-    /// the latest snapshot (0: only the memory limit counts), and a minimum in bytes.
+    /// the latest snapshot (0: the log may grow as far as the memory limit allows), and a minimum
+    /// in bytes.
     pub fn rewrite_growth(&self) -> (u64, u64) {
         (self.number(REWRITE_PERCENTAGE), self.number(REWRITE_BYTES_MIN))
     }
@@ -359,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn configuration_page_lists_every_parameter() {
+    fn configuration_guide_lists_every_config_parameter() {
         let page = include_str!("../guide/configuration.md");
         let (_, page) = page.split_once("## CONFIG GET").expect("there is a section about it");
         let (page, _) = page.split_once("## Constants").expect("another section follows");

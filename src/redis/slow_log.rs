@@ -52,7 +52,7 @@ pub struct SlowLog {
     longest: Duration,
 }
 
-/// A request whose outcome is known, with the data that the slow log needs.
+/// A request whose outcome is known, with the data that the slow log needs about it.
 #[derive(Debug)]
 pub struct CompletedRequest<'r> {
     /// Time between the submission of the request, as part of a batch, and the arrival of its
@@ -68,8 +68,8 @@ pub struct CompletedRequest<'r> {
 }
 
 impl SlowLog {
-    /// Adds a request to the slow log, and then removes its oldest entries until there are at most
-    /// `entries_max`.
+    /// Adds a request to the slow log, and then removes the log's oldest entries until it contains
+    /// at most `entries_max` entries.
     pub fn add(&mut self, request: &CompletedRequest<'_>, entries_max: usize) {
         let arguments =
             Operation::decode(request.operation).map(|operation| arguments_of(&operation));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_samples_keep_the_longest_of_a_second() {
+    fn latency_history_keeps_the_longest_sample_of_a_second() {
         let mut slow_log = SlowLog::default();
         let millis = Duration::from_millis;
         for (at, elapsed) in [(1_000, 5), (1_900, 9), (1_950, 3), (2_000, 4)] {

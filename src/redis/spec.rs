@@ -157,8 +157,8 @@ impl CommandSpec {
         self
     }
 
-    /// Sets the version of Redis that introduced the command, and the command's group in Redis's
-    /// documentation, such as `list`.
+    /// Sets the version of Redis that introduced the command, and the group of commands to which it
+    /// belongs in Redis's documentation, such as `list`.
     pub(super) const fn since(mut self, since: &'static str, group: &'static str) -> CommandSpec {
         self.since = since;
         self.group = group;
@@ -270,8 +270,8 @@ impl CommandSpec {
         }
     }
 
-    /// Runs the command for a request inside another one (`EXEC` or `ONCE`). Adds its operations to
-    /// `batch` instead of submitting them, and writes the reply to `writer`.
+    /// Runs the command for a request inside another one (`EXEC` or `ONCE`). Adds the command's
+    /// operations to `batch` instead of submitting them, and writes the reply to `writer`.
     pub(super) fn run_within(
         &self,
         outer: &mut Call<'_>,

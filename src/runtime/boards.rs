@@ -11,7 +11,7 @@
 //! | [`DiskSpaceBoard`] | log writer | snapshots, network |
 //! | [`SnapshotBoard`] | snapshots, applier; the growth: network | applier, core, network |
 //! | [`ClockBoard`] | core; the reports of peers: network | network; the reports: core |
-//! | [`SubscriberBoard`] | network | applier |
+//! | [`ApplierBoard`] | network, applier | applier, network |
 //!
 //! A value may be some milliseconds old, and values that are read together may have been written at
 //! different times. Data that must not get lost, or must arrive in order, goes through a channel
@@ -19,7 +19,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
@@ -32,7 +32,8 @@ use crate::types::{Instant, NodeId};
 /// is larger, its size is the maximum instead.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Minimum value of the limit on the size of log entries in memory (64 MiB), regardless of how low
-/// `--maxmemory` is. The limit must allow for the entries that are waiting to be written to disk.
+/// `--maxmemory` is. Below this value, the limit would not leave enough memory for the entries that
+/// are waiting to be written to disk.
 const LOG_BYTES_MIN: u64 = 64 << 20;
 /// Maximum number of wall clock reports from peers that are queued for the Raft core. While the
 /// queue is full, further reports are dropped; each peer soon sends a newer one.
@@ -195,9 +196,9 @@ impl MemoryBoard {
     }
 
     /// Returns the number of bytes by which the log may grow between the beginning of one snapshot
-    /// and the completion of the next, since the entries stay in memory until then: half of
-    /// [`MemoryBoard::log_bytes_max`], or a quarter of it if `--maxmemory` is set, because that
-    /// option limits data and log combined.
+    /// and the completion of the next. The new entries stay in memory until the next snapshot is
+    /// complete. The result is half of [`MemoryBoard::log_bytes_max`], or a quarter of it if
+    /// `--maxmemory` is set, because that option limits keyspace and log combined.
     pub(super) fn snapshot_log_bytes_max(&self) -> u64 {
         let is_limited = self.limit_bytes.load(Ordering::Relaxed) > 0;
         self.log_bytes_max() / if is_limited { 4 } else { 2 }
@@ -206,8 +207,8 @@ impl MemoryBoard {
     /// Returns the limit on log entries in memory, in bytes, above which a follower drops the
     /// leader's appends: 1.25 times [`MemoryBoard::log_bytes_max`], the limit above which a leader
     /// refuses writes. The difference allows for replicas that compact their logs at different
-    /// indexes; without the difference, followers might drop a write that the leader has admitted,
-    /// and the outcome of the write would stay unknown.
+    /// indexes; without it, followers might drop a write that the leader has admitted, and the
+    /// client would not learn the outcome of the write.
     pub(super) fn appended_bytes_max(&self) -> u64 {
         let most = self.log_bytes_max();
         most + most / 4
@@ -220,8 +221,8 @@ impl MemoryBoard {
 pub(super) struct DiskSpaceBoard {
     free: AtomicU64,
     held: AtomicU64,
-    /// Value of the option `--disk-reserve`, in bytes: disk space counts as low while less than
-    /// this is free. 0 for no reserve. Never changes.
+    /// Value of the option `--disk-reserve`, in bytes: disk space counts as low while fewer bytes
+    /// than this are free. 0 for no reserve. Never changes.
     pub(super) reserve: u64,
 }
 
@@ -325,7 +326,8 @@ impl SnapshotBoard {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Records that the running snapshot has ended. `failed` says whether it failed.
+    /// Records that the snapshot that was being taken is complete or, if `failed` is true, has
+    /// failed.
     pub(super) fn end(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
         self.taking.store(false, Ordering::Relaxed);
@@ -340,7 +342,7 @@ impl SnapshotBoard {
         self.saved_at.store(now.as_secs(), Ordering::Relaxed);
     }
 
-    /// Returns the status of the latest snapshot. Its fields are read one by one, so during an
+    /// Returns the status of this replica's snapshots. Its fields are read one by one, so during an
     /// update they may belong to different snapshots.
     pub(super) fn read(&self) -> SnapshotStatus {
         SnapshotStatus {
@@ -353,8 +355,8 @@ impl SnapshotBoard {
     }
 }
 
-/// Clock readings that the Raft core publishes for other stages, and the queue of peers' wall clock
-/// reports that the network passes to the core.
+/// Clock readings that the Raft core publishes for other stages, and the queue in which the network
+/// stage passes peers' wall clock reports to the core.
 #[derive(Debug)]
 pub(super) struct ClockBoard {
     own: Offset,
@@ -365,8 +367,9 @@ pub(super) struct ClockBoard {
     /// For each peer, by how many milliseconds its wall clock is ahead of this replica's;
     /// [`UNKNOWN`] if the peer has not reported its clock recently.
     peers: Box<[(NodeId, AtomicI64)]>,
-    /// Queue of wall clock reports from peers, for the Raft core. Each holds the peer, this
-    /// replica's monotonic clock on receipt, and the peer's wall clock in milliseconds since 1970.
+    /// Queue of wall clock reports from peers, for the Raft core. Each element holds the id of the
+    /// peer, a reading of this replica's monotonic clock after the report was received, and the
+    /// peer's wall clock in milliseconds since 1970.
     reports: ArrayQueue<(NodeId, Instant, u64)>,
 }
 
@@ -503,19 +506,25 @@ fn millis_of(now: Instant) -> i64 {
     i64::try_from(now.0 / 1_000_000).expect("2^64 nanoseconds are 2^44 milliseconds")
 }
 
-/// Which events this replica's subscribers need: Pub/Sub messages, keyspace notifications, both or
-/// neither. The applier collects only these events, and reads this setting once in each iteration
-/// of its loop.
+/// What the network tells the applier, and the other way round.
+///
+/// The network sets which events this replica's subscribers need: Pub/Sub messages, keyspace
+/// notifications, both or neither. The applier collects only these events, and reads this setting
+/// once in each iteration of its loop. The applier sets since when its current pass (iteration of
+/// its loop) has been running, by which the network notices that an operation takes long.
 #[derive(Debug, Default)]
-pub(super) struct SubscriberBoard {
+pub(super) struct ApplierBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
+    /// When the applier's current pass began, in nanoseconds of the monotonic clock; 0 if the
+    /// applier is waiting for work.
+    pass_began_at: AtomicU64,
 }
 
-impl SubscriberBoard {
-    /// Sets which events the applier collects. `messages` (Pub/Sub messages) must be true if any
-    /// client of this replica has a subscription; `key_events` if, in addition, keyspace
-    /// notifications are enabled.
+impl ApplierBoard {
+    /// Sets which events the applier collects. `messages` (for Pub/Sub messages) must be true if
+    /// any client of this replica has a subscription. `key_events` (for keyspace notifications)
+    /// must be true if, in addition, keyspace notifications are enabled.
     pub(super) fn set(&self, messages: bool, key_events: bool) {
         self.messages.store(messages, Ordering::Relaxed);
         self.key_events.store(key_events, Ordering::Relaxed);
@@ -526,6 +535,25 @@ impl SubscriberBoard {
     pub(super) fn get(&self) -> (bool, bool) {
         (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
     }
+
+    /// Records that the applier begins a pass (iteration of its loop) at `now`.
+    pub(super) fn begin_pass(&self, now: Instant) {
+        self.pass_began_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Records that the applier's pass has ended.
+    pub(super) fn end_pass(&self) {
+        self.pass_began_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns for how long the applier's current pass has been running at `now`; zero if the
+    /// applier is waiting for work.
+    pub(super) fn pass_time(&self, now: Instant) -> Duration {
+        match self.pass_began_at.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            began_at => now.since(Instant(began_at)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -533,7 +561,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_memory_share_is_half_of_the_limit_within_bounds() {
+    fn log_gets_half_of_the_memory_limit_within_bounds() {
         let board = MemoryBoard::default();
         assert_eq!(board.log_bytes_max(), LOG_BYTES_MAX);
         for (limit, log) in [(1, LOG_BYTES_MIN), (400 << 20, 200 << 20), (9 << 30, 1 << 30)] {
@@ -543,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_board_extrapolates_known_clocks_only() {
+    fn only_clocks_with_a_known_reading_are_extrapolated() {
         let at = |millis: u64| Instant(millis * 1_000_000);
         let board = ClockBoard::new(&[NodeId(2), NodeId(3)]);
         assert_eq!((board.own(at(5)), board.agreed(at(5))), (None, None));

@@ -73,26 +73,27 @@ use crate::wire::frame::Attempt;
 
 use crate::runtime::wake::{COMPLETIONS, OUTBOUND, READ_PEERS, RELEASED, REPLIES, Wake};
 
-/// Capacity of each channel, in items. An item is a batch of messages or requests.
+/// Capacity of each channel between two stages, in items. An item is a batch of messages or
+/// requests.
 pub(super) const QUEUE_LEN: usize = 64;
 /// Under a simulator of the university course: maximum number of messages that the network stage
 /// receives from its socket before it sends them to the Raft core.
 pub(super) const BATCH_MESSAGES_MAX: usize = 64;
 /// Under a simulator of the university course: maximum total size, in bytes, of the messages that
-/// the network stage sends to the Raft core in one item. Together with [`QUEUE_LEN`], this bounds
+/// the network stage sends to the Raft core in one batch. Together with [`QUEUE_LEN`], this bounds
 /// the bytes in the core's queue.
 pub(super) const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Under a simulator of the university course: maximum number of clients' requests that the network
 /// stage holds while the Raft core's request queue is at least half full. At this number, the
 /// network stage stops receiving.
 pub(super) const HELD_REQUESTS_MAX: usize = 1_024;
-/// Limit on the total size, in bytes, of the jobs in flight (sent to the log writer or the applier
-/// but not completed). At the limit, the Raft core drops `AppendEntries` messages with entries and
-/// refuses clients' requests.
+/// Limit on the total size, in bytes, of the jobs in flight (sent by the Raft core to the log
+/// writer or the applier but not completed). At the limit, the Raft core drops `AppendEntries`
+/// messages with entries and refuses clients' requests.
 pub(super) const JOB_BYTES_MAX: usize = 32 << 20;
 
-/// An item in the Raft core's inbox: messages from peers, and reports and requests of the other
-/// stages. Clients' requests arrive on a separate channel, as [`Requests`].
+/// A message in the Raft core's inbox: Raft messages from peers, or a report or request from
+/// another stage. Clients' requests arrive on a separate channel, as [`Requests`].
 #[derive(Debug)]
 pub(super) enum CoreItem {
     /// From the network stage: Raft messages from peers.
@@ -126,8 +127,8 @@ pub(super) enum CoreItem {
 /// the server, each element is a batch of requests.
 #[derive(Debug)]
 pub(super) enum Requests {
-    /// Requests of this replica's clients, and read index requests of peers on behalf of their own
-    /// clients' reads.
+    /// Requests of this replica's own clients, and requests of peers for a read index, which the
+    /// peers need to answer reads of their clients.
     Clients(Vec<ClientRequest>),
     /// Batches of writes that other replicas have forwarded to this one.
     Forwarded(Vec<ForwardedWrite>),
@@ -179,13 +180,14 @@ pub(super) enum SnapshotJob {
     SendChunks(Vec<Envelope>),
     /// From the Raft core: received chunks of a leader's snapshot, to be stored on disk.
     StoreChunks(Vec<SnapshotChunk>),
-    /// From the Raft core: ids of this leader's snapshots that followers found damaged on arrival.
-    /// The stage reads and verifies the snapshots on disk.
+    /// From the Raft core, if this replica is the leader: ids of its snapshots that followers have
+    /// received and found damaged. The stage reads and verifies these snapshots on this replica's
+    /// disk.
     Verify(Vec<SnapshotId>),
     /// From the applier: an immutable view of the current state, to be written as a snapshot.
     Write(Box<View>),
-    /// From the applier: an old state machine that a leader's snapshot has replaced. The snapshots
-    /// stage frees its memory, because freeing a large one on the applier's thread would delay
+    /// From the applier: an old state machine that a leader's snapshot has replaced, to be freed by
+    /// the snapshots stage, because freeing a large one on the applier's thread would delay
     /// clients.
     Drop(Box<StateMachine>),
 }
@@ -231,8 +233,9 @@ pub(super) struct Applied {
     /// Total size in bytes of the completed batches, which the Raft core subtracts from its bytes
     /// in flight.
     pub(super) bytes: usize,
-    /// Id of the leader's snapshot that the applier has installed; `None` if none was installed as
-    /// part of the reported work. The Raft core handles `index` before `installed`.
+    /// Id of the leader's snapshot that the applier has installed; `None` if no snapshot was
+    /// installed as part of the reported work. If both `index` and `installed` are set, the Raft
+    /// core handles `index` first.
     pub(super) installed: Option<SnapshotId>,
     /// The replicated clock (which decides when keys expire) in the state after the reported work.
     pub(super) clock: AppliedClock,
@@ -248,8 +251,8 @@ pub(super) struct Applied {
 pub(super) struct Outbound {
     /// Messages to peers. When the channel is full, they are dropped.
     pub(super) peers: Vec<Envelope>,
-    /// Refusals of clients' requests. When the channel is full, the Raft core keeps them for the
-    /// next batch.
+    /// Refusals of clients' requests. When the channel is full, the Raft core keeps the refusals
+    /// and sends them with the next batch.
     pub(super) refusals: Vec<Refusal>,
     /// The new term and leader; `None` if neither has changed since the last batch.
     pub(super) leadership: Option<Leadership>,
@@ -361,8 +364,8 @@ impl ApplyBatch {
     }
 }
 
-/// The sending end of a channel to the network stage. Sending also wakes the network stage, because
-/// that stage sleeps in `mio::Poll` and not on the channel.
+/// The sending end of a channel to the network stage. Sending also wakes the network stage, which
+/// waits in `mio::Poll` and would not notice a new item in the channel.
 #[derive(Debug)]
 pub(super) struct ToNetwork<T> {
     sender: Sender<T>,
@@ -401,6 +404,11 @@ impl<T> ToNetwork<T> {
         self.wake.notify(READ_PEERS).expect("a write to the waker's own descriptor");
     }
 
+    /// Returns what wakes the network stage.
+    pub(super) fn wake(&self) -> Arc<Wake> {
+        Arc::clone(&self.wake)
+    }
+
     fn notify(&self) {
         // If the network stage can't be woken, the replica can neither receive nor send.
         self.wake.notify(self.mark).expect("a write to the waker's own descriptor");
@@ -431,8 +439,8 @@ impl ToCore {
     }
 }
 
-/// The latest instant for which the network stage has read from peers' sockets all messages that
-/// had arrived by then. These messages are in the Raft core's queue, or were dropped.
+/// The latest instant up to which the network stage has read the peers' sockets: all messages that
+/// had arrived there by this instant are in the Raft core's queue, or were dropped.
 ///
 /// The core checks this instant before it treats a peer as silent (election timeout, lost lease):
 /// after a pause of this process, or while the network is busy, the peer's messages may still be in

@@ -26,14 +26,15 @@ pub enum RunError {
         address: SocketAddr,
         /// The error of the operating system.
         source: io::Error,
-        /// Advice to the operator on how to resolve the error, which ends the error message.
+        /// Advice to the operator on how to resolve the error. It is the last part of the error
+        /// message.
         advice: &'static str,
     },
     /// A system call failed.
     #[error("{doing}: {source}")]
     System {
-        /// The action that failed, for example "cannot set up the network". It begins the error
-        /// message.
+        /// The action that failed, for example "cannot set up the network". It is the first part of
+        /// the error message.
         doing: &'static str,
         /// The error of the operating system.
         source: io::Error,

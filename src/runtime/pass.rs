@@ -11,8 +11,9 @@ use crate::types::Instant;
 
 use super::clock::Clock;
 
-/// Number of small items that a stage handles between two checks of the pass's time limit. Each
-/// check reads the clock, which costs about as much as handling one small item.
+/// Number of small items (messages or requests that are handled quickly) that a stage handles
+/// before it reads the clock again, to check the time limit of a pass (iteration of its loop). A
+/// reading costs about as much as handling one small item.
 const ITEMS_PER_READING: usize = 32;
 
 /// Time limit of one pass (iteration of a stage's loop) over one queue. It is short compared with
@@ -35,8 +36,8 @@ pub(super) enum StageState {
 #[derive(Debug)]
 pub(super) struct Pass {
     clock: Clock,
-    /// When the time budget of the pass ends; `None` before the first item is taken, so that a pass
-    /// over an empty queue does not read the clock.
+    /// When the time budget of the pass (iteration of the stage's loop) ends; `None` before the
+    /// first item is taken, so that a pass over an empty queue does not read the clock.
     until: Option<Instant>,
     items_left: usize,
     /// Number of items that may still be taken before the clock is read again to check the time
@@ -79,7 +80,8 @@ impl Pass {
         Some(item)
     }
 
-    /// Returns whether the budget of the pass is used up, in items or in time.
+    /// Returns whether the budget of the pass (iteration of the stage's loop) is used up, in items
+    /// or in time.
     pub(super) fn is_over(&mut self) -> bool {
         if self.items_left > 0 && self.until_reading == 0 {
             self.until_reading = self.items_per_reading;
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_stops_at_its_item_limit_and_leaves_the_rest() {
+    fn event_loop_pass_stops_at_its_item_limit_and_keeps_the_rest() {
         let mut queue: Vec<u32> = (0..100).collect();
         assert_eq!(taken(&mut Pass::of_large(stopped(), 64), &mut queue), 64);
         assert_eq!(queue.len(), 36, "an item was taken and dropped");
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_stops_at_its_time_limit_and_leaves_the_rest() {
+    fn event_loop_pass_stops_at_its_time_limit_and_keeps_the_rest() {
         let clock = Clock::for_test(Box::leak(Box::<Quarters>::default()));
         let mut queue: Vec<u32> = (0..1_000).collect();
         // The clock reading after the fourth item is the first one past the time limit.

@@ -13,7 +13,7 @@ pub enum Situation {
     /// A leader answered a read after a quorum had confirmed its leadership, by replies to messages
     /// sent after the read arrived (read index).
     ReadIndexRead,
-    /// A client resent a request that had not been answered.
+    /// A client resent an unanswered request.
     Resend,
     /// A follower installed a leader's snapshot.
     Install,
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn coverage_counts_are_kept_per_situation_and_merged() {
+    fn simulator_coverage_is_counted_per_situation_and_merged() {
         for (position, situation) in Situation::ALL.into_iter().enumerate() {
             assert_eq!(situation as usize, position, "{situation:?} is listed out of order");
         }

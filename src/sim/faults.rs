@@ -489,7 +489,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_plans_are_valid_and_cover_all_sizes_and_protocols() {
+    fn fault_plans_cover_all_cluster_sizes_and_client_protocols() {
         let mut sizes = std::collections::BTreeSet::new();
         for seed in 0..500 {
             for profile in Profile::ALL {
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_is_found_by_its_name() {
+    fn fault_profile_is_found_by_its_name() {
         for profile in Profile::ALL {
             assert_eq!(Profile::by_name(profile.name()), Some(profile));
         }

@@ -6,7 +6,7 @@
 #[error("{0}")]
 pub struct Violation(pub String);
 
-/// Returns a [`Violation`] with the formatted text from the calling function unless the condition
+/// Makes the calling function return a [`Violation`] with the formatted text, unless the condition
 /// is true.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {

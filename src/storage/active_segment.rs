@@ -13,11 +13,11 @@ use super::segment::{self, SegmentHeader};
 pub(super) const UNFINISHED: &str = ".new";
 
 /// Number of zero-filled sectors (256 KiB in total) that are written after a small log block (the
-/// entries of one sync) when the file range beyond it has never been written. The first write to
-/// preallocated space changes the file system's journal, which adds a second write and wait to the
-/// next sync. Zeros written in advance save the following blocks this cost: their syncs take two
-/// thirds of the time. Large blocks are written without zeros, since the gain would be small for
-/// twice the bytes.
+/// entries of one sync) if the space after the block has never been written. The first write to
+/// preallocated space makes the next sync write the file system's journal as well, which costs a
+/// second wait for the disk. With zeros written in advance, the syncs of the following blocks avoid
+/// this wait and take a third less time. No zeros are written after large blocks, which would gain
+/// little from them.
 const AHEAD_SECTORS: u32 = 512;
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
@@ -100,8 +100,9 @@ impl<F> ActiveSegment<F> {
         })
     }
 
-    /// Opens the last segment of a recovered log for appends. Overwrites the incomplete write of a
-    /// power cut at its end with zeros, because new entries may be written only to empty sectors.
+    /// Opens the last segment of a recovered log for appends. If a power cut left an incomplete
+    /// write at the end of the log, overwrites it with zeros, because new entries may be written
+    /// only to empty sectors.
     pub(super) fn reopen<D: Disk<File = F>>(
         disk: &mut D,
         header: &SegmentHeader,

@@ -15,14 +15,14 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Number of bytes by which the deletion thread truncates a deleted file at a time. The space of a
-/// file of at most this size is freed at once by the caller.
+/// Number of bytes by which the deletion thread truncates a deleted file at a time. Files of at
+/// most this size are freed at once by the thread that deletes them, without the deletion thread.
 const PIECE_BYTES: u64 = 2 << 20;
 /// Pause of the deletion thread after each freed piece. It limits the thread's rate to 125 MiB per
 /// second.
 const PAUSE: Duration = Duration::from_millis(16);
-/// Maximum number of files in the queue of the deletion thread. When the queue is full, the calling
-/// thread frees a file's disk space itself.
+/// Maximum number of files in the queue of the deletion thread. When the queue is full, the thread
+/// that deletes a file frees its disk space itself.
 const QUEUE_LEN: usize = 256;
 
 enum Work {
@@ -47,8 +47,8 @@ pub(super) struct BackgroundDelete {
 struct Shared {
     /// Number of deleted files whose disk space the deletion thread has not freed yet.
     pending: AtomicUsize,
-    /// True while a caller waits for disk space: the deletion thread then does not pause between
-    /// truncations.
+    /// True while another thread waits for disk space: the deletion thread then does not pause
+    /// between truncations.
     urgent: AtomicBool,
 }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn file_shrinks_piece_by_piece() {
+    fn deleted_file_shrinks_piece_by_piece() {
         let (seen, file) = file_of(2 * PIECE_BYTES + 1);
         let mut lengths = Vec::new();
         shrink(&file, || lengths.push(seen.metadata().unwrap().size())).unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn deletion_pauses_until_disk_space_is_needed() {
+    fn background_deletion_pauses_until_disk_space_is_needed() {
         let shared = Shared::default();
         for (urgent, pauses) in [(false, 3), (true, 0)] {
             shared.urgent.store(urgent, Ordering::Relaxed);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn finish_waits_until_all_space_is_freed() {
+    fn finish_waits_until_space_of_all_deleted_files_is_freed() {
         let deletion = BackgroundDelete::default();
         assert!(!deletion.finish(), "nothing is queued");
         let (seen, files): (Vec<_>, Vec<_>) = (0..4).map(|_| file_of(16 << 20)).unzip();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_still_has_a_name_is_not_truncated() {
+    fn file_with_another_hard_link_is_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("a copy")).unwrap();
         file.set_len(2 * PIECE_BYTES).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn small_file_starts_no_thread() {
+    fn deletion_of_a_small_file_starts_no_thread() {
         let deletion = BackgroundDelete::default();
         let (seen, file) = file_of(PIECE_BYTES);
         deletion.free(file);

@@ -59,7 +59,7 @@ pub enum StorageError {
          --cluster"
     )]
     OtherCluster {
-        /// Path of the file that states the other cluster's id.
+        /// Path of the file that contains the other cluster's id.
         file: String,
         /// Id of the cluster to which the folder belongs, as stored in the file.
         found: u128,
@@ -69,7 +69,7 @@ pub enum StorageError {
     /// The data folder belongs to another replica of the same cluster.
     #[error("{file} belongs to replica {found}, not to replica {expected}; check --dir and --id")]
     OtherReplica {
-        /// Path of the file that states the other replica's id.
+        /// Path of the file that contains the other replica's id.
         file: String,
         /// Id of the replica to which the folder belongs, as stored in the file.
         found: NodeId,
@@ -102,7 +102,7 @@ pub enum StorageError {
         file: String,
         /// Format version of the file, which this program cannot read.
         found: u32,
-        /// The only format version that this program reads and writes for this type of file.
+        /// The only format version in which this program reads and writes this kind of file.
         known: u32,
     },
     /// A log segment or a small record file is corrupt: its contents differ from what the replica
@@ -165,7 +165,7 @@ pub enum StorageError {
         end: Index,
     },
     /// A snapshot file is damaged or incomplete.
-    #[error("{file} is not a complete snapshot: {what}")]
+    #[error("snapshot {file} is damaged or incomplete: {what}")]
     Snapshot {
         /// Path of the damaged snapshot file.
         file: String,

@@ -13,9 +13,10 @@ pub struct Identity {
     pub cluster: u128,
     /// Id of the replica that owns the folder.
     pub replica: NodeId,
-    /// Number of times that the replica has been started, the current start included. A folder
-    /// restored from an older copy repeats these numbers; peers detect the copy because each start
-    /// also draws a random number, which differs.
+    /// Number of times that the replica has been started, the current start included. A replica
+    /// that runs on an older copy of its folder repeats earlier counts. Its peers detect this,
+    /// because each start also draws a random number, which differs from that of the earlier start
+    /// with the same count.
     pub incarnation: u64,
 }
 

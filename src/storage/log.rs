@@ -27,8 +27,9 @@ pub struct LogOptions {
     /// Size in bytes of a new segment file. If a single sync writes more than this, its segment
     /// file is made just large enough.
     pub segment_bytes: u64,
-    /// Number of starts, from 1 to [`OPENINGS_KEPT`], in the start history that the replica stores
-    /// and shows to its peers. All replicas of a cluster must use the same number.
+    /// Maximum number of starts, from 1 to [`OPENINGS_KEPT`], in the list of its own process starts
+    /// that the replica stores and sends to its peers, which detect from it that the folder is an
+    /// older copy. All replicas of a cluster must use the same number.
     pub openings_kept: usize,
 }
 
@@ -72,9 +73,9 @@ pub struct LogStats {
 
 /// The durable Raft log of one replica, with the replica's term and vote.
 ///
-/// [`Log::append`] collects entries, [`Log::sync`] makes them durable as one block. Once any
-/// operation has failed, the log refuses all further operations: the process must exit, and the
-/// next process recovers the log from the disk.
+/// [`Log::append`] collects entries in memory, and [`Log::sync`] makes them durable with one write,
+/// called a block. Once any operation has failed, the log refuses all further operations: the
+/// process must exit, and the next process recovers the log from the disk.
 ///
 /// Invariants: `durable_last` and `durable_state` are the last entry, term and vote of the last
 /// block on disk; `last` and `hard_state` also include unsynced changes.
@@ -84,8 +85,8 @@ pub struct Log<D: Disk> {
     options: LogOptions,
     pub(super) meta: Meta,
     segment: ActiveSegment<D::File>,
-    /// Number and base index of each segment file, oldest first. The base index is that of the
-    /// log's last entry when the file was created.
+    /// Number and base index of each segment file, oldest first. The base index is the index that
+    /// the log's last entry had when the file was created.
     bases: VecDeque<(u64, Index)>,
     /// Checksum of the last block (the entries of one sync). It also covers the preceding block's
     /// checksum, so that recovery detects a block that is missing or from another log.
@@ -206,8 +207,8 @@ impl<D: Disk> Log<D> {
     /// entry at its index and all later entries.
     ///
     /// # Errors
-    /// If a write failed earlier or during this call. The call itself syncs when the unsynced
-    /// entries exceed the maximum size of a block.
+    /// If a write failed earlier or during this call. The call itself syncs if more entries are
+    /// waiting than one sync may write.
     pub fn append(
         &mut self,
         hard_state: Option<HardState>,
@@ -276,7 +277,7 @@ impl<D: Disk> Log<D> {
 
     /// Deletes the segment files that contain only entries up to `index`, which must be durable
     /// both in a snapshot and in the log. Deletion takes time, so the caller should sync and
-    /// acknowledge pending entries first.
+    /// acknowledge all appended entries first.
     ///
     /// # Errors
     /// If a write or deletion failed, now or earlier; see [`Log::sync`].
@@ -339,9 +340,9 @@ impl<D: Disk> Log<D> {
     }
 
     /// Raises the current term to `term`, the term of an installed snapshot's last entry, and
-    /// clears the vote. Used by recovery if the power failed when the snapshot was durable but the
-    /// term was not. The replica cannot have voted in this term, since a vote is durable before it
-    /// is sent.
+    /// clears the vote. Used by recovery if the power failed after the snapshot became durable and
+    /// before the term did. The replica cannot have voted in this term, since a vote is durable
+    /// before it is sent.
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.hard_state.term, "term {term} after {}", self.hard_state.term);
         self.hard_state = HardState { term, voted_for: None };
@@ -388,9 +389,9 @@ impl<D: Disk> Log<D> {
     }
 
     /// Creates the log's next segment file, with space for a block (the entries of one sync) of
-    /// `sectors` sectors. The segment continues after the last durable block or, if `snapshot_end`
-    /// is set, after this last entry of an installed snapshot, which makes all earlier segments
-    /// obsolete.
+    /// `sectors` sectors. The segment continues after the last durable entry. If `snapshot_end`,
+    /// the last entry of an installed snapshot, is given, the segment instead continues after that
+    /// entry, and all earlier segments are obsolete.
     fn begin_segment(
         &mut self,
         sectors: usize,
@@ -440,8 +441,8 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// Writes the first version of the file `meta` (owner, members and start history) into an empty
-/// folder. Fails if the folder is not empty.
+/// Writes the first version of the file `meta` (owner, members and list of process starts) into an
+/// empty folder. Fails if the folder is not empty.
 fn create_meta<D: Disk>(disk: &mut D, meta: &Meta) -> Result<(), StorageError> {
     let names = disk.list().map_err(io_error(disk, "list", ""))?;
     // A bootstrap that a power cut ended leaves at most an unfinished meta record.
@@ -509,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_entries_survive_and_a_replaced_tail_does_not() {
+    fn synced_log_entries_survive_and_replaced_ones_do_not() {
         let mut disk = MemDisk::default();
         Log::bootstrap(&mut disk, 9, NodeId(1), &[NodeId(1), NodeId(2)]).unwrap();
         let (mut log, durable, identity) = opened(&mut disk);

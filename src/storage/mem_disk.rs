@@ -499,7 +499,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unsynced_name_is_lost_even_if_its_file_is_synced() {
+    fn unsynced_file_name_is_lost_even_if_contents_are_synced() {
         let mut disk = MemDisk::default();
         let mut kept = disk.create("kept", 512).unwrap();
         disk.sync_dir().unwrap();

@@ -46,8 +46,9 @@ use super::identity::Identity;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, sectors_for};
 use super::segment::Fields;
 
-/// Name of the file with the meta record, which states the replica that owns the folder, the
-/// cluster's members, and the history of the replica's starts.
+/// Name of the file with the meta record, which records the replica that owns the folder, the
+/// cluster's members, and the list of the replica's process starts, by which peers detect an older
+/// copy of the folder.
 pub(super) const META_FILE: &str = "meta";
 /// Temporary name under which a new version of the file `meta` is written before it replaces the
 /// old version.
@@ -62,18 +63,18 @@ const CHECKSUM_BYTES: usize = 4;
 /// and must not vote yet.
 const REJOINING: u8 = 1;
 
-/// Maximum number of starts in the history that a replica keeps of its own starts; the oldest are
-/// removed.
+/// Maximum number of starts in the list that a replica keeps of its own process starts, by which
+/// peers detect an older copy of its folder. Beyond it, the oldest starts are removed.
 pub const OPENINGS_KEPT: usize = 4_096;
 // The head and all members fit in the first sector.
 const _: () = assert!(HEAD_BYTES + REPLICAS_MAX * 2 <= PAYLOAD_BYTES);
 
 /// Decoded contents of the file `meta`: the replica that owns the folder, the cluster's members,
-/// the history of the replica's starts, and the numbers of the first and the last log segment.
+/// the list of the replica's process starts, and the numbers of the first and the last log segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// Ids of the cluster and the replica that own the folder, and the number of the replica's
-    /// starts.
+    /// Ids of the cluster and the replica that own the folder, and the number of times that the
+    /// replica has been started.
     pub(super) identity: Identity,
     /// Ids of all voters of the cluster in ascending order, this replica included.
     pub(super) members: Vec<NodeId>,
@@ -84,8 +85,8 @@ pub(super) struct Meta {
     pub(super) first: u64,
     /// Number of the newest log segment that must exist; zero before the first segment is created.
     pub(super) last: u64,
-    /// Random numbers that the replica drew at its latest starts, one per start, newest last. They
-    /// distinguish this folder from an older copy of it.
+    /// Random numbers that the replica drew at its latest process starts, one per start, newest
+    /// last. By them, peers distinguish this folder from an older copy of it.
     pub(super) openings: Vec<u64>,
 }
 
@@ -158,8 +159,8 @@ impl Meta {
         out
     }
 
-    /// Decodes the contents of the file `meta`, which holds two copies of one record: returns the
-    /// first copy, or the second if the first is damaged.
+    /// Decodes the contents of the file `meta`, which holds two copies of the same record. Returns
+    /// the first copy, or the second if the first is damaged.
     pub(super) fn decode(file: &str, bytes: &[u8]) -> Result<Found, StorageError> {
         let damaged = |(sector, what): (usize, String)| StorageError::Damaged {
             file: file.to_owned(),
@@ -187,9 +188,9 @@ impl Meta {
         }
     }
 
-    /// Records a new start of the replica: increments the count of starts, and appends `number`,
-    /// the random number drawn at this start, to the history. Keeps only the latest `kept` starts
-    /// in the history.
+    /// Records a new start of the replica: increments the number of starts, and appends `number`,
+    /// the random number drawn at this start, to the list of starts. Keeps only the latest `kept`
+    /// starts in the list.
     pub(super) fn open(&mut self, number: u64, kept: usize) {
         assert!((1..=OPENINGS_KEPT).contains(&kept), "{kept} openings to keep");
         assert!(number != 0, "zero stands for an unknown opening");
@@ -212,8 +213,8 @@ impl Meta {
     }
 }
 
-/// Returns the length in bytes of an encoded meta record (one copy, unpadded) with `members`
-/// members and a history of `openings` starts.
+/// Returns the length in bytes of one copy of the record in the file `meta`, without padding, for a
+/// cluster of `members` members and a list of `openings` process starts.
 fn record_bytes(members: usize, openings: usize) -> usize {
     HEAD_BYTES + members * 2 + openings * 8 + CHECKSUM_BYTES
 }
@@ -222,8 +223,9 @@ fn as_sector(count: usize) -> u32 {
     u32::try_from(count).expect("a record has few sectors")
 }
 
-/// One of the two copies of the record in the file `meta`: the file's bytes, the number of the
-/// copy's first sector, and the number that each of its sectors carries, 0 or 1.
+/// One of the two copies of the record in the file `meta`. `bytes` are the contents of the whole
+/// file, `first` is the number of the copy's first sector, and `block` is 0 for the first copy and
+/// 1 for the second; each sector stores the number of its copy.
 struct Copy<'a> {
     bytes: &'a [u8],
     first: usize,
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_to_both_copies_is_refused() {
+    fn damage_to_both_copies_of_the_meta_record_is_refused() {
         let bytes = meta(100).encode();
         for other in [0, SECTOR_BYTES + 7, bytes.len() / 2 - 1] {
             let mut damaged = bytes.clone();

@@ -21,7 +21,7 @@ use super::segment::{self, check_owner};
 use super::snapshots::newest_snapshot;
 
 /// Owner and members that the caller expects to find in a replica's folder. Recovery fails if the
-/// folder states others.
+/// folder belongs to another owner or lists other members.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     /// Id of the cluster that the folder must belong to; `None` accepts any cluster.
@@ -40,19 +40,20 @@ pub struct Recovered<D: Disk> {
     disk: D,
     options: LogOptions,
     names: Vec<String>,
-    /// Contents of the file `meta` (owner, members and start history) as read from the folder.
+    /// Contents of the file `meta` (owner, members and list of process starts) as read from the
+    /// folder.
     found: Meta,
-    /// Contents that [`Recovered::open`] writes to the file `meta`: `found`, with the current start
-    /// of the replica added to its history.
+    /// Contents that [`Recovered::open`] writes to the file `meta`: those of `found`, with the
+    /// current start of the replica added to the list of its starts.
     next: Meta,
     replay: Replay,
     is_meta_intact: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Recovers and opens a replica's log in one call, with any list of members in the folder.
-    /// Combines [`Log::recover`] and [`Recovered::open`]. Returns the log, the replica's durable
-    /// state and the replica's identity.
+    /// Recovers and opens a replica's log in one call, whatever members the folder lists. Combines
+    /// [`Log::recover`] and [`Recovered::open`]. Returns the log, the replica's durable state and
+    /// the replica's identity.
     ///
     /// # Errors
     /// As with [`Log::recover`], [`Recovered::check_snapshot`] and [`Recovered::open`].
@@ -99,14 +100,15 @@ impl<D: Disk> Log<D> {
 }
 
 impl<D: Disk> Recovered<D> {
-    /// Returns the ids of the cluster and the replica that own the log, and the number of the
-    /// replica's starts, the current start included.
+    /// Returns the ids of the cluster and the replica that own the log, and the number of times
+    /// that the replica has been started, the current start included.
     pub fn identity(&self) -> Identity {
         self.next.identity
     }
 
     /// Returns the random numbers that the replica drew at its latest starts, one per start; the
-    /// last belongs to the current start. They distinguish this folder from an older copy of it.
+    /// last belongs to the current start. By them, peers distinguish this folder from an older copy
+    /// of it.
     pub fn openings(&self) -> &[u64] {
         &self.next.openings
     }
@@ -150,7 +152,7 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Opens the log for appends: truncates the incomplete write of a power cut at its end, and
+    /// Opens the log for appends: removes an incomplete write that a power cut left at its end, and
     /// durably records the current start of the replica. Returns the log and the durable state,
     /// whose entries begin after `snapshot`. [`Recovered::check_snapshot`] must have succeeded for
     /// this snapshot. If the log lacks the snapshot's last entry, because the power failed during
@@ -259,8 +261,9 @@ fn check_members<D: Disk>(
     Err(StorageError::OtherMembers { file, found: found.members.clone(), expected: members })
 }
 
-/// Returns whether a file can be deleted: it is an unfinished log segment or file `meta`, or a log
-/// segment older than `meta.first`, whose entries are in a snapshot.
+/// Returns whether a file can be deleted, because it is an unfinished version of a log segment or
+/// of the file `meta`, or a log segment before the segment number `meta.first`, whose entries are
+/// in a snapshot.
 fn is_obsolete(name: &str, meta: &Meta) -> bool {
     if let Some(number) = segment::number_of(name) {
         return number < meta.first;

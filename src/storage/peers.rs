@@ -29,8 +29,9 @@ use super::meta::replace;
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::segment::{VERSION, check_owner, header_fields};
 
-/// Name of the file that records the last known start of each peer. It is used to detect a peer
-/// whose folder was wiped or restored from an older copy.
+/// Name of the file that records, for each peer, the latest process start of the peer that this
+/// replica has seen. By it, this replica detects a peer whose folder was wiped or restored from an
+/// older copy.
 const PEERS_FILE: &str = "peers";
 /// Temporary name under which a new version of the file `peers` is written before it replaces the
 /// old version.
@@ -46,8 +47,8 @@ const RECORDS_MAX: usize = (PAYLOAD_BYTES - HEAD_BYTES) / RECORD_BYTES;
 /// replica can be started in a year.
 const INCARNATION_MAX: u64 = 1 << 32;
 
-/// The last start of a peer that this replica knows of. A peer draws a random number at each start,
-/// which identifies the start.
+/// The latest process start of a peer that this replica has seen. A peer draws a random number at
+/// each start, which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerOpening {
     /// Id of the peer.
@@ -59,8 +60,9 @@ pub struct PeerOpening {
     pub opening: u64,
 }
 
-/// A replica's history of its own starts, as sent in its hello message. A replica draws a random
-/// number at each start, which identifies the start.
+/// The list of a replica's latest process starts, which it sends to its peers in its hello message,
+/// so that they detect an older copy of its folder. A replica draws a random number at each start,
+/// which identifies the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpeningHistory<'a> {
     /// Number of times that the replica has been started in total.
@@ -69,41 +71,46 @@ pub struct OpeningHistory<'a> {
     pub openings: &'a [u64],
 }
 
-/// Reason why the history of starts that a peer sent is rejected.
+/// Reason why the list of its process starts that a peer sent is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// The peer's history of starts is malformed: it has the wrong length for the claimed number of
-    /// starts, its last random number is zero, or the claimed number of starts is implausibly
-    /// large.
-    #[error("its history of starts is incomplete: it lists {listed} of {incarnation} starts")]
+    /// The peer's list of its starts is malformed: the list has the wrong length for the number of
+    /// starts that the peer claims, its last random number is zero, or the claimed number of starts
+    /// is implausibly large.
+    #[error(
+        "its list of its own process starts is incomplete: it has {listed} entries for \
+         {incarnation} starts"
+    )]
     Incomplete {
-        /// Number of starts that the peer's history lists.
+        /// Number of starts in the list that the peer sent.
         listed: usize,
         /// Number of times that the peer claims to have been started in total.
         incarnation: u64,
     },
-    /// The peer's history does not contain the last start of the peer that this replica has
-    /// recorded: the peer's folder was wiped or restored from an older copy, or another process
-    /// runs on a copy of the folder.
+    /// The peer's list of its starts does not contain the latest start that this replica has
+    /// recorded for the peer: the peer's folder was wiped or restored from an older copy, or
+    /// another process runs on a copy of the folder.
     #[error(
-        "it was known as incarnation {seen}, and incarnation {incarnation} has another history: \
-         its folder was restored from an older copy or wiped and bootstrapped again, or a copy of \
-         it is running"
+        "it was known as incarnation {seen}, and incarnation {incarnation} has another list \
+         of process starts: its folder was restored from an older copy or wiped and bootstrapped \
+         again, or a copy of it is running"
     )]
     Other {
-        /// Number of the peer's starts at the last start that this replica has recorded.
+        /// Number of times that the peer had been started according to the latest record of this
+        /// replica.
         seen: u64,
         /// Number of times that the peer now claims to have been started.
         incarnation: u64,
     },
-    /// The peer's history is too short: it begins after the last start of the peer that this
-    /// replica has recorded, so it cannot be checked.
+    /// The peer's list of its starts is too short to be checked: it begins after the latest start
+    /// that this replica has recorded for the peer.
     #[error(
-        "it was known as incarnation {seen}, and the history of incarnation {incarnation} does not \
-         reach back that far"
+        "it was known as incarnation {seen}, and the list of process starts of incarnation \
+         {incarnation} does not reach back that far"
     )]
     Forgotten {
-        /// Number of the peer's starts at the last start that this replica has recorded.
+        /// Number of times that the peer had been started according to the latest record of this
+        /// replica.
         seen: u64,
         /// Number of times that the peer now claims to have been started.
         incarnation: u64,
@@ -111,12 +118,12 @@ pub enum HistoryError {
 }
 
 impl OpeningHistory<'_> {
-    /// Checks the history of starts that `peer` sent against `seen`, the last start of the peer
-    /// that this replica has recorded. Returns the latest start in the history, which the caller is
-    /// to record. `kept` is the number of starts that each replica keeps in its history.
+    /// Checks the list of its process starts that `peer` sent: it must contain `seen`, the latest
+    /// start that this replica has recorded for the peer. Returns the latest start in the list,
+    /// which the caller is to record. `kept` is the maximum length of such a list.
     ///
     /// # Errors
-    /// If the history is malformed, does not contain `seen`, or is too short to contain it.
+    /// If the list is malformed, does not contain `seen`, or is too short to contain it.
     pub fn check(
         &self,
         peer: NodeId,
@@ -142,12 +149,12 @@ impl OpeningHistory<'_> {
         Ok(latest)
     }
 
-    /// Returns the latest start in the history that `peer` sent, without checking the history
-    /// against earlier records. `kept` is the number of starts that each replica keeps in its
-    /// history.
+    /// Returns the latest start in the list of its process starts that `peer` sent, without
+    /// comparing the list with an earlier record of the peer. `kept` is the maximum length of such
+    /// a list.
     ///
     /// # Errors
-    /// If the history is malformed.
+    /// If the list is malformed.
     pub fn latest(&self, peer: NodeId, kept: usize) -> Result<PeerOpening, HistoryError> {
         let OpeningHistory { incarnation, openings } = *self;
         assert!(kept > 0, "no openings are kept");
@@ -164,8 +171,8 @@ impl OpeningHistory<'_> {
     }
 }
 
-/// The last known start of each peer, recorded durably in the replica's folder. Used to detect a
-/// peer whose folder was wiped or restored from an older copy.
+/// For each peer, the latest process start that this replica has seen, recorded durably in this
+/// replica's folder. Used to detect a peer whose folder was wiped or restored from an older copy.
 #[derive(Debug)]
 pub struct PeerRecords<D: Disk> {
     disk: D,
@@ -180,9 +187,9 @@ pub struct PeerRecords<D: Disk> {
 }
 
 impl<D: Disk> PeerRecords<D> {
-    /// Reads the records of peers' starts from the folder of `owner`. Ignores a file that is
-    /// damaged, of another format or of another replica; [`PeerRecords::damage`] returns the
-    /// reason.
+    /// Reads the records of peers' process starts from the folder of `owner`, this replica. Ignores
+    /// the file if it is damaged, has another format or belongs to another replica;
+    /// [`PeerRecords::damage`] returns the reason.
     ///
     /// # Errors
     /// If the file cannot be read, or an unfinished new version of it cannot be deleted.
@@ -210,8 +217,8 @@ impl<D: Disk> PeerRecords<D> {
         self.damage.as_ref()
     }
 
-    /// Returns the last recorded start of a peer; `None` if the peer has never connected or the
-    /// records were lost.
+    /// Returns the latest recorded start of a peer; `None` if the peer has never connected, or if
+    /// the records were lost.
     pub fn of(&self, peer: NodeId) -> Option<PeerOpening> {
         if self.disk.mutant() == Some(Mutant::AcceptOldCopy) {
             return None;
@@ -219,11 +226,11 @@ impl<D: Disk> PeerRecords<D> {
         self.records.iter().find(|record| record.peer == peer).copied()
     }
 
-    /// Checks the history of starts that a peer sent against the last recorded start of the peer;
-    /// see [`OpeningHistory::check`].
+    /// Checks that the list of its process starts that a peer sent contains the latest recorded
+    /// start of the peer; see [`OpeningHistory::check`].
     ///
     /// # Errors
-    /// If the history must be rejected.
+    /// If the list must be rejected.
     pub fn check(
         &self,
         peer: NodeId,
@@ -240,7 +247,8 @@ impl<D: Disk> PeerRecords<D> {
         }
     }
 
-    /// Durably records `new` as the last known start of a peer, in place of an earlier record.
+    /// Durably records `new` as the latest known start of its peer, in place of the peer's earlier
+    /// record.
     ///
     /// # Errors
     /// If the file cannot be written. If the disk is full, the record is kept in memory and written
@@ -319,7 +327,7 @@ mod tests {
     const KEPT: usize = 4;
 
     #[test]
-    fn hello_with_foreign_or_incomplete_history_is_rejected() {
+    fn hello_with_foreign_or_incomplete_start_list_is_rejected() {
         let seen = last_opening(2, 5, 55);
         let other = |incarnation| Err(HistoryError::Other { seen: 5, incarnation });
         let incomplete =
@@ -353,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hello_with_an_impossible_history_is_rejected() {
+    fn first_hello_with_an_impossible_start_list_is_rejected() {
         let check = |incarnation, openings| {
             OpeningHistory { incarnation, openings }.check(NodeId(2), None, KEPT)
         };

@@ -128,9 +128,9 @@ impl RealDisk {
         self.reserve.lock()
     }
 
-    /// Runs `create`, which needs `bytes` bytes of disk space. While the disk is full, frees space
-    /// and runs it again: first from deleted files whose space is not freed yet, then from the disk
-    /// reserve.
+    /// Runs `create`, which needs `bytes` bytes of disk space. While it fails because the disk is
+    /// full, frees space and runs it again: first the space of deleted files that still occupy the
+    /// disk, then space of the disk reserve, until the reserve is empty.
     fn with_reserve<T>(
         &self,
         bytes: u64,
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn second_process_is_locked_out() {
+    fn second_process_cannot_open_a_data_folder_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let disk = RealDisk::create(folder.path()).unwrap();
         // The lock belongs to the handle, so a second one in this process acts as another process.
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_a_missing_folder_does_not_create_it() {
+    fn opening_a_missing_data_folder_does_not_create_it() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
         let error = RealDisk::open(&missing).unwrap_err().to_string();

@@ -45,8 +45,8 @@ pub(super) struct Replay {
     file: String,
     /// Number of the segment file to read next.
     pub(super) next: u64,
-    /// Number and base index of each segment read. The base index is that of the log's last entry
-    /// when the segment file was created.
+    /// Number and base index of each segment read. The base index is the index that the log's last
+    /// entry had when the segment file was created.
     pub(super) bases: VecDeque<(u64, Index)>,
     /// Total length in bytes of all segment files read, except the last one.
     pub(super) bytes_before: u64,
@@ -226,7 +226,7 @@ impl Replay {
     }
 
     /// Returns whether the recovered log contains the entry `id` or starts right after it. If so,
-    /// all earlier entries match too (Raft's Log Matching property).
+    /// all earlier entries match too (the Log Matching Property in Figure 3 of the Raft paper).
     pub(super) fn holds(&self, id: EntryId) -> bool {
         if id.index == self.base.index {
             // An entry with an unknown term is committed, so there is only one.
@@ -273,7 +273,7 @@ impl Replay {
     }
 
     /// Adds an entry to the recovered log. Replaces an earlier entry at the same index, and removes
-    /// all entries after it. `term` is the current term that the entry's block states.
+    /// all entries after it. `term` is the current term of the replica when it wrote the entry.
     fn entry(&mut self, entry: Entry, term: Term) -> Result<(), String> {
         let (last, entries) = (self.last(), &mut self.durable.entries);
         if entry.index() == Index::ZERO || entry.index() > last.index.next() {
@@ -301,8 +301,8 @@ impl Replay {
     }
 }
 
-/// Checks that Raft's term does not decrease between two states, and that the vote does not change
-/// within a term (Raft, Figure 2).
+/// Checks that the replica's term does not decrease from the state `before` to the later state
+/// `after`, and that the vote does not change within a term (Figure 2 of the Raft paper).
 pub(super) fn check_hard_state(before: HardState, after: HardState) -> Result<(), String> {
     let changed_vote = after.term == before.term
         && before.voted_for.is_some()

@@ -13,7 +13,8 @@ use super::mem_disk::MemDisk;
 pub struct SharedDisk(Rc<RefCell<MemDisk>>);
 
 impl SharedDisk {
-    /// Creates the first handle to `disk`. Clones of the handle access the same disk.
+    /// Creates the first handle to the simulated disk `disk`. Clones of the handle access the same
+    /// disk.
     pub fn new(disk: MemDisk) -> SharedDisk {
         SharedDisk(Rc::new(RefCell::new(disk)))
     }

@@ -53,8 +53,8 @@ pub trait SnapshotCheck {
     fn finish(self) -> Result<(SnapshotId, Self::Whole), String>;
 }
 
-/// Origin of a snapshot that is being written. At most one snapshot from each source is written at
-/// a time.
+/// Origin of a snapshot that is being written. At most one snapshot of each origin is written at a
+/// time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
     /// This replica takes the snapshot of its own state.

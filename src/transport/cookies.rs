@@ -11,7 +11,8 @@ use crate::types::Instant;
 use crate::wire::datagram::StreamId;
 
 /// Minimum validity of a cookie, the token with which a sender opens a new stream. A cookie expires
-/// at the latest after twice this time. A stream that is already open keeps its cookie.
+/// at the latest after twice this time. A stream that is already open stays open when its cookie
+/// expires.
 const VALID_FOR: Duration = Duration::from_secs(2);
 // A stream that was never opened is given up before its cookie expires twice over: its datagrams
 // cannot open it once a later stream has replaced it.
@@ -31,8 +32,8 @@ impl Cookies {
         Cookies { secret }
     }
 
-    /// Returns the id of the stream with the number `stream`, including the cookie for the sender
-    /// at `address`, who asks for it at `now`. `address` may be written in any form, but must be
+    /// Returns the id of the stream with the number `stream`, including the cookie that the sender
+    /// at `address` has asked for at time `now`. `address` may be written in any form, but must be
     /// the same in [`Cookies::is_valid`].
     pub fn issue(&self, address: &str, stream: u64, now: Instant) -> StreamId {
         StreamId { stream, cookie: self.compute(address, stream, period(now)) }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cookie_is_bound_to_stream_and_address_and_expires() {
+    fn address_cookie_is_bound_to_stream_and_address_and_expires() {
         let cookies = Cookies::new([7; 32]);
         let (here, there) = ("10.0.0.1:7100", "10.0.0.1:7101");
         let now = Instant(0) + VALID_FOR * 9;

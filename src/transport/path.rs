@@ -7,8 +7,9 @@ use crate::types::{Instant, RoundTrip};
 
 /// Round-trip time that a sender assumes before its first measurement.
 const ROUND_TRIP_INITIAL: Duration = Duration::from_millis(5);
-/// Timer granularity (RFC 9002, section 6.1.2): the minimum time before a datagram counts as lost,
-/// and the minimum that is added to the round-trip time before an acknowledgement is overdue.
+/// Timer granularity (RFC 9002, section 6.1.2): the minimum time after which an unacknowledged
+/// datagram counts as lost, and the minimum that is added to the round-trip time to get the time
+/// after which an acknowledgement is overdue.
 const DELAY_MIN: Duration = Duration::from_millis(1);
 /// Maximum time for which the shortest round-trip time is remembered. It is remembered for at least
 /// half of this time.
@@ -130,7 +131,8 @@ pub(super) struct Window {
     /// it was in flight.
     was_used: bool,
     /// Number of bytes acknowledged in each of the last [`ROUNDS`] round trips in which the window
-    /// was well used (more than half of it was in flight). Initially the maximum window.
+    /// was well used (more than half of it was in flight). Each element is initially the maximum
+    /// size of the window.
     rounds: [usize; ROUNDS],
     /// Whether the window doubles with each round trip (slow start). Becomes false when the window
     /// first shrinks.
@@ -160,7 +162,8 @@ impl Window {
 
     /// Adapts the window after an acknowledgement of `acknowledged` bytes, whose round-trip time is
     /// already part of `round_trip`: shrinks the window if datagrams wait in queues on the path,
-    /// and otherwise increases it if `is_used` (more than half of it was in flight).
+    /// and otherwise increases it if `is_used` is true (more than half of the window was in
+    /// flight).
     pub(super) fn on_round_trip(
         &mut self,
         round_trip: &RoundTrips,

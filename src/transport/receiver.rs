@@ -14,15 +14,17 @@ use super::{ACK_DELAY, Outbox};
 /// Maximum number of out-of-order pieces (received payloads before which bytes are missing) that
 /// are kept. Further pieces are dropped, and the sender retransmits them.
 const PIECES_MAX: usize = 8_192;
-/// Loss rate, in permille, from which on each acknowledgement is sent twice.
+/// Minimum loss rate, in permille, at which the receiver sends each acknowledgement twice.
 const REPEAT_ACK_PERMILLE: u32 = 50;
-/// Maximum loss rate, in permille, at which acknowledgements may be delayed. Lower than the rate
-/// from which on senders expect no delay, because the two sides measure the loss differently.
+/// Maximum loss rate, in permille, at which the receiver may delay acknowledgements. Lower than the
+/// loss rate at which senders stop expecting delays, because the two sides measure the loss
+/// differently.
 const DELAY_PERMILLE_MAX: u32 = 30;
-/// Minimum receive window in bytes. A sender may send this number of bytes before the first
-/// acknowledgement.
+/// Minimum receive window in bytes. A sender may send this number of bytes before it receives the
+/// first acknowledgement.
 pub const WINDOW_MIN: usize = 64 << 10;
-/// Minimum number of datagrams from which the loss rate is computed. Before that it counts as zero.
+/// Minimum number of datagrams that must have been sent before the receiver computes the loss rate.
+/// Until then, it assumes a loss rate of zero.
 const MEASURED_MIN: u64 = 64;
 /// Number of received datagrams after which an acknowledgement is sent without delay.
 const ACK_EVERY: u32 = 64;
@@ -48,17 +50,18 @@ pub struct Receiver {
     /// Out-of-order pieces: received payloads before which bytes are missing, by their position in
     /// the stream.
     pieces: BTreeMap<u64, Bytes>,
-    /// Total length of `pieces` in bytes. Where pieces overlap, bytes count more than once.
+    /// Total length of `pieces` in bytes. Bytes that are in several overlapping pieces are counted
+    /// more than once.
     piece_bytes: u64,
-    /// The last acknowledgement that was sent, to which the numbers of the datagrams that have
-    /// arrived since are added.
+    /// The last acknowledgement that was sent, updated with the numbers of the datagrams that have
+    /// arrived since then.
     ack: Ack,
     /// When the datagram with the largest number so far arrived; `None` before the first datagram.
     largest_at: Option<Instant>,
     /// When the next acknowledgement must be sent; [`Instant::MAX`] if there is nothing to
     /// acknowledge.
     ack_at: Instant,
-    /// Number of datagrams received since the last acknowledgement was sent.
+    /// Number of datagrams received since the receiver last sent an acknowledgement.
     since_ack: u32,
 }
 
@@ -146,7 +149,7 @@ impl Receiver {
     }
 
     /// Records that the datagram with this number was received, for the next acknowledgement, and
-    /// sets the time at which that is due.
+    /// sets the time at which that acknowledgement is due.
     fn note(&mut self, number: u64, now: Instant) {
         let is_first = self.largest_at.is_none();
         // The sender looks for gaps in the numbers, and resends what it does not hear of.
@@ -184,7 +187,8 @@ impl Receiver {
     }
 
     /// Makes an acknowledgement due at `now` if the receive window has moved by at least half of
-    /// its size since the last one, because the sender may be waiting for space in the window.
+    /// its size since the last acknowledgement, because the sender may be waiting for space in the
+    /// window.
     fn announce_limit(&mut self, now: Instant) {
         if self.delivered + self.window - self.ack.limit >= self.window / 2 {
             self.ack_at = self.ack_at.min(now);
@@ -217,7 +221,7 @@ impl Receiver {
     }
 
     /// Returns the share of the latest datagrams (at most 1,024) that have not arrived, in
-    /// permille; 0 if too few were sent for a measurement.
+    /// permille; 0 if fewer than 64 datagrams were sent.
     pub fn loss_permille(&self) -> u32 {
         let sent = self.ack.largest.min(BITMAP_BITS as u64);
         if sent < MEASURED_MIN {
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_delivered_once_and_in_order() {
+    fn stream_bytes_are_delivered_once_and_in_order() {
         let mut receiver = Receiver::new(ID, WINDOW_MIN);
         assert_eq!(ack(&mut receiver), None, "nothing was received");
         receive(&mut receiver, 2, 6, b"ghi");
@@ -394,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn bitmap_tells_which_of_the_latest_datagrams_arrived() {
+    fn ack_bitmap_tells_which_of_the_latest_datagrams_arrived() {
         let mut receiver = Receiver::new(ID, 10);
         let mut arrived = Vec::new();
         for number in 0..2_000_u64 {

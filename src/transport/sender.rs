@@ -17,7 +17,7 @@ use super::{ACK_DELAY, Outbox, REORDERING_MAX};
 const OPEN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const OPEN_INTERVAL_MAX: Duration = Duration::from_millis(200);
 /// Time without an acknowledgement after which a stream has failed, if the sender is waiting for
-/// one.
+/// the receiver.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Minimum number of calls of [`Sender::transmit`] that must have sent datagrams during
 /// [`SILENCE_MAX`] without an acknowledgement before the stream counts as failed. Fewer calls mean
@@ -30,26 +30,28 @@ const BLOCKED_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// Number of bytes that a sender may send before the first acknowledgement: the minimum receive
 /// window.
 const LIMIT_INITIAL: u64 = super::receiver::WINDOW_MIN as u64;
-/// Loss rate, in permille, from which on each datagram is sent twice.
+/// Minimum loss rate, in permille, at which the sender sends each datagram twice.
 const TWICE_PERMILLE: u32 = 70;
-/// Loss rate, in permille, from which on the sender does not expect the receiver to delay
+/// Minimum loss rate, in permille, at which the sender does not expect the receiver to delay
 /// acknowledgements.
 const PROMPT_PERMILLE: u32 = 50;
 /// Maximum number of segments that one probe (retransmission after an overdue acknowledgement)
 /// sends.
 const PROBE_SEGMENTS: usize = 16;
 /// Number of consecutive probes (retransmissions after an overdue acknowledgement) at a constant
-/// interval. After them the interval doubles each time. On a lossy path, a few probes in a row are
-/// lost too.
+/// interval. After these probes, the interval doubles with each further probe. On a lossy path, a
+/// few probes in a row are lost too.
 const FAST_PROBES: u32 = 3;
 /// Maximum interval between two consecutive probes (retransmissions after an overdue
 /// acknowledgement), unless acknowledgements normally take longer.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
-/// Maximum number of transmissions since the oldest one that is neither acknowledged nor lost. It
-/// is the number of datagrams that the bitmap of an acknowledgement covers: a datagram outside of
-/// the bitmap would count as lost although it has arrived. Probes may exceed this number.
+/// Maximum number of transmissions, counted from the oldest one that is neither acknowledged nor
+/// lost up to the newest. It is the number of datagrams that the bitmap of an acknowledgement
+/// covers: a datagram outside of the bitmap would count as lost although it has arrived. Probes
+/// (retransmissions after an overdue acknowledgement) may exceed this number.
 const TRANSMISSIONS_MAX: usize = BITMAP_BITS;
-/// Size in bytes of one memory allocation, which several segments share.
+/// Size in bytes of one memory allocation, which several segments (payloads of one datagram each)
+/// share.
 const BUFFER_BYTES: usize = 32 << 10;
 
 /// A segment of the stream: the payload of one datagram, kept until it is acknowledged.
@@ -82,7 +84,8 @@ pub enum StreamState {
     Opening,
     /// The stream is open: bytes can be sent.
     Open,
-    /// The receiver has reset the stream, or has not acknowledged anything for too long.
+    /// The receiver has reset the stream, or has acknowledged nothing for 5 seconds although the
+    /// sender was waiting.
     Failed,
 }
 
@@ -125,9 +128,9 @@ pub struct Sender {
     /// When the last acknowledgement arrived or, if that is later, when the sender began to wait
     /// for one. The silence of the receiver is measured from this time.
     heard_at: Instant,
-    /// Whether the sender was waiting for an acknowledgement, or for more space in the receive
-    /// window, when it last sent datagrams or received an acknowledgement. Only then does silence
-    /// since `heard_at` count.
+    /// Whether the sender was waiting for an acknowledgement, or for space in a full window, at the
+    /// end of the last call of [`Sender::transmit`] or [`Sender::on_ack`]. The stream fails only if
+    /// this is true and [`SILENCE_MAX`] has passed since `heard_at`.
     waits: bool,
     /// When a datagram was last sent.
     sent_at: Instant,
@@ -265,8 +268,8 @@ impl Sender {
 
     /// Decides for each transmission up to the largest acknowledged one whether it has arrived
     /// (according to `ack`) or is lost, and queues lost segments for retransmission. Goes through
-    /// the transmissions in order of sending, so that the average loss covers all of them. Returns
-    /// the number of bytes newly acknowledged.
+    /// the transmissions in order of sending, so that the moving average of the loss covers all of
+    /// them. Returns the number of bytes that `ack` has newly acknowledged.
     fn decide(&mut self, ack: Option<&Ack>, now: Instant) -> usize {
         let Some(largest) = self.largest_acknowledged else { return 0 };
         let delay = self.round_trip.reordering_delay();

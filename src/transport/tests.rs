@@ -15,7 +15,7 @@ use super::{Outbox, REORDERING_MAX};
 use crate::types::Instant;
 use crate::wire::datagram::{self, Ack, DATAGRAM_BYTES_MAX, Datagram};
 
-/// How the network treats datagrams.
+/// Loss, delay, reordering and duplication of datagrams on the simulated network.
 #[derive(Clone, Copy, Debug)]
 struct Quality {
     /// Loss in percent in each direction.
@@ -23,7 +23,8 @@ struct Quality {
     /// Percentage of losses after which the next datagram is lost too.
     burst: u32,
     delay: Duration,
-    /// Maximum additional delay. One longer than the gap between two datagrams reorders them.
+    /// Maximum additional delay of a datagram. If it exceeds the time between two datagrams, they
+    /// may be reordered.
     jitter: Duration,
     duplicates: u32,
 }
@@ -40,28 +41,29 @@ impl Quality {
     }
 }
 
-/// A stream with both halves and the network between them.
+/// A simulated stream: its sender, its receiver, and the network between them.
 struct Run {
     now: Instant,
     rng: ChaCha8Rng,
     quality: Quality,
-    /// Whether the last datagram was lost.
+    /// Whether the network lost the last datagram.
     was_lost: bool,
-    /// Datagrams under way, by the time of their arrival and a number; true if they go to the
-    /// receiver.
+    /// Datagrams on the network, by the time of their arrival and a unique number. The flag is true
+    /// if the datagram goes to the receiver, and false if it goes to the sender.
     under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
     number: u64,
     cookies: Cookies,
     sender: Sender,
     receiver: Option<Receiver>,
-    /// What was written and not accepted yet, and what was delivered.
+    /// Bytes that the test still has to write to the sender; `delivered` holds the bytes that the
+    /// test has read from the receiver.
     unwritten: Vec<u8>,
     delivered: Vec<u8>,
-    /// Number of datagrams sent to the receiver.
+    /// Number of datagrams sent to the receiver, including lost ones.
     sent: u64,
-    /// Whether the receiver reads what arrives.
+    /// Whether the test reads the bytes that the receiver has received.
     reads: bool,
-    /// The window of the receiver.
+    /// Size of the receiver's receive window, in bytes.
     window: usize,
     out: Outbox,
 }
@@ -96,7 +98,8 @@ impl Run {
         self.rng.random_range(0..100) < percent
     }
 
-    /// Puts the datagrams of the outbox on their way.
+    /// Sends the datagrams in `out` over the simulated network, to the receiver if `to_receiver` is
+    /// true, otherwise to the sender.
     fn post(&mut self, to_receiver: bool) {
         let out = std::mem::take(&mut self.out);
         for (bytes, length) in out.runs(64) {
@@ -156,7 +159,8 @@ impl Run {
         self.post(false);
     }
 
-    /// Reads what the receiver has, and sends the acknowledgement that is due.
+    /// Reads the bytes that the receiver has received in order, and sends the acknowledgement if
+    /// one is due.
     fn read(&mut self) {
         if let Some(receiver) = &mut self.receiver {
             while self.reads
@@ -169,7 +173,7 @@ impl Run {
         self.post(false);
     }
 
-    /// Writes what the sender accepts, and sends what is due.
+    /// Writes as many bytes as the sender accepts, and sends the datagrams that are due.
     fn flush(&mut self) {
         while !self.unwritten.is_empty()
             && let Ok(count) = self.sender.write(&self.unwritten)
@@ -180,7 +184,8 @@ impl Run {
         self.post(true);
     }
 
-    /// Runs until `done`, and returns the time that took. Panics after `limit`.
+    /// Runs until `done` returns true, and returns the elapsed virtual time. Panics if that takes
+    /// `limit` or longer.
     fn until(&mut self, limit: Duration, done: impl Fn(&Run) -> bool) -> Duration {
         let began = self.now;
         self.flush();
@@ -208,7 +213,8 @@ impl Run {
         self.now.since(began)
     }
 
-    /// Sends `count` bytes and waits for their delivery.
+    /// Sends `count` bytes, waits until the receiver has delivered them, and returns the elapsed
+    /// virtual time.
     fn transfer(&mut self, count: usize, limit: Duration) -> Duration {
         let all = self.delivered.len() + count;
         let position = |at: usize| u8::try_from(at % 251).unwrap();
@@ -220,7 +226,7 @@ impl Run {
 }
 
 #[test]
-fn all_bytes_arrive_in_order_under_any_loss() {
+fn all_bytes_arrive_in_order_under_any_datagram_loss() {
     for seed in 0..60 {
         let quality = Quality {
             loss: u32::try_from(seed).unwrap(),
@@ -238,8 +244,8 @@ fn all_bytes_arrive_in_order_under_any_loss() {
     }
 }
 
-/// The purpose of the transport: at 30 % loss a small message takes some round trips, and not some
-/// 200 ms. Times are virtual.
+/// At 30 % loss, a small message arrives within a few round trips, and not after some 200 ms as
+/// with TCP. All times are virtual.
 #[test]
 fn lost_datagrams_are_repaired_within_few_round_trips() {
     for (loss, typical, slow) in [(0, 1, 1), (10, 1, 10), (30, 1, 15), (50, 6, 25)] {
@@ -272,7 +278,8 @@ fn nothing_is_retransmitted_without_loss() {
     assert!(run.sent <= least + least / 20 + 5, "{} datagrams, {least} would do", run.sent);
 }
 
-/// With many datagrams in flight, what an acknowledgement does not describe must not count as lost.
+/// With many datagrams in flight, a datagram outside of an acknowledgement's bitmap must not count
+/// as lost.
 #[test]
 fn large_transfers_resend_only_lost_datagrams() {
     for (loss, delay) in [(1, 100), (5, 100), (5, 20_000)] {
@@ -286,8 +293,8 @@ fn large_transfers_resend_only_lost_datagrams() {
     }
 }
 
-/// A datagram is lost only once one with a number higher by [`REORDERING_MAX`] was acknowledged, or
-/// when time has passed.
+/// A datagram counts as lost only when a datagram with a number higher by [`REORDERING_MAX`] has
+/// been acknowledged, or after some time.
 #[test]
 fn slight_reordering_is_not_treated_as_loss() {
     let now = Instant(1_000_000_000);
@@ -367,9 +374,10 @@ fn large_write_after_a_long_idle_time_arrives() {
     }
 }
 
-/// The time without an acknowledgement counts from the write, and not from the last one before.
+/// The time without an acknowledgement is measured from the latest write, not from the last
+/// acknowledgement before it.
 #[test]
-fn silence_timeout_after_idle_counts_from_the_write() {
+fn peer_silence_timeout_after_idle_time_starts_at_the_write() {
     let mut run = Run::new(6, Quality::lossy(0));
     run.transfer(10, Duration::from_secs(1));
     run.until(Duration::from_secs(1), |run| !run.sender.is_awaiting());
@@ -383,7 +391,7 @@ fn silence_timeout_after_idle_counts_from_the_write() {
     run.until(Duration::from_secs(1), |run| run.delivered.len() == 5_010);
 }
 
-/// A replica that was stopped for a while does not take its own silence for the receiver's.
+/// After a pause of the sender's process, the sender does not conclude that the receiver is silent.
 #[test]
 fn paused_sender_does_not_time_out_its_receiver() {
     let mut run = Run::new(6, Quality::lossy(0));
@@ -396,7 +404,7 @@ fn paused_sender_does_not_time_out_its_receiver() {
     run.until(Duration::from_secs(1), |run| run.delivered.len() == 5_010);
 }
 
-/// A sender that the receiver's limit blocks probes now and then, and not all the time.
+/// A sender whose receive window is full sends probes at a low rate.
 #[test]
 fn blocked_sender_probes_at_a_low_rate() {
     let mut run = Run::new(3, Quality::lossy(0));
@@ -412,7 +420,7 @@ fn blocked_sender_probes_at_a_low_rate() {
 }
 
 #[test]
-fn send_batches_have_equal_lengths_except_the_last() {
+fn datagrams_of_a_send_batch_are_equally_long_except_the_last() {
     let mut out = Outbox::default();
     let payload = [0; 100];
     for length in [100, 100, 40, 100, 7, 7, 100, 100, 100] {

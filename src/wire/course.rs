@@ -51,8 +51,8 @@ pub enum Incoming {
 /// Reason why a valid message from the university course's simulator is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
-    /// Another replica registers with the simulator through this message. Some transports deliver
-    /// it to all replicas.
+    /// The message with which another replica registers with the simulator. Some of the simulator's
+    /// transports deliver it to all replicas.
     Hello,
     /// The message is addressed to another replica, whose id is given.
     Misdirected(NodeId),
@@ -62,13 +62,13 @@ pub enum Ignored {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CourseError {
     /// The message is not a JSON object, or the value of one of its members is not a string.
-    #[error("not a JSON object with string members: {0}")]
+    #[error("message is not a JSON object whose values are strings: {0}")]
     Json(String),
     /// The message lacks the JSON member with this name, which messages of its type must have.
-    #[error("the member `{0}` is missing")]
+    #[error("message lacks the JSON field `{0}`")]
     Missing(&'static str),
     /// The value of a JSON member that contains an address is not four hex digits.
-    #[error("the member `{member}` is {text:?}, not four hex digits")]
+    #[error("JSON field `{member}` is {text:?}, but must be an address of four hex digits")]
     Address {
         /// Name of the JSON member whose value is not an address.
         member: &'static str,
@@ -76,31 +76,37 @@ pub enum CourseError {
         text: String,
     },
     /// The message's sender has an invalid address: this replica's own or the broadcast address.
-    #[error("{0} can't be the sender of a message to this replica")]
+    #[error("JSON field `src` is {0}, which can't be the sender of a message to this replica")]
     Sender(NodeId),
     /// The message's type, given as text, is unknown: it is neither a client's request nor a
     /// message between replicas.
-    #[error("unknown message type {0:?}")]
+    #[error("JSON field `type` has the unknown value {0:?}")]
     Type(String),
     /// The message id of a client's request, given as text, is not 16 printable ASCII characters.
-    #[error("the message id {0:?} is not 16 printable ASCII characters")]
+    #[error("JSON field `MID` is {0:?}, but must be 16 printable ASCII characters")]
     RequestId(String),
     /// The client's command is longer than [`COMMAND_BYTES_MAX`], so it would not fit in a message
     /// between replicas.
-    #[error("command of {bytes} bytes is too large, at most {COMMAND_BYTES_MAX} are allowed")]
+    #[error(
+        "client's command of {bytes} bytes is too large; at most {COMMAND_BYTES_MAX} bytes are \
+         allowed"
+    )]
     TooLarge {
         /// Length of the rejected command in bytes.
         bytes: usize,
     },
     /// The JSON member `body` of a message between replicas is not valid base64.
-    #[error("the body of a peer message is not base64: {0}")]
+    #[error("JSON field `body` of a message between replicas is not valid base64: {0}")]
     Base64(#[from] base64::DecodeError),
     /// The JSON member `body` of a message between replicas is not a valid encoded message.
     #[error(transparent)]
     Peer(#[from] PeerError),
     /// The JSON member `type` of a message between replicas differs from the type of the message
     /// that the member `body` contains.
-    #[error("the type is {found:?}, but the body is of type {expected:?}")]
+    #[error(
+        "JSON field `type` is {found:?}, but the field `body` contains a message of type \
+         {expected:?}"
+    )]
     TypeOfBody {
         /// Message type that the JSON member `type` states.
         found: String,
@@ -109,7 +115,9 @@ pub enum CourseError {
     },
     /// A reply cannot be sent, because the client's address or the request's id does not have the
     /// form that the university course's simulator uses.
-    #[error("{0:?} is not a request of the course's simulator, so it can't be answered")]
+    #[error(
+        "cannot reply to request {0:?}: its ids are not those of a client of the course's simulator"
+    )]
     Unaddressable(RequestKey),
 }
 

@@ -116,16 +116,21 @@ impl Ack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DatagramError {
     /// The datagram's length, in bytes, is not valid for its kind.
-    #[error("a datagram of {0} bytes, which is no length of its kind")]
+    #[error("invalid datagram from a peer: {0} bytes is not a valid length for its kind")]
     Length(usize),
     /// The datagram's checksum does not match its contents.
-    #[error("the checksum of a datagram is wrong")]
+    #[error("invalid datagram from a peer: wrong checksum")]
     Checksum,
     /// The datagram has another format version, which is given.
-    #[error("a datagram of version {0}; run the same version of bowline everywhere")]
+    #[error(
+        "datagram of unknown format version {0} from a peer; run the same version of bowline on \
+         every replica"
+    )]
     Version(u8),
     /// The datagram is of an unknown kind, whose number is given.
-    #[error("a datagram of unknown kind {0}; run the same version of bowline everywhere")]
+    #[error(
+        "datagram of unknown kind {0} from a peer; run the same version of bowline on every replica"
+    )]
     Kind(u8),
 }
 

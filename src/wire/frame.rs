@@ -200,7 +200,7 @@ pub enum FrameError {
     )]
     Version(u16),
     /// The frame has no contents, or is longer than allowed.
-    #[error("frame of {claimed} bytes from a peer, 1 to {max} are allowed")]
+    #[error("frame of {claimed} bytes from a peer; the length must be from 1 to {max} bytes")]
     Length {
         /// Length of the frame in bytes according to its header.
         claimed: usize,
@@ -219,10 +219,12 @@ pub enum FrameError {
         stored: u32,
     },
     /// The frame is of an unknown kind, whose number is given.
-    #[error("frame of unknown kind {0} from a peer; run the same version of bowline everywhere")]
+    #[error(
+        "frame of unknown kind {0} from a peer; run the same version of bowline on every replica"
+    )]
     Kind(u8),
     /// The contents of a frame of the given kind are malformed.
-    #[error("malformed frame of kind {0} from a peer")]
+    #[error("malformed contents of a frame of kind {0} from a peer")]
     Body(u8),
     /// The Raft message in the frame is malformed.
     #[error(transparent)]

@@ -41,7 +41,7 @@ const HEADER_BYTES: usize = size_of::<Archived<Header>>();
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// The message is too short to hold a header.
-    #[error("peer message of {length} bytes is too short, at least {needed} are needed")]
+    #[error("peer message of {length} bytes is too short; it must have at least {needed} bytes")]
     Short {
         /// Length of the message in bytes.
         length: usize,
@@ -82,7 +82,7 @@ pub enum PeerError {
         term: Term,
     },
     /// The message contains fewer bytes of a snapshot chunk than its header states.
-    #[error("peer message claims a chunk of {claimed} bytes, but has {bytes}")]
+    #[error("peer message states a snapshot chunk of {claimed} bytes, but contains {bytes} bytes")]
     Chunk {
         /// Length of the chunk in bytes according to the header.
         claimed: usize,
@@ -90,7 +90,7 @@ pub enum PeerError {
         bytes: usize,
     },
     /// The message's header states more log entries than the message can contain.
-    #[error("peer message claims {claimed} entries, which do not fit in its {bytes} bytes")]
+    #[error("peer message states {claimed} log entries, which do not fit in its {bytes} bytes")]
     Count {
         /// Number of log entries according to the header.
         claimed: usize,
@@ -98,7 +98,7 @@ pub enum PeerError {
         bytes: usize,
     },
     /// A log entry in the message is corrupt.
-    #[error("entry {position} of a peer message: {source}")]
+    #[error("invalid log entry at position {position} of a peer message: {source}")]
     Record {
         /// Position of the corrupt entry among the message's entries, from 0.
         position: usize,

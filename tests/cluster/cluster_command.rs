@@ -82,7 +82,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn cluster_command_on_used_ports_exits_with_an_error() {
+fn bowline_cluster_on_used_ports_exits_with_an_error() {
     let (folder, port) = (tempfile::tempdir().unwrap(), free_row());
     let (_first, _) = Running::start(&folder.path().join("first"), port, &[]);
     let refused = refusal(Running::command(&folder.path().join("second"), port, &[]));
@@ -93,7 +93,7 @@ fn cluster_command_on_used_ports_exits_with_an_error() {
 }
 
 #[test]
-fn cluster_command_restarts_with_its_data() {
+fn bowline_cluster_restarts_with_its_data() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_row();
     for round in 0..2 {
@@ -259,17 +259,17 @@ fn running_beside(
 }
 
 #[test]
-fn broken_replica_is_replaced_while_the_others_serve_dedicated() {
+fn broken_replica_is_replaced_while_others_serve_with_dedicated_threads() {
     replace_rounds("dedicated");
 }
 
 #[test]
-fn broken_replica_is_replaced_while_the_others_serve_fused() {
+fn broken_replica_is_replaced_while_others_serve_with_fused_threads() {
     replace_rounds("fused");
 }
 
 #[test]
-fn cluster_command_without_a_majority_exits_with_reasons() {
+fn bowline_cluster_without_a_majority_exits_with_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, port) = (folder.path(), free_row());
     let (mut running, _) = Running::start(dir, port, &[]);
@@ -278,7 +278,7 @@ fn cluster_command_without_a_majority_exits_with_reasons() {
     assert!(text.contains("is running; stop the cluster first"), "{text}");
     assert!(running.stop());
     let text = refusal(Running::command(dir, port, &["--replace", "2"]));
-    assert!(text.contains("nothing to replace"), "{text}");
+    assert!(text.contains("need not be replaced"), "{text}");
     fs::remove_dir_all(dir.join("replica-1")).unwrap();
     flip(&dir.join("replica-3/segment-0000000001"), 600 * 8);
     let text = refusal(Running::command(dir, port, &[]));

@@ -115,12 +115,12 @@ fn many_between_relays(count: usize, threads: &'static str, loss: u32) -> (Clust
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_over_lossy_udp_dedicated() {
+fn writes_survive_kills_over_lossy_udp_with_dedicated_threads() {
     kill_rounds(between_relays("dedicated", 200).0, "dedicated over datagrams");
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_over_lossy_udp_fused() {
+fn writes_survive_kills_over_lossy_udp_with_fused_threads() {
     kill_rounds(between_relays("fused", 300).0, "fused over datagrams");
 }
 
@@ -277,7 +277,7 @@ fn entries_replicate_over_udp_where_tcp_is_blocked() {
     for number in 1..=200 {
         assert_eq!(client.call(&[b"INCR", b"sum"]).unwrap(), reply_of(number));
     }
-    assert!(cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+    assert!(cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
 
 /// By default, entries are datagrams from the time on at which packets begin to get lost.
@@ -294,7 +294,7 @@ fn entries_switch_from_tcp_to_udp_under_packet_loss() {
     cluster.wait_until_all_serve();
     let leader = cluster.leader();
     let mut client = Client::connect(cluster.address(leader)).unwrap();
-    let changed = |at| cluster.log(at).matches("transport of entries changed").count();
+    let changed = |at| cluster.log(at).matches("log entries to a peer switched").count();
     let mut sum = 0;
     let mut increment = |client: &mut Client| {
         sum += 1;
@@ -321,7 +321,7 @@ fn replica_restart_does_not_change_the_transport() {
     cluster.wait_until_all_serve();
     // Longer than TCP must fail.
     thread::sleep(Duration::from_secs(9));
-    assert!(!cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+    assert!(!cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn default_transport_probes_udp_and_sends_entries_over_tcp() {
             (text.matches("raft_path_").count() == 2).then_some(())
         });
     }
-    assert!(!cluster.logs().contains("transport of entries changed"), "{}", cluster.logs());
+    assert!(!cluster.logs().contains("log entries to a peer switched"), "{}", cluster.logs());
 }
 
 /// The transport can be changed one replica at a time.

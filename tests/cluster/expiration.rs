@@ -303,12 +303,12 @@ fn expirations_hold_across_failovers(threads: &'static str) {
 }
 
 #[test]
-fn expirations_hold_across_failovers_dedicated() {
+fn expirations_hold_across_failovers_with_dedicated_threads() {
     expirations_hold_across_failovers("dedicated");
 }
 
 #[test]
-fn expirations_hold_across_failovers_fused() {
+fn expirations_hold_across_failovers_with_fused_threads() {
     expirations_hold_across_failovers("fused");
 }
 
@@ -359,7 +359,7 @@ fn wall_clock_jumps_expire_no_key() {
 }
 
 #[test]
-fn cold_start_shows_no_expired_key() {
+fn restart_of_all_replicas_shows_no_expired_key() {
     let mut cluster = Cluster::start_hasty(3, "dedicated", &[]);
     for round in 0..rounds() {
         cluster.wait_until_all_serve();

@@ -94,12 +94,12 @@ fn other_flags(threads: &'static str) {
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_dedicated() {
+fn start_with_changed_peers_is_refused_with_dedicated_threads() {
     other_flags("dedicated");
 }
 
 #[test]
-fn start_with_changed_peers_is_refused_fused() {
+fn start_with_changed_peers_is_refused_with_fused_threads() {
     other_flags("fused");
 }
 

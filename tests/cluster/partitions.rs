@@ -177,12 +177,12 @@ fn cut_off_leader(threads: &'static str, flow: Flow) {
 }
 
 #[test]
-fn silently_partitioned_leader_is_replaced_dedicated() {
+fn silently_partitioned_leader_loses_leadership_with_dedicated_threads() {
     cut_off_leader("dedicated", Flow::Held);
 }
 
 #[test]
-fn leader_with_broken_connections_is_replaced_fused() {
+fn leader_without_connections_loses_leadership_with_fused_threads() {
     cut_off_leader("fused", Flow::Cut);
 }
 

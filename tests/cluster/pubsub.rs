@@ -113,12 +113,12 @@ fn master(cluster: &Cluster, at: usize) -> Option<String> {
 }
 
 #[test]
-fn subscribers_all_get_one_message_order_dedicated_threads() {
+fn subscribers_get_messages_in_one_order_with_dedicated_threads() {
     subscribers_get_equal_messages("dedicated");
 }
 
 #[test]
-fn subscribers_all_get_one_message_order_fused_threads() {
+fn subscribers_get_messages_in_one_order_with_fused_threads() {
     subscribers_get_equal_messages("fused");
 }
 

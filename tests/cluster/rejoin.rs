@@ -80,17 +80,17 @@ fn assert_equal_digests(cluster: &Cluster) {
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_dedicated() {
+fn lost_replica_rejoins_under_its_id_with_dedicated_threads() {
     rejoin_rounds("dedicated");
 }
 
 #[test]
-fn lost_replica_rejoins_under_its_id_fused() {
+fn lost_replica_rejoins_under_its_id_with_fused_threads() {
     rejoin_rounds("fused");
 }
 
 #[test]
-fn rejoin_of_two_member_cluster_or_with_bootstrap_is_refused() {
+fn rejoin_in_two_member_cluster_or_with_bootstrap_is_refused() {
     let cluster = Cluster::start(3, "auto");
     cluster.wait_until_all_serve();
     // Two members cannot rebuild one of them.

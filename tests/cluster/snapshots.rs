@@ -320,12 +320,12 @@ fn comes_back(threads: &'static str) {
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_dedicated() {
+fn lagging_follower_catches_up_by_snapshot_with_dedicated_threads() {
     comes_back("dedicated");
 }
 
 #[test]
-fn lagging_follower_catches_up_by_snapshot_fused() {
+fn lagging_follower_catches_up_by_snapshot_with_fused_threads() {
     comes_back("fused");
 }
 
@@ -410,11 +410,11 @@ fn kill_rounds(threads: &'static str) {
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_amid_snapshots_dedicated() {
+fn writes_survive_kills_during_snapshots_with_dedicated_threads() {
     kill_rounds("dedicated");
 }
 
 #[test]
-fn acknowledged_writes_survive_kills_amid_snapshots_fused() {
+fn writes_survive_kills_during_snapshots_with_fused_threads() {
     kill_rounds("fused");
 }

@@ -200,11 +200,11 @@ fn rounds(threads: &'static str) {
 }
 
 #[test]
-fn bank_transfers_and_once_apply_exactly_once_dedicated() {
+fn transfers_and_once_commands_apply_once_with_dedicated_threads() {
     rounds("dedicated");
 }
 
 #[test]
-fn bank_transfers_and_once_apply_exactly_once_fused() {
+fn transfers_and_once_commands_apply_once_with_fused_threads() {
     rounds("fused");
 }

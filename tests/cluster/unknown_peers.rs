@@ -77,7 +77,7 @@ fn unknown_peer_is_rejected_and_logged() {
             "a cluster of replicas 1, 2, but this",
         ),
         (greeting(&Hello { incarnation: 9, ..hello.clone() }), "it lists 1 of 9 starts"),
-        (greeting(&hello), "incarnation 1 has another history"),
+        (greeting(&hello), "incarnation 1 has another list"),
         (mute, "another frame before its hello"),
     ] {
         // The hello may be accepted until the real replica with this id has connected.
@@ -101,7 +101,7 @@ fn unknown_peer_is_rejected_and_logged() {
 /// A member that announces that it rejoins is accepted whatever its known history was, and replaces
 /// the running replica of the same id, which is rejected from then on.
 #[test]
-fn rejoining_hello_disconnects_the_earlier_replica() {
+fn hello_of_a_rejoining_replica_disconnects_its_predecessor() {
     let cluster = Cluster::start_hasty(3, "auto", &[]);
     cluster.wait_until_all_serve();
     let hello = Hello { rejoining: true, ..hello_of_replica_2() };

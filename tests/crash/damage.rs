@@ -41,7 +41,7 @@ fn assert_repaired(disk: &MemDisk, acknowledged: &bowline::raft::Durable, case: 
 }
 
 #[test]
-fn every_flipped_bit_is_detected_and_its_file_named() {
+fn every_flipped_bit_on_disk_is_detected_and_its_file_named() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, 12).unwrap();
     let names = disk.list().unwrap();
@@ -69,7 +69,7 @@ fn every_flipped_bit_is_detected_and_its_file_named() {
 }
 
 #[test]
-fn truncated_files_are_refused_unless_a_copy_is_intact() {
+fn truncated_storage_files_are_refused_unless_a_copy_is_intact() {
     let (disk, account) = faultless_run();
     for name in disk.list().unwrap() {
         let whole = disk.read(&name).unwrap();
@@ -93,7 +93,7 @@ fn truncated_files_are_refused_unless_a_copy_is_intact() {
 /// segment proves that it was written. In the very last block nothing does: it looks like a torn
 /// tail.
 #[test]
-fn lost_sector_is_refused_when_later_blocks_reveal_it() {
+fn log_with_a_lost_sector_is_refused_if_later_blocks_show_it() {
     let (disk, account) = faultless_run();
     let names = disk.list().unwrap();
     let last = names.last().unwrap();
@@ -124,7 +124,7 @@ fn lost_sector_is_refused_when_later_blocks_reveal_it() {
 }
 
 #[test]
-fn swapped_sectors_are_refused() {
+fn log_with_swapped_sectors_is_refused() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     account.live(&mut disk, SEED, 25).unwrap();
     let names = disk.list().unwrap();
@@ -158,7 +158,7 @@ fn swapped_sectors_are_refused() {
 /// since the log was last opened. Such a copy is a complete earlier log, and no other file of the
 /// folder is written with each sync; peers that have seen more expose it.
 #[test]
-fn restored_old_copies_are_refused() {
+fn storage_files_restored_from_old_copies_are_refused() {
     let (mut disk, mut account) = (MemDisk::default(), Account::default());
     let mut copies = Vec::new();
     for seed in 0..12 {
@@ -181,7 +181,7 @@ fn restored_old_copies_are_refused() {
 }
 
 #[test]
-fn segment_under_another_name_is_refused() {
+fn log_segment_under_another_file_name_is_refused() {
     let (disk, _) = faultless_run();
     let names = disk.list().unwrap();
     for name in &names {
@@ -195,7 +195,7 @@ fn segment_under_another_name_is_refused() {
 }
 
 #[test]
-fn missing_file_is_named_in_the_error() {
+fn missing_storage_file_is_named_in_the_error() {
     let (disk, _) = faultless_run();
     let names = disk.list().unwrap();
     for name in &names {

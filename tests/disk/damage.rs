@@ -48,7 +48,7 @@ fn flip(path: &Path, bit: usize) {
 }
 
 #[test]
-fn flipped_bit_is_refused_or_repaired_and_logged() {
+fn flipped_bit_on_disk_is_refused_or_repaired_and_logged() {
     // Two replicas, so that there is a peer record, and so that replica 2 continues to run.
     let mut cluster = Cluster::start(2, "auto");
     cluster.wait_until_all_serve();
@@ -83,8 +83,8 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
                 cluster.start_as(0, cluster.command(0));
                 cluster.wait_until_all_serve();
                 let words = match name.as_str() {
-                    "meta" => "damaged copy of the meta record repaired from the other copy",
-                    _ => "damaged records of peers, a cache, are rebuilt",
+                    "meta" => "damaged copy of the record in the file `meta` repaired",
+                    _ => "damaged file `peers` ignored",
                 };
                 assert!(cluster.log(0)[log..].contains(words), "{case}: {}", cluster.log(0));
                 cluster.kill(0);
@@ -109,7 +109,7 @@ fn flipped_bit_is_refused_or_repaired_and_logged() {
 }
 
 #[test]
-fn torn_tail_is_truncated_and_earlier_lost_sector_refused() {
+fn torn_end_of_log_is_truncated_and_earlier_damage_is_refused() {
     let mut cluster = Cluster::start(1, "auto");
     cluster.wait_until_all_serve();
     let acknowledged = write(&cluster, 0, 0, 30, 100);

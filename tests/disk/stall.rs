@@ -120,11 +120,11 @@ fn hang(threads: &'static str) {
 }
 
 #[test]
-fn leader_with_a_stalled_disk_transfers_leadership_dedicated() {
+fn stalled_disk_causes_leadership_transfer_with_dedicated_threads() {
     hang("dedicated");
 }
 
 #[test]
-fn leader_with_a_stalled_disk_transfers_leadership_fused() {
+fn stalled_disk_causes_leadership_transfer_with_fused_threads() {
     hang("fused");
 }

@@ -68,11 +68,11 @@ fn holds(threads: &str) {
 }
 
 #[test]
-fn short_run_passes_fused() {
+fn short_course_run_passes_with_fused_threads() {
     holds("fused");
 }
 
 #[test]
-fn short_run_passes_dedicated() {
+fn short_course_run_passes_with_dedicated_threads() {
     holds("dedicated");
 }

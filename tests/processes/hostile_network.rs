@@ -176,11 +176,11 @@ fn keeps_answering(threads: &str) {
 }
 
 #[test]
-fn invalid_duplicate_and_stale_messages_are_harmless_fused() {
+fn invalid_or_stale_messages_are_harmless_with_fused_threads() {
     keeps_answering("fused");
 }
 
 #[test]
-fn invalid_duplicate_and_stale_messages_harmless_dedicated() {
+fn invalid_or_stale_messages_are_harmless_with_dedicated_threads() {
     keeps_answering("dedicated");
 }

@@ -78,7 +78,7 @@ fn refused(arguments: &[&str], variable: &str) -> String {
 }
 
 #[test]
-fn invalid_arguments_print_the_usage() {
+fn invalid_command_line_arguments_print_the_usage() {
     assert!(refused(&[], "auto").contains("missing"));
     assert!(refused(&["nowhere", "0000"], "auto").contains("`nowhere`"));
     assert!(refused(&["40000", "0000", "0001", "FFFF"], "auto").contains("`FFFF`"));
@@ -89,7 +89,7 @@ fn invalid_arguments_print_the_usage() {
 }
 
 #[test]
-fn options_go_anywhere_and_hello_is_sent_first() {
+fn options_may_follow_arguments_and_hello_is_sent_first() {
     let folder = tempfile::tempdir().unwrap();
     for words in ["--threads=fused P 000A 000B", "P 000A --threads dedicated 000B"] {
         let (socket, port) = simulator();
@@ -109,7 +109,7 @@ fn options_go_anywhere_and_hello_is_sent_first() {
 }
 
 #[test]
-fn replica_exits_with_its_simulator() {
+fn replica_exits_when_its_simulator_exits() {
     for threads in ["fused", "dedicated"] {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("0001")).unwrap();

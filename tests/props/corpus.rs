@@ -61,7 +61,7 @@ fn fuzz_seeds_use_the_current_format() {
 }
 
 #[test]
-fn fuzz_targets_and_files_match() {
+fn fuzz_targets_and_source_files_match() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let mut files: Vec<String> = fs::read_dir(manifest.join("targets"))
         .expect("the targets are there")

@@ -18,7 +18,7 @@ fn open() -> (LocalServer, String) {
 }
 
 #[test]
-fn repeated_once_command_is_replied_but_not_applied() {
+fn repeated_once_command_gets_its_reply_but_is_not_applied() {
     let (mut server, session) = open();
     for (number, command, reply) in [
         (1, "INCR n", ":1\r\n"),
@@ -87,7 +87,7 @@ fn unanswerable_once_command_is_refused_with_a_reason() {
 }
 
 #[test]
-fn once_is_refused_inside_transactions() {
+fn once_prefix_is_refused_inside_transactions() {
     let (mut server, session) = open();
     for line in ["ONCE OPEN".to_owned(), format!("ONCE {session} 1 INCR n")] {
         assert_eq!(ask(&mut server, "MULTI"), "+OK\r\n");
@@ -98,7 +98,7 @@ fn once_is_refused_inside_transactions() {
 }
 
 #[test]
-fn command_getkeys_finds_the_key_after_once() {
+fn command_getkeys_finds_the_key_after_the_once_prefix() {
     let mut server = LocalServer::new(Limits::default());
     assert_eq!(ask(&mut server, "COMMAND GETKEYS ONCE 1 1 INCR n"), "*1\r\n$1\r\nn\r\n");
 }

@@ -245,7 +245,7 @@ fn strings_and_comments_are_not_code() {
 }
 
 #[test]
-fn use_paths_are_expanded() {
+fn use_declarations_are_expanded_to_paths() {
     let text = "use a::{b, c::{self, d as e}, f::*,};\nuse g;\npub(in k::l) fn x() -> \
                 impl use<'_> { h::i::<j>() }";
     let found: Vec<(usize, String)> =
@@ -256,7 +256,7 @@ fn use_paths_are_expanded() {
 }
 
 #[test]
-fn attributes_are_parsed_with_nested_brackets() {
+fn rust_attributes_are_parsed_with_nested_brackets() {
     let source =
         Source::split("#![allow(x, reason = \"]\")]\n#[derive(A)]\n#[cfg_attr(b, expect(c))]");
     let found: Vec<(usize, &str)> = source.attributes();

@@ -66,8 +66,9 @@ struct Floor {
     store: HashMap<String, String>,
     pending: HashMap<u64, Pending>,
     puts: u64,
-    /// Length in bytes to which append messages are padded: that of a real replica's
-    /// `AppendEntries` message with one put. `reply_length` is the same for acknowledgements.
+    /// Length in bytes to which append messages are padded: the length of a real replica's
+    /// `AppendEntries` message with one put. Acknowledgements are padded to `reply_length`, the
+    /// length of a real replica's acknowledgement.
     append_length: usize,
     reply_length: usize,
 }
@@ -77,12 +78,17 @@ fn main() -> anyhow::Result<()> {
     let [port, me, others @ ..] = &arguments[..] else {
         anyhow::bail!("usage: floor-replica UDP-PORT ID OTHER-ID..");
     };
-    let port = port.parse().with_context(|| format!("{port} is not a UDP port"))?;
+    let port = port.parse().with_context(|| {
+        format!("invalid UDP port `{port}` of the simulator: must be from 0 to 65535")
+    })?;
     let mut others = others.to_vec();
     others.sort();
     let leader = others.first().map_or(me, |other| other.min(me)).clone();
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a UDP socket")?;
-    socket.set_read_timeout(Some(RESEND_AFTER / 2)).context("cannot set the socket's timeout")?;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .context("cannot bind a UDP socket on 127.0.0.1; check `ulimit -n`")?;
+    socket
+        .set_read_timeout(Some(RESEND_AFTER / 2))
+        .context("cannot set the receive timeout of the UDP socket")?;
     let (append_length, reply_length) = lengths();
     let floor = Floor {
         socket,
@@ -113,7 +119,10 @@ impl Floor {
                     }
                 }
                 Err(error) if is_timeout(&error) => {}
-                Err(error) => return Err(error).context("cannot receive from the simulator"),
+                Err(error) => {
+                    return Err(error)
+                        .context("cannot receive messages of the simulator on the UDP socket");
+                }
             }
             if !self.pending.is_empty() {
                 self.resend();

@@ -167,7 +167,7 @@ pub(crate) fn cases(names: &[String], keys: u64, rate: f64) -> anyhow::Result<Ve
     for (at, case) in cases.iter().enumerate() {
         ensure!(
             cases[..at].iter().all(|other| other.name != case.name),
-            "case {} is given twice",
+            "--cases names case {} twice; name it once",
             case.name
         );
     }
@@ -199,7 +199,7 @@ fn read(name: &str, keys: u64) -> anyhow::Result<Case> {
             return Ok(Case { name, ..plain(client, operation, connections, pipeline, keys) });
         }
     }
-    bail!("unknown case `{name}`; give {NAMES}")
+    bail!("--cases: unknown case `{name}`; valid cases are {NAMES}")
 }
 
 fn plain(
@@ -249,8 +249,8 @@ pub(crate) fn lossy(loss: f64, connections: usize, keys: u64) -> Case {
 }
 
 impl Case {
-    /// Returns the load of this case's second client, which writes while the first one reads, as a
-    /// separate case; `None` if there is no second client.
+    /// Returns the load of this case's second client program, which writes while the first one
+    /// reads, as a case of its own; `None` if the case has only one client program.
     pub(crate) fn beside(&self) -> Option<Case> {
         let connections = self.writers?;
         Some(Case { operation: Operation::Put, connections, writers: None, ..self.clone() })
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn case_names_are_parsed() {
+    fn benchmark_case_names_are_parsed() {
         let found = named(&["put-8", "bench-get-64-16", "put-rate"]).unwrap();
         assert_eq!((found[0].connections, found[0].pipeline), (8, 1));
         assert_eq!((found[1].client, found[1].pipeline), (Client::RedisBenchmark, 16));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_and_writers_have_separate_results() {
+    fn results_of_readers_and_writers_are_reported_separately() {
         let case = &named(&["readers-50-beside-8"]).unwrap()[0];
         assert_eq!((case.connections, case.operation), (50, Operation::Get));
         let writers = case.beside().unwrap();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_of_a_sweep_differ_in_one_parameter() {
+    fn benchmark_cases_of_a_sweep_differ_in_one_parameter() {
         let found = named(&["connections", "values", "keys"]).unwrap();
         let values: Vec<f64> =
             found.iter().map(|case| case.sweep.as_ref().unwrap().value).collect();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_case_names_are_rejected() {
+    fn unknown_benchmark_case_names_are_rejected() {
         for bad in [
             "put",
             "put-",

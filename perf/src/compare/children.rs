@@ -93,8 +93,12 @@ impl Child {
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Child> {
         kill_children_on_panic();
         let file = File::options().create(true).append(true).open(log);
-        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
-        let for_errors = file.try_clone().context("cannot duplicate the log's file handle")?;
+        let file = file.with_context(|| {
+            format!("cannot open the log file {} of {name}; check its permissions", log.display())
+        })?;
+        let for_errors = file.try_clone().with_context(|| {
+            format!("cannot duplicate the file descriptor of the log of {name}; check `ulimit -n`")
+        })?;
         command.stdin(Stdio::null()).stdout(file).stderr(for_errors);
         // A process group of its own, because Ctrl-C in a terminal must reach only this process,
         // which then kills its children.
@@ -122,8 +126,10 @@ impl Child {
     pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         if self.exit_status.is_none() {
             let mut running_children = running_children();
-            self.exit_status =
-                self.process.try_wait().context("cannot get the exit status of a child")?;
+            self.exit_status = self
+                .process
+                .try_wait()
+                .with_context(|| format!("cannot get the exit status of {}", self.name))?;
             if self.exit_status.is_some() {
                 running_children.retain(|id| *id != self.process.id());
             }
@@ -134,7 +140,11 @@ impl Child {
     /// Returns an error, with the end of the process's log, if the process has exited.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.exit_status()? {
-            bail!("{} exited unexpectedly ({status}); {}", self.name, self.log_tail());
+            bail!(
+                "server process {} exited unexpectedly ({status}); {}",
+                self.name,
+                self.log_tail()
+            );
         }
         Ok(())
     }
@@ -191,7 +201,7 @@ mod tests {
     /// A single test for all cases, because a panic kills the children of every test in this
     /// process.
     #[test]
-    fn children_are_killed_on_drop_and_on_panic() {
+    fn child_processes_are_killed_on_drop_and_on_panic() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sleeper(folder.path());
         let id = child.id();

@@ -20,16 +20,16 @@ use crate::report::to_count;
 /// Additional time that a client program may take beyond the planned length of a run. After that it
 /// is assumed to hang, and the run fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Length in seconds of the load that `perf load` applies after it has written all keys for a
-/// preload. The measurements of this load are discarded.
+/// Length in seconds of the load that `perf load` applies during a preload, after it has written
+/// all keys. The measurements of this load are discarded.
 const PRELOAD_SECONDS: f64 = 0.1;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of requests that each connection sends one after the other in a short run of
 /// `redis-benchmark`, which estimates the operations per second.
 const CALIBRATION_ROUND_TRIPS: usize = 40;
 
-/// Results that a client program reports for one run: counts of operations, operations per second,
-/// and latencies in seconds.
+/// Results of one run as reported by the client program that generated the load: counts of
+/// operations, operations per second, and latencies in seconds.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ClientResult {
     pub(crate) operations: u64,
@@ -67,8 +67,8 @@ struct Load {
 }
 
 impl Clients<'_> {
-    /// Preload: writes all keys of a case, so that gets find values. The measurements are
-    /// discarded.
+    /// Writes all keys of a case before it is measured, so that gets find values. The measurements
+    /// of these writes are discarded.
     pub(crate) fn preload(&self, target: Target<'_>, case: &Case) -> anyhow::Result<()> {
         match case.client {
             Client::Load => {
@@ -92,8 +92,8 @@ impl Clients<'_> {
         }
     }
 
-    /// Returns how many operations a run of the case needs to take about the planned time. Returns
-    /// 0 for `perf load`, which stops after the planned time by itself.
+    /// Returns the number of operations with which a run of the case takes about the planned time.
+    /// Returns 0 for `perf load`, which stops by itself after the planned time.
     pub(crate) fn calibrate(&self, target: Target<'_>, case: &Case) -> anyhow::Result<usize> {
         match case.client {
             Client::Load => Ok(0),
@@ -148,7 +148,9 @@ impl Clients<'_> {
     ) -> anyhow::Result<Load> {
         let path = self.folder.join(format!("{name}.json"));
         let _ = fs::remove_file(&path);
-        let program = std::env::current_exe().context("cannot find the path of this program")?;
+        let program = std::env::current_exe().context(
+            "cannot determine the path of the program `perf`, which is to be started again",
+        )?;
         let mut command = command(&program, None);
         command
             .arg("load")
@@ -165,13 +167,20 @@ impl Clients<'_> {
         let Load { mut child, path } = load;
         let status = self.await_end(&mut child, timeout)?;
         let text = fs::read_to_string(&path);
-        let Ok(record) = text.context("no file").and_then(|text| LoadRecord::parse(&text)) else {
-            bail!("perf load failed ({status}); {}", child.log_tail());
+        let Ok(record) = text
+            .context("cannot read the results of `perf load`")
+            .and_then(|text| LoadRecord::parse(&text))
+        else {
+            bail!("`perf load` failed ({status}); {}", child.log_tail());
         };
         if let Some(why) = record.partial {
-            bail!("perf load ended early: {why}");
+            bail!("`perf load` ended early: {why}");
         }
-        let all = record.latencies.get("all").context("perf load got no reply")?.main();
+        let all = record
+            .latencies
+            .get("all")
+            .context("`perf load` got no reply from the servers that it measured")?
+            .main();
         Ok(ClientResult {
             operations: record.counts.succeeded,
             errors: record.counts.failed,
@@ -192,7 +201,10 @@ impl Clients<'_> {
     ) -> anyhow::Result<ClientResult> {
         let program = find_program("redis-benchmark")
             .context("redis-benchmark is not installed (Debian package: redis-tools)")?;
-        let address = target.clients.first().context("no server address")?;
+        let address = target
+            .clients
+            .first()
+            .context("redis-benchmark cannot run: the system to measure has no server")?;
         let output = self.folder.join("redis-benchmark.csv");
         let _ = fs::remove_file(&output);
         let mut command = command(&program, None);
@@ -206,7 +218,8 @@ impl Clients<'_> {
         let mut child = Child::start("redis-benchmark", command, &output)?;
         let status = self.await_end(&mut child, timeout)?;
         ensure!(status.success(), "redis-benchmark failed ({status}); {}", child.log_tail());
-        let csv = fs::read_to_string(&output).context("redis-benchmark wrote no output")?;
+        let csv = fs::read_to_string(&output)
+            .context("cannot read the output file of redis-benchmark")?;
         read_csv(&csv, count as u64)
             .with_context(|| format!("cannot parse the output of redis-benchmark: {csv}"))
     }
@@ -221,9 +234,15 @@ impl Clients<'_> {
             if let Some(status) = child.exit_status()? {
                 return Ok(status);
             }
-            ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+            ensure!(
+                !self.interrupted.load(Ordering::Relaxed),
+                "interrupted by a signal such as Ctrl-C"
+            );
             if started.elapsed() > timeout {
-                bail!("the client did not finish within {} s", timeout.as_secs());
+                bail!(
+                    "the load generator was still running after {} s, so it was killed",
+                    timeout.as_secs()
+                );
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -316,8 +335,9 @@ pub(crate) fn missing(client: Client) -> Option<String> {
 /// Creates the folder for the client programs' output inside `folder`, and returns its path.
 pub(crate) fn prepare(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = folder.join("clients");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| {
+        format!("cannot create the folder {}; check free space and permissions", folder.display())
+    })?;
     Ok(folder)
 }
 

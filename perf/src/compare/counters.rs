@@ -9,8 +9,8 @@ use super::hosts::Host;
 use super::query;
 use super::systems::Protocol;
 
-/// Counters of server events by name, summed over all servers. Only for leader changes, the maximum
-/// over all servers.
+/// Counters of server events by name, summed over all servers. The counter of leader changes is
+/// instead the maximum over all servers.
 pub(crate) type Counters = BTreeMap<String, u64>;
 
 /// Name under which [`Counters`] holds the number of leader changes.
@@ -34,9 +34,8 @@ const TCP: &[(&str, &str, &str)] = &[
     ("netstat", "TcpExt:", "TCPAbortOnTimeout"),
 ];
 
-/// Reads the counters of all servers that reply. Leader changes are for Bowline the number of
-/// terms, which includes elections without a winner, and for etcd the number of changes that a
-/// member has seen.
+/// Reads the counters of all servers that reply. As leader changes, counts for Bowline the terms so
+/// far, which include elections without a winner, and for etcd the changes that a member has seen.
 pub(crate) fn of_servers(protocol: Protocol, clients: &[SocketAddr]) -> Counters {
     let mut counters = Counters::new();
     for client in clients {
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leader_changes_are_a_maximum_and_other_counters_a_sum() {
+    fn counters_of_all_servers_are_summed_except_leader_changes() {
         let of = |texts: [&str; 2]| {
             let mut counters = Counters::new();
             for text in texts {
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_counters_are_found_by_name() {
+    fn kernel_tcp_counters_are_found_by_name() {
         let text = "Ip: A RetransSegs\nIp: 1 2\nTcp: InSegs RetransSegs\nTcp: 70 -1\n\
             TcpExt: A TCPTimeouts\nTcpExt: 5 6\n";
         assert_eq!(tcp_counter(text, "Tcp:", "InSegs"), Some(70));

@@ -35,11 +35,12 @@ pub(crate) fn allocate<const COUNT: usize>(
             let port = FIRST_PORT + u16::try_from(number).unwrap_or(0);
             return Ok(SocketAddr::from((host.address, port)));
         }
-        let listener = TcpListener::bind((host.address, 0))
-            .with_context(|| format!("cannot bind a free port of {}", host.address))?;
-        let address = listener
-            .local_addr()
-            .with_context(|| format!("cannot get the port that was bound at {}", host.address))?;
+        let listener = TcpListener::bind((host.address, 0)).with_context(|| {
+            format!("cannot bind any TCP port on {}; check `ulimit -n`", host.address)
+        })?;
+        let address = listener.local_addr().with_context(|| {
+            format!("cannot read back the TCP port that was bound on {}", host.address)
+        })?;
         listeners.push(listener);
         Ok(address)
     };
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_unique() {
+    fn allocated_server_ports_are_unique() {
         let found = allocate::<2>(&[LOOPBACK; 5]).unwrap();
         let mut ports: Vec<u16> = found.iter().flatten().map(SocketAddr::port).collect();
         ports.sort_unstable();

@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     /// Start all systems at once, and run each case on all of them before the next case. The runs
-    /// to be compared are then seconds instead of minutes apart, but idle systems use some
+    /// of a case on the different systems are then only seconds apart, but idle systems use some
     /// processor time.
     #[arg(long)]
     together: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Common {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     ensure!(
         arguments.rate.is_finite() && arguments.rate > 0.0,
-        "--rate {}: give more than 0",
+        "--rate {}: must be greater than 0",
         arguments.rate
     );
     let cases = cases::cases(&arguments.cases, arguments.keys, arguments.rate)?;
@@ -157,7 +157,7 @@ pub(crate) fn measure(
 ) -> anyhow::Result<ExitCode> {
     ensure!(
         common.seconds.is_finite() && common.seconds >= 0.1 && common.seconds <= 3_600.0,
-        "--seconds {}: give 0.1 to 3600",
+        "--seconds {}: must be from 0.1 to 3600",
         common.seconds
     );
     let name = common.name.clone().unwrap_or_else(|| default_name.to_owned());
@@ -166,24 +166,31 @@ pub(crate) fn measure(
     let (mut comparison, systems, cases) = prepare(common, &name, &setup, &programs);
     ensure!(
         !systems.is_empty() && !cases.is_empty(),
-        "nothing can be measured: {}",
+        "nothing can be measured, because all systems or all cases are skipped: {}",
         table::table(&comparison)
     );
-    std::fs::create_dir_all(&common.dir)
-        .with_context(|| format!("cannot create the folder {}", common.dir.display()))?;
+    std::fs::create_dir_all(&common.dir).with_context(|| {
+        format!(
+            "cannot create the data folder {}; check its permissions, or choose another --dir",
+            common.dir.display()
+        )
+    })?;
     // A new folder, so that nothing that existed before is removed.
-    let folder = tempfile::Builder::new()
-        .prefix("compare-")
-        .tempdir_in(&common.dir)
-        .with_context(|| format!("cannot create a folder in {}", common.dir.display()))?;
+    let folder =
+        tempfile::Builder::new().prefix("compare-").tempdir_in(&common.dir).with_context(|| {
+            format!(
+                "cannot create a folder in {}; check its permissions, or choose another --dir",
+                common.dir.display()
+            )
+        })?;
     if is_memory(folder.path()) {
         eprintln!(
             "perf: warning: {} is in memory, where syncs cost nothing; choose a disk with --dir",
             common.dir.display()
         );
     }
-    let interrupted =
-        bowline::processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
+    let interrupted = bowline::processes::interrupted_by_signals()
+        .context("cannot install the signal handler for Ctrl-C")?;
     let interrupted: &AtomicBool = &interrupted;
     let rounds = Rounds {
         systems,
@@ -301,7 +308,10 @@ fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
     if let Some(given) = &common.bowline {
         return Ok(given.clone());
     }
-    let ours = std::env::current_exe().context("cannot find the path of this program")?;
+    let ours = std::env::current_exe().context(
+        "cannot determine the path of the program `perf`, to find `bowline` beside it; give \
+         --bowline",
+    )?;
     let beside = ours.with_file_name("bowline");
     let in_release = ours.parent().is_some_and(|folder| folder.ends_with("release"));
     let (cargo, folder) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"));
@@ -311,7 +321,7 @@ fn find_bowline(common: &Common) -> anyhow::Result<PathBuf> {
             .current_dir(folder)
             .status()
             .context("cannot start cargo to build bowline")?;
-        ensure!(status.success(), "building bowline failed; see the messages above");
+        ensure!(status.success(), "cargo failed to build bowline; see its messages above");
     }
     Ok(beside)
 }

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reply_is_found_once_complete() {
+    fn nats_reply_is_returned_only_when_complete() {
         let text = "INFO {}\r\nMSG i 1 2\r\n{}\r\n";
         let found = |text: &str| reply_after(text, "\r\nMSG i 1 ");
         assert_eq!(found(text).as_deref(), Some("{}"));

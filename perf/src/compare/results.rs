@@ -42,7 +42,7 @@ pub(crate) struct Comparison {
     pub(crate) wall_s: f64,
     /// Reason why the comparison ended early; `None` if it ran to completion.
     pub(crate) partial: Option<String>,
-    /// Planned number of rounds. In a round, every system runs every case once.
+    /// Planned number of rounds of measurements. In a round, every system runs every case once.
     pub(crate) rounds: u32,
     /// Planned length of a run in seconds. The actual length differs if the client program stops
     /// after a number of operations.
@@ -71,7 +71,8 @@ pub(crate) struct System {
     pub(crate) version: String,
     /// Description of the configuration in which the system is measured.
     pub(crate) about: String,
-    /// Minimum number of servers that hold a write when the client receives its acknowledgement.
+    /// Minimum number of servers that have received a write when the client receives the
+    /// acknowledgement of the write.
     pub(crate) copies: u32,
     /// Whether the servers counted in `copies` have synced a write to disk when the client receives
     /// its acknowledgement.
@@ -115,9 +116,9 @@ pub(crate) struct Measurement {
     pub(crate) case: String,
     /// Number of operations that succeeded during the run.
     pub(crate) operations: u64,
-    /// Number of successful operations of both clients combined, if readers and writers ran at the
-    /// same time. Processor time, disk writes and syncs, which both caused, are divided by it.
-    /// `None` if the run had only one client.
+    /// Number of successful operations of both client programs combined, if readers and writers ran
+    /// at the same time. The servers' processor time, disk writes and syncs, which both programs
+    /// caused, are divided by this number. `None` if the run had only one client program.
     #[serde(default)]
     pub(crate) shared_operations: Option<u64>,
     /// Number of operations that failed during the run.
@@ -170,11 +171,13 @@ pub(crate) struct Summary {
     pub(crate) runs: usize,
     /// Number of successful runs that were quiet (see [`QUIET_SHARE`]).
     pub(crate) quiet_runs: usize,
-    /// Successful operations per second, over the runs of the summary.
+    /// Successful operations per second: the median and the range over all runs of the summary.
     pub(crate) rate: Spread,
-    /// Median latency in seconds of a run: its median and range over the runs.
+    /// Median latency of a run in seconds: the median and the range of this value over all runs of
+    /// the summary.
     pub(crate) p50_s: Spread,
-    /// 99th percentile latency in seconds of a run: its median and range over the runs.
+    /// 99th percentile latency of a run in seconds: the median and the range of this value over all
+    /// runs of the summary.
     pub(crate) p99_s: Spread,
     /// Processor time in seconds that all server processes used per 1,000 successful operations.
     pub(crate) cpu_s_per_1000: Spread,
@@ -273,11 +276,12 @@ impl Comparison {
         let version = &value["schema_version"];
         ensure!(
             *version == SCHEMA_VERSION,
-            "JSON of `perf compare` or `perf lossy` with schema version {version}; this \
-             program reads {SCHEMA_VERSION}; use the program that wrote it"
+            "results of `perf compare` or `perf lossy` have schema version {version}, but this \
+             program reads only version {SCHEMA_VERSION}; use the version of perf that wrote them"
         );
-        serde_json::from_value(value)
-            .context("JSON of `perf compare` with a field missing or of the wrong type")
+        serde_json::from_value(value).context(
+            "results of `perf compare` or `perf lossy` with a field missing or of the wrong type",
+        )
     }
 
     /// Returns the successful runs of the system named `system` in the case named `case`.

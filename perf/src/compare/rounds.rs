@@ -44,8 +44,8 @@ pub(crate) struct Link {
 /// before a system starts, and before each case with packet loss.
 pub(crate) type SetLink<'a> = dyn FnMut(Link) -> anyhow::Result<()> + 'a;
 
-/// A running system, and the preloads that have been applied to it: the number of keys and the
-/// length of their values in bytes.
+/// A running system, and the sets of keys that have been written to it before measurements, each as
+/// the number of keys and the length of their values in bytes.
 struct Started {
     system: System,
     running: Running,

@@ -19,8 +19,8 @@ use super::query;
 use super::results;
 use super::usage::{Usage, usage};
 
-/// Maximum time for a started system to become ready. After that, the start and the system's runs
-/// count as failed.
+/// Maximum time from the start of a system until it accepts requests. A system that takes longer
+/// counts as failed, as do all of its runs.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -221,8 +221,8 @@ impl System {
             _ => {
                 ensure!(
                     programs.bowline.is_file(),
-                    "{} does not exist; build it with `cargo build --release`, or give \
-                     --bowline",
+                    "{} does not exist; build it with `cargo build --release`, or give its path \
+                     with --bowline",
                     programs.bowline.display()
                 );
                 return Ok(programs.bowline.clone());
@@ -234,8 +234,9 @@ impl System {
                 "{} does not exist; give the path of {name} with {option}",
                 given.display()
             );
-            return fs::canonicalize(given)
-                .with_context(|| format!("cannot resolve the path {}", given.display()));
+            return fs::canonicalize(given).with_context(|| {
+                format!("cannot determine the absolute path of the program {}", given.display())
+            });
         }
         find_program(name).with_context(|| {
             format!("{name} is not installed (Debian package: {package}; or give {option})")
@@ -252,12 +253,16 @@ impl System {
         interrupted: &AtomicBool,
     ) -> anyhow::Result<Running> {
         remove(folder)?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| {
+            format!("cannot create the data folder {}; check its permissions", folder.display())
+        })?;
         let program = self.program(programs)?;
-        let hosts = hosts.get(..self.processes()).context("not enough hosts")?;
-        let folder = fs::canonicalize(folder)
-            .with_context(|| format!("cannot resolve the folder {}", folder.display()))?;
+        let hosts = hosts
+            .get(..self.processes())
+            .context("the system to measure needs more hosts than there are")?;
+        let folder = fs::canonicalize(folder).with_context(|| {
+            format!("cannot determine the absolute path of the data folder {}", folder.display())
+        })?;
         let mut running =
             Running { system: self, children: Vec::new(), clients: Vec::new(), folder };
         match self {
@@ -282,8 +287,9 @@ fn version(program: &Path) -> String {
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
     if folder.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot empty the folder {}", folder.display()))?;
+        fs::remove_dir_all(folder).with_context(|| {
+            format!("cannot remove the data folder {}; check its permissions", folder.display())
+        })?;
     }
     Ok(())
 }
@@ -383,8 +389,9 @@ impl Running {
         for (number, (host, [client])) in hosts.iter().zip(&addresses).enumerate() {
             let name = format!("{}-{}", self.system.name(), number + 1);
             let folder = self.folder.join(&name);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| {
+                format!("cannot create the data folder {}; check its permissions", folder.display())
+            })?;
             let (address, port) = (client.ip().to_string(), client.port().to_string());
             let mut command = command(program, host.within);
             command
@@ -437,8 +444,14 @@ impl Running {
         for (number, (host, [client, peer])) in hosts.iter().zip(&addresses).enumerate() {
             let folder = self.folder.join(format!("nats-{number}"));
             let file = folder.with_extension("conf");
-            fs::write(&file, nats::config(number, *client, *peer, &peers, &folder))
-                .with_context(|| format!("cannot write {}", file.display()))?;
+            fs::write(&file, nats::config(number, *client, *peer, &peers, &folder)).with_context(
+                || {
+                    format!(
+                        "cannot write the configuration file {}; check free space and permissions",
+                        file.display()
+                    )
+                },
+            )?;
             let mut command = command(program, host.within);
             command.arg("-c").arg(&file);
             self.add(&format!("nats-{number}"), command)?;
@@ -450,12 +463,12 @@ impl Running {
     fn await_ready(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let started = Instant::now();
         while !self.is_ready() {
-            ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
+            ensure!(!interrupted.load(Ordering::Relaxed), "interrupted by a signal such as Ctrl-C");
             self.ensure_running()?;
             if started.elapsed() > START_TIMEOUT {
                 let logs: Vec<String> = self.children.iter().map(Child::log_tail).collect();
                 bail!(
-                    "{} is not ready after {} s; {}",
+                    "system {} does not accept requests {} s after its start; {}",
                     self.system.name(),
                     START_TIMEOUT.as_secs(),
                     logs.join("\n")

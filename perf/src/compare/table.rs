@@ -137,8 +137,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     text
 }
 
-/// Returns whether the table lists the unusual events of this run: always over a simulated network,
-/// otherwise only if the run had errors or leader changes.
+/// Returns whether the table lists the unusual events of this run. It does for every run over a
+/// simulated network, and for other runs if they had errors or leader changes.
 fn is_eventful(comparison: &Comparison, run: &Measurement) -> bool {
     !comparison.network.is_empty() || run.errors > 0 || run.leader_changes.is_some_and(|it| it > 0)
 }

@@ -40,14 +40,21 @@ pub(crate) fn usage(processes: impl IntoIterator<Item = u32>) -> anyhow::Result<
     for id in processes {
         let read = |file: &str| {
             let path = format!("/proc/{id}/{file}");
-            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+            fs::read_to_string(&path).with_context(|| {
+                format!("cannot read the resource usage of a server process from {path}")
+            })
         };
-        let ticks = read_ticks(&read("stat")?)
-            .with_context(|| format!("cannot find the processor times in /proc/{id}/stat"))?;
+        let ticks = read_ticks(&read("stat")?).with_context(|| {
+            format!("/proc/{id}/stat does not contain the processor times of the server process")
+        })?;
         sum += Usage {
             cpu_s: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-            written_bytes: read_field(&read("io")?, "write_bytes:")
-                .with_context(|| format!("cannot find write_bytes in /proc/{id}/io"))?,
+            written_bytes: read_field(&read("io")?, "write_bytes:").with_context(|| {
+                format!(
+                    "/proc/{id}/io does not contain write_bytes, the bytes written by the server \
+                     process"
+                )
+            })?,
         };
     }
     Ok(sum)
@@ -94,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn process_cpu_time_is_measured() {
+    fn processor_time_of_a_process_is_measured() {
         let id = std::process::id();
         let before = usage([id]).unwrap();
         let mut sum = 0_u64;

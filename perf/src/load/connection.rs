@@ -53,8 +53,8 @@ pub(crate) struct Connection {
     pub(crate) nats: Option<Box<Nats>>,
     /// Operations that are waiting for a reply, in the order in which their requests were written.
     pub(crate) in_flight: VecDeque<Operation>,
-    /// Number of operations at the end of `in_flight` that were added after the last attempt to
-    /// write to the socket.
+    /// Number of operations at the end of `in_flight` whose requests were added to the output
+    /// buffer after the last attempt to write the buffer to the socket.
     unsent_count: usize,
     /// Whether the connection is in the load thread's queue of connections with capacity for more
     /// requests.
@@ -75,7 +75,7 @@ pub(crate) struct Connection {
 /// any.
 type Frame = (usize, Option<Ended>);
 
-/// The result of one read from a connection's socket.
+/// Result of one read from the socket of a connection.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// The given number of bytes was read into the buffer; the socket may have more.

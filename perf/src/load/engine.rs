@@ -101,7 +101,7 @@ pub(crate) struct Engine {
     /// Index in `addresses` of the server that is believed to be the leader.
     leader: usize,
     /// Index in `addresses` of the leader that was last connected to; `None` before the first
-    /// connection. A new value is reported as a leader change.
+    /// connection. When another server takes its place, this is reported as a leader change.
     announced_leader: Option<usize>,
     pipeline: usize,
     buffer: Vec<u8>,
@@ -121,8 +121,9 @@ impl Engine {
         clock: Clock,
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<Engine> {
-        let poll = Poll::new().context("cannot create an epoll instance; check ulimit -n")?;
-        let timer = Timer::new(poll.registry(), TIMER).context("cannot create a timer")?;
+        let poll = Poll::new().context("cannot create an epoll instance; check `ulimit -n`")?;
+        let timer = Timer::new(poll.registry(), TIMER)
+            .context("cannot create the timer for scheduled requests; check `ulimit -n`")?;
         let mine = (thread..plan.connections).step_by(plan.threads);
         let connections = mine
             .map(|number| {
@@ -280,13 +281,13 @@ impl Engine {
         let now = self.clock.now();
         if let Some(due) = self.generator.due().filter(|_| !self.ready.is_empty()) {
             let moment = due.max(now + TICK);
-            self.timer.set(moment, now).context("cannot set a timer")?;
+            self.timer.set(moment, now).context("cannot set the timer for scheduled requests")?;
         }
         let wait = Duration::from_nanos(self.next_housekeeping.saturating_sub(now));
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(wait)) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                return Err(error).context("cannot wait for sockets");
+                return Err(error).context("cannot wait for replies on the sockets (epoll_wait)");
             }
             _ => {}
         }
@@ -392,8 +393,8 @@ impl Engine {
         self.enqueue_ready(number);
     }
 
-    /// Sets `leader` as the server believed to be the leader. Connections to other servers are
-    /// gradually replaced with connections to the leader. Does nothing with `--no-follow`.
+    /// Records that the server `leader` is believed to be the leader. Connections to other servers
+    /// are gradually replaced with connections to the leader. Does nothing with `--no-follow`.
     fn follow(&mut self, leader: SocketAddr) {
         if !self.plan.follow || self.addresses[self.leader] == leader {
             return;

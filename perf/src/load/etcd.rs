@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_are_decoded() {
+    fn etcd_responses_are_decoded() {
         // A header, and one key-value pair with its key, revisions and value.
         let with = b"\x0a\x02\x08\x01\x12\x0c\x0a\x01k\x10\x05\x18\x96\x01\x2a\x02ab\x20\x01";
         assert_eq!(reply(Request::Get, with), Some(Reply::Value(Some(b"ab"))));

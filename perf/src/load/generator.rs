@@ -82,8 +82,8 @@ enum Source {
     Open(Schedule),
 }
 
-/// Maximum number of redirects that an operation follows. With one more redirect, the operation
-/// fails.
+/// Maximum number of times that an operation is sent to another server after a redirect. If it is
+/// redirected once more, it fails.
 const REDIRECTS_MAX: u8 = 16;
 /// Maximum number of keys that a scan reads. The number is drawn uniformly from 1 to this maximum,
 /// as in YCSB.
@@ -112,8 +112,8 @@ pub(crate) struct Generator {
     /// Before the window it is the window's start, and `u64::MAX` until the load starts.
     second_end: u64,
     number: Option<u64>,
-    /// Completed seconds of the measured window that are not collected yet: the number of each
-    /// second, from 0, and its statistics.
+    /// Completed seconds of the measured window whose statistics the main thread has not received
+    /// yet: the number of each second, from 0, and its statistics.
     pub(crate) over: Vec<(u64, Stats)>,
     /// Time at which the last successful reply arrived, in nanoseconds since the start of the run.
     pub(crate) last_success: u64,
@@ -387,9 +387,9 @@ impl Generator {
         Next::Done
     }
 
-    /// Returns whether the results include the operation. In an open loop they do if its scheduled
-    /// time is in the measured window; in a closed loop if its reply arrived after the window
-    /// started.
+    /// Returns whether the operation counts in the results: in an open loop, if the operation's
+    /// scheduled time is in the measured window; in a closed loop, if its reply arrived after the
+    /// start of the window.
     fn is_measured(&self, operation: &Operation, now: u64) -> bool {
         match self.plan.rate {
             Some(_) => operation.intended >= self.begin,

@@ -165,21 +165,25 @@ pub(crate) fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let head = lines.next().transpose().unwrap_or_default();
     ensure!(
         head.as_deref() == Some(HEAD),
-        "{} is not a history of `perf load --history`: its first line is not {HEAD}",
+        "{} was not written by `perf load --history`: its first line is not {HEAD}",
         path.display()
     );
     let mut records = Vec::new();
     for (number, line) in lines.enumerate() {
-        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+        let line = line.with_context(|| format!("cannot read history file {}", path.display()))?;
         let Some(record) = parse(&line) else {
-            bail!("{}, line {}: invalid operation {line:?}", path.display(), number + 2);
+            bail!(
+                "history file {}, line {}: {line:?} is not a recorded operation",
+                path.display(),
+                number + 2
+            );
         };
         // The checker relies on every reply being later than its call.
         if let Outcome::Completed { at, .. } = record.outcome {
             let line = number + 2;
             ensure!(
                 at >= record.called,
-                "{}, line {line}: the reply is earlier than the call",
+                "history file {}, line {line}: the reply has an earlier time than its request",
                 path.display()
             );
         }
@@ -225,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn history_round_trips_through_its_file_format() {
+    fn operation_history_round_trips_through_its_file_format() {
         let records = [
             write_of(3, 0xFFFF_0000_0000_0001, 5, 9),
             read_of(3, Some(7), 1, 2),
@@ -246,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_reported_and_overlapping_read_is_not() {
+    fn stale_read_is_reported_but_a_concurrent_read_is_not() {
         let judge = |records: &[Record]| history(records).check(STEPS_MAX).is_ok();
         let (first, second) = (write_of(1, 1, 0, 10), write_of(1, 2, 20, 30));
         assert!(judge(&[first, second, read_of(1, Some(2), 31, 40)]));

@@ -22,7 +22,7 @@ const STATIC_ENTRIES: usize = 61;
 
 /// Symbols of HPACK's Huffman code, grouped by the length of their codes in bits, shortest first;
 /// within a group, codes increase in the order of the symbols (RFC 7541, appendix B). Symbols with
-/// longer codes are omitted, because no gRPC header contains these bytes.
+/// longer codes are omitted, because they do not occur in gRPC headers.
 const CODE: [(u32, &[u8]); 11] = [
     (5, b"012aceiost"),
     (6, b" %-./3456789=A_bdfghlmnpru"),

@@ -400,7 +400,7 @@ mod tests {
     const OK: &[u8] = b"\x00\x0bgrpc-status\x010";
 
     #[test]
-    fn calls_complete_in_any_order() {
+    fn grpc_calls_complete_in_any_order() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("127.0.0.1:1".to_owned(), &mut out);
         assert!(out.starts_with(PREFACE));
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn large_messages_wait_for_flow_control() {
+    fn large_grpc_messages_wait_for_flow_control() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         out.clear();
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_and_settings_are_acknowledged() {
+    fn http2_pings_and_settings_are_acknowledged() {
         let mut out = Vec::new();
         let mut http2 = Http2::start("a".to_owned(), &mut out);
         out.clear();

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn sequential_uniform_and_latest_keys_match_distribution() {
+    fn sequential_uniform_and_latest_keys_follow_their_distribution() {
         let inserts = Inserts::after(10);
         assert_eq!(draws(Distribution::Sequential, 4, &inserts, 6), [0, 1, 2, 3, 0, 1]);
         let counts = shares(&draws(Distribution::Uniform, 10, &inserts, 100_000));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_the_requested_length() {
+    fn generated_keys_have_the_requested_length() {
         let key = |key, length| {
             let mut out = Vec::new();
             write_key(&mut out, key, length);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_a_value_is_verified() {
+    fn every_byte_of_a_value_that_is_read_is_verified() {
         let values = Values::new(40, &mut Rng::new(1));
         let mut value = Vec::new();
         values.write(&mut value, 0xAB00_0000_0000_0001);

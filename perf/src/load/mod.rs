@@ -152,7 +152,7 @@ fn print(arguments: &Arguments, record: &LoadRecord) -> anyhow::Result<()> {
     };
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.context("cannot print the results")
+    written.context("cannot print the results to standard output")
 }
 
 fn write_json(path: &Path, record: &LoadRecord) -> anyhow::Result<()> {

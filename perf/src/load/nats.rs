@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_matched_to_requests_in_any_order() {
+    fn nats_replies_are_matched_to_requests_in_any_order() {
         let mut nats = with_requests(3);
         let mut out = Vec::new();
         let stored = b"MSG i.1 1 28\r\n{\"stream\":\"KV_perf\",\"seq\":1}\r\n";
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_requests_are_reported_as_errors() {
+    fn requests_refused_by_nats_are_reported_as_errors() {
         let error = b"{\"error\":{\"code\":503},\"seq\":0}";
         assert!(matches!(reply(b"", error), Reply::Error(_)));
         assert!(matches!(reply(b"", b"{}"), Reply::Error(_)));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_lines_are_rejected() {
+    fn invalid_nats_protocol_lines_are_rejected() {
         for text in [
             "-ERR 'Authorization Violation'\r\n",
             "MSG i.7 1 0\r\n\r\n",

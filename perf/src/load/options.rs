@@ -194,34 +194,35 @@ impl Arguments {
             .collect::<anyhow::Result<Vec<SocketAddr>>>()?;
         ensure!(
             (self.wait.is_none() && self.wait_aof.is_none()) || protocol == Protocol::Redis,
-            "--wait, --wait-aof: WAIT and WAITAOF are Redis commands; leave them out, as etcd \
-             and NATS always wait for a quorum"
+            "--wait and --wait-aof need a redis:// target, because WAIT and WAITAOF are Redis \
+             commands; leave them out, as etcd and NATS always wait for a quorum"
         );
         let mix = Mix::parse(&self.workload)?;
         ensure!(
             protocol != Protocol::Nats || !mix.has(Kind::Scan),
-            "--workload {}: NATS has no scan of its keys; use a to d, f, set or get",
+            "--workload {} contains scans, which NATS does not support; use a to d, f, set or get",
             self.workload
         );
         let kind = match (self.rate, self.closed) {
             (Some(rate), _) => {
                 ensure!(
                     rate.is_finite() && rate > 0.0 && rate <= RATE_MAX,
-                    "--rate {rate}: give operations per second, more than 0 and at most {RATE_MAX}"
+                    "--rate {rate}: the operations per second must be greater than 0 and at most \
+                     {RATE_MAX}"
                 );
                 Loop::Open
             }
             (None, true) => Loop::Closed,
             (None, false) => bail!(
-                "give --rate N for N operations per second (open loop), or --closed to send \
-                 the next request whenever a reply arrives"
+                "neither --rate nor --closed is given; use --rate N for N operations per second \
+                 (open loop), or --closed to send the next request whenever a reply arrives"
             ),
         };
         self.check_counts()?;
         let seconds = |name: &str, value: f64, least: f64| {
             ensure!(
                 value.is_finite() && value >= least && value <= 1e6,
-                "--{name} {value}: give at least {least} seconds"
+                "--{name} {value}: must be from {least} to 1000000 seconds"
             );
             Ok(Duration::from_secs_f64(value))
         };
@@ -229,7 +230,7 @@ impl Arguments {
         if let Some(rate) = self.rate {
             ensure!(
                 rate * self.seconds >= 1.0,
-                "--rate {rate}: no operation is due within --seconds {}; raise one of them",
+                "--rate {rate}: less than one operation in --seconds {}; increase one of the two",
                 self.seconds
             );
         }
@@ -240,7 +241,8 @@ impl Arguments {
         }
         ensure!(
             !self.verify || self.value_size >= MARK_BYTES,
-            "--verify needs values with a unique mark; give --value-size {MARK_BYTES} or more"
+            "--verify needs values that begin with a unique number of {MARK_BYTES} digits; give \
+             --value-size {MARK_BYTES} or more"
         );
         Ok(Plan {
             protocol,
@@ -284,8 +286,8 @@ impl Arguments {
             self.fail_if.iter().map(|text| Condition::parse(text)).collect::<Result<_, _>>()?;
         ensure!(
             kind == Loop::Open || !conditions.iter().any(Condition::needs_a_rate),
-            "--fail-if achieved in percent: a closed loop has no intended rate; give \
-             operations per second, as in achieved<1000"
+            "--fail-if: `achieved` in percent compares with --rate, which a closed loop does not \
+             have; give operations per second, as in achieved<1000"
         );
         Ok(conditions)
     }
@@ -294,7 +296,8 @@ impl Arguments {
         let target = &self.target;
         let (scheme, rest) = target.split_once("://").with_context(|| {
             format!(
-                "--target {target}: give redis://HOST:PORT (Bowline or Redis) or etcd://HOST:PORT"
+                "--target {target}: must be redis://HOST:PORT (Bowline or Redis), etcd://HOST:PORT \
+                 or nats://HOST:PORT"
             )
         })?;
         let protocol = match scheme {
@@ -309,7 +312,10 @@ impl Arguments {
 
     fn check_counts(&self) -> anyhow::Result<()> {
         let within = |name: &str, value: usize, least: usize, most: usize| {
-            ensure!((least..=most).contains(&value), "--{name} {value}: give {least} to {most}");
+            ensure!(
+                (least..=most).contains(&value),
+                "--{name} {value}: must be from {least} to {most}"
+            );
             Ok(())
         };
         within("connections", self.connections, 1, CONNECTIONS_MAX)?;
@@ -319,19 +325,21 @@ impl Arguments {
         within("value-size", self.value_size, 0, VALUE_BYTES_MAX)?;
         ensure!(
             self.threads <= self.connections,
-            "--threads {}: each thread needs a connection, and there are {}",
+            "--threads {}: each thread needs a connection, but --connections is {}; lower \
+             --threads or raise --connections",
             self.threads,
             self.connections
         );
         let keys_max = keys_max(self.key_size) / 2;
         ensure!(
             (1..=keys_max).contains(&self.keys),
-            "--keys {}: give 1 to {keys_max}, or a larger --key-size",
+            "--keys {}: must be from 1 to {keys_max} with this --key-size; give a larger \
+             --key-size for more keys",
             self.keys
         );
         ensure!(
             self.theta > 0.0 && self.theta <= 5.0,
-            "--theta {}: give more than 0 and at most 5",
+            "--theta {}: must be greater than 0 and at most 5",
             self.theta
         );
         Ok(())
@@ -340,12 +348,13 @@ impl Arguments {
     fn check_history(&self, mix: &Mix) -> anyhow::Result<()> {
         ensure!(
             self.value_size >= MARK_BYTES,
-            "--history needs values with a unique mark; give --value-size {MARK_BYTES} or more"
+            "--history needs values that begin with a unique number of {MARK_BYTES} digits; give \
+             --value-size {MARK_BYTES} or more"
         );
         ensure!(
             !mix.has(Kind::Insert) && !mix.has(Kind::Scan),
-            "--history supports reads and writes of single keys that exist at the start; use \
-             --workload a, b, c or f"
+            "--history records only reads and writes of keys that exist at the start, but \
+             --workload contains inserts or scans; use --workload a, b, c or f"
         );
         ensure!(
             self.wait_aof.is_none(),
@@ -353,7 +362,8 @@ impl Arguments {
         );
         ensure!(
             !self.no_preload,
-            "--history: the checker must know the initial values; leave out --no-preload"
+            "--history excludes --no-preload, because `perf check` must know the initial values of \
+             all keys; leave out --no-preload"
         );
         Ok(())
     }
@@ -362,7 +372,7 @@ impl Arguments {
 fn look_up(address: &str) -> anyhow::Result<SocketAddr> {
     let found = address
         .to_socket_addrs()
-        .with_context(|| format!("--target: `{address}` is not a HOST:PORT that can be resolved"))?
+        .with_context(|| format!("--target: cannot resolve `{address}`, which must be HOST:PORT"))?
         .next();
-    found.with_context(|| format!("--target: `{address}` has no address"))
+    found.with_context(|| format!("--target: the host name in `{address}` has no IP address"))
 }

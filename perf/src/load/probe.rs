@@ -62,11 +62,14 @@ pub(crate) fn probe(plan: &mut Plan) -> anyhow::Result<Target> {
     for (socket, address) in redis_sockets.iter().zip(&plan.addresses) {
         match redis(*socket, plan, &mut target) {
             Ok(None) => return Ok(target),
-            Ok(Some(missing)) => bail!("{address}: {missing}"),
+            Ok(Some(missing)) => bail!("server {address} cannot run this load: {missing}"),
             Err(error) => failures.push(format!("{address}: {error}")),
         }
     }
-    bail!("no server replies: {}; start a server there, or give --target", failures.join(", "))
+    bail!(
+        "no server replies: {}; start a server at one of these addresses, or give another --target",
+        failures.join(", ")
+    )
 }
 
 /// Asks a Redis server for its name, version and settings, and stores them in `target`. Returns a

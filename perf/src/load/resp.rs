@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reply_type_is_parsed_once_complete() {
+    fn every_reply_type_is_parsed_only_when_complete() {
         assert_eq!(whole("+OK\r\n"), Reply::Done);
         assert_eq!(whole(":12\r\n"), Reply::Done);
         assert_eq!(whole("-ERR no\r\n"), Reply::Error(b"ERR no"));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_replies_are_rejected() {
+    fn invalid_redis_replies_are_rejected() {
         for text in ["HTTP/1.1 400\r\n", "\r\n", "$x\r\n", "$99999999999\r\n", "$1\r\nabc", "+\n"] {
             assert_eq!(read(text.as_bytes()), Err(Broken), "{text:?}");
         }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_are_split_into_elements() {
+    fn redis_arrays_are_split_into_elements() {
         let list = b"*3\r\n:7\r\n$2\r\nab\r\n*1\r\n+x\r\n";
         let expected =
             [Reply::Value(Some(b"7")), Reply::Value(Some(b"ab")), Reply::List(b"*1\r\n+x\r\n")];
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_arrays_of_bulk_strings() {
+    fn redis_requests_are_encoded_as_arrays_of_bulk_strings() {
         let mut out = Vec::new();
         write_request(&mut out, &[b"GET", b"k"]);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");

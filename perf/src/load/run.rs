@@ -71,7 +71,7 @@ pub(crate) fn execute(
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
-            .context("cannot install a handler for Ctrl-C")?;
+            .context("cannot install the signal handler for Ctrl-C")?;
     }
     let plan = Arc::new(plan.clone());
     let clock = Clock::start();
@@ -98,7 +98,9 @@ pub(crate) fn execute(
     stop.store(true, Ordering::Relaxed);
     let _ = start.set((0, 0));
     for thread in threads {
-        thread.join().map_err(|_| anyhow::anyhow!("a thread of the load generator panicked"))?;
+        thread.join().map_err(|_| {
+            anyhow::anyhow!("a thread of the load generator panicked; see its message above")
+        })?;
     }
     collector.progress.clear();
     finished?;

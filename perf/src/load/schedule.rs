@@ -4,8 +4,8 @@
 //! There is no queue of due requests: a request that cannot be sent in time simply stays in the
 //! schedule, and its latency is still measured from its due time.
 
-/// One thread's part of an open loop's schedule: with N threads, every N-th request of the run. All
-/// times are in nanoseconds since the start of the run.
+/// One thread's part of the schedule of an open loop: with N threads, every N-th request of the run
+/// belongs to the thread. All times are in nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     first: u64,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_due_at_a_constant_interval() {
+    fn open_loop_requests_are_due_at_a_constant_interval() {
         assert_eq!(
             all(Schedule::new(7, SECOND, 4.0, 0, 1)),
             [7, 250_000_007, 500_000_007, 750_000_007]
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_one_schedule() {
+    fn load_threads_share_one_request_schedule() {
         let mut shared: Vec<u64> = (0..3)
             .flat_map(|thread| all(Schedule::new(5, 2 * SECOND, 1_000.0, thread, 3)))
             .collect();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn late_requests_keep_their_due_time() {
+    fn requests_sent_late_keep_their_scheduled_time() {
         let mut schedule = Schedule::new(0, SECOND, 10.0, 0, 1);
         assert_eq!(schedule.backlog(0), 1);
         schedule.take();

@@ -283,15 +283,22 @@ impl LoadRecord {
             schema: String,
             schema_version: u32,
         }
-        let head: Head = serde_json::from_str(text).context("not JSON of `perf load`")?;
-        ensure!(head.schema == SCHEMA, "JSON with schema `{}`, expected `{SCHEMA}`", head.schema);
+        let head: Head = serde_json::from_str(text).context(
+            "not JSON of `perf load`: the field `schema` or `schema_version` is missing or invalid",
+        )?;
+        ensure!(
+            head.schema == SCHEMA,
+            "JSON with the schema `{}`, so not results of `perf load`, whose schema is `{SCHEMA}`",
+            head.schema
+        );
         ensure!(
             head.schema_version == SCHEMA_VERSION,
-            "version {} of the schema, and this program reads {SCHEMA_VERSION}; use the program \
-             that wrote it",
+            "results of `perf load` have schema version {}, but this program reads only version \
+             {SCHEMA_VERSION}; use the version of perf that wrote them",
             head.schema_version
         );
-        serde_json::from_str(text).context("JSON of `perf load` with a field missing or wrong")
+        serde_json::from_str(text)
+            .context("results of `perf load` with a field missing or of the wrong type")
     }
 }
 
@@ -300,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_or_incompatible_result_json_is_rejected() {
+    fn result_json_of_another_program_or_version_is_rejected() {
         let error = |text: &str| format!("{:#}", LoadRecord::parse(text).unwrap_err());
         assert!(error("{}").contains("not JSON of `perf load`"));
         assert!(error(r#"{"schema":"x","schema_version":1}"#).contains("schema `x`"));

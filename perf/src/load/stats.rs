@@ -57,7 +57,7 @@ impl Stats {
         }
     }
 
-    /// Returns whether no operation has been counted and none is overdue.
+    /// Returns whether these statistics count no operation and no operation is overdue.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts == Counts::default() && self.backlog == 0
     }
@@ -95,7 +95,7 @@ impl Stats {
         all
     }
 
-    /// Returns the histograms that latencies are reported from: response times in an open loop
+    /// Returns the histograms from which latencies are reported: response times in an open loop
     /// (`open` is true), service times in a closed loop.
     pub(crate) fn main(&self, open: bool) -> &[Histogram<u64>; 5] {
         if open { &self.response } else { &self.service }

@@ -73,8 +73,8 @@ impl Mix {
             "get" => built_in("get", [1.0, 0.0, 0.0, 0.0, 0.0], Uniform),
             shares if shares.contains('=') => Mix::parse_shares(shares),
             _ => bail!(
-                "--workload {text}: give a to f (YCSB), set, get, or shares such as \
-                 read=90,update=10"
+                "--workload {text}: unknown workload; use a to f (YCSB), set, get, or shares such \
+                 as read=90,update=10"
             ),
         }
     }
@@ -85,17 +85,22 @@ impl Mix {
             let (name, share) = part.split_once('=').unwrap_or((part, ""));
             let kind = KINDS.iter().find(|kind| kind.name() == name).with_context(|| {
                 let names = KINDS.map(Kind::name).join(", ");
-                format!("--workload {text}: unknown kind of operation `{name}`; give {names}")
+                format!(
+                    "--workload {text}: unknown kind of operation `{name}`; valid kinds are {names}"
+                )
             })?;
             let number: f64 = share.parse().unwrap_or(f64::NAN);
             ensure!(
                 number.is_finite() && number >= 0.0,
-                "--workload {text}: invalid share `{share}`"
+                "--workload {text}: invalid share `{share}`; must be a number that is at least 0"
             );
             shares[kind.place()] += number;
         }
         let sum: f64 = shares.iter().sum();
-        ensure!(sum > 0.0, "--workload {text}: all shares are 0");
+        ensure!(
+            sum > 0.0,
+            "--workload {text}: all shares of operations are 0; give at least one above 0"
+        );
         let shares = shares.map(|share| share / sum);
         Ok(Mix { name: "mix".to_owned(), shares, distribution: Distribution::Uniform })
     }

@@ -53,13 +53,20 @@ pub(crate) struct Arguments {
 /// operation failed.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (at, loss) in arguments.losses.iter().enumerate() {
-        ensure!((0.0..=90.0).contains(loss), "--losses has {loss}: give percentages from 0 to 90");
-        ensure!(!arguments.losses[..at].contains(loss), "--losses has {loss} twice; give it once");
+        ensure!(
+            (0.0..=90.0).contains(loss),
+            "--losses {loss}: each percentage must be from 0 to 90"
+        );
+        ensure!(
+            !arguments.losses[..at].contains(loss),
+            "--losses names {loss} twice; name each percentage once"
+        );
     }
     for system in &arguments.only {
         ensure!(
             system.processes() > 1,
-            "{} is a single process without packets to lose; leave it out of --only",
+            "--only {}: this system is a single process, which sends no packets to lose; leave it \
+             out",
             system.name()
         );
     }
@@ -87,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn enter() -> anyhow::Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "only root can create network namespaces; run it with sudo"
+        "`perf lossy` needs root to create network namespaces; run it with sudo"
     );
     for (program, package) in [
         ("unshare", "util-linux"),
@@ -97,10 +104,12 @@ fn enter() -> anyhow::Result<ExitCode> {
     ] {
         ensure!(
             find_program(program).is_some(),
-            "{program} is not installed (Debian package: {package})"
+            "`perf lossy` needs the program {program}, which is not installed (Debian package: \
+             {package})"
         );
     }
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let program = std::env::current_exe()
+        .context("cannot determine the path of the program `perf`, which is to be started again")?;
     let error = Command::new("unshare")
         .arg("--net")
         .arg("--")
@@ -108,5 +117,5 @@ fn enter() -> anyhow::Result<ExitCode> {
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "yes")
         .exec();
-    bail!("cannot start unshare: {error}")
+    bail!("cannot start `unshare`, which creates a network namespace: {error}")
 }

@@ -28,8 +28,8 @@ pub(super) struct Net {
     link: Option<Link>,
     /// Name of the TCP congestion control algorithm of all hosts.
     congestion_control: String,
-    /// Error of the attempt to make hosts send each TCP segment as a packet of its own, so that
-    /// they may send larger packets; `None` if the attempt succeeded.
+    /// Error message if the hosts could not be made to send each TCP segment as a packet of its
+    /// own, in which case they may combine segments into larger packets; `None` if they could.
     large_packets: Option<String>,
 }
 
@@ -57,8 +57,10 @@ impl Net {
             large_packets: None,
         };
         run("ip", &["link", "set", "lo", "up"], None)?;
-        run("ip", &["link", "add", "bridge", "type", "bridge"], None)
-            .context("cannot create a bridge here; this needs Linux with bridges and veth")?;
+        run("ip", &["link", "add", "bridge", "type", "bridge"], None).context(
+            "cannot create a network bridge; `perf lossy` needs a Linux kernel with bridges \
+             and veth",
+        )?;
         let own = format!("{}/24", address(BRIDGE_NUMBER));
         run("ip", &["address", "add", &own, "dev", "bridge"], None)?;
         run("ip", &["link", "set", "bridge", "up"], None)?;
@@ -78,7 +80,8 @@ impl Net {
     }
 
     fn add_host(&mut self, number: u8) -> anyhow::Result<()> {
-        let unshare = find_program("unshare").context("unshare is not installed")?;
+        let unshare = find_program("unshare")
+            .context("the program unshare is not installed (Debian package: util-linux)")?;
         let mut holder = command(&unshare, None);
         holder.args(["--net", "--", "sleep", "infinity"]);
         let holder = Child::start("namespace holder", holder, Path::new("/dev/null"))?;
@@ -104,7 +107,10 @@ impl Net {
     /// Returns an error if this kernel does not support setting the minimum TCP retransmission
     /// timeout (RTO); `None` if it does.
     pub(super) fn rto_min_error(&self) -> Option<anyhow::Error> {
-        let set = |ms| self.set_routes(ms).context("cannot set a minimal retransmission timer");
+        let set = |ms| {
+            self.set_routes(ms)
+                .context("cannot set the minimum TCP retransmission timeout (RTO) of a route")
+        };
         set(Some(5)).and_then(|()| set(None)).err()
     }
 
@@ -218,28 +224,31 @@ fn rules(loss: f64) -> String {
 /// short time after its start.
 fn await_own_network(id: u32) -> anyhow::Result<()> {
     let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net"));
-    let ours = network("self").context("cannot read /proc/self/ns/net")?;
+    let ours = network("self")
+        .context("cannot read the network namespace of this process from /proc/self/ns/net")?;
     for _ in 0..NAMESPACE_TRIES {
         if network(&id.to_string()).is_ok_and(|theirs| theirs != ours) {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    anyhow::bail!("process {id} did not enter its network namespace within 2.5 s")
+    anyhow::bail!("process {id} of `unshare` did not enter a new network namespace within 2.5 s")
 }
 
 fn in_network(program: &str, within: Option<u32>) -> anyhow::Result<Command> {
-    let path = find_program(program).with_context(|| format!("{program} is not installed"))?;
+    let path = find_program(program).with_context(|| {
+        format!("the program {program} is not installed; install it to use `perf lossy`")
+    })?;
     Ok(command(&path, within))
 }
 
 fn run(program: &str, arguments: &[&str], within: Option<u32>) -> anyhow::Result<()> {
     let output = in_network(program, within)?.args(arguments).stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot start {program}"))?;
+    let output = output.with_context(|| format!("cannot start the program {program}"))?;
     let message = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "`{program} {}` failed: {}",
+        "the command `{program} {}` failed: {}",
         arguments.join(" "),
         message.trim()
     );
@@ -256,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offload_states_are_parsed_from_ethtool_output() {
+    fn network_offload_states_are_parsed_from_ethtool_output() {
         let text = "Features for eth0:\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: on\n\
             generic-segmentation-offload: on [fixed]\n";
         assert_eq!(
@@ -267,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn only_packets_from_replicas_are_dropped() {
+    fn packet_loss_rules_drop_only_packets_from_replicas() {
         let lossy = rules(0.125);
         assert!(lossy.contains("ip saddr != 10.99.0.254 numgen random mod 100000 < 12500"));
         assert!(!rules(0.0).contains("drop") && rules(0.0).contains("flush ruleset"));

@@ -41,7 +41,8 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         if is_log(&path) && named(&path.with_extension("json")) {
             continue;
         }
-        let input = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let input =
+            read(path).with_context(|| format!("cannot use the result file {}", path.display()))?;
         inputs.push(input);
     }
     let runs = inputs.iter_mut().filter_map(|input| match input {
@@ -65,10 +66,12 @@ fn number_duplicates(mut runs: Vec<&mut Run>) {
 }
 
 fn read(path: &Path) -> anyhow::Result<Input> {
-    let size = fs::metadata(path).context("no such file, or not readable")?.len();
+    let size = fs::metadata(path)
+        .context("no such file, or it cannot be opened; check its path and permissions")?
+        .len();
     ensure!(size > 0, "the file is empty");
     ensure!(size <= FILE_BYTES_MAX, "the file has {size} bytes; the limit is {FILE_BYTES_MAX}");
-    let bytes = fs::read(path).context("not readable; check its permissions")?;
+    let bytes = fs::read(path).context("cannot read the file; check its permissions")?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = stem.unwrap_or_else(|| "run".to_owned());
     if bytes.starts_with(b"#") || path.extension().is_some_and(|ending| ending == "hlog") {
@@ -76,11 +79,11 @@ fn read(path: &Path) -> anyhow::Result<Input> {
         run.fill_gaps();
         return Ok(Input::Run(Box::new(run)));
     }
-    let value: Value =
-        serde_json::from_slice(&bytes).context("neither JSON nor an interval log (.hlog)")?;
+    let value: Value = serde_json::from_slice(&bytes)
+        .context("the file is neither JSON nor an interval log (.hlog)")?;
     let mut run = match &value["schema"] {
         Value::String(kind) if kind == schema::SCHEMA => {
-            let text = std::str::from_utf8(&bytes).context("not UTF-8")?;
+            let text = std::str::from_utf8(&bytes).context("the JSON is not valid UTF-8")?;
             from_load(LoadRecord::parse(text)?)
         }
         Value::String(kind) if kind == results::SCHEMA => {
@@ -89,18 +92,21 @@ fn read(path: &Path) -> anyhow::Result<Input> {
         Value::Number(version) if value.get("report").is_some() => {
             ensure!(
                 version.as_u64() == Some(1),
-                "JSON of `perf sim` with schema version {version}; this program reads 1"
+                "results of `perf sim` have schema version {version}, but this program reads only \
+                 version 1; use the version of perf that wrote them"
             );
             from_sim(value)?
         }
         _ => bail!(
-            "JSON, but not of `perf load`, `perf sim`, `perf compare` or `perf lossy`: \
-             unknown `schema`"
+            "JSON with an unknown `schema`, so not results of `perf load`, `perf sim`, `perf \
+             compare` or `perf lossy`"
         ),
     };
     let log = path.with_extension("hlog");
     if let Ok(bytes) = fs::read(&log) {
-        let log = read_log(&name, &bytes).with_context(|| format!("in {}", log.display()))?;
+        let log = read_log(&name, &bytes).with_context(|| {
+            format!("invalid interval log {}, which belongs to these results", log.display())
+        })?;
         add_details(&mut run, log);
     }
     run.fill_gaps();
@@ -108,8 +114,8 @@ fn read(path: &Path) -> anyhow::Result<Input> {
 }
 
 /// Replaces the time intervals of a run with those of its interval log, which have histograms. Also
-/// takes the latency curves from the log, unless one of the run's own curves has more than 10
-/// points.
+/// takes the latency curves from the log, unless the JSON contained a detailed curve of more than
+/// 10 points.
 fn add_details(run: &mut Run, log: Run) {
     let detailed = |curve: &Curve| curve.points.len() > 10;
     if !run.curves.iter().any(detailed) {
@@ -127,7 +133,8 @@ fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
     let mut intervals: BTreeMap<u128, (f64, Histogram<u64>)> = BTreeMap::new();
     let mut kinds: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
     for entry in IntervalLogIterator::new(bytes) {
-        let entry = entry.map_err(|error| anyhow::anyhow!("not an interval log: {error:?}"))?;
+        let entry =
+            entry.map_err(|error| anyhow::anyhow!("not an interval log (.hlog): {error:?}"))?;
         match entry {
             LogEntry::StartTime(time) => began = Some(time),
             LogEntry::BaseTime(_) => (),
@@ -135,36 +142,46 @@ fn read_log(name: &str, bytes: &[u8]) -> anyhow::Result<Run> {
                 let at = interval.start_timestamp().as_micros();
                 let coded = BASE64_STANDARD
                     .decode(interval.encoded_histogram())
-                    .context("a histogram is not base64")?;
-                let mut histogram: Histogram<u64> = deserializer
-                    .deserialize(&mut &coded[..])
-                    .map_err(|error| anyhow::anyhow!("a histogram is corrupt: {error}"))?;
+                    .context("a histogram in the interval log is not valid base64")?;
+                let mut histogram: Histogram<u64> =
+                    deserializer.deserialize(&mut &coded[..]).map_err(|error| {
+                        anyhow::anyhow!("a histogram in the interval log is corrupt: {error}")
+                    })?;
                 // Resizable, so that histograms with longer latencies can be added.
                 histogram.auto(true);
                 let tag = interval.tag().map_or("all", |tag| tag.as_str());
                 add(&mut kinds, tag.to_owned(), &histogram)?;
                 let length = interval.duration().as_secs_f64();
-                ensure!(length > 0.0, "an interval has length 0");
+                ensure!(length > 0.0, "a time interval in the interval log has length 0");
                 match intervals.get_mut(&at) {
                     Some((longest, sum)) => {
                         *longest = longest.max(length);
-                        sum.add(&histogram).context("histograms with incompatible bounds")?;
+                        sum.add(&histogram).context(
+                            "cannot add up two histograms of the interval log, because their value \
+                             ranges differ",
+                        )?;
                     }
                     None => {
                         intervals.insert(at, (length, histogram));
                     }
                 }
-                ensure!(intervals.len() <= INTERVALS_MAX, "more than {INTERVALS_MAX} intervals");
+                ensure!(
+                    intervals.len() <= INTERVALS_MAX,
+                    "the interval log has more than {INTERVALS_MAX} time intervals, the most that \
+                     a chart can show"
+                );
             }
         }
     }
-    ensure!(!intervals.is_empty(), "the log has no intervals");
+    ensure!(!intervals.is_empty(), "the interval log contains no intervals");
     // Some tools log the time since the start of the run, others the time since 1970.
     let first = intervals.keys().next().copied().unwrap_or_default();
     let base = if first > 1_000_000_000_000_000 { first } else { 0 };
     let mut whole = kinds.values().next().expect("there is an interval").clone();
     for other in kinds.values().skip(1) {
-        whole.add(other).context("histograms with incompatible bounds")?;
+        whole.add(other).context(
+            "cannot add up two histograms of the interval log, because their value ranges differ",
+        )?;
     }
     let mut curves = vec![Curve::of("all", &whole)];
     if kinds.len() > 1 {
@@ -192,7 +209,9 @@ fn add(
     histogram: &Histogram<u64>,
 ) -> anyhow::Result<()> {
     match sums.get_mut(&kind) {
-        Some(sum) => sum.add(histogram).context("histograms with incompatible bounds")?,
+        Some(sum) => sum.add(histogram).context(
+            "cannot add up two histograms of the interval log, because their value ranges differ",
+        )?,
         None => {
             sums.insert(kind, histogram.clone());
         }
@@ -370,7 +389,7 @@ impl SimLatency {
 
 fn from_sim(value: Value) -> anyhow::Result<Run> {
     let sim: Sim = serde_json::from_value(value)
-        .context("JSON of `perf sim` with a field missing or of the wrong type")?;
+        .context("results of `perf sim` with a field missing or of the wrong type")?;
     let mut facts = Vec::new();
     fact(&mut facts, "command", sim.command.join(" "));
     fact(&mut facts, "revision", sim.revision.unwrap_or_default());
@@ -411,8 +430,8 @@ fn from_sim(value: Value) -> anyhow::Result<Run> {
 /// Reads a file of events to mark in charts. Each line contains the seconds since the start of the
 /// run, followed by a description. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the file {} of --marks", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#')
@@ -422,7 +441,8 @@ pub(crate) fn read_marks(path: &Path) -> anyhow::Result<Vec<Mark>> {
         let at_s = at.parse().ok().filter(|at: &f64| at.is_finite() && *at >= 0.0);
         let at_s = at_s.with_context(|| {
             format!(
-                "{}:{}: expected seconds since the start of the run, as in `4.5 leader killed`",
+                "--marks {}, line {}: must begin with the seconds since the start of the run, as \
+                 in `4.5 leader killed`",
                 path.display(),
                 number + 1
             )

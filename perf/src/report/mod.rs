@@ -90,7 +90,7 @@ fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
         .collect();
     ensure!(
         runs.len() <= RUNS_MAX,
-        "{} runs are too many for one chart; give at most {RUNS_MAX}",
+        "{} runs are too many for one chart; give at most {RUNS_MAX} result files",
         runs.len()
     );
     let mut add = |ending: String, svg: Option<Svg>| {
@@ -112,6 +112,9 @@ fn draw(inputs: &[Input]) -> anyhow::Result<Vec<(String, Svg)>> {
     for (number, run) in runs.iter().take(HEAT_MAPS_MAX).enumerate() {
         add(format!("heat-{}", number + 1), charts::heat(run));
     }
-    ensure!(!drawn.is_empty(), "nothing to draw: no run has a successful operation");
+    ensure!(
+        !drawn.is_empty(),
+        "nothing to draw: none of the given runs has a successful operation"
+    );
     Ok(drawn)
 }

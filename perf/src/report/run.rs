@@ -121,7 +121,8 @@ impl Run {
     }
 
     /// Fills gaps between time intervals with intervals without replies. Result files may omit
-    /// these, and a chart would draw a line across the gap, as if there had been replies.
+    /// intervals without replies, and a chart would then draw a line across the gap, as if replies
+    /// had arrived.
     pub(crate) fn fill_gaps(&mut self) {
         let recorded = std::mem::take(&mut self.intervals);
         for interval in recorded {
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_filled_with_empty_intervals() {
+    fn gaps_in_results_over_time_are_filled_with_empty_intervals() {
         let second = |at_s| Interval { count: 5, ..Interval::empty(at_s, 1.0) };
         let mut run = Run { intervals: [0.0, 1.0, 4.0, 5.0].map(second).into(), ..Run::default() };
         run.fill_gaps();

@@ -68,7 +68,7 @@ impl Scale {
     }
 
     /// Returns a scale of quantiles for a distribution of `samples` samples, of which it assumes at
-    /// least 5. It ends half a sample below 100 %.
+    /// least 5. The scale ends below 100 % by half of one sample.
     pub(crate) fn nines(samples: u64) -> Scale {
         Scale::Nines { nines: (2.0 * samples.max(5) as f64).log10() }
     }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_map_values_to_axis_positions() {
+    fn chart_scales_map_values_to_axis_positions() {
         let linear = Scale::from_zero(93.0);
         assert_eq!(linear, Scale::Linear { low: 0.0, high: 100.0 });
         near(linear.place(25.0), 0.25);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn degenerate_value_ranges_make_valid_scales() {
+    fn degenerate_value_ranges_make_valid_chart_scales() {
         for high in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(Scale::from_zero(high), Scale::from_zero(1.0), "{high}");
         }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn axis_ticks_are_round_numbers() {
+    fn chart_axis_ticks_are_round_numbers() {
         assert_eq!(labels(Scale::from_zero(93.0), amount), ["0", "20", "40", "60", "80", "100"]);
         let close = Scale::log_around([0.000_31, 0.004]);
         assert_eq!(labels(close, duration), ["200 µs", "500 µs", "1 ms", "2 ms", "5 ms"]);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_formatted_with_three_digits() {
+    fn numbers_are_formatted_with_three_significant_digits() {
         let amounts = [0.0, 0.033, 7.5, 999.0, 9_990.0, 22_600.0, 161_000.0, 1_250_000.0];
         let texts = ["0", "0.033", "7.5", "999", "9990", "22.6 k", "161 k", "1.25 M"];
         assert_eq!(amounts.map(amount), texts);

@@ -138,8 +138,8 @@ impl Svg {
         self.add(format_args!(r#"<path d="{path}Z" class="{class}"/>"#));
     }
 
-    /// Begins a group of SVG elements with the name `name`; [`Svg::end_group`] ends it. Tests and
-    /// tools find the elements of a chart by the names of groups.
+    /// Begins a group of SVG elements with the name `name`; [`Svg::end_group`] ends it. By these
+    /// names, tests and tools find the elements of a chart.
     pub(crate) fn begin_group(&mut self, class: &str, name: &str) {
         let name = escape(name);
         self.add(format_args!(r#"<g class="{class}" data-name="{name}">"#));

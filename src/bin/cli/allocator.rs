@@ -26,5 +26,9 @@ pub(super) fn restart_with_settings() {
     let (Some(name), Ok(program)) = (arguments.next(), std::env::current_exe()) else { return };
     let error = Command::new(program).arg0(name).args(arguments).env(VARIABLE, SETTINGS).exec();
     // Without the settings the server is only slower.
-    tracing::warn!(%error, "allocator settings not applied: cannot start this program again");
+    tracing::warn!(
+        %error,
+        "memory allocator settings not applied, because the program could not execute itself \
+         again; it runs without them"
+    );
 }

@@ -107,19 +107,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle Ctrl-C")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("cannot install the signal handler for Ctrl-C")?;
     }
     let last_port = arguments.port.checked_add(PEER_PORT_OFFSET + arguments.replicas);
     ensure!(
         arguments.port > 0 && last_port.is_some(),
-        "--port {} does not fit {} replicas and their peer ports {PEER_PORT_OFFSET} above; choose \
-         a port between 1024 and 60000",
+        "--port {}: not enough ports for {} replicas, whose peer ports are {PEER_PORT_OFFSET} \
+         above their client ports; choose a port between 1024 and 60000",
         arguments.port,
         arguments.replicas
     );
     ensure!(
         arguments.replace.is_none() || folder::exists(&arguments.dir),
-        "--replace: no cluster in {}; check --dir",
+        "--replace: there is no cluster in {}; check --dir",
         arguments.dir.display()
     );
     let cluster = folder::open_or_create(&arguments.dir, arguments.replicas)?;
@@ -142,7 +143,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn members(arguments: &Arguments, cluster: u128) -> anyhow::Result<Vec<Member>> {
-    let program = std::env::current_exe().context("cannot determine the path of this program")?;
+    let program = std::env::current_exe()
+        .context("cannot determine the path of the program `bowline`, to start replicas with it")?;
     let peer_address =
         |id: u16| format!("{id}=127.0.0.1:{}", arguments.port + PEER_PORT_OFFSET + id - 1);
     let peers: Vec<String> = (1..=arguments.replicas).map(peer_address).collect();
@@ -185,7 +187,11 @@ impl Member {
     fn start(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| {
-            format!("cannot write {}; check its permissions", self.log.display())
+            format!(
+                "cannot open the log file {} of replica {}; check its permissions",
+                self.log.display(),
+                self.id
+            )
         })?;
         // The replica exits when its standard input is closed, so that it does not outlive this
         // process.
@@ -204,9 +210,9 @@ impl Member {
     /// whether a leader has been elected.
     fn check(&mut self, up: bool, arguments: &Arguments) -> anyhow::Result<()> {
         if let Some(child) = &mut self.child
-            && let Some(status) = child
-                .try_wait()
-                .with_context(|| format!("cannot wait for the process of replica {}", self.id))?
+            && let Some(status) = child.try_wait().with_context(|| {
+                format!("cannot get the exit status of the process of replica {}", self.id)
+            })?
         {
             self.child = None;
             let is_damage = status.code() == Some(EXIT_DAMAGED.into());

@@ -14,8 +14,9 @@ use bowline::types::NodeId;
 
 use super::settings::Settings;
 
-/// Smallest free disk space, in bytes, that the setting `disk-reserve` can preserve; 0 turns it
-/// off. With less, the next segment of the log might not fit.
+/// Minimum value in bytes of the setting `disk-reserve`, which preserves this much free disk space;
+/// the value 0 turns the setting off. With a smaller reserve, the next segment of the log might not
+/// fit.
 const DISK_RESERVE_MIN: u64 = 16 << 20;
 /// Minimum size of a cluster in which a replica that lost its data can rejoin. The replica does not
 /// vote at first, so the others must be a majority without it.
@@ -40,7 +41,7 @@ impl Settings {
     ) -> anyhow::Result<T> {
         let setting = self.get(name).expect("a setting of this name exists");
         let Some(text) = &setting.value else {
-            bail!("--{name} is required: {expected}");
+            bail!("--{name} is required: give {expected}");
         };
         parse(text).with_context(|| {
             format!("invalid {name} `{text}` (from {}): expected {expected}", setting.origin)
@@ -72,9 +73,9 @@ impl Settings {
         })
     }
 
-    /// Returns whether this start creates the replica's files, and how: as `--bootstrap` or as
-    /// `--rejoin` says. `None` means that the replica's files exist. `members` is the number of
-    /// replicas in the cluster.
+    /// Returns how this start creates the replica's files: as for a new cluster (`--bootstrap`) or
+    /// for a replica that lost its folder (`--rejoin`); `None` if neither is given, because the
+    /// files exist already. `members` is the number of replicas in the cluster.
     fn bootstrap(&self, members: usize) -> anyhow::Result<Option<Bootstrap>> {
         let flag = |name| self.parse(name, "true or false", |text| text.parse().ok());
         match (flag("bootstrap")?, flag("rejoin")?) {
@@ -106,10 +107,15 @@ impl Settings {
         )?;
         for (at, (peer, address)) in peers.iter().enumerate() {
             for (other, other_address) in &peers[..at] {
-                ensure!(peer != other, "--peers names replica {} twice", peer.0);
+                ensure!(
+                    peer != other,
+                    "--peers names replica {} twice; each replica id must occur once",
+                    peer.0
+                );
                 ensure!(
                     address != other_address,
-                    "--peers gives replicas {} and {} the same address {address}",
+                    "--peers gives replicas {} and {} the same address {address}; each needs its \
+                     own",
                     other.0,
                     peer.0
                 );
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn own_id_is_removed_from_the_peer_list() {
+    fn own_replica_id_is_removed_from_the_peer_list() {
         let options = options("--id 4 --peers 1=127.0.0.1:8001,4=127.0.0.1:8004").unwrap();
         assert_eq!(options.peers, [(NodeId(1), "127.0.0.1:8001".parse().unwrap())]);
         assert_eq!(options.folder, PathBuf::from("bowline-data/replica-4"));
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_cluster_is_refused() {
+    fn cluster_with_too_many_replicas_is_refused() {
         let peer = |id: usize| format!("{id}=127.0.0.1:{}", 1_000 + id);
         let peers = |count: usize| (1..=count).map(peer).collect::<Vec<_>>().join(",");
         let flags = format!("--id 1 --peers {}", peers(REPLICAS_MAX + 1));
@@ -326,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn bootstrap_and_rejoin_exclude_each_other() {
+    fn bootstrap_and_rejoin_flags_exclude_each_other() {
         let peers = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3";
         let options = |flags: &str, variables| {
             let flags = format!("--id 1 --peers {peers} {flags}");

@@ -49,7 +49,10 @@ pub(super) fn run(
     runs: impl Iterator<Item = (Scenario, u64)>,
 ) -> anyhow::Result<(Vec<Report>, Option<ProcessError>)> {
     let options = Options {
-        program: arguments.replica.clone().context("--processes needs --replica PROGRAM")?,
+        program: arguments
+            .replica
+            .clone()
+            .context("--processes needs the path of the replica program; give --replica PROGRAM")?,
         protocol: match arguments.protocol {
             ProtocolName::Udp => Protocol::Udp,
             ProtocolName::Seqpacket => Protocol::SeqPacket,
@@ -61,7 +64,8 @@ pub(super) fn run(
             (false, false) => Output::Keep,
         },
     };
-    let interrupted = processes::interrupted_by_signals().context("cannot handle Ctrl-C")?;
+    let interrupted = processes::interrupted_by_signals()
+        .context("cannot install the signal handler for Ctrl-C")?;
     let mut reports = Vec::new();
     for (scenario, seed) in runs {
         let bar = progress_bar(&scenario, seed);

@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Without a handler the system kills a process that exceeds the limit on the size of files.
     // With one the write fails, and the log writer reports it.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
-        .context("cannot handle SIGXFSZ")?;
+        .context("cannot install a handler for SIGXFSZ, the signal of the limit on file sizes")?;
     let options = arguments.server.resolve(variable)?.options()?;
     if arguments.stop_with_stdin {
         std::thread::Builder::new().name("stdin".to_owned()).spawn(stop_with_stdin).context(

@@ -218,7 +218,7 @@ impl ServerArguments {
         {
             let known: Vec<&str> = rows.iter().map(|row| row.0).collect();
             bail!(
-                "{}: unknown setting `{unknown}`; the settings are {}",
+                "settings file {}: unknown setting `{unknown}`; the settings are {}",
                 path.display(),
                 known.join(", ")
             );
@@ -234,7 +234,8 @@ impl ServerArguments {
             } else if let Some((path, value)) = from_file {
                 let text = text_of(value).with_context(|| {
                     format!(
-                        "{}: `{name}` must be a string, a number, true, false or a list",
+                        "settings file {}: `{name}` must be a string, a number, true, false or a \
+                         list",
                         path.display()
                     )
                 })?;
@@ -299,7 +300,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flags_override_environment_file_and_defaults() {
+    fn flags_override_environment_settings_file_and_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bowline.toml");
         let text = "id = 4\nlisten = \"127.0.0.1:1\"\nthreads = \"fused\"\n\
@@ -330,7 +331,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn configuration_page_lists_every_setting() {
+    fn configuration_guide_lists_every_setting() {
         let page = include_str!("../../guide/configuration.md");
         let mut expected = Vec::new();
         for (name, default, _) in ServerArguments::default().rows() {

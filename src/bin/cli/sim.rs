@@ -85,8 +85,8 @@ fn show(reports: &[Report], json: bool) -> anyhow::Result<()> {
 }
 
 /// Returns the exit code of `bowline sim`: 1 if any of the runs failed, else 0. The verdict
-/// `Unlucky` is not a failure: too few gets could be generated, for which the replicas are not to
-/// blame.
+/// `Unlucky` is not a failure: the clients could generate too few gets, for which the replicas are
+/// not to blame.
 fn exit_code(reports: &[Report]) -> ExitCode {
     let failed = reports.iter().any(|report| report.verdict == Verdict::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn args_preserve_order_for_any_count() {
+    fn argument_lists_of_any_length_keep_their_order() {
         let all: Vec<String> = (0..9).map(|number| number.to_string()).collect();
         let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
         for count in 0..all.len() {

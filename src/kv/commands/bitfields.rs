@@ -7,9 +7,8 @@ use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the bitfield commands for the command registry: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The bitfield commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
 
@@ -93,8 +92,8 @@ impl Field {
         if self.signed { number << unused >> unused } else { number & ((1 << self.bits) - 1) }
     }
 
-    /// Returns the integer to store in the field when `number` is assigned to it. `overflow`
-    /// applies if `number` does not fit; `None` means that the field must not change.
+    /// Returns the integer to store in the field when `number` is assigned to it. `overflow` says
+    /// what to do if `number` does not fit; `None` means that the field must not change.
     fn kept(self, number: i128, overflow: Overflow) -> Option<i128> {
         let wrapped = self.wrapped(number);
         if wrapped == number {
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_wraps_saturates_or_fails() {
+    fn bitfield_overflow_wraps_saturates_or_fails() {
         let mut feeder = Feeder::new();
         let mut call = |args: &str| {
             let args: Vec<&str> = args.split(' ').collect();

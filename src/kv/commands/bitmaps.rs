@@ -2,20 +2,19 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, Scale, read, write};
 use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the bitmap commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The bitmap commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
-    write(96, "setbit", ONE_KEY, setbit),
+    write(96, "setbit", ONE_KEY, setbit).per(Scale::Values),
     read(97, "getbit", ONE_KEY, getbit),
-    read(98, "bitcount", ONE_KEY, bitcount),
-    read(99, "bitpos", ONE_KEY, bitpos),
-    write(100, "bitop", ALL_BUT_FIRST, bitop),
+    read(98, "bitcount", ONE_KEY, bitcount).per(Scale::Values),
+    read(99, "bitpos", ONE_KEY, bitpos).per(Scale::Values),
+    write(100, "bitop", ALL_BUT_FIRST, bitop).per(Scale::Values),
 ];
 
 /// Maximum length of a string value in bits.
@@ -252,7 +251,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn counts_and_searches_agree_with_a_bitwise_model() {
+    fn bitcount_and_bitpos_agree_with_a_bit_by_bit_model() {
         let value: Vec<u8> =
             (0..40_u8).map(|at| at.wrapping_mul(at) ^ (at / 9).wrapping_mul(0xFF)).collect();
         let value = [&[0xFF; 20][..], &value, &[0; 20]].concat();
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_without_a_change_keep_the_revision() {
+    fn bitmap_writes_without_a_change_keep_the_key_revision() {
         let mut feeder = Feeder::new();
         feeder.call("setbit", &["k", "7", "1"]);
         let revision = feeder.store.keyspace.revision_of(b"k");

@@ -10,9 +10,8 @@ use crate::kv::keyspace::clock::Millis;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the expiration commands for the command registry: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The expiration commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(32, "expire", ONE_KEY, expire),
     write(33, "pexpire", ONE_KEY, pexpire),
@@ -32,7 +31,7 @@ pub(in crate::kv) enum Unit {
     Millis,
 }
 
-/// The start from which an expiration argument is counted: now or 1970.
+/// The point in time from which an expiration argument is counted: now or 1970.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum From {
     /// The expiration argument is a TTL, counted from the current time of the replicated clock, as
@@ -43,7 +42,7 @@ pub(in crate::kv) enum From {
 }
 
 /// Converts an expiration argument `number` to milliseconds since 1970, which may be negative.
-/// `unit` is the argument's unit, and `from` the start from which it is counted. `None` on
+/// `unit` is the argument's unit, and `from` the point in time from which it is counted. `None` on
 /// overflow.
 pub(in crate::kv) fn moment(
     keyspace: &Keyspace,
@@ -210,9 +209,9 @@ fn pexpiretime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Returns the remaining TTL of a key, converted from milliseconds by `round`; -1 if the key does
 /// not expire, -2 if it does not exist. The second argument, which the server appends, contains the
-/// current reading of the replicated clock and its number of resets (8 bytes each, little endian).
-/// It is used instead of the state machine's own reading if it is later and belongs to the same
-/// number of resets.
+/// current reading of the replicated clock and the number of times that the clock has been reset (8
+/// bytes each, little endian). This reading is used instead of the state machine's own one if it is
+/// later and the numbers of resets are equal.
 fn left(keyspace: &Keyspace, args: &Args<'_>, round: fn(Millis) -> Millis) -> Answer {
     let reading = args.get(1)?.split_first_chunk::<8>();
     let (millis, resets) =

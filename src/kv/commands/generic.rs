@@ -4,19 +4,20 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{
+    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write,
+};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::slot::slot_of;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the generic commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The generic commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(0, "type", ONE_KEY, kind),
     read(1, "randomkey", NO_KEYS, random_key),
-    read(2, "memory|usage", ONE_KEY, memory_usage),
+    read(2, "memory|usage", ONE_KEY, memory_usage).per(Scale::Values),
     write(3, "rename", TWO_KEYS, rename),
     write(4, "renamenx", TWO_KEYS, renamenx),
     write(5, "copy", TWO_KEYS, copy),
@@ -24,11 +25,11 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(7, "object|refcount", ONE_KEY, refcount),
     read(8, "object|idletime", ONE_KEY, idletime),
     read(9, "object|freq", ONE_KEY, freq),
-    write(10, "del", ALL_KEYS, del),
+    write(10, "del", ALL_KEYS, del).per(Scale::Values),
     read(11, "exists", ALL_KEYS, exists),
     read(12, "dbsize", NO_KEYS, dbsize),
-    write(13, "flushall", NO_KEYS, flushall),
-    read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot),
+    write(13, "flushall", NO_KEYS, flushall).per(Scale::Keyspace),
+    read(14, "cluster|countkeysinslot", NO_KEYS, count_keys_in_slot).per(Scale::Keyspace),
 ];
 
 /// Runs `DEL key [key ...]` and `UNLINK`, which are the same command here: removes keys and frees
@@ -78,8 +79,8 @@ fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Type(keyspace.value_type(args.get(0)?)))
 }
 
-/// Runs `RANDOMKEY`: returns a random key. The random seed determines the key by its hash, and not
-/// by its position in a hash table, so that all replicas choose the same key.
+/// Runs `RANDOMKEY`: returns a random key. The random seed selects the key by the key's hash and
+/// not by its position in a hash table, so that all replicas choose the same key.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());

@@ -4,27 +4,26 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{Answer, ONE_KEY, Row, Scale, read, write};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::hash::Hash;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the hash commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The hash commands of the state machine: number, name, key positions and function of each. Append
+/// new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(112, "hset", ONE_KEY, hset),
     read(113, "hget", ONE_KEY, hget),
     write(114, "hdel", ONE_KEY, hdel),
     read(115, "hlen", ONE_KEY, hlen),
-    read(116, "hgetall", ONE_KEY, hgetall),
+    read(116, "hgetall", ONE_KEY, hgetall).per(Scale::Values),
     write(117, "hsetnx", ONE_KEY, hsetnx),
     write(118, "hmset", ONE_KEY, hmset),
     read(119, "hmget", ONE_KEY, hmget),
-    read(120, "hkeys", ONE_KEY, hkeys),
-    read(121, "hvals", ONE_KEY, hvals),
+    read(120, "hkeys", ONE_KEY, hkeys).per(Scale::Values),
+    read(121, "hvals", ONE_KEY, hvals).per(Scale::Values),
     read(122, "hexists", ONE_KEY, hexists),
     read(123, "hstrlen", ONE_KEY, hstrlen),
     write(124, "hincrby", ONE_KEY, hincrby),
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_of_hash_is_independent_of_its_history() {
+    fn hash_digest_depends_only_on_fields_and_values() {
         let (mut one, mut other) = (filled(3), Feeder::new());
         one.call("hdel", &["h", "f1"]);
         for args in [["h", "f2", "x"], ["h", "f0", "0"], ["h", "f2", "2"]] {
@@ -415,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_keep_field_order() {
+    fn snapshots_keep_the_field_order_of_hashes() {
         for large in [false, true] {
             let mut feeder = filled(20);
             if large {

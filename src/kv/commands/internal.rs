@@ -8,9 +8,8 @@ use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, Row, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 
-/// Table of the internal commands for the command registry: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The internal commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(296, "revisions", ALL_KEYS, revisions),
     write(297, "refuse", NO_KEYS, refuse),
@@ -31,7 +30,7 @@ fn revisions(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 
 /// Runs `refuse text`: changes nothing and returns the error `text`. If the server rejects a
 /// command inside a `ONCE` request of a client session, it submits this command instead, so that
-/// the session stores the error as the outcome of the request. Clients cannot call it.
+/// the session stores the error as the result of the request. Clients cannot call it.
 fn refuse(_store: &mut Keyspace, args: &Args<'_>) -> Answer {
     Ok(Outcome::Error(Bytes::copy_from_slice(args.get(0)?)))
 }

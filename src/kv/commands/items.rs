@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::BufMut;
 
-/// Length in bytes of the length field in front of each item of an encoded list.
+/// Length in bytes of the length field in front of each byte string of an encoded list.
 const LENGTH_BYTES: usize = 4;
 
 /// Maximum number of arguments that [`Arguments`] stores in an array instead of borrowing a slice.
@@ -16,7 +16,8 @@ const INLINE: usize = 2;
 
 /// An encoded list of byte strings, such as the arguments of a command, borrowed from a buffer.
 ///
-/// Invariant: the lengths of the items in the encoding add up to its total length.
+/// Invariant: the lengths of the byte strings in the encoding, with their length fields, add up to
+/// its total length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Items<'a> {
     bytes: &'a [u8],
@@ -29,7 +30,7 @@ pub struct ItemsBuffer {
 }
 
 /// The arguments of a command: either an encoded list, or byte strings that are not encoded yet.
-/// Both forms are equal if they contain the same arguments.
+/// Two values are equal if they contain the same arguments, whatever their forms are.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a>(Form<'a>);
 
@@ -46,8 +47,8 @@ impl<'a> Items<'a> {
         Some(Items::check_counted(bytes)?.0)
     }
 
-    /// Returns `bytes` as an encoded list, and the number of its items; `None` if they are not a
-    /// valid encoding.
+    /// Returns `bytes` as an encoded list, and the number of byte strings in the list; `None` if
+    /// they are not a valid encoding.
     pub(in crate::kv) fn check_counted(bytes: &'a [u8]) -> Option<(Items<'a>, usize)> {
         let (mut rest, mut count) = (bytes, 0);
         while !rest.is_empty() {
@@ -57,7 +58,7 @@ impl<'a> Items<'a> {
         Some((Items { bytes }, count))
     }
 
-    /// Iterates over the items of the list, in order.
+    /// Iterates over the byte strings of the list, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.bytes;
         std::iter::from_fn(move || {
@@ -67,8 +68,8 @@ impl<'a> Items<'a> {
         })
     }
 
-    /// Iterates over the items two at a time: first and second, third and fourth, and so on. Omits
-    /// the last item if the number of items is odd.
+    /// Iterates over the byte strings of the list two at a time: first and second, third and
+    /// fourth, and so on. Omits the last byte string if their number is odd.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut items = self.iter();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
@@ -80,14 +81,14 @@ impl<'a> Items<'a> {
     }
 }
 
-/// Splits the first item off an encoded list. Returns the item and the remaining encoded list;
-/// `None` if the list is empty or malformed.
+/// Splits the first byte string off an encoded list. Returns the byte string and the remaining
+/// encoded list; `None` if the list is empty or malformed.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
-/// Appends `item` to the encoded list in `out`.
+/// Appends the byte string `item` to the encoded list in `out`.
 pub(in crate::kv) fn put_item(item: &[u8], out: &mut impl BufMut) {
     out.put_slice(&length_of(item));
     out.put_slice(item);
@@ -98,12 +99,12 @@ fn length_of(item: &[u8]) -> [u8; LENGTH_BYTES] {
 }
 
 impl ItemsBuffer {
-    /// Appends an item to the list.
+    /// Appends the byte string `item` to the list.
     pub fn push(&mut self, item: &[u8]) {
         put_item(item, &mut self.bytes);
     }
 
-    /// Returns the encoded list of all items that were added.
+    /// Returns the encoded list of all byte strings that were added.
     pub fn items(&self) -> Items<'_> {
         Items { bytes: &self.bytes }
     }
@@ -249,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_round_trip_through_their_encoding() {
+    fn argument_lists_round_trip_through_their_encoding() {
         let wanted: [&[u8]; 4] = [b"a", b"", b"\0\0\0\0", b"a longer one"];
         let buffer: ItemsBuffer = wanted.into_iter().collect();
         let items = Items::check(buffer.items().bytes()).unwrap();
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_or_inconsistent_item_lists_are_rejected() {
+    fn truncated_or_inconsistent_argument_lists_are_rejected() {
         let buffer: ItemsBuffer = [&b"abc"[..], b"de"].into_iter().collect();
         let bytes = buffer.items().bytes();
         for length in (1..bytes.len()).filter(|length| *length != 7) {
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_compare_and_encode_equally_in_every_form() {
+    fn argument_lists_are_equal_in_memory_and_encoded_form() {
         let slices: &[&[u8]] = &[b"key", b""];
         let buffer: ItemsBuffer = slices.iter().copied().collect();
         let forms: [Arguments<'_>; 3] =

@@ -7,26 +7,26 @@
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::row::{Answer, NO_KEYS, Row, read};
+use crate::kv::commands::row::{Answer, NO_KEYS, Row, Scale, read};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::entry::KeyEntry;
 use crate::kv::keyspace::shards::SCAN_END;
 use crate::kv::values::glob;
 
-/// Table of the `KEYS` and `SCAN` commands for the command registry: number, name, key positions
-/// and function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The `KEYS` and `SCAN` commands of the state machine: number, name, key positions and function of
+/// each. Append new commands at the end with the next number, because log entries contain the
+/// numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
-    &[read(24, "keys", NO_KEYS, keys), read(25, "scan", NO_KEYS, scan_keys)];
+    &[read(24, "keys", NO_KEYS, keys).per(Scale::Keyspace), read(25, "scan", NO_KEYS, scan_keys)];
 
 /// Maximum number of keys that one `SCAN` call examines, even if its `COUNT` is higher. Keys with
 /// equal scan positions (low bits of the hash) are examined together, so a call may exceed the
 /// maximum slightly.
 const LOOKED_AT_MAX: usize = 1 << 14;
 
-/// Runs `KEYS pattern`: returns the matching keys. Examines all keys, and no other command is
-/// applied meanwhile: some tenths of a second for a million keys. `SCAN` avoids this.
+/// Runs `KEYS pattern`: returns the matching keys. Examines all keys, which takes some tenths of a
+/// second for a million keys; no other command is applied meanwhile. `SCAN` avoids this.
 fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {

@@ -4,14 +4,13 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{Answer, Row, TWO_KEYS, read};
+use crate::kv::commands::row::{Answer, Row, Scale, TWO_KEYS, read};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the `LCS` command for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
-pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs)];
+/// The `LCS` command of the state machine: its number, name, key positions and function. Append new
+/// commands at the end with the next number, because log entries contain the numbers.
+pub(in crate::kv) const COMMANDS: &[Row] = &[read(88, "lcs", TWO_KEYS, lcs).per(Scale::Values)];
 
 /// Maximum size of the table that `LCS` computes, in cells: about the product of the lengths of the
 /// two strings in bytes. Longer strings are refused, because no other command is applied while

@@ -4,14 +4,13 @@ use bytes::Bytes;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::list::{End, List};
 use crate::kv::values::number::parse_integer;
 
-/// Table of the list commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The list commands of the state machine: number, name, key positions and function of each. Append
+/// new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(152, "lpush", ONE_KEY, lpush),
     write(153, "rpush", ONE_KEY, rpush),
@@ -20,15 +19,15 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(156, "lpop", ONE_KEY, lpop),
     write(157, "rpop", ONE_KEY, rpop),
     read(158, "llen", ONE_KEY, llen),
-    read(159, "lrange", ONE_KEY, lrange),
+    read(159, "lrange", ONE_KEY, lrange).per(Scale::Values),
     read(160, "lindex", ONE_KEY, lindex),
     write(161, "lset", ONE_KEY, lset),
-    write(162, "linsert", ONE_KEY, linsert),
-    write(163, "lrem", ONE_KEY, lrem),
-    write(164, "ltrim", ONE_KEY, ltrim),
+    write(162, "linsert", ONE_KEY, linsert).per(Scale::Values),
+    write(163, "lrem", ONE_KEY, lrem).per(Scale::Values),
+    write(164, "ltrim", ONE_KEY, ltrim).per(Scale::Values),
     write(165, "rpoplpush", TWO_KEYS, rpoplpush),
     write(166, "lmove", TWO_KEYS, lmove),
-    read(167, "lpos", ONE_KEY, lpos),
+    read(167, "lpos", ONE_KEY, lpos).per(Scale::Values),
     write(168, "lmpop", NO_KEYS.and_counted_at(0), lmpop),
 ];
 
@@ -128,7 +127,7 @@ fn pop(keyspace: &mut Keyspace, args: &Args<'_>, end: End, command: &str) -> Ans
     })
 }
 
-/// Removes and returns up to `count` values from one end of the list at a key, all of them as
+/// Removes and returns up to `count` values from one end of the list at a key, each wrapped in
 /// `Some`. Returns an empty vector if the key does not exist.
 fn pop_many(
     keyspace: &mut Keyspace,
@@ -287,8 +286,8 @@ fn lmove(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Removes a value from the end `off` of the list at the key `from`, and adds it at the end `onto`
-/// of the list at the key `to`; both keys may be equal. The outcome is the moved value; null if
-/// `from` does not exist.
+/// of the list at the key `to`; the two keys may be equal. Returns the moved value; null if `from`
+/// does not exist.
 fn move_one(keyspace: &mut Keyspace, from: &[u8], to: &[u8], off: End, onto: End) -> Answer {
     if keyspace.collection::<List>(from)?.is_none() {
         return Ok(Outcome::Value(None));

@@ -25,13 +25,13 @@ pub enum Outcome {
     Values(Vec<Option<Bytes>>),
     /// The command was refused for this reason, and nothing was changed.
     Refused(Refusal),
-    /// The request repeats one that was applied before, whose outcome is no longer stored.
+    /// The request repeats a request that was applied before and whose outcome is no longer stored.
     Forgotten,
     /// The type of a key's value; `None` if the key does not exist.
     Type(Option<ValueType>),
     /// A floating-point number.
     Double(Double),
-    /// Null instead of a list (a null array in RESP2).
+    /// Null in place of a list (a null array in RESP2).
     NoList,
     /// The command failed with this error text, which begins with an error code such as `ERR`.
     /// Nothing was changed.

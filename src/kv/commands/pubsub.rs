@@ -6,9 +6,8 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::commands::row::{Answer, NO_KEYS, Row, write};
 use crate::kv::keyspace::Keyspace;
 
-/// Table of the Pub/Sub commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The Pub/Sub commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[write(288, "publish", NO_KEYS, publish)];
 
 /// Runs `PUBLISH channel message`: records the message for this replica's subscribers of the

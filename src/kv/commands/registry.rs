@@ -7,15 +7,15 @@ use std::fmt;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Outcome;
-use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run};
+use crate::kv::commands::row::{KeyPositions, NO_KEYS, Row, Run, Scale};
 use crate::kv::commands::{
     bitfields, bitmaps, expiration, generic, hashes, internal, keys, lcs, lists, pubsub, sets,
     sorted_sets, strings,
 };
 use crate::kv::keyspace::Keyspace;
 
-/// The commands of all groups, such as list commands or hash commands. Each group has a range of
-/// command numbers, which the test `numbers_are_grouped` lists.
+/// All commands of the state machine, in groups such as list commands or hash commands. Each group
+/// has a range of command numbers, which the test `numbers_are_grouped` lists.
 const GROUPS: &[&[Row]] = &[
     generic::COMMANDS,
     keys::COMMANDS,
@@ -56,7 +56,8 @@ const fn by_number() -> [Option<CommandId>; NUMBERS] {
     all
 }
 
-/// A registered command of the state machine, as a reference to its row in the command registry.
+/// A command of the state machine, as a reference to its row (number, name, key positions and
+/// function) in the table of all commands.
 #[derive(Clone, Copy)]
 pub struct CommandId(&'static Row);
 
@@ -111,6 +112,11 @@ impl CommandId {
     /// Returns the positions of the keys among the command's arguments.
     pub const fn keys(self) -> KeyPositions {
         self.0.keys
+    }
+
+    /// Returns what the running time of the command is proportional to.
+    pub(in crate::kv) fn scale(self) -> Scale {
+        self.0.scale
     }
 
     /// Returns whether the command is read-only, so that it needs no log entry.
@@ -185,6 +191,22 @@ mod tests {
             assert_eq!(CommandId::numbered(row.number), Some(command));
         }
         assert_eq!((CommandId::named("nonesuch"), CommandId::numbered(u16::MAX)), (None, None));
+    }
+
+    #[test]
+    fn guide_lists_the_commands_that_take_long() {
+        let page = include_str!("../../guide/operations.md");
+        for (row, scale) in [
+            ("| all values at the command's keys |", Scale::Values),
+            ("| the number of all keys |", Scale::Keyspace),
+        ] {
+            let line = page.lines().find_map(|line| line.strip_prefix(row)).unwrap();
+            let listed: Vec<String> =
+                line.split('`').skip(1).step_by(2).map(str::to_lowercase).collect();
+            let commands = GROUPS.iter().copied().flatten().filter(|row| row.scale == scale);
+            let names: BTreeSet<String> = commands.map(|row| row.name.replace('|', " ")).collect();
+            assert!(listed.iter().eq(&names), "{listed:?} instead of {names:?}");
+        }
     }
 
     /// Logs hold these numbers.

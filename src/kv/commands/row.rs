@@ -9,7 +9,8 @@ use crate::kv::keyspace::Keyspace;
 /// which case it has changed nothing.
 pub(in crate::kv) type Answer = Result<Outcome, Refusal>;
 
-/// A row of the command registry: a command's number, name, key positions and function.
+/// A row of the table of all commands of the state machine: a command's number, name, key positions
+/// and function.
 #[derive(Debug)]
 pub(in crate::kv) struct Row {
     /// Number that identifies the command in log entries and snapshots. It must never change, and
@@ -18,10 +19,23 @@ pub(in crate::kv) struct Row {
     /// Name of the command in lower case, of the form `command|subcommand` for a subcommand.
     pub(in crate::kv) name: &'static str,
     pub(in crate::kv) keys: KeyPositions,
+    pub(in crate::kv) scale: Scale,
     pub(in crate::kv) run: Run,
 }
 
-/// The function that runs a command of the registry.
+/// What the running time of a command is proportional to, at most. By this, a long command can be
+/// recognized before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kv) enum Scale {
+    /// The arguments of the command; each takes constant or logarithmic time.
+    Arguments,
+    /// The arguments, and all values at the command's keys.
+    Values,
+    /// All keys of the keyspace.
+    Keyspace,
+}
+
+/// The function that runs a command of the state machine.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kv) enum Run {
     /// The function of a read-only command, which needs no log entry.
@@ -74,8 +88,8 @@ impl KeyPositions {
         KeyPositions { count: Count::ToEnd, first, step, counted_at: None }
     }
 
-    /// Returns these key positions, extended by the keys after a `numkeys` argument at `position`.
-    /// The value of this argument is the number of the keys.
+    /// Returns these key positions, extended by the keys after the `numkeys` argument at
+    /// `position`. The value of the `numkeys` argument is the number of these keys.
     pub(in crate::kv) const fn and_counted_at(mut self, position: u8) -> KeyPositions {
         self.counted_at = Some(position);
         self
@@ -125,23 +139,32 @@ impl KeyPositions {
     }
 }
 
-/// Returns the registry row of a read-only command. `number` identifies the command in log entries.
+impl Row {
+    /// Returns this row for a command whose running time is proportional to `scale`.
+    pub(in crate::kv) const fn per(mut self, scale: Scale) -> Row {
+        self.scale = scale;
+        self
+    }
+}
+
+/// Returns the row of a read-only command for the table of all commands of the state machine.
+/// `number` identifies the command in log entries.
 pub(in crate::kv) const fn read(
     number: u16,
     name: &'static str,
     keys: KeyPositions,
     run: fn(&Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, run: Run::Read(run) }
+    Row { number, name, keys, scale: Scale::Arguments, run: Run::Read(run) }
 }
 
-/// Returns the registry row of a command that may change the state. `number` identifies the command
-/// in log entries.
+/// Returns the row of a command that may change the state, for the table of all commands of the
+/// state machine. `number` identifies the command in log entries.
 pub(in crate::kv) const fn write(
     number: u16,
     name: &'static str,
     keys: KeyPositions,
     run: fn(&mut Keyspace, &Args<'_>) -> Answer,
 ) -> Row {
-    Row { number, name, keys, run: Run::Write(run) }
+    Row { number, name, keys, scale: Scale::Arguments, run: Run::Write(run) }
 }

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_parsed_as_in_redis() {
+    fn scan_cursors_are_parsed_as_in_redis() {
         for (text, wanted) in [
             ("0", Some(0)),
             ("", Some(0)),

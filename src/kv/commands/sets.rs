@@ -8,33 +8,34 @@ use indexmap::IndexSet;
 
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{
+    ALL_KEYS, Answer, NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write,
+};
 use crate::kv::commands::scan::{self, Options};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::number::parse_integer;
 use crate::kv::values::set::{SCANNED_AT_ONCE_MAX, Set};
 
-/// Table of the set commands for the command registry: number, name, key positions and function of
-/// each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The set commands of the state machine: number, name, key positions and function of each. Append
+/// new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(192, "sadd", ONE_KEY, sadd),
     write(193, "srem", ONE_KEY, srem),
     read(194, "scard", ONE_KEY, scard),
     read(195, "sismember", ONE_KEY, sismember),
     read(196, "smismember", ONE_KEY, smismember),
-    read(197, "smembers", ONE_KEY, smembers),
+    read(197, "smembers", ONE_KEY, smembers).per(Scale::Values),
     write(198, "spop", ONE_KEY, spop),
     read(199, "srandmember", ONE_KEY, srandmember),
     write(200, "smove", TWO_KEYS, smove),
-    read(201, "sinter", ALL_KEYS, sinter),
-    read(202, "sunion", ALL_KEYS, sunion),
-    read(203, "sdiff", ALL_KEYS, sdiff),
-    write(204, "sinterstore", ALL_KEYS, sinterstore),
-    write(205, "sunionstore", ALL_KEYS, sunionstore),
-    write(206, "sdiffstore", ALL_KEYS, sdiffstore),
-    read(207, "sintercard", NO_KEYS.and_counted_at(0), sintercard),
+    read(201, "sinter", ALL_KEYS, sinter).per(Scale::Values),
+    read(202, "sunion", ALL_KEYS, sunion).per(Scale::Values),
+    read(203, "sdiff", ALL_KEYS, sdiff).per(Scale::Values),
+    write(204, "sinterstore", ALL_KEYS, sinterstore).per(Scale::Values),
+    write(205, "sunionstore", ALL_KEYS, sunionstore).per(Scale::Values),
+    write(206, "sdiffstore", ALL_KEYS, sdiffstore).per(Scale::Values),
+    read(207, "sintercard", NO_KEYS.and_counted_at(0), sintercard).per(Scale::Values),
     read(208, "sscan", ONE_KEY, sscan),
 ];
 
@@ -254,8 +255,8 @@ fn joined(keyspace: &Keyspace, args: &Args<'_>, how: Join) -> Answer {
 }
 
 /// Applies the set operation `how` to the sets at the keys from the second argument on. Stores the
-/// result at the key in the first argument, or removes this key if the result is empty. The outcome
-/// is the number of members of the result. `event` is the name of the keyspace notification.
+/// result at the key in the first argument, or removes this key if the result is empty. Returns the
+/// number of members of the result. `event` is the name of the keyspace notification.
 fn join_into(keyspace: &mut Keyspace, args: &Args<'_>, how: Join, event: &'static str) -> Answer {
     let to = args.get(0)?;
     let members = join(keyspace, args.rest(1), how)?;
@@ -455,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn set_digest_is_independent_of_command_history() {
+    fn set_digest_depends_only_on_the_members() {
         let mut one = Feeder::new();
         one.call("sadd", &["s", "a", "b"]);
         one.call("sadd", &["t", "c", "b"]);

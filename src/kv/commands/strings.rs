@@ -7,33 +7,34 @@ use bytes::Bytes;
 use crate::kv::commands::args::Args;
 use crate::kv::commands::expiration::{From, Unit, invalid, moment};
 use crate::kv::commands::outcome::{Outcome, Refusal};
-use crate::kv::commands::row::{ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, read, write};
+use crate::kv::commands::row::{
+    ALL_KEYS, Answer, KEYS_AND_VALUES, ONE_KEY, Row, Scale, read, write,
+};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
 
-/// Table of the string commands for the command registry: number, name, key positions and function
-/// of each. Append new commands at the end with the next number, because log entries contain the
-/// numbers.
+/// The string commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(48, "set", ONE_KEY, set_with_options),
     write(49, "setex", ONE_KEY, setex),
     write(50, "psetex", ONE_KEY, psetex),
     write(51, "getex", ONE_KEY, getex),
     write(52, "msetnx", KEYS_AND_VALUES, msetnx),
-    write(53, "setrange", ONE_KEY, setrange),
+    write(53, "setrange", ONE_KEY, setrange).per(Scale::Values),
     read(54, "getrange", ONE_KEY, getrange),
     read(55, "substr", ONE_KEY, getrange),
     write(56, "incrbyfloat", ONE_KEY, incrbyfloat),
-    write(57, "delex", ONE_KEY, delex),
+    write(57, "delex", ONE_KEY, delex).per(Scale::Values),
     read(58, "get", ONE_KEY, get),
     write(59, "setnx", ONE_KEY, setnx),
     write(60, "getset", ONE_KEY, getset),
     write(61, "getdel", ONE_KEY, getdel),
     read(62, "mget", ALL_KEYS, mget),
     write(63, "mset", KEYS_AND_VALUES, mset),
-    write(64, "append", ONE_KEY, append),
+    write(64, "append", ONE_KEY, append).per(Scale::Values),
     read(65, "strlen", ONE_KEY, strlen),
     write(66, "incr", ONE_KEY, incr),
     write(67, "decr", ONE_KEY, decr),
@@ -42,7 +43,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
 ];
 
 /// Maximum length of a string value, in bytes: 512 MiB, Redis's default for `proto-max-bulk-len`.
-/// Affects the replicated state, so it must be equal on all replicas.
+/// The replicated state depends on this limit, so it must be equal on all replicas.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// The condition of a `SET` command, given by the options `NX` and `XX`.
@@ -153,8 +154,8 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     add(keyspace, args.get(0)?, amount)
 }
 
-/// Adds `amount` to the integer at a key, which counts as 0 if the key does not exist, and keeps
-/// the key's expiration time. The outcome is the sum.
+/// Adds `amount` to the integer at a key (0 if the key does not exist), and keeps the key's
+/// expiration time. Returns the sum.
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
@@ -181,7 +182,8 @@ enum Ttl<'w> {
 impl<'w> Ttl<'w> {
     /// Parses `option` if it is `EX`, `PX`, `EXAT` or `PXAT`, with its argument `next`. Returns
     /// false, and changes nothing, if it is another option, its argument is missing, or it
-    /// contradicts an earlier option. If the same option is repeated, the last one counts.
+    /// contradicts an earlier option. If the same option is given more than once, the last argument
+    /// is used.
     fn take(&mut self, option: &[u8], next: Option<&&'w [u8]>) -> bool {
         let is = |word: &str| option.eq_ignore_ascii_case(word.as_bytes());
         let Some((unit, number)) =
@@ -526,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn flushall_leaves_nothing_in_the_digest() {
+    fn digest_after_flushall_equals_that_of_an_empty_store() {
         let (mut cleared, mut empty) = (Feeder::new(), Feeder::new());
         cleared.call("set", &["k", "v"]);
         assert_eq!(cleared.call("flushall", &["async"]), Outcome::Done);

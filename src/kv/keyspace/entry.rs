@@ -21,8 +21,8 @@ use crate::kv::values::number::parse_integer;
 /// Approximate memory overhead of a heap allocation, in bytes: the allocator's bookkeeping and
 /// rounding.
 const ALLOCATION_BYTES: usize = 16;
-/// Size in bytes of the reference count and the length, which precede the header in the heap
-/// allocation of an entry.
+/// Size in bytes of the reference count and the length, which come before the header in the heap
+/// allocation of a keyspace entry.
 const COUNT_BYTES: usize = 16;
 /// Maximum length in bytes of a string for which `OBJECT ENCODING` returns `embstr`, as in Redis. A
 /// longer string is `raw`.
@@ -101,7 +101,8 @@ impl PackedMeta {
         PackedMeta(length << PackedMeta::REVISION_BITS | expires).with_revision(metadata.revision)
     }
 
-    /// Returns a copy of the packed metadata in which the revision is `revision`.
+    /// Returns a copy of the packed metadata in which the entry's revision (number of the operation
+    /// that last changed it) is `revision`.
     fn with_revision(self, revision: u64) -> PackedMeta {
         assert!(revision <= REVISION_MAX, "revision {revision} does not fit into an entry");
         PackedMeta(self.0 >> PackedMeta::REVISION_BITS << PackedMeta::REVISION_BITS | revision)
@@ -330,14 +331,20 @@ impl KeyEntry {
         with_expiry(content, self.expiry())
     }
 
+    /// Returns the memory usage of the value, in bytes: the length of a string, or the approximate
+    /// memory usage of a collection.
+    pub(in crate::kv) fn value_bytes(&self) -> usize {
+        self.collection().map_or_else(|| self.value().len(), Collection::bytes)
+    }
+
     /// Prefetches the entry: reads its memory so that it is loaded into the processor's cache.
     pub(in crate::kv) fn fetch(&self) {
         // Without `black_box`, the compiler would remove the reads.
         black_box((self.revision(), self.value().last().copied()));
     }
 
-    /// Prefetches the start of the entry, which contains the reference count: reads it so that it
-    /// is loaded into the processor's cache.
+    /// Prefetches the start of the entry, which contains the reference count: reads the start so
+    /// that it is loaded into the processor's cache.
     pub(in crate::kv) fn fetch_start(&self) {
         black_box(self.revision());
     }
@@ -548,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_entry_is_immutable() {
+    fn shared_key_entry_is_immutable() {
         let long = vec![1; COPIED_BYTES_MAX + 1];
         let mut entry = string(b"k", &long);
         let (view, reply) = (entry.clone(), entry.shared_value());

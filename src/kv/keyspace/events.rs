@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn recording_events_does_not_affect_the_state() {
+    fn recording_keyspace_events_does_not_affect_the_state() {
         let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
         recording.record_events(true, true);
         for keyspace in [&mut silent, &mut recording] {

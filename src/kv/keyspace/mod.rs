@@ -156,6 +156,12 @@ impl Keyspace {
         self.shards.find(hash, |_| true)
     }
 
+    /// Returns whether a change of `entry`, whose key has the hash `hash`, copies a collection
+    /// first, because a snapshot shares the collection.
+    pub(in crate::kv) fn is_shared(&self, hash: u64, entry: &KeyEntry) -> bool {
+        entry.collection().is_some_and(|it| self.shards.is_shared(hash) || it.is_shared())
+    }
+
     /// Returns the digest of the keyspace, for comparing replicas: the sum of the fingerprints
     /// (hashes) of all entries.
     pub(in crate::kv) fn digest(&self) -> Digest {

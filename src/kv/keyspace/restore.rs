@@ -20,8 +20,9 @@ use crate::kv::values::codec::{put_bytes, put_number, take_bytes, take_number};
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::key_hash;
 
-/// Number of low bits of `head`, the first number of an encoded entry, that are flags. The other
-/// bits say how many operations were applied after the one that last changed the entry.
+/// Number of flag bits: the lowest bits of `head`, the first number of an encoded keyspace entry.
+/// The other bits of `head` say how many operations were applied after the operation that last
+/// changed the entry.
 const FLAG_BITS: u32 = 2;
 const EXPIRES: u64 = 2;
 const IS_COLLECTION: u64 = 1;

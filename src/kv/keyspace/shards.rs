@@ -54,6 +54,11 @@ impl Shards {
         self.tables[shard_of(hash)].get().find(hash, is_it)
     }
 
+    /// Returns whether a snapshot shares the hash table (shard) for keys with the hash `hash`.
+    pub(in crate::kv) fn is_shared(&self, hash: u64) -> bool {
+        self.tables[shard_of(hash)].to_copy().is_some()
+    }
+
     /// Returns a mutable reference to the entry whose key has the hash `hash` and for which `is_it`
     /// returns true; `None` if there is none. Copies the entry's hash table first if a snapshot
     /// shares it.
@@ -65,9 +70,9 @@ impl Shards {
         table_mut(&mut self.tables[shard_of(hash)]).find_mut(hash, is_it)
     }
 
-    /// Finds the slot of an entry in its hash table and passes it to `put`, which replaces or
-    /// inserts the entry. The slot is occupied if there is an entry whose key has the hash `hash`
-    /// and for which `is_it` returns true; otherwise it is vacant.
+    /// Finds the place of an entry in its hash table and passes the place to `put`, which replaces
+    /// or inserts the entry. The place is occupied if there is an entry whose key has the hash
+    /// `hash` and for which `is_it` returns true; otherwise it is vacant.
     pub(in crate::kv) fn put(
         &mut self,
         hash: u64,

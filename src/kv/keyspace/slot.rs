@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_match_redis() {
+    fn hash_slots_match_redis() {
         // The standard check value of CRC16/XMODEM.
         assert_eq!(slot_of(b"123456789"), 0x31C3);
         assert_eq!(slot_of(b""), 0);

@@ -24,7 +24,7 @@ pub struct SnapshotReader {
     /// Number of bytes of the snapshot that have been decoded and removed from the buffer.
     consumed: u64,
     /// CRC-32C of the header and the blocks decoded so far, without the checksum at the end of each
-    /// block.
+    /// block. A block is a part of the snapshot with its own checksum.
     checksum: u32,
     header: Option<Header>,
     /// The state restored from the snapshot so far; `None` if the reader only verifies the
@@ -35,8 +35,8 @@ pub struct SnapshotReader {
     digest: Digest,
     /// Number of keyspace entries decoded from the snapshot so far.
     entries: u64,
-    /// Kind of the latest block (keyspace entries, batches, client sessions or end); 0 before the
-    /// first block.
+    /// Kind of the content of the latest block (part of the snapshot): keyspace entries, batches,
+    /// client sessions or end. 0 before the first block.
     kind: u8,
     ended: bool,
     /// Deliberate bug for mutation testing: if true, the checksums and the digest of the snapshot
@@ -184,8 +184,9 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Decodes and verifies the next block of the snapshot from the buffer. Returns false, and
-    /// changes nothing, if the buffer does not contain the whole block yet.
+    /// Decodes and verifies the next block (part of the snapshot with its own checksum) from the
+    /// buffer. Returns false, and changes nothing, if the buffer does not contain the whole block
+    /// yet.
     fn read_block(&mut self) -> Result<bool, SnapshotError> {
         let Some(head) = self.buffer.first_chunk::<BLOCK_HEAD_BYTES>() else { return Ok(false) };
         let mut fields = &head[..];
@@ -220,8 +221,9 @@ impl SnapshotReader {
         Ok(true)
     }
 
-    /// Decodes the next item of a block and removes it from the front of `items`. `kind` is the
-    /// kind of the block, such as keyspace entries. `None` if the item is malformed or a duplicate.
+    /// Decodes the first element of the block content `items`, and removes it from there. `kind`
+    /// says what a block's elements are: keyspace entries, batches or client sessions. `None` if
+    /// the element is malformed or a duplicate.
     fn read_item(&mut self, kind: u8, items: &mut &[u8]) -> Option<()> {
         let revision = self.header.map_or(0, |header| header.revision);
         let is_new = match (kind, &mut self.state) {

@@ -61,7 +61,7 @@ fn read(bytes: &[u8], piece: usize) -> Result<(StateMachine, SnapshotMark), Snap
 }
 
 #[test]
-fn state_is_restored_with_deduplication_and_sessions() {
+fn snapshot_restores_keys_deduplication_and_sessions() {
     let mut state = busy_state();
     let bytes = bytes_of(&state);
     for piece in [1, 7, 100, bytes.len()] {
@@ -92,7 +92,7 @@ fn state_is_restored_with_deduplication_and_sessions() {
 }
 
 #[test]
-fn log_index_or_revision_out_of_range_is_rejected() {
+fn snapshot_with_log_index_or_revision_out_of_range_is_rejected() {
     let read_header = |(index, revision)| {
         let (last, mut bytes) = (EntryId { term: crate::types::Term(3), index }, Vec::new());
         let _ = Blocks::header(last, revision, 0, 0, ReplicatedClock::default(), &mut |header| {
@@ -110,7 +110,7 @@ fn log_index_or_revision_out_of_range_is_rejected() {
 }
 
 #[test]
-fn many_entries_are_split_into_blocks() {
+fn snapshot_of_many_entries_is_split_into_blocks() {
     let mut state = StateMachine::default();
     for number in 0..5_000_u32 {
         let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
@@ -125,7 +125,7 @@ fn many_entries_are_split_into_blocks() {
 }
 
 #[test]
-fn view_is_immutable_while_the_state_changes() {
+fn snapshot_view_is_immutable_while_the_state_changes() {
     let mut state = StateMachine::default();
     let apply = |state: &mut StateMachine, number: u32, operation: Operation<'_>| {
         let key = RequestKey { client: ClientId(number), request: RequestId([1; 16]) };
@@ -189,7 +189,7 @@ fn bytes_of_any(state: &StateMachine) -> Vec<u8> {
 }
 
 #[test]
-fn every_bit_flip_and_truncation_is_detected() {
+fn every_bit_flip_and_truncation_of_a_snapshot_is_detected() {
     let bytes = bytes_of(&busy_state());
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
@@ -208,7 +208,7 @@ fn every_bit_flip_and_truncation_is_detected() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_are_rejected_without_panic(
+    fn decoding_arbitrary_bytes_as_a_snapshot_never_panics(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
         has_valid_prefix in any::<bool>(),
     ) {

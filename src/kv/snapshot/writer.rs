@@ -20,28 +20,30 @@ use crate::types::{EntryId, RequestKey};
 /// Number of keyspace entries that are prefetched together, before they are encoded.
 const PREFETCHED: usize = 64;
 
-/// A function that receives the encoded snapshot, one piece after another.
+/// A function that receives the encoded snapshot, one piece after another, for example to write it
+/// to a file.
 type Sink<'s> = &'s mut dyn FnMut(&[u8]);
 
-/// The encoder of a snapshot, which consists of a header and blocks.
+/// The encoder of a snapshot, which consists of a header and blocks (parts that each end with a
+/// checksum).
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     /// Number of bytes of the snapshot written so far.
     bytes: u64,
-    /// The encoded block that is being built.
+    /// The encoded block (part of the snapshot with its own checksum) that is being built.
     block: Vec<u8>,
     kind: u8,
     count: u32,
     /// CRC-32C of the header and the blocks written so far, without the checksum at the end of each
-    /// block.
+    /// block. A block is a part of the snapshot with its own checksum.
     checksum: u32,
     /// Number of operations that were applied to the state of the snapshot.
     revision: u64,
 }
 
 impl Blocks {
-    /// Writes the header of a snapshot to `sink`, and returns an encoder for the blocks that follow
-    /// the header.
+    /// Writes the header of a snapshot to `sink`, and returns an encoder for the blocks (parts with
+    /// checksums) that follow the header.
     pub(super) fn header(
         last: EntryId,
         revision: u64,
@@ -82,8 +84,8 @@ impl Blocks {
         }
     }
 
-    /// Writes keyspace entries to `sink`, in blocks. Prefetches several entries at a time, so that
-    /// their cache misses overlap.
+    /// Writes keyspace entries to `sink`, in blocks (parts of the snapshot with checksums).
+    /// Prefetches several entries at a time, so that their cache misses overlap.
     fn entries<'e>(&mut self, mut entries: impl Iterator<Item = &'e KeyEntry>, sink: Sink<'_>) {
         let mut chunk = Vec::with_capacity(PREFETCHED);
         loop {
@@ -113,8 +115,8 @@ impl Blocks {
     }
 
     /// Completes the snapshot after all keyspace entries: writes the deduplication table, the
-    /// client sessions and the end block. Returns the mark that identifies the snapshot (id of its
-    /// last log entry, length and checksum).
+    /// client sessions and a block that marks the end. Returns the mark that identifies the
+    /// snapshot (id of its last log entry, length and checksum).
     fn finish<'r>(
         &mut self,
         last: EntryId,

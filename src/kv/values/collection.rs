@@ -108,6 +108,18 @@ impl Collection {
         }
     }
 
+    /// Returns whether a snapshot or a copy of the key shares the collection's memory, so that a
+    /// change copies the collection first.
+    pub(in crate::kv) fn is_shared(&self) -> bool {
+        let owners = match self {
+            Collection::Hash(hash) => Arc::strong_count(hash),
+            Collection::Set(set) => Arc::strong_count(set),
+            Collection::List(list) => Arc::strong_count(list),
+            Collection::SortedSet(set) => Arc::strong_count(set),
+        };
+        owners > 1
+    }
+
     pub(in crate::kv) fn bytes(&self) -> usize {
         match self {
             Collection::Hash(hash) => hash.bytes(),
@@ -161,7 +173,7 @@ mod tests {
         &[ValueType::Hash, ValueType::Set, ValueType::List, ValueType::SortedSet];
 
     #[test]
-    fn empty_collections_are_rejected() {
+    fn encoded_empty_collections_are_rejected() {
         let collections =
             [Hash::wrap(Arc::default()), Set::wrap(Arc::default()), List::wrap(Arc::default())];
         for collection in collections.into_iter().chain([SortedSet::wrap(Arc::default())]) {
@@ -172,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn excessive_declared_bucket_count_is_rejected() {
+    fn encoded_collection_with_too_many_buckets_is_rejected() {
         let mut bytes = vec![1];
         bytes.put_u32_le(u32::MAX);
         bytes.put_u64_le(0);
@@ -181,7 +193,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_arbitrary_bytes_as_a_collection_never_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             for value_type in COLLECTIONS {
                 let _ = Collection::decode(*value_type, &mut &bytes[..]);
             }

@@ -4,9 +4,9 @@
 use std::mem;
 use std::sync::Arc;
 
-/// A part of the state that snapshots can share. A change of shared data copies it first. Data that
-/// was never shared is not reference-counted, because reading a reference count would cost each
-/// write a cache miss.
+/// A part of the state that snapshots can share. A change of shared data copies the data first.
+/// Data that was never shared has no reference count, because each write would have to read it, at
+/// the cost of a cache miss.
 pub(in crate::kv) enum CopyOnWrite<T> {
     Exclusive(T),
     Shared(Arc<T>),
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_content_is_immutable_and_copied_once() {
+    fn shared_copy_on_write_content_is_copied_once_on_change() {
         let mut part = CopyOnWrite::Exclusive(vec![1]);
         let shared = part.share();
         assert!(Arc::ptr_eq(&shared, &part.share()), "sharing twice does not copy");

@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_match_fixed_reference_values() {
+    fn key_entry_fingerprints_match_fixed_reference_values() {
         assert_eq!(fingerprint(b"", b""), 0x091F_E210_6B17_4058);
         assert_eq!(fingerprint(b"key", b"a longer value"), 0x46AE_7F49_B721_A15C);
     }
 
     #[test]
-    fn similar_entries_have_different_fingerprints() {
+    fn similar_key_entries_have_different_fingerprints() {
         let mut seen = BTreeSet::new();
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for length in 0..40 {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_ignores_order_and_forgets_removed_entries() {
+    fn state_digest_ignores_entry_order_and_removed_entries() {
         let (a, b) = (fingerprint(b"a", b"1"), fingerprint(b"b", b"2"));
         let (mut one, mut two) = (Digest::default(), Digest::default());
         one.add(a);

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_formatted_as_in_c() {
+    fn floating_point_numbers_are_formatted_as_in_c() {
         for (number, wanted) in [
             (0.0, "0"),
             (-0.0, "-0"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_parsed_as_in_c() {
+    fn floating_point_numbers_are_parsed_as_in_c() {
         for (text, wanted) in [
             ("0", Some(0.0)),
             ("-0", Some(-0.0)),

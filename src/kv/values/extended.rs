@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn printed_number_parses_to_the_same_value() {
+    fn printed_extended_float_parses_to_the_same_value() {
         for text in ["1e4932", "-3e100", "0.5", "12345678901234567890", "1e18"] {
             let number = parse(text);
             assert_eq!(parse(&number.to_string()), number, "{text}");

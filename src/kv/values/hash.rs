@@ -15,12 +15,12 @@ use crate::kv::values::digest::{Digest, fingerprint, key_hash};
 /// Approximate memory overhead of one field of a hash, in bytes, in addition to its name and value.
 const FIELD_BYTES: usize = 96;
 /// Maximum number of fields of a small hash, which `HSCAN` returns in one call. Equals Redis's
-/// default for `hash-max-listpack-entries`. Affects the replicated state, so it must be equal on
-/// all replicas.
+/// default for `hash-max-listpack-entries`. The replicated state depends on this limit, so it must
+/// be equal on all replicas.
 pub(in crate::kv) const SMALL_FIELDS_MAX: usize = 512;
 /// Maximum length in bytes of each field and each value of a small hash, which `HSCAN` returns in
-/// one call. Equals Redis's default for `hash-max-listpack-value`. Affects the replicated state, so
-/// it must be equal on all replicas.
+/// one call. Equals Redis's default for `hash-max-listpack-value`. The replicated state depends on
+/// this limit, so it must be equal on all replicas.
 pub(in crate::kv) const SMALL_BYTES_MAX: usize = 64;
 /// Average number of fields per bucket above which a large hash is divided into more buckets. A
 /// change of a hash that a snapshot shares copies one or two buckets and the list of buckets.
@@ -116,8 +116,8 @@ fn bucket_bits(hash: u64) -> u32 {
     u32::try_from(hash >> 32).expect("a u64 shifted by 32 bits")
 }
 
-/// Returns the index of the bucket for a field with the hash bits `bits`: the lowest bits, as many
-/// as are needed to number all buckets.
+/// Returns the index of the bucket for a field with the hash bits `bits`: the number formed by the
+/// lowest of these bits, as many as are needed to number all `buckets` buckets.
 fn bucket_of(bits: u32, buckets: usize) -> usize {
     let among = buckets.next_power_of_two();
     let at = usize::try_from(bits).expect("32 bits fit") & (among - 1);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_distributed_over_buckets() {
+    fn hash_fields_are_distributed_over_buckets() {
         for count in [0, 1, SMALL_FIELDS_MAX, SMALL_FIELDS_MAX + 1, 5_000, 20_000] {
             let mut hash = filled(count);
             check(&hash);

@@ -52,9 +52,9 @@ enum Node {
 
 /// A child of an inner node of the B+ tree.
 ///
-/// Invariant: `len` is the number of members below this child. None of them is less than `least`,
-/// while all members below the earlier children of the same node are. The member `least` itself may
-/// have been removed.
+/// Invariant: `len` is the number of members below this child. All of them are at least `least`,
+/// and all members below the earlier children of the same node are less than `least`. The member
+/// `least` itself may have been removed.
 #[derive(Debug, Clone)]
 struct Child {
     len: usize,
@@ -101,7 +101,7 @@ impl ScoreTree {
     }
 
     /// Returns the number of members at the start of the tree's order for which `predicate` is
-    /// true. It must be false for all members after them.
+    /// true. `predicate` must be false for all members after these.
     pub(in crate::kv) fn count_while(&self, predicate: impl Fn(&Scored) -> bool) -> usize {
         let (mut node, mut before) = (&self.root, 0);
         loop {
@@ -153,8 +153,8 @@ impl ScoreTree {
     }
 }
 
-/// Returns the index of the child below which `predicate` changes from true to false. It must be
-/// true for the members at the start of the tree's order, and false for all others.
+/// Returns the index of the child below which `predicate` changes from true to false. `predicate`
+/// must be true for some members at the start of the tree's order, and false for all later ones.
 fn child_with(children: &[Child], predicate: impl Fn(&Scored) -> bool) -> usize {
     children[1..].partition_point(|child| predicate(&child.least))
 }
@@ -251,8 +251,8 @@ impl Node {
     }
 }
 
-/// Splits the items of a node if there are more than [`NODE_LEN_MAX`]: removes and returns the
-/// items from index `at` on. Otherwise returns `None`.
+/// Splits the members or children of a node if there are more than [`NODE_LEN_MAX`]: removes and
+/// returns those from index `at` on. Otherwise returns `None`.
 fn split<T>(sorted: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     if sorted.len() <= NODE_LEN_MAX {
         return None;
@@ -274,8 +274,8 @@ fn merge(children: &mut Vec<Child>, place: usize) {
     }
 }
 
-/// An iterator over the members in a range of ranks, from both ends. It looks up each leaf of the
-/// tree only once.
+/// An iterator over the members in a range of ranks, which can be read from both ends. It looks up
+/// each leaf of the tree only once.
 struct Members<'o> {
     tree: &'o ScoreTree,
     ranks: Range<usize>,
@@ -385,7 +385,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn tree_matches_a_sorted_vector(changes in changes()) {
+        fn score_tree_matches_a_sorted_vector(changes in changes()) {
             let (mut order, mut sorted) = (ScoreTree::default(), Vec::<Scored>::new());
             for change in changes {
                 match change {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn ascending_insertions_fill_the_leaves() {
+    fn ascending_insertions_fill_the_leaves_of_the_score_tree() {
         let mut order = ScoreTree::default();
         (0..60_000).for_each(|number| order.insert(scored(f64::from(number), number)));
         let mut leaves = 0;

@@ -72,8 +72,8 @@ impl SortedSet {
         self.scores.len()
     }
 
-    /// Returns whether Redis would encode this sorted set as `listpack`, if it has never been
-    /// larger.
+    /// Returns whether Redis would encode this sorted set as `listpack`, provided that the set has
+    /// never exceeded the limits of this encoding.
     pub(in crate::kv) fn is_packed(&self) -> bool {
         let is_short = |member: &Bytes| member.len() <= PACKED_BYTES_MAX;
         self.len() <= SCANNED_AT_ONCE_MAX && self.scores.keys().all(is_short)

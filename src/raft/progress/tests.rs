@@ -9,7 +9,7 @@ use crate::types::Term;
 /// A follower whose disk hangs has received all entries and answers heartbeats, but acknowledges no
 /// entry.
 #[test]
-fn inflight_window_is_not_resent_repeatedly_to_slow_disk() {
+fn entries_in_flight_to_a_slow_disk_are_not_resent_repeatedly() {
     let config = Config::server();
     let (bytes, last) = (config.append_bytes_max, Index(1_000));
     let window = config.inflight_bytes_max;
@@ -61,7 +61,7 @@ fn peer_that_lost_entries_is_probed_after_its_last_entry() {
 
 #[test]
 #[should_panic(expected = "is reset to 10, but only 10 matches")]
-fn progress_reset_without_lost_entries_panics() {
+fn resetting_follower_progress_without_lost_entries_panics() {
     let mut progress = Progress::new(NodeId(2), Index(10), Instant::ZERO);
     progress.acknowledge(Index(10), Instant::ZERO);
     progress.reset(Index(10));

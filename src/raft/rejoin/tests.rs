@@ -115,7 +115,7 @@ fn has_finishing_job(subject: &Subject) -> bool {
 }
 
 #[test]
-fn rejoining_replica_acks_no_append_before_all_replies() {
+fn rejoining_replica_acks_no_append_before_all_rejoin_replies() {
     let mut subject = Subject::wiped(4);
     let asked = subject.wait();
     let ask = PeerMsg::Rejoin(Rejoin { nonce: NONCE, term: Term(0), last: EntryId::ZERO });
@@ -152,7 +152,7 @@ fn rejoin_reply_with_an_old_nonce_is_ignored() {
 }
 
 #[test]
-fn replica_rejoins_when_durable_up_to_the_target() {
+fn replica_rejoins_when_its_log_is_durable_to_rejoin_target() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 2)));

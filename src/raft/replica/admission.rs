@@ -10,9 +10,10 @@ use crate::raft::role::Transition;
 use crate::raft::rules;
 
 impl Replica {
-    /// Applies Raft's term rules (§5.1) to a peer's message: moves to the message's term if it is
-    /// higher, and drops or answers the message if its term is lower. Returns whether the replica's
-    /// role must still handle the message.
+    /// Applies Raft's term rules (Raft paper, §5.1) to a peer's message: moves to the message's
+    /// term if it is higher, and drops or answers the message if its term is lower. Returns whether
+    /// the message must then be handled by the code of the replica's role (follower, candidate or
+    /// leader).
     pub(super) fn admit(&mut self, from: NodeId, message: &PeerMsg, out: &mut Effects) -> bool {
         match message {
             PeerMsg::RequestVote(request) if request.pre => {
@@ -76,9 +77,9 @@ impl Replica {
         is_current
     }
 
-    /// Checks a message of a type that only leaders send, and returns whether the replica's role
-    /// must still handle it. A candidate of the same term becomes a follower of the sender (Figure
-    /// 2).
+    /// Checks a message of a type that only leaders send, and returns whether the message must then
+    /// be handled by the code of the replica's role. A candidate of the same term becomes a
+    /// follower of the sender (Figure 2 of the Raft paper).
     fn admit_from_leader(
         &mut self,
         from: NodeId,
@@ -158,7 +159,8 @@ impl Replica {
         self.shared.leader_may_hold_lease()
     }
 
-    /// Returns whether this replica is a pre-candidate that has not voted in the current term.
+    /// Returns whether this replica is a pre-candidate (asking peers for pre-votes) that has not
+    /// voted in the current term.
     fn is_free_pre_candidate(&self) -> bool {
         matches!(&self.role, Role::Candidate(candidate) if candidate.phase() == VotePhase::PreVote)
             && self.shared.voted_for().is_none()

@@ -6,8 +6,8 @@ use crate::redis::commands::passthrough::{
 };
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
-/// Redis flags of fast commands that write but add no data. They lack the flag `denyoom`, so they
-/// run even while memory usage exceeds `maxmemory`.
+/// Redis flags of fast commands that write but add no data. The flag `denyoom` is missing, so these
+/// commands run even while memory usage exceeds `maxmemory`.
 const CHANGE_FAST: &[&str] = &["write", "fast"];
 
 const MEMORY: &[CommandSpec] = &[

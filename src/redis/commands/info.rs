@@ -14,9 +14,9 @@ use crate::types::{DiskState, RoleName};
 /// features they can use.
 pub(in crate::redis) const VERSION: &str = "7.2.0";
 
-/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because one Raft group stores all
-/// keys: a command may use keys of different hash slots, so clients need not split it.
-/// Nevertheless, `CLUSTER` commands work, and `cluster_enabled` is 1.
+/// The mode that `INFO` and `HELLO` report. It is not `cluster`, because every replica stores all
+/// keys: a command may use keys of different hash slots, so clients need not split it into several
+/// commands. Nevertheless, `CLUSTER` commands work, and `cluster_enabled` is 1.
 pub(in crate::redis) const MODE: &str = "standalone";
 
 /// Row of the command table for `INFO` (name, arity, flags, documentation and function).
@@ -47,8 +47,8 @@ const SECTIONS: &[Section] = &[
     ("Raft", raft),
 ];
 
-/// Names of the sections that `INFO` omits by default. It returns them if the client asks for them
-/// by name, or for `all` or `everything`.
+/// Names of the sections that `INFO` omits by default. `INFO` returns such a section if the client
+/// asks for it by name, or for `all` or `everything`.
 const EXTRA: &[&str] = &["Commandstats", "Latencystats"];
 
 /// The text of a reply to `INFO`, to which the functions of the sections append fields.

@@ -13,7 +13,7 @@ use crate::redis::session::reply_format::ReplyKind;
 use crate::redis::spec::{CommandSpec, CommandTable, KeyRange, command_with_table};
 use crate::wire::resp::Writer;
 
-/// The state machine's command that changes nothing and returns its argument as an error.
+/// The state machine's command that changes nothing and whose outcome is its argument, as an error.
 const REFUSE: CommandId = CommandId::of("refuse");
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 /// Index of the name of the inner command among the arguments of `ONCE session number command ...`.

@@ -59,7 +59,7 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
 }
 
 /// Submits the state machine's command that the command table assigns to the request, with the
-/// arguments of the request from index `from` on, followed by `more`, if any.
+/// arguments of the request from index `from` on, followed by the argument `more` if it is given.
 fn submit(call: &mut Call<'_>, from: usize, more: Option<&[u8]>) -> Action {
     let command = call.command.expect("only rows with a command have these functions");
     let arguments = call.request.rest(from).chain(more);

@@ -125,8 +125,8 @@ fn remove(call: &mut Call<'_>, is_pattern: bool, command: &str) -> Action {
 }
 
 /// Writes the confirmation that a subscription has begun or ended, with the number of the client's
-/// subscriptions afterwards. `command` is the name of the confirmed command, and `name` is the
-/// channel or pattern, `None` if the client had no subscription to end.
+/// subscriptions afterwards. `command` is the name of the confirmed command. `name` is the channel
+/// or pattern; `None` if the client had no subscription to end.
 fn confirm(call: &mut Call<'_>, command: &str, name: Option<&[u8]>) {
     let count = i64::try_from(call.connection.subscriptions.count()).unwrap_or(i64::MAX);
     call.writer.push(3);

@@ -106,8 +106,8 @@ fn reset(call: &mut Call<'_>) -> Action {
     Action::ResetStatistics(Statistics::SlowLog)
 }
 
-/// Runs `LATENCY LATEST`: replies with the latest latency sample and the longest duration; an empty
-/// list if there are no samples.
+/// Runs `LATENCY LATEST`: replies with the latest latency sample and the duration of the slowest
+/// request since the last reset; an empty list if there are no samples.
 fn latest(call: &mut Call<'_>) -> Action {
     let slow_log = &call.context.slow_log;
     let writer = &mut call.writer;

@@ -224,8 +224,8 @@ struct ExecRun {
 }
 
 impl ExecRun {
-    /// Runs the function of one queued command. Returns its reply, or the format in which the reply
-    /// is written from the outcome of the transaction.
+    /// Runs the function of one queued command. Returns the reply to this command or, if the reply
+    /// depends on the outcome of the transaction, the format in which to write the reply then.
     fn command(
         &mut self,
         call: &mut Call<'_>,

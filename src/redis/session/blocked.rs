@@ -9,8 +9,8 @@ use super::connection::{Blocked, Connection};
 use super::reply_format::ReplyFormat;
 
 impl Connection {
-    /// Writes the reply to a submitted request from its outcome, and unblocks the connection if the
-    /// request had blocked it.
+    /// Writes the reply to a submitted request from its outcome, and unblocks the connection if
+    /// this request blocked it.
     pub fn complete_blocked(
         &mut self,
         reply_format: &ReplyFormat,
@@ -29,9 +29,9 @@ impl Connection {
         }
     }
 
-    /// Unblocks the connection after the request that had blocked it has failed without an outcome.
-    /// If the request was a `WATCH`, the next `EXEC` aborts, because the revisions of the watched
-    /// keys are unknown.
+    /// Unblocks a connection whose blocking request has failed without an outcome. If the request
+    /// was a `WATCH`, the next `EXEC` aborts, because the revisions of the watched keys are
+    /// unknown.
     pub fn cancel_blocked(&mut self) {
         match self.blocked.take() {
             Some(Blocked::Watch(_)) => self.transaction.watched.failed = true,
@@ -40,8 +40,8 @@ impl Connection {
         }
     }
 
-    /// Returns the connection to its state before an `EXEC` that was aborted. Keeps only the name
-    /// and the time of the last command, for `CLIENT LIST`.
+    /// Restores the state that the connection had before an `EXEC` that was aborted. Keeps only the
+    /// name and the time of the last command, for `CLIENT LIST`.
     fn restore(&mut self, before: Connection) {
         let (last_command, last_command_at) = (self.last_command, self.last_command_at);
         *self = Connection { last_command, last_command_at, ..before };

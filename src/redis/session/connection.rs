@@ -77,8 +77,8 @@ pub(in crate::redis) enum Blocked {
     /// that changes whenever the key changes.
     Watch(Vec<Bytes>),
     /// An `EXEC` with watched keys. Contains the state of the connection before the `EXEC`, which
-    /// is restored if the transaction aborts, because the queued commands have already changed the
-    /// state.
+    /// is restored if the transaction aborts, because the queued commands may already have changed
+    /// the state of the connection.
     Exec(Box<Connection>),
 }
 
@@ -135,7 +135,7 @@ impl Connection {
 
     /// Returns whether the client can follow `MOVED` redirects, because it has sent `CLUSTER
     /// SLOTS`, `SHARDS` or `NODES`. [`Connection::execute`] checks this itself; the server must
-    /// check it again for a request that has waited for a leader.
+    /// check it again for a request that has waited until a leader was known.
     pub fn follows_redirects(&self) -> bool {
         self.follows_redirects
     }

@@ -13,8 +13,8 @@ use super::client_info::ClientQuery;
 /// Memory usage in bytes of each value in a reply, in addition to the content of the value.
 const ITEM_BYTES: usize = size_of::<Option<Bytes>>();
 
-/// How to write the reply to a submitted request from the request's outcome. The server keeps the
-/// format while the request is in flight.
+/// How to write the reply to a submitted request from the outcome (result) of the request. The
+/// server keeps the format while the request is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFormat {
     pub(in crate::redis) kind: ReplyKind,
@@ -43,8 +43,8 @@ pub(in crate::redis) enum ExecReply {
     /// A reply that was already written when `EXEC` ran, because it does not depend on the state
     /// machine.
     Written(Bytes),
-    /// A reply that is written in this format from an outcome of the transaction. The first reply
-    /// of this kind belongs to the first outcome, the second to the second, and so on.
+    /// A reply that is written in this format from an outcome of the transaction. The transaction
+    /// has one outcome for each reply of this kind, in the same order.
     Outcome(ReplyFormat),
     /// A reply to `CLIENT LIST`, which is written later: [`ReplyFormat::list_clients`] replaces it
     /// with [`ExecReply::Written`].
@@ -59,7 +59,8 @@ impl ExecReply {
             ExecReply::Written(bytes) => out.extend_from_slice(bytes),
             ExecReply::Outcome(reply_format) => reply_format.encode(outcome, out),
             ExecReply::Clients(_) => {
-                Writer::new(out, Version::Two).error(b"ERR the client list is missing");
+                Writer::new(out, Version::Two)
+                    .error(b"ERR the list of clients is not available for this transaction");
             }
         }
     }
@@ -185,7 +186,9 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
         (Outcome::Error(text), _) => writer.error(text),
         (Outcome::Forgotten, _) => {
-            writer.error(b"UNCERTAIN applied, but its outcome is no longer remembered");
+            writer.error(
+                b"UNCERTAIN applied, but the outcome of the command is no longer remembered",
+            );
         }
         // Happens only if the command was damaged, because this replica has encoded it.
         (Outcome::Malformed, _) => {

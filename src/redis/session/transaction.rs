@@ -78,8 +78,8 @@ impl CommandQueue {
     /// Queues a request, unless the memory usage of the queue would then exceed `bytes_max` bytes.
     ///
     /// # Errors
-    /// If the queue would use more memory: returns this memory usage in bytes, and makes `EXEC`
-    /// fail.
+    /// If the queue would use more than `bytes_max` bytes: returns the memory usage that it would
+    /// have, in bytes, and makes `EXEC` fail.
     pub(in crate::redis) fn push(
         &mut self,
         request: QueuedRequest,

@@ -46,21 +46,24 @@ enum Address {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CourseArgumentsError {
     /// There are too few arguments: the id of this replica is missing.
-    #[error("the id of this replica is missing")]
+    #[error("the argument with the id of this replica is missing")]
     Missing,
     /// The first argument is neither a UDP port nor the name of a UNIX socket.
-    #[error("`{0}` is neither a UDP port nor the name of a socket in the current directory")]
+    #[error(
+        "simulator address `{0}` is neither a UDP port nor the name of a socket in the current \
+         directory"
+    )]
     Address(String),
     /// This argument is not a replica id, which consists of four hexadecimal digits other than
     /// FFFF.
     #[error("invalid replica id `{0}`: expected four hexadecimal digits other than FFFF")]
     Id(String),
     /// This replica id is given twice on the command line.
-    #[error("replica id {0} is given twice")]
+    #[error("replica id {0} is given twice; each id must occur once")]
     Twice(NodeId),
     /// The command line has this number of replica ids, which is more than any simulator of the
     /// university course uses.
-    #[error("{0} replica ids are given, at most {REPLICAS_MAX} are possible")]
+    #[error("{0} replica ids are given, but a cluster has at most {REPLICAS_MAX} replicas")]
     TooMany(usize),
 }
 
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn port_and_ids_are_parsed() {
+    fn course_port_and_replica_ids_are_parsed() {
         let expected = CourseArguments {
             me: NodeId(0x0A),
             others: vec![NodeId(2), NodeId(0)],
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_arguments_are_refused_by_name() {
+    fn errors_for_invalid_course_arguments_name_the_argument() {
         use CourseArgumentsError::{Address, Id, Missing, TooMany, Twice};
         assert_eq!(parse(""), Err(Missing));
         assert_eq!(parse("40000"), Err(Missing));

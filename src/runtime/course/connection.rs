@@ -22,8 +22,8 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// [`Delivery::MayBeLost`] are dropped instead of queued.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 
-/// If the kernel reports this number of sent datagrams as refused, and no datagram is received in
-/// between, the replica assumes that the simulator has exited.
+/// Number of datagrams that the kernel must report as refused, with no datagram received in
+/// between, before the replica assumes that the simulator has exited.
 const REFUSALS_MAX: u32 = 200;
 
 /// Minimum receive timeout of the socket. The kernel interprets a timeout of zero as no timeout.
@@ -127,7 +127,8 @@ pub(super) struct Connection {
     last_wait: Wait,
 }
 
-/// The timeout and the outcome of the most recent call of [`Connection::wait`].
+/// The receive timeout of the socket, and the outcome of the most recent call of
+/// [`Connection::wait`].
 #[derive(Debug)]
 struct Wait {
     /// The receive timeout that was last set on the socket.
@@ -498,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_ends_with_a_message_a_timeout_or_a_close() {
+    fn wait_for_simulator_ends_on_message_timeout_or_close() {
         for kind in [Kind::Packet, Kind::Stream] {
             let (mut connection, theirs) = connected(kind);
             connection.wait(Duration::from_millis(3)).unwrap();
@@ -544,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_port_counts_as_gone_after_many_refusals() {
+    fn simulator_counts_as_gone_after_many_refused_datagrams() {
         let simulator = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut connection = Connection::open_udp(simulator.local_addr().unwrap().port()).unwrap();
         drop(simulator);

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_complete_however_reads_split_them() {
+    fn lines_are_complete_however_socket_reads_split_them() {
         let text = b"one\ntwo\n\nthree four five\nsix";
         for piece in 1..=text.len() {
             for size in 16..40 {

@@ -32,9 +32,9 @@ pub(super) const WAKER: Token = Token(1);
 /// Interval at which the network stage retries sending to the Raft core while the core's queue is
 /// full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-/// Total size, in bytes, of answered reads at which the network stage reports them to the Raft core
-/// separately. A smaller total is added to the next report on applied entries, because each report
-/// costs the core one iteration of its loop.
+/// Total size, in bytes, of answered reads at which the network stage sends the Raft core a
+/// separate report about them. Until then, the size is added to the next report on applied entries,
+/// because each report costs the core one iteration of its loop.
 const READ_REPORT_BYTES: usize = JOB_BYTES_MAX / 8;
 
 /// The network stage of a replica under a simulator of the university course.
@@ -264,9 +264,9 @@ impl NetworkStage for Network {
         StageState::Running
     }
 
-    /// Writes queued messages, replies, refusals and messages to peers, then reports to the Raft
-    /// core the entries whose replies were sent: the second half of a pass (iteration of the
-    /// stage's loop).
+    /// Writes to the socket what is queued for it, then replies, refusals and messages to peers.
+    /// After that, reports to the Raft core the entries whose replies were sent. This is the second
+    /// half of a pass (iteration of the stage's loop).
     fn send(&mut self) -> io::Result<()> {
         if self.transport.connection.has_outgoing() {
             self.transport.connection.flush();
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_at_half_full_queue_but_peers_do_not() {
+    fn client_requests_wait_at_half_full_queue_but_peer_messages_do_not() {
         let mut rig = Rig::new();
         rig.fill_requests(QUEUE_LEN / 2);
         rig.put(1);
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn core_receives_the_time_of_the_last_socket_drain() {
+    fn core_receives_the_time_when_the_socket_was_last_empty() {
         let mut rig = Rig::new();
         let before = rig.network.clock.now();
         rig.say(&peer_text());
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_sent_before_appends_and_reported_last() {
+    fn replies_are_sent_before_appends_and_reported_when_sent() {
         let mut rig = Rig::new();
         let peers = vec![envelope(1)];
         let refusal = Refusal { key: key(2), reason: RefusalReason::NotLeader, leader: None };
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn completed_reads_are_reported_in_batches() {
+    fn completed_reads_are_reported_to_the_core_in_batches() {
         let mut rig = Rig::new();
         for _ in 0..8 {
             let applied = Applied { bytes: READ_REPORT_BYTES / 4, ..Applied::default() };
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn applied_report_waits_while_the_core_queue_is_full() {
+    fn report_of_applied_entries_waits_while_core_queue_is_full() {
         let mut rig = Rig::new();
         rig.fill(QUEUE_LEN);
         for index in 1..=2 {

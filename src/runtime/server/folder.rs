@@ -27,14 +27,17 @@ pub(crate) struct OpenedFolder {
 }
 
 /// Opens the folder of a replica: reads the log and the latest snapshot. Writes only the reserve
-/// file (disk space allocated in advance) and the records of peers; the log is opened for writing
-/// later.
+/// file (disk space allocated in advance) and the file `peers` (the last start of each peer that
+/// this replica knows of). The log is opened for writing later.
 pub(crate) fn open(
     options: &ServerOptions,
     disk_space: &DiskSpaceBoard,
 ) -> Result<OpenedFolder, RunError> {
     if let Ok(failpoint) = std::env::var(failpoint::VARIABLE) {
-        tracing::warn!(failpoint, "this process will kill itself, for a test");
+        tracing::warn!(
+            failpoint,
+            "failpoint set: this process will kill itself there, to test crash recovery"
+        );
         failpoint::choose(&failpoint);
     }
     // A process that was killed keeps its folder locked until its last disk write has ended.
@@ -53,7 +56,8 @@ pub(crate) fn open(
     if recovered.repairs_meta() {
         tracing::warn!(
             folder = %options.folder.display(),
-            "damaged copy of the meta record repaired from the other copy; check the disk"
+            "damaged copy of the record in the file `meta` repaired from the second copy; check \
+             the disk"
         );
     }
     // Opening the log frees the reserve again if it needs the space.
@@ -61,7 +65,11 @@ pub(crate) fn open(
     disk_space.write(shared.free_space()?);
     let peers = PeerRecords::open(shared, recovered.identity())?;
     if let Some(damage) = peers.damage() {
-        tracing::warn!(%damage, "damaged records of peers, a cache, are rebuilt; check the disk");
+        tracing::warn!(
+            %damage,
+            "damaged file `peers` ignored; its records, by which outdated copies of peers' folders \
+             are detected, are rebuilt as peers connect; check the disk"
+        );
     }
     let store = latest.map_or_else(StateMachine::default, |(_, store)| store);
     Ok(OpenedFolder { recovered, peers, snapshots: files, snapshot, store })

@@ -36,8 +36,8 @@ use crate::raft::{DiskState, Replica};
 use crate::record::{Entry, HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::redis::{Context, ReplicaInfo, Settings};
 use crate::runtime::boards::{
-    ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard, SnapshotGrowth,
-    StatusBoard, SubscriberBoard,
+    ApplierBoard, ClockBoard, DiskSpaceBoard, MemoryBoard, RuntimeCounters, SnapshotBoard,
+    SnapshotGrowth, StatusBoard,
 };
 use crate::runtime::channels;
 use crate::runtime::clock::Clock;
@@ -118,14 +118,14 @@ pub fn run_server(
     let cluster = recovered.identity().cluster;
     let mut context = context(options, cluster_fingerprint(cluster), clock.now());
     set_state(&mut context, &store, last_snapshot.index);
-    let subscribers = Arc::new(SubscriberBoard::default());
+    let applier_board = Arc::new(ApplierBoard::default());
     let clients = Clients::new(
         origin,
         CLIENTS_FROM,
         options.timeouts,
         context,
         settings(options),
-        Arc::clone(&subscribers),
+        Arc::clone(&applier_board),
         Arc::clone(counters),
     );
     let network = ServerNetwork::new(Parts {
@@ -179,7 +179,7 @@ pub fn run_server(
         log_writer: LogWriter::new(Box::new(log), ends.log_writer, Arc::clone(counters)),
         applier: Applier::new(ReplyPolicy::Origin(origin), clock, ends.applier)
             .with_store(store, last_snapshot, scheduler.clone())
-            .with_subscribers(subscribers),
+            .with_board(applier_board),
         snapshots: Some(SnapshotIo::new(
             snapshots,
             scheduler,

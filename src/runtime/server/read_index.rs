@@ -25,7 +25,7 @@ struct Requested {
 /// The requests for a read index that are waiting for the leader's reply.
 ///
 /// Invariant: the requests in `requested` are in the order in which they were sent, and each of
-/// them covers at least one read.
+/// them was sent for at least one read of a client.
 #[derive(Debug)]
 pub(crate) struct ReadIndexRequests {
     next_ticket: u64,
@@ -35,9 +35,10 @@ pub(crate) struct ReadIndexRequests {
 }
 
 impl ReadIndexRequests {
-    /// Creates an empty list. Tickets are numbered from a value derived from `opening`, the random
-    /// number that identifies this start of the replica, so that late replies to requests from an
-    /// earlier start are not accepted.
+    /// Creates an empty list of requests. Tickets (numbers by which replies are matched to
+    /// requests) start at a value derived from `opening`, the random number that identifies this
+    /// start of the replica, so that late replies to requests from an earlier start are not
+    /// accepted.
     pub(crate) fn new(opening: u64) -> ReadIndexRequests {
         let next_ticket = (opening << 32) + 1;
         ReadIndexRequests { next_ticket, gathered: Vec::new(), requested: VecDeque::new() }
@@ -82,8 +83,8 @@ impl ReadIndexRequests {
         keys
     }
 
-    /// Removes all requests for a read index because the leader has changed. Returns the keys of
-    /// the clients' reads that these requests covered.
+    /// Removes all requests for a read index because the leader or the term has changed. Returns
+    /// the keys of the clients' reads that these requests covered.
     pub(crate) fn take_all(&mut self) -> Vec<RequestKey> {
         let reads = self.requested.drain(..).flat_map(|request| request.reads);
         reads.map(|read| read.key).collect()

@@ -22,7 +22,10 @@ pub(crate) fn retry_while<T, E: fmt::Display>(
         match attempt() {
             Err(error) if is_temporary(&error) && started.elapsed() < TIMEOUT => {
                 if !std::mem::replace(&mut logged, true) {
-                    tracing::warn!(%error, "waiting for another process to exit");
+                    tracing::warn!(
+                        %error,
+                        "folder or address in use, waiting for another process to exit"
+                    );
                 }
                 thread::sleep(INTERVAL);
             }

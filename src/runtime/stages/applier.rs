@@ -16,23 +16,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::AppliedClock;
-use crate::kv::{Batch, GROUP_MAX, Outcome, StateMachine};
+use crate::kv::{Batch, GROUP_MAX, Group, Outcome, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
-use crate::runtime::boards::SubscriberBoard;
+use crate::runtime::boards::ApplierBoard;
 use crate::runtime::channels::{
     Answer, Applied, ApplierEnds, ApplyBatch, IndexedReads, QUEUE_LEN, ReadTimestamp,
     ReceivedSnapshot, ReplyBatch, SnapshotJob,
 };
 use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
+use crate::runtime::wake::Wake;
 use crate::types::{EntryId, Index, RequestKey};
 
 use super::snapshot_scheduler::SnapshotScheduler;
 
-/// Maximum number of groups that one pass (iteration of the stage's loop) handles. A group has up
-/// to [`GROUP_MAX`] operations of one batch.
+/// Maximum number of groups of operations that the applier handles in one pass (iteration of the
+/// stage's loop). A group consists of up to [`GROUP_MAX`] consecutive operations of one batch.
 const PASS_GROUPS_MAX: usize = 4_096 / GROUP_MAX;
+
+/// Estimated number of steps of a group of operations (see [`StateMachine::prepare`]) from which on
+/// it is long: about as long as a heartbeat interval.
+const LONG_STEPS: u64 = 1_000_000;
 
 /// Length in bytes of a request id's origin: the beginning of the id, which identifies the replica
 /// that received the request from the client.
@@ -61,8 +66,8 @@ struct Unfinished {
     /// state had already applied all of them when the applier began the batch.
     index: Option<Index>,
     entries_done: usize,
-    /// The outcomes of the operations already applied from the entry that the applier is in the
-    /// middle of, the one after the first `entries_done` entries of the batch.
+    /// The outcomes of those operations that have already been applied from the entry that is
+    /// applied only in part. That is the entry after the first `entries_done` entries of the batch.
     outcomes: Vec<Outcome>,
 }
 
@@ -99,11 +104,16 @@ pub(crate) struct Applier {
     scheduler: Option<SnapshotScheduler>,
     /// Whether a snapshot has been requested but has not begun yet.
     snapshot_wanted: bool,
-    subscribers: Arc<SubscriberBoard>,
+    board: Arc<ApplierBoard>,
     ends: ApplierEnds,
     /// Whether the last call of [`Applier::run_ready`] did nothing because the network's queue was
     /// full.
     skipped: bool,
+    /// Whether long operations are left to [`Applier::run_deferred`].
+    defers_long: bool,
+    /// Whether the last pass ended before a long operation, which [`Applier::run_deferred`] must
+    /// run.
+    deferred: bool,
 }
 
 /// Returns the replicated clock (which decides when keys expire) in the state `store`: its time,
@@ -131,9 +141,11 @@ impl Applier {
             last: EntryId::ZERO,
             scheduler: None,
             snapshot_wanted: false,
-            subscribers: Arc::default(),
+            board: Arc::default(),
             ends,
             skipped: false,
+            defers_long: false,
+            deferred: false,
         }
     }
 
@@ -154,11 +166,36 @@ impl Applier {
         self
     }
 
-    /// Sets the shared flags that tell the applier which events (Pub/Sub messages, keyspace
-    /// notifications) to collect for this replica's subscribers.
-    pub(crate) fn with_subscribers(mut self, subscribers: Arc<SubscriberBoard>) -> Applier {
-        self.subscribers = subscribers;
+    /// Sets the board that the applier shares with the network: which events (Pub/Sub messages,
+    /// keyspace notifications) to collect, and since when the applier's pass has been running.
+    pub(crate) fn with_board(mut self, board: Arc<ApplierBoard>) -> Applier {
+        self.board = board;
         self
+    }
+
+    /// Makes passes end before a long operation, which [`Applier::run_deferred`] must then run on
+    /// another thread. For an applier that shares its thread with other stages.
+    pub(super) fn defer_long_operations(&mut self) {
+        self.defers_long = true;
+    }
+
+    /// Returns whether the last pass ended before a long operation.
+    pub(super) fn has_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    /// Runs one pass that includes the long operation before which the last pass ended. Blocks
+    /// while the network's queue is full.
+    pub(super) fn run_deferred(&mut self) {
+        assert!(self.deferred && self.has_rest(), "no operation was deferred");
+        self.defers_long = false;
+        self.run_once(None);
+        self.defers_long = true;
+    }
+
+    /// Returns what wakes the network stage.
+    pub(super) fn network_wake(&self) -> Arc<Wake> {
+        self.ends.to_network.wake()
     }
 
     /// Applies batches on the current thread, which runs only the applier, until the Raft core has
@@ -218,7 +255,8 @@ impl Applier {
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
-        let (messages, key_events) = self.subscribers.get();
+        self.board.begin_pass(self.clock.now());
+        let (messages, key_events) = self.board.get();
         self.store.listen(messages, key_events);
         let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
         let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
@@ -244,6 +282,7 @@ impl Applier {
         replies.events = self.store.take_events().into();
         replies.applied.clock = applied_clock(&self.store);
         replies.applied.clock_wanted = self.unclocked_reads.iter().map(|(at, _)| at.millis).max();
+        self.board.end_pass();
         // An error means that the network has stopped, and then so does this stage.
         let _ = self.ends.to_network.send(replies);
         // Last, because no client waits for it.
@@ -369,6 +408,10 @@ impl Applier {
         outcomes.reserve(batch.len() - outcomes.len());
         let mut rest = batch.groups_after(outcomes.len());
         while let Some(group) = groups.next(|| rest.next()) {
+            if self.defers(&group) {
+                groups.end();
+                break;
+            }
             self.store.apply_group(&batch, &group, outcomes);
         }
         if outcomes.len() < batch.len() {
@@ -378,6 +421,15 @@ impl Applier {
         self.last = entry.id();
         self.answer(batch.key, *as_leader, std::mem::take(outcomes), replies);
         true
+    }
+
+    /// Prepares for the operations of `group`. Returns true if they must not be run now, because
+    /// this thread is shared and they would delay the other stages for too long: the pass then ends
+    /// before them, and [`Applier::run_deferred`] continues with them on another thread.
+    fn defers(&mut self, group: &Group<'_>) -> bool {
+        let steps = self.store.prepare(group);
+        self.deferred = self.defers_long && steps >= LONG_STEPS;
+        self.deferred
     }
 
     /// Adds the outcomes of a batch of writes to `replies`, if this replica must reply. The clients
@@ -473,17 +525,22 @@ impl Applier {
                 continue;
             }
             let batch = Batch::decode(&read.payload).expect("the network encoded this batch");
-            let outcomes = &mut self.read_outcomes;
-            outcomes.reserve(batch.len() - outcomes.len());
-            let mut rest = batch.groups_after(outcomes.len());
+            let answered = self.read_outcomes.len();
+            self.read_outcomes.reserve(batch.len() - answered);
+            let mut rest = batch.groups_after(answered);
             while let Some(group) = groups.next(|| rest.next()) {
-                let answered = self.store.read_group(&batch, &group, outcomes);
+                if self.defers(&group) {
+                    groups.end();
+                    break;
+                }
+                let answered = self.store.read_group(&batch, &group, &mut self.read_outcomes);
                 answered.expect("the network admits only reads as reads");
             }
-            if outcomes.len() < batch.len() {
+            if self.read_outcomes.len() < batch.len() {
                 return;
             }
-            let answer = Answer { key: batch.key, outcomes: std::mem::take(outcomes) };
+            let answer =
+                Answer { key: batch.key, outcomes: std::mem::take(&mut self.read_outcomes) };
             replies.answers.push(answer);
             self.ready_reads.pop_front();
         }

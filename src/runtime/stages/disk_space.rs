@@ -74,7 +74,7 @@ impl DiskSpaceMonitor {
                     tracing::error!(
                         folder = %disk.folder().display(),
                         %error,
-                        "cannot measure free disk space; the last known state stays in force"
+                        "cannot measure free disk space; the last measurement stays in force"
                     );
                 }
                 self.failed = true;
@@ -137,7 +137,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn low_space_starts_below_reserve_and_ends_at_125_percent() {
+    fn disk_space_is_low_from_reserve_until_125_percent_of_it() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
         let now = Instant::now();
         let mut judge = |free: u64, held: u64, after: u64| {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn space_is_never_low_without_a_reserve() {
+    fn disk_space_is_never_low_without_a_reserve() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(0)));
         assert_eq!(monitor.judge(FreeSpace::default(), 3, Instant::now()), None);
         assert_eq!(reserve_file_bytes(0), 0);

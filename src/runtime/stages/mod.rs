@@ -7,7 +7,7 @@
 //! | network | the server's and the university course's; trait in `network.rs` | the sockets |
 //! | core | `core/` | [`Replica`](crate::raft::Replica) and the monotonic clock |
 //! | log writer | `log_writer.rs`, over the files of `disk_log.rs` | the log |
-//! | applier | `applier.rs` | the state machine |
+//! | applier | `applier.rs`, on a shared thread `shared_applier.rs` | the state machine |
 //! | snapshots | `snapshots.rs` | the snapshot files |
 
 pub(crate) mod applier;
@@ -18,6 +18,7 @@ pub(crate) mod log_writer;
 pub(crate) mod network;
 #[cfg(test)]
 mod seeded_tests;
+mod shared_applier;
 pub(crate) mod snapshot_scheduler;
 pub(crate) mod snapshots;
 pub(crate) mod threads;

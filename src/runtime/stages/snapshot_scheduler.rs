@@ -39,16 +39,16 @@ use std::time::Duration;
 
 use crate::runtime::boards::{MemoryBoard, SnapshotBoard, SnapshotGrowth};
 
-/// Progress of a running snapshot, out of [`PROGRESS_DONE`], at which its file has been written in
-/// full. The rest of the progress is made while the file is read back and verified.
+/// Progress of a running snapshot, out of [`PROGRESS_DONE`], that is reached when its file has been
+/// written in full. The rest of the progress is made while the file is read back and verified.
 pub(crate) const PROGRESS_WRITTEN: u64 = 768;
 const PROGRESS_DONE: u64 = 1_024;
-/// Minimum slack in bytes. The slack is how far the log may grow beyond what the progress of a
-/// running snapshot allows before the log writer must wait.
+/// Minimum slack in bytes. The slack is the number of bytes by which the log may outgrow what the
+/// progress of a running snapshot allows, before the log writer must wait.
 const SLACK_BYTES_MIN: u64 = 1 << 20;
 /// Time that the log writer waits if the log has outgrown what the running snapshot's progress
-/// allows by twice the slack (tolerated excess in bytes). The time is proportional to the excess
-/// beyond one slack.
+/// allows by twice the slack (the excess in bytes for which it does not wait). For other excesses,
+/// the time is proportional to the part above one slack.
 const DELAY: Duration = Duration::from_millis(60);
 /// Maximum time that the log writer waits for a running snapshot between two writes.
 const DELAY_MAX: Duration = Duration::from_millis(200);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn percentage_and_minimum_set_log_growth() {
+    fn percentage_and_minimum_set_log_growth_before_snapshot() {
         let scheduler = scheduler(160);
         let set_growth = |percentage, bytes_min| {
             scheduler.board().set_growth(SnapshotGrowth { percentage, bytes_min });
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_stays_within_four_times_the_data() {
+    fn data_folder_stays_within_four_times_the_data_size() {
         for snapshot_mib in [1, 64, 160, 250] {
             for log_rate in [10, 80, 1_000] {
                 for snapshot_rate in [20, 60, 500] {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_count_follows_log_growth() {
+    fn number_of_snapshots_follows_log_growth() {
         // A snapshot of 160 MiB is written in 0.4 s, in which the log grows by 16 MiB: one for each
         // 176 MiB of the log.
         assert_eq!(largest_folder(160, 40, 500).0, 4_096 / 176);

@@ -34,7 +34,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// MiB per second; there are no pauses while the log grows faster than the snapshot.
 const SLICE_BYTES: usize = 256 << 10;
 const SLICE_INTERVAL: Duration = Duration::from_millis(4);
-/// How long a snapshot stays readable after a chunk of it was last read for a follower, even if a
+/// How long a snapshot file stays readable after a follower was last sent a chunk of it, even if a
 /// newer snapshot has replaced it. This allows the transfer to the follower to complete.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a chunk after which a follower assumes that the leader has stopped sending its
@@ -67,7 +67,7 @@ pub(crate) fn load_latest(disk: RealDisk) -> Result<LoadedSnapshots, StorageErro
     let mut files = Files::open(disk)?;
     let loaded = files.load(SnapshotLoader::default)?;
     for error in &loaded.damaged {
-        tracing::error!(%error, "snapshot damaged; trying the one before it");
+        tracing::error!(%error, "snapshot damaged; trying the previous snapshot");
     }
     Ok(LoadedSnapshots { files, latest: loaded.latest })
 }
@@ -103,7 +103,7 @@ pub(crate) struct SnapshotIo {
     /// was last read.
     outgoing: Vec<(SnapshotId, Instant)>,
     /// The leader's snapshot that was last refused because of a lack of disk space, so that each
-    /// refusal is logged only once; `None` if none was refused.
+    /// refusal is logged only once; `None` if no snapshot was refused.
     refused: Option<SnapshotId>,
     /// When the stage last reported to the Raft core that the latest snapshot is damaged; `None` if
     /// it never did.
@@ -300,7 +300,7 @@ impl SnapshotIo {
         if !is_tolerable(error) {
             exit_on_disk_failure(error);
         }
-        tracing::error!(%error, "snapshot failed, so the log is not compacted");
+        tracing::error!(%error, "cannot take a snapshot, so the log is not compacted");
         self.scheduler.give_up(true);
     }
 
@@ -308,7 +308,10 @@ impl SnapshotIo {
     /// given up as failed.
     fn skip_for_space(&self) {
         let free_bytes = self.disk_space.read().free;
-        tracing::warn!(free_bytes, "no disk space for a snapshot, so the log is not compacted");
+        tracing::warn!(
+            free_bytes,
+            "not enough free disk space for a snapshot, so the log is not compacted"
+        );
         self.scheduler.give_up(true);
     }
 
@@ -345,7 +348,11 @@ impl SnapshotIo {
                 }
                 Err(error) => {
                     let follower = envelope.to;
-                    tracing::error!(%follower, %error, "cannot read a snapshot for a follower");
+                    tracing::error!(
+                        %follower,
+                        %error,
+                        "cannot read the snapshot that a follower requested"
+                    );
                     false
                 }
             }
@@ -368,7 +375,7 @@ impl SnapshotIo {
     /// undamaged state in memory.
     fn verify(&mut self, id: SnapshotId) {
         if let Err(error) = self.files.recheck(id, SnapshotVerifier::default()) {
-            tracing::error!(%error, "latest snapshot damaged, taking another one");
+            tracing::error!(%error, "latest snapshot damaged, taking a new one from memory");
             self.report_lost();
         }
     }
@@ -425,14 +432,20 @@ impl SnapshotIo {
         if !self.disk_space.fits_snapshot(bytes) {
             if self.refused.replace(snapshot) != Some(snapshot) {
                 let free_bytes = self.disk_space.read().free;
-                tracing::warn!(last_included = %snapshot.last, bytes, free_bytes,
-                    "no disk space for the leader's snapshot");
+                tracing::warn!(
+                    last_included = %snapshot.last,
+                    bytes,
+                    free_bytes,
+                    "not enough free disk space to receive the leader's snapshot"
+                );
             }
             return false;
         }
         match self.files.begin(SnapshotSource::Incoming) {
             Ok(file) => {
-                tracing::info!(last_included = %snapshot.last, bytes,
+                tracing::info!(
+                    last_included = %snapshot.last,
+                    bytes,
                     "receiving the leader's snapshot");
                 let heard_at = Instant::now();
                 let file = Some(file);

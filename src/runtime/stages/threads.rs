@@ -9,10 +9,10 @@ use crate::runtime::fatal::AbortOnPanic;
 use crate::runtime::pass::StageState;
 
 use super::Stages;
-use super::applier::Applier;
 use super::core::{ApplyOutput, Core};
 use super::log_writer::LogWriter;
 use super::network::NetworkStage;
+use super::shared_applier::SharedApplier;
 use super::snapshots::SnapshotIo;
 
 /// Maximum number of iterations of the Raft core's loop that a thread shared with the network stage
@@ -25,8 +25,8 @@ const CORE_PASSES_MAX: usize = 4;
 pub enum Threads {
     /// Each stage runs on a thread of its own.
     Dedicated,
-    /// Network, core and applier share one thread. If the log is on a disk, the log writer and the
-    /// snapshots stage have threads of their own.
+    /// Network, core and applier share one thread. If the log is on a disk, the log writer, the
+    /// snapshots stage and long operations have threads of their own.
     Fused,
     /// [`Threads::Fused`] if at most two processor cores are available to the process, otherwise
     /// [`Threads::Dedicated`].
@@ -78,11 +78,14 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
     }
     let Stages { network, core, mut log_writer, applier, snapshots } = stages;
     if !log_writer.waits_for_disk() {
+        let applier = SharedApplier::without_helper(applier);
         return run_fused(network, core, applier, Some(log_writer));
     }
     thread::scope(|scope| {
         spawn_snapshots(scope, snapshots)?;
         spawn(scope, "log_writer", move || log_writer.run())?;
+        let (applier, helper) = SharedApplier::with_helper(applier);
+        spawn(scope, "long_operations", move || helper.run())?;
         run_fused(network, core, applier, None)
     })
 }
@@ -90,14 +93,15 @@ pub(crate) fn run<N: NetworkStage>(stages: Stages<N>, fused: bool) -> io::Result
 /// Runs network, core and applier in turn on the current thread, and also the log writer if one is
 /// given.
 ///
-/// One iteration reads the sockets, runs the Raft core, and sends the resulting output, replies
-/// before appends; then it does the same for the work that was completed meanwhile. Work that no
-/// client is waiting for comes last. Each stage takes a bounded part of its queue, so that the
-/// sockets are read in time regardless of the length of the queues.
+/// One iteration reads the sockets, runs the Raft core, and handles the core's output: it sends the
+/// replies to clients before the log writer handles append jobs. After that, it does the same for
+/// work that other stages have completed meanwhile. Work that no client is waiting for comes last.
+/// Each stage takes a bounded part of its queue, so that the sockets are read in time regardless of
+/// the length of the queues.
 fn run_fused<N: NetworkStage>(
     mut network: N,
     mut core: Core,
-    mut applier: Applier,
+    mut applier: SharedApplier,
     mut log_writer: Option<LogWriter>,
 ) -> io::Result<()> {
     let _guard = AbortOnPanic;

@@ -31,7 +31,8 @@ pub struct ClientModel {
     expirations: Expirations,
 }
 
-/// A client's request, with counts of its attempts: a client resends a request under the same key.
+/// A client's request, with the number of attempts. A client resends an unanswered request under
+/// the same key, which is another attempt.
 #[derive(Debug)]
 struct Request {
     /// The highest commit index in the cluster when the request first reached a replica. A
@@ -55,7 +56,8 @@ struct Request {
 struct Model {
     /// All versions of each key, in the order in which they were written.
     versions: BTreeMap<Bytes, Vec<Version>>,
-    /// Number of operations applied so far.
+    /// Number of operations applied so far. Each operation gets this number as the revision of the
+    /// keys that it writes.
     revision: u64,
     /// The results of applying the log entries, starting with the entry at index 1. An element is
     /// `None` if its entry contains no batch (commands applied together).
@@ -120,8 +122,8 @@ impl ClientModel {
         let expected = self.model.results.get(place).and_then(Option::as_ref);
         ensure!(
             is_same(applied, expected),
-            "applied once: replica {id} got {applied:?} for entry {index}, the model gets \
-             {expected:?}"
+            "applied once: replica {id} applied the entry at index {index} with the result \
+             {applied:?}, but the result in the model is {expected:?}"
         );
         Ok(())
     }
@@ -172,19 +174,20 @@ impl ClientModel {
     fn record_effect(&mut self, key: RequestKey, index: Index) -> Result<(), Violation> {
         let Some(request) = self.requests.get_mut(&key) else {
             return Err(Violation(format!(
-                "replies match requests: request {key:?} was applied at {index}, but no client \
-                 sent it"
+                "replies match requests: the request {key:?} was applied at log index {index}, but \
+                 no client has sent it"
             )));
         };
         ensure!(
             request.effect.is_none(),
-            "applied once: request {key:?} took effect at index {:?} and again at {index}",
+            "applied once: the request {key:?} was applied at log index {:?}, and again at log \
+             index {index}",
             request.effect
         );
         ensure!(
             request.refused < request.attempts,
-            "refused means not applied: request {key:?} took effect at index {index} after all its \
-             attempts were refused"
+            "refused means not applied: the request {key:?} was applied at log index {index} after \
+             all its attempts had been refused"
         );
         request.effect = Some(index);
         Ok(())
@@ -201,8 +204,8 @@ impl ClientModel {
         let expected = self.model.outcomes.get(&key);
         ensure!(
             expected.is_some_and(|expected| are_same(expected, outcomes)),
-            "applied once: replica {id} answered write {key:?} with {outcomes:?}, the model has \
-             {expected:?}"
+            "applied once: replica {id} answered the write request {key:?} with the outcomes \
+             {outcomes:?}, but the outcomes in the model are {expected:?}"
         );
         Ok(())
     }
@@ -222,20 +225,23 @@ impl ClientModel {
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get(&key) else {
             return Err(Violation(format!(
-                "replies match requests: replica {id} answered read {key:?}, but no client sent it"
+                "replies match requests: replica {id} answered the read request {key:?}, but no \
+                 client has sent it"
             )));
         };
         ensure!(
             state >= request.committed_before,
-            "linearizability: replica {id} answered read {key:?} at applied index {state}, but {} \
-             was committed before the read arrived",
+            "linearizability: replica {id} answered the read request {key:?} from its state at \
+             applied index {state}, but entries up to index {} had been committed before the \
+             request arrived",
             request.committed_before
         );
         let arrived_at = request.arrived_at;
         let batch = Batch::decode(payload).expect("it was answered");
         ensure!(
             batch.len() == outcomes.len(),
-            "replies match requests: replica {id} answered the {} reads {key:?} with {outcomes:?}",
+            "replies match requests: replica {id} answered the {} reads of the request {key:?} \
+             with a different number of outcomes: {outcomes:?}",
             batch.len()
         );
         for (operation, outcome) in batch.operations().flatten().zip(outcomes) {
@@ -265,8 +271,9 @@ impl ClientModel {
         }
         ensure!(
             *outcome == expected,
-            "linearizability: replica {id} answered read {key:?} at applied index {state} with \
-             {outcome:?}, the model has {expected:?}"
+            "linearizability: replica {id} answered the read request {key:?} from its state at \
+             applied index {state} with the outcome {outcome:?}, but the outcome in the model is \
+             {expected:?}"
         );
         Ok(())
     }
@@ -280,21 +287,22 @@ impl ClientModel {
     ) -> Result<(), Violation> {
         let Some(request) = self.requests.get_mut(&key) else {
             return Err(Violation(format!(
-                "replies match requests: replica {id} refused request {key:?}, but no client sent \
-                 it"
+                "replies match requests: replica {id} refused the request {key:?}, but no client \
+                 has sent it"
             )));
         };
         request.refused += 1;
         ensure!(
             request.refused <= request.attempts,
-            "refused means not applied: request {key:?} was refused {} times, but arrived {} times",
+            "refused means not applied: the request {key:?} was refused {} times, but arrived at \
+             replicas only {} times",
             request.refused,
             request.attempts
         );
         ensure!(
             request.refused < request.attempts || request.effect.is_none(),
-            "refused means not applied: replica {id} refused request {key:?}, which took effect at \
-             index {:?}",
+            "refused means not applied: replica {id} refused the last attempt of the request \
+             {key:?}, so all attempts were refused, but the request was applied at log index {:?}",
             request.effect
         );
         Ok(())
@@ -409,7 +417,8 @@ impl Model {
     }
 
     /// Returns whether the watched keys of a transaction are unchanged: each still has, at log
-    /// index `index`, the revision that the client has seen.
+    /// index `index`, the revision (number of the operation that last wrote the key) that the
+    /// client has read.
     fn are_unchanged(&self, watched: Items<'_>, index: Index) -> bool {
         watched
             .pairs()
@@ -582,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_preserve_the_sum() {
+    fn account_transfers_preserve_the_total_balance() {
         let mut model = after_requests(&[1, 2]);
         let account = |number: u8, name: &'static [u8], value: &'static [u8]| {
             let operation = Operation::set(name, value);

@@ -21,8 +21,8 @@ pub(in crate::sim) const BOUND: Duration = Duration::from_millis(250);
 struct Lifetime {
     earliest: Instant,
     latest: Instant,
-    /// Number of terms that had had a leader when the value was set. A larger number at a later
-    /// read shows that the leader has changed since.
+    /// Number of terms that had a leader by the time at which the value was set. If the number is
+    /// larger at a later read, the leader has changed since then.
     leaders: usize,
 }
 
@@ -58,9 +58,9 @@ impl Expirations {
     }
 
     /// Checks the answer that replica `id` gave at time `now` to a read that arrived at time
-    /// `asked`. `current` is the last value written to the key; `is_shown` says whether the answer
-    /// was this value (true) or that the key has none (false). `leaders` is the number of terms
-    /// that have had a leader so far.
+    /// `asked`. `current` is the last value written to the key; `is_shown` is true if the answer
+    /// was this value, and false if the answer was that the key has no value. `leaders` is the
+    /// number of terms that have had a leader so far.
     pub(in crate::sim) fn answered(
         &mut self,
         id: NodeId,
@@ -74,26 +74,27 @@ impl Expirations {
             self.lifetimes.get(current).copied()
         else {
             return Err(Violation(format!(
-                "replies match requests: the value {current:?} was never set"
+                "replies match requests: no client has set the value {current:?} with an \
+                 expiration time"
             )));
         };
         if is_shown {
             ensure!(
                 asked <= latest + BOUND,
-                "reads wait for the clock: replica {id} returned {current:?} to a read that \
-                 arrived at {asked:?}, but it expired at {latest:?}"
+                "reads wait for the clock: replica {id} returned the value {current:?} to a read \
+                 that arrived at time {asked:?}, but the value expired at time {latest:?}"
             );
             ensure!(
                 self.expired.get(current).is_none_or(|expired| asked <= *expired),
-                "reads wait for the clock: replica {id} returned {current:?} to a read that \
-                 arrived at {asked:?}, but an earlier read found it expired"
+                "reads wait for the clock: replica {id} returned the value {current:?} to a read \
+                 that arrived at time {asked:?}, but an earlier read had found the value expired"
             );
             return Ok(());
         }
         ensure!(
             now + BOUND >= earliest,
-            "agreed clock: replica {id} returned no value at {now:?}, but {current:?} expires at \
-             {earliest:?}"
+            "agreed clock: replica {id} answered a read at time {now:?} as if the value \
+             {current:?} had expired, but the value expires only at time {earliest:?}"
         );
         if !self.expired.contains_key(current) {
             self.expired.insert(current.clone(), now);

@@ -59,8 +59,8 @@ struct Operation {
 
 #[derive(Debug)]
 enum Completion {
-    /// The operation was not answered: it may have been applied, may be applied later, or may never
-    /// be.
+    /// The operation was not answered: it may have been applied, may still be applied, or may never
+    /// be applied.
     Unknown,
     /// The operation was refused and is never applied.
     Refused,
@@ -74,8 +74,9 @@ enum Completion {
 pub enum LinearizabilityError {
     /// No order of the operations on a key explains all replies.
     #[error(
-        "the history of key {key:?} is not linearizable: no order of its operations explains the \
-         replies; the longest possible order stops at:\n{around}"
+        "the history of key {key:?} is not linearizable: no order of the operations on the key \
+         explains all replies; the longest order that explains replies stops at this operation, \
+         shown with the operations that overlap it:\n{around}"
     )]
     NotLinearizable {
         /// The key whose history is not linearizable.
@@ -87,8 +88,9 @@ pub enum LinearizabilityError {
     /// The search exceeded its maximum number of steps, so it is unknown whether the history is
     /// linearizable.
     #[error(
-        "the search of key {key:?} with {operations} operations ({unknown} of them unanswered) \
-         exceeded {steps} steps; use more keys, fewer clients or a shorter run"
+        "the search for an order of the {operations} operations on key {key:?} ({unknown} of them \
+         unanswered) exceeded the limit of {steps} steps; use more keys, fewer clients or a \
+         shorter run"
     )]
     TooLarge {
         /// The key whose history was searched.
@@ -363,8 +365,8 @@ impl<'a> Search<'a> {
 }
 
 impl Effect {
-    /// Returns the key's value after the operation, given its value before; `None` if the
-    /// operation's reply contradicts the value before.
+    /// Returns the key's value after the operation, given `value`, the key's value before the
+    /// operation; `None` if the operation's reply contradicts `value`.
     fn apply(self, value: Value) -> Option<Value> {
         match self {
             Effect::Read(seen) => (seen == value).then_some(value),
@@ -457,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn sequential_histories_are_accepted() {
+    fn linearizable_sequential_histories_are_accepted() {
         accepted("");
         accepted("g1 1:");
         accepted("p1=a 1. g1 1:a d1 1+ g1 1: d1 1-");
     }
 
     #[test]
-    fn overlapping_operations_may_take_either_order() {
+    fn concurrent_operations_may_take_effect_in_either_order() {
         accepted("p1=a p2=b 1. 2. g1 1:a");
         accepted("p1=a p2=b 1. 2. g1 1:b");
         accepted("p1=a g2 g3 2:a 3: 1.");
@@ -472,19 +474,19 @@ mod tests {
     }
 
     #[test]
-    fn stale_read_is_rejected() {
+    fn history_with_a_stale_read_is_rejected() {
         rejected("p1=a 1. p1=b 1. g2 2:a");
         rejected("p1=a 1. g2 2:");
     }
 
     #[test]
-    fn value_never_put_is_rejected() {
+    fn read_of_a_value_never_put_is_rejected() {
         rejected("g1 1:a");
         rejected("p1=a 1. g1 1:b");
     }
 
     #[test]
-    fn reads_going_back_in_time_are_rejected() {
+    fn history_with_reads_going_back_in_time_is_rejected() {
         // The put is still in progress, but after one read has seen it, later ones must see it,
         // too.
         rejected("p1=a 1. p1=b g2 2:b g3 3:a 1.");
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn put_with_two_effects_is_rejected() {
+    fn history_with_a_put_that_took_effect_twice_is_rejected() {
         rejected("p1=a 1. p2=b 2. g3 3:b g3 3:a");
         rejected("p1=a 1. d1 1+ g2 2:a");
     }
@@ -513,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn delete_replies_are_checked() {
+    fn replies_to_deletes_are_checked_for_linearizability() {
         rejected("p1=a 1. d2 2-");
         rejected("d1 1+");
         rejected("p1=a 1. d1 1+ d2 2+");
@@ -522,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_checked_separately() {
+    fn linearizability_is_checked_separately_for_each_key() {
         let mut history = History::default();
         for (key, value) in [("x", "1"), ("y", "2")] {
             let put = history.call(bytes(key), Call::Put(bytes(value)));
@@ -535,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn search_beyond_the_limit_is_reported() {
+    fn linearizability_search_beyond_its_limit_is_reported() {
         let mut history = History::default();
         for number in 0..40 {
             history.call(bytes("k"), Call::Put(bytes(&number.to_string())));
@@ -551,7 +553,7 @@ mod tests {
     /// Checks histories of a register with concurrent clients: they are accepted, but rejected
     /// after one more read that returns a value that was never put.
     #[test]
-    fn random_register_histories_are_accepted() {
+    fn random_linearizable_histories_are_accepted() {
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let mut history = History::default();

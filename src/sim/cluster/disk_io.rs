@@ -141,8 +141,8 @@ impl Cluster {
         }
     }
 
-    /// Completes the sync in progress, which a script has suspended, and begins the next one if a
-    /// job is waiting.
+    /// Completes the replica's current sync, which a script has suspended, and begins the next sync
+    /// if a job of the log writer is waiting.
     ///
     /// # Errors
     /// If a safety rule is violated.

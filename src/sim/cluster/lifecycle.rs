@@ -63,10 +63,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns whether a replica accepts messages from the peer `from`, sent in incarnation
-    /// `sender` (number of the peer's starts and crashes). If the peer has restarted, the replica
-    /// first checks the history of starts in the peer's folder, as the server does when a peer
-    /// connects, to detect old copies of the folder.
+    /// Returns whether a replica accepts messages that the peer `from` sent in incarnation `sender`
+    /// (number of the peer's starts and crashes). If the peer has restarted, the replica first
+    /// checks the list of starts in the peer's folder, to detect an old copy of the folder. The
+    /// server does the same when a peer connects.
     pub(super) fn accepts_peer(
         &mut self,
         slot: usize,
@@ -117,9 +117,9 @@ impl Cluster {
     }
 
     /// Checks that peers reject a replica that runs from an old copy of its folder. Starts the
-    /// replica, which is down, from such a copy, and presents its history of starts to all
-    /// peers: every peer that knows of a later start must reject it. The folder itself stays
-    /// unchanged.
+    /// replica, which is down, from such a copy, and presents the list of starts in the copy to all
+    /// peers: every peer that knows of a later start must reject the replica. The folder itself
+    /// stays unchanged.
     ///
     /// # Errors
     /// If a peer that must reject the copy accepts it.
@@ -162,8 +162,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Crashes a replica, which loses everything that is not on its disk. A random part of an
-    /// unfinished sync is kept.
+    /// Crashes a replica, which loses everything that is not on its disk. Of the data of an
+    /// unfinished sync, a random part is kept.
     pub fn crash(&mut self, id: NodeId) {
         let slot = self.slot(id);
         let machine = &mut self.machines[slot];

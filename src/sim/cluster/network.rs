@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_one_way_and_partitions_two_way() {
+    fn link_cuts_are_one_way_and_partitions_two_way() {
         let mut network = network(LinkQuality::perfect(Duration::from_millis(1)));
         network.cut(NodeId(1), NodeId(2));
         assert_eq!(network.fate(Instant::ZERO, NodeId(1), NodeId(2)), Fate::Cut);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_duplication_and_delay_occur_at_their_rates() {
+    fn message_loss_duplication_and_delay_occur_at_their_rates() {
         let quality = LinkQuality {
             loss_permille: 300,
             duplicate_permille: 100,

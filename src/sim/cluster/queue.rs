@@ -21,7 +21,7 @@ pub(super) enum Event {
     Step { slot: usize, incarnation: u64 },
     /// The replica's next timeout is due.
     Timer { slot: usize, incarnation: u64 },
-    /// The sync of the log in progress ends.
+    /// The replica's current sync of its log ends.
     Synced { slot: usize, incarnation: u64 },
     /// The replica applies committed entries and executes reads.
     Apply { slot: usize, incarnation: u64 },
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_ordered_by_time_then_insertion() {
+    fn simulated_events_are_ordered_by_time_then_insertion() {
         let mut queue = Queue::default();
         for (at, number) in [(5, 1), (3, 2), (5, 3), (3, 4), (4, 5)] {
             queue.push(Instant(at), Event::Alarm(number));

@@ -58,14 +58,14 @@ struct Group {
 }
 
 impl Trace {
-    /// Creates a trace for golden traces (recorded traces that tests compare with): it keeps all
-    /// lines, which contain no times.
+    /// Creates a trace for golden traces (recorded traces that tests compare with): the trace keeps
+    /// all lines, and they contain no times.
     pub fn golden() -> Trace {
         Trace { lines_max: usize::MAX, ..Trace::default() }
     }
 
-    /// Creates a trace for debugging: it keeps the last `lines_max` lines, which include times and
-    /// message arrivals.
+    /// Creates a trace for debugging: the trace keeps the last `lines_max` lines, which include
+    /// times and message arrivals.
     pub fn detailed(lines_max: usize) -> Trace {
         Trace { lines_max, with_times: true, with_arrivals: true, ..Trace::default() }
     }

@@ -26,16 +26,17 @@ pub struct Disk {
     /// which the log was restarted, or zero.
     base: EntryId,
     waiting: VecDeque<AppendJob>,
-    /// Number of jobs (log writes) that the sync in progress covers; 0 if no sync is in progress.
+    /// Number of jobs (log writes) that the current sync covers; 0 while there is no sync.
     syncing: usize,
     /// The replica's folder, in runs with the real storage code; its content must equal `image`.
     /// `None` in runs that model the disk only by `image`.
     files: Option<Folder>,
-    /// Whether the jobs of the sync in progress are already written to the files of the folder.
+    /// Whether the jobs that the current sync covers are already written to the files of the
+    /// folder.
     in_files: bool,
     /// After a crash in a run with the real storage code, the contents that the log may have at the
-    /// next start, in the order in which they were written. Each comes with the id of the entry
-    /// just before the log's first one. Otherwise empty.
+    /// next start, in the order in which they were written. Each content comes with the id of the
+    /// entry just before the log's first one. Empty in all other cases.
     possible: Vec<(Durable, EntryId)>,
     /// Snapshots that the replica may find in its folder at its next start.
     snapshots: Vec<SnapshotId>,
@@ -141,7 +142,8 @@ impl Disk {
         self.image.entries.get(place).map(crate::record::Entry::id)
     }
 
-    /// Returns whether the log durably holds the entry `id`, and therefore every entry before it.
+    /// Returns whether the log on disk durably contains the entry `id`, and therefore every entry
+    /// before it.
     pub fn holds(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
@@ -162,8 +164,8 @@ impl Disk {
         true
     }
 
-    /// Completes the next job of the sync in progress and returns it, so that the caller can send
-    /// the messages that were waiting for it; `None` if the sync has no more jobs.
+    /// Completes the next job of the current sync and returns it, so that the caller can send the
+    /// messages that were waiting for this job; `None` if the sync has no more jobs.
     ///
     /// # Errors
     /// If the disk failed, so that the process must stop.
@@ -242,7 +244,7 @@ impl Disk {
         self.syncing > 0
     }
 
-    /// Returns whether the sync in progress includes a restart or a compaction of the log.
+    /// Returns whether the current sync includes a restart or a compaction of the log.
     pub fn is_truncating(&self) -> bool {
         let mut jobs = self.waiting.iter().take(self.syncing);
         jobs.any(|job| job.restart_after.is_some() || job.compact_to.is_some())
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn sync_covers_the_jobs_waiting_at_its_start() {
+    fn simulated_sync_covers_log_writes_waiting_at_its_start() {
         let mut disk = Disk::default();
         assert!(!disk.begin_sync());
         disk.write(job(1, 1, &[(1, 1), (2, 1)]));
@@ -509,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn crash_keeps_a_prefix_of_the_jobs_being_synced() {
+    fn crash_keeps_a_prefix_of_the_log_writes_being_synced() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..100 {
             let mut disk = Disk::default();

@@ -39,7 +39,7 @@ pub struct Snapshots {
     /// The latest durable snapshot with its content; `None` if there is none, or in runs with the
     /// real storage code, which keeps it in a file.
     kept: Option<Snapshot>,
-    /// The replica's own snapshot that is being written; `None` if none is being written.
+    /// The replica's own snapshot that is being written; `None` if no snapshot is being written.
     pub(in crate::sim) pending: Option<Snapshot>,
     /// The leader's snapshot that is being received, with the bytes received so far; `None` if
     /// there is none, or in runs with the real storage code.
@@ -53,7 +53,7 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Starts writing a snapshot of `store`, whose last applied entry is `last`, if a snapshot is
-    /// due and none is being written. Returns whether one was started.
+    /// due and no other one is being written. Returns whether a snapshot was started.
     pub(in crate::sim) fn take(&mut self, store: &StateMachine, last: EntryId) -> bool {
         let Some(plan) = self.plan else { return false };
         let due = self.damaged || last.index.0 >= self.end().0 + plan.every;
@@ -73,7 +73,7 @@ impl Snapshots {
     }
 
     /// Verifies a snapshot on this replica's disk after a follower has discarded it. Returns true
-    /// if it is the latest snapshot and damaged, so that a new one must be taken.
+    /// if this snapshot is the latest one and is damaged, so that a new one must be taken.
     pub(in crate::sim) fn recheck(&mut self, disk: &mut Disk, id: SnapshotId) -> bool {
         let damaged = disk.files().is_some_and(|files| files.recheck(id));
         self.damaged |= damaged;

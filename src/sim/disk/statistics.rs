@@ -33,7 +33,7 @@ pub enum DiskFault {
     CutOpening,
     /// A disk whose syncs are all slow, until the fault ends.
     SlowDisk,
-    /// A sync that takes longer than any election.
+    /// A sync of the log that takes longer than any election.
     Stall,
     /// A flipped bit in a file of a replica that is down.
     FlippedBit,

@@ -12,8 +12,8 @@ use crate::sim::rng::Rng;
 use crate::sim::violation::Violation;
 use crate::types::NodeId;
 
-/// Maximum number of further checks whether the cluster has two leaders at once. When it has, a
-/// replica that voted for the newer leader loses its disk.
+/// Maximum number of times that the check for two leaders at once is repeated. If a check finds two
+/// leaders, a replica that voted for the newer one loses its disk.
 const VOTER_POLLS: u32 = 300;
 /// Interval between two checks whether the cluster has two leaders at once. All [`VOTER_POLLS`]
 /// checks take 1.5 s, longer than most elections and than a leader without a quorum takes to step
@@ -117,8 +117,9 @@ impl FaultRun {
         Ok(())
     }
 
-    /// Makes wall clocks jump: either, for a long time, the clock of a replica whose clock may be
-    /// wrong, or, for up to a second, the clocks of all or of random replicas.
+    /// Makes wall clocks jump. Either sets the wall clock of one of the replicas in `skewed` ahead
+    /// for a long time, or makes the wall clocks of all replicas or of random ones jump for at most
+    /// a second.
     pub(super) fn jump_clocks(&mut self) {
         let jump = draw_jump(&mut self.wall_rng);
         if !self.skewed.is_empty() && self.wall_rng.permille(500) {
@@ -149,7 +150,7 @@ impl FaultRun {
         self.set_alarm(self.cluster.now() + length, Alarm::EndGlitch);
     }
 
-    /// Ends a momentary jump of wall clocks, which then again show the time without the jump.
+    /// Ends a momentary jump of wall clocks, which then show the time as if there had been no jump.
     pub(super) fn end_glitch(&mut self) {
         self.glitch = false;
         for id in self.plan.ids.clone() {
@@ -252,9 +253,10 @@ impl FaultRun {
         }
     }
 
-    /// Makes a replica lose its disk, or partitions off the leader so that a voter for the next
-    /// leader can lose its disk later. Does nothing if a replica is already rejoining after a disk
-    /// loss, because two rejoining replicas would wait for each other forever.
+    /// Makes a replica lose its disk, or separates the leader by a partition, so that a replica
+    /// that votes for the next leader can lose its disk later. Does nothing if a replica is already
+    /// rejoining after a disk loss, because two rejoining replicas would wait for each other
+    /// forever.
     pub(super) fn lose_disk(&mut self) -> Result<(), Violation> {
         if self.cluster.rejoining().is_some() {
             return Ok(());

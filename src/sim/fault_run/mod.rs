@@ -71,7 +71,7 @@ pub struct Failure {
 #[derive(Debug)]
 enum Alarm {
     /// The client at index `client` wakes up, to start its next operation or to handle a timeout.
-    /// `turn` is the number of the wake-up.
+    /// `turn` is the number of the wake-up; only the client's latest wake-up has an effect.
     Wake { client: usize, turn: u32 },
     /// A replica's answer arrives at its client.
     Answer(Answer),
@@ -93,12 +93,12 @@ enum Alarm {
     /// A momentary jump of wall clocks (at most one second) ends.
     EndGlitch,
     /// The simulator checks again whether the cluster has two leaders at once; if so, a replica
-    /// that voted for the newer one loses its disk. The number is how many further checks may
-    /// follow.
+    /// that voted for the newer one loses its disk. The number is the maximum number of further
+    /// checks.
     LoseVoter(u32),
 }
 
-/// The latest sending of a client's request: when, and to which replica.
+/// The last time that a client sent a request: when, and to which replica.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     to: NodeId,

@@ -21,8 +21,9 @@ const WHOLE_SNAPSHOT_BYTES: usize = 1 << 20;
 
 impl FaultRun {
     /// Starts the recovery phase: ends the faults for at least a majority of the replicas. The
-    /// others crash, are isolated, or keep their faults but not their cut links to the majority:
-    /// one of them may stay leader, and then all of the majority must be able to reach it.
+    /// other replicas crash, are isolated, or keep their faults except for the cut links to the
+    /// majority. In the last case, one of them may stay leader, and then all of the majority must
+    /// be able to reach it.
     pub(super) fn begin_recovery(&mut self) -> Result<(), Violation> {
         let mut ids = self.plan.ids.clone();
         self.rng.shuffle(&mut ids);

@@ -97,9 +97,9 @@ pub struct Machine {
     pub held: Held,
     /// Duration of the machine's next sync if that sync is to stall; `None` for a normal sync.
     pub stalled: Option<Duration>,
-    /// The replica's starts, each as the incarnation (number of starts and crashes) and the history
-    /// of starts that the replica then sends to its peers: the number of its starts, and
-    /// random numbers that identify the latest of them.
+    /// The replica's starts. Each element is the incarnation (number of starts and crashes) and
+    /// what the replica then sends to its peers, by which they detect old copies of its folder: the
+    /// number of its starts, and random numbers that identify the latest of them.
     pub(in crate::sim) openings: Vec<(u64, (u64, Vec<u64>))>,
     /// The highest incarnation (number of starts and crashes) of each peer from which this replica
     /// has accepted a message.
@@ -118,10 +118,10 @@ pub struct Machine {
     /// sent, and the index of the last entry that the snapshot covers. `None` if it is receiving
     /// none.
     pub(in crate::sim) receiving: Option<(Term, Index)>,
-    /// Jobs for the state machine: entries to apply and reads to execute. The first number is the
+    /// Jobs for the state machine: entries to apply and reads to execute. Each job comes with the
     /// time, in milliseconds since 1970, that the replicated clock must reach before the job's
-    /// reads are executed. The second one is how often the clock had been set back when the reads
-    /// were confirmed; if the clock has been set back since, they do not wait.
+    /// reads are executed, and with the number of times that the clock had been set back when the
+    /// reads were confirmed. If the clock has been set back since then, the reads do not wait.
     pub(in crate::sim) applying: VecDeque<(ApplyJob, (u64, u64))>,
     /// The replicated clock of the running replica; `None` while it is down, or if the run does not
     /// use expirations.

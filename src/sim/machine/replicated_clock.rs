@@ -19,8 +19,8 @@ pub(in crate::sim) struct ClockGate {
     /// Client requests that wait until the leader knows the wall clocks of a quorum.
     held: Vec<Msg>,
     /// Reads that wait until the replicated clock has advanced. Each comes with the time that the
-    /// clock must reach, in milliseconds since 1970, and with how often the clock had been set back
-    /// when the read was confirmed.
+    /// clock must reach, in milliseconds since 1970, and with the number of times that the clock
+    /// had been set back when the read was confirmed.
     pub(in crate::sim) deferred_reads: Vec<(u64, u64, ClientRequest)>,
     /// The term and its leader (`None` if unknown) at the replica's last step, to detect leader
     /// changes.
@@ -72,9 +72,9 @@ impl ClockGate {
         self.clock.note_report(from, now, millis);
     }
 
-    /// Updates the clock after the state machine has applied entries. `shown` holds the replicated
-    /// clock's time in milliseconds since 1970, how often the clock has been set back, and the next
-    /// expiration time of a key (`None` if no key expires).
+    /// Updates the clock after the state machine has applied entries. The three numbers in `shown`
+    /// are the replicated clock's time in milliseconds since 1970, the number of times that the
+    /// clock has been set back, and the next expiration time of a key (`None` if no key expires).
     pub(in crate::sim) fn on_applied(&mut self, now: Instant, shown: (u64, u64, Option<u64>)) {
         let (millis, resets, next_expiry) = shown;
         self.clock.note_applied(now, AppliedClock { millis, resets, next_expiry });
@@ -82,8 +82,8 @@ impl ClockGate {
     }
 
     /// Records the current term and its leader (`None` if unknown). Returns the waiting requests,
-    /// for the replica to handle now; returns none, and keeps them waiting, if this replica is the
-    /// leader and does not know the wall clocks of a quorum yet.
+    /// for the replica to handle now. Returns no requests, and keeps them waiting, if this replica
+    /// is the leader and does not know the wall clocks of a quorum yet.
     pub(in crate::sim) fn on_leader(
         &mut self,
         now: Instant,
@@ -99,7 +99,7 @@ impl ClockGate {
     }
 
     /// Returns the request `message` if the leader knows the wall clocks of a quorum. Otherwise
-    /// queues the request until it does, and returns `None`.
+    /// queues the request until the leader knows them, and returns `None`.
     pub(in crate::sim) fn hold(&mut self, now: Instant, term: Term, message: Msg) -> Option<Msg> {
         if self.clock.is_ready(now, term) {
             return Some(message);
@@ -121,7 +121,7 @@ impl ClockGate {
     }
 
     /// Returns the entry to append now to advance the replicated clock, because a key has expired
-    /// or reads are waiting; `None` if none is needed.
+    /// or reads are waiting; `None` if no entry is needed.
     pub(in crate::sim) fn due(&mut self, now: Instant) -> Option<ClientRequest> {
         let millis = self.clock.entry_at_expiry(now).or_else(|| self.clock.entry_for_reads(now))?;
         Some(self.entry(millis))
@@ -134,9 +134,9 @@ impl ClockGate {
     }
 
     /// Returns what reads that are confirmed at `now` must wait for: the time, in milliseconds
-    /// since 1970, that the replicated clock must reach, and how often the clock has been set back
-    /// so far (if it is set back again, they do not wait). Returns zeros, so that no read waits, if
-    /// `self.reads_early` is set.
+    /// since 1970, that the replicated clock must reach, and the number of times that the clock has
+    /// been set back so far. If the clock is set back again, the reads do not wait. Returns zeros,
+    /// so that no read waits, if `self.reads_early` is set.
     pub(in crate::sim) fn for_reads(&mut self, now: Instant) -> (u64, u64) {
         if self.reads_early {
             return (0, 0);

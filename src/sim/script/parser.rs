@@ -70,7 +70,7 @@ pub enum Statement {
     Resume(NodeId),
     /// From now on, syncs of the replica's disk complete only at [`Statement::Sync`].
     Slow(NodeId),
-    /// Completes the sync in progress of a replica that [`Statement::Slow`] has slowed.
+    /// Completes the replica's current sync, which [`Statement::Slow`] has kept from completing.
     Sync(NodeId),
     /// Ends [`Statement::Slow`]: the replica's syncs complete by themselves again.
     Fast(NodeId),
@@ -139,11 +139,12 @@ pub enum Interception {
 /// A filter for messages by sender, receiver and type. A field that is `None` matches any message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MessageFilter {
-    /// Sender of the message; `None` for any.
+    /// Sender that the message must have; `None` if any sender matches.
     pub from: Option<NodeId>,
-    /// Receiver of the message; `None` for any.
+    /// Receiver that the message must have; `None` if any receiver matches.
     pub to: Option<NodeId>,
-    /// Name of the message type, such as `AppendEntries`; `None` for any.
+    /// Name of the type that the message must have, such as `AppendEntries`; `None` if any type
+    /// matches.
     pub kind: Option<String>,
 }
 
@@ -486,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_are_parsed() {
+    fn script_statements_are_parsed() {
         assert_eq!(
             only("cut 1 | 2 3"),
             Statement::Part(vec![vec![NodeId(1)], vec![NodeId(2), NodeId(3)]])
@@ -515,14 +516,14 @@ mod tests {
     }
 
     #[test]
-    fn semicolons_separate_statements() {
+    fn semicolons_separate_script_statements() {
         let statements = parse("# story\ncrash 1; restart 1\n\nrun").unwrap();
         let lines: Vec<usize> = statements.iter().map(|(line, ..)| *line).collect();
         assert_eq!(lines, [2, 2, 4]);
     }
 
     #[test]
-    fn invalid_statements_are_reported_with_their_line() {
+    fn invalid_script_statements_are_reported_with_their_line() {
         for (text, part) in [
             ("run\nfly 1", "line 2: fly 1: unknown statement fly"),
             ("cut 1", "cut 1 | 2 3"),

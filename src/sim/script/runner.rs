@@ -481,13 +481,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn put_is_committed_and_answered() {
+    fn scripted_put_is_committed_and_answered() {
         let trace = run("cluster 3 leader=1\nput 1 a=1\nrun").unwrap();
         assert!(trace.contains(&"1 answers set a=1: done".to_owned()), "{trace:#?}");
     }
 
     #[test]
-    fn failing_statements_are_reported() {
+    fn failing_script_statements_are_reported() {
         for (script, part) in [
             ("put 1 a=1", "begin with a cluster statement"),
             ("cluster 3 leader=1\ntimeout 2", "does it receive a leader"),

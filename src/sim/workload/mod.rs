@@ -29,7 +29,7 @@ const FIRST_CLIENT: u32 = 0x100;
 /// Parameters of the simulated clients' workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Number of clients. Each client has at most one request at a time that it waits for.
+    /// Number of clients. Each client waits for the answer to at most one request at a time.
     pub clients: usize,
     /// Number of clients that only read. They can detect stale reads: a client that also writes
     /// would wait forever for a deposed leader's answer to a write, but a client that only reads
@@ -113,9 +113,9 @@ struct Client {
     waits_for: Option<RequestKey>,
     /// Operations that the client performs next, before it draws further ones at random.
     planned: VecDeque<ClientOperation>,
-    /// The leader named by the last answer to the client; `None` if it named none.
+    /// The leader named by the last answer to the client; `None` if the answer named no leader.
     leader: Option<NodeId>,
-    /// Id of the client's open session; `None` if the client has none.
+    /// Id of the client's open session; `None` if the client has no open session.
     session: Option<u64>,
     /// Sequence number of the client's latest request in its session; 0 before the first.
     sequence: u64,
@@ -135,8 +135,8 @@ struct OpenRequest {
     client: usize,
     operation: ClientOperation,
     request: ClientRequest,
-    /// For each operation of the request, its id in the history; `None` for operations that the
-    /// linearizability checker does not check.
+    /// For each operation of the request, the id under which the history records it; `None` for
+    /// operations that the linearizability checker does not check.
     history_ids: Vec<Option<OperationId>>,
 }
 

@@ -29,8 +29,8 @@ pub(super) enum ClientOperation {
     /// Increments the counter in a client session, with the session id and the sequence number of
     /// the request, so that the increment is applied once.
     Increment(u64, u64),
-    /// Reads the revisions of two accounts, before a transaction that transfers this amount between
-    /// them if they are unchanged.
+    /// Reads the revisions of two accounts (numbers that change with each write). A transaction
+    /// then transfers this amount between the accounts if the revisions are unchanged.
     Watch([String; 2], u64),
     /// Reads two watched accounts in a transaction: their keys, the revisions that they must still
     /// have, and the amount to transfer.

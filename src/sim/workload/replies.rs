@@ -17,7 +17,8 @@ impl Workload {
     ) -> Result<(), Violation> {
         ensure!(
             outcomes.len() == open.history_ids.len(),
-            "replies match requests: {:?} was answered with {outcomes:?}",
+            "replies match requests: the operation {:?} was answered with the wrong number of \
+             outcomes: {outcomes:?}",
             open.operation
         );
         let alone = std::slice::from_ref(&open.operation);
@@ -46,8 +47,9 @@ impl Workload {
                     value.as_ref().map(|value| std::str::from_utf8(value).ok()?.parse().ok());
                 ensure!(
                     balance.is_none_or(|balance| balance.is_some_and(|it: u64| it <= total)),
-                    "atomic transfers: a client read {value:?} in {name}, all accounts together \
-                     hold {total}"
+                    "atomic transfers: a client read {value:?} as the balance of the account \
+                     {name}, but a balance must be a number of at most {total}, the sum of the \
+                     balances of all accounts"
                 );
                 return Ok(());
             }
@@ -83,8 +85,9 @@ impl Workload {
                 if (client.session, client.sequence) == (Some(*session), *sequence) {
                     ensure!(
                         client.sum.is_none_or(|known| known == *sum),
-                        "applied once: request {sequence} of session {session} was answered with \
-                         {:?}, and again with {sum}",
+                        "applied once: request number {sequence} of client session {session} was \
+                         answered first with the counter value {:?}, and later with the counter \
+                         value {sum}",
                         client.sum
                     );
                     client.sum = Some(*sum);
@@ -116,12 +119,13 @@ impl Workload {
             (WriteWatched(..), Outcome::List(outcomes)) => ensure!(
                 matches!(outcomes[..], [Outcome::Done, Outcome::Done, Outcome::Value(Some(_))]),
                 "replies match requests: a transaction of two writes and a read was answered with \
-                 {outcomes:?}"
+                 outcomes that do not match these operations: {outcomes:?}"
             ),
             (ReadWatched(..) | WriteWatched(..), Outcome::NoList) => {}
             (operation, outcome) => {
                 return Err(Violation(format!(
-                    "replies match requests: {operation:?} was answered with {outcome:?}"
+                    "replies match requests: the operation {operation:?} was answered with an \
+                     outcome that does not match it: {outcome:?}"
                 )));
             }
         }

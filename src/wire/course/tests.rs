@@ -178,7 +178,7 @@ fn encoded_messages_match_the_exact_json() {
 }
 
 #[test]
-fn every_peer_type_survives_a_round_trip() {
+fn every_peer_message_type_survives_a_round_trip() {
     let reply =
         |outcome| AppendReply { term: Term(1), round: Round(0), disk: DiskState::Healthy, outcome };
     let (refused, hint) = (Index(1), EntryId::ZERO);

@@ -90,7 +90,7 @@ fn frames_are_decoded_from_pieces_of_any_size() {
 }
 
 #[test]
-fn flipped_bits_never_pass_as_a_frame() {
+fn flipped_bits_in_a_frame_are_always_detected() {
     let bytes = encoded(&frames()[1..2]);
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
@@ -102,7 +102,7 @@ fn flipped_bits_never_pass_as_a_frame() {
 }
 
 #[test]
-fn oversized_length_is_rejected_without_allocation() {
+fn oversized_frame_length_is_rejected_without_allocation() {
     let longest = u32::try_from(FRAME_BYTES_MAX).unwrap();
     for length in [0, longest + 1, u32::MAX] {
         let mut decoder = Decoder::default();
@@ -198,7 +198,7 @@ fn other_protocols_and_versions_are_rejected() {
 }
 
 #[test]
-fn frame_head_and_parts_equal_the_full_encoding() {
+fn frame_encoded_in_parts_equals_the_full_encoding() {
     for frame in frames() {
         let (mut head, mut whole) = (BytesMut::new(), BytesMut::new());
         encode_head(&frame, &mut head);

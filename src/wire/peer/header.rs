@@ -12,9 +12,10 @@ use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 use super::PeerError;
 
-/// Upper bound (exclusive) on log indexes, round numbers and lengths in messages between replicas.
-/// They count from 0 and never get that large in practice; the bound lets the Raft code add to them
-/// without overflow. Terms have their own bound, [`Term::MAX`].
+/// Upper bound (exclusive) on log indexes, numbers of heartbeat rounds and lengths in messages
+/// between replicas. Correct replicas never reach it, since all of these count from 0; the bound
+/// lets the Raft code add to received numbers without overflow. Terms have their own bound,
+/// [`Term::MAX`].
 pub(super) const NUMBER_MAX: u64 = Index::MAX.0;
 
 /// All fields of a message between replicas except log entries and snapshot chunks, in the form in

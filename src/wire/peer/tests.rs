@@ -88,7 +88,7 @@ fn bytes_of(message: &PeerMsg) -> Bytes {
 }
 
 #[test]
-fn messages_survive_a_round_trip_at_any_alignment() {
+fn peer_messages_survive_a_round_trip_at_any_alignment() {
     for message in samples() {
         let bytes = bytes_of(&message);
         for offset in 0..8 {
@@ -99,7 +99,7 @@ fn messages_survive_a_round_trip_at_any_alignment() {
 }
 
 #[test]
-fn damaged_messages_never_panic() {
+fn decoding_damaged_peer_messages_never_panics() {
     for message in samples() {
         let bytes = bytes_of(&message);
         for length in 0..bytes.len() {
@@ -118,7 +118,7 @@ fn damaged_messages_never_panic() {
 }
 
 #[test]
-fn out_of_order_entries_are_rejected() {
+fn peer_message_with_out_of_order_entries_is_rejected() {
     let rejected = |prev, entries| {
         let bytes = bytes_of(&PeerMsg::AppendEntries(append(prev, entries)));
         decode(bytes).unwrap_err()
@@ -138,7 +138,7 @@ fn out_of_order_entries_are_rejected() {
 }
 
 #[test]
-fn invalid_numbers_and_entry_ids_are_rejected() {
+fn peer_message_with_invalid_numbers_or_entry_ids_is_rejected() {
     let rejected = |message: PeerMsg| decode(bytes_of(&message)).unwrap_err();
     let later = rejected(PeerMsg::AppendEntries(append(EntryId::new(6, 1), vec![])));
     assert!(matches!(later, PeerError::Place { field: "prev", .. }));
@@ -194,7 +194,7 @@ fn claimed_entry_count_is_checked_before_allocation() {
 }
 
 #[test]
-fn other_version_is_rejected() {
+fn peer_message_of_another_version_is_rejected() {
     let mut bytes = BytesMut::from(&bytes_of(&samples()[0])[..]);
     bytes[0] = VERSION + 1;
     let error = decode(bytes.freeze()).unwrap_err();

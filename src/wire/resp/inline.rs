@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_separates_arguments() {
+    fn white_space_separates_inline_command_arguments() {
         check(b"", &[]);
         check(b" \t ", &[]);
         check(b"  set\tkey   value ", &[b"set", b"key", b"value"]);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_arguments_are_unescaped() {
+    fn quoted_inline_command_arguments_are_unescaped() {
         check(br#"set "a b" 'c d'"#, &[b"set", b"a b", b"c d"]);
         check(br#""" ''"#, &[b"", b""]);
         check(br#"k"e y""#, &[b"ke y"]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn unbalanced_quotes_are_rejected() {
+    fn unbalanced_quotes_in_inline_commands_are_rejected() {
         for line in
             [&br#"set "a"#[..], b"'a", br#""a"b"#, b"'a'b", br#""a\"#, br#""a""b""#, b"\"a\0\""]
         {

@@ -14,7 +14,7 @@ const LABEL_WIDTH: f64 = 92.0;
 const GAP: f64 = 14.0;
 const COLUMNS: f64 = 3.0;
 
-/// A column of the bar chart, which shows one figure, such as operations per second, for all
+/// A column of the bar chart: shows one measured quantity, such as operations per second, of all
 /// systems.
 struct Column {
     name: &'static str,

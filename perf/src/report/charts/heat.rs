@@ -8,8 +8,8 @@ use crate::report::svg::Svg;
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 240.0;
 const LEFT: f64 = 82.0;
-/// Number of rows in a heat map, each of which stands for a range of latencies. Each of the up to
-/// `COLUMNS_MAX` columns stands for a range of time.
+/// Number of rows in a heat map. Each row stands for a range of latencies, and each of the at most
+/// `COLUMNS_MAX` columns for a range of time.
 const ROWS: usize = 40;
 const COLUMNS_MAX: usize = 120;
 

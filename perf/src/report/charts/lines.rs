@@ -13,8 +13,8 @@ const LEFT: f64 = 82.0;
 /// logarithmic.
 const RATIO_FOR_LOG: f64 = 30.0;
 
-/// Selects the figure that a chart shows, such as operations per second, from the summary of a
-/// system's runs in a case.
+/// Function that selects the quantity that a chart shows, such as operations per second, from the
+/// summary of a system's runs of a case.
 type Figure = fn(&Summary) -> Spread;
 
 /// Draws one line chart for each sweep (a series of cases that differ in one parameter) that has

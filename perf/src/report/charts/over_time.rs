@@ -8,8 +8,8 @@ use crate::report::svg::{Svg, colour, text_width};
 const WIDTH: f64 = 860.0;
 const PLOT_HEIGHT: f64 = 170.0;
 const LEFT: f64 = 82.0;
-/// Maximum number of text lines above the upper plot that describe events. A description that does
-/// not fit is shown only as a tooltip.
+/// Maximum number of lines of event descriptions above the upper plot. A description that does not
+/// fit on these lines is shown only as a tooltip.
 const MARK_LINES: usize = 4;
 const MARK_LINE: f64 = 15.0;
 

@@ -78,8 +78,12 @@ fn write(path: &Path, cluster: u128, replicas: u16, ready: bool) -> std::io::Res
 /// Reads `cluster.toml`. Returns the cluster's id, its number of replicas, and whether the folders
 /// of all replicas have been created.
 fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}; check its permissions", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read {}, which describes the cluster; check its permissions",
+            path.display()
+        )
+    })?;
     let table: Option<toml::Table> = text.parse().ok();
     let parse = |table: &toml::Table| {
         let cluster = u128::from_str_radix(table.get("cluster")?.as_str()?, 16).ok()?;
@@ -89,7 +93,11 @@ fn read(path: &Path) -> anyhow::Result<(u128, u16, bool)> {
     match table.as_ref().and_then(parse) {
         Some(parsed) => Ok(parsed),
         None => {
-            bail!("{} is damaged; restore it, or choose another folder with --dir", path.display())
+            bail!(
+                "{}, which describes the cluster, is damaged; restore it, or choose another folder \
+                 with --dir",
+                path.display()
+            )
         }
     }
 }
@@ -106,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_is_created_once_for_a_number_of_replicas() {
+    fn local_cluster_is_created_once_and_keeps_its_size() {
         let folder = tempfile::tempdir().unwrap();
         let cluster = open_or_create(folder.path(), 2).unwrap();
         assert_eq!(open_or_create(folder.path(), 2).unwrap(), cluster);

@@ -13,7 +13,7 @@ use super::Arguments;
 use super::folder::{self, members};
 use crate::cli::options::REJOIN_MEMBERS_MIN;
 
-/// Reason why a replica is not a full, voting member of the cluster or cannot start as one.
+/// Reason why a replica cannot start, or does not vote in the cluster yet.
 enum Problem {
     /// The replica's folder is damaged or missing, as the given error message says.
     Damage(String),
@@ -43,7 +43,7 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
     let replicas = arguments.replicas;
     ensure!(
         (1..=replicas).contains(&id),
-        "--replace {id}: no such replica; the cluster has replicas 1 to {replicas}"
+        "--replace {id}: there is no such replica; the cluster has replicas 1 to {replicas}"
     );
     if let Some(reason) = impossible(replicas) {
         bail!("--replace {id}: {reason}");
@@ -75,16 +75,20 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
         _ if arguments.force => println!("replacing replica {id} because of --force"),
         Some(Problem::Other(reason)) => {
             bail!(
-                "--replace {id}: its folder is not damaged ({reason}); add --force to replace it \
-                 anyway"
+                "--replace {id}: replica {id} cannot start ({reason}), but its folder is not \
+                 damaged; add --force to replace it anyway"
             )
         }
         Some(Problem::Rejoining) => {
-            bail!("--replace {id}: already replaced and rejoining; start without --replace")
+            bail!(
+                "--replace {id}: replica {id} was replaced already and is rejoining; start without \
+                 --replace"
+            )
         }
         None => bail!(
-            "--replace {id}: {} is undamaged, nothing to replace; start without --replace. If the \
-             other replicas refuse it because it is an older copy, add --force",
+            "--replace {id}: the folder {} is undamaged, so replica {id} need not be replaced; \
+             start without --replace. If the other replicas refuse it because its folder is an \
+             older copy, add --force",
             own.display()
         ),
     }
@@ -96,7 +100,7 @@ pub(super) fn replace(arguments: &Arguments, cluster: u128, id: u16) -> anyhow::
             .and_then(|folder| folder.sync_all())
             .with_context(cannot_move)?;
         println!(
-            "moved its folder to {}; delete that once the replica has rejoined",
+            "moved the folder of replica {id} to {}; delete it once the replica has rejoined",
             aside.display()
         );
     }
@@ -155,19 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn only_a_damaged_folder_is_moved_aside() {
+    fn replacing_a_replica_moves_only_a_damaged_folder_aside() {
         let dir = tempfile::tempdir().unwrap();
         let mut arguments = arguments(dir.path(), 3);
         let cluster = folder::open_or_create(dir.path(), 3).unwrap();
         assert!(refusal(&arguments, cluster, 4).contains("replicas 1 to 3"));
-        assert!(refusal(&arguments, cluster, 2).contains("nothing to replace"));
+        assert!(refusal(&arguments, cluster, 2).contains("need not be replaced"));
         let own = folder::replica(dir.path(), 2);
         let marker = fs::read(own.join("meta")).unwrap()[..100].to_vec();
         fs::write(own.join("meta"), &marker).unwrap();
         replace(&arguments, cluster, 2).unwrap();
         let aside = dir.path().join("replica-2.broken-1");
         assert_eq!(fs::read(aside.join("meta")).unwrap(), marker);
-        assert!(refusal(&arguments, cluster, 2).contains("already replaced and rejoining"));
+        assert!(refusal(&arguments, cluster, 2).contains("was replaced already"));
         assert!(refusal(&arguments, cluster, 1).contains("replica 2 is still rejoining"));
         arguments.force = true;
         replace(&arguments, cluster, 2).unwrap();

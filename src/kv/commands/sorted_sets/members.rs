@@ -24,7 +24,7 @@ pub(in crate::kv) fn zincrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer
     add(keyspace, args, true)
 }
 
-/// The options of a `ZADD` command: whether each was given.
+/// The options of a `ZADD` command. Each field says whether the option was given.
 #[allow(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 #[derive(Debug, Clone, Copy, Default)]
 struct Rules {

@@ -7,15 +7,14 @@ mod ranges;
 use std::sync::Arc;
 
 use crate::kv::commands::outcome::{Double, Outcome};
-use crate::kv::commands::row::{NO_KEYS, ONE_KEY, Row, TWO_KEYS, read, write};
+use crate::kv::commands::row::{NO_KEYS, ONE_KEY, Row, Scale, TWO_KEYS, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::collection::CollectionType as _;
 use crate::kv::values::score_tree::Scored;
 use crate::kv::values::sorted_set::SortedSet;
 
-/// Table of the sorted-set commands for the command registry: number, name, key positions and
-/// function of each. Append new commands at the end with the next number, because log entries
-/// contain the numbers.
+/// The sorted-set commands of the state machine: number, name, key positions and function of each.
+/// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(224, "zadd", ONE_KEY, members::zadd),
     write(225, "zincrby", ONE_KEY, members::zincrby),
@@ -32,27 +31,27 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     read(236, "zscan", ONE_KEY, members::zscan),
     read(237, "zcount", ONE_KEY, ranges::zcount),
     read(238, "zlexcount", ONE_KEY, ranges::zlexcount),
-    read(239, "zrange", ONE_KEY, ranges::zrange),
-    write(240, "zrangestore", TWO_KEYS, ranges::zrangestore),
-    read(241, "zrangebyscore", ONE_KEY, ranges::zrangebyscore),
-    read(242, "zrevrangebyscore", ONE_KEY, ranges::zrevrangebyscore),
-    read(243, "zrangebylex", ONE_KEY, ranges::zrangebylex),
-    read(244, "zrevrangebylex", ONE_KEY, ranges::zrevrangebylex),
-    read(245, "zrevrange", ONE_KEY, ranges::zrevrange),
-    write(246, "zremrangebyrank", ONE_KEY, ranges::zremrangebyrank),
-    write(247, "zremrangebyscore", ONE_KEY, ranges::zremrangebyscore),
-    write(248, "zremrangebylex", ONE_KEY, ranges::zremrangebylex),
-    read(249, "zunion", NO_KEYS.and_counted_at(0), combine::zunion),
-    read(250, "zinter", NO_KEYS.and_counted_at(0), combine::zinter),
-    read(251, "zdiff", NO_KEYS.and_counted_at(0), combine::zdiff),
-    write(252, "zunionstore", ONE_KEY.and_counted_at(1), combine::zunionstore),
-    write(253, "zinterstore", ONE_KEY.and_counted_at(1), combine::zinterstore),
-    write(254, "zdiffstore", ONE_KEY.and_counted_at(1), combine::zdiffstore),
-    read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard),
+    read(239, "zrange", ONE_KEY, ranges::zrange).per(Scale::Values),
+    write(240, "zrangestore", TWO_KEYS, ranges::zrangestore).per(Scale::Values),
+    read(241, "zrangebyscore", ONE_KEY, ranges::zrangebyscore).per(Scale::Values),
+    read(242, "zrevrangebyscore", ONE_KEY, ranges::zrevrangebyscore).per(Scale::Values),
+    read(243, "zrangebylex", ONE_KEY, ranges::zrangebylex).per(Scale::Values),
+    read(244, "zrevrangebylex", ONE_KEY, ranges::zrevrangebylex).per(Scale::Values),
+    read(245, "zrevrange", ONE_KEY, ranges::zrevrange).per(Scale::Values),
+    write(246, "zremrangebyrank", ONE_KEY, ranges::zremrangebyrank).per(Scale::Values),
+    write(247, "zremrangebyscore", ONE_KEY, ranges::zremrangebyscore).per(Scale::Values),
+    write(248, "zremrangebylex", ONE_KEY, ranges::zremrangebylex).per(Scale::Values),
+    read(249, "zunion", NO_KEYS.and_counted_at(0), combine::zunion).per(Scale::Values),
+    read(250, "zinter", NO_KEYS.and_counted_at(0), combine::zinter).per(Scale::Values),
+    read(251, "zdiff", NO_KEYS.and_counted_at(0), combine::zdiff).per(Scale::Values),
+    write(252, "zunionstore", ONE_KEY.and_counted_at(1), combine::zunionstore).per(Scale::Values),
+    write(253, "zinterstore", ONE_KEY.and_counted_at(1), combine::zinterstore).per(Scale::Values),
+    write(254, "zdiffstore", ONE_KEY.and_counted_at(1), combine::zdiffstore).per(Scale::Values),
+    read(255, "zintercard", NO_KEYS.and_counted_at(0), combine::zintercard).per(Scale::Values),
 ];
 
-/// Stores a sorted set at a key, or removes the key if the set is empty. The outcome is the number
-/// of members. `event` is the name of the keyspace notification if the set is not empty.
+/// Stores a sorted set at a key, or removes the key if the set is empty. Returns the number of
+/// members. `event` is the name of the keyspace notification if the set is not empty.
 fn put(keyspace: &mut Keyspace, key: &[u8], set: SortedSet, event: &'static str) -> Outcome {
     let count = set.len();
     if count == 0 {
@@ -86,7 +85,7 @@ mod tests {
     use crate::kv::state_machine::tests::Feeder;
 
     #[test]
-    fn digest_of_sorted_set_is_independent_of_its_history() {
+    fn sorted_set_digest_depends_only_on_members_and_scores() {
         let mut one = Feeder::new();
         one.call("zadd", &["z", "1", "a", "2", "b"]);
         one.call("zincrby", &["z", "1.5", "b"]);

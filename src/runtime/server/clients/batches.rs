@@ -17,11 +17,12 @@ use crate::types::{Index, Instant, RequestKey};
 /// gets a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Number of batches of writes in flight (sent, but without outcomes) from which on later writes
-/// may wait to form a larger batch: one is being replicated, and another is queued behind it.
+/// Minimum number of batches of writes in flight (sent, but without outcomes) at which later writes
+/// may wait to form a larger batch. With two batches in flight, one is being replicated, and the
+/// other is queued behind it.
 const AHEAD_BATCHES: usize = 2;
-/// Number of writes in flight (in batches that were sent but have no outcomes) from which on later
-/// writes do not wait to form a larger batch.
+/// Minimum number of writes in flight (in batches that were sent but have no outcomes) at which
+/// later writes are sent without waiting to form a larger batch.
 const AHEAD_OPERATIONS: u64 = 128;
 
 /// A batch of clients' requests that was sent to the Raft core or to the leader, and whose outcomes
@@ -51,8 +52,8 @@ struct OpenBatch {
     requests: Vec<Range<u64>>,
 }
 
-/// The batches of requests of this replica's clients: those being built, and those sent but without
-/// outcomes.
+/// The batches of requests of this replica's clients: those being built, and those that were sent
+/// to the Raft core or the leader and have no outcomes yet.
 ///
 /// Invariant: batch numbers are never reused, and all numbers in `sent` are below `next`.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ pub(crate) struct Batches {
     writes: OpenBatch,
     /// Whether the batches being built will be forwarded to another replica, the leader.
     forwarded: bool,
-    /// This replica's applied index when it began to build the current batches. `now` is the time
-    /// at which it began.
+    /// The applied index of this replica at the time when it began to build the current batches;
+    /// `now` is that time.
     since: Index,
     now: Instant,
     /// Maximum number of operations in each of the batches being built.
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_wait_behind_two_small_batches_of_writes() {
+    fn writes_wait_while_two_small_write_batches_are_in_flight() {
         let mut batches = batches();
         let mut build = |kind, count| {
             batches.begin(false, (Index(1), Instant(1)), BATCH_OPERATIONS_MAX);

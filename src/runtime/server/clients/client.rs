@@ -22,12 +22,12 @@ use crate::runtime::server::sockets::socket::Socket;
 use crate::types::{ClientId, Instant};
 use crate::wire::resp::Parser;
 
-/// Maximum number of requests of one client whose replies have not been sent. While there are this
-/// many, no further requests of the client are parsed.
+/// Maximum number of requests of one client whose replies have not been sent. At this number, the
+/// server parses no further requests of the client.
 const SLOTS_MAX: usize = 1_024;
-/// Time without a byte written to a client whose reply budget is used up, after which its requests
-/// are received without being parsed. A client that reads slowly is not affected: it gets to send
-/// more requests as it reads replies.
+/// Time for which a client must have read no replies, while its reply budget (limit on unsent
+/// replies) is used up, before the server receives more of its requests without parsing them. A
+/// client that reads slowly is not affected: it gets to send more requests as it reads replies.
 pub(crate) const READ_AHEAD_DELAY: Duration = Duration::from_millis(100);
 /// Maximum number of slots (each holds a request or its reply) for which an empty queue keeps its
 /// memory. The memory of a larger queue is freed when the queue becomes empty.
@@ -36,9 +36,10 @@ const SLOTS_KEPT: usize = 16;
 /// One client's connection, with its requests in order of arrival. Each request has a numbered
 /// slot, which it keeps until its reply is in the outbound queue.
 ///
-/// Invariant: slot number `front + n` is at `slots[n]`; no slot before number `next` is waiting to
-/// be sent; `in_flight` counts the slots whose request was sent and has no outcome, all of kind
-/// `in_flight_kind`; `request_bytes` and `reply_bytes` are sums over all slots.
+/// Invariant: slot number `front + n` is at `slots[n]`; no request in a slot before number `next`
+/// is waiting to be sent; `in_flight` is the number of slots whose request was sent and has no
+/// outcome, and all these requests are of kind `in_flight_kind`; `request_bytes` and `reply_bytes`
+/// are sums over all slots.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) id: ClientId,
@@ -57,11 +58,11 @@ pub(crate) struct Client {
     /// that no request is in flight any more.
     window: usize,
     /// Whether replies have exceeded the reply budget (limit on unsent replies), so that no request
-    /// of this client is sent until none is in flight any more.
+    /// of this client is sent until no request of this client is in flight any more.
     draining: bool,
-    /// The last time that this client's requests could make progress: an outcome arrived, or the
-    /// reply budget (limit on unsent replies) had space again. The timeout of a request that was
-    /// sent or arrived earlier is measured from this time.
+    /// The last time that this client's requests could make progress, because an outcome arrived or
+    /// the reply budget (limit on unsent replies) had space again. For a request that was sent or
+    /// arrived before this time, the timeout starts at this time.
     progressed_at: Instant,
     /// When bytes were last received from this client or sent to it.
     pub(crate) active_at: Instant,
@@ -154,15 +155,16 @@ impl Client {
     }
 
     /// Returns whether more requests of this client may be received although they cannot be parsed:
-    /// it has read no replies for some time while its reply budget is used up. Such a client may
-    /// send all its requests before it reads the first reply, as pipelines of many client libraries
-    /// do. If the server waited for the client to read, both would wait forever.
+    /// the client has read no replies for some time while its reply budget (limit on unsent
+    /// replies) is used up. Such a client may send all its requests before it reads the first
+    /// reply, as pipelines of many client libraries do. If the server waited for the client to
+    /// read, both would wait forever.
     pub(crate) fn may_read_ahead(&self, now: Instant) -> bool {
         self.is_full_and_readable() && now >= self.written_at + READ_AHEAD_DELAY
     }
 
     /// Returns whether requests of this client are waiting in its socket because its reply budget
-    /// is used up.
+    /// (limit on unsent replies) is used up.
     pub(crate) fn is_full_and_readable(&self) -> bool {
         !self.closing && self.is_over_budget() && self.is_readable()
     }
@@ -266,8 +268,9 @@ impl Client {
     }
 
     /// Returns whether the client's reply budget (limit on the bytes of unsent replies) has space
-    /// for the reply to the request in this slot. For the oldest request, only the replies in the
-    /// outbound queue count, because replies to later requests must wait for its own.
+    /// for the reply to the request in this slot. For the oldest request, only the bytes in the
+    /// outbound queue are compared with the budget: stored replies to later requests can be sent
+    /// only after the reply to this request.
     fn reply_fits(&self, slot: u64) -> bool {
         !self.is_over_budget()
             || slot == self.front && self.socket.outbound.len() < self.budget.output_bytes
@@ -275,7 +278,7 @@ impl Client {
 
     /// Stores the outcome of the request in this slot as its reply. Returns false if the request
     /// already has a reply, or if it is a read whose reply does not fit into the client's reply
-    /// budget (limit on unsent replies): the read is then sent again later.
+    /// budget (limit on unsent replies). Such a read is executed again later.
     pub(crate) fn on_outcome(&mut self, slot: u64, outcome: Outcome, now: Instant) -> bool {
         let Some(at) = self.at(slot).filter(|at| *at < self.slots.len()) else { return false };
         let (reply_format, kind, was_sent) = match &self.slots[at].state {
@@ -431,9 +434,10 @@ impl Client {
         overtaken
     }
 
-    /// Returns what the request in this slot is waiting for, and since when; time spent on earlier
-    /// requests of the connection does not count. `None` if the request has its reply, or if it is
-    /// waiting because the client is not reading its replies.
+    /// Returns what the request in this slot is waiting for, and since when. The period starts
+    /// after the last outcome of an earlier request of the same connection, so that a request does
+    /// not exceed its timeout only because earlier requests took long. Returns `None` if the
+    /// request has its reply, or if it is waiting because the client is not reading its replies.
     pub(crate) fn wait(&self, slot: u64, arrived_at: Instant) -> Option<Wait> {
         let slot = self.at(slot).and_then(|at| self.slots.get(at))?;
         let since = slot.sent_at.unwrap_or(arrived_at.max(self.progressed_at));

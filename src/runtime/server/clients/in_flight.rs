@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{ClientId, Instant};
 
-/// A client's request that has no outcome yet: where its reply belongs, and when the request
-/// arrived.
+/// A client's request that has no outcome yet: the client and the slot to which the reply belongs,
+/// and when the request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InFlight {
     /// The index of the client's connection in the table of connections.
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn request_is_found_until_it_is_removed() {
+    fn request_in_flight_is_found_until_it_is_removed() {
         let mut table = InFlightTable::default();
         let sequences: Vec<u64> = (0..4).map(|slot| table.add(request(slot))).collect();
         assert_eq!(sequences, [1, 2, 3, 4]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_found_oldest_first() {
+    fn requests_in_flight_are_found_oldest_first() {
         let mut table = InFlightTable::default();
         for slot in 0..5 {
             table.add(request(slot));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_request_does_not_retain_slots_of_later_requests() {
+    fn slow_request_does_not_retain_memory_of_later_requests() {
         let mut table = InFlightTable::default();
         let slow = table.add(request(0));
         let count = 4 * RECENT_MAX as u64;

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parsed_bytes_are_dropped_from_half_on() {
+    fn parsed_input_is_removed_when_it_is_half_of_the_buffer() {
         let mut input = Input::default();
         input.extend(&[7; 1_000]);
         input.advance(400);

@@ -7,8 +7,8 @@
 //! completes; smaller connections are not affected. Above the limit, the client that uses the most
 //! memory is disconnected.
 
-/// Maximum memory usage of a small client, in bytes. Small clients are read even while memory is
-/// scarce.
+/// Maximum memory usage of a small client, in bytes. The server reads requests of small clients
+/// even while memory is scarce.
 const SMALL_BYTES: usize = 64 << 10;
 /// Lower bound, in bytes, of the limit on one client's unsent replies; [`OUTPUT_BYTES_MAX`] is the
 /// upper bound. Between these bounds, the limit is a quarter of the clients' memory limit divided
@@ -20,8 +20,8 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// clients grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ReplyBudget {
-    /// Total size of the client's unsent replies, in bytes, from which on no further requests of
-    /// the client are parsed or submitted.
+    /// Total size of the client's unsent replies, in bytes, at which the server stops parsing and
+    /// submitting further requests of the client.
     pub(crate) output_bytes: usize,
     /// Maximum encoded size of a single reply, in bytes.
     pub(crate) reply_bytes: usize,
@@ -32,8 +32,8 @@ pub(crate) struct ReplyBudget {
 pub(crate) struct ClientMemory {
     limit_bytes: usize,
     used_bytes: usize,
-    /// Index of the one large client that may be read while memory is scarce; `None` if no client
-    /// has this permission.
+    /// Index of the one large client from which the server may read while memory is scarce; `None`
+    /// if no client has this permission.
     turn: Option<usize>,
 }
 
@@ -53,8 +53,8 @@ impl ClientMemory {
     }
 
     /// Updates the total memory usage after that of the client at `index` has changed from `before`
-    /// to `now` bytes. If the client has become small, another large client may be read while
-    /// memory is scarce.
+    /// to `now` bytes. If the client had the permission for one large client to be read while
+    /// memory is scarce, and is small now, the permission becomes free for another one.
     pub(crate) fn update(&mut self, index: usize, before: usize, now: usize) {
         self.used_bytes = self.used_bytes + now - before;
         if self.turn == Some(index) && now <= SMALL_BYTES {
@@ -62,18 +62,18 @@ impl ClientMemory {
         }
     }
 
-    /// Returns whether the client at `index`, which uses `bytes` of memory, may be read. While the
-    /// memory usage of all clients combined is at least half of the limit, only one client with
-    /// more than [`SMALL_BYTES`] may be read: the first one for which this function is called,
-    /// until it is small again.
+    /// Returns whether the server may read from the client at `index`, which uses `bytes` of
+    /// memory. While the memory usage of all clients combined is at least half of the limit, the
+    /// server reads from only one client that uses more than [`SMALL_BYTES`]: the first one for
+    /// which this function is called, until that client uses less again.
     pub(crate) fn may_grow(&mut self, index: usize, bytes: usize) -> bool {
         bytes <= SMALL_BYTES
             || self.used_bytes < self.limit_bytes / 2
             || *self.turn.get_or_insert(index) == index
     }
 
-    /// Returns whether another client that uses more than [`SMALL_BYTES`] may be read now: either
-    /// memory is not scarce, or no large client is being read.
+    /// Returns whether the server may now start to read from another client that uses more than
+    /// [`SMALL_BYTES`]: either memory is not scarce, or no such client is being read.
     pub(crate) fn admits_large(&self) -> bool {
         self.turn.is_none() || self.used_bytes < self.limit_bytes / 2
     }

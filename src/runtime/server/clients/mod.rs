@@ -38,7 +38,7 @@ use mio::net::TcpStream;
 use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
-use crate::runtime::boards::{RuntimeCounters, SubscriberBoard};
+use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::{ReadResult, Socket};
@@ -56,7 +56,8 @@ pub(crate) use self::requests::Target;
 pub use self::timeouts::Timeouts;
 
 /// Number of bytes after which a pass (iteration of the stage's loop) stops reading from clients,
-/// so that peers are not delayed. Counts the bytes received and the memory growth that they cause.
+/// so that peers are not delayed. Both the received bytes and the memory growth that they cause are
+/// counted towards this limit.
 const PASS_BYTES_MAX: usize = 4 << 20;
 
 /// The connections of all clients, with their requests and subscriptions.
@@ -81,7 +82,8 @@ pub(crate) struct Clients {
     /// Indexes of the clients that have input to read, but must wait because memory is scarce and
     /// they use much of it.
     stalled: Vec<usize>,
-    /// Indexes of the clients that have input to read, but whose reply budget is used up.
+    /// Indexes of the clients that have input to read, but whose reply budget (limit on unsent
+    /// replies) is used up.
     unread: Vec<usize>,
     /// When the clients in `unread` were last checked.
     read_ahead_at: Instant,
@@ -99,7 +101,9 @@ pub(crate) struct Clients {
     /// not received all their replies.
     to_close: Vec<(usize, ClientId)>,
     slow_log: SlowLogSettings,
-    subscribers: Arc<SubscriberBoard>,
+    board: Arc<ApplierBoard>,
+    /// The last time at which the applier was seen to be running a long operation.
+    applier_resumed_at: Instant,
     counters: Arc<RuntimeCounters>,
 }
 
@@ -112,7 +116,7 @@ impl Clients {
         timeouts: Timeouts,
         context: Context,
         settings: Settings,
-        subscribers: Arc<SubscriberBoard>,
+        board: Arc<ApplierBoard>,
         counters: Arc<RuntimeCounters>,
     ) -> Clients {
         let memory = ClientMemory::new(settings.clients_bytes_max());
@@ -140,7 +144,8 @@ impl Clients {
             snapshot_requested: false,
             to_close: Vec::new(),
             slow_log,
-            subscribers,
+            board,
+            applier_resumed_at: Instant::ZERO,
             counters,
         }
     }
@@ -316,13 +321,13 @@ impl Clients {
     }
 
     /// Returns when [`Clients::read_ahead`] is due; `None` if no client has requests in its socket
-    /// while its reply budget is used up.
+    /// while its reply budget (limit on unsent replies) is used up.
     pub(crate) fn next_read_ahead(&self) -> Option<Instant> {
         (!self.unread.is_empty()).then(|| self.read_ahead_at + READ_AHEAD_DELAY)
     }
 
-    /// Marks the clients whose reply budget is used up to be read, if they have read no replies for
-    /// some time.
+    /// Allows the server to read requests of those clients whose reply budget (limit on unsent
+    /// replies) is used up and that have read no replies for some time.
     pub(crate) fn read_ahead(&mut self, now: Instant) {
         if now < self.read_ahead_at + READ_AHEAD_DELAY {
             return;

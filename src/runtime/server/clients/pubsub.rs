@@ -42,7 +42,7 @@ impl Clients {
     pub(super) fn publish_subscribers(&self) {
         let subscribed = !self.context.subscriptions.is_empty();
         let notifies = subscribed && self.settings.notifications().is_enabled();
-        self.subscribers.set(subscribed, notifies);
+        self.board.set(subscribed, notifies);
     }
 
     /// Sends an event of the state machine (a Pub/Sub message or a change of a key) to the
@@ -91,7 +91,7 @@ impl Clients {
                 tracing::warn!(
                     client = client.connection.id(),
                     unsent_bytes = unsent,
-                    "subscriber disconnected: it does not read its messages"
+                    "subscriber disconnected because it does not read its messages fast enough"
                 );
             }
             self.mark_flush(index);

@@ -54,8 +54,9 @@ impl Clients {
     }
 
     /// If the batch was slow, adds it to the slow log (`SLOWLOG`) and to the latency samples
-    /// (`LATENCY`), where these are enabled. The slow log gets only the first request of each
-    /// command, since all requests of a batch take the same time.
+    /// (`LATENCY`), where these are enabled. If the batch has several requests of the same command,
+    /// only the first of them is added to the slow log, since all requests of a batch take the same
+    /// time.
     fn log_if_slow(&mut self, batch: &SentBatch, now: Instant) {
         let SlowLogSettings { threshold, entries_max, latency_threshold } = self.slow_log;
         let elapsed = now.since(batch.sent_at);
@@ -124,9 +125,10 @@ impl Clients {
         self.finish(sequence, |client, slot| client.fail(slot, reason));
     }
 
-    /// Calls `give` to store the reply to the request with this sequence number. `give` gets the
-    /// client that sent the request and the number of the request's slot, and returns whether the
-    /// request now has a reply. If so, the request is removed from the table of requests in flight.
+    /// Calls `give` to store the reply to the request with this sequence number. The arguments of
+    /// `give` are the client that sent the request and the number of the request's slot; it returns
+    /// whether the request now has a reply. If it has, the request is removed from the table of
+    /// requests in flight.
     pub(super) fn finish(&mut self, sequence: u64, give: impl FnOnce(&mut Client, u64) -> bool) {
         let Some(request) = self.in_flight.get(sequence) else { return };
         let budget = self.memory.budget(self.connected.len());

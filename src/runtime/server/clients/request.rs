@@ -57,14 +57,14 @@ pub(crate) struct Slot {
 /// What a request without a reply is waiting for, and since when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
-    /// The request is waiting to be sent.
+    /// The request is waiting to be sent to the Raft core or the leader.
     Queued {
         since: Instant,
         /// Whether other requests of the same client are in flight. If so, the request may be
         /// waiting for them, so its timeout is `command_deadline` instead of `leader_wait`.
         behind_own: bool,
     },
-    /// The request was sent and is waiting for its outcome.
+    /// The request was sent to the Raft core or the leader, and has no outcome yet.
     InFlight {
         since: Instant,
         /// Whether the request that was sent is a write.
@@ -77,8 +77,8 @@ pub(crate) enum Wait {
 pub(crate) enum FailureReason {
     /// The request was not applied; the client may retry.
     NotApplied,
-    /// The request was not applied, either because the overloaded leader refused it or because it
-    /// waited too long to be sent.
+    /// The request was not applied, either because the overloaded leader refused it or because the
+    /// request waited too long to be sent to the leader.
     Busy,
     /// The leader refused the request because the leader's free disk space is low.
     DiskFull,

@@ -17,7 +17,7 @@ use crate::runtime::server::sockets::slab::Slab;
 /// freed after use.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
-/// The destination to which [`Clients::dispatch`] sends requests.
+/// The destination of the requests that [`Clients::dispatch`] takes from the clients' queues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
     /// All requests are sent to the Raft core of this replica, which is the leader.
@@ -31,9 +31,10 @@ pub(crate) enum Target {
 }
 
 impl Clients {
-    /// Parses and executes the complete requests of the client at `index`, as far as its reply
-    /// budget (limit on unsent replies) allows. The bytes in `received` come after the input that
-    /// earlier calls have kept; input that is not parsed now is kept as well.
+    /// Parses and executes the complete requests of the client at `index`, as far as the client's
+    /// reply budget (limit on unsent replies) allows. The bytes in `received` follow the unparsed
+    /// input that earlier calls have kept. Input that this call does not parse is kept for later
+    /// calls.
     pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");

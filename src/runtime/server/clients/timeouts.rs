@@ -14,8 +14,12 @@ use super::replies::sender;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::clients::request::{FailureReason, Reply, Wait};
 
-/// Interval at which idle connections and incomplete requests are searched for.
+/// Interval at which the server searches for idle connections and for incomplete requests that have
+/// exceeded their timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Running time of the applier's pass from which on the time does not count for the timeouts of
+/// requests, since the applier is running a long operation. Other passes take a few milliseconds.
+const LONG_PASS: Duration = Duration::from_millis(100);
 /// Minimum rate, in bytes per second, at which a client must send the rest of a request once the
 /// [`Timeouts::request_read`] timeout has passed.
 const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
@@ -24,8 +28,8 @@ const REQUEST_BYTES_PER_SECOND: usize = 64 << 10;
 /// and how long a client may take to send one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// How long a request may wait to be sent before it is refused. The usual reason for waiting is
-    /// that no leader is known.
+    /// How long a request may wait to be sent to the Raft core or the leader before the server
+    /// refuses it. The usual reason for waiting is that no leader is known.
     pub leader_wait: Duration,
     /// How long a client waits for the outcome of a request after the request was sent to the Raft
     /// core or to the leader.
@@ -62,6 +66,9 @@ impl Clients {
     /// after the last one checked.
     pub(crate) fn expire(&mut self, now: Instant, pass: &mut Pass) {
         let Timeouts { leader_wait, command_deadline, .. } = self.timeouts;
+        if self.board.pass_time(now) >= LONG_PASS {
+            self.applier_resumed_at = now;
+        }
         let shortest = u64::try_from(leader_wait.as_nanos()).unwrap_or(u64::MAX);
         let before = Instant(now.0.saturating_sub(shortest));
         while let Some((sequence, request)) =
@@ -87,6 +94,11 @@ impl Clients {
                 Some(Wait::InFlight { since, write: false }) => {
                     (since, command_deadline, FailureReason::NoLeader)
                 }
+            };
+            // Behind a long operation of another client, requests wait as they do in Redis.
+            let since = match self.context.leader {
+                Some(_) => since.max(self.applier_resumed_at),
+                None => since,
             };
             if now >= since + timeout {
                 self.fail(sequence, reason);

@@ -103,7 +103,10 @@ impl ServerNetwork {
                 self.parts.clients.publish_message(SWITCH_MASTER_CHANNEL, message.as_bytes());
             }
         } else {
-            tracing::info!(term = leadership.term.0, "no leader");
+            tracing::info!(
+                term = leadership.term.0,
+                "no leader is known: it was lost, or an election is in progress"
+            );
         }
         let reads = self.read_indexes.take_all();
         self.parts.clients.requeue(&reads);

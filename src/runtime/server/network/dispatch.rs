@@ -20,10 +20,11 @@ use super::{Parts, ServerNetwork};
 /// How long no requests are sent to a replica after it has refused a request because it is not the
 /// leader.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(10);
-/// Number of bytes of operations after which no further requests are sent in one pass (iteration of
-/// the stage's loop).
+/// Total size, in bytes, of the operations sent to the Raft core or the leader in one pass
+/// (iteration of the stage's loop) at which no further requests are sent in this pass.
 const BYTES_MAX: usize = 1 << 20;
-/// Maximum number of requests that are sent in one pass (iteration of the stage's loop).
+/// Maximum number of requests that are sent to the Raft core or the leader in one pass (iteration
+/// of the stage's loop).
 const REQUESTS_MAX: usize = 4_096;
 
 /// Maximum time for which writes are delayed so that more of them share a batch. Equal to the
@@ -54,8 +55,8 @@ pub(super) struct WriteRoute {
 }
 
 /// A short delay of clients' writes, so that more of them share a batch: each batch costs system
-/// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight, for at
-/// most [`GATHER_MAX`].
+/// calls and wake-ups on all replicas. Writes are delayed while small batches are in flight
+/// (without outcomes yet), for at most [`GATHER_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     since: Option<Instant>,
@@ -63,7 +64,8 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Returns whether writes are still delayed at `now`. `may_gather` says whether a delay is
-    /// useful: this replica leads, writes are waiting, and small batches are in flight.
+    /// useful: this replica is the leader, writes are waiting, and small batches are in flight
+    /// (without outcomes yet).
     fn continues(&mut self, may_gather: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         if !may_gather || now >= since + GATHER_MAX {
@@ -72,7 +74,7 @@ impl Gathering {
         self.since.is_some()
     }
 
-    /// Returns the latest time until which writes are delayed; `None` if none are.
+    /// Returns the latest time until which writes are delayed; `None` if no writes are delayed.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.since.map(|since| since + GATHER_MAX)
     }
@@ -87,8 +89,8 @@ impl ServerNetwork {
         }
     }
 
-    /// Returns whether requests must wait because the presumed leader has just refused some of them
-    /// with the reason that it is not the leader. Always false on the leader.
+    /// Returns whether requests must wait because the replica that this one takes for the leader
+    /// has just answered that it is not the leader. Always false on the leader.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         now < self.leader_refused_until && self.leadership.leader != Some(self.parts.me)
     }
@@ -219,9 +221,9 @@ impl ServerNetwork {
         self.parts.clients.requeue(&requeued);
     }
 
-    /// Submits forwarded batches to the Raft core, in order. If the core's queue is full, a first
-    /// copy of a batch is refused. A repeated copy is dropped, since an earlier copy may have been
-    /// or may be applied.
+    /// Submits forwarded batches to the Raft core, in order. If the core's queue is full, refuses a
+    /// batch that was sent for the first time. Drops a batch that was sent again, since an earlier
+    /// copy of it may have been applied or may still be applied.
     pub(super) fn submit_forwarded(&mut self, writes: Vec<ForwardedWrite>) {
         if writes.is_empty() {
             return;

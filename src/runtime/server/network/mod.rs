@@ -84,15 +84,15 @@ const WALL_CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 const SPACE_BYTES: usize = 64 << 10;
 
 /// The parts from which the network stage is created: its sockets, its ends of the channels, and
-/// the boards (shared status) that it reads.
+/// the shared status records (boards) that other stages write and it reads.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) wake: Arc<Wake>,
     pub(crate) ends: NetworkEnds,
     pub(crate) clock: Clock,
     pub(crate) me: NodeId,
-    /// The random number that identifies this start of the replica, drawn when the process opened
-    /// the replica's log.
+    /// The random number that identifies the current start of this replica's process. It was drawn
+    /// when the process opened the replica's log.
     pub(crate) opening: u64,
     pub(crate) client_listener: Listener,
     /// The listener of the additional address for Sentinel commands; `None` if there is none.
@@ -126,13 +126,14 @@ pub(crate) struct ServerNetwork {
     /// Number of the first batch of writes that must still be sent again after a change of the
     /// leader, its term or the connection to it; `None` if no batch must be sent again.
     resend_from: Option<u64>,
-    /// Time until which no requests are sent to the presumed leader, because it has refused some
-    /// with the reason that it is not the leader. The new leader should be known by then.
+    /// Time until which no requests are sent to the replica that this one takes for the leader,
+    /// because that replica has answered that it is not the leader. The new leader should be known
+    /// by then.
     leader_refused_until: Instant,
     /// When the last poll began, if that poll returned all pending events; otherwise `None`.
     polled_at: Option<Instant>,
-    /// Whether the last dispatch of requests reached its limit of bytes, requests or time while
-    /// more requests could be sent.
+    /// Whether the last dispatch of requests to the Raft core or the leader reached its limit of
+    /// bytes, requests or time while more requests could be sent.
     dispatch_unfinished: bool,
     /// A batch of replies from the applier whose events for subscribers have not all been published
     /// yet; `None` if there is none.
@@ -140,7 +141,7 @@ pub(crate) struct ServerNetwork {
     /// Reads with a confirmed read index that are waiting for space in the Raft core's queue.
     indexed_reads: VecDeque<IndexedReads>,
     /// The report on applied entries that is waiting for space in the Raft core's queue; `None` if
-    /// none is waiting.
+    /// no report is waiting.
     applied: Option<Applied>,
     /// Whether a client has requested a snapshot (`BGSAVE`) and the request has not been sent to
     /// the Raft core yet.
@@ -346,7 +347,7 @@ impl ServerNetwork {
     }
 
     /// Handles batches of replies from the applier and publishes their events to subscribers, until
-    /// none are left or the limits of `pass` (count and time) are reached.
+    /// no batches are left or the limits of `pass` (count and time) are reached.
     fn receive_replies(&mut self, pass: &mut Pass) {
         while let Some(mut batch) = self
             .unfinished_replies

@@ -26,7 +26,7 @@ pub(super) enum PeerError {
         "a peer of another cluster, {0:032x}, connected; check --peers and --cluster on both sides"
     )]
     Cluster(u128),
-    #[error("a peer connected that expects replica {0} here; check its --peers")]
+    #[error("a peer connected that expects replica {0} at this address; check its --peers")]
     Addressee(NodeId),
     #[error(
         "replica {} connected, which is not a member of this cluster of {}; its own cluster has \
@@ -51,19 +51,26 @@ pub(super) enum PeerError {
     History { peer: NodeId, error: HistoryError },
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("a peer sent another frame before its hello, or a second hello")]
+    #[error("a peer sent another frame before its hello frame, or a second hello")]
     Order,
-    #[error("a connection sent no hello in time")]
+    #[error(
+        "no hello frame arrived in time on a connection for peers; check who connects to \
+         --peer-listen"
+    )]
     NoHello,
-    #[error("replica {} has made a later connection, and this one is late", .0.0)]
+    #[error(
+        "this connection of replica {} is outdated: a later connection of the replica arrived \
+         before it",
+        .0.0
+    )]
     Late(NodeId),
 }
 
 /// Decides whether to accept a peer's hello (first frame of a connection). Returns the record of
-/// the peer that is to be stored. `check_history` compares the history in the hello (the random
-/// numbers that identify the peer's starts, drawn each time the peer's log was opened) with the
-/// stored record, to detect an older copy of the peer's folder. `check_history` is not called for a
-/// rejoining peer, whose earlier history is lost.
+/// the peer that is to be stored. `check_history` compares the list of the peer's latest process
+/// starts in the hello with the stored record, to detect an older copy of the peer's folder. Each
+/// start is identified by a random number, drawn when the peer opened its log. `check_history` is
+/// not called for a rejoining peer, which has lost the list of its earlier starts with its folder.
 pub(super) fn check(
     me: &Identity,
     members: &[NodeId],
@@ -98,7 +105,7 @@ pub(super) fn check(
 struct Logged {
     error: PeerError,
     at: Instant,
-    /// Number of equal refusals since the last log line about one, which were not logged.
+    /// Number of refusals equal to this one that were not logged since the last log line about it.
     suppressed: u64,
 }
 
@@ -111,8 +118,8 @@ pub(super) struct RefusalLog {
 
 impl RefusalLog {
     /// Counts a refusal of a peer's connection. Returns `None` if it must not be logged now.
-    /// Otherwise returns the number of equal refusals that were not logged since the last log line
-    /// about one.
+    /// Otherwise returns the number of equal refusals since the last log line about such a refusal,
+    /// none of which was logged.
     pub(super) fn count(&mut self, error: &PeerError, now: Instant) -> Option<u64> {
         let at = self.logged.iter().position(|logged| logged.error == *error);
         if let Some(at) = at
@@ -211,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn older_incarnation_is_refused() {
+    fn peer_started_from_an_older_folder_is_refused() {
         let mut known = None;
         let mut connect = |incarnation, openings: &[u64]| {
             let hello = Hello { incarnation, openings: openings.to_vec(), ..hello() };

@@ -35,8 +35,8 @@ const UNIDENTIFIED_MAX: usize = 64;
 /// that no connection delays the others.
 const PASS_BYTES_MAX: usize = 1 << 20;
 
-/// Number of closed streams of datagrams that are remembered, so that no late datagram opens one of
-/// them again.
+/// Number of closed streams of datagrams whose ids are kept, so that no late datagram opens one of
+/// these streams again.
 const CLOSED_MAX: usize = 1_024;
 /// Maximum number of datagrams sent in one pass (iteration of the stage's loop) in reply to
 /// requests to open a stream and to datagrams of unknown streams. Further ones get no reply, and
@@ -56,8 +56,8 @@ enum Carrier {
 #[derive(Debug)]
 struct Incoming {
     carrier: Carrier,
-    /// Number of bytes that were passed to the decoder as soon as their datagrams arrived, and
-    /// whose frames have not been handled yet.
+    /// Number of bytes that were passed to the frame decoder as soon as their datagrams arrived,
+    /// and whose frames this replica has not handled yet.
     fed: usize,
     decoder: Decoder,
     /// The peer that made this connection; `None` until the connection's hello (first frame) is
@@ -285,7 +285,7 @@ impl IncomingPeers {
     }
 
     /// Returns the share of the latest datagrams from `peer` that were lost, in permille: the
-    /// higher value if the peer has two streams, 0 if it has none.
+    /// higher value if the peer has two streams, 0 if the peer has no stream.
     pub(crate) fn loss_from(&mut self, peer: NodeId) -> u32 {
         let streams = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
             Carrier::Datagrams { receiver, .. } if it.sender.is_some_and(|at| at.peer == peer) => {
@@ -297,7 +297,7 @@ impl IncomingPeers {
     }
 
     /// Returns the earliest time at which [`IncomingPeers::acknowledge`] must send an
-    /// acknowledgement; `None` if none is to be sent.
+    /// acknowledgement; `None` if no acknowledgement is to be sent.
     pub(crate) fn next_acknowledgement(&mut self) -> Option<Instant> {
         let due = self.connections.iter_mut().filter_map(|(_, it)| match &it.carrier {
             Carrier::Datagrams { receiver, .. } => Some(receiver.next_timeout()),
@@ -325,8 +325,8 @@ impl IncomingPeers {
         }
     }
 
-    /// Returns whether any connection may be read. Connections for bulk messages count only if
-    /// `with_bulk` is true.
+    /// Returns whether any connection may be read. Connections for bulk messages are considered
+    /// only if `with_bulk` is true.
     pub(crate) fn is_readable(&mut self, with_bulk: bool) -> bool {
         self.connections.iter_mut().any(|(_, connection)| connection.is_readable(with_bulk))
     }
@@ -426,7 +426,8 @@ impl IncomingPeers {
                                 tracing::warn!(
                                     peer = %record.peer,
                                     %error,
-                                    "start of a peer not stored, only kept in memory"
+                                    "latest start of a peer not written to the full disk, only \
+                                     kept in memory; free disk space"
                                 );
                             }
                             Err(error) => exit_on_disk_failure(&error),
@@ -519,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delayed_connection_is_not_read_after_a_later_one() {
+    fn delayed_peer_connection_is_not_read_after_a_later_one() {
         let mut latest = Vec::new();
         let of = |peer, opening, lane, number| Sender { peer: NodeId(peer), opening, lane, number };
         let mut note = |sender| note_latest(&mut latest, sender);

@@ -38,8 +38,8 @@ const WINDOW_MAX: usize = 8 << 20;
 const URGENT_BYTES_MAX: usize = 1 << 20;
 const BULK_BYTES_MAX: usize = 96 << 20;
 
-/// Loss of datagrams, in permille, from which on bulk messages use a stream of datagrams instead of
-/// TCP, with [`PeerTransport::Auto`]. With more loss, TCP is much slower.
+/// Minimum loss of datagrams, in permille, at which bulk messages use a stream of datagrams instead
+/// of TCP, with [`PeerTransport::Auto`]. With more loss, TCP is much slower.
 const LOSSY_PERMILLE: u32 = 10;
 /// Time for which attempts to connect over TCP must fail before bulk messages use a stream of
 /// datagrams instead, with [`PeerTransport::Auto`]. By then, the streams to a peer that is down
@@ -67,14 +67,14 @@ struct Peer {
     /// Number of connections made to the peer since the process started. A change means that frames
     /// sent earlier may be lost.
     connection_count: u64,
-    /// The random number that identifies the peer's latest known start; `None` before its first
-    /// hello (first frame of a connection).
+    /// The random number that identifies the peer's process start according to the latest hello
+    /// (first frame of a connection) from the peer; `None` before its first hello.
     opening: Option<u64>,
     /// Whether the network path to the peer counts as lossy, so that bulk messages use a stream of
     /// datagrams: the loss is high, or was less than [`LOSSLESS_FOR`] ago.
     is_lossy: bool,
-    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. If TCP fails, a time in
-    /// the future, until which bulk messages do not use TCP.
+    /// When the loss of datagrams was last at least [`LOSSLESS_PERMILLE`]. After TCP has failed,
+    /// this is instead a time in the future, until which bulk messages do not use TCP.
     lossy_at: Instant,
     /// The state of the connections to this peer (connected, lost or unreachable) according to the
     /// last log line about it.
@@ -91,7 +91,7 @@ enum Logged {
     Lost,
     /// The peer is connected.
     Up,
-    /// The peer is unreachable: it had not been connected for [`LOG_DOWN_AFTER`].
+    /// The peer is unreachable: there was no connection to it for at least [`LOG_DOWN_AFTER`].
     Down,
 }
 
@@ -136,8 +136,20 @@ impl Peer {
             || loss >= LOSSY_PERMILLE
             || self.is_lossy && now.since(self.lossy_at) < LOSSLESS_FOR;
         if self.is_lossy != was_lossy {
-            let (peer, transport) = (self.id, if self.is_lossy { "udp" } else { "tcp" });
-            tracing::info!(%peer, loss_permille = loss, transport, "transport of entries changed");
+            let peer = self.id;
+            if self.is_lossy {
+                tracing::info!(
+                    %peer,
+                    loss_permille = loss,
+                    "log entries to a peer switched from TCP to UDP: packets are lost or TCP fails"
+                );
+            } else {
+                tracing::info!(
+                    %peer,
+                    loss_permille = loss,
+                    "log entries to a peer switched from UDP back to TCP: few packets are lost now"
+                );
+            }
         }
     }
 
@@ -160,8 +172,8 @@ impl Peer {
                 tracing::warn!(
                     %peer,
                     %address,
-                    "cannot connect to a peer: it is down or unreachable, or refuses this replica \
-                     (see its log)"
+                    "cannot connect to a peer: the peer is down or unreachable, or refuses this \
+                     replica (see the peer's log)"
                 );
                 self.logged = Logged::Down;
             }
@@ -227,8 +239,8 @@ impl OutgoingPeers {
     }
 
     /// Returns the round-trip time, the loss and the number of retransmissions measured on the
-    /// streams of datagrams to `peer`; `None` if there is no stream. Of two streams, the shorter
-    /// round trip, the higher loss and the sum of the retransmissions.
+    /// streams of datagrams to `peer`; `None` if there is no stream. If there are two streams,
+    /// returns the shorter round-trip time, the higher loss and the sum of the retransmissions.
     pub(crate) fn path_to(&self, peer: NodeId) -> Option<PathStatus> {
         let lanes = &self.peer(peer)?.lanes;
         let senders = lanes.iter().filter_map(|lane| match &lane.carrier {

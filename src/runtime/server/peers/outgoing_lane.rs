@@ -24,9 +24,9 @@ pub(super) const STABLE_AFTER: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for establishing a connection to a peer.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which a stream of datagrams is tried again alongside a TCP connection, if the peer
-/// did not answer the last attempt or the last stream has failed. Datagrams may not get through to
-/// the peer.
+/// Time after which this replica tries again to open a stream of datagrams alongside a TCP
+/// connection, if the peer did not answer the last attempt or the last stream has failed. Datagrams
+/// may not get through to the peer.
 const CANDIDATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The transport of a connection to a peer: a TCP socket, or a stream of datagrams over UDP with
@@ -50,14 +50,14 @@ pub(super) struct Outgoing {
     /// When the next attempt to connect is due. Used only while `carrier` is `None`.
     pub(super) retry_at: Instant,
     backoff: Duration,
-    /// When the first attempt to connect failed since the connection was last established; `None`
-    /// if no attempt has failed.
+    /// Time of the first failed attempt to connect since the connection was last established;
+    /// `None` if no attempt has failed since then.
     pub(super) failing_since: Option<Instant>,
     /// A stream of datagrams that is being opened, and that replaces `carrier` once the peer
     /// answers; `None` if there is none.
     candidate: Option<Box<Sender>>,
-    /// When the current candidate was created or, if there is none, the earliest time at which the
-    /// next one may be created.
+    /// When `candidate` was created or, if there is none, the earliest time at which the next
+    /// candidate may be created.
     candidate_at: Instant,
 }
 
@@ -161,9 +161,9 @@ impl Outgoing {
         self.connected && matches!(self.carrier, Some(Carrier::Datagrams { .. }))
     }
 
-    /// Begins to open a candidate, a stream of datagrams that `make` creates to replace the TCP
-    /// connection, if `wanted` is true. Drops a candidate that the peer has not answered in time or
-    /// that is no longer wanted.
+    /// If `wanted` is true, begins to open a candidate: a stream of datagrams, created by `make`,
+    /// that replaces the TCP connection once the peer answers. Drops a candidate that the peer has
+    /// not answered in time or that is no longer wanted.
     pub(super) fn prepare_stream(
         &mut self,
         wanted: bool,
@@ -194,8 +194,9 @@ impl Outgoing {
     }
 
     /// Handles a cookie, the peer's reply to a request to open the stream of datagrams with the
-    /// number `stream`. If the stream is the candidate, it replaces the current transport. Returns
-    /// how the stream was established; `None` if it does not belong to this connection.
+    /// number `stream`. If this stream was being opened to replace the current transport
+    /// (`candidate`), it replaces it now. Returns how the stream was established; `None` if the
+    /// stream does not belong to this connection.
     pub(super) fn on_cookie(
         &mut self,
         stream: u64,
@@ -245,7 +246,7 @@ pub(super) enum Established {
     /// The connection used this stream from the beginning, so its hello (first frame) is queued
     /// already.
     AsPlanned,
-    /// The stream was a candidate and has replaced the earlier transport, so a hello (first frame)
-    /// must still be queued.
+    /// The stream was opened alongside the earlier transport of the connection and has now replaced
+    /// it, so a hello (first frame) must still be queued.
     Replaced,
 }

@@ -82,7 +82,7 @@ impl DatagramSocket {
         self.readable
     }
 
-    /// Reads datagrams until none are left or at least `bytes_max` bytes were read. Calls
+    /// Reads datagrams until no datagrams are left or at least `bytes_max` bytes were read. Calls
     /// `on_datagram` with the sender's address and the contents of each.
     pub(crate) fn receive(
         &mut self,
@@ -118,7 +118,7 @@ impl DatagramSocket {
     }
 
     /// Sends the datagrams in `out` to the address `to`. Datagrams that the kernel does not accept
-    /// are lost, as they may be on the network.
+    /// are lost, just like datagrams that are lost on the network.
     pub(crate) fn send(&self, to: SocketAddr, out: &Outbox) {
         for (contents, length) in out.runs(self.state.max_gso_segments()) {
             let transmit = Transmit {

@@ -19,7 +19,11 @@ pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
     if limit.current.is_some_and(|current| current < needed) {
         limit.current = Some(needed.min(maximum));
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(needed, %error, "cannot raise the limit on open files");
+            tracing::warn!(
+                needed,
+                %error,
+                "cannot raise the limit on open files to the number needed for all clients"
+            );
         }
     }
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -45,8 +45,8 @@ impl Listener {
         self.acceptable && now >= self.paused_until
     }
 
-    /// Returns the earliest time at which pending connections may be accepted; `None` if none are
-    /// pending.
+    /// Returns the earliest time at which pending connections may be accepted; `None` if no
+    /// connections are pending.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.acceptable.then_some(self.paused_until)
     }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn partial_writes_keep_the_order() {
+    fn partial_socket_writes_keep_the_byte_order() {
         let mut queue = OutboundQueue::default();
         let mut expected = Vec::new();
         for number in 0..20_u8 {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn write_of_zero_bytes_is_an_error() {
+    fn socket_write_of_zero_bytes_is_an_error() {
         let mut queue = OutboundQueue::default();
         queue.open().extend_from_slice(b"x");
         let mut full: &mut [u8] = &mut [];

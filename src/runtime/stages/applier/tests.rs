@@ -190,7 +190,7 @@ fn snapshots_are_taken_by_log_size_or_on_request() {
 }
 
 #[test]
-fn partly_applied_entry_is_not_visible_between_passes() {
+fn partly_applied_log_entry_is_not_visible_to_reads() {
     const OPERATIONS: usize = 1_000;
     let Ends { network, core, snapshots, applier: ends, .. } = channels(&unused_wake(), false);
     let scheduler = SnapshotScheduler::new(1 << 30, Arc::default(), Arc::default());
@@ -233,7 +233,7 @@ fn partly_applied_entry_is_not_visible_between_passes() {
 }
 
 #[test]
-fn shared_thread_is_not_blocked_by_a_full_network() {
+fn full_network_queue_does_not_block_a_shared_thread() {
     let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
     let mut applier = Applier::new(ReplyPolicy::Leader, stopped(), ends);
     for number in 0..=QUEUE_LEN {

@@ -10,8 +10,8 @@ use crate::runtime::channels::{
 use super::Core;
 
 /// Minimum number of segment files of the log at which the core requests a snapshot because disk
-/// space is scarce, so that segments can be removed. Once free space is below the disk reserve,
-/// [`LOW_SEGMENTS_MIN`] files suffice.
+/// space is scarce: with a newer snapshot, segments can be removed. If free space is even below the
+/// disk reserve, [`LOW_SEGMENTS_MIN`] is the minimum instead.
 const SCARCE_SEGMENTS_MIN: u64 = 4;
 const LOW_SEGMENTS_MIN: u64 = 2;
 /// Minimum time between two snapshots that the core requests because disk space is scarce.

@@ -318,8 +318,8 @@ impl Core {
         }
     }
 
-    /// Returns the next request; `None` if none is waiting. Receives another batch of requests only
-    /// after all requests of the previous batch have been returned.
+    /// Returns the next request; `None` if no request is waiting. Receives another batch of
+    /// requests only after all requests of the previous batch have been returned.
     fn next_request(&mut self) -> Option<Request> {
         loop {
             if let Some(request) = self.requests.next() {

@@ -17,7 +17,7 @@ use super::Core;
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes of append jobs in flight (sent to the log writer and not yet durable) at which the core
-/// stops sending committed entries to the applier. So clients slow down to the speed of this
+/// stops sending committed entries to the applier. Clients therefore cannot write faster than this
 /// replica's disk, even if other replicas commit entries faster.
 const APPENDS_AHEAD_BYTES: usize = 4 << 20;
 
@@ -165,8 +165,8 @@ impl Core {
         self.published_at = Instant::ZERO;
     }
 
-    /// Sets the reading that the replicated clock (which decides when keys expire) in the applied
-    /// state must reach before the applier answers the reads that the leader has confirmed now.
+    /// Sets how far the replicated clock (which decides when keys expire) in the applied state must
+    /// have advanced before the applier answers the reads that the leader has confirmed now.
     fn set_read_timestamp(&mut self) {
         let Some(clock) = &mut self.replicated_clock else { return };
         // A leader without disk space can't move the clock: no key expires, but reads are answered.
@@ -198,10 +198,17 @@ impl Core {
                  while it leads; free disk space"
             ),
             DiskState::Healthy if before == DiskState::Low => {
-                tracing::info!(free_bytes, "disk space is no longer low");
+                tracing::info!(
+                    free_bytes,
+                    "disk space is no longer low; this replica accepts writes again while it leads"
+                );
             }
             DiskState::Low | DiskState::Healthy => {
-                tracing::info!(?before, now = ?disk, "disk no longer stalled");
+                tracing::info!(
+                    ?before,
+                    now = ?disk,
+                    "disk no longer stalled: a write has finished"
+                );
             }
         }
     }
@@ -336,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn full_network_queue_drops_peer_messages_but_no_refusals() {
+    fn full_network_queue_drops_peer_messages_but_no_client_errors() {
         let (mut core, network, ..) = quiet_core();
         for _ in 0..QUEUE_LEN + 3 {
             core.effects.send.push(to_peer());
@@ -395,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn core_stops_on_request_and_without_a_network() {
+    fn core_stops_on_request_or_when_the_network_stage_has_ended() {
         let (mut core, network, ..) = quiet_core();
         assert_eq!(core.run_once(None), StageState::Running);
         assert_eq!(core.run_once(Some(CoreItem::Stop)), StageState::Stopped);

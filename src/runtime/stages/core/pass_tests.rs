@@ -69,7 +69,7 @@ fn follower() -> (Core, NetworkEnds, &'static ManualClock) {
 }
 
 #[test]
-fn items_beyond_the_pass_limit_wait_for_the_next_pass() {
+fn core_events_beyond_the_pass_limit_wait_for_the_next_pass() {
     let (mut core, network, ..) = quiet_core();
     core.in_flight.start_apply(1_000);
     let applied = || CoreItem::Applied(Applied { bytes: 1, ..Applied::default() });
@@ -107,7 +107,7 @@ fn granted_lease_starts_no_earlier_than_heartbeat_receipt() {
 }
 
 #[test]
-fn client_backlog_does_not_delay_other_core_items() {
+fn backlog_of_client_requests_does_not_delay_peer_messages() {
     let (mut core, network, _log_writer, applier) = leading_core(3);
     let time: &ManualClock = Box::leak(Box::default());
     core.clock = Clock::for_test(time);

@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct RejectedLog {
     /// The earliest time at which the next log line may be written.
     next_at: Instant,
-    /// Number of rejected messages that have arrived since the last log line about one.
+    /// Number of rejected messages that have arrived since the last log line about such a message.
     unlogged: usize,
 }
 
@@ -56,7 +56,7 @@ mod tests {
     use crate::types::{NodeId, Term};
 
     #[test]
-    fn rejections_are_logged_once_per_interval_with_a_count() {
+    fn rejected_messages_are_logged_once_per_interval_with_a_count() {
         let reason = RejectReason::Term { term: Term(9_000_000), own: Term(2) };
         let message = |from| RejectedMessage { from: NodeId(from), reason };
         let mut log = RejectedLog::default();

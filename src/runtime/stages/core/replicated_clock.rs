@@ -48,7 +48,8 @@ pub(crate) struct CoreClock {
 
 impl CoreClock {
     /// Creates the core's part of the replicated clock (which decides when keys expire) for a
-    /// replica with these peers. `applied` is the replicated clock in the replica's state.
+    /// replica with these peers. `applied` is the reading of the replicated clock in the replica's
+    /// applied state.
     pub(crate) fn new(
         peers: &[NodeId],
         board: Arc<ClockBoard>,
@@ -91,7 +92,9 @@ impl CoreClock {
                 Some(Jump::Accepted(by)) => {
                     tracing::warn!(by_ms = by, "wall clock jump accepted: it has lasted");
                 }
-                Some(Jump::Undone) => tracing::info!("wall clock jump undone"),
+                Some(Jump::Undone) => tracing::info!(
+                    "wall clock jump undone: the clock has returned to its earlier course"
+                ),
                 None => {}
             }
         }
@@ -125,8 +128,8 @@ impl CoreClock {
         self.warned = differs;
     }
 
-    /// Records that at the time `now`, the state that this replica has applied has the replicated
-    /// clock (which decides when keys expire) `applied`.
+    /// Records that the replicated clock (which decides when keys expire) in this replica's applied
+    /// state shows `applied` at the time `now`.
     pub(super) fn note_applied(&mut self, now: Instant, applied: AppliedClock) {
         self.clock.note_applied(now, applied);
     }
@@ -198,7 +201,10 @@ impl CoreClock {
             request.payload = filled;
         }
         if is_ahead && agreed > 0 {
-            tracing::warn!(ahead_ms = time - agreed, "replicated clock reset");
+            tracing::warn!(
+                ahead_ms = time - agreed,
+                "replicated clock reset to the time that the wall clocks of a quorum agree on"
+            );
         }
     }
 
@@ -254,7 +260,7 @@ mod tests {
     use crate::types::{ClientId, RequestId};
 
     #[test]
-    fn reset_sets_the_agreed_time_only_if_the_clock_is_ahead() {
+    fn clock_reset_sets_agreed_time_only_if_the_clock_is_ahead() {
         let board = Arc::new(ClockBoard::new(&[NodeId(2)]));
         let clock = Clock::start();
         let applied = AppliedClock::default();

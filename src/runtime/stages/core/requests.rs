@@ -20,8 +20,8 @@ use super::Core;
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum number of log entries between the first copy of a forwarded write (measured from the
-/// sender's applied index when it sent that copy) and a repeated copy. Less than the capacity of
-/// the deduplication table, so that the table still has the outcome of the first copy.
+/// sender's applied index when it sent that copy) and a repeated copy. The maximum is less than the
+/// capacity of the deduplication table, so that the table still has the outcome of the first copy.
 pub(super) const AGAIN_ENTRIES_MAX: u64 = 60_000;
 const _: () = assert!(AGAIN_ENTRIES_MAX < DEDUP_ENTRIES_MAX as u64);
 
@@ -109,8 +109,10 @@ impl Core {
         clock.must_wait(now, term).then_some(clock)
     }
 
-    /// Passes a request or a peer's message to the replica. Refuses or drops it instead while too
-    /// many bytes are in flight or the log in memory is full.
+    /// Passes a request or a peer's message to the consensus code. While too many bytes are in
+    /// flight (sent to the log writer or the applier and not completed), refuses requests and drops
+    /// `AppendEntries` messages with entries instead. While the log in memory is full, does the
+    /// same, but still passes on reads.
     pub(super) fn admit(&mut self, mut message: Msg) {
         if let Msg::Client(request) = &message {
             let key = request.key;

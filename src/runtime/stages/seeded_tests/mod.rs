@@ -79,7 +79,8 @@ struct Coverage {
     full_queues: usize,
     /// Number of times that a thread was paused right after it had read the clock.
     pauses: usize,
-    /// Number of iterations of a leader's core loop that left requests for the next iteration.
+    /// Number of times that a leader's core handled only a part of the waiting requests in one
+    /// iteration of its loop, and left the rest for the next iteration.
     slices: usize,
 }
 
@@ -108,8 +109,8 @@ impl TestClock for PausingClock {
     }
 }
 
-/// The stages of one replica, with its promises (leases granted to leaders) and its votes, which
-/// the test checks against those promises.
+/// The stages of one replica. Also holds its promises (leases granted to leaders) and its votes,
+/// which the test checks against each other.
 struct ReplicaStages {
     core: RefCell<Core>,
     log_writer: RefCell<LogWriter>,
@@ -437,7 +438,7 @@ fn number_in(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn seeded_runs_lose_no_request_and_violate_no_lease() {
+fn random_stage_schedules_lose_no_request_and_violate_no_lease() {
     if let Some(seed) = number_in(SEED_VARIABLE) {
         eprintln!("{:?}", run(seed, &|_| {}));
         return;
@@ -464,7 +465,7 @@ fn seeded_runs_lose_no_request_and_violate_no_lease() {
 /// from a time before it received the leader's message.
 #[cfg(feature = "mutants")]
 #[test]
-fn lease_granted_from_before_receipt_is_detected() {
+fn lease_measured_from_before_message_receipt_is_detected() {
     use crate::config::Mutant;
     let change = |config: &mut Config| config.mutant = Some(Mutant::PromiseBeforeReceipt);
     let noticed = (1..=4 * SEEDS)

@@ -49,10 +49,10 @@ impl ScriptedNetwork {
 }
 
 impl Run {
-    /// Takes one batch of the Raft core of replica `at` from the queue to the network stage, and
-    /// sends the messages in it. `known` is when the leader's rounds (numbered broadcasts) in the
-    /// batch began, and until when its acknowledgements promise not to vote for another replica;
-    /// `None` if this is not known.
+    /// Takes one batch of output of replica `at`'s Raft core from the queue to the network stage,
+    /// and sends the messages in it. `known` holds the time at which the leader's rounds (numbered
+    /// broadcasts) in the batch began, and the time until which the replica has promised not to
+    /// vote for another replica; `None` if these times are not known.
     pub(super) fn take_outbound(&self, at: usize, known: Option<(Instant, Option<Instant>)>) {
         let Ok(mut network) = self.replicas[at].network.try_borrow_mut() else { return };
         let Ok(outbound) = network.ends.outbound.try_recv() else { return };

@@ -25,8 +25,9 @@ impl SafetyChecker {
         {
             ensure!(
                 now.since(heard_at) >= self.election_timeout_min,
-                "stable leader: replica {} voted for {candidate} in term {term} only {:?} after an \
-                 append of the leader of term {heard_term}",
+                "stable leader: replica {} voted for candidate {candidate} in term {term} only \
+                 {:?} after it had accepted an append of the leader of term {heard_term}, which \
+                 may still hold a lease",
                 machine.id,
                 now.since(heard_at)
             );
@@ -50,8 +51,8 @@ impl SafetyChecker {
             let there = self.committed.get(position(last.index)).map(|there| there.id);
             ensure!(
                 there == Some(last),
-                "log matching: replica {id} restarted its log after {last}, but {there:?} is \
-                 committed at that index"
+                "log matching: replica {id} restarted its log after a snapshot whose last entry is \
+                 {last} (index@term), but the committed entry at that index (if any) is {there:?}"
             );
             let count = position(last.index) + 1;
             view.written.clear();
@@ -61,27 +62,29 @@ impl SafetyChecker {
         let keep = position(first.index());
         ensure!(
             keep <= view.written.len(),
-            "log matching: replica {id} wrote {} after only {} entries, leaving a gap",
+            "log matching: replica {id} wrote entry {} (index@term) to a log of only {} entries, \
+             which leaves a gap",
             first.id(),
             view.written.len()
         );
         if keep < view.written.len() {
             ensure!(
                 role != RoleName::Leader || view.role != RoleName::Leader,
-                "truncate only at a conflict: leader {id} overwrote {} in its own log",
+                "truncate only at a conflict: leader {id} overwrote entry {} (index@term) in its \
+                 own log",
                 view.written[keep]
             );
             ensure!(
                 first.index() > view.commit_before,
-                "truncate only at a conflict: replica {id} wrote {} over a committed entry (commit \
-                 index {})",
+                "truncate only at a conflict: replica {id} overwrote a committed entry with entry \
+                 {} (index@term); the replica's commit index was {}",
                 first.id(),
                 view.commit_before
             );
             ensure!(
                 view.written[keep] != first.id(),
-                "truncate only at a conflict: replica {id} truncated its log at {} without a \
-                 conflict",
+                "truncate only at a conflict: replica {id} truncated its log before entry {} \
+                 (index@term) without a conflict: it then wrote the same entry again",
                 first.id()
             );
             view.written.truncate(keep);
@@ -90,7 +93,8 @@ impl SafetyChecker {
         for entry in &job.entries {
             ensure!(
                 entry.index() == previous.index.next() && entry.term() >= previous.term,
-                "log matching: replica {id} wrote {} after {previous}",
+                "log matching: replica {id} wrote entry {} directly after entry {previous} \
+                 (index@term), but indexes must be consecutive and terms must not decrease",
                 entry.id()
             );
             let known = self
@@ -99,8 +103,9 @@ impl SafetyChecker {
                 .or_insert_with(|| KnownEntry { previous, record: entry.record().clone() });
             ensure!(
                 known.previous == previous && known.record == *entry.record(),
-                "log matching: {} of replica {id} differs from the entry of another replica, in \
-                 its bytes or in the entry before it ({previous} and {})",
+                "log matching: entry {} (index@term) of replica {id} differs from another \
+                 replica's entry with the same id, in its content or in the entry before it; the \
+                 entry before it is {previous} at replica {id}, and {} at the other replica",
                 entry.id(),
                 known.previous
             );
@@ -120,7 +125,9 @@ impl SafetyChecker {
             hard_state.term > before.term
                 || (hard_state.term == before.term
                     && (before.voted_for.is_none() || before.voted_for == hard_state.voted_for)),
-            "durable hard state: replica {} made {hard_state:?} durable after {before:?}",
+            "durable hard state: replica {} lowered its durable term, or changed its durable vote \
+             within a term; the term and vote on its disk are now {hard_state:?}, and were \
+             {before:?}",
             machine.id
         );
         view.hard_state = hard_state;
@@ -136,8 +143,8 @@ impl SafetyChecker {
     }
 
     /// If the replica has finished rejoining after a disk loss, checks that its new disk holds all
-    /// entries that were committed when the disk was lost or, by counting the copy on the lost
-    /// disk, later.
+    /// entries that were committed before the loss, and all that a leader committed later by
+    /// counting the copy on the lost disk.
     pub(super) fn note_rejoined(&mut self, machine: &Machine) -> Result<(), Violation> {
         let lost_disk = &mut self.views[machine.slot].lost_disk;
         if machine.disk.image().rejoining {
@@ -148,8 +155,9 @@ impl SafetyChecker {
         ensure!(
             required <= machine.snapshots.end()
                 || machine.disk.holds(self.committed[position(required)].id),
-            "caught up before it counts: replica {} rejoined without {}, which was committed with \
-             its lost disk",
+            "caught up before it counts: replica {} finished rejoining without entry {} \
+             (index@term), which was committed before its disk was lost, or later by counting the \
+             copy on the lost disk",
             machine.id,
             self.committed[position(required)].id
         );
@@ -167,8 +175,8 @@ impl SafetyChecker {
         let first = *self.votes.entry((term, voter)).or_insert(candidate);
         ensure!(
             first == candidate,
-            "one leader per term: replica {voter} voted for {candidate} in term {term} after \
-             voting for {first}"
+            "one leader per term: replica {voter} voted twice in term {term}: first for candidate \
+             {first}, then for candidate {candidate}"
         );
         Ok(())
     }

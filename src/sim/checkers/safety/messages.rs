@@ -10,8 +10,8 @@ use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, NodeId, Round, Term};
 
 impl SafetyChecker {
-    /// Records the message round (a numbered batch of a leader's messages) of a leader's message
-    /// that a replica has handled, so that the replica may reply to this round.
+    /// Records that a replica has handled a message of a leader's message round (a numbered batch
+    /// of messages), so that the replica may reply to this round.
     pub(in crate::sim) fn on_receive(&mut self, slot: usize, message: &Msg) {
         let Msg::Peer(Envelope { message, .. }) = message else { return };
         let round = match message {
@@ -34,24 +34,25 @@ impl SafetyChecker {
     ) -> Result<(), Violation> {
         ensure!(
             round == Round(0) || self.views[machine.slot].rounds_received.contains(&(term, round)),
-            "fresh confirmation: replica {} replied to round {round} of term {term}, which it has \
-             not received",
+            "fresh confirmation: replica {} replied to replica {to} with message round {round} of \
+             term {term}, but has received no message of that round",
             machine.id
         );
         let leader = self.leaders.get(&term);
         ensure!(
             round == Round(0)
                 || leader == Some(&to) && self.rounds_begun.contains(&(term, round, machine.id)),
-            "fresh confirmation: replica {} replied to round {round} of term {term} at {to}, which \
-             has not begun it; the leader of the term is {leader:?}",
+            "fresh confirmation: replica {} replied to replica {to} with message round {round} of \
+             term {term}, but replica {to} is not the leader of that term or has sent it no \
+             message of that round; the leader of term {term} (if any) is {leader:?}",
             machine.id
         );
         Ok(())
     }
 
     /// Checks a message of a replica that is rejoining after a disk loss. The replica must not
-    /// grant votes or help another replica to rejoin, and must not reply to a leader of a term
-    /// before one in which it voted for another candidate with its lost disk.
+    /// grant votes or help another replica to rejoin, and must not reply to the leader of a term if
+    /// it voted for another candidate in a later term before it lost its disk.
     fn check_rejoining(&self, machine: &Machine, message: &PeerMsg) -> Result<(), Violation> {
         if !machine.disk.image().rejoining {
             return Ok(());
@@ -64,7 +65,8 @@ impl SafetyChecker {
         };
         ensure!(
             !is_forbidden,
-            "no vote while rejoining: replica {id} sent {message:?} before it has rejoined"
+            "no vote while rejoining: replica {id} has lost its disk and sent a message that is \
+             forbidden until it has finished rejoining; the message is {message:?}"
         );
         let term = match message {
             PeerMsg::AppendReply(reply) => reply.term,
@@ -76,8 +78,9 @@ impl SafetyChecker {
         let given = given.next();
         ensure!(
             given.is_none(),
-            "no vote while rejoining: replica {id} lost its disk and replied to the leader of term \
-             {term}, but had voted before: {given:?}"
+            "no vote while rejoining: replica {id} has lost its disk and replied to the leader of \
+             term {term}, although it had voted for another candidate in a later term before the \
+             loss; that vote, as ((term, voter), candidate), is {given:?}"
         );
         Ok(())
     }
@@ -108,8 +111,8 @@ impl SafetyChecker {
         };
         ensure!(
             shown <= durable.term,
-            "durable hard state: replica {id} sent {1} with term {shown}, but only term {0} is \
-             durable",
+            "durable hard state: replica {id} sent the message {1} with term {shown}, but the \
+             latest durable term on its disk is {0}",
             durable.term,
             sent.message.name()
         );
@@ -119,8 +122,8 @@ impl SafetyChecker {
                 let leader = self.leaders.get(&append.term);
                 ensure!(
                     leader == Some(&id),
-                    "one leader per term: replica {id} sent appends in term {}, whose leader is \
-                     {leader:?}",
+                    "one leader per term: replica {id} sent an AppendEntries message as the leader \
+                     of term {}, but the elected leader of that term (if any) is {leader:?}",
                     append.term
                 );
                 self.rounds_begun.insert((append.term, append.round, sent.to));
@@ -134,7 +137,8 @@ impl SafetyChecker {
                 ensure!(
                     append.commit_index <= limit,
                     "commit index after replies: replica {id} sent commit index {}, but may send \
-                     {limit} at most (committed {commit_index}, replied up to {})",
+                     at most index {limit} (its commit index is {commit_index}, and it has replied \
+                     to clients up to index {})",
                     append.commit_index,
                     machine.store.applied_index()
                 );
@@ -152,8 +156,9 @@ impl SafetyChecker {
                 let before = Term(vote.term.0 - 1);
                 ensure!(
                     !vote.transfer || self.transfers.contains(&(before, id)),
-                    "leadership transfer: replica {id} requested votes for a transfer in term {}, \
-                     but no leader transferred to it",
+                    "leadership transfer: replica {id} requested votes in term {} as the target of \
+                     a leadership transfer, but no leader of the term before has transferred the \
+                     leadership to it",
                     vote.term
                 );
                 self.check_vote_durable(durable, vote.term, id, id)?;
@@ -165,22 +170,23 @@ impl SafetyChecker {
                 let leader = self.leaders.get(&install.term);
                 ensure!(
                     leader == Some(&id),
-                    "one leader per term: replica {id} sent a snapshot in term {}, whose leader is \
-                     {leader:?}",
+                    "one leader per term: replica {id} sent a snapshot as the leader of term {}, \
+                     but the elected leader of that term (if any) is {leader:?}",
                     install.term
                 );
                 self.rounds_begun.insert((install.term, install.round, sent.to));
                 let last = install.snapshot.last;
                 ensure!(
                     self.committed.get(position(last.index)).is_some_and(|there| there.id == last),
-                    "snapshots are whole and newer: replica {id} sent a snapshot up to {last}, \
-                     which is not committed"
+                    "snapshots are whole and newer: replica {id} sent a snapshot whose last entry \
+                     is {last} (index@term), but that entry is not committed"
                 );
             }
             PeerMsg::InstallReply(reply) => {
                 ensure!(
                     reply.round > Round(0),
-                    "fresh confirmation: replica {id} replied to a snapshot chunk without its round"
+                    "fresh confirmation: replica {id} replied to a snapshot chunk without the \
+                     number of the message round to which the chunk belongs"
                 );
                 self.check_round(machine, sent.to, reply.term, reply.round)?;
             }
@@ -205,8 +211,8 @@ impl SafetyChecker {
         let leader = self.leaders.get(&now.term);
         ensure!(
             leader == Some(&id),
-            "leadership transfer: replica {id} transferred the leadership of term {}, whose leader \
-             is {leader:?}",
+            "leadership transfer: replica {id} transferred the leadership of term {}, but the \
+             elected leader of that term (if any) is {leader:?}",
             now.term
         );
         let target = machines.iter().find(|machine| machine.id == to);
@@ -217,8 +223,8 @@ impl SafetyChecker {
                     || there.disk.image().hard_state.term > now.term
                     || self.views[there.slot].lost_disk.is_some()
             }),
-            "leadership transfer: replica {id} transferred the leadership to {to}, whose log on \
-             disk does not end with {}",
+            "leadership transfer: replica {id} transferred the leadership to replica {to}, whose \
+             log on disk does not end with the leader's last entry {} (index@term)",
             now.last
         );
         self.transfers.insert((now.term, to));
@@ -237,8 +243,8 @@ impl SafetyChecker {
         self.record_vote(term, voter, candidate)?;
         ensure!(
             durable.term > term || durable.voted_for == Some(candidate),
-            "durable hard state: replica {voter} sent its vote for {candidate} in term {term}, but \
-             {durable:?} is durable"
+            "durable hard state: replica {voter} sent its vote for candidate {candidate} in term \
+             {term}, but the vote is not durable; the durable term and vote are {durable:?}"
         );
         Ok(())
     }
@@ -261,8 +267,8 @@ impl SafetyChecker {
         let durable = machine.disk.id_at(index);
         ensure!(
             durable.is_some(),
-            "durable acknowledgement: replica {} acknowledged index {index}, but only {} entries \
-             are durable",
+            "durable acknowledgement: replica {} acknowledged the log up to index {index}, but has \
+             no durable entry at that index; its durable log has {} entries",
             machine.id,
             machine.disk.image().entries.len()
         );
@@ -274,8 +280,9 @@ impl SafetyChecker {
             let there = leader.log().term_at(index).map(|term| EntryId { term, index });
             ensure!(
                 durable == there,
-                "durable acknowledgement: replica {} acknowledged index {index} with {durable:?}, \
-                 but its leader {to} has {there:?}",
+                "durable acknowledgement: replica {} acknowledged the log up to index {index}, but \
+                 its entry at that index differs from the leader's; the replica's durable entry \
+                 (index@term) is {durable:?}, and the entry of leader {to} is {there:?}",
                 machine.id
             );
         }

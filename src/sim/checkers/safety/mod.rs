@@ -29,8 +29,8 @@ use crate::sim::machine::Machine;
 use crate::sim::violation::{Violation, ensure};
 use crate::types::{EntryId, Index, Instant, NodeId, Round, Term};
 
-/// Checks the consensus rules in a simulated run, and remembers for this what all replicas have
-/// sent, written, committed and applied.
+/// Checks the consensus rules in a simulated run, and keeps a record of what all replicas have
+/// sent, written, committed and applied, to compare it with later steps.
 #[derive(Debug)]
 pub struct SafetyChecker {
     /// Whether a leader may send its followers a commit index only after it has answered the
@@ -69,15 +69,15 @@ struct KnownEntry {
 #[derive(Debug)]
 struct Committed {
     id: EntryId,
-    /// Term of the leader that first committed the entry.
+    /// Term of the leader that was the first to commit the entry.
     by_term: Term,
     /// Digest of the state machine just after this entry was applied; `None` until a replica has
     /// applied it.
     digest: Option<u64>,
 }
 
-/// What the checker has observed of one replica. A restart resets the fields that describe the
-/// replica's memory.
+/// What the checker has observed of one replica. When the replica restarts, the fields that
+/// describe the content of its memory are reset.
 #[derive(Debug)]
 struct View {
     role: RoleName,
@@ -114,9 +114,9 @@ struct View {
 struct LostDisk {
     /// Ids of the entries that were durable on the lost disk.
     log: Vec<EntryId>,
-    /// Index of the last entry that was committed when the disk was lost, or later by counting the
-    /// copy on the lost disk. The replica may vote again only once it has all entries up to this
-    /// index.
+    /// Index of the last entry that was committed before the disk was lost, or that a leader
+    /// committed later by counting the copy on the lost disk. The replica may vote again only once
+    /// it has all entries up to this index.
     required: Index,
 }
 
@@ -228,7 +228,8 @@ impl SafetyChecker {
         let durable = view.hard_state;
         ensure!(
             image.hard_state.term >= durable.term,
-            "durable hard state: replica {} restarted in term {}, but term {} was durable",
+            "durable hard state: replica {} restarted with term {}, but the durable term on its \
+             disk was {} before the restart",
             machine.id,
             image.hard_state.term,
             durable.term
@@ -277,13 +278,13 @@ impl SafetyChecker {
         };
         ensure!(
             status.term >= was_term,
-            "durable hard state: replica {id} went back from term {was_term} to term {}",
+            "durable hard state: the term of replica {id} decreased from {was_term} to {}",
             status.term
         );
         ensure!(
             status.commit_index >= was_commit && status.applied_index >= was_applied,
-            "log indexes: replica {id} went back from commit index {was_commit} and applied index \
-             {was_applied} to {} and {}",
+            "log indexes: the commit index or the applied index of replica {id} decreased; before, \
+             they were {was_commit} and {was_applied}, and now they are {} and {}",
             status.commit_index,
             status.applied_index
         );
@@ -295,8 +296,9 @@ impl SafetyChecker {
             status.applied_index <= status.commit_index
                 && status.commit_index <= status.last.index
                 && status.durable_index <= status.last.index,
-            "log indexes: applied <= commit <= last index or durable <= last index does not hold \
-             at replica {id}: {status:?}"
+            "log indexes: at replica {id}, the applied index exceeds the commit index, or the \
+             commit index or the durable index exceeds the index of the last entry; the replica's \
+             status is {status:?}"
         );
         let durable_there = machine.disk.id_at(status.durable_index);
         // The snapshot may cover the durable index before the log on disk is restarted after it.
@@ -305,8 +307,9 @@ impl SafetyChecker {
             in_snapshot
                 || durable_there
                     .is_some_and(|there| replica.log().term_at(there.index) == Some(there.term)),
-            "durable acknowledgement: replica {id} has durable index {}, but its disk has \
-             {durable_there:?} there",
+            "durable acknowledgement: replica {id} reports the durable index {}, but the entry at \
+             that index is missing on its disk or differs from the entry in its memory; the entry \
+             on its disk (index@term, if any) is {durable_there:?}",
             status.durable_index
         );
         if status.role == RoleName::Leader {
@@ -339,14 +342,14 @@ impl SafetyChecker {
         let first = *self.leaders.entry(term).or_insert(id);
         ensure!(
             first == id,
-            "one leader per term: both {first} and {id} are leaders of term {term}"
+            "one leader per term: replicas {first} and {id} are both leaders of term {term}"
         );
         let votes = machines.iter().filter(|n| self.votes.get(&(term, n.id)) == Some(&id)).count();
         // A single replica elects itself while its vote is still being written.
         ensure!(
             votes >= self.quorum || self.quorum == 1,
-            "majority quorum: replica {id} became leader of term {term} with {votes} votes, {} are \
-             needed",
+            "majority quorum: replica {id} became leader of term {term} with only {votes} votes, \
+             but {} votes are needed",
             self.quorum
         );
         // Entries committed by leaders of later terms may be missing.
@@ -357,7 +360,8 @@ impl SafetyChecker {
             ensure!(
                 there == Some(last.id.term) || last.id.index < log.base().index,
                 "election restriction: replica {id} became leader of term {term} without the \
-                 committed entry {} (it has term {there:?} at that index)",
+                 committed entry {} (index@term); the term of its own entry at that index (if any) \
+                 is {there:?}",
                 last.id
             );
         }
@@ -377,8 +381,9 @@ impl SafetyChecker {
         for peer in &status.peers {
             ensure!(
                 peer.match_index < peer.next_index && peer.match_index <= status.last.index,
-                "log indexes: match < next index and match <= last index do not hold at leader {} \
-                 for peer {}: {peer:?}",
+                "log indexes: at leader {}, the match index of peer {} is not below its next \
+                 index, or exceeds the index of the leader's last entry; the leader's status of \
+                 the peer is {peer:?}",
                 status.id,
                 peer.id
             );
@@ -390,7 +395,8 @@ impl SafetyChecker {
             ensure!(
                 term > status.term || peer.match_index <= acknowledged,
                 "durable acknowledgement: leader {} of term {} has match index {3} for peer {2}, \
-                 which acknowledged only {acknowledged} in this term",
+                 which has acknowledged the leader's log only up to index {acknowledged} in this \
+                 term",
                 status.id,
                 status.term,
                 peer.id,
@@ -412,7 +418,9 @@ impl SafetyChecker {
                 ensure!(
                     there == log.term_at(peer.match_index),
                     "durable acknowledgement: leader {} of term {} has match index {3} for peer \
-                     {2}, whose disk has term {there:?} there",
+                     {2}, but the entry at that index on the peer's disk is missing or differs \
+                     from the leader's entry; the term of the entry on the peer's disk (if any) is \
+                     {there:?}",
                     status.id,
                     status.term,
                     peer.id,
@@ -442,7 +450,8 @@ impl SafetyChecker {
             let canonical = self.committed[position(index)].id;
             ensure!(
                 id_at(index) == Some(canonical) || index < log.base().index,
-                "log matching: replica {id} committed {:?} where {canonical} was committed before",
+                "log matching: replica {id} committed the entry {:?} at an index at which the \
+                 entry {canonical} (index@term) had been committed before",
                 id_at(index)
             );
         }
@@ -455,20 +464,21 @@ impl SafetyChecker {
         let was_leader = status.role == RoleName::Leader || view.role == RoleName::Leader;
         ensure!(
             was_leader,
-            "log indexes: {} {id} committed up to {}, but no leader has committed beyond \
-             {known_before}",
+            "log indexes: {} {id} has commit index {}, but no leader has committed entries beyond \
+             index {known_before}",
             format!("{:?}", status.role).to_lowercase(),
             status.commit_index
         );
         let Some(last) = id_at(status.commit_index) else {
             return Err(Violation(format!(
-                "log indexes: replica {id} committed beyond its log: {status:?}"
+                "log indexes: the commit index of replica {id} is beyond the end of its log; the \
+                 replica's status is {status:?}"
             )));
         };
         ensure!(
             last.term == term,
-            "commit by current term: leader {id} of term {term} committed {last}, an entry of \
-             another term, by counting copies"
+            "commit by current term: leader {id} of term {term} committed entry {last} \
+             (index@term), which is of another term, by counting copies"
         );
         let holds =
             |machine: &&Machine| last.index <= machine.snapshots.end() || machine.disk.holds(last);
@@ -485,8 +495,8 @@ impl SafetyChecker {
         }
         ensure!(
             copies >= self.quorum,
-            "majority quorum: leader {id} of term {term} committed {last} with {copies} durable \
-             copies, {} are needed",
+            "majority quorum: leader {id} of term {term} committed entry {last} (index@term) with \
+             only {copies} durable copies, but {} copies are needed",
             self.quorum
         );
         while index < status.commit_index {
@@ -508,14 +518,15 @@ impl SafetyChecker {
         let known = self.commit_index();
         ensure!(
             index <= known,
-            "log indexes: replica {id} applied index {index}, but only {known} is committed"
+            "log indexes: replica {id} applied the entry at index {index}, but entries are \
+             committed only up to index {known}"
         );
         let committed = &mut self.committed[position(index)];
         let first = *committed.digest.get_or_insert(digest);
         ensure!(
             first == digest,
-            "deterministic apply: replica {id} has state {digest:016x} after {}, another replica \
-             had {first:016x}",
+            "deterministic apply: the state of replica {id} has the digest {digest:016x} after \
+             entry {} (index@term), but another replica's state had the digest {first:016x}",
             committed.id
         );
         Ok(())

@@ -28,8 +28,8 @@ pub(super) struct Damage {
     pub(super) in_latest: bool,
 }
 
-/// The history of starts of a replica that was started from an old copy of its folder, as its
-/// peers see it.
+/// The list of starts that a replica presents to its peers after it was started from an old copy of
+/// its folder. The peers check this list to detect old copies.
 #[derive(Debug)]
 pub(in crate::sim) struct OldCopy {
     /// Number of times that the replica had been started when the copy of its folder was made.
@@ -183,8 +183,8 @@ impl Folder {
         name != "meta" || !is_one_copy_whole
     }
 
-    /// Returns the names of all complete files that a start of the replica keeps. Deleted files
-    /// need no corruption.
+    /// Returns the names of all complete files that a start of the replica keeps. Files that the
+    /// start deletes need not be corrupted.
     fn relevant_names(&self) -> Vec<String> {
         let mut names = self.disk.list().expect("a disk in memory does not fail");
         names.retain(|name| name.strip_suffix(".new").is_none());
@@ -197,8 +197,9 @@ impl Folder {
     }
 
     /// Returns the index of a random written sector of the file, counted from the start of the
-    /// file, that is not in the last block of the log; `None` if there is none. Damage to the last
-    /// block could not be told from an unfinished write.
+    /// file, that is not in the last block of the log (the entries of one sync); `None`
+    /// if there is no such sector. Damage to the last block could not be distinguished from an
+    /// unfinished write.
     fn written_sector(&self, names: &[String], name: &str, rng: &mut Rng) -> Option<usize> {
         let bytes = self.read(name);
         let block = |sector: &[u8]| u32::from_le_bytes(sector[8..12].try_into().expect("4 bytes"));
@@ -233,9 +234,9 @@ impl Folder {
     }
 
     /// Starts the replica from an old copy of its whole folder: once, three times, or more often
-    /// than its history of starts can hold. The folder itself stays unchanged. Returns the
-    /// history of starts after the last of these starts, or the error of a failed start; `None`
-    /// if there is no copy.
+    /// than its list of latest starts (by which peers detect old copies) can hold. The folder
+    /// itself stays unchanged. Returns the list of starts after the last of these starts, or the
+    /// error of a failed start; `None` if there is no copy.
     pub(in crate::sim) fn start_old_copy(&mut self) -> Option<Result<OldCopy, StorageError>> {
         let (copy, copied_at) = self.copy.take()?;
         let mut copy = copy.copy();
@@ -273,20 +274,20 @@ impl Folder {
         (!is_lost).then(|| notes.check(peer, history, OPENINGS_KEPT).is_ok())
     }
 
-    /// Returns whether the file of peer records, which holds each peer's last known start, has
-    /// vanished.
+    /// Returns whether the file of peer records (for each peer, the last start of the peer that
+    /// this replica knows of) has vanished.
     pub(super) fn has_lost_notes(&self) -> bool {
         let names = self.disk.list().expect("a disk in memory does not fail");
         !self.noted.is_empty() && !names.iter().any(|name| name == "peers")
     }
 
-    /// Returns the start number (incarnation) of `peer` that this replica last recorded durably; 0
-    /// if it has recorded none.
+    /// Returns the number of starts (incarnation) of `peer` that this replica last recorded
+    /// durably; 0 if it has recorded none.
     pub(in crate::sim) fn noted_opening(&self, peer: NodeId) -> u64 {
         self.noted.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Counts, in the fault statistics, an old copy of the folder that all peers rejected.
+    /// Counts, in the fault statistics, that all peers rejected an old copy of the folder.
     pub(in crate::sim) fn count_rejected_copy(&mut self) {
         self.statistics.inject(DiskFault::OldCopy, 1);
         self.statistics.cause(DiskFault::OldCopy, FaultEffect::Rejected);

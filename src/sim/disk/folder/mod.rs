@@ -32,9 +32,9 @@ const CLUSTER: u128 = 0x0051_BB1E;
 /// Maximum number of disk operations in one sync of the log, reached by a sync that begins a log
 /// segment and replaces the file `meta`.
 const SYNC_OPERATIONS_MAX: u64 = 12;
-/// Number of latest starts that a simulated replica keeps in its history of starts, by which
-/// peers detect old copies of its folder. Small enough that old copies are often started more times
-/// than this, but larger than the number of starts of one replica while another one is down.
+/// Number of latest starts that a simulated replica keeps in the list by which peers detect old
+/// copies of its folder. Small enough that old copies are often started more times than this, but
+/// larger than the number of starts of one replica while another one is down.
 const OPENINGS_KEPT: usize = 48;
 
 /// A leader's snapshot that the replica is receiving.
@@ -80,13 +80,13 @@ pub(in crate::sim) struct Folder {
     /// An old copy of the folder, and the number of starts of the replica when the copy was made;
     /// `None` if there is no copy.
     copy: Option<(MemDisk, u64)>,
-    /// Error of an invalid snapshot, if no fault was injected while it was written to this disk;
-    /// `None` if there is none.
+    /// Error of an invalid snapshot that was written to this disk without an injected fault, which
+    /// means that the storage code is wrong; `None` if there is none.
     bad_snapshot: Option<String>,
     /// Snapshots that the replica has begun to make durable since the last crash. The next start
     /// may find any of them.
     finished: Vec<SnapshotId>,
-    /// The start number (incarnation) of each peer that this replica last recorded durably.
+    /// The number of starts (incarnation) of each peer that this replica last recorded durably.
     noted: BTreeMap<NodeId, u64>,
 }
 
@@ -252,10 +252,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Checks the history of starts that `peer` sends after a restart: `incarnation` is the number
-    /// of its starts, and `openings` are random numbers that identify the latest of them, oldest
-    /// first. Returns false if the history is incomplete or lacks the peer's last start known to
-    /// this replica, because the peer may be running from an old copy of its folder. Otherwise
+    /// Checks the list of starts that `peer` sends after a restart: `incarnation` is the number of
+    /// its starts, and `openings` are random numbers that identify the latest of them, oldest
+    /// first. Returns false if the list is incomplete or lacks the last start of the peer that this
+    /// replica knows of, because the peer may be running from an old copy of its folder. Otherwise
     /// records the peer's latest start durably (only in memory if the disk is full) and returns
     /// true.
     ///
@@ -284,8 +284,9 @@ impl Folder {
         Ok(true)
     }
 
-    /// Returns the history of starts that the replica sends to its peers: the number of its
-    /// starts, and random numbers that identify the latest of them, oldest first.
+    /// Returns the data about its starts that the replica sends to its peers, by which they detect
+    /// old copies of its folder: the number of its starts, and random numbers that identify the
+    /// latest of them, oldest first.
     pub(in crate::sim) fn opening(&self) -> (u64, Vec<u64>) {
         let log = &self.process.as_ref().expect("the replica runs").log;
         (log.identity().incarnation, log.openings().to_vec())

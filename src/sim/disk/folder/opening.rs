@@ -51,13 +51,13 @@ pub(in crate::sim) enum Opening {
 /// The disk operations in progress when a replica's process ends.
 #[derive(Debug, Clone)]
 pub(in crate::sim) struct Work<'a, J> {
-    /// The jobs (log writes) of the sync in progress.
+    /// The jobs (log writes) that the current sync covers.
     pub(in crate::sim) jobs: J,
     /// The latest durable snapshot; `None` if there is none.
     pub(in crate::sim) latest: Option<SnapshotId>,
     /// The replica's own snapshot that is being written; `None` if there is none.
     pub(in crate::sim) own: Option<&'a Snapshot>,
-    /// Whether the process had already stopped because of a disk error.
+    /// Whether the process has already stopped because of a disk error.
     pub(in crate::sim) stopped: bool,
 }
 
@@ -146,9 +146,9 @@ impl Folder {
     }
 
     /// Opens the folder for a start of the replica, whose latest snapshot is `latest`. If
-    /// `may_corrupt` is true, first corrupts files and interrupts some attempts by faults, at
-    /// random. `log_holds_latest` says whether the log contains the last entry of the latest
-    /// snapshot.
+    /// `may_corrupt` is true, first corrupts files at random, and interrupts some attempts to open
+    /// the folder by faults. `log_holds_latest` says whether the log contains the last entry of the
+    /// latest snapshot.
     pub(in crate::sim) fn open(
         &mut self,
         latest: Option<SnapshotId>,

@@ -196,7 +196,7 @@ impl Folder {
     }
 
     /// Verifies a snapshot on this replica's disk after a follower has discarded it. Returns true
-    /// if it is the latest snapshot and damaged, so that it must be replaced.
+    /// if this snapshot is the latest one and is damaged, so that it must be replaced.
     pub(in crate::sim) fn recheck(&mut self, id: SnapshotId) -> bool {
         let lost = self
             .process

@@ -1,0 +1,97 @@
+//! The applier on a thread that it shares with other stages, except for long operations.
+//!
+//! A single operation may take seconds, for example the union of large sets. On a shared thread it
+//! would delay heartbeats and votes until the replica lost its leadership. So the applier moves to
+//! a helper thread for each long operation, and comes back afterwards. Meanwhile the other stages
+//! continue, and batches wait in the applier's queue.
+
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+
+use crate::runtime::wake::{REPLIES, Wake};
+
+use super::applier::Applier;
+
+/// The applier on a shared thread, or away on the helper thread.
+pub(super) struct SharedApplier {
+    /// The applier; `None` while it is away.
+    here: Option<Box<Applier>>,
+    /// Where the applier goes and comes back from; `None` if long operations run on the shared
+    /// thread as well.
+    helper: Option<(Sender<Box<Applier>>, Receiver<Box<Applier>>)>,
+}
+
+/// The helper thread's ends of its two channels. Each holds at most the one applier.
+pub(super) struct Helper {
+    arriving: Receiver<Box<Applier>>,
+    leaving: Sender<Box<Applier>>,
+    wake: Arc<Wake>,
+}
+
+impl SharedApplier {
+    /// Returns an applier that runs everything on the shared thread.
+    pub(super) fn without_helper(applier: Applier) -> SharedApplier {
+        SharedApplier { here: Some(Box::new(applier)), helper: None }
+    }
+
+    /// Returns an applier that runs long operations on a helper thread, which must call
+    /// [`Helper::run`].
+    pub(super) fn with_helper(mut applier: Applier) -> (SharedApplier, Helper) {
+        applier.defer_long_operations();
+        let wake = applier.network_wake();
+        let (to_helper, arriving) = bounded(1);
+        let (leaving, from_helper) = bounded(1);
+        let helper = Some((to_helper, from_helper));
+        let shared = SharedApplier { here: Some(Box::new(applier)), helper };
+        (shared, Helper { arriving, leaving, wake })
+    }
+
+    /// Returns whether the applier has work that it can do now on the shared thread. False while it
+    /// is away: it wakes the network when it comes back.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.take_back();
+        self.here.as_ref().is_some_and(|applier| applier.is_ready())
+    }
+
+    /// Runs one pass of the applier (see [`Applier::run_ready`]), unless it is away. Sends it to
+    /// the helper thread if the pass ended before a long operation.
+    pub(super) fn run_ready(&mut self, has_jobs: bool) {
+        self.take_back();
+        let Some(applier) = &mut self.here else { return };
+        applier.run_ready(has_jobs);
+        if applier.has_deferred()
+            && let Some((to_helper, _)) = &self.helper
+        {
+            let applier = self.here.take().expect("it was here");
+            // The helper ends after this thread, so the channel is open.
+            to_helper.send(applier).expect("the helper thread receives until this one stops");
+        }
+    }
+
+    fn take_back(&mut self) {
+        if self.here.is_none()
+            && let Some((_, from_helper)) = &self.helper
+        {
+            match from_helper.try_recv() {
+                Ok(applier) => self.here = Some(applier),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => unreachable!("the helper waits for this end"),
+            }
+        }
+    }
+}
+
+impl Helper {
+    /// Runs the long operations on the current thread until the shared thread has stopped.
+    pub(super) fn run(&self) {
+        for mut applier in &self.arriving {
+            applier.run_deferred();
+            if self.leaving.send(applier).is_err() {
+                return;
+            }
+            // The shared thread may sleep, and batches may wait for the applier.
+            self.wake.notify(REPLIES).expect("a write to the waker's own descriptor");
+        }
+    }
+}
