@@ -110,14 +110,14 @@ mutants! {
     acknowledgement_of_unchecked_entries_is_noticed: AcknowledgeOwnLast, Mixed, 19;
     leader_counting_itself_before_its_sync_is_noticed: CountSelfEarly, Mixed, 2;
     earlier_term_committed_by_counting_is_noticed: CommitOldTerms, Mixed, 7;
-    vote_for_a_shorter_log_is_noticed: VoteForShorterLog, Mixed, 40;
+    vote_for_a_shorter_log_is_noticed: VoteForShorterLog, Mixed, 21;
     half_as_a_quorum_is_noticed: HalfIsQuorum, Mixed, 1;
     truncation_by_a_repeated_append_is_noticed: TruncateAlways, Mixed, 1;
-    kept_conflict_is_noticed: KeepConflicts, Mixed, 3;
+    kept_conflict_is_noticed: KeepConflicts, Mixed, 11;
     counted_reply_of_an_earlier_term_is_noticed: ReplyOfOldTerm, Mixed, 30;
     reply_to_a_chunk_of_an_earlier_term_is_noticed: ChunkReplyOfOldTerm, Snapshots, 37;
     unclamped_commit_index_is_noticed: CommitUnclamped, Mixed, 19;
-    read_before_an_entry_of_the_own_term_is_noticed: ReadBeforeOwnTerm, Mixed, 13;
+    read_before_an_entry_of_the_own_term_is_noticed: ReadBeforeOwnTerm, Mixed, 32;
     read_confirmed_by_an_older_round_is_noticed: ReadOnOldRound, Mixed, 67;
     overlong_lease_is_noticed: LeaseTooLong, Partitions, 5;
     vote_during_a_lease_is_noticed: VoteUnderLease, Mixed, 9;
@@ -129,27 +129,27 @@ mutants! {
     batch_torn_into_two_entries_is_noticed: TearBatch, Mixed, 16;
     snapshot_without_sessions_is_noticed: SnapshotWithoutSessions, Snapshots, 4;
     replicated_clock_following_a_wall_clock_is_noticed: FollowWallClock, Clocks, 2;
-    read_before_the_replicated_clock_moved_is_noticed: ReadBeforeClock, Clocks, 2;
+    read_before_the_replicated_clock_moved_is_noticed: ReadBeforeClock, Clocks, 130;
     vote_sent_before_it_is_durable_in_files_is_noticed: VoteBeforeSync, Storage, 1;
     acknowledgement_before_the_sync_of_files_is_noticed: AcknowledgeBeforeSync, Storage, 1;
     counted_sync_of_a_replaced_entry_is_noticed: SyncOfReplacedEntry, Storage, 148;
     ignored_failed_sync_is_noticed: IgnoreFailedSync, Storage, 71;
-    trusted_last_block_is_noticed: TrustLastBlock, Storage, 145;
-    unsynced_segment_name_is_noticed: UnsyncedSegmentName, Storage, 180;
+    trusted_last_block_is_noticed: TrustLastBlock, Storage, 11;
+    unsynced_segment_name_is_noticed: UnsyncedSegmentName, Storage, 348;
     unsynced_record_name_is_noticed: UnsyncedRecordName, Storage, 5;
-    unsynced_snapshot_name_is_noticed: UnsyncedSnapshotName, Storage, 12;
-    deletion_before_the_folder_sync_is_noticed: DeleteBeforeSync, Storage, 534;
-    ignored_sector_checksum_is_noticed: IgnoreSectorChecksum, Storage, 38;
-    truncated_blocks_after_a_gap_are_noticed: TruncateDamage, Storage, 26;
-    truncated_damaged_sector_is_noticed: TruncateDamagedSector, Storage, 136;
+    unsynced_snapshot_name_is_noticed: UnsyncedSnapshotName, Storage, 6;
+    deletion_before_the_folder_sync_is_noticed: DeleteBeforeSync, Storage, 252;
+    ignored_sector_checksum_is_noticed: IgnoreSectorChecksum, Storage, 92;
+    truncated_blocks_after_a_gap_are_noticed: TruncateDamage, Storage, 12;
+    truncated_damaged_sector_is_noticed: TruncateDamagedSector, Storage, 12;
     accepted_old_copy_is_noticed: AcceptOldCopy, Storage, 12;
-    accepted_copy_with_a_forgotten_opening_is_noticed: ForgetOldOpenings, Storage, 198;
-    log_compacted_before_its_snapshot_is_noticed: CompactLogEarly, Storage, 338;
+    accepted_copy_with_a_forgotten_opening_is_noticed: ForgetOldOpenings, Storage, 224;
+    log_compacted_before_its_snapshot_is_noticed: CompactLogEarly, Storage, 136;
     unsynced_snapshot_is_noticed: UnsyncedSnapshot, Storage, 2;
     early_removal_of_the_latest_snapshot_is_noticed: RemoveLatestSnapshotEarly, Storage, 1;
-    installed_older_snapshot_is_noticed: InstallOlderSnapshot, Snapshots, 41;
+    installed_older_snapshot_is_noticed: InstallOlderSnapshot, Snapshots, 4;
     mixed_chunks_of_two_snapshots_are_noticed: MixChunks, Snapshots, 3;
-    ignored_snapshot_checksum_is_noticed: IgnoreSnapshotChecksum, Snapshots, 9;
+    ignored_snapshot_checksum_is_noticed: IgnoreSnapshotChecksum, Snapshots, 71;
 }
 
 /// [`Mutant::IgnoreChain`] is not in the list, because the simulator cannot notice it: a sector's
