@@ -34,9 +34,10 @@ pub struct Config {
     /// nothing without loss, all of it if 30 % or more of the messages are lost.
     pub election_timeout_lossy_extra: Duration,
     /// Number of times that a candidate requests a vote from each peer that does not answer, if
-    /// 20 % to 40 % of the messages are lost. If more are lost, the number is doubled; if fewer are
-    /// lost, it is halved. If fewer are lost and the candidate has recently reached no quorum, so
-    /// that it is probably isolated, the number is a quarter.
+    /// 12 % to 40 % of the messages are lost, or if its last campaign reached a quorum and was lost
+    /// nevertheless. If more messages are lost, the number is doubled; if fewer are lost, it is
+    /// halved. If fewer are lost and the candidate has recently reached no quorum, so that it is
+    /// probably isolated, the number is a quarter.
     pub vote_attempts: u32,
     /// How long a candidate that has a majority of pre-votes waits for the other replies before it
     /// requests votes, so that a replica with a longer log can object.
@@ -110,9 +111,11 @@ pub struct Config {
     /// answered, and answers them. Used only in the university course's simulator.
     pub commit_index_after_replies: bool,
     /// How long a leader waits for new entries that can carry a new commit index to a follower.
-    /// Then it sends a message without entries, so that the follower can answer its clients.
-    /// `None`: the commit index is sent only with the next entries or heartbeat, which takes fewer
-    /// messages.
+    /// Then it sends a message without entries, so that the follower can answer its clients. With
+    /// [`FanOut::Thrifty`] it waits anew for each commit index, and sends such messages only while
+    /// few messages are lost, to followers that could become leader and would then answer too many
+    /// requests a second time. `None`: the commit index is sent only with the next entries or
+    /// heartbeat, which takes fewer messages.
     pub commit_notice_after: Option<Duration>,
     /// Size in bytes of the latest log entries that stay in memory when the log is compacted after
     /// a snapshot, so that a follower that lags only a little does not need the snapshot.
@@ -260,13 +263,13 @@ impl Config {
             retransmit_timeout_max: Duration::from_millis(250),
             retransmit_timeout_initial: Duration::from_millis(20),
             silence_after_start: Duration::from_secs(1),
-            first_election_delay: Duration::from_secs(2),
+            first_election_delay: Duration::from_secs(3),
             request_wait: Duration::from_millis(2_500),
             request_wait_isolated: Duration::from_secs(1),
             waiting_requests_max: 10_000,
             waiting_reads_max: 10_000,
             commit_index_after_replies: true,
-            commit_notice_after: None,
+            commit_notice_after: Some(Duration::from_millis(20)),
             log_bytes_kept: usize::MAX,
             log_bytes_max: usize::MAX,
             snapshot_chunk_interval: Duration::from_millis(4),

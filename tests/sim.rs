@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use bowline::course::report::Tier;
 use bowline::course::scenario::{EventKind, Overrides, Scenario, names};
 use bowline::sim::cluster::trace::Trace;
 use bowline::sim::course_run::{self, Options};
@@ -268,6 +269,32 @@ fn all_course_scenarios_pass_in_virtual_time() {
         redirects.sort_unstable();
         let most = 25 + 25 * scenario.events.len() as u64;
         assert!(redirects[2] <= most, "{name}: {redirects:?} redirects, mostly more than {most}");
+    }
+}
+
+/// The choice between few messages and low latency (`Config::course`): Bonus for messages in all
+/// scenarios but the four with both loss and killed leaders, and there Full credit for the median
+/// latency.
+#[test]
+fn course_scenarios_keep_their_tiers() {
+    for name in names() {
+        let scenario = Scenario::built_in(name).expect("a built-in scenario");
+        for seed in 1..=20 {
+            let report = course_run::run(&scenario, seed, Options::default()).report;
+            // A run that failed only because of the request generator has no tiers.
+            let Some(tiers) = report.tiers else { continue };
+            let is_advanced = name.starts_with("advanced");
+            assert!(
+                is_advanced || tiers.total_msgs == Tier::Bonus,
+                "{name} seed {seed}: {report:?}"
+            );
+            for tier in [tiers.total_msgs, tiers.failures, tiers.median_latency] {
+                assert!(matches!(tier, Tier::Bonus | Tier::Full), "{name} seed {seed}: {report:?}");
+            }
+            if matches!(name, "crash-3" | "crash-4") {
+                assert!(report.duplicates <= 1, "{name} seed {seed}: {report:?}");
+            }
+        }
     }
 }
 

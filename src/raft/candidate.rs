@@ -59,8 +59,12 @@ impl Candidate {
             shared.voted_for(),
             shared.term()
         );
-        let attempts =
-            timing::vote_attempts(&shared.config, shared.loss_permille, shared.isolated_campaigns);
+        let attempts = timing::vote_attempts(
+            &shared.config,
+            shared.loss_permille,
+            shared.isolated_campaigns,
+            shared.lost_campaigns,
+        );
         let timeout =
             timing::campaign_timeout(&shared.config, shared.isolated_campaigns, &mut shared.rng);
         Candidate {
@@ -139,6 +143,7 @@ impl Candidate {
                 shared.record_isolated_campaign();
             } else {
                 shared.isolated_campaigns = 0;
+                shared.lost_campaigns += 1;
             }
             if shared.disk.is_stalled() {
                 // A stalled disk could not make this replica's own vote durable.

@@ -3,8 +3,8 @@
 //!
 //! With [`FanOut::All`] each entry goes to all peers. With [`FanOut::Thrifty`] it goes to as many
 //! peers as a quorum needs; to more of them only if replies are overdue. The peers that were sent
-//! to least recently come first, so all of them get their turn. Where loss is high, one more peer
-//! than needed gets the first attempt.
+//! to least recently come first, so all of them get their turn. Where loss is high, more peers than
+//! needed get the first attempt.
 
 use std::cmp::Reverse;
 
@@ -14,6 +14,7 @@ use crate::types::{EntryId, Index, Instant, Round};
 
 use super::effects::Effects;
 use super::leader::Leader;
+use super::link::ABSENT_HEARTBEATS;
 use super::message::{AppendEntries, PeerMsg};
 use super::progress::Progress;
 use super::quorum::quorum;
@@ -24,6 +25,21 @@ use super::timing;
 /// quorum needs ([`FanOut::Thrifty`]). At this loss, if the leader of five replicas sends an entry
 /// to only two of its four peers, both replies arrive in less than half of all cases.
 const SPARE_LOSS_PERMILLE: u16 = 200;
+/// Message loss, in permille, from which the leader sends new entries and retransmissions to all
+/// peers that are answering ([`FanOut::Thrifty`]). At 30 %, three of four peers, and all three that
+/// are left when one is down, commit half of the entries at the first attempt; two peers a quarter.
+const ALL_LOSS_PERMILLE: u16 = 250;
+/// Message loss, in permille, from which the leader retransmits sooner, and from which it sends to
+/// all answering peers if a peer seems to be down. At this loss, the first attempt to send an entry
+/// to just enough peers for a quorum fails in about 40 % of cases in a group of five, so waiting
+/// for the next append would be too slow.
+const LOSSY_PERMILLE: u16 = 130;
+/// Message loss, in permille, from which the leader retransmits sooner if the peers that are
+/// answering are just enough for a quorum: no other peer can replace a lost reply.
+const NO_SPARE_LOSS_PERMILLE: u16 = 115;
+/// Message loss, in permille, from which [`FanOut::Thrifty`] sends no notice of the commit index. A
+/// notice is worth less there, because it may be lost, and messages are needed to retransmit.
+const NOTICE_LOSS_PERMILLE: u16 = 30;
 /// Minimum number of messages, answered or counted as lost, before the leader's own estimate of the
 /// message loss replaces the previous leader's estimate.
 const MEASURED_MIN: f64 = 12.0;
@@ -41,8 +57,8 @@ struct Goal {
     round: Round,
     /// Number of peers that must acknowledge the entry and answer the message round.
     peers: usize,
-    /// Number of additional peers to which the leader sends the same entries and round number, in
-    /// case messages are lost; 0 unless the leader sends them for the first time.
+    /// Maximum number of additional peers to which the leader sends the same entries and round
+    /// number, in case messages are lost.
     spare: usize,
 }
 
@@ -67,7 +83,12 @@ impl Leader {
     /// message to a peer covers the whole batch.
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
+        let is_first_attempt = shared.log.last().index > self.attempted_index;
+        let restarts_backoff = is_first_attempt && self.sends_to_all(shared);
         for progress in &mut self.progress {
+            if restarts_backoff {
+                progress.restart_backoff();
+            }
             progress.end_pause(shared.now);
             progress.expire(shared.now, &shared.config);
         }
@@ -106,17 +127,26 @@ impl Leader {
 
     /// Sends the commit index, in an append without entries, to each peer to which no other message
     /// has carried the commit index within [`Config::commit_notice_after`](crate::config::Config).
-    /// Skips peers that are not answering or are receiving a snapshot. `round_before` is the number
-    /// of the last message round (batch of messages) that began before this batch of inputs.
+    /// Skips peers that are not answering or are receiving a snapshot. With [`FanOut::Thrifty`],
+    /// also skips those for which [`Leader::is_worth_a_notice`] is false. `round_before` is the
+    /// number of the last message round (batch of messages) that began before this batch of inputs.
     fn send_commit_index(&mut self, round_before: Round, shared: &mut Shared, out: &mut Effects) {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
-        let lacks_it = |progress: &Progress, shared: &Shared| {
+        let is_thrifty = shared.config.fan_out == FanOut::Thrifty;
+        if is_thrifty && commit_index != self.notice_index {
+            // Only a pause is worth a message: the next entries carry the commit index for free.
+            self.commit_unsent_since = None;
+        }
+        self.notice_index = commit_index;
+        let is_due = |leader: &Leader, position: usize, shared: &Shared| {
+            let progress = &leader.progress[position];
             progress.sent_commit_index < commit_index
                 && !progress.is_silent(shared.loss_permille)
                 && !progress.is_receiving_snapshot()
+                && (!is_thrifty || leader.is_worth_a_notice(position, commit_index, shared))
         };
-        if !self.progress.iter().any(|progress| lacks_it(progress, shared)) {
+        if !(0..self.progress.len()).any(|position| is_due(self, position, shared)) {
             self.commit_unsent_since = None;
             return;
         }
@@ -126,10 +156,61 @@ impl Leader {
         }
         self.commit_unsent_since = None;
         for position in 0..self.progress.len() {
-            if lacks_it(&self.progress[position], shared) {
+            if !is_due(self, position, shared) {
+                continue;
+            }
+            if is_thrifty {
+                self.send_notice(position, commit_index, shared, out);
+            } else {
                 self.send(position, false, round_before, shared, out);
             }
         }
+    }
+
+    /// Returns whether the peer at `position` should be sent `commit_index` in a message of its
+    /// own although messages are expensive ([`FanOut::Thrifty`]). As the next leader, a peer would
+    /// answer the requests again whose entries it does not know to be committed. True if these are
+    /// several requests, or any request while a peer seems to be down. False for peers that lack a
+    /// committed entry, because they cannot be elected.
+    fn is_worth_a_notice(&self, position: usize, commit_index: Index, shared: &Shared) -> bool {
+        let progress = &self.progress[position];
+        let unknown_max = u64::from(!self.lacks_a_peer(shared));
+        shared.loss_permille < NOTICE_LOSS_PERMILLE
+            && progress.match_index() >= commit_index
+            && commit_index.0 > progress.sent_commit_index.0 + unknown_max
+    }
+
+    /// Sends the peer at `position` the commit index in an append without a round, to which the
+    /// peer does not reply.
+    fn send_notice(
+        &mut self,
+        position: usize,
+        commit_index: Index,
+        shared: &mut Shared,
+        out: &mut Effects,
+    ) {
+        let progress = &mut self.progress[position];
+        progress.sent_commit_index = commit_index;
+        let append = AppendEntries {
+            term: shared.term(),
+            round: Round(0),
+            prev: shared.log.id_at(progress.match_index()),
+            commit_index,
+            loss_permille: shared.loss_permille,
+            transfer_to: self.transfer.announced_target(),
+            entries: Vec::new(),
+        };
+        let to = progress.id;
+        shared.send(to, PeerMsg::AppendEntries(append), out);
+    }
+
+    /// Returns whether a peer seems to be down: it has left several messages unanswered, and has
+    /// not replied for [`ABSENT_HEARTBEATS`]. Lost messages alone hardly ever have that effect.
+    fn lacks_a_peer(&self, shared: &Shared) -> bool {
+        let absence = shared.config.heartbeat_interval * ABSENT_HEARTBEATS;
+        self.progress.iter().any(|peer| {
+            peer.is_silent(shared.loss_permille) && shared.now.since(peer.last_reply_at) > absence
+        })
     }
 
     /// Returns the next time at which the leader must act even if no message arrives: to
@@ -159,7 +240,11 @@ impl Leader {
         let round = self.reads.wanted_round().unwrap_or(Round(0));
         let quorum_peers = quorum(shared.replicas(), &shared.config) - 1;
         let is_first_attempt = last > self.attempted_index || round > self.attempted_round;
-        let spare = usize::from(is_first_attempt && shared.loss_permille >= SPARE_LOSS_PERMILLE);
+        let spare = if self.sends_to_all(shared) {
+            self.progress.len()
+        } else {
+            usize::from(is_first_attempt && shared.loss_permille >= SPARE_LOSS_PERMILLE)
+        };
         match shared.config.fan_out {
             FanOut::All => Goal { index: last, round, peers: self.progress.len(), spare: 0 },
             FanOut::Thrifty if last > shared.commit_index() => {
@@ -168,6 +253,16 @@ impl Leader {
             // Everything is committed; the other peers get it in their turn.
             FanOut::Thrifty => Goal { index: Index::ZERO, round, peers: quorum_peers, spare },
         }
+    }
+
+    /// Returns whether new entries and retransmissions go to all peers that are answering although
+    /// [`FanOut::Thrifty`] is configured, because many messages are lost.
+    fn sends_to_all(&self, shared: &Shared) -> bool {
+        let limit = if self.lacks_a_peer(shared) { LOSSY_PERMILLE } else { ALL_LOSS_PERMILLE };
+        // Before it is measured, the loss is only assumed to be high.
+        shared.config.fan_out == FanOut::Thrifty
+            && shared.loss_permille != timing::LOSS_UNKNOWN_PERMILLE
+            && shared.loss_permille >= limit
     }
 
     /// Sends the newest entries to further peers until enough of them have received the entries:
@@ -213,13 +308,17 @@ impl Leader {
         });
         self.attempted_index = shared.log.last().index;
         self.attempted_round = goal.round;
-        let mut missing = (goal.peers + goal.spare).saturating_sub(reached + pending);
+        let missing = goal.peers.saturating_sub(reached + pending);
+        let missing_with_spare = (goal.peers + goal.spare).saturating_sub(reached + pending);
+        let mut sent = 0;
         for &position in &order {
-            if missing == 0 {
+            // A peer that seems to be down is no spare.
+            let is_silent = self.progress[position].is_silent(shared.loss_permille);
+            if sent >= if is_silent { missing } else { missing_with_spare } {
                 break;
             }
             if self.send_towards(position, goal, round_before, shared, out) {
-                missing -= 1;
+                sent += 1;
             }
         }
         self.send_order = order;
@@ -443,8 +542,11 @@ impl Leader {
             assert!(permille <= 1000, "a loss of {permille} permille");
             shared.loss_permille = permille;
         }
+        let answering = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
+        let has_spare = answering.count() + 1 != quorum(shared.replicas(), &shared.config);
+        let limit = if has_spare { LOSSY_PERMILLE } else { NO_SPARE_LOSS_PERMILLE };
         for progress in &mut self.progress {
-            progress.loss_permille = shared.loss_permille;
+            progress.retransmits_soon = shared.loss_permille >= limit;
         }
     }
 }

@@ -181,7 +181,9 @@ impl Follower {
         );
         shared.commit_to(commit_index, false);
         assert!(shared.leader == Some(from), "{:?} leads, not {from}", shared.leader);
-        self.acknowledge(shared, from, append, out);
+        if append.round > Round(0) {
+            self.acknowledge(shared, from, append, out);
+        }
     }
 
     /// Acknowledges to the leader the entries that are durable and equal to the leader's log. The

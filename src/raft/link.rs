@@ -12,7 +12,7 @@ use crate::types::{Instant, Round, RoundTrip};
 const UNDECIDED_MAX: usize = 16;
 /// Number of heartbeat intervals without a reply after which a peer is assumed to have been down or
 /// partitioned. Messages that were sent to the peer in that time are left out of the loss estimate.
-const ABSENT_HEARTBEATS: u32 = 3;
+pub(super) const ABSENT_HEARTBEATS: u32 = 3;
 /// Approximate number of recent messages over which the share of answered messages is averaged.
 const SAMPLES_MAX: f64 = 32.0;
 

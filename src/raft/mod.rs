@@ -102,9 +102,10 @@
 //! An entry is committed when a quorum holds it durably and it is of the leader's term; the entries
 //! before it are committed with it. The leader sends its commit index with every append, and in a
 //! message of its own to peers that have not received it with other messages within
-//! `commit_notice_after`. A follower commits up to that index, but no further than the leader's
-//! messages of this term have proven its log equal. Committed entries go to the applier once and in
-//! order.
+//! `commit_notice_after`. With `FanOut::Thrifty` that message gets no reply, and is sent only if it
+//! saves the next leader from answering requests again. A follower commits up to that index, but no
+//! further than the leader's messages of this term have proven its log equal. Committed entries go
+//! to the applier once and in order.
 //!
 //! # Client requests (§8)
 //!

@@ -10,13 +10,9 @@ use super::inflights::Inflights;
 use super::link::LinkEstimate;
 use super::message::{DiskState, SnapshotId};
 
-/// Message loss, in permille, from which a leader retransmits sooner. At this loss, if the leader
-/// of five replicas sends an entry to only two followers, a message or reply is lost in about 40 %
-/// of cases. Waiting for the next append to carry the entry again would then be too slow.
-const LOSSY_PERMILLE: u16 = 130;
 /// Number of consecutive timeouts after which the leader no longer uses
-/// `retransmit_timeout_min_lossy`, the shorter minimum retransmission timeout for a message loss of
-/// at least [`LOSSY_PERMILLE`].
+/// `retransmit_timeout_min_lossy`, the shorter minimum retransmission timeout while
+/// [`Progress::retransmits_soon`] is set.
 const FAST_RETRANSMISSIONS: u32 = 3;
 /// Number of consecutive timeouts after which a peer is sent only one append at a time (probing).
 /// Resending all entries after each timeout would waste bandwidth on a peer that does not answer.
@@ -118,9 +114,9 @@ pub(super) struct Progress {
     /// Number of consecutive timeouts with more than [`BULK_BYTES`] of unacknowledged entries. The
     /// number is reset only when the peer acknowledges further entries.
     bulk_timeouts: u32,
-    /// Share of messages lost in one direction, in permille, averaged over all peers that are
-    /// answering. At [`LOSSY_PERMILLE`] or more, the leader retransmits sooner.
-    pub(super) loss_permille: u16,
+    /// Whether the leader retransmits sooner because of the message loss. The leader decides this
+    /// for all peers together.
+    pub(super) retransmits_soon: bool,
 }
 
 impl Progress {
@@ -147,7 +143,7 @@ impl Progress {
             timeouts: 0,
             unacknowledged_bytes: 0,
             bulk_timeouts: 0,
-            loss_permille: 0,
+            retransmits_soon: false,
         }
     }
 
@@ -188,7 +184,7 @@ impl Progress {
     /// consecutive timeout.
     pub(super) fn retransmit_timeout(&self, config: &Config) -> Duration {
         let measured = self.link.reply_timeout().unwrap_or(config.retransmit_timeout_initial);
-        let fast = self.loss_permille >= LOSSY_PERMILLE && self.timeouts < FAST_RETRANSMISSIONS;
+        let fast = self.retransmits_soon && self.timeouts < FAST_RETRANSMISSIONS;
         let min =
             if fast { config.retransmit_timeout_min_lossy } else { config.retransmit_timeout_min };
         let clamped = measured.clamp(min, config.retransmit_timeout_max);
@@ -204,6 +200,15 @@ impl Progress {
     /// Returns whether a reply from the peer is awaited and not overdue.
     pub(super) fn is_awaiting_reply(&self, now: Instant, config: &Config) -> bool {
         self.retransmit_at(config).is_some_and(|at| now < at)
+    }
+
+    /// Allows the fast retransmissions again, because there is a new entry to send. Without this, a
+    /// peer that has lost several messages in a row would get the new entry only after the longest
+    /// timeout.
+    pub(super) fn restart_backoff(&mut self) {
+        if self.retransmits_soon {
+            self.timeouts = 0;
+        }
     }
 
     /// If the awaited reply is overdue, counts a timeout and considers all messages in flight lost,

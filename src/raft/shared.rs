@@ -69,6 +69,9 @@ pub(super) struct Shared {
     pub(super) loss_permille: u16,
     /// Number of consecutive campaigns in which this replica did not hear from a quorum.
     pub(super) isolated_campaigns: u32,
+    /// Number of consecutive campaigns in which this replica heard from a quorum, but was not
+    /// elected.
+    pub(super) lost_campaigns: u32,
     pub(super) counters: Counters,
     pub(super) disk: DiskHealth,
     /// The progress of rejoining the cluster after the loss of this replica's disk; `None` for a
@@ -132,6 +135,7 @@ impl Shared {
             announced_transfer: None,
             loss_permille: timing::LOSS_UNKNOWN_PERMILLE,
             isolated_campaigns: 0,
+            lost_campaigns: 0,
             counters: Counters::default(),
             disk: DiskHealth::new(now),
             rejoining,
@@ -231,7 +235,7 @@ impl Shared {
         (self.leader, self.leader_of_term) = (Some(leader), Some(leader));
         self.last_known_leader = Some(leader);
         self.leader_heard_at = Some(self.now);
-        self.isolated_campaigns = 0;
+        (self.isolated_campaigns, self.lost_campaigns) = (0, 0);
         self.waiting.forget_redirected();
     }
 
@@ -506,6 +510,7 @@ impl Shared {
     /// refused sooner, because their clients may reach a leader through another replica.
     pub(super) fn record_isolated_campaign(&mut self) {
         self.isolated_campaigns += 1;
+        self.lost_campaigns = 0;
         self.waiting.limit_deadlines(self.now + self.request_wait());
     }
 

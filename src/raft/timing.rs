@@ -54,12 +54,18 @@ pub(super) fn check_quorum_window(config: &Config, loss_permille: u16) -> Durati
 
 /// Returns how many times a candidate sends each vote request within one campaign. The number grows
 /// with the message loss. At low loss it is reduced after campaigns that reached no quorum, because
-/// the replica is then probably isolated.
-pub(super) fn vote_attempts(config: &Config, loss_permille: u16, isolated_campaigns: u32) -> u32 {
+/// the replica is then probably isolated, and not reduced after campaigns that reached a quorum and
+/// were lost nevertheless.
+pub(super) fn vote_attempts(
+    config: &Config,
+    loss_permille: u16,
+    isolated_campaigns: u32,
+    lost_campaigns: u32,
+) -> u32 {
     let attempts = match loss_permille {
-        0..200 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
-        0..200 => config.vote_attempts.div_ceil(2),
-        200..400 => config.vote_attempts,
+        0..120 if isolated_campaigns > 0 => config.vote_attempts.div_ceil(4),
+        0..120 if lost_campaigns == 0 => config.vote_attempts.div_ceil(2),
+        0..400 => config.vote_attempts,
         400.. => config.vote_attempts * 2,
     };
     assert!(attempts > 0, "no attempt of {} at {loss_permille} permille", config.vote_attempts);
@@ -104,5 +110,13 @@ mod tests {
         }
         assert_eq!(check_quorum_window(&config, 0), config.check_quorum_window);
         assert_eq!(check_quorum_window(&config, 300), config.check_quorum_window_lossy);
+    }
+
+    #[test]
+    fn vote_attempts_grow_with_loss_and_after_a_lost_campaign() {
+        let config = Config::course();
+        let attempts = |loss, isolated, lost| vote_attempts(&config, loss, isolated, lost);
+        assert_eq!([attempts(0, 1, 0), attempts(0, 0, 0), attempts(0, 0, 1)], [1, 2, 4]);
+        assert_eq!([attempts(119, 0, 0), attempts(120, 2, 0), attempts(400, 2, 0)], [2, 4, 8]);
     }
 }
