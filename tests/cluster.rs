@@ -358,7 +358,7 @@ fn long_operation_delays_others_only(threads: &'static str) {
     let mut client = Client::connect(cluster.address(leader)).unwrap();
     let members: Vec<String> = (0..200_000).map(|number| number.to_string()).collect();
     let mut add: Vec<&[u8]> = vec![b"SADD", b"set"];
-    add.extend(members.iter().map(|member| member.as_bytes()));
+    add.extend(members.iter().map(String::as_bytes));
     assert_eq!(client.call(&add).unwrap(), b":200000\r\n");
     let mut union: Vec<&[u8]> = vec![b"ZUNIONSTORE", b"union", b"60"];
     union.extend([&b"set"[..]; 60]);

@@ -85,6 +85,17 @@ impl SafetyChecker {
         Ok(())
     }
 
+    /// Checks that replica `id`, which sent `what` as the leader of `term`, was elected in it.
+    fn check_leader(&self, id: NodeId, term: Term, what: &str) -> Result<(), Violation> {
+        let leader = self.leaders.get(&term);
+        ensure!(
+            leader == Some(&id),
+            "one leader per term: replica {id} sent {what} as the leader of term {term}, but the \
+             elected leader of that term (if any) is {leader:?}"
+        );
+        Ok(())
+    }
+
     /// Checks a message sent by the machine at index `from` against the safety rules for its type.
     pub(in crate::sim) fn on_send(
         &mut self,
@@ -119,13 +130,7 @@ impl SafetyChecker {
         self.check_rejoining(machine, &sent.message)?;
         match sent.message {
             PeerMsg::AppendEntries(ref append) => {
-                let leader = self.leaders.get(&append.term);
-                ensure!(
-                    leader == Some(&id),
-                    "one leader per term: replica {id} sent an AppendEntries message as the leader \
-                     of term {}, but the elected leader of that term (if any) is {leader:?}",
-                    append.term
-                );
+                self.check_leader(id, append.term, "an AppendEntries message")?;
                 self.rounds_begun.insert((append.term, append.round, sent.to));
                 let commit_index =
                     machine.replica.as_ref().map_or(Index::ZERO, Replica::commit_index);
@@ -167,13 +172,7 @@ impl SafetyChecker {
                 self.check_vote_durable(durable, reply.term, id, sent.to)?;
             }
             PeerMsg::InstallSnapshot(ref install) => {
-                let leader = self.leaders.get(&install.term);
-                ensure!(
-                    leader == Some(&id),
-                    "one leader per term: replica {id} sent a snapshot as the leader of term {}, \
-                     but the elected leader of that term (if any) is {leader:?}",
-                    install.term
-                );
+                self.check_leader(id, install.term, "a snapshot")?;
                 self.rounds_begun.insert((install.term, install.round, sent.to));
                 let last = install.snapshot.last;
                 ensure!(
