@@ -5,6 +5,8 @@
 mod corpus;
 #[path = "fuzz/entries.rs"]
 mod entries;
+#[path = "props/strings.rs"]
+mod strings;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -28,11 +28,11 @@ mod view;
 mod work;
 
 pub use batch::{BATCH_OPERATIONS_MAX, Batch, BatchBuffer, BatchError, GROUP_MAX, Group};
+pub use commands::args::VALUE_BYTES_MAX;
 pub use commands::items::{Arguments, Items, ItemsBuffer};
 pub use commands::outcome::{Double, Outcome, Refusal};
 pub use commands::registry::CommandId;
 pub use commands::row::KeyPositions;
-pub use commands::strings::VALUE_BYTES_MAX;
 pub use dedup::DEDUP_ENTRIES_MAX;
 pub use keyspace::events::Event;
 pub use keyspace::slot::{SLOT_COUNT, slot_of};
@@ -43,4 +43,5 @@ pub use values::collection::ValueType;
 pub use values::double::write_double;
 pub use values::glob;
 pub use values::number::parse_integer;
+pub use values::string::LongValue;
 pub use view::View;

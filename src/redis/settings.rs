@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::kv::parse_integer;
+use crate::kv::{VALUE_BYTES_MAX, parse_integer};
 use crate::wire::resp::Limits;
 
 use super::notifications::KeyspaceNotifications;
@@ -15,7 +15,10 @@ use super::notifications::KeyspaceNotifications;
 /// The settings of one replica that `CONFIG GET` shows, with their current values.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    settings: Vec<Setting>,
+    /// The settings that `CONFIG SET` can change.
+    mutable: Vec<Setting>,
+    /// Value of `proto-max-bulk-len` in bytes, stored as a number because many commands need it.
+    value_bytes_max: usize,
     /// Names and values of the settings that `CONFIG SET` cannot change, such as `port`.
     immutable: Vec<(&'static str, String)>,
 }
@@ -63,6 +66,8 @@ enum ValueKind {
     /// The value is a number of bytes of at least the given minimum, with an optional unit such as
     /// `mb`.
     BytesFrom(u64),
+    /// The value is a number of bytes between two bounds, both inclusive, with an optional unit.
+    BytesBetween(u64, u64),
     YesOrNo,
 }
 
@@ -77,6 +82,7 @@ const SLOW_LOG_MICROS: &str = "slowlog-log-slower-than";
 const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
+const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
 
 /// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
 /// each other to free their buffers.
@@ -85,6 +91,9 @@ pub const CLIENTS_BYTES_MIN: u64 = 16 << 20;
 /// Minimum value of `auto-aof-rewrite-min-size`, in bytes. With a smaller value, a replica would
 /// take snapshots nearly without pause.
 pub const REWRITE_BYTES_LEAST: u64 = 64 << 10;
+
+/// Minimum value of `proto-max-bulk-len`, in bytes, as in Redis.
+const BULK_BYTES_LEAST: u64 = 1 << 20;
 
 /// Maximum TCP keep-alive time in seconds that all supported operating systems accept.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 32_000;
@@ -123,6 +132,7 @@ const SETTINGS: &[(&str, ValueKind, &str)] = &[
     ("lua-time-limit", ANY_I64, "5000"),
     ("busy-reply-threshold", ANY_I64, "5000"),
     (NOTIFICATIONS, ValueKind::EventClasses, ""),
+    (BULK_BYTES_MAX, ValueKind::BytesBetween(BULK_BYTES_LEAST, VALUE_BYTES_MAX as u64), "67108864"),
     (SLOW_LOG_MICROS, ValueKind::Integer, "10000"),
     (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
     (LATENCY_MILLIS, ANY_I64, "0"),
@@ -147,9 +157,11 @@ impl Settings {
             ("databases", "1".to_owned()),
             ("cluster-enabled", "yes".to_owned()),
             ("requirepass", String::new()),
-            ("proto-max-bulk-len", limits.bulk_bytes_max.to_string()),
         ];
-        Settings { settings: settings.collect(), immutable }
+        let value_bytes_max = limits.bulk_bytes_max;
+        let mut settings = Settings { mutable: settings.collect(), value_bytes_max, immutable };
+        settings.set_number(BULK_BYTES_MAX, value_bytes_max as u64);
+        settings
     }
 
     /// Sets the limits on clients: the maximum number of connected clients, their maximum total
@@ -177,7 +189,7 @@ impl Settings {
     }
 
     fn set_number(&mut self, name: &str, value: u64) {
-        let setting = self.settings.iter_mut().find(|setting| setting.name == name);
+        let setting = self.mutable.iter_mut().find(|setting| setting.name == name);
         setting.expect("only for names in SETTINGS").value = value.to_string();
     }
 
@@ -195,6 +207,12 @@ impl Settings {
     /// Returns which keyspace notifications are published, as set by `notify-keyspace-events`.
     pub fn notifications(&self) -> KeyspaceNotifications {
         KeyspaceNotifications::parse(self.value(NOTIFICATIONS)).unwrap_or_default()
+    }
+
+    /// Returns `proto-max-bulk-len`, in bytes: the maximum length of an argument of a request, and
+    /// of a string that a command of this replica's clients makes.
+    pub fn value_bytes_max(&self) -> usize {
+        self.value_bytes_max
     }
 
     /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that
@@ -242,13 +260,13 @@ impl Settings {
     /// # Panics
     /// If there is no such setting.
     pub(super) fn value(&self, name: &str) -> &str {
-        let setting = self.settings.iter().find(|setting| setting.name == name);
+        let setting = self.mutable.iter().find(|setting| setting.name == name);
         &setting.expect("only for names in SETTINGS").value
     }
 
     /// Returns the names and the current values of all settings.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mutable = self.settings.iter().map(|setting| (setting.name, &*setting.value));
+        let mutable = self.mutable.iter().map(|setting| (setting.name, &*setting.value));
         mutable.chain(self.immutable.iter().map(|(name, value)| (*name, &**value)))
     }
 
@@ -258,8 +276,12 @@ impl Settings {
     /// If the setting does not accept the value or cannot be changed, with Redis's error text. The
     /// error is `None` if there is no setting of this name.
     pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Option<String>> {
-        if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == name) {
+        if let Some(setting) = self.mutable.iter_mut().find(|setting| setting.name == name) {
             setting.value = setting.kind.parse(value)?;
+            if name == BULK_BYTES_MAX {
+                let bytes = usize::try_from(self.number(BULK_BYTES_MAX));
+                self.value_bytes_max = bytes.expect("at most 512 MiB");
+            }
             return Ok(());
         }
         let is_known = self.immutable.iter().any(|(known, _)| *known == name);
@@ -333,6 +355,11 @@ impl ValueKind {
                 let found = Some(bytes()?).filter(|bytes| *bytes >= min);
                 let found = found.map(|bytes| bytes.to_string());
                 found.ok_or(format!("argument must be at least {min} bytes"))
+            }
+            ValueKind::BytesBetween(min, max) => {
+                let found = Some(bytes()?).filter(|bytes| (min..=max).contains(bytes));
+                let found = found.map(|bytes| bytes.to_string());
+                found.ok_or(format!("argument must be between {min} and {max} bytes, inclusive"))
             }
         }
     }

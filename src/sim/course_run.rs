@@ -14,7 +14,7 @@ use crate::course::referee::Destination;
 use crate::course::report::Report;
 use crate::course::run::{Action, ScenarioRun};
 use crate::course::scenario::Scenario;
-use crate::kv::{Batch, Operation, Outcome};
+use crate::kv::{Batch, Operation};
 use crate::raft::{ClientRequest, Envelope, RequestKind};
 use crate::sim::cluster::trace::Trace;
 use crate::sim::cluster::{Advance, Answer, AnswerKind, ClientProtocol, Cluster};
@@ -217,7 +217,7 @@ impl Driver {
     fn on_answer(&mut self, now: Instant, answer: &Answer) {
         let value = match &answer.kind {
             AnswerKind::Done(outcomes) => match &outcomes[..] {
-                [Outcome::Value(value)] => Some(value.as_deref().unwrap_or(b"")),
+                [outcome] => outcome.value(),
                 _ => None,
             },
             AnswerKind::Refused(_) => None,
@@ -232,7 +232,7 @@ impl Driver {
             leader: answer.leader,
             mid: answer.key.request,
             kind,
-            value,
+            value: value.as_deref(),
         };
         self.scenario_run.answer(now, &answer_of_course, &mut self.actions);
     }

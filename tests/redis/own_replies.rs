@@ -170,6 +170,17 @@ fn hello_switches_the_protocol_version() {
 }
 
 #[test]
+fn maximum_length_of_strings_can_be_set_up_to_512_mib() {
+    let mut client = Client::new();
+    assert_eq!(client.reply("CONFIG SET proto-max-bulk-len 512mb"), "+OK\r\n");
+    let refused = client.reply("CONFIG SET proto-max-bulk-len 536870913");
+    let reason = "argument must be between 1048576 and 536870912 bytes, inclusive";
+    assert!(refused.contains(reason), "{refused}");
+    let reply = client.reply("CONFIG GET proto-max-bulk-len");
+    assert!(reply.ends_with("$9\r\n536870912\r\n"), "{reply}");
+}
+
+#[test]
 fn command_larger_than_a_log_entry_is_refused() {
     let mut client = Client::new();
     client.context.payload_bytes_max = 100;

@@ -29,8 +29,9 @@ impl Reference {
         let folder = tempfile::tempdir().expect("a folder for its socket");
         let socket = folder.path().join("redis");
         let process = Command::new("redis-server")
-            // One database, like this server.
+            // One database and the same maximum length of strings, like this server.
             .args(["--port", "0", "--databases", "1", "--save", "", "--appendonly", "no"])
+            .args(["--proto-max-bulk-len", "64mb"])
             .arg("--unixsocket")
             .arg(&socket)
             .current_dir(folder.path())

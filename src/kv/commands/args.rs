@@ -4,6 +4,10 @@ use crate::kv::commands::items::Arguments;
 use crate::kv::commands::outcome::Refusal;
 use crate::kv::values::number::parse_integer;
 
+/// Maximum length of a string value, in bytes, as in Redis. A lower limit, `proto-max-bulk-len`, is
+/// part of the operations to which it applies.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
 /// Maximum number of arguments that [`Args`] stores in an array instead of a heap allocation.
 const INLINE: usize = 4;
 
@@ -69,10 +73,25 @@ impl<'a> Args<'a> {
         self.all().get(from..).unwrap_or_default()
     }
 
+    /// Returns the maximum length of a string that the command may make, in bytes: the argument at
+    /// index `at`, which the server appends to the client's arguments. Without this argument,
+    /// returns [`VALUE_BYTES_MAX`].
+    pub(in crate::kv) fn value_bytes_max(&self, at: usize) -> usize {
+        self.all().get(at).and_then(|word| parse_limit(word)).unwrap_or(VALUE_BYTES_MAX)
+    }
+
     /// Returns the number of arguments, without the command's name.
     pub(in crate::kv) fn len(&self) -> usize {
         self.all().len()
     }
+}
+
+/// Parses the maximum length of a string in the form in which the server appends it: 8 bytes,
+/// little endian. `None` if it is anything else, such as the text of a number, which has no zero
+/// bytes.
+pub(in crate::kv) fn parse_limit(word: &[u8]) -> Option<usize> {
+    let limit = usize::try_from(u64::from_le_bytes(word.try_into().ok()?)).ok()?;
+    (limit <= VALUE_BYTES_MAX).then_some(limit)
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
 //! Commands on strings as arrays of integers of 1 to 64 bits: `BITFIELD`.
 
-use crate::kv::commands::args::Args;
-use crate::kv::commands::bitmaps::{bit, bit_offset, not_an_offset, put_bit};
+use crate::kv::commands::args::{Args, VALUE_BYTES_MAX, parse_limit};
+use crate::kv::commands::bitmaps::{bit_offset, not_an_offset};
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{Answer, ONE_KEY, Row, read, write};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
+use crate::kv::values::string::{StringEdit, StringRef};
 
 /// The bitfield commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] =
     &[write(104, "bitfield", ONE_KEY, bitfield), read(105, "bitfield_ro", ONE_KEY, bitfield_ro)];
+
+/// Length in bytes of the number in which a field is read and changed, which is longer than the
+/// bytes that contain its bits, at most nine.
+const WORD_BYTES: usize = size_of::<i128>();
 
 /// The `OVERFLOW` option of `BITFIELD`: what is stored if an integer does not fit into its field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +50,7 @@ enum Action {
 impl Field {
     /// Parses a field of `BITFIELD` from its type, such as `i16`, and its offset: a number of bits,
     /// or `#` and a number that is multiplied by the field's width.
-    fn read(kind: &[u8], offset: &[u8]) -> Result<Field, Outcome> {
+    fn read(kind: &[u8], offset: &[u8], value_bytes_max: usize) -> Result<Field, Outcome> {
         let (signed, bits) = match kind {
             [b'i', bits @ ..] => (true, bits),
             [b'u', bits @ ..] => (false, bits),
@@ -63,26 +68,44 @@ impl Field {
             [b'#', number @ ..] => {
                 let number =
                     parse_integer(number).and_then(|number| number.checked_mul(bits.into()));
-                bit_offset(number.ok_or_else(not_an_offset)?.to_string().as_bytes())?
+                let number = number.ok_or_else(not_an_offset)?.to_string();
+                bit_offset(number.as_bytes(), value_bytes_max)?
             }
-            offset => bit_offset(offset)?,
+            offset => bit_offset(offset, value_bytes_max)?,
         };
         Ok(Field { signed, bits, offset })
     }
 
-    fn places(self) -> impl Iterator<Item = u64> {
-        self.offset..self.offset + u64::from(self.bits)
+    /// Returns the index of the first byte that contains bits of the field, the number of such
+    /// bytes, and the number of bits in these bytes that follow the field.
+    fn place(self) -> (usize, usize, u32) {
+        let end = self.offset + u64::from(self.bits);
+        let (first, behind) = (self.offset / 8, end.div_ceil(8));
+        let first = usize::try_from(first).expect("offsets are limited by the length of values");
+        let unused = u32::try_from(behind * 8 - end).expect("below 8");
+        (first, usize::try_from(behind).expect("at most 8 bytes more") - first, unused)
     }
 
-    fn get(self, value: &[u8]) -> i128 {
-        let number = self.places().fold(0, |sum, at| sum << 1 | i128::from(bit(value, at)));
-        self.wrapped(number)
+    /// Reads the integer in the field. `read` copies bytes of the string, from the given index on.
+    fn get(self, read: impl Fn(usize, &mut [u8])) -> i128 {
+        self.wrapped(self.word(read) >> self.place().2)
     }
 
-    fn set(self, value: &mut [u8], number: i128) {
-        for (at, place) in self.places().enumerate() {
-            put_bit(value, place, number >> (self.bits as usize - 1 - at) & 1 == 1);
-        }
+    /// Returns the bytes that contain bits of the field as a number, the first byte highest.
+    fn word(self, read: impl Fn(usize, &mut [u8])) -> i128 {
+        let (first, count, _) = self.place();
+        let mut word = [0; WORD_BYTES];
+        read(first, &mut word[WORD_BYTES - count..]);
+        i128::from_be_bytes(word)
+    }
+
+    /// Stores an integer in the field.
+    fn set(self, string: &mut StringEdit<'_>, number: i128) {
+        let (first, count, unused) = self.place();
+        let mask = ((1 << self.bits) - 1) << unused;
+        let old = self.word(|at, out| string.read(at, out));
+        let word = old & !mask | number << unused & mask;
+        string.write(first, &word.to_be_bytes()[WORD_BYTES - count..]);
     }
 
     /// Truncates `number` to the width of the field, and interprets the remaining bits as a signed
@@ -114,19 +137,20 @@ fn number(number: i128) -> Outcome {
 }
 
 /// Parses the arguments of `BITFIELD` into a list of subcommands, each with the field to which it
-/// applies.
+/// applies. The server appends an argument with the maximum length of a string.
 fn parse(args: &[&[u8]]) -> Result<Vec<(Field, Action)>, Outcome> {
     let (mut actions, mut overflow) = (Vec::new(), Overflow::Wrap);
-    let mut rest = args;
+    let limit = args.split_last().and_then(|(last, rest)| Some((parse_limit(last)?, rest)));
+    let (value_bytes_max, mut rest) = limit.unwrap_or((VALUE_BYTES_MAX, args));
     while let [action, behind @ ..] = rest {
         let is = |word: &str| action.eq_ignore_ascii_case(word.as_bytes());
         rest = match *behind {
             [kind, offset, ref behind @ ..] if is("GET") => {
-                actions.push((Field::read(kind, offset)?, Action::Get));
+                actions.push((Field::read(kind, offset, value_bytes_max)?, Action::Get));
                 behind
             }
             [kind, offset, value, ref behind @ ..] if is("SET") || is("INCRBY") => {
-                let field = Field::read(kind, offset)?;
+                let field = Field::read(kind, offset, value_bytes_max)?;
                 let value = parse_integer(value).ok_or(Refusal::NotAnInteger)?;
                 let action = if is("SET") { Action::Set } else { Action::Increase };
                 actions.push((field, action(value, overflow)));
@@ -155,41 +179,44 @@ fn bitfield(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         Ok(actions) => actions,
         Err(outcome) => return Ok(outcome),
     };
-    let old = keyspace.string(key)?;
     let written = actions.iter().filter(|(_, action)| !matches!(action, Action::Get));
     let ends = written.map(|(field, _)| (field.offset + u64::from(field.bits)).div_ceil(8));
     let Some(length) = ends.max() else {
-        return Ok(get(old.unwrap_or_default(), &actions));
+        return Ok(get(keyspace.string(key)?.unwrap_or_default(), &actions));
     };
-    let (is_there, old) = (old.is_some(), old.unwrap_or_default());
-    let mut new = old.to_vec();
     let length = usize::try_from(length).expect("offsets are limited by the length of values");
-    new.resize(length.max(new.len()), 0);
-    let mut outcomes = Vec::with_capacity(actions.len());
-    for (field, action) in actions {
-        let before = field.get(&new);
-        let (wanted, overflow) = match action {
-            Action::Get => {
-                outcomes.push(number(before));
-                continue;
-            }
-            Action::Increase(increment, overflow) => (before + i128::from(increment), overflow),
-            // As in C, a negative number is a very large unsigned one.
-            Action::Set(value, overflow) if field.signed => (value.into(), overflow),
-            Action::Set(value, overflow) => (value.cast_unsigned().into(), overflow),
-        };
-        let Some(kept) = field.kept(wanted, overflow) else {
-            outcomes.push(Outcome::Value(None));
-            continue;
-        };
-        field.set(&mut new, kept);
-        outcomes.push(number(if matches!(action, Action::Set(..)) { before } else { kept }));
-    }
-    if new != old || !is_there {
-        keyspace.put_keep_ttl(key, &new);
+    let (outcomes, changed) = keyspace.edit_string(key, length, |string| {
+        let mut changed = false;
+        let mut outcomes = Vec::with_capacity(actions.len());
+        for (field, action) in actions {
+            let (outcome, has_changed) = run(field, action, string);
+            outcomes.push(outcome);
+            changed |= has_changed;
+        }
+        (outcomes, changed)
+    })?;
+    if changed {
         keyspace.notify("setbit", key);
     }
     Ok(Outcome::List(outcomes))
+}
+
+/// Runs a subcommand of `BITFIELD` on a field. Returns its outcome, and whether it changed the
+/// string.
+fn run(field: Field, action: Action, string: &mut StringEdit<'_>) -> (Outcome, bool) {
+    let before = field.get(|at, out| string.read(at, out));
+    let (wanted, overflow) = match action {
+        Action::Get => return (number(before), false),
+        Action::Increase(increment, overflow) => (before + i128::from(increment), overflow),
+        // As in C, a negative number is a very large unsigned one.
+        Action::Set(value, overflow) if field.signed => (value.into(), overflow),
+        Action::Set(value, overflow) => (value.cast_unsigned().into(), overflow),
+    };
+    let Some(kept) = field.kept(wanted, overflow) else { return (Outcome::Value(None), false) };
+    if kept != before {
+        field.set(string, kept);
+    }
+    (number(if matches!(action, Action::Set(..)) { before } else { kept }), kept != before)
 }
 
 /// Runs `BITFIELD_RO key [GET type offset ...]`: reads integer fields of the string at a key.
@@ -204,8 +231,9 @@ fn bitfield_ro(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     Ok(get(keyspace.string(args.get(0)?)?.unwrap_or_default(), &actions))
 }
 
-fn get(value: &[u8], actions: &[(Field, Action)]) -> Outcome {
-    Outcome::List(actions.iter().map(|(field, _)| number(field.get(value))).collect())
+fn get(value: StringRef<'_>, actions: &[(Field, Action)]) -> Outcome {
+    let number = |field: Field| number(field.get(|at, out| value.read(at, out)));
+    Outcome::List(actions.iter().map(|(field, _)| number(*field)).collect())
 }
 
 #[cfg(test)]

@@ -1,32 +1,33 @@
 //! Commands on strings as bitmaps. Bit 0 is the highest bit of the first byte.
 
+use std::ops::Range;
+
 use crate::kv::commands::args::Args;
 use crate::kv::commands::outcome::{Outcome, Refusal};
 use crate::kv::commands::row::{ALL_BUT_FIRST, Answer, ONE_KEY, Row, Scale, read, write};
-use crate::kv::commands::strings::{VALUE_BYTES_MAX, range};
+use crate::kv::commands::strings::range;
 use crate::kv::keyspace::Keyspace;
 use crate::kv::values::number::parse_integer;
+use crate::kv::values::string::StringRef;
 
 /// The bitmap commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
 pub(in crate::kv) const COMMANDS: &[Row] = &[
-    write(96, "setbit", ONE_KEY, setbit).per(Scale::Values),
+    write(96, "setbit", ONE_KEY, setbit),
     read(97, "getbit", ONE_KEY, getbit),
     read(98, "bitcount", ONE_KEY, bitcount).per(Scale::Values),
     read(99, "bitpos", ONE_KEY, bitpos).per(Scale::Values),
     write(100, "bitop", ALL_BUT_FIRST, bitop).per(Scale::Values),
 ];
 
-/// Maximum length of a string value in bits.
-const BITS_MAX: u64 = VALUE_BYTES_MAX as u64 * 8;
-
-/// Parses the offset of a bit in a string.
+/// Parses the offset of a bit in a string of at most `value_bytes_max` bytes.
 ///
 /// # Errors
 /// If the offset is not an integer, is negative, or exceeds the maximum length of a string.
-pub(in crate::kv) fn bit_offset(word: &[u8]) -> Result<u64, Outcome> {
+pub(in crate::kv) fn bit_offset(word: &[u8], value_bytes_max: usize) -> Result<u64, Outcome> {
     let offset = parse_integer(word).and_then(|offset| u64::try_from(offset).ok());
-    offset.filter(|offset| *offset < BITS_MAX).ok_or_else(not_an_offset)
+    let is_inside = |offset: &u64| offset / 8 < value_bytes_max as u64;
+    offset.filter(is_inside).ok_or_else(not_an_offset)
 }
 
 pub(in crate::kv) fn not_an_offset() -> Outcome {
@@ -40,27 +41,17 @@ fn place(offset: u64) -> (usize, u8) {
     (byte, 0x80 >> (offset % 8))
 }
 
-pub(in crate::kv) fn bit(value: &[u8], offset: u64) -> bool {
+/// Returns the bit at `offset` of a string; false if the string is shorter.
+fn bit(value: &[u8], offset: u64) -> bool {
     let (byte, mask) = place(offset);
     value.get(byte).is_some_and(|byte| byte & mask != 0)
 }
 
-/// Sets the bit at `offset` of a string to 1 if `bit` is true, otherwise to 0. The string must be
-/// long enough.
-pub(in crate::kv) fn put_bit(value: &mut [u8], offset: u64, bit: bool) {
-    let (byte, mask) = place(offset);
-    if bit {
-        value[byte] |= mask;
-    } else {
-        value[byte] &= !mask;
-    }
-}
-
 /// Runs `SETBIT key offset value`: sets or clears a bit of the string at a key, and returns its old
-/// value.
+/// value. The server appends an argument with the maximum length of a string.
 fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
-    let offset = match bit_offset(args.get(1)?) {
+    let offset = match bit_offset(args.get(1)?, args.value_bytes_max(3)) {
         Ok(offset) => offset,
         Err(outcome) => return Ok(outcome),
     };
@@ -69,28 +60,32 @@ fn setbit(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         b"1" => true,
         _ => return Ok(Outcome::error("ERR bit is not an integer or out of range")),
     };
-    let old = keyspace.string(key)?;
-    let (length, is_there) = (place(offset).0 + 1, old.is_some());
-    let old = old.unwrap_or_default();
-    let was = bit(old, offset);
-    if was != set || length > old.len() || !is_there {
-        let mut new = old.to_vec();
-        new.resize(length.max(new.len()), 0);
-        put_bit(&mut new, offset, set);
-        keyspace.put_keep_ttl(key, &new);
+    let (byte, mask) = place(offset);
+    let (was, changed) = keyspace.edit_string(key, byte + 1, |string| {
+        let mut bits = [0];
+        string.read(byte, &mut bits);
+        let was = bits[0] & mask != 0;
+        if was != set {
+            string.write(byte, &[bits[0] ^ mask]);
+        }
+        (was, was != set)
+    })?;
+    if changed {
         keyspace.notify("setbit", key);
     }
     Ok(Outcome::flag(was))
 }
 
-/// Runs `GETBIT key offset`: returns a bit of the string at a key.
+/// Runs `GETBIT key offset`: returns a bit of the string at a key. The server appends an argument
+/// with the maximum length of a string.
 fn getbit(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let offset = match bit_offset(args.get(1)?) {
+    let offset = match bit_offset(args.get(1)?, args.value_bytes_max(2)) {
         Ok(offset) => offset,
         Err(outcome) => return Ok(outcome),
     };
+    let (byte, mask) = place(offset);
     let value = keyspace.string(args.get(0)?)?.unwrap_or_default();
-    Ok(Outcome::flag(bit(value, offset)))
+    Ok(Outcome::flag(value.byte(byte) & mask != 0))
 }
 
 /// Parses the unit argument of `BITCOUNT` and `BITPOS`: returns true for `BIT`, false for `BYTE`,
@@ -126,12 +121,33 @@ fn bitcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
         return Ok(Outcome::count(0));
     };
     let (first, end) = (range.start * unit, range.end * unit);
-    Ok(Outcome::count(ones(value, first, end)))
+    let pieces = pieces(value, first..end);
+    Ok(Outcome::count(pieces.map(|piece| ones(piece.bytes, piece.bits)).sum()))
 }
 
-/// Returns the number of bits that are 1 at the bit offsets from `first` (inclusive) to `end`
-/// (exclusive).
-fn ones(value: &[u8], first: usize, end: usize) -> usize {
+/// A slice of a string, and the bits in it that a command examines.
+struct Piece<'s> {
+    bytes: &'s [u8],
+    /// Offset of the first bit of the slice in the string.
+    start: usize,
+    /// Range of the examined bits, counted from the start of the slice.
+    bits: Range<usize>,
+}
+
+/// Iterates over the slices of a string that contain the bits whose offsets are in `bits`.
+fn pieces(value: StringRef<'_>, bits: Range<usize>) -> impl Iterator<Item = Piece<'_>> {
+    let mut next = bits.start / 8 * 8;
+    value.slices(bits.start / 8..bits.end.div_ceil(8)).map(move |bytes| {
+        let start = next;
+        next += bytes.len() * 8;
+        let bits = bits.start.max(start) - start..bits.end.min(next) - start;
+        Piece { bytes, start, bits }
+    })
+}
+
+/// Returns the number of bits that are 1 at the bit offsets in `bits`.
+fn ones(value: &[u8], bits: Range<usize>) -> usize {
+    let Range { start: first, end } = bits;
     let whole = first.div_ceil(8)..end / 8;
     let slow = |from: usize, to: usize| (from..to).filter(|at| bit(value, *at as u64)).count();
     if whole.start >= whole.end {
@@ -173,7 +189,9 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
         return Ok(Outcome::Integer(-1));
     };
     let (first, end) = (range.start * unit, range.end * unit);
-    Ok(match first_bit(value, wanted, first, end) {
+    let found = pieces(value, first..end)
+        .find_map(|piece| Some(piece.start + first_bit(piece.bytes, wanted, piece.bits)?));
+    Ok(match found {
         Some(at) => Outcome::count(at),
         // Without an explicit end, the string counts as followed by zeros.
         None if !wanted && args.len() < 4 => Outcome::count(end),
@@ -181,10 +199,10 @@ fn bitpos(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     })
 }
 
-/// Returns the offset of the first bit equal to `wanted` from the bit offset `first` (inclusive) to
-/// `end` (exclusive); `None` if there is no such bit.
-fn first_bit(value: &[u8], wanted: bool, first: usize, end: usize) -> Option<usize> {
-    let mut at = first;
+/// Returns the offset of the first bit equal to `wanted` at the bit offsets in `bits`; `None` if
+/// there is no such bit.
+fn first_bit(value: &[u8], wanted: bool, bits: Range<usize>) -> Option<usize> {
+    let Range { start: mut at, end } = bits;
     while at < end {
         // Bytes without such a bit are skipped as a whole.
         let without = if wanted { 0 } else { 0xFF };
@@ -216,13 +234,13 @@ fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     if is("NOT") && keys.len() != 1 {
         return Ok(Outcome::error("ERR BITOP NOT must be called with a single source key."));
     }
-    let mut values = Vec::with_capacity(keys.len());
+    let mut values: Vec<StringRef<'_>> = Vec::with_capacity(keys.len());
     for key in keys {
         values.push(keyspace.string(key)?.unwrap_or_default());
     }
     let length = values.iter().map(|value| value.len()).max().unwrap_or(0);
-    let mut result = values.first().map_or_else(Vec::new, |value| value.to_vec());
-    result.resize(length, 0);
+    let mut result = vec![0; length];
+    values.first().copied().unwrap_or_default().read(0, &mut result);
     if is("NOT") {
         for byte in &mut result {
             *byte = combine(*byte, 0);
@@ -230,9 +248,13 @@ fn bitop(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     }
     for value in values.iter().skip(1) {
         // Shorter strings count as padded with zeros.
-        let (there, behind) = result.split_at_mut(value.len());
-        there.iter_mut().zip(*value).for_each(|(byte, other)| *byte = combine(*byte, *other));
-        for byte in behind {
+        let mut rest = &mut result[..];
+        for slice in value.slices(0..value.len()) {
+            let (there, behind) = rest.split_at_mut(slice.len());
+            there.iter_mut().zip(slice).for_each(|(byte, other)| *byte = combine(*byte, *other));
+            rest = behind;
+        }
+        for byte in rest {
             *byte = combine(*byte, 0);
         }
     }
@@ -260,10 +282,10 @@ mod tests {
             for end in (first..=bits).step_by(7) {
                 let all = first..end;
                 let count = all.clone().filter(|at| bit(&value, *at as u64)).count();
-                assert_eq!(ones(&value, first, end), count, "{first} {end}");
+                assert_eq!(ones(&value, all.clone()), count, "{first} {end}");
                 for wanted in [false, true] {
                     let place = all.clone().find(|at| bit(&value, *at as u64) == wanted);
-                    let found = first_bit(&value, wanted, first, end);
+                    let found = first_bit(&value, wanted, all.clone());
                     assert_eq!(found, place, "{first} {end} {wanted}");
                 }
             }

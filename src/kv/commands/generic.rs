@@ -171,8 +171,8 @@ fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// Redis shares between keys, and 1 for all other values.
 fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
-    let number = parse_integer(entry.value()).filter(|number| (0..10_000).contains(number));
-    let shared = entry.collection().is_none() && number.is_some();
+    let number = entry.string().short().and_then(parse_integer);
+    let shared = number.is_some_and(|number| (0..10_000).contains(&number));
     Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
 }
 

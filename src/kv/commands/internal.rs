@@ -61,7 +61,7 @@ fn moved(keyspace: &mut Keyspace, from: &[u8], to: &[u8], amount: u64) -> Option
 /// Returns the unsigned integer at a key; `None` if the key does not exist or its value is not an
 /// unsigned integer.
 fn balance(keyspace: &Keyspace, key: &[u8]) -> Option<u64> {
-    parse_unsigned(keyspace.string(key).ok()??)
+    parse_unsigned(keyspace.string(key).ok()??.short()?)
 }
 
 fn parse_unsigned(text: &[u8]) -> Option<u64> {

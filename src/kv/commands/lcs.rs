@@ -69,6 +69,7 @@ fn lcs(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
             "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
         ));
     }
+    let (one, other) = (&*one.contiguous(), &*other.contiguous());
     let table = Table::of(one, other);
     let length = table.at(one.len(), other.len());
     if options.length {

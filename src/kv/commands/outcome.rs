@@ -1,10 +1,13 @@
 //! Outcomes of commands. An outcome, including a refusal, follows from the log, so it is equal on
 //! every replica. It is sent to the client and stored for retries.
 
-use crate::kv::keyspace::WrongType;
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
+use crate::kv::keyspace::WrongType;
 use crate::kv::values::collection::ValueType;
+use crate::kv::values::string::{LongValue, SharedString};
 
 /// The result of a command, from which the server writes the reply. All replicas compute the same
 /// outcome for a command in the log.
@@ -12,6 +15,9 @@ use crate::kv::values::collection::ValueType;
 pub enum Outcome {
     /// A byte string, such as the value of a key; `None` if the key does not exist (null reply).
     Value(Option<Bytes>),
+    /// A byte string that shares the memory of a long string in the keyspace. The reply is the same
+    /// as for [`Outcome::Value`], and a stored outcome is restored as one.
+    LongValue(LongValue),
     /// The command succeeded and has no other result. For most commands, the reply is `OK`.
     Done,
     /// The operation could not be decoded, so nothing was applied.
@@ -68,7 +74,8 @@ pub enum Refusal {
     NotAnInteger,
     /// The result of an increment or decrement does not fit into a 64-bit integer.
     Overflow,
-    /// The new value would be longer than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
+    /// The new value would be longer than `proto-max-bulk-len` of the replica that received the
+    /// command, or than [`VALUE_BYTES_MAX`](crate::kv::VALUE_BYTES_MAX).
     TooLong,
     /// The value of the key has another type than the command requires (`WRONGTYPE`).
     WrongType,
@@ -160,6 +167,29 @@ impl From<Refusal> for Outcome {
 }
 
 impl Outcome {
+    /// Returns the outcome of a command that returns a string; `None` means that the key does not
+    /// exist (null reply).
+    pub(in crate::kv) fn string(string: Option<SharedString>) -> Outcome {
+        match string {
+            None => Outcome::Value(None),
+            Some(SharedString::Short(bytes)) => Outcome::Value(Some(bytes)),
+            Some(SharedString::Long(value)) => Outcome::LongValue(value),
+        }
+    }
+
+    /// Returns the outcome of a command that returns several strings, `None` for a missing one.
+    pub(in crate::kv) fn strings(strings: impl Iterator<Item = Option<SharedString>>) -> Outcome {
+        let strings: Vec<Option<SharedString>> = strings.collect();
+        if strings.iter().any(|string| matches!(string, Some(SharedString::Long(_)))) {
+            return Outcome::List(strings.into_iter().map(Outcome::string).collect());
+        }
+        let short = |string| match string {
+            Some(SharedString::Short(bytes)) => Some(bytes),
+            _ => None,
+        };
+        Outcome::Values(strings.into_iter().map(short).collect())
+    }
+
     /// Returns an integer outcome for a number of elements or bytes.
     pub(in crate::kv) fn count(count: usize) -> Outcome {
         Outcome::Integer(i64::try_from(count).expect("counts are below 2^63"))
@@ -188,6 +218,16 @@ impl Outcome {
         Outcome::Integer(truth.into())
     }
 
+    /// Returns the value that a read has returned, an empty one if the key does not exist; `None`
+    /// if the outcome is not a value.
+    pub fn value(&self) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Outcome::Value(value) => Some(Cow::Borrowed(value.as_deref().unwrap_or_default())),
+            Outcome::LongValue(value) => Some(Cow::Owned(value.to_bytes().into())),
+            _ => None,
+        }
+    }
+
     /// Returns the heap memory usage of the outcome's values, in bytes, without the size of the
     /// outcome itself.
     pub fn value_bytes(&self) -> usize {
@@ -201,6 +241,7 @@ impl Outcome {
                 size_of_val(&pairs[..]) + pairs.iter().map(both).sum::<usize>()
             }
             Outcome::Value(value) => value.as_ref().map_or(0, Bytes::len),
+            Outcome::LongValue(value) => value.len(),
             Outcome::Error(text) => text.len(),
             Outcome::Values(values) => values.iter().flatten().map(Bytes::len).sum(),
             Outcome::Done

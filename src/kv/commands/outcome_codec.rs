@@ -21,6 +21,10 @@ impl Outcome {
                 out.put_u8(1);
                 put_value(value.as_ref(), out);
             }
+            Outcome::LongValue(value) => {
+                out.put_u8(1);
+                put_value(Some(&value.to_bytes()), out);
+            }
             Outcome::Malformed => out.put_u8(4),
             Outcome::Unchanged => out.put_u8(5),
             Outcome::Integer(number) => {

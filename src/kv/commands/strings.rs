@@ -14,6 +14,7 @@ use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::extended::Extended;
 use crate::kv::values::number::parse_integer;
+use crate::kv::values::string::StringRef;
 
 /// The string commands of the state machine: number, name, key positions and function of each.
 /// Append new commands at the end with the next number, because log entries contain the numbers.
@@ -23,7 +24,7 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(50, "psetex", ONE_KEY, psetex),
     write(51, "getex", ONE_KEY, getex),
     write(52, "msetnx", KEYS_AND_VALUES, msetnx),
-    write(53, "setrange", ONE_KEY, setrange).per(Scale::Values),
+    write(53, "setrange", ONE_KEY, setrange),
     read(54, "getrange", ONE_KEY, getrange),
     read(55, "substr", ONE_KEY, getrange),
     write(56, "incrbyfloat", ONE_KEY, incrbyfloat),
@@ -34,17 +35,13 @@ pub(in crate::kv) const COMMANDS: &[Row] = &[
     write(61, "getdel", ONE_KEY, getdel),
     read(62, "mget", ALL_KEYS, mget),
     write(63, "mset", KEYS_AND_VALUES, mset),
-    write(64, "append", ONE_KEY, append).per(Scale::Values),
+    write(64, "append", ONE_KEY, append),
     read(65, "strlen", ONE_KEY, strlen),
     write(66, "incr", ONE_KEY, incr),
     write(67, "decr", ONE_KEY, decr),
     write(68, "incrby", ONE_KEY, incrby),
     write(69, "decrby", ONE_KEY, decrby),
 ];
-
-/// Maximum length of a string value, in bytes: 512 MiB, Redis's default for `proto-max-bulk-len`.
-/// The replicated state depends on this limit, so it must be equal on all replicas.
-pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
 /// The condition of a `SET` command, given by the options `NX` and `XX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +55,7 @@ enum Condition {
 
 /// Runs `GET key`: returns the value of a key; null if the key does not exist.
 fn get(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    Ok(Outcome::Value(keyspace.shared_string(args.get(0)?)?))
+    Ok(Outcome::string(keyspace.shared_string(args.get(0)?)?))
 }
 
 /// Runs `SETNX key value`: sets a key if it does not exist.
@@ -76,7 +73,7 @@ fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
     let old = keyspace.shared_string(key)?;
     set_plain(keyspace, key, value);
-    Ok(Outcome::Value(old))
+    Ok(Outcome::string(old))
 }
 
 /// Runs `GETDEL key`: removes a key, and returns its value.
@@ -84,7 +81,7 @@ fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
     let old = keyspace.shared_string(key)?;
     keyspace.delete(key);
-    Ok(Outcome::Value(old))
+    Ok(Outcome::string(old))
 }
 
 /// Runs `MGET key [key ...]`: returns the values of keys, null for a key that does not exist or
@@ -92,7 +89,7 @@ fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn mget(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let value = |key: &&[u8]| keyspace.shared_string(key).unwrap_or_default();
-    Ok(Outcome::Values(args.all().iter().map(value).collect()))
+    Ok(Outcome::strings(args.all().iter().map(value)))
 }
 
 /// Runs `MSET key value [key value ...]`: sets several keys.
@@ -113,22 +110,27 @@ fn set_plain(keyspace: &mut Keyspace, key: &[u8], value: &[u8]) {
     keyspace.notify("set", key);
 }
 
-/// Runs `APPEND key value`: appends to a string, and returns the new length of the string.
+/// Runs `APPEND key value`: appends to a string, and returns the new length of the string. The
+/// server appends an argument with the maximum length of a string.
 fn append(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, more) = (args.get(0)?, args.get(1)?);
-    let old = keyspace.string(key)?.map_or(0, <[u8]>::len);
+    let old = keyspace.string(key)?.map_or(0, StringRef::len);
+    let length = old + more.len();
     // As in Redis, appending an empty string never fails.
-    if old + more.len() > VALUE_BYTES_MAX && !more.is_empty() {
+    if length > args.value_bytes_max(2) && !more.is_empty() {
         return Err(Refusal::TooLong);
     }
-    let length = keyspace.append_string(key, more);
+    keyspace.edit_string(key, length, |string| {
+        string.write(old, more);
+        ((), true)
+    })?;
     keyspace.notify("append", key);
     Ok(Outcome::count(length))
 }
 
 /// Runs `STRLEN key`: returns the length of a string in bytes.
 fn strlen(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, <[u8]>::len)))
+    Ok(Outcome::count(keyspace.string(args.get(0)?)?.map_or(0, StringRef::len)))
 }
 
 /// Runs `INCR key`: adds 1 to the integer at a key.
@@ -159,7 +161,7 @@ fn decrby(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 fn add(keyspace: &mut Keyspace, key: &[u8], amount: i64) -> Answer {
     let old = match keyspace.string(key)? {
         None => 0,
-        Some(value) => parse_integer(value).ok_or(Refusal::NotAnInteger)?,
+        Some(value) => value.short().and_then(parse_integer).ok_or(Refusal::NotAnInteger)?,
     };
     let sum = old.checked_add(amount).ok_or(Refusal::Overflow)?;
     keyspace.put_keep_ttl(key, sum.to_string().as_bytes());
@@ -245,20 +247,21 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             Some(until)
         }
     };
-    let old = match keyspace.shared_string(key) {
+    let old = match keyspace.string(key) {
         Err(error) if returns_old || compare.is_some() => return Err(error.into()),
-        old => old.ok(),
+        old => old.unwrap_or_default(),
     };
     let exists = keyspace.entry(key).is_some();
     let is_set = match (condition, compare) {
         (_, Some((equal, text))) => {
-            let same = old.iter().flatten().any(|old| old == text);
+            let same = old.is_some_and(|old| old == *text);
             exists && same == equal || !exists && !equal
         }
         (Condition::Always, None) => true,
         (Condition::IfAbsent, None) => !exists,
         (Condition::IfPresent, None) => exists,
     };
+    let old = if returns_old { keyspace.shared_string(key)? } else { None };
     if is_set {
         keyspace.put_expiring(key, value, until);
         keyspace.notify("set", key);
@@ -269,7 +272,7 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         // log entry removes it.
     }
     Ok(match (returns_old, is_set) {
-        (true, _) => Outcome::Value(old.flatten()),
+        (true, _) => Outcome::string(old),
         (false, true) => Outcome::Done,
         (false, false) => Outcome::Unchanged,
     })
@@ -332,7 +335,7 @@ fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         keyspace.set_expiry(key, None);
         keyspace.notify("persist", key);
     }
-    Ok(Outcome::Value(value))
+    Ok(Outcome::string(value))
 }
 
 /// Runs `MSETNX key value [key value ...]`: sets several keys if none of them exists.
@@ -352,35 +355,34 @@ fn msetnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 }
 
 /// Runs `SETRANGE key offset value`: overwrites a part of a string, and returns the new length of
-/// the string.
+/// the string. The server appends an argument with the maximum length of a string.
 fn setrange(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, from, value) = (args.get(0)?, args.integer(1)?, args.get(2)?);
     let Ok(from) = usize::try_from(from) else {
         return Ok(Outcome::error("ERR offset is out of range"));
     };
-    let old = keyspace.string(key)?.unwrap_or_default();
+    let old = keyspace.string(key)?.map_or(0, StringRef::len);
     if value.is_empty() {
-        return Ok(Outcome::count(old.len()));
+        return Ok(Outcome::count(old));
     }
     let until = from.saturating_add(value.len());
-    if until > VALUE_BYTES_MAX {
+    if until > args.value_bytes_max(3) {
         return Err(Refusal::TooLong);
     }
-    let mut new = Vec::with_capacity(until.max(old.len()));
-    new.extend_from_slice(old);
-    new.resize(until.max(old.len()), 0);
-    new[from..until].copy_from_slice(value);
-    keyspace.put_keep_ttl(key, &new);
+    keyspace.edit_string(key, until, |string| {
+        string.write(from, value);
+        ((), true)
+    })?;
     keyspace.notify("setrange", key);
-    Ok(Outcome::count(new.len()))
+    Ok(Outcome::count(until.max(old)))
 }
 
 /// Runs `GETRANGE key start end` and its old name `SUBSTR`: returns a part of a string.
 fn getrange(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let (first, last) = (args.integer(1)?, args.integer(2)?);
-    let value = keyspace.shared_string(args.get(0)?)?.unwrap_or_default();
-    let range = range(first, last, value.len());
-    Ok(Outcome::Value(Some(range.map_or_else(Bytes::new, |range| value.slice(range)))))
+    let value = keyspace.shared_string(args.get(0)?)?;
+    let part = value.and_then(|value| Some(value.part(range(first, last, value.len())?)));
+    Ok(part.map_or_else(|| Outcome::Value(Some(Bytes::new())), |part| Outcome::string(Some(part))))
 }
 
 /// Converts the first and the last index (inclusive) of a part of a string to a range of byte
@@ -399,9 +401,11 @@ pub(in crate::kv) fn range(first: i64, last: i64, length: usize) -> Option<Range
 /// Runs `INCRBYFLOAT key increment`: adds `increment` to the floating-point number at a key.
 fn incrbyfloat(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, increment) = (args.get(0)?, args.get(1)?);
-    let parse = |text| Extended::parse(text).ok_or(Refusal::NotAFloat);
-    let old = keyspace.string(key)?.map(parse).transpose()?;
-    let increment = parse(increment)?;
+    let parse = |text: &[u8]| Extended::parse(text);
+    let old =
+        keyspace.string(key)?.map(|old| old.short().and_then(parse).ok_or(Refusal::NotAFloat));
+    let old = old.transpose()?;
+    let increment = parse(increment).ok_or(Refusal::NotAFloat)?;
     let sum = old.map_or(increment, |old| old + increment);
     if sum.is_infinite() {
         return Err(Refusal::NotFinite);
@@ -423,7 +427,7 @@ fn delex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         [_, _] => return Ok(Outcome::error("ERR Invalid condition. Use IFEQ or IFNE")),
         _ => return Ok(Outcome::wrong_number("delex")),
     };
-    let goes = keyspace.string(key)?.is_some_and(|old| (old == text) == equal);
+    let goes = keyspace.string(key)?.is_some_and(|old| (old == *text) == equal);
     if goes {
         keyspace.delete(key);
     }
@@ -448,6 +452,9 @@ pub(in crate::kv) fn expiration_of(keyspace: &Keyspace, number: i64, unit: &str)
 mod tests {
     use super::*;
     use crate::kv::state_machine::tests::Feeder;
+    use crate::kv::values::long_string::{CHUNK_BYTES, LongString, work};
+    use crate::kv::values::string::LongValue;
+    use crate::types::{EntryId, Term};
 
     fn value(text: &'static str) -> Outcome {
         Outcome::Value(Some(Bytes::from_static(text.as_bytes())))
@@ -525,6 +532,95 @@ mod tests {
         assert_eq!(in_slot, Outcome::Integer(1));
         assert_eq!(feeder.call("del", keys), Outcome::Integer(2));
         assert_eq!(feeder.call("dbsize", &[]), Outcome::Integer(0));
+    }
+
+    #[test]
+    fn changing_a_long_string_costs_no_work_for_its_length() {
+        let mut feeder = Feeder::new();
+        feeder.call_bytes("set", &[b"k", &vec![7; 16 << 20]]);
+        let last = |feeder: &Feeder| EntryId { term: Term(1), index: feeder.store.applied_index() };
+        work::take();
+        for command in [
+            "setbit k 80000000 1",
+            "setrange k 5000000 abc",
+            "append k abc",
+            "bitfield k set u13 70000001 99",
+        ] {
+            let args: Vec<&str> = command.split(' ').collect();
+            feeder.call(args[0], &args[1..]);
+            assert!((1..100).contains(&work::take()), "{command}");
+        }
+        for command in [
+            "pexpireat k 9000000000000",
+            "pexpireat k 9000000000001",
+            "persist k",
+            "copy k other",
+            "rename other third",
+            "getrange k 5000000 9000000",
+            "get k",
+            "strlen k",
+            "setbit k 80000000 1",
+        ] {
+            let args: Vec<&str> = command.split(' ').collect();
+            feeder.call(args[0], &args[1..]);
+            assert_eq!(work::take(), 0, "{command}");
+        }
+        // The other key shares all chunks, and so does a view.
+        let at = last(&feeder);
+        let view = feeder.store.view(at);
+        feeder.call("setbit", &["k", "80000000", "0"]);
+        assert!((CHUNK_BYTES..CHUNK_BYTES + 100).contains(&work::take()), "one chunk is copied");
+        feeder.call("setbit", &["k", "80000001", "1"]);
+        assert!(work::take() < 100, "the same chunk is not copied again");
+        feeder.store.keyspace.check_sums();
+        drop(view);
+    }
+
+    #[test]
+    fn reply_shares_a_long_string_and_keeps_its_content() {
+        let mut feeder = Feeder::new();
+        let long = vec![7; 100_000];
+        feeder.call_bytes("set", &[b"k", &long]);
+        let value = feeder.call("get", &["k"]);
+        assert_eq!(value.value_bytes(), long.len());
+        let list = feeder.call("mget", &["k", "nothing", "k"]);
+        feeder.call("setrange", &["k", "50000", "x"]);
+        let same = Outcome::LongValue(LongValue::new(LongString::from(&long[..]), 0..long.len()));
+        assert_eq!(value, same);
+        assert_eq!(list, Outcome::List(vec![same.clone(), Outcome::Value(None), same.clone()]));
+        assert_ne!(feeder.call("get", &["k"]), same);
+        let mut encoded = Vec::new();
+        same.encode(&mut encoded);
+        let restored = Outcome::decode(&mut &encoded[..]);
+        assert_eq!(restored, Some(Outcome::Value(Some(Bytes::from(long)))));
+    }
+
+    #[test]
+    fn limit_in_the_operation_applies_to_all_commands() {
+        let mut feeder = Feeder::new();
+        let limit = 1_000_u64.to_le_bytes();
+        let mut call = |command: &str| {
+            let mut args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            let name = std::str::from_utf8(args.remove(0)).unwrap();
+            args.push(&limit);
+            feeder.call_bytes(name, &args)
+        };
+        let too_long = Outcome::Refused(Refusal::TooLong);
+        let no_offset = crate::kv::commands::bitmaps::not_an_offset();
+        assert_eq!(call("setrange k 1000 x"), too_long);
+        assert_eq!(call("setrange k 999 x"), Outcome::Integer(1_000));
+        assert_eq!(call("append k x"), too_long);
+        assert_eq!(call("append other x"), Outcome::Integer(1));
+        assert_eq!(call("setbit k 8000 1"), no_offset);
+        assert_eq!(call("getbit k 8000"), no_offset);
+        assert_eq!(call("getbit k 7999"), Outcome::Integer(0));
+        assert_eq!(call("bitfield k set u8 8000 1"), no_offset);
+        assert_eq!(call("bitfield_ro k get u8 #1000"), no_offset);
+        assert_eq!(call("bitfield k set u8 #999 1"), Outcome::List(vec![Outcome::Integer(120)]));
+        // Without a limit, the largest one applies.
+        assert_eq!(feeder.call("setrange", &["k", "1000", "x"]), Outcome::Integer(1_001));
+        let refused = feeder.call("setrange", &["k", "536870912", "x"]);
+        assert_eq!(refused, too_long);
     }
 
     #[test]

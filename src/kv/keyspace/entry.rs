@@ -1,10 +1,11 @@
 //! A key and its value in one allocation, because a lookup of the key is usually followed by an
 //! access to the value, and each allocation costs a cache miss. A hash table holds only one word (a
-//! pointer) per entry, so tables are small and fast to copy.
+//! pointer) per entry, so tables are small and fast to copy. Collections and long strings are
+//! outside, so that a change of the entry does not copy them.
 //!
 //! ```text
-//! count 8 | length 8 | fingerprint 8 | meta 8 | collection 8 |
-//! [expiry 8] [key length 4] key string
+//! count 8 | length 8 | fingerprint 8 | meta 8 | outside 8 |
+//! [expiry 8] [key length 4] key [short string]
 //! ```
 
 use std::hint::black_box;
@@ -16,7 +17,9 @@ use triomphe::{Arc, ThinArc};
 use crate::kv::keyspace::clock::Millis;
 use crate::kv::values::collection::{Collection, ValueType};
 use crate::kv::values::digest::{fingerprint, key_hash, mix};
+use crate::kv::values::long_string::{self, LONG_BYTES_MIN, LongString};
 use crate::kv::values::number::parse_integer;
+use crate::kv::values::string::{COPIED_BYTES_MAX, LongValue, SharedString, StringRef};
 
 /// Approximate memory overhead of a heap allocation, in bytes: the allocator's bookkeeping and
 /// rounding.
@@ -27,9 +30,6 @@ const COUNT_BYTES: usize = 16;
 /// Maximum length in bytes of a string for which `OBJECT ENCODING` returns `embstr`, as in Redis. A
 /// longer string is `raw`.
 const EMBEDDED_MAX: usize = 44;
-/// Maximum length in bytes of a string value that is copied into a reply. A reply shares the memory
-/// of a longer value by reference counting, which for a short value would cost more than copying.
-const COPIED_BYTES_MAX: usize = 1_024;
 /// Size in bytes of a cache line of most processors.
 const CACHE_LINE_BYTES: usize = 64;
 /// Maximum number of cache lines of an entry that are prefetched before the entry is encoded. The
@@ -51,8 +51,16 @@ struct Header {
     /// that removing the entry does not require reading its value.
     fingerprint: u64,
     meta: PackedMeta,
-    /// The entry's value if it is a collection; `None` if the value is a string.
-    collection: Option<Box<Collection>>,
+    /// The entry's value if it is a collection or a long string; `None` if it is a short string,
+    /// which follows the key.
+    outside: Option<Box<Outside>>,
+}
+
+/// A value that is not stored in the entry's own allocation. A clone shares its memory.
+#[derive(Clone)]
+enum Outside {
+    LongString(LongString),
+    Collection(Collection),
 }
 
 /// The entry's revision (number of the operation that last changed it), the length of its key if
@@ -71,9 +79,11 @@ pub(in crate::kv) struct Metadata {
     expires_at: Option<NonZeroU64>,
 }
 
-/// The value of a key: a string or a collection (hash, list, set or sorted set).
+/// The value of a key: a string or a collection (hash, list, set or sorted set). A string of at
+/// least [`LONG_BYTES_MIN`] bytes is stored as a [`LongString`], whichever variant it is here.
 pub(in crate::kv) enum Value<'v> {
     String(&'v [u8]),
+    LongString(LongString),
     Collection(Collection),
 }
 
@@ -133,24 +143,78 @@ impl PackedMeta {
 }
 
 impl Value<'_> {
+    /// Returns the value in the form in which it is stored: divided into chunks if it is a long
+    /// string.
+    pub(in crate::kv) fn stored(self) -> Self {
+        match self {
+            Value::String(value) if value.len() >= LONG_BYTES_MIN => {
+                Value::LongString(value.into())
+            }
+            other => other,
+        }
+    }
+
     /// Returns the fingerprint (hash) of an entry with this value, without an expiration time.
     /// `key_hash` is the hash of the entry's key.
     pub(in crate::kv) fn fingerprint(&self, key_hash: u64) -> u64 {
         match self {
+            Value::String(value) if value.len() >= LONG_BYTES_MIN => {
+                let digest = long_string::digest_of_bytes(value);
+                outside_fingerprint(key_hash, ValueType::String, digest)
+            }
             Value::String(value) => fingerprint(key_hash, value),
-            Value::Collection(collection) => collection_fingerprint(key_hash, collection),
+            Value::LongString(string) => {
+                outside_fingerprint(key_hash, ValueType::String, string.digest())
+            }
+            Value::Collection(collection) => {
+                outside_fingerprint(key_hash, collection.value_type(), collection.digest())
+            }
+        }
+    }
+}
+
+impl Outside {
+    fn value_type(&self) -> ValueType {
+        match self {
+            Outside::LongString(_) => ValueType::String,
+            Outside::Collection(collection) => collection.value_type(),
+        }
+    }
+
+    fn digest(&self) -> u64 {
+        match self {
+            Outside::LongString(string) => string.digest(),
+            Outside::Collection(collection) => collection.digest(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Outside::LongString(string) => string.bytes(),
+            Outside::Collection(collection) => collection.bytes(),
+        }
+    }
+}
+
+impl From<Outside> for Value<'_> {
+    fn from(outside: Outside) -> Self {
+        match outside {
+            Outside::LongString(string) => Value::LongString(string),
+            Outside::Collection(collection) => Value::Collection(collection),
         }
     }
 }
 
 impl KeyEntry {
     pub(in crate::kv) fn new(key: &[u8], new_value: Value<'_>, metadata: Metadata) -> KeyEntry {
-        let (collection, value) = match new_value {
+        let (outside, value) = match new_value.stored() {
             Value::String(value) => (None, value),
-            Value::Collection(collection) => (Some(Box::new(collection)), &[][..]),
+            Value::LongString(string) => (Some(Outside::LongString(string)), &[][..]),
+            Value::Collection(collection) => (Some(Outside::Collection(collection)), &[][..]),
         };
         let meta = PackedMeta::new(key, &metadata);
-        let header = Header { fingerprint: metadata.fingerprint, meta, collection };
+        let outside = outside.map(Box::new);
+        let header = Header { fingerprint: metadata.fingerprint, meta, outside };
         let expiry = metadata.expires_at.map(|expiry| expiry.get().to_le_bytes());
         let expiry = expiry.as_ref().map_or(&[][..], |expiry| expiry);
         let length = u32::try_from(key.len()).expect("a key is far shorter than 4 GiB");
@@ -160,8 +224,8 @@ impl KeyEntry {
     }
 
     /// Replaces the entry's value and metadata. Reuses the allocation if it is not shared, the old
-    /// and the new value are strings of equal length, and the entry has an expiration time either
-    /// both before and after or never.
+    /// and the new value are short strings of equal length, and the entry has an expiration time
+    /// either both before and after or never.
     pub(in crate::kv) fn replace(&mut self, new_value: Value<'_>, metadata: Metadata) {
         if let Value::String(value) = &new_value
             && self.rewrite(value, metadata)
@@ -179,7 +243,7 @@ impl KeyEntry {
         let (_, key_end) = meta.key(&self.0.slice);
         let fits = meta.expires() == metadata.expires_at.is_some()
             && self.0.slice.len() == key_end + value.len()
-            && self.0.header.header.collection.is_none();
+            && self.0.header.header.outside.is_none();
         fits && self.0.with_arc_mut(|memory| {
             let Some(memory) = Arc::get_mut(memory) else { return false };
             let bytes = memory.slice_mut();
@@ -203,20 +267,42 @@ impl KeyEntry {
         &self.0.slice[start..end]
     }
 
-    /// Returns the entry's string value; an empty string if the value is a collection.
-    pub(in crate::kv) fn value(&self) -> &[u8] {
+    /// Returns the short string that is the entry's value; an empty string if the value is a
+    /// collection or a long string.
+    fn value(&self) -> &[u8] {
         let (_, key_end) = self.meta().key(&self.0.slice);
         &self.0.slice[key_end..]
     }
 
-    /// Returns the string value as reference-counted bytes, which share the entry's memory if the
-    /// string is longer than [`COPIED_BYTES_MAX`] and are a copy otherwise.
-    pub(in crate::kv) fn shared_value(&self) -> Bytes {
-        if self.value().len() > COPIED_BYTES_MAX {
-            Bytes::from_owner(Shared(self.clone()))
-        } else {
-            Bytes::copy_from_slice(self.value())
+    /// Returns the entry's string value; an empty string if the value is a collection.
+    pub(in crate::kv) fn string(&self) -> StringRef<'_> {
+        self.long_string().map_or_else(|| StringRef::Short(self.value()), StringRef::Long)
+    }
+
+    fn long_string(&self) -> Option<&LongString> {
+        match self.0.header.header.outside.as_deref() {
+            Some(Outside::LongString(string)) => Some(string),
+            _ => None,
         }
+    }
+
+    /// Returns the string value in a form that can outlive the borrow of the entry. It shares the
+    /// entry's memory if the string is longer than [`COPIED_BYTES_MAX`] and is a copy otherwise.
+    pub(in crate::kv) fn shared_string(&self) -> SharedString {
+        if let Some(string) = self.long_string() {
+            SharedString::Long(LongValue::new(string.clone(), 0..string.len()))
+        } else if self.value().len() > COPIED_BYTES_MAX {
+            SharedString::Short(Bytes::from_owner(Shared(self.clone())))
+        } else {
+            SharedString::Short(Bytes::copy_from_slice(self.value()))
+        }
+    }
+
+    /// Returns a value that is equal to the value of this entry, and shares its memory unless it is
+    /// a short string.
+    pub(in crate::kv) fn cloned_value(&self) -> Value<'_> {
+        let outside = self.0.header.header.outside.as_deref();
+        outside.map_or_else(|| Value::String(self.value()), |outside| outside.clone().into())
     }
 
     /// Returns a copy of the entry's key as reference-counted bytes.
@@ -225,7 +311,10 @@ impl KeyEntry {
     }
 
     pub(in crate::kv) fn collection(&self) -> Option<&Collection> {
-        self.0.header.header.collection.as_deref()
+        match self.0.header.header.outside.as_deref() {
+            Some(Outside::Collection(collection)) => Some(collection),
+            _ => None,
+        }
     }
 
     /// Applies `change` to the entry's collection, and returns the result of `change`. Returns
@@ -235,7 +324,23 @@ impl KeyEntry {
         change: impl FnOnce(&mut Collection) -> R,
     ) -> Option<R> {
         self.collection()?;
-        self.change(|header| header.collection.as_deref_mut().map(change))
+        self.change(|header| match header.outside.as_deref_mut() {
+            Some(Outside::Collection(collection)) => Some(change(collection)),
+            _ => None,
+        })
+    }
+
+    /// Applies `change` to the entry's long string, and returns the result of `change`. Returns
+    /// `None`, without calling `change`, if the value is a collection or a short string.
+    pub(in crate::kv) fn change_long_string<R>(
+        &mut self,
+        change: impl FnOnce(&mut LongString) -> R,
+    ) -> Option<R> {
+        self.long_string()?;
+        self.change(|header| match header.outside.as_deref_mut() {
+            Some(Outside::LongString(string)) => Some(change(string)),
+            _ => None,
+        })
     }
 
     /// Applies `change` to the header of the entry, and returns the result of `change`. Copies the
@@ -252,7 +357,7 @@ impl KeyEntry {
     }
 
     pub(in crate::kv) fn value_type(&self) -> ValueType {
-        self.collection().map_or(ValueType::String, Collection::value_type)
+        self.0.header.header.outside.as_ref().map_or(ValueType::String, |it| it.value_type())
     }
 
     /// Returns the encoding that Redis would use for the entry's value, as `OBJECT ENCODING`
@@ -260,9 +365,9 @@ impl KeyEntry {
     pub(in crate::kv) fn encoding(&self) -> &'static str {
         match self.collection() {
             Some(collection) => collection.encoding(),
+            None if self.string().len() > EMBEDDED_MAX => "raw",
             None if parse_integer(self.value()).is_some() => "int",
-            None if self.value().len() <= EMBEDDED_MAX => "embstr",
-            None => "raw",
+            None => "embstr",
         }
     }
 
@@ -306,11 +411,7 @@ impl KeyEntry {
         }
         let metadata =
             Metadata { fingerprint: self.fingerprint(), revision: self.revision(), expires_at };
-        let new_value = match self.collection() {
-            None => Value::String(self.value()),
-            Some(collection) => Value::Collection(collection.clone()),
-        };
-        *self = KeyEntry::new(self.key(), new_value, metadata);
+        *self = KeyEntry::new(self.key(), self.cloned_value(), metadata);
     }
 
     /// Records that the operation with the number `revision` changed the entry, and updates the
@@ -324,9 +425,9 @@ impl KeyEntry {
 
     fn compute_fingerprint(&self) -> u64 {
         let key_hash = self.key_hash();
-        let content = match self.collection() {
+        let content = match self.0.header.header.outside.as_deref() {
             None => fingerprint(key_hash, self.value()),
-            Some(collection) => collection_fingerprint(key_hash, collection),
+            Some(outside) => outside_fingerprint(key_hash, outside.value_type(), outside.digest()),
         };
         with_expiry(content, self.expiry())
     }
@@ -373,9 +474,9 @@ impl KeyEntry {
     /// Returns the approximate heap memory usage of the entry, in bytes, excluding the pointer in
     /// the hash table that refers to it.
     pub(in crate::kv) fn heap_bytes(&self) -> usize {
-        let collection =
-            self.collection().map_or(0, |collection| size_of::<Collection>() + collection.bytes());
-        COUNT_BYTES + size_of::<Header>() + self.0.slice.len() + ALLOCATION_BYTES + collection
+        let outside = self.0.header.header.outside.as_deref();
+        let outside = outside.map_or(0, |outside| size_of::<Outside>() + outside.bytes());
+        COUNT_BYTES + size_of::<Header>() + self.0.slice.len() + ALLOCATION_BYTES + outside
     }
 }
 
@@ -397,8 +498,8 @@ impl Metadata {
     }
 }
 
-/// A reference to an entry that keeps it allocated while a reply uses the memory of its string
-/// value.
+/// A reference to an entry that keeps it allocated while a reply uses the memory of its short
+/// string.
 struct Shared(KeyEntry);
 
 impl AsRef<[u8]> for Shared {
@@ -428,10 +529,10 @@ fn concatenate(header: Header, parts: [&[u8]; 4]) -> ThinArc<Header, u8> {
     ThinArc::from_header_and_slice(header, &bytes[..length])
 }
 
-/// Returns the fingerprint (hash) of an entry with this collection as value, without an expiration
-/// time. `key_hash` is the hash of the entry's key.
-fn collection_fingerprint(key_hash: u64, collection: &Collection) -> u64 {
-    mix(mix(key_hash, collection.value_type() as u64 + 1), collection.digest())
+/// Returns the fingerprint (hash) of an entry whose value is a collection or a long string, without
+/// an expiration time. `key_hash` is the hash of the entry's key, `digest` that of the value.
+fn outside_fingerprint(key_hash: u64, value_type: ValueType, digest: u64) -> u64 {
+    mix(mix(key_hash, value_type as u64 + 1), digest)
 }
 
 /// Returns the fingerprint (hash) of an entry with the expiration time `expiry`, given the
@@ -449,6 +550,7 @@ fn expiry(expires_at: Option<Millis>) -> Option<NonZeroU64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::commands::outcome::Outcome;
     use crate::kv::values::collection::CollectionType as _;
     use crate::kv::values::list::List;
     use crate::kv::values::set::Set;
@@ -534,10 +636,27 @@ mod tests {
             let (long, short) = (vec![7; length], b"k");
             for (key, value) in [(&short[..], &long[..]), (&long, short), (&long, b"")] {
                 let entry = string(key, value);
-                assert_eq!((entry.key(), entry.value()), (key, value));
-                assert_eq!(entry.shared_value(), value);
+                assert!(entry.key() == key && entry.string() == *value, "{length}");
+                assert_eq!(Outcome::string(Some(entry.shared_string())).value().unwrap(), value);
                 assert_eq!(entry.shared_key(), key);
             }
+        }
+    }
+
+    #[test]
+    fn string_is_long_from_a_certain_length_on() {
+        for length in [LONG_BYTES_MIN - 1, LONG_BYTES_MIN] {
+            let bytes = vec![7; length];
+            let mut entry = string(b"k", &bytes);
+            assert_eq!(entry.string().short().is_some(), length < LONG_BYTES_MIN);
+            assert_eq!((entry.value_type(), entry.encoding()), (ValueType::String, "raw"));
+            assert!(entry.collection().is_none());
+            let direct = Value::String(&bytes).fingerprint(entry.key_hash());
+            assert_eq!(direct, Value::String(&bytes).stored().fingerprint(entry.key_hash()));
+            entry.mark_changed(2);
+            assert_eq!(entry.fingerprint(), direct);
+            entry.replace(Value::String(b"short"), metadata_of(3));
+            assert_eq!(entry.string().short(), Some(&b"short"[..]));
         }
     }
 
@@ -558,11 +677,11 @@ mod tests {
     fn shared_key_entry_is_immutable() {
         let long = vec![1; COPIED_BYTES_MAX + 1];
         let mut entry = string(b"k", &long);
-        let (view, reply) = (entry.clone(), entry.shared_value());
+        let (view, reply) = (entry.clone(), entry.shared_string());
         entry.replace(Value::String(&vec![2; long.len()]), metadata_of(2));
         entry.set_expiry(Some(9));
         assert_eq!((view.value(), view.expires_at(), view.fingerprint()), (&long[..], None, 1));
-        assert_eq!(reply, long);
+        assert_eq!(Outcome::string(Some(reply.clone())).value().unwrap(), long);
         assert_eq!((entry.value()[0], entry.expires_at()), (2, Some(9)));
         drop((view, reply));
         let before = address(&entry);

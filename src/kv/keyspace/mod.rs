@@ -15,11 +15,12 @@ pub(in crate::kv) mod slot;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hashbrown::hash_table::Entry;
 
 use crate::kv::values::collection::{Collection, CollectionType, ValueType};
 use crate::kv::values::digest::{Digest, key_hash};
+use crate::kv::values::long_string::{LONG_BYTES_MIN, LongString};
+use crate::kv::values::string::{SharedString, StringEdit, StringRef};
 use clock::{Millis, ReplicatedClock};
 use entry::{KeyEntry, Metadata, Value};
 use events::Events;
@@ -73,17 +74,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// If the value is not a string.
-    pub(in crate::kv) fn string(&self, key: &[u8]) -> Result<Option<&[u8]>, WrongType> {
-        Ok(self.string_entry(key)?.map(KeyEntry::value))
+    pub(in crate::kv) fn string(&self, key: &[u8]) -> Result<Option<StringRef<'_>>, WrongType> {
+        Ok(self.string_entry(key)?.map(KeyEntry::string))
     }
 
-    /// Returns the string value of a key as reference-counted bytes, which can outlive the borrow
-    /// of the keyspace; `None` if the key does not exist.
+    /// Returns the string value of a key in a form that can outlive the borrow of the keyspace;
+    /// `None` if the key does not exist.
     ///
     /// # Errors
     /// If the value is not a string.
-    pub(in crate::kv) fn shared_string(&self, key: &[u8]) -> Result<Option<Bytes>, WrongType> {
-        Ok(self.string_entry(key)?.map(KeyEntry::shared_value))
+    pub(in crate::kv) fn shared_string(
+        &self,
+        key: &[u8],
+    ) -> Result<Option<SharedString>, WrongType> {
+        Ok(self.string_entry(key)?.map(KeyEntry::shared_string))
     }
 
     fn string_entry(&self, key: &[u8]) -> Result<Option<&KeyEntry>, WrongType> {
@@ -214,14 +218,70 @@ impl Keyspace {
         self.put_expiring(key, value, self.expires_at(key));
     }
 
-    /// Appends `suffix` to the string at a key, which is created if it does not exist, and keeps
-    /// the key's expiration time. Returns the new length of the string in bytes.
-    pub(in crate::kv) fn append_string(&mut self, key: &[u8], suffix: &[u8]) -> usize {
-        let (old, expires_at) =
-            self.entry(key).map_or((&[][..], None), |entry| (entry.value(), entry.expires_at()));
-        let value = [old, suffix].concat();
-        self.upsert(key, Value::String(&value), expires_at);
-        value.len()
+    /// Applies `edit` to the string at a key, or to an empty string if the key does not exist, and
+    /// then extends the string with zero bytes to `length_min` bytes. `edit` must not extend it
+    /// further. Keeps the key's expiration time. `edit` returns a result for the caller, and
+    /// whether it changed the string. Returns the result, and whether the string was changed,
+    /// extended or created. A long string is changed in place, a short one is copied.
+    ///
+    /// # Errors
+    /// If the value is not a string.
+    pub(in crate::kv) fn edit_string<R>(
+        &mut self,
+        key: &[u8],
+        length_min: usize,
+        edit: impl FnOnce(&mut StringEdit<'_>) -> (R, bool),
+    ) -> Result<(R, bool), WrongType> {
+        let entry = self.string_entry(key)?;
+        let old = entry.map(KeyEntry::string).unwrap_or_default();
+        let grows = entry.is_none() || old.len() < length_min;
+        let expires_at = entry.and_then(KeyEntry::expires_at);
+        let Some(short) = old.short() else {
+            return Ok(self.edit_long_string(key, length_min, grows, edit));
+        };
+        if length_min < LONG_BYTES_MIN {
+            let mut value = Vec::with_capacity(short.len().max(length_min));
+            value.extend_from_slice(short);
+            let (result, changed) = edit(&mut StringEdit::Short(&mut value));
+            value.resize(value.len().max(length_min), 0);
+            if changed || grows {
+                self.upsert(key, Value::String(&value), expires_at);
+            }
+            return Ok((result, changed || grows));
+        }
+        let mut string = LongString::from(short);
+        let (result, _) = edit(&mut StringEdit::Long(&mut string));
+        string.extend_with_zeros(length_min);
+        self.upsert(key, Value::LongString(string), expires_at);
+        Ok((result, true))
+    }
+
+    /// Applies `edit` to the long string at a key, which must exist, like
+    /// [`Keyspace::edit_string`]. `grows` says whether the string is shorter than `length_min`.
+    fn edit_long_string<R>(
+        &mut self,
+        key: &[u8],
+        length_min: usize,
+        grows: bool,
+        edit: impl FnOnce(&mut StringEdit<'_>) -> (R, bool),
+    ) -> (R, bool) {
+        let revision = self.revision;
+        self.modify(
+            key_hash(key),
+            |entry| entry.key() == key,
+            |entry| {
+                let change = |string: &mut LongString| {
+                    let (result, changed) = edit(&mut StringEdit::Long(string));
+                    string.extend_with_zeros(length_min);
+                    (result, changed || grows)
+                };
+                let changed = entry.change_long_string(change).expect("a long string");
+                if changed.1 {
+                    entry.mark_changed(revision);
+                }
+                changed
+            },
+        )
     }
 
     /// Sets a key to a collection (hash, list, set or sorted set), without expiration.
@@ -229,13 +289,12 @@ impl Keyspace {
         self.upsert(key, Value::Collection(collection), None);
     }
 
-    /// Copies the value and the expiration time of the key `from` to the key `to`. Returns false,
-    /// and changes nothing, if `from` does not exist.
+    /// Copies the value and the expiration time of the key `from` to the key `to`. Both share the
+    /// memory of the value, unless it is a short string. Returns false, and changes nothing, if
+    /// `from` does not exist.
     pub(in crate::kv) fn copy(&mut self, from: &[u8], to: &[u8]) -> bool {
         let Some(entry) = self.entry(from).cloned() else { return false };
-        let collection = entry.collection().cloned();
-        let value = collection.map_or(Value::String(entry.value()), Value::Collection);
-        self.upsert(to, value, entry.expires_at());
+        self.upsert(to, entry.cloned_value(), entry.expires_at());
         true
     }
 
@@ -341,7 +400,7 @@ impl Keyspace {
 
     /// Sets the value and the expiration time of a key, which is created if it does not exist.
     fn upsert(&mut self, key: &[u8], value: Value<'_>, expires_at: Option<Millis>) {
-        let hash = key_hash(key);
+        let (hash, value) = (key_hash(key), value.stored());
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
         let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
         let expirations = &mut self.expirations;

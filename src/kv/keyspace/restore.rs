@@ -54,7 +54,11 @@ impl KeyEntry {
         }
         put_bytes(self.key(), out);
         match collection {
-            None => put_bytes(self.value(), out),
+            None => {
+                let string = self.string();
+                put_number(string.len() as u64, out);
+                string.slices(0..string.len()).for_each(|slice| out.put_slice(slice));
+            }
             Some(collection) => collection.encode(out),
         }
     }

@@ -31,7 +31,7 @@ pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 
 const MAGIC: &[u8; 16] = b"bowline snapshot";
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 const HEADER_BYTES: usize = 16 + 4 + 16 + 8 + 8 + 8 + 8 + 8;
 /// Length in bytes of a block's head: kind, item count and length of the items.
 const BLOCK_HEAD_BYTES: usize = 1 + 4 + 8;

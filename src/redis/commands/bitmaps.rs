@@ -1,6 +1,6 @@
 //! Commands on the bits of strings.
 
-use crate::redis::commands::passthrough::passed_on;
+use crate::redis::commands::passthrough::{passed_on, passed_on_with_limit};
 use crate::redis::spec::{CommandSpec, READ_FAST};
 
 const WRITE: &[&str] = &["write", "denyoom"];
@@ -11,6 +11,11 @@ const fn of_bits(name: &'static str, arity: i8, since: &'static str) -> CommandS
     passed_on(name, arity).categories(&["bitmap"]).since(since, "bitmap")
 }
 
+/// Returns a row for a command with the offset of a bit, which `proto-max-bulk-len` limits.
+const fn with_offset(name: &'static str, arity: i8, since: &'static str) -> CommandSpec {
+    passed_on_with_limit(name, arity).categories(&["bitmap"]).since(since, "bitmap")
+}
+
 /// Rows of the command table for bitmap commands (name, arity, flags, documentation and function),
 /// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
@@ -18,11 +23,11 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .flags(READ)
         .costs("O(N), N being the number of bytes")
         .about("Counts the set bits of a string."),
-    of_bits("bitfield", -2, "3.2.0")
+    with_offset("bitfield", -2, "3.2.0")
         .flags(WRITE)
-        .costs("O(N), N being the number of subcommands and the value's length")
+        .costs("O(N), N being the number of subcommands")
         .about("Reads and changes integers of arbitrary width within a string."),
-    of_bits("bitfield_ro", -2, "6.0.0")
+    with_offset("bitfield_ro", -2, "6.0.0")
         .flags(READ_FAST)
         .costs("O(N), N being the number of subcommands")
         .about("Reads integers of arbitrary width within a string."),
@@ -34,12 +39,12 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .flags(READ)
         .costs("O(N), N being the number of bytes")
         .about("Finds the first bit that is set, or clear, in a string."),
-    of_bits("getbit", 3, "2.2.0")
+    with_offset("getbit", 3, "2.2.0")
         .flags(READ_FAST)
         .costs("O(1)")
         .about("Returns a bit of a string."),
-    of_bits("setbit", 4, "2.2.0")
+    with_offset("setbit", 4, "2.2.0")
         .flags(WRITE)
-        .costs("O(N), N being the value's length")
+        .costs("O(1)")
         .about("Sets or clears a bit of a string. Creates the key if it does not exist."),
 ];

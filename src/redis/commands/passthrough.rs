@@ -34,6 +34,13 @@ pub(in crate::redis) const fn passed_on_with_clock(name: &'static str, arity: i8
     command(name, arity, pass_on_with_clock).runs(CommandId::of(name))
 }
 
+/// Returns a row of the command table for a command that the state machine runs with an additional
+/// last argument, the maximum length of a string. So the limit that applies to a command is the
+/// setting `proto-max-bulk-len` of the replica that received it, and all replicas agree on it.
+pub(in crate::redis) const fn passed_on_with_limit(name: &'static str, arity: i8) -> CommandSpec {
+    command(name, arity, pass_on_with_limit).runs(CommandId::of(name))
+}
+
 /// Returns a row of the command table for a subcommand that the state machine runs with the
 /// client's arguments unchanged. `full_name` has the form `<command>|<subcommand>`.
 pub(in crate::redis) const fn subcommand_passed_on(
@@ -56,6 +63,11 @@ fn pass_on_with_clock(call: &mut Call<'_>) -> Action {
     let clocks = &call.context.clocks;
     let reading = [clocks.replicated.to_le_bytes(), clocks.resets.to_le_bytes()].concat();
     submit(call, 1, Some(&reading))
+}
+
+fn pass_on_with_limit(call: &mut Call<'_>) -> Action {
+    let limit = (call.settings.value_bytes_max() as u64).to_le_bytes();
+    submit(call, 1, Some(&limit))
 }
 
 /// Submits the state machine's command that the command table assigns to the request, with the

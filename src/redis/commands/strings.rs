@@ -1,6 +1,6 @@
 //! Commands on strings.
 
-use crate::redis::commands::passthrough::passed_on;
+use crate::redis::commands::passthrough::{passed_on, passed_on_with_limit};
 use crate::redis::spec::{CommandSpec, READ_FAST, WRITE_FAST};
 
 const WRITE: &[&str] = &["write", "denyoom"];
@@ -14,7 +14,7 @@ const fn of_strings(name: &'static str, arity: i8, since: &'static str) -> Comma
 /// Rows of the command table for string commands (name, arity, flags, documentation and function),
 /// sorted by name.
 pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
-    passed_on("append", 3)
+    passed_on_with_limit("append", 3)
         .flags(WRITE_FAST)
         .categories(&["string"])
         .since("2.0.0", "string")
@@ -117,9 +117,11 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[
         .since("1.0.0", "string")
         .costs("O(1)")
         .about("Sets the string value of a key if the key does not exist."),
-    of_strings("setrange", 4, "2.2.0")
+    passed_on_with_limit("setrange", 4)
+        .categories(&["string"])
+        .since("2.2.0", "string")
         .flags(WRITE)
-        .costs("O(N), N being the value's length")
+        .costs("O(N), N being the length of the new part")
         .about("Overwrites a part of a string value, beginning at an offset."),
     passed_on("strlen", 2)
         .flags(READ_FAST)

@@ -89,6 +89,7 @@ impl ReplyFormat {
     pub fn reply_bytes(&self, outcome: &Outcome) -> usize {
         match outcome {
             Outcome::Value(value) => ITEM_BYTES + value.as_ref().map_or(0, Bytes::len),
+            Outcome::LongValue(value) => ITEM_BYTES + value.len(),
             Outcome::Values(values) => {
                 let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
                 bytes + ITEM_BYTES * (1 + values.len())
@@ -132,6 +133,7 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
             writer.null();
         }
         (Outcome::Value(value), _) => writer.bulk_or_null(value.as_deref()),
+        (Outcome::LongValue(value), _) => writer.bulk_in_slices(value.len(), value.slices()),
         (Outcome::Integer(number), _) => writer.integer(*number),
         (Outcome::Double(number), _) => writer.double(number.0),
         (Outcome::Type(kind), _) => writer.simple(kind.map_or("none", |kind| kind.name())),

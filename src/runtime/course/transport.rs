@@ -138,7 +138,8 @@ impl CourseTransport {
     /// leader if `leader` is `None` (unknown).
     pub(super) fn send_answer(&mut self, answer: &Answer, leader: Option<NodeId>) {
         self.text.clear();
-        let value = value_of(answer.outcomes.first());
+        let value = answer.outcomes.first().and_then(Outcome::value);
+        let value = value.as_deref();
         let encoded = course::encode_ok(self.me, answer.key, leader, value, &mut self.text);
         self.send_encoded(&encoded);
     }
@@ -166,14 +167,5 @@ impl CourseTransport {
             Sent::Dropped => self.counters.unsent.add_one(),
             Sent::Failed => self.counters.send_failures.add_one(),
         }
-    }
-}
-
-/// Returns the value to send in the reply to a read: the value of the key, or an empty value if the
-/// key does not exist. Returns `None` for all other outcomes.
-fn value_of(outcome: Option<&Outcome>) -> Option<&[u8]> {
-    match outcome {
-        Some(Outcome::Value(value)) => Some(value.as_deref().unwrap_or_default()),
-        _ => None,
     }
 }

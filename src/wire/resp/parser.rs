@@ -170,6 +170,12 @@ impl Parser {
         }
     }
 
+    /// Changes the maximum length of an argument (`proto-max-bulk-len`), in bytes, from the next
+    /// argument on.
+    pub fn set_bulk_bytes_max(&mut self, bytes: usize) {
+        self.limits.bulk_bytes_max = bytes;
+    }
+
     /// Parses and returns the next complete request in `bytes`; `None` if more bytes are needed.
     ///
     /// Parsing starts after the first `used` bytes. `used` grows by the length of the returned

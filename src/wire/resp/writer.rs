@@ -85,9 +85,20 @@ impl<'a> Writer<'a> {
 
     /// Writes a bulk string, which may contain any bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
-        self.out.reserve(bytes.len() + 16);
-        self.count(b'$', bytes.len());
-        self.out.put_slice(bytes);
+        self.bulk_in_slices(bytes.len(), [bytes]);
+    }
+
+    /// Writes a bulk string of `length` bytes, which consists of the given slices.
+    pub fn bulk_in_slices<'b>(
+        &mut self,
+        length: usize,
+        slices: impl IntoIterator<Item = &'b [u8]>,
+    ) {
+        self.out.reserve(length + 16);
+        self.count(b'$', length);
+        for slice in slices {
+            self.out.put_slice(slice);
+        }
         self.out.put_slice(b"\r\n");
     }
 

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::raft::{ClientRequest, RequestKind};
 use crate::redis::{Action, BufferBytes, ClientList, ClientQuery, Context, Statistics, Traffic};
-use crate::wire::resp::Writer;
+use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
 use crate::runtime::server::clients::client::Client;
@@ -41,6 +41,9 @@ impl Clients {
         // Usually no input is kept, and the received bytes are parsed without a copy.
         let directly = client.input.is_empty();
         let mut incomplete = false;
+        // More than this would not fit into a log entry.
+        let bulk_bytes_max = Limits::default().bulk_bytes_max.min(self.settings.value_bytes_max());
+        client.parser.set_bulk_bytes_max(bulk_bytes_max);
         if !directly {
             client.input.extend(received);
         }
