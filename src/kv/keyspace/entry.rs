@@ -435,7 +435,7 @@ impl KeyEntry {
     /// Returns the memory usage of the value, in bytes: the length of a string, or the approximate
     /// memory usage of a collection.
     pub(in crate::kv) fn value_bytes(&self) -> usize {
-        self.collection().map_or_else(|| self.value().len(), Collection::bytes)
+        self.collection().map_or_else(|| self.string().len(), Collection::bytes)
     }
 
     /// Prefetches the entry: reads its memory so that it is loaded into the processor's cache.
