@@ -24,6 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
+use crate::kv::RecordedEvents;
 use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
@@ -510,21 +511,25 @@ fn millis_of(now: Instant) -> i64 {
 pub(super) struct SubscriberBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
+    misses: AtomicBool,
 }
 
 impl SubscriberBoard {
-    /// Sets which events the applier collects. `messages` (Pub/Sub messages) must be true if any
-    /// client of this replica has a subscription; `key_events` if, in addition, keyspace
-    /// notifications are enabled.
-    pub(super) fn set(&self, messages: bool, key_events: bool) {
-        self.messages.store(messages, Ordering::Relaxed);
-        self.key_events.store(key_events, Ordering::Relaxed);
+    /// Sets which events the applier collects. Pub/Sub messages must be collected if any client of
+    /// this replica has a subscription; keyspace notifications if they are enabled as well.
+    pub(super) fn set(&self, recorded: RecordedEvents) {
+        self.messages.store(recorded.messages, Ordering::Relaxed);
+        self.key_events.store(recorded.keys, Ordering::Relaxed);
+        self.misses.store(recorded.misses, Ordering::Relaxed);
     }
 
-    /// Returns two flags: whether the applier must collect Pub/Sub messages, and whether it must
-    /// collect keyspace notifications.
-    pub(super) fn get(&self) -> (bool, bool) {
-        (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
+    /// Returns which events the applier must collect.
+    pub(super) fn get(&self) -> RecordedEvents {
+        RecordedEvents {
+            messages: self.messages.load(Ordering::Relaxed),
+            keys: self.key_events.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -218,8 +218,7 @@ impl Applier {
     pub(crate) fn run_once(&mut self, first: Option<ApplyBatch>) {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
-        let (messages, key_events) = self.subscribers.get();
-        self.store.listen(messages, key_events);
+        self.store.listen(self.subscribers.get());
         let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
         let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
         if let Some(unfinished) = self.unfinished.take() {
