@@ -19,6 +19,7 @@ mod folder;
 mod network;
 mod options;
 mod peers;
+mod process_usage;
 mod read_index;
 mod request_id;
 mod retry;
@@ -356,6 +357,7 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
     context.key_count = store.key_count() as u64;
     context.expires_count = store.expires_count() as u64;
+    context.average_expiry = store.average_expiry();
     context.state_digest = store.digest();
 }
 
@@ -376,6 +378,7 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
+    context.system = process_usage::system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
     context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::AppliedClock;
-use crate::kv::{Batch, GROUP_MAX, Outcome, StateMachine};
+use crate::kv::{Batch, GROUP_MAX, KeyspaceStatistics, Outcome, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::runtime::boards::SubscriberBoard;
@@ -236,6 +236,7 @@ impl Applier {
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
         replies.expires_count = self.store.expires_count();
+        replies.average_expiry = self.store.average_expiry();
         replies.digest = self.digest;
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
@@ -370,6 +371,7 @@ impl Applier {
         while let Some(group) = groups.next(|| rest.next()) {
             self.store.apply_group(&batch, &group, outcomes);
         }
+        replies.statistics.add(self.statistics_of(batch.key));
         if outcomes.len() < batch.len() {
             return false;
         }
@@ -394,6 +396,17 @@ impl Applier {
         };
         if answers {
             replies.answers.push(Answer { key, outcomes });
+        }
+    }
+
+    /// Takes the statistics of a batch that was just applied, without the lookups of another
+    /// replica's clients, which that replica counts.
+    fn statistics_of(&mut self, key: RequestKey) -> KeyspaceStatistics {
+        let statistics = self.store.take_statistics();
+        if self.is_own(key) {
+            statistics
+        } else {
+            KeyspaceStatistics { expired: statistics.expired, ..KeyspaceStatistics::default() }
         }
     }
 
@@ -479,6 +492,7 @@ impl Applier {
                 let answered = self.store.read_group(&batch, &group, outcomes);
                 answered.expect("the network admits only reads as reads");
             }
+            replies.statistics.add(self.store.take_statistics());
             if outcomes.len() < batch.len() {
                 return;
             }
