@@ -345,6 +345,7 @@ fn settings(options: &ServerOptions) -> Settings {
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
+    settings.set_clients_allowed(descriptors::clients_allowed(options.peers.len()));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);

@@ -15,6 +15,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::server::clients::client::Client;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
+use crate::runtime::server::sockets::descriptors;
 use crate::runtime::server::sockets::slab::Slab;
 
 /// Maximum capacity in bytes of the shared reply buffer that is kept for reuse. A larger buffer is
@@ -196,10 +197,14 @@ impl Clients {
         }
     }
 
-    /// Applies the settings of the slow log and of keyspace notifications, which `CONFIG SET` may
-    /// have changed.
+    /// Applies the settings of the slow log, of the statistics, of keyspace notifications and of
+    /// the number of clients, which `CONFIG SET` may have changed.
     fn apply_settings(&mut self) {
         self.slow_log = self.settings.slow_log();
+        self.context.slow_log.shorten(self.slow_log.entries_max);
+        self.context.statistics.track_latency(self.settings.tracks_latency());
+        let peer_count = self.context.nodes.len().saturating_sub(1);
+        descriptors::raise_limit(self.settings.clients_max(), peer_count);
         self.publish_subscribers();
     }
 
