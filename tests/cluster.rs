@@ -14,6 +14,8 @@ mod datagrams;
 mod expiration;
 #[path = "cluster/forged_term.rs"]
 mod forged_term;
+#[path = "cluster/info.rs"]
+mod info;
 #[path = "cluster/lease_reads.rs"]
 mod lease_reads;
 #[path = "cluster/load.rs"]
@@ -26,6 +28,9 @@ mod partitions;
 mod proxies;
 #[path = "cluster/pubsub.rs"]
 mod pubsub;
+#[path = "redis/reference.rs"]
+#[allow(dead_code, reason = "shared with tests/redis.rs")]
+mod reference;
 #[path = "cluster/rejoin.rs"]
 mod rejoin;
 #[path = "cluster/replicas.rs"]

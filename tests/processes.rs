@@ -202,6 +202,21 @@ fn correct_replica_passes_over_unix_sockets() {
     }
 }
 
+/// Bug: `--trace` was refused with `--processes`.
+#[test]
+fn trace_shows_each_message_between_processes() {
+    let stage = Stage::with_habit(Habit::Sound);
+    let events = r#"[{"type": "kill_non_leader", "time": 2}]"#;
+    let run = stage.run_short(events, &["--discard-output", "--trace", "--requests", "20"]);
+    assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
+    let count = |part: &str| run.out.lines().filter(|line| line.contains(part)).count();
+    let redirects = count("\"type\":\"redirect\"");
+    assert_eq!(count("s client -> "), 20 + redirects, "each redirect is followed: {}", run.out);
+    assert_eq!(count(" killed by the scenario"), 1, "{}", run.out);
+    assert!(count(" -> client {") > 0 && count("s 0000 -> 0001 {") > 0, "{}", run.out);
+    stage.assert_no_process_left(5);
+}
+
 #[test]
 fn replica_killed_by_an_event_is_no_failure() {
     let stage = Stage::with_habit(Habit::Sound);

@@ -363,6 +363,33 @@ fn failing_run_prints_the_command_that_replays_it() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 seeds, 2 failed"));
 }
 
+/// Bug: a run in which nothing is answered listed each of its requests.
+#[test]
+fn unanswered_requests_are_listed_up_to_ten() {
+    let output = bowline(&["simple-1", "--seed", "1", "--drops", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(
+        errors.lines().filter(|line| line.contains("never answered")).count(),
+        10,
+        "{errors}"
+    );
+    assert!(errors.contains("more requests") && errors.lines().count() < 60, "{errors}");
+}
+
+/// Bug: a run of nothing passed.
+#[test]
+fn zero_runs_are_rejected() {
+    for arguments in
+        [&["--seeds", "0"][..], &["--runs", "0"], &["--profile", "mixed", "--seeds", "0"]]
+    {
+        let output = bowline(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("0 is not in 1.."), "{errors}");
+    }
+}
+
 #[test]
 fn simulation_runs_with_faults_print_a_summary() {
     let output = bowline(&["--profile", "mixed", "--seed", "3", "--seeds", "4", "--json"]);

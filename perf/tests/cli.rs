@@ -56,6 +56,9 @@ fn perf_sim_rejects_invalid_arguments() {
     assert_rejected(&folder, &["simple-1", "--name", "../escape"], &["--name"]);
     assert_rejected(&folder, &["simple-1", "--processes"], &["--replica"]);
     assert_rejected(&folder, &["simple-1", "--processes", "--replica", "./none"], &["./none"]);
+    assert_rejected(&folder, &["simple-1", "--protocol", "stream"], &["--processes"]);
+    let protocols = ["seqpacket", "stream", "udp"];
+    assert_rejected(&folder, &["simple-1", "--protocol", "x", "--processes"], &protocols);
     assert_rejected(&folder, &[], &["SCENARIO"]);
 }
 

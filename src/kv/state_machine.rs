@@ -10,7 +10,8 @@ use crate::kv::commands::outcome::Outcome;
 use crate::kv::dedup::{DEDUP_ENTRIES_MAX, DedupTable, StoredOutcomes};
 use crate::kv::keyspace::Keyspace;
 use crate::kv::keyspace::clock::{Millis, ReplicatedClock};
-use crate::kv::keyspace::events::Event;
+use crate::kv::keyspace::events::{Event, RecordedEvents};
+use crate::kv::keyspace::statistics::KeyspaceStatistics;
 use crate::kv::operation::Operation;
 use crate::kv::transactions;
 use crate::kv::values::digest::{Digest, fingerprint, key_hash, mix};
@@ -434,11 +435,21 @@ impl StateMachine {
         self.client_sessions.len()
     }
 
-    /// Sets which events are recorded, to be sent to the Pub/Sub subscribers connected to this
-    /// replica: published messages if `messages` is true, changes of keys (keyspace notifications)
-    /// if `keys` is true.
-    pub fn listen(&mut self, messages: bool, keys: bool) {
-        self.keyspace.record_events(messages, keys);
+    /// Sets which events are recorded for the Pub/Sub subscribers connected to this replica.
+    pub fn listen(&mut self, recorded: RecordedEvents) {
+        self.keyspace.record_events(recorded);
+    }
+
+    /// Returns the numbers of lookups and of expired keys since the last call. They are not part of
+    /// the state.
+    pub fn take_statistics(&mut self) -> KeyspaceStatistics {
+        self.keyspace.take_statistics()
+    }
+
+    /// Returns the average expiration time of the keys that have one, in milliseconds since 1970;
+    /// `None` if no key expires. O(1).
+    pub fn average_expiry(&self) -> Option<u64> {
+        self.keyspace.average_expiry()
     }
 
     /// Removes and returns all recorded events for Pub/Sub subscribers, oldest first.

@@ -60,7 +60,7 @@ pub enum Output {
 }
 
 /// Settings of the process simulator for running replicas.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Path of the program that each replica runs.
     pub program: PathBuf,
@@ -68,6 +68,9 @@ pub struct Options {
     pub protocol: Protocol,
     /// What happens to the replicas' output.
     pub output: Output,
+    /// Function that is called with one line of text for each message and each death of a replica;
+    /// `None` for no trace.
+    pub trace: Option<fn(&str)>,
 }
 
 /// The reason why the process simulator could not start or finish a run. Faults of replicas are not

@@ -3,6 +3,8 @@
 //!
 //! Runs in one thread, so that messages are counted in the order in which they are routed.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ pub(super) struct Router {
     links: Vec<Option<Link>>,
     replicas: Replicas,
     protocol: Protocol,
+    trace: Option<fn(&str)>,
     addresses: Addresses,
     /// Start of the run, from which the run's clock is measured.
     origin: Instant,
@@ -96,6 +99,7 @@ impl Router {
             links,
             replicas: Replicas(replicas),
             protocol: options.protocol,
+            trace: options.trace,
             addresses: Addresses {
                 replicas: scenario.replicas,
                 clients: CLIENT_COUNT,
@@ -111,6 +115,14 @@ impl Router {
 
     fn now(&self) -> types::Instant {
         types::Instant::ZERO + self.origin.elapsed()
+    }
+
+    /// Adds a line to the trace: the time since the start of the run, and this text. Does nothing
+    /// if the trace is off.
+    fn trace(&self, text: fmt::Arguments<'_>) {
+        if let Some(trace) = self.trace {
+            trace(&format!("{:.6}s {text}", self.origin.elapsed().as_secs_f64()));
+        }
     }
 
     /// Routes messages and performs the scenario's events until the run ends or is interrupted.
@@ -205,6 +217,11 @@ impl Router {
                 self.scenario_run.route(src, destination, leader, &mut self.deliver);
                 let deliver = std::mem::take(&mut self.deliver);
                 let message = std::mem::take(&mut self.buffer);
+                if self.trace.is_some() {
+                    let ids: Vec<String> = deliver.iter().map(NodeId::to_string).collect();
+                    let to = if ids.is_empty() { "none (lost)".to_owned() } else { ids.join(" ") };
+                    self.trace(format_args!("{src} -> {to} {}", text_of(&message[..length])));
+                }
                 for id in &deliver {
                     self.send(*id, &message[..length]);
                 }
@@ -213,6 +230,8 @@ impl Router {
                 self.deliver.clear();
             }
             Ok(Message::Answer { answer }) => {
+                let text = text_of(&self.buffer[..length]);
+                self.trace(format_args!("{} -> client {text}", id_of(index)));
                 self.scenario_run.answer(now, &answer, &mut self.actions);
                 self.act();
             }
@@ -233,9 +252,12 @@ impl Router {
                 Action::Send(request) => {
                     let mut text = Vec::with_capacity(256);
                     request.write_json(&mut text);
+                    let to = request.replica;
+                    self.trace(format_args!("client -> {to} {}", text_of(&text)));
                     self.send(request.replica, &text);
                 }
                 Action::Kill(id) => {
+                    self.trace(format_args!("{id} killed by the scenario"));
                     let index = usize::from(id.0);
                     self.links[index] = None;
                     self.replicas.0[index].terminate();
@@ -288,6 +310,7 @@ impl Router {
     /// Counts a replica as dead. In the report, the reason is the unexpected exit of the replica's
     /// process, or `what` if the process has not exited by itself.
     fn died(&mut self, id: NodeId, what: &str) {
+        self.trace(format_args!("{id} dead: {what}"));
         let exit = self.replicas.0[usize::from(id.0)].unexpected_exit();
         self.scenario_run.died(id, exit.unwrap_or_else(|| what.to_owned()));
     }
@@ -326,6 +349,11 @@ impl Router {
         // Dropping the other fields of `self` stops the replicas.
         self.scenario_run
     }
+}
+
+/// Returns a message as text for the trace.
+fn text_of(message: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(message.trim_ascii())
 }
 
 fn id_of(index: usize) -> NodeId {

@@ -58,10 +58,26 @@ pub enum Action {
     TakeSnapshot,
     /// Apply the settings that a `CONFIG SET` inside `EXEC` has changed. Sends no reply.
     ApplySettings,
+    /// Count the commands that ran inside an `EXEC` whose replies do not depend on the state
+    /// machine; [`ReplyFormat::nested_calls`] returns them for an empty list of outcomes. Sends no
+    /// reply.
+    CountNestedCalls(ReplyFormat),
     /// Perform several actions in order. Only the last action sends a reply.
     Sequence(Vec<Action>),
     /// Send the replies in the output buffer, close the connection, and ignore its later requests.
     Close,
+}
+
+impl Action {
+    /// Returns whether the request is submitted to the consensus core, so that its outcome is not
+    /// known yet.
+    pub fn submits(&self) -> bool {
+        match self {
+            Action::Submit { .. } => true,
+            Action::Sequence(actions) => actions.iter().any(Action::submits),
+            _ => false,
+        }
+    }
 }
 
 /// A group of the server's statistics that a client can reset.
@@ -71,6 +87,6 @@ pub enum Statistics {
     SlowLog,
     /// The latency samples (`LATENCY RESET`).
     Latency,
-    /// The counters of connections, commands and bytes (`CONFIG RESETSTAT`).
+    /// All counters that `INFO` shows as in Redis (`CONFIG RESETSTAT`).
     Traffic,
 }

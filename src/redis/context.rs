@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use crate::kv::KeyspaceStatistics;
 use crate::types::{DiskState, Index, Instant, NodeId, RoleName, Term};
 
 use super::failure::Failure;
 use super::session::subscriptions::Subscriptions;
 use super::slow_log::SlowLog;
+use super::statistics::CommandStatistics;
+use super::traffic::{Rates, Traffic};
 
 /// The state of a replica and its cluster from which commands write their replies. The server
 /// updates it; commands only read it.
@@ -41,6 +44,9 @@ pub struct Context {
     pub key_count: u64,
     /// Number of keys that have an expiration time.
     pub expires_count: u64,
+    /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
+    /// key expires.
+    pub average_expiry: Option<u64>,
     /// Digest (hash) of the state machine's state at `applied_index`, for comparing replicas: equal
     /// states have equal digests.
     pub state_digest: u64,
@@ -66,6 +72,8 @@ pub struct Context {
     pub log_bytes: u64,
     /// Memory usage in bytes: the sum of `dataset_bytes`, `log_bytes` and `clients_bytes`.
     pub used_memory: u64,
+    /// Largest value of `used_memory` since the process started.
+    pub used_memory_peak: u64,
     /// Resident memory of the process in bytes, according to the operating system; 0 if unknown.
     pub resident_bytes: u64,
     /// Whether `used_memory` exceeds `maxmemory`, so that commands that add data are refused.
@@ -91,6 +99,20 @@ pub struct Context {
     /// Counters of client connections, commands and bytes since the process started or since
     /// `CONFIG RESETSTAT`.
     pub traffic: Traffic,
+    /// Current rates of commands and bytes.
+    pub rates: Rates,
+    /// Statistics of commands and error replies since the process started or since `CONFIG
+    /// RESETSTAT`.
+    pub statistics: CommandStatistics,
+    /// Numbers of lookups by this replica's clients, and of keys that have expired in its state,
+    /// since the process started or since `CONFIG RESETSTAT`.
+    pub keyspace_statistics: KeyspaceStatistics,
+    /// Processor time that the process has used in user mode; zero if unknown.
+    pub cpu_user: Duration,
+    /// Processor time that the kernel has used for the process; zero if unknown.
+    pub cpu_system: Duration,
+    /// Facts about the machine and the program, which do not change.
+    pub system: SystemInfo,
     /// Whether clients may use the command `DEBUG` (option `--enable-debug-command`).
     pub debug: bool,
     /// The slow log and the latency samples of this replica.
@@ -173,25 +195,23 @@ pub struct SnapshotInfo {
     pub taking: bool,
     /// Whether the latest attempt to take a snapshot failed.
     pub failed: bool,
+    /// Number of snapshots that this process has completed.
+    pub saves: u64,
+    /// Duration of the latest completed snapshot in seconds; `None` before the first.
+    pub last_seconds: Option<u64>,
+    /// Time in seconds since the snapshot that is being taken began; `None` if none is being taken.
+    pub current_seconds: Option<u64>,
 }
 
-/// Counters of the traffic between one replica and its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// Number of clients that are connected now.
-    pub clients: u64,
-    /// Number of client connections accepted since the process started or since `CONFIG RESETSTAT`.
-    pub connections: u64,
-    /// Number of client connections that were refused because the maximum number of clients was
-    /// connected.
-    pub connections_refused: u64,
-    /// Number of requests received from clients since the process started or since `CONFIG
-    /// RESETSTAT`.
-    pub commands: u64,
-    /// Number of bytes received from clients since the process started or since `CONFIG RESETSTAT`.
-    pub bytes_in: u64,
-    /// Number of bytes sent to clients since the process started or since `CONFIG RESETSTAT`.
-    pub bytes_out: u64,
+/// Facts about the machine and the program, for `INFO`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SystemInfo {
+    /// Name, release and architecture of the operating system.
+    pub os: String,
+    /// Memory of the machine in bytes; 0 if unknown.
+    pub memory_bytes: u64,
+    /// Path of the program.
+    pub executable: String,
 }
 
 /// Event counters of the consensus core (Raft) since the process started, for `INFO`.
@@ -245,6 +265,7 @@ impl Context {
             applied_index: Index::ZERO,
             key_count: 0,
             expires_count: 0,
+            average_expiry: None,
             state_digest: 0,
             now,
             started: now,
@@ -256,6 +277,7 @@ impl Context {
             dataset_bytes: 0,
             log_bytes: 0,
             used_memory: 0,
+            used_memory_peak: 0,
             resident_bytes: 0,
             is_full: false,
             snapshot: SnapshotInfo::default(),
@@ -267,12 +289,26 @@ impl Context {
             rejoining: None,
             log_syncs: 0,
             traffic: Traffic::default(),
+            rates: Rates::default(),
+            statistics: CommandStatistics::default(),
+            keyspace_statistics: KeyspaceStatistics::default(),
+            cpu_user: Duration::ZERO,
+            cpu_system: Duration::ZERO,
+            system: SystemInfo::default(),
             debug: false,
             slow_log: SlowLog::default(),
             sentinel_name: "mymaster".to_owned(),
             subscriptions: Subscriptions::default(),
             payload_bytes_max: 64 << 20,
         }
+    }
+
+    /// Sets the counters that Redis resets on `CONFIG RESETSTAT` to 0.
+    pub fn reset_statistics(&mut self) {
+        self.traffic = Traffic { clients: self.traffic.clients, ..Traffic::default() };
+        self.rates.reset();
+        self.statistics.reset();
+        self.keyspace_statistics = KeyspaceStatistics::default();
     }
 
     /// Sets the applied index, and raises the commit index and the last index to it if they are

@@ -15,6 +15,7 @@ use super::registry;
 use super::session::connection::Connection;
 use super::settings::Settings;
 use super::spec::{CommandSpec, DENY_OOM};
+use super::statistics::CallStatus;
 
 /// Commands that run immediately if they are sent inside a transaction (after `MULTI`), while all
 /// other commands are queued.
@@ -38,6 +39,7 @@ impl Connection {
         out: &'c mut BytesMut,
     ) -> Action {
         self.reply_mode.begin_request();
+        self.call_status = CallStatus::NotCounted;
         let table = registry::table();
         let mut writer = Writer::new(out, self.version);
         let spec = match table.resolve(self, request, context.now, &mut writer) {
@@ -52,7 +54,13 @@ impl Connection {
         if let Some(error) = self.refusal(spec, queues, slot, context) {
             self.transaction.abort();
             writer.error(error.as_bytes());
+            if let CallStatus::Called(number) = self.call_status {
+                self.call_status = CallStatus::Rejected(number);
+            }
             return Action::Reply;
+        }
+        if queues {
+            self.call_status = CallStatus::NotCounted;
         }
         let mut call = Call {
             connection: self,

@@ -7,6 +7,7 @@ use crate::wire::resp::{Request, Writer};
 use super::action::Action;
 use super::session::connection::Connection;
 use super::spec::{CommandSpec, CommandTable, NAME_BYTES_MAX};
+use super::statistics::{CallStatus, CommandNumber};
 
 /// Maximum number of bytes that the error for an unknown command quotes from the command's name.
 /// From all arguments together, the error quotes up to the same number of bytes.
@@ -50,18 +51,21 @@ impl CommandTable {
         let Some(spec) = self.find_near(request.name(), &mut connection.last_position) else {
             return Err(unknown_command(request, writer));
         };
-        let spec = match request.get(1).filter(|_| !spec.subcommands.is_empty()) {
-            None => spec,
+        let position = connection.last_position;
+        let (number, spec) = match request.get(1).filter(|_| !spec.subcommands.is_empty()) {
+            None => (self.number(position, None), spec),
             Some(name) => match subcommand(spec, name) {
-                Some(found) => found,
+                Some(found) => (self.number(position, Some(found)), &spec.subcommands[found]),
                 None => return Err(unknown_subcommand(spec, name, writer)),
             },
         };
+        connection.call_status = CallStatus::Called(number);
         connection.last_command = spec.full_name;
         connection.last_command_at = now;
         if spec.accepts(request.len()) {
             return Ok(spec);
         }
+        connection.call_status = CallStatus::Rejected(number);
         let name = spec.full_name;
         let mut text = format!("wrong number of arguments for '{name}' command");
         if name == "exec" {
@@ -74,16 +78,19 @@ impl CommandTable {
         Err(Action::Reply)
     }
 
-    /// Returns the command or subcommand of a request for which [`CommandTable::resolve`] has
-    /// already found it.
+    /// Returns the command or subcommand of a request that [`CommandTable::resolve`] has found
+    /// before, with its number.
     ///
     /// # Panics
     /// If the command is unknown.
-    pub(super) fn resolved(&self, request: Request<'_>) -> &'static CommandSpec {
+    pub(super) fn resolved(&self, request: Request<'_>) -> (CommandNumber, &'static CommandSpec) {
         let name = LowerCase::new(request.name());
-        let spec = name.and_then(|name| self.find(name.as_bytes())).expect("it was resolved");
+        let position = name.and_then(|name| self.position(name.as_bytes()));
+        let position = position.expect("it was resolved");
+        let spec = self.all()[position];
         let name = request.get(1).filter(|_| !spec.subcommands.is_empty());
-        name.map_or(spec, |name| subcommand(spec, name).expect("it was resolved"))
+        let found = name.map(|name| subcommand(spec, name).expect("it was resolved"));
+        (self.number(position, found), found.map_or(spec, |found| &spec.subcommands[found]))
     }
 
     /// Returns the command named `name`; `None` if there is none. Looks first at `position`, the
@@ -117,8 +124,8 @@ pub(super) fn redirect_slot(
     Some(slot_of(request.get(first)?))
 }
 
-fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
-    spec.subcommand(LowerCase::new(name)?.as_bytes())
+fn subcommand(spec: &CommandSpec, name: &[u8]) -> Option<usize> {
+    spec.subcommand_position(LowerCase::new(name)?.as_bytes())
 }
 
 /// Writes the error reply to an unknown command, with the same text as Redis.

@@ -5,6 +5,7 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `statistics`, `traffic` | what `INFO` counts |
 //! | `session/` | the state of one client's connection |
 //! | `action` | what the server does with a request |
 //! | `notifications`, `settings`, `slow_log`, `failure` | state of the replica, errors |
@@ -50,21 +51,25 @@ mod session;
 mod settings;
 mod slow_log;
 mod spec;
+mod statistics;
+mod traffic;
 
 pub use action::{Action, Statistics};
 pub use commands::sentinel::{SWITCH_MASTER_CHANNEL, switch_master_message};
 pub use context::{
     ClockStatus, Context, PathStatus, RaftCounters, RejoinProgress, ReplicaInfo, SnapshotInfo,
-    Traffic,
+    SystemInfo,
 };
 pub use failure::Failure;
 pub use notifications::KeyspaceNotifications;
 pub use registry::{may_add_data, operation_may_add_data};
 pub use session::client_info::{ClientKill, ClientList, ClientQuery};
 pub use session::connection::{BufferBytes, Connection};
-pub use session::reply_format::ReplyFormat;
+pub use session::reply_format::{ReplyFormat, error_text};
 pub use session::subscriptions::{SubscriberId, SubscriptionChange, Subscriptions, write_message};
 pub use settings::{
     CLIENTS_BYTES_MIN, REWRITE_BYTES_LEAST, Settings, SlowLogSettings, parse_bytes,
 };
 pub use slow_log::{CompletedRequest, SlowLog};
+pub use statistics::{CallStatus, CommandNumber, CommandStatistics};
+pub use traffic::{Rates, Traffic};

@@ -57,6 +57,7 @@ fn class_of(event: &str) -> u8 {
         "expired" => b'x',
         "evicted" => b'e',
         "new" => b'n',
+        "keymiss" => b'm',
         "set" | "setrange" | "append" | "incrby" | "decrby" | "incrbyfloat" | "setbit" => b'$',
         _ => match event.as_bytes().first() {
             Some(b'h') => b'h',
@@ -77,6 +78,8 @@ mod tests {
         let parse = |text| KeyspaceNotifications::parse(text).unwrap();
         let includes = |text, event| parse(text).includes(event);
         assert!(includes("KEA", "set") && includes("KEA", "hset") && includes("Kx", "expired"));
+        assert!(includes("KEn", "new") && includes("KEm", "keymiss"));
+        assert!(!includes("KEA", "keymiss") && !includes("KEm", "new"));
         assert!(!includes("Kx", "set") && !includes("KEA", "new") && includes("Ezl", "rpush"));
         assert!(parse("KEA").is_enabled());
         assert!(!parse("A").is_enabled() && !parse("K").is_enabled());

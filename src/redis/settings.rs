@@ -1,9 +1,9 @@
 //! The settings of one replica that `CONFIG GET` and `CONFIG SET` show, under Redis's names.
 //!
-//! Bowline's own settings are flags, file entries and environment variables, read at startup. Of
-//! the settings here, those for limits, notifications, the slow log and latency samples take effect
-//! as soon as they are set. Some, such as the port, can't be changed. All others are accepted and
-//! stored, because tools set them, but have no effect. Changes last until the process exits.
+//! Bowline's own settings are flags, file entries and environment variables, read at startup. A
+//! setting here takes effect as soon as it is set, or the new value is refused with the reason:
+//! Redis's settings for features that this server lacks, and values that would not be true. Changes
+//! last until the process exits.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Settings {
     value_bytes_max: usize,
     /// Names and values of the settings that `CONFIG SET` cannot change, such as `port`.
     immutable: Vec<(&'static str, String)>,
+    /// Maximum value of `maxclients` that the limit on open files allows.
+    clients_allowed: u64,
 }
 
 /// The settings of the slow log and of the latency samples.
@@ -46,15 +48,13 @@ struct Setting {
 /// The kind of value that a setting has, which determines how a new value is checked.
 #[derive(Debug, Clone, Copy)]
 enum ValueKind {
-    Text,
+    /// A value of another kind, of which only the given one is accepted, for the given reason.
+    Only(&'static ValueKind, &'static str, &'static str),
     /// The value consists of letters for classes of keyspace events, as in `notify-keyspace-events`
     /// (see [`KeyspaceNotifications`]).
     EventClasses,
     /// The value is one of the given words, such as a log level.
     Word(&'static [&'static str]),
-    /// The value is an eviction policy. Only `noeviction` is accepted, because keys are never
-    /// evicted.
-    EvictionPolicy,
     /// The value consists of pairs of a number of seconds and a number of changes, as in Redis's
     /// setting `save`.
     SavePoints,
@@ -83,6 +83,7 @@ const SLOW_LOG_ENTRIES_MAX: &str = "slowlog-max-len";
 const LATENCY_MILLIS: &str = "latency-monitor-threshold";
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 const BULK_BYTES_MAX: &str = "proto-max-bulk-len";
+const LATENCY_TRACKING: &str = "latency-tracking";
 
 /// Minimum value of `maxmemory-clients`, in bytes. With less memory, clients would have to wait for
 /// each other to free their buffers.
@@ -115,37 +116,74 @@ const EVICTION_POLICIES: &[&str] = &[
 
 /// The settings that `CONFIG SET` can change: name, kind of value, and default.
 const SETTINGS: &[(&str, ValueKind, &str)] = &[
-    ("save", ValueKind::SavePoints, ""),
-    ("appendonly", ValueKind::YesOrNo, "yes"),
-    ("appendfsync", ValueKind::Word(&["everysec", "always", "no"]), "always"),
+    (
+        "save",
+        ValueKind::Only(
+            &ValueKind::SavePoints,
+            "",
+            "snapshots are taken when the log has grown; set auto-aof-rewrite-percentage or \
+             auto-aof-rewrite-min-size",
+        ),
+        "",
+    ),
+    (
+        "appendonly",
+        ValueKind::Only(&ValueKind::YesOrNo, "yes", "the log is never switched off"),
+        "yes",
+    ),
+    (
+        "appendfsync",
+        ValueKind::Only(
+            &ValueKind::Word(&["everysec", "always", "no"]),
+            "always",
+            "each write is synced before it is acknowledged",
+        ),
+        "always",
+    ),
     (REWRITE_PERCENTAGE, ANY_I32, "100"),
     (REWRITE_BYTES_MIN, ValueKind::BytesFrom(REWRITE_BYTES_LEAST), "67108864"),
     (MEMORY_MAX, ValueKind::Bytes, "0"),
-    ("maxmemory-policy", ValueKind::EvictionPolicy, "noeviction"),
-    ("maxmemory-samples", ValueKind::Between(1, i32::MAX as u64), "5"),
+    (
+        "maxmemory-policy",
+        ValueKind::Only(
+            &ValueKind::Word(EVICTION_POLICIES),
+            "noeviction",
+            "keys are never evicted here; the only policy is noeviction",
+        ),
+        "noeviction",
+    ),
     (IDLE_SECONDS_MAX, ANY_I32, "0"),
     (CLIENTS_MAX, ValueKind::Between(1, u32::MAX as u64), "10000"),
     (CLIENTS_BYTES_MAX, ValueKind::BytesFrom(CLIENTS_BYTES_MIN), "268435456"),
-    (KEEP_ALIVE_SECONDS, ANY_I32, "300"),
-    ("loglevel", ValueKind::Word(&["debug", "verbose", "notice", "warning"]), "notice"),
-    ("hz", ANY_I32, "10"),
-    ("lua-time-limit", ANY_I64, "5000"),
-    ("busy-reply-threshold", ANY_I64, "5000"),
+    (KEEP_ALIVE_SECONDS, ValueKind::Between(0, KEEP_ALIVE_SECONDS_MAX), "300"),
     (NOTIFICATIONS, ValueKind::EventClasses, ""),
     (BULK_BYTES_MAX, ValueKind::BytesBetween(BULK_BYTES_LEAST, VALUE_BYTES_MAX as u64), "67108864"),
     (SLOW_LOG_MICROS, ValueKind::Integer, "10000"),
     (SLOW_LOG_ENTRIES_MAX, ANY_I64, "128"),
     (LATENCY_MILLIS, ANY_I64, "0"),
-    ("lazyfree-lazy-user-del", ValueKind::YesOrNo, "no"),
-    ("lazyfree-lazy-user-flush", ValueKind::YesOrNo, "no"),
-    ("client-output-buffer-limit", ValueKind::Text, ""),
+    (LATENCY_TRACKING, ValueKind::YesOrNo, "yes"),
+];
+
+/// Redis's settings that tools set, but that cannot have an effect here, with the reason.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("busy-reply-threshold", "there are no scripts"),
+    (
+        "client-output-buffer-limit",
+        "replies are limited by maxmemory-clients, and the messages to a subscriber by a constant",
+    ),
+    ("hz", "no background task has a configurable frequency"),
+    ("lazyfree-lazy-user-del", "DEL frees memory as UNLINK does"),
+    ("lazyfree-lazy-user-flush", "FLUSHALL frees memory in the same way with ASYNC and SYNC"),
+    ("loglevel", "the log level is that of the environment variable BOWLINE_LOG at the start"),
+    ("lua-time-limit", "there are no scripts"),
+    ("maxmemory-samples", "keys are never evicted here"),
 ];
 
 impl Settings {
     /// Returns the default settings of a replica. `limits` bounds the size of a request, `host` and
     /// `port` are the address for clients, and `folder` is the data directory.
     pub fn new(limits: &Limits, host: &str, port: u16, folder: &str) -> Settings {
-        let settings = SETTINGS.iter().map(|(name, kind, value)| Setting {
+        let mutable = SETTINGS.iter().map(|(name, kind, value)| Setting {
             name,
             kind: *kind,
             value: (*value).to_owned(),
@@ -159,7 +197,9 @@ impl Settings {
             ("requirepass", String::new()),
         ];
         let value_bytes_max = limits.bulk_bytes_max;
-        let mut settings = Settings { mutable: settings.collect(), value_bytes_max, immutable };
+        let mutable = mutable.collect();
+        let clients_allowed = u64::MAX;
+        let mut settings = Settings { mutable, value_bytes_max, immutable, clients_allowed };
         settings.set_number(BULK_BYTES_MAX, value_bytes_max as u64);
         settings
     }
@@ -171,6 +211,11 @@ impl Settings {
         self.set_number(CLIENTS_MAX, count_max);
         self.set_number(CLIENTS_BYTES_MAX, bytes_max);
         self.set_number(IDLE_SECONDS_MAX, idle_seconds_max);
+    }
+
+    /// Sets the maximum value of `maxclients` that the limit on open files allows.
+    pub fn set_clients_allowed(&mut self, count: u64) {
+        self.clients_allowed = count;
     }
 
     /// Sets `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that add
@@ -215,6 +260,11 @@ impl Settings {
         self.value_bytes_max
     }
 
+    /// Returns whether the durations of commands are recorded for `INFO latencystats`.
+    pub fn tracks_latency(&self) -> bool {
+        self.value(LATENCY_TRACKING) == "yes"
+    }
+
     /// Returns `maxmemory`, in bytes (0: no limit). While memory usage exceeds it, commands that
     /// add data are refused.
     pub fn memory_max(&self) -> u64 {
@@ -244,11 +294,10 @@ impl Settings {
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// Returns the TCP keep-alive time of client connections, at most 32,000 seconds; `None` if
-    /// keep-alive is off.
+    /// Returns the TCP keep-alive time of client connections; `None` if keep-alive is off.
     pub fn keep_alive(&self) -> Option<Duration> {
         let seconds = self.number(KEEP_ALIVE_SECONDS);
-        (seconds > 0).then(|| Duration::from_secs(seconds.min(KEEP_ALIVE_SECONDS_MAX)))
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     fn number(&self, name: &str) -> u64 {
@@ -277,12 +326,25 @@ impl Settings {
     /// error is `None` if there is no setting of this name.
     pub(super) fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Option<String>> {
         if let Some(setting) = self.mutable.iter_mut().find(|setting| setting.name == name) {
-            setting.value = setting.kind.parse(value)?;
+            let parsed = setting.kind.parse(value)?;
+            let allowed = self.clients_allowed;
+            if name == CLIENTS_MAX && parsed.parse().is_ok_and(|count: u64| count > allowed) {
+                // Redis's text.
+                return Err(Some(format!(
+                    "The operating system is not able to handle the specified number of clients, \
+                     try with {allowed}"
+                )));
+            }
+            setting.value = parsed;
             if name == BULK_BYTES_MAX {
                 let bytes = usize::try_from(self.number(BULK_BYTES_MAX));
                 self.value_bytes_max = bytes.expect("at most 512 MiB");
             }
             return Ok(());
+        }
+        if let Some((_, reason)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == name)
+        {
+            return Err(Some(format!("this setting has no effect here: {reason}")));
         }
         let is_known = self.immutable.iter().any(|(known, _)| *known == name);
         Err(is_known.then(|| "can't set immutable config".to_owned()))
@@ -303,7 +365,10 @@ impl ValueKind {
         let bytes =
             || parse_bytes(text).ok_or_else(|| "argument must be a memory value".to_owned());
         match self {
-            ValueKind::Text => Ok(text.to_owned()),
+            ValueKind::Only(kind, only, reason) => {
+                let parsed = kind.parse(value)?;
+                (parsed == only).then_some(parsed).ok_or_else(|| reason.to_owned())
+            }
             ValueKind::EventClasses if KeyspaceNotifications::parse(text).is_some() => {
                 Ok(text.to_owned())
             }
@@ -322,13 +387,6 @@ impl ValueKind {
                 found
                     .map(|word| (*word).to_owned())
                     .ok_or_else(|| format!("argument(s) must be one of the following: {}", words()))
-            }
-            ValueKind::EvictionPolicy if text.eq_ignore_ascii_case("noeviction") => {
-                Ok("noeviction".to_owned())
-            }
-            ValueKind::EvictionPolicy => {
-                ValueKind::Word(EVICTION_POLICIES).parse(value)?;
-                Err("keys are never evicted here; the only policy is noeviction".to_owned())
             }
             ValueKind::SavePoints => {
                 let numbers: Vec<Option<i64>> =
@@ -397,12 +455,41 @@ mod tests {
             assert!(page.contains(&row), "src/guide/configuration.md lacks: {row}");
         }
         let settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
-        for (name, _) in settings.all() {
+        for (name, _) in settings.all().chain(UNSUPPORTED.iter().copied()) {
             assert!(page.contains(&format!("`{name}`")), "the page lacks {name}");
         }
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
         for name in rows.filter_map(|row| row.split('`').next()) {
-            assert!(settings.all().any(|(known, _)| known == name), "{name} is not a parameter");
+            let is_unsupported = UNSUPPORTED.iter().any(|(known, _)| *known == name);
+            let is_shown = settings.all().any(|(known, _)| known == name);
+            assert!(is_shown != is_unsupported, "{name} is not a parameter");
+        }
+    }
+
+    /// Bug: settings without effect were accepted and shown as set.
+    #[test]
+    fn settings_without_effect_are_refused_with_the_reason() {
+        let mut settings = Settings::new(&Limits::default(), "127.0.0.1", 6379, "folder");
+        for (name, reason) in UNSUPPORTED {
+            let error = settings.set(name, b"1").unwrap_err().unwrap();
+            assert!(error.ends_with(reason), "{name}: {error}");
+        }
+        for (name, value, wanted) in [
+            ("save", "900 1", "snapshots are taken when the log has grown"),
+            ("appendonly", "no", "the log is never switched off"),
+            ("appendfsync", "everysec", "each write is synced"),
+            ("maxmemory-policy", "allkeys-lru", "keys are never evicted"),
+            ("tcp-keepalive", "32001", "between 0 and 32000"),
+            ("maxclients", "1001", "try with 1000"),
+            ("port", "1", "can't set immutable config"),
+        ] {
+            settings.set_clients_allowed(1_000);
+            let error = settings.set(name, value.as_bytes()).unwrap_err().unwrap();
+            assert!(error.contains(wanted), "{name}: {error}");
+        }
+        // What tools set to the value that it has here anyway is accepted.
+        for (name, value) in [("save", ""), ("appendonly", "YES"), ("appendfsync", "always")] {
+            assert_eq!(settings.set(name, value.as_bytes()), Ok(()), "{name}");
         }
     }
 }

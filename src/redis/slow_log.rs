@@ -85,6 +85,11 @@ impl SlowLog {
         self.entries.truncate(entries_max);
     }
 
+    /// Removes the oldest entries of the slow log until there are at most `entries_max`.
+    pub fn shorten(&mut self, entries_max: usize) {
+        self.entries.truncate(entries_max);
+    }
+
     /// Records a request that took `elapsed` as a latency sample. Each second has one sample, for
     /// its slowest request. `wall_clock` is the time since 1970 when the outcome of the request
     /// became known.

@@ -6,6 +6,7 @@ use crate::wire::resp::{Request, Writer};
 
 use super::action::Action;
 use super::call::Call;
+use super::statistics::CommandNumber;
 
 /// Maximum length in bytes of the name of a command or subcommand.
 pub(super) const NAME_BYTES_MAX: usize = 24;
@@ -56,6 +57,9 @@ enum Run {
 #[derive(Debug)]
 pub(super) struct CommandTable {
     commands: Vec<&'static CommandSpec>,
+    /// The number of each command, in the order of `commands`. Its subcommands have the numbers
+    /// after it.
+    numbers: Vec<u16>,
 }
 
 /// Which arguments of a request are keys: the arguments from `first` to `last`, in steps of `step`,
@@ -258,7 +262,13 @@ impl CommandSpec {
     /// Returns the subcommand named `name`, which must be in lower case; `None` if there is no such
     /// subcommand.
     pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static CommandSpec> {
-        self.subcommands.iter().find(|spec| spec.name.as_bytes() == name)
+        self.subcommand_position(name).map(|position| &self.subcommands[position])
+    }
+
+    /// Returns the position of the subcommand named `name`, which must be in lower case, in
+    /// `subcommands`; `None` if there is no such subcommand.
+    pub(super) fn subcommand_position(&self, name: &[u8]) -> Option<usize> {
+        self.subcommands.iter().position(|spec| spec.name.as_bytes() == name)
     }
 
     /// Runs the command for the request in `call`. The number of arguments must have been checked.
@@ -297,7 +307,30 @@ impl CommandTable {
     /// Returns a command table of the given rows, which may be in any order.
     pub(super) fn new(mut commands: Vec<&'static CommandSpec>) -> CommandTable {
         commands.sort_unstable_by_key(|spec| spec.name);
-        CommandTable { commands }
+        let mut next = 0;
+        let number = |spec: &&CommandSpec| {
+            let number = u16::try_from(next).expect("there are far fewer commands");
+            next += 1 + spec.subcommands.len();
+            number
+        };
+        let numbers = commands.iter().map(number).collect();
+        CommandTable { commands, numbers }
+    }
+
+    /// Returns the number of a command by its position in the table, or the number of its
+    /// subcommand by the subcommand's position in the command's row.
+    pub(super) fn number(&self, position: usize, subcommand: Option<usize>) -> CommandNumber {
+        let offset = subcommand.map_or(0, |position| position + 1);
+        CommandNumber(self.numbers[position] + u16::try_from(offset).expect("they have numbers"))
+    }
+
+    /// Iterates over all commands and subcommands, in the order of their names, with their numbers.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (CommandNumber, &'static CommandSpec)> {
+        let rows = self.commands.iter().flat_map(|spec| {
+            let spec: &'static CommandSpec = spec;
+            std::iter::once(spec).chain(spec.subcommands)
+        });
+        (0..).map(CommandNumber).zip(rows)
     }
 
     /// Returns the rows of the command table, sorted by name.

@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam::queue::ArrayQueue;
 use parking_lot::Mutex;
 
+use crate::kv::RecordedEvents;
 use crate::raft::{SnapshotId, Status};
 use crate::storage::FreeSpace;
 use crate::types::{Instant, NodeId};
@@ -275,6 +276,12 @@ pub(super) struct SnapshotBoard {
     /// When the latest snapshot was completed, or loaded at the start of the process, in seconds
     /// since 1970; 0 before the first snapshot.
     saved_at: AtomicU64,
+    /// When the running snapshot began, in seconds since 1970; 0 if none is running.
+    begun_at: AtomicU64,
+    /// Number of snapshots that were completed since the process started.
+    saves: AtomicU64,
+    /// Duration of the latest snapshot in seconds. Valid if `saves` is not 0.
+    last_seconds: AtomicU64,
     taking: AtomicBool,
     failed: AtomicBool,
 }
@@ -293,6 +300,17 @@ pub(super) struct SnapshotStatus {
     pub(super) taking: bool,
     /// Whether the last attempt to take a snapshot failed.
     pub(super) failed: bool,
+    /// Number of snapshots that were completed since the process started.
+    pub(super) saves: u64,
+    /// Duration of the latest completed snapshot in seconds; `None` before the first.
+    pub(super) last_seconds: Option<u64>,
+    /// Time in seconds since the running snapshot began; `None` if none is running.
+    pub(super) current_seconds: Option<u64>,
+}
+
+/// Returns the time of the wall clock in seconds since 1970.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl SnapshotBoard {
@@ -313,6 +331,7 @@ impl SnapshotBoard {
     /// Records that a snapshot has begun, because the applier has sent an immutable view of the
     /// state to the snapshots stage.
     pub(super) fn begin(&self) {
+        self.begun_at.store(unix_seconds(), Ordering::Relaxed);
         self.taking.store(true, Ordering::Relaxed);
     }
 
@@ -333,19 +352,31 @@ impl SnapshotBoard {
         self.taking.store(false, Ordering::Relaxed);
     }
 
+    /// Records that the running snapshot is complete, and its duration.
+    pub(super) fn note_saved(&self) {
+        let seconds = unix_seconds().saturating_sub(self.begun_at.load(Ordering::Relaxed));
+        self.last_seconds.store(seconds, Ordering::Relaxed);
+        self.saves.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Publishes `latest` as this replica's latest snapshot: its index, its size, and the current
     /// time as the time of its completion.
     pub(super) fn note(&self, latest: SnapshotId) {
         self.index.store(latest.last.index.0, Ordering::Relaxed);
         self.bytes.store(latest.bytes, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.saved_at.store(now.as_secs(), Ordering::Relaxed);
+        self.saved_at.store(unix_seconds(), Ordering::Relaxed);
     }
 
     /// Returns the status of this replica's snapshots. Its fields are read one by one, so during an
     /// update they may belong to different snapshots.
     pub(super) fn read(&self) -> SnapshotStatus {
+        let saves = self.saves.load(Ordering::Relaxed);
+        let last_seconds = self.last_seconds.load(Ordering::Relaxed);
+        let begun_at = self.begun_at.load(Ordering::Relaxed);
         SnapshotStatus {
+            saves,
+            last_seconds: (saves > 0).then_some(last_seconds),
+            current_seconds: self.is_taking().then(|| unix_seconds().saturating_sub(begun_at)),
             index: self.index.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             saved_at: self.saved_at.load(Ordering::Relaxed),
@@ -516,24 +547,28 @@ fn millis_of(now: Instant) -> i64 {
 pub(super) struct ApplierBoard {
     messages: AtomicBool,
     key_events: AtomicBool,
+    misses: AtomicBool,
     /// When the applier's current pass began, in nanoseconds of the monotonic clock; 0 if the
     /// applier is waiting for work.
     pass_began_at: AtomicU64,
 }
 
 impl ApplierBoard {
-    /// Sets which events the applier collects. `messages` (for Pub/Sub messages) must be true if
-    /// any client of this replica has a subscription. `key_events` (for keyspace notifications)
-    /// must be true if, in addition, keyspace notifications are enabled.
-    pub(super) fn set(&self, messages: bool, key_events: bool) {
-        self.messages.store(messages, Ordering::Relaxed);
-        self.key_events.store(key_events, Ordering::Relaxed);
+    /// Sets which events the applier collects. Pub/Sub messages must be collected if any client of
+    /// this replica has a subscription; keyspace notifications if they are enabled as well.
+    pub(super) fn set(&self, recorded: RecordedEvents) {
+        self.messages.store(recorded.messages, Ordering::Relaxed);
+        self.key_events.store(recorded.keys, Ordering::Relaxed);
+        self.misses.store(recorded.misses, Ordering::Relaxed);
     }
 
-    /// Returns two flags: whether the applier must collect Pub/Sub messages, and whether it must
-    /// collect keyspace notifications.
-    pub(super) fn get(&self) -> (bool, bool) {
-        (self.messages.load(Ordering::Relaxed), self.key_events.load(Ordering::Relaxed))
+    /// Returns which events the applier must collect.
+    pub(super) fn get(&self) -> RecordedEvents {
+        RecordedEvents {
+            messages: self.messages.load(Ordering::Relaxed),
+            keys: self.key_events.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 
     /// Records that the applier begins a pass (iteration of its loop) at `now`.

@@ -63,7 +63,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::channel::{self, Receiver, SendError, Sender, TrySendError};
 
 use crate::clock::AppliedClock;
-use crate::kv::{Event, Outcome, StateMachine, View};
+use crate::kv::{Event, KeyspaceStatistics, Outcome, StateMachine, View};
 use crate::raft::{
     AppendJob, ApplyJob, ChunkStored, ClientRequest, DiskSpace, Envelope, Persisted, Refusal,
     SnapshotChunk, SnapshotId,
@@ -325,6 +325,12 @@ pub(super) struct ReplyBatch {
     pub(super) key_count: usize,
     /// Number of keys with an expiration in the applied state.
     pub(super) expires_count: usize,
+    /// Average expiration time of the keys that have one, in milliseconds since 1970; `None` if no
+    /// key expires.
+    pub(super) average_expiry: Option<u64>,
+    /// Numbers of lookups by this replica's clients, and of expired keys, since the last batch of
+    /// replies.
+    pub(super) statistics: KeyspaceStatistics,
     /// Digest (hash) of the applied state. Replicas that have applied the log up to the same index
     /// have equal digests.
     pub(super) digest: u64,

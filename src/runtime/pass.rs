@@ -92,6 +92,11 @@ impl Pass {
         self.items_left == 0
     }
 
+    /// Returns the clock that limits the pass.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// Ends the pass (iteration of the stage's loop) by setting its budget to zero, so that no more
     /// items are taken.
     pub(super) fn end(&mut self) {

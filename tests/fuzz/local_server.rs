@@ -112,6 +112,7 @@ impl LocalServer {
             | Action::TakeSnapshot
             | Action::ResetStatistics(_)
             | Action::Sleep(_)
+            | Action::CountNestedCalls(_)
             | Action::ApplySettings => {}
             Action::Sequence(steps) => {
                 for step in steps {

@@ -205,6 +205,13 @@ client nonsense
 CLIENT
 CLIENT ID extra
 CLIENT GETNAME
+MEMORY USAGE nothing SAMPLES 0
+MEMORY USAGE nothing SAMPLES x
+MEMORY USAGE nothing SAMPLES -1
+MEMORY USAGE nothing SAMPLES
+MEMORY USAGE nothing COUNT 5
+PUBLISH "" m
+PUBSUB CHANNELS *
 CLIENT SETNAME me
 CLIENT GETNAME
 CLIENT SETNAME "a b"
@@ -225,7 +232,6 @@ CONFIG SET maxmemory 0 nonsense 1
 CONFIG SET nonsense 1
 CONFIG SET maxmemory
 CONFIG SET maxmemory 1 timeout
-CONFIG SET lazyfree-lazy-user-del maybe
 CONFIG SET databases 7
 CONFIG SET maxclients 100
 CONFIG GET maxclients
@@ -240,8 +246,6 @@ CONFIG SET timeout soon
 CONFIG SET timeout 0 maxclients 10000
 CONFIG SET maxmemory-clients 32mb
 CONFIG GET maxmemory-clients
-CONFIG SET hz -1
-CONFIG SET maxmemory-samples 0
 CONFIG SET tcp-keepalive x
 CONFIG SET slowlog-log-slower-than -2
 CONFIG SET slowlog-log-slower-than -1
@@ -249,10 +253,9 @@ CONFIG SET latency-monitor-threshold -1
 CONFIG SET appendfsync nonsense
 CONFIG SET appendfsync ALWAYS
 CONFIG GET appendfsync
-CONFIG SET loglevel nonsense
 CONFIG SET maxmemory-policy nonsense
 CONFIG SET maxmemory-policy noeviction
-CONFIG SET save "900 1"
+CONFIG SET appendonly maybe
 CONFIG SET save "900 1 300"
 CONFIG SET save "0 1"
 CONFIG SET save nonsense

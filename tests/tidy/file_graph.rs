@@ -56,7 +56,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "redis",
         &[
-            &["failure", "notifications", "session"],
+            &["failure", "notifications", "session", "statistics", "traffic"],
             &["action", "context", "settings", "slow_log"],
             &["call", "spec"],
             &["commands", "lookup"],

@@ -110,7 +110,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crossbeam", &["runtime", "processes"]),
     ("foldhash", &["kv", "sim"]),
     ("hashbrown", &["kv", "sim"]),
-    ("hdrhistogram", &["course"]),
+    ("hdrhistogram", &["course", "redis"]),
     ("indexmap", &["kv"]),
     ("indicatif", &["bin"]),
     ("mio", &["runtime", "processes"]),

@@ -46,6 +46,7 @@ enum ProtocolName {
 /// completed runs, and the error that ended the last run, if any.
 pub(super) fn run(
     arguments: &ProcessArguments,
+    trace: Option<fn(&str)>,
     runs: impl Iterator<Item = (Scenario, u64)>,
 ) -> anyhow::Result<(Vec<Report>, Option<ProcessError>)> {
     let options = Options {
@@ -63,6 +64,7 @@ pub(super) fn run(
             (false, true) => Output::Show,
             (false, false) => Output::Keep,
         },
+        trace,
     };
     let interrupted = processes::interrupted_by_signals()
         .context("cannot install the signal handler for Ctrl-C")?;

@@ -25,6 +25,7 @@ pub(crate) struct Arguments {
     seed: Option<u64>,
     /// Number of runs of each scenario, each with its own seed.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     #[command(flatten)]
     virtual_time: virtual_time::VirtualArguments,
@@ -61,7 +62,8 @@ fn run_processes(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let first = arguments.seed.or(selected.scenario.seed).unwrap_or(1);
         (0..arguments.runs).map(move |run| (selected.scenario.clone(), first.wrapping_add(run)))
     });
-    let (reports, error) = processes::run(&arguments.processes, runs)?;
+    let (reports, error) =
+        processes::run(&arguments.processes, arguments.virtual_time.listener(), runs)?;
     if error.is_none() || !reports.is_empty() {
         show(&reports, arguments.json)?;
     }

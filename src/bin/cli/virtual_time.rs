@@ -16,15 +16,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::replay::{self, EVENTS_SHOWN, Replay};
 use super::scenarios::Selected;
 
+/// Maximum number of requests without an answer that are listed for a failed run.
+const HANGING_SHOWN: usize = 10;
+
 /// Command-line arguments of `bowline sim` for runs in virtual time.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Virtual time")]
 pub(super) struct VirtualArguments {
     /// Number of seeds to run, from --seed on. Prints one line per scenario, and each failing seed.
     #[arg(long, value_name = "N", conflicts_with_all = ["processes", "runs"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) seeds: Option<u64>,
     /// Print every event, one per line.
-    #[arg(long, conflicts_with = "processes")]
+    #[arg(long)]
     trace: bool,
     /// Run a cluster under load with random faults of this profile, instead of a scenario.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["processes", "scenarios"])]
@@ -50,7 +54,12 @@ fn print_line(line: &str) {
 
 impl VirtualArguments {
     fn trace(&self) -> Trace {
-        if self.trace { Trace::streaming(print_line) } else { Trace::default() }
+        self.listener().map_or_else(Trace::default, Trace::streaming)
+    }
+
+    /// Returns the function that prints each line of a trace; `None` without `--trace`.
+    pub(super) fn listener(&self) -> Option<fn(&str)> {
+        if self.trace { Some(print_line) } else { None }
     }
 }
 
@@ -70,8 +79,11 @@ pub(super) fn scenario(
     let CourseRun { report, hanging, .. } = course_run::run(&selected.scenario, seed, options);
     if report.verdict == Verdict::Failed && !arguments.trace {
         eprintln!("{} seed {seed} failed: {}", report.scenario, report.reasons.join("; "));
-        for (mid, replica) in &hanging {
+        for (mid, replica) in hanging.iter().take(HANGING_SHOWN) {
             eprintln!("  request {mid:?} at replica {replica} was never answered");
+        }
+        if hanging.len() > HANGING_SHOWN {
+            eprintln!("  and {} more requests", hanging.len() - HANGING_SHOWN);
         }
         // A broken rule ends the run at once, so its last events show it. After any other failure
         // they are only the end of the run.

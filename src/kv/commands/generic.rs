@@ -83,15 +83,25 @@ fn kind(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// not by its position in a hash table, so that all replicas choose the same key.
 #[allow(clippy::unnecessary_wraps, reason = "the signature of all commands")]
 fn random_key(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let near = keyspace.any_table(args.seed, |entry| keyspace.entry(entry.key()).is_some());
+    let near = keyspace.any_table(args.seed, |entry| !keyspace.is_expired(entry));
     let next = near.min_by_key(|entry| entry.key_hash() ^ args.seed.rotate_left(32));
     Ok(Outcome::Value(next.map(KeyEntry::shared_key)))
 }
 
 /// Runs `MEMORY USAGE key [SAMPLES count]`: returns the approximate memory usage of a key with its
-/// value, in bytes; null if the key does not exist. The option has no effect.
+/// value, in bytes; null if the key does not exist. The number of samples has no effect, because
+/// the usage of each value is known.
 fn memory_usage(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let entry = keyspace.entry(args.get(0)?);
+    for option in args.rest(1).chunks(2) {
+        let [name, value] = option else { return Err(Refusal::Syntax) };
+        if !name.eq_ignore_ascii_case(b"SAMPLES") {
+            return Err(Refusal::Syntax);
+        }
+        if parse_integer(value).ok_or(Refusal::NotAnInteger)? < 0 {
+            return Err(Refusal::Syntax);
+        }
+    }
+    let entry = keyspace.uncounted_entry(args.get(0)?);
     Ok(entry.map_or(Outcome::Value(None), |entry| Outcome::count(entry.memory())))
 }
 
@@ -118,6 +128,8 @@ fn move_to(keyspace: &mut Keyspace, from: &[u8], to: &[u8]) {
     if from == to {
         return;
     }
+    // As in Redis, the destination is a new key.
+    keyspace.remove(to);
     keyspace.copy(from, to);
     keyspace.remove(from);
     keyspace.notify("rename_from", from);
@@ -163,14 +175,16 @@ fn copy(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 /// Runs `OBJECT ENCODING key`: returns the name of the encoding that Redis with default settings
 /// would use for the value if the value were newly created.
 fn encoding(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let name = keyspace.entry(args.get(0)?).map(KeyEntry::encoding);
+    let name = keyspace.entry_without_event(args.get(0)?).map(KeyEntry::encoding);
     Ok(Outcome::Value(name.map(|name| Bytes::from_static(name.as_bytes()))))
 }
 
 /// Runs `OBJECT REFCOUNT key`: returns 2^31 - 1 for strings that are integers from 0 to 9999, which
 /// Redis shares between keys, and 1 for all other values.
 fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let Some(entry) = keyspace.entry(args.get(0)?) else { return Ok(Outcome::Value(None)) };
+    let Some(entry) = keyspace.entry_without_event(args.get(0)?) else {
+        return Ok(Outcome::Value(None));
+    };
     let number = entry.string().short().and_then(parse_integer);
     let shared = number.is_some_and(|number| (0..10_000).contains(&number));
     Ok(Outcome::Integer(if shared { i32::MAX.into() } else { 1 }))
@@ -179,14 +193,14 @@ fn refcount(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
 /// Runs `OBJECT IDLETIME key`: returns 0 for every existing key, because access times are not
 /// recorded.
 fn idletime(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    let is_there = keyspace.entry(args.get(0)?).is_some();
+    let is_there = keyspace.entry_without_event(args.get(0)?).is_some();
     Ok(if is_there { Outcome::Integer(0) } else { Outcome::Value(None) })
 }
 
 /// Runs `OBJECT FREQ key`: returns an error for every existing key, because access frequencies are
 /// not recorded. Redis returns the same error if no LFU policy is selected.
 fn freq(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
-    if keyspace.entry(args.get(0)?).is_none() {
+    if keyspace.entry_without_event(args.get(0)?).is_none() {
         return Ok(Outcome::Value(None));
     }
     Ok(Outcome::error(

@@ -30,11 +30,11 @@ const LOOKED_AT_MAX: usize = 1 << 14;
 fn keys(keyspace: &Keyspace, args: &Args<'_>) -> Answer {
     let pattern = args.get(0)?;
     if !pattern.iter().any(|byte| b"*?[\\".contains(byte)) {
-        let key = keyspace.entry(pattern).map(KeyEntry::shared_key);
+        let key = keyspace.uncounted_entry(pattern).map(KeyEntry::shared_key);
         return Ok(Outcome::Values(key.into_iter().map(Some).collect()));
     }
-    let mut found: Vec<&KeyEntry> =
-        keyspace.entries().filter(|entry| glob::matches(pattern, entry.key())).collect();
+    let is_wanted = |entry: &&KeyEntry| pattern == b"*" || glob::matches(pattern, entry.key());
+    let mut found: Vec<&KeyEntry> = keyspace.entries().filter(is_wanted).collect();
     found.retain(|entry| !keyspace.is_expired(entry));
     // Sort into an order that is the same on every replica. It is nearly that of the tables.
     found.sort_by_key(|entry| (entry.scan_position(), entry.key()));

@@ -138,7 +138,9 @@ impl CommandId {
     /// change the state.
     pub(in crate::kv) fn read(self, keyspace: &Keyspace, args: &Args<'_>) -> Option<Outcome> {
         match self.0.run {
-            Run::Read(run) => Some(run(keyspace, args).unwrap_or_else(Outcome::Refused)),
+            Run::Read(run) => {
+                Some(keyspace.counting_lookups(|it| run(it, args)).unwrap_or_else(Outcome::Refused))
+            }
             Run::Write(_) => None,
         }
     }
@@ -146,7 +148,7 @@ impl CommandId {
     /// Runs the command, which may change the state, and returns its outcome.
     pub(in crate::kv) fn run(self, keyspace: &mut Keyspace, args: &Args<'_>) -> Outcome {
         let answer = match self.0.run {
-            Run::Read(run) => run(keyspace, args),
+            Run::Read(run) => keyspace.counting_lookups(|it| run(it, args)),
             Run::Write(run) => run(keyspace, args),
         };
         answer.unwrap_or_else(Outcome::Refused)

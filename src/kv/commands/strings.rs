@@ -71,7 +71,7 @@ fn setnx(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 /// Runs `GETSET key value`: sets a key, and returns its old value.
 fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let (key, value) = (args.get(0)?, args.get(1)?);
-    let old = keyspace.shared_string(key)?;
+    let old = keyspace.counting_lookups(|it| it.shared_string(key))?;
     set_plain(keyspace, key, value);
     Ok(Outcome::string(old))
 }
@@ -79,7 +79,7 @@ fn getset(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
 /// Runs `GETDEL key`: removes a key, and returns its value.
 fn getdel(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
     let key = args.get(0)?;
-    let old = keyspace.shared_string(key)?;
+    let old = keyspace.counting_lookups(|it| it.shared_string(key))?;
     keyspace.delete(key);
     Ok(Outcome::string(old))
 }
@@ -247,7 +247,12 @@ fn set_with_options(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
             Some(until)
         }
     };
-    let old = match keyspace.string(key) {
+    let old = if returns_old {
+        keyspace.counting_lookups(|it| it.string(key))
+    } else {
+        keyspace.string(key)
+    };
+    let old = match old {
         Err(error) if returns_old || compare.is_some() => return Err(error.into()),
         old => old.unwrap_or_default(),
     };
@@ -316,7 +321,7 @@ fn getex(keyspace: &mut Keyspace, args: &Args<'_>) -> Answer {
         end = said;
         options.next();
     }
-    let value = keyspace.shared_string(key)?;
+    let value = keyspace.counting_lookups(|it| it.shared_string(key))?;
     if value.is_none() {
         return Ok(Outcome::Value(None));
     }

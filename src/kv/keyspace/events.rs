@@ -1,6 +1,8 @@
 //! Events of the state machine for this replica's subscribers: messages to channels, and keyspace
 //! notifications. The subscribers are not part of the replicated state and do not affect it.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use super::Keyspace;
@@ -29,57 +31,81 @@ pub enum Event {
     },
 }
 
+/// Which kinds of events are recorded for this replica's Pub/Sub subscribers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecordedEvents {
+    /// Published messages.
+    pub messages: bool,
+    /// Changes of keys (keyspace notifications).
+    pub keys: bool,
+    /// Lookups of missing keys by read commands (the keyspace notification `keymiss`).
+    pub misses: bool,
+}
+
 /// The events for this replica's Pub/Sub subscribers: which kinds of events are recorded, and the
-/// recorded events that wait for delivery.
+/// recorded events that wait for delivery. Reads, which share the keyspace, record events, too.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    messages: bool,
-    keys: bool,
-    pending: Vec<Event>,
+    recorded: RecordedEvents,
+    pending: RefCell<Vec<Event>>,
+}
+
+impl Events {
+    /// Records a keyspace notification for a key, if keyspace notifications are being recorded.
+    pub(super) fn note_key(&self, name: &'static str, key: &[u8]) {
+        if self.recorded.keys {
+            self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
+        }
+    }
+
+    /// Records the keyspace notification `keymiss` for a key, if misses are being recorded.
+    pub(super) fn note_miss(&self, key: &[u8]) {
+        if self.recorded.misses {
+            self.record(|| Event::Key { name: "keymiss", key: Bytes::copy_from_slice(key) });
+        }
+    }
+
+    fn record(&self, event: impl FnOnce() -> Event) {
+        let mut pending = self.pending.borrow_mut();
+        if pending.len() < EVENTS_MAX {
+            pending.push(event());
+        }
+    }
 }
 
 impl Keyspace {
-    /// Sets which events are recorded for this replica's subscribers: published messages if
-    /// `messages` is true, keyspace notifications if `keys` is true.
-    pub(in crate::kv) fn record_events(&mut self, messages: bool, keys: bool) {
-        self.events.messages = messages;
-        self.events.keys = keys;
+    /// Sets which events are recorded for this replica's subscribers.
+    pub(in crate::kv) fn record_events(&mut self, recorded: RecordedEvents) {
+        self.events.recorded = recorded;
     }
 
     /// Removes and returns all recorded events, oldest first.
     pub(in crate::kv) fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events.pending)
+        self.events.pending.take()
     }
 
     /// Records a keyspace notification for a key, if keyspace notifications are being recorded.
     /// `name` is the name of the event, such as `set`.
     pub(in crate::kv) fn notify(&mut self, name: &'static str, key: &[u8]) {
-        if self.events.keys {
-            self.record(|| Event::Key { name, key: Bytes::copy_from_slice(key) });
-        }
+        self.events.note_key(name, key);
     }
 
     /// Records a `del` keyspace notification for `key` if the key does not exist any more.
     pub(in crate::kv) fn notify_if_removed(&mut self, key: &[u8]) {
-        if self.events.keys && self.entry(key).is_none() {
+        if self.events.recorded.keys && self.entry(key).is_none() {
             self.notify("del", key);
         }
     }
 
     /// Records a message that was published to a channel, if messages are being recorded.
     pub(in crate::kv) fn publish(&mut self, channel: &[u8], message: &[u8]) {
-        if self.events.messages {
+        if self.events.recorded.messages {
             let [channel, message] = [channel, message].map(Bytes::copy_from_slice);
-            self.record(|| Event::Message { channel, message });
-        }
-    }
-
-    fn record(&mut self, event: impl FnOnce() -> Event) {
-        if self.events.pending.len() < EVENTS_MAX {
-            self.events.pending.push(event());
+            self.events.record(|| Event::Message { channel, message });
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +116,7 @@ mod tests {
         let change = |keyspace: &mut Keyspace| {
             keyspace.publish(b"c", b"m");
             keyspace.put(b"k", b"v");
+            keyspace.put(b"k", b"w");
             keyspace.notify("set", b"k");
             keyspace.notify_if_removed(b"k");
             keyspace.remove(b"k");
@@ -100,11 +127,11 @@ mod tests {
         let message = Event::Message { channel, message };
         for (messages, keys, expected) in [
             (false, false, vec![]),
-            (true, true, vec![message.clone(), key("set"), key("del")]),
+            (true, true, vec![message.clone(), key("new"), key("set"), key("del")]),
             (true, false, vec![message]),
-            (false, true, vec![key("set"), key("del")]),
+            (false, true, vec![key("new"), key("set"), key("del")]),
         ] {
-            keyspace.record_events(messages, keys);
+            keyspace.record_events(RecordedEvents { messages, keys, misses: false });
             change(&mut keyspace);
             assert_eq!(keyspace.take_events(), expected);
         }
@@ -113,15 +140,30 @@ mod tests {
     #[test]
     fn recording_keyspace_events_does_not_affect_the_state() {
         let (mut silent, mut recording) = (Keyspace::default(), Keyspace::default());
-        recording.record_events(true, true);
+        recording.record_events(RecordedEvents { messages: true, keys: true, misses: true });
         for keyspace in [&mut silent, &mut recording] {
             keyspace.put_expiring(b"k", b"v", Some(5));
-            keyspace.put(b"other", b"v");
+            keyspace.put_expiring(b"l", b"v", Some(6));
+            keyspace.counting_lookups(|it| it.entry(b"missing").is_some());
             keyspace.advance_clock(7);
+            keyspace.put(b"l", b"w");
             keyspace.remove_expired();
         }
         assert_eq!(silent.digest(), recording.digest());
-        let expired = Event::Key { name: "expired", key: Bytes::from_static(b"k") };
-        assert_eq!(recording.take_events(), [expired]);
+        let events = recording.take_events().into_iter().map(|event| match event {
+            Event::Key { name, key } => (name, key),
+            Event::Message { .. } => panic!("no message was published"),
+        });
+        let events: Vec<_> = events.collect();
+        let wanted = [
+            ("new", &b"k"[..]),
+            ("new", b"l"),
+            ("keymiss", b"missing"),
+            // The write finds it expired.
+            ("expired", b"l"),
+            ("new", b"l"),
+            ("expired", b"k"),
+        ];
+        assert_eq!(events, wanted.map(|(name, key)| (name, Bytes::from_static(key))));
     }
 }

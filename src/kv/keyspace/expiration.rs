@@ -20,6 +20,8 @@ pub(in crate::kv) struct ExpirationIndex {
     /// The expiration time of each key that expires, in milliseconds since 1970, and the hash of
     /// the key.
     by_time: BTreeSet<(Millis, u64)>,
+    /// Sum of the expiration times in `by_time`.
+    sum: u128,
 }
 
 impl ExpirationIndex {
@@ -32,11 +34,15 @@ impl ExpirationIndex {
         // Two keys with equal hashes and expiration times share one element. After one of them is
         // removed, the other is no longer removed in the background, but once expired it still does
         // not exist for clients.
-        if let Some(from) = from {
-            self.by_time.remove(&(from, hash));
+        if let Some(from) = from
+            && self.by_time.remove(&(from, hash))
+        {
+            self.sum -= u128::from(from);
         }
-        if let Some(to) = to {
-            self.by_time.insert((to, hash));
+        if let Some(to) = to
+            && self.by_time.insert((to, hash))
+        {
+            self.sum += u128::from(to);
         }
     }
 
@@ -52,12 +58,20 @@ impl ExpirationIndex {
         self.by_time.range(after..).next().map(|(expires_at, _)| *expires_at)
     }
 
+    /// Returns the average of all expiration times, in milliseconds since 1970; `None` if there are
+    /// none.
+    fn average(&self) -> Option<Millis> {
+        let average = self.sum.checked_div(self.by_time.len() as u128)?;
+        Some(Millis::try_from(average).expect("an average of numbers of this type"))
+    }
+
     fn first(&self) -> Option<(Millis, u64)> {
         self.by_time.first().copied()
     }
 
     pub(super) fn clear(&mut self) {
         self.by_time.clear();
+        self.sum = 0;
     }
 }
 
@@ -94,6 +108,12 @@ impl Keyspace {
     /// Returns the number of keys that have an expiration time.
     pub(in crate::kv) fn expires_count(&self) -> usize {
         self.expirations.len()
+    }
+
+    /// Returns the average expiration time of the keys that have one, in milliseconds since 1970;
+    /// `None` if no key expires. O(1).
+    pub(in crate::kv) fn average_expiry(&self) -> Option<Millis> {
+        self.expirations.average()
     }
 
     /// Advances the replicated clock to `millis`, in milliseconds since 1970. Has no effect if the
@@ -149,6 +169,7 @@ impl Keyspace {
         let removed = self.shards.remove(hash, |entry| is_expiring(entry, hash, expires_at));
         let entry = removed.expect("every key of the expiration index exists");
         self.subtract(&entry);
+        self.counts.expired += 1;
         entry.shared_key()
     }
 }

@@ -12,6 +12,7 @@ pub(in crate::kv) mod expiration;
 pub(in crate::kv) mod restore;
 pub(in crate::kv) mod shards;
 pub(in crate::kv) mod slot;
+pub(in crate::kv) mod statistics;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use events::Events;
 use expiration::ExpirationIndex;
 use restore::RestoredEntry;
 use shards::{Shards, Table};
+use statistics::Counts;
 
 /// The keyspace: all keys with their values and expiration times.
 ///
@@ -44,6 +46,8 @@ pub(in crate::kv) struct Keyspace {
     /// this operation changes stores the number as its revision.
     revision: u64,
     events: Events,
+    /// Counts for `INFO`, not part of the state.
+    counts: Counts,
 }
 
 /// Error: the key holds a value of a different type than the caller requested.
@@ -54,6 +58,24 @@ pub(in crate::kv) struct WrongType;
 impl Keyspace {
     /// Returns the entry of a key; `None` if the key does not exist or has expired.
     pub(in crate::kv) fn entry(&self, key: &[u8]) -> Option<&KeyEntry> {
+        let entry = self.uncounted_entry(key);
+        if self.counts.count_lookup(entry.is_some()) {
+            self.events.note_miss(key);
+        }
+        entry
+    }
+
+    /// Returns the entry of a key like [`Keyspace::entry`], but records no keyspace notification if
+    /// a read command does not find it.
+    pub(in crate::kv) fn entry_without_event(&self, key: &[u8]) -> Option<&KeyEntry> {
+        let entry = self.uncounted_entry(key);
+        self.counts.count_lookup(entry.is_some());
+        entry
+    }
+
+    /// Returns the entry of a key like [`Keyspace::entry`], for a lookup that `INFO` must not count
+    /// as a hit or a miss.
+    pub(in crate::kv) fn uncounted_entry(&self, key: &[u8]) -> Option<&KeyEntry> {
         self.shards
             .find(key_hash(key), |entry| entry.key() == key)
             .filter(|entry| !self.is_expired(entry))
@@ -121,7 +143,7 @@ impl Keyspace {
     /// key; 0 if the key does not exist. A transaction compares revisions to detect changes of
     /// watched keys.
     pub(in crate::kv) fn revision_of(&self, key: &[u8]) -> u64 {
-        self.entry(key).map_or(0, KeyEntry::revision)
+        self.uncounted_entry(key).map_or(0, KeyEntry::revision)
     }
 
     /// Returns the number of keys, including keys that have expired but have not been removed yet.
@@ -403,7 +425,8 @@ impl Keyspace {
         let (hash, value) = (key_hash(key), value.stored());
         let metadata = Metadata::new(value.fingerprint(hash), expires_at, self.revision);
         let (digest, entry_bytes) = (&mut self.digest, &mut self.entry_bytes);
-        let expirations = &mut self.expirations;
+        let (expirations, expired) = (&mut self.expirations, &mut self.counts.expired);
+        let (events, clock) = (&self.events, self.clock.millis);
         digest.add(metadata.fingerprint());
         self.shards.put(
             hash,
@@ -414,6 +437,11 @@ impl Keyspace {
                     digest.remove(entry.fingerprint());
                     *entry_bytes -= entry.heap_bytes();
                     let before = entry.expires_at();
+                    if entry.is_expired(clock) {
+                        *expired += 1;
+                        events.note_key("expired", key);
+                        events.note_key("new", key);
+                    }
                     entry.replace(value, metadata);
                     expirations.update(hash, before, entry.expires_at());
                     *entry_bytes += entry.heap_bytes();
@@ -423,6 +451,7 @@ impl Keyspace {
                     expirations.update(hash, None, entry.expires_at());
                     *entry_bytes += entry.heap_bytes();
                     slot.insert(entry);
+                    events.note_key("new", key);
                 }
             },
         );
@@ -444,7 +473,9 @@ impl Keyspace {
         let removed = self.shards.remove(key_hash(key), |entry| entry.key() == key);
         let Some(entry) = removed else { return false };
         self.subtract(&entry);
-        !self.is_expired(&entry)
+        let is_expired = self.is_expired(&entry);
+        self.counts.expired += u64::from(is_expired);
+        !is_expired
     }
 
     /// Updates the keyspace's digest, memory usage and expiration index after `entry` was removed

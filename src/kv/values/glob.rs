@@ -3,6 +3,10 @@
 /// Returns whether the whole `text` matches the glob-style `pattern`, as in Redis. The time is at
 /// most proportional to the product of their lengths.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    // In Redis 7.0 nothing but the empty pattern matches an empty text, not even `*`.
+    if text.is_empty() {
+        return pattern.is_empty();
+    }
     let (mut at, mut pattern_at) = (0, 0);
     // Where to resume if the pattern after the last `*` does not match: `*` then matches one more
     // byte of text. Backtracking to an earlier `*` could not match more.
@@ -77,7 +81,8 @@ mod tests {
     fn glob_patterns_match_as_in_redis() {
         for (pattern, fits, not) in [
             ("", &[""][..], &["a"][..]),
-            ("*", &["", "a", "abc"], &[]),
+            ("*", &["a", "abc"], &[""]),
+            ("**", &["a"], &[""]),
             ("a*c", &["ac", "abc", "abcc"], &["a", "abcd"]),
             ("*a*b", &["ab", "xaxb", "abab"], &["ba", "aba"]),
             ("a?c", &["abc", "a?c"], &["ac", "abbc"]),

@@ -27,7 +27,7 @@ const CONFIG: &[CommandSpec] = &[
         .categories(&["dangerous"])
         .since("2.0.0", "server")
         .costs("O(1)")
-        .about("Resets the counters of connections, commands and bytes."),
+        .about("Resets the statistics that INFO shows."),
     subcommand("rewrite", "config|rewrite", 2, rewrite)
         .flags(ADMIN)
         .categories(&["dangerous"])
@@ -61,7 +61,7 @@ fn get(call: &mut Call<'_>) -> Action {
     Action::Reply
 }
 
-/// Runs `CONFIG RESETSTAT`: resets the counters of connections, commands and bytes.
+/// Runs `CONFIG RESETSTAT`: resets the statistics that `INFO` shows, as far as Redis resets them.
 fn reset_statistics(call: &mut Call<'_>) -> Action {
     call.writer.ok();
     Action::ResetStatistics(Statistics::Traffic)

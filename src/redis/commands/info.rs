@@ -1,5 +1,6 @@
-//! `INFO`: the server's state as fields and values. Fields of features that this server lacks are
-//! included with neutral values if tools read them.
+//! `INFO`: the server's state as fields and values. Each field has a source. Fields of Redis that
+//! describe features which this server lacks are omitted, except for a few that clients and
+//! dashboards need (`loading`, `blocked_clients`, `evicted_keys`), whose constant value is true.
 
 use std::fmt::{Display, Write as _};
 
@@ -7,7 +8,7 @@ use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::context::{ClockStatus, Context, PathStatus};
 use crate::redis::settings::Settings;
-use crate::redis::spec::{ANYTIME, CommandSpec, command};
+use crate::redis::spec::{ANYTIME, CommandSpec, CommandTable, command_with_table};
 use crate::types::{DiskState, RoleName};
 
 /// The version of Redis that `INFO` and `HELLO` report, by which clients decide which commands and
@@ -20,7 +21,7 @@ pub(in crate::redis) const VERSION: &str = "7.2.0";
 pub(in crate::redis) const MODE: &str = "standalone";
 
 /// Row of the command table for `INFO` (name, arity, flags, documentation and function).
-pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info)
+pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command_with_table("info", -1, info)
     .flags(ANYTIME)
     .categories(&["dangerous"])
     .since("1.0.0", "server")
@@ -28,7 +29,14 @@ pub(in crate::redis) const COMMANDS: &[CommandSpec] = &[command("info", -1, info
     .about("Returns information and statistics about the server, by section.")];
 
 /// A section of `INFO`: its name, and the function that writes its fields.
-type Section = (&'static str, fn(&mut Text, &Context, &Settings));
+type Section = (&'static str, fn(&mut Text, &Source<'_>));
+
+/// The state that `INFO` describes.
+struct Source<'s> {
+    context: &'s Context,
+    settings: &'s Settings,
+    table: &'static CommandTable,
+}
 
 const SECTIONS: &[Section] = &[
     ("Server", server),
@@ -37,11 +45,12 @@ const SECTIONS: &[Section] = &[
     ("Persistence", persistence),
     ("Stats", stats),
     ("Replication", replication),
-    ("CPU", |_, _, _| ()),
-    ("Modules", |_, _, _| ()),
-    ("Commandstats", |_, _, _| ()),
-    ("Errorstats", |_, _, _| ()),
-    ("Latencystats", |_, _, _| ()),
+    ("CPU", cpu),
+    // There are no modules, as in a Redis that has loaded none.
+    ("Modules", |_, _| ()),
+    ("Commandstats", command_statistics),
+    ("Errorstats", error_statistics),
+    ("Latencystats", latency_statistics),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
     ("Raft", raft),
@@ -58,79 +67,123 @@ impl Text {
     fn field(&mut self, name: &str, value: impl Display) {
         write!(self.0, "{name}:{value}\r\n").expect("writing to a string succeeds");
     }
+
+    fn all(&mut self, fields: impl Iterator<Item = (String, String)>) {
+        fields.for_each(|(name, value)| self.field(&name, value));
+    }
 }
 
 /// Runs `INFO [section ...]`: returns the named sections, or the default sections.
-fn info(call: &mut Call<'_>) -> Action {
+fn info(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     let names: Vec<Vec<u8>> = call.request.rest(1).map(<[u8]>::to_ascii_lowercase).collect();
     let is_named = |section: &str| names.iter().any(|name| name == section.as_bytes());
     let all = is_named("all") || is_named("everything");
     let default = names.is_empty() || is_named("default");
+    let source = Source { context: call.context, settings: call.settings, table };
     let mut text = Text(String::new());
     for (name, write_fields) in SECTIONS {
         if all || default && !EXTRA.contains(name) || is_named(&name.to_ascii_lowercase()) {
             let gap = if text.0.is_empty() { "" } else { "\r\n" };
             write!(text.0, "{gap}# {name}\r\n").expect("writing to a string succeeds");
-            write_fields(&mut text, call.context, call.settings);
+            write_fields(&mut text, &source);
         }
     }
     call.writer.verbatim(&text.0);
     Action::Reply
 }
 
-fn server(text: &mut Text, context: &Context, _settings: &Settings) {
+fn server(text: &mut Text, Source { context, .. }: &Source<'_>) {
     let uptime = context.now.since(context.started).as_secs();
     text.field("redis_version", VERSION);
-    text.field("redis_git_sha1", "00000000");
-    text.field("redis_git_dirty", 0);
     text.field("redis_mode", MODE);
     text.field("bowline_version", env!("CARGO_PKG_VERSION"));
+    text.field("os", &context.system.os);
     text.field("arch_bits", usize::BITS);
-    text.field("multiplexing_api", "mio");
+    text.field("multiplexing_api", if cfg!(target_os = "linux") { "epoll" } else { "kqueue" });
     text.field("process_id", context.process_id);
     text.field("run_id", format_args!("{:040x}", context.run_id));
     text.field("tcp_port", context.node(context.me).map_or(0, |me| me.port));
     text.field("server_time_usec", context.wall_clock.as_micros());
     text.field("uptime_in_seconds", uptime);
     text.field("uptime_in_days", uptime / 86_400);
-    text.field("executable", "bowline");
-    text.field("config_file", "");
+    text.field("executable", &context.system.executable);
 }
 
-fn clients(text: &mut Text, context: &Context, settings: &Settings) {
+fn clients(text: &mut Text, Source { context, settings, .. }: &Source<'_>) {
     text.field("connected_clients", context.traffic.clients);
     text.field("cluster_connections", context.nodes.iter().filter(|node| node.connected).count());
     text.field("maxclients", settings.clients_max());
+    // No command blocks its client, as Redis understands it.
     text.field("blocked_clients", 0);
-    text.field("tracking_clients", 0);
 }
 
-fn memory(text: &mut Text, context: &Context, settings: &Settings) {
-    text.field("used_memory", context.used_memory);
-    text.field("used_memory_rss", context.resident_bytes);
-    text.field("used_memory_dataset", context.dataset_bytes);
+/// Formats a number of bytes as Redis does, such as `1.50K`.
+fn human(bytes: u64) -> String {
+    let units = ["K", "M", "G", "T", "P"];
+    let mut scaled = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < units.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    if bytes < 1024 { format!("{bytes}B") } else { format!("{scaled:.2}{}", units[unit]) }
+}
+
+/// Returns `part / whole`; 0 if `whole` is 0.
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn memory(text: &mut Text, Source { context, settings, .. }: &Source<'_>) {
+    let mut bytes = |name: &str, bytes: u64| {
+        text.field(name, bytes);
+        text.field(&format!("{name}_human"), human(bytes));
+    };
+    let (used, peak) = (context.used_memory, context.used_memory_peak);
+    let (resident, dataset) = (context.resident_bytes, context.dataset_bytes);
+    bytes("used_memory", used);
+    bytes("used_memory_rss", resident);
+    bytes("used_memory_peak", peak);
+    bytes("total_system_memory", context.system.memory_bytes);
+    bytes("maxmemory", settings.memory_max());
+    text.field("used_memory_peak_perc", format_args!("{:.2}%", 100.0 * ratio(used, peak)));
+    text.field("used_memory_overhead", used.saturating_sub(dataset));
+    text.field("used_memory_dataset", dataset);
+    text.field("used_memory_dataset_perc", format_args!("{:.2}%", 100.0 * ratio(dataset, used)));
     text.field("used_memory_log", context.log_bytes);
-    text.field("maxmemory", settings.value("maxmemory"));
     text.field("maxmemory_policy", settings.value("maxmemory-policy"));
-    text.field("mem_fragmentation_ratio", "1.00");
+    text.field("mem_fragmentation_ratio", format_args!("{:.2}", ratio(resident, used)));
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    text.field("mem_fragmentation_bytes", signed(resident) - signed(used));
     text.field("mem_clients_normal", context.clients_bytes);
     text.field("maxmemory_clients", settings.clients_bytes_max());
 }
 
-fn persistence(text: &mut Text, context: &Context, _settings: &Settings) {
+fn persistence(text: &mut Text, Source { context, .. }: &Source<'_>) {
     let snapshot = context.snapshot;
+    let (taking, status) = (u8::from(snapshot.taking), if snapshot.failed { "err" } else { "ok" });
+    let seconds = |seconds: Option<u64>| {
+        seconds.map_or(-1, |seconds| i64::try_from(seconds).unwrap_or(i64::MAX))
+    };
+    // A replica accepts clients only after it has loaded its state.
     text.field("loading", 0);
-    text.field("async_loading", 0);
     // Log entries applied since the snapshot; Redis counts changed keys.
     let changes = context.applied_index.0.saturating_sub(snapshot.index.0);
     text.field("rdb_changes_since_last_save", changes);
-    text.field("rdb_bgsave_in_progress", u8::from(snapshot.taking));
+    text.field("rdb_bgsave_in_progress", taking);
     text.field("rdb_last_save_time", snapshot.saved_at);
-    text.field("rdb_last_bgsave_status", if snapshot.failed { "err" } else { "ok" });
+    text.field("rdb_last_bgsave_status", status);
+    text.field("rdb_last_bgsave_time_sec", seconds(snapshot.last_seconds));
+    text.field("rdb_current_bgsave_time_sec", seconds(snapshot.current_seconds));
+    text.field("rdb_saves", snapshot.saves);
     text.field("aof_enabled", 1);
-    text.field("aof_rewrite_in_progress", 0);
-    text.field("aof_last_bgrewrite_status", "ok");
-    text.field("aof_last_write_status", "ok");
+    // A snapshot, after which the log is compacted, is what rewrites the append-only file here.
+    text.field("aof_rewrite_in_progress", taking);
+    text.field("aof_last_rewrite_time_sec", seconds(snapshot.last_seconds));
+    text.field("aof_current_rewrite_time_sec", seconds(snapshot.current_seconds));
+    text.field("aof_last_bgrewrite_status", status);
+    let writes = if context.disk == DiskState::Healthy { "ok" } else { "err" };
+    text.field("aof_last_write_status", writes);
     text.field("disk_state", disk_name(context.disk));
     text.field("disk_free_bytes", context.disk_free);
     text.field("disk_reserve_bytes", context.disk_reserve);
@@ -155,20 +208,56 @@ fn disk_name(disk: DiskState) -> &'static str {
     }
 }
 
-fn stats(text: &mut Text, context: &Context, _settings: &Settings) {
-    let traffic = context.traffic;
+fn stats(text: &mut Text, Source { context, .. }: &Source<'_>) {
+    let (traffic, rates) = (context.traffic, context.rates.per_second());
+    let keyspace = context.keyspace_statistics;
+    let kib = |rate: f64| format!("{:.2}", rate / 1024.0);
     text.field("total_connections_received", traffic.connections);
     text.field("total_commands_processed", traffic.commands);
+    text.field("instantaneous_ops_per_sec", format_args!("{:.0}", rates.commands));
     text.field("total_net_input_bytes", traffic.bytes_in);
     text.field("total_net_output_bytes", traffic.bytes_out);
+    text.field("instantaneous_input_kbps", kib(rates.bytes_in));
+    text.field("instantaneous_output_kbps", kib(rates.bytes_out));
     text.field("rejected_connections", traffic.connections_refused);
-    text.field("expired_keys", 0);
+    text.field("expired_keys", keyspace.expired);
+    // The only eviction policy is `noeviction`.
     text.field("evicted_keys", 0);
-    text.field("pubsub_channels", 0);
-    text.field("pubsub_patterns", 0);
+    text.field("evicted_clients", traffic.clients_evicted);
+    text.field("keyspace_hits", keyspace.hits);
+    text.field("keyspace_misses", keyspace.misses);
+    text.field("pubsub_channels", context.subscriptions.channels().count());
+    text.field("pubsub_patterns", context.subscriptions.pattern_count());
+    text.field("total_error_replies", context.statistics.error_count());
+    text.field("total_reads_processed", traffic.reads);
+    text.field("total_writes_processed", traffic.writes);
 }
 
-fn replication(text: &mut Text, context: &Context, _settings: &Settings) {
+fn cpu(text: &mut Text, Source { context, .. }: &Source<'_>) {
+    let seconds = |time: std::time::Duration| format!("{:.6}", time.as_secs_f64());
+    text.field("used_cpu_sys", seconds(context.cpu_system));
+    text.field("used_cpu_user", seconds(context.cpu_user));
+}
+
+fn command_statistics(text: &mut Text, Source { context, table, .. }: &Source<'_>) {
+    let fields = table
+        .numbered()
+        .filter_map(|(number, spec)| context.statistics.command(number, spec.full_name));
+    text.all(fields);
+}
+
+fn error_statistics(text: &mut Text, Source { context, .. }: &Source<'_>) {
+    text.all(context.statistics.errors());
+}
+
+fn latency_statistics(text: &mut Text, Source { context, table, .. }: &Source<'_>) {
+    let fields = table
+        .numbered()
+        .filter_map(|(number, spec)| context.statistics.latency(number, spec.full_name));
+    text.all(fields);
+}
+
+fn replication(text: &mut Text, Source { context, .. }: &Source<'_>) {
     if context.leads() {
         text.field("role", "master");
         let followers = || context.nodes.iter().filter(|node| node.id != context.me);
@@ -190,19 +279,20 @@ fn replication(text: &mut Text, context: &Context, _settings: &Settings) {
         text.field("slave_read_only", 0);
         text.field("connected_slaves", 0);
     }
-    text.field("master_failover_state", "no-failover");
     text.field("master_replid", format_args!("{:040x}", context.cluster_fingerprint));
     text.field("master_repl_offset", context.applied_index);
 }
 
-fn cluster(text: &mut Text, _context: &Context, _settings: &Settings) {
+fn cluster(text: &mut Text, _source: &Source<'_>) {
     text.field("cluster_enabled", 1);
 }
 
-fn keyspace(text: &mut Text, context: &Context, _settings: &Settings) {
+fn keyspace(text: &mut Text, Source { context, .. }: &Source<'_>) {
     if context.key_count > 0 {
         let (keys, expires) = (context.key_count, context.expires_count);
-        text.field("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
+        let average = context.average_expiry.unwrap_or(0);
+        let ttl = average.saturating_sub(context.clocks.replicated);
+        text.field("db0", format_args!("keys={keys},expires={expires},avg_ttl={ttl}"));
     }
 }
 
@@ -227,7 +317,7 @@ fn replicated_clock(text: &mut Text, clocks: &ClockStatus) {
     }
 }
 
-fn raft(text: &mut Text, context: &Context, _settings: &Settings) {
+fn raft(text: &mut Text, Source { context, .. }: &Source<'_>) {
     let fingerprint = context.cluster_fingerprint;
     text.field("raft_cluster_fingerprint", format_args!("{fingerprint:032x}"));
     text.field("raft_replica_id", context.me.0);

@@ -18,7 +18,7 @@ use crate::redis::action::Action;
 use crate::redis::call::Call;
 use crate::redis::lookup::redirect_slot;
 use crate::redis::session::connection::Blocked;
-use crate::redis::session::reply_format::{ExecReply, ReplyKind};
+use crate::redis::session::reply_format::{ExecReply, ReplyFormat, ReplyKind};
 use crate::redis::session::transaction::{CommandQueue, QueuedRequest, Transaction, WatchedKeys};
 use crate::redis::spec::{ALL_KEYS, CommandSpec, CommandTable, command, command_with_table};
 use crate::wire::resp::{Request, Writer};
@@ -147,7 +147,8 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         return call.error(&"EXECABORT Transaction discarded because of previous errors.");
     }
     let requests: Vec<_> = queue.requests.iter().map(QueuedRequest::request).collect();
-    let specs: Vec<_> = requests.iter().map(|request| table.resolved(*request)).collect();
+    let (numbers, specs): (Vec<_>, Vec<_>) =
+        requests.iter().map(|request| table.resolved(*request)).unzip();
     let slot = specs
         .iter()
         .zip(&requests)
@@ -163,15 +164,17 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
         commands.map(|(spec, request)| run.command(call, spec, *request, table)).collect();
     let ExecRun { batch, mut actions, .. } = run;
     let is_written = |reply: &ExecReply| matches!(reply, ExecReply::Written(_));
-    if watched.revisions.is_empty() && replies.iter().all(is_written) {
-        call.writer.array(replies.len());
-        for reply in &replies {
-            reply.encode(&Outcome::Done, call.writer.buffer());
-        }
+    let are_all_written = replies.iter().all(is_written);
+    let changes_connection = replies.iter().any(|reply| !matches!(reply, ExecReply::Outcome(_)));
+    let replies: Arc<[_]> = numbers.into_iter().zip(replies).collect();
+    if watched.revisions.is_empty() && are_all_written {
+        let kind = ReplyKind::Exec(replies);
+        let reply_format = ReplyFormat { kind, version: call.writer.version(), muted: false };
+        reply_format.encode(&Outcome::List(Vec::new()), call.writer.buffer());
+        actions.push(Action::CountNestedCalls(reply_format));
         actions.push(Action::Reply);
         return sequence(actions);
     }
-    let changes_connection = replies.iter().any(|reply| !matches!(reply, ExecReply::Outcome(_)));
     let mut revisions = ItemsBuffer::default();
     for (key, revision) in &watched.revisions {
         revisions.push(key);
@@ -184,7 +187,7 @@ fn exec(call: &mut Call<'_>, table: &'static CommandTable) -> Action {
     }
     // HELLO inside the transaction changes only the version of later replies.
     let version = before.as_ref().map_or(call.connection.version, |before| before.version);
-    let mut action = call.submit(operation, ReplyKind::Exec(Arc::from(replies)));
+    let mut action = call.submit(operation, ReplyKind::Exec(replies));
     if let Action::Submit { reply_format, redirect_slot, .. } = &mut action {
         reply_format.version = version;
         *redirect_slot = slot;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+use crate::redis::statistics::CallStatus;
 use crate::types::Instant;
 use crate::wire::resp::Version;
 
@@ -67,6 +68,8 @@ pub struct Connection {
     /// Full name of the last valid command of the client, such as `config|set`, for `CLIENT LIST`.
     pub(in crate::redis) last_command: &'static str,
     pub(in crate::redis) last_command_at: Instant,
+    /// How the latest request counts in the statistics of commands.
+    pub(in crate::redis) call_status: CallStatus,
 }
 
 /// A command that blocks its connection: no later request is executed before the command's outcome
@@ -117,6 +120,7 @@ impl Connection {
             last_position: 0,
             last_command: "NULL",
             last_command_at: now,
+            call_status: CallStatus::NotCounted,
         }
     }
 
@@ -161,6 +165,11 @@ impl Connection {
     /// if there was none.
     pub fn last_command(&self) -> &'static str {
         self.last_command
+    }
+
+    /// Returns how the latest request counts in the statistics of commands.
+    pub fn call_status(&self) -> CallStatus {
+        self.call_status
     }
 
     /// Returns the RESP protocol version in which replies are written.

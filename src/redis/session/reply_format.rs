@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::kv::{Outcome, Refusal};
+use crate::redis::statistics::CommandNumber;
 use crate::wire::resp::{Version, Writer};
 
 use super::client_info::ClientQuery;
@@ -33,8 +34,8 @@ pub(in crate::redis) enum ReplyKind {
     /// replies with the number of subscribers in this way.
     Number(u32),
     /// Write the reply to `EXEC`: an array with the replies to all commands of the transaction, in
-    /// order.
-    Exec(Arc<[ExecReply]>),
+    /// order, each with the number of its command.
+    Exec(Arc<[(CommandNumber, ExecReply)]>),
 }
 
 /// The reply to one command of a transaction, as part of the reply to `EXEC`.
@@ -62,6 +63,18 @@ impl ExecReply {
                 Writer::new(out, Version::Two)
                     .error(b"ERR the list of clients is not available for this transaction");
             }
+        }
+    }
+
+    /// Takes the outcome of the command from those of the transaction; `None` if the reply does not
+    /// depend on an outcome.
+    fn outcome_from<'o>(
+        &self,
+        outcomes: &mut impl Iterator<Item = &'o Outcome>,
+    ) -> Option<&'o Outcome> {
+        match self {
+            ExecReply::Outcome(_) => outcomes.next(),
+            ExecReply::Written(_) | ExecReply::Clients(_) => None,
         }
     }
 
@@ -96,7 +109,9 @@ impl ReplyFormat {
             }
             Outcome::List(_) | Outcome::Set(_) | Outcome::Pairs(_) | Outcome::Map(_) => {
                 let written = match &self.kind {
-                    ReplyKind::Exec(replies) => replies.iter().map(ExecReply::bytes).sum(),
+                    ReplyKind::Exec(replies) => {
+                        replies.iter().map(|(_, reply)| reply.bytes()).sum()
+                    }
                     ReplyKind::Plain | ReplyKind::Number(_) => 0,
                 };
                 ITEM_BYTES + outcome.value_bytes() + written
@@ -110,16 +125,34 @@ impl ReplyFormat {
         write(&mut Writer::new(out, self.version), &self.kind, outcome);
     }
 
+    /// Returns the number of each command that ran inside the request, and the text of its error
+    /// reply, if its reply is an error. Empty if the request is not an `EXEC`, or if its outcome
+    /// says that the transaction was aborted.
+    pub fn nested_calls(&self, outcome: &Outcome) -> Vec<(CommandNumber, Option<Bytes>)> {
+        let (ReplyKind::Exec(replies), Outcome::List(outcomes)) = (&self.kind, outcome) else {
+            return Vec::new();
+        };
+        let mut outcomes = outcomes.iter();
+        let call = |(command, reply): &(CommandNumber, ExecReply)| {
+            let error = match reply {
+                ExecReply::Written(bytes) => bytes.starts_with(b"-").then(|| bytes.slice(1..)),
+                _ => reply.outcome_from(&mut outcomes).and_then(error_text),
+            };
+            (*command, error)
+        };
+        replies.iter().map(call).collect()
+    }
+
     /// Calls `list` for each `CLIENT LIST` inside a transaction, and stores the replies that it
     /// returns. The server must call this function when it submits the transaction.
     pub fn list_clients(&mut self, mut list: impl FnMut(ClientQuery) -> Bytes) {
         let ReplyKind::Exec(replies) = &mut self.kind else { return };
-        if !replies.iter().any(|reply| matches!(reply, ExecReply::Clients(_))) {
+        if !replies.iter().any(|(_, reply)| matches!(reply, ExecReply::Clients(_))) {
             return;
         }
-        let replies = replies.iter().map(|reply| match reply {
-            ExecReply::Clients(query) => ExecReply::Written(list(query.clone())),
-            other => other.clone(),
+        let replies = replies.iter().map(|(command, reply)| match reply {
+            ExecReply::Clients(query) => (*command, ExecReply::Written(list(query.clone()))),
+            other => (*command, other.clone()),
         });
         self.kind = ReplyKind::Exec(replies.collect());
     }
@@ -147,11 +180,8 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
         (Outcome::List(outcomes), ReplyKind::Exec(replies)) => {
             writer.array(replies.len());
             let mut outcomes = outcomes.iter();
-            for reply in &replies[..] {
-                let outcome = match reply {
-                    ExecReply::Outcome(_) => outcomes.next(),
-                    ExecReply::Written(_) | ExecReply::Clients(_) => None,
-                };
+            for (_, reply) in &replies[..] {
+                let outcome = reply.outcome_from(&mut outcomes);
                 reply.encode(outcome.unwrap_or(&Outcome::Malformed), writer.buffer());
             }
         }
@@ -185,18 +215,25 @@ fn write(writer: &mut Writer<'_>, kind: &ReplyKind, outcome: &Outcome) {
                 write(writer, kind, value);
             }
         }
-        (Outcome::Refused(refusal), _) => writer.error(refusal_text(*refusal).as_bytes()),
-        (Outcome::Error(text), _) => writer.error(text),
-        (Outcome::Forgotten, _) => {
-            writer.error(
-                b"UNCERTAIN applied, but the outcome of the command is no longer remembered",
-            );
-        }
-        // Happens only if the command was damaged, because this replica has encoded it.
-        (Outcome::Malformed, _) => {
-            writer.error(b"ERR the command in the log is malformed; it was not applied");
+        (Outcome::Refused(_) | Outcome::Error(_) | Outcome::Forgotten | Outcome::Malformed, _) => {
+            let text = error_text(outcome).expect("these outcomes are errors");
+            writer.error(&text);
         }
     }
+}
+
+/// Returns the text of the error reply for an outcome, which begins with an error code; `None` if
+/// the outcome is not an error.
+pub fn error_text(outcome: &Outcome) -> Option<Bytes> {
+    let text = match outcome {
+        Outcome::Error(text) => return Some(text.clone()),
+        Outcome::Refused(refusal) => refusal_text(*refusal),
+        Outcome::Forgotten => "UNCERTAIN applied, but its outcome is no longer remembered",
+        // Happens only if the command was damaged, because this replica has encoded it.
+        Outcome::Malformed => "ERR the command in the log is malformed; it was not applied",
+        _ => return None,
+    };
+    Some(Bytes::from_static(text.as_bytes()))
 }
 
 /// Returns Redis's error text for the reason why the state machine refused a command.

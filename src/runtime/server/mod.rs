@@ -19,6 +19,7 @@ mod folder;
 mod network;
 mod options;
 mod peers;
+mod process_usage;
 mod read_index;
 mod request_id;
 mod retry;
@@ -344,6 +345,7 @@ fn settings(options: &ServerOptions) -> Settings {
     let host = options.listen.ip().to_string();
     let mut settings = Settings::new(&Limits::default(), &host, options.listen.port(), &folder);
     let clients_max = descriptors::raise_limit(options.clients_max, options.peers.len());
+    settings.set_clients_allowed(descriptors::clients_allowed(options.peers.len()));
     settings.set_memory_max(options.memory_max);
     settings.set_rewrite_growth(options.snapshot_log_percentage, options.snapshot_log_bytes);
     settings.set_client_limits(clients_max, options.clients_bytes_max, options.idle_seconds_max);
@@ -356,6 +358,7 @@ fn set_state(context: &mut Context, store: &StateMachine, applied: Index) {
     context.note_applied(applied);
     context.key_count = store.key_count() as u64;
     context.expires_count = store.expires_count() as u64;
+    context.average_expiry = store.average_expiry();
     context.state_digest = store.digest();
 }
 
@@ -376,6 +379,7 @@ fn context(options: &ServerOptions, fingerprint: u128, now: Instant) -> Context 
     };
     let mut context = Context::alone(me, fingerprint, now);
     context.debug = options.debug;
+    context.system = process_usage::system_info();
     context.sentinel_name.clone_from(&options.sentinel_name);
     context.process_id = std::process::id();
     context.run_id = u128::from(random_seed()) << 64 | u128::from(random_seed());

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::AppliedClock;
-use crate::kv::{Batch, GROUP_MAX, Group, Outcome, StateMachine};
+use crate::kv::{Batch, GROUP_MAX, Group, KeyspaceStatistics, Outcome, StateMachine};
 use crate::raft::{ClientRequest, Committed};
 use crate::record::EntryKind;
 use crate::runtime::boards::ApplierBoard;
@@ -262,8 +262,7 @@ impl Applier {
         assert!(first.is_none() || !self.has_rest(), "a batch before the end of the last one");
         let mut replies = ReplyBatch::default();
         self.board.begin_pass(self.clock.now());
-        let (messages, key_events) = self.board.get();
-        self.store.listen(messages, key_events);
+        self.store.listen(self.board.get());
         let mut groups = Pass::of_large(self.clock, PASS_GROUPS_MAX);
         let mut batches = Pass::of_large(self.clock, QUEUE_LEN);
         if let Some(unfinished) = self.unfinished.take() {
@@ -281,6 +280,7 @@ impl Applier {
         debug_assert_eq!(self.store.applied_index(), self.last.index, "entries were skipped");
         replies.key_count = self.store.key_count();
         replies.expires_count = self.store.expires_count();
+        replies.average_expiry = self.store.average_expiry();
         replies.digest = self.digest;
         if let Some(scheduler) = &self.scheduler {
             scheduler.memory().note_store(self.store.memory());
@@ -420,6 +420,7 @@ impl Applier {
             }
             self.store.apply_group(&batch, &group, outcomes);
         }
+        replies.statistics.add(self.statistics_of(batch.key));
         if outcomes.len() < batch.len() {
             return false;
         }
@@ -455,6 +456,17 @@ impl Applier {
         };
         if answers {
             replies.answers.push(Answer { key, outcomes });
+        }
+    }
+
+    /// Takes the statistics of a batch that was just applied, without the lookups of another
+    /// replica's clients, which that replica counts.
+    fn statistics_of(&mut self, key: RequestKey) -> KeyspaceStatistics {
+        let statistics = self.store.take_statistics();
+        if self.is_own(key) {
+            statistics
+        } else {
+            KeyspaceStatistics { expired: statistics.expired, ..KeyspaceStatistics::default() }
         }
     }
 
@@ -544,6 +556,7 @@ impl Applier {
                 let answered = self.store.read_group(&batch, &group, &mut self.read_outcomes);
                 answered.expect("the network admits only reads as reads");
             }
+            replies.statistics.add(self.store.take_statistics());
             if self.read_outcomes.len() < batch.len() {
                 return;
             }

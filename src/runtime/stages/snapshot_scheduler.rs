@@ -195,6 +195,7 @@ impl SnapshotScheduler {
         let begun = get(&self.positions.begun);
         set(&self.positions.grown, get(&self.positions.end).saturating_sub(begun));
         set(&self.positions.cut, begun);
+        self.board.note_saved();
         self.board.end(false);
     }
 

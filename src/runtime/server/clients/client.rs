@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::kv::Outcome;
 use crate::raft::RequestKind;
-use crate::redis::Connection;
+use crate::redis::{CommandNumber, Connection};
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::input::Input;
 use crate::runtime::server::clients::memory::ReplyBudget;
@@ -360,6 +360,25 @@ impl Client {
                 Some(&request.operation)
             }
             RequestState::Done(_) => None,
+        }
+    }
+
+    /// Returns the commands that ran inside the request in this slot, if it is an `EXEC` with this
+    /// outcome, each with the text of its error reply, if it has failed; else an empty list.
+    pub(crate) fn nested_calls(
+        &self,
+        slot: u64,
+        outcome: &Outcome,
+    ) -> Vec<(CommandNumber, Option<Bytes>)> {
+        if !matches!(outcome, Outcome::List(_)) {
+            return Vec::new();
+        }
+        let found = self.at(slot).and_then(|at| self.slots.get(at));
+        match found.map(|slot| &slot.state) {
+            Some(RequestState::Waiting(request) | RequestState::InFlight(request)) => {
+                request.reply_format.nested_calls(outcome)
+            }
+            Some(RequestState::Done(_)) | None => Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::redis::CommandNumber;
 use crate::types::{ClientId, Instant};
 
 /// A client's request that has no outcome yet: the client and the slot to which the reply belongs,
@@ -18,6 +19,8 @@ pub(crate) struct InFlight {
     pub(crate) slot: u64,
     /// When the request arrived from the client.
     pub(crate) arrived_at: Instant,
+    /// The command of the request, for the statistics.
+    pub(crate) command: CommandNumber,
 }
 
 /// Maximum length of the list of recent requests, `recent`. When the list becomes longer, its
@@ -113,7 +116,8 @@ impl InFlightTable {
 mod tests {
     use super::*;
     fn request(slot: u64) -> InFlight {
-        InFlight { index: 3, client: ClientId(7), slot, arrived_at: Instant(slot * 10) }
+        let (arrived_at, command) = (Instant(slot * 10), CommandNumber::default());
+        InFlight { index: 3, client: ClientId(7), slot, arrived_at, command }
     }
 
     fn slots_since(table: &InFlightTable, before: Instant) -> Vec<(u64, u64)> {

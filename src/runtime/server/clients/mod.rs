@@ -39,6 +39,7 @@ use mio::{Registry, Token};
 
 use crate::redis::{Connection, Context, Settings, SlowLogSettings};
 use crate::runtime::boards::{ApplierBoard, RuntimeCounters};
+use crate::runtime::clock::Clock;
 use crate::runtime::pass::Pass;
 use crate::runtime::server::sockets::slab::Slab;
 use crate::runtime::server::sockets::socket::Socket;
@@ -96,6 +97,8 @@ pub(crate) struct Clients {
     spare: Vec<usize>,
     /// Buffer for the reply to the command that is being executed.
     reply: BytesMut,
+    /// Whether the reply to the command that is being executed is an error.
+    failed: bool,
     /// Whether a client has requested a snapshot (`BGSAVE`) since the network stage last checked.
     pub(crate) snapshot_requested: bool,
     /// Clients to disconnect in the next pass (iteration of the stage's loop), even if they have
@@ -142,6 +145,7 @@ impl Clients {
             to_flush: Vec::new(),
             spare: Vec::new(),
             reply: BytesMut::new(),
+            failed: false,
             snapshot_requested: false,
             to_close: Vec::new(),
             slow_log,
@@ -187,7 +191,7 @@ impl Clients {
         let client = Client::new(id, socket, connection, parser, now, budget);
         let index = self.connected.insert(client);
         self.context.traffic.clients = self.connected.len() as u64;
-        self.context.traffic.connections = self.counters.clients_accepted.get();
+        self.context.traffic.connections += 1;
         self.count_memory(index);
         self.mark_read(index);
     }
@@ -246,7 +250,7 @@ impl Clients {
             let Some(client) = self.connected.get_mut(index) else { continue };
             client.marks.read = false;
             let before = self.memory.used_bytes();
-            let count = self.read(index, registry, space);
+            let count = self.read(index, registry, space, pass.clock());
             let grown = self.memory.used_bytes().saturating_sub(before);
             if self.memory.is_exceeded() {
                 self.close_largest(registry);
@@ -264,7 +268,7 @@ impl Clients {
 
     /// Reads the socket of the client at `index` once and parses all complete requests. Returns the
     /// number of bytes read.
-    fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8]) -> usize {
+    fn read(&mut self, index: usize, registry: &Registry, space: &mut [u8], clock: Clock) -> usize {
         let budget = self.memory.budget(self.connected.len());
         let now = self.context.now;
         let client = self.client(index);
@@ -292,6 +296,7 @@ impl Clients {
                     count = length;
                     client.active_at = self.context.now;
                     self.context.traffic.bytes_in += count as u64;
+                    self.context.traffic.reads += 1;
                 }
                 ReadResult::WouldBlock => {}
                 ReadResult::Closed if client.has_no_slots() && client.input.is_empty() => {
@@ -302,7 +307,7 @@ impl Clients {
                 ReadResult::Closed => client.ended = true,
             }
         }
-        self.parse(index, &space[..count]);
+        self.parse(index, &space[..count], clock);
         let client = self.client(index);
         let again = client.is_readable() && (client.may_parse() || client.is_over_budget());
         let waiting = client.has_waiting();
@@ -363,6 +368,7 @@ impl Clients {
                 "client disconnected: maxmemory-clients is exceeded, and it uses the most memory"
             );
             self.counters.clients_closed.add_one();
+            self.context.traffic.clients_evicted += 1;
             self.close(index, registry);
         }
     }
@@ -374,6 +380,7 @@ impl Clients {
         context.dataset_bytes = store_bytes;
         context.log_bytes = log_bytes;
         context.used_memory = store_bytes + log_bytes + context.clients_bytes;
+        context.used_memory_peak = context.used_memory_peak.max(context.used_memory);
         let limit = self.settings.memory_max();
         context.is_full = limit > 0 && context.used_memory > limit;
     }
@@ -408,6 +415,7 @@ impl Clients {
             self.context.traffic.bytes_out += sent as u64;
             if sent > 0 {
                 (client.active_at, client.written_at) = (now, now);
+                self.context.traffic.writes += 1;
             }
             // These replies are written in the next pass, so that a client with many does not
             // delay the others.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::kv::Event;
+use crate::kv::{Event, RecordedEvents};
 use crate::redis::{KeyspaceNotifications, SubscriberId, SubscriptionChange, write_message};
 use crate::types::{ClientId, Instant};
 use crate::wire::resp::{Version, Writer};
@@ -49,9 +49,11 @@ impl Clients {
     /// Tells the applier which events to collect: Pub/Sub messages if this replica has subscribers,
     /// and keyspace events if keyspace notifications are enabled as well.
     pub(super) fn publish_subscribers(&self) {
-        let subscribed = !self.context.subscriptions.is_empty();
-        let notifies = subscribed && self.settings.notifications().is_enabled();
-        self.board.set(subscribed, notifies);
+        let messages = !self.context.subscriptions.is_empty();
+        let notifications = self.settings.notifications();
+        let keys = messages && notifications.is_enabled();
+        let misses = keys && notifications.includes("keymiss");
+        self.board.set(RecordedEvents { messages, keys, misses });
     }
 
     /// Sends an event of the state machine (a Pub/Sub message or a change of a key) to the

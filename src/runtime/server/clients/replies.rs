@@ -4,7 +4,9 @@
 use bytes::Bytes;
 
 use crate::kv::{Operation, Outcome};
-use crate::redis::{CompletedRequest, SlowLogSettings, operation_may_add_data};
+use crate::redis::{
+    CommandNumber, CompletedRequest, SlowLogSettings, error_text, operation_may_add_data,
+};
 use crate::types::{Instant, RequestKey};
 
 use super::Clients;
@@ -38,8 +40,12 @@ impl Clients {
                 continue;
             };
             client.budget = budget;
+            let error = error_text(&outcome);
+            let nested = client.nested_calls(request.slot, &outcome);
             if client.on_outcome(request.slot, outcome, now) {
                 self.in_flight.remove(sequence);
+                self.note_call(request.command, error);
+                self.note_nested_calls(nested);
             }
             // Called once for consecutive requests of one client.
             if let Some(index) = current.replace(request.index)
@@ -50,6 +56,22 @@ impl Clients {
         }
         if let Some(index) = current {
             self.after_reply(index);
+        }
+        self.context.statistics.count_noted(now.since(batch.sent_at));
+    }
+
+    /// Notes a call for the statistics, with the text of its error reply, if its reply is an error.
+    fn note_call(&mut self, command: CommandNumber, error: Option<Bytes>) {
+        self.context.statistics.note_call(command, error.is_some());
+        if let Some(text) = error {
+            self.context.statistics.count_error(&text);
+        }
+    }
+
+    /// Notes the calls inside an `EXEC` for the statistics.
+    pub(super) fn note_nested_calls(&mut self, calls: Vec<(CommandNumber, Option<Bytes>)>) {
+        for (command, error) in calls {
+            self.note_call(command, error);
         }
     }
 
@@ -121,6 +143,16 @@ impl Clients {
             FailureReason::NoLeader => self.counters.cluster_down.add_one(),
             FailureReason::DiskFull => self.counters.disk_full.add_one(),
             FailureReason::NotApplied | FailureReason::Busy | FailureReason::OutOfMemory => {}
+        }
+        if let Some(request) = self.in_flight.get(sequence) {
+            let statistics = &mut self.context.statistics;
+            statistics.count_error(reason.failure().to_string().as_bytes());
+            if reason == FailureReason::Uncertain {
+                statistics.note_call(request.command, true);
+                statistics.count_noted(self.context.now.since(request.arrived_at));
+            } else {
+                statistics.count_rejected(request.command);
+            }
         }
         self.finish(sequence, |client, slot| client.fail(slot, reason));
     }

@@ -3,14 +3,19 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::kv::Outcome;
 use crate::raft::{ClientRequest, RequestKind};
-use crate::redis::{Action, BufferBytes, ClientList, ClientQuery, Context, Statistics, Traffic};
+use crate::redis::{
+    Action, BufferBytes, CallStatus, ClientList, ClientQuery, CommandNumber, Context, Statistics,
+};
 use crate::wire::resp::{Limits, Writer};
 
 use super::Clients;
+use crate::runtime::clock::Clock;
 use crate::runtime::server::clients::client::Client;
 use crate::runtime::server::clients::in_flight::InFlight;
 use crate::runtime::server::clients::request::Request;
+use crate::runtime::server::sockets::descriptors;
 use crate::runtime::server::sockets::slab::Slab;
 
 /// Maximum capacity in bytes of the shared reply buffer that is kept for reuse. A larger buffer is
@@ -35,7 +40,9 @@ impl Clients {
     /// reply budget (limit on unsent replies) allows. The bytes in `received` follow the unparsed
     /// input that earlier calls have kept. Input that this call does not parse is kept for later
     /// calls.
-    pub(super) fn parse(&mut self, index: usize, received: &[u8]) {
+    pub(super) fn parse(&mut self, index: usize, received: &[u8], clock: Clock) {
+        let (began_at, commands_before) = (clock.now(), self.context.traffic.commands);
+        let mut answered_here = false;
         let mut used = 0;
         let client = self.connected.get_mut(index).expect("the client exists");
         // Usually no input is kept, and the received bytes are parsed without a copy.
@@ -74,7 +81,25 @@ impl Clients {
             self.context.traffic.commands += 1;
             let action =
                 connection.execute(request, &self.context, &mut self.settings, &mut self.reply);
+            let status = connection.call_status();
+            let submits = action.submits();
+            self.failed = false;
             self.perform(index, action);
+            match status {
+                CallStatus::Called(command) if !submits => {
+                    self.context.statistics.note_call(command, self.failed);
+                    answered_here = true;
+                }
+                CallStatus::Rejected(command) => self.context.statistics.count_rejected(command),
+                CallStatus::Called(_) | CallStatus::NotCounted => {}
+            }
+        }
+        if answered_here {
+            // Reading the clock for each would cost as much as many commands take.
+            let commands = self.context.traffic.commands.saturating_sub(commands_before).max(1);
+            let elapsed = clock.now().since(began_at);
+            let share = elapsed / u32::try_from(commands).unwrap_or(u32::MAX);
+            self.context.statistics.count_noted(share);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if directly {
@@ -109,7 +134,11 @@ impl Clients {
                 let slot = client.next_slot();
                 client.blocked_on = blocks.then_some(slot);
                 let arrived_at = self.context.now;
-                let request = InFlight { index, client: client.id, slot, arrived_at };
+                let command = match client.connection.call_status() {
+                    CallStatus::Called(command) => command,
+                    CallStatus::Rejected(_) | CallStatus::NotCounted => CommandNumber::default(),
+                };
+                let request = InFlight { index, client: client.id, slot, arrived_at, command };
                 let sequence = self.in_flight.add(request);
                 client.push_request(Request {
                     kind,
@@ -140,8 +169,7 @@ impl Clients {
             Action::ResetStatistics(statistics) => {
                 self.context.slow_log.reset(statistics);
                 if statistics == Statistics::Traffic {
-                    let clients = self.context.traffic.clients;
-                    self.context.traffic = Traffic { clients, ..Traffic::default() };
+                    self.context.reset_statistics();
                 }
                 self.send_reply(index);
             }
@@ -158,6 +186,9 @@ impl Clients {
                 self.send_reply(index);
             }
             Action::ApplySettings => self.apply_settings(),
+            Action::CountNestedCalls(reply_format) => {
+                self.note_nested_calls(reply_format.nested_calls(&Outcome::List(Vec::new())));
+            }
             Action::Sequence(actions) => {
                 for action in actions {
                     self.perform(index, action);
@@ -170,10 +201,14 @@ impl Clients {
         }
     }
 
-    /// Applies the settings of the slow log and of keyspace notifications, which `CONFIG SET` may
-    /// have changed.
+    /// Applies the settings of the slow log, of the statistics, of keyspace notifications and of
+    /// the number of clients, which `CONFIG SET` may have changed.
     fn apply_settings(&mut self) {
         self.slow_log = self.settings.slow_log();
+        self.context.slow_log.shorten(self.slow_log.entries_max);
+        self.context.statistics.track_latency(self.settings.tracks_latency());
+        let peer_count = self.context.nodes.len().saturating_sub(1);
+        descriptors::raise_limit(self.settings.clients_max(), peer_count);
         self.publish_subscribers();
     }
 
@@ -182,6 +217,10 @@ impl Clients {
     fn send_reply(&mut self, index: usize) {
         if self.reply.is_empty() {
             return;
+        }
+        if self.reply[0] == b'-' {
+            self.failed = true;
+            self.context.statistics.count_error(&self.reply[1..]);
         }
         let client = self.connected.get_mut(index).expect("the client exists");
         if client.connection.is_muted() {

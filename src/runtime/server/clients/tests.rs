@@ -1,6 +1,9 @@
 //! Tests of clients that connect over real sockets. The test advances the clock and plays the part
 //! of the core.
 
+mod settings;
+mod statistics;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;

@@ -171,6 +171,10 @@ impl Clients {
             (slot, sequence, Bytes::copy_from_slice(&text))
         });
         for (slot, sequence, reply) in replies.collect::<Vec<_>>() {
+            if let Some(request) = self.in_flight.get(sequence) {
+                self.context.statistics.count_error(&reply[1..]);
+                self.context.statistics.count_rejected(request.command);
+            }
             self.finish(sequence, |client, found| {
                 assert_eq!(found, slot, "slot of request {sequence}");
                 client.finish(slot, Reply::Encoded(reply))

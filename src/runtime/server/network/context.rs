@@ -10,6 +10,7 @@ use crate::redis::{
 };
 use crate::runtime::boards::{SnapshotGrowth, SnapshotStatus};
 use crate::runtime::channels::Leadership;
+use crate::runtime::server::process_usage::ProcessUsage;
 use crate::types::{Index, Instant, NodeId};
 
 use super::ServerNetwork;
@@ -51,7 +52,10 @@ impl ServerNetwork {
         context.disk_free = parts.disk_space.read().free;
         context.disk_reserve = parts.disk_space.reserve;
         context.disk_refused = parts.counters.disk_full.get();
-        context.resident_bytes = resident_bytes();
+        let usage = ProcessUsage::read();
+        context.resident_bytes = usage.resident_bytes;
+        (context.cpu_user, context.cpu_system) = (usage.cpu_user, usage.cpu_system);
+        context.rates.sample(now, &context.traffic);
         context.clocks.agreed = parts.clocks.agreed(now);
         context.clocks.peers = parts.clocks.peers();
         if let Some(status) = status {
@@ -141,15 +145,18 @@ impl ServerNetwork {
 
 impl From<SnapshotStatus> for SnapshotInfo {
     fn from(status: SnapshotStatus) -> SnapshotInfo {
-        let SnapshotStatus { index, bytes, saved_at, taking, failed } = status;
-        SnapshotInfo { index: Index(index), bytes, saved_at, taking, failed }
+        let SnapshotStatus { index, bytes, saved_at, taking, failed, .. } = status;
+        let SnapshotStatus { saves, last_seconds, current_seconds, .. } = status;
+        let index = Index(index);
+        SnapshotInfo {
+            index,
+            bytes,
+            saved_at,
+            taking,
+            failed,
+            saves,
+            last_seconds,
+            current_seconds,
+        }
     }
-}
-
-/// Returns the resident memory usage of this process, in bytes; 0 if the system does not report it.
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
 }

@@ -375,8 +375,10 @@ impl ServerNetwork {
             context.note_applied(index);
             context.key_count = batch.key_count as u64;
             context.expires_count = batch.expires_count as u64;
+            context.average_expiry = batch.average_expiry;
             context.state_digest = batch.digest;
         }
+        context.keyspace_statistics.add(batch.statistics);
         for answer in batch.answers {
             self.parts.clients.on_outcomes(answer.key, answer.outcomes);
         }

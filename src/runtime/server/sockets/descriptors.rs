@@ -39,6 +39,13 @@ pub(crate) fn raise_limit(clients: u64, peer_count: usize) -> u64 {
     clients_max.min(clients)
 }
 
+/// Returns the largest number of client connections to which [`raise_limit`] can raise the limit.
+pub(crate) fn clients_allowed(peer_count: usize) -> u64 {
+    let reserved = RESERVED + RESERVED_PER_PEER * peer_count as u64;
+    let limit = getrlimit(Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX).saturating_sub(reserved).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +55,7 @@ mod tests {
         let few = raise_limit(20, 2);
         assert!((1..=20).contains(&few));
         let limit = getrlimit(Resource::Nofile).current;
+        assert!(few <= clients_allowed(2), "more than the hard limit");
         if let Some(limit) = limit {
             assert!(raise_limit(u64::MAX, 2) < limit.max(2));
         }

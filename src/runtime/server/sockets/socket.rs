@@ -59,10 +59,21 @@ impl Socket {
     /// closed.
     pub(crate) fn set_keep_alive(&self, after: Option<Duration>) {
         if let Some(after) = after {
-            let parameters = TcpKeepalive::new().with_time(after).with_interval(after / 3);
+            let interval = (after / 3).max(Duration::from_secs(1));
+            let parameters = TcpKeepalive::new().with_time(after).with_interval(interval);
             // On an error there are no probes.
             let _ = SockRef::from(&self.stream).set_tcp_keepalive(&parameters);
         }
+    }
+
+    /// Returns the time without traffic after which keep-alive probes are sent; `None` if they are
+    /// disabled.
+    #[cfg(test)]
+    pub(crate) fn keep_alive(&self) -> Option<Duration> {
+        let socket = SockRef::from(&self.stream);
+        let interval = socket.tcp_keepalive_interval().unwrap();
+        let is_enabled = socket.keepalive().unwrap() && !interval.is_zero();
+        is_enabled.then(|| socket.tcp_keepalive_time().unwrap())
     }
 
     /// Sets `TCP_USER_TIMEOUT`: the connection is closed when sent data is not acknowledged within

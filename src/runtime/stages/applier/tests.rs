@@ -84,6 +84,32 @@ fn reads_of_an_expired_key_wait_for_a_clock_entry() {
     assert_eq!(answers(4), [(key(102), none.clone()), (key(104), none)]);
 }
 
+/// Each replica counts the lookups of its own clients, and all of them count expired keys.
+#[test]
+fn lookups_are_counted_for_own_clients_only() {
+    let Ends { network, applier: ends, .. } = channels(&unused_wake(), false);
+    let policy = ReplyPolicy::Origin([2; ORIGIN_BYTES]);
+    let mut applier = Applier::new(policy, stopped(), ends);
+    let call = |number: u8, command: &str, args: &[&[u8]]| {
+        let operation = Operation::call(crate::kv::CommandId::of(command), args);
+        let payload = Batch::one(key(number), &operation);
+        let id = EntryId::new(1, number.into());
+        let entry = RecordBuffer::default().encode(id, EntryKind::Command, &payload);
+        Committed { entry, as_leader: false }
+    };
+    let entries = vec![
+        clock_entry(1, 1_000),
+        call(2, "getset", &[b"k", b"v"]),
+        call(3, "getset", &[b"k", b"w"]),
+        call(4, "set", &[b"temporary", b"v", b"PXAT", b"1500"]),
+        clock_entry(5, 2_000),
+    ];
+    applier.run_once(Some(batch(entries, vec![get(2, b"k"), get(2, b"k"), get(9, b"k")], 0)));
+    let replies = network.replies.try_recv().expect("one batch of replies");
+    let wanted = KeyspaceStatistics { hits: 2, misses: 1, expired: 1 };
+    assert_eq!((replies.statistics, replies.average_expiry), (wanted, None));
+}
+
 #[test]
 fn leader_replies_and_reads_see_entries_applied_before() {
     let Ends { network, core, applier: ends, .. } = channels(&unused_wake(), false);
