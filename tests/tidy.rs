@@ -349,7 +349,7 @@ mod samples {
     }
 
     #[test]
-    fn golden_trace_that_is_not_run_is_found() {
+    fn golden_trace_without_a_test_is_reported() {
         let files = ["tests/golden/a.txt".to_owned(), "tests/golden/deep/b.txt".to_owned()];
         assert_eq!(check_golden(&files, "").len(), 2);
         assert_eq!(

@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn get_without_known_key_is_sent_as_a_put_and_counted() {
+    fn planned_get_becomes_a_put_if_no_key_exists_yet() {
         let (mut clients, living) = setup();
         let first = clients.start(at(0), 0, true, &living).unwrap();
         assert!(matches!(first.operation, Operation::Put { .. }));

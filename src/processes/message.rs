@@ -29,8 +29,8 @@ pub(super) enum Message<'a> {
 /// The reason why a message that a replica has sent is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The message is not valid UTF-8, for which the simulator stops the replica. The text quotes
-    /// the message.
+    /// The message is not valid UTF-8, so the simulator stops the replica. Contains the message
+    /// with its invalid bytes replaced, for the report.
     NotText(String),
     /// The message violates the university course's message format or has an unknown destination.
     /// It is counted as incorrect in the run's report.

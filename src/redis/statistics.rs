@@ -28,8 +28,8 @@ pub struct CommandNumber(pub(super) u16);
 /// How the latest request of a connection counts in the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CallStatus {
-    /// It counts for no command, because its command is unknown, or because it was queued for a
-    /// transaction.
+    /// The request is not included in the statistics of any command, because its command is
+    /// unknown, or because it was queued for a transaction.
     #[default]
     NotCounted,
     /// It was rejected before its command ran, for example because it has too few arguments.

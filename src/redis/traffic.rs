@@ -83,8 +83,8 @@ impl Rates {
         self.0.clear();
     }
 
-    /// Returns the average rates between the oldest and the latest reading; 0 if there are fewer
-    /// than two.
+    /// Returns the average rates of commands and network bytes between the oldest and the latest
+    /// reading; 0 if there are fewer than two.
     pub(super) fn per_second(&self) -> PerSecond {
         let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else {
             return PerSecond::default();

@@ -246,9 +246,9 @@ impl DiskSpaceBoard {
         FreeSpace { free: free.load(Ordering::Relaxed), held: held.load(Ordering::Relaxed) }
     }
 
-    /// Returns whether free disk space suffices for a snapshot to write `bytes` more bytes. An
-    /// eighth of the disk reserve must stay free in addition to the reserve file, the part of the
-    /// reserve that is already allocated.
+    /// Returns whether there is enough free disk space for a snapshot to write `bytes` more bytes:
+    /// afterwards, an eighth of `--disk-reserve` must still be free. The file `reserve`, which
+    /// holds a part of the reserve, does not count as free.
     pub(super) fn fits_snapshot(&self, bytes: u64) -> bool {
         self.read().free >= bytes.saturating_add(self.reserve / 8)
     }

@@ -116,7 +116,8 @@ pub enum CourseError {
     /// A reply cannot be sent, because the client's address or the request's id does not have the
     /// form that the university course's simulator uses.
     #[error(
-        "cannot reply to request {0:?}: its ids are not those of a client of the course's simulator"
+        "cannot reply to request {0:?}: its client id and request id are not from the university \
+         course's simulator"
     )]
     Unaddressable(RequestKey),
 }

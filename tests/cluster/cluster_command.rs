@@ -269,7 +269,7 @@ fn broken_replica_is_replaced_while_others_serve_with_fused_threads() {
 }
 
 #[test]
-fn bowline_cluster_without_a_majority_exits_with_reasons() {
+fn cluster_command_reports_why_no_majority_started() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, port) = (folder.path(), free_row());
     let (mut running, _) = Running::start(dir, port, &[]);

@@ -98,7 +98,7 @@ fn once_prefix_is_refused_inside_transactions() {
 }
 
 #[test]
-fn command_getkeys_finds_the_key_after_the_once_prefix() {
+fn command_getkeys_finds_the_key_of_a_once_command() {
     let mut server = LocalServer::new(Limits::default());
     assert_eq!(ask(&mut server, "COMMAND GETKEYS ONCE 1 1 INCR n"), "*1\r\n$1\r\nn\r\n");
 }

@@ -45,7 +45,8 @@ pub(crate) struct Link {
     pub(crate) rto_min_ms: Option<u32>,
 }
 
-/// Properties of the network paths between servers that are the same in all cases.
+/// Loss pattern and delay of the network between the servers, the same for all benchmark cases of a
+/// run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NetworkPath {
     /// Mean number of packets that are lost in a row; 1 if packets are lost independently.

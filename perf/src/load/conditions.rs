@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fail_if_conditions_are_parsed() {
+    fn conditions_of_the_fail_if_option_are_parsed() {
         let parts = |text: &str| {
             let condition = Condition::parse(text).unwrap();
             (condition.metric, condition.comparison, condition.limit)

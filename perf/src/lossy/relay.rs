@@ -84,7 +84,9 @@ impl Relay {
         match self.thread.take_if(|thread| thread.is_finished()).map(JoinHandle::join) {
             Some(Ok(Err(error))) => Err(error).context("the relay between the hosts failed"),
             Some(Err(_)) => bail!("the relay between the hosts failed"),
-            None if self.thread.is_none() => bail!("the relay between the hosts has failed before"),
+            None if self.thread.is_none() => {
+                bail!("the relay that delays packets between the hosts has already failed")
+            }
             None => Ok(()),
         }
     }
@@ -133,7 +135,16 @@ fn raise_priority() -> anyhow::Result<()> {
     let chrt = find_program("chrt").context("chrt is not installed")?;
     let mut command = Command::new(chrt);
     command.args(["--fifo", "--pid", PRIORITY]).arg(thread).stdin(Stdio::null());
-    ensure!(command.output().context("cannot start chrt")?.status.success(), "chrt failed");
+    ensure!(
+        command
+            .output()
+            .context(
+                "cannot start `chrt`, which gives the relay real-time priority; install util-linux"
+            )?
+            .status
+            .success(),
+        "chrt failed"
+    );
     Ok(())
 }
 

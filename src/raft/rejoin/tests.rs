@@ -177,7 +177,7 @@ fn replica_rejoins_when_its_log_is_durable_to_rejoin_target() {
 }
 
 #[test]
-fn rejoin_target_of_an_earlier_term_is_discarded() {
+fn catch_up_goal_of_a_rejoin_is_dropped_in_a_new_term() {
     let mut subject = Subject::wiped(3);
     subject.wait();
     subject.receive(2, reply(3, true, (3, 1)));

@@ -137,7 +137,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn disk_space_is_low_from_reserve_until_125_percent_of_it() {
+    fn low_disk_space_ends_at_125_percent_of_the_reserve() {
         let mut monitor = DiskSpaceMonitor::new(Arc::new(DiskSpaceBoard::new(100 * MIB)));
         let now = Instant::now();
         let mut judge = |free: u64, held: u64, after: u64| {

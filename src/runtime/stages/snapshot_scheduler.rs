@@ -50,7 +50,8 @@ const SLACK_BYTES_MIN: u64 = 1 << 20;
 /// allows by twice the slack (the excess in bytes for which it does not wait). For other excesses,
 /// the time is proportional to the part above one slack.
 const DELAY: Duration = Duration::from_millis(60);
-/// Maximum time that the log writer waits for a running snapshot between two writes.
+/// Maximum time that the log writer pauses between two writes to the log, so that a running
+/// snapshot gets its share of the disk.
 const DELAY_MAX: Duration = Duration::from_millis(200);
 /// Maximum number of bytes that the log writer writes before it checks again whether it must wait
 /// for a running snapshot. It is large enough for an efficient sync.

@@ -53,7 +53,8 @@ pub enum Statement {
     Heal,
     /// From now on, intercepts messages that match the filter, at most the given number of them.
     Intercept(Interception, MessageFilter, usize),
-    /// Ends all interceptions of messages.
+    /// Statement that ends the effect of all earlier `Intercept` statements: messages are delivered
+    /// again.
     Pass,
     /// Delivers withheld or copied messages that match the filter, at most the given number of
     /// them.

@@ -64,7 +64,8 @@ struct Runner {
     /// Active message interceptions, each with its filter and the number of messages that it may
     /// still intercept.
     interceptions: Vec<(Interception, MessageFilter, usize)>,
-    /// Withheld messages and copies, which `release` statements can deliver.
+    /// Messages that an interception has withheld, and copies that it has made of delivered
+    /// messages; `release` statements can deliver both.
     kept: Vec<Envelope>,
     last_request: Option<ClientRequest>,
     requests: u32,

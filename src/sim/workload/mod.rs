@@ -56,7 +56,7 @@ pub struct Load {
     /// Whether clients also write and read keys that expire.
     pub expiring: bool,
     /// Whether clients also send batches of several reads or several writes. Always false with the
-    /// course's protocol, which has no batches.
+    /// protocol of the university course's simulator, which has no batches.
     pub batches: bool,
 }
 

@@ -71,7 +71,8 @@ pub(crate) struct Batches {
     now: Instant,
     /// Maximum number of operations in each of the batches being built.
     operations_max: usize,
-    /// The batches that were completed since [`Batches::begin`], oldest first.
+    /// The batches that are full or were ended since [`Batches::begin`], ready to be sent, oldest
+    /// first.
     complete: Vec<ClientRequest>,
 }
 

@@ -157,7 +157,8 @@ impl IncomingPeers {
         self.close_ended(now, registry);
     }
 
-    /// Closes the sockets of the connections that have ended. Counts and logs refusals.
+    /// Closes the sockets of the peer connections that have ended. Counts and logs those that this
+    /// replica has refused, for example because of an invalid hello (first frame).
     fn close_ended(&mut self, now: Instant, registry: &Registry) {
         for Ended { mut carrier, error } in self.connections.take_ended() {
             if let Some(error) = error {

@@ -40,7 +40,8 @@ impl Listener {
         self.acceptable = true;
     }
 
-    /// Returns whether [`Listener::accept`] may return a connection.
+    /// Returns whether a connection may be waiting to be accepted at `now`. False during the pause
+    /// after an error.
     pub(crate) fn is_acceptable(&self, now: Instant) -> bool {
         self.acceptable && now >= self.paused_until
     }

@@ -167,9 +167,9 @@ impl Folder {
         Some(Damage { what, in_log, in_latest: in_latest(&places) })
     }
 
-    /// Returns whether the damage to the file `name` must prevent the replica from starting: the
-    /// file belongs to the log, or it is the file `meta`, which identifies the replica, and both
-    /// copies of its record are damaged.
+    /// Returns whether the damage to the file `name` must prevent the replica from starting. That
+    /// is so for every file of the log. It is so for the file `meta`, which holds the replica's
+    /// identity twice, if both copies are damaged.
     fn is_damage_to_log(&self, name: &str) -> bool {
         if name == "peers" || is_snapshot(name) || self.is_undamaged(name) {
             return false;

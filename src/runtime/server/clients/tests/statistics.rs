@@ -92,7 +92,7 @@ fn commands_inside_exec_are_counted_one_by_one() {
 }
 
 #[test]
-fn requests_without_an_outcome_are_counted_by_their_error() {
+fn failed_requests_are_counted_by_error_code() {
     let mut fixture = Fixture::new();
     let mut client = fixture.connect();
     client.write_all(b"SET k v\r\nGET k\r\n").unwrap();
