@@ -78,8 +78,8 @@ pub enum HistoryError {
     /// starts that the peer claims, its last random number is zero, or the claimed number of starts
     /// is implausibly large.
     #[error(
-        "its list of its own process starts is incomplete: it has {listed} entries for \
-         {incarnation} starts"
+        "its list of its own process starts is incomplete: it lists {listed} of {incarnation} \
+         starts"
     )]
     Incomplete {
         /// Number of starts in the list that the peer sent.
