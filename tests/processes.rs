@@ -344,7 +344,7 @@ fn interrupt_stops_all_replicas() {
         }
         kill_process(Pid::from_child(&simulator), signal).unwrap();
         let run = Run::of(simulator.wait_with_output().unwrap());
-        run.assert_failed(130, &["interrupted; all replicas were stopped"]);
+        run.assert_failed(130, &["interrupted by a signal", "all replicas were stopped"]);
         stage.assert_no_process_left(5);
     }
 }

@@ -214,7 +214,7 @@ fn perf_compare_rejects_invalid_arguments() {
     let program = bowline();
     let rto = ["compare", "--only", "bowline-rto5", "--bowline", program.to_str().unwrap()];
     assert_rejected(&folder, &rto, &["skipped: bowline-rto5", "use perf lossy"]);
-    assert_rejected(&folder, &["lossy", "--losses", "95"], &["--losses has 95"]);
+    assert_rejected(&folder, &["lossy", "--losses", "95"], &["--losses 95"]);
     assert_rejected(&folder, &["lossy", "--losses", "5,5"], &["twice"]);
     assert_rejected(&folder, &["lossy", "--only", "redis"], &["single process"]);
     let bursts = ["lossy", "--burst", "4", "--losses"];

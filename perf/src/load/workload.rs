@@ -158,7 +158,7 @@ mod tests {
             ("read=x", "`x`"),
             ("read=-1,update=2", "`-1`"),
             ("read=inf", "`inf`"),
-            ("read=0", "all shares are 0"),
+            ("read=0", "all shares of operations are 0"),
         ] {
             let error = Mix::parse(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

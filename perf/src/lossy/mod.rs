@@ -91,8 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let (name, fixed) = (system.name(), system.fixed_processes());
         ensure!(
             fixed != Some(1),
-            "--only {name}: this system is a single process, which sends no packets to lose; leave it \
-             out"
+            "--only {name}: this system is a single process, which sends no packets to lose; leave \
+             it out"
         );
         if let (Some(replicas), Some(fixed)) = (arguments.replicas, fixed) {
             bail!(
