@@ -273,8 +273,9 @@ fn all_course_scenarios_pass_in_virtual_time() {
 }
 
 /// The choice between few messages and low latency (`Config::course`): Bonus for messages in all
-/// scenarios but the four with both loss and killed leaders, and there Full credit for the median
-/// latency.
+/// scenarios but advanced-1 to advanced-4, and in all scenarios Full credit for the median latency.
+/// At most one duplicate in crash-3 and crash-4: the request that the killed leader could not
+/// answer any more, which its successor answers again.
 #[test]
 fn course_scenarios_keep_their_tiers() {
     for name in names() {

@@ -66,7 +66,7 @@ fn perf_load_rejects_invalid_arguments_before_the_run() {
         ("--rate 1e9", "--rate"),
         ("--rate fast", "fast"),
         ("--rate 10 --closed", "--closed"),
-        ("--rate 0.5 --seconds 1", "no operation"),
+        ("--rate 0.5 --seconds 1", "less than one operation"),
         ("--closed --seconds 0", "--seconds 0"),
         ("--closed --connections 0", "--connections 0"),
         ("--closed --connections 1 --threads 2", "--threads 2"),
@@ -372,7 +372,7 @@ fn perf_check_detects_non_linearizable_histories() {
     std::fs::write(folder.join("other"), "x\n").unwrap();
     let output = perf(&folder, "check other");
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("not a history"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("was not written by `perf load --history`"), "{}", stderr(&output));
     assert_eq!(perf(&folder, "check none").status.code(), Some(2));
 }
 

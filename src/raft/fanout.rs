@@ -84,7 +84,11 @@ impl Leader {
     pub(super) fn replicate(&mut self, shared: &mut Shared, out: &mut Effects) {
         self.measure_loss(shared);
         let is_first_attempt = shared.log.last().index > self.attempted_index;
-        let restarts_backoff = is_first_attempt && self.sends_to_all(shared);
+        // Not while a quorum is silent: then new entries are not sent, so each call would restart
+        // it.
+        let restarts_backoff = is_first_attempt
+            && shared.now < self.quorum_silent_at(shared)
+            && self.sends_to_all(shared);
         for progress in &mut self.progress {
             if restarts_backoff {
                 progress.restart_backoff();
@@ -134,11 +138,11 @@ impl Leader {
         let Some(delay) = shared.config.commit_notice_after else { return };
         let commit_index = shared.shown_commit_index();
         let is_thrifty = shared.config.fan_out == FanOut::Thrifty;
-        if is_thrifty && commit_index != self.notice_index {
+        if is_thrifty && commit_index != self.last_shown_commit_index {
             // Only a pause is worth a message: the next entries carry the commit index for free.
             self.commit_unsent_since = None;
         }
-        self.notice_index = commit_index;
+        self.last_shown_commit_index = commit_index;
         let is_due = |leader: &Leader, position: usize, shared: &Shared| {
             let progress = &leader.progress[position];
             progress.sent_commit_index < commit_index
@@ -205,7 +209,8 @@ impl Leader {
     }
 
     /// Returns whether a peer seems to be down: it has left several messages unanswered, and has
-    /// not replied for [`ABSENT_HEARTBEATS`]. Lost messages alone hardly ever have that effect.
+    /// not replied for [`ABSENT_HEARTBEATS`] heartbeat intervals. Lost messages alone hardly ever
+    /// have that effect.
     fn lacks_a_peer(&self, shared: &Shared) -> bool {
         let absence = shared.config.heartbeat_interval * ABSENT_HEARTBEATS;
         self.progress.iter().any(|peer| {
@@ -543,8 +548,8 @@ impl Leader {
             shared.loss_permille = permille;
         }
         let answering = self.progress.iter().filter(|peer| !peer.is_silent(shared.loss_permille));
-        let has_spare = answering.count() + 1 != quorum(shared.replicas(), &shared.config);
-        let limit = if has_spare { LOSSY_PERMILLE } else { NO_SPARE_LOSS_PERMILLE };
+        let is_exact_quorum = answering.count() + 1 == quorum(shared.replicas(), &shared.config);
+        let limit = if is_exact_quorum { NO_SPARE_LOSS_PERMILLE } else { LOSSY_PERMILLE };
         for progress in &mut self.progress {
             progress.retransmits_soon = shared.loss_permille >= limit;
         }

@@ -181,6 +181,7 @@ impl Follower {
         );
         shared.commit_to(commit_index, false);
         assert!(shared.leader == Some(from), "{:?} leads, not {from}", shared.leader);
+        // A notice of the commit index asks for no reply.
         if append.round > Round(0) {
             self.acknowledge(shared, from, append, out);
         }

@@ -66,8 +66,9 @@ pub(super) struct Leader {
     /// Time since which some peer that is answering has not been sent the current commit index;
     /// `None` if all of them have been sent it.
     pub(super) commit_unsent_since: Option<Instant>,
-    /// The commit index at the end of the last batch of inputs; 0 before the first.
-    pub(super) notice_index: Index,
+    /// The commit index that the last batch of inputs could show to peers, for the notices of the
+    /// commit index; 0 before the first batch.
+    pub(super) last_shown_commit_index: Index,
     /// Snapshots that a peer received in full and then discarded, probably as damaged. They are
     /// reported as suspect to the driver (server or simulator) at the end of this batch of inputs.
     pub(super) suspect_snapshots: Vec<SnapshotId>,
@@ -104,7 +105,7 @@ impl Leader {
             attempted_round: Round(0),
             urgent: Vec::new(),
             commit_unsent_since: None,
-            notice_index: Index::ZERO,
+            last_shown_commit_index: Index::ZERO,
             suspect_snapshots: Vec::new(),
             send_order: Vec::new(),
         }

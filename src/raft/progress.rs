@@ -106,7 +106,8 @@ pub(super) struct Progress {
     paused_until: Option<Instant>,
     /// Number of messages sent to the peer since its last reply.
     unanswered: u32,
-    /// Number of retransmission timeouts since the peer's last reply.
+    /// Number of retransmission timeouts since the peer's last reply, or since
+    /// [`Progress::restart_backoff`].
     timeouts: u32,
     /// Upper bound on the bytes of entries that were sent to the peer since the last timeout and
     /// that the peer has not acknowledged.

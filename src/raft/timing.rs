@@ -118,5 +118,6 @@ mod tests {
         let attempts = |loss, isolated, lost| vote_attempts(&config, loss, isolated, lost);
         assert_eq!([attempts(0, 1, 0), attempts(0, 0, 0), attempts(0, 0, 1)], [1, 2, 4]);
         assert_eq!([attempts(119, 0, 0), attempts(120, 2, 0), attempts(400, 2, 0)], [2, 4, 8]);
+        assert_eq!([attempts(0, 1, 1), attempts(399, 0, 0)], [1, 4]);
     }
 }

@@ -236,6 +236,11 @@ fn sweep(name: &str, axis: &str, value: f64, keys: u64) -> Case {
     }
 }
 
+/// Returns a share, from 0 to 1, as a percentage. Rounded, because 0.07 times 100 is not exactly 7.
+fn percent_of(share: f64) -> f64 {
+    (share * 1e6).round() / 1e4
+}
+
 /// Returns a case of puts over `connections` connections, in which the fraction `loss` of the
 /// packets between replicas is lost, from 0 to 1. `replicas` is the number of replicas if it is not
 /// the usual one.
@@ -246,7 +251,7 @@ pub(crate) fn lossy(
     connections: usize,
     keys: u64,
 ) -> Case {
-    let percent = loss * 100.0;
+    let percent = percent_of(loss);
     let (mut case, mut sweep) = (String::new(), String::new());
     let mut add = |in_case: String, in_sweep: String| {
         case += &in_case;
@@ -340,7 +345,7 @@ impl Case {
             add(format_args!(", {} keys", self.keys));
         }
         if let Some(loss) = self.loss {
-            add(format_args!(", {} % of packets lost", loss * 100.0));
+            add(format_args!(", {} % of packets lost", percent_of(loss)));
             if loss > 0.0 && self.path.burst > 1 {
                 add(format_args!(" in bursts of {} on average", self.path.burst));
             }
@@ -426,6 +431,9 @@ mod tests {
     fn lossy_cases_name_their_conditions() {
         let random = lossy(0.05, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
         assert_eq!(random.name, "loss-5");
+        let seven = lossy(0.07, NetworkPath { burst: 1, rtt_ms: None }, None, 64, 100);
+        assert_eq!(seven.name, "loss-7");
+        assert!(seven.about().contains(" 7 % of packets"), "{}", seven.about());
         let path = NetworkPath { burst: 4, rtt_ms: Some(20) };
         let bursts = lossy(0.2, path, Some(5), 64, 100);
         assert_eq!(bursts.name, "loss-20-burst-4-rtt-20-replicas-5");

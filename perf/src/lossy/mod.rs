@@ -27,8 +27,8 @@ use relay::RelayCounters;
 const INSIDE: &str = "BOWLINE_PERF_INSIDE";
 /// Length of a run in seconds unless `--seconds` is given.
 const SECONDS: f64 = 6.0;
-/// Time in seconds after which Bowline answers a write that was not committed with an error. Runs
-/// that are shorter do not count such writes.
+/// Time in seconds after which Bowline answers a write that was not committed with an error: the
+/// default of `--command-deadline-ms`. Runs that are shorter do not count such writes.
 const COMMAND_DEADLINE_S: f64 = 4.0;
 
 /// Arguments of `perf lossy`.
@@ -140,7 +140,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             counters
         },
     };
-    compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link))
+    let result = compare::measure(&arguments.common, "lossy", setup, &mut |link| net.set(link));
+    // The figures of the last case would be wrong without it.
+    net.ensure_relay_running()?;
+    result
 }
 
 /// Returns the counters of the relay for the results, by name.

@@ -226,9 +226,7 @@ impl Net {
     /// Sets the fraction of packets from other hosts that each host drops, and the minimum TCP
     /// retransmission timeout (RTO).
     pub(super) fn set(&mut self, link: Link) -> anyhow::Result<()> {
-        if let Some(relay) = &mut self.relay {
-            relay.ensure_running()?;
-        }
+        self.ensure_relay_running()?;
         if self.link.map(|set| set.loss) != Some(link.loss) {
             self.set_loss(link.loss)?;
         }
@@ -237,6 +235,11 @@ impl Net {
         }
         self.link = Some(link);
         Ok(())
+    }
+
+    /// Returns an error if the relay that delays packets has failed.
+    pub(super) fn ensure_relay_running(&mut self) -> anyhow::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), Relay::ensure_running)
     }
 
     fn set_loss(&mut self, loss: f64) -> anyhow::Result<()> {

@@ -66,8 +66,10 @@ impl Relay {
         let counters = Arc::new(RelayCounters::default());
         let for_thread = Arc::clone(&counters);
         let thread = thread::Builder::new().name(DEVICE.to_owned()).spawn(move || {
-            // Without the privilege, the counter of late packets shows whether that matters.
-            let _ = raise_priority();
+            // Without it, the counter of late packets shows whether that matters.
+            if let Err(error) = raise_priority() {
+                eprintln!("perf: warning: the relay has no real-time priority: {error:#}");
+            }
             relay(&device, DelayQueue::new(delay), &for_thread)
         });
         let thread = Some(thread.context("cannot start the thread of the relay")?);
@@ -131,8 +133,9 @@ impl DelayQueue {
 /// Gives this thread a real-time priority.
 fn raise_priority() -> anyhow::Result<()> {
     let thread = fs::read_link("/proc/thread-self").context("cannot find this thread's id")?;
-    let thread = thread.file_name().context("no id")?;
-    let chrt = find_program("chrt").context("chrt is not installed")?;
+    let thread = thread.file_name().context("/proc/thread-self does not name a thread")?;
+    let chrt = find_program("chrt")
+        .context("the program chrt is not installed (Debian package: util-linux)")?;
     let mut command = Command::new(chrt);
     command.args(["--fifo", "--pid", PRIORITY]).arg(thread).stdin(Stdio::null());
     ensure!(
@@ -143,7 +146,7 @@ fn raise_priority() -> anyhow::Result<()> {
             )?
             .status
             .success(),
-        "chrt failed"
+        "`chrt` failed; run perf as root"
     );
     Ok(())
 }

@@ -36,6 +36,33 @@ fn entries_in_flight_to_a_slow_disk_are_not_resent_repeatedly() {
     assert!(!progress.is_probing() && progress.can_send_entries(&config));
 }
 
+/// Where retransmissions are fast, a new entry makes them fast again; elsewhere the peer stays
+/// backed off.
+#[test]
+fn new_entry_restarts_fast_retransmissions_only_under_loss() {
+    let config = Config::course();
+    for is_fast in [true, false] {
+        let mut progress = Progress::new(NodeId(2), Index(1), Instant::ZERO);
+        progress.retransmits_soon = is_fast;
+        let first = {
+            progress.record_sent(Instant::ZERO, Round(1), None);
+            progress.retransmit_at(&config).unwrap()
+        };
+        let mut now = Instant::ZERO;
+        for round in 2..9 {
+            now = progress.retransmit_at(&config).unwrap();
+            progress.expire(now, &config);
+            progress.record_sent(now, Round(round), None);
+        }
+        let backed_off = progress.retransmit_at(&config).unwrap().since(now);
+        assert!(backed_off > first.since(Instant::ZERO) * 4, "{backed_off:?} after {first:?}");
+        progress.restart_backoff();
+        let restarted = progress.retransmit_at(&config).unwrap().since(now);
+        assert_eq!(restarted == first.since(Instant::ZERO), is_fast, "{restarted:?}");
+        assert!(is_fast || restarted == backed_off);
+    }
+}
+
 #[test]
 fn peer_that_lost_entries_is_probed_after_its_last_entry() {
     let (config, now) = (Config::server(), Instant::ZERO);
